@@ -1,0 +1,151 @@
+"""The protocol of a backend: what the core asks of a deep-learning framework, and nothing else.
+
+A backend is the folder `backends/<name>/` with `catalog.py` (plain data: which backbones exist),
+`model.py` (networks), `engine.py` (`build`, one training step, one prediction step, state) and
+`export.py` (the ONNX graph). Schedules, targets, metrics, checkpoints and reports are the core's:
+they reach a backend as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.data.samples import Batch, FloatArray, UInt8Array
+
+State = dict[str, npt.NDArray[np.generic]]
+
+WEIGHT_PREFIX = "weight/"
+OPTIMIZER_PREFIX = "optimizer/"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One row of a catalog.
+
+    Attributes:
+        name: the value of the `backbone` hyperparameter.
+        input_size: side in pixels the backbone was designed for (or pretrained at).
+        mean, std: normalisation in units of 0–255, one value for all channels or three for RGB.
+        resize: shorter side before the centre crop that its published accuracy was measured with.
+        interpolation: of that resize.
+        dropout_rate: 0–1, before the head.
+        weights_package: importable package that carries its ImageNet weights as a file, if any.
+        weights_file: glob of that file inside the package.
+        license: SPDX name of the weights' licence.
+        source: where architecture and weights come from.
+    """
+
+    name: str
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int
+    interpolation: str = "bilinear"
+    dropout_rate: float = 0.0
+    weights_package: str | None = None
+    weights_file: str | None = None
+    license: str = "Apache-2.0"
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to build.
+
+    Attributes:
+        backbone: name in the backend's catalog.
+        classes: width of the head, ≥ 1.
+        input_shape: (channels, height, width), channels 1 or 3.
+        mean, std: normalisation inside the graph, units of 0–255, one value per channel.
+        dropout_rate: 0–1, before the head.
+        seed: of the initial weights.
+        train_only_head: freeze every layer but the head (its BatchNorm statistics too).
+    """
+
+    backbone: str
+    classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dropout_rate: float = 0.0
+    seed: int = 0
+    train_only_head: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """Which optimiser, by the names and meanings of the built-ins; unused fields are ignored.
+
+    `weight_decay` is added to the gradient (coupled) of convolution and dense weights only.
+    `head_l2` is the factor of the head weights' squared sum, added to the loss.
+    """
+
+    name: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    decay: float = 0.9
+    initial_accumulator: float = 0.0
+    head_l2: float = 0.0
+    clip_gradient_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; `threads` is what the framework may use."""
+
+    rank: int = 0
+    size: int = 1
+    threads: int = 1
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class StepResult(Protocol):
+    """The outcome of one step, possibly still on its way from the device."""
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        """Wait for it: (mean loss over the batch's weights, logits float32 (N, classes)).
+
+        This is a synchronisation point with the device: call it when a log line is due.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A built model with its optimiser, on its device."""
+
+    parameter_count: int
+    trainable_parameter_count: int
+    device: str
+
+    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """One optimiser update from soft targets (N, classes) and weights (N,)."""
+        ...
+
+    def predict_step(self, images: UInt8Array) -> FloatArray:
+        """Logits, float32 (N, classes), of uint8 N·H·W·C images, in evaluation mode."""
+        ...
+
+    def state(self) -> State:
+        """Everything that resuming needs: `weight/<neutral name>` and `optimizer/<name>`."""
+        ...
+
+    def load_state(self, state: State) -> None:
+        """The inverse of `state`; an optimiser part that is absent starts afresh."""
+        ...
+
+    def export(self, path: Path) -> None:
+        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32."""
+        ...
+
+    def release(self) -> None:
+        """Free the device."""
+        ...

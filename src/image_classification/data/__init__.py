@@ -1,0 +1,1 @@
+"""Images, lists, records and the loader: numpy, Pillow and simplejpeg only, nothing of SageMaker."""

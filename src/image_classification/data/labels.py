@@ -1,0 +1,66 @@
+"""The label map: class name ↔ class index, decided once and carried through every stage.
+
+In: the class names in index order. Out: `labels.json`, `{"labels": ["daisy", "roses"]}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_classification.data.files import write_text
+from image_classification.errors import DataError
+
+LABELS_FILE = "labels.json"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class names; a name's position is its class index (from 0, without gaps)."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise DataError(f"class names must differ, but these occur twice: {repeated}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The class index of `name`; a DataError that lists the known names if there is none."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise DataError(
+                f"class {name!r} is not in the label map; known classes: {list(self.names)}"
+            ) from None
+
+    def to_prediction_index(self) -> dict[str, int]:
+        """Name → index, the form that users of the TensorFlow built-in read."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    @classmethod
+    def numbered(cls, classes: int) -> LabelMap:
+        """Names "0", "1", … for data that came without any (record files carry none)."""
+        return cls(tuple(str(index) for index in range(classes)))
+
+    def write(self, path: Path) -> None:
+        """Write `labels.json`, beside and then renamed."""
+        write_text(path, json.dumps({"labels": list(self.names)}, ensure_ascii=False, indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> LabelMap:
+        """Read `labels.json`; a DataError names the file and what is wrong in it."""
+        try:
+            names: object = json.loads(path.read_text("utf-8"))["labels"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f'{path}: expected {{"labels": ["name of class 0", …]}}, got {error!r}'
+            ) from error
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise DataError(f'{path}: "labels" must be a list of strings, got {names!r:.200}')
+        return cls(tuple(names))

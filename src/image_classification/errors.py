@@ -1,0 +1,105 @@
+"""Every error the product raises on purpose, and who has to act on it.
+
+    ImageClassificationError
+    ├── UserError                  the data, a hyperparameter, a file: the user acts; exit code 2
+    │   ├── HyperparameterError    a name or a value the job does not know
+    │   ├── ChannelError           an input channel is missing, extra, empty or contradictory
+    │   ├── DataError              the data set as a whole cannot be used
+    │   │   ├── ListError          a line of a list (.lst) is malformed
+    │   │   ├── RecordError        a record file or its index is damaged
+    │   │   └── ImageError         one image cannot be used
+    │   │       ├── ImageFormatError     not an image, or a format that is not accepted
+    │   │       ├── ImageDamagedError    truncated or corrupt
+    │   │       └── ImageTooLargeError   more pixels than the limit
+    │   ├── ArtifactError          a model artifact is incomplete, altered or of another version
+    │   ├── BackendError           a backend or backbone that is not installed or does not exist
+    │   └── UsageError             the command line asks for something impossible
+    ├── AlgorithmError             our own fault; exit code 1
+    └── RequestError               an invocation the server refuses, with its HTTP status
+
+A message says what was expected, what came (name and value) and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ImageClassificationError(Exception):
+    """Base of every error raised on purpose; `prefix` begins its line in the failure file."""
+
+    prefix = "AlgorithmError"
+    exit_code = 1
+
+
+class UserError(ImageClassificationError):
+    """The user's data or settings must change."""
+
+    prefix = "ClientError"
+    exit_code = 2
+
+
+class HyperparameterError(UserError):
+    """One or several hyperparameters are unknown, missing, malformed or contradict each other."""
+
+
+class ChannelError(UserError):
+    """An input channel is missing, unexpected, empty or contradicts another."""
+
+
+class DataError(UserError):
+    """The data set cannot be used as it is."""
+
+
+class ListError(DataError):
+    """A list file or one of its lines is malformed."""
+
+
+class RecordError(DataError):
+    """A record file or its index is damaged; the message has file, byte offset and record number."""
+
+
+class ImageError(DataError):
+    """One image cannot be used. The message does not name the image: who knows its key adds it."""
+
+
+class ImageFormatError(ImageError):
+    """The bytes are not an image, or an image of a format that is not accepted."""
+
+
+class ImageDamagedError(ImageError):
+    """The image is truncated or corrupt."""
+
+
+class ImageTooLargeError(ImageError):
+    """The image's header announces more pixels than the limit; no pixel was allocated."""
+
+
+class ArtifactError(UserError):
+    """A model artifact is incomplete, was altered, or has a format this version cannot read."""
+
+
+class BackendError(UserError):
+    """A backend or a backbone does not exist, or its framework is not installed."""
+
+
+class UsageError(UserError):
+    """The command line asks for something that cannot be done."""
+
+
+class AlgorithmError(ImageClassificationError):
+    """An internal expectation failed: a fault of this program, not of its input."""
+
+
+class RequestError(ImageClassificationError):
+    """An invocation that is refused.
+
+    Args:
+        status: the HTTP status code, 400 to 599.
+        message: one line for the caller: what came, what is accepted, what to do.
+    """
+
+    prefix = "RequestError"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
