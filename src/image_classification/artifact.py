@@ -1,0 +1,211 @@
+"""The model artifact: the folder that becomes model.tar.gz, written once and verified at each load.
+
+    manifest.json       format version, interface, backend, backbone, classes, input, metrics,
+                        hyperparameters, versions, and size and SHA-256 of every other file
+    labels.json         class names in index order
+    class_label_to_prediction_index.json   name → index, what TensorFlow users read
+    preprocessing.json  the evaluation preprocessing
+    model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
+    weights.safetensors neutral weights, for incremental training
+    report.html, model-card.md
+
+No links, no pickle, no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from image_classification.data.files import write_text, written_beside
+from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.errors import ArtifactError, DataError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+PREPROCESSING_FILE = "preprocessing.json"
+PREDICTION_INDEX_FILE = "class_label_to_prediction_index.json"
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+REPORT_FILE = "report.html"
+MODEL_CARD_FILE = "model-card.md"
+
+FileWriter = Callable[[Path], object]
+"""Writes one file of the artifact to the (temporary) path it is given."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact.
+
+    Attributes:
+        directory: where its files are.
+        manifest: the parsed manifest.json.
+        labels: class names.
+        preprocessing: what turns an encoded image into the graph's input.
+    """
+
+    directory: Path
+    manifest: Mapping[str, Any]
+    labels: LabelMap
+    preprocessing: Preprocessing
+
+    @property
+    def model_file(self) -> Path:
+        """The ONNX graph."""
+        return self.directory / MODEL_FILE
+
+    @property
+    def interface(self) -> str:
+        """mxnet or tensorflow: decides the server's default answer."""
+        return str(self.manifest["interface"])
+
+
+def write_artifact(
+    directory: Path,
+    description: Mapping[str, Any],
+    labels: LabelMap,
+    preprocessing: Preprocessing,
+    writers: Mapping[str, FileWriter],
+) -> Artifact:
+    """Write a whole artifact into `directory`, the manifest last.
+
+    Args:
+        directory: created if absent; every file appears whole or not at all.
+        description: what goes into the manifest beside classes, input and file hashes; must hold
+            `interface`, `backend` and `backbone`.
+        labels: class names in index order.
+        preprocessing: evaluation preprocessing.
+        writers: file name → what writes it; `model.onnx` and `weights.safetensors` at least.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST_FILE).unlink(missing_ok=True)  # an older one would vouch for new files
+    labels.write(directory / LABELS_FILE)
+    write_text(
+        directory / PREDICTION_INDEX_FILE,
+        json.dumps(labels.to_prediction_index(), ensure_ascii=False, indent=1),
+    )
+    write_text(directory / PREPROCESSING_FILE, json.dumps(preprocessing.to_json(), indent=1))
+    for name, write in writers.items():
+        with written_beside(directory / name) as partial:
+            write(partial)
+    names = sorted([LABELS_FILE, PREDICTION_INDEX_FILE, PREPROCESSING_FILE, *writers])
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        **description,
+        "classes": len(labels),
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": [None, preprocessing.height, preprocessing.width, preprocessing.channels],
+        },
+        "files": {name: _fingerprint(directory / name) for name in names},
+    }
+    write_text(directory / MANIFEST_FILE, json.dumps(manifest, ensure_ascii=False, indent=1))
+    return read_artifact(directory)
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Read and verify the artifact in `directory`.
+
+    Raises:
+        ArtifactError: not an artifact, another format version, or a file that is missing, changed
+            or contradicts the manifest; the message names the file.
+    """
+    manifest = _read_manifest(directory)
+    for name, expected in manifest["files"].items():
+        _verify(directory / name, expected)
+    try:
+        labels = LabelMap.read(directory / LABELS_FILE)
+        text = (directory / PREPROCESSING_FILE).read_text("utf-8")
+        preprocessing = Preprocessing.from_json(json.loads(text))
+    except (DataError, ValueError) as error:
+        raise ArtifactError(f"{directory}: {error}") from error
+    if len(labels) != manifest["classes"]:
+        raise ArtifactError(
+            f"{directory}: labels.json has {len(labels)} names, the manifest {manifest['classes']} "
+            "classes"
+        )
+    return Artifact(directory, manifest, labels, preprocessing)
+
+
+@contextmanager
+def open_artifact(path: Path) -> Iterator[Artifact]:
+    """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
+    if path.is_dir():
+        yield read_artifact(path)
+        return
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected an artifact folder or a model.tar.gz, found nothing")
+    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
+        unpack(path, Path(folder))
+        yield read_artifact(Path(folder))
+
+
+def unpack(archive: Path, directory: Path) -> None:
+    """Unpack a model.tar.gz; absolute paths, links and devices in it are refused."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if not (member.isfile() or member.isdir()):
+                    raise ArtifactError(
+                        f"{archive}: {member.name!r} is a link or a device; refused"
+                    )
+                tar.extract(member, directory, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        found = sorted(p.name for p in directory.glob("*"))[:10] if directory.is_dir() else []
+        raise ArtifactError(
+            f"{path} is missing: expected an artifact written by the train command, found "
+            f"{found or 'nothing'}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a manifest: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f'{path}: not a manifest: it has no "files"')
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format version {manifest.get('format_version')!r}, this version reads "
+            f"{FORMAT_VERSION}; serve it with the version that wrote it"
+        )
+    missing = {"interface", "backend", "backbone", "classes"} - set(manifest)
+    missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
+    if missing:
+        raise ArtifactError(f"{path}: incomplete, without {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _verify(path: Path, expected: Mapping[str, Any]) -> None:
+    """The file is a regular one inside the folder and is what the manifest says."""
+    if path.name in {"", ".", ".."} or not path.is_file() or path.is_symlink():
+        raise ArtifactError(f"{path}: named in the manifest but not in the artifact")
+    found = _fingerprint(path)
+    if found != dict(expected):
+        raise ArtifactError(
+            f"{path}: changed since it was written: expected {expected.get('bytes')} bytes with "
+            f"SHA-256 {str(expected.get('sha256'))[:12]}…, found {found['bytes']} bytes with "
+            f"{found['sha256'][:12]}…"
+        )

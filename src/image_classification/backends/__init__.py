@@ -1,0 +1,96 @@
+"""Backends by name: list them, read a catalog, load an engine. Nothing is imported before its use.
+
+In: the value of the `backend` hyperparameter. Out: plain data (`catalog`) or a module that builds
+engines (`load`). The name of a folder here is the name of the backend and of the extra that
+installs its framework; `base.py` has the protocol.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+from image_classification.backends.base import (
+    Backbone,
+    Engine,
+    ModelSpec,
+    OptimizerSpec,
+    State,
+    World,
+)
+from image_classification.errors import BackendError
+
+_DISTRIBUTION = "sagemaker-image-classification"
+
+
+class Catalog(Protocol):
+    """What `<backend>/catalog.py` offers: plain data, no framework."""
+
+    BACKBONES: Mapping[str, Backbone]
+
+    def find(self, name: str) -> Backbone:
+        """The row of that name; BackendError with the nearest name when there is none."""
+        ...
+
+    def resnet_name(self, num_layers: int) -> str:
+        """The backbone that the built-in's `num_layers` means; BackendError for another depth."""
+        ...
+
+
+class EngineModule(Protocol):
+    """What `<backend>/engine.py` offers: it imports the framework."""
+
+    def build(self, spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
+        """A model with fresh weights and its optimiser, on this process's device."""
+        ...
+
+    def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
+        """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """The backends this package has, sorted, whether their framework is installed or not."""
+    folders = Path(__file__).parent.iterdir()
+    return tuple(sorted(folder.name for folder in folders if (folder / "catalog.py").is_file()))
+
+
+def catalog(name: str) -> Catalog:
+    """The backbones of a backend. Imports no framework. Raises BackendError for unknown names."""
+    _require(name)
+    return cast(Catalog, importlib.import_module(f"{__name__}.{name}.catalog"))
+
+
+def load(name: str) -> EngineModule:
+    """The engine module of a backend.
+
+    Raises:
+        BackendError: the name is unknown, or its framework is not installed or cannot be loaded.
+    """
+    _require(name)
+    try:
+        return cast(EngineModule, importlib.import_module(f"{__name__}.{name}.engine"))
+    except (ImportError, OSError) as error:  # OSError: a shared library of the framework is absent
+        if (getattr(error, "name", None) or "").startswith("image_classification"):
+            raise
+        raise BackendError(
+            f"backend {name!r} needs a framework that could not be imported ({error}); "
+            f"install it: pip install '{_DISTRIBUTION}[{name}]'"
+        ) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of a sentence about an unknown name: `; did you mean 'x'?`, or `.` when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _require(name: str) -> None:
+    known = names()
+    if name not in known:
+        raise BackendError(
+            f"there is no backend {name!r}{nearest(name, known)} Backends: {', '.join(known)}"
+        )

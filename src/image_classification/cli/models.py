@@ -1,0 +1,189 @@
+"""`evaluate`, `predict`, `serve`, `export`: what is done with an artifact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_classification.contract import environment
+from image_classification.errors import UsageError
+from image_classification.logs import Progress
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    _add_evaluate(subparsers)
+    _add_predict(subparsers)
+    _add_serve(subparsers)
+    _add_export(subparsers)
+
+
+def _command(
+    subparsers: _SubParsersAction[argparse.ArgumentParser], name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="artifact folder or model.tar.gz"
+    )
+
+
+def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        subparsers,
+        "evaluate",
+        "measure an artifact on labelled images, through the serving path",
+        "image-classification evaluate --model model --data flowers/val --json",
+    )
+    _add_model(command)
+    command.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="class folders or .rec file(s)"
+    )
+    command.add_argument("--top-k", type=int, metavar="K", help="report top-k accuracy too")
+    command.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    command.set_defaults(run=evaluate)
+
+
+def evaluate(namespace: argparse.Namespace) -> int:
+    """Print the metrics of an artifact on a data set."""
+    from image_classification.artifact import open_artifact
+    from image_classification.serving.models import Model
+    from image_classification.training.evaluation import metrics_of
+    from image_classification.training.served_evaluation import open_labelled, predict_source
+
+    with open_artifact(namespace.model) as artifact:
+        source = open_labelled(namespace.data, artifact.labels)
+        model = Model(artifact, environment.cpu_count())
+        with Progress("evaluate", len(source), "images") as progress:
+            outcomes, skipped = predict_source(model, source, progress.advance)
+        metrics = metrics_of(outcomes, namespace.top_k)
+    if namespace.json:
+        _write(
+            json.dumps(
+                {"samples": len(outcomes.keys), "metrics": metrics, "skipped": dict(skipped)},
+                ensure_ascii=False,
+            )
+        )
+    else:
+        _write(f"{len(outcomes.keys)} images")
+        for name, value in metrics.items():
+            _write(f"{name}: {value:.4f}")
+        for key, reason in skipped:
+            _write(f"skipped {key}: {reason}")
+    return 2 if skipped else 0
+
+
+def _add_predict(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        subparsers,
+        "predict",
+        "name the classes of images, one JSON line each, through the serving path",
+        "image-classification predict --model model --top-k 3 tulip.jpg",
+    )
+    _add_model(command)
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
+    command.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
+    command.set_defaults(run=predict)
+
+
+def predict(namespace: argparse.Namespace) -> int:
+    """Print one JSON line an image; 2 if one of them could not be used."""
+    from image_classification.artifact import open_artifact
+    from image_classification.errors import ImageError
+    from image_classification.serving.models import Model
+
+    if namespace.top_k is not None and namespace.top_k < 1:
+        raise UsageError(f"--top-k {namespace.top_k}: expected 1 or more")
+    failed = False
+    with open_artifact(namespace.model) as artifact:
+        model = Model(artifact, environment.cpu_count())
+        for path in namespace.images:
+            try:
+                (prediction,) = model.predict([path.read_bytes()])
+            except (ImageError, OSError) as error:
+                failed = True
+                _write(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
+                continue
+            top = prediction.top(namespace.top_k or len(artifact.labels))
+            answer = {
+                "image": str(path),
+                "predicted_label": prediction.label,
+                "probabilities": [probability for _, probability in top],
+                "labels": [name for name, _ in top],
+            }
+            _write(json.dumps(answer, ensure_ascii=False))
+    return 2 if failed else 0
+
+
+def _add_serve(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        subparsers,
+        "serve",
+        "answer invocations over HTTP, as the container does",
+        "image-classification serve --model model --port 8080",
+    )
+    command.add_argument(
+        "--model", type=Path, metavar="DIR", help="artifact (default: <base>/model of /opt/ml)"
+    )
+    command.add_argument("--host", help="address to listen on (default: all of them)")
+    command.add_argument("--port", type=int, help="port (default: $SAGEMAKER_BIND_TO_PORT or 8080)")
+    # The platform collects both streams; on a laptop the log is the output.
+    command.set_defaults(run=serve, log_stream=sys.stdout)
+
+
+def serve(namespace: argparse.Namespace) -> int:
+    """Serve until the process is told to stop."""
+    from image_classification.serving import server
+
+    configured = environment.MODEL_DIR.read()
+    model = namespace.model or Path(configured or Path(environment.BASE_DIR.read()) / "model")
+    port = namespace.port or environment.PORT.read_integer(1)
+    server.serve(model, namespace.host or environment.HOST.read(), port)
+    return 0
+
+
+def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        subparsers,
+        "export",
+        "write the artifact of an untouched pretrained backbone (ImageNet's 1,000 classes)",
+        "image-classification export --backbone efficientnet_lite0 --output imagenet-model",
+    )
+    command.add_argument("--backbone", required=True, help="a backbone with pretrained weights")
+    command.add_argument("--backend", default="torch", help="default: torch")
+    command.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="artifact folder"
+    )
+    command.set_defaults(run=export)
+
+
+def export(namespace: argparse.Namespace) -> int:
+    """Write the artifact of a pretrained backbone."""
+    from image_classification.data.labels import LabelMap
+    from image_classification.training.pretrained_export import export_pretrained
+
+    labels = LabelMap.read(namespace.labels) if namespace.labels else None
+    export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
+    _write(str(namespace.output))
+    return 0
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")

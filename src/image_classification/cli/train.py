@@ -1,0 +1,96 @@
+"""`image-classification train`: the container's job, in the container or on a laptop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_classification.contract import environment
+from image_classification.contract.environment import JobPaths
+from image_classification.contract.failure import report_failure
+from image_classification.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_EPILOG = """\
+examples:
+  image-classification train
+      the container's job, with everything below /opt/ml
+  image-classification train --channel train=flowers/train --channel validation=flowers/val \\
+      --set backbone=efficientnet_lite0 --set use_pretrained_model=1 --set resize=256 \\
+      --set epochs=5 --set learning_rate=0.01 --output model
+      the same job on a laptop, from class folders to an artifact
+"""
+
+
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `train`."""
+    command = subparsers.add_parser(
+        "train",
+        help="train a classifier and write its artifact",
+        description="Run the training job whose files are below the base directory.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--base-dir",
+        type=Path,
+        help="folder that stands for /opt/ml (default: $IMAGE_CLASSIFICATION_BASE_DIR or /opt/ml)",
+    )
+    command.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a channel's folder, as train=DIR; may be repeated",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a hyperparameter; may be repeated and wins over hyperparameters.json",
+    )
+    command.add_argument("--output", type=Path, metavar="DIR", help="where the artifact goes")
+    # The platform scrapes metrics from standard output.
+    command.set_defaults(run=run, log_stream=sys.stdout)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Run the job; in a job's tree, a failure is also written to <base>/output/failure."""
+    failure_file = None
+    try:
+        paths = _paths(namespace)
+        failure_file = None if paths.artifact else paths.failure
+        from image_classification.training.job import run_job
+
+        run_job(paths, _pairs(namespace.set, "--set"))
+    except Exception as error:
+        return report_failure(error, failure_file)
+    return 0
+
+
+def _paths(namespace: argparse.Namespace) -> JobPaths:
+    """The job's tree, or the folders named on the command line."""
+    if not (namespace.channel or namespace.output):
+        return JobPaths(namespace.base_dir or Path(environment.BASE_DIR.read()))
+    if namespace.base_dir is not None:
+        raise UsageError("--base-dir holds channels and model: leave out --channel and --output")
+    if namespace.output is None or not namespace.channel:
+        raise UsageError("--channel NAME=DIR and --output DIR go together")
+    channels = _pairs(namespace.channel, "--channel")
+    folders = {name: Path(folder) for name, folder in channels.items()}
+    return JobPaths(namespace.output, folders, namespace.output)
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: expected NAME=VALUE")
+        pairs[name] = value
+    return pairs

@@ -1,0 +1,1 @@
+"""SageMaker's side: files, names, hyperparameters, channels, metrics. Knows nothing of images."""

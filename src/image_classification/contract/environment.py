@@ -1,0 +1,198 @@
+"""Where a job's files are, which host this is, and every environment variable that is read.
+
+In: `/opt/ml` (or another base directory) and the environment. Out: read-only values. No other
+module of the package reads the environment or knows these paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from image_classification.errors import UserError
+
+DEFAULT_BASE_DIR = Path("/opt/ml")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable: its name, what holds when it is unset, and its meaning."""
+
+    name: str
+    default: str
+    meaning: str
+
+    def read(self, environ: Mapping[str, str] | None = None) -> str:
+        """Its value, or the default if it is unset or empty."""
+        return (os.environ if environ is None else environ).get(self.name, "") or self.default
+
+    def read_integer(self, minimum: int, environ: Mapping[str, str] | None = None) -> int:
+        """Its value as an integer ≥ `minimum`; a UserError names it otherwise."""
+        text = self.read(environ)
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise UserError(
+                f"environment variable {self.name} must be an integer ≥ {minimum}, got {text!r}"
+            )
+        return value
+
+    def read_switch(self, environ: Mapping[str, str] | None = None) -> bool:
+        """True for true, 1, yes and on in any case."""
+        return self.read(environ).strip().lower() in {"true", "1", "yes", "on"}
+
+
+BASE_DIR = Variable(
+    "IMAGE_CLASSIFICATION_BASE_DIR", str(DEFAULT_BASE_DIR), "folder that stands for /opt/ml"
+)
+WEIGHTS_DIR = Variable(
+    "IMAGE_CLASSIFICATION_WEIGHTS_DIR",
+    "/opt/image-classification/weights",
+    "folder of pretrained weights baked into the image, one <backbone>.safetensors each",
+)
+CPU_COUNT = Variable(
+    "IMAGE_CLASSIFICATION_CPU_COUNT", "0", "CPUs to use; 0 asks the machine and its limits"
+)
+MAX_PIXELS = Variable(
+    "IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 * 2**20), "largest image, in pixels, that is decoded"
+)
+PORT = Variable("SAGEMAKER_BIND_TO_PORT", "8080", "TCP port the server listens on")
+HOST = Variable("IMAGE_CLASSIFICATION_HOST", "0.0.0.0", "address the server listens on")  # noqa: S104
+MODEL_DIR = Variable(
+    "IMAGE_CLASSIFICATION_MODEL_DIR", "", "artifact to serve; <base>/model when unset"
+)
+SERVER_THREADS = Variable(
+    "SAGEMAKER_GUNICORN_THREADS", "0", "request threads; 0 derives it from the CPUs"
+)
+SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60", "seconds a request may take")
+MAX_CONTENT_LENGTH = Variable(
+    "MAX_CONTENT_LENGTH", str(16 * 2**20), "largest request body in bytes"
+)
+DEFAULT_ACCEPT = Variable(
+    "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "", "Accept when a request has none"
+)
+IS_BATCH = Variable(
+    "SAGEMAKER_BATCH", "false", "true in a batch transform job: answers are JSON lines by default"
+)
+LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
+JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
+
+VARIABLES = tuple(value for value in list(globals().values()) if isinstance(value, Variable))
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """The files of a training job.
+
+    Attributes:
+        base: the tree's root, `/opt/ml` on SageMaker.
+        channel_folders: channel name → folder; empty: those of the tree.
+        artifact: where the artifact and other results go; None: the tree's model and output/data.
+    """
+
+    base: Path = DEFAULT_BASE_DIR
+    channel_folders: Mapping[str, Path] = field(default_factory=dict)
+    artifact: Path | None = None
+
+    @property
+    def config(self) -> Path:
+        """hyperparameters.json, inputdataconfig.json, resourceconfig.json."""
+        return self.base / "input" / "config"
+
+    @property
+    def data(self) -> Path:
+        """One folder per channel."""
+        return self.base / "input" / "data"
+
+    @property
+    def model(self) -> Path:
+        """The artifact; becomes model.tar.gz."""
+        return self.artifact or self.base / "model"
+
+    @property
+    def output_data(self) -> Path:
+        """Other results; becomes output.tar.gz."""
+        return self.artifact or self.base / "output" / "data"
+
+    @property
+    def failure(self) -> Path:
+        """The reason of a failure, read by the platform after a non-zero exit."""
+        return self.base / "output" / "failure"
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """checkpointconfig.json's path, else <base>/checkpoints if it exists, else None."""
+        configured = read_json(self.config / "checkpointconfig.json").get("LocalPath")
+        if configured:
+            return Path(str(configured))
+        default = self.base / "checkpoints"
+        return default if default.is_dir() else None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The hosts of a job (resourceconfig.json); the first of the sorted names leads."""
+
+    current_host: str = "localhost"
+    hosts: tuple[str, ...] = field(default=("localhost",))
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this host writes the model and the metric lines."""
+        return self.current_host == self.hosts[0]
+
+
+def read_cluster(paths: JobPaths) -> Cluster:
+    """The cluster from resourceconfig.json; one host without it. Unknown keys are ignored."""
+    config = read_json(paths.config / "resourceconfig.json")
+    current = str(config.get("current_host", "localhost"))
+    hosts = tuple(sorted(str(host) for host in config.get("hosts") or [current]))
+    if current not in hosts:
+        raise UserError(
+            f"resourceconfig.json: current_host {current!r} is not among hosts {list(hosts)}"
+        )
+    return Cluster(current, hosts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, or {} if there is no such file; a UserError if it is not one."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON object, got {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def cpu_count() -> int:
+    """CPUs this process may use, ≥ 1: the setting, else the least of affinity and cgroup quota."""
+    setting = CPU_COUNT.read_integer(0)
+    if setting:
+        return setting
+    return max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus()))
+
+
+def _cgroup_cpus() -> int:
+    """CPUs allowed by the container's quota (cgroup v2, then v1); a large number without one."""
+    unlimited = 1_000_000
+    root = Path("/sys/fs/cgroup")
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return unlimited
+    if not quota.isdigit() or not period.isdigit():
+        return unlimited
+    return max(1, -(-int(quota) // int(period)))

@@ -1,0 +1,177 @@
+"""Hyperparameters as objects: each parses its text, checks it and documents itself.
+
+In: the string-to-string map of hyperparameters.json, in every encoding that the SageMaker SDKs
+produce. Out: typed values by name, or one HyperparameterError with all problems together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from image_classification.errors import HyperparameterError
+
+Value = int | float | bool | str | None
+Kind = Literal["integer", "continuous", "categorical", "boolean", "text"]
+
+_TRUE = {"true", "1", "yes"}
+_FALSE = {"false", "0", "no"}
+_UNSET = {"", "none", "null"}
+
+IGNORED_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
+"""Keys that the SDKs and tuning jobs add on their own."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A named setting of the job.
+
+    Attributes:
+        name: the interface's own name for it.
+        kind: how its text is read.
+        default: the value when unset; None means "not set".
+        meaning: one sentence for the reference.
+        minimum, maximum: closed bounds of numbers.
+        choices: allowed values of a categorical, compared without case.
+        required: an error if unset.
+        aliases: other spellings that published jobs use.
+        only: if not empty, the values this version can honour; another legal value of the
+            built-in is refused with an explanation, never silently ignored.
+    """
+
+    name: str
+    kind: Kind
+    default: Value
+    meaning: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    aliases: tuple[str, ...] = ()
+    only: tuple[Value, ...] = ()
+
+    def parse(self, text: str) -> Value:
+        """The typed value of `text`; a HyperparameterError says what was expected."""
+        plain = unquote(text)
+        if plain.lower() in _UNSET and not (self.kind == "categorical" and plain in self.choices):
+            return self.default
+        value = self._convert(plain)
+        if value is None:
+            raise HyperparameterError(f"{self.name}={text!r}: expected {self.expected()}")
+        if self.only and value not in self.only:
+            raise HyperparameterError(
+                f"{self.name}={text!r}: the built-in has it, this version does not yet; "
+                f"it can honour {_listed(self.only)}"
+            )
+        return value
+
+    def expected(self) -> str:
+        """The legal values in words."""
+        if self.kind == "categorical":
+            return f"one of {_listed(self.choices)}"
+        if self.kind == "boolean":
+            return "True or False (or 1, 0)"
+        if self.kind == "text":
+            return "text"
+        number = "an integer" if self.kind == "integer" else "a number"
+        bounds = [f"≥ {self.minimum:g}"] if self.minimum is not None else []
+        bounds += [f"≤ {self.maximum:g}"] if self.maximum is not None else []
+        return " ".join([number, " and ".join(bounds)]).strip()
+
+    def _convert(self, plain: str) -> Value:
+        if self.kind == "text":
+            return plain
+        if self.kind == "categorical":
+            return next((c for c in self.choices if c.lower() == plain.lower()), None)
+        if self.kind == "boolean":
+            lowered = plain.lower()
+            return True if lowered in _TRUE else False if lowered in _FALSE else None
+        return self._convert_number(plain)
+
+    def _convert_number(self, plain: str) -> Value:
+        try:
+            number = float(plain)
+        except ValueError:
+            return None
+        too_small = self.minimum is not None and not number >= self.minimum
+        too_large = self.maximum is not None and not number <= self.maximum
+        if too_small or too_large or number != number or number in (float("inf"), float("-inf")):
+            return None
+        if self.kind == "integer":
+            return int(number) if number.is_integer() else None
+        return number
+
+
+def unquote(text: str) -> str:
+    """`text` without the JSON quoting that an SDK put around it, once or twice, and trimmed."""
+    plain = text.strip()
+    for _ in range(2):
+        if len(plain) < 2 or plain[0] != '"' or plain[-1] != '"':
+            break
+        try:
+            decoded = json.loads(plain)
+        except ValueError:
+            break
+        plain = str(decoded).strip()
+    return plain
+
+
+def parse_all(
+    declared: Iterable[Hyperparameter],
+    given: Mapping[str, object],
+    known_elsewhere: Mapping[str, str] | None = None,
+) -> dict[str, Value]:
+    """Typed values of all declared hyperparameters, by their own names.
+
+    Args:
+        declared: the hyperparameters of the interface.
+        given: hyperparameters.json.
+        known_elsewhere: names of the other interface → a remark for the message.
+
+    Raises:
+        HyperparameterError: with every problem found, one after the other.
+    """
+    table = {name: entry for entry in declared for name in (entry.name, *entry.aliases)}
+    values: dict[str, Value] = {entry.name: entry.default for entry in table.values()}
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for name, raw in given.items():
+        if name.startswith(IGNORED_PREFIXES):
+            continue
+        entry = table.get(name)
+        if entry is None:
+            problems.append(_unknown(name, table, known_elsewhere or {}))
+            continue
+        if entry.name in seen:
+            problems.append(f"{name} and {seen[entry.name]} mean the same: give one of them")
+        seen[entry.name] = name
+        try:
+            values[entry.name] = entry.parse(raw if isinstance(raw, str) else json.dumps(raw))
+        except HyperparameterError as error:
+            problems.append(str(error))
+    problems += [
+        f"{entry.name} is required: {entry.expected()}"
+        for entry in dict.fromkeys(table.values())
+        if entry.required and values[entry.name] is None and entry.name not in seen
+    ]
+    if problems:
+        count = (
+            f"{len(problems)} hyperparameter problems" if len(problems) > 1 else "Hyperparameters"
+        )
+        raise HyperparameterError(f"{count}: " + "; ".join(problems))
+    return values
+
+
+def _unknown(name: str, table: Mapping[str, object], known_elsewhere: Mapping[str, str]) -> str:
+    message = f"Additional hyperparameters are not allowed ({name!r} was unexpected)"
+    if name in known_elsewhere:
+        return f"{message}: {known_elsewhere[name]}"
+    nearest = difflib.get_close_matches(name.replace("-", "_"), table, n=1)
+    return f"{message}: did you mean {nearest[0]!r}?" if nearest else message
+
+
+def _listed(values: Iterable[Value]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,99 @@
+"""Which built-in a job is written for, and everything that follows from it.
+
+An `Interface` bundles the declarations of one built-in. It is recognised from the channels,
+unless the hyperparameter `interface` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from image_classification.contract import metrics, mxnet_interface, tensorflow_interface
+from image_classification.contract.channels import Channel
+from image_classification.contract.hyperparameters import (
+    Hyperparameter,
+    Value,
+    parse_all,
+    unquote,
+)
+from image_classification.errors import ChannelError, HyperparameterError
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The declarations of one built-in.
+
+    Attributes:
+        name: mxnet or tensorflow.
+        training_channel: the name of its channel of training images.
+        channels, hyperparameters, metrics: its declared tables.
+    """
+
+    name: str
+    training_channel: str
+    channels: tuple[Channel, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
+    metrics: tuple[metrics.Metric, ...]
+
+    def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """Typed hyperparameters; names of the other interface get a message that says so."""
+        other = next(entry for entry in INTERFACES.values() if entry is not self)
+        remark = (
+            f"it belongs to the {other.name} interface (channel {other.training_channel}), "
+            f"and this job is read as {self.name}"
+        )
+        elsewhere = dict.fromkeys(_names(other), remark)
+        return parse_all(self.hyperparameters, given, elsewhere)
+
+
+INTERFACES = {
+    "mxnet": Interface(
+        "mxnet",
+        "train",
+        mxnet_interface.CHANNELS,
+        mxnet_interface.HYPERPARAMETERS,
+        metrics.MXNET_METRICS,
+    ),
+    "tensorflow": Interface(
+        "tensorflow",
+        "training",
+        tensorflow_interface.CHANNELS,
+        tensorflow_interface.HYPERPARAMETERS,
+        metrics.TENSORFLOW_METRICS,
+    ),
+}
+
+
+def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
+    """The interface of a job from its channel names, or from the hyperparameter `interface`.
+
+    Raises:
+        ChannelError: no training channel, or those of both interfaces.
+        HyperparameterError: `interface` names none, or contradicts the channels.
+    """
+    names = set(channels)
+    found = [entry for entry in INTERFACES.values() if entry.training_channel in names]
+    wanted = unquote(str(hyperparameters.get("interface", ""))).lower()
+    if wanted and wanted not in INTERFACES:
+        raise HyperparameterError(f"interface={wanted!r}: expected one of {', '.join(INTERFACES)}")
+    if len(found) > 1:
+        raise ChannelError(
+            "the job has both channels train and training: train belongs to the mxnet interface, "
+            "training to the tensorflow interface; keep one of them"
+        )
+    if not found:
+        raise ChannelError(
+            "Missing required channel: train (mxnet interface) or training (tensorflow interface); "
+            f"got {sorted(names) or 'no channel'}"
+        )
+    if wanted and found[0].name != wanted:
+        raise HyperparameterError(
+            f"interface={wanted!r} needs the channel {INTERFACES[wanted].training_channel}, but "
+            f"the job has {found[0].training_channel}: rename the channel or leave interface out"
+        )
+    return found[0]
+
+
+def _names(interface: Interface) -> list[str]:
+    return [name for entry in interface.hyperparameters for name in (entry.name, *entry.aliases)]

@@ -1,0 +1,160 @@
+"""The interface of *Image Classification – MXNet*: its hyperparameters, channels and log lines.
+
+Names, meanings, ranges and defaults are those of the public developer guide
+(IC-Hyperparameter.md); lines and file conventions those seen in published notebooks.
+"""
+
+from __future__ import annotations
+
+from image_classification.contract.channels import MODEL_CHANNEL, Channel
+from image_classification.contract.hyperparameters import Hyperparameter
+from image_classification.contract.shared_hyperparameters import SHARED
+
+NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
+
+_RECORDS_OR_IMAGES = ("application/x-recordio", "application/x-image", "image/jpeg", "image/png")
+
+CHANNELS = (
+    Channel("train", True, _RECORDS_OR_IMAGES, "Training images: record files or class folders."),
+    Channel("validation", True, _RECORDS_OR_IMAGES, "Validation images, as in train."),
+    MODEL_CHANNEL,
+)
+
+HYPERPARAMETERS = (
+    Hyperparameter(
+        "num_classes",
+        "integer",
+        None,
+        "Number of classes; taken from the data when unset.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "num_training_samples",
+        "integer",
+        None,
+        "Number of training images; only checked against the data, which is counted.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "augmentation_type",
+        "categorical",
+        None,
+        "Unset: centre crop; crop: random crop and mirror; the others add colour, affine.",
+        choices=("crop", "crop_color", "crop_color_transform"),
+    ),
+    Hyperparameter("beta_1", "continuous", 0.9, "adam: decay of the first moment.", 0, 1),
+    Hyperparameter("beta_2", "continuous", 0.999, "adam: decay of the second moment.", 0, 1),
+    Hyperparameter(
+        "checkpoint_frequency",
+        "integer",
+        1,
+        "Epochs between checkpoints; the artifact always holds the best epoch.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "early_stopping", "boolean", False, "Stop when validation accuracy no longer improves."
+    ),
+    Hyperparameter(
+        "early_stopping_min_epochs",
+        "integer",
+        10,
+        "Epochs before early stopping may act.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "early_stopping_patience",
+        "integer",
+        5,
+        "Epochs without improvement that are tolerated.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "early_stopping_tolerance",
+        "continuous",
+        0.0,
+        "Relative gain that counts as improvement.",
+        0,
+        1,
+    ),
+    Hyperparameter("epochs", "integer", 30, "Passes over the training data.", minimum=1),
+    Hyperparameter("eps", "continuous", 1e-8, "adam and rmsprop: epsilon.", 0, 1),
+    Hyperparameter(
+        "gamma", "continuous", 0.9, "rmsprop: decay of the squared gradient's average.", 0, 1
+    ),
+    Hyperparameter("image_shape", "text", None, "Network input: channels,height,width."),
+    Hyperparameter(
+        "kv_store",
+        "categorical",
+        None,
+        "No effect on one host.",
+        choices=("dist_sync", "dist_async"),
+    ),
+    Hyperparameter("learning_rate", "continuous", 0.1, "Initial learning rate.", 0, 1),
+    Hyperparameter(
+        "lr_scheduler_factor",
+        "continuous",
+        0.1,
+        "Multiplier of the learning rate at each step.",
+        0,
+        1,
+    ),
+    Hyperparameter(
+        "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
+    ),
+    Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
+    Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
+    Hyperparameter("multi_label", "boolean", False, "Several labels per image.", only=(False,)),
+    Hyperparameter("num_layers", "categorical", "152", "ResNet depth.", choices=NUM_LAYERS),
+    Hyperparameter(
+        "optimizer", "categorical", "sgd", "Optimiser.", choices=("sgd", "adam", "rmsprop", "nag")
+    ),
+    Hyperparameter(
+        "precision_dtype",
+        "categorical",
+        "float32",
+        "Precision of the weights in training.",
+        choices=("float32", "float16"),
+        only=("float32",),
+    ),
+    Hyperparameter(
+        "resize", "integer", None, "Shorter side is resized to this before the crop.", minimum=1
+    ),
+    Hyperparameter("top_k", "integer", None, "Report top-k accuracy too.", minimum=2),
+    Hyperparameter(
+        "use_pretrained_model",
+        "boolean",
+        False,
+        "Start from ImageNet weights with a new head; the whole network is trained.",
+    ),
+    Hyperparameter(
+        "use_weighted_loss", "boolean", False, "Weighted loss for multi_label.", only=(False,)
+    ),
+    Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
+    Hyperparameter(
+        "model_prefix", "text", None, "Accepted and without effect, as in the built-in."
+    ),
+    Hyperparameter(
+        "label_smoothing", "continuous", 0.0, "Share of the target spread over all classes.", 0, 1
+    ),
+    Hyperparameter("train_only_top_layer", "boolean", False, "Train the head alone."),
+    Hyperparameter(
+        "dropout_rate",
+        "continuous",
+        None,
+        "Dropout before the head; unset: the backbone's own.",
+        0,
+        1,
+    ),
+    Hyperparameter(
+        "random_seed", "integer", 0, "Seed of weights, order and augmentation.", minimum=0
+    ),
+    Hyperparameter(
+        "validation_split_ratio",
+        "continuous",
+        None,
+        "Share of train that is held out when there is no validation channel.",
+        0,
+        1,
+    ),
+    *SHARED,
+)

@@ -1,0 +1,247 @@
+"""Augmentation: a value that says what is random, numbers drawn for a batch, one pure function.
+
+In: the bytes of an image file and one row of numbers. Out: uint8 height·width·channels, like
+`prepare`. All randomness is in `plan`, drawn for a whole batch at once, so an image depends neither
+on the thread that makes it nor on the time; equal numbers make equal pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.data.colour import shift_colour
+from image_classification.data.headers import read_header
+from image_classification.data.images import resize
+from image_classification.data.preprocessing import Preprocessing, cut, decode_for, resized_size
+from image_classification.data.samples import UInt8Array
+from image_classification.data.warp import affine_matrix, warp
+from image_classification.errors import HyperparameterError
+
+_TRIALS = 10  # areas and aspect ratios tried before the centre is taken, as in torchvision
+
+NUMBERS = np.dtype(
+    [
+        ("top", "f8"), ("left", "f8"), ("area", "f8", _TRIALS), ("aspect", "f8", _TRIALS),
+        ("mirror", "?"), ("upside_down", "?"),
+        ("rotation", "f8"), ("zoom", "f8"), ("shear", "f8"), ("ratio", "f8"),
+        ("hue", "i8"), ("saturation", "i8"), ("lightness", "i8"),
+    ]
+)  # fmt: skip
+"""One row for each image: `top` and `left` as shares, 0 to below 1, of the room for the crop."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is random in a training image; the default is nothing, which equals `prepare`.
+
+    Attributes:
+        crop: "center", "random" (any position of the resized image) or "random_resized" (a part
+            of random area and aspect ratio, resized to the input; `Preprocessing.resize` and
+            `mode` play no part).
+        area: lowest and highest share of the image's area, for "random_resized".
+        aspect: lowest and highest width / height, drawn uniformly in its logarithm.
+        horizontal_flip, vertical_flip: probabilities.
+        rotation: lowest and highest angle in degrees, positive counter-clockwise.
+        zoom: lowest and highest zoom; 0.1 shows 10 % more of the image, −0.1 less.
+        shear: largest shear either way.
+        stretch: largest change of the aspect ratio either way: 1 ± stretch.
+        hue, saturation, lightness: largest offsets either way, see `colour`.
+        fill: what lies outside a warped image: "reflect" or a grey level.
+    """
+
+    crop: str = "center"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    rotation: tuple[float, float] = (0.0, 0.0)
+    zoom: tuple[float, float] = (0.0, 0.0)
+    shear: float = 0.0
+    stretch: float = 0.0
+    hue: int = 0
+    saturation: int = 0
+    lightness: int = 0
+    fill: int | str = "reflect"
+
+    @classmethod
+    def mxnet(cls, augmentation_type: str | None) -> Augmentation:
+        """The levels of the MXNet built-in (contract, 2.5); None or "none" is no augmentation."""
+        if augmentation_type in (None, "", "none"):
+            return cls()
+        crop = cls(crop="random", horizontal_flip=0.5)
+        colour = replace(crop, hue=36, saturation=50, lightness=50)
+        levels = {
+            "crop": crop,
+            "crop_color": colour,
+            "crop_color_transform": replace(
+                colour, rotation=(-10.0, 10.0), shear=0.1, stretch=0.25, fill=255
+            ),
+        }
+        if augmentation_type not in levels:
+            raise HyperparameterError(
+                f"augmentation_type must be one of {', '.join(levels)}, got {augmentation_type!r}"
+            )
+        return levels[str(augmentation_type)]
+
+    @classmethod
+    def keras(cls, flip: str, rotation: float, zoom: float) -> Augmentation:
+        """The three layers of the TensorFlow built-in: RandomFlip, RandomRotation, RandomZoom.
+
+        Args:
+            flip: "horizontal_and_vertical", "horizontal", "vertical" or "None".
+            rotation: largest turn either way as a fraction of a full turn.
+            zoom: largest zoom either way.
+        """
+        modes = ("horizontal_and_vertical", "horizontal", "vertical", "None")
+        if flip not in modes:
+            raise HyperparameterError(
+                f"augmentation_random_flip must be one of {', '.join(modes)}, got {flip!r}"
+            )
+        degrees = 360 * abs(rotation)
+        return cls(
+            horizontal_flip=0.5 if "horizontal" in flip else 0.0,
+            vertical_flip=0.5 if "vertical" in flip else 0.0,
+            rotation=(-degrees, degrees),
+            zoom=(-abs(zoom), abs(zoom)),
+        )
+
+    @property
+    def warps(self) -> bool:
+        """Whether images are rotated, zoomed, sheared or stretched."""
+        return any((*self.rotation, *self.zoom, self.shear, self.stretch))
+
+
+def plan(
+    augmentation: Augmentation, generator: np.random.Generator, count: int
+) -> npt.NDArray[np.void]:
+    """The numbers of `count` images, dtype `NUMBERS`; 40 draws for each, whatever is used."""
+    draws = generator.random((count, 20 + 2 * _TRIALS))
+    numbers = np.zeros(count, NUMBERS)
+    numbers["top"], numbers["left"] = draws[:, 0], draws[:, 1]
+    numbers["mirror"] = draws[:, 2] < augmentation.horizontal_flip
+    numbers["upside_down"] = draws[:, 3] < augmentation.vertical_flip
+    stretch = augmentation.stretch
+    ranges = {
+        "rotation": augmentation.rotation,
+        "zoom": augmentation.zoom,
+        "shear": (-augmentation.shear, augmentation.shear),
+        "ratio": (1 - stretch, 1 + stretch),
+    }
+    for column, (name, (low, high)) in enumerate(ranges.items(), start=4):
+        numbers[name] = low + (high - low) * draws[:, column]
+    for column, name in enumerate(("hue", "saturation", "lightness")):
+        limit = getattr(augmentation, name)
+        # MXNet's mean of two draws, which makes extremes rarer; truncated towards 0 like there.
+        share = (draws[:, 8 + 2 * column] + 4 * draws[:, 9 + 2 * column]) / 5
+        numbers[name] = np.trunc((2 * share - 1) * limit)
+    (low, high), (flat, wide) = augmentation.area, np.log(augmentation.aspect)
+    numbers["area"] = low + (high - low) * draws[:, 20 : 20 + _TRIALS]
+    numbers["aspect"] = np.exp(flat + (wide - flat) * draws[:, 20 + _TRIALS :])
+    return numbers
+
+
+def augment(
+    data: bytes,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    numbers: np.void,
+    out: UInt8Array | None = None,
+) -> UInt8Array:
+    """One training image: a function of the bytes and of `numbers`, a row of `plan`.
+
+    The order is: decode, crop or resize, warp about the centre, flip, colour.
+
+    Raises:
+        ImageError: as `prepare` does.
+    """
+    if out is None:
+        shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+        out = np.empty(shape, np.uint8)
+    if augmentation.crop == "random_resized":
+        _crop_resized(data, preprocessing, augmentation, numbers, out)
+    else:
+        _crop(data, preprocessing, augmentation, numbers, out)
+    if augmentation.hue or augmentation.saturation or augmentation.lightness:
+        shift_colour(
+            out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"])
+        )
+    return out
+
+
+def _crop(
+    data: bytes,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    numbers: np.void,
+    out: UInt8Array,
+) -> None:
+    """The input's size at the centre or anywhere in the resized, perhaps warped, image."""
+    header = read_header(data)
+    resized = resized_size(header.upright_size, preprocessing)
+    room = (resized[0] - out.shape[0], resized[1] - out.shape[1])
+    corner = (room[0] // 2, room[1] // 2)
+    if augmentation.crop == "random":
+        corner = (_place(numbers["top"], room[0]), _place(numbers["left"], room[1]))
+    image = decode_for(data, header, resized, preprocessing)
+    flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    if augmentation.warps:
+        if resized != image.shape[:2]:
+            image = resize(image, *resized, preprocessing.interpolation)
+        warp(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
+    else:
+        cut(image, resized, corner, preprocessing, out, *flips)
+
+
+def _crop_resized(
+    data: bytes,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    numbers: np.void,
+    out: UInt8Array,
+) -> None:
+    """A part of random area and aspect ratio, resized to the input, perhaps warped."""
+    header = read_header(data)
+    size = header.upright_size
+    height, width = _part(size, numbers, augmentation.aspect)
+    top, left = _place(numbers["top"], size[0] - height), _place(numbers["left"], size[1] - width)
+    # The whole image at the scale at which the part has the input's size.
+    whole = (-(-size[0] * out.shape[0] // height), -(-size[1] * out.shape[1] // width))
+    image = decode_for(data, header, whole, preprocessing)
+    rows, columns = image.shape[0] / size[0], image.shape[1] / size[1]
+    bottom, right = min(size[0], top + height), min(size[1], left + width)
+    box = (left * columns, top * rows, right * columns, bottom * rows)
+    interpolation = preprocessing.interpolation
+    flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    if augmentation.warps:
+        part = resize(image, out.shape[0], out.shape[1], interpolation, box)
+        warp(part, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
+    else:
+        resize(image, out.shape[0], out.shape[1], interpolation, box, out, *flips)
+
+
+def _matrix(numbers: np.void) -> npt.NDArray[np.float64]:
+    names = ("rotation", "zoom", "shear", "ratio")
+    return affine_matrix(*(float(numbers[name]) for name in names))
+
+
+def _place(share: float, room: int) -> int:
+    """A position from 0 to `room`, each equally likely."""
+    return int(share * (room + 1))
+
+
+def _part(size: tuple[int, int], numbers: np.void, aspect: tuple[float, float]) -> tuple[int, int]:
+    """(height, width): the first drawn part that fits, else the largest in the aspect range."""
+    pixels = size[0] * size[1]
+    for area, ratio in zip(numbers["area"], numbers["aspect"], strict=True):
+        height = round(math.sqrt(pixels * area / ratio))
+        width = round(math.sqrt(pixels * area * ratio))
+        if 0 < height <= size[0] and 0 < width <= size[1]:
+            return height, width
+    ratio = min(max(size[1] / size[0], aspect[0]), aspect[1])
+    return max(1, min(size[0], round(size[1] / ratio))), max(
+        1, min(size[1], round(size[0] * ratio))
+    )

@@ -1,0 +1,222 @@
+"""The bytes of a record file: how a record is framed, and what an image record holds.
+
+A record file is a run of parts, each at a multiple of 4 bytes; all integers little-endian
+(dmlc-core, `include/dmlc/recordio.h`; `spec/recordio-im2rec.md` 1.1):
+
+    offset 0      uint32  magic 0xCED7230A
+    offset 4      uint32  top 3 bits: kind of part; low 29 bits: n, the payload bytes of this part
+    offset 8      n bytes payload
+    offset 8 + n          0 to 3 zero bytes up to the next multiple of 4
+
+Kinds: 0 a whole record; 1, 2, 3 first, middle and last part of a record whose payload held the
+magic at a multiple of 4. The magic is dropped there, so an aligned magic always begins a part.
+
+An image record's payload is (mxnet `python/mxnet/recordio.py`, `pack`):
+
+    offset 0      uint32  flag: 0, or the number k of labels that follow the header
+    offset 4      float32 label if flag is 0, else 0.0
+    offset 8      uint64  id: the image id of the list
+    offset 16     uint64  id2: high half of a 128-bit id, 0 in practice
+    offset 24     float32 k labels
+    offset 24+4k  bytes   the encoded image file
+
+No image size, file name, class name or checksum.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.errors import RecordError
+
+RECORD_MAGIC = 0xCED7230A
+MAGIC_BYTES = RECORD_MAGIC.to_bytes(4, "little")
+PART_HEADER = struct.Struct("<II")
+LENGTH_BITS = 29
+LENGTH_MASK = (1 << LENGTH_BITS) - 1
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+
+MAX_RECORD_BYTES = LENGTH_MASK
+IMAGE_HEADER = struct.Struct("<IfQQ")
+IMAGE_HEADER_TYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
+
+_REMEDY = (
+    "the records before it are sound; copy the file again, pack it again, or read what is left "
+    "with resync=True (inspect --resync)"
+)
+
+Mapped = mmap.mmap | bytes
+"""A mapped record file; `bytes` for an empty one, which cannot be mapped."""
+
+
+class PartDamage(Exception):
+    """A part that breaks the format, at byte `position`; callers add file and record number."""
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(what)
+        self.position = position
+
+    def named(self, path: Path, record: int, remedy: str = _REMEDY) -> RecordError:
+        """The error for the user."""
+        return RecordError(
+            f"{path}: damaged at byte {self.position}, record {record}: {self}; {remedy}"
+        )
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """What precedes the image in a record.
+
+    Attributes:
+        label: one number (written with flag 0), or a sequence (written with its length as flag;
+            an empty one reads back as 0.0, as in MXNet). Stored as float32: whole numbers above
+            16,777,216 are rounded.
+        id: image id, 0 to 2**64 − 1.
+        id2: high half of a 128-bit id.
+    """
+
+    label: float | tuple[float, ...]
+    id: int = 0
+    id2: int = 0
+
+    @property
+    def labels(self) -> tuple[float, ...]:
+        """All labels, also where there is one."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One unpacked record: its header, and the encoded image file as it was stored."""
+
+    header: RecordHeader
+    content: bytes
+
+
+def pack_image_record(header: RecordHeader, content: bytes) -> bytes:
+    """Header, labels and image as one payload.
+
+    Raises:
+        RecordError: an id outside 0 to 2**64 − 1, or a label outside float32.
+    """
+    labels = header.label if isinstance(header.label, Sequence) else ()
+    single = header.label if not isinstance(header.label, Sequence) else 0.0
+    try:
+        head = IMAGE_HEADER.pack(len(labels), single, header.id, header.id2)
+        return head + struct.pack(f"<{len(labels)}f", *labels) + content
+    except (struct.error, OverflowError) as error:
+        raise RecordError(
+            f"expected an id from 0 to 2**64 − 1 and labels within float32, got {header}: {error}"
+        ) from error
+
+
+def unpack_image_record(record: Mapped, begin: int = 0, end: int | None = None) -> ImageRecord:
+    """The parts of the image record in `record[begin:end]`, copying only the image.
+
+    Raises:
+        RecordError: shorter than its header and labels; the caller adds file and record number.
+    """
+    end = len(record) if end is None else end
+    if end - begin < IMAGE_HEADER.size:
+        raise RecordError(f"expected an image record of 24 bytes or more, got {end - begin} bytes")
+    flag, label, id_, id2 = IMAGE_HEADER.unpack_from(record, begin)
+    after_header = begin + IMAGE_HEADER.size
+    content = after_header + 4 * flag
+    if content > end:
+        raise RecordError(
+            f"expected {flag} labels ({4 * flag} bytes) after the header, "
+            f"got {end - after_header} bytes"
+        )
+    labels = struct.unpack_from(f"<{flag}f", record, after_header) if flag else label
+    return ImageRecord(RecordHeader(labels, id_, id2), record[content:end])
+
+
+def frame_record(payload: bytes) -> bytes:
+    """The bytes of one record in a file: parts with headers and padding (see `record_index`).
+
+    The payload is cut at every magic that begins at a multiple of 4; the magic itself is dropped.
+
+    Raises:
+        RecordError: 2**29 bytes or more.
+    """
+    if len(payload) > MAX_RECORD_BYTES:
+        raise RecordError(
+            f"expected a record below 2**29 bytes (512 MiB), got {len(payload)} bytes; "
+            "make the image smaller (--resize)"
+        )
+    pieces, begin, found = [], 0, payload.find(MAGIC_BYTES)
+    while found >= 0:
+        if found % 4 == 0:
+            pieces.append(payload[begin:found])
+            begin = found + 4
+        found = payload.find(MAGIC_BYTES, max(found + 1, begin))
+    padding = b"\0" * (-(len(payload) - begin) % 4)
+    if not pieces:
+        return PART_HEADER.pack(RECORD_MAGIC, len(payload)) + payload + padding
+    pieces.append(payload[begin:])
+    kinds = [FIRST, *[MIDDLE] * (len(pieces) - 2), LAST]
+    parts = [
+        PART_HEADER.pack(RECORD_MAGIC, kind << LENGTH_BITS | len(piece)) + piece
+        for kind, piece in zip(kinds, pieces, strict=True)
+    ]
+    return b"".join(parts) + padding
+
+
+def follow_record(mapped: Mapped, start: int) -> list[tuple[int, int]]:
+    """The payload ranges (begin, end) of the record at byte `start`; one for each part.
+
+    The last range may end up to 3 bytes before the file does: its padding is not looked for.
+
+    Raises:
+        PartDamage: not a record start, cut off, or parts in an impossible order.
+    """
+    ranges: list[tuple[int, int]] = []
+    position = start
+    while True:
+        kind, begin, end = _read_part(mapped, position)
+        expected = (WHOLE, FIRST) if not ranges else (MIDDLE, LAST)
+        if kind not in expected:
+            raise PartDamage(
+                position,
+                f"expected a part of kind {expected[0]} or {expected[1]}, got kind {kind}",
+            )
+        ranges.append((begin, end))
+        if kind in (WHOLE, LAST):
+            return ranges
+        position = padded(end)
+        if position >= len(mapped):
+            raise PartDamage(position, "the file ends before the last part of this record")
+
+
+def _read_part(mapped: Mapped, position: int) -> tuple[int, int, int]:
+    """Kind, begin and end of the payload of the part at `position`."""
+    left = len(mapped) - position
+    if position < 0 or left < PART_HEADER.size:
+        raise PartDamage(
+            position, f"expected a part header of 8 bytes, got {max(left, 0)} bytes to the end"
+        )
+    magic, word = PART_HEADER.unpack_from(mapped, position)
+    if magic != RECORD_MAGIC:
+        raise PartDamage(
+            position,
+            f"expected the magic {MAGIC_BYTES.hex()}, got {magic.to_bytes(4, 'little').hex()}",
+        )
+    length = word & LENGTH_MASK
+    begin = position + PART_HEADER.size
+    if begin + length > len(mapped):
+        raise PartDamage(
+            position,
+            f"expected {length} bytes of payload, got {left - PART_HEADER.size} to the end",
+        )
+    return word >> LENGTH_BITS, begin, begin + length
+
+
+def padded(position: int) -> int:
+    """`position` rounded up to a multiple of 4."""
+    return (position + 3) & ~3

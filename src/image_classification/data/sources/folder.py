@@ -1,0 +1,117 @@
+"""Samples out of class folders: `root/<class name>/<image file>`, one level deep."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.data.labels import LabelMap
+from image_classification.data.samples import IntArray, Sample
+from image_classification.data.tree import (
+    IMAGE_EXTENSIONS,
+    LeftOut,
+    class_name,
+    keep_images,
+    list_folder,
+)
+from image_classification.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+class FolderSource:
+    """The images directly inside the class folders of `root`.
+
+    Classes and files are sorted by the bytes of their names, as the TensorFlow built-in sorts
+    them. Hidden names, empty folders, nested folders and other files are left out with one warning.
+
+    Args:
+        root: the folder of class folders.
+        labels: the label map to use (that of the training data); the folders must be exactly its
+            classes. Without it, the folders define the label map.
+
+    Attributes:
+        name: the root.
+        labels: the label map of `class_indices`.
+        class_indices: int64 (len,), the class of every sample.
+
+    Raises:
+        DataError: no such folder, no image in any class folder, or other classes than `labels`.
+    """
+
+    def __init__(self, root: Path, labels: LabelMap | None = None) -> None:
+        self.name = str(root)
+        self._root = root
+        left_out = LeftOut()
+        classes = _list_classes(root, left_out)
+        left_out.warn(root, f"samples are files named {' '.join(IMAGE_EXTENSIONS)} in its folders")
+        if labels is not None:
+            _check_classes(root, labels, list(classes))
+        elif not classes:
+            raise DataError(
+                f"{root}: expected one folder for each class with images "
+                f"({', '.join(IMAGE_EXTENSIONS)}) directly inside, found none"
+            )
+        self.labels = labels or LabelMap(tuple(classes))
+        self._keys = [key for keys in classes.values() for key in keys]
+        numbers = [self.labels.index(name) for name in classes]
+        counts = [len(keys) for keys in classes.values()]
+        self.class_indices: IntArray = np.repeat(np.array(numbers, np.int64), counts)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """The path relative to the root, `<class name>/<file name>`."""
+        return self._keys[index]
+
+    def read(self, index: int) -> Sample:
+        """Sample `index`; a DataError names the file if it cannot be read."""
+        key = self._keys[index]
+        try:
+            with open(os.path.join(self.name, key), "rb", buffering=0) as file:
+                content = file.read()
+        except OSError as error:
+            raise DataError(f"{self._root / key} cannot be read: {error.strerror}") from error
+        return Sample(key, int(self.class_indices[index]), content)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _list_classes(root: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """Class name → keys of its images, both sorted; folders without an image are left out."""
+    classes: dict[str, list[str]] = {}
+    entries = list_folder(str(root), left_out, include_hidden=False)
+    for image in keep_images(entries, IMAGE_EXTENSIONS, left_out):
+        left_out.add("images outside a class folder", image.path)
+    for folder in entries:
+        if not folder.is_dir():
+            continue
+        inside = list_folder(folder.path, left_out, include_hidden=False)
+        for nested in inside:
+            if nested.is_dir():
+                left_out.add("folders inside a class folder", nested.path)
+        images = keep_images(inside, IMAGE_EXTENSIONS, left_out)
+        if images:
+            classes[class_name(folder.name)] = [f"{folder.name}/{image.name}" for image in images]
+        else:
+            left_out.add("class folders without an image", folder.path)
+    return classes
+
+
+def _check_classes(root: Path, labels: LabelMap, found: list[str]) -> None:
+    """A DataError that lists what differs."""
+    missing = [name for name in labels.names if name not in found]
+    extra = [name for name in found if name not in labels.names]
+    if not missing and not extra:
+        return
+    parts = [f"{len(missing)} missing or without an image: {missing}"] if missing else []
+    parts += [f"{len(extra)} unknown: {extra}"] if extra else []
+    raise DataError(
+        f"{root}: expected the same {len(labels)} classes as in training, but {'; '.join(parts)}; "
+        "give both channels the same class folders"
+    )

@@ -1,0 +1,126 @@
+"""One image on its way into a record file: checked and stored as it is, or transcoded.
+
+In: the bytes of an image file. Out: the bytes to store. Geometry: `tools/im2rec.py` of MXNet 1.9.1
+(crop before resize, shorter side to N, the other rounded down), except that shrinking is
+antialiased, that what the target does not need is not decoded, and that damaged files are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from image_classification.data.headers import ImageHeader, read_header
+from image_classification.data.images import decode, encode_jpeg, encode_png, resize
+from image_classification.data.samples import UInt8Array
+from image_classification.errors import ImageError, UsageError
+
+_MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
+
+
+@dataclass(frozen=True)
+class Transcoding:
+    """How images are decoded and encoded again when they are packed.
+
+    Attributes:
+        resize: pixels of the shorter side (the other is rounded down), up or down; 0 keeps it.
+        center_crop: cut out the middle square first.
+        quality: of a JPEG, 1 to 100.
+        encoding: ".jpg" or ".png".
+        color: 1 colour, 0 grey, −1 as stored (grey stays grey). Alpha is composited over white and
+            the EXIF orientation applied in every case.
+    """
+
+    resize: int = 0
+    center_crop: bool = False
+    quality: int = 95
+    encoding: str = ".jpg"
+    color: int = 1
+
+    def __post_init__(self) -> None:
+        if self.resize < 0 or not 1 <= self.quality <= 100:
+            raise UsageError(
+                "expected a resize of 0 or more pixels and a quality from 1 to 100, got "
+                f"{self.resize} and {self.quality}"
+            )
+        if self.encoding not in (".jpg", ".png") or self.color not in (-1, 0, 1):
+            raise UsageError(
+                "expected the encoding .jpg or .png and the color 1, 0 or -1, got "
+                f"{self.encoding!r} and {self.color}"
+            )
+
+
+def check_stored(content: bytes) -> None:
+    """Refuse what is no image or is cut off.
+
+    Decodes only where the end mark is not in place; other damage inside is not seen.
+
+    Raises:
+        ImageError: what is wrong.
+    """
+    header = read_header(content)
+    mark = _END_MARKS.get(header.format, b"")
+    if mark not in content[-_END_BYTES:]:
+        decode(content, header=header)
+
+
+def transcode(content: bytes, transcoding: Transcoding) -> bytes:
+    """Decode, crop, resize and encode again.
+
+    Raises:
+        ImageError: not an image, damaged, too large, or too long for a JPEG.
+    """
+    header = read_header(content)
+    image = _decode_cropped(content, header, transcoding)
+    if transcoding.encoding == ".png":
+        return encode_png(image)
+    if max(image.shape[:2]) > _MAX_JPEG_SIDE:
+        raise ImageError(
+            f"expected sides of at most {_MAX_JPEG_SIDE} pixels in a JPEG, got "
+            f"{image.shape[1]} × {image.shape[0]}; crop it (--center-crop) or leave it out"
+        )
+    return encode_jpeg(image, transcoding.quality)
+
+
+def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcoding) -> UInt8Array:
+    """The picture, cropped and then resized: uint8 (H, W, 1 or 3)."""
+    full_height, full_width = header.upright_size
+    top, left, height, width = 0, 0, full_height, full_width
+    if transcoding.center_crop:
+        height = width = min(full_height, full_width)
+        top, left = (full_height - height) // 2, (full_width - width) // 2
+    side = transcoding.resize
+    target = _resized(height, width, side) if side else (height, width)
+    channels = 3 if transcoding.color == 1 else 1
+    if transcoding.color == -1 and header.channels > 2:
+        channels = 3
+    shrinks = side and side < min(height, width)
+    image = decode(
+        content, channels=channels, header=header, min_size=(side, side) if shrinks else None
+    )
+    # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
+    down, across = image.shape[0] / full_height, image.shape[1] / full_width
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    first_column, first_row = int(box[0]), int(box[1])
+    image = image[first_row : math.ceil(box[3]), first_column : math.ceil(box[2])]
+    if image.shape[:2] == target:
+        return image
+    return resize(
+        image,
+        *target,
+        box=(
+            box[0] - first_column,
+            box[1] - first_row,
+            min(box[2] - first_column, image.shape[1]),
+            min(box[3] - first_row, image.shape[0]),
+        ),
+    )
+
+
+def _resized(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at `side` and the other rounded down."""
+    if height > width:
+        return height * side // width, side
+    return side, width * side // height

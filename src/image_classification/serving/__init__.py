@@ -1,0 +1,1 @@
+"""From an invocation to its answer; never imports training or a backend."""

@@ -1,0 +1,168 @@
+"""Epochs and steps: batch, step, log, evaluate, keep the best, checkpoint, stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult
+from image_classification.data.samples import IntArray
+from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
+from image_classification.training.evaluation import (
+    Outcomes,
+    collect,
+    metrics_of,
+    softmax,
+    top_k_accuracy,
+)
+from image_classification.training.targets import soft_targets
+
+if TYPE_CHECKING:
+    from image_classification.data.loader import Loader
+    from image_classification.training.journal import Journal
+    from image_classification.training.settings import Settings
+
+
+@dataclass
+class RunningMetrics:
+    """Training metrics over the samples seen so far in an epoch.
+
+    Results are kept as they come and fetched when a line is due: each fetch waits for the device.
+    """
+
+    top_k: int | None
+    samples: int = 0
+    _sums: dict[str, float] = field(default_factory=dict)
+    _pending: list[tuple[StepResult, IntArray]] = field(default_factory=list)
+
+    def add(self, result: StepResult, class_indices: IntArray) -> None:
+        """One step's result and the int64 (N,) classes of its samples."""
+        self._pending.append((result, class_indices))
+
+    def values(self) -> dict[str, float]:
+        """Loss, accuracy and top-k accuracy so far. A synchronisation point with the device."""
+        for result, class_indices in self._pending:
+            loss, logits = result.fetch()
+            count = len(class_indices)
+            found = {"loss": loss, "accuracy": top_k_accuracy(class_indices, logits)}
+            if self.top_k:
+                name = f"top_k_accuracy_{self.top_k}"
+                found[name] = top_k_accuracy(class_indices, logits, self.top_k)
+            for name, value in found.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value * count
+            self.samples += count
+        self._pending.clear()
+        return {name: total / max(self.samples, 1) for name, total in self._sums.items()}
+
+
+@dataclass
+class Loop:
+    """The training of one engine.
+
+    Attributes:
+        engine: the model and its optimiser.
+        settings: of the job.
+        classes: width of the head.
+        training, validation: loaders.
+        journal: what is logged.
+        checkpoints: where the job can be resumed from.
+        history: the epochs so far; not empty after a resume.
+        best_weights: weights of the best epoch so far.
+    """
+
+    engine: Engine
+    settings: Settings
+    classes: int
+    training: Loader
+    validation: Loader
+    journal: Journal
+    checkpoints: Checkpoints
+    history: History = field(default_factory=History)
+    best_weights: State = field(default_factory=dict)
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint, if there is one; says whether there was."""
+        found = self.checkpoints.load_latest()
+        if found is None:
+            return False
+        state, self.history = found
+        self.engine.load_state(state)
+        best = self.history.best_epoch
+        if self.checkpoints.has(best):
+            state = self.checkpoints.load(best)
+        self.best_weights = _weights(state)
+        return True
+
+    def run(self) -> None:
+        """Train to the last epoch or to early stopping; the engine ends with the best weights."""
+        rule = self.settings.early_stopping
+        for epoch in range(len(self.history.epochs), self.settings.epochs):
+            if rule and rule.is_due(self.history.accuracies):
+                break
+            self._run_epoch(epoch)
+        self.engine.load_state(self.best_weights)
+
+    def evaluate(self) -> Outcomes:
+        """Every validation sample once, through the engine."""
+        batches = self.validation.epoch(0)
+        return collect(batches, lambda images: softmax(self.engine.predict_step(images)))
+
+    def _run_epoch(self, epoch: int) -> None:
+        start = time.monotonic()
+        metrics, rate = self._train_epoch(epoch)
+        train = metrics.values()
+        seconds = time.monotonic() - start
+        record = EpochRecord(
+            epoch=epoch,
+            train=train,
+            validation=metrics_of(self.evaluate(), self.settings.top_k),
+            seconds=seconds,
+            images_per_second=metrics.samples / seconds,
+            wait_share=self.training.wait_seconds / seconds,
+            learning_rate=rate,
+        )
+        self.history.epochs.append(record)
+        epochs_left = self.settings.epochs - epoch - 1
+        self.journal.epoch_lines(record, epochs_left * (time.monotonic() - start))
+        self._keep(epoch)
+
+    def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float]:
+        """One pass over the training data: (its metrics, the last learning rate)."""
+        settings, steps = self.settings, self.training.steps
+        metrics = RunningMetrics(settings.top_k)
+        start = time.monotonic()
+        rate, images = 0.0, 0
+        for step, batch in enumerate(self.training.epoch(epoch)):
+            if not len(batch):  # all its samples were bad
+                continue
+            # The rate in the middle of the step: a warm-up then never wastes a step on rate 0.
+            rate = settings.schedule.rate(epoch + (step + 0.5) / steps)
+            class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
+            targets = soft_targets(class_indices, self.classes, settings.label_smoothing)
+            result = self.engine.train_step(replace(batch, targets=targets), rate)
+            metrics.add(result, class_indices)
+            images += len(batch)
+            if self.journal.is_line_due(step + 1):
+                seconds = time.monotonic() - start
+                wait_share = self.training.wait_seconds / seconds
+                values = metrics.values()
+                self.journal.step_line(epoch, step + 1, images / seconds, wait_share, values)
+        return metrics, rate
+
+    def _keep(self, epoch: int) -> None:
+        """Remember the best weights and write the checkpoint that is due."""
+        state = self.engine.state()
+        is_best = self.history.best_epoch == epoch
+        if is_best:
+            self.best_weights = _weights(state)
+            self.journal.best_line(self.history.accuracies[-1])
+        is_due = (epoch + 1) % self.settings.checkpoint_frequency == 0
+        if is_best or is_due or epoch + 1 == self.settings.epochs:
+            self.checkpoints.save(state, self.history)
+
+
+def _weights(state: State) -> State:
+    return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}

@@ -1,0 +1,71 @@
+"""The artifact of an untouched pretrained backbone: ImageNet's classes, no training."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from image_classification import __version__, backends
+from image_classification import artifact as artifacts
+from image_classification.backends.base import WEIGHT_PREFIX, ModelSpec, OptimizerSpec, World
+from image_classification.contract import environment
+from image_classification.data.labels import LabelMap
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.errors import DataError
+from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
+
+
+def export_pretrained(
+    backend_name: str, backbone_name: str, labels: LabelMap | None, directory: Path
+) -> artifacts.Artifact:
+    """Write the artifact of `backbone_name` with its own head.
+
+    Args:
+        backend_name, backbone_name: as the hyperparameters of those names.
+        labels: names of its classes in index order; None names them by number.
+        directory: of the artifact.
+
+    Raises:
+        BackendError: no such backbone, or no pretrained weights on this machine.
+        DataError: another number of labels than the head has.
+    """
+    backbone = backends.catalog(backend_name).find(backbone_name)
+    backend = backends.load(backend_name)
+    state = pretrained_weights(backend, backbone)
+    classes = len(state[HEAD_PREFIX + "bias"])
+    labels = labels or LabelMap.numbered(classes)
+    if len(labels) != classes:
+        raise DataError(
+            f"{len(labels)} labels were given, but {backbone.name} has {classes} classes"
+        )
+    size = backbone.input_size
+    spec = ModelSpec(backbone.name, classes, (3, size, size), backbone.mean, backbone.std)
+    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
+    engine.load_state(state)
+    weights = {name.removeprefix(WEIGHT_PREFIX): value for name, value in state.items()}
+    preprocessing = Preprocessing(
+        height=size,
+        width=size,
+        resize=backbone.resize,
+        interpolation=backbone.interpolation,
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+    description = {
+        "interface": "tensorflow",
+        "backend": backend_name,
+        "backbone": backbone.name,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "source": backbone.source,
+        "license": backbone.license,
+        "versions": {"sagemaker-image-classification": __version__},
+    }
+    writers: dict[str, artifacts.FileWriter] = {
+        artifacts.MODEL_FILE: engine.export,
+        artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
+    }
+    artifact = artifacts.write_artifact(directory, description, labels, preprocessing, writers)
+    engine.release()
+    return artifact

@@ -1,0 +1,257 @@
+"""What a job does, in neutral terms: the two interfaces' hyperparameters become one value.
+
+In: an interface's typed hyperparameters. Out: `Settings`, the same for both interfaces and every
+backend. Where the built-ins differ in meaning (squash or crop, head or whole network), the
+difference is a field here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from image_classification import backends
+from image_classification.backends.base import Backbone, OptimizerSpec
+from image_classification.contract.hyperparameters import Value
+from image_classification.data.augment import Augmentation
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.errors import HyperparameterError
+from image_classification.training.schedules import Schedule, ScheduleKind
+from image_classification.training.stopping import EarlyStopping
+
+_INTERPOLATIONS = {"area": "box", "lanczos3": "lanczos"}
+_DEFAULT_TENSORFLOW_BACKBONE = "efficientnet_lite0"
+_SMALL_RESNETS = {"20", "32", "44", "56", "110"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A job's settings.
+
+    Attributes:
+        backend, backbone: names.
+        use_pretrained: start from the backbone's ImageNet weights, with a new head.
+        train_only_head: freeze all else.
+        classes: expected number of classes; None takes it from the data.
+        expected_samples: what the user said the training channel holds, or None.
+        preprocessing: evaluation preprocessing, in validation and in the server.
+        augmentation: random changes of training images; None is none.
+        epochs, batch_size: passes, and images per step.
+        optimizer, schedule: how weights move.
+        label_smoothing: 0–1.
+        dropout_rate: 0–1.
+        early_stopping: None is off.
+        top_k: k of the second accuracy, or None.
+        validation_split_ratio: share of training held out without a validation channel, or None.
+        checkpoint_frequency: epochs between checkpoints.
+        max_bad_samples: a count or a share, as text; see BadSamples.allowing.
+        seed: of weights, order and augmentation.
+    """
+
+    backend: str
+    backbone: Backbone
+    use_pretrained: bool
+    train_only_head: bool
+    classes: int | None
+    expected_samples: int | None
+    preprocessing: Preprocessing
+    served_resize: str | None
+    augmentation: Augmentation | None
+    epochs: int
+    batch_size: int
+    optimizer: OptimizerSpec
+    schedule: Schedule
+    label_smoothing: float
+    dropout_rate: float
+    early_stopping: EarlyStopping | None
+    top_k: int | None
+    validation_split_ratio: float | None
+    checkpoint_frequency: int
+    max_bad_samples: str
+    seed: int
+
+
+def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
+    """The settings of a job from the typed hyperparameters of its interface.
+
+    Raises:
+        HyperparameterError: values that are legal alone but not together.
+        BackendError: an unknown backend or backbone.
+    """
+    v: Mapping[str, Any] = values
+    backbone = _backbone(interface, v)
+    is_mxnet = interface == "mxnet"
+    return Settings(
+        backend=v["backend"],
+        backbone=backbone,
+        use_pretrained=v["use_pretrained_model"],
+        train_only_head=v["train_only_top_layer"],
+        classes=v["num_classes"] if is_mxnet else None,
+        expected_samples=v["num_training_samples"] if is_mxnet else None,
+        preprocessing=_preprocessing(interface, v, backbone),
+        served_resize=v["inference_resize"],
+        augmentation=_augmentation(interface, v),
+        epochs=v["epochs"],
+        batch_size=v["mini_batch_size" if is_mxnet else "batch_size"],
+        optimizer=_optimizer(interface, v),
+        schedule=_schedule(interface, v),
+        label_smoothing=v["label_smoothing"],
+        dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
+        early_stopping=_early_stopping(interface, v),
+        top_k=v["top_k"],
+        validation_split_ratio=v["validation_split_ratio"],
+        checkpoint_frequency=v["checkpoint_frequency"],
+        max_bad_samples=v["max_bad_samples"],
+        seed=v["random_seed"],
+    )
+
+
+def _backbone(interface: str, v: Mapping[str, Any]) -> Backbone:
+    name = v["backbone"]
+    if not name:
+        name = f"resnet{v['num_layers']}" if interface == "mxnet" else _DEFAULT_TENSORFLOW_BACKBONE
+    return backends.catalog(v["backend"]).find(name)
+
+
+def _preprocessing(interface: str, v: Mapping[str, Any], backbone: Backbone) -> Preprocessing:
+    """MXNet crops (never squashes) as the built-in trains; TensorFlow squashes as its does."""
+    channels, height, width = _image_shape(v["image_shape"], backbone)
+    is_mxnet = interface == "mxnet"
+    mode = v["resize_mode"] or ("crop" if is_mxnet else "squash")
+    resize = v["resize"]
+    if mode == "squash" and resize is not None:
+        raise HyperparameterError(
+            f"resize={resize} with resize_mode=squash: "
+            "squash resizes to image_shape; leave resize out"
+        )
+    if mode == "crop" and resize is not None and resize < max(height, width):
+        raise HyperparameterError(
+            f"resize={resize}: the shorter side must not be below image_shape "
+            f"{channels},{height},{width}"
+        )
+    if not is_mxnet:
+        resize = resize or (backbone.resize if mode == "crop" else None)
+    interpolation = v.get("image_resize_interpolation") or backbone.interpolation
+    return Preprocessing(
+        channels=channels,
+        height=height,
+        width=width,
+        resize=resize,
+        mode=mode,
+        interpolation=_INTERPOLATIONS.get(interpolation, interpolation),
+        small_images=v["small_images"] or ("refuse" if is_mxnet else "enlarge"),
+        mean=_per_channel(backbone.mean, channels),
+        std=_per_channel(backbone.std, channels),
+    )
+
+
+def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
+    if not text:
+        return 3, backbone.input_size, backbone.input_size
+    parts = text.strip("()[] ").split(",")
+    try:
+        channels, height, width = (int(part) for part in parts)
+    except ValueError:
+        channels = height = width = 0
+    if channels not in {1, 3} or height < 1 or width < 1:
+        raise HyperparameterError(
+            f"image_shape={text!r}: expected channels,height,width with 1 or 3 channels, "
+            "as 3,224,224"
+        )
+    return channels, height, width
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """One value per channel; a grey image is normalised with the mean of the RGB values."""
+    if len(values) == channels:
+        return values
+    return (sum(values) / len(values),) * channels
+
+
+def _augmentation(interface: str, v: Mapping[str, Any]) -> Augmentation | None:
+    if interface == "mxnet":
+        return Augmentation.mxnet(v["augmentation_type"]) if v["augmentation_type"] else None
+    if not v["augmentation"]:
+        return None
+    return Augmentation.keras(
+        flip=v["augmentation_random_flip"],
+        rotation=v["augmentation_random_rotation"],
+        zoom=v["augmentation_random_zoom"],
+    )
+
+
+def _optimizer(interface: str, v: Mapping[str, Any]) -> OptimizerSpec:
+    """MXNet: weight_decay and momentum act for sgd and nag only, as the built-in documents."""
+    if interface == "tensorflow":
+        return OptimizerSpec(
+            name="nag" if v["optimizer"] == "nesterov" else v["optimizer"],
+            momentum=v["momentum"] if v["optimizer"] in {"sgd", "nesterov", "rmsprop"} else 0.0,
+            weight_decay=v["weight_decay"],
+            beta_1=v["beta_1"],
+            beta_2=v["beta_2"],
+            epsilon=v["epsilon"],
+            decay=v["rho"],
+            initial_accumulator=v["initial_accumulator_value"],
+            head_l2=v["regularizers_l2"],
+            clip_gradient_norm=v["clip_gradient_norm"],
+        )
+    has_momentum = v["optimizer"] in {"sgd", "nag"}
+    return OptimizerSpec(
+        name=v["optimizer"],
+        momentum=v["momentum"] if has_momentum else 0.0,
+        weight_decay=v["weight_decay"] if has_momentum else 0.0,
+        beta_1=v["beta_1"],
+        beta_2=v["beta_2"],
+        epsilon=v["eps"],
+        decay=v["gamma"],
+        clip_gradient_norm=v["clip_gradient_norm"],
+    )
+
+
+def _schedule(interface: str, v: Mapping[str, Any]) -> Schedule:
+    steps = _epoch_list(v.get("lr_scheduler_step"))
+    kind: ScheduleKind = v["lr_schedule"] or ("step" if steps else "constant")
+    if kind == "step" and not steps:
+        raise HyperparameterError("lr_schedule=step needs lr_scheduler_step, as 10,20")
+    if kind != "step" and steps:
+        raise HyperparameterError(
+            f"lr_schedule={kind} and lr_scheduler_step={v['lr_scheduler_step']!r} contradict: "
+            "keep one"
+        )
+    return Schedule(
+        kind=kind,
+        learning_rate=v["learning_rate"],
+        epochs=v["epochs"],
+        warmup_epochs=v["warmup_epochs"],
+        step_epochs=steps,
+        factor=v["lr_scheduler_factor"] if interface == "mxnet" else 1.0,
+    )
+
+
+def _epoch_list(text: str | None) -> tuple[int, ...]:
+    if not text:
+        return ()
+    try:
+        epochs = tuple(int(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        epochs = (0,)
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+        raise HyperparameterError(
+            f"lr_scheduler_step={text!r}: expected rising epochs separated by commas, as 10,20"
+        )
+    return epochs
+
+
+def _early_stopping(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:
+    if not v["early_stopping"]:
+        return None
+    if interface == "mxnet":
+        return EarlyStopping(
+            patience=v["early_stopping_patience"],
+            min_epochs=v["early_stopping_min_epochs"],
+            relative_tolerance=v["early_stopping_tolerance"],
+        )
+    return EarlyStopping(
+        patience=v["early_stopping_patience"], absolute_tolerance=v["early_stopping_min_delta"]
+    )

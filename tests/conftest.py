@@ -1,0 +1,75 @@
+"""What every test gets: its own environment, the shared real data if it is there, job trees."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("IMAGE_CLASSIFICATION_SHARED", REPOSITORY.parent / "shared"))
+
+
+def pytest_report_header() -> str:
+    return f"Python {platform.python_version()}, numpy {np.__version__}, shared data: " + (
+        str(SHARED) if SHARED.is_dir() else "absent"
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the developer's shell reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("SAGEMAKER_", "SM_", "IMAGE_CLASSIFICATION_", "TRAINING_JOB")):
+            if name != "IMAGE_CLASSIFICATION_SHARED":
+                monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and record vectors."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real data is not at {SHARED}; set IMAGE_CLASSIFICATION_SHARED")
+    return SHARED
+
+
+ClassFolders = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_class_folders() -> ClassFolders:
+    """Write a small tree of class folders: noisy JPEGs whose colour tells the class."""
+
+    def write(
+        root: Path,
+        classes: tuple[str, ...] = ("blue", "green", "red"),
+        per_class: int = 12,
+        size: tuple[int, int] = (40, 48),
+        seed: int = 0,
+    ) -> Path:
+        generator = np.random.default_rng(seed)
+        for index, name in enumerate(classes):
+            folder = root / name
+            folder.mkdir(parents=True)
+            for number in range(per_class):
+                pixels = generator.integers(0, 90, (*size, 3))
+                pixels[..., (index + 2) % 3] += 120
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(folder / f"{name}{number:03d}.jpg", quality=95)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def jpeg() -> bytes:
+    """One small JPEG."""
+    body = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(body, "JPEG")
+    return body.getvalue()

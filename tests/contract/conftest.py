@@ -1,0 +1,45 @@
+"""One trained artifact for the tests that need one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ClassFolders
+from tests.contract.jobs import run_train, write_job
+
+HYPERPARAMETERS = {
+    "num_layers": 20,
+    "image_shape": "3,32,32",
+    "resize": 36,
+    "epochs": 2,
+    "mini_batch_size": 8,
+    "learning_rate": 0.05,
+    "augmentation_type": "crop",
+    "top_k": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def small_channels(
+    tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
+) -> dict[str, Path]:
+    """Class folders of three colours: train with 36 images, validation with 15."""
+    root = tmp_path_factory.mktemp("channels")
+    return {
+        "train": write_class_folders(root / "train"),
+        "validation": write_class_folders(root / "validation", per_class=5, seed=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def trained_job(
+    tmp_path_factory: pytest.TempPathFactory, small_channels: dict[str, Path]
+) -> Path:
+    """The tree of a finished job of the mxnet interface."""
+    base = write_job(tmp_path_factory.mktemp("job") / "ml", HYPERPARAMETERS, small_channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (base / "log").write_text(done.stdout)
+    return base

@@ -1,0 +1,136 @@
+"""Job trees and real processes for the contract tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def write_job(
+    base: Path,
+    hyperparameters: Mapping[str, object],
+    channels: Mapping[str, Path],
+    content_types: Mapping[str, str] | None = None,
+) -> Path:
+    """A made-up /opt/ml: configuration files as the platform writes them, channels copied in."""
+    config = base / "input" / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    text = {name: str(value) for name, value in hyperparameters.items()}
+    (config / "hyperparameters.json").write_text(json.dumps(text))
+    inputs = {}
+    for name, folder in channels.items():
+        shutil.copytree(folder, base / "input" / "data" / name)
+        inputs[name] = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}
+        if content_types and name in content_types:
+            inputs[name]["ContentType"] = content_types[name]
+    (config / "inputdataconfig.json").write_text(json.dumps(inputs))
+    resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
+    (config / "resourceconfig.json").write_text(json.dumps(resources))
+    for folder in ("model", "output/data"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def run_command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The `image-classification` command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "image_classification", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"IMAGE_CLASSIFICATION_CPU_COUNT": "2"} | environment,
+    )
+
+
+def run_train(base: Path) -> subprocess.CompletedProcess[str]:
+    """The container's `train` on a job tree."""
+    return run_command("train", "--base-dir", base)
+
+
+@dataclass
+class Answer:
+    """A response."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> object:
+        return json.loads(self.body)
+
+
+@dataclass
+class Server:
+    """A real server process on 127.0.0.1."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def get(self, path: str) -> Answer:
+        return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+
+    def invoke(self, body: bytes, **headers: str) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"http://127.0.0.1:{self.port}/invocations"
+        return self._send(urllib.request.Request(url, data=body, headers=named, method="POST"))
+
+    def _send(self, request: urllib.request.Request) -> Answer:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return Answer(response.status, response.read(), dict(response.headers))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.read(), dict(error.headers))
+
+
+@contextmanager
+def running_server(model: Path, **environment: str) -> Iterator[Server]:
+    """Serve `model` until the block ends; the process then ends by SIGTERM with exit code 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "image_classification", "serve"],
+        env=os.environ
+        | {
+            "IMAGE_CLASSIFICATION_MODEL_DIR": str(model),
+            "IMAGE_CLASSIFICATION_HOST": "127.0.0.1",
+            "SAGEMAKER_BIND_TO_PORT": str(port),
+        }
+        | environment,
+    )
+    server = Server(process, port)
+    try:
+        _await_ping(server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            code = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert code == 0, f"the server ended with exit code {code} after SIGTERM"
+
+
+def _await_ping(server: Server) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise AssertionError(f"the server ended with exit code {server.process.returncode}")
+        try:
+            if server.get("/ping").status == 200:
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("no ping of 200 within 30 s")

@@ -1,0 +1,276 @@
+"""A training job by the platform's contract: its files in, its artifact, log and exit code out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from image_classification.artifact import read_artifact
+from image_classification.contract.interface import INTERFACES
+from tests.conftest import ClassFolders
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import run_command, run_train, write_job
+
+
+def test_a_job_leaves_a_whole_artifact_and_nothing_half_written(trained_job: Path) -> None:
+    names = {path.name for path in (trained_job / "model").iterdir()}
+    assert names == {
+        "manifest.json",
+        "labels.json",
+        "class_label_to_prediction_index.json",
+        "preprocessing.json",
+        "model.onnx",
+        "weights.safetensors",
+        "report.html",
+        "model-card.md",
+    }
+    artifact = read_artifact(trained_job / "model")
+    assert artifact.labels.names == ("blue", "green", "red")
+    assert artifact.manifest["interface"] == "mxnet"
+    assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
+    assert not (trained_job / "output" / "failure").exists()
+
+
+def test_the_log_has_the_lines_that_published_expressions_scrape(trained_job: Path) -> None:
+    log = (trained_job / "log").read_text()
+    for metric in INTERFACES["mxnet"].metrics:
+        values = re.findall(metric.regex, log)
+        assert len(values) == HYPERPARAMETERS["epochs"], metric.name
+        assert all(0 <= float(value) <= 1 for value in values)
+    assert re.search(r"Epoch\[1\] Validation-accuracy=\d\.\d{6}\n", log)
+    prefix = r"\[\d\d/\d\d/\d{4} \d\d:\d\d:\d\d [A-Z]+ \d+\] "
+    assert all(re.match(prefix, line) for line in log.splitlines())
+    assert "\r" not in log
+
+
+def test_the_tensorflow_interface_splits_its_only_channel_and_logs_keras_lines(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = {
+        "epochs": "1",
+        "batch_size": '"8"',
+        "backbone": "resnet20",
+        "image_shape": "3,32,32",
+        "use_pretrained_model": "False",
+        "optimizer": '"adam"',
+        "augmentation": "True",
+        "augmentation_random_flip": "horizontal",
+    }
+    base = write_job(tmp_path / "ml", given, {"training": small_channels["train"]})
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for metric in INTERFACES["tensorflow"].metrics:
+        assert len(re.findall(metric.regex, done.stdout)) == 1, metric.name
+    manifest = read_artifact(base / "model").manifest
+    assert manifest["interface"] == "tensorflow"
+    assert manifest["metrics"]["training_samples"] == 30
+    assert manifest["metrics"]["validation_samples"] == 6
+    index = json.loads((base / "model" / "class_label_to_prediction_index.json").read_text())
+    assert index == {"blue": 0, "green": 1, "red": 2}
+
+
+def test_records_train_like_the_folders_they_were_packed_from(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    source = write_folders_channel(small_channels, tmp_path / "all")
+    packed = run_command(
+        "preprocess", "--input", source, "--output", tmp_path / "channels", "--train-ratio", "0.8"
+    )
+    assert packed.returncode == 0, packed.stderr
+    channels = {name: tmp_path / "channels" / name for name in ("train", "validation")}
+    given = HYPERPARAMETERS | {"num_classes": 3, "num_training_samples": 42, "epochs": 1}
+    types = dict.fromkeys(channels, "application/x-recordio; label-format=class-id")
+    base = write_job(tmp_path / "ml", given, channels, types)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifact = read_artifact(base / "model")
+    assert artifact.labels.names == ("blue", "green", "red")
+    assert artifact.manifest["metrics"]["training_samples"] == 42
+
+
+def write_folders_channel(channels: dict[str, Path], root: Path) -> Path:
+    """Both channels' images in one tree of class folders."""
+    for folder in channels.values():
+        for path in folder.rglob("*.jpg"):
+            target = root / path.parent.name / f"{folder.name}-{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return root
+
+
+def test_a_grey_model_trains(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+    given = HYPERPARAMETERS | {"image_shape": "1,32,32", "epochs": 1}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    assert run_train(base).returncode == 0
+    assert read_artifact(base / "model").preprocessing.channels == 1
+
+
+def failed(base: Path) -> tuple[str, str]:
+    """(failure file, standard error) of a job that a user's mistake must end with exit code 2."""
+    done = run_train(base)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list((base / "model").iterdir())
+    return (base / "output" / "failure").read_text(), done.stderr
+
+
+def test_unknown_hyperparameters_fail_with_the_nearest_name(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", {"epoch": 3, "mini_batchsize": 8}, small_channels)
+    failure, stderr = failed(base)
+    assert failure.startswith("ClientError: 2 hyperparameter problems")
+    assert "did you mean 'epochs'?" in failure
+    assert "did you mean 'mini_batch_size'?" in failure
+    assert stderr.startswith("ClientError: ")
+
+
+def test_a_missing_validation_channel_is_named_before_any_framework_is_loaded(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, {"train": small_channels["train"]})
+    failure, _ = failed(base)
+    assert failure.startswith("ClientError: Missing required channel: validation")
+
+
+def test_an_extra_channel_is_named(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+    channels = small_channels | {"holdout": small_channels["validation"]}
+    failure, _ = failed(write_job(tmp_path / "ml", HYPERPARAMETERS, channels))
+    assert "Extraneous channel found: holdout" in failure
+
+
+def test_different_class_folders_in_validation_are_named(
+    tmp_path: Path, small_channels: dict[str, Path], write_class_folders: ClassFolders
+) -> None:
+    other = write_class_folders(tmp_path / "other", classes=("blue", "green", "violet"))
+    channels = {"train": small_channels["train"], "validation": other}
+    failure, _ = failed(write_job(tmp_path / "ml", HYPERPARAMETERS, channels))
+    assert "violet" in failure and "red" in failure
+
+
+def test_an_unreadable_image_fails_the_job_by_name_or_is_skipped_within_the_budget(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, small_channels)
+    victim = base / "input" / "data" / "train" / "red" / "red003.jpg"
+    victim.write_bytes(victim.read_bytes()[:300])
+    failure, _ = failed(base)
+    assert "red/red003.jpg" in failure and "max_bad_samples" in failure
+
+    hyperparameters = base / "input" / "config" / "hyperparameters.json"
+    given = json.loads(hyperparameters.read_text())
+    hyperparameters.write_text(json.dumps(given | {"max_bad_samples": "1"}))
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "red/red003.jpg" in done.stdout
+    assert "red/red003.jpg" in (base / "model" / "report.html").read_text()
+
+
+def test_images_smaller_than_the_network_input_are_refused_with_the_remedy(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = HYPERPARAMETERS | {"num_layers": 18, "image_shape": "3,64,64", "resize": 64}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    assert run_train(base).returncode == 0  # resize enlarges them on purpose
+
+    packed = tmp_path / "channels"
+    source = small_channels["train"]
+    assert run_command("preprocess", "--input", source, "--output", packed).returncode == 0
+    channels = {name: packed / name for name in ("train", "validation")}
+    given = {"image_shape": "3,64,64", "num_layers": 18, "epochs": 1}
+    failure, _ = failed(write_job(tmp_path / "small", given, channels))
+    assert "resize" in failure
+
+
+def test_num_classes_below_the_data_is_refused(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"num_classes": 2}, small_channels)
+    failure, _ = failed(base)
+    assert "num_classes" in failure
+
+
+def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = HYPERPARAMETERS | {"num_layers": 18, "use_pretrained_model": 1}
+    failure, _ = failed(write_job(tmp_path / "ml", given, small_channels))
+    assert "no pretrained weights for resnet18" in failure
+
+
+def test_a_job_resumes_from_its_checkpoint_and_ends_where_an_uninterrupted_one_ends(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    whole = write_job(tmp_path / "whole", HYPERPARAMETERS | {"epochs": 3}, small_channels)
+    assert run_train(whole).returncode == 0
+
+    base = write_job(tmp_path / "parts", HYPERPARAMETERS | {"epochs": 2}, small_channels)
+    (base / "checkpoints").mkdir()
+    assert run_train(base).returncode == 0
+    config = base / "input" / "config" / "hyperparameters.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"epochs": "3"}))
+    resumed = run_train(base)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Resumed after epoch 2" in resumed.stdout
+    assert resumed.stdout.count("Validation-accuracy") == 1
+    weights = [(b / "model" / "weights.safetensors").read_bytes() for b in (whole, base)]
+    assert weights[0] == weights[1], "resuming changed the result"
+    assert len(list((base / "checkpoints").glob("*.safetensors"))) <= 2
+
+
+def test_checkpoints_of_another_job_are_refused(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, small_channels)
+    (base / "checkpoints").mkdir()
+    assert run_train(base).returncode == 0
+    config = base / "input" / "config" / "hyperparameters.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"optimizer": "adam"}))
+    done = run_train(base)
+    assert done.returncode == 2
+    assert "optimizer was 'sgd' and is 'adam'" in (base / "output" / "failure").read_text()
+
+
+def test_the_model_channel_starts_from_an_earlier_artifact(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
+) -> None:
+    channels = small_channels | {"model": trained_job / "model"}
+    given = HYPERPARAMETERS | {"epochs": 1, "learning_rate": 0.001}
+    base = write_job(tmp_path / "ml", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting from its weights, head included" in done.stdout
+    assert read_artifact(base / "model").manifest["metrics"]["validation"]["accuracy"] > 0.9
+
+
+def test_several_hosts_are_refused_until_they_are_supported(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, small_channels)
+    resources = base / "input" / "config" / "resourceconfig.json"
+    resources.write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}))
+    failure, _ = failed(base)
+    assert "instance_count" in failure
+
+
+@pytest.mark.parametrize("name", ["hyperparameters.json", "inputdataconfig.json"])
+def test_a_configuration_file_that_is_not_json_is_named(
+    tmp_path: Path, small_channels: dict[str, Path], name: str
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, small_channels)
+    (base / "input" / "config" / name).write_text("{")
+    failure, _ = failed(base)
+    assert name in failure
+
+
+def test_a_laptop_trains_from_named_folders(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    options = [f"--set={name}={value}" for name, value in (HYPERPARAMETERS | {"epochs": 1}).items()]
+    channels = [f"--channel={name}={folder}" for name, folder in small_channels.items()]
+    done = run_command("train", *channels, *options, "--output", tmp_path / "model")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_artifact(tmp_path / "model").labels.names == ("blue", "green", "red")

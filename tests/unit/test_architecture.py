@@ -1,0 +1,128 @@
+"""Who may import whom, and what nothing in the package may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import image_classification
+
+PACKAGE = Path(image_classification.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "timm", "onnx")
+
+# The table of docs/architecture.md: part → parts of the package it may import.
+ALLOWED = {
+    "errors": set(),
+    "logs": {"errors"},
+    "data": {"errors", "logs"},
+    "contract": {"errors", "logs"},
+    "artifact": {"errors", "data"},
+    "backends": {"errors", "data"},
+    "training": {"errors", "logs", "contract", "data", "artifact", "backends"},
+    "serving": {"errors", "logs", "contract", "data", "artifact"},
+    "cli": {"errors", "logs", "contract", "data", "artifact", "backends", "training", "serving"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_part_imports_only_the_parts_it_may(path: Path) -> None:
+    allowed = ALLOWED[part_of(path)] | {part_of(path), "__init__", "__version__"}
+    for name in imports(path):
+        if not name.startswith("image_classification."):
+            continue
+        part = name.split(".")[1]
+        assert part in allowed, f"{part_of(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_framework_is_imported_only_in_its_own_room(path: Path) -> None:
+    relative = path.relative_to(PACKAGE).as_posix()
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top in {"onnxruntime"}:
+            allowed = relative == "serving/runtime.py" or relative.startswith("backends/")
+        elif top in {"flask", "werkzeug"}:
+            allowed = relative in {"serving/app.py", "serving/server.py"}
+        elif top in FRAMEWORKS:
+            allowed = relative.startswith("backends/") and not relative.endswith("catalog.py")
+        elif top in {"gunicorn"}:
+            allowed = relative == "serving/server.py"
+        else:
+            allowed = True
+        assert allowed, f"{relative} imports {name}"
+
+
+def test_importing_everything_but_the_engines_loads_no_framework() -> None:
+    left_out = ("serving/app.py", "serving/runtime.py", "serving/models.py", "serving/codec.py")
+    names = []
+    for path in MODULES:
+        relative = path.relative_to(PACKAGE).as_posix()
+        is_engine = relative.startswith("backends/") and relative.count("/") == 2
+        if relative in left_out or relative == "__main__.py":
+            continue
+        if is_engine and not relative.endswith(("catalog.py", "__init__.py")):
+            continue
+        module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        names.append("image_classification" if module == "__init__" else f"image_classification.{module}")
+    assert len(names) > 40
+    script = (
+        f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+        f"print([name for name in {FRAMEWORKS!r} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_the_product_reads_can_execute(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        assert call not in {"eval", "exec", "compile", "__import__"}, f"{path}: {call}"
+        assert call.split(".")[0] not in {"pickle", "marshal", "dill", "shelve"}, f"{path}: {call}"
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if call.endswith("torch.load"):
+            assert keywords.get("weights_only") == "True", f"{path}: torch.load executes pickles"
+        if call.endswith(("np.load", "numpy.load")):
+            assert keywords.get("allow_pickle", "False") == "False", f"{path}: {call}"
+
+
+def test_only_the_environment_module_reads_the_environment() -> None:
+    allowed = {"contract/environment.py", "serving/server.py", "backends/torch/__init__.py"}
+    for path in MODULES:
+        relative = path.relative_to(PACKAGE).as_posix()
+        if relative in allowed:
+            continue
+        text = path.read_text("utf-8")
+        assert "os.environ" not in text and "os.getenv" not in text, relative
+        assert "/opt/ml" not in text or relative.startswith("cli/"), relative
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    names = {path.stem for path in MODULES}
+    assert not names & {"utils", "helpers", "common", "misc", "manager", "util"}

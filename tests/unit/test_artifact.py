@@ -1,0 +1,122 @@
+"""An artifact is verified before it is used, whoever packed it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from image_classification.artifact import open_artifact, read_artifact, write_artifact
+from image_classification.data.labels import LabelMap
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.errors import ArtifactError, DataError
+
+LABELS = LabelMap(("cat", "dög"))
+PREPROCESSING = Preprocessing(height=8, width=8, resize=9)
+DESCRIPTION = {"interface": "mxnet", "backend": "torch", "backbone": "resnet20"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    writers = {"model.onnx": lambda path: path.write_bytes(b"graph" * 100)}
+    write_artifact(tmp_path / "model", DESCRIPTION, LABELS, PREPROCESSING, writers)
+    return tmp_path / "model"
+
+
+def test_what_is_written_is_read_back(directory: Path) -> None:
+    artifact = read_artifact(directory)
+    assert artifact.labels == LABELS
+    assert artifact.preprocessing == PREPROCESSING
+    assert artifact.manifest["input"]["shape"] == [None, 8, 8, 3]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "labels.json", "preprocessing.json"])
+def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -> None:
+    path = directory / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"xx")
+    with pytest.raises(ArtifactError, match=f"{name}: changed since it was written"):
+        read_artifact(directory)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: named in the manifest but not in the"):
+        read_artifact(directory)
+    (directory.parent / "elsewhere").write_bytes(content)
+    path.symlink_to(directory.parent / "elsewhere")
+    with pytest.raises(ArtifactError, match=name):
+        read_artifact(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this version reads 1"),
+        ({"files": None}, "not a manifest"),
+        ({"files": {}}, "incomplete, without labels.json, model.onnx, preprocessing.json"),
+        ({"classes": 3}, "labels.json has 2 names, the manifest 3"),
+    ],
+)
+def test_a_manifest_that_cannot_be_right_is_refused(
+    directory: Path, change: dict[str, object], message: str
+) -> None:
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(directory)
+
+
+def test_a_write_that_fails_leaves_no_manifest_and_no_partial_file(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise DataError("no")
+
+    with pytest.raises(DataError):
+        write_artifact(tmp_path, DESCRIPTION, LABELS, PREPROCESSING, {"model.onnx": fail})
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "manifest.json" not in names and not any("model.onnx" in name for name in names)
+
+
+def test_an_archive_is_read_like_its_folder(directory: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(directory, arcname=".")
+    with open_artifact(archive) as artifact:
+        assert artifact.labels == LABELS
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])
+def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"x"))
+    with pytest.raises(ArtifactError):
+        with open_artifact(archive):
+            pass
+    assert not (tmp_path / "outside").exists() and not Path("/tmp/outside").exists()
+
+
+def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("model.onnx")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(ArtifactError, match="is a link or a device"):
+        with open_artifact(archive):
+            pass
+
+
+def test_something_that_is_no_artifact_says_what_was_expected(tmp_path: Path) -> None:
+    (tmp_path / "junk.tar.gz").write_bytes(b"junk")
+    for path, message in (
+        (tmp_path, r"manifest.json is missing: .*junk.tar.gz"),
+        (tmp_path / "junk.tar.gz", "not a usable model.tar.gz"),
+        (tmp_path / "nothing", "found nothing"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            with open_artifact(path):
+                pass

@@ -1,0 +1,51 @@
+"""Metrics count every sample once, and ties are settled the same way everywhere."""
+
+import numpy as np
+import pytest
+
+from image_classification.training.evaluation import (
+    Outcomes,
+    confusion_matrix,
+    metrics_of,
+    per_class,
+    softmax,
+    top_k_accuracy,
+)
+from image_classification.training.targets import soft_targets
+
+TARGETS = np.array([0, 1, 2, 2])
+SCORES = np.array(
+    [[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]], np.float32
+)
+
+
+def test_top_k_accuracy_counts_the_true_class_among_the_k_highest() -> None:
+    assert top_k_accuracy(TARGETS, SCORES) == 0.5
+    assert top_k_accuracy(TARGETS, SCORES, 2) == 0.75
+    assert top_k_accuracy(TARGETS, SCORES, 3) == 1.0
+
+
+def test_a_tie_goes_to_the_lower_class_index_as_argmax_does() -> None:
+    scores = np.zeros((3, 3), np.float32)
+    targets = np.array([0, 1, 2])
+    assert top_k_accuracy(targets, scores) == pytest.approx(1 / 3)
+    assert top_k_accuracy(targets, scores) == (scores.argmax(axis=1) == targets).mean()
+
+
+def test_softmax_survives_large_logits_and_adds_to_one() -> None:
+    probabilities = softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32))
+    np.testing.assert_allclose(probabilities, [[1, 0], [0.5, 0.5]], atol=1e-6)
+
+
+def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
+    outcomes = Outcomes(("a", "b", "c", "d"), TARGETS, SCORES)
+    matrix = confusion_matrix(outcomes, 3)
+    np.testing.assert_array_equal(matrix, [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
+    rows = per_class(matrix, ("x", "y", "z"))
+    assert rows[2] == {"label": "z", "samples": 2, "recall": 0.5, "precision": 1.0}
+    assert metrics_of(outcomes, 2)["top_k_accuracy_2"] == 0.75
+
+
+def test_soft_targets_add_to_one_and_spread_the_smoothing_over_all_classes() -> None:
+    targets = soft_targets(np.array([2, 0]), 4, 0.2)
+    np.testing.assert_allclose(targets, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]])

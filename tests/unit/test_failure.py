@@ -1,0 +1,101 @@
+"""Whoever has to act is named first, in the log, the failure file and the exit code."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from image_classification import logs
+from image_classification.contract.failure import describe, report_failure
+from image_classification.errors import (
+    AlgorithmError,
+    HyperparameterError,
+    ImageClassificationError,
+    UserError,
+)
+
+
+def test_a_users_mistake_is_a_client_error_with_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = tmp_path / "output" / "failure"
+    assert report_failure(HyperparameterError("epochs='x': expected\nan integer"), failure) == 2
+    assert failure.read_text() == "ClientError: epochs='x': expected an integer\n"
+    assert capsys.readouterr().err == "ClientError: epochs='x': expected an integer\n"
+
+
+def test_a_fault_of_ours_is_an_algorithm_error_with_its_trace_after_the_reason(
+    tmp_path: Path,
+) -> None:
+    failure = tmp_path / "failure"
+    try:
+        raise KeyError("head.weight")
+    except KeyError as error:
+        assert report_failure(error, failure) == 1
+    first, _, rest = failure.read_text().partition("\n")
+    assert first == "AlgorithmError: KeyError: 'head.weight'"
+    assert "Traceback" in rest
+
+
+def test_the_reason_fits_what_the_platform_keeps(tmp_path: Path) -> None:
+    failure = tmp_path / "failure"
+    report_failure(UserError("long " * 1000), failure)
+    assert len(failure.read_text()) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("error", "prefix", "code"),
+    [
+        (UserError("x"), "ClientError: x", 2),
+        (AlgorithmError("x"), "AlgorithmError: x", 1),
+        (MemoryError(), "ClientError: out of memory", 2),
+        (OSError(28, "No space left on device", "model.onnx"), "ClientError: no space left", 2),
+        (ValueError("x"), "AlgorithmError: ValueError: x", 1),
+    ],
+)
+def test_every_error_has_a_prefix_and_an_exit_code(
+    error: Exception, prefix: str, code: int
+) -> None:
+    reason, found = describe(error)
+    assert reason.startswith(prefix) and found == code
+
+
+def test_the_error_tree_of_the_docstring_is_the_error_tree() -> None:
+    import image_classification.errors as errors
+
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    ours = [c for c in classes if issubclass(c, ImageClassificationError)]
+    for error in ours:
+        assert f"{error.__name__} " in (errors.__doc__ or "") + " ", error.__name__
+
+
+def test_a_log_record_is_one_line_whatever_it_holds() -> None:
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    logging.getLogger("image_classification.x").info("two\nlines\r")
+    assert stream.getvalue().count("\n") == 1 and "two | lines" in stream.getvalue()
+
+
+def test_progress_off_a_terminal_is_plain_lines() -> None:
+    stream = io.StringIO()
+    with logs.Progress("pack", 10, "images", stream) as progress:
+        for _ in range(10):
+            progress.advance()
+    assert "\r" not in stream.getvalue()
+    assert stream.getvalue().startswith("pack: 10/10 images, ")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_is_one_bar_that_ends_its_line() -> None:
+    stream = Terminal()
+    with logs.Progress("pack", 3, "images", stream) as progress:
+        progress.reach(3)
+    assert stream.getvalue().startswith("\r") and stream.getvalue().endswith("\n")
+    assert "█" * 30 in stream.getvalue()

@@ -1,0 +1,184 @@
+"""Hyperparameters arrive as text in every encoding that the SDKs produce."""
+
+import pytest
+
+from image_classification.contract.hyperparameters import Hyperparameter, parse_all
+from image_classification.contract.interface import INTERFACES, recognise
+from image_classification.errors import BackendError, ChannelError, HyperparameterError
+from image_classification.training.settings import settings_of
+
+MXNET = INTERFACES["mxnet"]
+TENSORFLOW = INTERFACES["tensorflow"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("sgd", "sgd"),
+        ('"adam"', "adam"),
+        ('"\\"nag\\""', "nag"),
+        (" SGD ", "sgd"),
+        ("", "sgd"),
+        ("None", "sgd"),
+        ('"null"', "sgd"),
+    ],
+)
+def test_a_categorical_is_read_in_every_encoding(text: str, value: str) -> None:
+    assert MXNET.parse({"optimizer": text})["optimizer"] == value
+
+
+@pytest.mark.parametrize("text", ["True", "true", "1", '"True"', "yes", '"\\"true\\""'])
+def test_true_is_read_in_every_spelling(text: str) -> None:
+    assert TENSORFLOW.parse({"train_only_top_layer": text})["train_only_top_layer"] is True
+
+
+@pytest.mark.parametrize("text", ["False", "false", "0", '"False"', "no"])
+def test_false_is_read_in_every_spelling(text: str) -> None:
+    assert TENSORFLOW.parse({"use_pretrained_model": text})["use_pretrained_model"] is False
+
+
+@pytest.mark.parametrize(("text", "value"), [("5", 5), ("5.0", 5), ('"5"', 5)])
+def test_an_integer_may_be_written_as_an_integral_number(text: str, value: int) -> None:
+    assert MXNET.parse({"epochs": text})["epochs"] == value
+
+
+@pytest.mark.parametrize("text", ["5.5", "0", "-1", "ten", "nan", "inf", "1e400", "[5]"])
+def test_a_bad_integer_is_refused_with_its_name_value_and_range(text: str) -> None:
+    with pytest.raises(HyperparameterError) as caught:
+        MXNET.parse({"epochs": text})
+    assert f"epochs={text!r}: expected an integer ≥ 1" in str(caught.value)
+
+
+def test_all_problems_are_reported_together() -> None:
+    given = {"epochs": "zero", "optimizer": "sdg", "learningrate": "0.1", "learning_rate": "2"}
+    with pytest.raises(HyperparameterError) as caught:
+        MXNET.parse(given)
+    message = str(caught.value)
+    assert message.startswith("4 hyperparameter problems: ")
+    assert "epochs='zero'" in message
+    assert "optimizer='sdg': expected one of sgd, adam, rmsprop, nag" in message
+    assert "('learningrate' was unexpected): did you mean 'learning_rate'?" in message
+    assert "learning_rate='2': expected a number ≥ 0 and ≤ 1" in message
+
+
+def test_a_name_of_the_other_interface_is_explained() -> None:
+    with pytest.raises(HyperparameterError, match="belongs to the tensorflow interface"):
+        MXNET.parse({"batch_size": "32"})
+
+
+def test_keys_that_the_platform_adds_are_ignored() -> None:
+    given = {"sagemaker_region": "eu-west-1", "_tuning_objective_metric": "validation:accuracy"}
+    assert MXNET.parse(given) == MXNET.parse({})
+
+
+def test_every_default_is_itself_a_legal_value() -> None:
+    for interface in INTERFACES.values():
+        for entry in interface.hyperparameters:
+            if entry.default is not None:
+                assert entry.parse(str(entry.default)) == entry.default, entry.name
+
+
+def test_three_spellings_of_train_only_top_layer_mean_the_same_and_exclude_each_other() -> None:
+    for name in ("train_only_top_layer", "train_only_on_top_layer", "train_only_on_top"):
+        assert TENSORFLOW.parse({name: "True"})["train_only_top_layer"] is True
+    with pytest.raises(HyperparameterError, match="mean the same"):
+        TENSORFLOW.parse({"train_only_top_layer": "True", "train_only_on_top": "True"})
+
+
+def test_what_this_version_cannot_honour_is_refused_and_never_ignored() -> None:
+    with pytest.raises(HyperparameterError, match="multi_label='1': the built-in has it"):
+        MXNET.parse({"multi_label": "1"})
+
+
+def test_a_required_hyperparameter_that_is_missing_is_named() -> None:
+    entry = Hyperparameter("classes", "integer", None, "How many.", minimum=1, required=True)
+    with pytest.raises(HyperparameterError, match="classes is required: an integer ≥ 1"):
+        parse_all([entry], {})
+
+
+@pytest.mark.parametrize(
+    ("channels", "interface"),
+    [(["train", "validation"], "mxnet"), (["training"], "tensorflow")],
+)
+def test_the_interface_is_recognised_from_the_channels(channels: list[str], interface: str) -> None:
+    assert recognise(channels, {}).name == interface
+
+
+def test_channels_of_both_interfaces_are_a_clear_error() -> None:
+    with pytest.raises(ChannelError, match="both channels train and training"):
+        recognise(["train", "training"], {})
+
+
+def test_an_interface_that_contradicts_the_channels_is_a_clear_error() -> None:
+    with pytest.raises(HyperparameterError, match="needs the channel training"):
+        recognise(["train", "validation"], {"interface": '"tensorflow"'})
+
+
+def test_no_training_channel_is_a_clear_error_that_names_what_came() -> None:
+    with pytest.raises(ChannelError, match=r"Missing required channel: train .*\['validation'\]"):
+        recognise(["validation"], {})
+
+
+def settings(interface: str, **given: str) -> object:
+    return settings_of(interface, INTERFACES[interface].parse(given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr_scheduler_step": "20,10"}, "expected rising epochs"),
+        ({"lr_scheduler_step": "ten"}, "expected rising epochs"),
+        ({"lr_schedule": "step"}, "needs lr_scheduler_step"),
+        ({"lr_schedule": "cosine", "lr_scheduler_step": "5"}, "contradict"),
+        ({"image_shape": "4,224,224"}, "1 or 3 channels"),
+        ({"image_shape": "224"}, "channels,height,width"),
+        ({"image_shape": "3,224,224", "resize": "200"}, "must not be below image_shape"),
+        ({"resize": "256", "resize_mode": "squash"}, "leave resize out"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(HyperparameterError, match=message):
+        settings("mxnet", **given)
+
+
+def test_an_unknown_backbone_suggests_the_nearest() -> None:
+    with pytest.raises(BackendError, match="efficientnet_lite0"):
+        settings("mxnet", backbone="efficientnet_lite")
+
+
+def test_num_layers_keeps_its_meaning() -> None:
+    for depth in ("18", "152", "20", "110"):
+        found = settings_of("mxnet", MXNET.parse({"num_layers": depth}))
+        assert found.backbone.name == f"resnet{depth}"
+
+
+def test_the_mxnet_interface_crops_and_the_tensorflow_interface_squashes() -> None:
+    mxnet = settings_of("mxnet", MXNET.parse({"resize": "256"}))
+    tensorflow = settings_of("tensorflow", TENSORFLOW.parse({}))
+    assert (mxnet.preprocessing.mode, mxnet.preprocessing.resize) == ("crop", 256)
+    assert (tensorflow.preprocessing.mode, tensorflow.preprocessing.resize) == ("squash", None)
+
+
+def test_published_jobs_of_the_mxnet_built_in_are_understood() -> None:
+    """The hyperparameters of the public Caltech-256 notebooks, letter by letter."""
+    job = {
+        "num_layers": "18",
+        "image_shape": "3,224,224",
+        "num_classes": "257",
+        "num_training_samples": "15420",
+        "mini_batch_size": "128",
+        "epochs": "2",
+        "learning_rate": "0.01",
+        "top_k": "2",
+        "resize": "256",
+        "checkpoint_frequency": "2",
+        "use_pretrained_model": "1",
+        "precision_dtype": "float32",
+        "optimizer": "sgd",
+        "lr_scheduler_step": "10, 20",
+        "augmentation_type": "crop_color_transform",
+    }
+    found = settings_of("mxnet", MXNET.parse(job))
+    assert (found.backbone.name, found.classes, found.top_k) == ("resnet18", 257, 2)
+    assert found.schedule.step_epochs == (10, 20)
+    assert found.use_pretrained

@@ -1,0 +1,71 @@
+"""The package's own papers agree with each other."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import image_classification
+from image_classification.cli import parser
+
+REPOSITORY = Path(__file__).parent.parent.parent
+COMMANDS = [
+    "list",
+    "pack",
+    "inspect",
+    "preprocess",
+    "train",
+    "evaluate",
+    "predict",
+    "serve",
+    "export",
+]
+
+
+def test_the_changelogs_newest_version_is_the_packages() -> None:
+    newest = re.search(r"^## ([\d.]+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest.group(1) == image_classification.__version__
+    assert f'version = "{image_classification.__version__}"' in (
+        REPOSITORY / "pyproject.toml"
+    ).read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text and f"image-classification {command}" in text
+
+
+def test_the_generated_references_match_the_declarations() -> None:
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "docs", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("program", ["train/train", "train/preprocess", "serve/serve"])
+def test_the_containers_programs_run_the_package(program: str) -> None:
+    path = REPOSITORY / "containers" / program
+    assert path.stat().st_mode & 0o111, f"{path} is not executable"
+    done = subprocess.run(
+        [path, "--help"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"image-classification {path.name}" in done.stdout
+
+
+def test_every_pin_says_why_it_is_there() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    for line in text.splitlines():
+        if re.match(r'\s+"[a-z0-9-]+(==|>=)', line):
+            assert re.search(r'",\s+# .{10,}', line), line

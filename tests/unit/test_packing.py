@@ -1,0 +1,397 @@
+"""Packing: what is stored, what is refused, and that a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_classification.cli import records
+from image_classification.data import recordio
+from image_classification.data.images import decode
+from image_classification.data.labels import LabelMap
+from image_classification.data.listing import ListEntry, write_list
+from image_classification.data.packing import PackReport, pack
+from image_classification.data.recordio import RecordFile
+from image_classification.data.transcoding import Transcoding
+from image_classification.data.tree import walk
+from image_classification.errors import DataError, UsageError
+
+
+def encoded(height: int, width: int, kind: str = "JPEG", mode: str = "RGB", seed: int = 0) -> bytes:
+    generator = np.random.default_rng(seed)
+    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
+    content = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(content, kind)
+    return content.getvalue()
+
+
+def build(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
+    """An image root, and a list of the images in the order given, each of class 0."""
+    root = folder / "images"
+    for name, content in images.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    path = folder / "data.lst"
+    write_list(path, [ListEntry(number, (0.0,), name) for number, name in enumerate(images)])
+    return path, root
+
+
+def transcode_one(folder: Path, content: bytes, transcoding: Transcoding) -> bytes:
+    path, root = build(folder, {"image": content})
+    pack(path, root, folder / "data.rec", transcoding=transcoding)
+    with RecordFile(folder / "data.rec") as file:
+        return file.read_image(0).content
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("images", "data.lst"))
+
+
+@pytest.mark.parametrize(
+    ("size", "transcoding", "expected"),
+    [
+        ((375, 500), Transcoding(resize=256), (256, 341)),
+        ((500, 375), Transcoding(resize=256), (341, 256)),
+        ((500, 375), Transcoding(resize=256, center_crop=True), (256, 256)),
+        ((500, 375), Transcoding(center_crop=True), (375, 375)),
+        ((501, 375), Transcoding(resize=100), (133, 100)),
+        ((1503, 1125), Transcoding(resize=100), (133, 100)),
+        ((30, 20), Transcoding(resize=64), (96, 64)),
+        ((30, 20), Transcoding(), (30, 20)),
+    ],
+)
+def test_the_geometry_is_that_of_im2rec(
+    tmp_path: Path, size: tuple[int, int], transcoding: Transcoding, expected: tuple[int, int]
+) -> None:
+    stored = transcode_one(tmp_path, encoded(*size), transcoding)
+    assert decode(stored).shape == (*expected, 3)
+
+
+def test_the_crop_is_made_before_the_resize_and_from_the_middle(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 101, 3), np.uint8)
+    pixels[:, 30:70] = 200  # the middle square: floor((101 − 40) / 2) = 30
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    stored = transcode_one(
+        tmp_path, content.getvalue(), Transcoding(resize=20, center_crop=True, encoding=".png")
+    )
+    assert np.array_equal(decode(stored), np.full((20, 20, 3), 200))
+
+
+def test_a_large_jpeg_gives_the_pixels_of_a_full_decode(tmp_path: Path) -> None:
+    """The packer decodes at a fraction of the size; what it stores must not show it."""
+    content = encoded(1200, 1600)
+    stored = transcode_one(tmp_path, content, Transcoding(resize=128, encoding=".png"))
+    image = Image.fromarray(decode(content)).resize((170, 128), Image.Resampling.BILINEAR)
+    assert np.abs(decode(stored).astype(int) - np.asarray(image).astype(int)).mean() < 1.0
+
+
+def test_the_orientation_is_applied_when_transcoding_and_kept_when_not(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(content, "JPEG", exif=exif)
+    stored = transcode_one(tmp_path, content.getvalue(), Transcoding())
+    assert decode(stored).shape == (40, 20, 3)
+    pack(tmp_path / "data.lst", tmp_path / "images", tmp_path / "data.rec")
+    with RecordFile(tmp_path / "data.rec") as file:
+        assert file.read_image(0).content == content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "stored_mode"),
+    [("RGB", 1, "RGB"), ("L", 1, "RGB"), ("RGB", 0, "L"), ("L", -1, "L"), ("RGB", -1, "RGB")],
+)
+@pytest.mark.parametrize("encoding", [".jpg", ".png"])
+def test_the_color_option_decides_the_channels(
+    tmp_path: Path, mode: str, color: int, stored_mode: str, encoding: str
+) -> None:
+    transcoding = Transcoding(color=color, encoding=encoding)
+    stored = transcode_one(tmp_path, encoded(20, 30, mode=mode), transcoding)
+    with Image.open(io.BytesIO(stored)) as image:
+        assert (image.mode, image.format) == (
+            stored_mode,
+            {".jpg": "JPEG", ".png": "PNG"}[encoding],
+        )
+
+
+@pytest.mark.parametrize(
+    "options", [{"resize": -1}, {"quality": 0}, {"quality": 101}, {"encoding": "x"}, {"color": 2}]
+)
+def test_an_impossible_transcoding_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        Transcoding(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transcoding", [None, Transcoding(resize=16)])
+def test_any_number_of_workers_writes_the_same_file(
+    tmp_path: Path, transcoding: Transcoding | None
+) -> None:
+    images = {f"{n}.jpg": encoded(20 + n, 30, seed=n) for n in range(60)}
+    path, root = build(tmp_path, images)
+    contents = []
+    for workers in (1, 2, 7):
+        output = tmp_path / f"{workers}.rec"
+        pack(path, root, output, transcoding=transcoding, workers=workers)
+        contents.append((output.read_bytes(), output.with_suffix(".idx").read_bytes()))
+    assert contents[0] == contents[1] == contents[2]
+
+
+GOOD = encoded(20, 30)
+BAD = {
+    "empty.jpg": (b"", "got 0 bytes"),
+    "text.jpg": (b"not an image at all", "expected an image"),
+    "half.jpg": (GOOD[: len(GOOD) // 2], "truncated or corrupt"),
+    "half.png": (encoded(20, 30, "PNG")[:-40], "truncated or corrupt"),
+}
+
+
+@pytest.mark.parametrize("transcoding", [None, Transcoding()])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_fails_the_pack_by_name_and_leaves_nothing(
+    tmp_path: Path, name: str, transcoding: Transcoding | None
+) -> None:
+    path, root = build(tmp_path, {"good.jpg": GOOD, name: BAD[name][0]})
+    with pytest.raises(DataError, match="expected at most 0 unusable images, got 1 of 2") as raised:
+        pack(path, root, tmp_path / "data.rec", transcoding=transcoding)
+    assert f"{name}: " in str(raised.value) and BAD[name][1] in str(raised.value)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_failed_pack_keeps_an_older_record_file(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"good.jpg": GOOD})
+    pack(path, root, tmp_path / "data.rec")
+    before = (tmp_path / "data.rec").read_bytes()
+    (root / "good.jpg").unlink()
+    with pytest.raises(DataError):
+        pack(path, root, tmp_path / "data.rec")
+    assert (tmp_path / "data.rec").read_bytes() == before
+    assert left_behind(tmp_path) == ["data.idx", "data.rec"]
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, root = build(tmp_path, {f"{n}.jpg": GOOD for n in range(50)})
+
+    def fail(self: object, payload: bytes, key: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(recordio.RecordWriter, "write", fail)
+    with pytest.raises(DataError, match=r"data\.rec cannot be written: No space left"):
+        pack(path, root, tmp_path / "data.rec")
+    assert left_behind(tmp_path) == []
+
+
+def test_an_interrupted_pack_leaves_nothing(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {f"{n}.jpg": GOOD for n in range(50)})
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(path, root, tmp_path / "data.rec", on_progress=interrupt)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("max_bad", [2, 0.5])
+def test_bad_images_within_the_budget_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, max_bad: float
+) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": b"", "c.jpg": GOOD, "d.jpg": b"text"})
+    (root / "d.jpg").unlink()
+    report = pack(path, root, tmp_path / "data.rec", max_bad=max_bad)
+    assert report.packed == 2
+    assert [(image.id, image.path) for image in report.skipped] == [(1, "b.jpg"), (3, "d.jpg")]
+    assert "no such file below" in report.skipped[1].reason
+    assert "b.jpg cannot be packed" in caplog.text
+    with RecordFile(tmp_path / "data.rec") as file:
+        assert file.keys is not None and file.keys.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("max_bad", [1, 0.49])
+def test_more_bad_images_than_the_budget_fail(tmp_path: Path, max_bad: float) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": b"", "c.jpg": GOOD, "d.jpg": b"text"})
+    with pytest.raises(DataError, match="at most 1 unusable images, got 2 of 4"):
+        pack(path, root, tmp_path / "data.rec", max_bad=max_bad)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_wrong_root_is_suspected_when_no_image_is_there(tmp_path: Path) -> None:
+    path, _ = build(tmp_path, {f"{n}.jpg": GOOD for n in range(12)})
+    with pytest.raises(DataError, match=r"is .*elsewhere the root of the list") as raised:
+        pack(path, tmp_path / "elsewhere", tmp_path / "data.rec", max_bad=1.0)
+    assert "and 2 more, named in the log" in str(raised.value)
+
+
+def test_an_empty_list_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "data.lst").write_bytes(b"\n")
+    with pytest.raises(DataError, match="expected a list of images, got an empty file"):
+        pack(tmp_path / "data.lst", tmp_path, tmp_path / "data.rec")
+
+
+def test_a_list_from_windows_packs_the_same_file(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"a/b.jpg": GOOD, "a/c.jpg": GOOD})
+    pack(path, root, tmp_path / "unix.rec")
+    path.write_bytes(path.read_bytes().replace(b"/", b"\\").replace(b"\n", b"\r\n"))
+    pack(path, root, tmp_path / "windows.rec")
+    assert (tmp_path / "windows.rec").read_bytes() == (tmp_path / "unix.rec").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("labels", "pack_labels", "flag", "packed"),
+    [
+        ((3.0,), False, 0, (3.0,)),
+        ((3.0,), True, 0, (3.0,)),
+        ((3.0, 0.5), False, 0, (3.0,)),
+        ((3.0, 0.5), True, 2, (3.0, 0.5)),
+    ],
+)
+def test_several_labels_are_stored_only_when_asked_for(
+    tmp_path: Path, labels: Sequence[float], pack_labels: bool, flag: int, packed: Sequence[float]
+) -> None:
+    _, root = build(tmp_path, {"a.jpg": GOOD})
+    write_list(tmp_path / "data.lst", [ListEntry(7, tuple(labels), "a.jpg")])
+    pack(tmp_path / "data.lst", root, tmp_path / "data.rec", pack_labels=pack_labels)
+    with RecordFile(tmp_path / "data.rec") as file:
+        assert file.record_headers["flag"].tolist() == [flag]
+        assert file.read_image(0).header.labels == packed
+
+
+def test_the_report_and_the_progress_count_what_was_done(tmp_path: Path) -> None:
+    _, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD, "c.jpg": GOOD})
+    lines = [ListEntry(n, (n % 2,), f"{name}.jpg") for n, name in enumerate("abc")]
+    write_list(tmp_path / "data.lst", lines)
+    seen: list[tuple[int, int]] = []
+    output = tmp_path / "data.rec"
+    report = pack(
+        tmp_path / "data.lst", root, output, on_progress=lambda *count: seen.append(count)
+    )
+    size = output.stat().st_size
+    assert report == PackReport(str(output), 3, (), {0.0: 2, 1.0: 1}, size)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert json.loads(json.dumps(report.to_json()))["class_counts"] == {"0": 2, "1": 1}
+
+
+def test_the_label_map_goes_with_the_records(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD})
+    LabelMap(("cat",)).write(tmp_path / "labels.json")
+    pack(path, root, tmp_path / "channel" / "data.rec")
+    assert LabelMap.read(tmp_path / "channel" / "labels.json").names == ("cat",)
+
+
+def test_a_side_too_long_for_a_jpeg_is_a_bad_image(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"a.png": encoded(1, 300, "PNG"), "b.jpg": GOOD})
+    with pytest.raises(DataError, match="sides of at most 65500 pixels in a JPEG, got 76800 × 256"):
+        pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=256))
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    records.add_commands(parser.add_subparsers())
+    namespace = parser.parse_args(arguments)
+    code: int = namespace.run(namespace)
+    return code
+
+
+def test_the_commands_go_from_folders_to_records_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {f"{name}/{n}.jpg": encoded(20, 30, seed=n) for name in ("cat", "dog") for n in (1, 2)}
+    _, root = build(tmp_path, images)
+    assert run("list", str(tmp_path / "out" / "data"), str(root)) == 0
+    assert capsys.readouterr().out == "cat 0\ndog 1\n"
+    assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("cat", "dog")
+    assert run("pack", str(tmp_path / "out" / "data.lst"), str(root)) == 0
+    record_file = tmp_path / "out" / "data.rec"
+    assert f"{record_file}: 4 records" in capsys.readouterr().out
+    assert run("inspect", str(record_file), "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["records"], summary["labels"]) == (4, {"0": 2, "1": 2})
+    assert (summary["formats"], summary["index"]) == ({"JPEG": 4}, "agrees")
+    assert run("inspect", str(record_file), "--extract", str(tmp_path / "back")) == 0
+    back = {path.relative_to(tmp_path / "back").as_posix() for path in tmp_path.glob("back/*/*")}
+    assert back == {"0/0.jpg", "0/1.jpg", "1/2.jpg", "1/3.jpg"}
+    first = walk(root).entries[0].path
+    assert (tmp_path / "back" / "0" / "0.jpg").read_bytes() == (root / first).read_bytes()
+    with pytest.raises(DataError, match="extract into an empty folder"):
+        run("inspect", str(record_file), "--extract", str(tmp_path / "back"))
+
+
+def test_one_record_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.png": encoded(7, 9, "PNG")})
+    pack(path, root, tmp_path / "data.rec")
+    assert run("inspect", str(tmp_path / "data.rec"), "--record", "1", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {name: shown[name] for name in ("record", "key", "id", "labels", "flag")} == {
+        "record": 1,
+        "key": 1,
+        "id": 1,
+        "labels": [0.0],
+        "flag": 0,
+    }
+    assert (shown["format"], shown["width"], shown["height"]) == ("PNG", 9, 7)
+    with pytest.raises(DataError, match="expected a record from 0 to 1, got 2"):
+        run("inspect", str(tmp_path / "data.rec"), "--record", "2")
+
+
+def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> None:
+    with recordio.RecordWriter(tmp_path / "data.rec") as writer:
+        for content in (GOOD, b"raw", GOOD):
+            record = recordio.pack_image_record(recordio.RecordHeader(1.0, 5), content)
+            writer.write(record, 5)
+    assert run("inspect", str(tmp_path / "data.rec"), "--extract", str(tmp_path / "back")) == 0
+    names = sorted(path.name for path in (tmp_path / "back" / "1").iterdir())
+    assert names == ["5-2.jpg", "5.bin", "5.jpg"]
+
+
+def test_records_that_hold_no_images_are_inspected_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recordio.RecordWriter(tmp_path / "data.rec") as writer:
+        writer.write(b"raw", 0)
+    assert run("inspect", str(tmp_path / "data.rec")) == 0
+    assert "these are not image records" in capsys.readouterr().out
+
+
+def test_the_pack_command_refuses_what_contradicts_itself(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--pass-through .* so --resize, --color cannot be met"):
+        run("pack", "a.lst", "root", "--pass-through", "--resize", "8", "--color", "0")
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("0", 0), ("5", 5), ("1%", 0.01), ("0.5%", 0.005), ("100%", 1.0)]
+)
+def test_the_budget_of_bad_images_is_a_count_or_a_share(
+    tmp_path: Path, text: str, amount: float
+) -> None:
+    parser = argparse.ArgumentParser()
+    records.add_commands(parser.add_subparsers())
+    parsed = parser.parse_args(["pack", "a.lst", "root", "--max-bad", text]).max_bad
+    assert (parsed, type(parsed)) == (amount, type(amount))
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "101%", "nan%", "many"])
+def test_a_budget_that_is_neither_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("pack", "a.lst", "root", f"--max-bad={text}")
+    assert "expected a count as 5 or a share as 1%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["list", "pack", "inspect"])
+def test_every_command_helps_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        run(command, "--help")
+    assert exited.value.code == 0
+    assert f"image-classification {command} " in capsys.readouterr().out
