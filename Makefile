@@ -4,7 +4,7 @@ DATA ?=
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
@@ -17,6 +17,10 @@ install: ## Make .venv with everything needed to develop
 .PHONY: test
 test: ## Run the tests
 	@scripts/test
+
+.PHONY: test-photographs
+test-photographs: ## Train on real photographs and hold the promised figures (minutes)
+	@scripts/test-photographs
 
 .PHONY: check
 check: ## Lint, format, types, spelling

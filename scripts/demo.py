@@ -48,12 +48,11 @@ PICTURES_JOB = {
     "use_pretrained_model": 1,
     "image_shape": "3,224,224",
     "augmentation_type": "crop",
-    "epochs": 4,
+    "train_only_top_layer": 1,
+    "epochs": 5,
     "mini_batch_size": 32,
-    "learning_rate": 0.02,
+    "learning_rate": 0.1,
     "lr_schedule": "cosine",
-    "warmup_epochs": 0.5,
-    "label_smoothing": 0.1,
 }
 
 
@@ -110,7 +109,7 @@ def write_job(hyperparameters: dict[str, object], channels: Path) -> Path:
     text = {name: str(value) for name, value in hyperparameters.items()}
     (config / "hyperparameters.json").write_text(json.dumps(text, indent=1))
     channel = {"ContentType": "application/x-recordio", "TrainingInputMode": "File"}
-    inputs = {name: channel for name in ("train", "validation")}
+    inputs = dict.fromkeys(("train", "validation"), channel)
     (config / "inputdataconfig.json").write_text(json.dumps(inputs, indent=1))
     for name in inputs:
         shutil.copytree(channels / name, job / "input" / "data" / name)

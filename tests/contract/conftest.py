@@ -34,9 +34,7 @@ def small_channels(
 
 
 @pytest.fixture(scope="session")
-def trained_job(
-    tmp_path_factory: pytest.TempPathFactory, small_channels: dict[str, Path]
-) -> Path:
+def trained_job(tmp_path_factory: pytest.TempPathFactory, small_channels: dict[str, Path]) -> Path:
     """The tree of a finished job of the mxnet interface."""
     base = write_job(tmp_path_factory.mktemp("job") / "ml", HYPERPARAMETERS, small_channels)
     done = run_train(base)

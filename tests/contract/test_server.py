@@ -47,7 +47,11 @@ def test_an_image_is_answered_with_the_bare_array_of_the_mxnet_interface(
 
 @pytest.mark.parametrize(
     "accept",
-    ["application/json;verbose", "application/json; verbose", "text/html, application/json;Verbose"],
+    [
+        "application/json;verbose",
+        "application/json; verbose",
+        "text/html, application/json;Verbose",
+    ],
 )
 def test_verbose_answers_carry_labels(server: Server, red: bytes, accept: str) -> None:
     answer = server.invoke(red, Content_Type="image/jpeg", Accept=accept).json()
@@ -76,7 +80,12 @@ def test_json_lines_are_one_object_on_one_line(server: Server, red: bytes) -> No
         (b"not an image", {}, 400, ["the image cannot be used"]),
         (b"", {}, 400, ["the body is empty"]),
         (None, {"Content_Type": "text/csv"}, 415, ["'text/csv' is not accepted", "image/jpeg"]),
-        (None, {"Accept": "text/html"}, 406, ["'text/html' cannot be produced", "application/json"]),
+        (
+            None,
+            {"Accept": "text/html"},
+            406,
+            ["'text/html' cannot be produced", "application/json"],
+        ),
         (b"\xff" * 200_001, {}, 413, ["200001 bytes", "200000 bytes", "MAX_CONTENT_LENGTH"]),
     ],
 )
@@ -152,8 +161,18 @@ def test_a_port_in_use_ends_the_server_with_a_message(trained_job: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "image_classification", "serve", "--model"]
-            + [str(trained_job / "model"), "--host", "127.0.0.1", "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                "image_classification",
+                "serve",
+                "--model",
+                str(trained_job / "model"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             capture_output=True,
             text=True,
             timeout=60,

@@ -86,7 +86,9 @@ def test_importing_everything_but_the_engines_loads_no_framework() -> None:
         if is_engine and not relative.endswith(("catalog.py", "__init__.py")):
             continue
         module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        names.append("image_classification" if module == "__init__" else f"image_classification.{module}")
+        names.append(
+            "image_classification" if module == "__init__" else f"image_classification.{module}"
+        )
     assert len(names) > 40
     script = (
         f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\n"

@@ -14,9 +14,7 @@ from image_classification.training.evaluation import (
 from image_classification.training.targets import soft_targets
 
 TARGETS = np.array([0, 1, 2, 2])
-SCORES = np.array(
-    [[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]], np.float32
-)
+SCORES = np.array([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]], np.float32)
 
 
 def test_top_k_accuracy_counts_the_true_class_among_the_k_highest() -> None:

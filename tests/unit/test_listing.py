@@ -106,15 +106,15 @@ def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path: Path, name: str) ->
 
 def test_names_that_are_not_utf8_are_kept_byte_for_byte(tmp_path: Path) -> None:
     root = os.fsencode(tmp_path / "images")
-    os.makedirs(root + b"/caf\xe9")
-    with open(root + b"/caf\xe9/\xff.jpg", "wb"):
+    os.makedirs(root + b"/no\xebl")
+    with open(root + b"/no\xebl/\xff.jpg", "wb"):
         pass
     found = walk(tmp_path / "images")
     write_list(tmp_path / "data.lst", found.entries)
-    assert (tmp_path / "data.lst").read_bytes() == b"0\t0.000000\tcaf\xe9/\xff.jpg\n"
+    assert (tmp_path / "data.lst").read_bytes() == b"0\t0.000000\tno\xebl/\xff.jpg\n"
     assert read_list(tmp_path / "data.lst") == found.entries
     found.labels.write(tmp_path / "labels.json")
-    assert LabelMap.read(tmp_path / "labels.json").names == ("caf\\xe9",)
+    assert LabelMap.read(tmp_path / "labels.json").names == ("no\\xebl",)
 
 
 def test_the_walk_has_im2recs_order_and_class_numbers(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ COMMANDS = [
 def test_the_changelogs_newest_version_is_the_packages() -> None:
     newest = re.search(r"^## ([\d.]+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest and newest.group(1) == image_classification.__version__
-    assert f'version = "{image_classification.__version__}"' in (
-        REPOSITORY / "pyproject.toml"
-    ).read_text()
+    assert (
+        f'version = "{image_classification.__version__}"'
+        in (REPOSITORY / "pyproject.toml").read_text()
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -226,11 +226,24 @@ def test_more_bad_images_than_the_budget_fail(tmp_path: Path, max_bad: float) ->
     assert left_behind(tmp_path) == []
 
 
-def test_a_wrong_root_is_suspected_when_no_image_is_there(tmp_path: Path) -> None:
+def test_a_wrong_root_is_suspected_when_no_image_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, _ = build(tmp_path, {f"{n}.jpg": GOOD for n in range(12)})
     with pytest.raises(DataError, match=r"is .*elsewhere the root of the list") as raised:
         pack(path, tmp_path / "elsewhere", tmp_path / "data.rec", max_bad=1.0)
-    assert "and 2 more, named in the log" in str(raised.value)
+    assert "and 2 more; not one image could be used" in str(raised.value)
+    assert not caplog.messages
+
+
+def test_bad_images_beyond_the_first_ten_are_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {f"{n}.jpg": GOOD if n == 5 else b"" for n in range(13)})
+    with pytest.raises(DataError, match="and 2 more, named in the log"):
+        pack(path, root, tmp_path / "data.rec")
+    logged = [message.split(" ")[0] for message in caplog.messages]
+    assert logged == [f"{n}.jpg" for n in range(13) if n != 5]
 
 
 def test_an_empty_list_is_an_error(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ class Backbone:
     license: str = "Apache-2.0"
     source: str = ""
 
+    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std), one value per channel; a grey image takes the means of the RGB values."""
+        return _per_channel(self.mean, channels), _per_channel(self.std, channels)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -67,9 +67,10 @@ def evaluate(namespace: argparse.Namespace) -> int:
 
     with open_artifact(namespace.model) as artifact:
         source = open_labelled(namespace.data, artifact.labels)
-        model = Model(artifact, environment.cpu_count())
+        model = Model(artifact)
+        threads = environment.cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
-            outcomes, skipped = predict_source(model, source, progress.advance)
+            outcomes, skipped = predict_source(model, source, threads, progress.advance)
         metrics = metrics_of(outcomes, namespace.top_k)
     if namespace.json:
         _write(

@@ -61,8 +61,8 @@ def _add_list(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command = subparsers.add_parser(
         "list",
         help="write lists (.lst) of the images below a folder",
-        description="Number the images below ROOT and their folders, the classes. Prints a line "
-        "FOLDER NUMBER for each class, and writes the lists and labels.json beside them.",
+        description="Number the images below ROOT and their folders, the classes.\n"
+        "Prints a line FOLDER NUMBER for each class; writes lists, and labels.json beside them.",
         epilog=_LIST_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -110,7 +110,7 @@ def _add_pack(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command = subparsers.add_parser(
         "pack",
         help="pack the images of a list into a record file (.rec, .idx)",
-        description="Pack the images of LIST, whose paths are relative to ROOT, in its order. "
+        description="Pack the images of LIST, whose paths are relative to ROOT, in its order.\n"
         "Without a transcoding option the image files are stored byte for byte.",
         epilog=_PACK_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -81,7 +81,12 @@ HYPERPARAMETERS = (
     Hyperparameter(
         "gamma", "continuous", 0.9, "rmsprop: decay of the squared gradient's average.", 0, 1
     ),
-    Hyperparameter("image_shape", "text", None, "Network input: channels,height,width."),
+    Hyperparameter(
+        "image_shape",
+        "text",
+        None,
+        "Network input as channels,height,width; unset: 3,224,224 or the backbone's own.",
+    ),
     Hyperparameter(
         "kv_store",
         "categorical",

@@ -6,7 +6,6 @@ In: the class names in index order. Out: `labels.json`, `{"labels": ["daisy", "r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +60,6 @@ class LabelMap:
             raise DataError(
                 f'{path}: expected {{"labels": ["name of class 0", …]}}, got {error!r}'
             ) from error
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f'{path}: "labels" must be a list of strings, got {names!r:.200}')
         return cls(tuple(names))

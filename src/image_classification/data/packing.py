@@ -132,21 +132,29 @@ def pack(
 
 
 class _Tally:
-    """Counts results as they come, and says in the log what was wrong."""
+    """Counts results as they come, and says in the log what was wrong.
+
+    Bad images are logged once a good one has been seen: where there is none, as with a wrong root,
+    the error says so and a million lines would hide it.
+    """
 
     def __init__(self, list_path: Path) -> None:
         self._list_path = list_path
         self.skipped: list[SkippedImage] = []
         self._counts: Counter[float] = Counter()
         self._has_back_slashes = False
+        self._logged = 0
 
     def add(self, result: _Packed) -> None:
         entry = result.entry
         if result.reason is None:
             self._counts[entry.labels[0]] += 1
         else:
-            _log.warning("%s cannot be packed: %s", entry.path, result.reason)
             self.skipped.append(SkippedImage(entry.id, entry.path, result.reason))
+        if self._counts and self._logged < len(self.skipped):
+            for image in self.skipped[self._logged :]:
+                _log.warning("%s cannot be packed: %s", image.path, image.reason)
+            self._logged = len(self.skipped)
         if result.has_back_slashes and not self._has_back_slashes:
             self._has_back_slashes = True
             _log.warning("%s: the back-slashes of its paths were read as /", self._list_path)
@@ -234,10 +242,12 @@ def _check_skipped(
     if len(skipped) <= allowed and len(skipped) < total:
         return
     named = "; ".join(f"{image.path}: {image.reason}" for image in skipped[:_NAMED])
-    more = f"; and {len(skipped) - _NAMED} more, named in the log" if len(skipped) > _NAMED else ""
-    advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
+    more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
     if len(skipped) == total:
         advice = f"not one image could be used: is {root} the root of the list?"
+    else:
+        more += ", named in the log" if more else ""
+        advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
     raise DataError(
         f"expected at most {allowed} unusable images, got {len(skipped)} of {total}: "
         f"{named}{more}; {advice}; nothing was written"

@@ -47,8 +47,7 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 IMAGE_HEADER_TYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
 
 _REMEDY = (
-    "the records before it are sound; copy the file again, pack it again, or read what is left "
-    "with resync=True (inspect --resync)"
+    "copy the file again, pack it again, or read what is left with resync=True (inspect --resync)"
 )
 
 Mapped = mmap.mmap | bytes
@@ -62,10 +61,11 @@ class PartDamage(Exception):
         super().__init__(what)
         self.position = position
 
-    def named(self, path: Path, record: int, remedy: str = _REMEDY) -> RecordError:
+    def named(self, path: Path, record: int) -> RecordError:
         """The error for the user."""
+        before = f"the {record} records before it are sound" if record else "is it a record file?"
         return RecordError(
-            f"{path}: damaged at byte {self.position}, record {record}: {self}; {remedy}"
+            f"{path}: damaged at byte {self.position}, record {record}: {self}; {before}; {_REMEDY}"
         )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from image_classification.data.headers import ImageHeader, read_header
 from image_classification.data.images import decode, encode_jpeg, encode_png, resize
 from image_classification.data.samples import UInt8Array
@@ -108,7 +110,7 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
     if image.shape[:2] == target:
         return image
     return resize(
-        image,
+        np.ascontiguousarray(image),  # Pillow takes 2 ms to copy a view of a row's middle
         *target,
         box=(
             box[0] - first_column,

@@ -41,7 +41,8 @@ def export_pretrained(
             f"{len(labels)} labels were given, but {backbone.name} has {classes} classes"
         )
     size = backbone.input_size
-    spec = ModelSpec(backbone.name, classes, (3, size, size), backbone.mean, backbone.std)
+    mean, std = backbone.normalisation(3)
+    spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
     engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
     engine.load_state(state)
     weights = {name.removeprefix(WEIGHT_PREFIX): value for name, value in state.items()}
@@ -50,8 +51,8 @@ def export_pretrained(
         width=size,
         resize=backbone.resize,
         interpolation=backbone.interpolation,
-        mean=backbone.mean,
-        std=backbone.std,
+        mean=mean,
+        std=std,
     )
     description = {
         "interface": "tensorflow",

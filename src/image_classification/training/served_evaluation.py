@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -51,24 +52,32 @@ def open_labelled(path: Path, labels: LabelMap) -> Source:
 
 
 def predict_source(
-    model: _Model, source: Source, on_progress: Callable[[], None]
+    model: _Model, source: Source, threads: int, on_progress: Callable[[], None]
 ) -> tuple[Outcomes, list[tuple[str, str]]]:
-    """(outcomes of the usable samples, (key, reason) of the others); one image at a time."""
-    keys: list[str] = []
-    targets: list[int] = []
+    """(outcomes of the usable samples, (key, reason) of the others), in the source's order.
+
+    One image at a time on each of `threads` threads, as the server does it.
+    """
+
+    def predict(index: int) -> FloatArray | ImageError:
+        try:
+            (prediction,) = model.predict([source.read(index).data])
+        except ImageError as error:
+            return error
+        return prediction.probabilities
+
+    usable: list[int] = []
     rows: list[FloatArray] = []
     skipped: list[tuple[str, str]] = []
-    for index in range(len(source)):
-        try:
-            sample = source.read(index)
-            (prediction,) = model.predict([sample.data])
-        except ImageError as error:
-            skipped.append((source.key(index), str(error)))
-        else:
-            keys.append(sample.key)
-            targets.append(sample.class_index)
-            rows.append(prediction.probabilities)
-        on_progress()
+    with ThreadPoolExecutor(threads) as pool:
+        for index, result in enumerate(pool.map(predict, range(len(source)))):
+            if isinstance(result, ImageError):
+                skipped.append((source.key(index), str(result)))
+            else:
+                usable.append(index)
+                rows.append(result)
+            on_progress()
     if not rows:
         raise DataError(f"{source.name}: no usable image among {len(source)}")
-    return Outcomes(tuple(keys), np.asarray(targets, np.int64), np.stack(rows)), skipped
+    keys = tuple(source.key(index) for index in usable)
+    return Outcomes(keys, source.class_indices[usable], np.stack(rows)), skipped

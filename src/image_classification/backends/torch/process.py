@@ -5,9 +5,11 @@ Measured on 2 cores with EfficientNet-Lite0 at 224 pixels, in milliseconds an im
 - memory: a step frees and allocates hundreds of megabytes; by default glibc returns them to the
   kernel, which clears every 4 KB page again. Kept, in large pages: a training step of 32 images
   82 → 47, a prediction 31 → 10, for 28 % more resident memory.
-- waiting: OpenMP's threads wait in a busy loop for each other and so starve whatever else wants the
-  cores, the threads that decode images above all. Asleep instead, beside one busy process: a
-  training step of 8 images 804–1231 → 73–285, and 383–485 → 73–84 of CPU time.
+- waiting: OpenMP's threads wait for each other in a busy loop of some milliseconds and so starve
+  whatever else wants the cores, the threads that decode images above all. Some microseconds are
+  enough: a training step of 8 images keeps its 44 on idle cores; beside other busy processes
+  113–1623 → 83–145, and CPU time 188–1072 → 90–100. Asleep at once (OMP_WAIT_POLICY=PASSIVE) is as good
+  beside others, but idle cores then go unused (71).
 """
 
 from __future__ import annotations
@@ -30,5 +32,5 @@ def prepare() -> None:
         return
     library.mallopt(_M_MMAP_MAX, 0)
     library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    for name, value in ((b"THP_MEM_ALLOC_ENABLE", b"1"), (b"OMP_WAIT_POLICY", b"PASSIVE")):
+    for name, value in ((b"THP_MEM_ALLOC_ENABLE", b"1"), (b"GOMP_SPINCOUNT", b"1000")):
         library.setenv(name, value, 0)

