@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,23 +158,8 @@ def test_a_port_in_use_ends_the_server_with_a_message(trained_job: Path) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "image_classification",
-                "serve",
-                "--model",
-                str(trained_job / "model"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        options = ["--host", "127.0.0.1", "--port", str(port)]
+        done = run_command("serve", "--model", trained_job / "model", *options)
     assert done.returncode != 0
     assert str(port) in done.stderr + done.stdout
 

@@ -193,6 +193,20 @@ def test_num_classes_below_the_data_is_refused(
     assert "num_classes" in failure
 
 
+def test_a_class_number_beyond_num_classes_is_refused_with_its_record(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    packed = tmp_path / "channels"
+    source = small_channels["train"]
+    assert run_command("preprocess", "--input", source, "--output", packed).returncode == 0
+    channels = {name: packed / name for name in ("train", "validation")}
+    for folder in channels.values():
+        (folder / "labels.json").unlink()
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"num_classes": 2}, channels)
+    failure, _ = failed(base)
+    assert re.search(r"a class outside 0 to 1, the first is train.rec#\d+ with 2", failure)
+
+
 def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

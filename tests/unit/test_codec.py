@@ -9,7 +9,7 @@ from image_classification.data.labels import LabelMap
 from image_classification.errors import RequestError
 from image_classification.serving import codec
 from image_classification.serving.codec import Accept
-from image_classification.serving.models import Prediction
+from image_classification.serving.prediction import Prediction
 
 PREDICTION = Prediction(np.array([0.25, 0.75], np.float32), LabelMap(("cat", "dog")))
 VERBOSE = {"probabilities": [0.25, 0.75], "labels": ["cat", "dog"], "predicted_label": "dog"}

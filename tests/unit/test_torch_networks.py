@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from image_classification import backends
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
 from image_classification.backends.torch import catalog, model
-from image_classification.backends.torch.efficientnet_lite import same_padding
+from image_classification.backends.torch.model.efficientnet_lite import same_padding
 from image_classification.data.samples import Batch
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 

@@ -62,12 +62,13 @@ def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics of an artifact on a data set."""
     from image_classification.artifact import open_artifact
     from image_classification.serving.models import Model
+    from image_classification.serving.runtime import Runtime
     from image_classification.training.evaluation import metrics_of
     from image_classification.training.served_evaluation import open_labelled, predict_source
 
     with open_artifact(namespace.model) as artifact:
         source = open_labelled(namespace.data, artifact.labels)
-        model = Model(artifact)
+        model = Model(artifact, Runtime(artifact.model_file))
         threads = environment.cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, threads, progress.advance)
@@ -106,12 +107,13 @@ def predict(namespace: argparse.Namespace) -> int:
     from image_classification.artifact import open_artifact
     from image_classification.errors import ImageError
     from image_classification.serving.models import Model
+    from image_classification.serving.runtime import Runtime
 
     if namespace.top_k is not None and namespace.top_k < 1:
         raise UsageError(f"--top-k {namespace.top_k}: expected 1 or more")
     failed = False
     with open_artifact(namespace.model) as artifact:
-        model = Model(artifact, environment.cpu_count())
+        model = Model(artifact, Runtime(artifact.model_file, environment.cpu_count()))
         for path in namespace.images:
             try:
                 (prediction,) = model.predict([path.read_bytes()])

@@ -19,6 +19,7 @@ from image_classification.contract import environment
 from image_classification.errors import ImageError, RequestError
 from image_classification.serving import codec
 from image_classification.serving.models import Model
+from image_classification.serving.runtime import Runtime
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def create_server_app() -> Flask:
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
     artifact = read_artifact(Path(environment.MODEL_DIR.read()))
-    model = Model(artifact)
+    model = Model(artifact, Runtime(artifact.model_file))
     manifest = artifact.manifest
     _logger.info(
         "Serving %s (%s classes, %s interface, trained by %s) with %s",

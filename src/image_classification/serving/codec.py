@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from image_classification.errors import RequestError
-from image_classification.serving.models import Prediction
+from image_classification.serving.prediction import Prediction
 
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"

@@ -7,44 +7,25 @@ the same function as validation does in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from image_classification.artifact import Artifact
-from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import prepare
-from image_classification.data.samples import FloatArray
+from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import ArtifactError
-from image_classification.serving.runtime import Runtime
+from image_classification.serving.prediction import Prediction
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image.
+class Graph(Protocol):
+    """What executes the artifact's graph: `runtime.Runtime`."""
 
-    Attributes:
-        probabilities: float32 (classes,), adding to 1.
-        labels: the label map; position = class index.
-    """
+    providers: list[str]
 
-    probabilities: FloatArray
-    labels: LabelMap
-
-    @property
-    def class_index(self) -> int:
-        """The most probable class; the lowest index of equals."""
-        return int(self.probabilities.argmax())
-
-    @property
-    def label(self) -> str:
-        """The name of the most probable class."""
-        return self.labels.names[self.class_index]
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """(name, probability) of the `count` most probable classes, in falling order."""
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels.names[i], float(self.probabilities[i])) for i in order]
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
+        ...
 
 
 class Model:
@@ -52,15 +33,15 @@ class Model:
 
     Args:
         artifact: verified artifact.
-        threads: threads one run of the graph may use.
+        runtime: executes its graph.
 
     Raises:
-        ArtifactError: the graph cannot be loaded, or the first real prediction fails.
+        ArtifactError: the first real prediction does not give what the artifact promises.
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, runtime: Graph) -> None:
         self.artifact = artifact
-        self._runtime = Runtime(artifact.model_file, threads)
+        self._runtime = runtime
         self._warm_up()
 
     @property

@@ -1,15 +1,15 @@
 """What must be set in a process before PyTorch is loaded, for the sake of speed on CPUs.
 
-Measured on 2 cores with EfficientNet-Lite0 at 224 pixels, in milliseconds an image:
+Measured on 2 shared cores with EfficientNet-Lite0 at 224 pixels, in milliseconds an image:
 
 - memory: a step frees and allocates hundreds of megabytes; by default glibc returns them to the
-  kernel, which clears every 4 KB page again. Kept, in large pages: a training step of 32 images
-  82 → 47, a prediction 31 → 10, for 28 % more resident memory.
+  kernel, which clears every 4 KB page again. Kept, in large pages, in CPU time: a training step of
+  32 images 102 → 78, one of the head alone 45 → 21; resident memory 3.1 → 4.0 GB.
 - waiting: OpenMP's threads wait for each other in a busy loop of some milliseconds and so starve
   whatever else wants the cores, the threads that decode images above all. Some microseconds are
-  enough: a training step of 8 images keeps its 44 on idle cores; beside other busy processes
-  113–1623 → 83–145, and CPU time 188–1072 → 90–100. Asleep at once (OMP_WAIT_POLICY=PASSIVE) is as good
-  beside others, but idle cores then go unused (71).
+  enough: a training step of 8 images keeps its 44 on idle cores; beside a busy process it takes
+  83–145 instead of 113–1623. Asleep at once (OMP_WAIT_POLICY=PASSIVE) is as good there, but takes
+  55–71 on idle cores.
 """
 
 from __future__ import annotations

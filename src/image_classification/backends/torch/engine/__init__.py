@@ -25,10 +25,11 @@ from image_classification.backends.base import (
     State,
     World,
 )
-from image_classification.backends.torch import model, optimizer
+from image_classification.backends.torch import model
+from image_classification.backends.torch.engine import optimizer
+from image_classification.backends.torch.engine.ranks import Ranks
+from image_classification.backends.torch.engine.weights import load_weights, pretrained_state
 from image_classification.backends.torch.export import export
-from image_classification.backends.torch.ranks import Ranks
-from image_classification.backends.torch.weights import load_weights, pretrained_state
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
 

@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, State
-from image_classification.backends.torch import efficientnet_lite
-from image_classification.backends.torch.model import Classifier
+from image_classification.backends.torch.model import Classifier, efficientnet_lite
 from image_classification.data.samples import FloatArray
 from image_classification.errors import ArtifactError
 

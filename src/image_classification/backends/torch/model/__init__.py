@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.torch import efficientnet_lite, resnet
+from image_classification.backends.torch.model import efficientnet_lite, resnet
 from image_classification.errors import BackendError
 
 _TIMM_PREFIX = "timm/"
@@ -100,7 +100,7 @@ def build(spec: ModelSpec) -> Classifier:
                 _initialise(part)
     if spec.train_only_head:
         model.freeze_all_but_head()
-    model.to(memory_format=torch.channels_last)  # 12–20 % faster on CPUs, measured
+    model.to(memory_format=torch.channels_last)  # on CPUs 4–17 % less time a step
     return model
 
 

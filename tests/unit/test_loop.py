@@ -1,0 +1,149 @@
+"""The loop hands numbers to an engine and keeps the best of what comes back."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_classification.backends.base import Engine, State
+from image_classification.contract.interface import INTERFACES
+from image_classification.data.loader import Loader
+from image_classification.data.samples import Batch, FloatArray, Sample, UInt8Array
+from image_classification.training.checkpoint import Checkpoints
+from image_classification.training.journal import Journal
+from image_classification.training.loop import Loop
+from image_classification.training.settings import Settings, settings_of
+
+
+class Colours:
+    """Ten 8×8 PNGs: even samples are dark (class 0), odd ones bright (class 1)."""
+
+    name = "colours"
+
+    def __init__(self) -> None:
+        self.class_indices = np.arange(10) % 2
+
+    def __len__(self) -> int:
+        return 10
+
+    def key(self, index: int) -> str:
+        return f"sample{index}"
+
+    def read(self, index: int) -> Sample:
+        body = io.BytesIO()
+        level = 40 + 170 * (index % 2)
+        Image.new("RGB", (8, 8), (level, level, level)).save(body, "PNG")
+        return Sample(self.key(index), index % 2, body.getvalue())
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Result:
+    logits: FloatArray
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        return 0.5, self.logits
+
+
+@dataclass
+class RecordingEngine:
+    """Writes down what it is given; its accuracy in each epoch is decided in advance.
+
+    Its one weight counts the epochs, so the state tells which epoch it came from.
+    """
+
+    right_share: list[float]
+    epoch: int = -1
+    steps: int = 0
+    rates: list[float] = field(default_factory=list)
+    targets: list[FloatArray] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    parameter_count: int = 1
+    trainable_parameter_count: int = 1
+    device: str = "cpu"
+
+    def train_step(self, batch: Batch, learning_rate: float) -> Result:
+        if self.steps % 3 == 0:
+            self.epoch += 1
+        self.steps += 1
+        self.rates.append(learning_rate)
+        self.targets.append(batch.targets.copy())
+        self.keys.extend(batch.keys)
+        return Result(np.zeros((len(batch), 2), np.float32))
+
+    def predict_step(self, images: UInt8Array) -> FloatArray:
+        classes = (images.mean(axis=(1, 2, 3)) > 128).astype(int)
+        logits = np.eye(2, dtype=np.float32)[classes]
+        wrong = round(len(images) * (1 - self.right_share[self.epoch]))
+        logits[:wrong] = 1 - logits[:wrong]
+        return logits * 4
+
+    def state(self) -> State:
+        return {"weight/epoch": np.array(self.epoch), "optimizer/steps": np.array(self.steps)}
+
+    def load_state(self, state: State) -> None:
+        self.epoch = int(state["weight/epoch"])
+
+    def export(self, path: Path) -> None:
+        raise AssertionError("not in the loop")
+
+    def release(self) -> None:
+        pass
+
+
+def run_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEngine]:
+    job = {"epochs": str(len(right_share)), "mini_batch_size": "4", "image_shape": "3,8,8"}
+    values = INTERFACES["mxnet"].parse({"num_layers": "20"} | job | given)
+    settings: Settings = settings_of("mxnet", values)
+    settings = replace(settings, batch_size=4)
+    recorder = RecordingEngine(right_share)
+    engine: Engine = recorder
+    source = Colours()
+    training = Loader(source, settings.preprocessing, 4, shuffle=True, seed=settings.seed)
+    validation = Loader(source, settings.preprocessing, 10)
+    journal = Journal("mxnet", settings.epochs, training.steps)
+    loop = Loop(engine, settings, 2, training, validation, journal, Checkpoints(None, {}))
+    with training, validation:
+        loop.run()
+    return loop, recorder
+
+
+def test_the_engine_ends_with_the_weights_of_the_best_epoch() -> None:
+    loop, engine = run_loop([0.5, 0.9, 0.7])
+    assert loop.history.accuracies == pytest.approx([0.5, 0.9, 0.7])
+    assert loop.history.best_epoch == 1
+    assert engine.epoch == 1
+
+
+def test_every_sample_is_seen_once_an_epoch_and_each_epoch_in_another_order() -> None:
+    _, engine = run_loop([0.5, 0.5])
+    first, second = engine.keys[:10], engine.keys[10:]
+    assert sorted(first) == sorted(second) == [f"sample{i}" for i in range(10)]
+    assert first != second and first != sorted(first)
+
+
+def test_the_schedule_reaches_the_engine_as_a_rate_for_each_step() -> None:
+    _, engine = run_loop([0.5] * 3, learning_rate="0.1", lr_scheduler_step="1,2")
+    assert engine.rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+
+
+def test_targets_are_soft_and_follow_the_samples_through_the_shuffle() -> None:
+    _, engine = run_loop([0.5], label_smoothing="0.2")
+    targets = np.concatenate(engine.targets)
+    classes = [int(key.removeprefix("sample")) % 2 for key in engine.keys]
+    expected = np.where(np.eye(2)[classes] > 0, 0.9, 0.1)
+    np.testing.assert_allclose(targets, expected, atol=1e-6)
+
+
+def test_early_stopping_ends_the_job_and_keeps_the_best() -> None:
+    options = {"early_stopping": "True", "early_stopping_patience": "2"}
+    loop, engine = run_loop([0.9, 0.5, 0.5, 0.5, 0.5], early_stopping_min_epochs="1", **options)
+    assert len(loop.history.epochs) == 3
+    assert engine.epoch == 0
