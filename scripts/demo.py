@@ -22,6 +22,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,9 @@ DIGITS_JOB = {
     "epochs": 6,
     "mini_batch_size": 64,
     "learning_rate": 0.1,
-    "lr_scheduler_step": "4,5",
-    "use_pretrained_model": 0,
+    "lr_schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "label_smoothing": 0.1,
 }
 PICTURES_JOB = {
     "backbone": "efficientnet_lite0",
@@ -137,7 +139,7 @@ def query(model: Path, held_back: Path) -> float:
                     right += answer["predicted_label"] == truth
                     total += 1
                     if index < 3:
-                        say(f"{truth!r} was answered with {json.dumps(answer)}")
+                        say(f"class {truth!r} was answered with {shortened(answer)}")
                     progress.advance()
         return right / total
     finally:
@@ -163,7 +165,7 @@ def wait_for_ping(port: int, server: subprocess.Popen[bytes]) -> http.client.HTT
     raise SystemExit("the server did not come up; its messages are above")
 
 
-def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, object]:
+def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, Any]:
     """The server's verbose JSON for one encoded image."""
     headers = {"Content-Type": "application/x-image", "Accept": "application/json;verbose"}
     connection.request("POST", "/invocations", body=image, headers=headers)
@@ -171,7 +173,16 @@ def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, ob
     body = response.read()
     if response.status != 200:
         raise SystemExit(f"the server answered {response.status}: {body.decode()}")
-    return json.loads(body)
+    return dict(json.loads(body))
+
+
+def shortened(answer: dict[str, Any]) -> str:
+    """The answer as JSON with four decimals, so that it fits a line."""
+    rounded = {
+        name: [round(v, 4) for v in value] if name == "probabilities" else value
+        for name, value in answer.items()
+    }
+    return json.dumps(rounded)
 
 
 def run(*arguments: str | Path) -> None:
