@@ -8,7 +8,7 @@ help: ## Show this help
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
-	@scripts/demo $(DATA)
+	@scripts/demo "$(DATA)"
 
 .PHONY: install
 install: ## Make .venv with everything needed to develop

@@ -68,6 +68,8 @@ def main() -> int:
     channels = WORK / "channels"
     options = ["--resize", "256"] if own else []
     run("preprocess", "--input", images, "--output", channels, *options, *ratios())
+    if not (channels / "test").is_dir():
+        raise SystemExit(f"{images}: every class needs at least three images for the demo")
     job = write_job(PICTURES_JOB if own else DIGITS_JOB, channels)
     run("train", "--base-dir", job)
     accuracy = query(job / "model", channels / "test")

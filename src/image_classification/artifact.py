@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +148,11 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         raise ArtifactError(f"{path}: expected an artifact folder or a model.tar.gz, found nothing")
     with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
         unpack(path, Path(folder))
-        yield read_artifact(Path(folder))
+        try:
+            artifact = read_artifact(Path(folder))
+        except ArtifactError as error:  # the user knows the archive, not where it was unpacked
+            raise ArtifactError(str(error).replace(folder, str(path))) from error
+        yield artifact
 
 
 def unpack(archive: Path, directory: Path) -> None:
@@ -155,13 +160,27 @@ def unpack(archive: Path, directory: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if not (member.isfile() or member.isdir()):
-                    raise ArtifactError(
-                        f"{archive}: {member.name!r} is a link or a device; refused"
-                    )
-                tar.extract(member, directory, filter="data")
+                _unpack_member(tar, member, archive, directory)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
+
+
+def _unpack_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, directory: Path
+) -> None:
+    """One member; written by hand, because Debian 12's Python has no extraction filters yet."""
+    target = (directory / member.name).resolve()
+    if not target.is_relative_to(directory.resolve()):
+        raise ArtifactError(f"{archive}: {member.name!r} lies outside the archive; refused")
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise ArtifactError(f"{archive}: {member.name!r} is a link or a device; refused")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

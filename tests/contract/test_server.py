@@ -6,7 +6,9 @@ import json
 import shutil
 import socket
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,91 @@ def test_predict_names_a_bad_image_and_goes_on(
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["image"] == str(bad) and first["error"]
     assert second["labels"] == ["blue"]
+
+
+def chunked(server: Server, body: bytes) -> bytes:
+    """The raw answer to a body that is sent in chunks, without a Content-Length."""
+    request = (
+        b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(request)
+        for start in range(0, len(body), 16_384):
+            part = body[start : start + 16_384]
+            connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
+def test_a_body_in_chunks_is_answered_and_a_too_large_one_is_413(
+    server: Server, red: bytes
+) -> None:
+    assert chunked(server, red).startswith(b"HTTP/1.1 200 ")
+    assert chunked(server, red + b"\0" * 250_000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_wrong_method_is_405_and_says_which_is_right(server: Server) -> None:
+    answer = server.get("/invocations")
+    assert answer.status == 405
+    assert "POST" in answer.headers["Allow"]
+
+
+def test_many_callers_at_once_all_get_their_own_answer(
+    server: Server, small_channels: dict[str, Path]
+) -> None:
+    images = sorted(small_channels["validation"].rglob("*.jpg")) * 6
+
+    def ask(path: Path) -> str:
+        body = path.read_bytes()
+        answer = server.invoke(body, Content_Type="image/jpeg", Accept="application/json;verbose")
+        return str(json.loads(answer.body)["predicted_label"])
+
+    alone = [ask(path) for path in images[:15]] * 6
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, images)) == alone
+
+
+def test_a_ping_is_answered_while_slow_callers_hold_their_connections(server: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(16)]
+    try:
+        for connection in slow:
+            connection.sendall(head)
+        assert server.get("/ping").status == 200
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_request_that_is_running_when_sigterm_comes_is_answered(
+    trained_job: Path, red: bytes
+) -> None:
+    with running_server(trained_job / "model") as server:
+        head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(red)}\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.sendall(head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + red[:100])
+            time.sleep(0.5)  # the worker has the request and waits for the rest of its body
+            server.process.terminate()
+            time.sleep(0.5)
+            connection.sendall(red[100:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv"),
+        ("MAX_CONTENT_LENGTH", "6MB"),
+        ("SAGEMAKER_BIND_TO_PORT", "99999"),
+    ],
+)
+def test_an_impossible_setting_ends_the_server_before_it_listens(
+    trained_job: Path, variable: str, value: str
+) -> None:
+    done = run_command("serve", "--model", trained_job / "model", **{variable: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith("ClientError: ") and value in done.stderr

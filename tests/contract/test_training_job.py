@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,16 +62,22 @@ def test_the_tensorflow_interface_splits_its_only_channel_and_logs_keras_lines(
         "optimizer": '"adam"',
         "augmentation": "True",
         "augmentation_random_flip": "horizontal",
+        "top_k": "2",
     }
-    base = write_job(tmp_path / "ml", given, {"training": small_channels["train"]})
+    channels = {"training": small_channels["train"], "test": small_channels["validation"]}
+    base = write_job(tmp_path / "ml", given, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
     for metric in INTERFACES["tensorflow"].metrics:
-        assert len(re.findall(metric.regex, done.stdout)) == 1, metric.name
+        expected = 0 if "top_5" in metric.name else 1  # this job asks for the best two
+        assert len(re.findall(metric.regex, done.stdout)) == expected, metric.name
+    assert re.search(r"- top_2_accuracy: \d\.\d{4} - val_loss: ", done.stdout)
+    assert re.search(r"- Test accuracy: \d\.\d{4}\n", done.stdout)
     manifest = read_artifact(base / "model").manifest
     assert manifest["interface"] == "tensorflow"
     assert manifest["metrics"]["training_samples"] == 30
     assert manifest["metrics"]["validation_samples"] == 6
+    assert manifest["metrics"]["test_samples"] == 15
     index = json.loads((base / "model" / "class_label_to_prediction_index.json").read_text())
     assert index == {"blue": 0, "green": 1, "red": 2}
 
@@ -128,12 +138,29 @@ def test_unknown_hyperparameters_fail_with_the_nearest_name(
     assert stderr.startswith("ClientError: ")
 
 
-def test_a_missing_validation_channel_is_named_before_any_framework_is_loaded(
-    tmp_path: Path, small_channels: dict[str, Path]
+def test_a_mistake_in_the_channels_is_named_before_any_framework_is_loaded(
+    tmp_path: Path, small_channels: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "torch.py").write_text("raise SystemExit('torch was imported')")
+    monkeypatch.setenv("PYTHONPATH", str(trap))
     base = write_job(tmp_path / "ml", HYPERPARAMETERS, {"train": small_channels["train"]})
     failure, _ = failed(base)
     assert failure.startswith("ClientError: Missing required channel: validation")
+    whole = write_job(tmp_path / "whole", HYPERPARAMETERS, small_channels)
+    assert "torch was imported" in run_train(whole).stderr
+
+
+def test_validation_may_be_held_out_of_train(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = HYPERPARAMETERS | {"validation_split_ratio": 0.25, "epochs": 1}
+    base = write_job(tmp_path / "ml", given, {"train": small_channels["train"]})
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = read_artifact(base / "model").manifest["metrics"]
+    assert (measured["training_samples"], measured["validation_samples"]) == (27, 9)
 
 
 def test_an_extra_channel_is_named(tmp_path: Path, small_channels: dict[str, Path]) -> None:
@@ -245,7 +272,13 @@ def test_checkpoints_of_another_job_are_refused(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"optimizer": "adam"}))
     done = run_train(base)
     assert done.returncode == 2
-    assert "optimizer was 'sgd' and is 'adam'" in (base / "output" / "failure").read_text()
+    failure = (base / "output" / "failure").read_text()
+    assert "optimizer was" in failure and "'name': 'adam'" in failure
+    config.write_text(
+        json.dumps({k: str(v) for k, v in (HYPERPARAMETERS | {"resize": 60}).items()})
+    )
+    assert run_train(base).returncode == 2
+    assert "preprocessing was" in (base / "output" / "failure").read_text()
 
 
 def test_the_model_channel_starts_from_an_earlier_artifact(
@@ -288,3 +321,79 @@ def test_a_laptop_trains_from_named_folders(
     done = run_command("train", *channels, *options, "--output", tmp_path / "model")
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_artifact(tmp_path / "model").labels.names == ("blue", "green", "red")
+
+
+def test_sigterm_ends_training_with_an_artifact_of_the_best_epoch_and_exit_code_0(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 10_000}, small_channels)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Validation-accuracy" in line:
+            break
+    process.terminate()
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, rest
+    assert "SIGTERM: stopping after this step" in rest
+    measured = read_artifact(base / "model").manifest["metrics"]
+    assert 1 <= measured["epochs"] < 10_000
+
+
+def test_training_that_diverges_says_so_and_leaves_no_artifact(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    diverging = {"optimizer": "adam", "learning_rate": 1, "eps": 0, "beta_2": 0}
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | diverging, small_channels)
+    failure, _ = failed(base)
+    assert "training diverged in epoch" in failure and "learning_rate" in failure
+
+
+def test_records_whose_class_numbers_mean_other_names_are_refused(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    packed = tmp_path / "channels"
+    assert (
+        run_command("preprocess", "--input", small_channels["train"], "--output", packed).returncode
+        == 0
+    )
+    (packed / "validation" / "labels.json").write_text('{"labels": ["red", "blue", "green"]}')
+    channels = {name: packed / name for name in ("train", "validation")}
+    failure, _ = failed(write_job(tmp_path / "ml", HYPERPARAMETERS, channels))
+    assert "labels.json" in failure and "one label map" in failure
+
+
+def test_file_names_that_are_not_utf_8_do_no_harm(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, small_channels)
+    folder = os.fsencode(base / "input" / "data" / "validation" / "red")
+    os.rename(folder + b"/red000.jpg", folder + b"/caf\xe9.jpg")
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    predictions = (base / "output" / "data" / "validation-predictions.jsonl").read_text()
+    assert json.dumps("red/caf\\xe9.jpg") in predictions
+    with open(folder + b"/caf\xe9.jpg", "wb") as file:
+        file.write(b"broken")
+    for path in (base / "model").iterdir():
+        path.unlink()
+    failure, _ = failed(base)
+    assert "caf\\xe9.jpg" in failure
+
+
+def test_an_artifact_without_weights_cannot_start_a_job(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained_job / "model", model)
+    manifest = json.loads((model / "manifest.json").read_text())
+    del manifest["files"]["weights.safetensors"]
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    (model / "weights.safetensors").unlink()
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, small_channels | {"model": model})
+    failure, _ = failed(base)
+    assert "has no weights.safetensors" in failure

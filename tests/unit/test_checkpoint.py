@@ -84,3 +84,15 @@ def test_of_equally_accurate_epochs_the_one_with_the_lower_loss_is_best() -> Non
     history = History([record(0, 0.9, 0.5), record(1, 0.9, 0.3), record(2, 0.8, 0.1)])
     assert history.best_epoch == 1
     assert History([record(0, 0.9, 0.5), record(1, 0.9, 0.5)]).best_epoch == 0
+
+
+def test_without_its_weights_the_best_epoch_is_no_longer_the_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    save_epochs(checkpoints, [0.5, 0.9, 0.6])
+    best = tmp_path / "checkpoint-0001.safetensors"
+    best.write_bytes(best.read_bytes()[:20])
+    found = checkpoints.load_latest()
+    assert found is not None
+    state, history = found
+    assert history.best_epoch == 2 and len(history.epochs) == 3
+    np.testing.assert_array_equal(state["weight/head.bias"], [2, 2])

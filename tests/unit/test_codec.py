@@ -27,6 +27,8 @@ VERBOSE = {"probabilities": [0.25, 0.75], "labels": ["cat", "dog"], "predicted_l
         ("Application/JSON;Verbose;n_predictions=5", Accept("application/json", True)),
         ("text/html, application/jsonlines;verbose", Accept("application/jsonlines", True)),
         ("application/json;q=0.5", Accept("application/json")),
+        ("application/json;q=0, application/jsonlines", Accept("application/jsonlines")),
+        ("*/*;q=0.1, application/jsonlines", Accept("application/jsonlines")),
     ],
 )
 def test_accept_is_understood_as_callers_write_it(header: str | None, accept: Accept) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from image_classification.training.evaluation import (
     Outcomes,
-    confusion_matrix,
+    confusions,
     metrics_of,
     per_class,
     softmax,
@@ -35,11 +35,16 @@ def test_softmax_survives_large_logits_and_adds_to_one() -> None:
     np.testing.assert_allclose(probabilities, [[1, 0], [0.5, 0.5]], atol=1e-6)
 
 
-def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
+def test_what_is_not_a_number_is_never_right() -> None:
+    scores = np.full((4, 3), np.nan, np.float32)
+    assert top_k_accuracy(TARGETS, scores) == 0.0
+    assert top_k_accuracy(TARGETS, scores, 2) == 0.0
+
+
+def test_confusions_are_pairs_of_true_and_predicted_class() -> None:
     outcomes = Outcomes(("a", "b", "c", "d"), TARGETS, SCORES)
-    matrix = confusion_matrix(outcomes, 3)
-    np.testing.assert_array_equal(matrix, [[1, 0, 0], [1, 0, 0], [0, 1, 1]])
-    rows = per_class(matrix, ("x", "y", "z"))
+    assert confusions(outcomes) == {(0, 0): 1, (1, 0): 1, (2, 2): 1, (2, 1): 1}
+    rows = per_class(outcomes, ("x", "y", "z"))
     assert rows[2] == {"label": "z", "samples": 2, "recall": 0.5, "precision": 1.0}
     assert metrics_of(outcomes, 2)["top_k_accuracy_2"] == 0.75
 

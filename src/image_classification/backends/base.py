@@ -1,9 +1,9 @@
 """The protocol of a backend: what the core asks of a deep-learning framework, and nothing else.
 
 A backend is the folder `backends/<name>/` with `catalog.py` (plain data: which backbones exist),
-`model.py` (networks), `engine.py` (`build`, one training step, one prediction step, state) and
-`export.py` (the ONNX graph). Schedules, targets, metrics, checkpoints and reports are the core's:
-they reach a backend as numbers.
+`model` (networks), `engine` (`build`, one training step, one prediction step, state) and `export`
+(the ONNX graph), each a module or a package. Schedules, targets, metrics, checkpoints and reports
+are the core's: they reach a backend as numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The `image-classification` command. Each sub-command imports what it needs when it runs."""
+"""The `image-classification` command. A sub-command imports its framework when it runs."""
 
 from __future__ import annotations
 

@@ -66,9 +66,10 @@ def evaluate(namespace: argparse.Namespace) -> int:
     from image_classification.training.evaluation import metrics_of
     from image_classification.training.served_evaluation import open_labelled, predict_source
 
+    _check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labelled(namespace.data, artifact.labels)
-        model = Model(artifact, Runtime(artifact.model_file))
+        model = Model(artifact, Runtime(artifact.model_file), _max_pixels())
         threads = environment.cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, threads, progress.advance)
@@ -109,11 +110,11 @@ def predict(namespace: argparse.Namespace) -> int:
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
 
-    if namespace.top_k is not None and namespace.top_k < 1:
-        raise UsageError(f"--top-k {namespace.top_k}: expected 1 or more")
+    _check_top_k(namespace.top_k)
     failed = False
     with open_artifact(namespace.model) as artifact:
-        model = Model(artifact, Runtime(artifact.model_file, environment.cpu_count()))
+        runtime = Runtime(artifact.model_file, environment.cpu_count())
+        model = Model(artifact, runtime, _max_pixels())
         for path in namespace.images:
             try:
                 (prediction,) = model.predict([path.read_bytes()])
@@ -154,7 +155,9 @@ def serve(namespace: argparse.Namespace) -> int:
 
     configured = environment.MODEL_DIR.read()
     model = namespace.model or Path(configured or Path(environment.BASE_DIR.read()) / "model")
-    port = namespace.port or environment.PORT.read_integer(1)
+    port = environment.PORT.read_integer(1) if namespace.port is None else namespace.port
+    if not 1 <= port <= 65535:
+        raise UsageError(f"port {port}: expected 1 to 65535")
     server.serve(model, namespace.host or environment.HOST.read(), port)
     return 0
 
@@ -186,6 +189,15 @@ def export(namespace: argparse.Namespace) -> int:
     export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
     _write(str(namespace.output))
     return 0
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"--top-k {top_k}: expected 1 or more")
+
+
+def _max_pixels() -> int:
+    return environment.MAX_PIXELS.read_integer(1)
 
 
 def _write(line: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.cli.records import max_bad_of
+from image_classification.contract import environment
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import UsageError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PROCESSING_INPUT = Path("/opt/ml/processing/input")
 PROCESSING_OUTPUT = Path("/opt/ml/processing/output")
+
+_DEFAULT_QUALITY = 95
 
 _EPILOG = """\
 examples:
@@ -44,7 +47,9 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="N",
         help="shorter side in pixels (default: files as they are)",
     )
-    command.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, with --resize")
+    command.add_argument(
+        "--quality", type=int, metavar="Q", help="of JPEGs that are encoded again (default: 95)"
+    )
     command.add_argument("--train-ratio", type=float, default=0.8, metavar="R", help="default 0.8")
     command.add_argument("--test-ratio", type=float, default=0.0, metavar="R", help="default 0")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of split and order")
@@ -66,15 +71,17 @@ def run(namespace: argparse.Namespace) -> int:
     if namespace.seed < 0:
         raise UsageError(f"--seed {namespace.seed}: expected 0 or more")
     transcoding = None
-    if namespace.resize is not None:
-        transcoding = Transcoding(resize=namespace.resize, quality=namespace.quality)
+    if namespace.resize is not None or namespace.quality is not None:
+        transcoding = Transcoding(
+            resize=namespace.resize or 0, quality=namespace.quality or _DEFAULT_QUALITY
+        )
     plan = ChannelPlan(
         train_ratio=namespace.train_ratio,
         test_ratio=namespace.test_ratio,
         seed=namespace.seed,
         transcoding=transcoding,
         max_bad=namespace.max_bad,
-        workers=namespace.workers,
+        workers=namespace.workers or environment.cpu_count(),
     )
     with _LateProgress() as on_progress:
         reports = write_channels(namespace.input, namespace.output, plan, on_progress)

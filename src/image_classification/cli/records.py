@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from image_classification.contract import environment
 from image_classification.data.inspection import (
     RecordSummary,
     describe_record,
@@ -233,7 +234,7 @@ def _run_pack(args: argparse.Namespace) -> int:
             args.output or args.list.with_suffix(".rec"),
             transcoding=Transcoding(**options) if options else None,
             pack_labels=args.pack_label,
-            workers=args.workers,
+            workers=args.workers or environment.cpu_count(),
             max_bad=args.max_bad,
             on_progress=show,
         )

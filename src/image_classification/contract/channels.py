@@ -54,9 +54,7 @@ def read_channels(paths: JobPaths) -> dict[str, ChannelInput]:
         return {name: ChannelInput(name, _existing(name, folder)) for name, folder in given}
     config = read_json(paths.config / "inputdataconfig.json")
     if not config:
-        folders = (
-            sorted(p for p in paths.data.glob("*") if p.is_dir()) if paths.data.is_dir() else []
-        )
+        folders = sorted(path for path in paths.data.glob("[!.]*") if path.is_dir())
         return {folder.name: ChannelInput(folder.name, folder) for folder in folders}
     return {name: _configured(name, entry, paths) for name, entry in sorted(config.items())}
 
@@ -70,8 +68,13 @@ def _configured(name: str, entry: object, paths: JobPaths) -> ChannelInput:
             "use File or FastFile"
         )
     path = _existing(name, paths.data / name)
-    content_type = str(settings.get("ContentType") or "").split(";")[0].strip().lower()
-    return ChannelInput(name, path, content_type)
+    content_type, _, parameters = str(settings.get("ContentType") or "").lower().partition(";")
+    if "multi-hot" in parameters:
+        raise ChannelError(
+            f"channel {name}: ContentType {settings['ContentType']!r} asks for several labels an "
+            "image, which this version does not support; use label-format=class-id"
+        )
+    return ChannelInput(name, path, content_type.strip())
 
 
 def _existing(name: str, folder: Path) -> Path:

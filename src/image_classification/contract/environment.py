@@ -60,7 +60,9 @@ CPU_COUNT = Variable(
     "IMAGE_CLASSIFICATION_CPU_COUNT", "0", "CPUs to use; 0 asks the machine and its limits"
 )
 MAX_PIXELS = Variable(
-    "IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 * 2**20), "largest image, in pixels, that is decoded"
+    "IMAGE_CLASSIFICATION_MAX_PIXELS",
+    str(64 * 2**20),
+    "largest image, in pixels, that is trained on or answered",
 )
 PORT = Variable("SAGEMAKER_BIND_TO_PORT", "8080", "TCP port the server listens on")
 HOST = Variable("IMAGE_CLASSIFICATION_HOST", "0.0.0.0", "address the server listens on")  # noqa: S104
@@ -68,9 +70,15 @@ MODEL_DIR = Variable(
     "IMAGE_CLASSIFICATION_MODEL_DIR", "", "artifact to serve; <base>/model when unset"
 )
 SERVER_THREADS = Variable(
-    "SAGEMAKER_GUNICORN_THREADS", "0", "request threads; 0 derives it from the CPUs"
+    "SAGEMAKER_GUNICORN_THREADS",
+    "64",
+    "request threads; as many predictions run at once as there are CPUs",
 )
-SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60", "seconds a request may take")
+SERVER_TIMEOUT = Variable(
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT",
+    "60",
+    "seconds without a sign of life, model loading included, before the worker is replaced",
+)
 MAX_CONTENT_LENGTH = Variable(
     "MAX_CONTENT_LENGTH", str(16 * 2**20), "largest request body in bytes"
 )
@@ -142,11 +150,6 @@ class Cluster:
     current_host: str = "localhost"
     hosts: tuple[str, ...] = field(default=("localhost",))
 
-    @property
-    def is_leader(self) -> bool:
-        """Whether this host writes the model and the metric lines."""
-        return self.current_host == self.hosts[0]
-
 
 def read_cluster(paths: JobPaths) -> Cluster:
     """The cluster from resourceconfig.json; one host without it. Unknown keys are ignored."""
@@ -178,7 +181,9 @@ def cpu_count() -> int:
     setting = CPU_COUNT.read_integer(0)
     if setting:
         return setting
-    return max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus()))
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus()))
+    return os.cpu_count() or 1
 
 
 def _cgroup_cpus() -> int:

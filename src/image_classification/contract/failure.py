@@ -43,8 +43,11 @@ def report_failure(error: BaseException, failure_file: Path | None) -> int:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         _logger.error("%s", trace)
         content += "\n" + trace
-    sys.stderr.write(reason + "\n")
+    sys.stderr.write(reason.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
     if failure_file is not None:
-        failure_file.parent.mkdir(parents=True, exist_ok=True)
-        failure_file.write_text(content, "utf-8")
+        try:
+            failure_file.parent.mkdir(parents=True, exist_ok=True)
+            failure_file.write_text(content, "utf-8", errors="backslashreplace")
+        except OSError as unwritable:  # must not hide the reason itself
+            _logger.error("%s cannot be written: %s", failure_file, unwritable)
     return code

@@ -119,6 +119,11 @@ def unquote(text: str) -> str:
     return plain
 
 
+def parse_one(entry: Hyperparameter, raw: object) -> Value:
+    """The typed value of a JSON value: text as the SDKs write it, or a bare number or null."""
+    return entry.parse(raw if isinstance(raw, str) else json.dumps(raw))
+
+
 def parse_all(
     declared: Iterable[Hyperparameter],
     given: Mapping[str, object],
@@ -149,7 +154,7 @@ def parse_all(
             problems.append(f"{name} and {seen[entry.name]} mean the same: give one of them")
         seen[entry.name] = name
         try:
-            values[entry.name] = entry.parse(raw if isinstance(raw, str) else json.dumps(raw))
+            values[entry.name] = parse_one(entry, raw)
         except HyperparameterError as error:
             problems.append(str(error))
     problems += [

@@ -15,8 +15,9 @@ from image_classification.contract.hyperparameters import (
     Hyperparameter,
     Value,
     parse_all,
-    unquote,
+    parse_one,
 )
+from image_classification.contract.shared_hyperparameters import INTERFACE
 from image_classification.errors import ChannelError, HyperparameterError
 
 
@@ -74,9 +75,7 @@ def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
     """
     names = set(channels)
     found = [entry for entry in INTERFACES.values() if entry.training_channel in names]
-    wanted = unquote(str(hyperparameters.get("interface", ""))).lower()
-    if wanted and wanted not in INTERFACES:
-        raise HyperparameterError(f"interface={wanted!r}: expected one of {', '.join(INTERFACES)}")
+    wanted = parse_one(INTERFACE, hyperparameters.get("interface"))
     if len(found) > 1:
         raise ChannelError(
             "the job has both channels train and training: train belongs to the mxnet interface, "
@@ -89,8 +88,8 @@ def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
         )
     if wanted and found[0].name != wanted:
         raise HyperparameterError(
-            f"interface={wanted!r} needs the channel {INTERFACES[wanted].training_channel}, but "
-            f"the job has {found[0].training_channel}: rename the channel or leave interface out"
+            f"interface={wanted!r} needs the channel {INTERFACES[str(wanted)].training_channel}, "
+            f"but the job has {found[0].training_channel}: rename it or leave interface out"
         )
     return found[0]
 

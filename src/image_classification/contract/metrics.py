@@ -41,6 +41,8 @@ TENSORFLOW_METRICS = (
     Metric("train_loss", rf"- loss: {_NUMBER}", "Minimize"),
     Metric("val_accuracy", rf"val_accuracy: {_NUMBER}"),
     Metric("val_loss", rf"val_loss: {_NUMBER}", "Minimize"),
+    Metric("train_top_5_accuracy", rf"- top_5_accuracy: {_NUMBER}"),
+    Metric("val_top_5_accuracy", rf"- val_top_5_accuracy: {_NUMBER}"),
 )
 
 
@@ -68,6 +70,17 @@ def keras_epoch_line(
     steps: int, seconds: float, train: Mapping[str, float], validation: Mapping[str, float]
 ) -> str:
     """Keras' line: `12/12 - 9s - loss: 0.9382 - accuracy: 0.7312 - val_loss: …`."""
-    parts = [f"{name}: {value:.4f}" for name, value in train.items()]
-    parts += [f"val_{name}: {value:.4f}" for name, value in validation.items()]
+    parts = [f"{_keras_name(name)}: {value:.4f}" for name, value in train.items()]
+    parts += [f"val_{_keras_name(name)}: {value:.4f}" for name, value in validation.items()]
     return f"{steps}/{steps} - {seconds:.0f}s - " + " - ".join(parts)
+
+
+def keras_test_lines(test: Mapping[str, float]) -> list[str]:
+    """The lines about the channel test: `- Test accuracy: 0.8125`."""
+    return [f"- Test {_keras_name(name)}: {value:.4f}" for name, value in test.items()]
+
+
+def _keras_name(name: str) -> str:
+    """MXNet says top_k_accuracy_5, Keras top_5_accuracy."""
+    k = name.removeprefix("top_k_accuracy_")
+    return name if k == name else f"top_{k}_accuracy"

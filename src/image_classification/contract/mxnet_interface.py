@@ -16,7 +16,12 @@ _RECORDS_OR_IMAGES = ("application/x-recordio", "application/x-image", "image/jp
 
 CHANNELS = (
     Channel("train", True, _RECORDS_OR_IMAGES, "Training images: record files or class folders."),
-    Channel("validation", True, _RECORDS_OR_IMAGES, "Validation images, as in train."),
+    Channel(
+        "validation",
+        False,
+        _RECORDS_OR_IMAGES,
+        "Validation images, as in train; may be left out with validation_split_ratio.",
+    ),
     MODEL_CHANNEL,
 )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from image_classification.contract.hyperparameters import Hyperparameter
 
+INTERFACE = Hyperparameter(
+    "interface",
+    "categorical",
+    None,
+    "Which built-in the job is written for; recognised from the channels when unset.",
+    choices=("mxnet", "tensorflow"),
+)
+
 SHARED = (
-    Hyperparameter(
-        "interface",
-        "categorical",
-        None,
-        "Which built-in the job is written for; recognised from the channels when unset.",
-        choices=("mxnet", "tensorflow"),
-    ),
+    INTERFACE,
     Hyperparameter("backend", "text", "torch", "What computes: the name of a backend."),
     Hyperparameter(
         "backbone",

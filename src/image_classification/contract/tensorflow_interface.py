@@ -13,6 +13,8 @@ from image_classification.contract.shared_hyperparameters import SHARED
 CHANNELS = (
     Channel("training", True, (), "One folder of images per class."),
     Channel("validation", False, (), "The same classes; without it training is split."),
+    Channel("test", False, (), "The same classes; the final model is measured on it."),
+    Channel("code", False, (), "What SageMaker's script-mode plumbing delivers; not looked at."),
     MODEL_CHANNEL,
 )
 

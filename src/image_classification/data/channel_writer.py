@@ -65,7 +65,8 @@ def write_channels(
 ) -> dict[str, PackReport]:
     """Write the channels of `root` into `output`, which must be empty or absent.
 
-    Everything is written into a folder beside `output` and moved when it is complete.
+    Everything is written into a hidden folder and moved when it is complete: beside `output`, or
+    inside it where it exists, because a container's output is a volume of its own.
 
     Args:
         root: class folders, one level deep.
@@ -84,7 +85,8 @@ def write_channels(
     source = FolderSource(root)
     splits = _split(source, plan)
     _logger.info("%s: %d images of %d classes", root, len(source), len(source.labels))
-    partial = output.with_name(f".{output.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    name = f".{output.name}.{os.getpid()}{PARTIAL_SUFFIX}"
+    partial = output / name if output.exists() else output.with_name(name)
     try:
         reports: dict[str, PackReport] = {}
         for name, indices in splits.items():
@@ -113,7 +115,7 @@ def _progress_of_part(
 
 
 def _check(output: Path, plan: ChannelPlan) -> None:
-    if plan.train_ratio + plan.test_ratio >= 1:
+    if not plan.train_ratio + plan.test_ratio < 1:
         raise UsageError(
             f"train ratio {plan.train_ratio} and test ratio {plan.test_ratio} leave nothing for "
             "validation: they must add up to less than 1"
@@ -189,10 +191,10 @@ def _findings(
 
 
 def _move_into(partial: Path, output: Path) -> None:
-    """Rename, or move the content where the output folder exists, as a container's mount does."""
+    """Rename the folder, or move its content where the output folder exists."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(output)
         return
     for path in sorted(partial.iterdir()):
-        shutil.move(path, output / path.name)
+        path.rename(output / path.name)

@@ -6,6 +6,7 @@ In: the class names in index order. Out: `labels.json`, `{"labels": ["daisy", "r
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class LabelMap:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise DataError(f"class names must differ, but these occur twice: {repeated}")
 

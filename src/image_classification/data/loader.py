@@ -98,6 +98,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         bad_samples: BadSamples | None = None,
+        key_prefix: str = "",
     ) -> None:
         self.source = source
         self.preprocessing = preprocessing
@@ -108,6 +109,7 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self.bad_samples = BadSamples() if bad_samples is None else bad_samples
+        self.key_prefix = key_prefix
         self.samples = 0
         self.wait_seconds = 0.0
         self._task_samples = max(1, min(_TASK_SAMPLES, -(-batch_size // (2 * threads))))
@@ -215,7 +217,7 @@ class Loader:
             step.keys[slot], step.class_indices[slot] = sample.key, sample.class_index
             step.good[slot] = True
             return
-        self.bad_samples.report(self.source.key(index), reason)
+        self.bad_samples.report(self.key_prefix + self.source.key(index), reason)
 
     def _finish(self, run: _Run) -> _Step:
         """Wait for the oldest step; raise what any thread raised, also for a later step."""

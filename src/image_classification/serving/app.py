@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from flask import Flask, Response, request
@@ -31,7 +33,8 @@ def create_server_app() -> Flask:
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
     artifact = read_artifact(Path(environment.MODEL_DIR.read()))
-    model = Model(artifact, Runtime(artifact.model_file))
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    model = Model(artifact, Runtime(artifact.model_file), max_pixels)
     manifest = artifact.manifest
     _logger.info(
         "Serving %s (%s classes, %s interface, trained by %s) with %s",
@@ -41,25 +44,32 @@ def create_server_app() -> Flask:
         manifest["backend"],
         ", ".join(model.providers),
     )
-    return create_app(
-        model,
-        max_content_length=environment.MAX_CONTENT_LENGTH.read_integer(1),
-        default_accept=environment.DEFAULT_ACCEPT.read()
-        or (codec.JSON_LINES if environment.IS_BATCH.read_switch() else codec.JSON),
-    )
+    return create_app(model, *request_settings(), predictions_at_once=environment.cpu_count())
 
 
-def create_app(model: Model, *, max_content_length: int, default_accept: str = codec.JSON) -> Flask:
+def request_settings() -> tuple[int, str]:
+    """(largest body in bytes, default accept) from the environment; `server` has checked both."""
+    batch_default = codec.JSON_LINES if environment.IS_BATCH.read_switch() else codec.JSON
+    default_accept = environment.DEFAULT_ACCEPT.read() or batch_default
+    return environment.MAX_CONTENT_LENGTH.read_integer(1), default_accept
+
+
+def create_app(
+    model: Model, max_content_length: int, default_accept: str, *, predictions_at_once: int
+) -> Flask:
     """The application around a loaded model.
 
     Args:
         model: has already answered once; so a ping may say 200.
         max_content_length: bytes; a larger body is refused with 413 before it is read.
         default_accept: what a request without Accept, or with `*/*`, gets.
+        predictions_at_once: further requests wait here, so that their threads do not fight for
+            the CPUs; a ping needs none and never waits.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_content_length
     interface = model.artifact.interface
+    turns = threading.BoundedSemaphore(predictions_at_once)
 
     @app.get("/ping")
     def ping() -> Response:
@@ -69,10 +79,10 @@ def create_app(model: Model, *, max_content_length: int, default_accept: str = c
     def invocations() -> Response:
         codec.parse_content_type(request.headers.get("Content-Type"))
         accept = codec.parse_accept(request.headers.get("Accept"), default_accept)
-        image = request.get_data(cache=False)
-        if not image:
-            raise RequestError(400, "the body is empty: send the bytes of one JPEG or PNG image")
-        body, content_type = codec.encode(model.predict([image]), accept, interface)
+        image = _read_body(max_content_length)
+        with turns:
+            predictions = model.predict([image])
+        body, content_type = codec.encode(predictions, accept, interface)
         return Response(body, content_type=content_type)
 
     @app.errorhandler(RequestError)
@@ -98,6 +108,7 @@ def create_app(model: Model, *, max_content_length: int, default_accept: str = c
         return _error(
             error.code or 500,
             f"{request.method} {request.path}: {error.name}; routes: GET /ping, POST /invocations",
+            {name: value for name, value in error.get_headers() if name == "Allow"},
         )
 
     @app.errorhandler(Exception)
@@ -108,7 +119,23 @@ def create_app(model: Model, *, max_content_length: int, default_accept: str = c
     return app
 
 
-def _error(status: int, message: str) -> Response:
+def _read_body(max_content_length: int) -> bytes:
+    """The request's body, in chunks or not.
+
+    Raises:
+        RequestEntityTooLarge: it is larger than the limit; Werkzeug sees that from Content-Length
+            only, and cuts a body in chunks off silently.
+    """
+    request.max_content_length = max_content_length + 1
+    body = request.stream.read(max_content_length + 1)
+    if len(body) > max_content_length:
+        raise RequestEntityTooLarge
+    if not body:
+        raise RequestError(400, "the body is empty: send the bytes of one JPEG or PNG image")
+    return body
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
     body = json.dumps({"error": " ".join(message.split())}, ensure_ascii=False)
-    return Response(body, status=status, content_type=codec.JSON)
+    return Response(body, status=status, headers=headers, content_type=codec.JSON)

@@ -50,7 +50,8 @@ def parse_accept(header: str | None, default: str) -> Accept:
         default: an accept such as `application/json;verbose`.
     """
     alternatives = [part.strip() for part in (header or "").split(",") if part.strip()]
-    for alternative in alternatives or [default]:
+    wanted = sorted(alternatives, key=_quality, reverse=True)
+    for alternative in [part for part in wanted if _quality(part) > 0] if wanted else [default]:
         accept = _parse_alternative(alternative, default)
         if accept is not None:
             return accept
@@ -59,6 +60,18 @@ def parse_accept(header: str | None, default: str) -> Accept:
         f"Accept {header!r} cannot be produced; accepted: "
         + ", ".join(f"{media_type}, {media_type};verbose" for media_type in ENCODERS),
     )
+
+
+def _quality(alternative: str) -> float:
+    """The weight `q` of an alternative, 0 to 1; 1 without one (RFC 9110, 12.4.2)."""
+    for parameter in alternative.split(";")[1:]:
+        name, _, value = parameter.strip().lower().partition("=")
+        if name == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
 
 
 def _parse_alternative(alternative: str, default: str) -> Accept | None:

@@ -7,11 +7,13 @@ the same function as validation does in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from image_classification.artifact import Artifact
+from image_classification.data.images import encode_jpeg
 from image_classification.data.preprocessing import prepare
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import ArtifactError
@@ -34,13 +36,17 @@ class Model:
     Args:
         artifact: verified artifact.
         runtime: executes its graph.
+        max_pixels: larger images are refused; None keeps the artifact's own limit.
 
     Raises:
         ArtifactError: the first real prediction does not give what the artifact promises.
     """
 
-    def __init__(self, artifact: Artifact, runtime: Graph) -> None:
+    def __init__(self, artifact: Artifact, runtime: Graph, max_pixels: int | None = None) -> None:
         self.artifact = artifact
+        self._preprocessing = artifact.preprocessing
+        if max_pixels is not None:
+            self._preprocessing = replace(artifact.preprocessing, max_pixels=max_pixels)
         self._runtime = runtime
         self._warm_up()
 
@@ -51,7 +57,7 @@ class Model:
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:
         """Predictions of encoded images, in order; an ImageError of the first unusable one."""
-        preprocessing = self.artifact.preprocessing
+        preprocessing = self._preprocessing
         shape = (len(images), preprocessing.height, preprocessing.width, preprocessing.channels)
         batch = np.empty(shape, np.uint8)
         for image, slot in zip(images, batch, strict=True):
@@ -60,11 +66,10 @@ class Model:
         return [Prediction(row, labels) for row in self._runtime.run(batch)]
 
     def _warm_up(self) -> None:
-        """One real prediction: what a ping of 200 rests on."""
-        preprocessing = self.artifact.preprocessing
-        shape = (1, preprocessing.height, preprocessing.width, preprocessing.channels)
-        probabilities = self._runtime.run(np.zeros(shape, np.uint8))
-        expected = (1, len(self.artifact.labels))
+        """One real prediction, from the bytes of a JPEG: what a ping of 200 rests on."""
+        grey = np.full((64, 64, 3), 127, np.uint8)
+        (prediction,) = self.predict([encode_jpeg(grey, 90)])
+        probabilities, expected = prediction.probabilities, (len(self.artifact.labels),)
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise ArtifactError(
                 f"{self.artifact.model_file}: expected finite probabilities of shape {expected}, "

@@ -19,6 +19,8 @@ from gunicorn.arbiter import Arbiter
 from image_classification.artifact import open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
+from image_classification.errors import RequestError, UserError
+from image_classification.serving import codec
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -35,18 +37,30 @@ def serve(model: Path, host: str, port: int) -> None:
     Raises:
         ArtifactError: before a process is started, if the artifact is not usable.
     """
+    _check_settings()
     with open_artifact(model) as artifact, _exported_model_dir(artifact.directory):
         _Server(settings(host, port)).run()
 
 
+def _check_settings() -> None:
+    """Find a bad setting here, where it ends the command, and not in a worker."""
+    environment.MAX_CONTENT_LENGTH.read_integer(1)
+    environment.MAX_PIXELS.read_integer(1)
+    default_accept = environment.DEFAULT_ACCEPT.read()
+    if default_accept:
+        try:
+            codec.parse_accept(default_accept, codec.JSON)
+        except RequestError as error:
+            raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
+
+
 def settings(host: str, port: int) -> dict[str, Any]:
     """Gunicorn's settings."""
-    threads = environment.SERVER_THREADS.read_integer(0) or max(4, 2 * environment.cpu_count())
     return {
         "bind": f"{host}:{port}",
         "worker_class": "gthread",
         "workers": 1,
-        "threads": threads,
+        "threads": environment.SERVER_THREADS.read_integer(1),
         "timeout": environment.SERVER_TIMEOUT.read_integer(1),
         "graceful_timeout": GRACEFUL_SECONDS,
         "keepalive": _KEEP_ALIVE_SECONDS,

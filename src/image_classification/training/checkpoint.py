@@ -49,9 +49,15 @@ class EpochRecord:
 
 @dataclass
 class History:
-    """The epochs so far."""
+    """The epochs so far.
+
+    Attributes:
+        epochs: one record each.
+        lost: epochs whose weights no longer exist.
+    """
 
     epochs: list[EpochRecord] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
 
     @property
     def accuracies(self) -> list[float]:
@@ -65,11 +71,10 @@ class History:
         Small validation sets tie often, and the loss tells a sure model from a lucky one. −1
         before any epoch.
         """
-        if not self.epochs:
+        kept = [record for record in self.epochs if record.epoch not in self.lost]
+        if not kept:
             return -1
-        return max(
-            self.epochs, key=lambda r: (r.validation["accuracy"], -r.validation["loss"])
-        ).epoch
+        return max(kept, key=lambda r: (r.validation["accuracy"], -r.validation["loss"])).epoch
 
 
 class Checkpoints:
@@ -98,6 +103,8 @@ class Checkpoints:
     def load_latest(self) -> tuple[State, History] | None:
         """The newest complete checkpoint, or None.
 
+        If the checkpoint of the best epoch is lost, that epoch can no longer be the best.
+
         Raises:
             UserError: it was written by another job (other classes, backbone or hyperparameters).
         """
@@ -112,16 +119,14 @@ class Checkpoints:
                     "checkpoint location"
                 )
             history = History([EpochRecord(**record) for record in content["epochs"]])
+            while history.best_epoch != epoch and self._read(history.best_epoch) is None:
+                history.lost.add(history.best_epoch)
             return self.load(epoch), history
         return None
 
     def load(self, epoch: int) -> State:
         """The state after `epoch`."""
         return dict(load_file(self._weights_path(epoch)))
-
-    def has(self, epoch: int) -> bool:
-        """Whether the checkpoint after `epoch` is there and whole."""
-        return epoch in self._epochs()
 
     def _epochs(self) -> list[int]:
         if self._directory is None or not self._directory.is_dir():
@@ -139,7 +144,7 @@ class Checkpoints:
             content = json.loads(self._json_path(epoch).read_text("utf-8"))
             return dict(content) if {"job", "epochs"} <= set(content) else None
         except (OSError, ValueError, SafetensorError) as error:
-            _logger.warning("Checkpoint %s is unusable, trying an older one: %s", epoch, error)
+            _logger.warning("The checkpoint after epoch %d is unusable: %s", epoch + 1, error)
             return None
 
     def _remove_all_but(self, kept: set[int]) -> None:

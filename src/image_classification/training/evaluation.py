@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
+from image_classification.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray]) -> Outcomes:
-    """Outcomes of all batches; `predict` maps uint8 images to probabilities."""
+    """Outcomes of all batches; `predict` maps uint8 images to probabilities.
+
+    Raises:
+        DataError: there is no usable sample.
+    """
     keys: list[str] = []
     targets: list[npt.NDArray[np.int64]] = []
     probabilities: list[FloatArray] = []
@@ -45,20 +51,22 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         keys.extend(batch.keys)
         targets.append(batch.targets.copy())
     if not keys:
-        return Outcomes((), np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+        raise DataError("not one image of the split could be used; the log names them")
     return Outcomes(tuple(keys), np.concatenate(targets), np.concatenate(probabilities))
 
 
 def top_k_accuracy(targets: IntArray, scores: FloatArray, k: int = 1) -> float:
     """Share of samples whose class is among the k highest scores; 0 to 1, 0 for no sample.
 
-    A tie counts against the sample only as far as classes with a lower index tie with it.
+    A tie counts against the sample only as far as classes with a lower index tie with it. A score
+    that is not a number is never right.
     """
     if not len(targets):
         return 0.0
     own = scores[np.arange(len(targets)), targets][:, None]
     columns = np.arange(scores.shape[1])[None, :]
-    ahead = (scores > own) | ((scores == own) & (columns < targets[:, None]))
+    behind = (scores < own) | ((scores == own) & (columns >= targets[:, None]))
+    ahead = ~behind  # what is not provably behind, so that a NaN counts against the sample
     return float((ahead.sum(axis=1) < k).mean())
 
 
@@ -80,19 +88,23 @@ def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]
     return metrics
 
 
-def confusion_matrix(outcomes: Outcomes, classes: int) -> IntArray:
-    """int64 (classes, classes): row = true class, column = predicted class."""
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (outcomes.targets, outcomes.probabilities.argmax(axis=1)), 1)
-    return matrix
+def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
+    """(true class, predicted class) → samples, for the pairs that occur; the most frequent first.
+
+    Sparse, because a matrix of ImageNet-21k's classes would be 3.8 GB.
+    """
+    predicted = outcomes.probabilities.argmax(axis=1)
+    pairs = Counter(zip(outcomes.targets.tolist(), predicted.tolist(), strict=True))
+    return dict(pairs.most_common())
 
 
-def per_class(matrix: IntArray, names: Sequence[str]) -> list[dict[str, object]]:
+def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
     """One row a class: samples, recall and precision (None where undefined)."""
+    predictions = outcomes.probabilities.argmax(axis=1)
+    right = outcomes.targets[predictions == outcomes.targets]
+    counts = [np.bincount(v, minlength=len(names)) for v in (outcomes.targets, predictions, right)]
     rows: list[dict[str, object]] = []
-    for index, name in enumerate(names):
-        samples, predicted = int(matrix[index].sum()), int(matrix[:, index].sum())
-        hits = int(matrix[index, index])
+    for name, samples, predicted, hits in zip(names, *np.stack(counts).tolist(), strict=True):
         rows.append(
             {
                 "label": name,

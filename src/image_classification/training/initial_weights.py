@@ -69,7 +69,12 @@ def _load_from_channel(
 ) -> None:
     with open_artifact(_artifact_path(channel)) as artifact:
         _check_backbone(artifact, settings)
-        weights = load_file(artifact.directory / artifacts.WEIGHTS_FILE)
+        path = artifact.directory / artifacts.WEIGHTS_FILE
+        if not path.is_file():
+            raise ChannelError(
+                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
+            )
+        weights = load_file(path)
         state = {WEIGHT_PREFIX + name: value for name, value in weights.items()}
     if artifact.labels == labels:
         _logger.info("Channel model: starting from its weights, head included (same classes)")

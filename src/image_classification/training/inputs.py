@@ -22,6 +22,8 @@ from image_classification.data.splitting import stratified_split
 from image_classification.errors import ChannelError, DataError
 from image_classification.training.settings import Settings
 
+_RECORD_CONTENT_TYPE = "application/x-recordio"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -31,12 +33,14 @@ class Inputs:
 
     Attributes:
         training, validation: sources.
-        labels: the label map of both.
+        test: what the final model is measured on, or None.
+        labels: the label map of all.
         are_records: record files (True) or image files.
     """
 
     training: Source
     validation: Source
+    test: Source | None
     labels: LabelMap
     are_records: bool
 
@@ -54,7 +58,9 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
         validation, _ = _open(channels["validation"], labels, len(labels))
     else:
         training, validation = _hold_out(training, settings)
-    for name, source in ((channel, training), ("validation", validation)):
+    test = _open(channels["test"], labels, len(labels))[0] if "test" in channels else None
+    sources = {channel: training, "validation": validation} | ({"test": test} if test else {})
+    for name, source in sources.items():
         _check_classes(name, source, labels)
         counts = np.bincount(source.class_indices, minlength=len(labels))
         _logger.info(
@@ -66,7 +72,7 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
             int(counts.max()),
         )
     _compare_count(len(training), settings.expected_samples)
-    return Inputs(training, validation, labels, bool(record_files(training_input.path)))
+    return Inputs(training, validation, test, labels, _has_records(training_input))
 
 
 def record_files(directory: Path) -> list[Path]:
@@ -74,29 +80,48 @@ def record_files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith("."))
 
 
+def _has_records(channel: ChannelInput) -> bool:
+    """Whether a channel is read as record files: by its content type, else by what is in it."""
+    files = record_files(channel.path)
+    if channel.content_type == _RECORD_CONTENT_TYPE and not files:
+        raise ChannelError(
+            f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
+            "has no .rec file"
+        )
+    return bool(files) and channel.content_type in {"", _RECORD_CONTENT_TYPE}
+
+
 def _open(
     channel: ChannelInput, labels: LabelMap | None, classes: int | None
 ) -> tuple[Source, LabelMap]:
-    files = record_files(channel.path)
-    if channel.content_type == "application/x-recordio" and not files:
-        raise ChannelError(
-            f"channel {channel.name}: ContentType is application/x-recordio, but {channel.path} "
-            "has no .rec file"
-        )
-    if not files:
+    if not _has_records(channel):
         folder = FolderSource(channel.path, labels)
-        if classes is not None and labels is None and len(folder.labels) > classes:
+        if classes is not None and len(folder.labels) != classes:
             raise DataError(
                 f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
                 f"{classes}"
             )
         return folder, folder.labels
+    files = record_files(channel.path)
+    _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
     source = RecordSource(files)
+    if labels is not None:
+        check_labels(channel.path, labels)
     if not len(source):
         raise ChannelError(
             f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"
         )
     return source, labels or _record_labels(channel, source, classes)
+
+
+def check_labels(directory: Path, labels: LabelMap) -> None:
+    """Refuse records whose own labels.json gives the class numbers other names than `labels`."""
+    path = directory / LABELS_FILE
+    if path.is_file() and (own := LabelMap.read(path)) != labels:
+        raise DataError(
+            f"{path}: the class numbers of these records mean {list(own.names)[:20]}, those of the "
+            f"model {list(labels.names)[:20]}; pack them with one label map"
+        )
 
 
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
@@ -111,7 +136,7 @@ def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -
     _logger.warning(
         "Channel %s has no %s: classes are named by their numbers", channel.name, LABELS_FILE
     )
-    return LabelMap.numbered(max(classes or 0, found) if classes is None else classes)
+    return LabelMap.numbered(found if classes is None else classes)
 
 
 def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:

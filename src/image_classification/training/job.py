@@ -6,41 +6,36 @@ Read `run_job` from top to bottom: each line is a module. Everything that can be
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from datetime import datetime, timezone
-from pathlib import Path
-from platform import python_version
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from safetensors.numpy import save
-
-from image_classification import __version__, backends
-from image_classification import artifact as artifacts
-from image_classification.backends.base import WEIGHT_PREFIX, Engine, ModelSpec, World
+from image_classification import backends
+from image_classification.artifact import Artifact
+from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract import environment
-from image_classification.contract.channels import (
-    ChannelInput,
-    check_channels,
-    read_channels,
-)
+from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.environment import JobPaths, read_cluster, read_json
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
-from image_classification.data.files import write_text
 from image_classification.data.loader import Loader
-from image_classification.data.preprocessing import Preprocessing
+from image_classification.data.sources import Source
 from image_classification.errors import UserError
-from image_classification.training import report
-from image_classification.training.checkpoint import Checkpoints, History
-from image_classification.training.evaluation import Outcomes, metrics_of
+from image_classification.training.checkpoint import Checkpoints
+from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal
 from image_classification.training.loop import Loop
+from image_classification.training.results import (
+    Results,
+    plain,
+    write_predictions,
+    write_results,
+)
 from image_classification.training.settings import Settings, settings_of
+from image_classification.training.stopping import stop_on_sigterm
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
 """Written to output/data: what the validation pass said of each image."""
@@ -48,8 +43,10 @@ PREDICTIONS_FILE = "validation-predictions.jsonl"
 _logger = logging.getLogger(__name__)
 
 
-def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> artifacts.Artifact:
+def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Artifact:
     """Run the job of `paths` and write its artifact; `overrides` win over its hyperparameters.
+
+    SIGTERM ends training after the step that is running; the best epoch so far is written.
 
     Raises:
         UserError: hyperparameters, channels or data must change; nothing was written.
@@ -64,32 +61,60 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> arti
     settings = _completed(settings, inputs)
     _log_settings(interface, settings, inputs)
 
-    sample_count = len(inputs.training) + len(inputs.validation)
-    bad_samples = BadSamples.allowing(settings.max_bad_samples, sample_count)
-    engine = _build_engine(settings, inputs, channels.get("model"))
-    training, validation = _loaders(settings, inputs, bad_samples, engine)
-    checkpoints = Checkpoints(paths.checkpoints, _identity(interface, settings, inputs))
-    journal = Journal(interface.name, settings.epochs, training.steps)
-    loop = Loop(engine, settings, len(inputs.labels), training, validation, journal, checkpoints)
-    if loop.resume():
-        _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
-    loop.run()
-
-    outcomes = loop.evaluate()
-    _write_predictions(paths.output_data / PREDICTIONS_FILE, outcomes, inputs)
-    artifact = _write_artifact(
-        paths.model, interface, settings, inputs, loop, outcomes, bad_samples
-    )
+    with stop_on_sigterm() as should_stop:
+        engine = _build_engine(settings, inputs, channels.get("model"))
+        results = _train(paths, interface, settings, inputs, engine, should_stop)
+    write_predictions(paths.output_data / PREDICTIONS_FILE, results)
+    artifact = write_results(paths.model, results, engine)
     engine.release()
-    for resource in (training, validation, inputs.training, inputs.validation):
-        resource.close()
+    history = results.history
     _logger.info(
         "The best epoch was %d with validation accuracy %.6f; artifact in %s",
-        loop.history.best_epoch + 1,
-        max(loop.history.accuracies),
+        history.best_epoch + 1,
+        history.accuracies[history.best_epoch],
         paths.model,
     )
     return artifact
+
+
+def _train(
+    paths: JobPaths,
+    interface: Interface,
+    settings: Settings,
+    inputs: Inputs,
+    engine: Engine,
+    should_stop: Callable[[], bool],
+) -> Results:
+    """Train, from a checkpoint if there is one, and measure the best weights."""
+    sources = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
+    count = sum(len(source) for source in sources.values() if source is not None)
+    bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
+    loaders = {
+        name: _loader(name, source, settings, bad_samples, engine)
+        for name, source in sources.items()
+        if source is not None
+    }
+    loop = Loop(
+        engine=engine,
+        settings=settings,
+        classes=len(inputs.labels),
+        training=loaders["train"],
+        validation=loaders["validation"],
+        journal=Journal(interface.name, settings.epochs, loaders["train"].steps),
+        checkpoints=Checkpoints(paths.checkpoints, _identity(interface, settings, inputs)),
+        should_stop=should_stop,
+    )
+    if loop.resume():
+        _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
+    loop.run()
+    validation = loop.evaluate()
+    test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
+    if test is not None:
+        loop.journal.test_lines(metrics_of(test, settings.top_k))
+    for loader in loaders.values():
+        loader.close()
+        loader.source.close()
+    return Results(interface.name, settings, inputs, loop.history, validation, test, bad_samples)
 
 
 def _refuse_several_hosts(paths: JobPaths) -> None:
@@ -150,148 +175,33 @@ def _build_engine(settings: Settings, inputs: Inputs, model_channel: ChannelInpu
     return engine
 
 
-def _loaders(
-    settings: Settings, inputs: Inputs, bad_samples: BadSamples, engine: Engine
-) -> tuple[Loader, Loader]:
+def _loader(
+    name: str, source: Source, settings: Settings, bad_samples: BadSamples, engine: Engine
+) -> Loader:
     """Decode threads: all CPUs beside a GPU; few beside a CPU engine, which needs them itself."""
     cpus = environment.cpu_count()
-    threads = max(1, cpus // 4) if engine.device == "cpu" else cpus
-    training = Loader(
-        inputs.training,
+    is_training = name == "train"
+    return Loader(
+        source,
         settings.preprocessing,
         settings.batch_size,
-        augmentation=settings.augmentation,
-        shuffle=True,
+        augmentation=settings.augmentation if is_training else None,
+        shuffle=is_training,
         seed=settings.seed,
-        threads=threads,
+        threads=max(1, cpus // 4) if engine.device == "cpu" else cpus,
         bad_samples=bad_samples,
+        key_prefix=f"{name}/",
     )
-    validation = Loader(
-        inputs.validation,
-        settings.preprocessing,
-        settings.batch_size,
-        threads=threads,
-        bad_samples=bad_samples,
-    )
-    return training, validation
 
 
 def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
-    """What must be equal for a checkpoint to continue this job; more epochs are allowed."""
-    return {
+    """What must be equal for a checkpoint to continue this job; only more epochs are allowed."""
+    values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
+    for name in ("epochs", "checkpoint_frequency", "expected_samples", "max_bad_samples"):
+        del values[name]
+    return values | {
         "interface": interface.name,
-        "backbone": settings.backbone.name,
         "labels": list(inputs.labels.names),
-        "image_shape": [
-            settings.preprocessing.channels,
-            settings.preprocessing.height,
-            settings.preprocessing.width,
-        ],
-        "optimizer": settings.optimizer.name,
-        "batch_size": settings.batch_size,
-        "train_only_head": settings.train_only_head,
-        "seed": settings.seed,
         "training_samples": len(inputs.training),
+        "validation_samples": len(inputs.validation),
     }
-
-
-def _write_predictions(path: Path, outcomes: Outcomes, inputs: Inputs) -> None:
-    """One JSON line a validation sample: key, its label, the probabilities."""
-    names = inputs.labels.names
-    lines = (
-        json.dumps(
-            {"key": key, "label": names[target], "probabilities": row.tolist()}, ensure_ascii=False
-        )
-        for key, target, row in zip(
-            outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
-        )
-    )
-    write_text(path, "\n".join(lines))
-
-
-def served_preprocessing(settings: Settings) -> Preprocessing:
-    """What was validated; the server enlarges small images instead of refusing them.
-
-    `inference_resize=squash` restores what the MXNet built-in serves: a resize without regard to
-    the aspect ratio, which is not what was validated.
-    """
-    validated = replace(settings.preprocessing, small_images="enlarge")
-    if settings.served_resize in {None, validated.mode}:
-        return validated
-    _logger.warning(
-        "inference_resize=%s: the server prepares images otherwise than validation did; expect "
-        "other accuracies",
-        settings.served_resize,
-    )
-    return replace(validated, mode=settings.served_resize, resize=None)
-
-
-def _write_artifact(
-    directory: Path,
-    interface: Interface,
-    settings: Settings,
-    inputs: Inputs,
-    loop: Loop,
-    outcomes: Outcomes,
-    bad_samples: BadSamples,
-) -> artifacts.Artifact:
-    description = _description(interface, settings, inputs, loop.history, outcomes)
-    preprocessing = served_preprocessing(settings)
-    facts = report.Facts(
-        description=description,
-        labels=inputs.labels,
-        preprocessing=preprocessing.to_json(),
-        history=loop.history,
-        outcomes=outcomes,
-        bad_samples=tuple(bad_samples.reasons.items()),
-    )
-    write = Path.write_bytes
-    weights = {
-        name.removeprefix(WEIGHT_PREFIX): value
-        for name, value in loop.engine.state().items()
-        if name.startswith(WEIGHT_PREFIX)
-    }
-    return artifacts.write_artifact(
-        directory,
-        description,
-        inputs.labels,
-        preprocessing,
-        {
-            artifacts.MODEL_FILE: loop.engine.export,
-            artifacts.WEIGHTS_FILE: lambda path: write(path, save(weights)),
-            artifacts.REPORT_FILE: lambda path: write(path, report.page(facts).encode("utf-8")),
-            artifacts.MODEL_CARD_FILE: lambda path: write(
-                path, report.model_card(facts).encode("utf-8")
-            ),
-        },
-    )
-
-
-def _description(
-    interface: Interface, settings: Settings, inputs: Inputs, history: History, outcomes: Outcomes
-) -> dict[str, Any]:
-    """What the manifest says of the job."""
-    best = history.epochs[history.best_epoch]
-    return {
-        "interface": interface.name,
-        "backend": settings.backend,
-        "backbone": settings.backbone.name,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "job": environment.JOB_NAME.read(),
-        "metrics": {
-            "best_epoch": best.epoch + 1,
-            "epochs": len(history.epochs),
-            "train": best.train,
-            "validation": metrics_of(outcomes, settings.top_k),
-            "training_samples": len(inputs.training),
-            "validation_samples": len(outcomes.keys),
-        },
-        "hyperparameters": _plain(settings),
-        "versions": {"sagemaker-image-classification": __version__, "python": python_version()},
-    }
-
-
-def _plain(settings: Settings) -> Mapping[str, Any]:
-    """The settings as JSON values."""
-    values = asdict(settings) | {"backbone": settings.backbone.name}
-    return dict(json.loads(json.dumps(values, default=str)))

@@ -77,6 +77,11 @@ class Journal:
         )
         self._last_line = time.monotonic()
 
+    def test_lines(self, test: Mapping[str, float]) -> None:
+        """What the final model reaches on the channel test."""
+        for line in metrics.keras_test_lines(test):
+            _logger.info("%s", line)
+
     def best_line(self, accuracy: float) -> None:
         """The MXNet built-in's line about a new best epoch."""
         if self._is_mxnet:

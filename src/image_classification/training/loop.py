@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult
 from image_classification.data.samples import IntArray
+from image_classification.errors import UserError
 from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
 from image_classification.training.evaluation import (
     Outcomes,
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from image_classification.data.loader import Loader
     from image_classification.training.journal import Journal
     from image_classification.training.settings import Settings
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass
@@ -69,6 +75,7 @@ class Loop:
         training, validation: loaders.
         journal: what is logged.
         checkpoints: where the job can be resumed from.
+        should_stop: asked after each step; training then ends with the best epoch so far.
         history: the epochs so far; not empty after a resume.
         best_weights: weights of the best epoch so far.
     """
@@ -80,6 +87,7 @@ class Loop:
     validation: Loader
     journal: Journal
     checkpoints: Checkpoints
+    should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
 
@@ -89,17 +97,24 @@ class Loop:
         if found is None:
             return False
         state, self.history = found
+        done = len(self.history.epochs)
+        if done > self.settings.epochs:
+            raise UserError(
+                f"the checkpoints are of {done} epochs, the job has epochs={self.settings.epochs}: "
+                "set more epochs, or give it an empty checkpoint location"
+            )
         self.engine.load_state(state)
+        last = self.history.epochs[-1].epoch
         best = self.history.best_epoch
-        if self.checkpoints.has(best):
-            state = self.checkpoints.load(best)
-        self.best_weights = _weights(state)
+        self.best_weights = _weights(state if best == last else self.checkpoints.load(best))
         return True
 
     def run(self) -> None:
         """Train to the last epoch or to early stopping; the engine ends with the best weights."""
         rule = self.settings.early_stopping
         for epoch in range(len(self.history.epochs), self.settings.epochs):
+            if self.history.epochs and self.should_stop():
+                break
             if rule and rule.is_due(self.history.accuracies):
                 break
             self._run_epoch(epoch)
@@ -107,13 +122,28 @@ class Loop:
 
     def evaluate(self) -> Outcomes:
         """Every validation sample once, through the engine."""
-        batches = self.validation.epoch(0)
-        return collect(batches, lambda images: softmax(self.engine.predict_step(images)))
+        return self.outcomes_of(self.validation)
+
+    def outcomes_of(self, loader: Loader) -> Outcomes:
+        """Every sample of a loader once, through the engine.
+
+        Raises:
+            UserError: the network's numbers are no longer finite.
+        """
+        predict = self.engine.predict_step
+        outcomes = collect(loader.epoch(0), lambda images: softmax(predict(images)))
+        if not np.isfinite(outcomes.probabilities).all():
+            raise _diverged(len(self.history.epochs))
+        return outcomes
 
     def _run_epoch(self, epoch: int) -> None:
         start = time.monotonic()
         metrics, rate = self._train_epoch(epoch)
+        if self.should_stop() and self.history.epochs:
+            return  # an unfinished epoch is not compared with whole ones
         train = metrics.values()
+        if not np.isfinite(train["loss"]):
+            raise _diverged(epoch)
         seconds = time.monotonic() - start
         record = EpochRecord(
             epoch=epoch,
@@ -150,6 +180,8 @@ class Loop:
                 wait_share = self.training.wait_seconds / seconds
                 values = metrics.values()
                 self.journal.step_line(epoch, step + 1, images / seconds, wait_share, values)
+            if self.should_stop():
+                break
         return metrics, rate
 
     def _keep(self, epoch: int) -> None:
@@ -162,6 +194,13 @@ class Loop:
         is_due = (epoch + 1) % self.settings.checkpoint_frequency == 0
         if is_best or is_due or epoch + 1 == self.settings.epochs:
             self.checkpoints.save(state, self.history)
+
+
+def _diverged(epoch: int) -> UserError:
+    return UserError(
+        f"training diverged in epoch {epoch + 1}: the loss is no longer a finite number; lower "
+        "learning_rate, or set warmup_epochs or clip_gradient_norm"
+    )
 
 
 def _weights(state: State) -> State:

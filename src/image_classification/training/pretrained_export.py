@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
-from safetensors.numpy import save
-
-from image_classification import __version__, backends
 from image_classification import artifact as artifacts
-from image_classification.backends.base import WEIGHT_PREFIX, ModelSpec, OptimizerSpec, World
+from image_classification import backends
+from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.contract import environment
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import DataError
 from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
+from image_classification.training.results import description_of, engine_writers
 
 
 def export_pretrained(
@@ -45,7 +43,6 @@ def export_pretrained(
     spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
     engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
     engine.load_state(state)
-    weights = {name.removeprefix(WEIGHT_PREFIX): value for name, value in state.items()}
     preprocessing = Preprocessing(
         height=size,
         width=size,
@@ -54,19 +51,11 @@ def export_pretrained(
         mean=mean,
         std=std,
     )
-    description = {
-        "interface": "tensorflow",
-        "backend": backend_name,
-        "backbone": backbone.name,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    description = description_of(backend_name, backbone.name, "tensorflow") | {
         "source": backbone.source,
         "license": backbone.license,
-        "versions": {"sagemaker-image-classification": __version__},
     }
-    writers: dict[str, artifacts.FileWriter] = {
-        artifacts.MODEL_FILE: engine.export,
-        artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
-    }
+    writers = engine_writers(engine)
     artifact = artifacts.write_artifact(directory, description, labels, preprocessing, writers)
     engine.release()
     return artifact

@@ -16,7 +16,7 @@ from image_classification.data.sources.folder import FolderSource
 from image_classification.data.sources.records import RecordSource
 from image_classification.errors import DataError, ImageError
 from image_classification.training.evaluation import Outcomes
-from image_classification.training.inputs import record_files
+from image_classification.training.inputs import check_labels, record_files
 
 
 class _Prediction(Protocol):
@@ -36,11 +36,12 @@ def open_labelled(path: Path, labels: LabelMap) -> Source:
     Raises:
         DataError: neither, or classes that the model does not have.
     """
-    if path.is_file():
-        source: Source = RecordSource([path])
+    files = [path] if path.is_file() else record_files(path)
+    if files:
+        source: Source = RecordSource(files)
+        check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir():
-        files = record_files(path)
-        source = RecordSource(files) if files else FolderSource(path, labels)
+        source = FolderSource(path, labels)
     else:
         raise DataError(f"{path}: expected class folders or a .rec file, found nothing")
     if len(source) and int(source.class_indices.max()) >= len(labels):

@@ -109,9 +109,10 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
 
 def _backbone(interface: str, v: Mapping[str, Any]) -> Backbone:
     name = v["backbone"]
-    if not name:
-        name = f"resnet{v['num_layers']}" if interface == "mxnet" else _DEFAULT_TENSORFLOW_BACKBONE
-    return backends.catalog(v["backend"]).find(name)
+    catalog = backends.catalog(v["backend"])
+    if not name and interface == "mxnet":
+        name = catalog.resnet_name(int(v["num_layers"]))
+    return catalog.find(name or _DEFAULT_TENSORFLOW_BACKBONE)
 
 
 def _preprocessing(interface: str, v: Mapping[str, Any], backbone: Backbone) -> Preprocessing:

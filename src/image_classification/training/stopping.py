@@ -1,9 +1,16 @@
-"""Early stopping: when validation accuracy no longer improves, by each built-in's own rule."""
+"""When training ends before its last epoch: by each built-in's early stopping, or by SIGTERM."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,3 +41,27 @@ class EarlyStopping:
             else:
                 waited += 1
         return len(accuracies) >= self.min_epochs and waited >= self.patience
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGTERM has come; the process lives on meanwhile.
+
+    The platform stops a job with SIGTERM and kills it 120 s later. Process 1 of a container has no
+    default action for it, so without a handler it would not even end. Only the main thread of a
+    process can install one; elsewhere the function always says no.
+    """
+    received = threading.Event()
+
+    def receive(_: int, __: FrameType | None) -> None:
+        _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
+        received.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received.is_set
+        return
+    previous = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous)

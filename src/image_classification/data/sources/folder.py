@@ -65,8 +65,8 @@ class FolderSource:
         return len(self._keys)
 
     def key(self, index: int) -> str:
-        """The path relative to the root, `<class name>/<file name>`."""
-        return self._keys[index]
+        """The path relative to the root; bytes of it that are not UTF-8 are shown as `\\xe9`."""
+        return class_name(self._keys[index])
 
     def read(self, index: int) -> Sample:
         """Sample `index`; a DataError names the file if it cannot be read."""
@@ -75,8 +75,10 @@ class FolderSource:
             with open(os.path.join(self.name, key), "rb", buffering=0) as file:
                 content = file.read()
         except OSError as error:
-            raise DataError(f"{self._root / key} cannot be read: {error.strerror}") from error
-        return Sample(key, int(self.class_indices[index]), content)
+            raise DataError(
+                f"{self._root / class_name(key)} cannot be read: {error.strerror}"
+            ) from error
+        return Sample(class_name(key), int(self.class_indices[index]), content)
 
     def close(self) -> None:
         """Nothing is held open."""

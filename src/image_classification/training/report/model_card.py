@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from image_classification.training.evaluation import confusion_matrix, per_class
+from image_classification.training.evaluation import per_class
 from image_classification.training.report.facts import Facts
 
 
 def model_card(facts: Facts) -> str:
     """Markdown, with YAML front matter in the form that model hubs read."""
     about, measured = facts.description, facts.description["metrics"]
-    matrix = confusion_matrix(facts.outcomes, len(facts.labels))
     rows = [
         f"| {row['label']} | {row['samples']} | {_percent(row['recall'])} | "
         f"{_percent(row['precision'])} |"
-        for row in per_class(matrix, facts.labels.names)
+        for row in per_class(facts.outcomes, facts.labels.names)
     ]
     size = "×".join(str(facts.preprocessing[name]) for name in ("channels", "height", "width"))
     return "\n".join(

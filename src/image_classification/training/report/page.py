@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from image_classification.training.evaluation import confusion_matrix, per_class
+from image_classification.training.evaluation import confusions, per_class
 from image_classification.training.report.charts import line_chart
 from image_classification.training.report.facts import Facts
 
@@ -100,29 +100,24 @@ def _curves(facts: Facts) -> str:
 
 
 def _classes(facts: Facts) -> str:
-    matrix = confusion_matrix(facts.outcomes, len(facts.labels))
     rows = [
         [row["label"], row["samples"], _percent(row["recall"]), _percent(row["precision"])]
-        for row in per_class(matrix, facts.labels.names)
+        for row in per_class(facts.outcomes, facts.labels.names)
     ]
     return "<h2>Classes</h2>" + _table(["Class", "Images", "Recall", "Precision"], rows)
 
 
 def _confusions(facts: Facts) -> str:
-    names = facts.labels.names
-    matrix = confusion_matrix(facts.outcomes, len(names))
+    names, pairs = facts.labels.names, confusions(facts.outcomes)
     content = "<h2>Confusions</h2>"
     if len(names) <= _LARGEST_MATRIX:
-        rows = [[name, *matrix[index].tolist()] for index, name in enumerate(names)]
+        classes = range(len(names))
+        rows = [[names[t], *(pairs.get((t, p), 0) for p in classes)] for t in classes]
         content += "<p>Row: true class; column: predicted.</p>" + _table(["", *names], rows)
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
-    pairs = [divmod(int(place), len(names)) for place in order]
-    most = [[names[t], names[p], int(wrong[t, p])] for t, p in pairs if wrong[t, p]]
-    if not most:
+    wrong = [[names[t], names[p], count] for (t, p), count in pairs.items() if t != p]
+    if not wrong:
         return content + "<p>None.</p>"
-    return content + _table(["True class", "Predicted", "Images"], most)
+    return content + _table(["True class", "Predicted", "Images"], wrong[:_MOST_CONFUSIONS])
 
 
 def _errors(facts: Facts) -> str:

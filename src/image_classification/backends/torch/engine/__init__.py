@@ -93,15 +93,17 @@ class _TorchEngine:
         """
         weights = np.asarray(batch.weights, dtype=np.float32)
         kept = np.flatnonzero(weights)
-        if not 1 < len(kept) < len(weights):  # one sample alone can be too few for a BatchNorm
+        if len(kept) == 0:
             kept = np.arange(len(weights))
+        elif len(kept) == 1:  # a BatchNorm on 1×1 maps needs two values; the mean loss is the same
+            kept = np.repeat(kept, 2)
         self._start_training_mode()
         logits = self._logits(self._images(batch.images, kept))
         targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[kept])
         loss = self._update(logits, targets, self._tensor(weights[kept]), learning_rate)
         self._steps += 1
         logits = logits.detach()
-        if len(kept) < len(weights):
+        if not np.array_equal(kept, np.arange(len(weights))):
             everyone = logits.new_zeros(len(weights), logits.shape[1])
             logits = everyone.index_copy_(0, self._tensor(kept), logits)
         return _Step(loss, logits)

@@ -1,0 +1,153 @@
+"""What a finished job leaves: the artifact with its report, and the validation predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from safetensors.numpy import save
+
+from image_classification import __version__
+from image_classification import artifact as artifacts
+from image_classification.backends.base import WEIGHT_PREFIX, Engine
+from image_classification.contract import environment
+from image_classification.data.bad_samples import BadSamples
+from image_classification.data.files import write_text
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.training import report
+from image_classification.training.checkpoint import History
+from image_classification.training.evaluation import Outcomes, metrics_of
+from image_classification.training.inputs import Inputs
+from image_classification.training.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished job.
+
+    Attributes:
+        interface: mxnet or tensorflow.
+        settings, inputs: what was asked for and what it was trained on.
+        history: every epoch.
+        validation, test: outcomes with the best weights; test is None without that channel.
+        bad_samples: the images that were skipped.
+    """
+
+    interface: str
+    settings: Settings
+    inputs: Inputs
+    history: History
+    validation: Outcomes
+    test: Outcomes | None
+    bad_samples: BadSamples
+
+
+def write_predictions(path: Path, results: Results) -> None:
+    """One JSON line a validation sample: key, its label, the probabilities."""
+    names, outcomes = results.inputs.labels.names, results.validation
+    lines = (
+        json.dumps(
+            {"key": key, "label": names[target], "probabilities": row.tolist()}, ensure_ascii=False
+        )
+        for key, target, row in zip(
+            outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
+        )
+    )
+    write_text(path, "\n".join(lines))
+
+
+def write_results(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:
+    """Write the artifact of `engine`, which holds the best weights, into `directory`."""
+    description = _description(results)
+    preprocessing = served_preprocessing(results.settings)
+    facts = report.Facts(
+        description=description,
+        labels=results.inputs.labels,
+        preprocessing=preprocessing.to_json(),
+        history=results.history,
+        outcomes=results.validation,
+        bad_samples=tuple(results.bad_samples.reasons.items()),
+    )
+    pages: dict[str, artifacts.FileWriter] = {
+        artifacts.REPORT_FILE: lambda path: path.write_text(report.page(facts), "utf-8"),
+        artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
+    }
+    writers = engine_writers(engine) | pages
+    labels = results.inputs.labels
+    return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
+
+
+def engine_writers(engine: Engine) -> dict[str, artifacts.FileWriter]:
+    """What writes the graph and the weights of an engine into an artifact."""
+    weights = {
+        name.removeprefix(WEIGHT_PREFIX): value
+        for name, value in engine.state().items()
+        if name.startswith(WEIGHT_PREFIX)
+    }
+    return {
+        artifacts.MODEL_FILE: engine.export,
+        artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
+    }
+
+
+def description_of(backend: str, backbone: str, interface: str) -> dict[str, Any]:
+    """What every manifest says of its model."""
+    return {
+        "interface": interface,
+        "backend": backend,
+        "backbone": backbone,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"sagemaker-image-classification": __version__, "python": python_version()},
+    }
+
+
+def served_preprocessing(settings: Settings) -> Preprocessing:
+    """What was validated; the server enlarges small images instead of refusing them.
+
+    `inference_resize=squash` restores what the MXNet built-in serves: a resize without regard to
+    the aspect ratio, which is not what was validated.
+    """
+    validated = replace(settings.preprocessing, small_images="enlarge")
+    if settings.served_resize in {None, validated.mode}:
+        return validated
+    _logger.warning(
+        "inference_resize=%s: the server prepares images otherwise than validation did; expect "
+        "other accuracies",
+        settings.served_resize,
+    )
+    return replace(validated, mode=settings.served_resize, resize=None)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON values."""
+    values: Mapping[str, Any] = asdict(settings) | {"backbone": settings.backbone.name}
+    return dict(json.loads(json.dumps(values, default=str)))
+
+
+def _description(results: Results) -> dict[str, Any]:
+    settings, history = results.settings, results.history
+    best = history.epochs[history.best_epoch]
+    measured: dict[str, Any] = {
+        "best_epoch": best.epoch + 1,
+        "epochs": len(history.epochs),
+        "train": best.train,
+        "validation": metrics_of(results.validation, settings.top_k),
+        "training_samples": len(results.inputs.training),
+        "validation_samples": len(results.validation.keys),
+    }
+    if results.test is not None:
+        measured["test"] = metrics_of(results.test, settings.top_k)
+        measured["test_samples"] = len(results.test.keys)
+    return description_of(settings.backend, settings.backbone.name, results.interface) | {
+        "job": environment.JOB_NAME.read(),
+        "metrics": measured,
+        "hyperparameters": plain(settings),
+    }
