@@ -20,11 +20,13 @@ FLOWERS_JOB = {
     "resize": 256,
     "image_shape": "3,224,224",
     "augmentation_type": "crop",
-    "train_only_top_layer": 1,
+    "optimizer": "adam",
+    "learning_rate": 0.0005,
+    "lr_schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "label_smoothing": 0.1,
     "epochs": 5,
     "mini_batch_size": 32,
-    "learning_rate": 0.1,
-    "lr_schedule": "cosine",
 }
 
 

@@ -11,10 +11,16 @@ _COLOURS = ("#1f6fb2", "#d1661b")
 _DASHES = ("", "6 4")  # told apart without colour too
 
 
-def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> str:
-    """An SVG figure of up to two named series over the epochs 1, 2, …; all of one length ≥ 1."""
+def line_chart(
+    title: str, series: Mapping[str, Sequence[float]], ceiling: float = float("inf")
+) -> str:
+    """An SVG figure of up to two named series over the epochs 1, 2, …; all of one length ≥ 1.
+
+    The scale ends at `ceiling`, the largest value that is possible.
+    """
     values = [value for points in series.values() for value in points]
     low, high = _range(min(values), max(values))
+    high = min(high, ceiling)
     length = len(next(iter(series.values())))
 
     def place(index: int, value: float) -> tuple[float, float]:

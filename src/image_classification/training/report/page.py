@@ -74,7 +74,8 @@ def _curves(facts: Facts) -> str:
             "training": [record.train[name] for record in facts.history.epochs],
             "validation": [record.validation[name] for record in facts.history.epochs],
         }
-        charts.append(line_chart(name.capitalize(), series))
+        ceiling = 1.0 if name == "accuracy" else float("inf")
+        charts.append(line_chart(name.capitalize(), series, ceiling))
     rows = [
         [
             record.epoch + 1,
