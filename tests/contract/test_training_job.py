@@ -372,17 +372,17 @@ def test_file_names_that_are_not_utf_8_do_no_harm(
 ) -> None:
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, small_channels)
     folder = os.fsencode(base / "input" / "data" / "validation" / "red")
-    os.rename(folder + b"/red000.jpg", folder + b"/caf\xe9.jpg")
+    os.rename(folder + b"/red000.jpg", folder + b"/photo\xe9.jpg")
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
     predictions = (base / "output" / "data" / "validation-predictions.jsonl").read_text()
-    assert json.dumps("red/caf\\xe9.jpg") in predictions
-    with open(folder + b"/caf\xe9.jpg", "wb") as file:
+    assert json.dumps("red/photo\\xe9.jpg") in predictions
+    with open(folder + b"/photo\xe9.jpg", "wb") as file:
         file.write(b"broken")
     for path in (base / "model").iterdir():
         path.unlink()
     failure, _ = failed(base)
-    assert "caf\\xe9.jpg" in failure
+    assert "photo\\xe9.jpg" in failure
 
 
 def test_an_artifact_without_weights_cannot_start_a_job(
