@@ -12,10 +12,12 @@ from PIL import Image
 
 from image_classification.backends.base import Engine, State
 from image_classification.contract.interface import INTERFACES
+from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
 from image_classification.data.samples import Batch, FloatArray, Sample, UInt8Array
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.journal import Journal
+from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.settings import Settings, settings_of
 
@@ -140,6 +142,15 @@ def test_targets_are_soft_and_follow_the_samples_through_the_shuffle() -> None:
     classes = [int(key.removeprefix("sample")) % 2 for key in engine.keys]
     expected = np.where(np.eye(2)[classes] > 0, 0.9, 0.1)
     np.testing.assert_allclose(targets, expected, atol=1e-6)
+
+
+def test_only_the_training_images_are_shuffled_and_augmented() -> None:
+    values = INTERFACES["mxnet"].parse({"num_layers": "20", "augmentation_type": "crop"})
+    settings = settings_of("mxnet", values)
+    for split, is_training in (("train", True), ("validation", False), ("test", False)):
+        with loader_of(split, Colours(), settings, BadSamples(), on_cpu=True) as loader:
+            assert loader.shuffle is is_training
+            assert (loader.augmentation is not None) is is_training
 
 
 def test_early_stopping_ends_the_job_and_keeps_the_best() -> None:

@@ -19,14 +19,13 @@ from image_classification.contract.channels import ChannelInput, check_channels,
 from image_classification.contract.environment import JobPaths, read_cluster, read_json
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
-from image_classification.data.loader import Loader
-from image_classification.data.sources import Source
 from image_classification.errors import UserError
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal
+from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.results import (
     Results,
@@ -90,7 +89,7 @@ def _train(
     count = sum(len(source) for source in sources.values() if source is not None)
     bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
     loaders = {
-        name: _loader(name, source, settings, bad_samples, engine)
+        name: loader_of(name, source, settings, bad_samples, on_cpu=engine.device == "cpu")
         for name, source in sources.items()
         if source is not None
     }
@@ -173,25 +172,6 @@ def _build_engine(settings: Settings, inputs: Inputs, model_channel: ChannelInpu
         engine.trainable_parameter_count,
     )
     return engine
-
-
-def _loader(
-    name: str, source: Source, settings: Settings, bad_samples: BadSamples, engine: Engine
-) -> Loader:
-    """Decode threads: all CPUs beside a GPU; few beside a CPU engine, which needs them itself."""
-    cpus = environment.cpu_count()
-    is_training = name == "train"
-    return Loader(
-        source,
-        settings.preprocessing,
-        settings.batch_size,
-        augmentation=settings.augmentation if is_training else None,
-        shuffle=is_training,
-        seed=settings.seed,
-        threads=max(1, cpus // 4) if engine.device == "cpu" else cpus,
-        bad_samples=bad_samples,
-        key_prefix=f"{name}/",
-    )
 
 
 def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
