@@ -101,6 +101,12 @@ class RecordingEngine:
 
 
 def run_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEngine]:
+    loop, recorder = prepare_loop(right_share, **given)
+    loop.run()
+    return loop, recorder
+
+
+def prepare_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEngine]:
     job = {"epochs": str(len(right_share)), "mini_batch_size": "4", "image_shape": "3,8,8"}
     values = INTERFACES["mxnet"].parse({"num_layers": "20"} | job | given)
     settings: Settings = settings_of("mxnet", values)
@@ -112,8 +118,6 @@ def run_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEng
     validation = Loader(source, settings.preprocessing, 10)
     journal = Journal("mxnet", settings.epochs, training.steps)
     loop = Loop(engine, settings, 2, training, validation, journal, Checkpoints(None, {}))
-    with training, validation:
-        loop.run()
     return loop, recorder
 
 
@@ -142,6 +146,25 @@ def test_targets_are_soft_and_follow_the_samples_through_the_shuffle() -> None:
     classes = [int(key.removeprefix("sample")) % 2 for key in engine.keys]
     expected = np.where(np.eye(2)[classes] > 0, 0.9, 0.1)
     np.testing.assert_allclose(targets, expected, atol=1e-6)
+
+
+def test_a_stop_in_the_first_epoch_leaves_its_weights_but_no_checkpoint(tmp_path: Path) -> None:
+    loop, engine = prepare_loop([0.8, 0.9])
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    loop.should_stop = lambda: engine.steps >= 1
+    loop.run()
+    assert engine.steps == 1
+    assert len(loop.history.epochs) == 1 and loop.best_weights
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
+    loop, engine = prepare_loop([0.8, 0.9])
+    loop.should_stop = lambda: engine.steps >= 4
+    loop.run()
+    assert engine.steps == 4
+    assert loop.history.accuracies == pytest.approx([0.8])
+    assert engine.epoch == 0
 
 
 def test_only_the_training_images_are_shuffled_and_augmented() -> None:

@@ -67,7 +67,6 @@ def create_app(
             the CPUs; a ping needs none and never waits.
     """
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = max_content_length
     interface = model.artifact.interface
     turns = threading.BoundedSemaphore(predictions_at_once)
 
@@ -123,8 +122,8 @@ def _read_body(max_content_length: int) -> bytes:
     """The request's body, in chunks or not.
 
     Raises:
-        RequestEntityTooLarge: it is larger than the limit; Werkzeug sees that from Content-Length
-            only, and cuts a body in chunks off silently.
+        RequestEntityTooLarge: it is larger than the limit. By Content-Length, Werkzeug sees that
+            before reading; a body in chunks it would cut off silently, hence one byte more.
     """
     request.max_content_length = max_content_length + 1
     body = request.stream.read(max_content_length + 1)

@@ -138,9 +138,9 @@ class Loop:
 
     def _run_epoch(self, epoch: int) -> None:
         start = time.monotonic()
-        metrics, rate = self._train_epoch(epoch)
-        if self.should_stop() and self.history.epochs:
-            return  # an unfinished epoch is not compared with whole ones
+        metrics, rate, is_whole = self._train_epoch(epoch)
+        if not is_whole and self.history.epochs:
+            return  # not to be compared with whole epochs; without any it is all there is
         train = metrics.values()
         if not np.isfinite(train["loss"]):
             raise _diverged(epoch)
@@ -157,10 +157,10 @@ class Loop:
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - epoch - 1
         self.journal.epoch_lines(record, epochs_left * (time.monotonic() - start))
-        self._keep(epoch)
+        self._keep(epoch, is_whole)
 
-    def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float]:
-        """One pass over the training data: (its metrics, the last learning rate)."""
+    def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float, bool]:
+        """One pass over the training data: (metrics, last learning rate, whether it is whole)."""
         settings, steps = self.settings, self.training.steps
         metrics = RunningMetrics(settings.top_k)
         start = time.monotonic()
@@ -180,19 +180,22 @@ class Loop:
                 wait_share = self.training.wait_seconds / seconds
                 values = metrics.values()
                 self.journal.step_line(epoch, step + 1, images / seconds, wait_share, values)
-            if self.should_stop():
-                break
-        return metrics, rate
+            if self.should_stop() and step + 1 < steps:
+                return metrics, rate, False
+        return metrics, rate, True
 
-    def _keep(self, epoch: int) -> None:
-        """Remember the best weights and write the checkpoint that is due."""
+    def _keep(self, epoch: int, is_whole: bool) -> None:
+        """Remember the best weights and write the checkpoint that is due.
+
+        A part of an epoch is no checkpoint: a job that resumed there would leave the rest out.
+        """
         state = self.engine.state()
         is_best = self.history.best_epoch == epoch
         if is_best:
             self.best_weights = _weights(state)
             self.journal.best_line(self.history.accuracies[-1])
         is_due = (epoch + 1) % self.settings.checkpoint_frequency == 0
-        if is_best or is_due or epoch + 1 == self.settings.epochs:
+        if is_whole and (is_best or is_due or epoch + 1 == self.settings.epochs):
             self.checkpoints.save(state, self.history)
 
 

@@ -36,6 +36,7 @@ class Settings:
         classes: expected number of classes; None takes it from the data.
         expected_samples: what the user said the training channel holds, or None.
         preprocessing: evaluation preprocessing, in validation and in the server.
+        served_resize: resize mode of the server where it shall differ from validation's, or None.
         augmentation: random changes of training images; None is none.
         epochs, batch_size: passes, and images per step.
         optimizer, schedule: how weights move.
