@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import re
 import subprocess
 import sys
@@ -23,31 +22,12 @@ from image_classification import backends
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
 from image_classification.backends.torch import catalog, model
 from image_classification.backends.torch.model.efficientnet_lite import same_padding
-from image_classification.data.samples import Batch
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
-
-SMALL = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=3)
+from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 
 def build(spec: ModelSpec = SMALL) -> Any:
     return backends.load("torch").build(spec, OptimizerSpec(), World(threads=1))
-
-
-def change(spec: ModelSpec = SMALL, **fields: Any) -> ModelSpec:
-    return dataclasses.replace(spec, **fields)
-
-
-def make_batch(spec: ModelSpec = SMALL, size: int = 6, seed: int = 0) -> Batch:
-    channels, height, width = spec.input_shape
-    generator = np.random.default_rng(seed)
-    images = generator.integers(0, 256, (size, height, width, channels), dtype=np.uint8)
-    targets = np.eye(spec.classes, dtype=np.float32)[np.arange(size) % spec.classes]
-    return Batch(images, targets, np.ones(size, np.float32), tuple(str(i) for i in range(size)))
-
-
-def differences(first: State, second: State) -> set[str]:
-    assert first.keys() == second.keys()
-    return {name for name in first if not np.array_equal(first[name], second[name])}
 
 
 def lite0_weights() -> State:

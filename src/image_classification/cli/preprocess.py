@@ -17,9 +17,6 @@ from image_classification.logs import Progress
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-PROCESSING_INPUT = Path("/opt/ml/processing/input")
-PROCESSING_OUTPUT = Path("/opt/ml/processing/output")
-
 _DEFAULT_QUALITY = 95
 
 _EPILOG = """\
@@ -39,8 +36,10 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--input", type=Path, default=PROCESSING_INPUT, metavar="DIR")
-    command.add_argument("--output", type=Path, default=PROCESSING_OUTPUT, metavar="DIR")
+    command.add_argument("--input", type=Path, default=environment.PROCESSING_INPUT, metavar="DIR")
+    command.add_argument(
+        "--output", type=Path, default=environment.PROCESSING_OUTPUT, metavar="DIR"
+    )
     command.add_argument(
         "--resize",
         type=int,

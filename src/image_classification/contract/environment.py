@@ -1,7 +1,8 @@
 """Where a job's files are, which host this is, and every environment variable that is read.
 
 In: `/opt/ml` (or another base directory) and the environment. Out: read-only values. No other
-module of the package reads the environment or knows these paths.
+module reads the environment or knows these paths; `serving/server` passes one variable on to its
+workers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from image_classification.errors import UserError
 
 DEFAULT_BASE_DIR = Path("/opt/ml")
+PROCESSING_INPUT = DEFAULT_BASE_DIR / "processing" / "input"
+PROCESSING_OUTPUT = DEFAULT_BASE_DIR / "processing" / "output"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
     else:
         training, validation = _hold_out(training, settings)
     test = _open(channels["test"], labels, len(labels))[0] if "test" in channels else None
-    sources = {channel: training, "validation": validation} | ({"test": test} if test else {})
+    sources = {channel: training, "validation": validation} | (
+        {"test": test} if test is not None else {}
+    )
     for name, source in sources.items():
         _check_classes(name, source, labels)
         counts = np.bincount(source.class_indices, minlength=len(labels))

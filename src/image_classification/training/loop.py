@@ -92,7 +92,11 @@ class Loop:
     best_weights: State = field(default_factory=dict)
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint, if there is one; says whether there was."""
+        """Continue from the newest checkpoint, if there is one; says whether there was.
+
+        Raises:
+            UserError: it is another job's, or has more epochs than this job asks for.
+        """
         found = self.checkpoints.load_latest()
         if found is None:
             return False
