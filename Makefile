@@ -1,14 +1,26 @@
 # Every target calls one script in scripts/; `make` alone prints this help.
 .DEFAULT_GOAL := help
 DATA ?=
+# Settings of the image targets; those left empty are decided by scripts/image-names.
+export BACKEND ?= torch
+export DEVICE ?= cpu
+export VERSION ?=
+export BASE_IMAGE ?=
+export REGISTRY ?=
+export REGION ?=
 
 .PHONY: help
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Settings: BACKEND=torch DEVICE=cpu|cuda VERSION= BASE_IMAGE= REGISTRY= REGION="
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
 	@scripts/demo "$(DATA)"
+
+.PHONY: demo-docker
+demo-docker: ## The same with the two images and docker run
+	@scripts/demo-docker "$(DATA)"
 
 .PHONY: install
 install: ## Make .venv with everything needed to develop
@@ -22,6 +34,14 @@ test: ## Run the tests
 test-photographs: ## Train on real photographs and hold the promised figures (minutes)
 	@scripts/test-photographs
 
+.PHONY: test-container
+test-container: ## Build the images and test what they do under docker run (minutes)
+	@scripts/test-container
+
+.PHONY: test-local-mode
+test-local-mode: ## Train, deploy and transform with SageMaker's SDKs v2 and v3 in local mode (minutes)
+	@scripts/test-local-mode
+
 .PHONY: check
 check: ## Lint, format, types, spelling
 	@scripts/check
@@ -29,6 +49,34 @@ check: ## Lint, format, types, spelling
 .PHONY: fix
 fix: ## Format and repair what can be repaired
 	@scripts/fix
+
+.PHONY: build
+build: ## Build the train and the serve image
+	@scripts/build train serve
+
+.PHONY: build-train
+build-train: ## Build the train image of BACKEND
+	@scripts/build train
+
+.PHONY: build-serve
+build-serve: ## Build the serve image
+	@scripts/build serve
+
+.PHONY: login
+login: ## Log Docker in to the Amazon ECR registry of your account (or REGISTRY)
+	@scripts/login
+
+.PHONY: create-repository
+create-repository: ## Make the images' ECR repositories if they are not there
+	@scripts/create-repository
+
+.PHONY: push
+push: ## Push both images to REGISTRY (default: your account's ECR in REGION)
+	@scripts/push
+
+.PHONY: sbom
+sbom: ## Write the images' SBOMs and licence texts to dist/
+	@scripts/sbom
 
 .PHONY: clean
 clean: ## Remove what the other targets made

@@ -1,4 +1,4 @@
-"""`evaluate`, `predict`, `serve`, `export`: what is done with an artifact."""
+"""`evaluate`, `predict`, `serve`, `export`, `weights`: artifacts, and weights to start from."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
     _add_predict(subparsers)
     _add_serve(subparsers)
     _add_export(subparsers)
+    _add_weights(subparsers)
 
 
 def _command(
@@ -188,6 +189,34 @@ def export(namespace: argparse.Namespace) -> int:
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
     export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
     _write(str(namespace.output))
+    return 0
+
+
+def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        subparsers,
+        "weights",
+        "write pretrained weights as safetensors, to bake into an image or mount beside a job",
+        "image-classification weights efficientnet_lite0 --output weights",
+    )
+    command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
+    command.add_argument("--backend", default="torch", help="default: torch")
+    command.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"folder to name in {environment.WEIGHTS_DIR.name}",
+    )
+    command.set_defaults(run=weights)
+
+
+def weights(namespace: argparse.Namespace) -> int:
+    """Write `<backbone>.safetensors` for each backbone and print its path."""
+    from image_classification.training.pretrained_export import write_pretrained_weights
+
+    for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
+        _write(str(path))
     return 0
 
 

@@ -1,13 +1,22 @@
-"""The artifact of an untouched pretrained backbone: ImageNet's classes, no training."""
+"""Pretrained backbones as files: the artifact of an untouched one, and weights to start from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from safetensors.numpy import save
 
 from image_classification import artifact as artifacts
 from image_classification import backends
-from image_classification.backends.base import ModelSpec, OptimizerSpec, World
+from image_classification.backends.base import (
+    WEIGHT_PREFIX,
+    ModelSpec,
+    OptimizerSpec,
+    World,
+)
 from image_classification.contract import environment
+from image_classification.data.files import write_bytes
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import DataError
@@ -59,3 +68,25 @@ def export_pretrained(
     artifact = artifacts.write_artifact(directory, description, labels, preprocessing, writers)
     engine.release()
     return artifact
+
+
+def write_pretrained_weights(
+    backend_name: str, backbone_names: Sequence[str], directory: Path
+) -> Iterator[Path]:
+    """Write `<backbone>.safetensors` into `directory` for each name, and yield its path.
+
+    The file has neutral names, float32, and ImageNet's head: what `pretrained_state` of every
+    backend reads from the folder that IMAGE_CLASSIFICATION_WEIGHTS_DIR names.
+
+    Raises:
+        BackendError: no such backbone, or no pretrained weights on this machine.
+    """
+    catalog = backends.catalog(backend_name)
+    rows = [catalog.find(name) for name in backbone_names]
+    backend = backends.load(backend_name)
+    for backbone in rows:
+        state = pretrained_weights(backend, backbone)
+        named = {name.removeprefix(WEIGHT_PREFIX): array for name, array in state.items()}
+        path = directory / f"{backbone.name}.safetensors"
+        write_bytes(path, save(named, {"source": backbone.source, "license": backbone.license}))
+        yield path
