@@ -25,6 +25,7 @@ class Ranks:
 
     def __init__(self, world: World, device: torch.device) -> None:
         self.size = world.size
+        self._last_sum: torch.Tensor | None = None
         if self.size > 1:
             try:
                 distributed.init_process_group(
@@ -47,6 +48,9 @@ class Ranks:
             raise AlgorithmError(
                 f"another host of this job ended or is out of reach; its log says why ({error})"
             ) from error
+        # gloo's thread lets go of the tensor a moment after the call. Were it the last to do so, it
+        # would need the interpreter, and abort the process if that is just ending (1 job in 30).
+        self._last_sum = flat
         for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view(tensor.shape))
 
