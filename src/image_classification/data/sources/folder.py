@@ -37,6 +37,7 @@ class FolderSource:
         name: the root.
         labels: the label map of `class_indices`.
         class_indices: int64 (len,), the class of every sample.
+        left_out: what in the folder is no sample, and why.
 
     Raises:
         DataError: no such folder, no image in any class folder, or other classes than `labels`.
@@ -45,9 +46,10 @@ class FolderSource:
     def __init__(self, root: Path, labels: LabelMap | None = None) -> None:
         self.name = str(root)
         self._root = root
-        left_out = LeftOut()
-        classes = _list_classes(root, left_out)
-        left_out.warn(root, f"samples are files named {' '.join(IMAGE_EXTENSIONS)} in its folders")
+        self.left_out = LeftOut()
+        classes = _list_classes(root, self.left_out)
+        extensions = " ".join(IMAGE_EXTENSIONS)
+        self.left_out.warn(root, f"samples are files named {extensions} in its folders")
         if labels is not None:
             _check_classes(root, labels, list(classes))
         elif not classes:
@@ -67,6 +69,10 @@ class FolderSource:
     def key(self, index: int) -> str:
         """The path relative to the root; bytes of it that are not UTF-8 are shown as `\\xe9`."""
         return class_name(self._keys[index])
+
+    def path(self, index: int) -> str:
+        """The path relative to the root as the file system has it, for a list."""
+        return self._keys[index]
 
     def read(self, index: int) -> Sample:
         """Sample `index`; a DataError names the file if it cannot be read."""
