@@ -17,6 +17,8 @@ from image_classification.data.listing import ListEntry
 from image_classification.errors import DataError
 
 LABELS_FILE = "labels.json"
+MAX_CLASSES = 1_000_000
+"""A class number beyond this is a mistake: an id in the column of labels."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,15 @@ class LabelMap:
 
     @classmethod
     def numbered(cls, classes: int) -> LabelMap:
-        """Names "0", "1", … for data that came without any (record files carry none)."""
+        """Names "0", "1", … for data that came without any (record files carry none).
+
+        Raises:
+            DataError: more than `MAX_CLASSES`.
+        """
+        if classes > MAX_CLASSES:
+            raise DataError(
+                f"expected class numbers below {MAX_CLASSES}, got {classes - 1}; is this an id?"
+            )
         return cls(tuple(str(index) for index in range(classes)))
 
     @classmethod

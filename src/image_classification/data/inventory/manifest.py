@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from image_classification.data.inventory.rows import Row
+from image_classification.data.labels import MAX_CLASSES
 from image_classification.errors import ListError
 
 _SOURCE = "source-ref"
@@ -111,14 +112,14 @@ def _class_of(place: str, attribute: str, value: object) -> tuple[int | None, st
                 return _class_of(place, attribute, json.loads(text))
             except ValueError:
                 pass
-        if text.isdecimal():
+        if text.isdecimal() and len(text) < len(str(MAX_CLASSES)):
             return int(text), text
         if text:
             return None, text
     if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
         return value.index(1), str(value.index(1))
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        if value == int(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if 0 <= value < MAX_CLASSES and value == int(value):
             return int(value), str(int(value))
     raise ListError(
         f"{place}: expected one class in {attribute!r} (a number from 0, a name, or a vector with "

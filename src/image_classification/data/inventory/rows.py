@@ -139,7 +139,7 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
     for row in rows:
         if row.number is None:
             names = {row.label for row in rows}
-            are_numbers = all(name.isdecimal() for name in names)
+            are_numbers = all(name.isdecimal() and len(name) < 20 for name in names)
             return LabelMap(tuple(sorted(names, key=int if are_numbers else str.encode)))
         if numbers.setdefault(row.number, row.label) != row.label:
             raise ListError(
