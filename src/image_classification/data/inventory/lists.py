@@ -38,7 +38,7 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
             f"{listing} has a label {classes - 1}, but there are {len(labels)} class names: "
             f"{list(labels.names)[:20]}"
         )
-    found, left_out = find_files(root, _rows(listing, entries))
+    found, left_out = find_files(root, file_rows(listing, entries))
     left_out.warn(root, f"{listing.name} decides what is taken")
     placed = [
         ListEntry(entry.id, entry.labels, path) for entry, path in zip(entries, found, strict=True)
@@ -47,7 +47,8 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
     return Inventory(name, root, placed, labels, left_out=left_out.reasons())
 
 
-def _rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
+def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
+    """The entries of a list as rows, to look their files up."""
     return [
         Row(f"{listing}, id {entry.id}", entry.path, f"{entry.labels[0]:g}") for entry in entries
     ]
