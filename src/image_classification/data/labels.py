@@ -114,8 +114,10 @@ def names_of_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
         name = posixpath.basename(posixpath.dirname(entry.path.replace("\\", "/")))
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         label = entry.labels[0]
-        if not name or label != int(label) or folders.setdefault(int(label), name) != name:
+        if not name or not label.is_integer() or folders.setdefault(int(label), name) != name:
             return None
-    if sorted(folders) != list(range(len(folders))) or len(set(folders.values())) < len(folders):
+    if not folders or sorted(folders) != list(range(len(folders))):
+        return None
+    if len(set(folders.values())) < len(folders):
         return None
     return LabelMap(tuple(folders[number] for number in range(len(folders))))
