@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,3 +140,26 @@ def test_a_list_with_splits_and_a_ratio_contradict_each_other(
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     assert "train: 9 images" in done.stdout and "validation: 3 images" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_stopped_leaves_nothing_half_written(
+    tmp_path: Path, write_class_folders: ClassFolders, number: signal.Signals
+) -> None:
+    images = write_class_folders(tmp_path / "images", per_class=60)
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "image_classification", "preprocess"),
+            *("--input", images, "--output", tmp_path / "out"),
+            *("--resize", "1500", "--workers", "1", "--shard-size", "0"),
+        ],
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 30
+    while not any((tmp_path / "out").rglob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert not list((tmp_path / "out").iterdir())

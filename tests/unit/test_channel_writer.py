@@ -220,12 +220,12 @@ def test_the_page_escapes_what_file_names_hold(images: Path, tmp_path: Path) -> 
 
 
 def test_names_that_are_not_utf_8_reach_every_format(images: Path, tmp_path: Path) -> None:
-    os.rename(images / "red" / "red003.jpg", os.fsencode(images / "red") + b"/caf\xe9.jpg")
+    os.rename(images / "red" / "red003.jpg", os.fsencode(images / "red") + b"/\xe9.jpg")
     for name in ("recordio", "folders"):
         write_channels(images, tmp_path / name, ChannelPlan(format=name))
     lists = b"".join((tmp_path / "recordio" / s / f"{s}.lst").read_bytes() for s in SPLIT_NAMES)
-    assert b"red/caf\xe9.jpg\n" in lists
-    assert len(list((tmp_path / "folders").rglob("*-caf\\xe9.jpg"))) == 1
+    assert b"red/\xe9.jpg\n" in lists
+    assert len(list((tmp_path / "folders").rglob("*-\\xe9.jpg"))) == 1
 
 
 def test_a_class_that_cannot_be_a_folder_is_refused_before_anything_is_written(

@@ -80,6 +80,12 @@ def test_a_table_gives_splits_and_groups(flat: Path) -> None:
     assert inventory.groups == ["p1", "p1", "p2"]
 
 
+def test_groups_that_nobody_asked_for_do_not_disturb_given_splits(flat: Path) -> None:
+    (flat / "t.csv").write_text("file,label,group,split\na1.jpg,c,g,train\nb2.JPG,c,g,val\n")
+    assert take_inventory(flat).groups == ()
+    assert take_inventory(flat, group_by="group").groups == ["g", "g"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -90,7 +96,10 @@ def test_a_table_gives_splits_and_groups(flat: Path) -> None:
         ("file,label\n", "expected one line for each image, found none"),
         ("", "expected a first line"),
         ('file,label\n"a1.jpg,cat\n', r"t\.csv, line \d"),
-        ("file,label\na1.jpg,cat\na1.jpg,dog\n", r"line 3: a1\.jpg is 'dog' , but 'cat'"),
+        (
+            "file,label\na1.jpg,cat\na1.jpg,dog\n",
+            r"line 3: a1\.jpg is 'dog', but 'cat' in .*line 2",
+        ),
         ("file,label,split\na1.jpg,cat,later\n", "expected one of train, validation, test"),
         ("file,label,split\na1.jpg,cat,train\nb2.JPG,cat,\n", "line 3: expected one of train"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 _DEFAULT_QUALITY = 95
+_EXIT_TERMINATED = 128 + signal.SIGTERM
 _DEFAULT_SHARD_MEGABYTES = 512
 
 _EPILOG = """\
@@ -128,6 +130,8 @@ def run(namespace: argparse.Namespace) -> int:
         group_by=namespace.group_by,
         label_attribute=namespace.label_attribute,
     )
+    # As an exception, so that what is half-written is taken away when the platform stops the job.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
     with _LateProgress() as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
     sys.stdout.write(_summary(findings, output))

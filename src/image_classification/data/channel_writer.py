@@ -182,6 +182,8 @@ def _write_shards(
         tally.splits[shard.split].files.append(shard.stem)
     _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
+        "train_ratio": plan.train_ratio,
+        "test_ratio": plan.test_ratio,
         "seed": plan.seed,
         "format": plan.format,
         "transcoding": asdict(plan.transcoding) if plan.transcoding else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +111,16 @@ def take_inventory(
     if kind in _LISTS:
         return read_list_inventory(root, listing, labels)
     if kind in _TABLES:
-        return assemble(root, listing, read_table(listing, group_by), labels)
-    if kind in _MANIFESTS:
-        return assemble(root, listing, read_manifest(listing, label_attribute, group_by), labels)
-    raise UsageError(
-        f"{listing}: expected a list named {', '.join(_TABLES + _LISTS + _MANIFESTS)}, got {kind!r}"
-    )
+        rows = read_table(listing, group_by)
+    elif kind in _MANIFESTS:
+        rows = read_manifest(listing, label_attribute, group_by)
+    else:
+        endings = ", ".join(_TABLES + _LISTS + _MANIFESTS)
+        raise UsageError(f"{listing}: expected a list named {endings}, got {kind!r}")
+    inventory = assemble(root, listing, rows, labels)
+    if inventory.splits and not group_by:  # a column called group is no wish to split anew
+        return replace(inventory, groups=())
+    return inventory
 
 
 def _only_listing(root: Path) -> Path | None:

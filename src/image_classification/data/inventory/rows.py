@@ -37,6 +37,10 @@ class Row:
     split: str | None = None
     group: str | None = None
 
+    def says(self) -> str:
+        """Class and split, for messages."""
+        return repr(self.label) + (f" in {self.split!r}" if self.split else "")
+
 
 def assemble(
     root: Path, listing: Path, rows: Sequence[Row], labels: LabelMap | None = None
@@ -61,8 +65,8 @@ def assemble(
             continue
         if (earlier.label, earlier.split) != (row.label, row.split):
             raise ListError(
-                f"{row.place}: {path} is {row.label!r} {row.split or ''}, but {earlier.label!r} "
-                f"{earlier.split or ''} in {earlier.place}; keep one of the lines"
+                f"{row.place}: {path} is {row.says()}, but {earlier.says()} in {earlier.place}; "
+                "keep one of the lines"
             )
         left_out.add("lines that repeat another", row.place)
     labels = labels or labels_beside(listing) or _labels_of(list(kept.values()))
