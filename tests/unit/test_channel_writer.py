@@ -141,11 +141,14 @@ def test_what_several_hosts_write_is_together_what_one_host_writes(
     options = {"format": format_name, "shard_bytes": 20_000, "transcoding": Transcoding(resize=32)}
     write_channels(images, tmp_path / "one", ChannelPlan(**options))
     together: dict[str, bytes] = {}
+    written: list[str] = []
     for host in range(3):
         output = tmp_path / f"host{host}"
         write_channels(images, output, ChannelPlan(**options, host=host, hosts=3))
         for name, content in tree_of(output).items():
             assert together.setdefault(name, content) == content, name
+            written += [name] if name.endswith(".lst") else []
+    assert len(written) == len(set(written)), "a shard is written by one host"
     alone = tree_of(tmp_path / "one")
     data = {name for name in alone if not name.startswith("findings")}
     assert data == {name for name in together if not name.startswith("findings")}

@@ -240,7 +240,7 @@ def test_the_table_is_for_people(clean: Path, capsys: pytest.CaptureFixture[str]
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=0, max_size=40, unique=True),
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40, unique=True),
     st.lists(st.tuples(st.integers(0, 39), st.sets(st.integers(0, 63), max_size=9)), max_size=30),
     st.integers(1, 8),
     st.booleans(),
@@ -249,9 +249,7 @@ def test_near_pairs_are_those_of_comparing_all_with_all(
     values: list[int], near: list[tuple[int, set[int]]], distance: int, old_numpy: bool
 ) -> None:
     flipped = [
-        values[position] ^ sum(1 << bit for bit in bits)
-        for position, bits in near
-        if position < len(values)
+        values[position % len(values)] ^ sum(1 << bit for bit in bits) for position, bits in near
     ]
     hashes = np.array(sorted({*values, *flipped}), np.uint64)
     expected = [
@@ -264,6 +262,14 @@ def test_near_pairs_are_those_of_comparing_all_with_all(
         if old_numpy and hasattr(np, "bitwise_count"):
             patch.delattr(duplicates.np, "bitwise_count")
         assert near_pairs(hashes, distance).tolist() == expected
+
+
+@pytest.mark.parametrize("distance", [1, 4, 8])
+def test_bits_that_differ_far_apart_are_no_obstacle(distance: int) -> None:
+    spread = sum(1 << (64 * k // distance) for k in range(distance))
+    assert near_pairs(np.array([0, spread], np.uint64), distance).tolist() == [[0, 1]]
+    assert near_pairs(np.array([0, spread | 1 << 63], np.uint64), distance).tolist() == []
+    assert near_pairs(np.empty(0, np.uint64), distance).shape == (0, 2)
 
 
 def test_pairs_that_share_an_image_are_one_group() -> None:

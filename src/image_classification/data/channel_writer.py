@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from image_classification.data.channel_formats import FORMATS, check_format
-from image_classification.data.channel_splits import split_inventory
+from image_classification.data.channel_splits import DEFAULT_TRAIN_RATIO, split_inventory
 from image_classification.data.encoded_image import EncodedImage, encode
 from image_classification.data.files import PARTIAL_SUFFIX, write_text
 from image_classification.data.findings import Findings, ListedImage
@@ -182,8 +182,8 @@ def _write_shards(
         tally.splits[shard.split].files.append(shard.stem)
     _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
-        "train_ratio": plan.train_ratio,
-        "test_ratio": plan.test_ratio,
+        "train_ratio": None if inventory.splits else plan.train_ratio or DEFAULT_TRAIN_RATIO,
+        "test_ratio": None if inventory.splits else plan.test_ratio or 0.0,
         "seed": plan.seed,
         "format": plan.format,
         "transcoding": asdict(plan.transcoding) if plan.transcoding else None,

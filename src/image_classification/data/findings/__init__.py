@@ -99,15 +99,15 @@ class Findings:
         remarks = []
         left_out = sum(len(split.left_out) for split in self.splits.values())
         if left_out:
-            remarks.append(f"{left_out} images were left out because they cannot be used")
+            remarks.append(f"images left out because they cannot be used: {left_out}")
         if self.crossing:
             remarks.append(
-                f"{len(self.crossing)} images lie in several splits with equal bytes: the accuracy "
-                "on the held-out splits will be too good"
+                f"images that lie in several splits with equal bytes: {len(self.crossing)}; the "
+                "accuracy on the held-out splits will be too good"
             )
         if self.contradicting:
             remarks.append(
-                f"{len(self.contradicting)} images with equal bytes have several classes"
+                f"images that have several classes with equal bytes: {len(self.contradicting)}"
             )
         totals = self.class_totals()
         if min(totals) and max(totals) >= _IMBALANCED * min(totals):

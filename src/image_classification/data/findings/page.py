@@ -111,13 +111,17 @@ def _duplicates(findings: Findings) -> str:
     content = "<h2>Images with equal bytes</h2>"
     special = [g for g in findings.duplicates if g in findings.crossing + findings.contradicting]
     if special:
+        figures = [_same(findings, group) for group in special[: _MOST_PICTURES // 2]]
         content += "<p>In several splits or classes:</p>"
-    for group in special[: _MOST_PICTURES // 2]:
-        captions = "<br>".join(f"{text(i.split)}: {text(i.path)} ({text(i.label)})" for i in group)
-        content += _with_picture(findings, group[0], captions)
+        content += f'<div class="gallery">{"".join(figures)}</div>'
     rest = [group for group in findings.duplicates if group not in special]
     rest = [*special[_MOST_PICTURES // 2 :], *rest]
     return content + _groups(rest)
+
+
+def _same(findings: Findings, group: Sequence[ListedImage]) -> str:
+    lines = (f"{text(i.split)}: {text(i.path)} ({text(i.label)})" for i in group)
+    return _with_picture(findings, group[0], "<br>".join(lines))
 
 
 def _groups(groups: Sequence[Sequence[ListedImage]]) -> str:
@@ -146,4 +150,7 @@ def _not_taken(findings: Findings) -> str:
 
 
 def _settings(findings: Findings) -> list[list[object]]:
-    return [[name, str(value)] for name, value in findings.settings.items()]
+    return [
+        [name.replace("_", " "), "as in the input" if value is None else str(value)]
+        for name, value in findings.settings.items()
+    ]
