@@ -206,6 +206,16 @@ def test_a_file_of_the_list_that_is_not_there_is_unreadable(
     assert images_of(verdict, "unreadable") == [f"{clean}/cat/no.jpg: No such file or directory"]
 
 
+def test_a_damaged_record_file_is_an_error_beside_the_rest(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.rec").write_bytes(b"these are no records")
+    code, verdict = check(capsys, clean, tmp_path / "bad.rec")
+    assert code == 1 and len(verdict["parts"]) == 1
+    (problem,) = (p for p in verdict["problems"] if p["kind"] == "damaged")
+    assert f"{tmp_path}/bad.rec: damaged at byte 0, record 0" in problem["message"]
+
+
 def test_splits_with_other_classes_and_imbalance_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,11 @@ def test_numbers_as_class_names_are_in_the_order_of_their_values(flat: Path) -> 
     assert take_inventory(flat).labels.names == ("0", "9", "10")
 
 
+def test_a_table_with_numbers_and_names_keeps_both(flat: Path) -> None:
+    (flat / "t.csv").write_text("file,label,class_name\na1.jpg,2,cat\nb2.JPG,0,dog\n")
+    assert take_inventory(flat).labels.names == ("dog", "1", "cat")
+
+
 def test_a_table_gives_splits_and_groups(flat: Path) -> None:
     (flat / "t.csv").write_text(
         "file,label,Patient,split\na1.jpg,c,p1,Train\nb2.JPG,c,p1,val\nc3.png,c,p2,TEST\n"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.contract import environment
+from image_classification.data.checking import Part, Problem
 from image_classification.data.checking.parts import parts_of
 from image_classification.data.checking.verdict import PartSummary, Verdict, check
-from image_classification.errors import UsageError
+from image_classification.errors import ListError, RecordError, UsageError
 from image_classification.logs import Progress
 
 if TYPE_CHECKING:
@@ -63,10 +64,16 @@ def run(namespace: argparse.Namespace) -> int:
         raise UsageError(f"--workers {namespace.workers}: expected 1 or more")
     if namespace.list is not None and len(namespace.paths) > 1:
         raise UsageError(f"--list names the images of one PATH, got {len(namespace.paths)}")
-    parts = [part for path in namespace.paths for part in parts_of(path, namespace.list)]
+    parts: list[Part] = []
+    damaged: list[Problem] = []
+    for path in namespace.paths:
+        try:
+            parts += parts_of(path, namespace.list)
+        except (RecordError, ListError) as error:  # a mistake in the data, not in the command
+            damaged.append(Problem("error", "damaged", str(error)))
     workers = namespace.workers or environment.cpu_count()
     with Progress("check", sum(len(part.keys) for part in parts), "images") as progress:
-        verdict = check(parts, workers, progress.advance)
+        verdict = check(parts, workers, progress.advance, damaged)
     text = json.dumps(verdict.to_json(), indent=1) if namespace.json else _table(verdict)
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     return int(verdict.has_errors)

@@ -51,17 +51,23 @@ class Verdict:
         }
 
 
-def check(parts: Sequence[Part], workers: int, on_progress: Callable[[int], None]) -> Verdict:
+def check(
+    parts: Sequence[Part],
+    workers: int,
+    on_progress: Callable[[int], None],
+    damaged: Sequence[Problem] = (),
+) -> Verdict:
     """Check the parts of a data set, each alone and against the others.
 
     Args:
         parts: what to check.
         workers: threads.
         on_progress: called with 1 for every image.
+        damaged: what could not be opened as a part.
     """
     with_hash = has_perceptual_hash()
     measured = [measure(part, workers, with_hash, on_progress) for part in parts]
-    problems = list(name_problems(parts))
+    problems = [*damaged, *name_problems(parts)]
     for part, images in zip(parts, measured, strict=True):
         problems += [*image_problems(part, images), *label_problems(part), *folder_problems(part)]
     problems += duplicate_problems(parts, measured)

@@ -8,10 +8,12 @@ byte-order mark.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from image_classification.data.inventory.rows import Row
+from image_classification.data.labels import MAX_CLASSES
 from image_classification.errors import ListError
 
 # Header names that published tables use, in the order of preference.
@@ -21,6 +23,7 @@ _NAMES = {
         "image_name", "img", "image_id", "id",
     ),
     "label": ("label", "class", "class_name", "category", "target", "label_name", "breed"),
+    "name": ("class_name", "label_name"),
     "split": ("split", "set", "subset", "partition", "data set"),
     "group": ("group", "group_id"),
 }  # fmt: skip
@@ -40,10 +43,8 @@ def read_table(path: Path, group_by: str | None = None) -> list[Row]:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ListError(f"{path}: the table cannot be read: {error.strerror}") from error
-    lines = text.splitlines()
-    first = lines[0] if lines else ""
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         columns = _columns(path, header, group_by)
@@ -90,6 +91,7 @@ def _row(place: str, fields: list[str], columns: Mapping[str, int], width: int) 
             raise ListError(f"{place}: the {meaning} is empty; fill it in or remove the line")
     if values.get("group") == "":
         raise ListError(f"{place}: the group is empty; every line needs one, alone or shared")
-    return Row(
-        place, values["file"], values["label"], None, values.get("split"), values.get("group")
-    )
+    label, number = values["label"], None
+    if values.get("name") and label.isdecimal() and len(label) < len(str(MAX_CLASSES)):
+        label, number = values["name"], int(label)
+    return Row(place, values["file"], label, number, values.get("split"), values.get("group"))
