@@ -12,7 +12,7 @@ from image_classification.data.channel_writer import ChannelPlan
 from image_classification.data.channel_writer import write_channels as write_inventory
 from image_classification.data.findings import Findings
 from image_classification.data.headers import read_header
-from image_classification.data.inventory import take_inventory
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.listing import read_list
 from image_classification.data.recordio import RecordFile
 from image_classification.data.transcoding import Transcoding

@@ -18,7 +18,7 @@ from image_classification.cli import main
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.checking import duplicates
 from image_classification.data.checking.duplicates import connected, near_pairs
-from image_classification.data.inventory import take_inventory
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.inventory import Inventory, take_inventory
+from image_classification.data.inventory import Inventory
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.labels import LabelMap
 from image_classification.errors import DataError, ListError, UsageError
 
@@ -203,6 +204,18 @@ def test_a_malformed_manifest_is_named_with_its_line(flat: Path, line: str, mess
     (flat / "m.jsonl").write_text(line)
     with pytest.raises(ListError, match=message):
         take_inventory(flat)
+
+
+def test_a_manifest_in_which_only_some_images_have_a_group_is_refused(flat: Path) -> None:
+    manifest(
+        flat,
+        {"source-ref": "a1.jpg", "label": 0, "group": 7},
+        {"source-ref": "b2.JPG", "label": 0},
+    )
+    with pytest.raises(ListError, match="line 2: no group, but other lines have one"):
+        take_inventory(flat)
+    with pytest.raises(ListError, match="line 1: no attribute 'farm' to group by"):
+        take_inventory(flat, group_by="farm")
 
 
 def test_one_number_with_two_names_is_refused(flat: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.images import decode
-from image_classification.data.inventory import take_inventory
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.listing import read_list
 from image_classification.data.tfrecord import encode_example, frame_tfrecord
 from image_classification.data.transcoding import Transcoding

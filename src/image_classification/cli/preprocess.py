@@ -14,7 +14,7 @@ from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.findings import Findings
-from image_classification.data.inventory import take_inventory
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import UsageError

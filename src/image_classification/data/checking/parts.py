@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.data.checking import Part
-from image_classification.data.inventory import Inventory, split_named, take_inventory
+from image_classification.data.inventory import Inventory, split_named
 from image_classification.data.inventory.lists import file_rows
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.inventory.rows import find_files, labels_beside
 from image_classification.data.labels import LABELS_FILE, LabelMap, names_of_folders
 from image_classification.data.listing import read_list

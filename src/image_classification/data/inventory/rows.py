@@ -81,7 +81,7 @@ def assemble(
         entries,
         labels,
         _splits(list(kept.values())),
-        [row.group for row in kept.values() if row.group is not None],
+        _groups(list(kept.values())),
         left_out.reasons(),
     )
 
@@ -166,3 +166,13 @@ def _splits(rows: Sequence[Row]) -> list[str]:
             )
         splits.append(split)
     return splits
+
+
+def _groups(rows: Sequence[Row]) -> list[str]:
+    groups = [row.group for row in rows if row.group is not None]
+    if groups and len(groups) < len(rows):
+        place = next(row.place for row in rows if row.group is None)
+        raise ListError(
+            f"{place}: no group, but other lines have one; every line needs one, alone or shared"
+        )
+    return groups
