@@ -215,6 +215,15 @@ def test_equal_images_in_several_splits_are_reported_with_a_picture(
     assert "validation/red/2.jpg" in page
 
 
+def test_a_truncated_picture_is_shown_as_far_as_it_goes(images: Path, tmp_path: Path) -> None:
+    path = images / "red" / "red000.jpg"
+    path.write_bytes(path.read_bytes()[:-500])
+    (images / "red" / "red001.jpg").write_bytes(b"no image")
+    write_channels(images, tmp_path / "out", ChannelPlan(max_bad=2))
+    page = (tmp_path / "out" / "findings.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 1 and page.count("nothing to see") == 1
+
+
 def test_the_page_escapes_what_file_names_hold(images: Path, tmp_path: Path) -> None:
     (images / "red" / "<script>alert(1)<.jpg").write_bytes(b"no image")
     write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))

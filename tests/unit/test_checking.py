@@ -197,6 +197,20 @@ def test_labels_outside_the_range_are_named_in_records_and_in_lists(
     assert kinds(verdict)["images-that-the-list-does-not-name"] == "warning"
 
 
+def test_the_lists_of_a_folder_are_parts_that_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        picture(tmp_path / "images" / f"{number}.jpg", number)
+    (tmp_path / "a_train.lst").write_text("0\t0\timages/0.jpg\n1\t1\timages/1.jpg\n")
+    (tmp_path / "a_val.lst").write_text("2\t0\timages/2.jpg\n3\t1\timages/1.jpg\n")
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1
+    assert [part["images"] for part in verdict["parts"]] == [2, 2]
+    shown = f"{tmp_path}/images/1.jpg"
+    assert images_of(verdict, "duplicates-across-parts") == [f"{shown} = {shown}"]
+
+
 def test_a_file_of_the_list_that_is_not_there_is_unreadable(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

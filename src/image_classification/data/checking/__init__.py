@@ -26,7 +26,8 @@ class Part:
     """Images that belong together: a split, a folder, a channel of records.
 
     Attributes:
-        name: its path.
+        name: what it is called; no two parts have one name.
+        folder: the path that the keys are below.
         keys: names of the images, for messages.
         labels: float64 (images,), class numbers as they stand; nan where there is none.
         names: class names, or None where nothing names them.
@@ -36,6 +37,7 @@ class Part:
     """
 
     name: str
+    folder: str
     keys: Sequence[str]
     labels: npt.NDArray[np.float64]
     names: LabelMap | None
@@ -83,5 +85,5 @@ class Problem:
 
 
 def image_name(part: Part, number: int) -> str:
-    """An image in a message: the path of its part, then its key."""
-    return os.path.join(part.name, part.keys[number])
+    """An image in a message: a path that can be opened, or `file.rec#<image id>`."""
+    return os.path.join(part.folder, part.keys[number])

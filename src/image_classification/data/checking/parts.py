@@ -10,6 +10,7 @@ import numpy as np
 
 from image_classification.data.checking import Part
 from image_classification.data.inventory import Inventory, split_named
+from image_classification.data.inventory.folders import has_class_folders
 from image_classification.data.inventory.lists import file_rows
 from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.inventory.rows import find_files, labels_beside
@@ -27,7 +28,7 @@ def parts_of(path: Path, listing: Path | None = None) -> list[Part]:
         DataError: there is no such path, nothing to check in it, or a damaged list or record file.
     """
     if path.is_file() and path.suffix == ".rec":
-        return [_record_part(str(path), [path])]
+        return [_record_part(path, [path])]
     if not path.is_dir():
         raise DataError(f"{path}: expected a folder or a record file (.rec)")
     splits = [] if listing else _split_folders(path)
@@ -35,10 +36,11 @@ def parts_of(path: Path, listing: Path | None = None) -> list[Part]:
         return [part for folder in splits for part in parts_of(folder)]
     records = sorted(path.glob("*.rec"))
     if records and listing is None:
-        return [_record_part(str(path), records)]
+        return [_record_part(path, records)]
     lists = [listing] if listing else sorted(path.glob("*.lst"))
-    if len(lists) == 1 and lists[0].suffix == ".lst" and not (listing is None and _folders(path)):
-        return [_list_part(path, lists[0])]
+    are_lists = all(found.suffix == ".lst" for found in lists)
+    if lists and are_lists and (listing or not has_class_folders(path)):
+        return [_list_part(path, found, is_only=len(lists) == 1) for found in lists]
     return _inventory_parts(take_inventory(path, listing))
 
 
@@ -67,7 +69,7 @@ def _inventory_parts(inventory: Inventory) -> list[Part]:
     return parts
 
 
-def _list_part(root: Path, listing: Path) -> Part:
+def _list_part(root: Path, listing: Path, is_only: bool) -> Part:
     """The images of a `.lst`, with whatever labels it has: those out of range are a problem."""
     entries = read_list(listing)
     if not entries:
@@ -78,7 +80,9 @@ def _list_part(root: Path, listing: Path) -> Part:
     )
     whole = bool(np.all(np.floor(labels) == labels))
     names = labels_beside(listing) or (names_of_folders(entries) if whole else None)
-    return _file_part(str(root), root, paths, labels, names, left_out.reasons())
+    name = str(root) if is_only else str(listing)
+    # What one of several lists does not name is named by another.
+    return _file_part(name, root, paths, labels, names, left_out.reasons() if is_only else ())
 
 
 def _file_part(
@@ -93,10 +97,11 @@ def _file_part(
         with open(os.path.join(root, paths[number]), "rb", buffering=0) as file:
             return file.read()
 
-    return Part(name, [class_name(path) for path in paths], labels, names, read, left_out)
+    keys = [class_name(path) for path in paths]
+    return Part(name, str(root), keys, labels, names, read, left_out)
 
 
-def _record_part(name: str, paths: Sequence[Path]) -> Part:
+def _record_part(path: Path, paths: Sequence[Path]) -> Part:
     """The shards of a channel, or one file; the maps live as long as the part."""
     files = [RecordFile(path) for path in paths]
     places = [(file, number) for file in files for number in range(len(file))]
@@ -113,6 +118,5 @@ def _record_part(name: str, paths: Sequence[Path]) -> Part:
         file, record = places[number]
         return file.read_image(record).content
 
-    if len(paths) == 1 and name == str(paths[0]):
-        name = str(paths[0].parent)
-    return Part(name, keys, np.concatenate([np.empty(0), *labels]), names, read)
+    folder = str(paths[0].parent)
+    return Part(str(path), folder, keys, np.concatenate([np.empty(0), *labels]), names, read)
