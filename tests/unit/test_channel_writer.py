@@ -224,6 +224,16 @@ def test_a_truncated_picture_is_shown_as_far_as_it_goes(images: Path, tmp_path: 
     assert page.count("data:image/jpeg;base64,") == 1 and page.count("nothing to see") == 1
 
 
+def test_a_file_that_cannot_be_decoded_is_not_stored_as_it_is(images: Path, tmp_path: Path) -> None:
+    path = images / "red" / "red000.jpg"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff\xd8" * 100  # whole at both ends, broken inside
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"red/red000\.jpg: this JPEG .* truncated or corrupt"):
+        write_channels(images, tmp_path / "out", ChannelPlan())
+
+
 def test_the_page_escapes_what_file_names_hold(images: Path, tmp_path: Path) -> None:
     (images / "red" / "<script>alert(1)<.jpg").write_bytes(b"no image")
     write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))

@@ -37,13 +37,13 @@ def duplicate_problems(
         yield Problem(
             "warning",
             "near-duplicates-across-parts",
-            f"{len(crossing)} groups of images that look the same lie in several parts: what is "
-            "validated on may have been trained on",
+            "images that look the same lie in several parts: what is validated on may have been "
+            "trained on",
             _named(crossing),
         )
     within = [group for group in near if not _crosses(group)]
     if within:
-        message = f"{len(within)} groups of images look the same within a part"
+        message = "images look the same within a part"
         yield Problem("note", "near-duplicates", message, _named(within))
 
 
@@ -53,17 +53,17 @@ def _equal_problems(groups: Sequence[Sequence[_Place]]) -> Iterator[Problem]:
         yield Problem(
             "error",
             "duplicates-across-parts",
-            f"{len(crossing)} images lie in several parts with equal bytes: what is validated on "
-            "was trained on; keep each in one",
+            "images lie in several parts with equal bytes: what is validated on was trained on; "
+            "keep each in one",
             _named(crossing),
         )
     several = [group for group in groups if len({_class_of(place) for place in group}) > 1]
     if several:
-        message = f"{len(several)} images with equal bytes have several classes"
+        message = "images with equal bytes have several classes"
         yield Problem("error", "contradicting-duplicates", message, _named(several))
     within = [group for group in groups if group not in crossing and group not in several]
     if within:
-        message = f"{len(within)} images occur several times with equal bytes"
+        message = "images occur several times with equal bytes"
         yield Problem("warning", "duplicates", message, _named(within))
 
 
