@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -163,3 +164,20 @@ def test_a_job_that_is_stopped_leaves_nothing_half_written(
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("format_name", ["recordio", "folders"])
+def test_a_full_disk_is_a_clear_error_and_nothing_is_left(
+    tmp_path: Path, write_class_folders: ClassFolders, format_name: str
+) -> None:
+    images = write_class_folders(tmp_path / "images", per_class=12, size=(200, 200))
+    command = [
+        *(sys.executable, "-m", "image_classification", "preprocess", "--input", str(images)),
+        *("--output", str(tmp_path / "out"), "--format", format_name),
+    ]
+    # A limit of 16 KB a file stands in for a full disk.
+    script = f"ulimit -f 16; exec {shlex.join(command)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "ClientError: " in done.stderr and "cannot be written: File too large" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]

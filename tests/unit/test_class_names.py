@@ -88,6 +88,14 @@ def test_origins_that_differ_are_an_error_that_names_both(records: dict[str, Pat
         open_job(records)
 
 
+def test_a_labels_file_of_another_program_is_an_error_with_the_remedy(
+    records: dict[str, Path],
+) -> None:
+    (records["train"] / "labels.json").write_text('{"classes": ["cat"], "labels": {"a": 0}}')
+    with pytest.raises(DataError, match=r'labels\.json: "labels" must be a list.*leave it out'):
+        open_job(records)
+
+
 def test_another_number_of_names_than_num_classes_is_an_error(records: dict[str, Path]) -> None:
     with pytest.raises(DataError, match="labels has 3 names, but num_classes is 2"):
         open_job(records, labels="a,b,c")

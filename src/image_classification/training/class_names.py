@@ -40,7 +40,7 @@ def given_names(
     for name, channel in channels.items():
         if name != MODEL_CHANNEL.name:
             for path in _visible(channel.path, LABELS_FILE):
-                origins[f"channel {name}: {path}"] = LabelMap.read(path)
+                origins[f"channel {name}: {path}"] = _read(path)
     if not origins:
         return None
     (first, labels), *others = origins.items()
@@ -72,6 +72,13 @@ def names_of_lists(channel: ChannelInput) -> LabelMap | None:
         _logger.info("Class names from the folders in %s", ", ".join(path.name for path in paths))
         return labels
     return None
+
+
+def _read(path: Path) -> LabelMap:
+    try:
+        return LabelMap.read(path)
+    except DataError as error:
+        raise DataError(f"{error}; if it is another program's file, leave it out") from error
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
