@@ -82,6 +82,17 @@ def test_hosts_with_their_own_images_need_the_classes_and_share_them(
         ]
 
 
+def test_a_host_that_gets_no_image_of_its_own_writes_no_shard_and_succeeds(
+    tmp_path: Path,
+) -> None:
+    base = write_processing_job(tmp_path, "algo-2", ["algo-1", "algo-2"], "ShardedByS3Key")
+    done = run_command("preprocess", "--base-dir", base, "--labels", "a,b")
+    assert done.returncode == 0, done.stderr
+    assert "this host has no image" in done.stderr
+    names = sorted(path.name for path in (base / "processing" / "output").iterdir())
+    assert names == ["findings-algo-2.html", "findings-algo-2.json", "labels.json"]
+
+
 def test_a_table_with_groups_becomes_channels_in_one_command(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:

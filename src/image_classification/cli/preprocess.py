@@ -14,9 +14,11 @@ from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.findings import Findings
+from image_classification.data.inventory import Inventory
 from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.transcoding import Transcoding
+from image_classification.data.tree import LeftOut, find_images
 from image_classification.errors import UsageError
 from image_classification.logs import Progress
 
@@ -121,15 +123,19 @@ def run(namespace: argparse.Namespace) -> int:
     base = Path(namespace.base_dir)
     root = namespace.input or base / "processing" / "input"
     output = namespace.output or base / "processing" / "output"
-    labels = _labels_of(namespace.labels)
+    labels = _labels_of(namespace.labels, root)
     plan = _plan(namespace, base, root, labels)
-    inventory = take_inventory(
-        root,
-        _listing_of(namespace.list, root),
-        labels=labels,
-        group_by=namespace.group_by,
-        label_attribute=namespace.label_attribute,
-    )
+    if plan.host_name and not (root.is_dir() and find_images(root, LeftOut())):
+        # With fewer objects than hosts some hosts get none.
+        inventory = Inventory(str(root), root, (), labels or LabelMap(()))
+    else:
+        inventory = take_inventory(
+            root,
+            _listing_of(namespace.list, root),
+            labels=labels,
+            group_by=namespace.group_by,
+            label_attribute=namespace.label_attribute,
+        )
     # As an exception, so that what is half-written is taken away when the platform stops the job.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
     with _LateProgress() as on_progress:
@@ -156,9 +162,11 @@ def _listing_of(path: Path | None, root: Path) -> Path | None:
     raise UsageError(f"--list {path}: no such file, here or in {root}")
 
 
-def _labels_of(text: str | None) -> LabelMap | None:
+def _labels_of(text: str | None, root: Path) -> LabelMap | None:
+    """The names that are given, or those of a labels.json in the input."""
     if text is None:
-        return None
+        beside = root / LABELS_FILE
+        return LabelMap.read(beside) if beside.is_file() else None
     if text.endswith(".json"):
         return LabelMap.read(Path(text))
     return LabelMap.parse(text)
@@ -177,10 +185,10 @@ def _plan(
     is_sharded = environment.is_sharded_input(JobPaths(base), root)
     if namespace.distribution is not None:
         is_sharded = namespace.distribution == "sharded"
-    if is_sharded and hosts > 1 and labels is None and not (root / LABELS_FILE).is_file():
+    if is_sharded and hosts > 1 and labels is None:
         raise UsageError(
             f"each of {hosts} hosts has its own part of the images and may lack a class, so the "
-            f"classes must be given: --labels a,b,c, or a {LABELS_FILE} for --labels"
+            f"classes must be given: --labels a,b,c, or a {LABELS_FILE} in the input"
         )
     return ChannelPlan(
         train_ratio=namespace.train_ratio,

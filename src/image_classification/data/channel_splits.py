@@ -19,7 +19,8 @@ def split_inventory(
     """Split → its list, shuffled: readers without an index shuffle in a small window only.
 
     Args:
-        inventory: its own splits are kept; its groups are not torn apart.
+        inventory: its own splits are kept; its groups are not torn apart. Without an image there
+            are no splits.
         train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
             None: the inventory's own splits, or 0.8 and 0.
         seed: 0 or more.
@@ -28,6 +29,8 @@ def split_inventory(
         UsageError: ratios that leave a split empty, or ratios for an input with splits of its own.
         DataError: an input with splits of its own that lacks one.
     """
+    if not inventory.entries:
+        return {}
     if inventory.splits:
         if train_ratio is not None or test_ratio is not None or inventory.groups:
             raise UsageError(

@@ -98,7 +98,9 @@ def write_channels(
     splits = split_inventory(inventory, plan.train_ratio, plan.test_ratio, plan.seed)
     shards = _shards(inventory, splits, plan)
     own = shards if plan.host_name else shards[plan.host :: plan.hosts]
-    if not own:
+    if not inventory.entries:
+        _logger.warning("%s: this host has no image", inventory.name)
+    elif not own:
         _logger.warning(
             "%d shards are too few for %d hosts: this one has nothing to write; make them smaller "
             "with --shard-size",

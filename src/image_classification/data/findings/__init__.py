@@ -92,7 +92,7 @@ class Findings:
     def class_totals(self) -> list[int]:
         """Images of each class in all splits."""
         counts = [split.class_counts for split in self.splits.values()]
-        return [sum(column) for column in zip(*counts, strict=True)]
+        return [sum(split[i] for split in counts) for i in range(len(self.labels))]
 
     def remarks(self) -> list[str]:
         """What a user should know before training, one sentence each."""
