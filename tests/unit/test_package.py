@@ -16,6 +16,7 @@ COMMANDS = [
     "pack",
     "inspect",
     "preprocess",
+    "check",
     "train",
     "evaluate",
     "predict",
