@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.registry)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -50,7 +51,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables that lead the AWS CLI to a moto of this session."""
-    port = _free_port()
+    port = free_port()
     server = Path(sys.executable).with_name("moto_server")
     command = [server, "-H", "127.0.0.1", "-p", str(port)]
     with (tmp_path_factory.mktemp("moto") / "log").open("wb") as log:
@@ -101,7 +102,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, password: str) -> Iterato
     program = shutil.which("docker-registry")
     assert program, "apt-get install docker-registry, or .ci/engine start"
     folder = tmp_path_factory.mktemp("registry")
-    port = _free_port()
+    port = free_port()
     digest = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
     (folder / "htpasswd").write_text(f"AWS:{digest}\n")
     (folder / "registry.yml").write_text(
