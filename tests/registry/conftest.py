@@ -126,7 +126,7 @@ auth: {{htpasswd: {{realm: ECR, path: '{folder / "htpasswd"}'}}}}
 @pytest.fixture
 def environment(tmp_path: Path, aws: dict[str, str]) -> dict[str, str]:
     """The scripts' environment: moto's AWS and a Docker configuration that knows no login."""
-    settings = ("REGISTRY", "REGION", "VERSION", "BACKEND", "DEVICE", "OUTPUT", "PORT", "RESIZE")
+    settings = ("REGISTRY", "REGION", "BACKEND", "DEVICE", "OUTPUT", "PORT", "PREPROCESS")
     inherited = {
         name: value
         for name, value in os.environ.items()
