@@ -179,6 +179,16 @@ def test_predict_and_the_server_give_the_same_answer(
     assert dict(zip(local["labels"], local["probabilities"], strict=True)) == pytest.approx(by_name)
 
 
+def test_no_command_leaves_telemetry_or_anything_else_in_the_home_folder(
+    trained_job: Path, tmp_path: Path, red: bytes
+) -> None:
+    (tmp_path / "red.jpg").write_bytes(red)
+    (tmp_path / "home").mkdir()
+    options = ("--model", trained_job / "model", tmp_path / "red.jpg")
+    assert run_command("predict", *options, HOME=str(tmp_path / "home")).returncode == 0
+    assert not list((tmp_path / "home").rglob("*"))
+
+
 def test_predict_names_a_bad_image_and_goes_on(
     trained_job: Path, small_channels: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ _EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 for a user's mistake, 1 for a fault of ours."""
     namespace = parser().parse_args(arguments)
+    environment.disable_telemetry()
     try:
         logs.configure(environment.LOG_LEVEL.read_integer(0), namespace.log_stream)
         code: int = namespace.run(namespace)

@@ -199,6 +199,14 @@ def _cluster_of(config: Mapping[str, Any]) -> Cluster:
     return Cluster(current, hosts, str(config.get("network_interface_name") or ""))
 
 
+def disable_telemetry() -> None:
+    """Keep ONNX Runtime, whose wheels have telemetry switched on, from writing and sending its own.
+
+    It reads the variable when it is loaded, so this comes before its import. A user's choice wins.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def use_network_interface(name: str) -> None:
     """Have the frameworks' libraries reach the other hosts through it, unless the user chose one.
 
