@@ -56,6 +56,20 @@ class PackReport:
         counts = {f"{label:g}": count for label, count in self.class_counts.items()}
         return {**asdict(self), "class_counts": counts}
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> PackReport:
+        """Raises KeyError, TypeError or ValueError where the content is not that of `to_json`."""
+        return cls(
+            **{
+                **content,
+                "skipped": tuple(SkippedImage(**image) for image in content["skipped"]),
+                "class_counts": {
+                    float(label): int(count) for label, count in content["class_counts"].items()
+                },
+                "shards": tuple(content["shards"]),
+            }
+        )
+
 
 @dataclass
 class PartContent:

@@ -11,26 +11,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from image_classification import __version__
+from image_classification.data.image_packing import PackedImage, in_order, pack_image
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.listing import ListEntry, read_list
 from image_classification.data.pack_report import PackReport, SkippedImage, Tally, check_skipped
 from image_classification.data.record_parts import RecordParts
-from image_classification.data.recordio import RecordHeader, pack_image_record
-from image_classification.data.transcoding import Transcoding, check_stored, transcode
-from image_classification.errors import AlgorithmError, DataError, UsageError
+from image_classification.data.transcoding import Transcoding
+from image_classification.errors import DataError, UsageError
 
 __all__ = ["PackOptions", "PackReport", "SkippedImage", "pack"]
 
-_TASK_IMAGES = 8  # a task costs about 30 µs of interpreter time, storing an image 60
-_TASKS_PER_WORKER = 3  # under way at most: bounds memory to 24 images a worker
 _log = logging.getLogger(__name__)
 
 
@@ -59,16 +55,6 @@ class PackOptions:
             )
         if self.label_width is not None and self.label_width < 1:
             raise UsageError(f"expected a label width of 1 or more, got {self.label_width}")
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """The result of one image: its record, or the reason why there is none."""
-
-    entry: ListEntry
-    record: bytes = b""
-    reason: str | None = None
-    has_back_slashes: bool = False
 
 
 def pack(
@@ -111,7 +97,11 @@ def pack(
     labels = _labels_of(list_path, entries)
 
     parts = RecordParts(
-        output, _job(list_path, root, options), entries, shard_bytes=shard_bytes, resume=resume
+        output,
+        describe_job(list_path, root, options),
+        entries,
+        shard_bytes=shard_bytes,
+        resume=resume,
     )
     try:
         with parts:
@@ -148,13 +138,13 @@ def _fill(
 ) -> tuple[Tally, int]:
     """Pack what is not in a finished part yet; the tally, and how many images were."""
 
-    def process(entry: ListEntry) -> _Packed:
-        return _pack_one(entry, str(root), options)
+    def process(entry: ListEntry) -> PackedImage:
+        return pack_image(entry, str(root), options.transcoding, options.pack_labels)
 
     _drop_repaired(parts, entries, process)
     tally = Tally(list_path, parts.finished)
     resumed = tally.part.stop
-    results = _in_order(process, entries[resumed:], workers)
+    results = in_order(process, entries[resumed:], workers)
     for done, result in enumerate(results, start=resumed + 1):
         tally.add(result.entry, result.reason, result.has_back_slashes)
         if result.reason is None and parts.write(result.record, result.entry.id):
@@ -171,16 +161,26 @@ def _entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
     if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
         _log.warning("%s has several labels a line: only the first is packed", list_path)
-    bounds = [len(entries) * part // options.parts for part in (options.part, options.part + 1)]
-    if bounds[0] == bounds[1]:
+    selected = select_part(entries, options)
+    if not selected:
         raise UsageError(
             f"{list_path}: {len(entries)} images leave part {options.part} of {options.parts} "
             f"empty; use at most {len(entries)} parts"
         )
-    return entries[bounds[0] : bounds[1]] if options.parts > 1 else entries
+    return selected
 
 
-def _job(list_path: Path, root: Path, options: PackOptions) -> dict[str, Any]:
+def select_part(entries: list[ListEntry], options: PackOptions) -> list[ListEntry]:
+    """The lines that fall to the part that was asked for."""
+    if options.parts == 1:
+        return entries
+    first, stop = (
+        len(entries) * part // options.parts for part in (options.part, options.part + 1)
+    )
+    return entries[first:stop]
+
+
+def describe_job(list_path: Path, root: Path, options: PackOptions) -> dict[str, Any]:
     """What must be the same for a run to be resumed."""
     with list_path.open("rb") as file:
         content = hashlib.sha256()
@@ -195,7 +195,7 @@ def _job(list_path: Path, root: Path, options: PackOptions) -> dict[str, Any]:
 
 
 def _drop_repaired(
-    parts: RecordParts, entries: Sequence[ListEntry], process: Callable[[ListEntry], _Packed]
+    parts: RecordParts, entries: Sequence[ListEntry], process: Callable[[ListEntry], PackedImage]
 ) -> None:
     """Pack a finished part again if an image that was left out of it can be read by now."""
     for number, content in enumerate(parts.finished):
@@ -223,54 +223,3 @@ def _labels_of(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None
         )
         return None
     return labels
-
-
-def _in_order(
-    process: Callable[[ListEntry], _Packed], entries: Sequence[ListEntry], workers: int
-) -> Iterator[_Packed]:
-    """Process entries in threads; results in the order of the list, memory bounded."""
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-    pending: deque[Future[list[_Packed]]] = deque()
-
-    def process_all(part: Sequence[ListEntry]) -> list[_Packed]:
-        return [process(entry) for entry in part]
-
-    try:
-        for start in range(0, len(entries), _TASK_IMAGES):
-            pending.append(executor.submit(process_all, entries[start : start + _TASK_IMAGES]))
-            if len(pending) > workers * _TASKS_PER_WORKER:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _pack_one(entry: ListEntry, root: str, options: PackOptions) -> _Packed:
-    try:
-        content, has_back_slashes = _read_image_file(root, entry.path)
-        if options.transcoding is None:
-            check_stored(content)
-        else:
-            content = transcode(content, options.transcoding)
-        several = options.pack_labels and len(entry.labels) > 1
-        header = RecordHeader(entry.labels if several else entry.labels[0], entry.id)
-        return _Packed(entry, pack_image_record(header, content), None, has_back_slashes)
-    except OSError as error:
-        return _Packed(entry, reason=error.strerror or str(error))
-    except DataError as error:
-        return _Packed(entry, reason=str(error))
-    except Exception as error:
-        raise AlgorithmError(f"packing {entry.path} failed: {error!r}") from error
-
-
-def _read_image_file(root: str, path: str) -> tuple[bytes, bool]:
-    """The file's bytes, and whether its back-slashes had to be read as slashes (Windows lists)."""
-    candidates = dict.fromkeys((path, path.strip(), path.strip().replace("\\", "/")))
-    for candidate in candidates:
-        try:
-            with open(os.path.join(root, candidate), "rb", buffering=0) as file:
-                return file.read(), candidate != path and "\\" in path
-        except FileNotFoundError:
-            continue
-    raise FileNotFoundError(2, f"no such file below {root}")

@@ -47,7 +47,8 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 IMAGE_HEADER_TYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
 
 _REMEDY = (
-    "copy the file again, pack it again, or read what is left with resync=True (inspect --resync)"
+    "copy the file again, pack it again, or save what is left with "
+    "inspect --on-damage resync --salvage NEW.rec"
 )
 
 Mapped = mmap.mmap | bytes

@@ -36,7 +36,8 @@ from image_classification.data.record_format import (
     pack_image_record,
     unpack_image_record,
 )
-from image_classification.data.record_index import find_disagreement, read_index, scan_records
+from image_classification.data.record_index import find_disagreement, read_index
+from image_classification.data.record_scan import Damage, find_records
 from image_classification.data.samples import FloatArray, IntArray
 from image_classification.errors import RecordError
 
@@ -122,6 +123,7 @@ class RecordFile:
         keys: uint64 (records,), the keys of the index; None where it was not used.
         index_path: the index that was found, or None.
         index_problem: why it was not used, or None.
+        damages: what `resync` has skipped, in file order.
 
     Raises:
         RecordError: the file cannot be read or is damaged, or a given index is wrong.
@@ -133,6 +135,7 @@ class RecordFile:
         beside = path.with_suffix(INDEX_SUFFIX)
         self.index_path = index or (beside if beside.is_file() and beside != path else None)
         self.index_problem: str | None = None
+        self.damages: list[Damage] = []
         self.keys: npt.NDArray[np.uint64] | None = None
         try:
             self.offsets = self._find_records(is_given=index is not None, resync=resync)
@@ -158,7 +161,8 @@ class RecordFile:
             if is_given:
                 raise RecordError(f"{message}; delete it, the file can be read without")
             _log.warning("%s; the index is ignored and the record file is scanned", message)
-        return scan_records(self._map, self.path, resync=resync)
+        found, self.damages = find_records(self._map, self.path, resync=resync)
+        return found
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -204,6 +208,12 @@ class RecordFile:
         word: int = PART_HEADER.unpack_from(self._map, start)[1]
         begin = start + PART_HEADER.size
         return (begin, begin + word) if word <= LENGTH_MASK else (0, 0)
+
+    def end_of_last_record(self) -> int:
+        """Byte behind the payload of the last record, its padding not counted; 0 without any."""
+        if not len(self):
+            return 0
+        return follow_record(self._map, int(self.offsets[-1]))[-1][1]
 
     def record_sizes(self) -> IntArray:
         """int64 (records,), payload bytes of each record."""

@@ -13,10 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification.data.headers import ImageHeader, read_header
-from image_classification.data.images import decode, encode_jpeg, encode_png, resize
+from image_classification.data.images import (
+    INTERPOLATIONS,
+    decode,
+    encode_jpeg,
+    encode_png,
+    resize,
+)
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
+AUTO = "auto"
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
@@ -31,6 +38,9 @@ class Transcoding:
         center_crop: cut out the middle square first.
         quality: of a JPEG, 1 to 100.
         encoding: ".jpg" or ".png".
+        interpolation: how pixels are resized: a key of `images.INTERPOLATIONS`, or "auto" (bicubic
+            where both sides grow, box where both shrink, else bilinear). All but "nearest" are
+            antialiased when shrinking.
         color: 1 colour, 0 grey, −1 as stored (grey stays grey). Alpha is composited over white and
             the EXIF orientation applied in every case.
     """
@@ -40,6 +50,7 @@ class Transcoding:
     quality: int = 95
     encoding: str = ".jpg"
     color: int = 1
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.resize < 0 or not 1 <= self.quality <= 100:
@@ -51,6 +62,11 @@ class Transcoding:
             raise UsageError(
                 "expected the encoding .jpg or .png and the color 1, 0 or -1, got "
                 f"{self.encoding!r} and {self.color}"
+            )
+        if self.interpolation not in (*INTERPOLATIONS, AUTO):
+            raise UsageError(
+                f"expected an interpolation of {', '.join((*INTERPOLATIONS, AUTO))}, "
+                f"got {self.interpolation!r}"
             )
 
 
@@ -112,6 +128,7 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
     return resize(
         np.ascontiguousarray(image),  # Pillow takes 2 ms to copy a view of a row's middle
         *target,
+        _interpolation(transcoding, (height, width), target),
         box=(
             box[0] - first_column,
             box[1] - first_row,
@@ -119,6 +136,14 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
             min(box[3] - first_row, image.shape[0]),
         ),
     )
+
+
+def _interpolation(transcoding: Transcoding, size: tuple[int, int], target: tuple[int, int]) -> str:
+    if transcoding.interpolation != AUTO:
+        return transcoding.interpolation
+    if target[0] > size[0] and target[1] > size[1]:
+        return "bicubic"
+    return "box" if target[0] < size[0] and target[1] < size[1] else "bilinear"
 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:
