@@ -20,10 +20,12 @@ from image_classification.data.images import (
     encode_png,
     resize,
 )
+from image_classification.data.reduction import can_reduce, reduce
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
 AUTO = "auto"
+_HIDING_RATIO = 1.25  # shrinking by this hides how the chroma was enlarged
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
@@ -114,21 +116,42 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
     channels = 3 if transcoding.color == 1 else 1
     if transcoding.color == -1 and header.channels > 2:
         channels = 3
-    shrinks = side and side < min(height, width)
+    ratio = min(height / target[0], width / target[1])
     image = decode(
-        content, channels=channels, header=header, min_size=(side, side) if shrinks else None
+        content,
+        channels=channels,
+        header=header,
+        min_size=(side, side) if side and ratio > 1 else None,
+        smooth_chroma=ratio < _HIDING_RATIO,
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
     down, across = image.shape[0] / full_height, image.shape[1] / full_width
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return _resize_box(image, box, target, _interpolation(transcoding, (height, width), target))
+
+
+def _resize_box(
+    image: UInt8Array,
+    box: tuple[float, float, float, float],
+    target: tuple[int, int],
+    interpolation: str,
+) -> UInt8Array:
+    """The part of `image` in `box` (left, top, right, bottom in its pixels), of size `target`."""
     first_column, first_row = int(box[0]), int(box[1])
     image = image[first_row : math.ceil(box[3]), first_column : math.ceil(box[2])]
     if image.shape[:2] == target:
         return image
+    is_whole = all(edge == int(edge) for edge in box)
+    if (
+        is_whole
+        and interpolation == "bilinear"
+        and can_reduce(image.shape[0], image.shape[1], target)
+    ):
+        return reduce(image, target)
     return resize(
         np.ascontiguousarray(image),  # Pillow takes 2 ms to copy a view of a row's middle
         *target,
-        _interpolation(transcoding, (height, width), target),
+        interpolation,
         box=(
             box[0] - first_column,
             box[1] - first_row,
