@@ -1,64 +1,72 @@
-"""Shrinking by less than half, fast: a small blur, then linear interpolation, both with SIMD.
+"""Resizing with a triangle filter by SIMD: what Pillow's "bilinear" does, in a quarter of the time.
 
-In: uint8 pixels. Out: uint8 pixels, antialiased. OpenCV's area interpolation costs as much as
-Pillow's exact filter, its linear one alone aliases; a blur of the right width before it makes it
-the triangle filter that Pillow, torchvision and TensorFlow apply (0.8 grey levels from it on
-photographs), in a quarter of the time. Used where OpenCV is installed (the extra `records`).
+In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 grey levels from
+Pillow's result, which rounds its weights in another way. Frees the interpreter lock.
+There is no build of the library for Linux on ARM: there Pillow does it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
 
+import numpy as np
+
+from image_classification.data.images import resize
 from image_classification.data.samples import UInt8Array
 
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
 
-def _load_opencv() -> Any:
-    """OpenCV, or None where it is not installed."""
-    try:
-        import cv2
-    except ImportError:
-        return None
-    cv2.setNumThreads(1)  # the packer has threads of its own, as many as were asked for
-    return cv2
+_own = threading.local()  # a resizer has buffers of its own, so every thread has one
 
 
-_opencv = _load_opencv()
-
-MAX_RATIO = 2.0
-"""Largest shrinking factor at which three taps are enough; beyond it Pillow's filter is exact."""
-
-
-def can_reduce(height: int, width: int, target: tuple[int, int]) -> bool:
-    """Whether `reduce` can make `target` (height, width): both sides shrink, at most by 2."""
-    ratios = (height / target[0], width / target[1])
-    return _opencv is not None and all(1 < ratio <= MAX_RATIO for ratio in ratios)
-
-
-def reduce(image: UInt8Array, target: tuple[int, int]) -> UInt8Array:
-    """Shrink with antialiasing.
-
-    A triangle filter that covers r source pixels has the variance r²/6, linear interpolation 1/6;
-    the blur's three taps (a, 1 − 2a, a) have 2a and make up the difference.
+def resize_bilinear(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+) -> UInt8Array:
+    """Resize a part of a picture.
 
     Args:
-        image: uint8 (H, W, 1 or 3); a view of a larger picture is fine.
-        target: (height, width), for which `can_reduce` is true.
+        image: uint8 (H, W, 1 or 3), C-contiguous.
+        height, width: of the result, in pixels.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part.
 
     Returns:
-        uint8 (height, width, channels), C-contiguous.
+        uint8 (height, width, channels), C-contiguous, read-only.
     """
-    down, across = (_sigma(image.shape[axis] / target[axis]) for axis in (0, 1))
-    blurred = _opencv.GaussianBlur(
-        image, (3, 3), across, sigmaY=down, borderType=_opencv.BORDER_REPLICATE
-    )
-    reduced = _opencv.resize(blurred, target[::-1], interpolation=_opencv.INTER_LINEAR)
-    result: UInt8Array = reduced.reshape(*target, image.shape[2])
-    return result
+    left, top, right, bottom = box
+    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    part = image[rows, columns]  # nothing outside may be looked at
+    left, top, right, bottom = (
+        left - columns.start, top - rows.start, right - columns.start, bottom - rows.start
+    )  # fmt: skip
+    if cykooz_resizer is None:
+        part = np.ascontiguousarray(part)  # Pillow takes 2 ms to copy such a view
+        return resize(part, height, width, "bilinear", (left, top, right, bottom))
+    channels = image.shape[2]
+    kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8
+    options = cykooz_resizer.ResizeOptions()
+    options.resize_alg = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
+    options.use_alpha = False
+    options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
+    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
+    target = cykooz_resizer.ImageData(width, height, kind)
+    if not hasattr(_own, "resizer"):
+        _own.resizer = cykooz_resizer.Resizer()
+    _own.resizer.resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
 
 
-def _sigma(ratio: float) -> float:
-    """The standard deviation for which OpenCV's three Gaussian taps are (a, 1 − 2a, a)."""
-    side = (ratio * ratio - 1) / 12
-    return math.sqrt(-0.5 / math.log(side / (1 - 2 * side)))
+def _to_bytes(part: UInt8Array) -> bytes:
+    """The pixels, row by row; `part.tobytes()` goes pixel by pixel through a view, 20 times slower.
+
+    Args:
+        part: uint8 (H, W, channels) whose rows are contiguous, as in a view of a picture.
+    """
+    rows = part.reshape(part.shape[0], -1)
+    return rows.view(f"V{rows.shape[1]}")[:, 0].tobytes()

@@ -20,7 +20,7 @@ from image_classification.data.images import (
     encode_png,
     resize,
 )
-from image_classification.data.reduction import can_reduce, reduce
+from image_classification.data.reduction import resize_bilinear
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
@@ -137,28 +137,16 @@ def _resize_box(
     interpolation: str,
 ) -> UInt8Array:
     """The part of `image` in `box` (left, top, right, bottom in its pixels), of size `target`."""
-    first_column, first_row = int(box[0]), int(box[1])
-    image = image[first_row : math.ceil(box[3]), first_column : math.ceil(box[2])]
-    if image.shape[:2] == target:
-        return image
-    is_whole = all(edge == int(edge) for edge in box)
-    if (
-        is_whole
-        and interpolation == "bilinear"
-        and can_reduce(image.shape[0], image.shape[1], target)
-    ):
-        return reduce(image, target)
-    return resize(
-        np.ascontiguousarray(image),  # Pillow takes 2 ms to copy a view of a row's middle
-        *target,
-        interpolation,
-        box=(
-            box[0] - first_column,
-            box[1] - first_row,
-            min(box[2] - first_column, image.shape[1]),
-            min(box[3] - first_row, image.shape[0]),
-        ),
-    )
+    left, top, right, bottom = box
+    right, bottom = min(right, image.shape[1]), min(bottom, image.shape[0])
+    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    if (rows.stop - rows.start, columns.stop - columns.start) == target:
+        return image[rows, columns]
+    if interpolation == "bilinear":
+        return resize_bilinear(image, *target, (left, top, right, bottom))
+    part = np.ascontiguousarray(image[rows, columns])  # Pillow takes 2 ms to copy such a view
+    inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
+    return resize(part, *target, interpolation, inside)
 
 
 def _interpolation(transcoding: Transcoding, size: tuple[int, int], target: tuple[int, int]) -> str:
