@@ -7,6 +7,7 @@ output, which a resumed run adds up again.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ _NAMED = 10  # bad images in the error; the log names all
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SkippedImage:
     """An image that is not in the record file, and why."""
 
@@ -136,7 +137,8 @@ class Tally:
             self.part.class_counts[entry.labels[0]] += 1
             self._has_good = True
         else:
-            self.part.skipped.append(SkippedImage(entry.id, entry.path, reason))
+            # A wrong root gives a million equal reasons: one object for all.
+            self.part.skipped.append(SkippedImage(entry.id, entry.path, sys.intern(reason)))
             self._unlogged.append(self.part.skipped[-1])
         if self._has_good and self._unlogged:
             for image in self._unlogged:

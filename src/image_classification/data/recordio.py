@@ -32,7 +32,7 @@ from image_classification.data.record_format import (
     PartDamage,
     RecordHeader,
     follow_record,
-    frame_record,
+    frame_parts,
     pack_image_record,
     unpack_image_record,
 )
@@ -89,10 +89,10 @@ class RecordWriter:
             RecordError: 2**29 bytes or more.
         """
         offset = self.position
-        framed = frame_record(payload)
-        self._records.write(framed)
+        for piece in frame_parts(payload):
+            self._records.write(piece)
+            self.position += len(piece)
         self._index.write(b"%d\t%d\n" % (key, offset))
-        self.position += len(framed)
         return offset
 
     def __exit__(
