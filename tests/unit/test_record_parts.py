@@ -152,6 +152,19 @@ def test_a_finished_part_that_was_damaged_is_packed_again(
     assert 0 < report.resumed < 14 and report.packed == IMAGES
 
 
+def test_a_finished_part_with_other_records_is_packed_again(
+    tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
+    folder = tmp_path / "out" / ".data.rec.packing"
+    for suffix in (".rec", ".idx"):
+        (folder / f"00001{suffix}").write_bytes((folder / f"00000{suffix}").read_bytes())
+    output = tmp_path / "out" / "data.rec"
+    report = pack(tmp_path / "data.lst", root, output, shard_bytes=SHARD_BYTES, resume=True)
+    assert "00001.rec is packed again: it is not what the list says" in caplog.text
+    assert 0 < report.resumed < 14 and report.packed == IMAGES
+
+
 def test_only_the_same_job_is_resumed(tmp_path: Path, root: Path) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
     with pytest.raises(UsageError, match=r"had another transcoding .* pack without --resume"):
