@@ -16,12 +16,12 @@ from pathlib import Path
 from image_classification import __version__, logs
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.lists import write_lists
+from image_classification.cli.output import say
 from image_classification.cli.records import (
     INTERPOLATION_NUMBERS,
     PackProgress,
     add_robustness,
     report_text,
-    say,
     workers_of,
 )
 from image_classification.contract import environment

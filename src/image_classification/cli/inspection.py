@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from image_classification.cli.output import say
 from image_classification.data.contact_sheet import draw_contact_sheet
 from image_classification.data.files import written_beside
 from image_classification.data.inspection import (
@@ -103,9 +103,9 @@ def _run_inspect(args: argparse.Namespace) -> int:
             result["lost"] = asdict(measure_loss(file))
     if args.json:
         summary = result.pop("summary", None)
-        _say(json.dumps({**(asdict(summary) if summary else {}), **result}, indent=1))
+        say(json.dumps({**(asdict(summary) if summary else {}), **result}, indent=1))
     else:
-        _say(*_lines(result))
+        say(*_lines(result))
     return 0
 
 
@@ -186,11 +186,5 @@ def _run_rec2idx(args: argparse.Namespace) -> int:
     path = args.index or args.file.with_suffix(INDEX_SUFFIX)
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         count = write_index(file, path, numbered=args.numbered)
-    _say(f"{path}: {count} records")
+    say(f"{path}: {count} records")
     return 0
-
-
-def _say(*lines: str) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    # Names that are not UTF-8 are shown with their bytes escaped.
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())

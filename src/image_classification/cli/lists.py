@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_classification.cli.output import say
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.listing import divide_list, shuffled, write_list
 from image_classification.data.tree import IM2REC_EXTENSIONS, ImageTree, walk
@@ -119,9 +120,7 @@ def write_lists(
         sys.stderr.write(f"{path}: {len(entries)} images\n")
     _write_labels(Path(prefix).with_name(LABELS_FILE), tree.labels)
     if recursive:
-        table = "".join(f"{folder} {number}\n" for number, folder in enumerate(tree.labels.names))
-        # Names that are not UTF-8 are shown with their bytes escaped.
-        sys.stdout.write(table.encode("utf-8", "backslashreplace").decode())
+        say(*(f"{folder} {number}" for number, folder in enumerate(tree.labels.names)))
     return tree
 
 

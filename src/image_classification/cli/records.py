@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_classification.cli import inspection, lists
 from image_classification.cli.interruption import ended_by_sigterm
+from image_classification.cli.output import say
 from image_classification.contract import environment
 from image_classification.data.pack_report import PackReport
 from image_classification.data.packing import PackOptions, pack
@@ -237,9 +237,3 @@ def report_text(report: PackReport) -> str:
     lines += [f"class {label:g}: {count}" for label, count in report.class_counts.items()]
     lines += [f"skipped {image.path}: {image.reason}" for image in report.skipped]
     return "\n".join(lines)
-
-
-def say(*lines: str) -> None:
-    """Print; names that are not UTF-8 are shown with their bytes escaped."""
-    text = "".join(f"{line}\n" for line in lines)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
