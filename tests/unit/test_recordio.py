@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_classification.data import record_format
-from image_classification.data.record_format import frame_record
+from image_classification.data.record_format import frame_parts
 from image_classification.data.recordio import (
     RECORD_MAGIC,
     ImageRecord,
@@ -146,9 +146,9 @@ def test_an_id_that_does_not_fit_is_refused(identifier: int) -> None:
 def test_a_record_of_half_a_gigabyte_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record_format.MAX_RECORD_BYTES == 2**29 - 1
     monkeypatch.setattr(record_format, "MAX_RECORD_BYTES", 7)
-    frame_record(b"1234567")
+    frame_parts(b"1234567")
     with pytest.raises(RecordError, match="below 2"):
-        frame_record(b"12345678")
+        frame_parts(b"12345678")
 
 
 def test_index_lines_are_in_writing_order_and_keys_may_repeat(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_missing_padding_at_the_end_is_accepted_with_a_warning(
 @pytest.mark.parametrize("missing", [1, 2, 3])
 def test_a_split_record_without_its_last_padding_is_accepted(tmp_path: Path, missing: int) -> None:
     payload = MAGIC + b"A" * (4 - missing)
-    path = write_file(tmp_path, frame_record(payload)[:-missing])
+    path = write_file(tmp_path, b"".join(frame_parts(payload))[:-missing])
     assert read_all(path) == [payload]
 
 
@@ -437,7 +437,7 @@ def test_a_record_too_short_for_its_header_is_reported_by_number(
     tmp_path: Path, payload: bytes
 ) -> None:
     good = pack_image_record(RecordHeader(1), b"image")
-    path = write_file(tmp_path, frame_record(good) + frame_record(payload))
+    path = write_file(tmp_path, b"".join(frame_parts(good) + frame_parts(payload)))
     with RecordFile(path) as file:
         for read in (file.record_labels, lambda: file.read_image(1)):
             with pytest.raises(RecordError, match=r"data\.rec: record 1 at byte 40: expected"):

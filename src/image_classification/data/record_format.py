@@ -47,7 +47,8 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 IMAGE_HEADER_TYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
 
 _REMEDY = (
-    "copy the file again, pack it again, or read what is left with resync=True (inspect --resync)"
+    "copy the file again, pack it again, or save what is left with "
+    "inspect --on-damage resync --salvage NEW.rec"
 )
 
 Mapped = mmap.mmap | bytes
@@ -137,10 +138,11 @@ def unpack_image_record(record: Mapped, begin: int = 0, end: int | None = None) 
     return ImageRecord(RecordHeader(labels, id_, id2), record[content:end])
 
 
-def frame_record(payload: bytes) -> bytes:
-    """The bytes of one record in a file: parts with headers and padding (see `record_index`).
+def frame_parts(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """The bytes of one record in a file, in three pieces: parts with headers and padding.
 
     The payload is cut at every magic that begins at a multiple of 4; the magic itself is dropped.
+    Where there is none, the middle piece is `payload` itself, so that it is not copied.
 
     Raises:
         RecordError: 2**29 bytes or more.
@@ -150,6 +152,14 @@ def frame_record(payload: bytes) -> bytes:
             f"expected a record below 2**29 bytes (512 MiB), got {len(payload)} bytes; "
             "make the image smaller (--resize)"
         )
+    words = np.frombuffer(payload, "<u4", len(payload) // 4)
+    if not (words == RECORD_MAGIC).any():  # 4 µs for 64 KB, where `find` takes 30
+        return PART_HEADER.pack(RECORD_MAGIC, len(payload)), payload, b"\0" * (-len(payload) % 4)
+    return b"", _frame_cut(payload), b""
+
+
+def _frame_cut(payload: bytes) -> bytes:
+    """The parts of a payload that holds the magic at a multiple of 4."""
     pieces, begin, found = [], 0, payload.find(MAGIC_BYTES)
     while found >= 0:
         if found % 4 == 0:
@@ -157,8 +167,6 @@ def frame_record(payload: bytes) -> bytes:
             begin = found + 4
         found = payload.find(MAGIC_BYTES, max(found + 1, begin))
     padding = b"\0" * (-(len(payload) - begin) % 4)
-    if not pieces:
-        return PART_HEADER.pack(RECORD_MAGIC, len(payload)) + payload + padding
     pieces.append(payload[begin:])
     kinds = [FIRST, *[MIDDLE] * (len(pieces) - 2), LAST]
     parts = [

@@ -1,12 +1,11 @@
-"""Where the records of a record file begin: one scan of its part headers, or its index (`.idx`).
+"""The index of a record file (`.idx`): where its records begin, and whether that is true.
 
-In: the mapped bytes of a `.rec` file, or the text of an `.idx` file. Out: byte offsets, or a
-`RecordError` with file, byte offset and record number.
+In: the text of an `.idx` file, the mapped bytes of its `.rec` file. Out: keys and byte offsets, or
+what is wrong with them.
 """
 
 from __future__ import annotations
 
-import logging
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ from image_classification.data.record_format import (
     FIRST,
     LENGTH_BITS,
     LENGTH_MASK,
-    MAGIC_BYTES,
     PART_HEADER,
     RECORD_MAGIC,
-    WHOLE,
     Mapped,
     PartDamage,
     follow_record,
@@ -30,9 +27,7 @@ from image_classification.data.record_format import (
 from image_classification.data.samples import IntArray
 from image_classification.errors import RecordError
 
-_BLOCK_BYTES = 1 << 20  # zeros at the end are looked for in pieces of this size
 _INDEX_BYTES = b"0123456789\t\n"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,100 +41,6 @@ class RecordIndex:
 
     keys: npt.NDArray[np.uint64]
     offsets: IntArray
-
-
-def scan_records(mapped: Mapped, path: Path, *, resync: bool = False) -> IntArray:
-    """Find every record by hopping from part header to part header.
-
-    Costs one read of 8 bytes and about 0.3 µs a record; payloads are not touched.
-
-    Args:
-        mapped: the record file.
-        path: its name, for messages.
-        resync: log damage and go on at the next sound record start instead of raising.
-
-    Returns:
-        int64 (records,), byte offset of each record's first part, ascending.
-
-    Raises:
-        RecordError: damage, with file, byte offset and record number. A missing padding at the
-            end of the file and zero bytes after the last record are logged as warnings.
-    """
-    starts = array("q")
-    append, unpack = starts.append, PART_HEADER.unpack_from
-    position, size = 0, len(mapped)
-    whole_limit = 1 << LENGTH_BITS  # a length word below it is of kind 0
-    while position < size:
-        if position + 8 <= size:
-            magic, word = unpack(mapped, position)
-            end = position + 8 + word
-            if magic == RECORD_MAGIC and word < whole_limit and end <= size:
-                append(position)
-                position = (end + 3) & ~3
-                continue
-        try:
-            end = follow_record(mapped, position)[-1][1]
-        except PartDamage as damage:
-            if starts and _only_zeros(mapped, position):
-                _log.warning("%s: %d zero bytes after the last record", path, size - position)
-                break
-            if not resync:
-                raise damage.named(path, len(starts)) from None
-            position = _resynchronise(mapped, path, position, damage, starts)
-            continue
-        append(position)
-        position = padded(end)
-    if position > size:
-        _log.warning("%s: the last record's padding of zero bytes is missing at its end", path)
-    return np.frombuffer(starts, np.int64).copy() if starts else np.empty(0, np.int64)
-
-
-def _resynchronise(
-    mapped: Mapped, path: Path, position: int, damage: PartDamage, starts: array[int]
-) -> int:
-    """Log the damage; the next byte offset where a record may start, or the end of the file.
-
-    A record start inside the record before the damage means that this one was cut short and has
-    swallowed the next: it is dropped from `starts` and the search goes on inside it.
-    """
-    record = len(starts)
-    start = find_record_start(mapped, position + 1)
-    if starts:
-        inside = find_record_start(mapped, starts[-1] + PART_HEADER.size)
-        if inside < follow_record(mapped, starts[-1])[-1][1]:
-            position, start = starts.pop(), inside
-    _log.warning(
-        "%s: damaged at byte %d, record %d: %s; skipped %d bytes to the next record start",
-        path,
-        damage.position,
-        record,
-        damage,
-        start - position,
-    )
-    return start
-
-
-def find_record_start(mapped: Mapped, position: int) -> int:
-    """The first record start at or after `position`, else the size of the file.
-
-    A magic at a multiple of 4 before a length word of kind 0 or 1: an aligned magic cannot occur
-    inside a payload, so a sound file has no false hits.
-    """
-    while True:
-        position = mapped.find(MAGIC_BYTES, position)
-        if position < 0 or position + PART_HEADER.size > len(mapped):
-            return len(mapped)
-        kind = PART_HEADER.unpack_from(mapped, position)[1] >> LENGTH_BITS
-        if position % 4 == 0 and kind in (WHOLE, FIRST):
-            return position
-        position += 1
-
-
-def _only_zeros(mapped: Mapped, position: int) -> bool:
-    return not any(
-        mapped[begin : begin + _BLOCK_BYTES].strip(b"\0")
-        for begin in range(position, len(mapped), _BLOCK_BYTES)
-    )
 
 
 def read_index(path: Path) -> RecordIndex:

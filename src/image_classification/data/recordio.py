@@ -1,23 +1,21 @@
-"""Record files (`.rec`, `.idx`) as MXNet writes them: read from a memory map, written whole.
+"""Record files (`.rec`, `.idx`) as MXNet writes them, read from a memory map.
 
-In and out: payload bytes, or image records (header, labels, encoded image). `record_format` has
-the byte layout, `record_index` finds the records.
+In: a file. Out: payload bytes, or image records (header, labels, encoded image). `record_format`
+has the byte layout, `record_scan` and `record_index` find the records, `record_writer` writes them.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.files import written_beside
 from image_classification.data.record_format import (
     IMAGE_HEADER,
     IMAGE_HEADER_TYPE,
@@ -32,15 +30,17 @@ from image_classification.data.record_format import (
     PartDamage,
     RecordHeader,
     follow_record,
-    frame_record,
     pack_image_record,
     unpack_image_record,
 )
-from image_classification.data.record_index import find_disagreement, read_index, scan_records
+from image_classification.data.record_index import find_disagreement, read_index
+from image_classification.data.record_scan import Damage, find_records
+from image_classification.data.record_writer import INDEX_SUFFIX, RecordWriter
 from image_classification.data.samples import FloatArray, IntArray
 from image_classification.errors import RecordError
 
 __all__ = [
+    "INDEX_SUFFIX",
     "RECORD_MAGIC",
     "ImageRecord",
     "RecordFile",
@@ -50,57 +50,7 @@ __all__ = [
     "unpack_image_record",
 ]
 
-INDEX_SUFFIX = ".idx"
-
-_WRITE_BUFFER_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
-
-
-class RecordWriter:
-    """Writes `path` and the index beside it, both whole or not at all.
-
-    A context manager: leaving it renames both files into place (the record file first, so that a
-    crash in between leaves an index that the reader finds out and rebuilds); an exception removes
-    what was written and leaves earlier files as they were. Not safe to share by threads.
-
-    Attributes:
-        position: bytes written to the record file so far.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.position = 0
-        self._stack = ExitStack()
-
-    def __enter__(self) -> RecordWriter:
-        with ExitStack() as stack:
-            index = stack.enter_context(written_beside(self.path.with_suffix(INDEX_SUFFIX)))
-            records = stack.enter_context(written_beside(self.path))
-            self._index = stack.enter_context(index.open("wb"))
-            self._records = stack.enter_context(records.open("wb", _WRITE_BUFFER_BYTES))
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, payload: bytes, key: int) -> int:
-        """Append a record under `key` (for images: their id) and return its byte offset.
-
-        Raises:
-            RecordError: 2**29 bytes or more.
-        """
-        offset = self.position
-        framed = frame_record(payload)
-        self._records.write(framed)
-        self._index.write(b"%d\t%d\n" % (key, offset))
-        self.position += len(framed)
-        return offset
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
 
 class RecordFile:
@@ -122,6 +72,7 @@ class RecordFile:
         keys: uint64 (records,), the keys of the index; None where it was not used.
         index_path: the index that was found, or None.
         index_problem: why it was not used, or None.
+        damages: what `resync` has skipped, in file order.
 
     Raises:
         RecordError: the file cannot be read or is damaged, or a given index is wrong.
@@ -133,6 +84,7 @@ class RecordFile:
         beside = path.with_suffix(INDEX_SUFFIX)
         self.index_path = index or (beside if beside.is_file() and beside != path else None)
         self.index_problem: str | None = None
+        self.damages: list[Damage] = []
         self.keys: npt.NDArray[np.uint64] | None = None
         try:
             self.offsets = self._find_records(is_given=index is not None, resync=resync)
@@ -158,7 +110,8 @@ class RecordFile:
             if is_given:
                 raise RecordError(f"{message}; delete it, the file can be read without")
             _log.warning("%s; the index is ignored and the record file is scanned", message)
-        return scan_records(self._map, self.path, resync=resync)
+        found, self.damages = find_records(self._map, self.path, resync=resync)
+        return found
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -204,6 +157,12 @@ class RecordFile:
         word: int = PART_HEADER.unpack_from(self._map, start)[1]
         begin = start + PART_HEADER.size
         return (begin, begin + word) if word <= LENGTH_MASK else (0, 0)
+
+    def end_of_last_record(self) -> int:
+        """Byte behind the payload of the last record, its padding not counted; 0 without any."""
+        if not len(self):
+            return 0
+        return follow_record(self._map, int(self.offsets[-1]))[-1][1]
 
     def record_sizes(self) -> IntArray:
         """int64 (records,), payload bytes of each record."""

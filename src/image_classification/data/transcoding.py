@@ -13,10 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification.data.headers import ImageHeader, read_header
-from image_classification.data.images import decode, encode_jpeg, encode_png, resize
+from image_classification.data.images import (
+    INTERPOLATIONS,
+    decode,
+    encode_jpeg,
+    encode_png,
+    resize,
+)
+from image_classification.data.reduction import resize_bilinear
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
+AUTO = "auto"
+_HIDING_RATIO = 1.25  # shrinking by this hides how the chroma was enlarged
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
@@ -31,6 +40,9 @@ class Transcoding:
         center_crop: cut out the middle square first.
         quality: of a JPEG, 1 to 100.
         encoding: ".jpg" or ".png".
+        interpolation: how pixels are resized: a key of `images.INTERPOLATIONS`, or "auto" (bicubic
+            where both sides grow, box where both shrink, else bilinear). All but "nearest" are
+            antialiased when shrinking.
         color: 1 colour, 0 grey, −1 as stored (grey stays grey). Alpha is composited over white and
             the EXIF orientation applied in every case.
     """
@@ -40,6 +52,7 @@ class Transcoding:
     quality: int = 95
     encoding: str = ".jpg"
     color: int = 1
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.resize < 0 or not 1 <= self.quality <= 100:
@@ -51,6 +64,11 @@ class Transcoding:
             raise UsageError(
                 "expected the encoding .jpg or .png and the color 1, 0 or -1, got "
                 f"{self.encoding!r} and {self.color}"
+            )
+        if self.interpolation not in (*INTERPOLATIONS, AUTO):
+            raise UsageError(
+                f"expected an interpolation of {', '.join((*INTERPOLATIONS, AUTO))}, "
+                f"got {self.interpolation!r}"
             )
 
 
@@ -98,27 +116,45 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
     channels = 3 if transcoding.color == 1 else 1
     if transcoding.color == -1 and header.channels > 2:
         channels = 3
-    shrinks = side and side < min(height, width)
+    ratio = min(height / target[0], width / target[1])
     image = decode(
-        content, channels=channels, header=header, min_size=(side, side) if shrinks else None
+        content,
+        channels=channels,
+        header=header,
+        min_size=(side, side) if side and ratio > 1 else None,
+        smooth_chroma=ratio < _HIDING_RATIO,
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
     down, across = image.shape[0] / full_height, image.shape[1] / full_width
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    first_column, first_row = int(box[0]), int(box[1])
-    image = image[first_row : math.ceil(box[3]), first_column : math.ceil(box[2])]
-    if image.shape[:2] == target:
-        return image
-    return resize(
-        np.ascontiguousarray(image),  # Pillow takes 2 ms to copy a view of a row's middle
-        *target,
-        box=(
-            box[0] - first_column,
-            box[1] - first_row,
-            min(box[2] - first_column, image.shape[1]),
-            min(box[3] - first_row, image.shape[0]),
-        ),
-    )
+    return _resize_box(image, box, target, _interpolation(transcoding, (height, width), target))
+
+
+def _resize_box(
+    image: UInt8Array,
+    box: tuple[float, float, float, float],
+    target: tuple[int, int],
+    interpolation: str,
+) -> UInt8Array:
+    """The part of `image` in `box` (left, top, right, bottom in its pixels), of size `target`."""
+    left, top, right, bottom = box
+    right, bottom = min(right, image.shape[1]), min(bottom, image.shape[0])
+    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    if (rows.stop - rows.start, columns.stop - columns.start) == target:
+        return image[rows, columns]
+    if interpolation == "bilinear":
+        return resize_bilinear(image, *target, (left, top, right, bottom))
+    part = np.ascontiguousarray(image[rows, columns])  # Pillow takes 2 ms to copy such a view
+    inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
+    return resize(part, *target, interpolation, inside)
+
+
+def _interpolation(transcoding: Transcoding, size: tuple[int, int], target: tuple[int, int]) -> str:
+    if transcoding.interpolation != AUTO:
+        return transcoding.interpolation
+    if target[0] > size[0] and target[1] > size[1]:
+        return "bicubic"
+    return "box" if target[0] < size[0] and target[1] < size[1] else "bilinear"
 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:

@@ -1,0 +1,272 @@
+"""Packing photographs: ours against MXNet's im2rec.py, interleaved, in CPU time and wall time.
+
+Every contender packs the same list in its own process; CPU time is that of the process and its
+children. Rounds are interleaved, so that a busy machine hurts all alike, and the best round counts.
+What a contender needs to start (an import of MXNet takes a second) is measured with a list of one
+image and taken off. Nothing of a contender is part of this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+CACHE = CACHE / "image-classification" / "benchmarks"
+IM2REC = CACHE / "im2rec"
+INSTALL_IM2REC = (
+    f"python3.11 -m venv {IM2REC} && {IM2REC}/bin/pip install mxnet==1.9.1 numpy==1.23.5 "
+    "'opencv-python-headless<4.9'  # needs Debian's libgomp1 and libquadmath0"
+)
+TRANSCODE = ["--resize", "256", "--center-crop", "--quality", "95"]
+EXTENSIONS = {".jpg", ".jpeg"}
+SIZE, QUALITY = (500, 375), 92
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program and its flags; `images` is how many it packs in a round."""
+
+    name: str
+    command: list[str]
+    flags: list[str]
+    workers: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one run, and its largest resident memory."""
+
+    cpu: float
+    wall: float
+    megabytes: float
+
+
+def main() -> int:
+    """Measure and print."""
+    args = parse()
+    skipped = {} if is_installed() else {"im2rec.py": INSTALL_IM2REC}
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        work = Path(folder)
+        root, paths = photographs(args, work)
+        contenders = build_contenders(not skipped)
+        rows = measure(contenders, root, paths, work, args.rounds)
+        names = list_names(work, args.names) if args.names else None
+    result = {
+        "machine": machine(),
+        "photographs": args.described,
+        "contenders": rows,
+        "skipped": skipped,
+    }
+    if names:
+        result["list"] = names
+    print(json.dumps(result, indent=1) if args.json else table(result))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmark records", description=__doc__)
+    add = parser.add_argument
+    add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
+    add("--images", type=int, default=2000, metavar="N", help="images to pack (default: 2000)")
+    add("--as-they-are", action="store_true", help="list the files repeatedly, do not re-encode")
+    add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
+    add("--names", type=int, default=0, metavar="N", help="also list N empty files, ours only")
+    add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
+    add("--json", action="store_true", help="print JSON")
+    return parser.parse_args()
+
+
+def is_installed() -> bool:
+    """Whether im2rec.py can be run."""
+    return (IM2REC / "bin" / "python").exists() and im2rec_script() is not None
+
+
+def im2rec_script() -> Path | None:
+    """im2rec.py as MXNet's wheel brings it."""
+    return next(IM2REC.glob("lib/python*/site-packages/mxnet/tools/im2rec.py"), None)
+
+
+def build_contenders(has_im2rec: bool) -> list[Contender]:
+    """Both programs with both tasks, with one worker and with two, side by side."""
+    programs = {"ours": [sys.executable, "-m", "image_classification.cli.im2rec"]}
+    if has_im2rec:
+        programs["im2rec.py"] = [str(IM2REC / "bin" / "python"), str(im2rec_script())]
+    return [
+        Contender(f"{name}-{task}", command, flags, workers)
+        for task, flags in (("transcode", TRANSCODE), ("pass-through", ["--pass-through"]))
+        for workers in (1, 2)
+        for name, command in programs.items()
+    ]
+
+
+def photographs(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]]:
+    """The root and relative paths to list; `args.described` says what they are."""
+    if args.photos is None:
+        args.described = f"{args.images} synthetic JPEGs of 500 × 375, quality {QUALITY}"
+        pictures = (synthetic(seed) for seed in range(20))
+        return work, write_variants(pictures, 20, args.images, work)
+    files = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    if args.as_they_are or len(files) >= args.images:
+        chosen = [files[k % len(files)] for k in range(args.images)]
+        args.described = f"{len(set(chosen))} files of {args.photos}, {args.images} times in all"
+        return args.photos, [str(path.relative_to(args.photos)) for path in chosen]
+    args.described = (
+        f"{args.images} crops of {len(files)} files of {args.photos}, encoded again at 500 × 375 "
+        f"or 375 × 500, quality {QUALITY}, 4:2:0"
+    )
+    pictures = (Image.open(path).convert("RGB") for path in files)
+    return work, write_variants(pictures, len(files), args.images, work)
+
+
+def synthetic(seed: int) -> Image.Image:
+    """Smooth shapes at several scales and noise: as hard to code as a photograph."""
+    generator = np.random.default_rng(seed)
+    pixels = np.zeros((SIZE[1], SIZE[0], 3), np.float32)
+    for cells, weight in ((4, 60), (16, 40), (64, 25), (200, 12)):
+        noise = generator.integers(0, 256, (cells, cells, 3), np.uint8)
+        layer = Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC)
+        pixels += weight * (np.asarray(layer, np.float32) / 128 - 1)
+    pixels += generator.normal(128, 5, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def write_variants(
+    pictures: Iterable[Image.Image], pictures_count: int, count: int, folder: Path
+) -> list[str]:
+    """`count` files: random crops of 85 to 100 % of each picture, each its own several times."""
+    generator = random.Random(0)  # noqa: S311 - crops, not a secret
+    for first, picture in enumerate(pictures):
+        size = SIZE if picture.width >= picture.height else SIZE[::-1]
+        aspect = size[0] / size[1]
+        for number in range(first, count, pictures_count):
+            width = min(picture.width, picture.height * aspect) * generator.uniform(0.85, 1)
+            height = width / aspect
+            left = generator.uniform(0, picture.width - width)
+            top = generator.uniform(0, picture.height - height)
+            box = (left, top, left + width, top + height)
+            crop = picture.resize(size, Image.Resampling.LANCZOS, box)
+            crop.save(folder / f"{number:05d}.jpg", quality=QUALITY, subsampling="4:2:0")
+    return [f"{number:05d}.jpg" for number in range(count)]
+
+
+def measure(
+    contenders: list[Contender], root: Path, paths: list[str], work: Path, rounds: int
+) -> dict[str, dict[str, object]]:
+    """Name → figures, of the best of the rounds; start-up is taken off."""
+    lists = {"one": paths[:1], "all": paths}
+    for name, chosen in lists.items():
+        lines = (f"{number}\t0.000000\t{path}\n" for number, path in enumerate(chosen))
+        (work / f"{name}.lst").write_text("".join(lines), "utf-8")
+    costs: dict[tuple[str, int, str], list[Cost]] = {}
+    for _ in range(rounds):
+        for contender in contenders:
+            for name in lists:
+                key = (contender.name, contender.workers, name)
+                costs.setdefault(key, []).append(run(contender, work / name, root))
+    rows: dict[str, dict[str, object]] = {}
+    for contender in contenders:
+        all_, one = (costs[contender.name, contender.workers, name] for name in ("all", "one"))
+        start = min(cost.wall for cost in one)
+        cpu = min(cost.cpu for cost in all_) - min(cost.cpu for cost in one)
+        wall = min(cost.wall for cost in all_) - start
+        row = rows.setdefault(contender.name, {"images_per_second": {}, "start_seconds": start})
+        if contender.workers == 1:
+            row["cpu_seconds_per_1000"] = cpu / len(paths) * 1000
+            row["megabytes"] = max(cost.megabytes for cost in all_)
+        row["images_per_second"][str(contender.workers)] = len(paths) / wall
+    return rows
+
+
+def run(contender: Contender, prefix: Path, root: Path) -> Cost:
+    """Pack one list."""
+    for suffix in (".rec", ".idx"):
+        prefix.with_suffix(suffix).unlink(missing_ok=True)
+    # im2rec.py would pack every list that begins with the prefix; the names here differ.
+    words = [*contender.flags, "--num-thread", str(contender.workers), str(prefix), str(root)]
+    cost = run_measured([*contender.command, *words])
+    if not prefix.with_suffix(".rec").stat().st_size:
+        raise SystemExit(f"{contender.name} wrote nothing")
+    return cost
+
+
+def run_measured(command: list[str]) -> Cost:
+    """Run a program to its end; a failure ends the benchmark."""
+    start = time.perf_counter()
+    # Another environment's libraries must not reach a contender's interpreter.
+    own = {**os.environ} if command[0] == sys.executable else {"PATH": os.environ["PATH"]}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=own)
+    errors = process.stderr.read() if process.stderr else b""
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors.decode(errors='replace')[-2000:]}")
+    return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
+
+
+def list_names(work: Path, count: int) -> dict[str, float]:
+    """What it costs us to list `count` empty files in folders of a thousand."""
+    root = work / "names"
+    for number in range(count):
+        if number % 1000 == 0:
+            folder = root / f"class_{number // 1000:05d}"
+            folder.mkdir(parents=True)
+        (folder / f"image_{number:08d}.jpg").touch()
+    command = [sys.executable, "-m", "image_classification.cli.im2rec", "--list", "--recursive"]
+    cost = run_measured([*command, str(work / "list"), str(root)])
+    return {"names": count, "seconds": cost.wall, "megabytes": cost.megabytes}
+
+
+def machine() -> dict[str, object]:
+    """What it ran on, and how busy that was."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text("utf-8").splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    return {"cpu": model, "cores": os.cpu_count(), "load_before": round(LOAD_BEFORE, 2)}
+
+
+def table(result: dict[str, object]) -> str:
+    """The result for people."""
+    rows = result["contenders"]
+    lines = [str(result["machine"]), str(result["photographs"]), ""]
+    head = ("", "CPU-s per 1,000", "images/s, 1 worker", "2 workers", "2 : 1", "MB")
+    lines.append("{:26}{:>16}{:>20}{:>11}{:>7}{:>6}".format(*head))
+    for name, row in rows.items():
+        one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
+        figures = (row["cpu_seconds_per_1000"], one, two, two / one, row["megabytes"])
+        lines.append("{:26}{:16.2f}{:20.0f}{:11.0f}{:7.2f}{:6.0f}".format(name, *figures))
+    for task in ("transcode", "pass-through"):
+        ours, theirs = rows.get(f"ours-{task}"), rows.get(f"im2rec.py-{task}")
+        if ours and theirs:
+            cpu = theirs["cpu_seconds_per_1000"] / ours["cpu_seconds_per_1000"]
+            wall = ours["images_per_second"]["1"] / theirs["images_per_second"]["1"]
+            lines.append(f"{task}: {cpu:.1f} × im2rec.py per CPU-second, {wall:.1f} × in wall time")
+    if "list" in result:
+        lines.append(
+            "list of {names} names: {seconds:.1f} s, {megabytes:.0f} MB".format(**result["list"])
+        )
+    lines += [f"skipped {name}: {command}" for name, command in result["skipped"].items()]
+    return "\n".join(lines)
+
+
+LOAD_BEFORE = os.getloadavg()[0]
+
+if __name__ == "__main__":
+    sys.exit(main())

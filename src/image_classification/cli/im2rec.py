@@ -1,0 +1,222 @@
+"""`im2rec PREFIX ROOT`: MXNet's im2rec.py, its flags and files, over our lists and records.
+
+With `--list` it writes lists, without it packs the lists of PREFIX. What differs from im2rec.py
+1.9.1 on purpose, and how to have it back, is in docs/records.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from image_classification import __version__, logs
+from image_classification.cli.interruption import ended_by_sigterm
+from image_classification.cli.lists import write_lists
+from image_classification.cli.output import say
+from image_classification.cli.records import (
+    INTERPOLATION_NUMBERS,
+    PackProgress,
+    add_robustness,
+    report_text,
+    workers_of,
+)
+from image_classification.contract import environment
+from image_classification.contract.failure import report_failure
+from image_classification.data.list_selection import select_lists
+from image_classification.data.listing import ListEntry
+from image_classification.data.pack_lists import pack_lists
+from image_classification.data.packing import PackOptions
+from image_classification.data.transcoding import Transcoding
+from image_classification.data.tree import IM2REC_EXTENSIONS
+
+_EXIT_INTERRUPTED = 130
+_SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")
+_TRUE, _FALSE = ("true", "1"), ("false", "0")
+_EPILOG = """\
+examples:
+  im2rec --list --recursive --train-ratio 0.8 data/flowers images/
+      data/flowers_train.lst, data/flowers_val.lst and data/labels.json
+  im2rec --resize 256 --quality 95 --num-thread 4 data/flowers images/
+      a .rec and .idx beside each list of data/flowers
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run im2rec; the exit code is 0, 2 for a user's mistake, 1 for a fault of ours."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    namespace = parser().parse_args(without_old_values(words))
+    try:
+        logs.configure(environment.LOG_LEVEL.read_integer(0), sys.stderr)
+        with ended_by_sigterm():
+            (_list if namespace.list else _pack)(namespace)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _EXIT_INTERRUPTED
+    except Exception as error:
+        return report_failure(error, None)
+    return 0
+
+
+def without_old_values(words: Sequence[str]) -> list[str]:
+    """The command line of today for one of before 2018, when switches took values.
+
+    `--list True` → `--list`, `--recursive 0` → nothing, `--shuffle False` → `--no-shuffle`. A value
+    is what follows a switch and is True, False, 1 or 0 (a folder of that name is written `./1`).
+    """
+    result: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word.partition("=")
+        if name.removeprefix("--") not in _SWITCHES or not name.startswith("--"):
+            result.append(word)
+            continue
+        if not has_value and rest and rest[0].lower() in (*_TRUE, *_FALSE):
+            value = rest.pop(0)
+        is_on = value.lower() not in _FALSE
+        if name == "--shuffle":
+            result += [] if is_on else ["--no-shuffle"]
+        elif is_on:
+            result.append(name)
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of im2rec.py, and what ours adds."""
+    top = argparse.ArgumentParser(
+        prog="im2rec",
+        description="Make lists of the images below ROOT, or pack the lists of PREFIX into record\n"
+        "files: MXNet's im2rec.py, without MXNet.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("prefix", metavar="PREFIX", help="of the .lst files: written, or packed")
+    top.add_argument("root", type=Path, metavar="ROOT", help="the folder of the images")
+    top.add_argument("--version", action="version", version=__version__)
+    _add_list_options(top.add_argument_group("making lists"))
+    _add_pack_options(top.add_argument_group("packing records"))
+    add_robustness(top)
+    return top
+
+
+def _add_list_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--list", action="store_true", help="make lists instead of record files")
+    add(
+        "--exts",
+        nargs="+",
+        default=list(IM2REC_EXTENSIONS),
+        metavar="EXT",
+        help=f"in any case; default: {' '.join(IM2REC_EXTENSIONS)}",
+    )
+    add("--chunks", type=int, default=1, metavar="N", help="cut the list in N (default: 1)")
+    add("--train-ratio", type=float, default=1.0, metavar="R", help="default: 1.0")
+    add("--test-ratio", type=float, default=0.0, metavar="R", help="default: 0")
+    add("--recursive", action="store_true", help="visit sub-folders, one class each")
+    add("--no-shuffle", dest="shuffle", action="store_false", help="keep the order of the walk")
+    add("--skip-hidden", action="store_true", help="leave out names that begin with a dot")
+    add(
+        "--exact-im2rec-ratios",
+        action="store_true",
+        help="the split sizes of im2rec.py, which lose images where ratios add up to 1",
+    )
+
+
+def _add_pack_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--pass-through", action="store_true", help="store the files as they are")
+    add("--resize", type=int, default=0, metavar="N", help="shorter side (default: 0, as it is)")
+    add("--center-crop", action="store_true", help="cut out the middle square first")
+    add("--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)")
+    add("--num-thread", type=int, default=1, metavar="N", help="threads (default: 1)")
+    add("--color", type=int, default=1, choices=(-1, 0, 1), help="1 colour, 0 grey, -1 as stored")
+    add("--encoding", default=".jpg", choices=(".jpg", ".png"), help="default: .jpg")
+    add(
+        "--inter-method",
+        type=int,
+        default=1,
+        choices=sorted(INTERPOLATION_NUMBERS),
+        help="0 nearest, 1 bilinear (default), 2 cubic, 3 area, 4 Lanczos, 9 by size",
+    )
+    add("--pack-label", action="store_true", help="store all labels of a list with several")
+    add("--label-width", type=int, metavar="N", help="labels that every line must have")
+    add("--nsplit", type=int, default=1, metavar="N", help="with --part: how many parts")
+    add("--part", type=int, default=0, metavar="K", help="pack part K of the list, from 0")
+    add(
+        "--exact-im2rec-prefix",
+        action="store_true",
+        help="pack every list that begins with PREFIX, as im2rec.py does (data → data2.lst)",
+    )
+
+
+def _list(args: argparse.Namespace) -> None:
+    tree = write_lists(
+        os.path.abspath(args.prefix),
+        args.root,
+        recursive=args.recursive,
+        extensions=args.exts,
+        include_hidden=not args.skip_hidden,
+        is_shuffled=args.shuffle,
+        chunks=args.chunks,
+        train_ratio=args.train_ratio,
+        test_ratio=args.test_ratio,
+        exact_im2rec_ratios=args.exact_im2rec_ratios,
+    )
+    if not args.skip_hidden:
+        _warn_of_hidden(tree.entries)
+
+
+def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
+    paths = (entry.path for entry in entries)
+    hidden = [path for path in paths if path.startswith(".") or f"{os.sep}." in path]
+    if hidden:
+        sys.stderr.write(
+            f"{len(hidden)} hidden files are listed, as im2rec.py does it ({hidden[0]!a}); "
+            "--skip-hidden leaves them out\n"
+        )
+
+
+def _pack(args: argparse.Namespace) -> None:
+    transcoding = None
+    if not args.pass_through:
+        transcoding = Transcoding(
+            resize=args.resize,
+            center_crop=args.center_crop,
+            quality=args.quality,
+            encoding=args.encoding,
+            color=args.color,
+            interpolation=INTERPOLATION_NUMBERS[args.inter_method],
+        )
+    options = PackOptions(transcoding, args.pack_label, args.label_width, args.part, args.nsplit)
+    lists = select_lists(
+        Path(os.path.abspath(args.prefix)), exact_im2rec_prefix=args.exact_im2rec_prefix
+    )
+    with ExitStack() as stack:
+
+        def begin(path: Path, is_done: bool) -> Callable[[int, int], None]:
+            stack.close()  # the progress of the list before
+            done = ": done before the interruption" if is_done else ""
+            say(f"Creating .rec file from {path} in {path.parent}{done}")
+            sys.stdout.flush()
+            return stack.enter_context(PackProgress(path.name))
+
+        reports = pack_lists(
+            lists,
+            args.root,
+            options,
+            workers=workers_of(args.num_thread),
+            max_bad=args.max_bad,
+            shard_bytes=args.shard_size,
+            resume=args.resume,
+            on_list=begin,
+        )
+    for report in reports:
+        say(report_text(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

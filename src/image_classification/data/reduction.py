@@ -1,0 +1,72 @@
+"""Resizing with a triangle filter by SIMD: what Pillow's "bilinear" does, in a quarter of the time.
+
+In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 grey levels from
+Pillow's result, which rounds its weights in another way. Frees the interpreter lock.
+There is no build of the library for Linux on ARM: there Pillow does it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+
+from image_classification.data.images import resize
+from image_classification.data.samples import UInt8Array
+
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
+_own = threading.local()  # a resizer has buffers of its own, so every thread has one
+
+
+def resize_bilinear(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+) -> UInt8Array:
+    """Resize a part of a picture.
+
+    Args:
+        image: uint8 (H, W, 1 or 3), C-contiguous.
+        height, width: of the result, in pixels.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part.
+
+    Returns:
+        uint8 (height, width, channels), C-contiguous, read-only.
+    """
+    left, top, right, bottom = box
+    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    part = image[rows, columns]  # nothing outside may be looked at
+    left, top, right, bottom = (
+        left - columns.start, top - rows.start, right - columns.start, bottom - rows.start
+    )  # fmt: skip
+    if cykooz_resizer is None:
+        part = np.ascontiguousarray(part)  # Pillow takes 2 ms to copy such a view
+        return resize(part, height, width, "bilinear", (left, top, right, bottom))
+    channels = image.shape[2]
+    kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8
+    options = cykooz_resizer.ResizeOptions()
+    options.resize_alg = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
+    options.use_alpha = False
+    options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
+    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
+    target = cykooz_resizer.ImageData(width, height, kind)
+    if not hasattr(_own, "resizer"):
+        _own.resizer = cykooz_resizer.Resizer()
+    _own.resizer.resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
+
+
+def _to_bytes(part: UInt8Array) -> bytes:
+    """The pixels, row by row; `part.tobytes()` goes pixel by pixel through a view, 20 times slower.
+
+    Args:
+        part: uint8 (H, W, channels) whose rows are contiguous, as in a view of a picture.
+    """
+    rows = part.reshape(part.shape[0], -1)
+    return rows.view(f"V{rows.shape[1]}")[:, 0].tobytes()

@@ -1,0 +1,34 @@
+"""scripts/benchmark: runs without any contender, and says how to install what it misses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
+
+
+def test_a_contender_that_is_missing_is_listed_with_the_command_that_installs_it(
+    tmp_path: Path,
+) -> None:
+    ran = subprocess.run(
+        [str(BENCHMARK), "records", "--images", "8", "--rounds", "1", "--names", "3", "--json"],
+        env={**os.environ, "PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(ran.stdout)
+    assert set(result["contenders"]) == {"ours-transcode", "ours-pass-through"}
+    for row in result["contenders"].values():
+        assert set(row["images_per_second"]) == {"1", "2"} and "cpu_seconds_per_1000" in row
+    assert "pip install mxnet==1.9.1" in result["skipped"]["im2rec.py"]
+    assert result["list"]["names"] == 3
+
+
+def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
+    ran = subprocess.run([str(BENCHMARK), "nothing"], capture_output=True, text=True)
+    assert ran.returncode == 2 and "records" in ran.stderr

@@ -1,0 +1,257 @@
+"""Damaged record files: what is said, what is saved, and that no damage at all is a surprise."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from image_classification.cli import main
+from image_classification.data.record_index import read_index
+from image_classification.data.recordio import (
+    RECORD_MAGIC,
+    RecordFile,
+    RecordHeader,
+    RecordWriter,
+    pack_image_record,
+)
+from image_classification.errors import DataError, RecordError
+
+RECORDS = 6
+MAGIC = RECORD_MAGIC.to_bytes(4, "little")
+
+
+def jpeg(seed: int) -> bytes:
+    content = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (10 + seed, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(content, "JPEG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Six images under the ids 100, 102, …, of the classes 0, 1, 2."""
+    with RecordWriter(tmp_path / "data.rec") as writer:
+        for number in range(RECORDS):
+            header = RecordHeader(float(number % 3), 100 + 2 * number)
+            writer.write(pack_image_record(header, jpeg(number)), header.id)
+    return tmp_path / "data.rec"
+
+
+def says(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def damage_third(path: Path) -> None:
+    with RecordFile(path) as file:
+        offset = int(file.offsets[2])
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 4] = b"oops"
+    path.write_bytes(bytes(content))
+
+
+def test_damage_is_an_error_with_place_and_remedy(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_third(path)
+    code, _, error = says(capsys, "inspect", path)
+    assert code == 2
+    assert f"{path}: damaged at byte " in error and ", record 2: " in error
+    assert "inspect --on-damage resync --salvage NEW.rec" in error
+
+
+def test_salvaging_keeps_what_is_sound_and_names_what_was_lost(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_third(path)
+    sound = tmp_path / "sound.rec"
+    words = ("inspect", path, "--on-damage", "resync")
+    code, out, _ = says(capsys, *words, "--salvage", sound)
+    assert code == 0
+    assert f"5 sound records written to {sound}" in out
+    assert "1 records of the index: 104" in out
+    with RecordFile(sound) as file:
+        assert file.keys is not None and file.keys.tolist() == [100, 102, 106, 108, 110]
+        assert file.read_image(2).content == jpeg(3)
+    _, out, _ = says(capsys, *words, "--json")
+    result = json.loads(out)
+    assert result["records"] == 5 and result["lost"]["lost_keys"] == [104]
+    assert [damage["record"] for damage in result["damages"]] == [2]
+    code, _, error = says(capsys, *words, "--salvage", sound)
+    assert code == 2 and "exists" in error
+
+
+def test_without_an_index_the_lost_bytes_are_counted(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_third(path)
+    path.with_suffix(".idx").unlink()
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync")
+    assert "5 records" in out and "no index tells which ids were in them" in out
+
+
+def test_an_index_is_written_again_with_the_ids_it_had(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = path.with_suffix(".idx")
+    before = index.read_bytes()
+    index.unlink()
+    assert says(capsys, "rec2idx", path)[0] == 0
+    assert index.read_bytes() == before
+    assert says(capsys, "rec2idx", path, tmp_path / "numbers.idx", "--numbered")[0] == 0
+    assert read_index(tmp_path / "numbers.idx").keys.tolist() == list(range(RECORDS))
+
+
+def test_a_contact_sheet_shows_the_first_records(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = []
+    for first in (1, 4, 6):
+        sheet = tmp_path / f"{first}.png"
+        words = ("inspect", path, "--contact-sheet", sheet, "--first", first)
+        assert says(capsys, *words)[0] == 0
+        with Image.open(sheet) as image:
+            image.load()
+            sizes.append(image.size)
+            drawn = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        assert len(np.unique(drawn, axis=0)) > 100 * first**0.5
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_a_record_that_is_no_picture_is_drawn_as_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RecordWriter(tmp_path / "data.rec") as writer:
+        for content in (jpeg(0), jpeg(0)[:100], b"text"):
+            writer.write(pack_image_record(RecordHeader(0.0, 1), content), 1)
+    sheet = tmp_path / "sheet.png"
+    code, out, _ = says(capsys, "inspect", tmp_path / "data.rec", "--contact-sheet", sheet)
+    assert code == 0 and f"contact_sheet: {sheet}" in out
+    with Image.open(sheet) as image:
+        reds = (np.asarray(image) == (190, 30, 30)).all(axis=2).sum()
+    assert reds > 2 * 4 * 140
+
+
+def test_the_summary_names_classes_and_sizes(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.with_name("labels.json").write_text('{"labels": ["cat", "dog", "été"]}', "utf-8")
+    _, out, _ = says(capsys, "inspect", path)
+    assert "label 2 (été): 2" in out
+    assert "width: 12 to 12 pixels, median 12" in out and "height: 10 to 15 pixels" in out
+
+
+# Fuzzing: a sound file, changed anywhere. Whatever comes of it must be records or a RecordError.
+
+contents = st.lists(
+    st.one_of(st.binary(max_size=20), st.just(MAGIC), st.just(b"x" * 7 + MAGIC)), max_size=6
+)
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "cut", "insert", "drop"]),
+        st.integers(0, 400),
+        st.one_of(st.binary(min_size=1, max_size=8), st.just(MAGIC), st.just(b"\xff\xff\xff\x1f")),
+    ),
+    max_size=4,
+)
+
+
+def edited(content: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
+    for kind, place, value in changes:
+        place = place % (len(content) + 1)
+        if kind == "set":
+            content = content[:place] + value + content[place + len(value) :]
+        elif kind == "cut":
+            content = content[:place]
+        elif kind == "insert":
+            content = content[:place] + value + content[place:]
+        else:
+            content = content[:place] + content[place + len(value) :]
+    return content
+
+
+def read_everything(path: Path, resync: bool) -> list[bytes]:
+    with RecordFile(path, resync=resync) as file:
+        records = [file.read(number) for number in range(len(file))]
+        for number in range(len(file)):
+            try:
+                file.read_image(number)
+            except RecordError as error:
+                assert f"record {number} at byte" in str(error)
+        try:
+            file.record_labels()
+        except RecordError as error:
+            assert str(path) in str(error)
+        return records
+
+
+@given(contents, edits)
+def test_a_changed_record_file_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory,
+    payloads: list[bytes],
+    changes: list[tuple[str, int, bytes]],
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "data.rec"
+    with RecordWriter(path) as writer:
+        for key, payload in enumerate(payloads):
+            writer.write(payload, key)
+    path.write_bytes(edited(path.read_bytes(), changes))
+    try:
+        read_everything(path, resync=False)
+    except RecordError as error:
+        assert f"{path}: damaged at byte" in str(error)
+    read_everything(path, resync=True)  # never raises
+
+
+@given(
+    contents,
+    st.one_of(
+        edits.map(lambda changes: ("edited", changes)),
+        st.binary(max_size=60).map(lambda text: ("binary", text)),
+        st.text("0123456789\t\n -+.e\x00", max_size=60).map(lambda text: ("text", text.encode())),
+        st.lists(st.tuples(st.integers(-5, 2**66), st.integers(-5, 2**66)), max_size=5).map(
+            lambda rows: ("text", b"".join(b"%d\t%d\n" % row for row in rows))
+        ),
+    ),
+)
+def test_a_changed_index_changes_nothing_that_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    payloads: list[bytes],
+    change: tuple[str, object],
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "data.rec"
+    with RecordWriter(path) as writer:
+        for key, payload in enumerate(payloads):
+            writer.write(payload, key)
+    index = path.with_suffix(".idx")
+    kind, value = change
+    index.write_bytes(edited(index.read_bytes(), value) if kind == "edited" else value)  # type: ignore[arg-type]
+    assert read_everything(path, resync=False) == payloads
+    try:
+        with RecordFile(path, index=index) as file:
+            assert len(file) == len(payloads)
+    except DataError as error:
+        assert str(index) in str(error)
+
+
+def test_a_file_cut_anywhere_is_refused_with_the_record_that_is_cut(path: Path) -> None:
+    content = path.read_bytes()
+    with RecordFile(path) as file:
+        starts = file.offsets.tolist()
+    path.with_suffix(".idx").unlink()
+    for size in range(1, len(content), 7):
+        path.write_bytes(content[:size])
+        whole = sum(start < size for start in starts)
+        try:
+            with RecordFile(path) as file:
+                assert len(file) == whole  # cut between two records, or in the last padding
+        except RecordError as error:
+            assert f"record {whole - 1}: " in str(error)
