@@ -293,16 +293,6 @@ def test_the_model_channel_starts_from_an_earlier_artifact(
     assert read_artifact(base / "model").manifest["metrics"]["validation"]["accuracy"] > 0.9
 
 
-def test_several_hosts_are_refused_until_they_are_supported(
-    tmp_path: Path, small_channels: dict[str, Path]
-) -> None:
-    base = write_job(tmp_path / "ml", HYPERPARAMETERS, small_channels)
-    resources = base / "input" / "config" / "resourceconfig.json"
-    resources.write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}))
-    failure, _ = failed(base)
-    assert "instance_count" in failure
-
-
 @pytest.mark.parametrize("name", ["hyperparameters.json", "inputdataconfig.json"])
 def test_a_configuration_file_that_is_not_json_is_named(
     tmp_path: Path, small_channels: dict[str, Path], name: str

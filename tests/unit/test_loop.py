@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.backends.base import Engine, State
+from image_classification.backends.base import Engine, State, World
 from image_classification.contract.interface import INTERFACES
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
@@ -171,7 +171,7 @@ def test_only_the_training_images_are_shuffled_and_augmented() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "augmentation_type": "crop"})
     settings = settings_of("mxnet", values)
     for split, is_training in (("train", True), ("validation", False), ("test", False)):
-        with loader_of(split, Colours(), settings, BadSamples(), on_cpu=True) as loader:
+        with loader_of(split, Colours(), settings, BadSamples(), World(), on_cpu=True) as loader:
             assert loader.shuffle is is_training
             assert (loader.augmentation is not None) is is_training
 

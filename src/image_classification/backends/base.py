@@ -142,6 +142,10 @@ class Engine(Protocol):
         """Logits, float32 (N, classes), of uint8 N·H·W·C images, in evaluation mode."""
         ...
 
+    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Float64 (N,) values summed over the ranks of the world; returns when all have called."""
+        ...
+
     def state(self) -> State:
         """Everything that resuming needs: `weight/<neutral name>` and `optimizer/<name>`."""
         ...

@@ -36,11 +36,13 @@ class ChannelInput:
         name: its name.
         path: its folder.
         content_type: without parameters and in lower case; "" when the job does not say.
+        is_sharded: whether each host sees another part of it (S3DistributionType=ShardedByS3Key).
     """
 
     name: str
     path: Path
     content_type: str = ""
+    is_sharded: bool = False
 
 
 def read_channels(paths: JobPaths) -> dict[str, ChannelInput]:
@@ -74,7 +76,8 @@ def _configured(name: str, entry: object, paths: JobPaths) -> ChannelInput:
             f"channel {name}: ContentType {settings['ContentType']!r} asks for several labels an "
             "image, which this version does not support; use label-format=class-id"
         )
-    return ChannelInput(name, path, content_type.strip())
+    is_sharded = settings.get("S3DistributionType") == "ShardedByS3Key"
+    return ChannelInput(name, path, content_type.strip(), is_sharded)
 
 
 def _existing(name: str, folder: Path) -> Path:

@@ -94,6 +94,10 @@ IS_BATCH = Variable(
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
 
+MASTER_PORT = Variable(
+    "MASTER_PORT", "29500", "TCP port of the first host where the hosts of a training job meet"
+)
+
 VARIABLES = tuple(value for value in list(globals().values()) if isinstance(value, Variable))
 
 
@@ -152,6 +156,7 @@ class Cluster:
 
     current_host: str = "localhost"
     hosts: tuple[str, ...] = field(default=("localhost",))
+    network_interface: str = ""
 
 
 def read_cluster(paths: JobPaths) -> Cluster:
@@ -163,7 +168,16 @@ def read_cluster(paths: JobPaths) -> Cluster:
         raise UserError(
             f"resourceconfig.json: current_host {current!r} is not among hosts {list(hosts)}"
         )
-    return Cluster(current, hosts)
+    return Cluster(current, hosts, str(config.get("network_interface_name") or ""))
+
+
+def use_network_interface(name: str) -> None:
+    """Have the frameworks' libraries reach the other hosts through it, unless the user chose one.
+
+    They read these variables when they are loaded, so this comes before the framework's import.
+    """
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, name)
 
 
 def read_json(path: Path) -> dict[str, Any]:

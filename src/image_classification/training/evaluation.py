@@ -76,16 +76,18 @@ def cross_entropy(targets: IntArray, probabilities: FloatArray) -> float:
     return float(-np.log(np.maximum(own, 1e-12)).mean()) if len(targets) else 0.0
 
 
+def metric_names(top_k: int | None = None) -> tuple[str, ...]:
+    """The names that `metrics_of` gives."""
+    return ("loss", "accuracy", *((f"top_k_accuracy_{top_k}",) if top_k else ()))
+
+
 def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]:
     """loss, accuracy and, when asked, top_k_accuracy_<k> of a split."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
-    metrics = {
-        "loss": cross_entropy(targets, probabilities),
-        "accuracy": top_k_accuracy(targets, probabilities),
-    }
+    values = [cross_entropy(targets, probabilities), top_k_accuracy(targets, probabilities)]
     if top_k:
-        metrics[f"top_k_accuracy_{top_k}"] = top_k_accuracy(targets, probabilities, top_k)
-    return metrics
+        values.append(top_k_accuracy(targets, probabilities, top_k))
+    return dict(zip(metric_names(top_k), values, strict=True))
 
 
 def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:

@@ -16,17 +16,18 @@ from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
-from image_classification.contract.environment import JobPaths, read_cluster, read_json
+from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
-from image_classification.errors import UserError
+from image_classification.errors import ChannelError
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs, open_inputs
-from image_classification.training.journal import Journal
+from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
+from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.results import (
     Results,
     plain,
@@ -42,10 +43,11 @@ PREDICTIONS_FILE = "validation-predictions.jsonl"
 _logger = logging.getLogger(__name__)
 
 
-def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Artifact:
+def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Artifact | None:
     """Run the job of `paths` and write its artifact; `overrides` win over its hyperparameters.
 
-    SIGTERM ends training after the step that is running; the best epoch so far is written.
+    SIGTERM ends training after the step that is running; the best epoch so far is written. Of
+    several hosts the first one writes and returns the artifact, the others return None.
 
     Raises:
         UserError: hyperparameters, channels or data must change; nothing was written.
@@ -55,17 +57,26 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
     settings = settings_of(interface.name, interface.parse(given))
-    _refuse_several_hosts(paths)
+    cluster = read_cluster(paths)
+    _check_shards(cluster, channels)
     inputs = open_inputs(channels, settings, interface.training_channel)
     settings = _completed(settings, inputs)
     _log_settings(interface, settings, inputs)
 
     with stop_on_sigterm() as should_stop:
-        engine = _build_engine(settings, inputs, channels.get("model"))
-        results = _train(paths, interface, settings, inputs, engine, should_stop)
+        world = world_of(cluster)
+        engine = _build_engine(settings, inputs, channels.get("model"), world)
+        group = ProcessGroup(engine, world)
+        results = _train(paths, interface, settings, inputs, group, should_stop)
+    artifact = _write(paths, results, engine) if results else None
+    group.wait()  # a host that ended before the first has saved would end the job
+    engine.release()
+    return artifact
+
+
+def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     write_predictions(paths.output_data / PREDICTIONS_FILE, results)
     artifact = write_results(paths.model, results, engine)
-    engine.release()
     history = results.history
     _logger.info(
         "The best epoch was %d with validation accuracy %.6f; artifact in %s",
@@ -81,46 +92,55 @@ def _train(
     interface: Interface,
     settings: Settings,
     inputs: Inputs,
-    engine: Engine,
+    group: ProcessGroup,
     should_stop: Callable[[], bool],
-) -> Results:
-    """Train, from a checkpoint if there is one, and measure the best weights."""
+) -> Results | None:
+    """Train, from a checkpoint if there is one; the leader measures the best weights."""
+    engine, world = group.engine, group.world
     sources = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
     count = sum(len(source) for source in sources.values() if source is not None)
     bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
     loaders = {
-        name: loader_of(name, source, settings, bad_samples, on_cpu=engine.device == "cpu")
+        name: loader_of(name, source, settings, bad_samples, world, on_cpu=engine.device == "cpu")
         for name, source in sources.items()
         if source is not None
     }
+    journal_type = Journal if group.is_leader else SilentJournal
     loop = Loop(
         engine=engine,
         settings=settings,
         classes=len(inputs.labels),
         training=loaders["train"],
         validation=loaders["validation"],
-        journal=Journal(interface.name, settings.epochs, loaders["train"].steps),
+        journal=journal_type(interface.name, settings.epochs, loaders["train"].steps),
         checkpoints=Checkpoints(paths.checkpoints, _identity(interface, settings, inputs)),
+        world=world,
         should_stop=should_stop,
     )
     if loop.resume():
         _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
     loop.run()
-    validation = loop.evaluate()
-    test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
-    if test is not None:
-        loop.journal.test_lines(metrics_of(test, settings.top_k))
+    results = None
+    if group.is_leader:
+        validation = loop.evaluate()
+        test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
+        if test is not None:
+            loop.journal.test_lines(metrics_of(test, settings.top_k))
+        history = loop.history
+        results = Results(interface.name, settings, inputs, history, validation, test, bad_samples)
     for loader in loaders.values():
         loader.close()
         loader.source.close()
-    return Results(interface.name, settings, inputs, loop.history, validation, test, bad_samples)
+    return results
 
 
-def _refuse_several_hosts(paths: JobPaths) -> None:
-    hosts = read_cluster(paths).hosts
-    if len(hosts) > 1:
-        raise UserError(
-            f"instance_count is {len(hosts)}: this version trains on one host; set instance_count=1"
+def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
+    sharded = [name for name, channel in channels.items() if channel.is_sharded]
+    if len(cluster.hosts) > 1 and sharded:
+        raise ChannelError(
+            f"channel {', '.join(sharded)}: with {len(cluster.hosts)} hosts every host must see "
+            "all samples, of which it then takes its part: set S3DataDistributionType to "
+            "FullyReplicated instead of ShardedByS3Key"
         )
 
 
@@ -149,7 +169,9 @@ def _log_settings(interface: Interface, settings: Settings, inputs: Inputs) -> N
     _logger.info("labels: %s", ", ".join(inputs.labels.names[:20]))
 
 
-def _build_engine(settings: Settings, inputs: Inputs, model_channel: ChannelInput | None) -> Engine:
+def _build_engine(
+    settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
+) -> Engine:
     preprocessing = settings.preprocessing
     backend = backends.load(settings.backend)
     spec = ModelSpec(
@@ -162,7 +184,7 @@ def _build_engine(settings: Settings, inputs: Inputs, model_channel: ChannelInpu
         seed=settings.seed,
         train_only_head=settings.train_only_head,
     )
-    engine = backend.build(spec, settings.optimizer, World(threads=environment.cpu_count()))
+    engine = backend.build(spec, settings.optimizer, world)
     load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
     _logger.info(
         "Built %s on %s: %d parameters, %d of them trained",

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult
-from image_classification.data.samples import IntArray
+from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult, World
+from image_classification.data.samples import Batch, IntArray, UInt8Array
 from image_classification.errors import UserError
 from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
 from image_classification.training.evaluation import (
     Outcomes,
     collect,
+    metric_names,
     metrics_of,
     softmax,
     top_k_accuracy,
 )
+from image_classification.training.process_group import ProcessGroup
 from image_classification.training.targets import soft_targets
 
 if TYPE_CHECKING:
@@ -48,8 +50,19 @@ class RunningMetrics:
         """One step's result and the int64 (N,) classes of its samples."""
         self._pending.append((result, class_indices))
 
-    def values(self) -> dict[str, float]:
-        """Loss, accuracy and top-k accuracy so far. A synchronisation point with the device."""
+    def values(self, group: ProcessGroup | None = None) -> dict[str, float]:
+        """Loss, accuracy and top-k accuracy so far, of this rank or of all ranks of `group`.
+
+        A synchronisation point with the device. `samples` is then theirs too.
+        """
+        self._fetch()
+        totals = {name: self._sums.get(name, 0.0) for name in metric_names(self.top_k)}
+        if group is not None:
+            totals = group.sum(totals | {"samples": self.samples})
+            self.samples = round(totals.pop("samples"))
+        return {name: total / max(self.samples, 1) for name, total in totals.items()}
+
+    def _fetch(self) -> None:
         for result, class_indices in self._pending:
             loss, logits = result.fetch()
             count = len(class_indices)
@@ -61,7 +74,6 @@ class RunningMetrics:
                 self._sums[name] = self._sums.get(name, 0.0) + value * count
             self.samples += count
         self._pending.clear()
-        return {name: total / max(self.samples, 1) for name, total in self._sums.items()}
 
 
 @dataclass
@@ -75,6 +87,7 @@ class Loop:
         training, validation: loaders.
         journal: what is logged.
         checkpoints: where the job can be resumed from.
+        world: this process among those that train together; alone by default.
         should_stop: asked after each step; training then ends with the best epoch so far.
         history: the epochs so far; not empty after a resume.
         best_weights: weights of the best epoch so far.
@@ -87,21 +100,34 @@ class Loop:
     validation: Loader
     journal: Journal
     checkpoints: Checkpoints
+    world: World = field(default_factory=World)
     should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that train together."""
+        return ProcessGroup(self.engine, self.world)
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint, if there is one; says whether there was.
 
         Raises:
-            UserError: it is another job's, or has more epochs than this job asks for.
+            UserError: it is another job's, has more epochs than this job asks for, or is not the
+                same on all hosts.
         """
         found = self.checkpoints.load_latest()
+        state, self.history = found or ({}, History())
+        done = len(self.history.epochs)
+        leaders = self.group.from_leader({"epochs": done})["epochs"]
+        if self.group.any(done != leaders):
+            raise UserError(
+                f"this host has a checkpoint of {done} epochs, the first host one of {leaders:.0f}:"
+                " give all hosts the same checkpoints, or none"
+            )
         if found is None:
             return False
-        state, self.history = found
-        done = len(self.history.epochs)
         if done > self.settings.epochs:
             raise UserError(
                 f"the checkpoints are of {done} epochs, the job has epochs={self.settings.epochs}: "
@@ -117,7 +143,7 @@ class Loop:
         """Train to the last epoch or to early stopping; the engine ends with the best weights."""
         rule = self.settings.early_stopping
         for epoch in range(len(self.history.epochs), self.settings.epochs):
-            if self.history.epochs and self.should_stop():
+            if self.history.epochs and self.group.any(self.should_stop()):
                 break
             if rule and rule.is_due(self.history.accuracies):
                 break
@@ -145,14 +171,14 @@ class Loop:
         metrics, rate, is_whole = self._train_epoch(epoch)
         if not is_whole and self.history.epochs:
             return  # not to be compared with whole epochs; without any it is all there is
-        train = metrics.values()
+        train = metrics.values(self.group)
         if not np.isfinite(train["loss"]):
             raise _diverged(epoch)
         seconds = time.monotonic() - start
         record = EpochRecord(
             epoch=epoch,
             train=train,
-            validation=metrics_of(self.evaluate(), self.settings.top_k),
+            validation=self._validate(),
             seconds=seconds,
             images_per_second=metrics.samples / seconds,
             wait_share=self.training.wait_seconds / seconds,
@@ -163,6 +189,13 @@ class Loop:
         self.journal.epoch_lines(record, epochs_left * (time.monotonic() - start))
         self._keep(epoch, is_whole)
 
+    def _validate(self) -> dict[str, float]:
+        """Validation metrics, measured by the leader: the ranks must not differ in what is best."""
+        top_k = self.settings.top_k
+        if self.group.is_leader:
+            return self.group.from_leader(metrics_of(self.evaluate(), top_k))
+        return self.group.from_leader(dict.fromkeys(metric_names(top_k), 0.0))
+
     def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float, bool]:
         """One pass over the training data: (metrics, last learning rate, whether it is whole)."""
         settings, steps = self.settings, self.training.steps
@@ -170,26 +203,36 @@ class Loop:
         start = time.monotonic()
         rate, images = 0.0, 0
         for step, batch in enumerate(self.training.epoch(epoch)):
-            if not len(batch):  # all its samples were bad
-                continue
+            if not len(batch):  # all its samples were bad, or this rank has one step less
+                if self.world.size == 1:
+                    continue
+                batch = self._padding()  # the other ranks wait for this one in every step
             # The rate in the middle of the step: a warm-up then never wastes a step on rate 0.
             rate = settings.schedule.rate(epoch + (step + 0.5) / steps)
             class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
             targets = soft_targets(class_indices, self.classes, settings.label_smoothing)
             result = self.engine.train_step(replace(batch, targets=targets), rate)
-            metrics.add(result, class_indices)
-            images += len(batch)
+            kept = int(np.count_nonzero(batch.weights))
+            if kept:
+                metrics.add(result, class_indices)
+            images += kept
             if self.journal.is_line_due(step + 1):
                 seconds = time.monotonic() - start
                 wait_share = self.training.wait_seconds / seconds
                 values = metrics.values()
                 self.journal.step_line(epoch, step + 1, images / seconds, wait_share, values)
-            if self.should_stop() and step + 1 < steps:
+            if step + 1 < steps and self.group.any(self.should_stop()):
                 return metrics, rate, False
         return metrics, rate, True
 
+    def _padding(self) -> Batch:
+        """Two samples of weight 0: they change neither the weights nor the statistics."""
+        like = self.training.preprocessing
+        images: UInt8Array = np.zeros((2, like.height, like.width, like.channels), np.uint8)
+        return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
+
     def _keep(self, epoch: int, is_whole: bool) -> None:
-        """Remember the best weights and write the checkpoint that is due.
+        """Remember the best weights; the leader writes the checkpoint that is due.
 
         A part of an epoch is no checkpoint: a job that resumed there would leave the rest out.
         """
@@ -198,6 +241,8 @@ class Loop:
         if is_best:
             self.best_weights = _weights(state)
             self.journal.best_line(self.history.accuracies[-1])
+        if not self.group.is_leader:
+            return
         is_due = (epoch + 1) % self.settings.checkpoint_frequency == 0
         if is_whole and (is_best or is_due or epoch + 1 == self.settings.epochs):
             self.checkpoints.save(state, self.history)

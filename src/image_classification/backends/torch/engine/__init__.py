@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
@@ -115,6 +116,12 @@ class _TorchEngine:
             logits: FloatArray = self._model(self._images(images)).cpu().numpy()
         return logits
 
+    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Float64 (N,) values summed over the ranks."""
+        summed = self._tensor(np.array(values, np.float64))
+        self._ranks.sum([summed])
+        return np.asarray(summed.cpu().numpy())
+
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
         state: State = {
@@ -179,6 +186,7 @@ class _TorchEngine:
         """One optimiser update; the batch's weighted mean cross entropy, detached."""
         total = functional.cross_entropy(logits, targets, reduction="none") @ weights
         everyone = weights.sum()
+        has_samples = bool(everyone > 0) if self._ranks.size > 1 else True
         loss = (total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)).detach()
         self._ranks.sum([everyone])
         objective = total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)
@@ -188,7 +196,8 @@ class _TorchEngine:
         self._optimizer.zero_grad(set_to_none=True)
         objective.backward()
         self._ranks.sum([p.grad for p in self._learning.values()])
-        self._ranks.average([] if self._spec.train_only_head else self._statistics())
+        if not self._spec.train_only_head:
+            self._ranks.average(self._statistics(), has_samples)
         if self._settings.clip_gradient_norm:
             clip_grad_norm_(self._learning.values(), self._settings.clip_gradient_norm)
         for group in self._optimizer.param_groups:

@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from image_classification.backends.base import World
+from image_classification.errors import AlgorithmError
 
 
 class Ranks:
@@ -25,28 +26,40 @@ class Ranks:
     def __init__(self, world: World, device: torch.device) -> None:
         self.size = world.size
         if self.size > 1:
-            distributed.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                init_method=world.extra.get("init_method", "env://"),
-                rank=world.rank,
-                world_size=world.size,
-            )
+            try:
+                distributed.init_process_group(
+                    "nccl" if device.type == "cuda" else "gloo",
+                    init_method=world.extra.get("init_method", "env://"),
+                    rank=world.rank,
+                    world_size=world.size,
+                )
+            except RuntimeError as error:  # DistError and its kin
+                raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over the ranks: one message for all of them."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
+        try:
+            distributed.all_reduce(flat)
+        except RuntimeError as error:
+            raise AlgorithmError(
+                f"another host of this job ended or is out of reach; its log says why ({error})"
+            ) from error
         for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view(tensor.shape))
 
-    def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its mean over the ranks."""
-        self.sum(tensors)
-        if self.size > 1:
-            for tensor in tensors:
-                tensor.div_(self.size)
+    def average(self, tensors: Sequence[torch.Tensor], has_samples: bool) -> None:
+        """Replace each tensor by its mean over the ranks that had samples in this step."""
+        if self.size == 1 or not tensors:
+            return
+        count = tensors[0].new_tensor(float(has_samples))
+        for tensor in tensors:
+            tensor.mul_(count)
+        self.sum([count, *tensors])
+        for tensor in tensors:
+            tensor.div_(count)
 
     def leave(self) -> None:
         """Leave the process group."""

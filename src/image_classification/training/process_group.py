@@ -1,0 +1,106 @@
+"""The hosts of a job as one group of processes: who leads, and what all of them must agree on.
+
+Every host runs the same program. The first of the sorted host names leads: it validates, logs,
+saves. The others learn its decisions through sums over the ranks, the one thing an engine offers.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.backends.base import Engine, World
+from image_classification.contract import environment
+from image_classification.contract.environment import Cluster
+from image_classification.errors import AlgorithmError
+
+NAME_TIMEOUT_SECONDS = 300.0
+"""How long the other hosts' names may take to resolve: they start at different times."""
+
+_logger = logging.getLogger(__name__)
+
+
+def world_of(cluster: Cluster) -> World:
+    """This process among those of the cluster's hosts; waits until their names resolve.
+
+    Raises:
+        AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
+    """
+    threads = environment.cpu_count()
+    if len(cluster.hosts) == 1:
+        return World(threads=threads)
+    _await_names(cluster.hosts)
+    rank = cluster.hosts.index(cluster.current_host)
+    _logger.info("This is host %d of %d: %s", rank + 1, len(cluster.hosts), cluster.current_host)
+    port = environment.MASTER_PORT.read_integer(1)
+    interface = cluster.network_interface
+    if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
+        environment.use_network_interface(interface)
+    extra = {"init_method": f"tcp://{cluster.hosts[0]}:{port}"}
+    return World(rank, len(cluster.hosts), threads, extra)
+
+
+def _await_names(hosts: Sequence[str]) -> None:
+    deadline = time.monotonic() + NAME_TIMEOUT_SECONDS
+    for host in hosts:
+        pause = 0.2
+        while not _resolves(host):
+            if time.monotonic() > deadline:
+                raise AlgorithmError(
+                    f"the name of host {host} did not resolve within {NAME_TIMEOUT_SECONDS:.0f} s: "
+                    "did it start, and may the hosts of this job reach one another?"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes of a job; each method but `is_leader` must be called by all of them.
+
+    Attributes:
+        engine: this process's, which sums over the ranks.
+        world: this process among them.
+    """
+
+    engine: Engine
+    world: World
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process logs, validates and saves."""
+        return self.world.rank == 0
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each value summed over the ranks; all ranks give the same names."""
+        if self.world.size == 1:
+            return dict(values)
+        names = sorted(values)
+        sums = self.engine.all_reduce(np.array([values[name] for name in names], np.float64))
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    def from_leader(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The leader's values; the others give the same names with any finite value."""
+        return self.sum({name: value * self.is_leader for name, value in values.items()})
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum({"flag": float(flag)})["flag"] > 0
+
+    def wait(self) -> None:
+        """Return when every rank has called this."""
+        self.any(False)

@@ -1,0 +1,153 @@
+"""One job on two hosts: two real processes that meet over TCP, each with a tree of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from image_classification.artifact import read_artifact
+from tests.conftest import ClassFolders
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import write_job
+
+HOSTS = ["127.0.0.1", "localhost"]  # two names that resolve here; the first leads
+
+
+@pytest.fixture
+def uneven_channels(tmp_path: Path, write_class_folders: ClassFolders) -> dict[str, Path]:
+    """33 training images: in batches of 8 the first host has three steps, the second only two."""
+    return {
+        "train": write_class_folders(tmp_path / "train", per_class=11),
+        "validation": write_class_folders(tmp_path / "validation", per_class=5, seed=1),
+    }
+
+
+def start_hosts(
+    root: Path, channels: dict[str, Path], changed: Mapping[str, object] | None = None
+) -> list[subprocess.Popen[str]]:
+    """Two `train` processes that are the hosts of one job."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for host in HOSTS:
+        base = write_job(root / host, HYPERPARAMETERS | dict(changed or {}), channels)
+        resources = {"current_host": host, "hosts": HOSTS, "network_interface_name": "ethwe"}
+        (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
+                env=os.environ | {"MASTER_PORT": port, "IMAGE_CLASSIFICATION_CPU_COUNT": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
+    """Read the log up to a line with `text`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"the process ended without {text!r}:\n{seen}")
+
+
+def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """(exit code, log) of each, which must end within two minutes."""
+    try:
+        logs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [(process.returncode, log) for process, log in zip(processes, logs, strict=True)]
+
+
+def test_two_hosts_train_one_model_and_the_first_alone_logs_metrics_and_saves(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    processes = start_hosts(tmp_path, uneven_channels, {"epochs": 8})
+    (code, log), (other_code, other_log) = end(processes)
+    assert (code, other_code) == (0, 0), log + other_log
+    artifact = read_artifact(tmp_path / HOSTS[0] / "model")
+    assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
+    assert len(re.findall(r"Epoch\[\d\] Validation-accuracy=", log)) == 8
+    assert "accuracy=" not in other_log
+    assert not list((tmp_path / HOSTS[1] / "model").iterdir())
+    assert not list((tmp_path / HOSTS[1] / "output" / "data").iterdir())
+
+
+def test_when_one_host_dies_the_other_ends_with_the_reason(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    first, second = start_hosts(tmp_path, uneven_channels, {"epochs": 500})
+    wait_for_line(first, "Epoch[0] Validation-accuracy=")
+    second.kill()
+    (code, log), _ = end([first, second])
+    assert code == 1
+    failure = (tmp_path / HOSTS[0] / "output" / "failure").read_text()
+    assert "another host of this job ended" in failure
+    assert "Traceback" not in failure.splitlines()[0]
+    assert not list((tmp_path / HOSTS[0] / "model").iterdir()), log
+
+
+def test_sigterm_on_one_host_stops_both_and_the_best_epoch_is_saved(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    processes = start_hosts(tmp_path, uneven_channels, {"epochs": 500})
+    wait_for_line(processes[0], "Epoch[0] Validation-accuracy=")
+    time.sleep(0.5)
+    processes[1].send_signal(signal.SIGTERM)
+    (code, log), (other_code, other_log) = end(processes)
+    assert (code, other_code) == (0, 0), log + other_log
+    assert read_artifact(tmp_path / HOSTS[0] / "model").labels.names == ("blue", "green", "red")
+
+
+def test_hosts_that_see_different_checkpoints_say_so_instead_of_waiting_for_ever(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    for host in HOSTS:
+        (tmp_path / host / "checkpoints").mkdir(parents=True)
+    for code, log in end(start_hosts(tmp_path, uneven_channels)):
+        assert code == 0, log
+    assert list((tmp_path / HOSTS[0] / "checkpoints").glob("*.json"))
+    assert not list((tmp_path / HOSTS[1] / "checkpoints").iterdir())
+    for host in HOSTS:
+        (tmp_path / host / "input").rename(tmp_path / f"old-{host}")
+    for code, log in end(start_hosts(tmp_path, uneven_channels, {"epochs": 4})):
+        assert code == 2, log
+        assert "give all hosts the same checkpoints" in log, log
+
+
+def test_sharded_channels_with_two_hosts_are_refused_with_what_to_set(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS, uneven_channels)
+    config = base / "input" / "config"
+    resources = {"current_host": HOSTS[0], "hosts": HOSTS}
+    (config / "resourceconfig.json").write_text(json.dumps(resources))
+    inputs = json.loads((config / "inputdataconfig.json").read_text())
+    inputs["train"]["S3DistributionType"] = "ShardedByS3Key"
+    (config / "inputdataconfig.json").write_text(json.dumps(inputs))
+    done = subprocess.run(
+        [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "set S3DataDistributionType to FullyReplicated" in done.stdout + done.stderr
