@@ -97,9 +97,9 @@ def serve_image() -> str:
     return os.environ["SERVE_IMAGE"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> int:
-    """A port for an endpoint."""
+    """A port for the one endpoint that runs at a time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,13 @@ PARAMETER_LINES = [
 
 
 def said(action: Callable[[], object]) -> str:
-    """What `action` prints: the SDKs pass on a job's output by printing it."""
+    """What `action` prints, which is printed again: the SDKs pass on a job's output this way."""
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        action()
+    try:
+        with contextlib.redirect_stdout(output):
+            action()
+    finally:
+        sys.stdout.write(output.getvalue())
     return output.getvalue()
 
 

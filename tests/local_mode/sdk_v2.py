@@ -15,11 +15,10 @@ from tests.local_mode.jobs import HYPERPARAMETERS, ROLE, said
 
 def local_session(root: Path, port: int, **options: Any) -> LocalSession:
     """A session whose jobs live below `root` and whose endpoints listen on `port`."""
-    session = LocalSession(boto3.Session(), **options)
     root.mkdir(exist_ok=True)
-    session.config = {
-        "local": {"local_code": True, "container_root": str(root), "serving_port": port}
-    }
+    local = {"local_code": True, "container_root": str(root), "serving_port": port}
+    session = LocalSession(boto3.Session(), **options)
+    session.config = {"local": local}
     return session
 
 

@@ -1,4 +1,4 @@
-"""SageMaker's SDK v2 in local mode on `file://` channels: fit, deploy, predict, transform, delete."""
+"""SageMaker's SDK v2 in local mode on `file://` channels, from fit to delete_endpoint."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ class Fitted:
 
 @pytest.fixture(scope="module")
 def fitted(
-    tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path], train_image: str
+    tmp_path_factory: pytest.TempPathFactory,
+    folders: dict[str, Path],
+    train_image: str,
+    free_port: int,
 ) -> Fitted:
     root = tmp_path_factory.mktemp("fitted")
-    session = local_session(root / "root", 0)
+    session = local_session(root / "root", free_port)
     job = estimator(session, train_image, f"file://{root}")
     return Fitted(job, fit(job, file_uris(folders)), root)
 
@@ -66,7 +69,6 @@ def test_an_endpoint_of_the_serve_image_names_each_images_class(
     labelled_images: Images,
     free_port: int,
 ) -> None:
-    fitted.estimator.sagemaker_session.config["local"]["serving_port"] = free_port
     predictor = fitted.estimator.deploy(
         1,
         "local",
@@ -90,12 +92,11 @@ def test_an_endpoint_of_the_serve_image_names_each_images_class(
 
 
 def test_a_transformer_answers_each_file_of_a_folder(
-    fitted: Fitted, folders: dict[str, Path], tmp_path: Path, free_port: int
+    fitted: Fitted, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """With the train image, which can serve too; and without its default strategy, MultiRecord,
     under which local mode joins images as if they were text."""
     images = folders["validation"] / "red"
-    fitted.estimator.sagemaker_session.config["local"]["serving_port"] = free_port
     transformer = fitted.estimator.transformer(
         1,
         "local",
@@ -103,7 +104,7 @@ def test_a_transformer_answers_each_file_of_a_folder(
         accept="application/json;verbose",
         output_path=f"file://{tmp_path}",
     )
-    transformer.transform(f"file://{images}", content_type="image/jpeg", wait=True)
+    transformer.transform(f"file://{images}", content_type="image/jpeg", logs=False)
     answers = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.out")}
     assert set(answers) == {f"{path.name}.out" for path in images.iterdir()}
     assert {answer["predicted_label"] for answer in answers.values()} == {"red"}
@@ -122,6 +123,7 @@ def test_a_job_goes_on_from_the_model_of_an_earlier_one(
         model_uri=f"file://{fitted.output}/model.tar.gz",
     )
     log = fit(job, file_uris(folders))
+    assert "starting from its weights, head included" in log
     assert best_accuracy(log) == pytest.approx(best_accuracy(fitted.log), abs=0.07)
 
 
@@ -141,7 +143,7 @@ def test_values_in_json_quotes_are_read_as_without(
         entry_point="unused.py",
     )
     log = fit(job, file_uris(folders))
-    assert job._hyperparameters["optimizer"] == "adam"
+    assert job.hyperparameters()["optimizer"] == '"adam"'
     for line in PARAMETER_LINES:
         assert line in log
     assert "manifest.json" in members(tmp_path / "model.tar.gz")
