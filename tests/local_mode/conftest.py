@@ -6,6 +6,7 @@ scripts/test-local-mode. Everything that is ours runs inside the built images.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ClassFolders
+
+collect_ignore_glob = [] if importlib.util.find_spec("sagemaker") else ["test_*.py"]
 
 NETWORK = "sagemaker-local"
 """The Docker network whose name both SDKs have built in."""

@@ -23,6 +23,7 @@ from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpe
 from image_classification.backends.torch import catalog, model
 from image_classification.backends.torch.model.efficientnet_lite import same_padding
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
+from image_classification.training.pretrained_export import write_pretrained_weights
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 
@@ -232,3 +233,11 @@ def test_a_damaged_baked_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "resnet18.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(ArtifactError, match=r"resnet18\.safetensors"):
         backends.load("torch").pretrained_state(catalog.find("resnet18"), tmp_path)
+
+
+def test_weights_written_to_be_baked_are_read_back_equal(tmp_path: Path) -> None:
+    expected = lite0_weights()
+    (path,) = write_pretrained_weights("torch", ["efficientnet_lite0"], tmp_path / "weights")
+    backbone = catalog.find("efficientnet_lite0")
+    state = backends.load("torch").pretrained_state(backbone, path.parent)
+    assert state is not None and not differences(expected, state)

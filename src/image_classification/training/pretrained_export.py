@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save
 
 from image_classification import artifact as artifacts
@@ -86,7 +87,10 @@ def write_pretrained_weights(
     backend = backends.load(backend_name)
     for backbone in rows:
         state = pretrained_weights(backend, backbone)
-        named = {name.removeprefix(WEIGHT_PREFIX): array for name, array in state.items()}
+        named = {  # safetensors writes the memory as it lies: other orders would be scrambled
+            name.removeprefix(WEIGHT_PREFIX): np.ascontiguousarray(array)
+            for name, array in state.items()
+        }
         path = directory / f"{backbone.name}.safetensors"
         write_bytes(path, save(named, {"source": backbone.source, "license": backbone.license}))
         yield path

@@ -1,0 +1,133 @@
+"""What the serve image does under `docker run`, with as few rights as a container can have."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.container.engine import HARDENED, docker, inspect, run, running, serving
+from tests.contract.jobs import Answer
+
+TIGHT = [*HARDENED, "--memory", "400m", "--memory-swap", "400m", "--pids-limit", "128"]
+
+
+@pytest.fixture(scope="module")
+def photo(trained: Path) -> bytes:
+    """A photograph of the class green."""
+    folder = trained / "input" / "data" / "validation" / "green"
+    return next(folder.iterdir()).read_bytes()
+
+
+def test_a_container_without_rights_on_a_read_only_root_answers_with_the_labels(
+    serve_image: str, trained: Path, photo: bytes, record_figure: Callable[[str, str], None]
+) -> None:
+    with serving(serve_image, trained / "model") as server:
+        answer = server.invoke(
+            photo, Content_Type="image/jpeg", Accept="application/json;verbose"
+        ).json()
+        assert answer["labels"] == ["blue", "green", "red"]  # type: ignore[index]
+        assert answer["predicted_label"] == "green"  # type: ignore[index]
+        record_figure(
+            "docker run serve to the first ping of 200", f"{server.seconds_to_ping:.2f} s"
+        )
+
+
+def test_no_argument_serves(serve_image: str, trained: Path) -> None:
+    mount = ["-v", f"{trained / 'model'}:/opt/ml/model:ro"]
+    with running(serve_image, options=mount) as container:
+        container.wait_for("(?i)serving|listening", 30)
+        assert container.stop(30) == 0
+
+
+def test_the_port_of_sagemaker_bind_to_port_is_used(serve_image: str, trained: Path) -> None:
+    options = ["-v", f"{trained / 'model'}:/opt/ml/model:ro", "-e", "SAGEMAKER_BIND_TO_PORT=9000"]
+    code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/ping').status)"
+    with running(serve_image, "serve", options=options) as container:
+        deadline = time.monotonic() + 30
+        while (done := docker("exec", container.name, "python3", "-c", code)).returncode:
+            assert time.monotonic() < deadline, container.log()
+        assert done.stdout.strip() == "200"
+
+
+def test_a_crowd_of_large_photographs_stays_within_400_mb(
+    serve_image: str, trained: Path, photo: bytes, tmp_path: Path
+) -> None:
+    large = _photograph(4000, 3000, tmp_path)
+    with serving(serve_image, trained / "model", TIGHT) as server:
+        with ThreadPoolExecutor(24) as pool:
+            bodies = [large, photo] * 24
+            answers = list(pool.map(lambda b: server.invoke(b, Content_Type="image/jpeg"), bodies))
+        assert {answer.status for answer in answers} <= {200, 503}
+        assert sum(answer.status == 200 for answer in answers) > 24
+        state = inspect("container", server.container.name)["State"]
+        assert state["Running"] and not state["OOMKilled"]
+        assert server.invoke(photo, Content_Type="image/jpeg").status == 200
+
+
+def _photograph(width: int, height: int, folder: Path) -> bytes:
+    from PIL import Image
+
+    path = folder / "large.jpg"
+    noise = Image.effect_noise((width // 4, height // 4), 60).resize((width, height))
+    noise.convert("RGB").save(path, quality=85)  # about 2 MB for 12 megapixels
+    return path.read_bytes()
+
+
+def test_sigterm_answers_the_requests_that_run_and_ends_with_code_0(
+    serve_image: str, trained: Path, tmp_path: Path
+) -> None:
+    large = _photograph(4000, 3000, tmp_path)
+    answers: list[Answer] = []
+    with serving(serve_image, trained / "model", [*HARDENED, "--cpus", "0.5"]) as server:
+        senders = [
+            threading.Thread(
+                target=lambda: answers.append(server.invoke(large, Content_Type="image/jpeg"))
+            )
+            for _ in range(4)
+        ]
+        for sender in senders:
+            sender.start()
+        time.sleep(0.4)
+        began = time.monotonic()
+        assert server.container.stop(30) == 0, server.container.log()
+        assert time.monotonic() - began < 30
+        for sender in senders:
+            sender.join()
+    assert [answer.status for answer in answers] == [200] * 4
+
+
+def test_a_model_that_is_not_one_ends_the_container_with_a_sentence(
+    serve_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    done = run(serve_image, "serve", volumes={tmp_path / "model": "/opt/ml/model"})
+    assert done.returncode == 2
+    assert "ClientError: " in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_serve_image_says_which_image_trains(serve_image: str) -> None:
+    done = run(serve_image, "train")
+    assert done.returncode == 2
+    assert "image-classification-train" in done.stderr
+
+
+@pytest.mark.shared
+def test_every_hard_image_is_answered_as_its_manifest_says(
+    serve_image: str, trained: Path, shared: Path
+) -> None:
+    hard = shared / "data" / "hard"
+    files = json.loads((hard / "manifest.json").read_text())["files"]
+    expected = {"decode": {200}, "refuse": {400}, "either": {200, 400}}
+    with serving(serve_image, trained / "model", TIGHT) as server:
+        for entry in files:
+            body = (hard / entry["file"]).read_bytes()
+            status = server.invoke(body, Content_Type="application/x-image").status
+            assert status in expected[entry["expect"]], entry
+        assert server.get("/ping").status == 200

@@ -1,0 +1,187 @@
+"""What the train image does under `docker run`, always without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from image_classification.artifact import read_artifact
+from image_classification.data.sources.records import RecordSource
+from tests.conftest import ClassFolders
+from tests.container.engine import docker, run, running, serving
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import write_job
+
+PHOTOGRAPHS_JOB = {
+    "backbone": "efficientnet_lite0",
+    "use_pretrained_model": 1,
+    "train_only_top_layer": 1,
+    "epochs": 4,
+    "learning_rate": 0.1,
+    "lr_schedule": "cosine",
+    "mini_batch_size": 32,
+}
+
+
+@pytest.mark.shared
+def test_the_readmes_path_from_class_folders_to_answers_runs_in_containers_without_a_network(
+    image: str, serve_image: str, flowers: Path, tmp_path: Path
+) -> None:
+    processing = tmp_path / "processing"
+    (processing / "output").mkdir(parents=True)
+    mounts = {processing: "/opt/ml/processing", flowers: "/opt/ml/processing/input"}
+    done = run(image, "preprocess", "--resize", "256", volumes=mounts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    channels = {name: processing / "output" / name for name in ("train", "validation")}
+    assert all(list(channel.glob("*.rec")) for channel in channels.values())
+    base = write_job(tmp_path / "ml", PHOTOGRAPHS_JOB, channels)
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracies = re.findall(r"Validation-accuracy=(\d\.\d+)", done.stdout)
+    assert max(map(float, accuracies)) > 0.6  # of 40 images, from 160; a guess is right for 0.2
+    source = RecordSource(sorted(channels["validation"].glob("*.rec")))
+    predictions = (base / "output" / "data" / "validation-predictions.jsonl").read_text()
+    rows = {row["key"]: row for row in map(json.loads, predictions.splitlines())}
+    with serving(serve_image, base / "model") as server:
+        for index in range(0, len(source), 4):
+            sample = source.read(index)
+            answer = server.invoke(sample.data, Content_Type="image/jpeg").json()
+            assert answer == pytest.approx(rows[sample.key]["probabilities"], abs=1e-4)
+
+
+@pytest.mark.shared
+def test_class_folders_train_as_well_as_records(image: str, flowers: Path, tmp_path: Path) -> None:
+    given = PHOTOGRAPHS_JOB | {"interface": "tensorflow", "batch_size": 32}
+    del given["mini_batch_size"], given["use_pretrained_model"]
+    base = write_job(tmp_path / "ml", given | {"epochs": 3}, {"training": flowers})
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracies = re.findall(r"val_accuracy: (\d\.\d+)", done.stdout)
+    assert max(map(float, accuracies)) > 0.6
+
+
+def test_no_argument_trains_and_chmod_passes_through_as_sdk_v3_needs(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    given = HYPERPARAMETERS | {"epochs": 1}
+    base = write_job(tmp_path / "ml", given, channels)
+    done = run(image, volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
+    secret = tmp_path / "ml" / "model" / "manifest.json"
+    secret.chmod(0o600)
+    done = run(image, "chmod", "-R", "777", "/delete", volumes={base: "/delete"})
+    assert done.returncode == 0, done.stderr
+    assert secret.stat().st_mode & 0o777 == 0o777
+
+
+def test_results_of_a_root_container_can_be_changed_and_removed_by_anybody(trained: Path) -> None:
+    results = (trained / "model", trained / "output" / "data")
+    written = [path for folder in results for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    for path in written:
+        assert path.stat().st_mode & 0o666 == 0o666, path
+
+
+def test_a_container_of_the_callers_own_user_leaves_files_of_that_user(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
+    for path in (base, *base.rglob("*")):
+        os.chown(path, 1234, 1234)
+    for parent in base.parents:
+        if parent.is_relative_to(tmp_path.parent.parent):
+            parent.chmod(0o755)
+    done = run(image, "train", volumes={base: "/opt/ml"}, options=["--user", "1234:1234"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    owners = {path.stat().st_uid for path in (base / "model").iterdir()}
+    assert owners == {1234}
+
+
+def test_a_users_mistake_exits_2_and_leaves_the_sentence_in_the_failure_file(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = write_job(tmp_path / "ml", {"optimiser": "sgd"}, channels)
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 2
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: ") and "optimizer" in failure
+    assert failure.splitlines()[0] in done.stdout + done.stderr
+    assert not list((base / "model").iterdir())
+
+
+def test_the_memory_limit_of_a_container_holds_and_its_cpu_limit_is_seen(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
+    limits = ["--memory", "1g", "--memory-swap", "1g", "--cpus", "1"]
+    done = run(image, "train", volumes={base: "/opt/ml"}, options=limits)
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = "from image_classification.contract.environment import cpu_count; print(cpu_count())"
+    assert run(image, "python3", "-c", code, options=["--cpus", "1"]).stdout.strip() == "1"
+
+
+def test_sigterm_ends_training_with_checkpoint_and_model_and_a_second_container_resumes(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 5000}, channels)
+    (base / "checkpoints").mkdir()
+    mount = ["-v", f"{base}:/opt/ml", "--network", "none"]
+    with running(image, "train", options=mount) as container:
+        container.wait_for(r"Epoch\[1\] Validation-accuracy=")
+        assert container.stop(120) == 0, container.log()
+    assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
+    epochs = [int(path.stem[-4:]) for path in (base / "checkpoints").glob("*.json")]
+    assert epochs
+    hyperparameters = base / "input" / "config" / "hyperparameters.json"
+    content = json.loads(hyperparameters.read_text()) | {"epochs": str(max(epochs) + 2)}
+    hyperparameters.write_text(json.dumps(content))
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Resumed after epoch {max(epochs) + 1} " in done.stdout
+    assert "Epoch[0] " not in done.stdout
+
+
+def test_two_containers_train_one_model(
+    image: str, write_class_folders: ClassFolders, tmp_path: Path
+) -> None:
+    channels = {
+        "train": write_class_folders(tmp_path / "train", per_class=11),
+        "validation": write_class_folders(tmp_path / "validation", per_class=5, seed=1),
+    }
+    hosts = ["algo-1", "algo-2"]
+    network = f"image-classification-test-{os.getpid()}"
+    assert docker("network", "create", "--internal", network).returncode == 0
+    try:
+        options = {}
+        for host in hosts:
+            base = write_job(tmp_path / host, HYPERPARAMETERS | {"epochs": 8}, channels)
+            resources = {"current_host": host, "hosts": hosts, "network_interface_name": "ethwe"}
+            (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+            options[host] = ["--network", network, "--network-alias", host, "-v", f"{base}:/opt/ml"]
+        with (
+            running(image, "train", options=options["algo-1"]) as first,
+            running(image, "train", options=options["algo-2"]) as second,
+        ):
+            codes = (first.exit_code(), second.exit_code())
+            assert codes == (0, 0), first.log() + second.log()
+            assert "Validation-accuracy" in first.log()
+            assert "Validation-accuracy" not in second.log()
+    finally:
+        docker("network", "rm", network)
+    artifact = read_artifact(tmp_path / "algo-1" / "model")
+    assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
+    assert not list((tmp_path / "algo-2" / "model").iterdir())
+
+
+def test_the_train_image_also_serves_what_it_trained(image: str, trained: Path) -> None:
+    photo = next((trained / "input" / "data" / "validation" / "green").iterdir())
+    with serving(image, trained / "model") as server:
+        answer = server.invoke(
+            photo.read_bytes(), Content_Type="image/jpeg", Accept="application/json;verbose"
+        ).json()
+    assert answer["predicted_label"] == "green"  # type: ignore[index]
