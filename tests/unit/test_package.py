@@ -1,5 +1,6 @@
 """The package's own papers agree with each other."""
 
+import json
 import re
 import subprocess
 import sys
@@ -70,3 +71,11 @@ def test_every_pin_says_why_it_is_there() -> None:
     for line in text.splitlines():
         if re.match(r'\s+"[a-z0-9-]+(==|>=)', line):
             assert re.search(r'",\s+# .{10,}', line), line
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(REPOSITORY.glob("notebooks/*.ipynb")), ids=lambda p: p.name
+)
+def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
