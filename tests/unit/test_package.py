@@ -79,3 +79,9 @@ def test_every_pin_says_why_it_is_there() -> None:
 def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
     for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def test_the_notebook_names_the_images_of_this_version() -> None:
+    text = (REPOSITORY / "notebooks" / "quickstart.ipynb").read_text("utf-8")
+    for image in ("train", "serve"):
+        assert f"image-classification-{image}:{image_classification.__version__}" in text
