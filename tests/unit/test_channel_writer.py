@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from image_classification.data.channel_writer import ChannelPlan, write_channels
+from image_classification.data.channel_writer import ChannelPlan
+from image_classification.data.channel_writer import write_channels as write_inventory
+from image_classification.data.findings import Findings
+from image_classification.data.headers import read_header
+from image_classification.data.inventory.reading import take_inventory
 from image_classification.data.listing import read_list
 from image_classification.data.recordio import RecordFile
+from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
 from tests.conftest import ClassFolders
+
+SPLIT_NAMES = ("train", "validation")
 
 
 def silent(done: int, total: int) -> None:
     assert 0 <= done <= total
+
+
+def write_channels(root: Path, output: Path, plan: ChannelPlan, *_: object) -> Findings:
+    return write_inventory(take_inventory(root), output, plan, silent)
+
+
+def tree_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -87,7 +107,7 @@ def test_an_existing_empty_output_is_filled_as_a_containers_mount_is(
     output.mkdir()
     write_channels(images, output, ChannelPlan(), silent)
     names = sorted(path.name for path in output.iterdir())
-    assert names == ["findings.json", "labels.json", "train", "validation"]
+    assert names == ["findings.html", "findings.json", "labels.json", "train", "validation"]
     with pytest.raises(UsageError, match="is not empty"):
         write_channels(images, output, ChannelPlan(), silent)
 
@@ -99,3 +119,159 @@ def test_ratios_that_leave_a_split_empty_are_refused(
     with pytest.raises(UsageError):
         write_channels(images, tmp_path / "out", ChannelPlan(*ratios), silent)
     assert not (tmp_path / "out").exists()
+
+
+def test_mounted_folders_of_splits_are_filled_and_anything_else_in_the_output_is_refused(
+    images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    (output / "train").mkdir(parents=True)
+    (output / "validation").mkdir()
+    write_channels(images, output, ChannelPlan())
+    assert (output / "train" / "train.rec").is_file()
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
+
+
+@pytest.mark.parametrize("format_name", ["recordio", "folders", "tfrecord"])
+def test_what_several_hosts_write_is_together_what_one_host_writes(
+    images: Path, tmp_path: Path, format_name: str
+) -> None:
+    if format_name == "tfrecord":
+        pytest.importorskip("google_crc32c")
+    options = {"format": format_name, "shard_bytes": 20_000, "transcoding": Transcoding(resize=32)}
+    write_channels(images, tmp_path / "one", ChannelPlan(**options))
+    together: dict[str, bytes] = {}
+    written: list[str] = []
+    for host in range(3):
+        output = tmp_path / f"host{host}"
+        write_channels(images, output, ChannelPlan(**options, host=host, hosts=3))
+        for name, content in tree_of(output).items():
+            assert together.setdefault(name, content) == content, name
+            written += [name] if name.endswith(".lst") else []
+    assert len(written) == len(set(written)), "a shard is written by one host"
+    alone = tree_of(tmp_path / "one")
+    data = {name for name in alone if not name.startswith("findings")}
+    assert data == {name for name in together if not name.startswith("findings")}
+    assert all(alone[name] == together[name] for name in data)
+    assert sum("train-0" in name and name.endswith(".lst") for name in data) >= 2
+    assert {name for name in together if name.startswith("findings")} == {
+        f"findings-{host}.{kind}" for host in range(3) for kind in ("json", "html")
+    }
+
+
+def test_shards_hold_the_list_in_order_and_differ_by_one_image_at_most(
+    images: Path, tmp_path: Path
+) -> None:
+    write_channels(images, tmp_path / "one", ChannelPlan())
+    write_channels(images, tmp_path / "many", ChannelPlan(shard_bytes=10_000))
+    whole = read_list(tmp_path / "one" / "train" / "train.lst")
+    parts = [read_list(p) for p in sorted((tmp_path / "many" / "train").glob("*.lst"))]
+    assert [entry for part in parts for entry in part] == whole
+    assert len(parts) > 2 and len({len(part) for part in parts}) <= 2
+
+
+def test_class_folders_are_written_for_other_frameworks_to_read(
+    images: Path, tmp_path: Path
+) -> None:
+    plan = ChannelPlan(format="folders", transcoding=Transcoding(resize=20))
+    write_channels(images, tmp_path / "out", plan)
+    train = tmp_path / "out" / "train"
+    assert sorted(p.name for p in train.iterdir() if p.is_dir()) == ["blue", "green", "red"]
+    names = {entry.id: Path(entry.path).stem for entry in read_list(train / "train.lst")}
+    written = list(train.rglob("*.jpg"))
+    assert len(written) == 24
+    for path in written:
+        identifier, _, stem = path.stem.partition("-")
+        assert names[int(identifier)] == stem and stem.startswith(path.parent.name)
+        header = read_header(path.read_bytes())
+        assert (header.format, header.height, header.width) == ("JPEG", 20, 24)
+
+
+def test_files_of_one_name_in_several_folders_stay_apart(images: Path, tmp_path: Path) -> None:
+    for name in ("blue", "green", "red"):
+        for path in (images / name).iterdir():
+            path.rename(path.with_name(path.name.replace(name, "same")))
+    (images / "labels.csv").write_text(
+        "file,label\n" + "\n".join(f"{p.relative_to(images)},all" for p in images.rglob("*.jpg"))
+    )
+    inventory = take_inventory(images, images / "labels.csv")
+    write_inventory(inventory, tmp_path / "out", ChannelPlan(format="folders"), silent)
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 30
+
+
+def test_equal_images_in_several_splits_are_reported_with_a_picture(
+    images: Path, tmp_path: Path
+) -> None:
+    for split, number in (("train", 0), ("train", 1), ("validation", 2)):
+        for name in ("blue", "red"):
+            target = tmp_path / "given" / split / name / f"{number}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((images / name / f"{name}000.jpg").read_bytes())
+    findings = write_channels(tmp_path / "given", tmp_path / "out", ChannelPlan())
+    assert len(findings.crossing) == 2
+    assert any("equal bytes" in remark for remark in findings.remarks())
+    page = (tmp_path / "out" / "findings.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "validation/red/2.jpg" in page
+
+
+def test_a_truncated_picture_is_shown_as_far_as_it_goes(images: Path, tmp_path: Path) -> None:
+    path = images / "red" / "red000.jpg"
+    path.write_bytes(path.read_bytes()[:-500])
+    (images / "red" / "red001.jpg").write_bytes(b"no image")
+    write_channels(images, tmp_path / "out", ChannelPlan(max_bad=2))
+    page = (tmp_path / "out" / "findings.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 1 and page.count("nothing to see") == 1
+
+
+def test_a_file_that_cannot_be_decoded_is_not_stored_as_it_is(images: Path, tmp_path: Path) -> None:
+    path = images / "red" / "red000.jpg"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff\xd8" * 100  # whole at both ends, broken inside
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"red/red000\.jpg: this JPEG .* truncated or corrupt"):
+        write_channels(images, tmp_path / "out", ChannelPlan())
+
+
+def test_the_page_escapes_what_file_names_hold(images: Path, tmp_path: Path) -> None:
+    (images / "red" / "<script>alert(1)<.jpg").write_bytes(b"no image")
+    write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))
+    page = (tmp_path / "out" / "findings.html").read_text()
+    assert "&lt;script&gt;alert" in page and "<script" not in page
+
+
+def test_names_that_are_not_utf_8_reach_every_format(images: Path, tmp_path: Path) -> None:
+    os.rename(images / "red" / "red003.jpg", os.fsencode(images / "red") + b"/\xe9.jpg")
+    for name in ("recordio", "folders"):
+        write_channels(images, tmp_path / name, ChannelPlan(format=name))
+    lists = b"".join((tmp_path / "recordio" / s / f"{s}.lst").read_bytes() for s in SPLIT_NAMES)
+    assert b"red/\xe9.jpg\n" in lists
+    assert len(list((tmp_path / "folders").rglob("*-\\xe9.jpg"))) == 1
+
+
+def test_a_class_that_cannot_be_a_folder_is_refused_before_anything_is_written(
+    images: Path, tmp_path: Path
+) -> None:
+    lines = [f"{p.relative_to(images)},../{p.parent.name}" for p in images.rglob("*.jpg")]
+    (images / "labels.csv").write_text("file,label\n" + "\n".join(lines))
+    inventory = take_inventory(images, images / "labels.csv")
+    with pytest.raises(UsageError, match=r"class '\.\./\w+' cannot be the name of a folder"):
+        write_inventory(inventory, tmp_path / "out", ChannelPlan(format="folders"), silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_host_without_a_shard_says_so(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_channels(images, tmp_path / "out", ChannelPlan(host=3, hosts=4))
+    assert "2 shards are too few for 4 hosts" in caplog.text
+    assert sorted(p.name for p in (tmp_path / "out").iterdir())[-1] == "labels.json"
+
+
+def test_hosts_with_images_of_their_own_write_under_names_of_their_own(
+    images: Path, tmp_path: Path
+) -> None:
+    write_channels(images, tmp_path / "out", ChannelPlan(host=1, hosts=2, host_name="algo-2"))
+    assert (tmp_path / "out" / "train" / "train-algo-2.rec").is_file()
+    assert (tmp_path / "out" / "validation" / "validation-algo-2.rec").is_file()

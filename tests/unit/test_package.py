@@ -17,6 +17,7 @@ COMMANDS = [
     "pack",
     "inspect",
     "preprocess",
+    "check",
     "train",
     "evaluate",
     "predict",

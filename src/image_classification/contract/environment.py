@@ -17,8 +17,6 @@ from typing import Any
 from image_classification.errors import UserError
 
 DEFAULT_BASE_DIR = Path("/opt/ml")
-PROCESSING_INPUT = DEFAULT_BASE_DIR / "processing" / "input"
-PROCESSING_OUTPUT = DEFAULT_BASE_DIR / "processing" / "output"
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,11 @@ class JobPaths:
         return self.base / "input" / "config"
 
     @property
+    def processing_config(self) -> Path:
+        """resourceconfig.json and processingjobconfig.json of a Processing job."""
+        return self.base / "config"
+
+    @property
     def data(self) -> Path:
         """One folder per channel."""
         return self.base / "input" / "data"
@@ -161,7 +164,32 @@ class Cluster:
 
 def read_cluster(paths: JobPaths) -> Cluster:
     """The cluster from resourceconfig.json; one host without it. Unknown keys are ignored."""
-    config = read_json(paths.config / "resourceconfig.json")
+    return _cluster_of(read_json(paths.config / "resourceconfig.json"))
+
+
+def read_processing_cluster(paths: JobPaths) -> Cluster:
+    """The cluster of a Processing job, whose configuration is in `<base>/config`.
+
+    Without it, that of a training job that runs our program.
+    """
+    config = read_json(paths.processing_config / "resourceconfig.json")
+    return _cluster_of(config) if config else read_cluster(paths)
+
+
+def is_sharded_input(paths: JobPaths, folder: Path) -> bool:
+    """Whether a Processing job gives each host its own part of `folder` (ShardedByS3Key)."""
+    inputs = read_json(paths.processing_config / "processingjobconfig.json").get("ProcessingInputs")
+    for entry in inputs if isinstance(inputs, list) else []:
+        source = entry.get("S3Input") if isinstance(entry, dict) else None
+        if not isinstance(source, dict) or source.get("S3DataDistributionType") != "ShardedByS3Key":
+            continue
+        local = Path(str(source.get("LocalPath", "")))
+        if folder == local or local in folder.parents or folder in local.parents:
+            return True
+    return False
+
+
+def _cluster_of(config: Mapping[str, Any]) -> Cluster:
     current = str(config.get("current_host", "localhost"))
     hosts = tuple(sorted(str(host) for host in config.get("hosts") or [current]))
     if current not in hosts:

@@ -22,6 +22,13 @@ SHARED = (
         "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2, timm/<name>.",
     ),
     Hyperparameter(
+        "labels",
+        "text",
+        None,
+        "Class names in the order of their numbers, as a,b,c or a JSON list; unset: a labels.json "
+        "in any channel, the folders in a .lst, the class folders, else the numbers.",
+    ),
+    Hyperparameter(
         "resize_mode",
         "categorical",
         None,

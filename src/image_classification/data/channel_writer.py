@@ -1,12 +1,13 @@
-"""From class folders to ready channels: split, list, pack, with the label map and the findings.
+"""From an inventory to ready channels: split, divide in shards, write, with the findings.
 
     output/
-      labels.json  findings.json
-      train/       train.lst  train.rec  train.idx  labels.json
-      validation/  validation.lst …
+      labels.json  findings.json  findings.html
+      train/       labels.json  train.lst  train.rec  train.idx
+      validation/  …
       test/        only with a test ratio
 
-A split is one folder because a channel of a training job is one.
+A split is one folder because a channel of a training job is one. Large splits are several shards,
+`train-00000-of-00003.rec`; which host writes which shard changes nothing in them.
 """
 
 from __future__ import annotations
@@ -15,179 +16,212 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from image_classification.data.channel_formats import FORMATS, check_format
+from image_classification.data.channel_splits import DEFAULT_TRAIN_RATIO, split_inventory
+from image_classification.data.encoded_image import EncodedImage, encode
 from image_classification.data.files import PARTIAL_SUFFIX, write_text
-from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.findings import Findings, ListedImage
+from image_classification.data.findings.page import page
+from image_classification.data.findings.tally import Tally
+from image_classification.data.inventory import SPLITS, Inventory
+from image_classification.data.labels import LABELS_FILE
 from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.packing import PackReport, pack
-from image_classification.data.samples import IntArray
-from image_classification.data.sources.folder import FolderSource
-from image_classification.data.splitting import stratified_split
+from image_classification.data.ordered_work import in_order
+from image_classification.data.shards import Shard, divide, shard_count
 from image_classification.data.transcoding import Transcoding
-from image_classification.errors import UsageError
+from image_classification.errors import DataError, UsageError
 
 FINDINGS_FILE = "findings.json"
+FINDINGS_PAGE = "findings.html"
 
+_NAMED = 10  # unusable images in the error; the log names all
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ChannelPlan:
-    """What to make of a folder of class folders.
+    """What to make of an inventory.
 
     Attributes:
         train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
-        seed: of the split and of the order inside each record file.
+            None: the splits of the inventory if it has any, else 0.8 and 0.
+        seed: of the split and of the order inside each split.
+        format: a key of `FORMATS`.
         transcoding: how images are encoded again; None stores their bytes.
-        max_bad: unusable images that may be left out of a split: a count (int) or a share (float).
+        shard_bytes: size of a shard, about; 0 makes one shard of a split, however large.
+        max_bad: unusable images that may be left out: a count (int) or a share (float).
         workers: threads; None for one a core.
+        host, hosts: which of how many hosts this is, from 0. Every hosts-th shard is written.
+        host_name: goes into file names, where hosts have different images; "" where all have all.
     """
 
-    train_ratio: float = 0.8
-    test_ratio: float = 0.0
+    train_ratio: float | None = None
+    test_ratio: float | None = None
     seed: int = 0
+    format: str = "recordio"
     transcoding: Transcoding | None = None
+    shard_bytes: int = 0
     max_bad: int | float = 0
     workers: int | None = None
+    host: int = 0
+    hosts: int = 1
+    host_name: str = ""
 
 
 def write_channels(
-    root: Path,
+    inventory: Inventory,
     output: Path,
     plan: ChannelPlan,
     on_progress: Callable[[int, int], None],
-) -> dict[str, PackReport]:
-    """Write the channels of `root` into `output`, which must be empty or absent.
+) -> Findings:
+    """Write the channels, or this host's shards of them, into `output`.
 
     Everything is written into a hidden folder and moved when it is complete: beside `output`, or
     inside it where it exists, because a container's output is a volume of its own.
 
     Args:
-        root: class folders, one level deep.
-        output: one folder per split will be in it.
+        inventory: the images.
+        output: empty (empty folders of splits may be there) or absent.
         plan: how.
-        on_progress: called with (images done, images in all).
-
-    Returns:
-        Split name → what was packed.
+        on_progress: called with (images done, images of this host).
 
     Raises:
-        UsageError: impossible ratios, or an output that is not empty.
-        DataError: no class folders, or more unusable images than allowed; nothing is left behind.
+        UsageError: impossible ratios, a format that cannot be written, an output that is not empty.
+        DataError: more unusable images than allowed, or a full disk; nothing is left behind.
     """
-    _check(output, plan)
-    source = FolderSource(root)
-    splits = _split(source, plan)
-    _logger.info("%s: %d images of %d classes", root, len(source), len(source.labels))
+    _check_output(output)
+    check_format(plan.format, inventory.labels)
+    splits = split_inventory(inventory, plan.train_ratio, plan.test_ratio, plan.seed)
+    shards = _shards(inventory, splits, plan)
+    own = shards if plan.host_name else shards[plan.host :: plan.hosts]
+    if not inventory.entries:
+        _logger.warning("%s: this host has no image", inventory.name)
+    elif not own:
+        _logger.warning(
+            "%d shards are too few for %d hosts: this one has nothing to write; make them smaller "
+            "with --shard-size",
+            len(shards),
+            plan.hosts,
+        )
     name = f".{output.name}.{os.getpid()}{PARTIAL_SUFFIX}"
     partial = output / name if output.exists() else output.with_name(name)
     try:
-        reports: dict[str, PackReport] = {}
-        for name, indices in splits.items():
-            packed = sum(report.packed + len(report.skipped) for report in reports.values())
-            reports[name] = _write_channel(
-                partial / name,
-                root,
-                _entries(source, indices, plan.seed),
-                source.labels,
-                plan,
-                _progress_of_part(on_progress, packed, len(source)),
-            )
-        source.labels.write(partial / LABELS_FILE)
-        findings = _findings(root, source.labels, plan, reports)
-        write_text(partial / FINDINGS_FILE, json.dumps(findings, indent=1, ensure_ascii=False))
+        partial.mkdir(parents=True)
+        findings = _write_shards(inventory, own, partial, plan, splits, on_progress)
+        inventory.labels.write(partial / LABELS_FILE)
+        _write_findings(findings, partial, plan)
         _move_into(partial, output)
+    except OSError as error:
+        raise DataError(
+            f"{output} cannot be written: {error.strerror}; nothing was left behind"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return reports
+    return findings
 
 
-def _progress_of_part(
-    on_progress: Callable[[int, int], None], before: int, total: int
-) -> Callable[[int, int], None]:
-    return lambda done, _: on_progress(before + done, total)
+def _check_output(output: Path) -> None:
+    """Empty folders of splits are accepted: a Processing job mounts one for each of its outputs."""
+    if not output.exists():
+        return
+    if output.is_dir() and not any(
+        path.name not in SPLITS or not path.is_dir() or any(path.iterdir())
+        for path in output.iterdir()
+    ):
+        return
+    raise UsageError(f"{output} is not empty: name a folder that is empty or does not exist")
 
 
-def _check(output: Path, plan: ChannelPlan) -> None:
-    if not plan.train_ratio + plan.test_ratio < 1:
-        raise UsageError(
-            f"train ratio {plan.train_ratio} and test ratio {plan.test_ratio} leave nothing for "
-            "validation: they must add up to less than 1"
+def _shards(
+    inventory: Inventory, splits: dict[str, list[ListEntry]], plan: ChannelPlan
+) -> list[Shard]:
+    shards = []
+    for name, entries in splits.items():
+        count = shard_count(
+            entries, str(inventory.root), plan.transcoding, plan.shard_bytes, _workers(plan)
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is not empty: name a folder that is empty or does not exist")
+        shards += divide(name, entries, count, plan.host_name)
+    return shards
 
 
-def _split(source: FolderSource, plan: ChannelPlan) -> dict[str, IntArray]:
-    validation_ratio = 1 - plan.train_ratio - plan.test_ratio
-    ratios = (plan.train_ratio, validation_ratio, plan.test_ratio)
-    parts = stratified_split(source.class_indices, ratios, plan.seed)
-    splits = {"train": parts.train, "validation": parts.validation, "test": parts.test}
-    if not len(parts.validation):
-        raise UsageError(
-            f"{source.name}: {len(source)} images are too few for a validation split; every class "
-            "needs at least two"
-        )
-    return {name: indices for name, indices in splits.items() if len(indices)}
+def _workers(plan: ChannelPlan) -> int:
+    return plan.workers or os.cpu_count() or 1
 
 
-def _entries(source: FolderSource, indices: IntArray, seed: int) -> list[ListEntry]:
-    """The list of a split, shuffled: readers without an index shuffle in a small window only."""
-    order = np.random.default_rng([seed, len(indices)]).permutation(indices)
-    labels = source.class_indices
-    return [ListEntry(int(i), (float(labels[i]),), source.key(int(i))) for i in order]
-
-
-def _write_channel(
-    directory: Path,
-    root: Path,
-    entries: list[ListEntry],
-    labels: LabelMap,
+def _write_shards(
+    inventory: Inventory,
+    shards: Sequence[Shard],
+    folder: Path,
     plan: ChannelPlan,
+    splits: Iterable[str],
     on_progress: Callable[[int, int], None],
-) -> PackReport:
-    directory.mkdir(parents=True)
-    list_path = directory / f"{directory.name}.lst"
-    labels.write(directory / LABELS_FILE)
-    write_list(list_path, entries)
-    return pack(
-        list_path,
-        root,
-        list_path.with_suffix(".rec"),
-        transcoding=plan.transcoding,
-        workers=plan.workers,
-        max_bad=plan.max_bad,
-        on_progress=on_progress,
+) -> Findings:
+    tally = Tally(inventory, splits)
+    root, total = str(inventory.root), sum(len(shard.entries) for shard in shards)
+    done = 0
+
+    def process(entry: ListEntry) -> EncodedImage:
+        return encode(entry, root, plan.transcoding)
+
+    for shard in shards:
+        channel = folder / shard.split
+        channel.mkdir(exist_ok=True)
+        inventory.labels.write(channel / LABELS_FILE)
+        written: list[ListEntry] = []
+        with FORMATS[plan.format](channel, shard.stem, inventory.labels) as write:
+            for image in in_order(process, shard.entries, _workers(plan)):
+                done += 1
+                size = write(image) if image.reason is None else 0
+                tally.add(shard.split, image, size)
+                if image.reason is None:
+                    written.append(image.entry)
+                on_progress(done, total)
+        write_list(channel / f"{shard.stem}.lst", written)
+        tally.splits[shard.split].files.append(shard.stem)
+    _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
+    settings = {
+        "train_ratio": None if inventory.splits else plan.train_ratio or DEFAULT_TRAIN_RATIO,
+        "test_ratio": None if inventory.splits else plan.test_ratio or 0.0,
+        "seed": plan.seed,
+        "format": plan.format,
+        "transcoding": asdict(plan.transcoding) if plan.transcoding else None,
+    }
+    return tally.findings(settings, plan.host, plan.hosts)
+
+
+def _check_left_out(
+    left_out: Sequence[tuple[ListedImage, str]], total: int, max_bad: int | float, root: Path
+) -> None:
+    allowed = max_bad if isinstance(max_bad, int) else int(max_bad * total)
+    if len(left_out) <= allowed and (len(left_out) < total or not total):
+        return
+    named = "; ".join(f"{image.shown}: {reason}" for image, reason in left_out[:_NAMED])
+    more = (
+        f"; and {len(left_out) - _NAMED} more, named in the log" if len(left_out) > _NAMED else ""
+    )
+    if len(left_out) == total:
+        advice = f"not one image could be used: is {root} the folder of the images?"
+    else:
+        advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
+    raise DataError(
+        f"expected at most {allowed} unusable images, got {len(left_out)} of {total}: "
+        f"{named}{more}; {advice}; nothing was written"
     )
 
 
-def _findings(
-    root: Path, labels: LabelMap, plan: ChannelPlan, reports: dict[str, PackReport]
-) -> dict[str, Any]:
-    """What was found and done: counts of each class in each split, and every image left out."""
-    return {
-        "input": str(root),
-        "seed": plan.seed,
-        "splits": {
-            name: {
-                "images": report.packed,
-                "bytes": report.size_bytes,
-                "images_per_class": {
-                    labels.names[int(label)]: count for label, count in report.class_counts.items()
-                },
-                "left_out": [
-                    {"path": image.path, "reason": image.reason} for image in report.skipped
-                ],
-            }
-            for name, report in reports.items()
-        },
-    }
+def _write_findings(findings: Findings, folder: Path, plan: ChannelPlan) -> None:
+    """One pair of files a host: what each says is its own."""
+    mark = f"-{plan.host_name or plan.host}" if plan.hosts > 1 else ""
+    for name, content in (
+        (FINDINGS_FILE, json.dumps(findings.to_json(), indent=1)),
+        (FINDINGS_PAGE, page(findings)),
+    ):
+        path = folder / name
+        write_text(path.with_stem(path.stem + mark), content)
 
 
 def _move_into(partial: Path, output: Path) -> None:
@@ -197,4 +231,7 @@ def _move_into(partial: Path, output: Path) -> None:
         partial.rename(output)
         return
     for path in sorted(partial.iterdir()):
-        path.rename(output / path.name)
+        if (output / path.name).is_dir():  # perhaps a volume of its own
+            _move_into(path, output / path.name)
+        else:
+            shutil.move(path, output / path.name)

@@ -49,10 +49,16 @@ class LeftOut:
         self._counts[reason] += 1
         self._examples.setdefault(reason, path)
 
+    def reasons(self) -> list[tuple[str, int, str]]:
+        """(reason, how many, one example) of everything counted, the most frequent first."""
+        return [
+            (reason, count, self._examples[reason]) for reason, count in self._counts.most_common()
+        ]
+
     def __str__(self) -> str:
         return ", ".join(
-            f"{count} {reason} ({'for example ' if count > 1 else ''}{self._examples[reason]!r})"
-            for reason, count in self._counts.most_common()
+            f"{count} {reason} ({'for example ' if count > 1 else ''}{example!r})"
+            for reason, count, example in self.reasons()
         )
 
     def warn(self, root: Path, advice: str) -> None:
@@ -146,6 +152,20 @@ def walk(
         for number, (class_number, path) in enumerate(zip(class_numbers, paths, strict=True))
     ]
     return ImageTree(entries, LabelMap(tuple(folders)))
+
+
+def find_images(root: Path, left_out: LeftOut) -> list[str]:
+    """Paths below `root`, relative to it and in walk order, of every image file; hidden ones not.
+
+    Raises:
+        DataError: the folder does not exist or cannot be read.
+    """
+    top = str(root)
+    return [
+        os.path.relpath(path, top)
+        for _, paths in _visit(top, True, False, IMAGE_EXTENSIONS, left_out)
+        for path in paths
+    ]
 
 
 def _visit(

@@ -20,6 +20,7 @@ from image_classification.data.sources.records import RecordSource
 from image_classification.data.sources.subset import SubsetSource
 from image_classification.data.splitting import stratified_split
 from image_classification.errors import ChannelError, DataError
+from image_classification.training.class_names import given_names, names_of_lists
 from image_classification.training.settings import Settings
 
 _RECORD_CONTENT_TYPE = "application/x-recordio"
@@ -53,7 +54,8 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
         DataError: damaged data, or class numbers and names that do not fit together.
     """
     training_input = channels[channel]
-    training, labels = _open(training_input, None, settings.classes)
+    named = given_names(channels, settings.labels, settings.classes)
+    training, labels = _open(training_input, named, settings.classes)
     if "validation" in channels:
         validation, _ = _open(channels["validation"], labels, len(labels))
     else:
@@ -107,8 +109,6 @@ def _open(
     files = record_files(channel.path)
     _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
     source = RecordSource(files)
-    if labels is not None:
-        check_labels(channel.path, labels)
     if not len(source):
         raise ChannelError(
             f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"
@@ -127,18 +127,18 @@ def check_labels(directory: Path, labels: LabelMap) -> None:
 
 
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
-    """Names from labels.json in the channel, else numbers."""
-    path = channel.path / LABELS_FILE
-    found = int(source.class_indices.max()) + 1
-    if path.is_file():
-        labels = LabelMap.read(path)
-        if classes is not None and classes != len(labels):
-            raise DataError(f"{path} has {len(labels)} names, but num_classes is {classes}")
+    """Names from the folders in its lists where they name all classes, else numbers."""
+    count = int(source.class_indices.max()) + 1 if classes is None else classes
+    labels = names_of_lists(channel)
+    if labels is not None and len(labels) == count:
         return labels
     _logger.warning(
-        "Channel %s has no %s: classes are named by their numbers", channel.name, LABELS_FILE
+        "Channel %s has no %s: classes are named by their numbers; the hyperparameter labels names "
+        "them",
+        channel.name,
+        LABELS_FILE,
     )
-    return LabelMap.numbered(found if classes is None else classes)
+    return LabelMap.numbered(count)
 
 
 def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
@@ -165,7 +165,7 @@ def _check_classes(name: str, source: Source, labels: LabelMap) -> None:
         raise DataError(
             f"channel {name}: {len(beyond)} samples have a class outside 0 to {len(labels) - 1}, "
             f"the first is {source.key(first)} with {int(source.class_indices[first])}; "
-            "num_classes must be the number of classes"
+            "num_classes and the class names must be those of the data"
         )
 
 

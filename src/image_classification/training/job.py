@@ -162,7 +162,7 @@ def _log_settings(interface: Interface, settings: Settings, inputs: Inputs) -> N
     _logger.info("---- Parameters ----")
     shown: dict[str, Any] = {"interface": interface.name, **vars(settings)}
     shown |= {"backbone": settings.backbone.name, "num_classes": len(inputs.labels)}
-    for name in ("classes", "expected_samples"):
+    for name in ("classes", "labels", "expected_samples"):
         del shown[name]
     for name, value in shown.items():
         _logger.info("%s: %s", name, value)

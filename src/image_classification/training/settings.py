@@ -15,8 +15,9 @@ from image_classification import backends
 from image_classification.backends.base import Backbone, OptimizerSpec
 from image_classification.contract.hyperparameters import Value
 from image_classification.data.augment import Augmentation
+from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.errors import HyperparameterError
+from image_classification.errors import DataError, HyperparameterError
 from image_classification.training.schedules import Schedule, ScheduleKind
 from image_classification.training.stopping import EarlyStopping
 
@@ -34,6 +35,7 @@ class Settings:
         use_pretrained: start from the backbone's ImageNet weights, with a new head.
         train_only_head: freeze all else.
         classes: expected number of classes; None takes it from the data.
+        labels: the class names that the user gives, or None.
         expected_samples: what the user said the training channel holds, or None.
         preprocessing: evaluation preprocessing, in validation and in the server.
         served_resize: resize mode of the server where it shall differ from validation's, or None.
@@ -55,6 +57,7 @@ class Settings:
     use_pretrained: bool
     train_only_head: bool
     classes: int | None
+    labels: tuple[str, ...] | None
     expected_samples: int | None
     preprocessing: Preprocessing
     served_resize: str | None
@@ -89,6 +92,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         use_pretrained=v["use_pretrained_model"],
         train_only_head=v["train_only_top_layer"],
         classes=v["num_classes"] if is_mxnet else None,
+        labels=_labels(v["labels"]),
         expected_samples=v["num_training_samples"] if is_mxnet else None,
         preprocessing=_preprocessing(interface, v, backbone),
         served_resize=v["inference_resize"],
@@ -106,6 +110,15 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
     )
+
+
+def _labels(text: str | None) -> tuple[str, ...] | None:
+    if not text:
+        return None
+    try:
+        return LabelMap.parse(text).names
+    except DataError as error:
+        raise HyperparameterError(f"labels: {error}") from error
 
 
 def _backbone(interface: str, v: Mapping[str, Any]) -> Backbone:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.data.labels import LabelMap
+from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.samples import IntArray, Sample
 from image_classification.data.tree import (
     IMAGE_EXTENSIONS,
@@ -31,12 +31,14 @@ class FolderSource:
     Args:
         root: the folder of class folders.
         labels: the label map to use (that of the training data); the folders must be exactly its
-            classes. Without it, the folders define the label map.
+            classes, except that some may be absent where a labels.json lies beside them. Without
+            it, the folders define the label map.
 
     Attributes:
         name: the root.
         labels: the label map of `class_indices`.
         class_indices: int64 (len,), the class of every sample.
+        left_out: what in the folder is no sample, and why.
 
     Raises:
         DataError: no such folder, no image in any class folder, or other classes than `labels`.
@@ -45,12 +47,13 @@ class FolderSource:
     def __init__(self, root: Path, labels: LabelMap | None = None) -> None:
         self.name = str(root)
         self._root = root
-        left_out = LeftOut()
-        classes = _list_classes(root, left_out)
-        left_out.warn(root, f"samples are files named {' '.join(IMAGE_EXTENSIONS)} in its folders")
+        self.left_out = LeftOut()
+        classes = _list_classes(root, self.left_out)
+        extensions = " ".join(IMAGE_EXTENSIONS)
+        self.left_out.warn(root, f"samples are files named {extensions} in its folders")
         if labels is not None:
             _check_classes(root, labels, list(classes))
-        elif not classes:
+        if not classes:
             raise DataError(
                 f"{root}: expected one folder for each class with images "
                 f"({', '.join(IMAGE_EXTENSIONS)}) directly inside, found none"
@@ -67,6 +70,10 @@ class FolderSource:
     def key(self, index: int) -> str:
         """The path relative to the root; bytes of it that are not UTF-8 are shown as `\\xe9`."""
         return class_name(self._keys[index])
+
+    def path(self, index: int) -> str:
+        """The path relative to the root as the file system has it, for a list."""
+        return self._keys[index]
 
     def read(self, index: int) -> Sample:
         """Sample `index`; a DataError names the file if it cannot be read."""
@@ -87,7 +94,11 @@ class FolderSource:
 def _list_classes(root: Path, left_out: LeftOut) -> dict[str, list[str]]:
     """Class name → keys of its images, both sorted; folders without an image are left out."""
     classes: dict[str, list[str]] = {}
-    entries = list_folder(str(root), left_out, include_hidden=False)
+    entries = [
+        entry
+        for entry in list_folder(str(root), left_out, include_hidden=False)
+        if entry.name != LABELS_FILE and not entry.name.endswith(".lst")
+    ]
     for image in keep_images(entries, IMAGE_EXTENSIONS, left_out):
         left_out.add("images outside a class folder", image.path)
     for folder in entries:
@@ -106,14 +117,20 @@ def _list_classes(root: Path, left_out: LeftOut) -> dict[str, list[str]]:
 
 
 def _check_classes(root: Path, labels: LabelMap, found: list[str]) -> None:
-    """A DataError that lists what differs."""
+    """A DataError that lists what differs.
+
+    A labels.json beside the folders says that an absent class is meant: a small class may have no
+    image in a split.
+    """
     missing = [name for name in labels.names if name not in found]
+    if (root / LABELS_FILE).is_file():
+        missing = []
     extra = [name for name in found if name not in labels.names]
     if not missing and not extra:
         return
     parts = [f"{len(missing)} missing or without an image: {missing}"] if missing else []
     parts += [f"{len(extra)} unknown: {extra}"] if extra else []
     raise DataError(
-        f"{root}: expected the same {len(labels)} classes as in training, but {'; '.join(parts)}; "
-        "give both channels the same class folders"
+        f"{root}: expected the folders of the same {len(labels)} classes as in training (or in the "
+        f"label map), but {'; '.join(parts)}; give every channel the same class folders"
     )

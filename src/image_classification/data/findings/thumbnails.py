@@ -1,0 +1,44 @@
+"""Small pictures of problem images, for people: a data URI, whatever is wrong with the file."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import simplejpeg
+
+from image_classification.data.headers import read_header
+from image_classification.data.images import DEFAULT_MAX_PIXELS, decode, encode_jpeg, resize
+from image_classification.data.samples import UInt8Array
+from image_classification.errors import ImageError
+
+_SIDE = 128  # pixels of the longer side
+_QUALITY = 80
+
+
+def thumbnail(path: Path) -> str | None:
+    """A JPEG of at most 128 pixels a side as `data:` URI; None where there is nothing to see.
+
+    A damaged JPEG is shown as far as it goes: the only place where pixels of a file that `decode`
+    refuses are looked at, and they go nowhere but into the page.
+    """
+    try:
+        content = path.read_bytes()
+        image = _pixels(content)
+    except (OSError, ImageError, ValueError, RuntimeError):
+        return None
+    height, width = image.shape[:2]
+    scale = min(1.0, _SIDE / max(height, width))
+    small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(small, _QUALITY)).decode()
+
+
+def _pixels(content: bytes) -> UInt8Array:
+    header = read_header(content)
+    try:
+        return decode(content, header=header, min_size=(_SIDE // 2, _SIDE // 2))
+    except ImageError:
+        if header.format != "JPEG" or header.width * header.height > DEFAULT_MAX_PIXELS:
+            raise
+        pixels: UInt8Array = simplejpeg.decode_jpeg(content, "RGB", strict=False)
+        return pixels

@@ -1,0 +1,77 @@
+"""TFRecord files of `tf.train.Example`s, written without TensorFlow.
+
+In: encoded images. Out: files that `tf.data.TFRecordDataset` and `tf.io.parse_single_example` read.
+A record is `length (uint64) · masked CRC-32C of the length · data · masked CRC-32C of the data`,
+little-endian. Source: tensorflow `tensorflow/core/lib/io/record_writer.h` (framing),
+`tensorflow/core/example/{example,feature}.proto` (messages), Protocol Buffers' "Encoding".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from image_classification.errors import UsageError
+
+_MASK_DELTA = 0xA282EAD8
+_LENGTH_DELIMITED = 2  # wire type
+_BYTES_LIST, _INT64_LIST = 1, 3  # fields of Feature
+
+
+def frame_tfrecord(data: bytes) -> bytes:
+    """One record of a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+
+
+def encode_example(features: Mapping[str, bytes | int]) -> bytes:
+    """A `tf.train.Example` with one value a feature: a bytes_list or an int64_list.
+
+    Keys are written in the given order, so equal features give equal bytes. Integers are those of
+    an int64 from 0.
+    """
+    entries = []
+    for key, value in features.items():
+        if isinstance(value, int):
+            feature = _field(_INT64_LIST, _field(1, _varint(value)))  # packed
+        else:
+            feature = _field(_BYTES_LIST, _field(1, value))
+        entries.append(_field(1, _field(1, key.encode()) + _field(2, feature)))
+    return _field(1, b"".join(entries))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return b"".join((_varint(number << 3 | _LENGTH_DELIMITED), _varint(len(content)), content))
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc: int = _crc32c().value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+@cache
+def _crc32c() -> Any:
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise UsageError(
+            "--format tfrecord needs google-crc32c for its checksums: "
+            "pip install 'sagemaker-image-classification[tfrecord]'"
+        ) from error
+    return google_crc32c
+
+
+def require_checksums() -> None:
+    """A UsageError that says what to install, before any work is done."""
+    _crc32c()

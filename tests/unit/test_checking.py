@@ -1,0 +1,314 @@
+"""`check` names what is wrong with a data set, and only that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from image_classification.cli import main
+from image_classification.data.channel_writer import ChannelPlan, write_channels
+from image_classification.data.checking import duplicates
+from image_classification.data.checking.duplicates import connected, near_pairs
+from image_classification.data.inventory.reading import take_inventory
+from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (120, 90), **options: Any) -> Path:
+    """A smooth random picture: another one for every seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((120, 90), Image.Resampling.BICUBIC)
+    image.resize(size).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    root = tmp_path / "clean"
+    for number in range(8):
+        picture(root / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+    return root
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    code = main(["check", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def kinds(verdict: dict[str, Any]) -> dict[str, str]:
+    return {problem["kind"]: problem["severity"] for problem in verdict["problems"]}
+
+
+def images_of(verdict: dict[str, Any], kind: str) -> list[str]:
+    (found,) = (p["images"] for p in verdict["problems"] if p["kind"] == kind)
+    return list(found)
+
+
+def test_a_clean_data_set_has_no_problem(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("imagehash")
+    code, verdict = check(capsys, clean)
+    assert (code, verdict["ok"], verdict["problems"]) == (0, True, [])
+    (part,) = verdict["parts"]
+    assert part == {
+        "name": str(clean),
+        "images": 8,
+        "unusable": 0,
+        "class_counts": {"cat": 4, "dog": 4},
+    }
+
+
+def test_unreadable_files_are_named_and_make_the_exit_code_1(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (clean / "cat" / "0.jpg").read_bytes()
+    (clean / "cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (clean / "dog" / "empty.jpg").write_bytes(b"")
+    code, verdict = check(capsys, clean)
+    assert code == 1 and kinds(verdict)["unreadable"] == "error"
+    first, second = images_of(verdict, "unreadable")
+    assert first.startswith(f"{clean}/cat/cut.jpg: this JPEG of 120 × 90 pixels")
+    assert second.startswith(f"{clean}/dog/empty.jpg: ") and "0 bytes" in second
+
+
+def test_odd_images_are_warnings_and_the_exit_code_stays_0(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(clean / "cat" / "tiny.png", 20, (20, 24))
+    picture(clean / "cat" / "long.png", 21, (400, 100))
+    Image.new("RGB", (64, 64), "red").save(clean / "dog" / "plain.png")
+    picture(clean / "dog" / "grey.png", 22)
+    grey = Image.open(clean / "dog" / "grey.png").convert("L").convert("RGB")
+    grey.save(clean / "dog" / "grey.png")
+    picture(clean / "dog" / "huge.jpg", 23, (5000, 4000))
+    code, verdict = check(capsys, clean)
+    assert code == 0
+    for kind, name, severity in (
+        ("tiny", "cat/tiny.png", "warning"),
+        ("odd-aspect", "cat/long.png", "warning"),
+        ("plain", "dog/plain.png", "warning"),
+        ("grey", "dog/grey.png", "note"),
+        ("huge", "dog/huge.jpg", "note"),
+    ):
+        assert images_of(verdict, kind) == [f"{clean}/{name}"]
+        assert kinds(verdict)[kind] == severity
+
+
+def test_what_lies_in_the_folders_and_is_no_image_is_said(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clean / "empty").mkdir()
+    picture(clean / ".hidden" / "x.jpg", 30)
+    picture(clean / "cat" / "nested" / "y.jpg", 31)
+    picture(clean / "loose.jpg", 32)
+    (clean / "notes.txt").touch()
+    found = kinds(check(capsys, clean)[1])
+    assert found == {
+        "class-folders-without-an-image": "warning",
+        "hidden-files-or-folders": "warning",
+        "folders-inside-a-class-folder": "warning",
+        "images-outside-a-class-folder": "warning",
+        ".txt-files": "note",
+    } | {k: v for k, v in found.items() if k == "no-perceptual-hash"}
+
+
+def test_equal_images_are_an_error_across_splits_and_across_classes_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("train/cat/a", "train/dog/b", "val/cat/c", "val/dog/d")):
+        picture(tmp_path / f"{name}.jpg", number)
+    shutil.copy(tmp_path / "train/cat/a.jpg", tmp_path / "train/cat/a2.jpg")
+    code, verdict = check(capsys, tmp_path)
+    assert code == 0 and kinds(verdict)["duplicates"] == "warning"
+    shutil.copy(tmp_path / "train/cat/a.jpg", tmp_path / "val/cat/a3.jpg")
+    shutil.copy(tmp_path / "train/dog/b.jpg", tmp_path / "train/cat/b2.jpg")
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1
+    (crossing,) = images_of(verdict, "duplicates-across-parts")
+    assert crossing == " = ".join(
+        f"{tmp_path}/{p}.jpg" for p in ("train/cat/a", "train/cat/a2", "val/cat/a3")
+    )
+    (several,) = images_of(verdict, "contradicting-duplicates")
+    assert several == f"{tmp_path}/train/cat/b2.jpg = {tmp_path}/train/dog/b.jpg"
+
+
+def test_resized_and_recompressed_copies_are_found_across_paths(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("imagehash")
+    other = tmp_path / "other"
+    picture(other / "cat" / "copy.jpg", 2, (300, 225), quality=60)
+    picture(other / "dog" / "new.jpg", 99)
+    code, verdict = check(capsys, clean, other)
+    assert code == 0 and kinds(verdict) == {"near-duplicates-across-parts": "warning"}
+    assert images_of(verdict, "near-duplicates-across-parts") == [
+        f"{clean}/cat/2.jpg = {other}/cat/copy.jpg"
+    ]
+
+
+def test_records_are_checked_like_the_folders_they_came_from(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "channels"
+    write_channels(take_inventory(clean), out, ChannelPlan(), lambda *_: None)
+    code, verdict = check(capsys, out)
+    assert code == 0
+    assert [(p["name"], p["images"]) for p in verdict["parts"]] == [
+        (f"{out}/train", 6),
+        (f"{out}/validation", 2),
+    ]
+    assert verdict["parts"][0]["class_counts"] == {"cat": 3, "dog": 3}
+
+
+def write_records(path: Path, labels: Sequence[float | tuple[float, ...]], image: bytes) -> None:
+    with RecordWriter(path) as writer:
+        for number, label in enumerate(labels):
+            writer.write(pack_image_record(RecordHeader(label, number), image), number)
+
+
+def test_labels_outside_the_range_are_named_in_records_and_in_lists(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = (clean / "cat" / "0.jpg").read_bytes()
+    records = tmp_path / "data.rec"
+    write_records(records, [0, 1, 2, -1, 0.5, (1.0, 2.0)], image)
+    _, verdict = check(capsys, records)
+    assert len(images_of(verdict, "label-out-of-range")) == 3
+    (tmp_path / "labels.json").write_text('{"labels": ["cat", "dog"]}')
+    code, verdict = check(capsys, records)
+    assert code == 1
+    assert images_of(verdict, "label-out-of-range")[0] == f"{records}#2: 2"
+    listing = tmp_path / "all.lst"
+    listing.write_text("0\t0\tcat/0.jpg\n1\t7\tdog/1.jpg\n2\tnan\tcat/2.jpg\n")
+    code, verdict = check(capsys, clean, "--list", listing)
+    assert code == 1
+    assert images_of(verdict, "label-out-of-range") == [
+        f"{clean}/dog/1.jpg: 7",
+        f"{clean}/cat/2.jpg: nan",
+    ]
+    assert kinds(verdict)["images-that-the-list-does-not-name"] == "warning"
+
+
+def test_the_lists_of_a_folder_are_parts_that_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        picture(tmp_path / "images" / f"{number}.jpg", number)
+    (tmp_path / "a_train.lst").write_text("0\t0\timages/0.jpg\n1\t1\timages/1.jpg\n")
+    (tmp_path / "a_val.lst").write_text("2\t0\timages/2.jpg\n3\t1\timages/1.jpg\n")
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1
+    assert [part["images"] for part in verdict["parts"]] == [2, 2]
+    shown = f"{tmp_path}/images/1.jpg"
+    assert images_of(verdict, "duplicates-across-parts") == [f"{shown} = {shown}"]
+
+
+def test_a_file_of_the_list_that_is_not_there_is_unreadable(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "all.csv").write_text("file,label\ncat/0.jpg,cat\ncat/no.jpg,cat\n")
+    code, verdict = check(capsys, clean, "--list", tmp_path / "all.csv")
+    assert code == 1
+    assert images_of(verdict, "unreadable") == [f"{clean}/cat/no.jpg: No such file or directory"]
+
+
+def test_a_damaged_record_file_is_an_error_beside_the_rest(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.rec").write_bytes(b"these are no records")
+    code, verdict = check(capsys, clean, tmp_path / "bad.rec")
+    assert code == 1 and len(verdict["parts"]) == 1
+    (problem,) = (p for p in verdict["problems"] if p["kind"] == "damaged")
+    assert f"{tmp_path}/bad.rec: damaged at byte 0, record 0" in problem["message"]
+
+
+def test_splits_with_other_classes_and_imbalance_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(10):
+        picture(tmp_path / "a" / "cat" / f"{number}.png", number)
+    picture(tmp_path / "a" / "dog" / "0.png", 50)
+    picture(tmp_path / "b" / "cat" / "0.png", 51)
+    picture(tmp_path / "b" / "eel" / "0.png", 52)
+    code, verdict = check(capsys, tmp_path / "a", tmp_path / "b")
+    assert code == 1
+    assert kinds(verdict)["imbalance"] == "warning"
+    (problem,) = (p for p in verdict["problems"] if p["kind"] == "other-classes")
+    assert problem["severity"] == "error" and "differ in dog, eel" in problem["message"]
+
+
+def test_nothing_to_check_is_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tmp_path / "absent")]) == 2
+    assert "ClientError: " in capsys.readouterr().err
+    assert main(["check", str(tmp_path)]) == 2
+    assert "expected one folder for each class" in capsys.readouterr().err
+
+
+def test_the_table_is_for_people(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (clean / "cat" / "cut.jpg").write_bytes(b"\xff\xd8")
+    assert main(["check", str(clean)]) == 1
+    out = capsys.readouterr().out
+    assert f"{clean}: 9 images, 1 unusable, 2 classes" in out
+    assert "ERROR unreadable: " in out and "1 errors, 0 warnings" in out
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40, unique=True),
+    st.lists(st.tuples(st.integers(0, 39), st.sets(st.integers(0, 63), max_size=9)), max_size=30),
+    st.integers(1, 8),
+    st.booleans(),
+)
+def test_near_pairs_are_those_of_comparing_all_with_all(
+    values: list[int], near: list[tuple[int, set[int]]], distance: int, old_numpy: bool
+) -> None:
+    flipped = [
+        values[position % len(values)] ^ sum(1 << bit for bit in bits) for position, bits in near
+    ]
+    hashes = np.array(sorted({*values, *flipped}), np.uint64)
+    expected = [
+        [i, j]
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if bin(int(hashes[i]) ^ int(hashes[j])).count("1") <= distance
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        if old_numpy and hasattr(np, "bitwise_count"):
+            patch.delattr(duplicates.np, "bitwise_count")
+        assert near_pairs(hashes, distance).tolist() == expected
+
+
+@pytest.mark.parametrize("distance", [1, 4, 8])
+def test_bits_that_differ_far_apart_are_no_obstacle(distance: int) -> None:
+    spread = sum(1 << (64 * k // distance) for k in range(distance))
+    assert near_pairs(np.array([0, spread], np.uint64), distance).tolist() == [[0, 1]]
+    assert near_pairs(np.array([0, spread | 1 << 63], np.uint64), distance).tolist() == []
+    assert near_pairs(np.empty(0, np.uint64), distance).shape == (0, 2)
+
+
+def test_pairs_that_share_an_image_are_one_group() -> None:
+    assert connected([(3, 1), (5, 6), (1, 9)]) == [[1, 3, 9], [5, 6]]
+
+
+@pytest.mark.shared
+def test_the_hard_images_that_must_be_refused_are_the_unreadable_ones(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hard = shared / "data" / "hard"
+    _, verdict = check(capsys, hard)
+    unreadable = {
+        image.removeprefix(f"{hard}/").split(": ")[0] for image in images_of(verdict, "unreadable")
+    }
+    for entry in json.loads((hard / "manifest.json").read_text())["files"]:
+        if entry["expect"] != "either":
+            assert (entry["file"] in unreadable) == (entry["expect"] == "refuse"), entry["file"]

@@ -1,0 +1,53 @@
+"""A split by groups tears no group apart and still divides every class about alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_classification.data.splitting import stratified_group_split
+from image_classification.errors import UsageError
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_group_is_in_two_parts_and_every_sample_in_one(data: st.DataObject) -> None:
+    count = data.draw(st.integers(8, 120))
+    classes = np.array(data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count)))
+    drawn = data.draw(st.lists(st.integers(0, count // 2), min_size=count, max_size=count))
+    groups = [f"g{number}" for number in drawn]
+    try:
+        parts = stratified_group_split(classes, groups, (0.6, 0.2, 0.2), seed=1)
+    except UsageError:
+        assert len(set(groups)) < 12
+        return
+    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+    members = [{groups[i] for i in part} for part in parts]
+    assert not members[0] & members[1] and not members[0] & members[2]
+    assert not members[1] & members[2]
+
+
+def test_shares_are_met_within_a_group_for_every_class() -> None:
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(400), 5)
+    classes = np.repeat(generator.integers(0, 4, 400), 5)
+    parts = stratified_group_split(classes, [str(g) for g in groups], (0.7, 0.2, 0.1), seed=3)
+    totals = np.bincount(classes)
+    for part, share in zip(parts, (0.7, 0.2, 0.1), strict=True):
+        assert np.abs(np.bincount(classes[part]) - share * totals).max() <= 5
+
+
+def test_the_seed_decides_and_the_order_of_groups_does_not_matter() -> None:
+    classes = np.arange(60) % 3
+    groups = [str(i // 2) for i in range(60)]
+    one, same, other = (
+        stratified_group_split(classes, groups, (0.5, 0.5, 0.0), seed) for seed in (1, 1, 2)
+    )
+    assert one.train.tolist() == same.train.tolist() != other.train.tolist()
+
+
+def test_too_few_groups_for_the_parts_are_refused() -> None:
+    with pytest.raises(UsageError, match="1 groups are too few"):
+        stratified_group_split(np.zeros(9, np.int64), ["a"] * 9, (0.8, 0.2, 0.0), seed=0)
