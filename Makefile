@@ -42,6 +42,10 @@ test-container: ## Build the images and test what they do under docker run (minu
 test-local-mode: ## Train, deploy and transform with SageMaker's SDKs v2 and v3 in local mode (minutes)
 	@scripts/test-local-mode
 
+.PHONY: test-registry
+test-registry: ## Build a registry on this machine and test login, push, sbom, buildspec and docker run (minutes)
+	@scripts/test-registry
+
 .PHONY: check
 check: ## Lint, format, types, spelling
 	@scripts/check

