@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,21 @@ def test_the_model_channel_starts_from_an_earlier_artifact(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting from its weights, head included" in done.stdout
     assert read_artifact(base / "model").manifest["metrics"]["validation"]["accuracy"] > 0.9
+
+
+def test_the_model_channel_may_hold_all_that_a_finished_job_uploaded(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
+) -> None:
+    uploaded = tmp_path / "uploaded"
+    uploaded.mkdir()
+    for archive, folder in (("model.tar.gz", "model"), ("output.tar.gz", "output")):
+        with tarfile.open(uploaded / archive, "w:gz") as tar:
+            tar.add(trained_job / folder, arcname=".")
+    channels = small_channels | {"model": uploaded}
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting from its weights, head included" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["hyperparameters.json", "inputdataconfig.json"])

@@ -1,5 +1,6 @@
 """The package's own papers agree with each other."""
 
+import json
 import re
 import subprocess
 import sys
@@ -71,3 +72,17 @@ def test_every_pin_says_why_it_is_there() -> None:
     for line in text.splitlines():
         if re.match(r'\s+"[a-z0-9-]+(==|>=)', line):
             assert re.search(r'",\s+# .{10,}', line), line
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(REPOSITORY.glob("notebooks/*.ipynb")), ids=lambda p: p.name
+)
+def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def test_the_notebook_names_the_images_of_this_version() -> None:
+    text = (REPOSITORY / "notebooks" / "quickstart.ipynb").read_text("utf-8")
+    for image in ("train", "serve"):
+        assert f"image-classification-{image}:{image_classification.__version__}" in text

@@ -88,7 +88,11 @@ def _load_from_channel(
 
 
 def _artifact_path(channel: ChannelInput) -> Path:
+    """The channel's archive, or its folder. A finished job's output.tar.gz may lie beside it."""
     archives = sorted(channel.path.glob("*.tar.gz"))
+    named = channel.path / "model.tar.gz"
+    if named in archives:
+        return named
     if len(archives) > 1:
         raise ChannelError(
             f"channel model: expected one model.tar.gz, found {[p.name for p in archives]}"

@@ -1,0 +1,177 @@
+"""SageMaker's SDK v2 in local mode on `file://` channels, from fit to delete_endpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sagemaker.deserializers import JSONDeserializer
+from sagemaker.estimator import Estimator
+from sagemaker.serializers import IdentitySerializer
+
+from tests.local_mode.conftest import Images
+from tests.local_mode.jobs import (
+    HYPERPARAMETERS,
+    PARAMETER_LINES,
+    best_accuracy,
+    member_text,
+    members,
+)
+from tests.local_mode.sdk_v2 import estimator, file_uris, fit, local_session
+
+LABELS = ["blue", "green", "red"]
+
+
+@dataclass
+class Fitted:
+    """A finished job: its estimator, what it said, where its archives are."""
+
+    estimator: Estimator
+    log: str
+    output: Path
+
+
+@pytest.fixture(scope="module")
+def fitted(
+    tmp_path_factory: pytest.TempPathFactory,
+    folders: dict[str, Path],
+    train_image: str,
+    free_port: int,
+) -> Fitted:
+    root = tmp_path_factory.mktemp("fitted")
+    session = local_session(root / "root", free_port)
+    job = estimator(session, train_image, f"file://{root}")
+    return Fitted(job, fit(job, file_uris(folders)), root)
+
+
+def test_the_sdks_environment_holds_no_deep_learning_framework() -> None:
+    for name in ("torch", "tensorflow", "mxnet", "image_classification"):
+        assert importlib.util.find_spec(name) is None, f"{name} is installed beside the SDK"
+
+
+def test_fit_trains_on_class_folders_with_hyperparameters_of_each_type(fitted: Fitted) -> None:
+    for line in PARAMETER_LINES:
+        assert line in fitted.log
+    assert "Validation-accuracy=" in fitted.log
+    assert fitted.estimator.model_data == f"file://{fitted.output}/model.tar.gz"
+    assert {"manifest.json", "labels.json", "model.onnx"} <= members(fitted.output / "model.tar.gz")
+
+
+def test_an_endpoint_of_the_serve_image_names_each_images_class(
+    fitted: Fitted,
+    serve_image: str,
+    folders: dict[str, Path],
+    labelled_images: Images,
+    free_port: int,
+) -> None:
+    predictor = fitted.estimator.deploy(
+        1,
+        "local",
+        image_uri=serve_image,
+        serializer=IdentitySerializer("image/jpeg"),
+        deserializer=JSONDeserializer(),
+        wait=False,
+    )
+    try:
+        for label, image in labelled_images(folders["validation"]):
+            probabilities = predictor.predict(image)
+            answer = predictor.predict(image, initial_args={"Accept": "application/json;verbose"})
+            assert len(probabilities) == len(LABELS)
+            assert LABELS[probabilities.index(max(probabilities))] == label
+            assert answer["labels"] == LABELS and answer["predicted_label"] == label
+            assert answer["probabilities"] == pytest.approx(probabilities)
+    finally:
+        predictor.delete_endpoint()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{free_port}/ping", timeout=5)
+
+
+def test_a_transformer_answers_each_file_of_a_folder(
+    fitted: Fitted, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """With the train image, which can serve too; and without its default strategy, MultiRecord,
+    under which local mode joins images as if they were text."""
+    images = folders["validation"] / "red"
+    transformer = fitted.estimator.transformer(
+        1,
+        "local",
+        strategy="SingleRecord",
+        accept="application/json;verbose",
+        output_path=f"file://{tmp_path}",
+    )
+    transformer.transform(f"file://{images}", content_type="image/jpeg", logs=False)
+    answers = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.out")}
+    assert set(answers) == {f"{path.name}.out" for path in images.iterdir()}
+    assert {answer["predicted_label"] for answer in answers.values()} == {"red"}
+
+
+def test_a_job_goes_on_from_the_model_of_an_earlier_one(
+    fitted: Fitted, folders: dict[str, Path], train_image: str, tmp_path: Path
+) -> None:
+    session = local_session(tmp_path / "root", 0)
+    hyperparameters = HYPERPARAMETERS | {"epochs": 1, "learning_rate": 0.0}
+    job = estimator(
+        session,
+        train_image,
+        f"file://{tmp_path}",
+        hyperparameters=hyperparameters,
+        model_uri=f"file://{fitted.output}/model.tar.gz",
+    )
+    log = fit(job, file_uris(folders))
+    assert "starting from its weights, head included" in log
+    assert best_accuracy(log) == pytest.approx(best_accuracy(fitted.log), abs=0.07)
+
+
+def test_values_in_json_quotes_are_read_as_without(
+    folders: dict[str, Path], train_image: str, tmp_path: Path
+) -> None:
+    """With a source_dir, the SDK writes every value as JSON and adds keys of its own."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "unused.py").write_text("")
+    session = local_session(tmp_path / "root", 0)
+    job = estimator(
+        session,
+        train_image,
+        f"file://{tmp_path}",
+        source_dir=str(source),
+        entry_point="unused.py",
+    )
+    log = fit(job, file_uris(folders))
+    assert job.hyperparameters()["optimizer"] == '"adam"'
+    for line in PARAMETER_LINES:
+        assert line in log
+    assert "manifest.json" in members(tmp_path / "model.tar.gz")
+
+
+def test_two_instances_leave_one_model(
+    folders: dict[str, Path], train_image: str, tmp_path: Path
+) -> None:
+    session = local_session(tmp_path / "root", 0)
+    job = estimator(session, train_image, f"file://{tmp_path}", instance_count=2)
+    log = fit(job, file_uris(folders))
+    assert best_accuracy(log) > 0.9
+    assert {"manifest.json", "model.onnx"} <= members(tmp_path / "model.tar.gz")
+
+
+def test_a_failing_jobs_sentence_is_in_the_log_and_in_the_failure_file(
+    folders: dict[str, Path],
+    train_image: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    session = local_session(tmp_path / "root", 0)
+    wrong = HYPERPARAMETERS | {"optimizer": "adamm"}
+    job = estimator(session, train_image, f"file://{tmp_path}", hyperparameters=wrong)
+    with pytest.raises(RuntimeError, match="exited with code: 2"):
+        job.fit(file_uris(folders))
+    sentence = member_text(tmp_path / "output.tar.gz", "failure").splitlines()[0]
+    assert sentence.startswith("ClientError: ")
+    assert "optimizer" in sentence and "'adamm'" in sentence
+    assert sentence in capsys.readouterr().out
+    assert not members(tmp_path / "model.tar.gz")
