@@ -42,10 +42,16 @@ def write_job(
     return base
 
 
-def run_command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The `image-classification` command in a process of its own."""
+def run_command(
+    *arguments: str | Path,
+    program: str = "image_classification",
+    folder: Path | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """The `image-classification` command, or another program, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "image_classification", *map(str, arguments)],
+        [sys.executable, "-m", program, *map(str, arguments)],
+        cwd=folder,
         capture_output=True,
         text=True,
         env=os.environ | {"IMAGE_CLASSIFICATION_CPU_COUNT": "2"} | environment,
