@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 from image_classification import backends
 from tests.contract.jobs import Server
 
-VERSION = version("sagemaker-image-classification")
+VERSION = os.environ.get("VERSION") or version("sagemaker-image-classification")
 BACKENDS = backends.names()
 SERVE_IMAGE = f"image-classification-serve:{VERSION}"
 

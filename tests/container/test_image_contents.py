@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_python_packages_are_exactly_those_of_the_lock(kind: str) -> None:
     name = "serve-cpu" if kind == "serve" else f"train-{kind}-cpu"
     locked = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", (LOCKS / f"{name}.txt").read_text()))
     found = json.loads(shell(IMAGES[kind], f"python3 -c '{PYTHON_PACKAGES}'")[0])
-    assert found.pop("sagemaker-image-classification") == VERSION
+    assert found.pop("sagemaker-image-classification") == version("sagemaker-image-classification")
     assert found == {key.lower().replace("_", "-"): value for key, value in locked.items()}
 
 
@@ -74,7 +75,8 @@ def test_the_serve_image_has_no_training_framework(kind: str) -> None:
 @pytest.mark.parametrize(
     "leftover",
     [
-        "command -v gcc cc g++ make cmake pip pip3 git curl wget",
+        "for name in gcc cc g++ make cmake pip pip3 git curl wget; do command -v $name; done",
+        "ls /opt/venv/bin/pip*; find / -xdev -type d -name pip",
         "ls /build /wheels /run/secrets /root/.cache /etc/pip.conf /root/.config",
         "find / -xdev -name pip.conf -o -xdev -name '*.whl' -o -xdev -name 'ca_bundle'",
         "find /var/lib/apt/lists /var/cache/apt /var/log -type f -size +0",

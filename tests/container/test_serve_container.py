@@ -93,10 +93,8 @@ def test_sigterm_answers_the_requests_that_run_and_ends_with_code_0(
         ]
         for sender in senders:
             sender.start()
-        time.sleep(0.4)
-        began = time.monotonic()
+        time.sleep(0.2)  # four decodes of 12 megapixels take half a CPU more than a second
         assert server.container.stop(30) == 0, server.container.log()
-        assert time.monotonic() - began < 30
         for sender in senders:
             sender.join()
     assert [answer.status for answer in answers] == [200] * 4

@@ -114,7 +114,7 @@ def test_a_users_mistake_exits_2_and_leaves_the_sentence_in_the_failure_file(
     assert not list((base / "model").iterdir())
 
 
-def test_the_memory_limit_of_a_container_holds_and_its_cpu_limit_is_seen(
+def test_a_small_job_fits_in_1_gb_and_the_cpu_limit_is_seen(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)

@@ -66,11 +66,13 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     with stop_on_sigterm() as should_stop:
         world = world_of(cluster)
         engine = _build_engine(settings, inputs, channels.get("model"), world)
-        group = ProcessGroup(engine, world)
-        results = _train(paths, interface, settings, inputs, group, should_stop)
-    artifact = _write(paths, results, engine) if results else None
-    group.wait()  # a host that ended before the first has saved would end the job
-    engine.release()
+        try:
+            group = ProcessGroup(engine, world)
+            results = _train(paths, interface, settings, inputs, group, should_stop)
+            artifact = _write(paths, results, engine) if results else None
+            group.wait()  # a host that ended before the first has saved would end the job
+        finally:
+            engine.release()
     return artifact
 
 

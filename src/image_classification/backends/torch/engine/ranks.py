@@ -6,13 +6,21 @@ In: tensors of this rank. Out: the same tensors, summed or averaged in place ove
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 from image_classification.backends.base import World
 from image_classification.errors import AlgorithmError
+
+_MEETING_TIMEOUT = timedelta(minutes=15)
+_SUM_TIMEOUT = timedelta(
+    days=5
+)  # the others wait in a sum while the first rank validates and saves
+_TCP = re.compile(r"tcp://(?P<host>.+):(?P<port>\d+)")
 
 
 class Ranks:
@@ -28,12 +36,7 @@ class Ranks:
         self.size = world.size
         if self.size > 1:
             try:
-                distributed.init_process_group(
-                    "nccl" if device.type == "cuda" else "gloo",
-                    init_method=world.extra.get("init_method", "env://"),
-                    rank=world.rank,
-                    world_size=world.size,
-                )
+                _meet(world, "nccl" if device.type == "cuda" else "gloo")
             except RuntimeError as error:  # DistError and its kin
                 raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
 
@@ -56,11 +59,11 @@ class Ranks:
         if self.size == 1 or not tensors:
             return
         count = tensors[0].new_tensor(float(has_samples))
-        for tensor in tensors:
-            tensor.mul_(count)
-        self.sum([count, *tensors])
-        for tensor in tensors:
-            tensor.div_(count)
+        shares = [tensor * count for tensor in tensors]
+        self.sum([count, *shares])
+        if count > 0:
+            for tensor, share in zip(tensors, shares, strict=True):
+                tensor.copy_(share / count)
 
     def leave(self) -> None:
         """Leave the process group.
@@ -71,3 +74,24 @@ class Ranks:
         if self.size > 1:
             distributed.destroy_process_group()
             gc.collect()
+
+
+def _meet(world: World, backend: str) -> None:
+    """Join the process group; a rank that never comes ends the wait, a slow validation does not."""
+    method = world.extra.get("init_method", "env://")
+    address = _TCP.fullmatch(method)
+    if address is None:
+        distributed.init_process_group(
+            backend, init_method=method, rank=world.rank, world_size=world.size
+        )
+        return
+    store = distributed.TCPStore(
+        address["host"],
+        int(address["port"]),
+        world.size,
+        is_master=world.rank == 0,
+        timeout=_MEETING_TIMEOUT,
+    )
+    distributed.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=_SUM_TIMEOUT
+    )
