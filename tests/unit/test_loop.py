@@ -92,6 +92,7 @@ class RecordingEngine:
 
     def load_state(self, state: State) -> None:
         self.epoch = int(state["weight/epoch"])
+        self.steps = int(state.get("optimizer/steps", self.steps))
 
     def export(self, path: Path) -> None:
         raise AssertionError("not in the loop")
@@ -148,14 +149,18 @@ def test_targets_are_soft_and_follow_the_samples_through_the_shuffle() -> None:
     np.testing.assert_allclose(targets, expected, atol=1e-6)
 
 
-def test_a_stop_in_the_first_epoch_leaves_its_weights_but_no_checkpoint(tmp_path: Path) -> None:
+def test_a_stop_in_the_first_epoch_leaves_its_weights_and_a_checkpoint_of_its_step(
+    tmp_path: Path,
+) -> None:
     loop, engine = prepare_loop([0.8, 0.9])
     loop.checkpoints = Checkpoints(tmp_path, {})
     loop.should_stop = lambda: engine.steps >= 1
     loop.run()
     assert engine.steps == 1
     assert len(loop.history.epochs) == 1 and loop.best_weights
-    assert not list(tmp_path.iterdir())
+    found = loop.checkpoints.load_latest()
+    assert found is not None and found.partial is not None
+    assert found.partial.step == 1 and not found.history.epochs
 
 
 def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
@@ -165,6 +170,91 @@ def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
     assert engine.steps == 4
     assert loop.history.accuracies == pytest.approx([0.8])
     assert engine.epoch == 0
+
+
+def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, RecordingEngine]:
+    """A job stopped after `steps` and resumed: its second loop, and what the engines got."""
+    first, engine = prepare_loop([0.8, 0.9], **given)
+    first.checkpoints = Checkpoints(tmp_path, {})
+    first.should_stop = lambda: engine.steps >= steps
+    first.run()
+    second, rest = prepare_loop([0.8, 0.9], **given)
+    second.checkpoints = Checkpoints(tmp_path, {})
+    assert second.resume()
+    second.run()
+    rest.keys, rest.rates = engine.keys + rest.keys, engine.rates + rest.rates
+    return second, rest
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
+def test_a_resumed_job_sees_the_samples_rates_and_metrics_of_an_uninterrupted_one(
+    steps: int, tmp_path: Path
+) -> None:
+    given = {"learning_rate": "0.1", "lr_schedule": "cosine"}
+    whole, reference = run_loop([0.8, 0.9], **given)
+    loop, engine = resume_at(steps, tmp_path, **given)
+    assert engine.keys == reference.keys
+    assert engine.rates == reference.rates
+    for record, expected in zip(loop.history.epochs, whole.history.epochs, strict=True):
+        assert record.train == expected.train
+        assert record.validation == expected.validation
+        assert record.learning_rate == expected.learning_rate
+
+
+def test_a_stop_during_validation_keeps_the_best_and_the_rest_is_validated_after_the_resume(
+    tmp_path: Path,
+) -> None:
+    first, engine = prepare_loop([0.8, 0.9])
+    first.checkpoints = Checkpoints(tmp_path, {})
+    calls = iter([False] * 8 + [True] * 10)  # 4 in the first epoch, 3 steps, 1 validation batch
+    asked = []
+    first.should_stop = lambda: asked.append(engine.steps) or next(calls)  # type: ignore[func-returns-value]
+    first.validation.batch_size = 5
+    first.run()
+    assert len(first.history.epochs) == 1 and engine.steps == 6
+    found = first.checkpoints.load_latest()
+    assert found is not None and found.partial is not None and found.partial.step == 3
+    second, rest = prepare_loop([0.8, 0.9])
+    second.checkpoints = Checkpoints(tmp_path, {})
+    second.resume()
+    second.run()
+    assert not rest.rates and len(second.history.epochs) == 2
+
+
+def test_checkpoints_within_an_epoch_come_every_so_many_steps(tmp_path: Path) -> None:
+    loop, _ = prepare_loop([0.8], checkpoint_steps="2")
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    saved = []
+    save = loop.checkpoints.save
+    loop.checkpoints.save = lambda c: (saved.append(c.partial and c.partial.step), save(c))[1]  # type: ignore[method-assign]
+    loop.run()
+    assert saved == [2, None]
+
+
+def test_checkpoints_within_an_epoch_come_after_so_many_minutes(tmp_path: Path) -> None:
+    loop, _ = prepare_loop([0.8], checkpoint_minutes="0")
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    loop.should_stop = lambda: (tmp_path / "checkpoint-0000-000002.json").exists()
+    loop.run()
+    assert (tmp_path / "checkpoint-0000-000003.json").exists()
+
+
+def test_max_minutes_counts_the_time_before_an_interruption_and_stops_like_sigterm(
+    tmp_path: Path,
+) -> None:
+    first, engine = prepare_loop([0.8, 0.9])
+    checkpoints = first.checkpoints = Checkpoints(tmp_path, {})
+    first.should_stop = lambda: engine.steps >= 4
+    first.run()
+    found = checkpoints.load_latest()
+    assert found is not None and found.seconds < 60
+    checkpoints.save(replace(found, seconds=61.0))
+    loop, rest = prepare_loop([0.8, 0.9], max_minutes="1")
+    loop.checkpoints = checkpoints
+    loop.resume()
+    loop.run()
+    assert len(rest.rates) == 1 and len(loop.history.epochs) == 1
+    assert rest.epoch == 0, "the weights of the best epoch"
 
 
 def test_only_the_training_images_are_shuffled_and_augmented() -> None:

@@ -77,4 +77,26 @@ SHARED = (
         "Largest norm of the gradient; 0 is off.",
         minimum=0,
     ),
+    Hyperparameter(
+        "checkpoint_steps",
+        "integer",
+        None,
+        "Steps between checkpoints within an epoch; unset: none but at the ends of epochs.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "checkpoint_minutes",
+        "continuous",
+        None,
+        "Minutes between checkpoints within an epoch; unset: none but at the ends of epochs.",
+        minimum=0,
+    ),
+    Hyperparameter(
+        "max_minutes",
+        "continuous",
+        None,
+        "After this time, that before an interruption included, the job stops as at SIGTERM: it "
+        "finishes its step, saves a checkpoint and writes the best epoch.",
+        minimum=0,
+    ),
 )

@@ -48,6 +48,8 @@ class Settings:
         top_k: k of the second accuracy, or None.
         validation_split_ratio: share of training held out without a validation channel, or None.
         checkpoint_frequency: epochs between checkpoints.
+        checkpoint_steps, checkpoint_minutes: between checkpoints within an epoch; None is none.
+        max_minutes: after which training stops, or None.
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
     """
@@ -72,6 +74,9 @@ class Settings:
     top_k: int | None
     validation_split_ratio: float | None
     checkpoint_frequency: int
+    checkpoint_steps: int | None
+    checkpoint_minutes: float | None
+    max_minutes: float | None
     max_bad_samples: str
     seed: int
 
@@ -107,6 +112,9 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         top_k=v["top_k"],
         validation_split_ratio=v["validation_split_ratio"],
         checkpoint_frequency=v["checkpoint_frequency"],
+        checkpoint_steps=v["checkpoint_steps"],
+        checkpoint_minutes=v["checkpoint_minutes"],
+        max_minutes=v["max_minutes"],
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
     )
