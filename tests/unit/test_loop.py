@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.backends.base import Engine, State, World
+from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Update, World
 from image_classification.contract.interface import INTERFACES
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
@@ -66,17 +66,25 @@ class RecordingEngine:
     steps: int = 0
     rates: list[float] = field(default_factory=list)
     targets: list[FloatArray] = field(default_factory=list)
+    weights: list[FloatArray] = field(default_factory=list)
+    images: list[UInt8Array] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     parameter_count: int = 1
     trainable_parameter_count: int = 1
     device: str = "cpu"
 
-    def train_step(self, batch: Batch, learning_rate: float) -> Result:
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> Result:
         if self.steps % 3 == 0:
             self.epoch += 1
         self.steps += 1
         self.rates.append(learning_rate)
         self.targets.append(batch.targets.copy())
+        self.weights.append(batch.weights.copy())
+        self.images.append(batch.images.copy())
+        self.updates.append(update)
         self.keys.extend(batch.keys)
         return Result(np.zeros((len(batch), 2), np.float32))
 
@@ -182,7 +190,8 @@ def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, Recording
     second.checkpoints = Checkpoints(tmp_path, {})
     assert second.resume()
     second.run()
-    rest.keys, rest.rates = engine.keys + rest.keys, engine.rates + rest.rates
+    for name in ("keys", "rates", "targets", "updates"):
+        setattr(rest, name, getattr(engine, name) + getattr(rest, name))
     return second, rest
 
 
@@ -255,6 +264,55 @@ def test_max_minutes_counts_the_time_before_an_interruption_and_stops_like_sigte
     loop.run()
     assert len(rest.rates) == 1 and len(loop.history.epochs) == 1
     assert rest.epoch == 0, "the weights of the best epoch"
+
+
+def test_class_weights_reach_the_engine_as_weights_of_the_samples() -> None:
+    loop, engine = prepare_loop([0.5], class_weights="balanced")
+    loop.training.source.class_indices = np.array([0] * 8 + [1] * 2)  # type: ignore[misc]
+    loop.run()
+    expected = [10 / 16 if int(key[6:]) % 2 == 0 else 10 / 4 for key in engine.keys]
+    np.testing.assert_allclose(np.concatenate(engine.weights), expected, rtol=1e-6)
+
+
+def test_mixed_targets_follow_the_mixed_images() -> None:
+    _, engine = run_loop([0.5, 0.5], mixup_alpha="1")
+    dark, bright = 40.0, 210.0
+    shares = set()
+    for images, targets in zip(engine.images, engine.targets, strict=True):
+        expected = dark + (bright - dark) * targets[:, 1]
+        np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=1)
+        np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+        shares |= set(targets[:, 1].tolist())
+    assert len(shares) > 2
+
+
+def test_balanced_sampling_is_for_training_alone() -> None:
+    values = INTERFACES["mxnet"].parse({"num_layers": "20", "balanced_sampling": "1"})
+    settings = settings_of("mxnet", values)
+    for split, is_training in (("train", True), ("validation", False)):
+        with loader_of(split, Colours(), settings, BadSamples(), World(), on_cpu=True) as loader:
+            assert loader.balanced is is_training
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_stop_waits_for_the_end_of_an_update_of_several_batches(
+    steps: int, tmp_path: Path
+) -> None:
+    given = {"accumulate_batches": "2", "mixup_alpha": "0.4", "ema_decay": "0.9"}
+    _, reference = run_loop([0.8, 0.9], **given)
+    _, engine = resume_at(steps, tmp_path, **given)
+    assert engine.keys == reference.keys
+    assert engine.updates == reference.updates
+    for target, expected in zip(engine.targets, reference.targets, strict=True):
+        np.testing.assert_array_equal(target, expected)
+    assert [u.is_last for u in engine.updates] == [False, True, True] * 2
+
+
+def test_the_averaged_weights_are_the_best_ones() -> None:
+    loop, engine = prepare_loop([0.5])
+    engine.state = lambda: {"weight/epoch": np.array(0), "average/epoch": np.array(7)}  # type: ignore[method-assign]
+    loop.run()
+    assert engine.epoch == 7
 
 
 def test_only_the_training_images_are_shuffled_and_augmented() -> None:

@@ -183,6 +183,9 @@ def _build_engine(
         dropout_rate=settings.dropout_rate,
         seed=settings.seed,
         train_only_head=settings.train_only_head,
+        averages_weights=settings.recipe.ema_decay > 0,
+        precision=settings.precision,
+        compiles=settings.compiles,
     )
     engine = backend.build(spec, settings.optimizer, world)
     load_initial_weights(engine, backend, settings, inputs.labels, model_channel)

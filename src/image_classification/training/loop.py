@@ -5,12 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, World
-from image_classification.data.samples import Batch, UInt8Array
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    WEIGHT_PREFIX,
+    Engine,
+    State,
+    Update,
+    World,
+)
+from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
+from image_classification.data.sampling import mixing_generator, rank_count
 from image_classification.errors import UserError
 from image_classification.training.checkpoint import (
     Checkpoint,
@@ -27,10 +36,11 @@ from image_classification.training.evaluation import (
     metrics_of,
     softmax,
 )
+from image_classification.training.mixing import blended, mix
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.running_metrics import RunningMetrics, means
 from image_classification.training.stopping import JobClock
-from image_classification.training.targets import soft_targets
+from image_classification.training.targets import class_weights, soft_targets
 
 if TYPE_CHECKING:
     from image_classification.data.loader import Loader
@@ -221,10 +231,13 @@ class Loop:
         """Train the rest of an epoch; False if the job was asked to stop on the way."""
         for batch in self.training.epoch(progress.epoch, progress.step):
             self._train_step(progress, batch)
+            completes = self._update(progress).is_last
             progress.step += 1
             self._clock.steps_since_save += 1
             if self.journal.is_line_due(progress.step):
                 self._log_step(progress)
+            if not completes:
+                continue  # gradients in the making are not part of a checkpoint
             due = self.group.is_leader and self._clock.is_save_due(self.settings)
             signals = self.group.sum({"stop": self._must_stop(), "save": due})
             if signals["stop"]:
@@ -243,12 +256,39 @@ class Loop:
         passed = progress.epoch + (progress.step + 0.5) / self.training.steps
         progress.learning_rate = settings.schedule.rate(passed)
         class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
-        targets = soft_targets(class_indices, self.classes, settings.label_smoothing)
-        result = self.engine.train_step(replace(batch, targets=targets), progress.learning_rate)
+        prepared = self._prepared(progress, batch, class_indices)
+        update = self._update(progress)
+        result = self.engine.train_step(prepared, progress.learning_rate, update)
         kept = int(np.count_nonzero(batch.weights))
         if kept:
             progress.metrics.add(result, class_indices)
         progress.images += kept
+
+    def _prepared(self, progress: EpochProgress, batch: Batch, class_indices: IntArray) -> Batch:
+        """With soft targets, class weights and mixed images, which are mixed in place."""
+        recipe, weights = self.settings.recipe, batch.weights
+        targets = soft_targets(class_indices, self.classes, self.settings.label_smoothing)
+        if self._class_weights is not None:
+            weights = weights * self._class_weights[class_indices]
+        if recipe.mixes and len(batch) > 1 and batch.weights.any():
+            place = (self.settings.seed, progress.epoch, self.world.rank, progress.step)
+            generator = mixing_generator(*place)
+            share = mix(batch.images, generator, recipe.mixup_alpha, recipe.cutmix_alpha)
+            targets, weights = blended(targets, share), blended(weights, share)
+        return replace(batch, targets=targets, weights=weights)
+
+    def _update(self, progress: EpochProgress) -> Update:
+        loader = self.training
+        count = rank_count(len(loader.source), 0, self.world.size)
+        place = (progress.epoch, progress.step, loader.steps)
+        return self.settings.recipe.update(*place, loader.batch_size, count)
+
+    @cached_property
+    def _class_weights(self) -> FloatArray | None:
+        kind = self.settings.recipe.class_weights
+        if kind is None:
+            return None
+        return class_weights(self.training.source.class_indices, self.classes, kind)
 
     def _log_step(self, progress: EpochProgress) -> None:
         values = progress.metrics.values()
@@ -304,4 +344,8 @@ def _diverged(epoch: int) -> UserError:
 
 
 def _weights(state: State) -> State:
+    """Those that are evaluated and served: the averaged ones where there are any."""
+    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
+    if averages:
+        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
     return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}
