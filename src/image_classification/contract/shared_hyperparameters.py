@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from image_classification.contract.hyperparameters import Hyperparameter
+from image_classification.contract.presets import PRESETS
 
 INTERFACE = Hyperparameter(
     "interface",
@@ -10,6 +11,14 @@ INTERFACE = Hyperparameter(
     None,
     "Which built-in the job is written for; recognised from the channels when unset.",
     choices=("mxnet", "tensorflow"),
+)
+
+PRESET = Hyperparameter(
+    "preset",
+    "categorical",
+    None,
+    "A named table of values, see below; the job's own values win.",
+    choices=tuple(PRESETS),
 )
 
 SHARED = (
@@ -196,4 +205,5 @@ SHARED = (
         "GPU is not measured yet.",
         choices=("auto", "on", "off"),
     ),
+    PRESET,
 )
