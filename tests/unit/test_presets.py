@@ -34,8 +34,8 @@ def test_the_jobs_own_values_win_also_under_another_spelling(
     with caplog.at_level(logging.INFO):
         values = INTERFACES["tensorflow"].parse(given)
     assert (values["train_only_top_layer"], values["epochs"]) == (False, 2)
-    assert values["learning_rate"] == 0.1
-    assert "preset=transfer sets " in caplog.text and "learning_rate=0.1" in caplog.text
+    assert values["learning_rate"] == 0.03
+    assert "preset=transfer sets " in caplog.text and "learning_rate=0.03" in caplog.text
     assert "epochs" not in caplog.text and "train_only_top_layer" not in caplog.text
 
 
