@@ -23,7 +23,12 @@ JOB = HYPERPARAMETERS | {
     "epochs": 4,
     "mini_batch_size": 4,
     "dropout_rate": 0.3,
-    "augmentation_type": "crop_color",
+    "augmentation_type": "crop",
+    "randaugment": 1,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1,
+    "ema_decay": 0.9,
+    "accumulate_batches": 2,
     "checkpoint_steps": 1,
 }
 KILLS = 6
@@ -146,7 +151,7 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_after_it(
 def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_step(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
-    given = JOB | {"num_layers": 110, "mini_batch_size": 1}  # an epoch of seconds
+    given = JOB | {"num_layers": 110, "mini_batch_size": 2}  # an epoch of seconds
     base = write_job(tmp_path / "ml", given, channels)
     (base / "checkpoints").mkdir()
     process = start(base)

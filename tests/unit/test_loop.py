@@ -186,6 +186,7 @@ def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, Recording
     first.checkpoints = Checkpoints(tmp_path, {})
     first.should_stop = lambda: engine.steps >= steps
     first.run()
+    assert engine.updates[-1].is_last, "gradients in the making are not in a checkpoint"
     second, rest = prepare_loop([0.8, 0.9], **given)
     second.checkpoints = Checkpoints(tmp_path, {})
     assert second.resume()
