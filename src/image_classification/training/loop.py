@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,7 @@ from image_classification.backends.base import (
     Update,
     World,
 )
-from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
-from image_classification.data.sampling import mixing_generator, rank_count
+from image_classification.data.samples import Batch
 from image_classification.errors import UserError
 from image_classification.training.checkpoint import (
     Checkpoint,
@@ -36,11 +35,10 @@ from image_classification.training.evaluation import (
     metrics_of,
     softmax,
 )
-from image_classification.training.mixing import blended, mix
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.running_metrics import RunningMetrics, means
+from image_classification.training.step_inputs import StepInputs
 from image_classification.training.stopping import JobClock
-from image_classification.training.targets import class_weights, soft_targets
 
 if TYPE_CHECKING:
     from image_classification.data.loader import Loader
@@ -230,13 +228,13 @@ class Loop:
     def _train(self, progress: EpochProgress) -> bool:
         """Train the rest of an epoch; False if the job was asked to stop on the way."""
         for batch in self.training.epoch(progress.epoch, progress.step):
-            self._train_step(progress, batch)
-            completes = self._update(progress).is_last
+            update = self._inputs.update(progress.epoch, progress.step)
+            self._train_step(progress, batch, update)
             progress.step += 1
             self._clock.steps_since_save += 1
             if self.journal.is_line_due(progress.step):
                 self._log_step(progress)
-            if not completes:
+            if not update.is_last:
                 continue  # gradients in the making are not part of a checkpoint
             due = self.group.is_leader and self._clock.is_save_due(self.settings)
             signals = self.group.sum({"stop": self._must_stop(), "save": due})
@@ -246,61 +244,30 @@ class Loop:
                 self._save(progress)
         return True
 
-    def _train_step(self, progress: EpochProgress, batch: Batch) -> None:
+    def _train_step(self, progress: EpochProgress, batch: Batch, update: Update) -> None:
+        inputs = self._inputs
         if not len(batch):  # all its samples were bad, or this rank has one step less
             if self.world.size == 1:
                 return
-            batch = self._padding()  # the other ranks wait for this one in every step
-        settings = self.settings
-        # The rate in the middle of the step: a warm-up then never wastes a step on rate 0.
-        passed = progress.epoch + (progress.step + 0.5) / self.training.steps
-        progress.learning_rate = settings.schedule.rate(passed)
+            batch = inputs.padding()  # the other ranks wait for this one in every step
+        progress.learning_rate = inputs.learning_rate(progress.epoch, progress.step)
         class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
-        prepared = self._prepared(progress, batch, class_indices)
-        update = self._update(progress)
+        prepared = inputs.prepared(progress.epoch, progress.step, batch, class_indices)
         result = self.engine.train_step(prepared, progress.learning_rate, update)
         kept = int(np.count_nonzero(batch.weights))
         if kept:
             progress.metrics.add(result, class_indices)
         progress.images += kept
 
-    def _prepared(self, progress: EpochProgress, batch: Batch, class_indices: IntArray) -> Batch:
-        """With soft targets, class weights and mixed images, which are mixed in place."""
-        recipe, weights = self.settings.recipe, batch.weights
-        targets = soft_targets(class_indices, self.classes, self.settings.label_smoothing)
-        if self._class_weights is not None:
-            weights = weights * self._class_weights[class_indices]
-        if recipe.mixes and len(batch) > 1 and batch.weights.any():
-            place = (self.settings.seed, progress.epoch, self.world.rank, progress.step)
-            generator = mixing_generator(*place)
-            share = mix(batch.images, generator, recipe.mixup_alpha, recipe.cutmix_alpha)
-            targets, weights = blended(targets, share), blended(weights, share)
-        return replace(batch, targets=targets, weights=weights)
-
-    def _update(self, progress: EpochProgress) -> Update:
-        loader = self.training
-        count = rank_count(len(loader.source), 0, self.world.size)
-        place = (progress.epoch, progress.step, loader.steps)
-        return self.settings.recipe.update(*place, loader.batch_size, count)
-
     @cached_property
-    def _class_weights(self) -> FloatArray | None:
-        kind = self.settings.recipe.class_weights
-        if kind is None:
-            return None
-        return class_weights(self.training.source.class_indices, self.classes, kind)
+    def _inputs(self) -> StepInputs:
+        return StepInputs(self.settings, self.classes, self.training, self.world)
 
     def _log_step(self, progress: EpochProgress) -> None:
         values = progress.metrics.values()
         wait_share = progress.wait_share(self.training.wait_seconds)
         rate = progress.images / max(progress.seconds, 1e-9)
         self.journal.step_line(progress.epoch, progress.step, rate, wait_share, values)
-
-    def _padding(self) -> Batch:
-        """Two samples of weight 0: they change neither the weights nor the statistics."""
-        like = self.training.preprocessing
-        images: UInt8Array = np.zeros((2, like.height, like.width, like.channels), np.uint8)
-        return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
 
     def _must_stop(self) -> bool:
         return self.should_stop() or self._clock.is_over(self.settings.max_minutes)
