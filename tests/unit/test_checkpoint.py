@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from image_classification.errors import UserError
-from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
+from image_classification.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    EpochRecord,
+    History,
+    PartialEpoch,
+)
 
 IDENTITY = {"backbone": "resnet20", "labels": ["a", "b"], "image_shape": [3, 8, 8]}
 
@@ -27,7 +33,7 @@ def save_epochs(checkpoints: Checkpoints, accuracies: list[float]) -> History:
     history = History()
     for epoch, accuracy in enumerate(accuracies):
         history.epochs.append(record(epoch, accuracy))
-        checkpoints.save(state(epoch), history)
+        checkpoints.save(Checkpoint(state(epoch), history))
     return history
 
 
@@ -35,8 +41,8 @@ def test_the_newest_checkpoint_comes_back_with_its_history(tmp_path: Path) -> No
     history = save_epochs(Checkpoints(tmp_path, IDENTITY), [0.5, 0.7])
     found = Checkpoints(tmp_path, IDENTITY).load_latest()
     assert found is not None
-    loaded, loaded_history = found
-    assert loaded_history == history
+    loaded = found.state
+    assert found.history == history and found.partial is None
     np.testing.assert_array_equal(loaded["weight/head.bias"], [1, 1])
     assert loaded["optimizer/steps"].dtype == np.int64
 
@@ -57,7 +63,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) ->
     newest = tmp_path / "checkpoint-0001.safetensors"
     newest.write_bytes(newest.read_bytes()[:20])
     found = checkpoints.load_latest()
-    assert found is not None and len(found[1].epochs) == 1
+    assert found is not None and len(found.history.epochs) == 1
 
 
 def test_arrays_without_their_json_are_no_checkpoint(tmp_path: Path) -> None:
@@ -93,6 +99,39 @@ def test_without_its_weights_the_best_epoch_is_no_longer_the_best(tmp_path: Path
     best.write_bytes(best.read_bytes()[:20])
     found = checkpoints.load_latest()
     assert found is not None
-    state, history = found
-    assert history.best_epoch == 2 and len(history.epochs) == 3
-    np.testing.assert_array_equal(state["weight/head.bias"], [2, 2])
+    assert found.history.best_epoch == 2 and len(found.history.epochs) == 3
+    np.testing.assert_array_equal(found.state["weight/head.bias"], [2, 2])
+
+
+PARTIAL = PartialEpoch(120, {"loss": 0.1 + 0.2, "samples": 960.0}, 12.5, 0.5, 0.01)
+
+
+def test_a_checkpoint_within_an_epoch_comes_back_with_its_step_and_sums(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    history = save_epochs(checkpoints, [0.9, 0.5])
+    checkpoints.save(Checkpoint(state(7), history, PARTIAL, 99.5))
+    found = checkpoints.load_latest()
+    assert found is not None
+    assert (found.history, found.partial, found.seconds) == (history, PARTIAL, 99.5)
+    np.testing.assert_array_equal(found.state["weight/head.bias"], [7, 7])
+    names = sorted(path.stem for path in tmp_path.glob("*.json"))
+    assert names == ["checkpoint-0000", "checkpoint-0002-000120"], "the newest and the best"
+
+
+def test_the_end_of_an_epoch_is_newer_than_any_step_within_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    checkpoints.save(Checkpoint(state(7), History(), PARTIAL))
+    save_epochs(checkpoints, [0.5])
+    found = checkpoints.load_latest()
+    assert found is not None and found.partial is None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_within_an_epoch_a_lost_best_checkpoint_leaves_nothing_to_be_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    history = save_epochs(checkpoints, [0.5])
+    checkpoints.save(Checkpoint(state(7), history, PARTIAL))
+    (tmp_path / "checkpoint-0000.safetensors").write_bytes(b"cut")
+    found = checkpoints.load_latest()
+    assert found is not None and found.partial == PARTIAL
+    assert found.history.best_epoch == -1

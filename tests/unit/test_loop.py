@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.backends.base import Engine, State, World
+from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Update, World
 from image_classification.contract.interface import INTERFACES
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
@@ -66,17 +66,25 @@ class RecordingEngine:
     steps: int = 0
     rates: list[float] = field(default_factory=list)
     targets: list[FloatArray] = field(default_factory=list)
+    weights: list[FloatArray] = field(default_factory=list)
+    images: list[UInt8Array] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     parameter_count: int = 1
     trainable_parameter_count: int = 1
     device: str = "cpu"
 
-    def train_step(self, batch: Batch, learning_rate: float) -> Result:
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> Result:
         if self.steps % 3 == 0:
             self.epoch += 1
         self.steps += 1
         self.rates.append(learning_rate)
         self.targets.append(batch.targets.copy())
+        self.weights.append(batch.weights.copy())
+        self.images.append(batch.images.copy())
+        self.updates.append(update)
         self.keys.extend(batch.keys)
         return Result(np.zeros((len(batch), 2), np.float32))
 
@@ -92,6 +100,7 @@ class RecordingEngine:
 
     def load_state(self, state: State) -> None:
         self.epoch = int(state["weight/epoch"])
+        self.steps = int(state.get("optimizer/steps", self.steps))
 
     def export(self, path: Path) -> None:
         raise AssertionError("not in the loop")
@@ -148,14 +157,18 @@ def test_targets_are_soft_and_follow_the_samples_through_the_shuffle() -> None:
     np.testing.assert_allclose(targets, expected, atol=1e-6)
 
 
-def test_a_stop_in_the_first_epoch_leaves_its_weights_but_no_checkpoint(tmp_path: Path) -> None:
+def test_a_stop_in_the_first_epoch_leaves_its_weights_and_a_checkpoint_of_its_step(
+    tmp_path: Path,
+) -> None:
     loop, engine = prepare_loop([0.8, 0.9])
     loop.checkpoints = Checkpoints(tmp_path, {})
     loop.should_stop = lambda: engine.steps >= 1
     loop.run()
     assert engine.steps == 1
     assert len(loop.history.epochs) == 1 and loop.best_weights
-    assert not list(tmp_path.iterdir())
+    found = loop.checkpoints.load_latest()
+    assert found is not None and found.partial is not None
+    assert found.partial.step == 1 and not found.history.epochs
 
 
 def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
@@ -165,6 +178,142 @@ def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
     assert engine.steps == 4
     assert loop.history.accuracies == pytest.approx([0.8])
     assert engine.epoch == 0
+
+
+def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, RecordingEngine]:
+    """A job stopped after `steps` and resumed: its second loop, and what the engines got."""
+    first, engine = prepare_loop([0.8, 0.9], **given)
+    first.checkpoints = Checkpoints(tmp_path, {})
+    first.should_stop = lambda: engine.steps >= steps
+    first.run()
+    assert engine.updates[-1].is_last, "gradients in the making are not in a checkpoint"
+    second, rest = prepare_loop([0.8, 0.9], **given)
+    second.checkpoints = Checkpoints(tmp_path, {})
+    assert second.resume()
+    second.run()
+    for name in ("keys", "rates", "targets", "updates"):
+        setattr(rest, name, getattr(engine, name) + getattr(rest, name))
+    return second, rest
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
+def test_a_resumed_job_sees_the_samples_rates_and_metrics_of_an_uninterrupted_one(
+    steps: int, tmp_path: Path
+) -> None:
+    given = {"learning_rate": "0.1", "lr_schedule": "cosine"}
+    whole, reference = run_loop([0.8, 0.9], **given)
+    loop, engine = resume_at(steps, tmp_path, **given)
+    assert engine.keys == reference.keys
+    assert engine.rates == reference.rates
+    for record, expected in zip(loop.history.epochs, whole.history.epochs, strict=True):
+        assert record.train == expected.train
+        assert record.validation == expected.validation
+        assert record.learning_rate == expected.learning_rate
+
+
+def test_a_stop_during_validation_keeps_the_best_and_the_rest_is_validated_after_the_resume(
+    tmp_path: Path,
+) -> None:
+    first, engine = prepare_loop([0.8, 0.9])
+    first.checkpoints = Checkpoints(tmp_path, {})
+    calls = iter([False] * 8 + [True] * 10)  # 4 in the first epoch, 3 steps, 1 validation batch
+    asked = []
+    first.should_stop = lambda: asked.append(engine.steps) or next(calls)  # type: ignore[func-returns-value]
+    first.validation.batch_size = 5
+    first.run()
+    assert len(first.history.epochs) == 1 and engine.steps == 6
+    found = first.checkpoints.load_latest()
+    assert found is not None and found.partial is not None and found.partial.step == 3
+    second, rest = prepare_loop([0.8, 0.9])
+    second.checkpoints = Checkpoints(tmp_path, {})
+    second.resume()
+    second.run()
+    assert not rest.rates and len(second.history.epochs) == 2
+
+
+def test_checkpoints_within_an_epoch_come_every_so_many_steps(tmp_path: Path) -> None:
+    loop, _ = prepare_loop([0.8], checkpoint_steps="2")
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    saved = []
+    save = loop.checkpoints.save
+    loop.checkpoints.save = lambda c: (saved.append(c.partial and c.partial.step), save(c))[1]  # type: ignore[method-assign]
+    loop.run()
+    assert saved == [2, None]
+
+
+def test_checkpoints_within_an_epoch_come_after_so_many_minutes(tmp_path: Path) -> None:
+    loop, _ = prepare_loop([0.8], checkpoint_minutes="0")
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    loop.should_stop = lambda: (tmp_path / "checkpoint-0000-000002.json").exists()
+    loop.run()
+    assert (tmp_path / "checkpoint-0000-000003.json").exists()
+
+
+def test_max_minutes_counts_the_time_before_an_interruption_and_stops_like_sigterm(
+    tmp_path: Path,
+) -> None:
+    first, engine = prepare_loop([0.8, 0.9])
+    checkpoints = first.checkpoints = Checkpoints(tmp_path, {})
+    first.should_stop = lambda: engine.steps >= 4
+    first.run()
+    found = checkpoints.load_latest()
+    assert found is not None and found.seconds < 60
+    checkpoints.save(replace(found, seconds=61.0))
+    loop, rest = prepare_loop([0.8, 0.9], max_minutes="1")
+    loop.checkpoints = checkpoints
+    loop.resume()
+    loop.run()
+    assert len(rest.rates) == 1 and len(loop.history.epochs) == 1
+    assert rest.epoch == 0, "the weights of the best epoch"
+
+
+def test_class_weights_reach_the_engine_as_weights_of_the_samples() -> None:
+    loop, engine = prepare_loop([0.5], class_weights="balanced")
+    loop.training.source.class_indices = np.array([0] * 8 + [1] * 2)  # type: ignore[misc]
+    loop.run()
+    expected = [10 / 16 if int(key[6:]) % 2 == 0 else 10 / 4 for key in engine.keys]
+    np.testing.assert_allclose(np.concatenate(engine.weights), expected, rtol=1e-6)
+
+
+def test_mixed_targets_follow_the_mixed_images() -> None:
+    _, engine = run_loop([0.5, 0.5], mixup_alpha="1")
+    dark, bright = 40.0, 210.0
+    shares = set()
+    for images, targets in zip(engine.images, engine.targets, strict=True):
+        expected = dark + (bright - dark) * targets[:, 1]
+        np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=1)
+        np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+        shares |= set(targets[:, 1].tolist())
+    assert len(shares) > 2
+
+
+def test_balanced_sampling_is_for_training_alone() -> None:
+    values = INTERFACES["mxnet"].parse({"num_layers": "20", "balanced_sampling": "1"})
+    settings = settings_of("mxnet", values)
+    for split, is_training in (("train", True), ("validation", False)):
+        with loader_of(split, Colours(), settings, BadSamples(), World(), on_cpu=True) as loader:
+            assert loader.balanced is is_training
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_stop_waits_for_the_end_of_an_update_of_several_batches(
+    steps: int, tmp_path: Path
+) -> None:
+    given = {"accumulate_batches": "2", "mixup_alpha": "0.4", "ema_decay": "0.9"}
+    _, reference = run_loop([0.8, 0.9], **given)
+    _, engine = resume_at(steps, tmp_path, **given)
+    assert engine.keys == reference.keys
+    assert engine.updates == reference.updates
+    for target, expected in zip(engine.targets, reference.targets, strict=True):
+        np.testing.assert_array_equal(target, expected)
+    assert [u.is_last for u in engine.updates] == [False, True, True] * 2
+
+
+def test_the_averaged_weights_are_the_best_ones() -> None:
+    loop, engine = prepare_loop([0.5])
+    engine.state = lambda: {"weight/epoch": np.array(0), "average/epoch": np.array(7)}  # type: ignore[method-assign]
+    loop.run()
+    assert engine.epoch == 7
 
 
 def test_only_the_training_images_are_shuffled_and_augmented() -> None:

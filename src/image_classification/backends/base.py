@@ -22,6 +22,7 @@ State = dict[str, npt.NDArray[np.generic]]
 
 WEIGHT_PREFIX = "weight/"
 OPTIMIZER_PREFIX = "optimizer/"
+AVERAGE_PREFIX = "average/"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class ModelSpec:
         dropout_rate: 0–1, before the head.
         seed: of the initial weights.
         train_only_head: freeze every layer but the head (its BatchNorm statistics too).
+        averages_weights: keep a moving average of all weights and statistics; `predict_step` and
+            `export` then use it.
+        precision: of training steps: "auto", "float32", "bfloat16" or "float16".
+        compiles: whether training steps are compiled, where the framework can.
     """
 
     backbone: str
@@ -84,6 +89,9 @@ class ModelSpec:
     dropout_rate: float = 0.0
     seed: int = 0
     train_only_head: bool = False
+    averages_weights: bool = False
+    precision: str = "auto"
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,25 @@ class World:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Update:
+    """How a batch takes part in an update of the weights; by default it is the whole of one.
+
+    Attributes:
+        share: 0–1, factor of this batch's mean loss in the update's; the shares of an update's
+            batches add to 1.
+        is_last: whether the weights are updated after this batch.
+        average_decay: 0–1: average = decay · average + (1 − decay) · weights, after the update.
+    """
+
+    share: float = 1.0
+    is_last: bool = True
+    average_decay: float = 0.0
+
+
+WHOLE_UPDATE = Update()
+
+
 class StepResult(Protocol):
     """The outcome of one step, possibly still on its way from the device."""
 
@@ -134,8 +161,13 @@ class Engine(Protocol):
     trainable_parameter_count: int
     device: str
 
-    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
-        """One optimiser update from soft targets (N, classes) and weights (N,)."""
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> StepResult:
+        """Gradients of soft targets (N, classes) and weights (N,), and the update they are for.
+
+        The state between the batches of one update is not part of `state`.
+        """
         ...
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
@@ -147,11 +179,14 @@ class Engine(Protocol):
         ...
 
     def state(self) -> State:
-        """Everything that resuming needs: `weight/<neutral name>` and `optimizer/<name>`."""
+        """Everything that resuming needs: `weight/<neutral name>` and `optimizer/<name>`.
+
+        With averaged weights also `average/<neutral name>`.
+        """
         ...
 
     def load_state(self, state: State) -> None:
-        """The inverse of `state`; an optimiser part that is absent starts afresh."""
+        """The inverse of `state`; an absent part starts afresh, the average at the weights."""
         ...
 
     def export(self, path: Path) -> None:

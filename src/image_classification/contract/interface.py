@@ -17,7 +17,8 @@ from image_classification.contract.hyperparameters import (
     parse_all,
     parse_one,
 )
-from image_classification.contract.shared_hyperparameters import INTERFACE
+from image_classification.contract.presets import with_preset
+from image_classification.contract.shared_hyperparameters import INTERFACE, PRESET
 from image_classification.errors import ChannelError, HyperparameterError
 
 
@@ -45,7 +46,9 @@ class Interface:
             f"and this job is read as {self.name}"
         )
         elsewhere = dict.fromkeys(_names(other), remark)
-        return parse_all(self.hyperparameters, given, elsewhere)
+        aliases = {alias: entry.name for entry in self.hyperparameters for alias in entry.aliases}
+        completed = with_preset(self.name, _preset(given), given, aliases)
+        return parse_all(self.hyperparameters, completed, elsewhere)
 
 
 INTERFACES = {
@@ -92,6 +95,15 @@ def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
             f"but the job has {found[0].training_channel}: rename it or leave interface out"
         )
     return found[0]
+
+
+def _preset(given: Mapping[str, object]) -> str | None:
+    """The preset's name; one that does not exist is reported with all other problems."""
+    try:
+        name = parse_one(PRESET, given.get(PRESET.name))
+    except HyperparameterError:
+        return None
+    return None if name is None else str(name)
 
 
 def _names(interface: Interface) -> list[str]:

@@ -121,10 +121,9 @@ HYPERPARAMETERS = (
     Hyperparameter(
         "precision_dtype",
         "categorical",
-        "float32",
-        "Precision of the weights in training.",
+        None,
+        "Precision of training steps; unset: see precision. On a CPU float16 is float32.",
         choices=("float32", "float16"),
-        only=("float32",),
     ),
     Hyperparameter(
         "resize", "integer", None, "Shorter side is resized to this before the crop.", minimum=1

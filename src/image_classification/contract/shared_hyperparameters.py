@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from image_classification.contract.hyperparameters import Hyperparameter
+from image_classification.contract.presets import PRESETS
 
 INTERFACE = Hyperparameter(
     "interface",
@@ -10,6 +11,14 @@ INTERFACE = Hyperparameter(
     None,
     "Which built-in the job is written for; recognised from the channels when unset.",
     choices=("mxnet", "tensorflow"),
+)
+
+PRESET = Hyperparameter(
+    "preset",
+    "categorical",
+    None,
+    "A named table of values, see below; the job's own values win.",
+    choices=tuple(PRESETS),
 )
 
 SHARED = (
@@ -77,4 +86,124 @@ SHARED = (
         "Largest norm of the gradient; 0 is off.",
         minimum=0,
     ),
+    Hyperparameter(
+        "checkpoint_steps",
+        "integer",
+        None,
+        "Steps between checkpoints within an epoch; unset: none but at the ends of epochs.",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "checkpoint_minutes",
+        "continuous",
+        None,
+        "Minutes between checkpoints within an epoch; unset: none but at the ends of epochs.",
+        minimum=0,
+    ),
+    Hyperparameter(
+        "max_minutes",
+        "continuous",
+        None,
+        "After this time, that before an interruption included, the job stops as at SIGTERM: it "
+        "finishes its step, saves a checkpoint and writes the best epoch.",
+        minimum=0,
+    ),
+    Hyperparameter(
+        "mixup_alpha",
+        "continuous",
+        0.0,
+        "Mix each image with another of its batch, by a share from Beta(alpha, alpha); 0 is off.",
+        minimum=0,
+        maximum=100,
+    ),
+    Hyperparameter(
+        "cutmix_alpha",
+        "continuous",
+        0.0,
+        "Swap a rectangle with another image of the batch, its area from Beta(alpha, alpha); 0 is "
+        "off. With mixup_alpha too each step takes one of the two.",
+        minimum=0,
+        maximum=100,
+    ),
+    Hyperparameter(
+        "class_weights",
+        "categorical",
+        None,
+        "Weights of samples by class: balanced (1 / samples of the class) or effective (by the "
+        "effective number of samples, beta 0.999).",
+        choices=("balanced", "effective"),
+    ),
+    Hyperparameter(
+        "balanced_sampling",
+        "boolean",
+        False,
+        "Draw every class equally often; an epoch keeps its number of images.",
+    ),
+    Hyperparameter(
+        "ema_decay",
+        "continuous",
+        0.0,
+        "Decay of a moving average of the weights, which is then validated and served; 0 is off.",
+        minimum=0,
+        maximum=0.99999,
+    ),
+    Hyperparameter(
+        "accumulate_batches",
+        "integer",
+        1,
+        "Batches whose gradients make one update, as one batch of all their images would "
+        "(BatchNorm still sees each batch alone).",
+        minimum=1,
+    ),
+    Hyperparameter(
+        "min_crop_area",
+        "continuous",
+        None,
+        "Train on parts of random area, from this share of the image to all of it, and of random "
+        "aspect ratio, 3/4 to 4/3, resized to image_shape.",
+        minimum=0.01,
+        maximum=1,
+    ),
+    Hyperparameter(
+        "randaugment",
+        "integer",
+        0,
+        "Operations of a RandAugment policy on each training image; 0 is off.",
+        minimum=0,
+        maximum=4,
+    ),
+    Hyperparameter(
+        "randaugment_magnitude",
+        "continuous",
+        9.0,
+        "Strength of these operations.",
+        minimum=0,
+        maximum=30,
+    ),
+    Hyperparameter(
+        "random_erasing",
+        "continuous",
+        0.0,
+        "Probability that a rectangle of a training image becomes the mean colour.",
+        minimum=0,
+        maximum=1,
+    ),
+    Hyperparameter(
+        "precision",
+        "categorical",
+        None,
+        "Number format of training steps; unset or auto: bfloat16 on GPUs that have it, else "
+        "float32. Weights and predictions are always float32; what a device lacks is float32 "
+        "with a warning.",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    ),
+    Hyperparameter(
+        "compile",
+        "categorical",
+        "auto",
+        "torch.compile for training steps; needs a C++ compiler. auto is off: whether it pays on a "
+        "GPU is not measured yet.",
+        choices=("auto", "on", "off"),
+    ),
+    PRESET,
 )

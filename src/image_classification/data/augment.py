@@ -14,8 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.data.colour import shift_colour
+from image_classification.data.erasing import erase
 from image_classification.data.headers import read_header
 from image_classification.data.images import resize
+from image_classification.data.policy import (
+    MAX_MAGNITUDE,
+    MAX_OPERATIONS,
+    OPERATIONS,
+    apply_policy,
+)
 from image_classification.data.preprocessing import Preprocessing, cut, decode_for, resized_size
 from image_classification.data.samples import UInt8Array
 from image_classification.data.warp import affine_matrix, warp
@@ -29,6 +36,8 @@ NUMBERS = np.dtype(
         ("mirror", "?"), ("upside_down", "?"),
         ("rotation", "f8"), ("zoom", "f8"), ("shear", "f8"), ("ratio", "f8"),
         ("hue", "i8"), ("saturation", "i8"), ("lightness", "i8"),
+        ("operations", "i8", MAX_OPERATIONS), ("signs", "f8", MAX_OPERATIONS),
+        ("erased", "?"), ("erasing", "f8", 4),
     ]
 )  # fmt: skip
 """One row for each image: `top` and `left` as shares, 0 to below 1, of the room for the crop."""
@@ -51,6 +60,8 @@ class Augmentation:
         stretch: largest change of the aspect ratio either way: 1 ± stretch.
         hue, saturation, lightness: largest offsets either way, see `colour`.
         fill: what lies outside a warped image: "reflect" or a grey level.
+        operations, magnitude: of a RandAugment policy, 0 to 4 operations of strength 0 to 30.
+        erasing: probability that a rectangle is erased.
     """
 
     crop: str = "center"
@@ -66,6 +77,9 @@ class Augmentation:
     saturation: int = 0
     lightness: int = 0
     fill: int | str = "reflect"
+    operations: int = 0
+    magnitude: float = 9.0
+    erasing: float = 0.0
 
     @classmethod
     def mxnet(cls, augmentation_type: str | None) -> Augmentation:
@@ -118,7 +132,7 @@ class Augmentation:
 def plan(
     augmentation: Augmentation, generator: np.random.Generator, count: int
 ) -> npt.NDArray[np.void]:
-    """The numbers of `count` images, dtype `NUMBERS`; 40 draws for each, whatever is used."""
+    """The numbers of `count` images, dtype `NUMBERS`; as many draws for each, whatever is used."""
     draws = generator.random((count, 20 + 2 * _TRIALS))
     numbers = np.zeros(count, NUMBERS)
     numbers["top"], numbers["left"] = draws[:, 0], draws[:, 1]
@@ -141,7 +155,17 @@ def plan(
     (low, high), (flat, wide) = augmentation.area, np.log(augmentation.aspect)
     numbers["area"] = low + (high - low) * draws[:, 20 : 20 + _TRIALS]
     numbers["aspect"] = np.exp(flat + (wide - flat) * draws[:, 20 + _TRIALS :])
+    _plan_policy(numbers, augmentation, generator.random((count, 5 + 2 * MAX_OPERATIONS)))
     return numbers
+
+
+def _plan_policy(
+    numbers: npt.NDArray[np.void], augmentation: Augmentation, draws: npt.NDArray[np.float64]
+) -> None:
+    numbers["erased"] = draws[:, 0] < augmentation.erasing
+    numbers["erasing"] = draws[:, 1:5]
+    numbers["operations"] = len(OPERATIONS) * draws[:, 5 : 5 + MAX_OPERATIONS]
+    numbers["signs"] = np.where(draws[:, 5 + MAX_OPERATIONS :] < 0.5, -1.0, 1.0)
 
 
 def augment(
@@ -153,7 +177,7 @@ def augment(
 ) -> UInt8Array:
     """One training image: a function of the bytes and of `numbers`, a row of `plan`.
 
-    The order is: decode, crop or resize, warp about the centre, flip, colour.
+    The order is: decode, crop or resize, warp about the centre, flip, colour, policy, erase.
 
     Raises:
         ImageError: as `prepare` does.
@@ -169,6 +193,12 @@ def augment(
         shift_colour(
             out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"])
         )
+    if augmentation.operations:
+        chosen = slice(augmentation.operations)
+        strength = numbers["signs"][chosen] * (augmentation.magnitude / MAX_MAGNITUDE)
+        apply_policy(out, numbers["operations"][chosen], strength)
+    if numbers["erased"]:
+        erase(out, numbers["erasing"].tolist(), preprocessing.mean)
     return out
 
 

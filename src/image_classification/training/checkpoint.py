@@ -1,15 +1,17 @@
 """Checkpoints: what a job needs to go on where it was, written whole or not at all.
 
 One checkpoint is `checkpoint-0003.safetensors` (every array of the engine's state) and
-`checkpoint-0003.json` (epochs done, history, best epoch, the job's identity). The JSON is renamed
-into place last: a checkpoint without it does not exist. The platform copies the folder while we
-write, so nothing half-written ever carries a final name.
+`checkpoint-0003.json` (history, the job's identity), written after epoch 3; within epoch 4, after
+its step 120, both are called `checkpoint-0004-000120`, and the JSON says how far the epoch is. The
+JSON is renamed into place last: a checkpoint without it does not exist. The platform copies the
+folder while we write, so nothing half-written ever carries a final name.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +23,8 @@ from safetensors.numpy import load_file, save
 from image_classification.backends.base import State
 from image_classification.data.files import PARTIAL_SUFFIX, write_text, written_beside
 from image_classification.errors import UserError
+
+_NAME = re.compile(r"checkpoint-(\d{4,})(?:-(\d{6,}))?")
 
 _logger = logging.getLogger(__name__)
 
@@ -77,6 +81,45 @@ class History:
         return max(kept, key=lambda r: (r.validation["accuracy"], -r.validation["loss"])).epoch
 
 
+@dataclass(frozen=True)
+class PartialEpoch:
+    """How far an epoch had come when a checkpoint was written within it.
+
+    Attributes:
+        step: steps that are complete, from 1; with all of them only the validation is missing.
+        totals: sums over the samples of all ranks, see `RunningMetrics.totals`.
+        seconds, wait_seconds: of training, and of waiting for data, so far.
+        learning_rate: at the last step.
+    """
+
+    step: int
+    totals: dict[str, float]
+    seconds: float
+    wait_seconds: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a job needs to go on.
+
+    Attributes:
+        state: of the engine.
+        history: the whole epochs so far.
+        partial: the epoch after them, if it had begun.
+        seconds: that the job had trained and validated.
+    """
+
+    state: State
+    history: History
+    partial: PartialEpoch | None = None
+    seconds: float = 0.0
+
+
+_Place = tuple[int, int]
+"""(whole epochs, steps of the next one) that a checkpoint has behind it."""
+
+
 class Checkpoints:
     """A folder of checkpoints: the newest and the one of the best epoch are kept.
 
@@ -89,18 +132,24 @@ class Checkpoints:
         self._directory = directory
         self._identity = json.loads(json.dumps(identity))
 
-    def save(self, state: State, history: History) -> None:
-        """Write a checkpoint after the last epoch of `history`, then remove those not kept."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, then remove those not kept."""
         if self._directory is None:
             return
-        epoch = history.epochs[-1].epoch
-        with written_beside(self._weights_path(epoch)) as partial:
-            partial.write_bytes(save(state))  # save_file would hide it from other users
-        content = {"job": self._identity, "epochs": [asdict(record) for record in history.epochs]}
-        write_text(self._json_path(epoch), json.dumps(content, indent=1))
-        self._remove_all_but({epoch, history.best_epoch})
+        history, partial = checkpoint.history, checkpoint.partial
+        place = (len(history.epochs), partial.step if partial else 0)
+        with written_beside(self._weights_path(place)) as file:
+            file.write_bytes(save(checkpoint.state))  # save_file would hide it from other users
+        content = {
+            "job": self._identity,
+            "epochs": [asdict(record) for record in history.epochs],
+            "partial": asdict(partial) if partial else None,
+            "seconds": checkpoint.seconds,
+        }
+        write_text(self._json_path(place), json.dumps(content, indent=1))
+        self._remove_all_but({place, (history.best_epoch + 1, 0)})
 
-    def load_latest(self) -> tuple[State, History] | None:
+    def load_latest(self) -> Checkpoint | None:
         """The newest complete checkpoint, or None.
 
         If the checkpoint of the best epoch is lost, that epoch can no longer be the best.
@@ -108,8 +157,8 @@ class Checkpoints:
         Raises:
             UserError: it was written by another job (other classes, backbone or hyperparameters).
         """
-        for epoch in reversed(self._epochs()):
-            content = self._read(epoch)
+        for place in reversed(self._places()):
+            content = self._read(place)
             if content is None:
                 continue
             if content["job"] != self._identity:
@@ -119,48 +168,58 @@ class Checkpoints:
                     "checkpoint location"
                 )
             history = History([EpochRecord(**record) for record in content["epochs"]])
-            while history.best_epoch != epoch and self._read(history.best_epoch) is None:
+            while (best := (history.best_epoch + 1, 0)) not in {place, (0, 0)}:
+                if self._read(best) is not None:
+                    break
                 history.lost.add(history.best_epoch)
-            return self.load(epoch), history
+            partial = PartialEpoch(**content["partial"]) if content["partial"] else None
+            state = dict(load_file(self._weights_path(place)))
+            return Checkpoint(state, history, partial, content["seconds"])
         return None
 
     def load(self, epoch: int) -> State:
         """The state after `epoch`."""
-        return dict(load_file(self._weights_path(epoch)))
+        return dict(load_file(self._weights_path((epoch + 1, 0))))
 
-    def _epochs(self) -> list[int]:
+    def _places(self) -> list[_Place]:
+        """Where there are checkpoints, in order."""
         if self._directory is None or not self._directory.is_dir():
             return []
+        found = [(_NAME.fullmatch(path.stem), path) for path in self._directory.glob("*.json")]
         return sorted(
-            int(path.stem.split("-")[1])
-            for path in self._directory.glob("checkpoint-*.json")
-            if path.stem.split("-")[1].isdigit() and path.with_suffix(".safetensors").is_file()
+            (int(match[1]), int(match[2])) if match[2] else (int(match[1]) + 1, 0)
+            for match, path in found
+            if match and path.with_suffix(".safetensors").is_file()
         )
 
-    def _read(self, epoch: int) -> dict[str, Any] | None:
+    def _read(self, place: _Place) -> dict[str, Any] | None:
         """The JSON of a checkpoint whose arrays can be read; None, with a warning, otherwise."""
         try:
-            load_file(self._weights_path(epoch))
-            content = json.loads(self._json_path(epoch).read_text("utf-8"))
-            return dict(content) if {"job", "epochs"} <= set(content) else None
+            load_file(self._weights_path(place))
+            content = json.loads(self._json_path(place).read_text("utf-8"))
+            return (
+                dict(content) if {"job", "epochs", "partial", "seconds"} <= set(content) else None
+            )
         except (OSError, ValueError, SafetensorError) as error:
-            _logger.warning("The checkpoint after epoch %d is unusable: %s", epoch + 1, error)
+            _logger.warning("The checkpoint %s is unusable: %s", self._json_path(place).stem, error)
             return None
 
-    def _remove_all_but(self, kept: set[int]) -> None:
-        for epoch in set(self._epochs()) - kept:
-            self._json_path(epoch).unlink(missing_ok=True)
-            self._weights_path(epoch).unlink(missing_ok=True)
+    def _remove_all_but(self, kept: set[_Place]) -> None:
+        for place in set(self._places()) - kept:
+            self._json_path(place).unlink(missing_ok=True)
+            self._weights_path(place).unlink(missing_ok=True)
         assert self._directory is not None
         for leftover in self._directory.glob(f"checkpoint-*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 
-    def _weights_path(self, epoch: int) -> Path:
+    def _weights_path(self, place: _Place) -> Path:
         assert self._directory is not None
-        return self._directory / f"checkpoint-{epoch:04d}.safetensors"
+        epochs, steps = place
+        name = f"{epochs:04d}-{steps:06d}" if steps else f"{epochs - 1:04d}"
+        return self._directory / f"checkpoint-{name}.safetensors"
 
-    def _json_path(self, epoch: int) -> Path:
-        return self._weights_path(epoch).with_suffix(".json")
+    def _json_path(self, place: _Place) -> Path:
+        return self._weights_path(place).with_suffix(".json")
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

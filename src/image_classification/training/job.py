@@ -108,6 +108,7 @@ def _train(
         if source is not None
     }
     journal_type = Journal if group.is_leader else SilentJournal
+    identity = _identity(interface, settings, inputs, world.size)
     loop = Loop(
         engine=engine,
         settings=settings,
@@ -115,12 +116,11 @@ def _train(
         training=loaders["train"],
         validation=loaders["validation"],
         journal=journal_type(interface.name, settings.epochs, loaders["train"].steps),
-        checkpoints=Checkpoints(paths.checkpoints, _identity(interface, settings, inputs)),
+        checkpoints=Checkpoints(paths.checkpoints, identity),
         world=world,
         should_stop=should_stop,
     )
-    if loop.resume():
-        _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
+    loop.resume()
     loop.run()
     results = None
     if group.is_leader:
@@ -185,6 +185,9 @@ def _build_engine(
         dropout_rate=settings.dropout_rate,
         seed=settings.seed,
         train_only_head=settings.train_only_head,
+        averages_weights=settings.recipe.ema_decay > 0,
+        precision=settings.precision,
+        compiles=settings.compiles,
     )
     engine = backend.build(spec, settings.optimizer, world)
     load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
@@ -198,13 +201,23 @@ def _build_engine(
     return engine
 
 
-def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
-    """What must be equal for a checkpoint to continue this job; only more epochs are allowed."""
+_MAY_CHANGE = (
+    *("epochs", "max_minutes", "expected_samples", "max_bad_samples"),
+    *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
+)
+"""Settings that a job may change when it goes on from its checkpoints."""
+
+
+def _identity(
+    interface: Interface, settings: Settings, inputs: Inputs, hosts: int
+) -> dict[str, Any]:
+    """What must be equal for a checkpoint to continue this job."""
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
-    for name in ("epochs", "checkpoint_frequency", "expected_samples", "max_bad_samples"):
+    for name in _MAY_CHANGE:
         del values[name]
     return values | {
         "interface": interface.name,
+        "hosts": hosts,
         "labels": list(inputs.labels.names),
         "training_samples": len(inputs.training),
         "validation_samples": len(inputs.validation),

@@ -31,6 +31,7 @@ def loader_of(
         settings.batch_size,
         augmentation=settings.augmentation if is_training else None,
         shuffle=is_training,
+        balanced=is_training and settings.recipe.balanced_sampling,
         seed=settings.seed,
         rank=world.rank if is_training else 0,
         world_size=world.size if is_training else 1,

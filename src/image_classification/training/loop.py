@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult, World
-from image_classification.data.samples import Batch, IntArray, UInt8Array
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    WEIGHT_PREFIX,
+    Engine,
+    State,
+    Update,
+    World,
+)
+from image_classification.data.samples import Batch
 from image_classification.errors import UserError
-from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
+from image_classification.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    EpochRecord,
+    History,
+    PartialEpoch,
+)
+from image_classification.training.epoch_progress import EpochProgress
 from image_classification.training.evaluation import (
     Outcomes,
     collect,
     metric_names,
     metrics_of,
     softmax,
-    top_k_accuracy,
 )
 from image_classification.training.process_group import ProcessGroup
-from image_classification.training.targets import soft_targets
+from image_classification.training.running_metrics import RunningMetrics, means
+from image_classification.training.step_inputs import StepInputs
+from image_classification.training.stopping import JobClock
 
 if TYPE_CHECKING:
     from image_classification.data.loader import Loader
@@ -30,50 +46,15 @@ if TYPE_CHECKING:
     from image_classification.training.settings import Settings
 
 
+_logger = logging.getLogger(__name__)
+
+
 def _never() -> bool:
     return False
 
 
-@dataclass
-class RunningMetrics:
-    """Training metrics over the samples seen so far in an epoch.
-
-    Results are kept as they come and fetched when a line is due: each fetch waits for the device.
-    """
-
-    top_k: int | None
-    samples: int = 0
-    _sums: dict[str, float] = field(default_factory=dict)
-    _pending: list[tuple[StepResult, IntArray]] = field(default_factory=list)
-
-    def add(self, result: StepResult, class_indices: IntArray) -> None:
-        """One step's result and the int64 (N,) classes of its samples."""
-        self._pending.append((result, class_indices))
-
-    def values(self, group: ProcessGroup | None = None) -> dict[str, float]:
-        """Loss, accuracy and top-k accuracy so far, of this rank or of all ranks of `group`.
-
-        A synchronisation point with the device. `samples` is then theirs too.
-        """
-        self._fetch()
-        totals = {name: self._sums.get(name, 0.0) for name in metric_names(self.top_k)}
-        if group is not None:
-            totals = group.sum(totals | {"samples": self.samples})
-            self.samples = round(totals.pop("samples"))
-        return {name: total / max(self.samples, 1) for name, total in totals.items()}
-
-    def _fetch(self) -> None:
-        for result, class_indices in self._pending:
-            loss, logits = result.fetch()
-            count = len(class_indices)
-            found = {"loss": loss, "accuracy": top_k_accuracy(class_indices, logits)}
-            if self.top_k:
-                name = f"top_k_accuracy_{self.top_k}"
-                found[name] = top_k_accuracy(class_indices, logits, self.top_k)
-            for name, value in found.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value * count
-            self.samples += count
-        self._pending.clear()
+class _StoppedError(Exception):
+    """The job was asked to stop in the middle of a validation pass."""
 
 
 @dataclass
@@ -104,6 +85,9 @@ class Loop:
     should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
+    _partial: PartialEpoch | None = None
+    _clock: JobClock = field(default_factory=JobClock)
+    _best_outcomes: Outcomes | None = None
 
     @property
     def group(self) -> ProcessGroup:
@@ -118,13 +102,14 @@ class Loop:
                 same on all hosts.
         """
         found = self.checkpoints.load_latest()
-        state, self.history = found or ({}, History())
-        done = len(self.history.epochs)
-        leaders = self.group.from_leader({"epochs": done})["epochs"]
-        if self.group.any(done != leaders):
+        done = len(found.history.epochs) if found else 0
+        step = found.partial.step if found and found.partial else 0
+        leaders = self.group.from_leader({"epochs": done, "steps": step})
+        if self.group.any((done, step) != (leaders["epochs"], leaders["steps"])):
             raise UserError(
-                f"this host has a checkpoint of {done} epochs, the first host one of {leaders:.0f}:"
-                " give all hosts the same checkpoints, or none"
+                f"this host has a checkpoint of {done} epochs and {step} steps, the first host one "
+                f"of {leaders['epochs']:.0f} and {leaders['steps']:.0f}: give all hosts the same "
+                "checkpoints, or none"
             )
         if found is None:
             return False
@@ -133,26 +118,24 @@ class Loop:
                 f"the checkpoints are of {done} epochs, the job has epochs={self.settings.epochs}: "
                 "set more epochs, or give it an empty checkpoint location"
             )
-        self.engine.load_state(state)
-        last = self.history.epochs[-1].epoch
-        best = self.history.best_epoch
-        self.best_weights = _weights(state if best == last else self.checkpoints.load(best))
+        self._take(found)
+        self._log_resumed(done, step)
         return True
 
     def run(self) -> None:
-        """Train to the last epoch or to early stopping; the engine ends with the best weights."""
+        """Train to the last epoch or to a stop; the engine ends with the best weights."""
         rule = self.settings.early_stopping
         for epoch in range(len(self.history.epochs), self.settings.epochs):
-            if self.history.epochs and self.group.any(self.should_stop()):
-                break
             if rule and rule.is_due(self.history.accuracies):
                 break
-            self._run_epoch(epoch)
-        self.engine.load_state(self.best_weights)
+            if not self._run_epoch(epoch):
+                break
+        if self.best_weights:
+            self.engine.load_state(self.best_weights)
 
     def evaluate(self) -> Outcomes:
-        """Every validation sample once, through the engine."""
-        return self.outcomes_of(self.validation)
+        """Every validation sample once, with the best weights; measured again only if need be."""
+        return self._best_outcomes or self.outcomes_of(self.validation)
 
     def outcomes_of(self, loader: Loader) -> Outcomes:
         """Every sample of a loader once, through the engine.
@@ -160,92 +143,164 @@ class Loop:
         Raises:
             UserError: the network's numbers are no longer finite.
         """
+        return self._outcomes(loader.epoch(0))
+
+    def _outcomes(self, batches: Iterator[Batch]) -> Outcomes:
         predict = self.engine.predict_step
-        outcomes = collect(loader.epoch(0), lambda images: softmax(predict(images)))
+        outcomes = collect(batches, lambda images: softmax(predict(images)))
         if not np.isfinite(outcomes.probabilities).all():
             raise _diverged(len(self.history.epochs))
         return outcomes
 
-    def _run_epoch(self, epoch: int) -> None:
-        start = time.monotonic()
-        metrics, rate, is_whole = self._train_epoch(epoch)
-        if not is_whole and self.history.epochs:
-            return  # not to be compared with whole epochs; without any it is all there is
-        train = metrics.values(self.group)
-        if not np.isfinite(train["loss"]):
-            raise _diverged(epoch)
-        seconds = time.monotonic() - start
+    def _take(self, found: Checkpoint) -> None:
+        self.engine.load_state(found.state)
+        self.history, self._partial = found.history, found.partial
+        self._clock = JobClock(found.seconds)
+        best = self.history.best_epoch
+        if best < 0:
+            return
+        is_newest = found.partial is None and best == self.history.epochs[-1].epoch
+        self.best_weights = _weights(found.state if is_newest else self.checkpoints.load(best))
+
+    def _log_resumed(self, epochs: int, step: int) -> None:
+        if step:
+            _logger.info("Resumed in epoch %d after step %d", epochs + 1, step)
+        else:
+            _logger.info("Resumed after epoch %d", epochs)
+
+    def _run_epoch(self, epoch: int) -> bool:
+        """Train and validate one epoch; whether the job goes on."""
+        progress = self._begin(epoch)
+        is_whole = self._train(progress)
+        if not is_whole:
+            self._save(progress)
+            if self.history.best_epoch >= 0:
+                return False  # not to be compared with whole epochs; without any it is all there is
+        totals = progress.metrics.totals(self.group)
+        _check_finite(totals, epoch)
+        seconds = progress.seconds
+        outcomes, validation = self._validate()
+        if not validation:
+            self._save(progress)
+            return False
         record = EpochRecord(
             epoch=epoch,
-            train=train,
-            validation=self._validate(),
+            train=means(totals),
+            validation=validation,
             seconds=seconds,
-            images_per_second=metrics.samples / seconds,
-            wait_share=self.training.wait_seconds / seconds,
-            learning_rate=rate,
+            images_per_second=totals["samples"] / seconds,
+            wait_share=progress.wait_share(self.training.wait_seconds),
+            learning_rate=progress.learning_rate,
         )
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - epoch - 1
-        self.journal.epoch_lines(record, epochs_left * (time.monotonic() - start))
-        self._keep(epoch, is_whole)
+        self.journal.epoch_lines(record, epochs_left * progress.seconds)
+        return self._keep(record, outcomes, is_whole)
 
-    def _validate(self) -> dict[str, float]:
-        """Validation metrics, measured by the leader: the ranks must not differ in what is best."""
-        top_k = self.settings.top_k
-        if self.group.is_leader:
-            return self.group.from_leader(metrics_of(self.evaluate(), top_k))
-        return self.group.from_leader(dict.fromkeys(metric_names(top_k), 0.0))
+    def _begin(self, epoch: int) -> EpochProgress:
+        partial, self._partial = self._partial, None
+        if partial is None:
+            return EpochProgress(epoch, RunningMetrics(self.settings.top_k))
+        return EpochProgress.resumed(epoch, self.settings.top_k, partial, self.group)
 
-    def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float, bool]:
-        """One pass over the training data: (metrics, last learning rate, whether it is whole)."""
-        settings, steps = self.settings, self.training.steps
-        metrics = RunningMetrics(settings.top_k)
-        start = time.monotonic()
-        rate, images = 0.0, 0
-        for step, batch in enumerate(self.training.epoch(epoch)):
-            if not len(batch):  # all its samples were bad, or this rank has one step less
-                if self.world.size == 1:
-                    continue
-                batch = self._padding()  # the other ranks wait for this one in every step
-            # The rate in the middle of the step: a warm-up then never wastes a step on rate 0.
-            rate = settings.schedule.rate(epoch + (step + 0.5) / steps)
-            class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
-            targets = soft_targets(class_indices, self.classes, settings.label_smoothing)
-            result = self.engine.train_step(replace(batch, targets=targets), rate)
-            kept = int(np.count_nonzero(batch.weights))
-            if kept:
-                metrics.add(result, class_indices)
-            images += kept
-            if self.journal.is_line_due(step + 1):
-                seconds = time.monotonic() - start
-                wait_share = self.training.wait_seconds / seconds
-                values = metrics.values()
-                self.journal.step_line(epoch, step + 1, images / seconds, wait_share, values)
-            if step + 1 < steps and self.group.any(self.should_stop()):
-                return metrics, rate, False
-        return metrics, rate, True
+    def _validate(self) -> tuple[Outcomes | None, dict[str, float]]:
+        """Validation metrics, measured by the leader: the ranks must not differ in what is best.
 
-    def _padding(self) -> Batch:
-        """Two samples of weight 0: they change neither the weights nor the statistics."""
-        like = self.training.preprocessing
-        images: UInt8Array = np.zeros((2, like.height, like.width, like.channels), np.uint8)
-        return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
-
-    def _keep(self, epoch: int, is_whole: bool) -> None:
-        """Remember the best weights; the leader writes the checkpoint that is due.
-
-        A part of an epoch is no checkpoint: a job that resumed there would leave the rest out.
+        Nothing if the job is asked to stop meanwhile and has an epoch to keep.
         """
-        state = self.engine.state()
-        is_best = self.history.best_epoch == epoch
+        top_k = self.settings.top_k
+        values, outcomes = dict.fromkeys(metric_names(top_k), 0.0), None
+        if self.group.is_leader:
+            try:
+                outcomes = self._outcomes(self._until_stop(self.validation.epoch(0)))
+                values = metrics_of(outcomes, top_k)
+            except _StoppedError:
+                values["stopped"] = 1.0
+        values = self.group.from_leader({"stopped": 0.0} | values)
+        return outcomes, {} if values.pop("stopped") else values
+
+    def _until_stop(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.history.best_epoch >= 0 and self._must_stop():
+                raise _StoppedError
+            yield batch
+
+    def _train(self, progress: EpochProgress) -> bool:
+        """Train the rest of an epoch; False if the job was asked to stop on the way."""
+        for batch in self.training.epoch(progress.epoch, progress.step):
+            update = self._inputs.update(progress.epoch, progress.step)
+            self._train_step(progress, batch, update)
+            progress.step += 1
+            self._clock.steps_since_save += 1
+            if self.journal.is_line_due(progress.step):
+                self._log_step(progress)
+            if not update.is_last:
+                continue  # gradients in the making are not part of a checkpoint
+            due = self.group.is_leader and self._clock.is_save_due(self.settings)
+            signals = self.group.sum({"stop": self._must_stop(), "save": due})
+            if signals["stop"]:
+                return False
+            if signals["save"]:
+                self._save(progress)
+        return True
+
+    def _train_step(self, progress: EpochProgress, batch: Batch, update: Update) -> None:
+        inputs = self._inputs
+        if not len(batch):  # all its samples were bad, or this rank has one step less
+            if self.world.size == 1:
+                return
+            batch = inputs.padding()  # the other ranks wait for this one in every step
+        progress.learning_rate = inputs.learning_rate(progress.epoch, progress.step)
+        class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
+        prepared = inputs.prepared(progress.epoch, progress.step, batch, class_indices)
+        result = self.engine.train_step(prepared, progress.learning_rate, update)
+        kept = int(np.count_nonzero(batch.weights))
+        if kept:
+            progress.metrics.add(result, class_indices)
+        progress.images += kept
+
+    @cached_property
+    def _inputs(self) -> StepInputs:
+        return StepInputs(self.settings, self.classes, self.training, self.world)
+
+    def _log_step(self, progress: EpochProgress) -> None:
+        values = progress.metrics.values()
+        wait_share = progress.wait_share(self.training.wait_seconds)
+        rate = progress.images / max(progress.seconds, 1e-9)
+        self.journal.step_line(progress.epoch, progress.step, rate, wait_share, values)
+
+    def _must_stop(self) -> bool:
+        return self.should_stop() or self._clock.is_over(self.settings.max_minutes)
+
+    def _save(self, progress: EpochProgress) -> None:
+        """Write a checkpoint within an epoch; the leader does, with the metrics of all ranks."""
+        totals = progress.metrics.totals(self.group)
+        _check_finite(totals, progress.epoch)
+        self._clock.saved()
+        if self.group.is_leader:
+            partial = progress.partial(totals, self.training.wait_seconds)
+            state, seconds = self.engine.state(), self._clock.seconds
+            self.checkpoints.save(Checkpoint(state, self.history, partial, seconds))
+
+    def _keep(self, record: EpochRecord, outcomes: Outcomes | None, is_whole: bool) -> bool:
+        """Remember the best weights, write the checkpoint that is due; whether the job goes on."""
+        state, done = self.engine.state(), record.epoch + 1
+        is_best = self.history.best_epoch == record.epoch
         if is_best:
-            self.best_weights = _weights(state)
+            self.best_weights, self._best_outcomes = _weights(state), outcomes
             self.journal.best_line(self.history.accuracies[-1])
-        if not self.group.is_leader:
-            return
-        is_due = (epoch + 1) % self.settings.checkpoint_frequency == 0
-        if is_whole and (is_best or is_due or epoch + 1 == self.settings.epochs):
-            self.checkpoints.save(state, self.history)
+        goes_on = is_whole and not self.group.any(self._must_stop())
+        is_due = done % self.settings.checkpoint_frequency == 0 or done == self.settings.epochs
+        if is_whole and (is_best or is_due or not goes_on):
+            self._clock.saved()
+            if self.group.is_leader:
+                self.checkpoints.save(Checkpoint(state, self.history, None, self._clock.seconds))
+        return goes_on
+
+
+def _check_finite(totals: dict[str, float], epoch: int) -> None:
+    if not np.isfinite(totals["loss"]):
+        raise _diverged(epoch)
 
 
 def _diverged(epoch: int) -> UserError:
@@ -256,4 +311,8 @@ def _diverged(epoch: int) -> UserError:
 
 
 def _weights(state: State) -> State:
+    """Those that are evaluated and served: the averaged ones where there are any."""
+    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
+    if averages:
+        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
     return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}

@@ -8,7 +8,7 @@ difference is a field here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification import backends
@@ -18,6 +18,7 @@ from image_classification.data.augment import Augmentation
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import DataError, HyperparameterError
+from image_classification.training.recipe import Recipe
 from image_classification.training.schedules import Schedule, ScheduleKind
 from image_classification.training.stopping import EarlyStopping
 
@@ -48,6 +49,11 @@ class Settings:
         top_k: k of the second accuracy, or None.
         validation_split_ratio: share of training held out without a validation channel, or None.
         checkpoint_frequency: epochs between checkpoints.
+        checkpoint_steps, checkpoint_minutes: between checkpoints within an epoch; None is none.
+        max_minutes: after which training stops, or None.
+        recipe: mixing, class weights, averaging.
+        precision: of training steps: auto, float32, bfloat16 or float16.
+        compiles: whether training steps are compiled.
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
     """
@@ -72,6 +78,12 @@ class Settings:
     top_k: int | None
     validation_split_ratio: float | None
     checkpoint_frequency: int
+    checkpoint_steps: int | None
+    checkpoint_minutes: float | None
+    max_minutes: float | None
+    recipe: Recipe
+    precision: str
+    compiles: bool
     max_bad_samples: str
     seed: int
 
@@ -107,6 +119,12 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         top_k=v["top_k"],
         validation_split_ratio=v["validation_split_ratio"],
         checkpoint_frequency=v["checkpoint_frequency"],
+        checkpoint_steps=v["checkpoint_steps"],
+        checkpoint_minutes=v["checkpoint_minutes"],
+        max_minutes=v["max_minutes"],
+        recipe=Recipe.of(v, v["mini_batch_size" if is_mxnet else "batch_size"]),
+        precision=_precision(v),
+        compiles=v["compile"] == "on",
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
     )
@@ -182,6 +200,35 @@ def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
 
 
 def _augmentation(interface: str, v: Mapping[str, Any]) -> Augmentation | None:
+    own = _own_augmentation(interface, v)
+    area, operations, erasing = v["min_crop_area"], v["randaugment"], v["random_erasing"]
+    if operations and own is not None and own.hue:
+        raise HyperparameterError(
+            f"randaugment={operations} and augmentation_type={v['augmentation_type']} both change "
+            "colours: set augmentation_type=crop, or leave randaugment out"
+        )
+    if area is None and not operations and not erasing:
+        return own
+    changed = replace(
+        own or Augmentation(),
+        operations=operations,
+        magnitude=v["randaugment_magnitude"],
+        erasing=erasing,
+    )
+    return changed if area is None else replace(changed, crop="random_resized", area=(area, 1.0))
+
+
+def _precision(v: Mapping[str, Any]) -> str:
+    """The MXNet built-in's precision_dtype and our precision, of which one may be set."""
+    precision, dtype = v["precision"], v.get("precision_dtype")
+    if precision and dtype and precision not in {"auto", dtype}:
+        raise HyperparameterError(
+            f"precision={precision} and precision_dtype={dtype} contradict: keep one"
+        )
+    return str(precision if precision and precision != "auto" else dtype or "auto")
+
+
+def _own_augmentation(interface: str, v: Mapping[str, Any]) -> Augmentation | None:
     if interface == "mxnet":
         return Augmentation.mxnet(v["augmentation_type"]) if v["augmentation_type"] else None
     if not v["augmentation"]:

@@ -1,14 +1,19 @@
-"""When training ends before its last epoch: by each built-in's early stopping, or by SIGTERM."""
+"""When training ends before its last epoch: early stopping, SIGTERM, or its time is over."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +46,48 @@ class EarlyStopping:
             else:
                 waited += 1
         return len(accuracies) >= self.min_epochs and waited >= self.patience
+
+
+@dataclass
+class JobClock:
+    """How long a job has run, over all its starts, and how long ago it was saved.
+
+    Attributes:
+        seconds_before: that it ran before this start.
+        steps_since_save: steps since the last checkpoint, or since this start.
+    """
+
+    seconds_before: float = 0.0
+    steps_since_save: int = 0
+    _began: float = field(default_factory=time.monotonic)
+    _saved: float = field(default_factory=time.monotonic)
+    _is_over: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """That the job has run, interruptions left out."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    def is_over(self, max_minutes: float | None) -> bool:
+        """Whether the job has used up its time; None is never."""
+        if max_minutes is not None and not self._is_over and self.seconds >= 60 * max_minutes:
+            self._is_over = True
+            _logger.warning(
+                "max_minutes=%g is over: stopping after this step; the best epoch so far is kept",
+                max_minutes,
+            )
+        return self._is_over
+
+    def is_save_due(self, settings: Settings) -> bool:
+        """Whether a checkpoint within the epoch is due by steps or by minutes."""
+        steps, minutes = settings.checkpoint_steps, settings.checkpoint_minutes
+        by_steps = steps is not None and self.steps_since_save >= steps
+        by_time = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
+        return by_steps or by_time
+
+    def saved(self) -> None:
+        """A checkpoint is being written."""
+        self.steps_since_save, self._saved = 0, time.monotonic()
 
 
 @contextmanager

@@ -7,6 +7,8 @@ seed, batches and number of threads give bit-equal weights, across a stop and a 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,21 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from image_classification.backends.base import (
+    AVERAGE_PREFIX,
     OPTIMIZER_PREFIX,
     WEIGHT_PREFIX,
+    WHOLE_UPDATE,
     Engine,
     ModelSpec,
     OptimizerSpec,
     State,
+    Update,
     World,
 )
 from image_classification.backends.torch import model
 from image_classification.backends.torch.engine import optimizer
+from image_classification.backends.torch.engine.compiling import compiled
+from image_classification.backends.torch.engine.precision import precision_of
 from image_classification.backends.torch.engine.ranks import Ranks
 from image_classification.backends.torch.engine.weights import load_weights, pretrained_state
 from image_classification.backends.torch.export import export
@@ -71,6 +78,8 @@ class _TorchEngine:
         self._device = _device(world)
         self._ranks = Ranks(world, self._device)
         self._model = model.build(spec).to(self._device)
+        # A second model, because predictions and the graph are made from the average.
+        self._average = copy.deepcopy(self._model) if spec.averages_weights else None
         self._model.dropout.generator = torch.Generator(self._device)
         self._learning = {
             name: parameter
@@ -79,15 +88,19 @@ class _TorchEngine:
         }
         self._optimizer = optimizer.build(settings, self._learning)
         self._steps = 0
-        self._autocast = torch.autocast(
-            self._device.type, torch.bfloat16, enabled=_has_bfloat16(self._device)
-        )
+        self._is_new_update = True
+        self._precision = precision_of(spec.precision, self._device)
+        self._features: Callable[[torch.Tensor], torch.Tensor] = self._model.features
+        if spec.compiles:
+            self._features = compiled(self._model.features)
         self.device = str(self._device)
         self.parameter_count = sum(p.numel() for p in self._model.parameters())
         self.trainable_parameter_count = sum(p.numel() for p in self._learning.values())
 
-    def train_step(self, batch: Batch, learning_rate: float) -> _Step:
-        """One update from soft targets (N, classes) and weights (N,).
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> _Step:
+        """The gradients of one batch and, if it is the update's last, the update.
 
         Samples of weight 0 are left out of the forward pass, so that padding does not enter the
         BatchNorm statistics; their logits are zeros.
@@ -101,7 +114,11 @@ class _TorchEngine:
         self._start_training_mode()
         logits = self._logits(self._images(batch.images, kept))
         targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[kept])
-        loss = self._update(logits, targets, self._tensor(weights[kept]), learning_rate)
+        loss = self._add_gradients(logits, targets, self._tensor(weights[kept]), update.share)
+        if update.is_last:
+            self._update(learning_rate)
+            self._update_average(update.average_decay)
+        self._is_new_update = update.is_last
         self._steps += 1
         logits = logits.detach()
         if not np.array_equal(kept, np.arange(len(weights))):
@@ -111,9 +128,10 @@ class _TorchEngine:
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
-        self._model.eval()
+        model = self._average or self._model
+        model.eval()
         with torch.inference_mode():
-            logits: FloatArray = self._model(self._images(images)).cpu().numpy()
+            logits: FloatArray = model(self._images(images)).cpu().numpy()
         return logits
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -124,11 +142,15 @@ class _TorchEngine:
 
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
+        models = {WEIGHT_PREFIX: self._model, AVERAGE_PREFIX: self._average}
         state: State = {
-            WEIGHT_PREFIX + name: np.array(tensor.cpu().numpy(), order="C")
-            for name, tensor in self._model.tensors()
+            prefix + name: np.array(tensor.cpu().numpy(), order="C")
+            for prefix, model in models.items()
+            if model is not None
+            for name, tensor in model.tensors()
         }
         state.update(optimizer.read_state(self._optimizer, self._learning))
+        state.update(self._precision.state())
         state[_STEPS] = np.array(self._steps, dtype=np.int64)
         return state
 
@@ -142,6 +164,8 @@ class _TorchEngine:
         slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
         steps = slots.pop(_STEPS, None)
         load_weights(self._model, weights, self._spec.backbone)
+        self._load_average(state)
+        self._precision.take_state(slots)
         if slots:
             optimizer.write_state(self._optimizer, self._learning, slots)
         else:
@@ -150,12 +174,13 @@ class _TorchEngine:
 
     def export(self, path: Path) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        export(self._model, self._spec.input_shape, path)
+        export(self._average or self._model, self._spec.input_shape, path)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
         self._ranks.leave()
         self._model.to("meta")
+        self._average = None
         self._optimizer.state.clear()
         self._learning.clear()
         if self._device.type == "cuda":
@@ -171,19 +196,15 @@ class _TorchEngine:
         self._model.dropout.generator.manual_seed(int(mixed.generate_state(1)[0]))
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        with self._autocast:
+        with self._precision.autocast:
             with torch.set_grad_enabled(not self._spec.train_only_head):
-                features = self._model.features(images)
+                features = self._features(images)
             return self._model.head(self._model.dropout(features)).float()
 
-    def _update(
-        self,
-        logits: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-        learning_rate: float,
+    def _add_gradients(
+        self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, share: float
     ) -> torch.Tensor:
-        """One optimiser update; the batch's weighted mean cross entropy, detached."""
+        """Add those of one batch; the batch's weighted mean cross entropy, detached."""
         total = functional.cross_entropy(logits, targets, reduction="none") @ weights
         everyone = weights.sum()
         has_samples = bool(everyone > 0) if self._ranks.size > 1 else True
@@ -193,17 +214,45 @@ class _TorchEngine:
         if self._settings.head_l2:
             penalty = self._settings.head_l2 * self._model.head.weight.square().sum()
             objective = objective + penalty / self._ranks.size
-        self._optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        self._ranks.sum([p.grad for p in self._learning.values()])
+        if self._is_new_update:
+            self._optimizer.zero_grad(set_to_none=True)
+        self._precision.backward(objective * share)
         if not self._spec.train_only_head:
             self._ranks.average(self._statistics(), has_samples)
+        return loss
+
+    def _update(self, learning_rate: float) -> None:
+        """One update from the gradients of all ranks."""
+        self._ranks.sum([p.grad for p in self._learning.values()])
         if self._settings.clip_gradient_norm:
+            self._precision.unscale(self._optimizer)
             clip_grad_norm_(self._learning.values(), self._settings.clip_gradient_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
-        return loss
+        self._precision.step(self._optimizer)
+
+    def _update_average(self, decay: float) -> None:
+        if self._average is None:
+            return
+        pairs = zip(self._average.tensors(), self._model.tensors(), strict=True)
+        for (_, average), (_, newest) in pairs:
+            average.lerp_(newest, 1.0 - decay)
+
+    def _load_average(self, state: State) -> None:
+        """Take the average of a state, or start it at the model's weights."""
+        if self._average is None:
+            return
+        for (_, average), (_, newest) in zip(
+            self._average.tensors(), self._model.tensors(), strict=True
+        ):
+            average.copy_(newest)
+        arrays = {
+            WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
+            for key, value in state.items()
+            if key.startswith(AVERAGE_PREFIX)
+        }
+        if arrays:
+            load_weights(self._average, arrays, self._spec.backbone)
 
     def _statistics(self) -> list[torch.Tensor]:
         return [tensor for name, tensor in self._model.tensors() if ".running_" in name]
@@ -226,7 +275,3 @@ def _device(world: World) -> torch.device:
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
     return torch.device("cuda", world.rank % torch.cuda.device_count())
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" and bool(torch.cuda.is_bf16_supported())

@@ -1,0 +1,69 @@
+"""How far the training part of one epoch has come, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from image_classification.training.checkpoint import PartialEpoch
+from image_classification.training.process_group import ProcessGroup
+from image_classification.training.running_metrics import RunningMetrics
+
+
+@dataclass
+class EpochProgress:
+    """An epoch under way.
+
+    Attributes:
+        epoch: 0 for the first.
+        metrics: over the samples seen so far.
+        step: steps that are complete.
+        images: samples of these, on this rank.
+        learning_rate: at the last of them.
+        seconds_before, wait_seconds_before: spent before the process was interrupted.
+    """
+
+    epoch: int
+    metrics: RunningMetrics
+    step: int = 0
+    images: int = 0
+    learning_rate: float = 0.0
+    seconds_before: float = 0.0
+    wait_seconds_before: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def resumed(
+        cls, epoch: int, top_k: int | None, partial: PartialEpoch, group: ProcessGroup
+    ) -> EpochProgress:
+        """The rest of an interrupted epoch; the leader goes on with the metrics of all ranks."""
+        totals = partial.totals if group.is_leader else dict.fromkeys(partial.totals, 0.0)
+        metrics = RunningMetrics.restored(top_k, totals)
+        return cls(
+            epoch,
+            metrics,
+            partial.step,
+            metrics.samples,
+            partial.learning_rate,
+            partial.seconds,
+            partial.wait_seconds,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the epoch so far."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    def wait_share(self, wait_seconds: float) -> float:
+        """0–1, the share of the time spent waiting for data, `wait_seconds` by this process."""
+        return (self.wait_seconds_before + wait_seconds) / max(self.seconds, 1e-9)
+
+    def partial(self, totals: dict[str, float], wait_seconds: float) -> PartialEpoch:
+        """What a checkpoint within the epoch says of it."""
+        return PartialEpoch(
+            self.step,
+            totals,
+            self.seconds,
+            self.wait_seconds_before + wait_seconds,
+            self.learning_rate,
+        )

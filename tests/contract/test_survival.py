@@ -1,0 +1,184 @@
+"""A job that is interrupted ends as one that was left alone: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from image_classification.artifact import read_artifact
+from tests.conftest import ClassFolders
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import run_train, write_job
+
+JOB = HYPERPARAMETERS | {
+    "epochs": 4,
+    "mini_batch_size": 4,
+    "dropout_rate": 0.3,
+    "augmentation_type": "crop",
+    "randaugment": 1,
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1,
+    "ema_decay": 0.9,
+    "accumulate_batches": 2,
+    "checkpoint_steps": 1,
+}
+KILLS = 6
+
+
+@pytest.fixture(scope="module")
+def channels(
+    tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
+) -> dict[str, Path]:
+    """60 training images: 15 steps of 4."""
+    root = tmp_path_factory.mktemp("channels")
+    return {
+        "train": write_class_folders(root / "train", per_class=20),
+        "validation": write_class_folders(root / "validation", per_class=5, seed=1),
+    }
+
+
+def start(base: Path) -> subprocess.Popen[str]:
+    """The job in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
+        env=os.environ | {"IMAGE_CLASSIFICATION_CPU_COUNT": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_to(process: subprocess.Popen[str], text: str) -> str:
+    """The log up to a line with `text`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"the process ended without {text!r}:\n{seen}")
+
+
+def steps_of(base: Path) -> list[str]:
+    return sorted(path.stem for path in (base / "checkpoints").glob("*.json"))
+
+
+def weights_of(base: Path) -> bytes:
+    return (base / "model" / "weights.safetensors").read_bytes()
+
+
+def metrics_of(base: Path) -> dict[str, object]:
+    return dict(read_artifact(base / "model").manifest["metrics"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, channels: dict[str, Path]) -> Path:
+    """The job, left alone; `seconds` holds how long it trained."""
+    base = write_job(tmp_path_factory.mktemp("whole") / "ml", JOB, channels)
+    (base / "checkpoints").mkdir()
+    process = start(base)
+    read_to(process, "Built ")
+    began = time.monotonic()
+    log = process.communicate()[0]
+    assert process.returncode == 0, log
+    (base / "seconds").write_text(str(time.monotonic() - began))
+    return base
+
+
+def test_a_job_killed_at_random_moments_ends_with_the_weights_of_one_left_alone(
+    tmp_path: Path, channels: dict[str, Path], whole: Path
+) -> None:
+    base = write_job(tmp_path / "ml", JOB, channels)
+    (base / "checkpoints").mkdir()
+    longest = float((whole / "seconds").read_text()) / 3
+    moments = random.Random(5)
+    logs, killed = [], 0
+    for _ in range(KILLS):
+        process = start(base)
+        seen = read_to(process, "Built ")
+        time.sleep(moments.uniform(0.02, longest))
+        process.kill()
+        logs.append(seen + process.communicate()[0])
+        killed += process.returncode == -signal.SIGKILL
+        assert len(steps_of(base)) <= 3, "the newest, the best, and one being replaced"
+        if process.returncode == 0:
+            break
+    assert killed >= 3, logs
+    last = run_train(base)
+    assert last.returncode == 0, last.stdout + last.stderr
+    resumed = [log for log in [*logs, last.stdout] if "Resumed in epoch" in log]
+    assert resumed, "no kill fell within an epoch"
+    assert weights_of(base) == weights_of(whole), "the interruptions changed the weights"
+    assert metrics_of(base) == metrics_of(whole), "the interruptions changed the history"
+    assert not list((base / "checkpoints").glob("*.partial"))
+
+
+def test_sigterm_saves_the_step_and_the_next_start_goes_on_after_it(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = {name: value for name, value in JOB.items() if name != "checkpoint_steps"}
+    base = write_job(tmp_path / "ml", given | {"epochs": 10_000}, channels)
+    (base / "checkpoints").mkdir()
+    process = start(base)
+    read_to(process, "Epoch[0] Validation-accuracy")
+    process.terminate()
+    log = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, log
+    assert "SIGTERM: stopping after this step" in log
+    assert metrics_of(base)["epochs"] == 1 + log.count("Validation-accuracy=")
+    newest = steps_of(base)[-1]
+    process = start(base)
+    log = read_to(process, "Resumed ")
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    epoch, _, step = newest.removeprefix("checkpoint-").partition("-")
+    if step:
+        assert f"Resumed in epoch {int(epoch) + 1} after step {int(step)}\n" in log
+    else:
+        assert f"Resumed after epoch {int(epoch) + 1}\n" in log
+
+
+def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_step(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = JOB | {"num_layers": 110, "mini_batch_size": 2}  # an epoch of seconds
+    base = write_job(tmp_path / "ml", given, channels)
+    (base / "checkpoints").mkdir()
+    process = start(base)
+    while not steps_of(base):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    log = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, log
+    (newest,) = steps_of(base)
+    assert re.fullmatch(r"checkpoint-0000-\d{6}", newest)
+    assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
+
+
+def test_max_minutes_ends_a_job_with_its_best_epoch_and_more_of_them_continue_it(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = JOB | {"epochs": 10_000, "max_minutes": 0.05}
+    base = write_job(tmp_path / "ml", given, channels)
+    (base / "checkpoints").mkdir()
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "max_minutes=0.05 is over" in done.stdout
+    first = metrics_of(base)["epochs"]
+    config = base / "input" / "config" / "hyperparameters.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_minutes": "0.1"}))
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Resumed " in done.stdout
+    assert int(str(metrics_of(base)["epochs"])) > int(str(first))

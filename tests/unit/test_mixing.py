@@ -1,0 +1,71 @@
+"""Mixed images and their targets agree, number by number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from image_classification.data.sampling import mixing_generator
+from image_classification.training.mixing import blended, mix
+
+
+def batch(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_mixup_is_the_weighted_mean_with_the_mirrored_image_of_the_batch(count: int) -> None:
+    images = batch(count)
+    before = images.astype(float)
+    share = mix(images, np.random.default_rng(3), 0.4, 0.0)
+    assert 0.5 <= share < 1.0
+    np.testing.assert_allclose(images, share * before + (1 - share) * before[::-1], atol=1.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cutmix_swaps_a_rectangle_and_the_share_is_the_area_that_is_left(seed: int) -> None:
+    images = batch()
+    before = images.copy()
+    share = mix(images, np.random.default_rng(seed), 0.0, 1.0)
+    own = (images == before).all(axis=-1)
+    partners = (images == before[::-1]).all(axis=-1)
+    assert (own | partners).all()
+    assert own.mean() == pytest.approx(share, abs=1e-3)
+    rows, columns = np.nonzero(~own[0])
+    if rows.size:  # a rectangle: as many pixels as its bounding box
+        assert rows.size == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+def test_with_both_on_some_steps_blend_and_some_cut() -> None:
+    kinds = set()
+    for step in range(20):
+        images = batch()
+        before = images.copy()
+        mix(images, mixing_generator(0, 0, 0, step), 1.0, 1.0)
+        kinds.add(bool(((images == before) | (images == before[::-1])).all()))
+    assert kinds == {True, False}
+
+
+def test_shares_come_from_the_beta_distribution_folded_at_a_half() -> None:
+    generator, images = np.random.default_rng(0), batch(2)[:, :2, :2]
+    shares = [mix(images.copy(), generator, 0.2, 0.0) for _ in range(4000)]
+    drawn = np.random.default_rng(1).beta(0.2, 0.2, 100_000)
+    assert np.mean(shares) == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.01)
+
+
+def test_the_same_step_mixes_alike_and_another_otherwise() -> None:
+    results = []
+    for place in ((1, 2, 0, 3), (1, 2, 0, 3), (1, 2, 0, 4), (1, 2, 1, 3), (2, 2, 0, 3)):
+        images = batch()
+        mix(images, mixing_generator(*place), 0.4, 1.0)
+        results.append(images.tobytes())
+    assert results[0] == results[1] and len(set(results)) == 4
+
+
+def test_targets_and_weights_are_mixed_by_the_same_share() -> None:
+    targets = np.eye(3, dtype=np.float32)
+    expected = [[0.75, 0, 0.25], [0, 1, 0], [0.25, 0, 0.75]]
+    np.testing.assert_allclose(blended(targets, 0.75), expected)
+    weights = np.array([1, 2, 5], np.float32)
+    np.testing.assert_allclose(blended(weights, 0.75), [2, 2, 4])
+    assert blended(weights, 0.75).dtype == np.float32

@@ -1,0 +1,87 @@
+"""RandAugment's operations and random erasing on one image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_classification.data.augment import Augmentation, augment, plan
+from image_classification.data.erasing import AREA, ASPECT, erase
+from image_classification.data.images import encode_png
+from image_classification.data.policy import OPERATIONS, apply_policy
+from image_classification.data.preprocessing import Preprocessing
+
+UNSIGNED = {"_autocontrast", "_equalize", "_identity", "_posterize", "_solarize"}
+
+
+def picture(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
+    small = np.random.default_rng(1).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(image)[:, :, :channels].copy()
+
+
+def apply(index: int, magnitude: float, image: np.ndarray | None = None) -> np.ndarray:
+    result = picture() if image is None else image.copy()
+    apply_policy(result, np.array([index]), np.array([magnitude]))
+    return result
+
+
+@pytest.mark.parametrize("index", range(len(OPERATIONS)), ids=lambda i: OPERATIONS[i].__name__)
+def test_an_operation_grows_with_its_magnitude_and_does_nothing_at_zero(index: int) -> None:
+    name, image = OPERATIONS[index].__name__, picture().astype(int)
+    change = [np.abs(apply(index, m) - image).mean() for m in (0.0, 0.3, 1.0)]
+    if name in {"_autocontrast", "_equalize", "_identity"}:
+        assert change[0] == change[1] == change[2]
+        return
+    assert change[0] < 0.5 < change[1]
+    assert change[1] < change[2] or "translate" in name  # what is moved in is all grey
+    is_same = np.array_equal(apply(index, 0.6), apply(index, -0.6))
+    assert is_same is (name in UNSIGNED)
+
+
+@pytest.mark.parametrize("index", range(len(OPERATIONS)), ids=lambda i: OPERATIONS[i].__name__)
+def test_an_operation_takes_grey_images(index: int) -> None:
+    assert apply(index, 0.5, picture(channels=1)).shape == (40, 60, 1)
+
+
+def test_geometry_moves_the_picture_about_its_centre() -> None:
+    marked = np.zeros((41, 41, 3), np.uint8)
+    marked[18:23, 18:23] = 255
+    names = [operation.__name__ for operation in OPERATIONS]
+    for name in ("_rotate", "_shear_x", "_shear_y"):
+        assert apply(names.index(name), 0.5, marked)[20, 20].min() > 200, name
+    moved = apply(names.index("_translate_x"), 0.5, marked)
+    assert np.argmax(moved.max(axis=(0, 2))) < 18
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_erasing_fills_one_rectangle_of_allowed_size_with_the_mean(seed: int) -> None:
+    image = np.full((100, 120, 3), 200, np.uint8)
+    erase(image, np.random.default_rng(seed).random(4).tolist(), (10.4, 20.0, 30.0))
+    erased = (image == (10, 20, 30)).all(axis=-1)
+    rows, columns = np.nonzero(erased)
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert rows.size == height * width
+    assert rows.size <= AREA[1] * image.shape[0] * image.shape[1] * 1.05
+    if height < 100 and width < 120:
+        assert rows.size >= AREA[0] * image.shape[0] * image.shape[1] * 0.9
+        assert ASPECT[0] * 0.9 <= height / width <= ASPECT[1] * 1.1
+    assert (image[~erased] == 200).all()
+
+
+def test_a_planned_image_is_erased_as_often_as_asked_and_changed_by_as_many_operations() -> None:
+    augmentation = Augmentation(operations=2, magnitude=15, erasing=0.25)
+    rows = plan(augmentation, np.random.default_rng(0), 4000)
+    assert rows["erased"].mean() == pytest.approx(0.25, abs=0.03)
+    assert set(rows["operations"].ravel()) == set(range(len(OPERATIONS)))
+    preprocessing, data = Preprocessing(40, 60), encode_png(picture())
+    made = {augment(data, preprocessing, augmentation, row).tobytes() for row in rows[:20]}
+    assert len(made) > 15
+
+
+def test_the_new_numbers_leave_those_of_earlier_versions_as_they_were() -> None:
+    rows = plan(Augmentation.mxnet("crop"), np.random.default_rng(3), 2)
+    draws = np.random.default_rng(3).random((2, 40))
+    np.testing.assert_array_equal(rows["top"], draws[:, 0])
+    np.testing.assert_array_equal(rows["mirror"], draws[:, 2] < 0.5)

@@ -1,0 +1,53 @@
+"""A preset fills in what a job leaves open, and the job's own values win."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from image_classification.contract.interface import INTERFACES
+from image_classification.contract.presets import PRESETS
+from image_classification.errors import HyperparameterError
+from image_classification.training.settings import settings_of
+
+BOTH = ("mxnet", "tensorflow")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("interface", BOTH)
+def test_every_preset_is_a_legal_job_of_both_interfaces(interface: str, name: str) -> None:
+    values = INTERFACES[interface].parse({"preset": name})
+    settings = settings_of(interface, values)
+    assert settings.use_pretrained is (name != "scratch")
+    assert settings.schedule.kind == "cosine"
+    augmentation = settings.augmentation
+    assert augmentation is not None and augmentation.horizontal_flip == 0.5
+    assert augmentation.vertical_flip == 0 and not augmentation.warps
+    assert settings.preprocessing.mode == "crop" or name == "scratch"
+
+
+def test_the_jobs_own_values_win_also_under_another_spelling(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = {"preset": "transfer", "train_only_on_top": "False", "epochs": '"2"'}
+    with caplog.at_level(logging.INFO):
+        values = INTERFACES["tensorflow"].parse(given)
+    assert (values["train_only_top_layer"], values["epochs"]) == (False, 2)
+    assert values["learning_rate"] == 0.03
+    assert "preset=transfer sets " in caplog.text and "learning_rate=0.03" in caplog.text
+    assert "epochs" not in caplog.text and "train_only_top_layer" not in caplog.text
+
+
+def test_what_would_contradict_the_jobs_own_values_is_left_out() -> None:
+    given = {"preset": "scratch", "lr_scheduler_step": "3,6", "augmentation_type": "crop_color"}
+    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    assert settings.schedule.kind == "step"
+    assert settings.augmentation is not None and settings.augmentation.operations == 0
+    given = {"preset": "fine-tune", "num_layers": "50"}
+    assert settings_of("mxnet", INTERFACES["mxnet"].parse(given)).backbone.name == "resnet50"
+
+
+def test_an_unknown_preset_is_reported_with_the_names() -> None:
+    with pytest.raises(HyperparameterError, match="one of transfer, fine-tune, scratch"):
+        INTERFACES["mxnet"].parse({"preset": "best"})

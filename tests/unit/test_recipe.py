@@ -1,0 +1,114 @@
+"""Class weights, balanced sampling, grouping of batches, averaging: their numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from image_classification.contract.interface import INTERFACES
+from image_classification.data.sampling import balanced_order
+from image_classification.errors import HyperparameterError
+from image_classification.training.recipe import Recipe, average_decay
+from image_classification.training.settings import Settings, settings_of
+from image_classification.training.targets import class_weights
+
+UNEVEN = np.repeat([0, 1, 3], [90, 9, 1])
+
+
+def settings(interface: str = "mxnet", **given: str) -> Settings:
+    defaults = {"num_layers": "20", "image_shape": "3,32,32"} if interface == "mxnet" else {}
+    return settings_of(interface, INTERFACES[interface].parse(defaults | given))
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    weights = class_weights(UNEVEN, 4, "balanced")
+    np.testing.assert_allclose(weights, [100 / 270, 100 / 27, 0, 100 / 3], rtol=1e-6)
+    assert weights[UNEVEN].mean() == pytest.approx(1)
+
+
+def test_effective_weights_follow_the_paper_and_lie_between_none_and_balanced() -> None:
+    weights = class_weights(UNEVEN, 4, "effective")
+    expected = [(1 - 0.999) / (1 - 0.999**n) if n else 0 for n in (90, 9, 0, 1)]
+    np.testing.assert_allclose(weights / weights[3], np.array(expected) / expected[3], rtol=1e-5)
+    assert weights[UNEVEN].mean() == pytest.approx(1)
+    many = np.repeat([0, 1], [50_000, 500])
+    ratio = {kind: np.divide(*class_weights(many, 2, kind)[::-1]) for kind in
+             ("balanced", "effective")}  # fmt: skip
+    assert 1 < ratio["effective"] < ratio["balanced"] == pytest.approx(100)
+
+
+def test_balanced_order_draws_every_class_equally_and_every_sample_of_it_alike() -> None:
+    order = balanced_order(UNEVEN, 7, 0)
+    assert len(order) == len(UNEVEN)
+    assert sorted(np.bincount(UNEVEN[order], minlength=4)) == [0, 33, 33, 34]
+    drawn = np.bincount(order, minlength=100)
+    assert set(drawn[:90]) == {0, 1} and set(drawn[90:99]) <= {3, 4}
+    assert np.array_equal(order, balanced_order(UNEVEN, 7, 0))
+    assert not np.array_equal(order, balanced_order(UNEVEN, 7, 1))
+
+
+def test_the_ranks_share_a_balanced_epoch() -> None:
+    parts = [balanced_order(UNEVEN, 7, 2, rank, 3) for rank in range(3)]
+    together = np.sort(np.concatenate(parts))
+    assert np.array_equal(together, np.sort(balanced_order(UNEVEN, 7, 2)))
+
+
+def test_more_classes_than_samples_of_an_epoch_are_no_trouble() -> None:
+    assert sorted(balanced_order(np.arange(5), 0, 0)) == [0, 1, 2, 3, 4]
+
+
+def test_batches_of_an_update_share_it_by_their_samples() -> None:
+    recipe = Recipe(accumulate_batches=3)
+    updates = [recipe.update(0, step, 5, 8, 35) for step in range(5)]  # 8 8 8 | 8 3
+    shares = [update.share for update in updates]
+    assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 8 / 11, 3 / 11])
+    assert [update.is_last for update in updates] == [False, False, True, False, True]
+    assert Recipe().update(2, 3, 5, 8, 35).share == 1.0
+
+
+def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
+    assert average_decay(0.99, 0) == pytest.approx(0.1)
+    assert average_decay(0.99, 90) == pytest.approx(0.91)
+    assert average_decay(0.99, 10_000) == 0.99
+    assert average_decay(0.0, 5) == 0.0
+    recipe = Recipe(ema_decay=0.9999, accumulate_batches=2)
+    assert recipe.update(3, 4, 5, 8, 40).average_decay == average_decay(0.9999, 3 * 3 + 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_weights": "balanced", "balanced_sampling": "1"}, "the same imbalance: keep one"),
+        ({"mixup_alpha": "0.2", "mini_batch_size": "1"}, "a batch of 1 has no partner"),
+        (
+            {"randaugment": "2", "augmentation_type": "crop_color", "resize": "40"},
+            "both change colours",
+        ),
+        (
+            {"precision": "bfloat16", "precision_dtype": "float16"},
+            "precision=bfloat16 and precision_dtype=float16 contradict",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_refused_with_what_to_change(
+    given: dict[str, str], message: str
+) -> None:
+    with pytest.raises(HyperparameterError, match=message):
+        settings(**given)
+
+
+def test_the_recipe_and_the_augmentation_come_from_the_hyperparameters() -> None:
+    found = settings(
+        mixup_alpha="0.2", ema_decay="0.99", accumulate_batches="4", min_crop_area="0.3",
+        randaugment="2", random_erasing="0.25", augmentation_type="crop", precision_dtype="float16",
+    )  # fmt: skip
+    assert found.recipe == Recipe(mixup_alpha=0.2, ema_decay=0.99, accumulate_batches=4)
+    augmentation = found.augmentation
+    assert augmentation is not None
+    assert (augmentation.crop, augmentation.area) == ("random_resized", (0.3, 1.0))
+    assert (augmentation.operations, augmentation.erasing) == (2, 0.25)
+    assert augmentation.horizontal_flip == 0.5
+    assert found.precision == "float16"
+    plain = settings()
+    assert plain.augmentation is None and plain.recipe == Recipe()
+    assert (plain.precision, plain.compiles) == ("auto", False)
