@@ -6,22 +6,32 @@ Names, meanings, ranges and defaults are those of the public developer guide
 
 from __future__ import annotations
 
-from image_classification.contract.channels import MODEL_CHANNEL, Channel
+from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
 from image_classification.contract.shared_hyperparameters import SHARED
 
 NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
 
-_RECORDS_OR_IMAGES = ("application/x-recordio", "application/x-image", "image/jpeg", "image/png")
+_IMAGES = ("application/x-image", "image/jpeg", "image/png")
+_RECORDS_OR_IMAGES = ("application/x-recordio", *_IMAGES)
 
 CHANNELS = (
-    Channel("train", True, _RECORDS_OR_IMAGES, "Training images: record files or class folders."),
+    Channel(
+        "train",
+        True,
+        _RECORDS_OR_IMAGES,
+        "Training images: record files, images with a list or a manifest, or class folders.",
+        input_modes=ALL_MODES,
+    ),
     Channel(
         "validation",
         False,
         _RECORDS_OR_IMAGES,
         "Validation images, as in train; may be left out with validation_split_ratio.",
+        input_modes=ALL_MODES,
     ),
+    Channel("train_lst", False, _IMAGES, "One .lst file that names the images of train."),
+    Channel("validation_lst", False, _IMAGES, "One .lst file that names those of validation."),
     MODEL_CHANNEL,
 )
 
@@ -37,7 +47,7 @@ HYPERPARAMETERS = (
         "num_training_samples",
         "integer",
         None,
-        "Number of training images; only checked against the data, which is counted.",
+        "Number of training images: an epoch of a pipe; else only compared with what is counted.",
         minimum=1,
     ),
     Hyperparameter(
@@ -113,7 +123,13 @@ HYPERPARAMETERS = (
     ),
     Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
     Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
-    Hyperparameter("multi_label", "boolean", False, "Several labels per image.", only=(False,)),
+    Hyperparameter(
+        "multi_label",
+        "boolean",
+        False,
+        "An image may have several classes, each a sigmoid.",
+        only=(False,),
+    ),
     Hyperparameter("num_layers", "categorical", "152", "ResNet depth.", choices=NUM_LAYERS),
     Hyperparameter(
         "optimizer", "categorical", "sgd", "Optimiser.", choices=("sgd", "adam", "rmsprop", "nag")
@@ -137,7 +153,10 @@ HYPERPARAMETERS = (
         "Start from ImageNet weights with a new head; the whole network is trained.",
     ),
     Hyperparameter(
-        "use_weighted_loss", "boolean", False, "Weighted loss for multi_label.", only=(False,)
+        "use_weighted_loss",
+        "boolean",
+        False,
+        "With multi_label: a class weighs images without it per image with it.",
     ),
     Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
     Hyperparameter(

@@ -15,8 +15,9 @@ from image_classification.data.sources import Source
 from image_classification.data.sources.folder import FolderSource
 from image_classification.data.sources.records import RecordSource
 from image_classification.errors import DataError, ImageError
+from image_classification.training.channel_sources import record_files
 from image_classification.training.evaluation import Outcomes
-from image_classification.training.inputs import check_labels, record_files
+from image_classification.training.inputs import check_labels
 
 
 class _Prediction(Protocol):
