@@ -207,7 +207,7 @@ Damage = Callable[[bytes], bytes]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda content: b"", "Unable to start training. Empty pipe in train channel"),
+        (lambda _: b"", "Unable to start training. Empty pipe in train channel"),
         (lambda content: content[:-20], r"damaged at byte \d+, record 9: expected \d+ bytes, got"),
         (lambda content: content + b"abc", "record 10: the pipe ends inside a record's header"),
         (

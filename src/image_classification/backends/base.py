@@ -74,6 +74,9 @@ class ModelSpec:
         dropout_rate: 0–1, before the head.
         seed: of the initial weights.
         train_only_head: freeze every layer but the head (its BatchNorm statistics too).
+        multi_label: each class has a sigmoid and binary cross-entropy (mean over the classes)
+            instead of all a softmax and cross-entropy; targets are then 0 or 1 for every class.
+        positive_weights: with multi_label, the weight of a class's loss where it is present; ().
     """
 
     backbone: str
@@ -84,6 +87,8 @@ class ModelSpec:
     dropout_rate: float = 0.0
     seed: int = 0
     train_only_head: bool = False
+    multi_label: bool = False
+    positive_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,6 @@ HYPERPARAMETERS = (
         "boolean",
         False,
         "An image may have several classes, each a sigmoid.",
-        only=(False,),
     ),
     Hyperparameter("num_layers", "categorical", "152", "ResNet depth.", choices=NUM_LAYERS),
     Hyperparameter(

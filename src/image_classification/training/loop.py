@@ -21,6 +21,7 @@ from image_classification.training.evaluation import (
     softmax,
     top_k_accuracy,
 )
+from image_classification.training.multi_label import label_accuracy, sigmoid
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.targets import soft_targets
 
@@ -66,7 +67,11 @@ class RunningMetrics:
         for result, class_indices in self._pending:
             loss, logits = result.fetch()
             count = len(class_indices)
-            found = {"loss": loss, "accuracy": top_k_accuracy(class_indices, logits)}
+            found = {"loss": loss}
+            if class_indices.ndim == 2:
+                found["accuracy"] = label_accuracy(class_indices, sigmoid(logits))
+            else:
+                found["accuracy"] = top_k_accuracy(class_indices, logits)
             if self.top_k:
                 name = f"top_k_accuracy_{self.top_k}"
                 found[name] = top_k_accuracy(class_indices, logits, self.top_k)
@@ -161,7 +166,8 @@ class Loop:
             UserError: the network's numbers are no longer finite.
         """
         predict = self.engine.predict_step
-        outcomes = collect(loader.epoch(0), lambda images: softmax(predict(images)))
+        activation = sigmoid if self.settings.multi_label else softmax
+        outcomes = collect(loader.epoch(0), lambda images: activation(predict(images)))
         if not np.isfinite(outcomes.probabilities).all():
             raise _diverged(len(self.history.epochs))
         return outcomes
@@ -205,6 +211,8 @@ class Loop:
         for step, batch in enumerate(self.training.epoch(epoch)):
             if not len(batch):  # all its samples were bad, or this rank has one step less
                 if self.world.size == 1:
+                    if self.should_stop():  # the end of a pipe that is waited for in vain
+                        return metrics, rate, False
                     continue
                 batch = self._padding()  # the other ranks wait for this one in every step
             # The rate in the middle of the step: a warm-up then never wastes a step on rate 0.

@@ -44,6 +44,7 @@ class StreamSource:
         shuffle_bytes: encoded bytes that are held to be shuffled; 0 keeps the pipe's order.
 
     Attributes:
+        should_stop: asked while the pipe delivers nothing; True ends the pass.
         class_indices: int64 (0,): no class is known beforehand.
         multi_hot: None, likewise.
     """
@@ -59,6 +60,7 @@ class StreamSource:
         is_multi_label: bool = False,
     ) -> None:
         self.name = name
+        self.should_stop: Callable[[], bool] = lambda: False
         self.class_indices: IntArray = np.empty(0, np.int64)
         self.multi_hot: UInt8Array | None = None
         self._count, self._open_pass, self._seed = count, open_pass, seed
@@ -140,7 +142,7 @@ class StreamSource:
         """The reader thread."""
         found = 0
         try:
-            records = self._open_pass(number, lambda: self._is_stopped)
+            records = self._open_pass(number, lambda: self._is_stopped or self.should_stop())
             for record in self._shuffled(records, epoch):
                 if found == self._count:  # closing the pipe before its end is allowed
                     self._warn("more; the others are left out")
