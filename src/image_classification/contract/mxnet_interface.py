@@ -118,7 +118,7 @@ HYPERPARAMETERS = (
         "kv_store",
         "categorical",
         None,
-        "No effect on one host.",
+        "No effect on one host; several hosts train synchronously with either.",
         choices=("dist_sync", "dist_async"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.1, "Initial learning rate.", 0, 1),
@@ -172,6 +172,12 @@ HYPERPARAMETERS = (
     Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
     Hyperparameter(
         "model_prefix", "text", None, "Accepted and without effect, as in the built-in."
+    ),
+    Hyperparameter(
+        "use_lr_scheduler",
+        "boolean",
+        None,
+        "Accepted and without effect: lr_scheduler_step alone decides, as in the built-in.",
     ),
     Hyperparameter(
         "label_smoothing", "continuous", 0.0, "Share of the target spread over all classes.", 0, 1
