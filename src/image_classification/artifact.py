@@ -65,6 +65,11 @@ class Artifact:
         return self.directory / MODEL_FILE
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether each class has a probability of its own; otherwise they add to 1."""
+        return bool(self.manifest.get("multi_label", False))
+
+    @property
     def interface(self) -> str:
         """mxnet or tensorflow: decides the server's default answer."""
         return str(self.manifest["interface"])

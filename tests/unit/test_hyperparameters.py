@@ -86,8 +86,9 @@ def test_three_spellings_of_train_only_top_layer_mean_the_same_and_exclude_each_
 
 
 def test_what_this_version_cannot_honour_is_refused_and_never_ignored() -> None:
-    with pytest.raises(HyperparameterError, match="multi_label='1': the built-in has it"):
-        MXNET.parse({"multi_label": "1"})
+    entry = Hyperparameter("dtype", "categorical", "a", "", choices=("a", "b"), only=("a",))
+    with pytest.raises(HyperparameterError, match="dtype='b': the built-in has it"):
+        parse_all([entry], {"dtype": "b"})
 
 
 def test_a_required_hyperparameter_that_is_missing_is_named() -> None:

@@ -79,6 +79,9 @@ class ModelSpec:
             `export` then use it.
         precision: of training steps: "auto", "float32", "bfloat16" or "float16".
         compiles: whether training steps are compiled, where the framework can.
+        multi_label: each class has a sigmoid and binary cross-entropy (mean over the classes)
+            instead of all a softmax and cross-entropy; targets are then 0 or 1 for every class.
+        positive_weights: with multi_label, the weight of a class's loss where it is present; ().
     """
 
     backbone: str
@@ -92,6 +95,8 @@ class ModelSpec:
     averages_weights: bool = False
     precision: str = "auto"
     compiles: bool = False
+    multi_label: bool = False
+    positive_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
 
     _check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
-        source = open_labelled(namespace.data, artifact.labels)
+        source = open_labelled(namespace.data, artifact.labels, artifact.is_multi_label)
         model = Model(artifact, Runtime(artifact.model_file), _max_pixels())
         threads = environment.cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
@@ -130,6 +130,8 @@ def predict(namespace: argparse.Namespace) -> int:
                 "probabilities": [probability for _, probability in top],
                 "labels": [name for name, _ in top],
             }
+            if prediction.is_multi_label:
+                answer["predicted_labels"] = prediction.predicted_labels
             _write(json.dumps(answer, ensure_ascii=False))
     return 2 if failed else 0
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_classification.contract.environment import JobPaths, read_json
 from image_classification.errors import ChannelError
 
+FOLDER_MODES = ("File", "FastFile")
+ALL_MODES = (*FOLDER_MODES, "Pipe")
+LABEL_FORMATS = ("class-id", "multi-hot")
+LIST_SUFFIX = "_lst"
+"""The list of the images in channel `x` comes in the channel `x_lst`."""
+
 
 @dataclass(frozen=True)
 class Channel:
-    """A declared channel: its name, whether a job must have it, and what it may contain."""
+    """A declared channel: its name, whether a job must have it, and what it may contain.
+
+    Attributes:
+        name: its name.
+        required: whether a job fails without it.
+        content_types: what ContentType may be, without parameters; empty: anything.
+        meaning: one sentence for the reference.
+        input_modes: what TrainingInputMode may be.
+    """
 
     name: str
     required: bool
     content_types: tuple[str, ...]
     meaning: str
+    input_modes: tuple[str, ...] = FOLDER_MODES
 
 
 MODEL_CHANNEL = Channel(
@@ -25,6 +40,7 @@ MODEL_CHANNEL = Channel(
     False,
     ("application/x-sagemaker-model",),
     "model.tar.gz of an earlier job to go on from.",
+    input_modes=("File",),
 )
 
 
@@ -34,22 +50,33 @@ class ChannelInput:
 
     Attributes:
         name: its name.
-        path: its folder.
+        path: its folder; of a pipe what its FIFOs' names begin with, before `_<pass>`.
         content_type: without parameters and in lower case; "" when the job does not say.
         is_sharded: whether each host sees another part of it (S3DistributionType=ShardedByS3Key).
+        mode: File, FastFile or Pipe.
+        label_format: class-id or multi-hot by the parameter of ContentType; "" without.
+        is_wrapped: whether each object is wrapped in a record (RecordWrapperType=RecordIO).
     """
 
     name: str
     path: Path
     content_type: str = ""
     is_sharded: bool = False
+    mode: str = "File"
+    label_format: str = ""
+    is_wrapped: bool = False
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it comes as FIFOs and has no folder."""
+        return self.mode == "Pipe"
 
 
 def read_channels(paths: JobPaths) -> dict[str, ChannelInput]:
     """The job's channels: those of `paths`, of inputdataconfig.json, or the folders there are.
 
     Raises:
-        ChannelError: a channel in an input mode other than File or FastFile, or without a folder.
+        ChannelError: a channel in an unknown input mode or label format, or without a folder.
     """
     if paths.channel_folders:
         given = sorted(paths.channel_folders.items())
@@ -63,21 +90,36 @@ def read_channels(paths: JobPaths) -> dict[str, ChannelInput]:
 
 def _configured(name: str, entry: object, paths: JobPaths) -> ChannelInput:
     settings = entry if isinstance(entry, Mapping) else {}
-    mode = str(settings.get("TrainingInputMode", "File"))
-    if mode not in {"File", "FastFile"}:
+    mode = str(settings.get("TrainingInputMode") or "File")
+    if mode not in ALL_MODES:
         raise ChannelError(
-            f"channel {name}: TrainingInputMode={mode!r} is not supported by this version; "
-            "use File or FastFile"
+            f"channel {name}: TrainingInputMode={mode!r} is unknown; use {', '.join(ALL_MODES)}"
         )
-    path = _existing(name, paths.data / name)
+    path = paths.data / name
     content_type, _, parameters = str(settings.get("ContentType") or "").lower().partition(";")
-    if "multi-hot" in parameters:
-        raise ChannelError(
-            f"channel {name}: ContentType {settings['ContentType']!r} asks for several labels an "
-            "image, which this version does not support; use label-format=class-id"
-        )
-    is_sharded = settings.get("S3DistributionType") == "ShardedByS3Key"
-    return ChannelInput(name, path, content_type.strip(), is_sharded)
+    return ChannelInput(
+        name,
+        path if mode == "Pipe" else _existing(name, path),
+        content_type.strip(),
+        is_sharded=settings.get("S3DistributionType") == "ShardedByS3Key",
+        mode=mode,
+        label_format=_label_format(name, parameters),
+        is_wrapped=str(settings.get("RecordWrapperType")) == "RecordIO",
+    )
+
+
+def _label_format(name: str, parameters: str) -> str:
+    """The value of label-format; other parameters of a ContentType mean nothing here."""
+    for parameter in parameters.split(";"):
+        key, _, value = (part.strip().strip('"') for part in parameter.partition("="))
+        if key == "label-format":
+            if value not in LABEL_FORMATS:
+                raise ChannelError(
+                    f"channel {name}: ContentType has label-format={value!r}; expected "
+                    f"{' or '.join(LABEL_FORMATS)}"
+                )
+            return value
+    return ""
 
 
 def _existing(name: str, folder: Path) -> Path:
@@ -87,7 +129,11 @@ def _existing(name: str, folder: Path) -> Path:
 
 
 def check_channels(declared: Sequence[Channel], given: Mapping[str, ChannelInput]) -> None:
-    """Refuse missing, extra and mistyped channels, all problems in one ChannelError."""
+    """Refuse missing, extra, mistyped and contradictory channels, all problems in one ChannelError.
+
+    Raises:
+        ChannelError: with every problem, one after the other.
+    """
     known = {channel.name: channel for channel in declared}
     problems = [
         f"Missing required channel: {channel.name}"
@@ -98,14 +144,52 @@ def check_channels(declared: Sequence[Channel], given: Mapping[str, ChannelInput
         channel = known.get(name)
         if channel is None:
             problems.append(f"Extraneous channel found: {name}; expected {', '.join(known)}")
-        elif (
-            channel.content_types
-            and channel_input.content_type
-            and channel_input.content_type not in channel.content_types
-        ):
-            problems.append(
-                f"channel {name}: ContentType {channel_input.content_type!r} is not one of "
-                + ", ".join(channel.content_types)
-            )
+        else:
+            problems += _problems_of(channel, channel_input)
+    problems += _list_problems(given)
     if problems:
         raise ChannelError("; ".join(problems))
+
+
+def _problems_of(channel: Channel, given: ChannelInput) -> Iterator[str]:
+    """What is wrong with one channel, whatever the others are."""
+    allowed = channel.content_types
+    if allowed and given.content_type and given.content_type not in allowed:
+        yield (
+            f"channel {given.name}: ContentType {given.content_type!r} is not one of "
+            + ", ".join(allowed)
+        )
+    if given.mode not in channel.input_modes:
+        yield (
+            f"channel {given.name}: TrainingInputMode={given.mode!r} is not one of "
+            + ", ".join(channel.input_modes)
+        )
+    elif given.is_pipe and not given.is_wrapped and "image" in given.content_type:
+        yield (
+            f"channel {given.name}: images through a pipe need RecordWrapperType=RecordIO and an "
+            "augmented manifest, or nothing says where one ends and which class it has"
+        )
+    elif given.is_wrapped and not given.is_pipe:
+        yield (
+            f"channel {given.name}: RecordWrapperType=RecordIO acts in Pipe mode only; leave it "
+            f"out, or set TrainingInputMode=Pipe instead of {given.mode}"
+        )
+
+
+def _list_problems(given: Mapping[str, ChannelInput]) -> Iterator[str]:
+    """Where channels of images and channels of lists do not fit together."""
+    lists = [name for name in given if name.endswith(LIST_SUFFIX)]
+    for name in lists:
+        images = given.get(name.removesuffix(LIST_SUFFIX))
+        if images is None:
+            yield f"Missing required channel: {name.removesuffix(LIST_SUFFIX)} (images of {name})"
+        elif images.is_pipe or images.content_type == "application/x-recordio":
+            yield (
+                f"channel {name}: a list names image files, but channel {images.name} has "
+                f"{'TrainingInputMode=Pipe' if images.is_pipe else 'ContentType of records'}; "
+                f"leave {name} out, or give {images.name} as image files in File mode"
+            )
+    if lists and "validation" in given and f"validation{LIST_SUFFIX}" not in given:
+        yield f"Missing required channel: validation{LIST_SUFFIX} (the job has {lists[0]})"
+    if lists and f"train{LIST_SUFFIX}" not in given:
+        yield f"Missing required channel: train{LIST_SUFFIX} (the job has {lists[0]})"

@@ -21,7 +21,7 @@ _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _UNSET = {"", "none", "null"}
 
-IGNORED_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
+IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
 """Keys that the SDKs and tuning jobs add on their own."""
 
 

@@ -30,6 +30,8 @@ class Interface:
         name: mxnet or tensorflow.
         training_channel: the name of its channel of training images.
         channels, hyperparameters, metrics: its declared tables.
+        tuning_ranges: the hyperparameters that a tuning job may vary → the range that the built-in
+            recommends; None: all values of a categorical.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Interface:
     channels: tuple[Channel, ...]
     hyperparameters: tuple[Hyperparameter, ...]
     metrics: tuple[metrics.Metric, ...]
+    tuning_ranges: Mapping[str, tuple[float, float] | None]
 
     def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Typed hyperparameters; names of the other interface get a message that says so."""
@@ -58,6 +61,7 @@ INTERFACES = {
         mxnet_interface.CHANNELS,
         mxnet_interface.HYPERPARAMETERS,
         metrics.MXNET_METRICS,
+        mxnet_interface.TUNING_RANGES,
     ),
     "tensorflow": Interface(
         "tensorflow",
@@ -65,6 +69,7 @@ INTERFACES = {
         tensorflow_interface.CHANNELS,
         tensorflow_interface.HYPERPARAMETERS,
         metrics.TENSORFLOW_METRICS,
+        tensorflow_interface.TUNING_RANGES,
     ),
 }
 

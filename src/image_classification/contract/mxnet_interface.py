@@ -6,24 +6,46 @@ Names, meanings, ranges and defaults are those of the public developer guide
 
 from __future__ import annotations
 
-from image_classification.contract.channels import MODEL_CHANNEL, Channel
+from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
 from image_classification.contract.shared_hyperparameters import SHARED
 
 NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
 
-_RECORDS_OR_IMAGES = ("application/x-recordio", "application/x-image", "image/jpeg", "image/png")
+_IMAGES = ("application/x-image", "image/jpeg", "image/png")
+_RECORDS_OR_IMAGES = ("application/x-recordio", *_IMAGES)
 
 CHANNELS = (
-    Channel("train", True, _RECORDS_OR_IMAGES, "Training images: record files or class folders."),
+    Channel(
+        "train",
+        True,
+        _RECORDS_OR_IMAGES,
+        "Training images: record files, images with a list or a manifest, or class folders.",
+        input_modes=ALL_MODES,
+    ),
     Channel(
         "validation",
         False,
         _RECORDS_OR_IMAGES,
         "Validation images, as in train; may be left out with validation_split_ratio.",
+        input_modes=ALL_MODES,
     ),
+    Channel("train_lst", False, _IMAGES, "One .lst file that names the images of train."),
+    Channel("validation_lst", False, _IMAGES, "One .lst file that names those of validation."),
     MODEL_CHANNEL,
 )
+
+TUNING_RANGES = {
+    "beta_1": (1e-6, 0.999),
+    "beta_2": (1e-6, 0.999),
+    "eps": (1e-8, 1.0),
+    "gamma": (1e-8, 0.999),
+    "learning_rate": (1e-6, 0.5),
+    "mini_batch_size": (8, 512),
+    "momentum": (0.0, 0.999),
+    "optimizer": None,
+    "weight_decay": (0.0, 0.999),
+}
 
 HYPERPARAMETERS = (
     Hyperparameter(
@@ -37,7 +59,7 @@ HYPERPARAMETERS = (
         "num_training_samples",
         "integer",
         None,
-        "Number of training images; only checked against the data, which is counted.",
+        "Number of training images: an epoch of a pipe; else only compared with what is counted.",
         minimum=1,
     ),
     Hyperparameter(
@@ -96,7 +118,7 @@ HYPERPARAMETERS = (
         "kv_store",
         "categorical",
         None,
-        "No effect on one host.",
+        "No effect on one host; several hosts train synchronously with either.",
         choices=("dist_sync", "dist_async"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.1, "Initial learning rate.", 0, 1),
@@ -113,7 +135,12 @@ HYPERPARAMETERS = (
     ),
     Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
     Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
-    Hyperparameter("multi_label", "boolean", False, "Several labels per image.", only=(False,)),
+    Hyperparameter(
+        "multi_label",
+        "boolean",
+        False,
+        "An image may have several classes, each a sigmoid.",
+    ),
     Hyperparameter("num_layers", "categorical", "152", "ResNet depth.", choices=NUM_LAYERS),
     Hyperparameter(
         "optimizer", "categorical", "sgd", "Optimiser.", choices=("sgd", "adam", "rmsprop", "nag")
@@ -136,11 +163,20 @@ HYPERPARAMETERS = (
         "Start from ImageNet weights with a new head; the whole network is trained.",
     ),
     Hyperparameter(
-        "use_weighted_loss", "boolean", False, "Weighted loss for multi_label.", only=(False,)
+        "use_weighted_loss",
+        "boolean",
+        False,
+        "With multi_label: a class weighs images without it per image with it.",
     ),
     Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
     Hyperparameter(
         "model_prefix", "text", None, "Accepted and without effect, as in the built-in."
+    ),
+    Hyperparameter(
+        "use_lr_scheduler",
+        "boolean",
+        None,
+        "Accepted and without effect: lr_scheduler_step alone decides, as in the built-in.",
     ),
     Hyperparameter(
         "label_smoothing", "continuous", 0.0, "Share of the target spread over all classes.", 0, 1

@@ -80,6 +80,14 @@ SHARED = (
         "Unreadable images that are skipped before the job fails: a count, or a share as 1%.",
     ),
     Hyperparameter(
+        "pipe_shuffle_mb",
+        "integer",
+        256,
+        "Pipe mode: MiB of encoded images that are held in memory to be shuffled; 0 keeps the "
+        "order of the pipe.",
+        minimum=0,
+    ),
+    Hyperparameter(
         "clip_gradient_norm",
         "continuous",
         0.0,

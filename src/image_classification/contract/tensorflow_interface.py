@@ -18,6 +18,18 @@ CHANNELS = (
     MODEL_CHANNEL,
 )
 
+TUNING_RANGES = {
+    "batch_size": (8, 512),
+    "beta_1": (1e-6, 0.999),
+    "beta_2": (1e-6, 0.999),
+    "epsilon": (1e-8, 1.0),
+    "learning_rate": (1e-6, 0.5),
+    "momentum": (0.0, 0.999),
+    "optimizer": None,
+    "regularizers_l2": (0.0, 0.999),
+    "train_only_top_layer": None,
+}
+
 HYPERPARAMETERS = (
     Hyperparameter("epochs", "integer", 3, "Passes over the training data.", 1, 1000),
     Hyperparameter("batch_size", "integer", 32, "Images per step.", 1, 1024),

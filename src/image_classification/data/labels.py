@@ -114,6 +114,8 @@ def names_of_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
         name = posixpath.basename(posixpath.dirname(entry.path.replace("\\", "/")))
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         label = entry.labels[0]
+        if len(entry.labels) > 1:
+            return None
         if not name or not label.is_integer() or folders.setdefault(int(label), name) != name:
             return None
     if not folders or sorted(folders) != list(range(len(folders))):

@@ -31,7 +31,8 @@ from image_classification.data.sampling import (
     rank_count,
     step_generator,
 )
-from image_classification.data.sources import Source
+from image_classification.data.sources import PastTheEnd, Source
+from image_classification.data.sources.stream import StreamSource
 from image_classification.errors import AlgorithmError, DataError
 
 _TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a sample 1,500 µs
@@ -45,7 +46,7 @@ class _Step:
     buffer: UInt8Array
     numbers: npt.NDArray[np.void] | None
     keys: list[str]
-    class_indices: IntArray
+    targets: list[int | UInt8Array]
     good: npt.NDArray[np.bool_]
     tasks: list[Future[None]] = field(default_factory=list)
 
@@ -53,13 +54,18 @@ class _Step:
 class _Run:
     """One pass over an epoch: what is under way, and how to stop it."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self.pending: deque[_Step] = deque()
         self.stopped = threading.Event()
+        self._source = source
 
     def stop(self) -> None:
         """Drop what has not begun and wait for the samples being decoded now (milliseconds)."""
+        if self.stopped.is_set():
+            return
         self.stopped.set()
+        if isinstance(self._source, StreamSource):
+            self._source.end()  # wakes the threads that wait for it
         tasks = [task for step in self.pending for task in step.tasks]
         wait([task for task in tasks if not task.cancel()])
         self.pending.clear()
@@ -143,7 +149,7 @@ class Loader:
         """
         if self._run is not None:
             self._run.stop()
-        self._run = run = _Run()
+        self._run = run = _Run(self.source)
         self.samples, self.wait_seconds = 0, 0.0
         return self._batches(run, number, first_step)
 
@@ -166,6 +172,10 @@ class Loader:
 
     def _batches(self, run: _Run, epoch: int, first_step: int) -> Generator[Batch, None, None]:
         order = self._order(epoch)
+        stream = self.source if isinstance(self.source, StreamSource) else None
+        if stream is not None:
+            first = first_step * self.batch_size * self.world_size
+            stream.begin(epoch, first, self.rank, self.world_size)
         free: list[UInt8Array] = list(self._buffers)
         upcoming = iter(range(first_step, self.steps))
         try:
@@ -175,6 +185,8 @@ class Loader:
                 while free and (step := next(upcoming, None)) is not None:
                     self._begin(run, order, epoch, step, free.pop())
                 if not run.pending:
+                    if stream is not None:
+                        stream.finish()
                     return
                 ready = self._finish(run)
                 yield self._batch(ready)
@@ -186,7 +198,8 @@ class Loader:
         place = (self.seed, epoch, self.rank, self.world_size)
         if self.balanced:
             return balanced_order(self.source.class_indices, *place)
-        return epoch_order(len(self.source), *place, self.shuffle)
+        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
+        return epoch_order(len(self.source), *place, shuffle)
 
     def _begin(
         self, run: _Run, order: IntArray, epoch: int, number: int, buffer: UInt8Array
@@ -199,7 +212,7 @@ class Loader:
             numbers = plan(self.augmentation, generator, len(indices))
         count = len(indices)
         good = np.zeros(count, np.bool_)
-        step = _Step(indices, buffer, numbers, [""] * count, np.zeros(count, np.int64), good)
+        step = _Step(indices, buffer, numbers, [""] * count, [0] * count, good)
         run.pending.append(step)
         for start in range(0, count, self._task_samples):
             slots = range(start, min(start + self._task_samples, count))
@@ -214,6 +227,7 @@ class Loader:
 
     def _fill_slot(self, step: _Step, slot: int) -> None:
         index = int(step.indices[slot])
+        sample = None
         try:
             sample = self.source.read(index)
             if step.numbers is None or self.augmentation is None:
@@ -223,13 +237,19 @@ class Loader:
                 augment(
                     sample.data, self.preprocessing, self.augmentation, numbers, step.buffer[slot]
                 )
+        except PastTheEnd:
+            return
         except DataError as error:
             reason = str(error)
         else:
-            step.keys[slot], step.class_indices[slot] = sample.key, sample.class_index
+            step.keys[slot] = sample.key
+            step.targets[slot] = (
+                sample.class_index if sample.multi_hot is None else sample.multi_hot
+            )
             step.good[slot] = True
             return
-        self.bad_samples.report(self.key_prefix + self.source.key(index), reason)
+        key = self.source.key(index) if sample is None else sample.key
+        self.bad_samples.report(self.key_prefix + key, reason)
 
     def _finish(self, run: _Run) -> _Step:
         """Wait for the oldest step; raise what any thread raised, also for a later step."""
@@ -250,7 +270,14 @@ class Loader:
         self.samples += len(slots)
         return Batch(
             images=step.buffer[: len(slots)],
-            targets=step.class_indices[slots],
+            targets=_stacked([step.targets[slot] for slot in slots]),
             weights=np.ones(len(slots), np.float32),
             keys=tuple(step.keys[slot] for slot in slots),
         )
+
+
+def _stacked(targets: list[int | UInt8Array]) -> npt.NDArray[Any]:
+    """int64 (N,) of class indices, uint8 (N, classes) of multi-hot rows."""
+    if targets and isinstance(targets[0], np.ndarray):
+        return np.stack(targets)
+    return np.array(targets, np.int64)

@@ -200,6 +200,14 @@ class RecordFile:
             labels[number] = self.read_image(number).header.labels[0]
         return labels
 
+    def record_label_rows(self, width: int) -> FloatArray:
+        """float32 (records, width): the labels of records that all have `width` of them."""
+        first = self.offsets // 4 + (PART_HEADER.size + IMAGE_HEADER.size) // 4
+        rows = self._words[first[:, np.newaxis] + np.arange(width)].view("<f4")
+        for number in self._split_records():
+            rows[number] = self.read_image(number).header.labels
+        return np.asarray(rows, np.float32)
+
     @cached_property
     def _words(self) -> npt.NDArray[Any]:
         """The file as uint32; bytes of an unfinished last word are left out."""

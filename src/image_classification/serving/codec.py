@@ -113,11 +113,14 @@ def _encode_json_lines(
 
 
 def _verbose(prediction: Prediction) -> dict[str, object]:
-    return {
+    answer: dict[str, object] = {
         "probabilities": prediction.probabilities.tolist(),
         "labels": list(prediction.labels.names),
         "predicted_label": prediction.label,
     }
+    if prediction.is_multi_label:
+        answer["predicted_labels"] = prediction.predicted_labels
+    return answer
 
 
 def _dumps(value: object) -> bytes:

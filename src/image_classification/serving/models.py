@@ -62,8 +62,8 @@ class Model:
         batch = np.empty(shape, np.uint8)
         for image, slot in zip(images, batch, strict=True):
             prepare(image, preprocessing, out=slot)
-        labels = self.artifact.labels
-        return [Prediction(row, labels) for row in self._runtime.run(batch)]
+        labels, is_multi = self.artifact.labels, self.artifact.is_multi_label
+        return [Prediction(row, labels, is_multi) for row in self._runtime.run(batch)]
 
     def _warm_up(self) -> None:
         """One real prediction, from the bytes of a JPEG: what a ping of 200 rests on."""

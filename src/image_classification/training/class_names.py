@@ -38,7 +38,7 @@ def given_names(
     if hyperparameter is not None:
         origins["hyperparameter labels"] = LabelMap(hyperparameter)
     for name, channel in channels.items():
-        if name != MODEL_CHANNEL.name:
+        if name != MODEL_CHANNEL.name and not channel.is_pipe:
             for path in _visible(channel.path, LABELS_FILE):
                 origins[f"channel {name}: {path}"] = _read(path)
     if not origins:
@@ -60,7 +60,7 @@ def given_names(
 def names_of_lists(channel: ChannelInput) -> LabelMap | None:
     """The names that the `.lst` files beside record files tell: the folders of their images.
 
-    None without a list, or where its folders name no classes.
+    None without a list, or where its folders name no classes, as with several labels an image.
     """
     paths = _visible(channel.path, "*.lst")
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
 from image_classification.errors import DataError
+from image_classification.training import multi_label
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,12 @@ class Outcomes:
 
     Attributes:
         keys: N sample keys.
-        targets: int64 (N,) class indices.
+        targets: int64 (N,) class indices, or uint8 (N, classes) with several labels a sample.
         probabilities: float32 (N, classes).
     """
 
     keys: tuple[str, ...]
-    targets: IntArray
+    targets: npt.NDArray[Any]
     probabilities: FloatArray
 
 
@@ -42,7 +44,7 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         DataError: there is no usable sample.
     """
     keys: list[str] = []
-    targets: list[npt.NDArray[np.int64]] = []
+    targets: list[npt.NDArray[Any]] = []
     probabilities: list[FloatArray] = []
     for batch in batches:
         if not len(batch):  # all its samples were bad
@@ -84,6 +86,9 @@ def metric_names(top_k: int | None = None) -> tuple[str, ...]:
 def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]:
     """loss, accuracy and, when asked, top_k_accuracy_<k> of a split."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
+    if targets.ndim == 2:
+        loss = multi_label.binary_cross_entropy(targets, probabilities)
+        return {"loss": loss, "accuracy": multi_label.label_accuracy(targets, probabilities)}
     values = [cross_entropy(targets, probabilities), top_k_accuracy(targets, probabilities)]
     if top_k:
         values.append(top_k_accuracy(targets, probabilities, top_k))
@@ -93,8 +98,11 @@ def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]
 def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
     """(true class, predicted class) → samples, for the pairs that occur; the most frequent first.
 
-    Sparse, because a matrix of ImageNet-21k's classes would be 3.8 GB.
+    Sparse, because a matrix of ImageNet-21k's classes would be 3.8 GB. Several labels a sample
+    cannot be confused one with another: there are no pairs.
     """
+    if outcomes.targets.ndim == 2:
+        return {}
     predicted = outcomes.probabilities.argmax(axis=1)
     pairs = Counter(zip(outcomes.targets.tolist(), predicted.tolist(), strict=True))
     return dict(pairs.most_common())
@@ -102,6 +110,8 @@ def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
 
 def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
     """One row a class: samples, recall and precision (None where undefined)."""
+    if outcomes.targets.ndim == 2:
+        return multi_label.per_label(outcomes.targets, outcomes.probabilities, names)
     predictions = outcomes.probabilities.argmax(axis=1)
     right = outcomes.targets[predictions == outcomes.targets]
     counts = [np.bincount(v, minlength=len(names)) for v in (outcomes.targets, predictions, right)]

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.contract.channels import ChannelInput
+from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.sources import Source
-from image_classification.data.sources.folder import FolderSource
-from image_classification.data.sources.records import RecordSource
+from image_classification.data.sources.stream import StreamSource
 from image_classification.data.sources.subset import SubsetSource
 from image_classification.data.splitting import stratified_split
 from image_classification.errors import ChannelError, DataError
-from image_classification.training.class_names import given_names, names_of_lists
+from image_classification.training.channel_sources import Expected, has_records, open_channel
+from image_classification.training.class_names import given_names
+from image_classification.training.pipes import copy_of_pipe, stream_of
 from image_classification.training.settings import Settings
-
-_RECORD_CONTENT_TYPE = "application/x-recordio"
 
 _logger = logging.getLogger(__name__)
 
@@ -53,67 +52,84 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
         ChannelError: a channel without usable data.
         DataError: damaged data, or class numbers and names that do not fit together.
     """
-    training_input = channels[channel]
-    named = given_names(channels, settings.labels, settings.classes)
-    training, labels = _open(training_input, named, settings.classes)
+    given = given_names(channels, settings.labels, settings.classes)
+    expected = Expected(settings.classes, given, settings.multi_label)
+    training, labels = _open_training(channels, channel, expected, settings)
+    expected = Expected(len(labels), labels, settings.multi_label)
     if "validation" in channels:
-        validation, _ = _open(channels["validation"], labels, len(labels))
+        validation = _open(channels, "validation", expected)
     else:
         training, validation = _hold_out(training, settings)
-    test = _open(channels["test"], labels, len(labels))[0] if "test" in channels else None
+    test = _open(channels, "test", expected) if "test" in channels else None
     sources = {channel: training, "validation": validation} | (
         {"test": test} if test is not None else {}
     )
     for name, source in sources.items():
-        _check_classes(name, source, labels)
-        counts = np.bincount(source.class_indices, minlength=len(labels))
-        _logger.info(
-            "Channel %s: %d images, %d classes, %d to %d images per class",
-            name,
-            len(source),
-            int((counts > 0).sum()),
-            int(counts.min()),
-            int(counts.max()),
-        )
-    _compare_count(len(training), settings.expected_samples)
-    return Inputs(training, validation, test, labels, _has_records(training_input))
+        if not isinstance(source, StreamSource):
+            _check_classes(name, source, labels)
+            _log_counts(name, source, labels)
+    if not isinstance(training, StreamSource):
+        _compare_count(len(training), settings.expected_samples)
+    return Inputs(training, validation, test, labels, has_records(channels[channel]))
 
 
-def record_files(directory: Path) -> list[Path]:
-    """The record files of a channel, in name order; hidden ones are left out."""
-    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith("."))
-
-
-def _has_records(channel: ChannelInput) -> bool:
-    """Whether a channel is read as record files: by its content type, else by what is in it."""
-    files = record_files(channel.path)
-    if channel.content_type == _RECORD_CONTENT_TYPE and not files:
-        raise ChannelError(
-            f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
-            "has no .rec file"
-        )
-    return bool(files) and channel.content_type in {"", _RECORD_CONTENT_TYPE}
-
-
-def _open(
-    channel: ChannelInput, labels: LabelMap | None, classes: int | None
+def _open_training(
+    channels: Mapping[str, ChannelInput], name: str, expected: Expected, settings: Settings
 ) -> tuple[Source, LabelMap]:
-    if not _has_records(channel):
-        folder = FolderSource(channel.path, labels)
-        if classes is not None and len(folder.labels) != classes:
-            raise DataError(
-                f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
-                f"{classes}"
-            )
-        return folder, folder.labels
-    files = record_files(channel.path)
-    _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
-    source = RecordSource(files)
-    if not len(source):
+    channel = channels[name]
+    if not channel.is_pipe:
+        return open_channel(channel, channels.get(name + LIST_SUFFIX), expected)
+    if settings.weighted_loss:
         raise ChannelError(
-            f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"
+            f"channel {name}: use_weighted_loss counts the classes before training, which a pipe "
+            "does not allow; use File or FastFile mode"
         )
-    return source, labels or _record_labels(channel, source, classes)
+    if settings.expected_samples is None:
+        raise ChannelError(
+            f"channel {name}: in Pipe mode nothing can be counted beforehand: set "
+            "num_training_samples to the number of training images"
+        )
+    labels = _labels_of_pipe(name, expected)
+    source = stream_of(
+        channel,
+        labels,
+        settings.expected_samples,
+        is_multi_label=settings.multi_label,
+        seed=settings.seed,
+        shuffle_bytes=settings.pipe_shuffle_bytes,
+    )
+    return source, labels
+
+
+def _labels_of_pipe(name: str, expected: Expected) -> LabelMap:
+    if expected.labels is None and expected.classes is None:
+        raise ChannelError(
+            f"channel {name}: in Pipe mode the classes cannot be counted beforehand: set "
+            "num_classes, or labels"
+        )
+    return expected.labels or LabelMap.numbered(expected.classes or 0)
+
+
+def _open(channels: Mapping[str, ChannelInput], name: str, expected: Expected) -> Source:
+    channel = channels[name]
+    if channel.is_pipe and expected.labels is not None:
+        return copy_of_pipe(channel, expected.labels, expected.is_multi_label)
+    return open_channel(channel, channels.get(name + LIST_SUFFIX), expected)[0]
+
+
+def _log_counts(name: str, source: Source, labels: LabelMap) -> None:
+    if source.multi_hot is None:
+        counts = np.bincount(source.class_indices, minlength=len(labels))
+    else:
+        counts = source.multi_hot.sum(axis=0, dtype=np.int64)
+    _logger.info(
+        "Channel %s: %d images, %d classes, %d to %d images per class",
+        name,
+        len(source),
+        int((counts > 0).sum()),
+        int(counts.min()),
+        int(counts.max()),
+    )
 
 
 def check_labels(directory: Path, labels: LabelMap) -> None:
@@ -126,27 +142,17 @@ def check_labels(directory: Path, labels: LabelMap) -> None:
         )
 
 
-def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
-    """Names from the folders in its lists where they name all classes, else numbers."""
-    count = int(source.class_indices.max()) + 1 if classes is None else classes
-    labels = names_of_lists(channel)
-    if labels is not None and len(labels) == count:
-        return labels
-    _logger.warning(
-        "Channel %s has no %s: classes are named by their numbers; the hyperparameter labels names "
-        "them",
-        channel.name,
-        LABELS_FILE,
-    )
-    return LabelMap.numbered(count)
-
-
 def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
     ratio = settings.validation_split_ratio
     if not ratio or ratio >= 1:
         raise ChannelError(
             "Missing required channel: validation. Give the channel, or set validation_split_ratio "
             "between 0 and 1 to hold a part of the training images out"
+        )
+    if isinstance(training, StreamSource):
+        raise ChannelError(
+            "Missing required channel: validation. Nothing can be held out of a pipe: give the "
+            "channel, or use File or FastFile mode"
         )
     kept, held, _ = stratified_split(training.class_indices, (1 - ratio, ratio, 0), settings.seed)
     _logger.info("No validation channel: %d of %d images held out", len(held), len(training))
@@ -159,6 +165,8 @@ def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
 def _check_classes(name: str, source: Source, labels: LabelMap) -> None:
     if not len(source):
         raise ChannelError(f"channel {name}: {source.name} has no image")
+    if source.multi_hot is not None:
+        return  # as wide as the label map, which was checked on opening
     beyond = np.flatnonzero(source.class_indices >= len(labels))
     if len(beyond):
         first = int(beyond[0])

@@ -19,6 +19,7 @@ from image_classification.contract.channels import ChannelInput, check_channels,
 from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
+from image_classification.data.sources.stream import StreamSource
 from image_classification.errors import ChannelError
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.evaluation import metrics_of
@@ -27,6 +28,7 @@ from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
+from image_classification.training.multi_label import positive_weights
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.results import (
     Results,
@@ -109,6 +111,8 @@ def _train(
     }
     journal_type = Journal if group.is_leader else SilentJournal
     identity = _identity(interface, settings, inputs, world.size)
+    if isinstance(inputs.training, StreamSource):
+        inputs.training.should_stop = should_stop
     loop = Loop(
         engine=engine,
         settings=settings,
@@ -188,6 +192,8 @@ def _build_engine(
         averages_weights=settings.recipe.ema_decay > 0,
         precision=settings.precision,
         compiles=settings.compiles,
+        multi_label=settings.multi_label,
+        positive_weights=_positive_weights(settings, inputs),
     )
     engine = backend.build(spec, settings.optimizer, world)
     load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
@@ -206,6 +212,11 @@ _MAY_CHANGE = (
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
 )
 """Settings that a job may change when it goes on from its checkpoints."""
+
+
+def _positive_weights(settings: Settings, inputs: Inputs) -> tuple[float, ...]:
+    rows = inputs.training.multi_hot
+    return positive_weights(rows) if settings.weighted_loss and rows is not None else ()
 
 
 def _identity(

@@ -35,6 +35,7 @@ from image_classification.training.evaluation import (
     metrics_of,
     softmax,
 )
+from image_classification.training.multi_label import sigmoid
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.running_metrics import RunningMetrics, means
 from image_classification.training.step_inputs import StepInputs
@@ -147,7 +148,8 @@ class Loop:
 
     def _outcomes(self, batches: Iterator[Batch]) -> Outcomes:
         predict = self.engine.predict_step
-        outcomes = collect(batches, lambda images: softmax(predict(images)))
+        activation = sigmoid if self.settings.multi_label else softmax
+        outcomes = collect(batches, lambda images: activation(predict(images)))
         if not np.isfinite(outcomes.probabilities).all():
             raise _diverged(len(self.history.epochs))
         return outcomes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import save
 
 from image_classification import __version__
@@ -55,13 +56,21 @@ def write_predictions(path: Path, results: Results) -> None:
     names, outcomes = results.inputs.labels.names, results.validation
     lines = (
         json.dumps(
-            {"key": key, "label": names[target], "probabilities": row.tolist()}, ensure_ascii=False
+            {"key": key, **_named(target, names), "probabilities": row.tolist()},
+            ensure_ascii=False,
         )
         for key, target, row in zip(
             outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
         )
     )
     write_text(path, "\n".join(lines))
+
+
+def _named(target: Any, names: Sequence[str]) -> dict[str, object]:
+    """`label` of a class index, `labels` of a multi-hot row."""
+    if np.ndim(target):
+        return {"labels": [names[index] for index in np.flatnonzero(target)]}
+    return {"label": names[target]}
 
 
 def write_results(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:
@@ -148,6 +157,7 @@ def _description(results: Results) -> dict[str, Any]:
         measured["test_samples"] = len(results.test.keys)
     return description_of(settings.backend, settings.backbone.name, results.interface) | {
         "job": environment.JOB_NAME.read(),
+        "multi_label": settings.multi_label,
         "metrics": measured,
         "hyperparameters": plain(settings),
     }

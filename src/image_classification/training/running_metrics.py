@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from image_classification.backends.base import StepResult
 from image_classification.data.samples import IntArray
 from image_classification.training.evaluation import metric_names, top_k_accuracy
+from image_classification.training.multi_label import label_accuracy, sigmoid
 from image_classification.training.process_group import ProcessGroup
 
 
@@ -34,7 +35,7 @@ class RunningMetrics:
         return cls(top_k, round(totals["samples"]), sums)
 
     def add(self, result: StepResult, class_indices: IntArray) -> None:
-        """One step's result and the int64 (N,) classes of its samples."""
+        """One step's result and its samples' classes: int64 (N,), or multi-hot (N, classes)."""
         self._pending.append((result, class_indices))
 
     def totals(self, group: ProcessGroup | None = None) -> dict[str, float]:
@@ -55,7 +56,11 @@ class RunningMetrics:
         for result, class_indices in self._pending:
             loss, logits = result.fetch()
             count = len(class_indices)
-            found = {"loss": loss, "accuracy": top_k_accuracy(class_indices, logits)}
+            found = {"loss": loss}
+            if class_indices.ndim == 2:
+                found["accuracy"] = label_accuracy(class_indices, sigmoid(logits))
+            else:
+                found["accuracy"] = top_k_accuracy(class_indices, logits)
             if self.top_k:
                 name = f"top_k_accuracy_{self.top_k}"
                 found[name] = top_k_accuracy(class_indices, logits, self.top_k)

@@ -15,8 +15,9 @@ from image_classification.data.sources import Source
 from image_classification.data.sources.folder import FolderSource
 from image_classification.data.sources.records import RecordSource
 from image_classification.errors import DataError, ImageError
+from image_classification.training.channel_sources import record_files
 from image_classification.training.evaluation import Outcomes
-from image_classification.training.inputs import check_labels, record_files
+from image_classification.training.inputs import check_labels
 
 
 class _Prediction(Protocol):
@@ -30,7 +31,7 @@ class _Model(Protocol):
     def predict(self, images: Sequence[bytes]) -> Sequence[_Prediction]: ...
 
 
-def open_labelled(path: Path, labels: LabelMap) -> Source:
+def open_labelled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> Source:
     """Class folders (whose names must be the model's), a record file or a folder of those.
 
     Raises:
@@ -38,12 +39,21 @@ def open_labelled(path: Path, labels: LabelMap) -> Source:
     """
     files = [path] if path.is_file() else record_files(path)
     if files:
-        source: Source = RecordSource(files)
+        source: Source = RecordSource(files, is_multi_label=is_multi_label)
         check_labels(path if path.is_dir() else path.parent, labels)
+    elif path.is_dir() and is_multi_label:
+        raise DataError(f"{path}: the model has several labels an image; give it .rec files")
     elif path.is_dir():
         source = FolderSource(path, labels)
     else:
         raise DataError(f"{path}: expected class folders or a .rec file, found nothing")
+    if source.multi_hot is not None:
+        if source.multi_hot.shape[1] != len(labels):
+            raise DataError(
+                f"{source.name}: an image has {source.multi_hot.shape[1]} labels, but the model "
+                f"has {len(labels)} classes"
+            )
+        return source
     if len(source) and int(source.class_indices.max()) >= len(labels):
         raise DataError(
             f"{source.name}: class {int(source.class_indices.max())} occurs, but the model has "
@@ -81,4 +91,5 @@ def predict_source(
     if not rows:
         raise DataError(f"{source.name}: no usable image among {len(source)}")
     keys = tuple(source.key(index) for index in usable)
-    return Outcomes(keys, source.class_indices[usable], np.stack(rows)), skipped
+    targets = source.class_indices if source.multi_hot is None else source.multi_hot
+    return Outcomes(keys, targets[usable], np.stack(rows)), skipped

@@ -47,6 +47,9 @@ class Settings:
         dropout_rate: 0–1.
         early_stopping: None is off.
         top_k: k of the second accuracy, or None.
+        multi_label: whether an image may have several classes.
+        weighted_loss: whether rare classes of a multi-label job weigh more.
+        pipe_shuffle_bytes: encoded images that are held to be shuffled in Pipe mode.
         validation_split_ratio: share of training held out without a validation channel, or None.
         checkpoint_frequency: epochs between checkpoints.
         checkpoint_steps, checkpoint_minutes: between checkpoints within an epoch; None is none.
@@ -76,6 +79,9 @@ class Settings:
     dropout_rate: float
     early_stopping: EarlyStopping | None
     top_k: int | None
+    multi_label: bool
+    weighted_loss: bool
+    pipe_shuffle_bytes: int
     validation_split_ratio: float | None
     checkpoint_frequency: int
     checkpoint_steps: int | None
@@ -117,6 +123,9 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
         early_stopping=_early_stopping(interface, v),
         top_k=v["top_k"],
+        multi_label=_multi_label(v),
+        weighted_loss=bool(v.get("use_weighted_loss")),
+        pipe_shuffle_bytes=v["pipe_shuffle_mb"] << 20,
         validation_split_ratio=v["validation_split_ratio"],
         checkpoint_frequency=v["checkpoint_frequency"],
         checkpoint_steps=v["checkpoint_steps"],
@@ -300,6 +309,24 @@ def _epoch_list(text: str | None) -> tuple[int, ...]:
             f"lr_scheduler_step={text!r}: expected rising epochs separated by commas, as 10,20"
         )
     return epochs
+
+
+def _multi_label(v: Mapping[str, Any]) -> bool:
+    """The TensorFlow built-in has single labels only."""
+    is_multi_label = bool(v.get("multi_label"))
+    if v.get("use_weighted_loss") and not is_multi_label:
+        raise HyperparameterError("use_weighted_loss=1 acts with multi_label=1 only: set both")
+    if is_multi_label and v["label_smoothing"]:
+        raise HyperparameterError(
+            f"label_smoothing={v['label_smoothing']} with multi_label=1: labels are not "
+            "exclusive, so nothing is shared out among them; leave label_smoothing out"
+        )
+    if is_multi_label and v["top_k"]:
+        raise HyperparameterError(
+            f"top_k={v['top_k']} with multi_label=1: several labels have no rank among k; "
+            "leave top_k out"
+        )
+    return is_multi_label
 
 
 def _early_stopping(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:

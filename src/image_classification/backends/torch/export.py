@@ -32,27 +32,36 @@ _KNOWN_WARNINGS = (
 
 
 class _Probabilities(nn.Module):
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, is_multi_label: bool) -> None:
         super().__init__()
         self.classifier = classifier
+        self.is_multi_label = is_multi_label
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.classifier(images), dim=1)
+        logits = self.classifier(images)
+        return torch.sigmoid(logits) if self.is_multi_label else torch.softmax(logits, dim=1)
 
 
-def export(classifier: Classifier, input_shape: tuple[int, int, int], path: Path) -> None:
+def export(
+    classifier: Classifier,
+    input_shape: tuple[int, int, int],
+    path: Path,
+    *,
+    is_multi_label: bool = False,
+) -> None:
     """Write the file; the same weights give the same bytes.
 
     Args:
         classifier: on any device; it is left as it was.
         input_shape: (channels, height, width).
         path: of the file to write; its folder exists.
+        is_multi_label: a sigmoid for every class instead of a softmax over all.
 
     Raises:
         AlgorithmError: ONNX Runtime and PyTorch disagree by more than TOLERANCE.
     """
     channels, height, width = input_shape
-    module = _Probabilities(copy.deepcopy(classifier).cpu()).eval()
+    module = _Probabilities(copy.deepcopy(classifier).cpu(), is_multi_label).eval()
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
     graph = _trace(module, images[:2])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from image_classification.data.inventory import Inventory
 from image_classification.data.inventory.rows import Row, find_files, labels_beside
 from image_classification.data.labels import LabelMap, names_of_folders
 from image_classification.data.listing import ListEntry, read_list
+from image_classification.data.samples import UInt8Array
 from image_classification.errors import ListError
 
 
@@ -45,6 +48,27 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
     ]
     name = f"{root} by {listing}"
     return Inventory(name, root, placed, labels, left_out=left_out.reasons())
+
+
+def read_multi_hot_list(root: Path, listing: Path) -> tuple[list[str], UInt8Array]:
+    """Paths below `root` and uint8 (len, classes) of a list with a column 0 or 1 for every class.
+
+    Raises:
+        ListError: a malformed list, no image in it, or lines of another width or other values.
+    """
+    entries = read_list(listing)
+    if not entries:
+        raise ListError(f"{listing}: expected a list of images, got an empty file")
+    width = len(entries[0].labels)
+    for entry in entries:
+        if len(entry.labels) != width or not set(entry.labels) <= {0.0, 1.0}:
+            raise ListError(
+                f"{listing}, id {entry.id}: expected {width} columns 0 or 1, one for every class, "
+                f"got {', '.join(f'{label:g}' for label in entry.labels)}"
+            )
+    found, left_out = find_files(root, file_rows(listing, entries))
+    left_out.warn(root, f"{listing.name} decides what is taken")
+    return found, np.array([entry.labels for entry in entries], np.uint8)
 
 
 def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:

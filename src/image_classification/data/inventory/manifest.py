@@ -8,14 +8,18 @@ Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth'
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from image_classification.data.inventory.rows import Row
+import numpy as np
+
+from image_classification.data.inventory.rows import Row, find_files
+from image_classification.data.label_values import multi_hot
 from image_classification.data.labels import MAX_CLASSES
-from image_classification.errors import ListError
+from image_classification.data.samples import UInt8Array
+from image_classification.errors import DataError, ListError
 
 _SOURCE = "source-ref"
 _METADATA = "-metadata"
@@ -38,16 +42,48 @@ def read_manifest(
     Raises:
         ListError: a line is no JSON object, or has no image, no class, or several.
     """
+    return [_row(place, sample, label_attribute, group_by) for place, sample in _samples(path)]
+
+
+def read_multi_hot_manifest(
+    root: Path, path: Path, classes: int, label_format: str = ""
+) -> tuple[list[str], UInt8Array]:
+    """Paths below `root` and uint8 (lines, classes) of a manifest with several labels an image.
+
+    Args:
+        root: folder of the images.
+        path: the manifest.
+        classes: how many there are.
+        label_format: class-id or multi-hot, see `label_values.multi_hot`.
+
+    Raises:
+        ListError: a line is no JSON object, or has no image or other labels.
+    """
+    rows, labels = [], []
+    for place, sample in _samples(path):
+        attribute = _find_label(place, sample)
+        try:
+            labels.append(multi_hot(sample[attribute], classes, label_format))
+        except DataError as error:
+            raise ListError(f"{place}, {attribute!r}: {error}") from error
+        rows.append(Row(place, _path_of(sample[_SOURCE]), ""))
+    if not rows:
+        raise ListError(f"{path}: expected one line for each image, found none")
+    found, left_out = find_files(root, rows)
+    left_out.warn(root, f"{path.name} decides what is taken")
+    return found, np.stack(labels)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line, JSON object) of every line that is not blank."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ListError(f"{path}: expected a manifest of JSON lines: {error}") from error
-    rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            rows.append(_row(place, _parse(place, line), label_attribute, group_by))
-    return rows
+            yield place, _parse(place, line)
 
 
 def _parse(place: str, line: str) -> dict[str, Any]:

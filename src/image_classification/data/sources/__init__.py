@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from image_classification.data.samples import IntArray, Sample
+from image_classification.data.samples import IntArray, Sample, UInt8Array
+
+
+class PastTheEnd(Exception):
+    """There is no such sample in this pass over a stream, which was shorter than announced."""
 
 
 class Source(Protocol):
@@ -14,7 +18,11 @@ class Source(Protocol):
     """What to call it in messages: the folder or the record files."""
 
     class_indices: IntArray
-    """int64 (len,), the class index of every sample, known without decoding an image."""
+    """int64 (len,), the class index of every sample, known without decoding an image. Of several
+    labels it is the first, or the number of classes where there is none; int64 (0,) of a stream."""
+
+    multi_hot: UInt8Array | None
+    """uint8 (len, classes), 1 for every class of a sample, where there may be several."""
 
     def __len__(self) -> int:
         """How many samples there are."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.data.labels import LABELS_FILE, LabelMap
-from image_classification.data.samples import IntArray, Sample
+from image_classification.data.samples import IntArray, Sample, UInt8Array
 from image_classification.data.tree import (
     IMAGE_EXTENSIONS,
     LeftOut,
@@ -38,6 +38,7 @@ class FolderSource:
         name: the root.
         labels: the label map of `class_indices`.
         class_indices: int64 (len,), the class of every sample.
+        multi_hot: None: an image has one class.
         left_out: what in the folder is no sample, and why.
 
     Raises:
@@ -63,6 +64,7 @@ class FolderSource:
         numbers = [self.labels.index(name) for name in classes]
         counts = [len(keys) for keys in classes.values()]
         self.class_indices: IntArray = np.repeat(np.array(numbers, np.int64), counts)
+        self.multi_hot: UInt8Array | None = None
 
     def __len__(self) -> int:
         return len(self._keys)

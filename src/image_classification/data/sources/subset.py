@@ -14,6 +14,7 @@ class SubsetSource:
         self._indices = indices
         self.name = name
         self.class_indices: IntArray = source.class_indices[indices]
+        self.multi_hot = None if source.multi_hot is None else source.multi_hot[indices]
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -109,6 +109,8 @@ def _classes(facts: Facts) -> str:
 
 
 def _confusions(facts: Facts) -> str:
+    if facts.outcomes.targets.ndim == 2:
+        return ""
     names, pairs = facts.labels.names, confusions(facts.outcomes)
     content = "<h2>Confusions</h2>"
     if len(names) <= _LARGEST_MATRIX:
@@ -123,6 +125,8 @@ def _confusions(facts: Facts) -> str:
 
 def _errors(facts: Facts) -> str:
     outcomes, names = facts.outcomes, facts.labels.names
+    if outcomes.targets.ndim == 2:
+        return ""  # with several labels an image is seldom right or wrong as a whole
     predicted = outcomes.probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != outcomes.targets)
     sureness = outcomes.probabilities[wrong, predicted[wrong]]

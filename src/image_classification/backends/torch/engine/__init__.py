@@ -174,7 +174,9 @@ class _TorchEngine:
 
     def export(self, path: Path) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        export(self._average or self._model, self._spec.input_shape, path)
+        spec = self._spec
+        model = self._average or self._model
+        export(model, spec.input_shape, path, is_multi_label=spec.multi_label)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
@@ -205,7 +207,7 @@ class _TorchEngine:
         self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, share: float
     ) -> torch.Tensor:
         """Add those of one batch; the batch's weighted mean cross entropy, detached."""
-        total = functional.cross_entropy(logits, targets, reduction="none") @ weights
+        total = self._losses(logits, targets) @ weights
         everyone = weights.sum()
         has_samples = bool(everyone > 0) if self._ranks.size > 1 else True
         loss = (total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)).detach()
@@ -253,6 +255,18 @@ class _TorchEngine:
         }
         if arrays:
             load_weights(self._average, arrays, self._spec.backbone)
+
+    def _losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Float32 (N,): cross entropy of each sample; of several labels the mean over classes."""
+        if not self._spec.multi_label:
+            return functional.cross_entropy(logits, targets, reduction="none")
+        weights = self._spec.positive_weights
+        return functional.binary_cross_entropy_with_logits(
+            logits,
+            targets,
+            reduction="none",
+            pos_weight=logits.new_tensor(weights) if weights else None,
+        ).mean(dim=1)
 
     def _statistics(self) -> list[torch.Tensor]:
         return [tensor for name, tensor in self._model.tensors() if ".running_" in name]

@@ -1,0 +1,67 @@
+"""`image-classification describe`: the CreateAlgorithm request of an interface, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from image_classification import __version__
+from image_classification.contract.algorithm import algorithm_request
+from image_classification.contract.interface import INTERFACES
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_EPILOG = """\
+example:
+  image-classification describe --interface mxnet \\
+      --image 1234.dkr.ecr.eu-west-1.amazonaws.com/image-classification-train:0.1.0-torch \\
+      --serve-image 1234.dkr.ecr.eu-west-1.amazonaws.com/image-classification-serve:0.1.0 \\
+      > algorithm.json
+  aws sagemaker create-algorithm --cli-input-json file://algorithm.json
+"""
+
+
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `describe`."""
+    command = subparsers.add_parser(
+        "describe",
+        help="print hyperparameters, channels and metrics as a CreateAlgorithm request",
+        description="Print a CreateAlgorithm request: channels, hyperparameters with ranges and "
+        "defaults, metric definitions, what the server accepts.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--interface", choices=sorted(INTERFACES), default="mxnet")
+    command.add_argument("--name", help="of the algorithm (default: image-classification-<…>)")
+    command.add_argument(
+        "--image",
+        metavar="URI",
+        default=f"image-classification-train:{__version__}-torch",
+        help="of the training image (default: %(default)s)",
+    )
+    command.add_argument(
+        "--serve-image",
+        metavar="URI",
+        default=f"image-classification-serve:{__version__}",
+        help="of the serving image (default: %(default)s)",
+    )
+    command.set_defaults(run=describe)
+
+
+def describe(namespace: argparse.Namespace) -> int:
+    """Print the request."""
+    from image_classification.serving.codec import ENCODERS, IMAGE_CONTENT_TYPES
+
+    request = algorithm_request(
+        INTERFACES[namespace.interface],
+        namespace.name or f"image-classification-{namespace.interface}",
+        namespace.image,
+        namespace.serve_image,
+        IMAGE_CONTENT_TYPES,
+        list(ENCODERS),
+    )
+    sys.stdout.write(json.dumps(request, ensure_ascii=False, indent=1) + "\n")
+    return 0

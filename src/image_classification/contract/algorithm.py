@@ -1,0 +1,134 @@
+"""A CreateAlgorithm request: the declarations of an interface as SageMaker's API wants them.
+
+Shapes, limits and enumerations are those of the service model in botocore
+(`sagemaker/2017-07-24/service-2.json`), against which a test validates what is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from image_classification.contract.channels import Channel
+from image_classification.contract.hyperparameters import Hyperparameter
+from image_classification.contract.interface import Interface
+
+TRAINING_INSTANCES = (
+    *(f"ml.{kind}.xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6")),
+    *(f"ml.{kind}.2xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6", "p3")),
+    *(f"ml.{kind}.4xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6")),
+    *(f"ml.{kind}.12xlarge" for kind in ("g4dn", "g5", "g6")),
+    *("ml.p3.8xlarge", "ml.p3.16xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"),
+)
+SERVING_INSTANCES = (
+    *(f"ml.{kind}.xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5")),
+    *(f"ml.{kind}.2xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5")),
+    *("ml.m5.large", "ml.m6i.large", "ml.c6i.large"),
+)
+
+_LARGEST_INTEGER = 2**31 - 1
+_LARGEST_NUMBER = 1e9
+_BOOLEANS = {True: ("True", "true", "1"), False: ("False", "false", "0")}
+"""What the SDKs write: the service compares a value with these before the image sees it."""
+
+
+def algorithm_request(
+    interface: Interface,
+    name: str,
+    training_image: str,
+    serving_image: str,
+    content_types: Sequence[str],
+    response_types: Sequence[str],
+) -> dict[str, Any]:
+    """The request, as `aws sagemaker create-algorithm --cli-input-json` reads it.
+
+    Args:
+        interface: whose declarations.
+        name: of the algorithm.
+        training_image, serving_image: URIs of the images.
+        content_types, response_types: what the server accepts and answers.
+    """
+    return {
+        "AlgorithmName": name,
+        "AlgorithmDescription": f"Image classification, interface {interface.name}",
+        "TrainingSpecification": {
+            "TrainingImage": training_image,
+            "SupportedHyperParameters": _hyperparameters(interface),
+            "SupportedTrainingInstanceTypes": list(TRAINING_INSTANCES),
+            "SupportsDistributedTraining": True,
+            "MetricDefinitions": [
+                {"Name": metric.name, "Regex": metric.regex} for metric in interface.metrics
+            ],
+            "TrainingChannels": [_channel(c) for c in interface.channels if c.name != "code"],
+            "SupportedTuningJobObjectiveMetrics": [
+                {"Type": metric.direction, "MetricName": metric.name}
+                for metric in interface.metrics
+            ],
+        },
+        "InferenceSpecification": {
+            "Containers": [{"Image": serving_image}],
+            "SupportedTransformInstanceTypes": list(SERVING_INSTANCES),
+            "SupportedRealtimeInferenceInstanceTypes": list(SERVING_INSTANCES),
+            "SupportedContentTypes": list(content_types),
+            "SupportedResponseMIMETypes": list(response_types),
+        },
+    }
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    is_pipe = "Pipe" in channel.input_modes  # there the platform unpacks
+    return {
+        "Name": channel.name,
+        "Description": channel.meaning,
+        "IsRequired": channel.required,
+        "SupportedContentTypes": list(channel.content_types) or ["application/x-image"],
+        "SupportedCompressionTypes": ["None", "Gzip"] if is_pipe else ["None"],
+        "SupportedInputModes": list(channel.input_modes),
+    }
+
+
+def _hyperparameters(interface: Interface) -> list[dict[str, Any]]:
+    """Every spelling has an entry of its own, because the service refuses names it has not."""
+    return [
+        _specification(entry, name, interface)
+        for entry in interface.hyperparameters
+        for name in (entry.name, *entry.aliases)
+    ]
+
+
+def _specification(entry: Hyperparameter, name: str, interface: Interface) -> dict[str, Any]:
+    kind, legal = _range(entry)
+    specification: dict[str, Any] = {
+        "Name": name,
+        "Description": entry.meaning,
+        "Type": kind,
+        "IsTunable": entry.name in interface.tuning_ranges,
+        "IsRequired": entry.required,
+    }
+    if legal:
+        specification["Range"] = legal
+    # The service fills in defaults: with several spellings that would be two values for one.
+    if entry.default is not None and not entry.aliases:
+        specification["DefaultValue"] = str(entry.default)
+    return specification
+
+
+def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
+    if entry.kind == "text":
+        return "FreeText", {}
+    if entry.kind in {"boolean", "categorical"}:
+        values = [str(value) for value in entry.only or entry.choices]
+        if entry.kind == "boolean":
+            honoured = [bool(value) for value in entry.only or (True, False)]
+            values = [text for value in honoured for text in _BOOLEANS[value]]
+        return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
+    low = entry.minimum if entry.minimum is not None else -_LARGEST_INTEGER
+    high = entry.maximum
+    if entry.kind == "integer":
+        bounds = (str(int(low)), str(int(_LARGEST_INTEGER if high is None else high)))
+        kind = "Integer"
+    else:
+        bounds = (f"{low:g}", f"{_LARGEST_NUMBER if high is None else high:g}")
+        kind = "Continuous"
+    legal = {"MinValue": bounds[0], "MaxValue": bounds[1]}
+    return kind, {f"{kind}ParameterRangeSpecification": legal}

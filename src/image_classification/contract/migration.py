@@ -1,0 +1,149 @@
+"""What is not as in the built-ins, name by name, and why: the data of docs/migrating.md.
+
+`HYPERPARAMETERS` has every hyperparameter of a built-in's public guide; "" means that name, legal
+values, default and meaning are the same here. A test holds the names against the declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MXNET_HYPERPARAMETERS = {
+    "num_classes": "required there; counted here, except in Pipe mode",
+    "num_training_samples": "required there; counted here, except in Pipe mode",
+    "augmentation_type": "",
+    "beta_1": "",
+    "beta_2": "",
+    "checkpoint_frequency": "epochs between checkpoints, from which a job resumes; there, epochs "
+    "between files in model.tar.gz. The artifact here always holds the best epoch",
+    "early_stopping": "",
+    "early_stopping_min_epochs": "",
+    "early_stopping_patience": "",
+    "early_stopping_tolerance": "",
+    "epochs": "",
+    "eps": "",
+    "gamma": "",
+    "image_shape": "the same for ResNets; another `backbone` brings its own default",
+    "kv_store": "hosts always train synchronously, also with dist_async, so that a result can be "
+    "repeated",
+    "learning_rate": "",
+    "lr_scheduler_factor": "",
+    "lr_scheduler_step": "acts at the epochs it names even if num_training_samples is wrong",
+    "mini_batch_size": "a data set smaller than one batch trains; there it is an error",
+    "momentum": "",
+    "multi_label": "loss: mean binary cross-entropy over the classes; accuracy: mean over the "
+    "classes of right decisions at 0.5. The built-in publishes neither formula",
+    "num_layers": "",
+    "optimizer": "",
+    "precision_dtype": "",
+    "resize": "may be left out for images: then 256 for 224, in proportion",
+    "top_k": "not with multi_label: several labels have no rank among k",
+    "use_pretrained_model": "weights are never downloaded; a backbone without weights in the image "
+    "is an error",
+    "use_weighted_loss": "a class weighs images without it per image with it; the built-in "
+    "publishes no formula. Not in Pipe mode, where classes cannot be counted beforehand",
+    "weight_decay": "",
+    "model_prefix": "without effect, there and here; undocumented there",
+    "use_lr_scheduler": "without effect, there and here; undocumented there",
+}
+
+TENSORFLOW_HYPERPARAMETERS = {
+    "epochs": "",
+    "batch_size": "images per step on one host",
+    "optimizer": "",
+    "learning_rate": "",
+    "beta_1": "",
+    "beta_2": "",
+    "momentum": "",
+    "epsilon": "`eps`, as the tuning page calls it, is taken too",
+    "rho": "",
+    "initial_accumulator_value": "",
+    "regularizers_l2": "",
+    "label_smoothing": "",
+    "dropout_rate": "",
+    "train_only_top_layer": "all three published spellings are taken",
+    "reinitialize_top_layer": "",
+    "early_stopping": "",
+    "early_stopping_patience": "",
+    "early_stopping_min_delta": "",
+    "augmentation": "",
+    "augmentation_random_flip": "`horizontal` too, as in the published specification",
+    "augmentation_random_rotation": "",
+    "augmentation_random_zoom": "",
+    "binary_mode": "",
+    "eval_metric": "",
+    "image_resize_interpolation": "",
+    "validation_split_ratio": "",
+    "random_seed": "",
+}
+
+HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "mxnet": MXNET_HYPERPARAMETERS,
+    "tensorflow": TENSORFLOW_HYPERPARAMETERS,
+}
+
+CHANNELS: Mapping[str, Mapping[str, str]] = {
+    "mxnet": {
+        "train": "several `.rec` files are one data set (there exactly one); class folders, and a "
+        "`.manifest` beside the images in File mode, are taken too",
+        "validation": "may be left out with `validation_split_ratio`. In Pipe mode one pass is "
+        "copied to the disk and measured on after every epoch, so that every image counts once",
+        "train_lst": "paths may begin above the channel's folder; required only for images by list",
+        "validation_lst": "as train_lst",
+        "model": "an artifact of this project; only the head's width may differ",
+    },
+    "tensorflow": {
+        "training": "",
+        "validation": "",
+        "test": "",
+        "code": "not looked at",
+        "model": "not needed: pretrained weights are in the image. If given, an artifact of this "
+        "project",
+    },
+}
+
+METRICS: Mapping[str, Mapping[str, str]] = {
+    "mxnet": {
+        "train:accuracy": "over all images; there over full batches only",
+        "validation:accuracy": "over all images, each once; there over full batches only",
+        "train:top_k_accuracy": "the line is the built-in's, the metric's name ours",
+        "validation:top_k_accuracy": "the line is the built-in's, the metric's name ours",
+    },
+    "tensorflow": {},
+}
+
+BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "mxnet": (
+        (
+            "The server prepares an image as validation did (resize, centre crop).",
+            "The built-in squashes to `image_shape`, which it never trained on: the best known "
+            "cause of endpoints below their validation accuracy. `inference_resize=squash` gives "
+            "the old behaviour.",
+        ),
+        (
+            "A channel with ShardedByS3Key is taken with one host and refused with several.",
+            "Every host takes its part of what all of them see, as in the built-in.",
+        ),
+        (
+            "model.tar.gz holds an ONNX graph, safetensors and JSON instead of MXNet's files.",
+            "They can be read without MXNet and cannot execute.",
+        ),
+        (
+            "An image that cannot be read fails the job by name, within the budget "
+            "`max_bad_samples`.",
+            "A blank or a missing image would change the result in silence.",
+        ),
+    ),
+    "tensorflow": (
+        (
+            "The network is `backbone` (default efficientnet_lite0) and not chosen by `model_id`.",
+            "The models of the built-in come from a hub; a job here needs no network.",
+        ),
+        (
+            "model.tar.gz holds an ONNX graph, safetensors and JSON instead of a SavedModel; "
+            "`class_label_to_prediction_index.json` is there.",
+            "It can be read without TensorFlow and cannot execute.",
+        ),
+    ),
+}
+"""(what is different here, why) for each interface."""

@@ -1,0 +1,157 @@
+"""Every hyperparameter of the built-ins' public guides: default, legal and illegal values."""
+
+from __future__ import annotations
+
+import pytest
+
+from image_classification.contract import migration
+from image_classification.contract.interface import INTERFACES, Interface
+from image_classification.errors import HyperparameterError
+
+MXNET, TENSORFLOW = INTERFACES["mxnet"], INTERFACES["tensorflow"]
+
+UNIT = (["0", "1", "0.5", "1e-6"], ["-0.1", "1.1", "high"])
+POSITIVE = (["1", "7", "7.0"], ["0", "-1", "1.5", "many"])
+BOOLEAN = (["True", "False", "true", "0", "1"], ["2", "maybe"])
+
+# IC-Hyperparameter.md; a default of None is "unset".
+MXNET_TABLE = {
+    "num_classes": (None, *POSITIVE),
+    "num_training_samples": (None, *POSITIVE),
+    "augmentation_type": (None, ["crop", "crop_color", "crop_color_transform"], ["crops"]),
+    "beta_1": (0.9, *UNIT),
+    "beta_2": (0.999, *UNIT),
+    "early_stopping": (False, *BOOLEAN),
+    "early_stopping_min_epochs": (10, *POSITIVE),
+    "early_stopping_patience": (5, *POSITIVE),
+    "early_stopping_tolerance": (0.0, *UNIT),
+    "epochs": (30, *POSITIVE),
+    "eps": (1e-8, *UNIT),
+    "gamma": (0.9, *UNIT),
+    "image_shape": (None, ["3,224,224", "1,28,28", "3, 32, 32"], []),
+    "kv_store": (None, ["dist_sync", "dist_async"], ["device"]),
+    "learning_rate": (0.1, *UNIT),
+    "lr_scheduler_factor": (0.1, *UNIT),
+    "lr_scheduler_step": (None, ["10,20", "10, 20", "5"], []),
+    "mini_batch_size": (32, *POSITIVE),
+    "momentum": (0.9, *UNIT),
+    "multi_label": (False, *BOOLEAN),
+    "num_layers": (
+        "152",
+        ["18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110"],
+        ["19", "deep"],
+    ),
+    "optimizer": ("sgd", ["sgd", "adam", "rmsprop", "nag"], ["adagrad"]),
+    "precision_dtype": ("float32", ["float32"], ["float64"]),
+    "resize": (None, *POSITIVE),
+    "top_k": (None, ["2", "5"], ["1", "0"]),
+    "use_pretrained_model": (False, *BOOLEAN),
+    "use_weighted_loss": (False, *BOOLEAN),
+    "weight_decay": (0.0001, *UNIT),
+}
+
+# IC-TF-Hyperparameter.md, with what the published model specification adds.
+TENSORFLOW_TABLE = {
+    "epochs": (3, ["1", "1000"], ["0", "1001"]),
+    "batch_size": (32, ["1", "1024"], ["0", "1025"]),
+    "optimizer": (
+        "adam",
+        ["adam", "sgd", "nesterov", "rmsprop", "adagrad", "adadelta"],
+        ["nag"],
+    ),
+    "learning_rate": (0.001, *UNIT),
+    "beta_1": (0.9, *UNIT),
+    "beta_2": (0.999, *UNIT),
+    "momentum": (0.9, *UNIT),
+    "epsilon": (1e-7, *UNIT),
+    "rho": (0.95, *UNIT),
+    "initial_accumulator_value": (0.0001, *UNIT),
+    "regularizers_l2": (0.0001, *UNIT),
+    "label_smoothing": (0.1, *UNIT),
+    "dropout_rate": (0.2, *UNIT),
+    "train_only_top_layer": (False, *BOOLEAN),
+    "reinitialize_top_layer": ("Auto", ["Auto", "True"], ["never"]),
+    "early_stopping": (False, *BOOLEAN),
+    "early_stopping_patience": (5, ["1", "1000"], ["0", "1001"]),
+    "early_stopping_min_delta": (0.0, *UNIT),
+    "augmentation": (False, *BOOLEAN),
+    "augmentation_random_flip": (
+        "horizontal_and_vertical",
+        ["horizontal_and_vertical", "horizontal", "vertical", "None"],
+        ["diagonal"],
+    ),
+    "augmentation_random_rotation": (0.2, ["-1", "0", "1"], ["-1.1", "1.1"]),
+    "augmentation_random_zoom": (0.1, ["-1", "0", "1"], ["-1.1", "1.1"]),
+    "binary_mode": (False, ["False"], ["maybe"]),
+    "eval_metric": ("accuracy", ["accuracy"], ["f1"]),
+    "image_resize_interpolation": (
+        "bilinear",
+        ["bilinear", "nearest", "bicubic", "area", "lanczos3"],
+        ["linear"],
+    ),
+    "validation_split_ratio": (0.2, *UNIT),
+    "random_seed": (123, ["0", "7"], ["-1", "x"]),
+}
+
+CASES = [
+    pytest.param(interface, name, *row, id=f"{interface.name}-{name}")
+    for interface, table in ((MXNET, MXNET_TABLE), (TENSORFLOW, TENSORFLOW_TABLE))
+    for name, row in table.items()
+]
+
+
+@pytest.mark.parametrize(("interface", "name", "default", "legal", "illegal"), CASES)
+def test_a_hyperparameter_has_the_built_ins_default_and_values(
+    interface: Interface, name: str, default: object, legal: list[str], illegal: list[str]
+) -> None:
+    assert interface.parse({})[name] == default
+    for text in legal:
+        for encoded in (text, f'"{text}"', f'"\\"{text}\\""', f" {text} "):
+            interface.parse({name: encoded})
+    for text in illegal:
+        with pytest.raises(HyperparameterError, match=name):
+            interface.parse({name: text})
+
+
+@pytest.mark.parametrize("text", ["", "None", "null", '"None"'])
+def test_what_means_unset_is_the_default(text: str) -> None:
+    given = dict.fromkeys((name for name in MXNET_TABLE), text)
+    assert MXNET.parse(given) == MXNET.parse({})
+
+
+def test_bare_json_values_are_taken_as_their_text() -> None:
+    parsed = MXNET.parse({"epochs": 5, "learning_rate": 0.5, "early_stopping": True, "top_k": None})
+    values = (parsed["epochs"], parsed["learning_rate"], parsed["early_stopping"], parsed["top_k"])
+    assert values == (5, 0.5, True, None)
+
+
+def test_what_the_platform_adds_is_ignored_and_old_names_are_without_effect() -> None:
+    given = {
+        "_tuning_objective_metric": "validation:accuracy",
+        "_tuning_anything": "1",
+        "sagemaker_program": '"transfer_learning.py"',
+        "sagemaker_container_log_level": "20",
+        "sagemaker_submit_directory": "/opt/ml/input/data/code/sourcedir.tar.gz",
+    }
+    for interface in INTERFACES.values():
+        assert interface.parse(given) == interface.parse({})
+    old = MXNET.parse({"model_prefix": "image-classification", "use_lr_scheduler": "1"})
+    assert old | {"model_prefix": None, "use_lr_scheduler": None} == MXNET.parse({})
+
+
+def test_dashes_of_the_first_generation_are_answered_with_the_name_of_today() -> None:
+    with pytest.raises(HyperparameterError, match="did you mean 'batch_size'"):
+        TENSORFLOW.parse({"batch-size": "32"})
+
+
+@pytest.mark.parametrize("name", sorted(INTERFACES))
+def test_the_migration_page_has_every_name_of_the_built_in_and_only_declared_ones(
+    name: str,
+) -> None:
+    interface = INTERFACES[name]
+    table = MXNET_TABLE if name == "mxnet" else TENSORFLOW_TABLE
+    declared = {entry.name for entry in interface.hyperparameters}
+    remarks = set(migration.HYPERPARAMETERS[name])
+    assert set(table) <= remarks <= declared
+    assert set(migration.CHANNELS[name]) == {channel.name for channel in interface.channels}
+    assert set(migration.METRICS[name]) <= {metric.name for metric in interface.metrics}

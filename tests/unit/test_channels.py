@@ -1,0 +1,130 @@
+"""Channels as inputdataconfig.json describes them: what is taken, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from image_classification.contract.channels import ChannelInput, check_channels, read_channels
+from image_classification.contract.environment import JobPaths
+from image_classification.contract.interface import INTERFACES
+from image_classification.errors import ChannelError
+
+
+def read(base: Path, channels: Mapping[str, Mapping[str, str]]) -> dict[str, ChannelInput]:
+    config = base / "input" / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "inputdataconfig.json").write_text(json.dumps(channels))
+    for name, entry in channels.items():
+        if entry.get("TrainingInputMode") != "Pipe":
+            (base / "input" / "data" / name).mkdir(parents=True, exist_ok=True)
+    return read_channels(JobPaths(base))
+
+
+def check(base: Path, interface: str = "mxnet", **channels: Mapping[str, str]) -> None:
+    check_channels(INTERFACES[interface].channels, read(base, channels))
+
+
+@pytest.mark.parametrize(
+    ("text", "content_type", "label_format"),
+    [
+        ("application/x-recordio", "application/x-recordio", ""),
+        ("Application/X-RecordIO; label-format=class-id", "application/x-recordio", "class-id"),
+        ("application/x-recordio;label-format=multi-hot", "application/x-recordio", "multi-hot"),
+        ("application/x-image; charset=binary", "application/x-image", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_content_type_may_have_parameters(
+    tmp_path: Path, text: str, content_type: str, label_format: str
+) -> None:
+    channel = read(tmp_path, {"train": {"ContentType": text}})["train"]
+    assert (channel.content_type, channel.label_format) == (content_type, label_format)
+
+
+def test_local_mode_leaves_everything_but_the_mode_out(tmp_path: Path) -> None:
+    channel = read(tmp_path, {"train": {"TrainingInputMode": "File"}})["train"]
+    assert channel == ChannelInput("train", tmp_path / "input" / "data" / "train")
+
+
+def test_an_unknown_label_format_names_the_two_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        ChannelError, match="label-format='one-hot'; expected class-id or multi-hot"
+    ):
+        read(tmp_path, {"train": {"ContentType": "application/x-recordio; label-format=one-hot"}})
+
+
+def test_a_pipe_needs_no_folder_and_a_folder_channel_does(tmp_path: Path) -> None:
+    pipe = {"TrainingInputMode": "Pipe", "RecordWrapperType": "RecordIO"}
+    channel = read(tmp_path, {"train": pipe})["train"]
+    assert channel.is_pipe and channel.is_wrapped
+    config = tmp_path / "input" / "config" / "inputdataconfig.json"
+    config.write_text(json.dumps({"elsewhere": {"TrainingInputMode": "FastFile"}}))
+    with pytest.raises(ChannelError, match=r"channel elsewhere: its folder .* does not exist"):
+        read_channels(JobPaths(tmp_path))
+    with pytest.raises(ChannelError, match="TrainingInputMode='Stream' is unknown"):
+        read(tmp_path, {"train": {"TrainingInputMode": "Stream"}})
+
+
+def test_every_mode_and_kind_of_the_mxnet_interface_is_taken(tmp_path: Path) -> None:
+    images = {"ContentType": "application/x-image"}
+    check(tmp_path / "1", train=images, validation=images, train_lst=images, validation_lst=images)
+    records = {"ContentType": "application/x-recordio", "TrainingInputMode": "Pipe"}
+    check(tmp_path / "2", train=records, validation=records)
+    manifest = {"TrainingInputMode": "Pipe", "RecordWrapperType": "RecordIO"}
+    manifest["ContentType"] = "application/x-recordio; label-format=multi-hot"
+    check(tmp_path / "3", train=manifest, validation=manifest)
+    fast = {"TrainingInputMode": "FastFile", "S3DistributionType": "FullyReplicated"}
+    model = {"ContentType": "application/x-sagemaker-model", "TrainingInputMode": "File"}
+    check(tmp_path / "4", train=fast, validation=fast, model=model)
+
+
+def test_all_problems_of_the_channels_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ChannelError) as raised:
+        check(
+            tmp_path,
+            train_lst={},
+            holdout={},
+            validation={"ContentType": "text/csv"},
+            model={"TrainingInputMode": "Pipe"},
+        )
+    message = str(raised.value)
+    assert "Missing required channel: train;" in message
+    assert "Extraneous channel found: holdout" in message
+    assert "channel validation: ContentType 'text/csv' is not one of application/x-rec" in message
+    assert "channel model: TrainingInputMode='Pipe' is not one of File" in message
+    assert "Missing required channel: validation_lst" in message
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ({"train": {}, "validation": {}, "validation_lst": {}}, "Missing .* channel: train_lst"),
+        (
+            {"train": {"ContentType": "application/x-recordio"}, "train_lst": {}},
+            "a list names image files, but channel train has ContentType of records",
+        ),
+        (
+            {"train": {"TrainingInputMode": "Pipe"}, "train_lst": {}},
+            "a list names image files, but channel train has TrainingInputMode=Pipe",
+        ),
+        (
+            {"train": {"ContentType": "image/png", "TrainingInputMode": "Pipe"}},
+            "images through a pipe need RecordWrapperType=RecordIO",
+        ),
+        ({"train": {"RecordWrapperType": "RecordIO"}}, "acts in Pipe mode only"),
+    ],
+)
+def test_contradictory_channels_are_refused(
+    tmp_path: Path, channels: Mapping[str, Mapping[str, str]], message: str
+) -> None:
+    with pytest.raises(ChannelError, match=message):
+        check(tmp_path, **channels)
+
+
+def test_the_tensorflow_interface_has_no_pipes_as_its_built_in_has_none(tmp_path: Path) -> None:
+    with pytest.raises(ChannelError, match="channel training: TrainingInputMode='Pipe' is not"):
+        check(tmp_path, "tensorflow", training={"TrainingInputMode": "Pipe"})

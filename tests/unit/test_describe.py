@@ -1,0 +1,116 @@
+"""`describe` prints what CreateAlgorithm takes, by SageMaker's own service model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("botocore", reason="botocore is not installed")
+
+import botocore.session
+from botocore.validate import ParamValidator
+
+from image_classification.cli import main
+from image_classification.contract.algorithm import algorithm_request
+from image_classification.contract.hyperparameters import parse_all
+from image_classification.contract.interface import INTERFACES
+
+
+@pytest.fixture(scope="module")
+def shape() -> Any:
+    """The input shape of CreateAlgorithm."""
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    return model.operation_model("CreateAlgorithm").input_shape
+
+
+def described(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    assert main(["describe", *options]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def beyond(value: Any, shape: Any, place: str = "") -> Iterator[str]:
+    """What botocore leaves to the service: enumerations and patterns."""
+    if shape.type_name == "structure":
+        for name, member in value.items():
+            yield from beyond(member, shape.members[name], f"{place}.{name}")
+    elif shape.type_name == "list":
+        for number, member in enumerate(value):
+            yield from beyond(member, shape.member, f"{place}[{number}]")
+    elif shape.type_name == "string":
+        pattern = shape.metadata.get("pattern", "")
+        if shape.enum and value not in shape.enum:
+            yield f"{place}={value!r} is none of {shape.enum}"
+        elif "\\p{" not in pattern and not re.fullmatch(pattern or ".*", value, re.DOTALL):
+            yield f"{place}={value!r} is not {pattern}"
+        if len(value) > shape.metadata.get("max", 10**6):
+            yield f"{place} is too long"
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_the_request_is_valid_by_the_service_model(
+    capsys: pytest.CaptureFixture[str], shape: Any, interface: str
+) -> None:
+    request = described(capsys, "--interface", interface)
+    report = ParamValidator().validate(request, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert list(beyond(request, shape)) == []
+    specification = request["TrainingSpecification"]
+    assert len(specification["SupportedHyperParameters"]) <= 100
+    assert len(specification["TrainingChannels"]) <= 8
+    assert len(specification["MetricDefinitions"]) <= 40
+
+
+def test_names_and_images_are_those_that_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    request = described(capsys, "--image", "a/b:1", "--serve-image", "a/c:1", "--name", "mine")
+    assert request["AlgorithmName"] == "mine"
+    assert request["TrainingSpecification"]["TrainingImage"] == "a/b:1"
+    assert request["InferenceSpecification"]["Containers"] == [{"Image": "a/c:1"}]
+
+
+def hyperparameters(interface: str) -> dict[str, dict[str, Any]]:
+    request = algorithm_request(INTERFACES[interface], "x", "i", "i", [], [])
+    rows = request["TrainingSpecification"]["SupportedHyperParameters"]
+    return {row["Name"]: row for row in rows}
+
+
+def test_ranges_defaults_and_tunable_flags_are_those_declared() -> None:
+    rows = hyperparameters("mxnet")
+    assert rows["learning_rate"] | {"Description": ""} == {
+        "Name": "learning_rate",
+        "Description": "",
+        "Type": "Continuous",
+        "Range": {"ContinuousParameterRangeSpecification": {"MinValue": "0", "MaxValue": "1"}},
+        "IsTunable": True,
+        "IsRequired": False,
+        "DefaultValue": "0.1",
+    }
+    assert rows["optimizer"]["Range"]["CategoricalParameterRangeSpecification"]["Values"] == [
+        *("sgd", "adam", "rmsprop", "nag")
+    ]
+    assert not rows["epochs"]["IsTunable"]
+    assert rows["epochs"]["Range"]["IntegerParameterRangeSpecification"]["MinValue"] == "1"
+    for interface in INTERFACES.values():
+        names = {entry.name for entry in interface.hyperparameters}
+        assert set(interface.tuning_ranges) <= names
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_defaults_that_the_service_fills_in_are_a_legal_job(interface: str) -> None:
+    given = {
+        name: row["DefaultValue"]
+        for name, row in hyperparameters(interface).items()
+        if "DefaultValue" in row
+    }
+    declared = INTERFACES[interface].hyperparameters
+    assert parse_all(declared, given) == parse_all(declared, {})
+
+
+def test_every_spelling_is_known_and_none_has_a_default_beside_another() -> None:
+    rows = hyperparameters("tensorflow")
+    for name in ("train_only_top_layer", "train_only_on_top_layer", "train_only_on_top", "eps"):
+        assert "DefaultValue" not in rows[name]

@@ -1,0 +1,139 @@
+"""What a job's channels hold becomes sources: lists, shards, manifests, several labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classification.contract.channels import ChannelInput
+from image_classification.contract.interface import INTERFACES
+from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
+from image_classification.errors import ChannelError, DataError, ListError
+from image_classification.training.inputs import Inputs, open_inputs
+from image_classification.training.settings import settings_of
+
+LINES = "0\t0.000000\tcat/1.jpg\n1\t1\tdog/2.jpg\n\n2\t1.0\tdog/3.jpg\n"
+
+
+def open_job(root: Path, *names: str, **hyperparameters: object) -> Inputs:
+    text = {name: str(value) for name, value in hyperparameters.items()}
+    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(text))
+    channels = {name: ChannelInput(name, root / name) for name in names}
+    return open_inputs(channels, settings, "train")
+
+
+def write_images(folder: Path, jpeg: bytes) -> None:
+    for name in ("cat/1.jpg", "dog/2.jpg", "dog/3.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, jpeg: bytes) -> Path:
+    """The four channels of images and lists."""
+    for name in ("train", "validation"):
+        write_images(tmp_path / name, jpeg)
+        (tmp_path / f"{name}_lst").mkdir()
+        (tmp_path / f"{name}_lst" / "any.lst").write_text(LINES)
+    return tmp_path
+
+
+ALL = ("train", "validation", "train_lst", "validation_lst")
+
+
+def test_a_list_says_which_image_has_which_class(listed: Path, jpeg: bytes) -> None:
+    inputs = open_job(listed, *ALL, num_classes=2, num_training_samples=3)
+    assert inputs.labels.names == ("cat", "dog")
+    assert inputs.training.class_indices.tolist() == [0, 1, 1]
+    assert inputs.training.key(2) == "dog/3.jpg"
+    sample = inputs.training.read(2)
+    assert (sample.class_index, sample.data) == (1, jpeg)
+    assert not inputs.are_records
+
+
+def test_paths_of_a_list_may_begin_with_further_folders(listed: Path) -> None:
+    lines = LINES.replace("\tcat", "\ttrain/cat").replace("\tdog", "\t./data/train/dog")
+    (listed / "train_lst" / "any.lst").write_text(lines)
+    inputs = open_job(listed, *ALL)
+    assert [inputs.training.key(i) for i in range(3)] == ["cat/1.jpg", "dog/2.jpg", "dog/3.jpg"]
+
+
+def test_an_image_of_the_list_that_is_missing_is_an_error_of_that_image(listed: Path) -> None:
+    (listed / "train" / "dog" / "3.jpg").unlink()
+    inputs = open_job(listed, *ALL)
+    with pytest.raises(DataError, match=r"train/dog/3.jpg cannot be read: No such file"):
+        inputs.training.read(2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("0 0 cat/1.jpg\n", "separate the fields by TAB"),
+        ("0\tcat\tcat/1.jpg\n", "expected numbers as labels"),
+        ("0\t0.5\tcat/1.jpg\n", "expected one class number"),
+        ("", "got an empty file"),
+    ],
+)
+def test_a_bad_list_names_channel_and_line(listed: Path, lines: str, reason: str) -> None:
+    (listed / "train_lst" / "any.lst").write_text(lines)
+    with pytest.raises(ListError, match=f"Invalid lst file in the train channel: .*{reason}"):
+        open_job(listed, *ALL)
+
+
+def test_a_list_channel_has_exactly_one_list(listed: Path) -> None:
+    (listed / "train_lst" / "other.lst").write_text(LINES)
+    with pytest.raises(ChannelError, match=r"channel train_lst: expected exactly one .lst file"):
+        open_job(listed, *ALL)
+
+
+def test_a_class_of_the_list_beyond_num_classes_is_refused(listed: Path) -> None:
+    (listed / "train_lst" / "any.lst").write_text(LINES.replace("1.0", "2"))
+    with pytest.raises(DataError, match="num_classes is 2"):
+        open_job(listed, *ALL, num_classes=2)
+
+
+def test_a_labels_file_names_the_classes_of_a_list(listed: Path) -> None:
+    (listed / "train_lst" / "labels.json").write_text('{"labels": ["feline", "canine"]}')
+    assert open_job(listed, *ALL).labels.names == ("feline", "canine")
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_shards_of_a_channel_are_one_source_with_and_without_indices(
+    tmp_path: Path, jpeg: bytes, has_index: bool
+) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / name).mkdir()
+        for shard in range(3):
+            path = tmp_path / name / f"part-{shard}.rec"
+            with RecordWriter(path) as writer:
+                for number in range(4):
+                    header = RecordHeader(number % 2, 4 * shard + number)
+                    writer.write(pack_image_record(header, jpeg), header.id)
+            if not has_index:
+                path.with_suffix(".idx").unlink()
+    inputs = open_job(tmp_path, "train", "validation", num_classes=2)
+    assert len(inputs.training) == 12
+    assert inputs.training.key(5) == "part-1.rec#5"
+
+
+def manifest_channels(tmp_path: Path, jpeg: bytes, labels: list[object]) -> Path:
+    for name in ("train", "validation"):
+        write_images(tmp_path / name, jpeg)
+        paths = ("cat/1.jpg", "dog/2.jpg", "dog/3.jpg")
+        lines = [
+            json.dumps({"source-ref": f"s3://bucket/pets/{path}", "pets": label})
+            for path, label in zip(paths, labels, strict=True)
+        ]
+        (tmp_path / name / "pets.manifest").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_manifest_beside_the_images_says_their_classes(tmp_path: Path, jpeg: bytes) -> None:
+    root = manifest_channels(tmp_path, jpeg, [0, "1", 1.0])
+    inputs = open_job(root, "train", "validation", num_classes=2)
+    assert inputs.training.class_indices.tolist() == [0, 1, 1]
+    assert inputs.labels.names == ("0", "1")
+    assert np.array_equal(inputs.validation.class_indices, inputs.training.class_indices)
