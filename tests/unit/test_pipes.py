@@ -19,7 +19,7 @@ from image_classification.contract.interface import INTERFACES
 from image_classification.data.labels import LabelMap
 from image_classification.data.loader import Loader
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.record_format import RecordHeader, frame_record, pack_image_record
+from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from image_classification.data.sources.stream import StreamSource
 from image_classification.errors import ChannelError
 from image_classification.training.inputs import open_inputs
@@ -29,6 +29,11 @@ from image_classification.training.settings import settings_of
 SIZE = 8
 PREPROCESSING = Preprocessing(height=SIZE, width=SIZE)
 TWO = LabelMap(("a", "b"))
+
+
+def frame_record(payload: bytes) -> bytes:
+    """The payload as it lies in a record file or a pipe."""
+    return b"".join(frame_parts(payload))
 
 
 def image(number: int) -> bytes:
