@@ -42,7 +42,11 @@ MXNET_TABLE = {
         ["19", "deep"],
     ),
     "optimizer": ("sgd", ["sgd", "adam", "rmsprop", "nag"], ["adagrad"]),
-    "precision_dtype": (None, ["float32", "float16"], ["float64"]),  # unset: what the device does best
+    "precision_dtype": (
+        None,
+        ["float32", "float16"],
+        ["float64"],
+    ),  # unset: what the device does best
     "resize": (None, *POSITIVE),
     "top_k": (None, ["2", "5"], ["1", "0"]),
     "use_pretrained_model": (False, *BOOLEAN),

@@ -284,25 +284,30 @@ import numpy as np
 from image_classification.backends import load
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.data.samples import Batch
-rank, address, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, address, folder, cut = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 world = World(rank, 2, 1, {"init_method": address})
 spec = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), train_only_head=True)
 engine = load("torch").build(spec, OptimizerSpec(head_l2=0.01), world)
 images = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3), dtype=np.uint8)
 targets = np.eye(4, dtype=np.float32)[np.arange(6) % 4]
-part = slice(0, 2) if rank == 0 else slice(2, 6)
+part = slice(0, cut) if rank == 0 else slice(cut, 6)
 for _ in range(2):
     batch = Batch(images[part], targets[part], np.ones(6, np.float32)[part], tuple("abcdef")[part])
     engine.train_step(batch, 0.1)
+nothing = Batch(images[:2], targets[:2], np.zeros(2, np.float32), ("", ""))
+engine.train_step(nothing, 0.1)  # no rank has a sample: nothing may change
 np.savez(f"{folder}/{rank}.npz", **{k.replace("/", ":"): v for k, v in engine.state().items()})
 engine.release()
 """
 
 
-def test_two_processes_with_uneven_batches_learn_what_one_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [2, 5])
+def test_two_processes_with_uneven_batches_learn_what_one_learns(tmp_path: Path, cut: int) -> None:
     address = f"file://{tmp_path}/rendezvous"
     command = [sys.executable, "-c", TWO_RANKS]
-    ranks = [subprocess.Popen([*command, str(rank), address, str(tmp_path)]) for rank in (0, 1)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), address, str(tmp_path), str(cut)]) for rank in (0, 1)
+    ]
     assert [process.wait(timeout=100) for process in ranks] == [0, 0]
     first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in (0, 1))
     assert differences(first, second) == set()

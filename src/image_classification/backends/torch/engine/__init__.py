@@ -89,6 +89,7 @@ class _TorchEngine:
         self._optimizer = optimizer.build(settings, self._learning)
         self._steps = 0
         self._is_new_update = True
+        self._has_gradients = False
         self._precision = precision_of(spec.precision, self._device)
         self._features: Callable[[torch.Tensor], torch.Tensor] = self._model.features
         if spec.compiles:
@@ -107,15 +108,18 @@ class _TorchEngine:
         """
         weights = np.asarray(batch.weights, dtype=np.float32)
         kept = np.flatnonzero(weights)
-        if len(kept) == 0:
+        has_samples = len(kept) > 0
+        if not has_samples:
             kept = np.arange(len(weights))
-        elif len(kept) == 1:  # a BatchNorm on 1×1 maps needs two values; the mean loss is the same
-            kept = np.repeat(kept, 2)
+        elif len(kept) == 1:  # a BatchNorm on 1×1 maps needs two values: the sample in two halves
+            kept, weights = np.repeat(kept, 2), weights / np.float32(2)
         self._start_training_mode()
         logits = self._logits(self._images(batch.images, kept))
         targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[kept])
-        loss = self._add_gradients(logits, targets, self._tensor(weights[kept]), update.share)
-        if update.is_last:
+        loss = self._add_gradients(
+            logits, targets, self._tensor(weights[kept]), update.share, has_samples
+        )
+        if update.is_last and self._has_gradients:
             self._update(learning_rate)
             self._update_average(update.average_decay)
         self._is_new_update = update.is_last
@@ -204,12 +208,16 @@ class _TorchEngine:
             return self._model.head(self._model.dropout(features)).float()
 
     def _add_gradients(
-        self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, share: float
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        share: float,
+        has_samples: bool,
     ) -> torch.Tensor:
         """Add those of one batch; the batch's weighted mean cross entropy, detached."""
         total = self._losses(logits, targets) @ weights
         everyone = weights.sum()
-        has_samples = bool(everyone > 0) if self._ranks.size > 1 else True
         loss = (total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)).detach()
         self._ranks.sum([everyone])
         objective = total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)
@@ -218,6 +226,9 @@ class _TorchEngine:
             objective = objective + penalty / self._ranks.size
         if self._is_new_update:
             self._optimizer.zero_grad(set_to_none=True)
+            self._has_gradients = False
+        # Where no rank has a sample, momentum and weight decay must not act either.
+        self._has_gradients |= self._ranks.size == 1 or bool(everyone > 0)
         self._precision.backward(objective * share)
         if not self._spec.train_only_head:
             self._ranks.average(self._statistics(), has_samples)
