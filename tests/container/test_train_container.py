@@ -15,6 +15,7 @@ from tests.conftest import ClassFolders
 from tests.container.engine import docker, run, running, serving
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
+from tests.contract.test_training_channels import pipe_job
 
 PHOTOGRAPHS_JOB = {
     "backbone": "efficientnet_lite0",
@@ -186,3 +187,35 @@ def test_the_train_image_also_serves_what_it_trained(image: str, trained: Path) 
             photo.read_bytes(), Content_Type="image/jpeg", Accept="application/json;verbose"
         ).json()
     assert answer["predicted_label"] == "green"  # type: ignore[index]
+
+
+def test_pipe_mode_reads_one_fifo_an_epoch_through_a_mounted_volume(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = pipe_job(tmp_path / "ml", channels, epochs=3, passes=3)
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = read_artifact(base / "model").manifest["metrics"]
+    assert (measured["training_samples"], measured["validation_samples"]) == (36, 15)
+    assert measured["validation"]["accuracy"] > 0.6
+
+
+def test_an_augmented_manifest_beside_its_images_is_a_channel(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    names = ("blue", "green", "red")
+    given = HYPERPARAMETERS | {"epochs": 2, "labels": ",".join(names), "num_classes": 3}
+    base = write_job(tmp_path / "ml", given, channels)
+    for channel in channels:
+        folder = base / "input" / "data" / channel
+        lines = []
+        for path in sorted(folder.glob("*/*.jpg")):
+            path.rename(folder / path.name)
+            row = {"source-ref": f"s3://bucket/{path.name}", "class": names.index(path.parent.name)}
+            lines.append(json.dumps(row))
+        for name in names:
+            (folder / name).rmdir()
+        (folder / f"{channel}.manifest").write_text("\n".join(lines) + "\n")
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_artifact(base / "model").labels.names == names

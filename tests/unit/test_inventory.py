@@ -177,6 +177,31 @@ def test_a_labelling_jobs_manifest_gives_numbers_and_names(flat: Path) -> None:
     assert classes_of(inventory) == {"a1.jpg": "dog", "deep/c3.png": "cat"}
 
 
+def test_the_numbers_of_a_manifest_are_places_among_the_given_labels(flat: Path) -> None:
+    manifest(
+        flat,
+        {"source-ref": "a1.jpg", "class-id": 1},
+        {"source-ref": "b2.JPG", "class-id": 0},
+    )
+    inventory = take_inventory(flat, labels=LabelMap(("cat", "dog")))
+    assert classes_of(inventory) == {"a1.jpg": "dog", "b2.JPG": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("sample", "labels"),
+    [
+        ({"class-id": 0, "class-id-metadata": {"class-name": "cat"}}, ("bird", "cat")),
+        ({"class-id": 2}, ("cat", "dog")),
+    ],
+)
+def test_numbers_that_contradict_the_labels_are_refused(
+    flat: Path, sample: dict[str, object], labels: tuple[str, ...]
+) -> None:
+    manifest(flat, {"source-ref": "a1.jpg"} | sample)
+    with pytest.raises(ListError, match="use those that the list was made with"):
+        take_inventory(flat, labels=LabelMap(labels))
+
+
 @pytest.mark.parametrize("value", [1, 1.0, "1", [0, 1], "[0, 1, 0]"])
 def test_the_forms_of_a_class_in_a_manifest_mean_the_same(flat: Path, value: object) -> None:
     manifest(

@@ -71,7 +71,7 @@ def assemble(
         left_out.add("lines that repeat another", row.place)
     labels = labels or labels_beside(listing) or _labels_of(list(kept.values()))
     entries = [
-        ListEntry(i, (float(labels.index(row.label)),), path)
+        ListEntry(i, (float(_class_index(row, labels)),), path)
         for i, (path, row) in enumerate(kept.items())
     ]
     left_out.warn(root, f"{listing.name} decides what is taken")
@@ -84,6 +84,20 @@ def assemble(
         _groups(list(kept.values())),
         left_out.reasons(),
     )
+
+
+def _class_index(row: Row, labels: LabelMap) -> int:
+    """The row's class: by its number where it has no name of its own, else by its name."""
+    if row.number is None or (row.label == str(row.number) and row.label in labels.names):
+        return labels.index(row.label)
+    index = row.number if row.label == str(row.number) else labels.index(row.label)
+    if index != row.number or index >= len(labels):
+        theirs = labels.names[row.number] if row.number < len(labels) else "not among the labels"
+        raise ListError(
+            f"{row.place}: {row.says()}, but class {row.number} is {theirs!r} by the labels that "
+            "are given or lie beside the list; use those that the list was made with"
+        )
+    return index
 
 
 def find_files(root: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
