@@ -408,3 +408,38 @@ def test_every_command_helps_with_an_example(
         run(command, "--help")
     assert exited.value.code == 0
     assert f"image-classification {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["data.lst", "data.idx", "data", "other.lst", "data.REC"])
+def test_an_output_that_is_not_named_as_a_record_file_is_refused(tmp_path: Path, name: str) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match=r"\.rec"):
+        pack(path, root, tmp_path / name)
+    assert path.read_bytes() == content and left_behind(tmp_path) == []
+
+
+def test_a_list_that_is_named_as_a_record_file_is_not_overwritten(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path = path.rename(tmp_path / "data.rec")
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match="the file that is read"):
+        pack(path, root, path)
+    assert path.read_bytes() == content
+
+
+def test_a_label_map_of_other_classes_is_neither_replaced_nor_copied(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
+    LabelMap(("cat",)).write(tmp_path / "labels.json")
+    LabelMap(("dog",)).write(tmp_path / "out" / "labels.json")
+    with pytest.raises(DataError, match="other classes.*another folder, or delete it"):
+        pack(path, root, tmp_path / "out" / "data.rec")
+    assert left_behind(tmp_path / "out") == ["labels.json"]
+    assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("dog",)
+
+
+def test_a_label_map_that_numbers_the_folders_otherwise_is_refused(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
+    LabelMap(("ant", "cat")).write(tmp_path / "labels.json")
+    with pytest.raises(DataError, match="belongs to another list"):
+        pack(path, root, tmp_path / "data.rec")

@@ -255,3 +255,37 @@ def test_a_file_cut_anywhere_is_refused_with_the_record_that_is_cut(path: Path) 
                 assert len(file) == whole  # cut between two records, or in the last padding
         except RecordError as error:
             assert f"record {whole - 1}: " in str(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rec2idx", "{rec}", "{rec}"),
+        ("rec2idx", "{rec}", "{folder}/other.rec"),
+        ("rec2idx", "{rec}", "{folder}"),
+        ("rec2idx", "{folder}/link.idx"),
+        ("inspect", "{rec}", "--contact-sheet", "{rec}"),
+        ("inspect", "{rec}", "--contact-sheet", "{folder}/data.idx"),
+        ("inspect", "{rec}", "--contact-sheet", "{folder}"),
+        ("inspect", "{rec}", "--salvage", "{rec}"),
+        ("inspect", "{rec}", "--salvage", "{folder}/data.lst"),
+    ],
+)
+def test_no_tool_writes_over_what_it_reads(
+    path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    (path.parent / "link.idx").symlink_to(path)
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    code, _, error = says(capsys, *(word.format(rec=path, folder=path.parent) for word in words))
+    assert code == 2 and error.startswith("ClientError:"), error
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_an_older_contact_sheet_is_replaced(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = path.with_name("sheet.png")
+    for first in (1, 2):
+        assert says(capsys, "inspect", path, "--contact-sheet", sheet, "--first", first)[0] == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 200

@@ -89,6 +89,19 @@ class LabelMap:
         """Write `labels.json`, beside and then renamed."""
         write_text(path, json.dumps({"labels": list(self.names)}, ensure_ascii=False, indent=1))
 
+    def check_beside(self, path: Path) -> None:
+        """Refuse a place for `path` where a `labels.json` names other classes than these.
+
+        Raises:
+            DataError: as `read`, or the names differ.
+        """
+        existing = path.with_name(LABELS_FILE)
+        if existing.is_file() and LabelMap.read(existing) != self:
+            raise DataError(
+                f"{existing} has other classes than {path}, and would give its names to other "
+                "files there: write to another folder, or delete it if nothing there needs it"
+            )
+
     @classmethod
     def read(cls, path: Path) -> LabelMap:
         """Read `labels.json`; a DataError names the file and what is wrong in it."""

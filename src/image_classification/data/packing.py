@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from image_classification import __version__
+from image_classification.data.files import check_target
 from image_classification.data.image_packing import PackedImage, pack_image
-from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.labels import LABELS_FILE, LabelMap, names_of_folders
 from image_classification.data.listing import ListEntry, read_list
 from image_classification.data.ordered_work import in_order
 from image_classification.data.pack_report import PackReport, SkippedImage, Tally, check_skipped
 from image_classification.data.record_parts import RecordParts
+from image_classification.data.record_writer import RECORD_SUFFIX
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
 
@@ -89,13 +91,19 @@ def pack(
     Raises:
         ListError: the list is malformed.
         DataError: the list is empty, more than `max_bad` images cannot be used, or the output
-            cannot be written. Nothing is left behind (but finished parts, with `resume`) and an
+            cannot be written, or lies beside the label map of other classes. Nothing is left behind (but finished parts, with `resume`) and an
             older output stays as it was.
-        UsageError: `resume` with another list or other options than the interrupted run had.
+        UsageError: `output` is the list or does not end in `.rec`, or `resume` with another list
+            or other options than the interrupted run had.
     """
     options = options or PackOptions(transcoding, pack_labels)
+    if output.suffix != RECORD_SUFFIX:
+        raise UsageError(f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output")
+    check_target(output, list_path)
     entries = _entries_of(list_path, options)
     labels = _labels_of(list_path, entries)
+    if labels is not None:
+        labels.check_beside(output)
 
     parts = RecordParts(
         output,
@@ -223,4 +231,16 @@ def _labels_of(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None
             largest,
         )
         return None
+    folders = names_of_folders(entries)
+    if folders is not None and _is_numbered_otherwise(folders, labels):
+        raise DataError(
+            f"{path} numbers its classes otherwise than the folders in {list_path}: it belongs to "
+            "another list; keep each list and its label map in a folder of their own"
+        )
     return labels
+
+
+def _is_numbered_otherwise(folders: LabelMap, labels: LabelMap) -> bool:
+    """Whether a folder of the images is a class of the label map, but under another number."""
+    known = labels.to_prediction_index()
+    return any(known.get(name, number) != number for number, name in enumerate(folders.names))

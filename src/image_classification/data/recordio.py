@@ -35,13 +35,14 @@ from image_classification.data.record_format import (
 )
 from image_classification.data.record_index import find_disagreement, read_index
 from image_classification.data.record_scan import Damage, find_records
-from image_classification.data.record_writer import INDEX_SUFFIX, RecordWriter
+from image_classification.data.record_writer import INDEX_SUFFIX, RECORD_SUFFIX, RecordWriter
 from image_classification.data.samples import FloatArray, IntArray
 from image_classification.errors import RecordError
 
 __all__ = [
     "INDEX_SUFFIX",
     "RECORD_MAGIC",
+    "RECORD_SUFFIX",
     "ImageRecord",
     "RecordFile",
     "RecordHeader",
