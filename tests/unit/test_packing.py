@@ -443,3 +443,26 @@ def test_a_label_map_that_numbers_the_folders_otherwise_is_refused(tmp_path: Pat
     LabelMap(("ant", "cat")).write(tmp_path / "labels.json")
     with pytest.raises(DataError, match="belongs to another list"):
         pack(path, root, tmp_path / "data.rec")
+
+
+@pytest.mark.parametrize("resize", [-1, 65_501, 100_000])
+def test_a_resize_beyond_what_a_jpeg_can_hold_is_refused(resize: int) -> None:
+    with pytest.raises(UsageError, match=f"from 0 to 65500 pixels.*got {resize}"):
+        Transcoding(resize=resize)
+
+
+@pytest.mark.parametrize("size", [(10, 10), (4, 400)])
+def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocated(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path, root = build(tmp_path, {"1.png": encoded(*size, kind="PNG")})
+    with pytest.raises(DataError, match="after the resize got .*megapixels"):
+        pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=60_000))
+    assert left_behind(tmp_path) == []
+
+
+def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(100, 100)})
+    small = Transcoding(resize=10, max_pixels=9_999)
+    with pytest.raises(DataError, match="expected at most 9999 pixels"):
+        pack(path, root, tmp_path / "data.rec", transcoding=small)

@@ -179,7 +179,7 @@ def _run_pack(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> PackOptions:
-    names = [field.name for field in fields(Transcoding)]
+    names = [field.name for field in fields(Transcoding) if field.name in vars(args)]
     given: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)
     }
