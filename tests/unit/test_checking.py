@@ -312,3 +312,14 @@ def test_the_hard_images_that_must_be_refused_are_the_unreadable_ones(
     for entry in json.loads((hard / "manifest.json").read_text())["files"]:
         if entry["expect"] != "either":
             assert (entry["file"] in unreadable) == (entry["expect"] == "refuse"), entry["file"]
+
+
+def test_a_set_without_one_label_in_range_is_an_error_and_no_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        picture(tmp_path / f"{number}.jpg", number)
+    (tmp_path / "data.lst").write_text("0\t-1\t0.jpg\n1\t7\t1.jpg\n")
+    (tmp_path / "labels.json").write_text('{"labels": ["cat", "dog"]}')
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1 and len(images_of(verdict, "label-out-of-range")) == 2
