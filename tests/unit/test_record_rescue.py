@@ -281,11 +281,48 @@ def test_no_tool_writes_over_what_it_reads(
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_an_older_contact_sheet_is_replaced(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_contact_sheet_is_replaced(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = path.with_name("sheet.png")
     for first in (1, 2):
         assert says(capsys, "inspect", path, "--contact-sheet", sheet, "--first", first)[0] == 0
     with Image.open(sheet) as drawn:
         assert drawn.width > 200
+
+
+def damage_header_of_third(path: Path) -> None:
+    with RecordFile(path) as file:
+        flag = int(file.offsets[2]) + 8
+    content = bytearray(path.read_bytes())
+    content[flag : flag + 4] = b"\xff" * 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_damaged_image_header_is_damage_of_its_record(
+    path: Path, capsys: pytest.CaptureFixture[str], has_index: bool
+) -> None:
+    damage_header_of_third(path)
+    if not has_index:
+        path.with_suffix(".idx").unlink()
+    code, out, error = says(capsys, "inspect", path)
+    assert code == 2 and "record 2 at byte" in error and "not image records" not in out
+    sound = path.with_name("sound.rec")
+    code, out, error = says(
+        capsys, "inspect", path, "--on-damage", "resync", "--salvage", sound, "--json"
+    )
+    result = json.loads(out)
+    assert code == 0 and result["salvaged"]["records"] == RECORDS - 1
+    assert result["lost"]["skipped_bytes"] > 0 and "image header" in error
+    assert result["lost"]["lost_keys"] == ([104] if has_index else None)
+    with RecordFile(sound) as file:
+        assert file.record_headers["id"].tolist() == [100, 102, 106, 108, 110]
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync")
+    assert ": 5 records" in out
+
+
+def test_records_that_are_no_image_records_lose_nothing_to_resync(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "data.rec") as writer:
+        for number in range(3):
+            writer.write(b"\xff" * (5 + 20 * number), number)
+    with RecordFile(tmp_path / "data.rec", resync=True) as file:
+        assert len(file) == 3 and not file.damages

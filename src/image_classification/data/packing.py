@@ -98,7 +98,9 @@ def pack(
     """
     options = options or PackOptions(transcoding, pack_labels)
     if output.suffix != RECORD_SUFFIX:
-        raise UsageError(f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output")
+        raise UsageError(
+            f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output"
+        )
     check_target(output, list_path)
     entries = _entries_of(list_path, options)
     labels = _labels_of(list_path, entries)
