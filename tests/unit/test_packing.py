@@ -432,7 +432,7 @@ def test_a_label_map_of_other_classes_is_neither_replaced_nor_copied(tmp_path: P
     path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
     LabelMap(("cat",)).write(tmp_path / "labels.json")
     LabelMap(("dog",)).write(tmp_path / "out" / "labels.json")
-    with pytest.raises(DataError, match="other classes.*another folder, or delete it"):
+    with pytest.raises(DataError, match=r"other classes.*another folder, or delete it"):
         pack(path, root, tmp_path / "out" / "data.rec")
     assert left_behind(tmp_path / "out") == ["labels.json"]
     assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("dog",)
@@ -456,7 +456,7 @@ def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocate
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     path, root = build(tmp_path, {"1.png": encoded(*size, kind="PNG")})
-    with pytest.raises(DataError, match="after the resize got .*megapixels"):
+    with pytest.raises(DataError, match=r"after the resize got .*megapixels"):
         pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=60_000))
     assert left_behind(tmp_path) == []
 
@@ -466,3 +466,22 @@ def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> No
     small = Transcoding(resize=10, max_pixels=9_999)
     with pytest.raises(DataError, match="expected at most 9999 pixels"):
         pack(path, root, tmp_path / "data.rec", transcoding=small)
+
+
+def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_packed(
+    tmp_path: Path,
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path.write_text("0\t1\t1.jpg\n1\t1\t2\t1.jpg\n")
+    with pytest.raises(DataError, match="line 2: expected 1 labels as in the first line, got 2"):
+        pack(path, root, tmp_path / "data.rec", pack_labels=True)
+    assert pack(path, root, tmp_path / "data.rec").packed == 2
+
+
+def test_a_label_with_a_fraction_is_packed_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path.write_text("7\t0.5\t1.jpg\n")
+    pack(path, root, tmp_path / "data.rec")
+    assert "id 7: the label 0.5 is no class number" in caplog.text

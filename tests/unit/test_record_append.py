@@ -153,7 +153,9 @@ def test_a_second_append_is_refused_while_the_first_runs_and_leaves_it_alone(
 
     def meanwhile(done: int, _total: int) -> None:
         if done == 1:
-            with pytest.raises(DataError, match="another append.*wait until it has ended") as error:
+            with pytest.raises(
+                DataError, match=r"another append.*wait until it has ended"
+            ) as error:
                 append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS)
             refusals.append(error)
 

@@ -91,8 +91,8 @@ def pack(
     Raises:
         ListError: the list is malformed.
         DataError: the list is empty, more than `max_bad` images cannot be used, or the output
-            cannot be written, or lies beside the label map of other classes. Nothing is left behind (but finished parts, with `resume`) and an
-            older output stays as it was.
+            cannot be written or lies beside the label map of other classes. Nothing is left behind
+            (but finished parts, with `resume`) and an older output stays as it was.
         UsageError: `output` is the list or does not end in `.rec`, or `resume` with another list
             or other options than the interrupted run had.
     """
@@ -167,11 +167,19 @@ def _fill(
 
 def _entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
     """The list, or the part of it that was asked for."""
-    entries = read_list(list_path, label_width=options.label_width)
+    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
     if not entries:
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
     if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
         _log.warning("%s has several labels a line: only the first is packed", list_path)
+    fraction = next((entry for entry in entries if _is_fraction(entry)), None)
+    if fraction is not None:
+        _log.warning(
+            "%s, id %d: the label %g is no class number, which training needs (0, 1, 2, …)",
+            list_path,
+            fraction.id,
+            fraction.labels[0],
+        )
     selected = select_part(entries, options)
     if not selected:
         raise UsageError(
@@ -179,6 +187,10 @@ def _entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
             f"empty; use at most {len(entries)} parts"
         )
     return selected
+
+
+def _is_fraction(entry: ListEntry) -> bool:
+    return len(entry.labels) == 1 and not entry.labels[0].is_integer()
 
 
 def select_part(entries: list[ListEntry], options: PackOptions) -> list[ListEntry]:

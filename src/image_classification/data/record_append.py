@@ -118,7 +118,7 @@ def _append_alone(
     folder = record_path.with_name(f".{record_path.name}.appending")
     _undo_killed(folder, record_path)
     keys, offsets, end = _existing(record_path)
-    entries = read_list(list_path, label_width=options.label_width)
+    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
     if renumber:
         entries = _renumbered(entries, int(keys.max()) + 1 if len(keys) else 0)
     _check_ids(entries, keys, list_path, record_path)
