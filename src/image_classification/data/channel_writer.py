@@ -184,7 +184,11 @@ def _write_shards(
         tally.splits[shard.split].files.append(shard.stem)
     _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
-        "train_ratio": None if inventory.splits else plan.train_ratio or DEFAULT_TRAIN_RATIO,
+        "train_ratio": None
+        if inventory.splits
+        else DEFAULT_TRAIN_RATIO
+        if plan.train_ratio is None
+        else plan.train_ratio,
         "test_ratio": None if inventory.splits else plan.test_ratio or 0.0,
         "seed": plan.seed,
         "format": plan.format,
