@@ -326,3 +326,33 @@ def test_records_that_are_no_image_records_lose_nothing_to_resync(tmp_path: Path
             writer.write(b"\xff" * (5 + 20 * number), number)
     with RecordFile(tmp_path / "data.rec", resync=True) as file:
         assert len(file) == 3 and not file.damages
+
+
+def test_records_that_are_there_are_not_lost_because_the_index_is_wrong(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = path.with_suffix(".idx")
+    lines = index.read_text().splitlines()
+    lines[1:] = [f"{line.split()[0]}\t{int(line.split()[1]) + 4}" for line in lines[1:]]
+    index.write_text("\n".join(lines) + "\n")
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync", "--json")
+    assert json.loads(out)["lost"] == {"skipped_bytes": 0, "lost_keys": []}
+
+
+def test_the_lost_records_of_a_numbered_index_are_named_by_its_numbers(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RecordWriter(path) as writer:  # ids 1 … 6 under the keys 0 … 5
+        for number in range(RECORDS):
+            writer.write(pack_image_record(RecordHeader(0.0, number + 1), jpeg(number)), number)
+    damage_third(path)
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync", "--json")
+    assert json.loads(out)["lost"]["lost_keys"] == [2]
+
+
+def test_one_record_cannot_be_salvaged_alone(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = path.with_name("new.rec")
+    code, _, error = says(capsys, "inspect", path, "--record", 1, "--salvage", new)
+    assert code == 2 and "--record names one: drop one" in error and not new.exists()

@@ -98,6 +98,8 @@ def add_on_damage(command: argparse.ArgumentParser) -> None:
 def _run_inspect(args: argparse.Namespace) -> int:
     if args.first < 1:
         raise UsageError(f"expected --first 1 or more, got {args.first}")
+    if args.record is not None and args.salvage is not None:
+        raise UsageError("--salvage saves all sound records and --record names one: drop one")
     if args.contact_sheet is not None:
         _check_sheet(args.contact_sheet, args.file)
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:

@@ -98,4 +98,11 @@ def measure_loss(file: RecordFile) -> Loss:
     except RecordError:
         return Loss(skipped, None)
     lost = ~np.isin(index.offsets, file.offsets)
+    if len(file) and file.fitting_headers().all():
+        ids = file.record_headers["id"]
+        known = dict(zip(file.offsets.tolist(), ids.tolist(), strict=True))
+        pairs = zip(index.offsets.tolist(), index.keys.tolist(), strict=True)
+        # Keys that are ids, not plain numbers: the record is there, only the offset is wrong.
+        if all(known.get(offset, key) == key for offset, key in pairs):
+            lost &= ~np.isin(index.keys, ids)
     return Loss(skipped, tuple(index.keys[lost].tolist()))
