@@ -182,6 +182,7 @@ def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
 
 def _pack(args: argparse.Namespace) -> None:
     transcoding = None
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     if not args.pass_through:
         transcoding = Transcoding(
             resize=args.resize,
@@ -190,8 +191,11 @@ def _pack(args: argparse.Namespace) -> None:
             encoding=args.encoding,
             color=args.color,
             interpolation=INTERPOLATION_NUMBERS[args.inter_method],
+            max_pixels=max_pixels,
         )
-    options = PackOptions(transcoding, args.pack_label, args.label_width, args.part, args.nsplit)
+    options = PackOptions(
+        transcoding, args.pack_label, args.label_width, args.part, args.nsplit, max_pixels
+    )
     lists = select_lists(
         Path(os.path.abspath(args.prefix)), exact_im2rec_prefix=args.exact_im2rec_prefix
     )

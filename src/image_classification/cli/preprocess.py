@@ -183,10 +183,12 @@ def _plan(
     namespace: argparse.Namespace, base: Path, root: Path, labels: LabelMap | None
 ) -> ChannelPlan:
     transcoding = None
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     if namespace.resize is not None or namespace.quality is not None:
         transcoding = Transcoding(
             resize=namespace.resize or 0,
             quality=_DEFAULT_QUALITY if namespace.quality is None else namespace.quality,
+            max_pixels=max_pixels,
         )
     cluster = environment.read_processing_cluster(JobPaths(base))
     hosts = len(cluster.hosts)
@@ -210,6 +212,7 @@ def _plan(
         host=cluster.hosts.index(cluster.current_host),
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",
+        max_pixels=max_pixels,
     )
 
 

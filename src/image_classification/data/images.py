@@ -169,7 +169,7 @@ def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> No
         raise ImageTooLargeError(
             f"expected at most {max_pixels} pixels ({max_pixels / 1e6:.1f} megapixels), {when}got "
             f"{width} × {height} = {width * height / 1e6:.1f} megapixels; "
-            "make the image smaller or raise the limit (max_pixels)"
+            "make the image smaller or raise the limit (IMAGE_CLASSIFICATION_MAX_PIXELS)"
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from image_classification import __version__
 from image_classification.data.files import check_target
 from image_classification.data.image_packing import PackedImage, pack_image
+from image_classification.data.images import DEFAULT_MAX_PIXELS
 from image_classification.data.labels import LABELS_FILE, LabelMap, names_of_folders
 from image_classification.data.listing import ListEntry, read_list
 from image_classification.data.ordered_work import in_order
@@ -43,6 +44,7 @@ class PackOptions:
         pack_labels: store all labels of a list with several; otherwise the first.
         label_width: how many labels every line of the list must have; None takes what is there.
         part, parts: pack only the lines that fall to part `part` of `parts`, counted from 0.
+        max_pixels: of an image that must be decoded to be checked; `transcoding` has its own.
     """
 
     transcoding: Transcoding | None = None
@@ -50,6 +52,7 @@ class PackOptions:
     label_width: int | None = None
     part: int = 0
     parts: int = 1
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts:
@@ -150,7 +153,9 @@ def _fill(
     """Pack what is not in a finished part yet; the tally, and how many images were."""
 
     def process(entry: ListEntry) -> PackedImage:
-        return pack_image(entry, str(root), options.transcoding, options.pack_labels)
+        return pack_image(
+            entry, str(root), options.transcoding, options.pack_labels, options.max_pixels
+        )
 
     _drop_repaired(parts, entries, process)
     tally = Tally(list_path, parts.finished)

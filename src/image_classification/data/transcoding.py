@@ -77,7 +77,7 @@ class Transcoding:
             )
 
 
-def check_stored(content: bytes) -> None:
+def check_stored(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """Refuse what is no image or is cut off.
 
     Decodes only where the end mark is not in place; other damage inside is not seen.
@@ -88,7 +88,7 @@ def check_stored(content: bytes) -> None:
     header = read_header(content)
     mark = _END_MARKS.get(header.format, b"")
     if mark not in content[-_END_BYTES:]:
-        decode(content, header=header)
+        decode(content, header=header, max_pixels=max_pixels)
 
 
 def transcode(content: bytes, transcoding: Transcoding) -> bytes:

@@ -167,7 +167,7 @@ def _warn_of_equal_numbers(place: str, names: set[str]) -> None:
     for alike in spellings.values():
         if len(alike) > 1:
             _log.warning(
-                "%s: %s are the same number but different classes; write them alike if they are one",
+                "%s: %s are the same number but different classes; spell a class in one way",
                 place.partition(", line ")[0],
                 " and ".join(map(repr, alike)),
             )
