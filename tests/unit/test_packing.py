@@ -6,14 +6,14 @@ import argparse
 import errno
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.cli import records
+from image_classification.cli import im2rec, main, records
 from image_classification.data import recordio
 from image_classification.data.images import decode
 from image_classification.data.labels import LabelMap
@@ -485,3 +485,19 @@ def test_a_label_with_a_fraction_is_packed_and_reported(
     path.write_text("7\t0.5\t1.jpg\n")
     pack(path, root, tmp_path / "data.rec")
     assert "id 7: the label 0.5 is no class number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(main, ["pack"]), (main, ["nonsense"]), (main, ["pack", "--color", "7"]), (im2rec.main, [])],
+)
+def test_a_mistake_on_the_command_line_is_said_first(
+    program: Callable[[Sequence[str]], int],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        program(words)
+    first, usage = capsys.readouterr().err.split("\n", 1)
+    assert exited.value.code == 2 and first.startswith("ClientError: ")
+    assert usage.startswith("usage: ")

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from image_classification import __version__, logs
+from image_classification.cli.command_line import Parser
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.lists import write_lists
 from image_classification.cli.output import say
@@ -87,7 +88,7 @@ def without_old_values(words: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of im2rec.py, and what ours adds."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="im2rec",
         description="Make lists of the images below ROOT, or pack the lists of PREFIX into record\n"
         "files: MXNet's im2rec.py, without MXNet.",
