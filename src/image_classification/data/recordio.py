@@ -24,6 +24,7 @@ from image_classification.data.record_format import (
     MAGIC_BYTES,
     PART_HEADER,
     RECORD_MAGIC,
+    REMEDY,
     WHOLE,
     ImageRecord,
     Mapped,
@@ -246,7 +247,12 @@ class RecordFile:
         short = np.flatnonzero(sizes < least)
         if len(short):
             number = int(short[0])
-            self.read_image(number)  # raises with the details
+            try:
+                self.read_image(number)  # raises with the details
+            except RecordError as error:
+                if self.fitting_headers().any():  # damage; else these are no image records
+                    raise RecordError(f"{error}; {REMEDY}") from error
+                raise
 
 
 def _map_file(path: Path) -> Mapped:
