@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from image_classification.cli import main
 from image_classification.data.channel_writer import ChannelPlan
 from image_classification.data.channel_writer import write_channels as write_inventory
 from image_classification.data.findings import Findings
@@ -275,3 +276,25 @@ def test_hosts_with_images_of_their_own_write_under_names_of_their_own(
     write_channels(images, tmp_path / "out", ChannelPlan(host=1, hosts=2, host_name="algo-2"))
     assert (tmp_path / "out" / "train" / "train-algo-2.rec").is_file()
     assert (tmp_path / "out" / "validation" / "validation-algo-2.rec").is_file()
+
+
+@pytest.mark.parametrize("value", ["0", "101"])
+def test_a_quality_that_no_jpeg_has_is_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    words = ["--input", str(images), "--output", str(tmp_path / "out"), "--quality", value]
+    assert main(["preprocess", *words]) == 2
+    assert f"got 0 and {value}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["images", "images/red", "images/new/folder", "link/out"])
+def test_an_output_below_the_input_is_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    (tmp_path / "link").symlink_to(images)
+    before = tree_of(images)
+    words = ["--input", str(images), "--output", str(tmp_path / output)]
+    assert main(["preprocess", *words]) == 2
+    assert "lies in the input" in capsys.readouterr().err
+    assert tree_of(images) == before

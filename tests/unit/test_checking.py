@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classification.cli import main
+from image_classification.cli import im2rec, main
 from image_classification.data.channel_writer import ChannelPlan, write_channels
 from image_classification.data.checking import duplicates
 from image_classification.data.checking.duplicates import connected, near_pairs
@@ -187,14 +187,17 @@ def test_labels_outside_the_range_are_named_in_records_and_in_lists(
     assert code == 1
     assert images_of(verdict, "label-out-of-range")[0] == f"{records}#2: 2"
     listing = tmp_path / "all.lst"
-    listing.write_text("0\t0\tcat/0.jpg\n1\t7\tdog/1.jpg\n2\tnan\tcat/2.jpg\n")
+    listing.write_text("0\t0\tcat/0.jpg\n1\t7\tdog/1.jpg\n2\t0.5\tcat/2.jpg\n")
     code, verdict = check(capsys, clean, "--list", listing)
     assert code == 1
     assert images_of(verdict, "label-out-of-range") == [
         f"{clean}/dog/1.jpg: 7",
-        f"{clean}/cat/2.jpg: nan",
+        f"{clean}/cat/2.jpg: 0.5",
     ]
     assert kinds(verdict)["images-that-the-list-does-not-name"] == "warning"
+    listing.write_text("0\t0\tcat/0.jpg\n1\tnan\tdog/1.jpg\n")
+    code, verdict = check(capsys, clean, "--list", listing)
+    assert code == 1 and kinds(verdict)["damaged"] == "error"
 
 
 def test_the_lists_of_a_folder_are_parts_that_are_compared(
@@ -312,3 +315,34 @@ def test_the_hard_images_that_must_be_refused_are_the_unreadable_ones(
     for entry in json.loads((hard / "manifest.json").read_text())["files"]:
         if entry["expect"] != "either":
             assert (entry["file"] in unreadable) == (entry["expect"] == "refuse"), entry["file"]
+
+
+def test_a_set_without_one_label_in_range_is_an_error_and_no_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        picture(tmp_path / f"{number}.jpg", number)
+    (tmp_path / "data.lst").write_text("0\t-1\t0.jpg\n1\t7\t1.jpg\n")
+    (tmp_path / "labels.json").write_text('{"labels": ["cat", "dog"]}')
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1 and len(images_of(verdict, "label-out-of-range")) == 2
+
+
+def test_the_limit_of_pixels_is_that_of_the_environment_in_every_tool(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.lst"
+    path.write_text("0\t0\tcat/0.jpg\n")
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_MAX_PIXELS", str(120 * 90 - 1))
+    for words in (
+        ["check", str(clean)],
+        ["preprocess", "--input", str(clean), "--output", str(tmp_path / "out")],
+        ["preprocess", "--input", str(clean), "--output", str(tmp_path / "out"), "--resize", "32"],
+        ["pack", str(path), str(clean), "--resize", "32"],
+    ):
+        assert main(words) != 0
+        assert "raise the limit (IMAGE_CLASSIFICATION_MAX_PIXELS)" in "".join(capsys.readouterr())
+    assert im2rec.main([str(path), str(clean)]) == 2
+    assert "IMAGE_CLASSIFICATION_MAX_PIXELS" in capsys.readouterr().err
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_MAX_PIXELS", str(120 * 90))
+    assert im2rec.main([str(path), str(clean)]) == 0

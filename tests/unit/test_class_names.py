@@ -92,7 +92,9 @@ def test_a_labels_file_of_another_program_is_an_error_with_the_remedy(
     records: dict[str, Path],
 ) -> None:
     (records["train"] / "labels.json").write_text('{"classes": ["cat"], "labels": {"a": 0}}')
-    with pytest.raises(DataError, match=r'labels\.json: "labels" must be a list.*leave it out'):
+    with pytest.raises(
+        DataError, match=r'labels\.json: expected a list under "labels".*leave it out'
+    ):
         open_job(records)
 
 
@@ -146,8 +148,6 @@ def test_a_class_may_be_absent_from_a_split_whose_labels_file_has_it(
         "0\t0\t1.jpg\n1\t1\tb/2.jpg\n",  # an image without a folder
         "0\t0\ta/1.jpg\n1\t2\tb/2.jpg\n",  # class 1 does not occur
         "0\t0.5\ta/1.jpg\n",
-        "0\tnan\ta/1.jpg\n",
-        "0\tinf\ta/1.jpg\n",
         "",
     ],
 )

@@ -267,3 +267,15 @@ def test_a_pipe_in_a_list_is_a_bad_image_and_is_not_waited_for(
     )
     code, _, error = im2rec_says(capsys, "--pass-through", tmp_path / "d", root)
     assert code == 2 and "pipe.jpg: not a regular file" in error
+
+
+def test_a_second_prefix_does_not_rename_the_classes_of_the_first(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--list", "--recursive"]
+    assert im2rec_says(capsys, *words, tmp_path / "d" / "one", root)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    (root / "a").rename(root / "other")
+    code, _, error = im2rec_says(capsys, *words, tmp_path / "d" / "two", root)
+    assert code == 2 and "another folder, or delete it" in error
+    assert {path: path.read_bytes() for path in (tmp_path / "d").iterdir()} == before

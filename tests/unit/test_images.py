@@ -210,7 +210,9 @@ def test_a_jpeg_that_simplejpeg_refuses_is_reduced_by_pillow() -> None:
 def test_too_many_pixels_are_refused_with_the_numbers_and_the_remedy(image_format: str) -> None:
     data = written(Image.fromarray(scene()), image_format)
     assert decode(data, max_pixels=48 * 64).shape == (48, 64, 3)
-    with pytest.raises(ImageTooLargeError, match=r"64 × 48 .*raise the limit \(max_pixels\)"):
+    with pytest.raises(
+        ImageTooLargeError, match=r"64 × 48 .*raise the limit \(IMAGE_CLASSIFICATION_MAX_PIXELS\)"
+    ):
         decode(data, max_pixels=48 * 64 - 1)
 
 

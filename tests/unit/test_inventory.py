@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,9 @@ def test_a_list_of_a_flat_folder_has_numbered_classes_or_those_of_labels_json(fl
 @pytest.mark.parametrize("labels", ["-1", "0.5", "nan", "1\t0", "inf"])
 def test_a_label_that_is_no_class_number_is_refused(flat: Path, labels: str) -> None:
     (flat / "all.lst").write_text(f"4\t{labels}\ta1.jpg\n")
-    with pytest.raises(ListError, match="id 4: expected one class number"):
+    with pytest.raises(
+        ListError, match=r"id 4: expected one class number|line 1: expected labels within float32"
+    ):
         take_inventory(flat)
 
 
@@ -263,3 +266,45 @@ def test_options_that_an_input_does_not_have_are_refused(tmp_path: Path, flat: P
     (flat / "b.csv").write_text("file,label\n")
     with pytest.raises(UsageError, match=r"2 lists \(a\.csv, b\.csv\): name one with --list"):
         take_inventory(flat)
+
+
+def test_a_table_in_latin_1_is_refused_with_its_line_before_anything_is_written(
+    flat: Path,
+) -> None:
+    (flat / "t.csv").write_bytes("file,label\na1.jpg,dog\nb2.JPG,Löwe\n".encode("latin-1"))
+    with pytest.raises(ListError, match=r"line 3: the label .*save it as UTF-8"):
+        take_inventory(flat)
+
+
+def test_a_file_name_in_latin_1_is_found_all_the_same(flat: Path) -> None:
+    name = os.fsdecode("Löwe.jpg".encode("latin-1"))
+    (flat / name).touch()
+    (flat / "t.csv").write_bytes("file,label\nLöwe.jpg,lion\n".encode("latin-1"))
+    assert classes_of(take_inventory(flat)) == {name: "lion"}
+
+
+@pytest.mark.parametrize("beginning", ["", '{"source-ref": "a1.jpg", "class": '])
+def test_a_manifest_nested_without_end_is_refused_with_its_line(flat: Path, beginning: str) -> None:
+    (flat / "output.manifest").write_text(beginning + "[" * 100_000 + "\n")
+    with pytest.raises(ListError, match="line 1: expected one JSON object a line"):
+        take_inventory(flat)
+
+
+def test_a_column_that_is_there_twice_is_refused(flat: Path) -> None:
+    (flat / "t.csv").write_text("file,label,Label\na1.jpg,cat,dog\n")
+    with pytest.raises(ListError, match="names 2 columns 'label'"):
+        take_inventory(flat)
+
+
+def test_classes_that_are_one_number_in_two_spellings_are_reported(
+    flat: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (flat / "t.csv").write_text("file,label\na1.jpg,1\nb2.JPG,01\n")
+    take_inventory(flat)
+    assert "'01' and '1' are the same number but different classes" in caplog.text
+
+
+def test_an_image_whose_name_a_list_cannot_hold_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, "cat/1.jpg", "dog/two\nlines.jpg")
+    with pytest.raises(ListError, match=r"rename 'dog/two\\nlines\.jpg'"):
+        take_inventory(tmp_path)

@@ -27,10 +27,37 @@ def test_a_file_that_is_no_label_map_is_refused(tmp_path: Path, content: str) ->
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match=r"'cow' is not in the label map.*\['cat', 'dog'\]"):
+    with pytest.raises(DataError, match=r"'cow' is not in the label map.*cat, dog"):
         LabelMap(("cat", "dog")).index("cow")
 
 
 def test_the_file_is_plain_json_for_other_programs(tmp_path: Path) -> None:
     LabelMap.numbered(2).write(tmp_path / "labels.json")
     assert json.loads((tmp_path / "labels.json").read_text()) == {"labels": ["0", "1"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "expected JSON.*delete it"),
+        (b"{", "expected JSON.*delete it"),
+        (b'["cat"]', 'expected a list under "labels".*delete it'),
+        (b'{"labels": ["cat", 3]}', "class 1 is 3, expected a name.*delete it"),
+        (b'{"labels": ["cat", "cat"]}', "occur twice: cat; correct it"),
+        (b'{"labels": ["\\ud800"]}', "expected class names in UTF-8"),
+        (b'{"labels": ["\xe9"]}', "save it as UTF-8"),
+    ],
+)
+def test_a_label_map_that_cannot_be_used_is_named_with_the_remedy(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "labels.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        LabelMap.read(path)
+    assert str(error.value).startswith(f"{path}: ") and "Error" not in str(error.value)
+
+
+def test_class_names_nested_without_end_are_refused() -> None:
+    with pytest.raises(DataError, match="expected class names as a JSON list"):
+        LabelMap.parse("[" * 100_000)

@@ -327,3 +327,19 @@ def test_ratios_that_are_no_shares_of_a_whole_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match="add up to 1"):
         stratified_split(np.zeros(4, np.int64), ratios, seed=0)
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-inf", "1e39", "3.5e38"])
+def test_a_label_that_a_record_cannot_hold_is_refused_with_its_line(
+    tmp_path: Path, label: str
+) -> None:
+    path = write(tmp_path, f"0\t1\ta.jpg\n1\t{label}\tb.jpg\n".encode())
+    with pytest.raises(ListError, match=f"line 2: expected labels within float32.*got {label}"):
+        read_list(path)
+
+
+def test_the_first_line_with_another_number_of_labels_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, b"0\t1\t2\ta.jpg\n\n1\t1\tb.jpg\n2\t1\tc.jpg\n")
+    assert len(read_list(path)) == 3
+    with pytest.raises(ListError, match="line 3: expected 2 labels as in the first line, got 1"):
+        read_list(path, same_width=True)

@@ -6,14 +6,14 @@ import argparse
 import errno
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.cli import records
+from image_classification.cli import im2rec, main, records
 from image_classification.data import recordio
 from image_classification.data.images import decode
 from image_classification.data.labels import LabelMap
@@ -408,3 +408,96 @@ def test_every_command_helps_with_an_example(
         run(command, "--help")
     assert exited.value.code == 0
     assert f"image-classification {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["data.lst", "data.idx", "data", "other.lst", "data.REC"])
+def test_an_output_that_is_not_named_as_a_record_file_is_refused(tmp_path: Path, name: str) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match=r"\.rec"):
+        pack(path, root, tmp_path / name)
+    assert path.read_bytes() == content and left_behind(tmp_path) == []
+
+
+def test_a_list_that_is_named_as_a_record_file_is_not_overwritten(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path = path.rename(tmp_path / "data.rec")
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match="the file that is read"):
+        pack(path, root, path)
+    assert path.read_bytes() == content
+
+
+def test_a_label_map_of_other_classes_is_neither_replaced_nor_copied(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
+    LabelMap(("cat",)).write(tmp_path / "labels.json")
+    LabelMap(("dog",)).write(tmp_path / "out" / "labels.json")
+    with pytest.raises(DataError, match=r"other classes.*another folder, or delete it"):
+        pack(path, root, tmp_path / "out" / "data.rec")
+    assert left_behind(tmp_path / "out") == ["labels.json"]
+    assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("dog",)
+
+
+def test_a_label_map_that_numbers_the_folders_otherwise_is_refused(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
+    LabelMap(("ant", "cat")).write(tmp_path / "labels.json")
+    with pytest.raises(DataError, match="belongs to another list"):
+        pack(path, root, tmp_path / "data.rec")
+
+
+@pytest.mark.parametrize("resize", [-1, 65_501, 100_000])
+def test_a_resize_beyond_what_a_jpeg_can_hold_is_refused(resize: int) -> None:
+    with pytest.raises(UsageError, match=f"from 0 to 65500 pixels.*got {resize}"):
+        Transcoding(resize=resize)
+
+
+@pytest.mark.parametrize("size", [(10, 10), (4, 400)])
+def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocated(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path, root = build(tmp_path, {"1.png": encoded(*size, kind="PNG")})
+    with pytest.raises(DataError, match=r"after the resize got .*megapixels"):
+        pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=60_000))
+    assert left_behind(tmp_path) == []
+
+
+def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(100, 100)})
+    small = Transcoding(resize=10, max_pixels=9_999)
+    with pytest.raises(DataError, match="expected at most 9999 pixels"):
+        pack(path, root, tmp_path / "data.rec", transcoding=small)
+
+
+def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_packed(
+    tmp_path: Path,
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path.write_text("0\t1\t1.jpg\n1\t1\t2\t1.jpg\n")
+    with pytest.raises(DataError, match="line 2: expected 1 labels as in the first line, got 2"):
+        pack(path, root, tmp_path / "data.rec", pack_labels=True)
+    assert pack(path, root, tmp_path / "data.rec").packed == 2
+
+
+def test_a_label_with_a_fraction_is_packed_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path.write_text("7\t0.5\t1.jpg\n")
+    pack(path, root, tmp_path / "data.rec")
+    assert "id 7: the label 0.5 is no class number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(main, ["pack"]), (main, ["nonsense"]), (main, ["pack", "--color", "7"]), (im2rec.main, [])],
+)
+def test_a_mistake_on_the_command_line_is_said_first(
+    program: Callable[[Sequence[str]], int],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        program(words)
+    first, usage = capsys.readouterr().err.split("\n", 1)
+    assert exited.value.code == 2 and first.startswith("ClientError: ")
+    assert usage.startswith("usage: ")

@@ -143,3 +143,23 @@ def test_a_damaged_file_is_not_appended_to(tmp_path: Path, root: Path) -> None:
     with pytest.raises(RecordError, match="damaged at byte"):
         append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS)
     assert state(tmp_path / "old") == before
+
+
+def test_a_second_append_is_refused_while_the_first_runs_and_leaves_it_alone(
+    tmp_path: Path, root: Path
+) -> None:
+    target = tmp_path / "old" / "data.rec"
+    refusals = []
+
+    def meanwhile(done: int, _total: int) -> None:
+        if done == 1:
+            with pytest.raises(
+                DataError, match=r"another append.*wait until it has ended"
+            ) as error:
+                append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS)
+            refusals.append(error)
+
+    append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS, on_progress=meanwhile)
+    assert len(refusals) == 1
+    pack(tmp_path / "all" / "data.lst", root, tmp_path / "all" / "data.rec")
+    assert target.read_bytes() == (tmp_path / "all" / "data.rec").read_bytes()

@@ -255,3 +255,104 @@ def test_a_file_cut_anywhere_is_refused_with_the_record_that_is_cut(path: Path) 
                 assert len(file) == whole  # cut between two records, or in the last padding
         except RecordError as error:
             assert f"record {whole - 1}: " in str(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rec2idx", "{rec}", "{rec}"),
+        ("rec2idx", "{rec}", "{folder}/other.rec"),
+        ("rec2idx", "{rec}", "{folder}"),
+        ("rec2idx", "{folder}/link.idx"),
+        ("inspect", "{rec}", "--contact-sheet", "{rec}"),
+        ("inspect", "{rec}", "--contact-sheet", "{folder}/data.idx"),
+        ("inspect", "{rec}", "--contact-sheet", "{folder}"),
+        ("inspect", "{rec}", "--salvage", "{rec}"),
+        ("inspect", "{rec}", "--salvage", "{folder}/data.lst"),
+    ],
+)
+def test_no_tool_writes_over_what_it_reads(
+    path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    (path.parent / "link.idx").symlink_to(path)
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    code, _, error = says(capsys, *(word.format(rec=path, folder=path.parent) for word in words))
+    assert code == 2 and error.startswith("ClientError:"), error
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_an_older_contact_sheet_is_replaced(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = path.with_name("sheet.png")
+    for first in (1, 2):
+        assert says(capsys, "inspect", path, "--contact-sheet", sheet, "--first", first)[0] == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 200
+
+
+def damage_header_of_third(path: Path) -> None:
+    with RecordFile(path) as file:
+        flag = int(file.offsets[2]) + 8
+    content = bytearray(path.read_bytes())
+    content[flag : flag + 4] = b"\xff" * 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_damaged_image_header_is_damage_of_its_record(
+    path: Path, capsys: pytest.CaptureFixture[str], has_index: bool
+) -> None:
+    damage_header_of_third(path)
+    if not has_index:
+        path.with_suffix(".idx").unlink()
+    code, out, error = says(capsys, "inspect", path)
+    assert code == 2 and "record 2 at byte" in error and "--salvage NEW.rec" in error
+    sound = path.with_name("sound.rec")
+    code, out, error = says(
+        capsys, "inspect", path, "--on-damage", "resync", "--salvage", sound, "--json"
+    )
+    result = json.loads(out)
+    assert code == 0 and result["salvaged"]["records"] == RECORDS - 1
+    assert result["lost"]["skipped_bytes"] > 0 and "image header" in error
+    assert result["lost"]["lost_keys"] == ([104] if has_index else None)
+    with RecordFile(sound) as file:
+        assert file.record_headers["id"].tolist() == [100, 102, 106, 108, 110]
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync")
+    assert ": 5 records" in out
+
+
+def test_records_that_are_no_image_records_lose_nothing_to_resync(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "data.rec") as writer:
+        for number in range(3):
+            writer.write(b"\xff" * (5 + 20 * number), number)
+    with RecordFile(tmp_path / "data.rec", resync=True) as file:
+        assert len(file) == 3 and not file.damages
+
+
+def test_records_that_are_there_are_not_lost_because_the_index_is_wrong(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = path.with_suffix(".idx")
+    lines = index.read_text().splitlines()
+    lines[1:] = [f"{line.split()[0]}\t{int(line.split()[1]) + 4}" for line in lines[1:]]
+    index.write_text("\n".join(lines) + "\n")
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync", "--json")
+    assert json.loads(out)["lost"] == {"skipped_bytes": 0, "lost_keys": []}
+
+
+def test_the_lost_records_of_a_numbered_index_are_named_by_its_numbers(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RecordWriter(path) as writer:  # ids 1 … 6 under the keys 0 … 5
+        for number in range(RECORDS):
+            writer.write(pack_image_record(RecordHeader(0.0, number + 1), jpeg(number)), number)
+    damage_third(path)
+    _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync", "--json")
+    assert json.loads(out)["lost"]["lost_keys"] == [2]
+
+
+def test_one_record_cannot_be_salvaged_alone(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = path.with_name("new.rec")
+    code, _, error = says(capsys, "inspect", path, "--record", 1, "--salvage", new)
+    assert code == 2 and "--record names one: drop one" in error and not new.exists()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from image_classification import __version__, logs
 from image_classification.cli import check, describe, models, preprocess, records, train
+from image_classification.cli.command_line import Parser
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="image-classification",
         description="Pack, train, evaluate and serve image classifiers.",
         epilog="example: image-classification train --base-dir /opt/ml",

@@ -71,9 +71,10 @@ def run(namespace: argparse.Namespace) -> int:
             parts += parts_of(path, namespace.list)
         except (RecordError, ListError) as error:  # a mistake in the data, not in the command
             damaged.append(Problem("error", "damaged", str(error)))
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     workers = namespace.workers or environment.cpu_count()
     with Progress("check", sum(len(part.keys) for part in parts), "images") as progress:
-        verdict = check(parts, workers, progress.advance, damaged)
+        verdict = check(parts, workers, progress.advance, damaged, max_pixels)
     text = json.dumps(verdict.to_json(), indent=1) if namespace.json else _table(verdict)
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     return int(verdict.has_errors)

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from image_classification import __version__, logs
+from image_classification.cli.command_line import Parser
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.lists import write_lists
 from image_classification.cli.output import say
@@ -87,7 +88,7 @@ def without_old_values(words: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of im2rec.py, and what ours adds."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="im2rec",
         description="Make lists of the images below ROOT, or pack the lists of PREFIX into record\n"
         "files: MXNet's im2rec.py, without MXNet.",
@@ -182,6 +183,7 @@ def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
 
 def _pack(args: argparse.Namespace) -> None:
     transcoding = None
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     if not args.pass_through:
         transcoding = Transcoding(
             resize=args.resize,
@@ -190,8 +192,11 @@ def _pack(args: argparse.Namespace) -> None:
             encoding=args.encoding,
             color=args.color,
             interpolation=INTERPOLATION_NUMBERS[args.inter_method],
+            max_pixels=max_pixels,
         )
-    options = PackOptions(transcoding, args.pack_label, args.label_width, args.part, args.nsplit)
+    options = PackOptions(
+        transcoding, args.pack_label, args.label_width, args.part, args.nsplit, max_pixels
+    )
     lists = select_lists(
         Path(os.path.abspath(args.prefix)), exact_im2rec_prefix=args.exact_im2rec_prefix
     )

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.cli.output import say
-from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.labels import LABELS_FILE
 from image_classification.data.listing import divide_list, shuffled, write_list
 from image_classification.data.tree import IM2REC_EXTENSIONS, ImageTree, walk
-from image_classification.errors import DataError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -105,7 +104,11 @@ def write_lists(
     test_ratio: float,
     exact_im2rec_ratios: bool,
 ) -> ImageTree:
-    """Write the lists and `labels.json` beside them; print the class table as im2rec does."""
+    """Write the lists and `labels.json` beside them; print the class table as im2rec does.
+
+    Raises:
+        DataError: as `walk`, or a `labels.json` with other classes lies there already.
+    """
     tree = walk(root, recursive=recursive, extensions=extensions, include_hidden=include_hidden)
     lists = divide_list(
         shuffled(tree.entries) if is_shuffled else tree.entries,
@@ -114,22 +117,12 @@ def write_lists(
         test_ratio=test_ratio,
         exact_im2rec_ratios=exact_im2rec_ratios,
     )
+    tree.labels.check_beside(Path(prefix).with_name(f"{Path(prefix).name}.lst"))
     for suffix, entries in lists.items():
         path = Path(f"{prefix}{suffix}.lst")
         write_list(path, entries)
         sys.stderr.write(f"{path}: {len(entries)} images\n")
-    _write_labels(Path(prefix).with_name(LABELS_FILE), tree.labels)
+    tree.labels.write(Path(prefix).with_name(LABELS_FILE))
     if recursive:
         say(*(f"{folder} {number}" for number, folder in enumerate(tree.labels.names)))
     return tree
-
-
-def _write_labels(path: Path, labels: LabelMap) -> None:
-    if path.is_file():
-        try:
-            is_same = LabelMap.read(path) == labels
-        except DataError:
-            is_same = False
-        if not is_same:
-            sys.stderr.write(f"{path}: replaced, it had other classes\n")
-    labels.write(path)

@@ -123,6 +123,7 @@ def run(namespace: argparse.Namespace) -> int:
     base = Path(namespace.base_dir)
     root = namespace.input or base / "processing" / "input"
     output = namespace.output or base / "processing" / "output"
+    _check_apart(root, output)
     labels = _labels_of(namespace.labels, root)
     plan = _plan(namespace, base, root, labels)
     if plan.host_name and not (root.is_dir() and find_images(root, LeftOut())):
@@ -142,6 +143,12 @@ def run(namespace: argparse.Namespace) -> int:
         findings = write_channels(inventory, output, plan, on_progress)
     sys.stdout.write(_summary(findings, output))
     return 0
+
+
+def _check_apart(root: Path, output: Path) -> None:
+    """What is written below the input would be read as images of it the next time."""
+    if output.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"--output {output} lies in the input {root}: name a folder outside it")
 
 
 def _check_numbers(namespace: argparse.Namespace) -> None:
@@ -176,9 +183,12 @@ def _plan(
     namespace: argparse.Namespace, base: Path, root: Path, labels: LabelMap | None
 ) -> ChannelPlan:
     transcoding = None
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     if namespace.resize is not None or namespace.quality is not None:
         transcoding = Transcoding(
-            resize=namespace.resize or 0, quality=namespace.quality or _DEFAULT_QUALITY
+            resize=namespace.resize or 0,
+            quality=_DEFAULT_QUALITY if namespace.quality is None else namespace.quality,
+            max_pixels=max_pixels,
         )
     cluster = environment.read_processing_cluster(JobPaths(base))
     hosts = len(cluster.hosts)
@@ -202,6 +212,7 @@ def _plan(
         host=cluster.hosts.index(cluster.current_host),
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",
+        max_pixels=max_pixels,
     )
 
 

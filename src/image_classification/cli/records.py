@@ -179,7 +179,7 @@ def _run_pack(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> PackOptions:
-    names = [field.name for field in fields(Transcoding)]
+    names = [field.name for field in fields(Transcoding) if field.name in vars(args)]
     given: dict[str, Any] = {
         name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)
     }
@@ -192,7 +192,9 @@ def _options(args: argparse.Namespace) -> PackOptions:
         raise UsageError(
             f"--pass-through stores the files as they are, so {named} cannot be met; drop one"
         )
-    return PackOptions(Transcoding(**given) if given else None, args.pack_label)
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    transcoding = Transcoding(**given, max_pixels=max_pixels) if given else None
+    return PackOptions(transcoding, args.pack_label, max_pixels=max_pixels)
 
 
 def workers_of(count: int | None) -> int:

@@ -27,6 +27,7 @@ from image_classification.data.files import PARTIAL_SUFFIX, write_text
 from image_classification.data.findings import Findings, ListedImage
 from image_classification.data.findings.page import page
 from image_classification.data.findings.tally import Tally
+from image_classification.data.images import DEFAULT_MAX_PIXELS
 from image_classification.data.inventory import SPLITS, Inventory
 from image_classification.data.labels import LABELS_FILE
 from image_classification.data.listing import ListEntry, write_list
@@ -57,6 +58,7 @@ class ChannelPlan:
         workers: threads; None for one a core.
         host, hosts: which of how many hosts this is, from 0. Every hosts-th shard is written.
         host_name: goes into file names, where hosts have different images; "" where all have all.
+        max_pixels: of an image that is stored as it is; `transcoding` has its own.
     """
 
     train_ratio: float | None = None
@@ -70,6 +72,7 @@ class ChannelPlan:
     host: int = 0
     hosts: int = 1
     host_name: str = ""
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
 
 def write_channels(
@@ -142,7 +145,12 @@ def _shards(
     shards = []
     for name, entries in splits.items():
         count = shard_count(
-            entries, str(inventory.root), plan.transcoding, plan.shard_bytes, _workers(plan)
+            entries,
+            str(inventory.root),
+            plan.transcoding,
+            plan.shard_bytes,
+            _workers(plan),
+            plan.max_pixels,
         )
         shards += divide(name, entries, count, plan.host_name)
     return shards
@@ -165,7 +173,7 @@ def _write_shards(
     done = 0
 
     def process(entry: ListEntry) -> EncodedImage:
-        return encode(entry, root, plan.transcoding)
+        return encode(entry, root, plan.transcoding, plan.max_pixels)
 
     for shard in shards:
         channel = folder / shard.split
@@ -184,7 +192,11 @@ def _write_shards(
         tally.splits[shard.split].files.append(shard.stem)
     _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
-        "train_ratio": None if inventory.splits else plan.train_ratio or DEFAULT_TRAIN_RATIO,
+        "train_ratio": None
+        if inventory.splits
+        else DEFAULT_TRAIN_RATIO
+        if plan.train_ratio is None
+        else plan.train_ratio,
         "test_ratio": None if inventory.splits else plan.test_ratio or 0.0,
         "seed": plan.seed,
         "format": plan.format,

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from image_classification.data.headers import ImageHeader, read_header
-from image_classification.data.images import decode
+from image_classification.data.images import DEFAULT_MAX_PIXELS, decode
 from image_classification.data.listing import ListEntry
 from image_classification.data.transcoding import Transcoding, transcode
 from image_classification.errors import ImageError
@@ -38,7 +38,12 @@ class EncodedImage:
     reason: str | None = None
 
 
-def encode(entry: ListEntry, root: str, transcoding: Transcoding | None) -> EncodedImage:
+def encode(
+    entry: ListEntry,
+    root: str,
+    transcoding: Transcoding | None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> EncodedImage:
     """Read the file of an entry and encode it; never raises for what is wrong with a file.
 
     A file that is stored as it is is decoded too (a JPEG at a fraction of its size: about 1 ms), so
@@ -53,7 +58,7 @@ def encode(entry: ListEntry, root: str, transcoding: Transcoding | None) -> Enco
             content = transcode(content, transcoding)
         header = read_header(content)
         if transcoding is None:
-            decode(content, header=header, min_size=_SEEN)
+            decode(content, header=header, min_size=_SEEN, max_pixels=max_pixels)
         return EncodedImage(entry, content, header, digest)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         reason = error.strerror if isinstance(error, OSError) else None

@@ -7,7 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from image_classification.errors import DataError, UsageError
+
 PARTIAL_SUFFIX = ".partial"
+
+
+def check_target(path: Path, source: Path) -> None:
+    """Refuse a file to write that is the one that is read, or a folder.
+
+    Raises:
+        UsageError: both are the same file, by whatever name.
+        DataError: `path` is a folder.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
+    if path.exists() and source.exists() and os.path.samefile(path, source):
+        raise UsageError(f"{path} is the file that is read ({source}): name another one to write")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class PackedImage:
 
 
 def pack_image(
-    entry: ListEntry, root: str, transcoding: Transcoding | None, pack_labels: bool
+    entry: ListEntry, root: str, transcoding: Transcoding | None, pack_labels: bool, max_pixels: int
 ) -> PackedImage:
     """Read, check or transcode, and pack one image; what is wrong with it is the result's reason.
 
@@ -37,7 +37,7 @@ def pack_image(
     try:
         content, has_back_slashes = read_image_file(root, entry.path)
         if transcoding is None:
-            check_stored(content)
+            check_stored(content, max_pixels)
         else:
             content = transcode(content, transcoding)
         several = pack_labels and len(entry.labels) > 1

@@ -99,7 +99,7 @@ def decode(
     """
     if header is None:
         header = read_header(data)
-    _check_pixels(header.width, header.height, max_pixels)
+    check_pixels(header.width, header.height, max_pixels)
     scale = _reduction(header, min_size)
     pixels = None
     if header.format == "JPEG":
@@ -163,12 +163,13 @@ def encode_png(image: UInt8Array) -> bytes:
     return content.getvalue()
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> None:
+    """An ImageTooLargeError for more than `max_pixels` pixels; `when` says at which stage."""
     if width * height > max_pixels:
         raise ImageTooLargeError(
-            f"expected at most {max_pixels} pixels ({max_pixels / 1e6:.1f} megapixels), got "
+            f"expected at most {max_pixels} pixels ({max_pixels / 1e6:.1f} megapixels), {when}got "
             f"{width} × {height} = {width * height / 1e6:.1f} megapixels; "
-            "make the image smaller or raise the limit (max_pixels)"
+            "make the image smaller or raise the limit (IMAGE_CLASSIFICATION_MAX_PIXELS)"
         )
 
 

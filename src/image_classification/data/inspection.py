@@ -166,10 +166,8 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
 
 
 def _has_image_headers(file: RecordFile) -> bool:
-    try:
-        return file.record_headers is not None
-    except DataError:
-        return False
+    """Whether these are image records: where a header fits, one that does not is damage."""
+    return bool(file.fitting_headers().any())
 
 
 def _header(file: RecordFile, number: int) -> ImageHeader | None:

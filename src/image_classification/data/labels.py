@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,24 @@ MAX_CLASSES = 1_000_000
 """A class number beyond this is a mistake: an id in the column of labels."""
 
 
+_NAMED = 20  # classes in a message
+_REMEDY = 'write {"labels": ["name of class 0", …]} into it, or delete it'
+
+
+def is_utf8(text: str) -> bool:
+    """Whether `text` can be written; what came from bytes in another encoding cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Class names; a name's position is its class index (from 0, without gaps)."""
@@ -30,7 +48,10 @@ class LabelMap:
     def __post_init__(self) -> None:
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
-            raise DataError(f"class names must differ, but these occur twice: {repeated}")
+            raise DataError(f"class names must differ, but these occur twice: {_listed(repeated)}")
+        for name in self.names:
+            if not is_utf8(name):
+                raise DataError(f"expected class names in UTF-8, got {name!a}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,7 +62,7 @@ class LabelMap:
             return self.names.index(name)
         except ValueError:
             raise DataError(
-                f"class {name!r} is not in the label map; known classes: {list(self.names)}"
+                f"class {name!r} is not in the label map; known classes: {_listed(self.names)}"
             ) from None
 
     def to_prediction_index(self) -> dict[str, int]:
@@ -72,7 +93,7 @@ class LabelMap:
         if text.lstrip().startswith("["):
             try:
                 names = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 names = None
         if (
             not isinstance(names, list)
@@ -89,18 +110,41 @@ class LabelMap:
         """Write `labels.json`, beside and then renamed."""
         write_text(path, json.dumps({"labels": list(self.names)}, ensure_ascii=False, indent=1))
 
+    def check_beside(self, path: Path) -> None:
+        """Refuse a place for `path` where a `labels.json` names other classes than these.
+
+        Raises:
+            DataError: as `read`, or the names differ.
+        """
+        existing = path.with_name(LABELS_FILE)
+        if existing.is_file() and LabelMap.read(existing) != self:
+            raise DataError(
+                f"{existing} has other classes than {path}, and would give its names to other "
+                "files there: write to another folder, or delete it if nothing there needs it"
+            )
+
     @classmethod
     def read(cls, path: Path) -> LabelMap:
-        """Read `labels.json`; a DataError names the file and what is wrong in it."""
+        """Read `labels.json`; a DataError names the file, what is wrong in it and what to do."""
         try:
-            names: object = json.loads(path.read_text("utf-8"))["labels"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f'{path}: expected {{"labels": ["name of class 0", …]}}, got {error!r}'
-            ) from error
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f'{path}: "labels" must be a list of strings, got {names!r:.200}')
-        return cls(tuple(names))
+            content: object = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: the label map cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: expected JSON, but {error}; {_REMEDY}") from error
+        names = content.get("labels") if isinstance(content, dict) else None
+        if not isinstance(names, list):
+            raise DataError(f'{path}: expected a list under "labels", found none; {_REMEDY}')
+        for number, name in enumerate(names):
+            if not isinstance(name, str):
+                shown = json.dumps(name)[:80]
+                raise DataError(f"{path}: class {number} is {shown}, expected a name; {_REMEDY}")
+        try:
+            return cls(tuple(names))
+        except DataError as error:
+            raise DataError(f"{path}: {error}; correct it") from error
 
 
 def names_of_folders(entries: Iterable[ListEntry]) -> LabelMap | None:

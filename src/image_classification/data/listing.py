@@ -14,11 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from image_classification.data.files import written_beside
 from image_classification.errors import ListError, UsageError
 
 SHUFFLE_SEED = 100
 MAX_ID = (1 << 64) - 1
+_MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
@@ -41,7 +44,9 @@ class ListEntry(NamedTuple):
     path: str
 
 
-def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
+def read_list(
+    path: Path, *, label_width: int | None = None, same_width: bool = False
+) -> list[ListEntry]:
     """Read a list. A million lines take about 2 s and 250 MB.
 
     Tolerated: a byte-order mark, CRLF, blank lines, blanks around ids and labels, whole or float
@@ -50,6 +55,7 @@ def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
     Args:
         path: the `.lst` file.
         label_width: how many labels every line must have; None takes what is there.
+        same_width: whether every line must have as many as the first.
 
     Raises:
         ListError: the file cannot be read, a line is malformed, or an id occurs twice; with the
@@ -67,6 +73,11 @@ def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
                 entry = _parse_line(
                     line.decode("utf-8", "surrogateescape"), f"{path}, line {number}", label_width
                 )
+                if same_width and entries and len(entry.labels) != len(entries[0].labels):
+                    raise ListError(
+                        f"{path}, line {number}: expected {len(entries[0].labels)} labels as in "
+                        f"the first line, got {len(entry.labels)}: {line[:200]!r}"
+                    )
                 if entry.id in seen:
                     raise ListError(_repeated(path, number, entry.id))
                 seen.add(entry.id)
@@ -115,6 +126,11 @@ def _parse_line(line: str, place: str, label_width: int | None) -> ListEntry:
             f"{place}: expected numbers as labels (class indices), got {fields[1:-1]!r}; "
             f"a line is {_EXPECTED}"
         ) from None
+    if any(not abs(label) <= _MAX_LABEL for label in labels):  # NaN too
+        raise ListError(
+            f"{place}: expected labels within float32 (up to 3.4e38) and no NaN, got "
+            f"{', '.join(fields[1:-1])}"
+        )
     if label_width is not None and len(labels) != label_width:
         raise ListError(
             f"{place}: expected {label_width} labels (--label-width), got {len(labels)}: "

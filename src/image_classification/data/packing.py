@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from image_classification import __version__
+from image_classification.data.files import check_target
 from image_classification.data.image_packing import PackedImage, pack_image
-from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.images import DEFAULT_MAX_PIXELS
+from image_classification.data.labels import LABELS_FILE, LabelMap, names_of_folders
 from image_classification.data.listing import ListEntry, read_list
 from image_classification.data.ordered_work import in_order
 from image_classification.data.pack_report import PackReport, SkippedImage, Tally, check_skipped
 from image_classification.data.record_parts import RecordParts
+from image_classification.data.record_writer import RECORD_SUFFIX
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
 
@@ -41,6 +44,7 @@ class PackOptions:
         pack_labels: store all labels of a list with several; otherwise the first.
         label_width: how many labels every line of the list must have; None takes what is there.
         part, parts: pack only the lines that fall to part `part` of `parts`, counted from 0.
+        max_pixels: of an image that must be decoded to be checked; `transcoding` has its own.
     """
 
     transcoding: Transcoding | None = None
@@ -48,6 +52,7 @@ class PackOptions:
     label_width: int | None = None
     part: int = 0
     parts: int = 1
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts:
@@ -89,13 +94,21 @@ def pack(
     Raises:
         ListError: the list is malformed.
         DataError: the list is empty, more than `max_bad` images cannot be used, or the output
-            cannot be written. Nothing is left behind (but finished parts, with `resume`) and an
-            older output stays as it was.
-        UsageError: `resume` with another list or other options than the interrupted run had.
+            cannot be written or lies beside the label map of other classes. Nothing is left behind
+            (but finished parts, with `resume`) and an older output stays as it was.
+        UsageError: `output` is the list or does not end in `.rec`, or `resume` with another list
+            or other options than the interrupted run had.
     """
     options = options or PackOptions(transcoding, pack_labels)
+    if output.suffix != RECORD_SUFFIX:
+        raise UsageError(
+            f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output"
+        )
+    check_target(output, list_path)
     entries = _entries_of(list_path, options)
     labels = _labels_of(list_path, entries)
+    if labels is not None:
+        labels.check_beside(output)
 
     parts = RecordParts(
         output,
@@ -140,7 +153,9 @@ def _fill(
     """Pack what is not in a finished part yet; the tally, and how many images were."""
 
     def process(entry: ListEntry) -> PackedImage:
-        return pack_image(entry, str(root), options.transcoding, options.pack_labels)
+        return pack_image(
+            entry, str(root), options.transcoding, options.pack_labels, options.max_pixels
+        )
 
     _drop_repaired(parts, entries, process)
     tally = Tally(list_path, parts.finished)
@@ -157,11 +172,19 @@ def _fill(
 
 def _entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
     """The list, or the part of it that was asked for."""
-    entries = read_list(list_path, label_width=options.label_width)
+    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
     if not entries:
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
     if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
         _log.warning("%s has several labels a line: only the first is packed", list_path)
+    fraction = next((entry for entry in entries if _is_fraction(entry)), None)
+    if fraction is not None:
+        _log.warning(
+            "%s, id %d: the label %g is no class number, which training needs (0, 1, 2, …)",
+            list_path,
+            fraction.id,
+            fraction.labels[0],
+        )
     selected = select_part(entries, options)
     if not selected:
         raise UsageError(
@@ -169,6 +192,10 @@ def _entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
             f"empty; use at most {len(entries)} parts"
         )
     return selected
+
+
+def _is_fraction(entry: ListEntry) -> bool:
+    return len(entry.labels) == 1 and not entry.labels[0].is_integer()
 
 
 def select_part(entries: list[ListEntry], options: PackOptions) -> list[ListEntry]:
@@ -223,4 +250,16 @@ def _labels_of(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None
             largest,
         )
         return None
+    folders = names_of_folders(entries)
+    if folders is not None and _is_numbered_otherwise(folders, labels):
+        raise DataError(
+            f"{path} numbers its classes otherwise than the folders in {list_path}: it belongs to "
+            "another list; keep each list and its label map in a folder of their own"
+        )
     return labels
+
+
+def _is_numbered_otherwise(folders: LabelMap, labels: LabelMap) -> bool:
+    """Whether a folder of the images is a class of the label map, but under another number."""
+    known = labels.to_prediction_index()
+    return any(known.get(name, number) != number for number, name in enumerate(folders.names))

@@ -9,11 +9,13 @@ and an index of all; or the file as it was.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from image_classification.data.packing import PackOptions, PackReport, pack
 from image_classification.data.record_format import padded
 from image_classification.data.recordio import INDEX_SUFFIX, RecordFile
 from image_classification.data.samples import IntArray
-from image_classification.errors import DataError
+from image_classification.errors import DataError, RecordError
 
 _COPY_BYTES = 1 << 20
 _NAMED = 5
@@ -57,13 +59,66 @@ def append(
 
     Raises:
         RecordError: the file is damaged.
-        DataError: an id of the list is in the file already, the classes contradict those of the
-            file, or the errors of `pack`; the file is as it was.
+        DataError: another append to the file is running, an id of the list is in it already, the
+            classes contradict those of the file, or the errors of `pack`; the file is as it was.
     """
+    with _alone(record_path):
+        return _append_alone(
+            list_path,
+            root,
+            record_path,
+            options,
+            renumber,
+            workers=workers,
+            max_bad=max_bad,
+            on_progress=on_progress,
+        )
+
+
+@contextmanager
+def _alone(record_path: Path) -> Iterator[None]:
+    """Hold the lock of the record file, which the kernel releases even if this process is killed.
+
+    Raises:
+        RecordError: the file cannot be read.
+        DataError: another append to it is running.
+    """
+    try:
+        file = record_path.open("rb")
+    except OSError as error:
+        raise RecordError(
+            f"{record_path}: the record file cannot be read: {error.strerror}"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another append to {record_path} is running: wait until it has ended, then begin "
+                "again; nothing was changed"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            _log.warning(
+                "%s cannot be locked (%s): append from one place only", record_path, error.strerror
+            )
+        yield
+
+
+def _append_alone(
+    list_path: Path,
+    root: Path,
+    record_path: Path,
+    options: PackOptions,
+    renumber: bool,
+    *,
+    workers: int | None,
+    max_bad: int | float,
+    on_progress: Callable[[int, int], None] | None,
+) -> PackReport:
     folder = record_path.with_name(f".{record_path.name}.appending")
     _undo_killed(folder, record_path)
     keys, offsets, end = _existing(record_path)
-    entries = read_list(list_path, label_width=options.label_width)
+    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
     if renumber:
         entries = _renumbered(entries, int(keys.max()) + 1 if len(keys) else 0)
     _check_ids(entries, keys, list_path, record_path)

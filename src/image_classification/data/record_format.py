@@ -46,7 +46,7 @@ MAX_RECORD_BYTES = LENGTH_MASK
 IMAGE_HEADER = struct.Struct("<IfQQ")
 IMAGE_HEADER_TYPE = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
 
-_REMEDY = (
+REMEDY = (
     "copy the file again, pack it again, or save what is left with "
     "inspect --on-damage resync --salvage NEW.rec"
 )
@@ -66,7 +66,7 @@ class PartDamage(Exception):
         """The error for the user."""
         before = f"the {record} records before it are sound" if record else "is it a record file?"
         return RecordError(
-            f"{path}: damaged at byte {self.position}, record {record}: {self}; {before}; {_REMEDY}"
+            f"{path}: damaged at byte {self.position}, record {record}: {self}; {before}; {REMEDY}"
         )
 
 

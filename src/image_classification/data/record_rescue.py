@@ -12,9 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.files import written_beside
+from image_classification.data.files import check_target, written_beside
 from image_classification.data.record_index import read_index
-from image_classification.data.recordio import INDEX_SUFFIX, RecordFile, RecordWriter
+from image_classification.data.recordio import (
+    INDEX_SUFFIX,
+    RECORD_SUFFIX,
+    RecordFile,
+    RecordWriter,
+)
 from image_classification.errors import RecordError, UsageError
 
 
@@ -42,7 +47,11 @@ def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
 
     Raises:
         RecordError: the records have no image header, so no ids.
+        UsageError, DataError: `path` is a record file or a folder.
     """
+    check_target(path, file.path)
+    if path.suffix == RECORD_SUFFIX:
+        raise UsageError(f"{path}: expected the name of an index ({INDEX_SUFFIX}), got a record's")
     keys: list[int] = list(range(len(file)))
     if len(file) and not numbered:
         keys = file.record_headers["id"].tolist()
@@ -56,8 +65,12 @@ def salvage(file: RecordFile, output: Path) -> int:
     """Write the sound records of `file` to a new record file with an index; how many.
 
     Raises:
-        UsageError: `output` is the file itself, or exists.
+        UsageError: `output` is the file itself, exists, or does not end in `.rec`.
+        DataError: `output` is a folder.
     """
+    check_target(output, file.path)
+    if output.suffix != RECORD_SUFFIX:
+        raise UsageError(f"{output}: expected the name of a record file ({RECORD_SUFFIX})")
     if output.exists():
         raise UsageError(f"{output} exists: name a file that does not")
     keys = _keys(file)
@@ -85,4 +98,11 @@ def measure_loss(file: RecordFile) -> Loss:
     except RecordError:
         return Loss(skipped, None)
     lost = ~np.isin(index.offsets, file.offsets)
+    if len(file) and file.fitting_headers().all():
+        ids = file.record_headers["id"]
+        known = dict(zip(file.offsets.tolist(), ids.tolist(), strict=True))
+        pairs = zip(index.offsets.tolist(), index.keys.tolist(), strict=True)
+        # Keys that are ids, not plain numbers: the record is there, only the offset is wrong.
+        if all(known.get(offset, key) == key for offset, key in pairs):
+            lost &= ~np.isin(index.keys, ids)
     return Loss(skipped, tuple(index.keys[lost].tolist()))

@@ -12,7 +12,7 @@ from types import TracebackType
 from image_classification.data.files import written_beside
 from image_classification.data.record_format import frame_parts
 
-INDEX_SUFFIX = ".idx"
+RECORD_SUFFIX, INDEX_SUFFIX = ".rec", ".idx"
 
 _WRITE_BUFFER_BYTES = 1 << 20
 

@@ -24,6 +24,7 @@ from image_classification.data.record_format import (
     MAGIC_BYTES,
     PART_HEADER,
     RECORD_MAGIC,
+    REMEDY,
     WHOLE,
     ImageRecord,
     Mapped,
@@ -31,17 +32,19 @@ from image_classification.data.record_format import (
     RecordHeader,
     follow_record,
     pack_image_record,
+    padded,
     unpack_image_record,
 )
 from image_classification.data.record_index import find_disagreement, read_index
 from image_classification.data.record_scan import Damage, find_records
-from image_classification.data.record_writer import INDEX_SUFFIX, RecordWriter
+from image_classification.data.record_writer import INDEX_SUFFIX, RECORD_SUFFIX, RecordWriter
 from image_classification.data.samples import FloatArray, IntArray
 from image_classification.errors import RecordError
 
 __all__ = [
     "INDEX_SUFFIX",
     "RECORD_MAGIC",
+    "RECORD_SUFFIX",
     "ImageRecord",
     "RecordFile",
     "RecordHeader",
@@ -65,7 +68,8 @@ class RecordFile:
     Args:
         path: the `.rec` file.
         index: its index; without it, the one beside the file if there is one.
-        resync: skip damaged places with a warning instead of raising.
+        resync: skip damaged places with a warning instead of raising; among image records also
+            those whose image header does not fit.
 
     Attributes:
         offsets: int64 (records,), byte offset of each record, ascending.
@@ -88,6 +92,8 @@ class RecordFile:
         self.keys: npt.NDArray[np.uint64] | None = None
         try:
             self.offsets = self._find_records(is_given=index is not None, resync=resync)
+            if resync:
+                self._drop_misfits()
         except BaseException:
             self.close()
             raise
@@ -112,6 +118,32 @@ class RecordFile:
             _log.warning("%s; the index is ignored and the record file is scanned", message)
         found, self.damages = find_records(self._map, self.path, resync=resync)
         return found
+
+    def _drop_misfits(self) -> None:
+        """Leave out records whose image header is damaged, unless none is an image record."""
+        fits = self.fitting_headers()
+        if fits.all() or not fits.any():
+            return
+        ends = np.append(self.offsets[1:], padded(self.end_of_last_record()))
+        for number in np.flatnonzero(~fits).tolist():
+            start, sound = int(self.offsets[number]), int(np.count_nonzero(fits[:number]))
+            reason = "its image header announces more than the record holds"
+            self.damages.append(Damage(start, sound, int(ends[number]) - start, reason))
+            _log.warning("%s: record at byte %d is left out: %s", self.path, start, reason)
+        self.damages.sort(key=lambda damage: damage.position)
+        self.offsets = self.offsets[fits]
+        self.keys = None if self.keys is None else self.keys[fits]
+
+    def fitting_headers(self) -> npt.NDArray[np.bool_]:
+        """bool (records,), whether a record holds an image header and the labels it announces."""
+        sizes = self.record_sizes()
+        long = np.flatnonzero(sizes >= IMAGE_HEADER.size)
+        flags = np.zeros(len(sizes), np.int64)
+        flags[long] = self._words[self.offsets[long] // 4 + 2]
+        for number in set(self._split_records()).intersection(long.tolist()):
+            flags[number] = int.from_bytes(self.read(number)[:4], "little")
+        fits: npt.NDArray[np.bool_] = sizes >= IMAGE_HEADER.size + 4 * flags
+        return fits
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -223,7 +255,12 @@ class RecordFile:
         short = np.flatnonzero(sizes < least)
         if len(short):
             number = int(short[0])
-            self.read_image(number)  # raises with the details
+            try:
+                self.read_image(number)  # raises with the details
+            except RecordError as error:
+                if self.fitting_headers().any():  # damage; else these are no image records
+                    raise RecordError(f"{error}; {REMEDY}") from error
+                raise
 
 
 def _map_file(path: Path) -> Mapped:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from image_classification.data.encoded_image import encode
+from image_classification.data.images import DEFAULT_MAX_PIXELS
 from image_classification.data.listing import ListEntry
 from image_classification.data.ordered_work import in_order
 from image_classification.data.transcoding import Transcoding
@@ -57,6 +58,7 @@ def shard_count(
     transcoding: Transcoding | None,
     shard_bytes: int,
     workers: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> int:
     """How many shards of about `shard_bytes` (0: no limit) hold `entries`; 1 to len(entries).
 
@@ -66,7 +68,9 @@ def shard_count(
     if not shard_bytes or not entries:
         return 1
     step = -(-len(entries) // _SAMPLED)
-    sampled = in_order(lambda entry: encode(entry, root, transcoding), entries[::step], workers)
+    sampled = in_order(
+        lambda entry: encode(entry, root, transcoding, max_pixels), entries[::step], workers
+    )
     sizes = [len(image.content) for image in sampled if image.reason is None]
     if not sizes:
         return 1

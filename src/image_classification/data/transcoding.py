@@ -14,7 +14,9 @@ import numpy as np
 
 from image_classification.data.headers import ImageHeader, read_header
 from image_classification.data.images import (
+    DEFAULT_MAX_PIXELS,
     INTERPOLATIONS,
+    check_pixels,
     decode,
     encode_jpeg,
     encode_png,
@@ -36,7 +38,8 @@ class Transcoding:
     """How images are decoded and encoded again when they are packed.
 
     Attributes:
-        resize: pixels of the shorter side (the other is rounded down), up or down; 0 keeps it.
+        resize: pixels of the shorter side (the other is rounded down), up or down, at most 65,500;
+            0 keeps it.
         center_crop: cut out the middle square first.
         quality: of a JPEG, 1 to 100.
         encoding: ".jpg" or ".png".
@@ -45,6 +48,7 @@ class Transcoding:
             antialiased when shrinking.
         color: 1 colour, 0 grey, −1 as stored (grey stays grey). Alpha is composited over white and
             the EXIF orientation applied in every case.
+        max_pixels: height times width of the largest image, as it comes and as it is stored.
     """
 
     resize: int = 0
@@ -53,12 +57,13 @@ class Transcoding:
     encoding: str = ".jpg"
     color: int = 1
     interpolation: str = "bilinear"
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if self.resize < 0 or not 1 <= self.quality <= 100:
+        if not 0 <= self.resize <= _MAX_JPEG_SIDE or not 1 <= self.quality <= 100:
             raise UsageError(
-                "expected a resize of 0 or more pixels and a quality from 1 to 100, got "
-                f"{self.resize} and {self.quality}"
+                f"expected a resize from 0 to {_MAX_JPEG_SIDE} pixels and a quality from 1 to 100, "
+                f"got {self.resize} and {self.quality}"
             )
         if self.encoding not in (".jpg", ".png") or self.color not in (-1, 0, 1):
             raise UsageError(
@@ -72,7 +77,7 @@ class Transcoding:
             )
 
 
-def check_stored(content: bytes) -> None:
+def check_stored(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """Refuse what is no image or is cut off.
 
     Decodes only where the end mark is not in place; other damage inside is not seen.
@@ -83,7 +88,7 @@ def check_stored(content: bytes) -> None:
     header = read_header(content)
     mark = _END_MARKS.get(header.format, b"")
     if mark not in content[-_END_BYTES:]:
-        decode(content, header=header)
+        decode(content, header=header, max_pixels=max_pixels)
 
 
 def transcode(content: bytes, transcoding: Transcoding) -> bytes:
@@ -113,6 +118,9 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
         top, left = (full_height - height) // 2, (full_width - width) // 2
     side = transcoding.resize
     target = _resized(height, width, side) if side else (height, width)
+    # The source too: an image that is reduced while it is decoded must not pass for a small one.
+    check_pixels(full_width, full_height, transcoding.max_pixels)
+    check_pixels(target[1], target[0], transcoding.max_pixels, "after the resize ")
     channels = 3 if transcoding.color == 1 else 1
     if transcoding.color == -1 and header.channels > 2:
         channels = 3
@@ -122,6 +130,7 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
         channels=channels,
         header=header,
         min_size=(side, side) if side and ratio > 1 else None,
+        max_pixels=transcoding.max_pixels,
         smooth_chroma=ratio < _HIDING_RATIO,
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def walk(
     if not paths:
         raise DataError(_nothing_found(root, wanted, left_out, recursive))
     left_out.warn(root, "--exts adds extensions, --include-hidden what is hidden (as im2rec does)")
-    _refuse_unlistable(root, paths)
+    refuse_unlistable(root, paths)
     entries = [
         ListEntry(number, (float(class_number),), path)
         for number, (class_number, path) in enumerate(zip(class_numbers, paths, strict=True))
@@ -206,7 +206,8 @@ def _nothing_found(
     return message
 
 
-def _refuse_unlistable(root: Path, paths: list[str]) -> None:
+def refuse_unlistable(root: Path, paths: Sequence[str]) -> None:
+    """A ListError that names the paths with a TAB or a line break in them."""
     refused = [path for path in paths if is_unlistable(path)]
     if refused:
         more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""

@@ -33,7 +33,7 @@ def has_perceptual_hash() -> bool:
 
 
 def measure(
-    part: Part, workers: int, with_hash: bool, on_progress: Callable[[int], None]
+    part: Part, workers: int, with_hash: bool, max_pixels: int, on_progress: Callable[[int], None]
 ) -> list[Measurement]:
     """A measurement of every image of a part, in order.
 
@@ -41,23 +41,26 @@ def measure(
         part: the images.
         workers: threads.
         with_hash: compute perceptual hashes.
+        max_pixels: larger images are unusable.
         on_progress: called with 1 for every image.
     """
     found = []
     numbers = range(len(part.keys))
-    for result in in_order(lambda i: _measure_one(part, i, with_hash), numbers, workers):
+    for result in in_order(
+        lambda i: _measure_one(part, i, with_hash, max_pixels), numbers, workers
+    ):
         found.append(result)
         on_progress(1)
     return found
 
 
-def _measure_one(part: Part, number: int, with_hash: bool) -> Measurement:
+def _measure_one(part: Part, number: int, with_hash: bool, max_pixels: int) -> Measurement:
     digest = b""
     try:
         content = part.read(number)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         header = read_header(content)
-        pixels = decode(content, header=header, min_size=(_SIDE, _SIDE))
+        pixels = decode(content, header=header, min_size=(_SIDE, _SIDE), max_pixels=max_pixels)
     except OSError as error:
         return Measurement(digest, reason=error.strerror or str(error))
     except (DataError, ValueError) as error:  # ValueError: a NUL in a path

@@ -93,6 +93,8 @@ def label_problems(part: Part) -> Iterator[Problem]:
             "warning", "absent-class", f"{part.name}: no image of {_listed(absent)}", absent
         )
     present = {name: count for name, count in counts.items() if count}
+    if not present:  # every label is out of range
+        return
     most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
     if present[most] >= IMBALANCED * present[least]:
         message = f"{part.name}: {present[most]} images of {most}, but {present[least]} of {least}"

@@ -16,6 +16,7 @@ from image_classification.data.checking.problems import (
     name_problems,
 )
 from image_classification.data.checking.sameness import duplicate_problems
+from image_classification.data.images import DEFAULT_MAX_PIXELS
 
 _ORDER = ("error", "warning", "note")
 
@@ -56,6 +57,7 @@ def check(
     workers: int,
     on_progress: Callable[[int], None],
     damaged: Sequence[Problem] = (),
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Verdict:
     """Check the parts of a data set, each alone and against the others.
 
@@ -64,9 +66,10 @@ def check(
         workers: threads.
         on_progress: called with 1 for every image.
         damaged: what could not be opened as a part.
+        max_pixels: larger images are unusable.
     """
     with_hash = has_perceptual_hash()
-    measured = [measure(part, workers, with_hash, on_progress) for part in parts]
+    measured = [measure(part, workers, with_hash, max_pixels, on_progress) for part in parts]
     problems = [*damaged, *name_problems(parts)]
     for part, images in zip(parts, measured, strict=True):
         problems += [*image_problems(part, images), *label_problems(part), *folder_problems(part)]

@@ -8,7 +8,7 @@ from image_classification.data.inventory import Inventory, split_named
 from image_classification.data.labels import LabelMap
 from image_classification.data.listing import ListEntry
 from image_classification.data.sources.folder import FolderSource
-from image_classification.data.tree import IMAGE_EXTENSIONS, LeftOut, list_folder
+from image_classification.data.tree import IMAGE_EXTENSIONS, LeftOut, list_folder, refuse_unlistable
 from image_classification.errors import DataError
 
 
@@ -46,6 +46,7 @@ def read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
 
     Raises:
         DataError: no image, or a class that is not in `labels`.
+        ListError: a name holds a TAB or a line break.
     """
     splits = split_folders(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
@@ -60,6 +61,7 @@ def read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
             label = float(numbers[class_index])
             entries.append(ListEntry(len(entries), (label,), above + source.path(i)))
         left_out += source.left_out.reasons()
+    refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
 

@@ -89,7 +89,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parse(place: str, line: str) -> dict[str, Any]:
     try:
         sample = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ListError(f"{place}: expected one JSON object a line: {error}") from error
     if not isinstance(sample, dict) or not isinstance(sample.get(_SOURCE), str):
         raise ListError(f'{place}: expected an object with "{_SOURCE}": "…", got {line[:200]!r}')
@@ -146,7 +146,7 @@ def _class_of(place: str, attribute: str, value: object) -> tuple[int | None, st
         if text.startswith("["):
             try:
                 return _class_of(place, attribute, json.loads(text))
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
         if text.isdecimal() and len(text) < len(str(MAX_CLASSES)):
             return int(text), text

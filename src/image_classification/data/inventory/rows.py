@@ -5,8 +5,10 @@ In: rows of text and the folder of images. Out: an `Inventory` in the order of t
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +17,8 @@ from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.listing import ListEntry, is_unlistable
 from image_classification.data.tree import LeftOut, find_images
 from image_classification.errors import ListError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
     for row in rows:
         if row.number is None:
             names = {row.label for row in rows}
+            _warn_of_equal_numbers(row.place, names)
             are_numbers = all(name.isdecimal() and len(name) < 20 for name in names)
             return LabelMap(tuple(sorted(names, key=int if are_numbers else str.encode)))
         if numbers.setdefault(row.number, row.label) != row.label:
@@ -165,6 +170,21 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
                 f"{numbers[row.number]!r} before; a number must have one name"
             )
     return LabelMap(tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1)))
+
+
+def _warn_of_equal_numbers(place: str, names: set[str]) -> None:
+    """`1`, `01` and `1.0` are three classes to us, and perhaps one to whoever wrote them."""
+    spellings: dict[float, list[str]] = {}
+    for name in sorted(names):
+        with suppress(ValueError):
+            spellings.setdefault(float(name), []).append(name)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            _log.warning(
+                "%s: %s are the same number but different classes; spell a class in one way",
+                place.partition(", line ")[0],
+                " and ".join(map(repr, alike)),
+            )
 
 
 def _splits(rows: Sequence[Row]) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from image_classification.data.inventory.rows import Row
-from image_classification.data.labels import MAX_CLASSES
+from image_classification.data.labels import MAX_CLASSES, is_utf8
 from image_classification.errors import ListError
 
 # Header names that published tables use, in the order of preference.
@@ -37,7 +37,8 @@ def read_table(path: Path, group_by: str | None = None) -> list[Row]:
         group_by: the column of the groups; without it, one called `group`.
 
     Raises:
-        ListError: it cannot be read, a column is missing, or a line has no file or no class.
+        ListError: it cannot be read, a column is missing, or a line has no file or no class,
+            a column that is used is there twice, or text other than file names is not UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
@@ -69,6 +70,12 @@ def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, i
         if group_by.lower() not in lowered:
             raise ListError(f"{path}: no column {group_by!r} to group by; it has {header}")
         columns["group"] = lowered.index(group_by.lower())
+    for name in dict.fromkeys(lowered[position] for position in columns.values()):
+        if lowered.count(name) > 1:
+            raise ListError(
+                f"{path}: the first line names {lowered.count(name)} columns {name!r}; rename all "
+                "but the one that is meant"
+            )
     missing = [meaning for meaning in ("file", "label") if meaning not in columns]
     if missing:
         expected = "; ".join(f"{m}: one of {', '.join(_NAMES[m][:6])}" for m in missing)
@@ -86,6 +93,12 @@ def _row(place: str, fields: list[str], columns: Mapping[str, int], width: int) 
             f"{','.join(fields)[:200]!r}; quote a field that holds the separator"
         )
     values = {meaning: fields[position].strip() for meaning, position in columns.items()}
+    for meaning, value in values.items():
+        if meaning != "file" and not is_utf8(value):  # names of files are bytes to the system
+            raise ListError(
+                f"{place}: the {meaning} {value!a} is not UTF-8 (Latin-1, perhaps); open the "
+                "table in the program it comes from and save it as UTF-8"
+            )
     for meaning in ("file", "label"):
         if not values[meaning]:
             raise ListError(f"{place}: the {meaning} is empty; fill it in or remove the line")
