@@ -93,7 +93,7 @@ class RecordingEngine:
     def load_state(self, state: State) -> None:
         self.epoch = int(state["weight/epoch"])
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, temperature: float = 1.0) -> None:
         raise AssertionError("not in the loop")
 
     def release(self) -> None:

@@ -154,8 +154,11 @@ class Engine(Protocol):
         """The inverse of `state`; an optimiser part that is absent starts afresh."""
         ...
 
-    def export(self, path: Path) -> None:
-        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32."""
+    def export(self, path: Path, temperature: float = 1.0) -> None:
+        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32.
+
+        The logits are divided by `temperature` (> 0) before the softmax.
+        """
         ...
 
     def release(self) -> None:

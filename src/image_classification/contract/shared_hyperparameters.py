@@ -77,4 +77,11 @@ SHARED = (
         "Largest norm of the gradient; 0 is off.",
         minimum=0,
     ),
+    Hyperparameter(
+        "calibrate_probabilities",
+        "boolean",
+        True,
+        "Fit one temperature on validation, and serve probabilities that are as often right as "
+        "they say; kept only where it helps.",
+    ),
 )

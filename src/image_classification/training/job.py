@@ -19,7 +19,9 @@ from image_classification.contract.channels import ChannelInput, check_channels,
 from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
+from image_classification.data.loader import Loader
 from image_classification.errors import ChannelError
+from image_classification.training.calibration import at_temperature, calibrate
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
@@ -122,16 +124,38 @@ def _train(
     loop.run()
     results = None
     if group.is_leader:
-        validation = loop.evaluate()
-        test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
-        if test is not None:
-            loop.journal.test_lines(metrics_of(test, settings.top_k))
-        history = loop.history
-        results = Results(interface.name, settings, inputs, history, validation, test, bad_samples)
+        results = _measured(loop, loaders, interface, inputs, bad_samples)
     for loader in loaders.values():
         loader.close()
         loader.source.close()
     return results
+
+
+def _measured(
+    loop: Loop,
+    loaders: Mapping[str, Loader],
+    interface: Interface,
+    inputs: Inputs,
+    bad_samples: BadSamples,
+) -> Results:
+    """What the best weights reach, in the probabilities that will be served."""
+    settings, outcomes = loop.settings, loop.evaluate()
+    calibration = calibrate(outcomes, is_wanted=settings.calibrate)
+    _logger.info("%s", calibration.line())
+    test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
+    if test is not None:
+        test = at_temperature(test, calibration.temperature)
+        loop.journal.test_lines(metrics_of(test, settings.top_k))
+    return Results(
+        interface=interface.name,
+        settings=settings,
+        inputs=inputs,
+        history=loop.history,
+        validation=at_temperature(outcomes, calibration.temperature),
+        test=test,
+        calibration=calibration,
+        bad_samples=bad_samples,
+    )
 
 
 def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
@@ -199,7 +223,8 @@ def _build_engine(
 def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """What must be equal for a checkpoint to continue this job; only more epochs are allowed."""
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
-    for name in ("epochs", "checkpoint_frequency", "expected_samples", "max_bad_samples"):
+    without_effect_on_weights = ("checkpoint_frequency", "max_bad_samples", "calibrate")
+    for name in ("epochs", "expected_samples", *without_effect_on_weights):
         del values[name]
     return values | {
         "interface": interface.name,

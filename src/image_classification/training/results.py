@@ -21,6 +21,7 @@ from image_classification.data.bad_samples import BadSamples
 from image_classification.data.files import write_text
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.training import report
+from image_classification.training.calibration import Calibration
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs
@@ -37,7 +38,9 @@ class Results:
         interface: mxnet or tensorflow.
         settings, inputs: what was asked for and what it was trained on.
         history: every epoch.
-        validation, test: outcomes with the best weights; test is None without that channel.
+        validation, test: outcomes with the best weights, calibrated as they will be served; test is
+            None without that channel.
+        calibration: what was fitted on validation.
         bad_samples: the images that were skipped.
     """
 
@@ -47,6 +50,7 @@ class Results:
     history: History
     validation: Outcomes
     test: Outcomes | None
+    calibration: Calibration
     bad_samples: BadSamples
 
 
@@ -80,12 +84,12 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         artifacts.REPORT_FILE: lambda path: path.write_text(report.page(facts), "utf-8"),
         artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
     }
-    writers = engine_writers(engine) | pages
+    writers = engine_writers(engine, results.calibration.temperature) | pages
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
 
 
-def engine_writers(engine: Engine) -> dict[str, artifacts.FileWriter]:
+def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
     """What writes the graph and the weights of an engine into an artifact."""
     weights = {
         name.removeprefix(WEIGHT_PREFIX): value
@@ -93,7 +97,7 @@ def engine_writers(engine: Engine) -> dict[str, artifacts.FileWriter]:
         if name.startswith(WEIGHT_PREFIX)
     }
     return {
-        artifacts.MODEL_FILE: engine.export,
+        artifacts.MODEL_FILE: lambda path: engine.export(path, temperature),
         artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
     }
 
@@ -149,5 +153,6 @@ def _description(results: Results) -> dict[str, Any]:
     return description_of(settings.backend, settings.backbone.name, results.interface) | {
         "job": environment.JOB_NAME.read(),
         "metrics": measured,
+        "calibration": results.calibration.to_json(),
         "hyperparameters": plain(settings),
     }

@@ -50,6 +50,7 @@ class Settings:
         checkpoint_frequency: epochs between checkpoints.
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
+        calibrate: fit a temperature on validation.
     """
 
     backend: str
@@ -74,6 +75,7 @@ class Settings:
     checkpoint_frequency: int
     max_bad_samples: str
     seed: int
+    calibrate: bool = True
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -109,6 +111,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         checkpoint_frequency=v["checkpoint_frequency"],
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
+        calibrate=v["calibrate_probabilities"],
     )
 
 

@@ -32,27 +32,35 @@ _KNOWN_WARNINGS = (
 
 
 class _Probabilities(nn.Module):
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, temperature: float) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature = temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.classifier(images), dim=1)
+        logits = self.classifier(images)
+        return torch.softmax(logits if self.temperature == 1 else logits / self.temperature, dim=1)
 
 
-def export(classifier: Classifier, input_shape: tuple[int, int, int], path: Path) -> None:
+def export(
+    classifier: Classifier,
+    input_shape: tuple[int, int, int],
+    path: Path,
+    temperature: float = 1.0,
+) -> None:
     """Write the file; the same weights give the same bytes.
 
     Args:
         classifier: on any device; it is left as it was.
         input_shape: (channels, height, width).
         path: of the file to write; its folder exists.
+        temperature: > 0; what the logits are divided by before the softmax.
 
     Raises:
         AlgorithmError: ONNX Runtime and PyTorch disagree by more than TOLERANCE.
     """
     channels, height, width = input_shape
-    module = _Probabilities(copy.deepcopy(classifier).cpu()).eval()
+    module = _Probabilities(copy.deepcopy(classifier).cpu(), temperature).eval()
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
     graph = _trace(module, images[:2])

@@ -148,9 +148,9 @@ class _TorchEngine:
             self._optimizer = optimizer.build(self._settings, self._learning)
         self._steps = 0 if steps is None else int(steps)
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        export(self._model, self._spec.input_shape, path)
+        export(self._model, self._spec.input_shape, path, temperature)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
