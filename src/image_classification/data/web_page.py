@@ -17,6 +17,15 @@ th:first-child, td:first-child { text-align: left }
 figcaption { font-size: .85rem; overflow-wrap: anywhere } .number { font-size: 2.2rem }
 .nothing { display: inline-block; width: 128px; height: 96px; background: #f4f6f8; color: #6a7683;
            text-align: center; line-height: 96px; font-size: .8rem }
+.charts { display: flex; flex-wrap: wrap; gap: 1.5rem } .charts figure { max-width: none }
+.charts svg { max-width: 100%; height: auto }
+pre { background: #f4f6f8; padding: 1rem; overflow-x: auto }
+.matrix td, .matrix th { text-align: center; padding: .2rem .5rem } summary { cursor: pointer }
+.matrix th.column { writing-mode: sideways-lr; text-align: left; font-weight: normal }
+.matrix th.row { text-align: right; font-weight: normal }
+.facts { display: flex; flex-wrap: wrap; gap: .5rem 2rem; padding: 0; list-style: none }
+.facts b { display: block; font-size: 1.2rem } .facts li { color: #56626f; font-size: .9rem }
+.facts b { color: #1d2733 }
 """
 
 

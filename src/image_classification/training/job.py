@@ -17,11 +17,12 @@ from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
+from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
 from image_classification.errors import ChannelError
-from image_classification.training.calibration import at_temperature, calibrate
+from image_classification.training.calibration import at_temperature, calibrate, reliability
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
@@ -30,6 +31,7 @@ from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.process_group import ProcessGroup, world_of
+from image_classification.training.report import surest_mistakes
 from image_classification.training.results import (
     Results,
     plain,
@@ -58,7 +60,8 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     channels = read_channels(paths)
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
-    settings = settings_of(interface.name, interface.parse(given))
+    values = interface.parse(given)
+    settings = settings_of(interface.name, values)
     cluster = read_cluster(paths)
     _check_shards(cluster, channels)
     inputs = open_inputs(channels, settings, interface.training_channel)
@@ -70,10 +73,26 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
         engine = _build_engine(settings, inputs, channels.get("model"), world)
         group = ProcessGroup(engine, world)
         results = _train(paths, interface, settings, inputs, group, should_stop)
-    artifact = _write(paths, results, engine) if results else None
+    artifact = None
+    if results:
+        results = replace(results, hyperparameters=_origins(interface, values, given))
+        artifact = _write(paths, results, engine)
     group.wait()  # a host that ended before the first has saved would end the job
     engine.release()
     return artifact
+
+
+def _origins(
+    interface: Interface, values: Mapping[str, Value], given: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    """(name, value, the name it was given by, or "default") of each hyperparameter."""
+    rows = []
+    for entry in interface.hyperparameters:
+        names = [name for name in (entry.name, *entry.aliases) if name in given]
+        value = values[entry.name]
+        shown = "unset" if value is None else str(value)
+        rows.append((entry.name, shown, names[0] if names else "default"))
+    return rows
 
 
 def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
@@ -146,14 +165,17 @@ def _measured(
     if test is not None:
         test = at_temperature(test, calibration.temperature)
         loop.journal.test_lines(metrics_of(test, settings.top_k))
+    validation = at_temperature(outcomes, calibration.temperature)
     return Results(
         interface=interface.name,
         settings=settings,
         inputs=inputs,
         history=loop.history,
-        validation=at_temperature(outcomes, calibration.temperature),
+        validation=validation,
         test=test,
         calibration=calibration,
+        reliability=(reliability(outcomes), reliability(validation)),
+        mistakes=surest_mistakes(validation, inputs.validation),
         bad_samples=bad_samples,
     )
 

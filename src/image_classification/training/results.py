@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import save
 
 from image_classification import __version__
@@ -21,7 +22,7 @@ from image_classification.data.bad_samples import BadSamples
 from image_classification.data.files import write_text
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.training import report
-from image_classification.training.calibration import Calibration
+from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs
@@ -41,7 +42,10 @@ class Results:
         validation, test: outcomes with the best weights, calibrated as they will be served; test is
             None without that channel.
         calibration: what was fitted on validation.
+        reliability: of the validation pass before the temperature, and after it.
+        mistakes: its surest errors.
         bad_samples: the images that were skipped.
+        hyperparameters: (name, value, where it comes from).
     """
 
     interface: str
@@ -51,7 +55,10 @@ class Results:
     validation: Outcomes
     test: Outcomes | None
     calibration: Calibration
+    reliability: tuple[Reliability, Reliability]
+    mistakes: Sequence[report.Mistake]
     bad_samples: BadSamples
+    hyperparameters: Sequence[tuple[str, str, str]] = ()
 
 
 def write_predictions(path: Path, results: Results) -> None:
@@ -78,7 +85,12 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         preprocessing=preprocessing.to_json(),
         history=results.history,
         outcomes=results.validation,
+        calibration=results.calibration,
+        reliability=results.reliability,
+        mistakes=results.mistakes,
+        class_counts=_class_counts(results.inputs),
         bad_samples=tuple(results.bad_samples.reasons.items()),
+        hyperparameters=results.hyperparameters,
     )
     pages: dict[str, artifacts.FileWriter] = {
         artifacts.REPORT_FILE: lambda path: path.write_text(report.page(facts), "utf-8"),
@@ -87,6 +99,15 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
     writers = engine_writers(engine, results.calibration.temperature) | pages
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
+
+
+def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
+    splits = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
+    return {
+        name: np.bincount(source.class_indices, minlength=len(inputs.labels)).tolist()
+        for name, source in splits.items()
+        if source is not None
+    }
 
 
 def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
