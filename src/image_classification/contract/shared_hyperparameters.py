@@ -84,4 +84,10 @@ SHARED = (
         "Fit one temperature on validation, and serve probabilities that are as often right as "
         "they say; kept only where it helps.",
     ),
+    Hyperparameter(
+        "keep_last_weights",
+        "boolean",
+        False,
+        "Write weights-last.safetensors, the last epoch's, beside weights.safetensors, the best's.",
+    ),
 )

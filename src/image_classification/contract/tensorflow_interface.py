@@ -70,9 +70,9 @@ HYPERPARAMETERS = (
         "reinitialize_top_layer",
         "categorical",
         "Auto",
-        "New head: Auto makes one when starting from a pretrained backbone.",
+        "Auto: a new head on a pretrained backbone, the head of a model of the same classes kept; "
+        "True: always a new one; False: always kept, an error where its classes are others.",
         choices=("Auto", "True", "False"),
-        only=("Auto", "True"),
     ),
     Hyperparameter(
         "early_stopping", "boolean", False, "Stop when validation accuracy no longer improves."

@@ -70,12 +70,13 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
 
     with stop_on_sigterm() as should_stop:
         world = world_of(cluster)
-        engine = _build_engine(settings, inputs, channels.get("model"), world)
+        engine, started_from = _build_engine(settings, inputs, channels.get("model"), world)
         group = ProcessGroup(engine, world)
         results = _train(paths, interface, settings, inputs, group, should_stop)
     artifact = None
     if results:
-        results = replace(results, hyperparameters=_origins(interface, values, given))
+        origins = _origins(interface, values, given)
+        results = replace(results, started_from=started_from, hyperparameters=origins)
         artifact = _write(paths, results, engine)
     group.wait()  # a host that ended before the first has saved would end the job
     engine.release()
@@ -177,6 +178,7 @@ def _measured(
         reliability=(reliability(outcomes), reliability(validation)),
         mistakes=surest_mistakes(validation, inputs.validation),
         bad_samples=bad_samples,
+        last_weights=loop.last_weights,
     )
 
 
@@ -217,7 +219,8 @@ def _log_settings(interface: Interface, settings: Settings, inputs: Inputs) -> N
 
 def _build_engine(
     settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
-) -> Engine:
+) -> tuple[Engine, str]:
+    """The engine with its first weights, and where those come from."""
     preprocessing = settings.preprocessing
     backend = backends.load(settings.backend)
     spec = ModelSpec(
@@ -231,7 +234,7 @@ def _build_engine(
         train_only_head=settings.train_only_head,
     )
     engine = backend.build(spec, settings.optimizer, world)
-    load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
+    started_from = load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
     _logger.info(
         "Built %s on %s: %d parameters, %d of them trained",
         spec.backbone,
@@ -239,14 +242,14 @@ def _build_engine(
         engine.parameter_count,
         engine.trainable_parameter_count,
     )
-    return engine
+    return engine, started_from
 
 
 def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """What must be equal for a checkpoint to continue this job; only more epochs are allowed."""
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
-    without_effect_on_weights = ("checkpoint_frequency", "max_bad_samples", "calibrate")
-    for name in ("epochs", "expected_samples", *without_effect_on_weights):
+    without_effect_on_weights = ("checkpoint_frequency", "max_bad_samples", "calibrate", "head")
+    for name in ("epochs", "expected_samples", "keep_last_weights", *without_effect_on_weights):
         del values[name]
     return values | {
         "interface": interface.name,

@@ -91,6 +91,7 @@ class Loop:
         should_stop: asked after each step; training then ends with the best epoch so far.
         history: the epochs so far; not empty after a resume.
         best_weights: weights of the best epoch so far.
+        last_weights: weights of the last step, kept by `run` where the settings ask for them.
     """
 
     engine: Engine
@@ -104,6 +105,7 @@ class Loop:
     should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
+    last_weights: State = field(default_factory=dict)
 
     @property
     def group(self) -> ProcessGroup:
@@ -148,6 +150,8 @@ class Loop:
             if rule and rule.is_due(self.history.accuracies):
                 break
             self._run_epoch(epoch)
+        if self.settings.keep_last_weights:
+            self.last_weights = _weights(self.engine.state())
         self.engine.load_state(self.best_weights)
 
     def evaluate(self) -> Outcomes:

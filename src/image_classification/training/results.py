@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from platform import python_version
@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from image_classification import __version__
 from image_classification import artifact as artifacts
-from image_classification.backends.base import WEIGHT_PREFIX, Engine
+from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.files import write_text
@@ -45,6 +45,8 @@ class Results:
         reliability: of the validation pass before the temperature, and after it.
         mistakes: its surest errors.
         bad_samples: the images that were skipped.
+        last_weights: of the last epoch, where the job asked for them.
+        started_from: where the first weights come from, in a few words.
         hyperparameters: (name, value, where it comes from).
     """
 
@@ -58,6 +60,8 @@ class Results:
     reliability: tuple[Reliability, Reliability]
     mistakes: Sequence[report.Mistake]
     bad_samples: BadSamples
+    last_weights: State = field(default_factory=dict)
+    started_from: str = ""
     hyperparameters: Sequence[tuple[str, str, str]] = ()
 
 
@@ -97,6 +101,8 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
     }
     writers = engine_writers(engine, results.calibration.temperature) | pages
+    if results.last_weights:
+        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights)
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
 
@@ -112,15 +118,20 @@ def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
 
 def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
     """What writes the graph and the weights of an engine into an artifact."""
-    weights = {
-        name.removeprefix(WEIGHT_PREFIX): value
-        for name, value in engine.state().items()
-        if name.startswith(WEIGHT_PREFIX)
-    }
     return {
         artifacts.MODEL_FILE: lambda path: engine.export(path, temperature),
-        artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
+        artifacts.WEIGHTS_FILE: weights_writer(engine.state()),
     }
+
+
+def weights_writer(state: State) -> artifacts.FileWriter:
+    """What writes the weights of a state under their neutral names."""
+    weights = {
+        name.removeprefix(WEIGHT_PREFIX): value
+        for name, value in state.items()
+        if name.startswith(WEIGHT_PREFIX)
+    }
+    return lambda path: path.write_bytes(save(weights))
 
 
 def description_of(backend: str, backbone: str, interface: str) -> dict[str, Any]:
@@ -157,6 +168,17 @@ def plain(settings: Settings) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values, default=str)))
 
 
+def _weights_named(results: Results) -> dict[str, Any]:
+    """Which epoch, 1 for the first, each file of weights holds."""
+    history = results.history
+    best = {"epoch": history.best_epoch + 1, "is": "best"}
+    named = {artifacts.MODEL_FILE: best, artifacts.WEIGHTS_FILE: best}
+    if results.last_weights:
+        last = {"epoch": history.epochs[-1].epoch + 1, "is": "last"}
+        named[artifacts.LAST_WEIGHTS_FILE] = last
+    return named
+
+
 def _description(results: Results) -> dict[str, Any]:
     settings, history = results.settings, results.history
     best = history.epochs[history.best_epoch]
@@ -175,5 +197,7 @@ def _description(results: Results) -> dict[str, Any]:
         "job": environment.JOB_NAME.read(),
         "metrics": measured,
         "calibration": results.calibration.to_json(),
+        "weights": _weights_named(results),
+        "started_from": results.started_from,
         "hyperparameters": plain(settings),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from image_classification import backends
 from image_classification.backends.base import Backbone, OptimizerSpec
@@ -23,6 +23,11 @@ from image_classification.training.stopping import EarlyStopping
 
 _INTERPOLATIONS = {"area": "box", "lanczos3": "lanczos"}
 _DEFAULT_TENSORFLOW_BACKBONE = "efficientnet_lite0"
+_HEADS: Mapping[str, Literal["auto", "new", "keep"]] = {
+    "Auto": "auto",
+    "True": "new",
+    "False": "keep",
+}
 _DEFAULT_MXNET_SHAPE = "3,224,224"
 
 
@@ -51,6 +56,8 @@ class Settings:
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
         calibrate: fit a temperature on validation.
+        head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
+        keep_last_weights: write those of the last epoch beside those of the best.
     """
 
     backend: str
@@ -76,6 +83,8 @@ class Settings:
     max_bad_samples: str
     seed: int
     calibrate: bool = True
+    head: Literal["auto", "new", "keep"] = "auto"
+    keep_last_weights: bool = False
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -112,6 +121,8 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
         calibrate=v["calibrate_probabilities"],
+        head=_HEADS[v.get("reinitialize_top_layer", "Auto")],
+        keep_last_weights=v["keep_last_weights"],
     )
 
 

@@ -53,9 +53,8 @@ def unusable(facts: Facts) -> str:
     shown = facts.bad_samples[:_MOST_BAD]
     count = len(facts.bad_samples)
     more = f"; the first {_MOST_BAD} of them" if count > _MOST_BAD else ""
-    return f"<h3>Unusable images</h3><p>{count} images were skipped{more}:</p>" + table(
-        ["Image", "Reason"], shown
-    )
+    skipped = "1 image was skipped" if count == 1 else f"{count} images were skipped"
+    return f"<h3>Unusable images</h3><p>{skipped}{more}:</p>" + table(["Image", "Reason"], shown)
 
 
 def hyperparameters(facts: Facts) -> str:

@@ -23,7 +23,7 @@ def epochs(facts: Facts) -> str:
             "validation": [record.validation[name] for record in history],
         }
         ceiling = float("inf") if name == "loss" else 1.0
-        charts.append(line_chart(name.replace("_", " ").capitalize(), series, ceiling))
+        charts.append(line_chart(metric_title(name), series, ceiling))
     rows = [
         [
             record.epoch + 1,
@@ -99,7 +99,7 @@ def surest_errors(facts: Facts) -> str:
     return (
         f"<h2>Surest errors</h2><p>The model is wrong here and does not doubt it, the surest first "
         f"(at most {MOST_MISTAKES}). Look for wrong labels.</p>"
-        f'<div class="gallery">{figures}</div>'
+        f'<div class="gallery small">{figures}</div>'
     )
 
 
@@ -127,6 +127,12 @@ def calibration(facts: Facts) -> str:
         "diagonal. Below it the model is too sure of itself. Larger points are more images.</p>"
         f'<div class="charts">{reliability_chart(series)}</div>'
     )
+
+
+def metric_title(name: str) -> str:
+    """A metric's name for people: `top_k_accuracy_5` is Top-5 accuracy."""
+    k = name.removeprefix("top_k_accuracy_")
+    return name.replace("_", " ").capitalize() if k == name else f"Top-{k} accuracy"
 
 
 def percent(share: object) -> str:

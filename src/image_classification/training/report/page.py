@@ -34,7 +34,7 @@ def _summary(facts: Facts) -> str:
     minutes = sum(record.seconds for record in epochs) / 60
     rate = sum(record.images_per_second for record in epochs) / len(epochs)
     figures = [
-        (f"{value:.4f}", f"validation {name.replace('_', ' ')}")
+        (f"{value:.4f}", f"validation {model_part.metric_title(name).lower()}")
         for name, value in validation.items()
         if name != "accuracy"
     ]
