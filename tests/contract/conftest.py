@@ -57,6 +57,7 @@ def doubtful_job(
         (doubtful / "blue" / name).rename(doubtful / "red" / name)
     (doubtful / "green" / "green000.jpg").write_bytes(b"not an image")
     given = HYPERPARAMETERS | {"epochs": 4, "max_bad_samples": 1, "keep_last_weights": "True"}
+    given["tensorboard"] = "True"
     channels = {"train": small_channels["train"], "validation": doubtful}
     base = write_job(root / "ml", given, channels)
     done = run_train(base)

@@ -139,6 +139,11 @@ class JobPaths:
         return self.artifact or self.base / "output" / "data"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files; the platform copies them while the job runs."""
+        return (self.artifact or self.base / "output") / "tensorboard"
+
+    @property
     def failure(self) -> Path:
         """The reason of a failure, read by the platform after a non-zero exit."""
         return self.base / "output" / "failure"

@@ -90,4 +90,10 @@ SHARED = (
         False,
         "Write weights-last.safetensors, the last epoch's, beside weights.safetensors, the best's.",
     ),
+    Hyperparameter(
+        "tensorboard",
+        "boolean",
+        False,
+        "Write TensorBoard event files into output/tensorboard.",
+    ),
 )

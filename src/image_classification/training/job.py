@@ -21,9 +21,15 @@ from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
+from image_classification.data.tfrecord import require_checksums
 from image_classification.errors import ChannelError
 from image_classification.training.calibration import at_temperature, calibrate, reliability
-from image_classification.training.checkpoint import Checkpoints
+from image_classification.training.checkpoint import Checkpoints, History
+from image_classification.training.epoch_files import (
+    EpochObserver,
+    history_writer,
+    tensorboard_writer,
+)
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs, open_inputs
@@ -64,6 +70,8 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     settings = settings_of(interface.name, values)
     cluster = read_cluster(paths)
     _check_shards(cluster, channels)
+    if settings.tensorboard:
+        require_checksums()  # not after hours of training
     inputs = open_inputs(channels, settings, interface.training_channel)
     settings = _completed(settings, inputs)
     _log_settings(interface, settings, inputs)
@@ -141,6 +149,8 @@ def _train(
     )
     if loop.resume():
         _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
+    if group.is_leader:
+        loop.journal.observers = _observers(paths, settings, loop.history)
     loop.run()
     results = None
     if group.is_leader:
@@ -149,6 +159,13 @@ def _train(
         loader.close()
         loader.source.close()
     return results
+
+
+def _observers(paths: JobPaths, settings: Settings, earlier: History) -> list[EpochObserver]:
+    observers = [history_writer(paths.output_data, earlier)]
+    if settings.tensorboard:
+        observers.append(tensorboard_writer(paths.tensorboard))
+    return observers
 
 
 def _measured(
@@ -248,8 +265,11 @@ def _build_engine(
 def _identity(interface: Interface, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """What must be equal for a checkpoint to continue this job; only more epochs are allowed."""
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
-    without_effect_on_weights = ("checkpoint_frequency", "max_bad_samples", "calibrate", "head")
-    for name in ("epochs", "expected_samples", "keep_last_weights", *without_effect_on_weights):
+    without_effect_on_weights = (
+        *("checkpoint_frequency", "max_bad_samples", "calibrate", "head"),
+        *("keep_last_weights", "tensorboard"),
+    )
+    for name in ("epochs", "expected_samples", *without_effect_on_weights):
         del values[name]
     return values | {
         "interface": interface.name,

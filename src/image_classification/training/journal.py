@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from image_classification.contract import metrics
 from image_classification.training.checkpoint import EpochRecord
+from image_classification.training.epoch_files import EpochObserver
 
 BATCHES_PER_LINE = 20
 """The MXNet built-in's Speedometer interval."""
@@ -30,6 +31,7 @@ class Journal:
         self._is_mxnet = interface == "mxnet"
         self._epochs, self._steps = epochs, steps
         self._last_line = time.monotonic()
+        self.observers: Sequence[EpochObserver] = ()
 
     def is_line_due(self, step: int) -> bool:
         """Whether `step_line` should be called after `step` (1 for the first)."""
@@ -76,6 +78,8 @@ class Journal:
             seconds_left,
         )
         self._last_line = time.monotonic()
+        for observe in self.observers:
+            observe(record)
 
     def test_lines(self, test: Mapping[str, float]) -> None:
         """What the final model reaches on the channel test."""

@@ -58,6 +58,7 @@ class Settings:
         calibrate: fit a temperature on validation.
         head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
         keep_last_weights: write those of the last epoch beside those of the best.
+        tensorboard: write event files.
     """
 
     backend: str
@@ -85,6 +86,7 @@ class Settings:
     calibrate: bool = True
     head: Literal["auto", "new", "keep"] = "auto"
     keep_last_weights: bool = False
+    tensorboard: bool = False
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -123,6 +125,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         calibrate=v["calibrate_probabilities"],
         head=_HEADS[v.get("reinitialize_top_layer", "Auto")],
         keep_last_weights=v["keep_last_weights"],
+        tensorboard=v["tensorboard"],
     )
 
 

@@ -18,11 +18,11 @@ def line_chart(
 ) -> str:
     """An SVG figure of up to two named series over the epochs 1, 2, …; all of one length ≥ 1.
 
-    The scale ends at `ceiling`, the largest value that is possible.
+    No value is below 0; the scale ends at `ceiling`, the largest value that is possible.
     """
     values = [value for points in series.values() for value in points]
     low, high = _range(min(values), max(values))
-    high = min(high, ceiling)
+    low, high = max(low, 0.0), min(high, ceiling)
     length = len(next(iter(series.values())))
 
     def place(index: int, value: float) -> tuple[float, float]:

@@ -60,10 +60,14 @@ def unusable(facts: Facts) -> str:
 def hyperparameters(facts: Facts) -> str:
     """What was given and what was left to its default; then what both came to."""
     settings = json.dumps(facts.description["hyperparameters"], indent=1, ensure_ascii=False)
-    given = [row for row in facts.hyperparameters if row[2] != "default"]
+    given = [
+        (name if name == origin else f"{name} (given as {origin})", value)
+        for name, value, origin in facts.hyperparameters
+        if origin != "default"
+    ]
     rest = [row[:2] for row in facts.hyperparameters if row[2] == "default"]
     content = "<h2>Hyperparameters</h2>"
-    content += table(["Given", "Value", "By"], given) if given else "<p>None was given.</p>"
+    content += table(["Given", "Value"], given) if given else "<p>None was given.</p>"
     return (
         f"{content}<details><summary>{len(rest)} defaults</summary>"
         f"{table(['Default', 'Value'], rest)}</details>"

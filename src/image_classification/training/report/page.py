@@ -31,7 +31,7 @@ def page(facts: Facts) -> str:
 def _summary(facts: Facts) -> str:
     measured, epochs = facts.description["metrics"], facts.history.epochs
     validation, test = measured["validation"], measured.get("test")
-    minutes = sum(record.seconds for record in epochs) / 60
+    seconds = sum(record.seconds for record in epochs)
     rate = sum(record.images_per_second for record in epochs) / len(epochs)
     figures = [
         (f"{value:.4f}", f"validation {model_part.metric_title(name).lower()}")
@@ -43,7 +43,7 @@ def _summary(facts: Facts) -> str:
     figures += [
         (f"{facts.calibration.error_after:.4f}", "expected calibration error"),
         (f"{measured['best_epoch']} of {measured['epochs']}", "best epoch"),
-        (f"{minutes:.1f} min", "of training steps"),
+        (f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s", "of training steps"),
         (f"{rate:.0f}", "images/s"),
     ]
     items = "".join(f"<li><b>{text(value)}</b>{text(name)}</li>" for value, name in figures)
