@@ -111,7 +111,10 @@ HYPERPARAMETERS = (
         1,
     ),
     Hyperparameter(
-        "binary_mode", "boolean", False, "One sigmoid output for two classes.", only=(False,)
+        "binary_mode",
+        "boolean",
+        False,
+        "Two classes, the second by name being the positive one; answers hold both probabilities.",
     ),
     Hyperparameter(
         "eval_metric",
@@ -119,7 +122,6 @@ HYPERPARAMETERS = (
         "accuracy",
         "Metric of the best epoch; others than accuracy need binary_mode.",
         choices=("accuracy", "precision", "recall", "auc", "prc"),
-        only=("accuracy",),
     ),
     Hyperparameter(
         "image_resize_interpolation",

@@ -2,8 +2,9 @@
 
 An event file is a TFRecord file of `Event` messages, the first of which names the version.
 TensorBoard finds files whose name holds `tfevents`. tensorboardX would do the same and bring
-protobuf along; these are two messages of three fields. Source: tensorflow `tensorflow/core/util/event.proto`,
-`tensorflow/core/framework/summary.proto`, Protocol Buffers' "Encoding".
+protobuf along; these are two messages of three fields. Source: tensorflow
+`tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto`, Protocol Buffers'
+"Encoding".
 """
 
 from __future__ import annotations

@@ -54,15 +54,17 @@ class History:
     Attributes:
         epochs: one record each.
         lost: epochs whose weights no longer exist.
+        metric: the validation metric that decides which epoch is the best; more is better.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
+    metric: str = "accuracy"
 
     @property
     def accuracies(self) -> list[float]:
-        """Validation accuracy of each epoch."""
-        return [record.validation["accuracy"] for record in self.epochs]
+        """Validation accuracy of each epoch, or the metric that stands for it."""
+        return [record.validation[self.metric] for record in self.epochs]
 
     @property
     def best_epoch(self) -> int:
@@ -74,7 +76,7 @@ class History:
         kept = [record for record in self.epochs if record.epoch not in self.lost]
         if not kept:
             return -1
-        return max(kept, key=lambda r: (r.validation["accuracy"], -r.validation["loss"])).epoch
+        return max(kept, key=lambda r: (r.validation[self.metric], -r.validation["loss"])).epoch
 
 
 class Checkpoints:

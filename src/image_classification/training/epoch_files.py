@@ -26,7 +26,7 @@ def history_writer(directory: Path, earlier: History) -> EpochObserver:
         records.append(record)
         epochs = [asdict(one) | {"epoch": one.epoch + 1} for one in records]
         directory.mkdir(parents=True, exist_ok=True)
-        best = History(records).best_epoch + 1
+        best = History(records, metric=earlier.metric).best_epoch + 1
         content = {"best_epoch": best, "epochs": epochs}
         write_text(directory / HISTORY_FILE, json.dumps(content, indent=1))
 

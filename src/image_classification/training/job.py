@@ -22,7 +22,7 @@ from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
 from image_classification.data.tfrecord import require_checksums
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.training.calibration import at_temperature, calibrate, reliability
 from image_classification.training.checkpoint import Checkpoints, History
 from image_classification.training.epoch_files import (
@@ -73,6 +73,7 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     if settings.tensorboard:
         require_checksums()  # not after hours of training
     inputs = open_inputs(channels, settings, interface.training_channel)
+    _check_binary(settings, inputs)
     settings = _completed(settings, inputs)
     _log_settings(interface, settings, inputs)
 
@@ -109,8 +110,9 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     artifact = write_results(paths.model, results, engine)
     history = results.history
     _logger.info(
-        "The best epoch was %d with validation accuracy %.6f; artifact in %s",
+        "The best epoch was %d with validation %s %.6f; artifact in %s",
         history.best_epoch + 1,
+        history.metric,
         history.accuracies[history.best_epoch],
         paths.model,
     )
@@ -182,7 +184,7 @@ def _measured(
     test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
     if test is not None:
         test = at_temperature(test, calibration.temperature)
-        loop.journal.test_lines(metrics_of(test, settings.top_k))
+        loop.journal.test_lines(metrics_of(test, settings.top_k, settings.binary_metric))
     validation = at_temperature(outcomes, calibration.temperature)
     return Results(
         interface=interface.name,
@@ -197,6 +199,14 @@ def _measured(
         bad_samples=bad_samples,
         last_weights=loop.last_weights,
     )
+
+
+def _check_binary(settings: Settings, inputs: Inputs) -> None:
+    if settings.binary_mode and len(inputs.labels) != 2:
+        raise HyperparameterError(
+            f"binary_mode=True needs two classes, the data has {len(inputs.labels)}: "
+            f"{', '.join(inputs.labels.names[:20])}; leave binary_mode out"
+        )
 
 
 def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, State, StepResult, World
-from image_classification.data.samples import Batch, IntArray, UInt8Array
+from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
 from image_classification.errors import UserError
+from image_classification.training.binary_metrics import BINARY_METRICS, POSITIVE_CLASS
 from image_classification.training.checkpoint import Checkpoints, EpochRecord, History
 from image_classification.training.evaluation import (
     Outcomes,
@@ -42,9 +43,12 @@ class RunningMetrics:
     """
 
     top_k: int | None
+    binary_metric: str | None = None
     samples: int = 0
     _sums: dict[str, float] = field(default_factory=dict)
     _pending: list[tuple[StepResult, IntArray]] = field(default_factory=list)
+    _scores: list[FloatArray] = field(default_factory=list)
+    _targets: list[IntArray] = field(default_factory=list)
 
     def add(self, result: StepResult, class_indices: IntArray) -> None:
         """One step's result and the int64 (N,) classes of its samples."""
@@ -57,10 +61,18 @@ class RunningMetrics:
         """
         self._fetch()
         totals = {name: self._sums.get(name, 0.0) for name in metric_names(self.top_k)}
+        if self.binary_metric:  # of several ranks the mean of each one's
+            totals[self.binary_metric] = self._binary_value() * self.samples
         if group is not None:
             totals = group.sum(totals | {"samples": self.samples})
             self.samples = round(totals.pop("samples"))
         return {name: total / max(self.samples, 1) for name, total in totals.items()}
+
+    def _binary_value(self) -> float:
+        if not self._scores:
+            return 0.0
+        measure = BINARY_METRICS[str(self.binary_metric)]
+        return measure(np.concatenate(self._targets), np.concatenate(self._scores))
 
     def _fetch(self) -> None:
         for result, class_indices in self._pending:
@@ -70,6 +82,9 @@ class RunningMetrics:
             if self.top_k:
                 name = f"top_k_accuracy_{self.top_k}"
                 found[name] = top_k_accuracy(class_indices, logits, self.top_k)
+            if self.binary_metric:
+                self._scores.append(softmax(logits)[:, POSITIVE_CLASS])
+                self._targets.append(class_indices)
             for name, value in found.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value * count
             self.samples += count
@@ -107,6 +122,10 @@ class Loop:
     best_weights: State = field(default_factory=dict)
     last_weights: State = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """What the best epoch is best in."""
+        self.history.metric = self.settings.binary_metric or "accuracy"
+
     @property
     def group(self) -> ProcessGroup:
         """The processes that train together."""
@@ -121,6 +140,7 @@ class Loop:
         """
         found = self.checkpoints.load_latest()
         state, self.history = found or ({}, History())
+        self.history.metric = self.settings.binary_metric or "accuracy"
         done = len(self.history.epochs)
         leaders = self.group.from_leader({"epochs": done})["epochs"]
         if self.group.any(done != leaders):
@@ -195,15 +215,15 @@ class Loop:
 
     def _validate(self) -> dict[str, float]:
         """Validation metrics, measured by the leader: the ranks must not differ in what is best."""
-        top_k = self.settings.top_k
+        asked = (self.settings.top_k, self.settings.binary_metric)
         if self.group.is_leader:
-            return self.group.from_leader(metrics_of(self.evaluate(), top_k))
-        return self.group.from_leader(dict.fromkeys(metric_names(top_k), 0.0))
+            return self.group.from_leader(metrics_of(self.evaluate(), *asked))
+        return self.group.from_leader(dict.fromkeys(metric_names(*asked), 0.0))
 
     def _train_epoch(self, epoch: int) -> tuple[RunningMetrics, float, bool]:
         """One pass over the training data: (metrics, last learning rate, whether it is whole)."""
         settings, steps = self.settings, self.training.steps
-        metrics = RunningMetrics(settings.top_k)
+        metrics = RunningMetrics(settings.top_k, settings.binary_metric)
         start = time.monotonic()
         rate, images = 0.0, 0
         for step, batch in enumerate(self.training.epoch(epoch)):

@@ -186,12 +186,12 @@ def _description(results: Results) -> dict[str, Any]:
         "best_epoch": best.epoch + 1,
         "epochs": len(history.epochs),
         "train": best.train,
-        "validation": metrics_of(results.validation, settings.top_k),
+        "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
         "training_samples": len(results.inputs.training),
         "validation_samples": len(results.validation.keys),
     }
     if results.test is not None:
-        measured["test"] = metrics_of(results.test, settings.top_k)
+        measured["test"] = metrics_of(results.test, settings.top_k, settings.binary_metric)
         measured["test_samples"] = len(results.test.keys)
     return description_of(settings.backend, settings.backbone.name, results.interface) | {
         "job": environment.JOB_NAME.read(),

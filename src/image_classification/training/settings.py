@@ -59,6 +59,8 @@ class Settings:
         head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
         keep_last_weights: write those of the last epoch beside those of the best.
         tensorboard: write event files.
+        binary_mode: there must be two classes; the second is the positive one.
+        binary_metric: a key of BINARY_METRICS that decides which epoch is the best, or None.
     """
 
     backend: str
@@ -87,6 +89,8 @@ class Settings:
     head: Literal["auto", "new", "keep"] = "auto"
     keep_last_weights: bool = False
     tensorboard: bool = False
+    binary_mode: bool = False
+    binary_metric: str | None = None
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -117,7 +121,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         label_smoothing=v["label_smoothing"],
         dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
         early_stopping=_early_stopping(interface, v),
-        top_k=v["top_k"],
+        top_k=None if v.get("binary_mode") else v["top_k"],
         validation_split_ratio=v["validation_split_ratio"],
         checkpoint_frequency=v["checkpoint_frequency"],
         max_bad_samples=v["max_bad_samples"],
@@ -126,7 +130,21 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         head=_HEADS[v.get("reinitialize_top_layer", "Auto")],
         keep_last_weights=v["keep_last_weights"],
         tensorboard=v["tensorboard"],
+        binary_mode=bool(v.get("binary_mode")),
+        binary_metric=_binary_metric(v),
     )
+
+
+def _binary_metric(v: Mapping[str, Any]) -> str | None:
+    metric = v.get("eval_metric", "accuracy")
+    if metric == "accuracy":
+        return None
+    if not v["binary_mode"]:
+        raise HyperparameterError(
+            f"eval_metric={metric} needs binary_mode=True, which needs two classes: set it, or "
+            "leave eval_metric at accuracy"
+        )
+    return str(metric)
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:
