@@ -36,6 +36,8 @@ class EpochRecord:
         images_per_second: of training.
         wait_share: 0–1, of the training time spent waiting for data.
         learning_rate: at the epoch's last step.
+        outside_share: 0–1, of the training time spent outside the training step: waiting for data,
+            metrics, logging.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class EpochRecord:
     images_per_second: float
     wait_share: float
     learning_rate: float
+    outside_share: float = 0.0
 
 
 @dataclass

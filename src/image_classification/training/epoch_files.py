@@ -48,6 +48,7 @@ def tensorboard_writer(directory: Path) -> EpochObserver:
             "learning_rate": record.learning_rate,
             "speed/images_per_second": record.images_per_second,
             "speed/wait_share": record.wait_share,
+            "speed/outside_share": record.outside_share,
         }
         events.write(record.epoch + 1, values)
 

@@ -7,6 +7,7 @@ Read `run_job` from top to bottom: each line is a module. Everything that can be
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -153,10 +154,13 @@ def _train(
         _logger.info("Resumed after epoch %d from %s", len(loop.history.epochs), paths.checkpoints)
     if group.is_leader:
         loop.journal.observers = _observers(paths, settings, loop.history)
-    loop.run()
-    results = None
-    if group.is_leader:
-        results = _measured(loop, loaders, interface, inputs, bad_samples)
+    loop.journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
+    with loop.journal.watching():
+        loop.run()
+        loop.journal.duration_lines(loop.history.epochs)
+        results = None
+        if group.is_leader:
+            results = _measured(loop, loaders, interface, inputs, bad_samples)
     for loader in loaders.values():
         loader.close()
         loader.source.close()
@@ -181,10 +185,11 @@ def _measured(
     settings, outcomes = loop.settings, loop.evaluate()
     calibration = calibrate(outcomes, is_wanted=settings.calibrate)
     _logger.info("%s", calibration.line())
-    test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
-    if test is not None:
-        test = at_temperature(test, calibration.temperature)
-        loop.journal.test_lines(metrics_of(test, settings.top_k, settings.binary_metric))
+    test, start = None, time.monotonic()
+    if "test" in loaders:
+        test = at_temperature(loop.outcomes_of(loaders["test"]), calibration.temperature)
+        measured = metrics_of(test, settings.top_k, settings.binary_metric)
+        loop.journal.test_lines(measured, len(test.keys), time.monotonic() - start)
     validation = at_temperature(outcomes, calibration.temperature)
     return Results(
         interface=interface.name,

@@ -45,6 +45,7 @@ class RunningMetrics:
     top_k: int | None
     binary_metric: str | None = None
     samples: int = 0
+    fetch_seconds: float = 0.0
     _sums: dict[str, float] = field(default_factory=dict)
     _pending: list[tuple[StepResult, IntArray]] = field(default_factory=list)
     _scores: list[FloatArray] = field(default_factory=list)
@@ -76,7 +77,9 @@ class RunningMetrics:
 
     def _fetch(self) -> None:
         for result, class_indices in self._pending:
+            before = time.perf_counter()
             loss, logits = result.fetch()
+            self.fetch_seconds += time.perf_counter() - before  # the device was still at the step
             count = len(class_indices)
             found = {"loss": loss, "accuracy": top_k_accuracy(class_indices, logits)}
             if self.top_k:
@@ -121,6 +124,7 @@ class Loop:
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
     last_weights: State = field(default_factory=dict)
+    _step_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """What the best epoch is best in."""
@@ -207,6 +211,7 @@ class Loop:
             images_per_second=metrics.samples / seconds,
             wait_share=self.training.wait_seconds / seconds,
             learning_rate=rate,
+            outside_share=max(0.0, 1 - (self._step_seconds + metrics.fetch_seconds) / seconds),
         )
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - epoch - 1
@@ -225,7 +230,7 @@ class Loop:
         settings, steps = self.settings, self.training.steps
         metrics = RunningMetrics(settings.top_k, settings.binary_metric)
         start = time.monotonic()
-        rate, images = 0.0, 0
+        rate, images, self._step_seconds = 0.0, 0, 0.0
         for step, batch in enumerate(self.training.epoch(epoch)):
             if not len(batch):  # all its samples were bad, or this rank has one step less
                 if self.world.size == 1:
@@ -235,7 +240,9 @@ class Loop:
             rate = settings.schedule.rate(epoch + (step + 0.5) / steps)
             class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
             targets = soft_targets(class_indices, self.classes, settings.label_smoothing)
+            before = time.perf_counter()
             result = self.engine.train_step(replace(batch, targets=targets), rate)
+            self._step_seconds += time.perf_counter() - before
             kept = int(np.count_nonzero(batch.weights))
             if kept:
                 metrics.add(result, class_indices)

@@ -34,11 +34,13 @@ def epochs(facts: Facts) -> str:
             f"{record.learning_rate:.6f}",
             f"{record.images_per_second:.1f}",
             f"{100 * record.wait_share:.1f} %",
+            f"{100 * record.outside_share:.1f} %",
         ]
         for record in history
     ]
     header = ["Epoch", "Training loss", "Validation loss", "Training accuracy"]
     header += ["Validation accuracy", "Learning rate", "Images/s", "Waiting for data"]
+    header.append("Outside the step")
     return f'<h2>Epochs</h2><div class="charts">{"".join(charts)}</div>' + table(header, rows)
 
 
