@@ -76,58 +76,69 @@ def variables(
         script, code: what runs, and the folder it is in.
         gpus: how many this machine has.
     """
-    cluster = read_cluster(paths)
-    resources = read_json(paths.config / "resourceconfig.json")
+    own = decoded(given)
     data_config = read_json(paths.config / "inputdataconfig.json")
     channels = {name: str(paths.data / name) for name in sorted(data_config)}
-    own = decoded(given)
-    framework = {k: _decode(v) for k, v in given.items() if k.startswith(_PREFIX)}
+    values: dict[str, Any] = _folders(paths) | _machines(paths, gpus)
+    values |= {
+        "hps": own,
+        "input_data_config": data_config,
+        "log_level": environment.LOG_LEVEL.read_integer(0),
+        "framework_params": {k: _decode(v) for k, v in given.items() if k.startswith(_PREFIX)},
+        "framework_module": "image_classification",
+        "module_name": Path(script.program).stem,
+        "module_dir": script.submitted or str(code),
+        "user_entry_point": script.program,
+        "user_args": arguments(own),
+    }
+    hosts = values["hosts"]
+    values["training_env"] = values | {
+        "channel_input_dirs": channels,
+        "hyperparameters": own,
+        "is_master": values["current_host"] == hosts[0],
+        "master_hostname": hosts[0],
+        "job_name": environment.JOB_NAME.read(),
+    }
+    values["channels"] = list(channels)
+    named = {f"SM_{name.upper()}": _text(value) for name, value in values.items()}
+    named |= {f"SM_CHANNEL_{name.upper()}": folder for name, folder in channels.items()}
+    return named | {f"SM_HP_{name.upper()}": _text(value) for name, value in own.items()}
+
+
+def _folders(paths: JobPaths) -> dict[str, Any]:
     output = paths.base / "output"
-    values: dict[str, Any] = {
+    return {
         "model_dir": str(paths.model),
         "output_dir": str(output),
         "output_data_dir": str(paths.output_data),
         "output_intermediate_dir": str(output / "intermediate"),
         "input_dir": str(paths.base / "input"),
         "input_config_dir": str(paths.config),
-        "channels": list(channels),
-        "hps": own,
+    }
+
+
+def _machines(paths: JobPaths, gpus: int) -> dict[str, Any]:
+    """The hosts, as resourceconfig.json names them, and this one's processors."""
+    cluster = read_cluster(paths)
+    resources = read_json(paths.config / "resourceconfig.json")
+    groups = {group["instance_group_name"]: group for group in resources.get("instance_groups", [])}
+    return {
         "hosts": list(cluster.hosts),
         "current_host": cluster.current_host,
         "current_instance_type": resources.get("current_instance_type", "local"),
         "current_instance_group": resources.get("current_group_name", "homogeneousCluster"),
         "current_instance_group_hosts": list(cluster.hosts),
-        "instance_groups": [g["instance_group_name"] for g in resources.get("instance_groups", [])],
-        "instance_groups_dict": {
-            g["instance_group_name"]: g for g in resources.get("instance_groups", [])
-        },
+        "instance_groups": list(groups),
+        "instance_groups_dict": groups,
         "distribution_instance_groups": [],
-        "is_hetero": len(resources.get("instance_groups", [])) > 1,
+        "is_hetero": len(groups) > 1,
+        "network_interface_name": cluster.network_interface or "eth0",
+        "resource_config": resources,
+        "topology": resources.get("topology") or {},
         "num_gpus": gpus,
         "num_cpus": environment.cpu_count(),
         "num_neurons": 0,
-        "log_level": environment.LOG_LEVEL.read_integer(0),
-        "network_interface_name": cluster.network_interface or "eth0",
-        "resource_config": resources,
-        "input_data_config": data_config,
-        "framework_params": framework,
-        "framework_module": "image_classification",
-        "module_name": Path(script.program).stem,
-        "module_dir": script.submitted or str(code),
-        "user_entry_point": script.program,
-        "user_args": arguments(own),
-        "topology": resources.get("topology") or {},
     }
-    values["training_env"] = {k: v for k, v in values.items() if k != "channels"} | {
-        "channel_input_dirs": channels,
-        "hyperparameters": own,
-        "is_master": cluster.current_host == cluster.hosts[0],
-        "master_hostname": cluster.hosts[0],
-        "job_name": environment.JOB_NAME.read(),
-    }
-    named = {f"SM_{name.upper()}": _text(value) for name, value in values.items()}
-    named |= {f"SM_CHANNEL_{name.upper()}": folder for name, folder in channels.items()}
-    return named | {f"SM_HP_{name.upper()}": _text(value) for name, value in own.items()}
 
 
 def _decode(value: object) -> Any:
