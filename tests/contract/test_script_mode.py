@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -139,7 +141,7 @@ def stop(number, frame):
     open(os.environ["SM_MODEL_DIR"] + "/saved", "w").close()
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
-print("ready", flush=True)
+print("ready", os.getpid(), flush=True)
 while True:
     time.sleep(0.05)
 """
@@ -151,10 +153,15 @@ while True:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "ready" in line:
+        if line.startswith("ready"):
+            script = int(line.split()[1])
             break
     process.terminate()
-    assert process.wait(30) == 0
+    try:
+        assert process.wait(30) == 0
+    except BaseException:
+        os.kill(script, signal.SIGKILL)
+        raise
     process.stdout.close()
     assert (base / "model" / "saved").is_file()
 

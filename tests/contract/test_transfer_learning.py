@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from image_classification.data.labels import LabelMap
-from image_classification.training.initial_weights import _head_order
+from image_classification.training.initial_weights import _head_order, _with_head_order
 from tests.conftest import ClassFolders
 from tests.contract.jobs import run_train, write_job
 
@@ -88,3 +88,15 @@ def test_a_head_follows_its_classes_and_numbers_stand_for_names() -> None:
     assert _head_order(theirs, LabelMap.numbered(3))[0] == [0, 1, 2]
     assert _head_order(theirs, LabelMap.numbered(4))[0] is None
     assert _head_order(theirs, LabelMap(("a", "b", "d")))[0] is None
+
+
+def test_the_rows_of_a_kept_head_stand_where_their_classes_are() -> None:
+    head = {
+        "weight/head.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "weight/head.bias": np.array([0, 1, 2], np.float32),
+        "weight/stem.weight": np.arange(3, dtype=np.float32),
+    }
+    moved = _with_head_order(head, [2, 0, 1])
+    assert moved["weight/head.weight"].tolist() == [[4, 5], [0, 1], [2, 3]]
+    assert moved["weight/head.bias"].tolist() == [2, 0, 1]
+    assert moved["weight/stem.weight"].tolist() == [0, 1, 2]
