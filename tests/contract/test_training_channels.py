@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from image_classification.artifact import read_artifact
-from image_classification.data.record_format import RecordHeader, frame_record, pack_image_record
+from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, write_job
 
@@ -79,10 +79,10 @@ def test_a_job_of_several_labels_serves_sigmoids(
 
 
 def records_of(folder: Path) -> bytes:
-    content = []
+    content: list[bytes] = []
     for number, path in enumerate(sorted(folder.rglob("*.jpg"), key=lambda p: p.name[-7:])):
         header = RecordHeader(COLOURS.index(path.parent.name), number)
-        content.append(frame_record(pack_image_record(header, path.read_bytes())))
+        content += frame_parts(pack_image_record(header, path.read_bytes()))
     return b"".join(content)
 
 
