@@ -106,3 +106,14 @@ def test_the_calibration_error_of_a_hand_made_case() -> None:
     outcomes = Outcomes(("a", "b", "c", "d"), np.array([0, 1, 0, 0]), probabilities)
     assert calibration_error(outcomes) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
     assert reliability(outcomes).samples.sum() == 4
+
+
+def test_several_labels_are_decisions_of_their_own_and_are_not_calibrated() -> None:
+    targets = np.array([[1, 0], [1, 1]], np.uint8)
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)  # three of four are right
+    outcomes = Outcomes(("a", "b"), targets, probabilities)
+    assert int(reliability(outcomes).samples.sum()) == 4
+    found = calibrate(outcomes)
+    assert found.temperature == 1 and "several independent labels" in found.reason
+    assert found.error_before == found.error_after == pytest.approx(0.15)
+    assert found.loss_before == pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4, rel=1e-5)

@@ -21,7 +21,7 @@ from image_classification.data.loader import Loader
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from image_classification.data.sources.stream import StreamSource
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.training.inputs import open_inputs
 from image_classification.training.pipes import copy_of_pipe, stream_of
 from image_classification.training.settings import settings_of
@@ -344,4 +344,15 @@ def test_a_pipe_needs_what_cannot_be_counted(
     settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
     channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
     with pytest.raises(ChannelError, match=message):
+        open_inputs(channels, settings, "train")
+
+
+@pytest.mark.parametrize("recipe", [{"class_weights": "balanced"}, {"balanced_sampling": "1"}])
+def test_what_needs_the_classes_beforehand_is_refused_in_pipe_mode(
+    tmp_path: Path, recipe: dict[str, str]
+) -> None:
+    given = {"num_classes": "2", "num_training_samples": "6"} | recipe
+    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
+    with pytest.raises(HyperparameterError, match="need the class of every image before training"):
         open_inputs(channels, settings, "train")

@@ -62,6 +62,10 @@ class Journal:
             ended.set()
             thread.join()
 
+    def begin_epoch(self, epoch: int, step: int) -> None:
+        """An epoch (0 for the first) begins, or goes on after `step` steps of it."""
+        self._epoch, self._step = epoch, step
+
     def is_line_due(self, step: int) -> bool:
         """Whether `step_line` should be called after `step` (1 for the first)."""
         self._step = step

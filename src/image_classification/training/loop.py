@@ -182,6 +182,7 @@ class Loop:
     def _run_epoch(self, epoch: int) -> bool:
         """Train and validate one epoch; whether the job goes on."""
         progress = self._begin(epoch)
+        self.journal.begin_epoch(epoch, progress.step)
         is_whole = self._train(progress)
         if not is_whole:
             self._save(progress)
