@@ -6,7 +6,8 @@
     class_label_to_prediction_index.json   name → index, what TensorFlow users read
     preprocessing.json  the evaluation preprocessing
     model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
-    weights.safetensors neutral weights, for incremental training
+    weights.safetensors neutral weights of the best epoch, for incremental training
+    weights-last.safetensors   those of the last epoch, where the job asked for them
     report.html, model-card.md
 
 No links, no pickle, no code.
@@ -36,6 +37,7 @@ PREPROCESSING_FILE = "preprocessing.json"
 PREDICTION_INDEX_FILE = "class_label_to_prediction_index.json"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+LAST_WEIGHTS_FILE = "weights-last.safetensors"
 REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 

@@ -41,3 +41,26 @@ def trained_job(tmp_path_factory: pytest.TempPathFactory, small_channels: dict[s
     assert done.returncode == 0, done.stdout + done.stderr
     (base / "log").write_text(done.stdout)
     return base
+
+
+@pytest.fixture(scope="session")
+def doubtful_job(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_channels: dict[str, Path],
+    write_class_folders: ClassFolders,
+) -> Path:
+    """A finished job whose model is sure and wrong of eight validation images, one unreadable."""
+    root = tmp_path_factory.mktemp("doubtful")
+    doubtful = write_class_folders(root / "validation", per_class=20, seed=2)
+    for number in range(8):
+        name = f"blue{number:03d}.jpg"
+        (doubtful / "blue" / name).rename(doubtful / "red" / name)
+    (doubtful / "green" / "green000.jpg").write_bytes(b"not an image")
+    given = HYPERPARAMETERS | {"epochs": 4, "max_bad_samples": 1, "keep_last_weights": "True"}
+    given["tensorboard"] = "True"
+    channels = {"train": small_channels["train"], "validation": doubtful}
+    base = write_job(root / "ml", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (base / "log").write_text(done.stdout)
+    return base

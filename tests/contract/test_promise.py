@@ -35,6 +35,17 @@ def test_the_server_gives_the_probabilities_of_the_validation_pass(trained_job: 
     np.testing.assert_allclose(served(trained_job), expected, rtol=0, atol=1e-4)
 
 
+def test_the_promise_holds_for_calibrated_probabilities(doubtful_job: Path) -> None:
+    manifest = json.loads((doubtful_job / "model" / "manifest.json").read_text())
+    calibration = manifest["calibration"]
+    assert calibration["temperature"] != 1 and calibration["reason"] == ""
+    for change in ("expected_calibration_error", "negative_log_likelihood"):
+        assert calibration[change]["after"] < calibration[change]["before"]
+    assert "Calibrated with temperature" in (doubtful_job / "log").read_text()
+    expected = [row["probabilities"] for row in validated(doubtful_job)]
+    np.testing.assert_allclose(served(doubtful_job), expected, rtol=0, atol=1e-4)
+
+
 def test_evaluate_gives_the_validation_accuracy_of_the_manifest(
     trained_job: Path, small_channels: dict[str, Path]
 ) -> None:

@@ -66,6 +66,11 @@ def test_a_job_of_several_labels_serves_sigmoids(
     assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
     lines = (base / "output" / "data" / "validation-predictions.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["labels"] == ["other", "red"]
+    assert "one temperature cannot serve several independent labels" in done.stdout
+    assert artifact.manifest["calibration"]["temperature"] == 1
+    report = (base / "model" / "report.html").read_text()
+    assert "Confusion" not in report and "Surest errors" not in report
+    assert "Of the decisions that the model is 80 % sure of" in report
 
     image = next((small_channels["validation"] / "red").iterdir())
     said = run_command("predict", "--model", base / "model", image)
@@ -79,10 +84,10 @@ def test_a_job_of_several_labels_serves_sigmoids(
 
 
 def records_of(folder: Path) -> bytes:
-    content = []
+    content: list[bytes] = []
     for number, path in enumerate(sorted(folder.rglob("*.jpg"), key=lambda p: p.name[-7:])):
         header = RecordHeader(COLOURS.index(path.parent.name), number)
-        content.append(b"".join(frame_parts(pack_image_record(header, path.read_bytes()))))
+        content += frame_parts(pack_image_record(header, path.read_bytes()))
     return b"".join(content)
 
 
@@ -123,6 +128,7 @@ def test_a_job_in_pipe_mode_reads_one_fifo_an_epoch(
     assert (measured["training_samples"], measured["validation_samples"]) == (36, 15)
     assert measured["validation"]["accuracy"] > 0.6
     assert "The channel 'train' is in pipe input mode under" in done.stdout
+    assert "rarest class" not in (base / "model" / "model-card.md").read_text()  # not counted
     assert "num_training_samples is" not in done.stdout
 
 

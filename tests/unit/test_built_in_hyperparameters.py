@@ -42,11 +42,8 @@ MXNET_TABLE = {
         ["19", "deep"],
     ),
     "optimizer": ("sgd", ["sgd", "adam", "rmsprop", "nag"], ["adagrad"]),
-    "precision_dtype": (
-        None,
-        ["float32", "float16"],
-        ["float64"],
-    ),  # unset: what the device does best
+    # float32 in the guide; unset here, because `precision` decides (see docs/migrating.md).
+    "precision_dtype": (None, ["float32", "float16"], ["float64"]),
     "resize": (None, *POSITIVE),
     "top_k": (None, ["2", "5"], ["1", "0"]),
     "use_pretrained_model": (False, *BOOLEAN),

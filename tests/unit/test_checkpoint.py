@@ -135,3 +135,20 @@ def test_within_an_epoch_a_lost_best_checkpoint_leaves_nothing_to_be_best(tmp_pa
     found = checkpoints.load_latest()
     assert found is not None and found.partial == PARTIAL
     assert found.history.best_epoch == -1
+
+
+def test_the_metric_of_the_job_decides_which_lost_epoch_is_no_longer_the_best(
+    tmp_path: Path,
+) -> None:
+    history = History(metric="auc")
+    for epoch, (accuracy, area) in enumerate([(0.9, 0.5), (0.5, 0.9), (0.6, 0.6)]):
+        values = {"accuracy": accuracy, "loss": 1.0, "auc": area}
+        history.epochs.append(EpochRecord(epoch, values, values, 1.0, 10.0, 0.0, 0.1))
+        Checkpoints(tmp_path, IDENTITY).save(Checkpoint(state(epoch), history))
+    found = Checkpoints(tmp_path, IDENTITY).load_latest("auc")
+    assert found is not None
+    assert (found.history.best_epoch, found.history.lost) == (1, set())
+    (tmp_path / "checkpoint-0001.json").unlink()
+    found = Checkpoints(tmp_path, IDENTITY).load_latest("auc")
+    assert found is not None
+    assert (found.history.best_epoch, found.history.lost) == (2, {1})

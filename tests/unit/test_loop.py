@@ -102,7 +102,7 @@ class RecordingEngine:
         self.epoch = int(state["weight/epoch"])
         self.steps = int(state.get("optimizer/steps", self.steps))
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, temperature: float = 1.0) -> None:
         raise AssertionError("not in the loop")
 
     def release(self) -> None:

@@ -252,3 +252,16 @@ def test_settings_without_a_meaning_for_several_labels_are_refused(
 ) -> None:
     with pytest.raises(HyperparameterError, match=message):
         open_job(tmp_path, "train", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_weights": "effective"}, "class_weights=effective with multi_label=1"),
+        ({"balanced_sampling": "1"}, "balanced_sampling=True with multi_label=1"),
+    ],
+)
+def test_what_needs_one_class_an_image_is_refused(given: dict[str, str], message: str) -> None:
+    values = INTERFACES["mxnet"].parse({"multi_label": "1"} | given)
+    with pytest.raises(HyperparameterError, match=message):
+        settings_of("mxnet", values)

@@ -21,7 +21,7 @@ from image_classification.data.loader import Loader
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from image_classification.data.sources.stream import StreamSource
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.training.inputs import open_inputs
 from image_classification.training.pipes import copy_of_pipe, stream_of
 from image_classification.training.settings import settings_of
@@ -42,10 +42,14 @@ def image(number: int) -> bytes:
     return body.getvalue()
 
 
+def framed(payload: bytes) -> bytes:
+    return b"".join(frame_parts(payload))
+
+
 def records(count: int) -> bytes:
     """`count` MXNet image records: the id is the image's red, the class its parity."""
     return b"".join(
-        frame_record(pack_image_record(RecordHeader(n % 2, n), image(n))) for n in range(count)
+        framed(pack_image_record(RecordHeader(n % 2, n), image(n))) for n in range(count)
     )
 
 
@@ -220,11 +224,11 @@ Damage = Callable[[bytes], bytes]
             r"record 0: expected the magic 0a23d7ce.*RecordWrapper",
         ),
         (
-            lambda content: content + frame_record(pack_image_record(RecordHeader(7, 3), b"")),
+            lambda content: content + framed(pack_image_record(RecordHeader(7, 3), b"")),
             "record 10: expected a class from 0 to 1, got 7; num_classes",
         ),
         (
-            lambda content: content + frame_record(pack_image_record(RecordHeader((1, 0)), b"")),
+            lambda content: content + framed(pack_image_record(RecordHeader((1, 0)), b"")),
             "record 10: expected one label, got 2; set multi_label=1",
         ),
     ],
@@ -241,8 +245,8 @@ def test_a_damaged_pipe_is_no_bad_sample_but_an_error_with_its_place(
 def test_a_record_in_several_parts_is_put_together_again(writers: Writers) -> None:
     magic = (0xCED7230A).to_bytes(4, "little")
     content = image(5) + b"\0" * (-len(image(5)) % 4) + magic + b"tail"
-    framed = frame_record(pack_image_record(RecordHeader(1, 5), content))
-    source = stream(writers.fill("train", framed), 1)
+    record = framed(pack_image_record(RecordHeader(1, 5), content))
+    source = stream(writers.fill("train", record), 1)
     source.begin(0)
     assert source.read(0).data == content
     source.close()
@@ -250,8 +254,7 @@ def test_a_record_in_several_parts_is_put_together_again(writers: Writers) -> No
 
 def pairs(labels: Sequence[str]) -> bytes:
     return b"".join(
-        frame_record(image(number)) + frame_record(label.encode())
-        for number, label in enumerate(labels)
+        framed(image(number)) + framed(label.encode()) for number, label in enumerate(labels)
     )
 
 
@@ -291,8 +294,8 @@ def test_several_labels_come_as_vectors_or_as_class_numbers(
         (pairs(["0", "[1, 1]"]), r"label of image 1: expected one class .*multi_label=1"),
         (pairs(["0", "cat"]), r"label of image 1: expected one class .* got 'cat'"),
         (pairs(["0", "7"]), "label of image 1: expected a class from 0 to 1, got 7"),
-        (pairs(["0"]) + frame_record(image(1)), "image, number 1, has no label record behind it"),
-        (frame_record(b"0") + frame_record(image(1)), "expected the text of a label"),
+        (pairs(["0"]) + framed(image(1)), "image, number 1, has no label record behind it"),
+        (framed(b"0") + framed(image(1)), "expected the text of a label"),
     ],
 )
 def test_a_manifest_that_is_not_image_and_label_is_an_error(
@@ -346,4 +349,15 @@ def test_a_pipe_needs_what_cannot_be_counted(
     settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
     channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
     with pytest.raises(ChannelError, match=message):
+        open_inputs(channels, settings, "train")
+
+
+@pytest.mark.parametrize("recipe", [{"class_weights": "balanced"}, {"balanced_sampling": "1"}])
+def test_what_needs_the_classes_beforehand_is_refused_in_pipe_mode(
+    tmp_path: Path, recipe: dict[str, str]
+) -> None:
+    given = {"num_classes": "2", "num_training_samples": "6"} | recipe
+    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
+    with pytest.raises(HyperparameterError, match="need the class of every image before training"):
         open_inputs(channels, settings, "train")

@@ -249,6 +249,18 @@ def test_the_exported_graph_agrees_on_batches_of_any_size(name: str, tmp_path: P
         np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-4)
 
 
+def test_the_exported_graph_divides_the_logits_by_the_temperature(tmp_path: Path) -> None:
+    engine = build()
+    engine.export(tmp_path / "model.onnx", 2.5)
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    images = make_batch(size=4).images
+    odds = np.exp(engine.predict_step(images) / 2.5)
+    (probabilities,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-5)
+
+
 def test_an_export_is_quiet_repeatable_and_tells_nothing_of_this_machine(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,8 +194,11 @@ class Engine(Protocol):
         """The inverse of `state`; an absent part starts afresh, the average at the weights."""
         ...
 
-    def export(self, path: Path) -> None:
-        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32."""
+    def export(self, path: Path, temperature: float = 1.0) -> None:
+        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32.
+
+        The logits are divided by `temperature` (> 0) before the softmax.
+        """
         ...
 
     def release(self) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.contract import environment
-from image_classification.contract.environment import JobPaths
+from image_classification.contract.environment import JobPaths, read_json
 from image_classification.contract.failure import report_failure
+from image_classification.contract.script import requested_script
 from image_classification.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,9 +66,16 @@ def run(namespace: argparse.Namespace) -> int:
     try:
         paths = _paths(namespace)
         failure_file = None if paths.artifact else paths.failure
+        overrides = _pairs(namespace.set, "--set")
+        given = read_json(paths.config / "hyperparameters.json") | overrides
+        script = requested_script(given)
+        if script is not None:
+            from image_classification.training.script_mode import run_script
+
+            return run_script(paths, given, script)
         from image_classification.training.job import run_job
 
-        run_job(paths, _pairs(namespace.set, "--set"))
+        run_job(paths, overrides)
     except Exception as error:
         return report_failure(error, failure_file)
     return 0

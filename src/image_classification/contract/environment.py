@@ -91,6 +91,12 @@ IS_BATCH = Variable(
 )
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
+PROGRAM = Variable(
+    "SAGEMAKER_PROGRAM", "", "the user's own training script, run instead of our algorithm"
+)
+SUBMIT_DIRECTORY = Variable(
+    "SAGEMAKER_SUBMIT_DIRECTORY", "", "the code of that script: a folder, a tar file or s3://…"
+)
 
 MASTER_PORT = Variable(
     "MASTER_PORT", "29500", "TCP port of the first host where the hosts of a training job meet"
@@ -137,6 +143,11 @@ class JobPaths:
     def output_data(self) -> Path:
         """Other results; becomes output.tar.gz."""
         return self.artifact or self.base / "output" / "data"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files; the platform copies them while the job runs."""
+        return (self.artifact or self.base / "output") / "tensorboard"
 
     @property
     def failure(self) -> Path:
@@ -205,6 +216,12 @@ def disable_telemetry() -> None:
     It reads the variable when it is loaded, so this comes before its import. A user's choice wins.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def with_python_path(folder: Path, added: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `added`, and with `folder` first on PYTHONPATH."""
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **added, "PYTHONPATH": path}
 
 
 def use_network_interface(name: str) -> None:

@@ -35,7 +35,8 @@ MXNET_HYPERPARAMETERS = {
     "classes of right decisions at 0.5. The built-in publishes neither formula",
     "num_layers": "",
     "optimizer": "",
-    "precision_dtype": "",
+    "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
+    "bfloat16 on GPUs that have it. Set float32 for the same",
     "resize": "may be left out for images: then 256 for 224, in proportion",
     "top_k": "not with multi_label: several labels have no rank among k",
     "use_pretrained_model": "weights are never downloaded; a backbone without weights in the image "

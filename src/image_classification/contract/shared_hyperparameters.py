@@ -213,5 +213,24 @@ SHARED = (
         "GPU is not measured yet.",
         choices=("auto", "on", "off"),
     ),
+    Hyperparameter(
+        "calibrate_probabilities",
+        "boolean",
+        True,
+        "Fit one temperature on validation, and serve probabilities that are as often right as "
+        "they say; kept only where it helps.",
+    ),
+    Hyperparameter(
+        "keep_last_weights",
+        "boolean",
+        False,
+        "Write weights-last.safetensors, the last epoch's, beside weights.safetensors, the best's.",
+    ),
+    Hyperparameter(
+        "tensorboard",
+        "boolean",
+        False,
+        "Write TensorBoard event files into output/tensorboard.",
+    ),
     PRESET,
 )

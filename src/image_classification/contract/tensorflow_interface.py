@@ -82,9 +82,9 @@ HYPERPARAMETERS = (
         "reinitialize_top_layer",
         "categorical",
         "Auto",
-        "New head: Auto makes one when starting from a pretrained backbone.",
+        "Auto: a new head on a pretrained backbone, the head of a model of the same classes kept; "
+        "True: always a new one; False: always kept, an error where its classes are others.",
         choices=("Auto", "True", "False"),
-        only=("Auto", "True"),
     ),
     Hyperparameter(
         "early_stopping", "boolean", False, "Stop when validation accuracy no longer improves."
@@ -123,7 +123,10 @@ HYPERPARAMETERS = (
         1,
     ),
     Hyperparameter(
-        "binary_mode", "boolean", False, "One sigmoid output for two classes.", only=(False,)
+        "binary_mode",
+        "boolean",
+        False,
+        "Two classes, the second by name being the positive one; answers hold both probabilities.",
     ),
     Hyperparameter(
         "eval_metric",
@@ -131,7 +134,6 @@ HYPERPARAMETERS = (
         "accuracy",
         "Metric of the best epoch; others than accuracy need binary_mode.",
         choices=("accuracy", "precision", "recall", "auc", "prc"),
-        only=("accuracy",),
     ),
     Hyperparameter(
         "image_resize_interpolation",

@@ -35,18 +35,22 @@ def encode_example(features: Mapping[str, bytes | int]) -> bytes:
     entries = []
     for key, value in features.items():
         if isinstance(value, int):
-            feature = _field(_INT64_LIST, _field(1, _varint(value)))  # packed
+            feature = encode_field(_INT64_LIST, encode_field(1, encode_varint(value)))  # packed
         else:
-            feature = _field(_BYTES_LIST, _field(1, value))
-        entries.append(_field(1, _field(1, key.encode()) + _field(2, feature)))
-    return _field(1, b"".join(entries))
+            feature = encode_field(_BYTES_LIST, encode_field(1, value))
+        entries.append(encode_field(1, encode_field(1, key.encode()) + encode_field(2, feature)))
+    return encode_field(1, b"".join(entries))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return b"".join((_varint(number << 3 | _LENGTH_DELIMITED), _varint(len(content)), content))
+def encode_field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    return b"".join(
+        (encode_varint(number << 3 | _LENGTH_DELIMITED), encode_varint(len(content)), content)
+    )
 
 
-def _varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """An integer from 0 in groups of seven bits, the lowest first."""
     groups = bytearray()
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)
@@ -66,7 +70,7 @@ def _crc32c() -> Any:
         import google_crc32c
     except ImportError as error:
         raise UsageError(
-            "--format tfrecord needs google-crc32c for its checksums: "
+            "--format tfrecord and tensorboard=True need google-crc32c for their checksums: "
             "pip install 'sagemaker-image-classification[tfrecord]'"
         ) from error
     return google_crc32c

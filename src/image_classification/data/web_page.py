@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
+
+_NUMBER = re.compile(r"–|[-+]?[\d.]+( (%|MB))?")
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
@@ -17,6 +20,16 @@ th:first-child, td:first-child { text-align: left }
 figcaption { font-size: .85rem; overflow-wrap: anywhere } .number { font-size: 2.2rem }
 .nothing { display: inline-block; width: 128px; height: 96px; background: #f4f6f8; color: #6a7683;
            text-align: center; line-height: 96px; font-size: .8rem }
+.charts { display: flex; flex-wrap: wrap; gap: 1.5rem } .charts figure { max-width: none }
+.charts svg { max-width: 100%; height: auto }
+pre { background: #f4f6f8; padding: 1rem; overflow-x: auto }
+.matrix td, .matrix th { text-align: center; padding: .2rem .5rem } summary { cursor: pointer }
+.matrix th.column { writing-mode: sideways-lr; text-align: left; font-weight: normal }
+.matrix th.row { text-align: right; font-weight: normal }
+.small figure { width: 9rem }
+.facts { display: flex; flex-wrap: wrap; gap: .5rem 2rem; padding: 0; list-style: none }
+.facts b { display: block; font-size: 1.2rem } .facts li { color: #56626f; font-size: .9rem }
+.facts b { color: #1d2733 }
 """
 
 
@@ -32,9 +45,10 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; columns of text are aligned to the left."""
+    """A table; columns of numbers, plain or as text with a unit, are aligned to the right."""
     rows = list(rows)
-    kinds = ["text" if isinstance(value, str) else "" for value in (rows[0] if rows else header)]
+    columns = zip(*rows, strict=True) if rows else [[name] for name in header]
+    kinds = ["" if all(map(_is_number, column)) else "text" for column in columns]
 
     def row(tag: str, values: Sequence[object]) -> str:
         cells = zip(kinds, values, strict=True)
@@ -42,6 +56,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
     body = "".join(f"<tr>{row('td', values)}</tr>" for values in rows)
     return f'<div class="scroll"><table><tr>{row("th", header)}</tr>{body}</table></div>'
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, str) or bool(_NUMBER.fullmatch(value))
 
 
 def text(value: object) -> str:

@@ -40,6 +40,8 @@ class EpochRecord:
         images_per_second: of training.
         wait_share: 0–1, of the training time spent waiting for data.
         learning_rate: at the epoch's last step.
+        outside_share: 0–1, of the training time spent outside the training step: waiting for data,
+            metrics, logging.
     """
 
     epoch: int
@@ -49,6 +51,7 @@ class EpochRecord:
     images_per_second: float
     wait_share: float
     learning_rate: float
+    outside_share: float = 0.0
 
 
 @dataclass
@@ -58,15 +61,17 @@ class History:
     Attributes:
         epochs: one record each.
         lost: epochs whose weights no longer exist.
+        metric: the validation metric that decides which epoch is the best; more is better.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
+    metric: str = "accuracy"
 
     @property
     def accuracies(self) -> list[float]:
-        """Validation accuracy of each epoch."""
-        return [record.validation["accuracy"] for record in self.epochs]
+        """Validation accuracy of each epoch, or the metric that stands for it."""
+        return [record.validation[self.metric] for record in self.epochs]
 
     @property
     def best_epoch(self) -> int:
@@ -78,7 +83,7 @@ class History:
         kept = [record for record in self.epochs if record.epoch not in self.lost]
         if not kept:
             return -1
-        return max(kept, key=lambda r: (r.validation["accuracy"], -r.validation["loss"])).epoch
+        return max(kept, key=lambda r: (r.validation[self.metric], -r.validation["loss"])).epoch
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class PartialEpoch:
         totals: sums over the samples of all ranks, see `RunningMetrics.totals`.
         seconds, wait_seconds: of training, and of waiting for data, so far.
         learning_rate: at the last step.
+        step_seconds: of these, within the training step.
     """
 
     step: int
@@ -97,6 +103,7 @@ class PartialEpoch:
     seconds: float
     wait_seconds: float
     learning_rate: float
+    step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,8 @@ class Checkpoints:
         write_text(self._json_path(place), json.dumps(content, indent=1))
         self._remove_all_but({place, (history.best_epoch + 1, 0)})
 
-    def load_latest(self) -> Checkpoint | None:
-        """The newest complete checkpoint, or None.
+    def load_latest(self, metric: str = "accuracy") -> Checkpoint | None:
+        """The newest complete checkpoint, or None; `metric` decides which epoch is the best.
 
         If the checkpoint of the best epoch is lost, that epoch can no longer be the best.
 
@@ -167,7 +174,8 @@ class Checkpoints:
                     f"{_difference(content['job'], self._identity)}; give this job an empty "
                     "checkpoint location"
                 )
-            history = History([EpochRecord(**record) for record in content["epochs"]])
+            records = [EpochRecord(**record) for record in content["epochs"]]
+            history = History(records, metric=metric)
             while (best := (history.best_epoch + 1, 0)) not in {place, (0, 0)}:
                 if self._read(best) is not None:
                     break

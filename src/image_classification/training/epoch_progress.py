@@ -20,6 +20,7 @@ class EpochProgress:
         step: steps that are complete.
         images: samples of these, on this rank.
         learning_rate: at the last of them.
+        step_seconds: that the engine was called for them, before an interruption too.
         seconds_before, wait_seconds_before: spent before the process was interrupted.
     """
 
@@ -28,23 +29,25 @@ class EpochProgress:
     step: int = 0
     images: int = 0
     learning_rate: float = 0.0
+    step_seconds: float = 0.0
     seconds_before: float = 0.0
     wait_seconds_before: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def resumed(
-        cls, epoch: int, top_k: int | None, partial: PartialEpoch, group: ProcessGroup
+        cls, epoch: int, metrics: RunningMetrics, partial: PartialEpoch, group: ProcessGroup
     ) -> EpochProgress:
         """The rest of an interrupted epoch; the leader goes on with the metrics of all ranks."""
-        totals = partial.totals if group.is_leader else dict.fromkeys(partial.totals, 0.0)
-        metrics = RunningMetrics.restored(top_k, totals)
+        if group.is_leader:
+            metrics.restore(partial.totals)
         return cls(
             epoch,
             metrics,
             partial.step,
             metrics.samples,
             partial.learning_rate,
+            partial.step_seconds,
             partial.seconds,
             partial.wait_seconds,
         )
@@ -58,6 +61,18 @@ class EpochProgress:
         """0–1, the share of the time spent waiting for data, `wait_seconds` by this process."""
         return (self.wait_seconds_before + wait_seconds) / max(self.seconds, 1e-9)
 
+    @property
+    def outside_share(self) -> float:
+        """0–1, the share of the time outside the training step: waiting, metrics, logging.
+
+        Fetching results belongs to the step: the device was still at it.
+        """
+        return max(0.0, 1 - self._in_steps / max(self.seconds, 1e-9))
+
+    @property
+    def _in_steps(self) -> float:
+        return self.step_seconds + self.metrics.fetch_seconds
+
     def partial(self, totals: dict[str, float], wait_seconds: float) -> PartialEpoch:
         """What a checkpoint within the epoch says of it."""
         return PartialEpoch(
@@ -66,4 +81,5 @@ class EpochProgress:
             self.seconds,
             self.wait_seconds_before + wait_seconds,
             self.learning_rate,
+            self._in_steps,
         )

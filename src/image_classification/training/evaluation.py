@@ -13,6 +13,7 @@ import numpy.typing as npt
 from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
 from image_classification.errors import DataError
 from image_classification.training import multi_label
+from image_classification.training.binary_metrics import BINARY_METRICS, POSITIVE_CLASS
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,18 @@ def cross_entropy(targets: IntArray, probabilities: FloatArray) -> float:
     return float(-np.log(np.maximum(own, 1e-12)).mean()) if len(targets) else 0.0
 
 
-def metric_names(top_k: int | None = None) -> tuple[str, ...]:
+def metric_names(top_k: int | None = None, binary_metric: str | None = None) -> tuple[str, ...]:
     """The names that `metrics_of` gives."""
-    return ("loss", "accuracy", *((f"top_k_accuracy_{top_k}",) if top_k else ()))
+    asked = ((f"top_k_accuracy_{top_k}",) if top_k else ()) + (
+        (binary_metric,) if binary_metric else ()
+    )
+    return ("loss", "accuracy", *asked)
 
 
-def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]:
-    """loss, accuracy and, when asked, top_k_accuracy_<k> of a split."""
+def metrics_of(
+    outcomes: Outcomes, top_k: int | None = None, binary_metric: str | None = None
+) -> dict[str, float]:
+    """loss, accuracy and, when asked, top_k_accuracy_<k> and a binary metric of a split."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         loss = multi_label.binary_cross_entropy(targets, probabilities)
@@ -92,7 +98,10 @@ def metrics_of(outcomes: Outcomes, top_k: int | None = None) -> dict[str, float]
     values = [cross_entropy(targets, probabilities), top_k_accuracy(targets, probabilities)]
     if top_k:
         values.append(top_k_accuracy(targets, probabilities, top_k))
-    return dict(zip(metric_names(top_k), values, strict=True))
+    if binary_metric:
+        scores = probabilities[:, POSITIVE_CLASS]
+        values.append(BINARY_METRICS[binary_metric](targets, scores))
+    return dict(zip(metric_names(top_k, binary_metric), values, strict=True))
 
 
 def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:

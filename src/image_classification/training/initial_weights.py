@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file
 
 from image_classification import artifact as artifacts
@@ -17,7 +18,7 @@ from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, 
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.data.labels import LabelMap
-from image_classification.errors import BackendError, ChannelError
+from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.training.settings import Settings
 
 HEAD_PREFIX = WEIGHT_PREFIX + "head."
@@ -31,17 +32,25 @@ def load_initial_weights(
     settings: Settings,
     labels: LabelMap,
     model_channel: ChannelInput | None,
-) -> None:
-    """Give `engine` its first weights; the `model` channel wins over `use_pretrained_model`.
+) -> str:
+    """Give `engine` its first weights and say where they come from, in a few words.
+
+    The `model` channel wins over `use_pretrained_model`. The head is new on ImageNet weights and
+    kept from a model of the same classes; `reinitialize_top_layer` decides otherwise.
 
     Raises:
         ChannelError: the model channel has no artifact, or one of another backbone.
         BackendError: pretrained weights are asked for and there are none on this machine.
+        HyperparameterError: the head shall be kept and is one of other classes.
     """
     if model_channel is not None:
-        _load_from_channel(engine, settings, labels, model_channel)
-    elif settings.use_pretrained:
-        _load_pretrained(engine, backend, settings)
+        if settings.use_pretrained:
+            _logger.info("use_pretrained_model is without effect: the channel model is given")
+        return _load_from_channel(engine, settings, labels, model_channel)
+    if settings.use_pretrained:
+        return _load_pretrained(engine, backend, settings, labels)
+    _logger.info("Starting from random weights: no channel model, use_pretrained_model is off")
+    return "random weights"
 
 
 def pretrained_weights(backend: EngineModule, backbone: Backbone) -> State:
@@ -58,15 +67,31 @@ def pretrained_weights(backend: EngineModule, backbone: Backbone) -> State:
     return state
 
 
-def _load_pretrained(engine: Engine, backend: EngineModule, settings: Settings) -> None:
-    state = pretrained_weights(backend, settings.backbone)
+def _load_pretrained(
+    engine: Engine, backend: EngineModule, settings: Settings, labels: LabelMap
+) -> str:
+    backbone = settings.backbone
+    state = pretrained_weights(backend, backbone)
     _logger.info("Using pretrained model for initializing weights and transfer learning.")
-    engine.load_state(_without_head(state))
+    width = len(state[HEAD_PREFIX + "bias"])
+    if settings.head != "keep":
+        state = _without_head(state)
+        head = "a new head"
+    elif width == len(labels):
+        head = "its own head"
+    else:
+        raise HyperparameterError(
+            f"reinitialize_top_layer=False keeps the head of {backbone.name}, which has {width} "
+            f"classes, but the data has {len(labels)}: set it to Auto"
+        )
+    _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
+    engine.load_state(state)
+    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}"
 
 
 def _load_from_channel(
     engine: Engine, settings: Settings, labels: LabelMap, channel: ChannelInput
-) -> None:
+) -> str:
     with open_artifact(_artifact_path(channel)) as artifact:
         _check_backbone(artifact, settings)
         path = artifact.directory / artifacts.WEIGHTS_FILE
@@ -75,16 +100,40 @@ def _load_from_channel(
                 f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
             )
         weights = load_file(path)
-        state = {WEIGHT_PREFIX + name: value for name, value in weights.items()}
-    if artifact.labels == labels:
-        _logger.info("Channel model: starting from its weights, head included (same classes)")
-        engine.load_state(state)
-    else:
-        _logger.info(
-            "Channel model: starting from its weights with a new head, because its classes are %s",
-            ", ".join(artifact.labels.names[:20]),
+    state = {WEIGHT_PREFIX + name: value for name, value in weights.items()}
+    order, why = _head_order(artifact.labels, labels)
+    if settings.head == "keep" and order is None:
+        raise HyperparameterError(
+            f"reinitialize_top_layer=False keeps the head of the channel model, but {why}: give "
+            "the job the same classes, or set it to Auto"
         )
+    if settings.head == "new" or order is None:
+        reason = "reinitialize_top_layer=True" if settings.head == "new" else why
+        _logger.info("Channel model: starting from its weights with a new head: %s", reason)
         engine.load_state(_without_head(state))
+        return "weights of the channel model with a new head"
+    _logger.info("Channel model: starting from its weights, head included (%s)", why)
+    engine.load_state(_with_head_order(state, order))
+    return "weights of the channel model, head included"
+
+
+def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:
+    """(the rows of their head in the order of our classes, or None where it is no head for them;
+    why)."""
+    if theirs == ours:
+        return list(range(len(ours))), "same classes"
+    if set(theirs.names) == set(ours.names):
+        return [theirs.names.index(name) for name in ours.names], "same classes, reordered"
+    if len(theirs) == len(ours) and LabelMap.numbered(len(ours)) in (theirs, ours):
+        return list(range(len(ours))), f"as many classes, {len(ours)}, one side without names"
+    return None, f"its {len(theirs)} classes are {', '.join(theirs.names[:20])}"
+
+
+def _with_head_order(state: State, order: list[int]) -> State:
+    return {
+        name: np.ascontiguousarray(value[order]) if name.startswith(HEAD_PREFIX) else value
+        for name, value in state.items()
+    }
 
 
 def _artifact_path(channel: ChannelInput) -> Path:

@@ -18,7 +18,7 @@ from image_classification.data.sources import Source
 from image_classification.data.sources.stream import StreamSource
 from image_classification.data.sources.subset import SubsetSource
 from image_classification.data.splitting import stratified_split
-from image_classification.errors import ChannelError, DataError
+from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.training.channel_sources import Expected, has_records, open_channel
 from image_classification.training.class_names import given_names
 from image_classification.training.pipes import copy_of_pipe, stream_of
@@ -83,6 +83,13 @@ def _open_training(
         raise ChannelError(
             f"channel {name}: use_weighted_loss counts the classes before training, which a pipe "
             "does not allow; use File or FastFile mode"
+        )
+    recipe = settings.recipe
+    if recipe.class_weights or recipe.balanced_sampling:
+        raise HyperparameterError(
+            f"channel {name}: class_weights and balanced_sampling need the class of every image "
+            "before training, which a pipe does not tell; leave them out, or use File or FastFile "
+            "mode"
         )
     if settings.expected_samples is None:
         raise ChannelError(

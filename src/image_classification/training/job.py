@@ -7,6 +7,7 @@ Read `run_job` from top to bottom: each line is a module. Everything that can be
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,11 +18,20 @@ from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
+from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.data.bad_samples import BadSamples
+from image_classification.data.loader import Loader
 from image_classification.data.sources.stream import StreamSource
-from image_classification.errors import ChannelError
-from image_classification.training.checkpoint import Checkpoints
+from image_classification.data.tfrecord import require_checksums
+from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.training.calibration import at_temperature, calibrate, reliability
+from image_classification.training.checkpoint import Checkpoints, History
+from image_classification.training.epoch_files import (
+    EpochObserver,
+    history_writer,
+    tensorboard_writer,
+)
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs, open_inputs
@@ -30,6 +40,7 @@ from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.multi_label import positive_weights
 from image_classification.training.process_group import ProcessGroup, world_of
+from image_classification.training.report import surest_mistakes
 from image_classification.training.results import (
     Results,
     plain,
@@ -58,24 +69,45 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     channels = read_channels(paths)
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
-    settings = settings_of(interface.name, interface.parse(given))
+    values = interface.parse(given)
+    settings = settings_of(interface.name, values)
     cluster = read_cluster(paths)
     _check_shards(cluster, channels)
+    if settings.tensorboard:
+        require_checksums()  # not after hours of training
     inputs = open_inputs(channels, settings, interface.training_channel)
+    _check_binary(settings, inputs)
     settings = _completed(settings, inputs)
     _log_settings(interface, settings, inputs)
 
     with stop_on_sigterm() as should_stop:
         world = world_of(cluster)
-        engine = _build_engine(settings, inputs, channels.get("model"), world)
+        engine, started_from = _build_engine(settings, inputs, channels.get("model"), world)
         try:
             group = ProcessGroup(engine, world)
             results = _train(paths, interface, settings, inputs, group, should_stop)
-            artifact = _write(paths, results, engine) if results else None
+            artifact = None
+            if results:
+                origins = _origins(interface, values, given)
+                results = replace(results, started_from=started_from, hyperparameters=origins)
+                artifact = _write(paths, results, engine)
             group.wait()  # a host that ended before the first has saved would end the job
         finally:
             engine.release()
     return artifact
+
+
+def _origins(
+    interface: Interface, values: Mapping[str, Value], given: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    """(name, value, the name it was given by, or "default") of each hyperparameter."""
+    rows = []
+    for entry in interface.hyperparameters:
+        names = [name for name in (entry.name, *entry.aliases) if name in given]
+        value = values[entry.name]
+        shown = "unset" if value is None else str(value)
+        rows.append((entry.name, shown, names[0] if names else "default"))
+    return rows
 
 
 def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
@@ -83,8 +115,9 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     artifact = write_results(paths.model, results, engine)
     history = results.history
     _logger.info(
-        "The best epoch was %d with validation accuracy %.6f; artifact in %s",
+        "The best epoch was %d with validation %s %.6f; artifact in %s",
         history.best_epoch + 1,
+        history.metric,
         history.accuracies[history.best_epoch],
         paths.model,
     )
@@ -125,19 +158,66 @@ def _train(
         should_stop=should_stop,
     )
     loop.resume()
-    loop.run()
-    results = None
     if group.is_leader:
-        validation = loop.evaluate()
-        test = loop.outcomes_of(loaders["test"]) if "test" in loaders else None
-        if test is not None:
-            loop.journal.test_lines(metrics_of(test, settings.top_k))
-        history = loop.history
-        results = Results(interface.name, settings, inputs, history, validation, test, bad_samples)
+        loop.journal.observers = _observers(paths, settings, loop.history)
+    loop.journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
+    with loop.journal.watching():
+        loop.run()
+        loop.journal.duration_lines(loop.history.epochs)
+        results = None
+        if group.is_leader:
+            results = _measured(loop, loaders, interface, inputs, bad_samples)
     for loader in loaders.values():
         loader.close()
         loader.source.close()
     return results
+
+
+def _observers(paths: JobPaths, settings: Settings, earlier: History) -> list[EpochObserver]:
+    observers = [history_writer(paths.output_data, earlier)]
+    if settings.tensorboard:
+        observers.append(tensorboard_writer(paths.tensorboard))
+    return observers
+
+
+def _measured(
+    loop: Loop,
+    loaders: Mapping[str, Loader],
+    interface: Interface,
+    inputs: Inputs,
+    bad_samples: BadSamples,
+) -> Results:
+    """What the best weights reach, in the probabilities that will be served."""
+    settings, outcomes = loop.settings, loop.evaluate()
+    calibration = calibrate(outcomes, is_wanted=settings.calibrate)
+    _logger.info("%s", calibration.line())
+    test, start = None, time.monotonic()
+    if "test" in loaders:
+        test = at_temperature(loop.outcomes_of(loaders["test"]), calibration.temperature)
+        measured = metrics_of(test, settings.top_k, settings.binary_metric)
+        loop.journal.test_lines(measured, len(test.keys), time.monotonic() - start)
+    validation = at_temperature(outcomes, calibration.temperature)
+    return Results(
+        interface=interface.name,
+        settings=settings,
+        inputs=inputs,
+        history=loop.history,
+        validation=validation,
+        test=test,
+        calibration=calibration,
+        reliability=(reliability(outcomes), reliability(validation)),
+        mistakes=surest_mistakes(validation, inputs.validation),
+        bad_samples=bad_samples,
+        last_weights=loop.last_weights,
+    )
+
+
+def _check_binary(settings: Settings, inputs: Inputs) -> None:
+    if settings.binary_mode and len(inputs.labels) != 2:
+        raise HyperparameterError(
+            f"binary_mode=True needs two classes, the data has {len(inputs.labels)}: "
+            f"{', '.join(inputs.labels.names[:20])}; leave binary_mode out"
+        )
 
 
 def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
@@ -177,7 +257,8 @@ def _log_settings(interface: Interface, settings: Settings, inputs: Inputs) -> N
 
 def _build_engine(
     settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
-) -> Engine:
+) -> tuple[Engine, str]:
+    """The engine with its first weights, and where those come from."""
     preprocessing = settings.preprocessing
     backend = backends.load(settings.backend)
     spec = ModelSpec(
@@ -196,7 +277,7 @@ def _build_engine(
         positive_weights=_positive_weights(settings, inputs),
     )
     engine = backend.build(spec, settings.optimizer, world)
-    load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
+    started_from = load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
     _logger.info(
         "Built %s on %s: %d parameters, %d of them trained",
         spec.backbone,
@@ -204,12 +285,13 @@ def _build_engine(
         engine.parameter_count,
         engine.trainable_parameter_count,
     )
-    return engine
+    return engine, started_from
 
 
 _MAY_CHANGE = (
     *("epochs", "max_minutes", "expected_samples", "max_bad_samples"),
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
+    *("calibrate", "head", "keep_last_weights", "tensorboard"),
 )
 """Settings that a job may change when it goes on from its checkpoints."""
 

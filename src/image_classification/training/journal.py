@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from image_classification.contract import metrics
 from image_classification.training.checkpoint import EpochRecord
+from image_classification.training.epoch_files import EpochObserver
 
 BATCHES_PER_LINE = 20
 """The MXNet built-in's Speedometer interval."""
 
 MAX_SILENCE_SECONDS = 30.0
+_DUE_SECONDS = 20.0  # a step may take the rest
 
 _logger = logging.getLogger(__name__)
 
@@ -24,36 +28,64 @@ class Journal:
         interface: mxnet or tensorflow; decides the lines that metrics are scraped from.
         epochs: of the whole job.
         steps: of an epoch.
+        max_silence: seconds after which `watching` says that the job lives.
     """
 
-    def __init__(self, interface: str, epochs: int, steps: int) -> None:
+    def __init__(
+        self, interface: str, epochs: int, steps: int, max_silence: float = MAX_SILENCE_SECONDS
+    ) -> None:
         self._is_mxnet = interface == "mxnet"
-        self._epochs, self._steps = epochs, steps
-        self._last_line = time.monotonic()
+        self._epochs, self._steps, self._max_silence = epochs, steps, max_silence
+        self._epoch = self._step = 0
+        self._epoch_seconds: float | None = None  # of the last whole epoch, validation included
+        self._epoch_start = self._last_line = time.monotonic()
+        self.observers: Sequence[EpochObserver] = ()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the block runs, no silence is longer than `max_silence`: a line says what runs.
+
+        For what the loop cannot interrupt: a slow first step, a long validation.
+        """
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(self._max_silence / 10):
+                if time.monotonic() - self._last_line >= 0.9 * self._max_silence:
+                    self._say(self._still())
+
+        thread = threading.Thread(target=watch, name="journal", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def begin_epoch(self, epoch: int, step: int) -> None:
+        """An epoch (0 for the first) begins, or goes on after `step` steps of it."""
+        self._epoch, self._step = epoch, step
 
     def is_line_due(self, step: int) -> bool:
         """Whether `step_line` should be called after `step` (1 for the first)."""
-        is_silent = time.monotonic() - self._last_line > MAX_SILENCE_SECONDS
+        self._step = step
+        is_silent = time.monotonic() - self._last_line > _DUE_SECONDS
         return step % BATCHES_PER_LINE == 0 or is_silent
 
     def step_line(
         self, epoch: int, step: int, rate: float, wait_share: float, train: Mapping[str, float]
     ) -> None:
         """Within an epoch: speed in images/s, share of time waiting for data, running metrics."""
-        if self._is_mxnet:
+        self._epoch = epoch
+        if self._is_mxnet and step % BATCHES_PER_LINE == 0:
             values = {name: value for name, value in train.items() if name != "loss"}
             _logger.info("%s", metrics.mxnet_batch_line(epoch, step, rate, values))
-        if not self._is_mxnet or time.monotonic() - self._last_line > MAX_SILENCE_SECONDS:
-            _logger.info(
-                "Epoch %d/%d, step %d/%d, %.1f images/s, %.1f %% of the time waiting for data",
-                epoch + 1,
-                self._epochs,
-                step,
-                self._steps,
-                rate,
-                100 * wait_share,
+        if time.monotonic() - self._last_line > _DUE_SECONDS:
+            self._say(
+                f"Epoch {epoch + 1}/{self._epochs}, step {step}/{self._steps}, {rate:.1f} "
+                f"images/s, {100 * wait_share:.1f} % of the time waiting for data, about "
+                f"{self._seconds_left(epoch, step):.0f} s left"
             )
-        self._last_line = time.monotonic()
 
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         """At the end of an epoch: the built-in's lines, then ours with speed and time left."""
@@ -64,28 +96,61 @@ class Journal:
             lines = [metrics.keras_epoch_line(self._steps, seconds, train, validation)]
         for line in lines:
             _logger.info("%s", line)
-        _logger.info(
-            "Epoch %d/%d took %.1f s: %.1f images/s, %.1f %% of the time waiting for data, "
-            "learning rate %.6f, about %.0f s left",
-            record.epoch + 1,
-            self._epochs,
-            seconds,
-            record.images_per_second,
-            100 * record.wait_share,
-            record.learning_rate,
-            seconds_left,
+        self._say(
+            f"Epoch {record.epoch + 1}/{self._epochs} took {seconds:.1f} s: "
+            f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f} % of the time "
+            f"waiting for data, {100 * record.outside_share:.1f} % outside the training step, "
+            f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left"
         )
-        self._last_line = time.monotonic()
+        self._epoch, self._step = record.epoch + 1, 0
+        self._epoch_seconds = self._last_line - self._epoch_start
+        self._epoch_start = self._last_line
+        for observe in self.observers:
+            observe(record)
 
-    def test_lines(self, test: Mapping[str, float]) -> None:
-        """What the final model reaches on the channel test."""
-        for line in metrics.keras_test_lines(test):
-            _logger.info("%s", line)
+    def model_lines(self, parameters: int, trainable: int) -> None:
+        """Before training: the size of the model."""
+        if not self._is_mxnet:
+            self._log(metrics.keras_model_lines(parameters, trainable))
+
+    def duration_lines(self, records: Sequence[EpochRecord]) -> None:
+        """After training: its time."""
+        if not self._is_mxnet:
+            self._log(metrics.keras_duration_lines([record.seconds for record in records]))
+
+    def test_lines(self, test: Mapping[str, float], samples: int, seconds: float) -> None:
+        """What the final model reaches on the channel test, and how fast."""
+        self._log(metrics.keras_test_lines(test) + metrics.keras_latency_lines(samples, seconds))
 
     def best_line(self, accuracy: float) -> None:
         """The MXNet built-in's line about a new best epoch."""
         if self._is_mxnet:
-            _logger.info("Storing the best model with validation accuracy: %.6f", accuracy)
+            self._log([f"Storing the best model with validation accuracy: {accuracy:.6f}"])
+
+    def _say(self, line: str) -> None:
+        _logger.info("%s", line)
+        self._last_line = time.monotonic()
+
+    @staticmethod
+    def _log(lines: Sequence[str]) -> None:
+        for line in lines:
+            _logger.info("%s", line)
+
+    def _seconds_left(self, epoch: int, step: int) -> float:
+        """From the last whole epoch, or in the first one from its steps so far."""
+        elapsed = time.monotonic() - self._epoch_start
+        whole = self._epoch_seconds or elapsed * self._steps / max(step, 1)
+        return max(whole - elapsed, 0.0) + whole * (self._epochs - epoch - 1)
+
+    def _still(self) -> str:
+        """What has been running for so long, as far as the steps tell."""
+        seconds = time.monotonic() - self._epoch_start
+        if self._epoch >= self._epochs:
+            return "Still running: the last evaluation and the artifact"
+        where = f"Epoch {self._epoch + 1}/{self._epochs}, {seconds:.0f} s: "
+        if self._step >= self._steps:
+            return where + "validating"
+        return f"{where}step {self._step + 1} of {self._steps} is running"
 
 
 class SilentJournal(Journal):
@@ -98,5 +163,9 @@ class SilentJournal(Journal):
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         """Nothing."""
 
-    def best_line(self, accuracy: float) -> None:
+    def _say(self, line: str) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def _log(lines: Sequence[str]) -> None:
         """Nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,6 +74,7 @@ class Loop:
         should_stop: asked after each step; training then ends with the best epoch so far.
         history: the epochs so far; not empty after a resume.
         best_weights: weights of the best epoch so far.
+        last_weights: weights of the last step, kept by `run` where the settings ask for them.
     """
 
     engine: Engine
@@ -86,9 +88,14 @@ class Loop:
     should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
+    last_weights: State = field(default_factory=dict)
     _partial: PartialEpoch | None = None
     _clock: JobClock = field(default_factory=JobClock)
     _best_outcomes: Outcomes | None = None
+
+    def __post_init__(self) -> None:
+        """What the best epoch is best in."""
+        self.history.metric = self.settings.binary_metric or "accuracy"
 
     @property
     def group(self) -> ProcessGroup:
@@ -102,7 +109,7 @@ class Loop:
             UserError: it is another job's, has more epochs than this job asks for, or is not the
                 same on all hosts.
         """
-        found = self.checkpoints.load_latest()
+        found = self.checkpoints.load_latest(self.history.metric)
         done = len(found.history.epochs) if found else 0
         step = found.partial.step if found and found.partial else 0
         leaders = self.group.from_leader({"epochs": done, "steps": step})
@@ -131,6 +138,8 @@ class Loop:
                 break
             if not self._run_epoch(epoch):
                 break
+        if self.settings.keep_last_weights:
+            self.last_weights = _weights(self.engine.state())
         if self.best_weights:
             self.engine.load_state(self.best_weights)
 
@@ -173,6 +182,7 @@ class Loop:
     def _run_epoch(self, epoch: int) -> bool:
         """Train and validate one epoch; whether the job goes on."""
         progress = self._begin(epoch)
+        self.journal.begin_epoch(epoch, progress.step)
         is_whole = self._train(progress)
         if not is_whole:
             self._save(progress)
@@ -180,7 +190,8 @@ class Loop:
                 return False  # not to be compared with whole epochs; without any it is all there is
         totals = progress.metrics.totals(self.group)
         _check_finite(totals, epoch)
-        seconds = progress.seconds
+        seconds, outside_share = progress.seconds, progress.outside_share
+        wait_share = progress.wait_share(self.training.wait_seconds)
         outcomes, validation = self._validate()
         if not validation:
             self._save(progress)
@@ -191,8 +202,9 @@ class Loop:
             validation=validation,
             seconds=seconds,
             images_per_second=totals["samples"] / seconds,
-            wait_share=progress.wait_share(self.training.wait_seconds),
+            wait_share=wait_share,
             learning_rate=progress.learning_rate,
+            outside_share=outside_share,
         )
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - epoch - 1
@@ -201,21 +213,26 @@ class Loop:
 
     def _begin(self, epoch: int) -> EpochProgress:
         partial, self._partial = self._partial, None
+        metrics = RunningMetrics(*self._asked)
         if partial is None:
-            return EpochProgress(epoch, RunningMetrics(self.settings.top_k))
-        return EpochProgress.resumed(epoch, self.settings.top_k, partial, self.group)
+            return EpochProgress(epoch, metrics)
+        return EpochProgress.resumed(epoch, metrics, partial, self.group)
+
+    @property
+    def _asked(self) -> tuple[int | None, str | None]:
+        """The metrics beside loss and accuracy: k of the top-k accuracy, and a binary one."""
+        return self.settings.top_k, self.settings.binary_metric
 
     def _validate(self) -> tuple[Outcomes | None, dict[str, float]]:
         """Validation metrics, measured by the leader: the ranks must not differ in what is best.
 
         Nothing if the job is asked to stop meanwhile and has an epoch to keep.
         """
-        top_k = self.settings.top_k
-        values, outcomes = dict.fromkeys(metric_names(top_k), 0.0), None
+        values, outcomes = dict.fromkeys(metric_names(*self._asked), 0.0), None
         if self.group.is_leader:
             try:
                 outcomes = self._outcomes(self._until_stop(self.validation.epoch(0)))
-                values = metrics_of(outcomes, top_k)
+                values = metrics_of(outcomes, *self._asked)
             except _StoppedError:
                 values["stopped"] = 1.0
         values = self.group.from_leader({"stopped": 0.0} | values)
@@ -255,7 +272,9 @@ class Loop:
         progress.learning_rate = inputs.learning_rate(progress.epoch, progress.step)
         class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
         prepared = inputs.prepared(progress.epoch, progress.step, batch, class_indices)
+        before = time.perf_counter()
         result = self.engine.train_step(prepared, progress.learning_rate, update)
+        progress.step_seconds += time.perf_counter() - before
         kept = int(np.count_nonzero(batch.weights))
         if kept:
             progress.metrics.add(result, class_indices)

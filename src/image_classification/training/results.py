@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from platform import python_version
@@ -16,12 +16,14 @@ from safetensors.numpy import save
 
 from image_classification import __version__
 from image_classification import artifact as artifacts
-from image_classification.backends.base import WEIGHT_PREFIX, Engine
+from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.files import write_text
 from image_classification.data.preprocessing import Preprocessing
+from image_classification.data.sources.stream import StreamSource
 from image_classification.training import report
+from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs
@@ -38,8 +40,15 @@ class Results:
         interface: mxnet or tensorflow.
         settings, inputs: what was asked for and what it was trained on.
         history: every epoch.
-        validation, test: outcomes with the best weights; test is None without that channel.
+        validation, test: outcomes with the best weights, calibrated as they will be served; test is
+            None without that channel.
+        calibration: what was fitted on validation.
+        reliability: of the validation pass before the temperature, and after it.
+        mistakes: its surest errors.
         bad_samples: the images that were skipped.
+        last_weights: of the last epoch, where the job asked for them.
+        started_from: where the first weights come from, in a few words.
+        hyperparameters: (name, value, where it comes from).
     """
 
     interface: str
@@ -48,7 +57,13 @@ class Results:
     history: History
     validation: Outcomes
     test: Outcomes | None
+    calibration: Calibration
+    reliability: tuple[Reliability, Reliability]
+    mistakes: Sequence[report.Mistake]
     bad_samples: BadSamples
+    last_weights: State = field(default_factory=dict)
+    started_from: str = ""
+    hyperparameters: Sequence[tuple[str, str, str]] = ()
 
 
 def write_predictions(path: Path, results: Results) -> None:
@@ -83,28 +98,54 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         preprocessing=preprocessing.to_json(),
         history=results.history,
         outcomes=results.validation,
+        calibration=results.calibration,
+        reliability=results.reliability,
+        mistakes=results.mistakes,
+        class_counts=_class_counts(results.inputs),
         bad_samples=tuple(results.bad_samples.reasons.items()),
+        hyperparameters=results.hyperparameters,
     )
     pages: dict[str, artifacts.FileWriter] = {
         artifacts.REPORT_FILE: lambda path: path.write_text(report.page(facts), "utf-8"),
         artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
     }
-    writers = engine_writers(engine) | pages
+    writers = engine_writers(engine, results.calibration.temperature) | pages
+    if results.last_weights:
+        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights)
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
 
 
-def engine_writers(engine: Engine) -> dict[str, artifacts.FileWriter]:
+def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
+    """Split → samples that have each class; not of a pipe, which is not counted beforehand."""
+    splits = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
+    counts = {}
+    for name, source in splits.items():
+        if source is None or isinstance(source, StreamSource):
+            continue
+        if source.multi_hot is None:
+            counts[name] = np.bincount(source.class_indices, minlength=len(inputs.labels)).tolist()
+        else:
+            counts[name] = source.multi_hot.sum(axis=0, dtype=np.int64).tolist()
+    return counts
+
+
+def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
     """What writes the graph and the weights of an engine into an artifact."""
+    return {
+        artifacts.MODEL_FILE: lambda path: engine.export(path, temperature),
+        artifacts.WEIGHTS_FILE: weights_writer(engine.state()),
+    }
+
+
+def weights_writer(state: State) -> artifacts.FileWriter:
+    """What writes the weights of a state under their neutral names."""
     weights = {
         name.removeprefix(WEIGHT_PREFIX): value
-        for name, value in engine.state().items()
+        for name, value in state.items()
         if name.startswith(WEIGHT_PREFIX)
     }
-    return {
-        artifacts.MODEL_FILE: engine.export,
-        artifacts.WEIGHTS_FILE: lambda path: path.write_bytes(save(weights)),
-    }
+    return lambda path: path.write_bytes(save(weights))
 
 
 def description_of(backend: str, backbone: str, interface: str) -> dict[str, Any]:
@@ -141,6 +182,17 @@ def plain(settings: Settings) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values, default=str)))
 
 
+def _weights_named(results: Results) -> dict[str, Any]:
+    """Which epoch, 1 for the first, each file of weights holds."""
+    history = results.history
+    best = {"epoch": history.best_epoch + 1, "is": "best"}
+    named = {artifacts.MODEL_FILE: best, artifacts.WEIGHTS_FILE: best}
+    if results.last_weights:
+        last = {"epoch": history.epochs[-1].epoch + 1, "is": "last"}
+        named[artifacts.LAST_WEIGHTS_FILE] = last
+    return named
+
+
 def _description(results: Results) -> dict[str, Any]:
     settings, history = results.settings, results.history
     best = history.epochs[history.best_epoch]
@@ -148,16 +200,19 @@ def _description(results: Results) -> dict[str, Any]:
         "best_epoch": best.epoch + 1,
         "epochs": len(history.epochs),
         "train": best.train,
-        "validation": metrics_of(results.validation, settings.top_k),
+        "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
         "training_samples": len(results.inputs.training),
         "validation_samples": len(results.validation.keys),
     }
     if results.test is not None:
-        measured["test"] = metrics_of(results.test, settings.top_k)
+        measured["test"] = metrics_of(results.test, settings.top_k, settings.binary_metric)
         measured["test_samples"] = len(results.test.keys)
     return description_of(settings.backend, settings.backbone.name, results.interface) | {
         "job": environment.JOB_NAME.read(),
         "multi_label": settings.multi_label,
         "metrics": measured,
+        "calibration": results.calibration.to_json(),
+        "weights": _weights_named(results),
+        "started_from": results.started_from,
         "hyperparameters": plain(settings),
     }

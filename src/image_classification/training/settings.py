@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from image_classification import backends
 from image_classification.backends.base import Backbone, OptimizerSpec
@@ -24,6 +24,11 @@ from image_classification.training.stopping import EarlyStopping
 
 _INTERPOLATIONS = {"area": "box", "lanczos3": "lanczos"}
 _DEFAULT_TENSORFLOW_BACKBONE = "efficientnet_lite0"
+_HEADS: Mapping[str, Literal["auto", "new", "keep"]] = {
+    "Auto": "auto",
+    "True": "new",
+    "False": "keep",
+}
 _DEFAULT_MXNET_SHAPE = "3,224,224"
 
 
@@ -59,6 +64,12 @@ class Settings:
         compiles: whether training steps are compiled.
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
+        calibrate: fit a temperature on validation.
+        head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
+        keep_last_weights: write those of the last epoch beside those of the best.
+        tensorboard: write event files.
+        binary_mode: there must be two classes; the second is the positive one.
+        binary_metric: a key of BINARY_METRICS that decides which epoch is the best, or None.
     """
 
     backend: str
@@ -92,6 +103,12 @@ class Settings:
     compiles: bool
     max_bad_samples: str
     seed: int
+    calibrate: bool = True
+    head: Literal["auto", "new", "keep"] = "auto"
+    keep_last_weights: bool = False
+    tensorboard: bool = False
+    binary_mode: bool = False
+    binary_metric: str | None = None
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -122,7 +139,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         label_smoothing=v["label_smoothing"],
         dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
         early_stopping=_early_stopping(interface, v),
-        top_k=v["top_k"],
+        top_k=None if v.get("binary_mode") else v["top_k"],
         multi_label=_multi_label(v),
         weighted_loss=bool(v.get("use_weighted_loss")),
         pipe_shuffle_bytes=v["pipe_shuffle_mb"] << 20,
@@ -136,7 +153,25 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         compiles=v["compile"] == "on",
         max_bad_samples=v["max_bad_samples"],
         seed=v["random_seed"],
+        calibrate=v["calibrate_probabilities"],
+        head=_HEADS[v.get("reinitialize_top_layer", "Auto")],
+        keep_last_weights=v["keep_last_weights"],
+        tensorboard=v["tensorboard"],
+        binary_mode=bool(v.get("binary_mode")),
+        binary_metric=_binary_metric(v),
     )
+
+
+def _binary_metric(v: Mapping[str, Any]) -> str | None:
+    metric = v.get("eval_metric", "accuracy")
+    if metric == "accuracy":
+        return None
+    if not v["binary_mode"]:
+        raise HyperparameterError(
+            f"eval_metric={metric} needs binary_mode=True, which needs two classes: set it, or "
+            "leave eval_metric at accuracy"
+        )
+    return str(metric)
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:
@@ -325,6 +360,13 @@ def _multi_label(v: Mapping[str, Any]) -> bool:
         raise HyperparameterError(
             f"top_k={v['top_k']} with multi_label=1: several labels have no rank among k; "
             "leave top_k out"
+        )
+    recipe = {name: v[name] for name in ("class_weights", "balanced_sampling") if v[name]}
+    if is_multi_label and recipe:
+        given = " and ".join(f"{name}={value}" for name, value in recipe.items())
+        raise HyperparameterError(
+            f"{given} with multi_label=1: an image of several classes has no one class to weigh or "
+            "to be drawn by; use use_weighted_loss=1 instead"
         )
     return is_multi_label
 

@@ -32,13 +32,16 @@ _KNOWN_WARNINGS = (
 
 
 class _Probabilities(nn.Module):
-    def __init__(self, classifier: Classifier, is_multi_label: bool) -> None:
+    def __init__(self, classifier: Classifier, temperature: float, is_multi_label: bool) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature = temperature
         self.is_multi_label = is_multi_label
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.classifier(images)
+        if self.temperature != 1:
+            logits = logits / self.temperature
         return torch.sigmoid(logits) if self.is_multi_label else torch.softmax(logits, dim=1)
 
 
@@ -46,6 +49,7 @@ def export(
     classifier: Classifier,
     input_shape: tuple[int, int, int],
     path: Path,
+    temperature: float = 1.0,
     *,
     is_multi_label: bool = False,
 ) -> None:
@@ -55,13 +59,14 @@ def export(
         classifier: on any device; it is left as it was.
         input_shape: (channels, height, width).
         path: of the file to write; its folder exists.
+        temperature: > 0; what the logits are divided by first.
         is_multi_label: a sigmoid for every class instead of a softmax over all.
 
     Raises:
         AlgorithmError: ONNX Runtime and PyTorch disagree by more than TOLERANCE.
     """
     channels, height, width = input_shape
-    module = _Probabilities(copy.deepcopy(classifier).cpu(), is_multi_label).eval()
+    module = _Probabilities(copy.deepcopy(classifier).cpu(), temperature, is_multi_label).eval()
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
     graph = _trace(module, images[:2])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from image_classification.data.bar_chart import class_bars
 from image_classification.data.findings import Findings, ListedImage
 from image_classification.data.findings.thumbnails import thumbnail
 from image_classification.data.web_page import document, table, text
 
 _MOST_PICTURES = 24  # of a section; about 4 KB each
-_MOST_BARS = 60
-_COLOURS = {"train": "#1f6fb2", "validation": "#d1661b", "test": "#6b9a3c"}
-_BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 440, 22, 200
 
 
 def page(findings: Findings) -> str:
@@ -52,45 +50,8 @@ def _classes(findings: Findings) -> str:
         for i, name in enumerate(names)
     ]
     header = ["Class", *splits, "All"]
-    return f"<h2>Images of each class</h2>{_chart(findings)}" + table(header, rows)
-
-
-def _chart(findings: Findings) -> str:
-    """A bar a class, in the parts of its splits; the largest and smallest of many classes."""
-    names, totals = findings.labels.names, findings.class_totals()
-    order = sorted(range(len(names)), key=lambda i: -totals[i])
-    cut = len(order) > _MOST_BARS
-    if cut:
-        order = order[: _MOST_BARS // 2] + order[-_MOST_BARS // 2 :]
-    scale = _BAR_WIDTH / max(*totals, 1)
-    parts = []
-    for row, i in enumerate(order):
-        y, x = row * _ROW_HEIGHT, float(_LABEL_WIDTH)
-        label = names[i] if len(names[i]) <= 28 else names[i][:27] + "…"
-        parts.append(
-            f'<text x="{_LABEL_WIDTH - 8}" y="{y + 15}" text-anchor="end">{text(label)}</text>'
-        )
-        for name, split in findings.splits.items():
-            count = split.class_counts[i]
-            width = count * scale
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{_ROW_HEIGHT - 6}" '
-                f'fill="{_COLOURS[name]}"><title>{text(name)}: {count}</title></rect>'
-            )
-            x += width
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}">{totals[i]}</text>')
-    legend = " ".join(
-        f'<svg width="14" height="12" aria-hidden="true"><rect width="12" height="12" '
-        f'fill="{_COLOURS[name]}"/></svg> {text(name)}'
-        for name in findings.splits
-    )
-    note = f" · the {_MOST_BARS // 2} largest and smallest of {len(names)} classes" if cut else ""
-    width, height = _LABEL_WIDTH + _BAR_WIDTH + 60, len(order) * _ROW_HEIGHT
-    return (
-        f'<p>{legend}{note}</p><div class="scroll"><svg viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label="Images of each class" '
-        f'font-size="13" fill="#1d2733">{"".join(parts)}</svg></div>'
-    )
+    chart = class_bars(names, {name: split.class_counts for name, split in splits.items()})
+    return f"<h2>Images of each class</h2>{chart}" + table(header, rows)
 
 
 def _left_out(findings: Findings) -> str:

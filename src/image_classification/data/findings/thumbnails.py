@@ -24,8 +24,16 @@ def thumbnail(path: Path) -> str | None:
     """
     try:
         content = path.read_bytes()
+    except OSError:
+        return None
+    return thumbnail_of(content)
+
+
+def thumbnail_of(content: bytes) -> str | None:
+    """The same of an encoded image."""
+    try:
         image = _pixels(content)
-    except (OSError, ImageError, ValueError, RuntimeError):
+    except (ImageError, ValueError, RuntimeError):
         return None
     height, width = image.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))

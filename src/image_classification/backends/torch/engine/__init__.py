@@ -176,11 +176,11 @@ class _TorchEngine:
             self._optimizer = optimizer.build(self._settings, self._learning)
         self._steps = 0 if steps is None else int(steps)
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
         spec = self._spec
         model = self._average or self._model
-        export(model, spec.input_shape, path, is_multi_label=spec.multi_label)
+        export(model, spec.input_shape, path, temperature, is_multi_label=spec.multi_label)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""

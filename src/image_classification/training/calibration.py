@@ -1,0 +1,204 @@
+"""Temperature calibration: one number that makes the probabilities mean what they say.
+
+In: what the validation pass said. Out: a temperature T; the served graph divides the logits by it
+before its softmax, so the order of the classes, and with it every accuracy, stays as it is.
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature scaling, and
+the expected calibration error with 15 bins).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.data.samples import FloatArray, IntArray
+from image_classification.training.evaluation import Outcomes, cross_entropy, softmax
+from image_classification.training.multi_label import THRESHOLD, binary_cross_entropy
+
+BINS = 15
+SMALLEST, LARGEST = 0.2, 5.0  # beyond these it is the model that is wrong, not its scale
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_TINY = np.float32(1e-45)  # the smallest float32: keeps the logarithm of a probability of 0 finite
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted, and what it changed on validation.
+
+    Attributes:
+        temperature: the divisor of the logits; 1 leaves them as they are.
+        reason: why it is 1, or "" where one was fitted.
+        samples: of the validation split.
+        error_before, error_after: expected calibration error, 0–1.
+        loss_before, loss_after: mean negative log-likelihood, natural logarithm.
+    """
+
+    temperature: float
+    reason: str
+    samples: int
+    error_before: float
+    error_after: float
+    loss_before: float
+    loss_after: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "temperature": self.temperature,
+            "reason": self.reason,
+            "samples": self.samples,
+            "expected_calibration_error": {"before": self.error_before, "after": self.error_after},
+            "negative_log_likelihood": {"before": self.loss_before, "after": self.loss_after},
+        }
+
+    def line(self) -> str:
+        """For the log."""
+        if self.reason:
+            return (
+                f"Probabilities are served as the network gives them: {self.reason} (expected "
+                f"calibration error {self.error_before:.4f})"
+            )
+        return (
+            f"Calibrated with temperature {self.temperature:.4f} on {self.samples} validation "
+            f"images: expected calibration error {self.error_before:.4f} -> "
+            f"{self.error_after:.4f}, negative log-likelihood {self.loss_before:.4f} -> "
+            f"{self.loss_after:.4f}"
+        )
+
+
+def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
+    """Fit the temperature on `outcomes`; it is kept only where it helps.
+
+    A temperature is refused when every sample is right (the best one would be 0: endless
+    confidence), when it gains no more than chance would, and when the calibration error rises.
+    A parameter without any use still gains 1/(2N) of log-likelihood on its own N samples, so the
+    gain must exceed 1/N.
+    """
+    targets, probabilities = outcomes.targets, outcomes.probabilities
+    is_multi_label = targets.ndim == 2
+    loss = (binary_cross_entropy if is_multi_label else cross_entropy)(targets, probabilities)
+    error = calibration_error(outcomes)
+
+    def refused(reason: str) -> Calibration:
+        return Calibration(1.0, reason, len(targets), error, error, loss, loss)
+
+    if not is_wanted:
+        return refused("calibrate_probabilities is off")
+    if is_multi_label:
+        return refused("one temperature cannot serve several independent labels")
+    if bool((probabilities.argmax(axis=1) == targets).all()):
+        return refused("every validation image is right, which says nothing about doubt")
+    temperature = fit_temperature(targets, probabilities)
+    after = at_temperature(outcomes, temperature)
+    new_loss = cross_entropy(targets, after.probabilities)
+    new_error = calibration_error(after)
+    if loss - new_loss <= 1 / len(targets):
+        return refused(f"no temperature helps more than chance would on {len(targets)} images")
+    if new_error > error:
+        return refused("the temperature of the lowest loss would raise the calibration error")
+    return Calibration(temperature, "", len(targets), error, new_error, loss, new_loss)
+
+
+def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
+    """The temperature in SMALLEST…LARGEST with the lowest negative log-likelihood.
+
+    Args:
+        targets: int64 (N,) class indices.
+        probabilities: float32 (N, classes).
+
+    Golden-section search over log T: the loss has one minimum in 1/T, which it is convex in.
+    """
+    logits = _log(probabilities).astype(np.float64)
+    rows = np.arange(len(targets))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        highest = scaled.max(axis=1, keepdims=True)
+        total = np.log(np.exp(scaled - highest).sum(axis=1)) + highest[:, 0]
+        return float((total - scaled[rows, targets]).mean())
+
+    low, high = math.log(SMALLEST), math.log(LARGEST)
+    inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    inner_loss, outer_loss = loss(inner), loss(outer)
+    while high - low > 1e-5:
+        if inner_loss <= outer_loss:
+            high, outer, outer_loss = outer, inner, inner_loss
+            inner = high - _GOLDEN * (high - low)
+            inner_loss = loss(inner)
+        else:
+            low, inner, inner_loss = inner, outer, outer_loss
+            outer = low + _GOLDEN * (high - low)
+            outer_loss = loss(outer)
+    return math.exp((low + high) / 2)
+
+
+def at_temperature(outcomes: Outcomes, temperature: float) -> Outcomes:
+    """`outcomes` as a model says them whose logits are divided by `temperature`.
+
+    softmax(log p / T) is softmax(logits / T): a logarithm of probabilities differs from the logits
+    by one constant a row, which the softmax removes.
+    """
+    if temperature == 1:
+        return outcomes
+    logits = _log(outcomes.probabilities) / np.float32(temperature)
+    return replace(outcomes, probabilities=softmax(logits))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Samples by the probability of their predicted class, in BINS bins of equal width.
+
+    Attributes:
+        samples: int64 (BINS,).
+        confidence, accuracy: float64 (BINS,) means, 0–1; 0 in an empty bin.
+    """
+
+    samples: IntArray
+    confidence: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+
+
+def reliability(outcomes: Outcomes) -> Reliability:
+    """How often predictions of each confidence are right.
+
+    With several labels a sample every class is a decision of its own, as sure as the more probable
+    of its two answers.
+    """
+    confidence, is_right = _decisions(outcomes)
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    samples = np.bincount(bins, minlength=BINS)
+    divisor = np.maximum(samples, 1)
+    return Reliability(
+        samples,
+        np.bincount(bins, confidence, BINS) / divisor,
+        np.bincount(bins, is_right, BINS) / divisor,
+    )
+
+
+def _decisions(
+    outcomes: Outcomes,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(confidence, 1 where it is right) of each decision."""
+    targets, probabilities = outcomes.targets, outcomes.probabilities
+    if targets.ndim == 2:
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        is_right = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
+    else:
+        confidence = probabilities.max(axis=1)
+        is_right = probabilities.argmax(axis=1) == targets
+    return confidence.astype(np.float64), is_right.astype(np.float64)
+
+
+def calibration_error(outcomes: Outcomes) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy, 0–1."""
+    bins = reliability(outcomes)
+    gaps = np.abs(bins.accuracy - bins.confidence)
+    return float((gaps * bins.samples).sum() / max(int(bins.samples.sum()), 1))
+
+
+def _log(probabilities: FloatArray) -> FloatArray:
+    return np.asarray(np.log(np.maximum(probabilities, _TINY)), np.float32)

@@ -1,0 +1,65 @@
+"""The validation images that the model is surest of and wrong about, with small pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from image_classification.data.findings.thumbnails import thumbnail_of
+from image_classification.data.sources import Source
+from image_classification.errors import DataError
+from image_classification.training.evaluation import Outcomes
+
+MOST_MISTAKES = 24  # about 4 KB each in the page
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer.
+
+    Attributes:
+        key: of the sample.
+        target, predicted: class indices.
+        probability: 0–1, of the predicted class.
+        target_probability: 0–1, of the true one.
+        picture: a `data:` URI, or None where there is nothing to see.
+    """
+
+    key: str
+    target: int
+    predicted: int
+    probability: float
+    target_probability: float
+    picture: str | None
+
+
+def surest_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
+    """At most MOST_MISTAKES, the surest first; the pictures are read from `source`.
+
+    None with several labels an image: it is seldom right or wrong as a whole.
+    """
+    if outcomes.targets.ndim == 2:
+        return []
+    predicted = outcomes.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != outcomes.targets)
+    sureness = outcomes.probabilities[wrong, predicted[wrong]]
+    shown = wrong[np.argsort(-sureness, kind="stable")][:MOST_MISTAKES].tolist()
+    keys = {outcomes.keys[index] for index in shown}
+    places = {source.key(place): place for place in range(len(source)) if keys}
+    mistakes = []
+    for index in shown:
+        row, key = outcomes.probabilities[index], outcomes.keys[index]
+        target, answer = int(outcomes.targets[index]), int(predicted[index])
+        picture = _picture(source, places[key]) if key in places else None
+        mistakes.append(
+            Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
+        )
+    return mistakes
+
+
+def _picture(source: Source, place: int) -> str | None:
+    try:
+        return thumbnail_of(source.read(place).data)
+    except DataError:  # the file is gone by now
+        return None

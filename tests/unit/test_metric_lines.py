@@ -1,0 +1,102 @@
+"""Every metric is scraped from the line that is declared for it, whatever its value."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+
+import pytest
+
+from image_classification.contract import metrics
+from image_classification.contract.interface import INTERFACES
+from image_classification.contract.metrics import Metric
+from image_classification.training.checkpoint import EpochRecord
+from image_classification.training.journal import Journal
+
+EVERY_METRIC = [
+    pytest.param(metric, id=f"{name}-{metric.name}")
+    for name, interface in INTERFACES.items()
+    for metric in interface.metrics
+]
+EXTREMES = (0.0, 1e-9, 3e-5, 0.5, 1.0, 123456.789, 1e17)
+
+
+@pytest.mark.parametrize("metric", EVERY_METRIC)
+def test_the_expression_finds_the_value_in_its_line(metric: Metric) -> None:
+    found = re.findall(metric.regex, metric.line.format(value="0.123456"))
+    assert found == ["0.123456"]
+
+
+def test_no_line_of_one_metric_is_taken_for_another() -> None:
+    for interface in INTERFACES.values():
+        for metric in interface.metrics:
+            line = "12/12 " + metric.line.format(value="0.5")
+            scraped = {m.name for m in interface.metrics if re.search(m.regex, line)}
+            assert scraped == {metric.name}
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+def test_no_number_has_an_exponent(value: float) -> None:
+    names = ("loss", "accuracy", "top_k_accuracy_5", "precision")
+    values = dict.fromkeys(names, value)
+    lines = [
+        metrics.mxnet_batch_line(0, 20, value, values),
+        *metrics.mxnet_epoch_lines(0, value, values, values),
+        metrics.keras_epoch_line(12, value, values, values),
+        *metrics.keras_test_lines(values),
+        *metrics.keras_duration_lines([value]),
+        *metrics.keras_latency_lines(7, value),
+    ]
+    for line in lines:
+        assert not re.search(r"\d[eE][-+]?\d", line), line
+        assert "nan" not in line and "inf" not in line
+
+
+def record(epoch: int = 0) -> EpochRecord:
+    values = {"loss": 0.5, "accuracy": 0.75}
+    return EpochRecord(epoch, values, values, 2.0, 50.0, 0.031, 1e-7, 0.048)
+
+
+def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    Journal("mxnet", 3, 4).epoch_lines(record(), 10)
+    line = caplog.messages[-1]
+    assert "50.0 images/s, 3.1 % of the time waiting for data" in line
+    assert "4.8 % outside the training step" in line and "about 10 s left" in line
+
+
+def test_a_silent_job_says_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    journal = Journal("tensorflow", 3, 4, max_silence=0.05)
+    with journal.watching():
+        await_line(caplog, "Epoch 1/3, 0 s: step 1 of 4 is running")
+        journal.is_line_due(4)
+        await_line(caplog, "Epoch 1/3, 0 s: validating")
+        journal.epoch_lines(record(2), 0)
+        await_line(caplog, "Still running: the last evaluation and the artifact")
+
+
+def await_line(caplog: pytest.LogCaptureFixture, expected: str) -> None:
+    pattern = re.escape(expected).replace("0\\ s", r"\d+\ s")
+    waiting = threading.Event()
+    while not any(re.match(pattern, line) for line in caplog.messages):
+        waiting.wait(0.01)  # pytest's own time limit ends a test that waits in vain
+
+
+def test_a_step_line_has_speed_waiting_and_time_left_when_a_line_is_due(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    journal = Journal("mxnet", 2, 100)
+    journal._last_line -= 25
+    journal._epoch_start -= 25
+    assert journal.is_line_due(10)
+    journal.step_line(0, 10, 12.5, 0.2, {"loss": 1.0, "accuracy": 0.5})
+    (line,) = caplog.messages
+    assert line.startswith("Epoch 1/2, step 10/100, 12.5 images/s, 20.0 % of the time waiting")
+    left = re.search(r"about (\d+) s left", line)
+    assert left and 470 <= int(left[1]) <= 480  # 225 s of this epoch, 250 s of the next
+    assert not journal.is_line_due(11)

@@ -1,0 +1,64 @@
+"""Training metrics of an epoch survive an interruption of the epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from image_classification.backends.base import World
+from image_classification.data.samples import FloatArray
+from image_classification.training.binary_metrics import roc_auc
+from image_classification.training.checkpoint import PartialEpoch
+from image_classification.training.epoch_progress import EpochProgress
+from image_classification.training.evaluation import softmax
+from image_classification.training.process_group import ProcessGroup
+from image_classification.training.running_metrics import RunningMetrics, means
+
+TARGETS = np.array([0, 1, 1, 0, 1, 0])
+SCORES = [0.1, 0.3, 0.9, 0.4, 0.2, 0.8]  # logits of the positive class
+LOGITS = np.array([[0.0, score] for score in SCORES], np.float32)
+
+
+class Step:
+    def __init__(self, part: slice) -> None:
+        self.logits = LOGITS[part]
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        return float(len(self.logits)), self.logits
+
+
+def seen(metrics: RunningMetrics, *parts: slice) -> dict[str, float]:
+    for part in parts:
+        metrics.add(Step(part), TARGETS[part])
+    return metrics.totals()
+
+
+def area(part: slice) -> float:
+    return roc_auc(TARGETS[part], softmax(LOGITS[part])[:, 1])
+
+
+def test_a_binary_metric_is_that_of_all_samples_not_a_mean_of_batches() -> None:
+    totals = seen(RunningMetrics(None, "auc"), slice(0, 2), slice(2, 6))
+    assert means(totals)["auc"] == pytest.approx(area(slice(0, 6)))
+    assert area(slice(0, 6)) != pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
+
+
+def test_a_resumed_epoch_goes_on_with_every_metric() -> None:
+    totals = seen(RunningMetrics(None, "auc"), slice(0, 2))
+    resumed = RunningMetrics(None, "auc")
+    resumed.restore(totals)
+    assert means(resumed.totals()) == means(totals)  # only the validation may be left
+    found = means(seen(resumed, slice(2, 6)))
+    whole = means(seen(RunningMetrics(None, "auc"), slice(0, 2), slice(2, 6)))
+    assert resumed.samples == 6
+    assert (found["loss"], found["accuracy"]) == (whole["loss"], whole["accuracy"])
+    assert found["auc"] == pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
+
+
+def test_the_time_in_steps_is_carried_over_an_interruption() -> None:
+    totals = {"loss": 0.0, "accuracy": 0.0, "samples": 0.0}
+    partial = PartialEpoch(5, totals, 1e6, 0.0, 0.1, step_seconds=7.5e5)
+    group = ProcessGroup(None, World())  # type: ignore[arg-type]  # alone: no engine is asked
+    progress = EpochProgress.resumed(3, RunningMetrics(None), partial, group)
+    assert progress.outside_share == pytest.approx(0.25, abs=1e-3)
+    assert progress.partial(totals, 0.0).step_seconds == 7.5e5
