@@ -89,6 +89,9 @@ DEFAULT_ACCEPT = Variable(
 IS_BATCH = Variable(
     "SAGEMAKER_BATCH", "false", "true in a batch transform job: answers are JSON lines by default"
 )
+IS_MULTI_MODEL = Variable(
+    "SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, which this version refuses"
+)
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
 PROGRAM = Variable(

@@ -44,6 +44,11 @@ def serve(model: Path, host: str, port: int) -> None:
 
 def _check_settings() -> None:
     """Find a bad setting here, where it ends the command, and not in a worker."""
+    if environment.IS_MULTI_MODEL.read_switch():
+        raise UserError(
+            f"{environment.IS_MULTI_MODEL.name}={environment.IS_MULTI_MODEL.read()}: this version "
+            "has no multi-model endpoints; deploy one model an endpoint"
+        )
     environment.MAX_CONTENT_LENGTH.read_integer(1)
     environment.MAX_PIXELS.read_integer(1)
     default_accept = environment.DEFAULT_ACCEPT.read()
