@@ -133,20 +133,43 @@ def test_values_in_json_quotes_are_read_as_without(
     """With a source_dir, the SDK writes every value as JSON and adds keys of its own."""
     source = tmp_path / "source"
     source.mkdir()
-    (source / "unused.py").write_text("")
+    (source / "transfer_learning.py").write_text("")  # the name that the built-in's jobs carry
     session = local_session(tmp_path / "root", 0)
     job = estimator(
         session,
         train_image,
         f"file://{tmp_path}",
         source_dir=str(source),
-        entry_point="unused.py",
+        entry_point="transfer_learning.py",
     )
     log = fit(job, file_uris(folders))
     assert job.hyperparameters()["optimizer"] == '"adam"'
     for line in PARAMETER_LINES:
         assert line in log
     assert "manifest.json" in members(tmp_path / "model.tar.gz")
+
+
+def test_a_users_own_script_runs_in_the_image(
+    folders: dict[str, Path], train_image: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "mine.py").write_text(
+        "import os, sys\n"
+        "print('OWN SCRIPT', sys.argv[1:], sorted(os.listdir(os.environ['SM_CHANNEL_TRAIN'])))\n"
+        "open(os.path.join(os.environ['SM_MODEL_DIR'], 'mine.txt'), 'w').write('trained')\n"
+    )
+    job = estimator(
+        local_session(tmp_path / "root", 0),
+        train_image,
+        f"file://{tmp_path}",
+        source_dir=str(source),
+        entry_point="mine.py",
+        hyperparameters={"epochs": 3},
+    )
+    log = fit(job, file_uris(folders))
+    assert "OWN SCRIPT ['--epochs', '3']" in log
+    assert members(tmp_path / "model.tar.gz") == {"mine.txt"}
 
 
 def test_two_instances_leave_one_model(
