@@ -63,6 +63,17 @@ def run_train(base: Path) -> subprocess.CompletedProcess[str]:
     return run_command("train", "--base-dir", base)
 
 
+def read_to(process: subprocess.Popen[str], text: str) -> str:
+    """The log up to a line with `text`."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"the process ended without {text!r}:\n{seen}")
+
+
 @dataclass
 class Answer:
     """A response."""

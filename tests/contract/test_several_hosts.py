@@ -18,7 +18,7 @@ import pytest
 from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import write_job
+from tests.contract.jobs import read_to, write_job
 
 HOSTS = ["127.0.0.1", "localhost"]  # two names that resolve here; the first leads
 
@@ -56,17 +56,6 @@ def start_hosts(
     return processes
 
 
-def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
-    """Read the log up to a line with `text`."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if text in line:
-            return seen
-    raise AssertionError(f"the process ended without {text!r}:\n{seen}")
-
-
 def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """(exit code, log) of each, which must end within two minutes."""
     try:
@@ -96,7 +85,7 @@ def test_when_one_host_dies_the_other_ends_with_the_reason(
     tmp_path: Path, uneven_channels: dict[str, Path]
 ) -> None:
     first, second = start_hosts(tmp_path, uneven_channels, {"epochs": 500})
-    wait_for_line(first, "Epoch[0] Validation-accuracy=")
+    read_to(first, "Epoch[0] Validation-accuracy=")
     second.kill()
     (code, log), _ = end([first, second])
     assert code == 1
@@ -110,7 +99,7 @@ def test_sigterm_on_one_host_stops_both_and_the_best_epoch_is_saved(
     tmp_path: Path, uneven_channels: dict[str, Path]
 ) -> None:
     processes = start_hosts(tmp_path, uneven_channels, {"epochs": 500})
-    wait_for_line(processes[0], "Epoch[0] Validation-accuracy=")
+    read_to(processes[0], "Epoch[0] Validation-accuracy=")
     time.sleep(0.5)
     processes[1].send_signal(signal.SIGTERM)
     (code, log), (other_code, other_log) = end(processes)

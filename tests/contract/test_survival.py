@@ -17,7 +17,7 @@ import pytest
 from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import run_train, write_job
+from tests.contract.jobs import read_to, run_train, write_job
 
 JOB = HYPERPARAMETERS | {
     "epochs": 4,
@@ -55,17 +55,6 @@ def start(base: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def read_to(process: subprocess.Popen[str], text: str) -> str:
-    """The log up to a line with `text`."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if text in line:
-            return seen
-    raise AssertionError(f"the process ended without {text!r}:\n{seen}")
 
 
 def steps_of(base: Path) -> list[str]:

@@ -91,8 +91,8 @@ def test_the_sdks_clean_up_of_roots_files_runs_chmod_in_our_image(
 ) -> None:
     """Whoever is not root cannot delete what Docker made; here the first refusal is played."""
     folder = tmp_path / "roots"
-    make = "mkdir -m 700 /work/roots && touch /work/roots/file && chmod 600 /work/roots/file"
-    docker("run", "--rm", f"--volume={tmp_path}:/work", train_image, "sh", "-c", make)
+    make = "mkdir -m 700 /delete/roots && touch /delete/roots/file && chmod 600 /delete/roots/file"
+    docker("run", "--rm", f"--volume={tmp_path}:/delete", train_image, "sh", "-c", make)
     delete, modes = shutil.rmtree, []
 
     def refuse_once(path: str) -> None:
