@@ -8,43 +8,35 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from image_classification import logs
-from image_classification.artifact import read_artifact
+from image_classification.artifact import Artifact
 from image_classification.contract import environment
 from image_classification.errors import ImageError, RequestError
 from image_classification.serving import codec
+from image_classification.serving.health import Health
+from image_classification.serving.loading import load_model, log_start
 from image_classification.serving.models import Model
-from image_classification.serving.runtime import Runtime
+from image_classification.serving.observation import configure_access_log
+from image_classification.serving.scheduling import Plan
 
 _logger = logging.getLogger(__name__)
 
 
-def create_server_app() -> Flask:
+def create_server_app(artifact: Artifact, plan: Plan, health: Health) -> Flask:
     """The application of a server process: model and settings from the environment.
 
     Called by each gunicorn worker after the fork, because a framework's threads do not survive one.
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
-    artifact = read_artifact(Path(environment.MODEL_DIR.read()))
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
-    model = Model(artifact, Runtime(artifact.model_file), max_pixels)
-    manifest = artifact.manifest
-    _logger.info(
-        "Serving %s (%s classes, %s interface, trained by %s) with %s",
-        manifest["backbone"],
-        manifest["classes"],
-        artifact.interface,
-        manifest["backend"],
-        ", ".join(model.providers),
-    )
-    return create_app(model, *request_settings(), predictions_at_once=environment.cpu_count())
+    configure_access_log(environment.ACCESS_LOG.read_switch())
+    model = load_model(artifact, plan, health)
+    log_start(model, plan)
+    return create_app(model, *request_settings(), health=health)
 
 
 def request_settings() -> tuple[int, str]:
@@ -55,7 +47,7 @@ def request_settings() -> tuple[int, str]:
 
 
 def create_app(
-    model: Model, max_content_length: int, default_accept: str, *, predictions_at_once: int
+    model: Model, max_content_length: int, default_accept: str, *, health: Health
 ) -> Flask:
     """The application around a loaded model.
 
@@ -63,24 +55,21 @@ def create_app(
         model: has already answered once; so a ping may say 200.
         max_content_length: bytes; a larger body is refused with 413 before it is read.
         default_accept: what a request without Accept, or with `*/*`, gets.
-        predictions_at_once: further requests wait here, so that their threads do not fight for
-            the CPUs; a ping needs none and never waits.
+        health: of this process; the worker's loop answers pings by itself, with the same words.
     """
     app = Flask(__name__, static_folder=None)
     interface = model.artifact.interface
-    turns = threading.BoundedSemaphore(predictions_at_once)
 
     @app.get("/ping")
     def ping() -> Response:
-        return Response(status=200)
+        return Response(status=health.ping_status)
 
     @app.post("/invocations")
     def invocations() -> Response:
         codec.parse_content_type(request.headers.get("Content-Type"))
         accept = codec.parse_accept(request.headers.get("Accept"), default_accept)
         image = _read_body(max_content_length)
-        with turns:
-            predictions = model.predict([image])
+        predictions = model.predict([image])
         body, content_type = codec.encode(predictions, accept, interface)
         return Response(body, content_type=content_type)
 
