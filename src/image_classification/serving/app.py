@@ -1,7 +1,7 @@
-"""The HTTP application: `/ping` and `/invocations`, as SageMaker asks for them.
+"""The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker asks.
 
-One invocation reads top to bottom: content type, accept, body, prediction, answer. Every refusal
-is one line of JSON that says what came, what is accepted and what to do.
+What an answer is made of is in `invocation`; here are the routes, the body's limit and the form of
+every refusal: one line of JSON that says what came, what is accepted and what to do.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from image_classification import logs
 from image_classification.artifact import read_artifact
 from image_classification.contract import environment
-from image_classification.errors import ImageError, RequestError
-from image_classification.serving import codec
+from image_classification.errors import BackendError, ImageError, RequestError
+from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.codec.accept import JSON
+from image_classification.serving.http_interface import routes
+from image_classification.serving.invocation import (
+    CUSTOM_ATTRIBUTES,
+    Answering,
+    Invocation,
+    Responder,
+    echoed_attributes,
+)
 from image_classification.serving.models import Model
+from image_classification.serving.own_code.selection import find_own_code
+from image_classification.serving.page import HEADERS, page_files
+from image_classification.serving.prediction import Prediction
 from image_classification.serving.runtime import Runtime
+from image_classification.serving.settings import RequestSettings, read_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -44,31 +57,53 @@ def create_server_app() -> Flask:
         manifest["backend"],
         ", ".join(model.providers),
     )
-    return create_app(model, *request_settings(), predictions_at_once=environment.cpu_count())
+    settings = read_settings()
+    respond = _responder(model, settings, predictions_at_once=environment.cpu_count())
+    app = create_app(respond, settings)
+    if environment.PAGE.read_switch():
+        _add_page(app, model)
+    return app
 
 
-def request_settings() -> tuple[int, str]:
-    """(largest body in bytes, default accept) from the environment; `server` has checked both."""
-    batch_default = codec.JSON_LINES if environment.IS_BATCH.read_switch() else codec.JSON
-    default_accept = environment.DEFAULT_ACCEPT.read() or batch_default
-    return environment.MAX_CONTENT_LENGTH.read_integer(1), default_accept
-
-
-def create_app(
-    model: Model, max_content_length: int, default_accept: str, *, predictions_at_once: int
-) -> Flask:
-    """The application around a loaded model.
+def _responder(model: Model, settings: RequestSettings, *, predictions_at_once: int) -> Responder:
+    """What answers invocations: the user's own handlers where there are any, else our model.
 
     Args:
         model: has already answered once; so a ping may say 200.
-        max_content_length: bytes; a larger body is refused with 413 before it is read.
-        default_accept: what a request without Accept, or with `*/*`, gets.
-        predictions_at_once: further requests wait here, so that their threads do not fight for
-            the CPUs; a ping needs none and never waits.
+        settings: of the environment.
+        predictions_at_once: further images wait, so that their threads do not fight for the CPUs;
+            a ping needs none and never waits.
     """
-    app = Flask(__name__, static_folder=None)
-    interface = model.artifact.interface
     turns = threading.BoundedSemaphore(predictions_at_once)
+    artifact = model.artifact
+
+    def predict(image: bytes) -> Prediction:
+        with turns:
+            return model.predict([image])[0]
+
+    own = find_own_code(artifact.directory)
+    if own is None:
+        return Answering(predict, artifact.interface, settings)
+    try:
+        from image_classification.serving.own_code.defaults import ServedModel
+        from image_classification.serving.own_code.handlers import OwnHandlers
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"code/{own.program} needs the package sagemaker-inference, which is not installed "
+            f"({error.name} is missing): pip install 'sagemaker-image-classification[own-code]', "
+            f"or unset {environment.PROGRAM.name}"
+        ) from error
+    served = ServedModel(predict, artifact.labels, artifact.is_multi_label)
+    handlers = OwnHandlers(own, served, artifact.interface, settings)
+    _logger.info("Answering through code/%s of the artifact", own.program)
+    return handlers
+
+
+def create_app(respond: Responder, settings: RequestSettings) -> Flask:
+    """The application around what answers invocations, which is ready: a ping says 200."""
+    app = Flask(__name__, static_folder=None)
+    # Here, where a variable with an impossible value ends the server before it listens.
+    parameters = execution_parameters(settings.max_content_length)
 
     @app.get("/ping")
     def ping() -> Response:
@@ -76,14 +111,34 @@ def create_app(
 
     @app.post("/invocations")
     def invocations() -> Response:
-        codec.parse_content_type(request.headers.get("Content-Type"))
-        accept = codec.parse_accept(request.headers.get("Accept"), default_accept)
-        image = _read_body(max_content_length)
-        with turns:
-            predictions = model.predict([image])
-        body, content_type = codec.encode(predictions, accept, interface)
-        return Response(body, content_type=content_type)
+        headers = request.headers
+        echoed = echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
+        body = _read_body(settings.max_content_length)
+        invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
+        answer, content_type = respond(invocation)
+        return Response(answer, headers=echoed, content_type=content_type)
 
+    @app.get("/execution-parameters")
+    def parameters_of_a_transform_job() -> Response:
+        return Response(json.dumps(parameters), content_type=JSON)
+
+    _answer_refusals(app, settings.max_content_length)
+    return app
+
+
+def _add_page(app: Flask, model: Model) -> None:
+    """`GET /` and what the page loads."""
+    pages = page_files(model.artifact, model.providers)
+
+    def page() -> Response:
+        body, content_type = pages[request.path]
+        return Response(body, headers=HEADERS, content_type=content_type)
+
+    for path in pages:
+        app.add_url_rule(path, view_func=page, endpoint=f"page {path}", methods=["GET"])
+
+
+def _answer_refusals(app: Flask, max_content_length: int) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
         return _error(error.status, error.message)
@@ -106,7 +161,7 @@ def create_app(
     def refuse_route(error: HTTPException) -> Response:
         return _error(
             error.code or 500,
-            f"{request.method} {request.path}: {error.name}; routes: GET /ping, POST /invocations",
+            f"{request.method} {request.path}: {error.name}; routes: {routes()}",
             {name: value for name, value in error.get_headers() if name == "Allow"},
         )
 
@@ -115,11 +170,9 @@ def create_app(
         _logger.error("invocation failed", exc_info=error)
         return _error(500, f"internal error ({type(error).__name__}); the log has the details")
 
-    return app
-
 
 def _read_body(max_content_length: int) -> bytes:
-    """The request's body, in chunks or not.
+    """The request's body, in chunks or not; may be empty.
 
     Raises:
         RequestEntityTooLarge: it is larger than the limit. By Content-Length, Werkzeug sees that
@@ -129,12 +182,10 @@ def _read_body(max_content_length: int) -> bytes:
     body = request.stream.read(max_content_length + 1)
     if len(body) > max_content_length:
         raise RequestEntityTooLarge
-    if not body:
-        raise RequestError(400, "the body is empty: send the bytes of one JPEG or PNG image")
     return body
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
     body = json.dumps({"error": " ".join(message.split())}, ensure_ascii=False)
-    return Response(body, status=status, headers=headers, content_type=codec.JSON)
+    return Response(body, status=status, headers=headers, content_type=JSON)

@@ -19,8 +19,9 @@ from gunicorn.arbiter import Arbiter
 from image_classification.artifact import open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
-from image_classification.errors import RequestError, UserError
-from image_classification.serving import codec
+from image_classification.errors import UserError
+from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.settings import read_settings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -49,14 +50,8 @@ def _check_settings() -> None:
             f"{environment.IS_MULTI_MODEL.name}={environment.IS_MULTI_MODEL.read()}: this version "
             "has no multi-model endpoints; deploy one model an endpoint"
         )
-    environment.MAX_CONTENT_LENGTH.read_integer(1)
     environment.MAX_PIXELS.read_integer(1)
-    default_accept = environment.DEFAULT_ACCEPT.read()
-    if default_accept:
-        try:
-            codec.parse_accept(default_accept, codec.JSON)
-        except RequestError as error:
-            raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
+    execution_parameters(read_settings().max_content_length)
 
 
 def settings(host: str, port: int) -> dict[str, Any]:
