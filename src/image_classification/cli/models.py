@@ -131,7 +131,7 @@ def predict(namespace: argparse.Namespace) -> int:
                 "labels": [name for name, _ in top],
             }
             if prediction.is_multi_label:
-                answer["predicted_labels"] = prediction.predicted_labels
+                answer["predicted_labels"] = prediction.labels_from(0.5)
             _write(json.dumps(answer, ensure_ascii=False))
     return 2 if failed else 0
 

@@ -146,7 +146,10 @@ IS_MULTI_MODEL = Variable(
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
 PROGRAM = Variable(
-    "SAGEMAKER_PROGRAM", "", "the user's own training script, run instead of our algorithm"
+    "SAGEMAKER_PROGRAM",
+    "",
+    "the user's own code: a training script, run instead of our algorithm; on a server the file in "
+    "the artifact's code/ whose model_fn, input_fn, predict_fn or output_fn replace ours",
 )
 SUBMIT_DIRECTORY = Variable(
     "SAGEMAKER_SUBMIT_DIRECTORY", "", "the code of that script: a folder, a tar file or s3://…"
@@ -154,6 +157,43 @@ SUBMIT_DIRECTORY = Variable(
 
 MASTER_PORT = Variable(
     "MASTER_PORT", "29500", "TCP port of the first host where the hosts of a training job meet"
+)
+
+TOP_K = Variable(
+    "IMAGE_CLASSIFICATION_TOP_K",
+    "",
+    "verbose answers hold the K most probable classes; unset: all of them; `;top_k=K` wins",
+)
+THRESHOLD = Variable(
+    "IMAGE_CLASSIFICATION_THRESHOLD",
+    "",
+    "verbose answers hold classes with this probability, 0 to 1, or more; `;threshold=P` wins",
+)
+BATCH_PLACEHOLDER = Variable(
+    "IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER",
+    "false",
+    "true: in batch transform a file that is no usable image is answered 200 with an error line in "
+    "the place of its prediction, and does not end the job",
+)
+PAGE = Variable(
+    "IMAGE_CLASSIFICATION_PAGE",
+    "true",
+    "true: GET / shows a page to try the model with; the images, which SageMaker runs, set false",
+)
+MAX_PAYLOAD_IN_MB = Variable(
+    "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+    "0",
+    "the transform job's MaxPayloadInMB: the body limit in MiB where MAX_CONTENT_LENGTH is unset",
+)
+MAX_CONCURRENT_TRANSFORMS = Variable(
+    "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
+    "0",
+    "the transform job's setting, repeated by GET /execution-parameters; 0: one for each CPU",
+)
+BATCH_STRATEGY = Variable(
+    "SAGEMAKER_BATCH_STRATEGY",
+    "SINGLE_RECORD",
+    "the transform job's setting, repeated by GET /execution-parameters",
 )
 
 VARIABLES = tuple(value for value in list(globals().values()) if isinstance(value, Variable))
@@ -262,6 +302,13 @@ def _cluster_of(config: Mapping[str, Any]) -> Cluster:
             f"resourceconfig.json: current_host {current!r} is not among hosts {list(hosts)}"
         )
     return Cluster(current, hosts, str(config.get("network_interface_name") or ""))
+
+
+def max_content_length() -> int:
+    """The largest request body in bytes: the setting, else its default or the job's payload."""
+    limit = MAX_CONTENT_LENGTH.read_integer(1)
+    payload = MAX_PAYLOAD_IN_MB.read_integer(0) * 2**20
+    return limit if os.environ.get(MAX_CONTENT_LENGTH.name) else max(limit, payload)
 
 
 def disable_telemetry() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from image_classification.data.labels import LabelMap
 from image_classification.data.samples import FloatArray
+from image_classification.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,41 @@ class Prediction:
         """The name of the most probable class."""
         return self.labels.names[self.class_index]
 
-    @property
-    def predicted_labels(self) -> list[str]:
-        """The names of the classes with a probability of 0.5 or more, in label order."""
-        return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= 0.5)]
+    def labels_from(self, threshold: float) -> list[str]:
+        """The names of the classes with this probability or more, in label order."""
+        return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= threshold)]
 
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """(name, probability) of the `count` most probable classes, in falling order."""
+    def top(self, count: int, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """(name, probability) of the `count` most probable classes, in falling order.
+
+        Those below `threshold` are left out.
+        """
         order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels.names[i], float(self.probabilities[i])) for i in order]
+        return [
+            (self.labels.names[i], float(self.probabilities[i]))
+            for i in order
+            if self.probabilities[i] >= threshold
+        ]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stands in the place of a prediction: why this image cannot be used."""
+
+    reason: str
+
+
+def predict_each(
+    predict: Callable[[bytes], Prediction], images: Iterable[bytes | Failure]
+) -> list[Prediction | Failure]:
+    """A prediction for each image, in order; an unusable image fails only its own place."""
+
+    def result(image: bytes | Failure) -> Prediction | Failure:
+        if isinstance(image, Failure):
+            return image
+        try:
+            return predict(image)
+        except ImageError as error:
+            return Failure(f"the image cannot be used: {error}")
+
+    return [result(image) for image in images]

@@ -67,15 +67,18 @@ def choose_plan() -> Plan:
     cpus, limit = environment.cpu_count(), memory.limit()
     processes = environment.SERVER_WORKERS.read_integer(1)
     max_batch = environment.MAX_BATCH_SIZE.read_integer(1) if _is_batched() else 1
-    if has_gpu() or environment.IS_MULTI_MODEL.read_switch():
+    is_multi_model = environment.IS_MULTI_MODEL.read_switch()
+    if has_gpu() or is_multi_model:
         processes = 1  # one owner of the device; one holder of the loaded models
+    if is_multi_model:
+        max_batch = 1
     affordable = max(1, (limit // processes - _BASE_MEMORY) // _MEMORY_PER_THREAD)
     threads = environment.SERVER_THREADS.read_integer(0)
     if not threads:
         threads = min(-(-cpus // processes), affordable)
         if max_batch > 1:
             threads += max_batch  # those that wait in a batch decode nothing meanwhile
-    largest = environment.MAX_CONTENT_LENGTH.read_integer(1)
+    largest = environment.max_content_length()
     return Plan(
         processes=processes,
         threads=threads,

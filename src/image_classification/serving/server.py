@@ -19,10 +19,10 @@ from gunicorn.arbiter import Arbiter
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
-from image_classification.errors import RequestError, UserError
-from image_classification.serving import codec
+from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.health import Health
 from image_classification.serving.scheduling import Plan, choose_plan
+from image_classification.serving.settings import read_settings
 from image_classification.serving.worker import Worker
 
 if TYPE_CHECKING:
@@ -51,17 +51,11 @@ def serve(model: Path, host: str, port: int) -> None:
 
 def _check_settings() -> None:
     """Find a bad setting here, where it ends the command, and not in a worker."""
-    environment.MAX_CONTENT_LENGTH.read_integer(1)
     environment.MAX_PIXELS.read_integer(1)
     environment.READ_TIMEOUT.read_integer(1)
     environment.STARTUP_TIMEOUT.read_integer(1)
     environment.MODEL_MEMORY.read_integer(0)
-    default_accept = environment.DEFAULT_ACCEPT.read()
-    if default_accept:
-        try:
-            codec.parse_accept(default_accept, codec.JSON)
-        except RequestError as error:
-            raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
+    execution_parameters(read_settings().max_content_length)
 
 
 def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:

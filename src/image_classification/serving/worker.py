@@ -87,7 +87,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limits = Limits(
             connections=min(_MOST_CONNECTIONS, files // 2),
-            max_body=environment.MAX_CONTENT_LENGTH.read_integer(1),
+            max_body=environment.max_content_length(),
             body_memory=self._plan.body_memory,
             read_seconds=environment.READ_TIMEOUT.read_integer(1),
             idle_seconds=self.cfg.keepalive,
