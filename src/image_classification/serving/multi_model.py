@@ -14,12 +14,12 @@ from image_classification.serving.model_store import ModelStore
 _PAGE_SIZE = 100
 
 
-def refuse_invocation(_: Invocation) -> tuple[bytes, str]:  # noqa: ARG001
+def refuse_invocation(invocation: Invocation) -> tuple[bytes, str]:
     """What stands in the place of a model behind /invocations."""
     raise RequestError(
         404,
-        "this is a multi-model endpoint, which answers POST /models/<name>/invoke: name the model "
-        "(TargetModel of InvokeEndpoint)",
+        f"{len(invocation.body)} bytes came to /invocations of a multi-model endpoint, which "
+        "answers POST /models/<name>/invoke: name the model (TargetModel of InvokeEndpoint)",
     )
 
 
