@@ -169,9 +169,7 @@ def test_a_png_of_a_gigapixel_is_refused_without_the_memory_for_it(
 
 
 @pytest.mark.shared
-def test_every_hard_image_is_answered_as_its_manifest_says(
-    trained_job: Path, shared: Path
-) -> None:
+def test_every_hard_image_is_answered_as_its_manifest_says(trained_job: Path, shared: Path) -> None:
     hard = shared / "data" / "hard"
     files = json.loads((hard / "manifest.json").read_text())["files"]
     expected = {"decode": {200}, "refuse": {400}, "either": {200, 400}}

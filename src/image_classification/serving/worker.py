@@ -147,7 +147,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         """
         is_lost = self._health.is_device_lost
         self.set_accept_enabled(is_lost)
-        self._front.let_go(0.0)
+        self._front.let_go(LINGER_SECONDS if is_lost else 0.0)
         for _ in self._turns(_FAULT_SECONDS):
             if not self._in_flight:
                 break
