@@ -1,4 +1,4 @@
-"""What the server tells about its work: the line at the start, the access log, metrics, one port."""
+"""What a server tells of its work: the line at its start, the access log, metrics, its port."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from gunicorn.config import Config
 from hypothesis import given
@@ -27,7 +29,7 @@ def reader(max_body: int = 100) -> RequestReader:
 def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     requests, read = [], reader()
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         received = read.take(STREAM[start:end])
         while received is not None:
             requests.append((received.head.path, received.body))
