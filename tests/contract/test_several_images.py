@@ -156,6 +156,13 @@ def test_a_transform_job_learns_what_to_send(trained_job: Path, server: Server) 
         assert job.invoke(body, Content_Type="image/jpeg").status == 400
 
 
+def test_the_local_mode_of_the_sdk_learns_it_in_its_own_spelling(trained_job: Path) -> None:
+    """It sets True where the service sets true, and fails on the service's spelling."""
+    with running_server(trained_job / "model", SAGEMAKER_BATCH="True") as job:
+        said = json.loads(job.get("/execution-parameters").body)
+        assert said["BatchStrategy"] == "SingleRecord"
+
+
 def test_a_transform_job_with_placeholders_goes_on_after_a_bad_file(
     trained_job: Path, files: list[Path]
 ) -> None:
