@@ -71,6 +71,7 @@ MAX_PIXELS = Variable(
     str(64 * 2**20),
     "largest image, in pixels, that is trained on or answered",
 )
+# The server takes no other port, so there is none to choose from SAGEMAKER_SAFE_PORT_RANGE.
 PORT = Variable("SAGEMAKER_BIND_TO_PORT", "8080", "TCP port the server listens on")
 HOST = Variable("IMAGE_CLASSIFICATION_HOST", "0.0.0.0", "address the server listens on")  # noqa: S104
 MODEL_DIR = Variable(
@@ -78,16 +79,60 @@ MODEL_DIR = Variable(
 )
 SERVER_THREADS = Variable(
     "SAGEMAKER_GUNICORN_THREADS",
-    "64",
-    "request threads; as many predictions run at once as there are CPUs",
+    "0",
+    "requests a process works on at once; 0: one for each CPU, fewer where memory is short",
+)
+SERVER_WORKERS = Variable(
+    "SAGEMAKER_MODEL_SERVER_WORKERS",
+    "1",
+    "server processes, each with its own copy of the model; one on a GPU or a multi-model endpoint",
+    aliases=("MODEL_SERVER_WORKERS",),
+)
+QUEUE_SIZE = Variable(
+    "SAGEMAKER_MODEL_JOB_QUEUE_SIZE",
+    "100",
+    "requests that wait in a process for their turn; further ones are answered 503",
 )
 SERVER_TIMEOUT = Variable(
     "SAGEMAKER_MODEL_SERVER_TIMEOUT",
     "60",
-    "seconds without a sign of life, model loading included, before the worker is replaced",
+    "seconds after which a waiting request is no longer computed, and one run of the model is "
+    "taken for hung and its process replaced",
+    aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"),
+)
+STARTUP_TIMEOUT = Variable(
+    "SAGEMAKER_STARTUP_TIMEOUT", "600", "seconds the model may take to load before its process ends"
+)
+READ_TIMEOUT = Variable(
+    "IMAGE_CLASSIFICATION_READ_TIMEOUT",
+    "20",
+    "seconds the head of a request may take to arrive, and its body, which gets one more for each "
+    "64 KiB that came",
 )
 MAX_CONTENT_LENGTH = Variable(
     "MAX_CONTENT_LENGTH", str(16 * 2**20), "largest request body in bytes"
+)
+BATCHING = Variable(
+    "IMAGE_CLASSIFICATION_BATCHING",
+    "auto",
+    "requests that wait together run as one batch: on, off, or auto: on a GPU only",
+)
+MAX_BATCH_SIZE = Variable(
+    "IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32", "largest batch that waiting requests form"
+)
+MODEL_MEMORY = Variable(
+    "IMAGE_CLASSIFICATION_MODEL_MEMORY_MB",
+    "0",
+    "MiB that the models of a multi-model endpoint may take together; 0: three quarters of what "
+    "is free at the start",
+)
+ACCESS_LOG = Variable(
+    "IMAGE_CLASSIFICATION_ACCESS_LOG",
+    "true",
+    "true: one line of JSON for each request but pings and metrics, without image content",
+)
+METRICS = Variable(
+    "IMAGE_CLASSIFICATION_METRICS", "false", "true: GET /metrics answers in Prometheus' text format"
 )
 DEFAULT_ACCEPT = Variable(
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "", "Accept when a request has none"
@@ -96,7 +141,7 @@ IS_BATCH = Variable(
     "SAGEMAKER_BATCH", "false", "true in a batch transform job: answers are JSON lines by default"
 )
 IS_MULTI_MODEL = Variable(
-    "SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, which this version refuses"
+    "SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint: models come and go over HTTP"
 )
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from image_classification import logs
-from image_classification.artifact import read_artifact
+from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.errors import BackendError, ImageError, RequestError
+from image_classification.serving import multi_model
 from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.codec.accept import JSON
+from image_classification.serving.health import Health
 from image_classification.serving.http_interface import routes
 from image_classification.serving.invocation import (
     CUSTOM_ATTRIBUTES,
@@ -29,57 +31,67 @@ from image_classification.serving.invocation import (
     Responder,
     echoed_attributes,
 )
+from image_classification.serving.loading import load_model, log_start
+from image_classification.serving.model_store import ModelStore, memory_budget
 from image_classification.serving.models import Model
+from image_classification.serving.observation import configure_access_log
 from image_classification.serving.own_code.selection import find_own_code
 from image_classification.serving.page import HEADERS, page_files
 from image_classification.serving.prediction import Prediction
-from image_classification.serving.runtime import Runtime
+from image_classification.serving.scheduling import Plan
 from image_classification.serving.settings import RequestSettings, read_settings
 
 _logger = logging.getLogger(__name__)
 
 
-def create_server_app() -> Flask:
-    """The application of a server process: model and settings from the environment.
+def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> Flask:
+    """The application of a server process: settings from the environment, the model of `artifact`.
+
+    Without an artifact it is a multi-model endpoint.
 
     Called by each gunicorn worker after the fork, because a framework's threads do not survive one.
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
-    artifact = read_artifact(Path(environment.MODEL_DIR.read()))
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
-    model = Model(artifact, Runtime(artifact.model_file), max_pixels)
-    manifest = artifact.manifest
-    _logger.info(
-        "Serving %s (%s classes, %s interface, trained by %s) with %s",
-        manifest["backbone"],
-        manifest["classes"],
-        artifact.interface,
-        manifest["backend"],
-        ", ".join(model.providers),
-    )
+    configure_access_log(environment.ACCESS_LOG.read_switch())
     settings = read_settings()
-    respond = _responder(model, settings, predictions_at_once=environment.cpu_count())
-    app = create_app(respond, settings)
+    if artifact is None:
+        return _multi_model_app(settings, plan, health)
+    model = load_model(artifact, plan, health)
+    app = create_app(_responder(model, settings), settings, health)
     if environment.PAGE.read_switch():
         _add_page(app, model)
+    log_start(model, plan)
     return app
 
 
-def _responder(model: Model, settings: RequestSettings, *, predictions_at_once: int) -> Responder:
+def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> Flask:
+    """The application of a multi-model endpoint: it starts without a model."""
+
+    def load(directory: Path) -> Responder:
+        with open_artifact(directory) as artifact:
+            model = load_model(artifact, plan, health)
+        return Answering(lambda image: model.predict([image])[0], artifact.interface, settings)
+
+    store = ModelStore(load, memory_budget())
+    app = create_app(multi_model.refuse_invocation, settings, health)
+    app.register_blueprint(multi_model.routes(store, partial(_answer, settings=settings)))
+    _logger.info(
+        "Serving the models that POST /models names, in %d MiB; %s", store.budget >> 20, plan
+    )
+    return app
+
+
+def _responder(model: Model, settings: RequestSettings) -> Responder:
     """What answers invocations: the user's own handlers where there are any, else our model.
 
     Args:
         model: has already answered once; so a ping may say 200.
         settings: of the environment.
-        predictions_at_once: further images wait, so that their threads do not fight for the CPUs;
-            a ping needs none and never waits.
     """
-    turns = threading.BoundedSemaphore(predictions_at_once)
     artifact = model.artifact
 
     def predict(image: bytes) -> Prediction:
-        with turns:
-            return model.predict([image])[0]
+        return model.predict([image])[0]
 
     own = find_own_code(artifact.directory)
     if own is None:
@@ -99,24 +111,25 @@ def _responder(model: Model, settings: RequestSettings, *, predictions_at_once: 
     return handlers
 
 
-def create_app(respond: Responder, settings: RequestSettings) -> Flask:
-    """The application around what answers invocations, which is ready: a ping says 200."""
+def create_app(respond: Responder, settings: RequestSettings, health: Health) -> Flask:
+    """The application around what answers invocations, which is ready.
+
+    Args:
+        respond: our model, the user's own handlers, or what refuses.
+        settings: of the environment.
+        health: decides what a ping is answered; the worker's loop answers most by itself.
+    """
     app = Flask(__name__, static_folder=None)
     # Here, where a variable with an impossible value ends the server before it listens.
     parameters = execution_parameters(settings.max_content_length)
 
     @app.get("/ping")
     def ping() -> Response:
-        return Response(status=200)
+        return Response(status=health.ping_status)
 
     @app.post("/invocations")
     def invocations() -> Response:
-        headers = request.headers
-        echoed = echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
-        body = _read_body(settings.max_content_length)
-        invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
-        answer, content_type = respond(invocation)
-        return Response(answer, headers=echoed, content_type=content_type)
+        return _answer(respond, settings=settings)
 
     @app.get("/execution-parameters")
     def parameters_of_a_transform_job() -> Response:
@@ -124,6 +137,16 @@ def create_app(respond: Responder, settings: RequestSettings) -> Flask:
 
     _answer_refusals(app, settings.max_content_length)
     return app
+
+
+def _answer(respond: Responder, *, settings: RequestSettings) -> Response:
+    """The answer to the invocation that Flask's current request is."""
+    headers = request.headers
+    echoed = echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
+    body = _read_body(settings.max_content_length)
+    invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
+    answer, content_type = respond(invocation)
+    return Response(answer, headers=echoed, content_type=content_type)
 
 
 def _add_page(app: Flask, model: Model) -> None:
@@ -141,7 +164,8 @@ def _add_page(app: Flask, model: Model) -> None:
 def _answer_refusals(app: Flask, max_content_length: int) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
-        return _error(error.status, error.message)
+        headers = {"Retry-After": "1"} if error.status == 503 else None
+        return _error(error.status, error.message, headers)
 
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:

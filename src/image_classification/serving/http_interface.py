@@ -10,6 +10,16 @@ ROUTES = (
         "/execution-parameters",
         "what a transform job uses where it did not choose: concurrency, strategy, payload",
     ),
+    ("GET", "/metrics", "Prometheus' text, where `IMAGE_CLASSIFICATION_METRICS` is true"),
+    (
+        "POST",
+        "/models",
+        "multi-model endpoint: load a model; 409 it is there, 507 no memory for it",
+    ),
+    ("GET", "/models", "multi-model endpoint: the loaded models, a page at a time"),
+    ("GET", "/models/<name>", "multi-model endpoint: one of them; 404 it is not loaded"),
+    ("DELETE", "/models/<name>", "multi-model endpoint: unload it once nobody uses it"),
+    ("POST", "/models/<name>/invoke", "multi-model endpoint: what /invocations is elsewhere"),
     ("GET", "/", "a page to try the model with, where `IMAGE_CLASSIFICATION_PAGE` is true"),
 )
 """Method, path and meaning."""
@@ -20,6 +30,8 @@ STATUSES = (
     (404, "no such route"),
     (405, "another method; `Allow` names the right one"),
     (406, "no media range of Accept can be produced, or `top_k` or `threshold` is impossible"),
+    (408, "the head or the body did not arrive in time"),
+    (409, "a multi-model endpoint has this model already"),
     (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may hold"),
     (415, "a Content-Type that holds no images"),
     (499, "the caller was gone before its turn; only the log sees it"),

@@ -17,6 +17,7 @@ from image_classification.data.images import encode_jpeg
 from image_classification.data.preprocessing import prepare
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import ArtifactError
+from image_classification.serving.observation import decoding
 from image_classification.serving.prediction import Prediction
 
 
@@ -60,8 +61,9 @@ class Model:
         preprocessing = self._preprocessing
         shape = (len(images), preprocessing.height, preprocessing.width, preprocessing.channels)
         batch = np.empty(shape, np.uint8)
-        for image, slot in zip(images, batch, strict=True):
-            prepare(image, preprocessing, out=slot)
+        with decoding():
+            for image, slot in zip(images, batch, strict=True):
+                prepare(image, preprocessing, out=slot)
         labels, is_multi = self.artifact.labels, self.artifact.is_multi_label
         return [Prediction(row, labels, is_multi) for row in self._runtime.run(batch)]
 
