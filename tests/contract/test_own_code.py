@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.contract.jobs import Answer, run_command, running_server
 
 pytest.importorskip("sagemaker_inference")
@@ -175,6 +176,13 @@ def test_each_function_may_come_alone_and_ours_do_the_rest(
         else:
             assert json.loads(answer.body)["predicted_label"] == labels
         shutil.rmtree(model)
+
+
+def test_the_documented_example_runs(model_with: Callable[[str], Path], red: bytes) -> None:
+    text = (REPOSITORY / "docs" / "own-code.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    (answer,) = answers_of(model_with(code), (red, {"Content_Type": "image/jpeg"}))
+    assert answer.status == 200 and answer.json() in (["red"], ["unsure"])
 
 
 def test_a_pickle_in_numpys_clothes_is_never_loaded(

@@ -69,6 +69,14 @@ def test_records_are_answered_in_order(server: Server, files: list[Path]) -> Non
     assert predicted(answer.json()) == EXPECTED  # type: ignore[arg-type]
 
 
+def test_each_of_many_images_gets_its_own_answer(server: Server, files: list[Path]) -> None:
+    """More than run together, with broken ones at changing places."""
+    many = [files[(3 * n + n // 7) % 4] for n in range(75)]
+    said = server.invoke(records(many), Content_Type="application/x-recordio", Accept=VERBOSE)
+    expected = [EXPECTED[files.index(path)] for path in many]
+    assert predicted(said.json()) == expected  # type: ignore[arg-type]
+
+
 def test_json_lines_are_answered_with_json_lines(server: Server, files: list[Path]) -> None:
     answer = server.invoke(lines(files), Content_Type="application/jsonlines")
     assert answer.headers["Content-Type"] == "application/jsonlines"

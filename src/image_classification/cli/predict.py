@@ -128,7 +128,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
     from image_classification.data.contact_sheet import thumbnail_of
     from image_classification.data.ordered_work import in_order
     from image_classification.serving.models import Model
-    from image_classification.serving.prediction import Failure, predict_each
+    from image_classification.serving.prediction import Failure
     from image_classification.serving.runtime import Runtime
 
     max_pixels = environment.MAX_PIXELS.read_integer(1)
@@ -140,7 +140,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
             content = path.read_bytes()
         except OSError as error:
             return _Seen(path, Failure(f"the file cannot be read: {error.strerror}"), None)
-        (result,) = predict_each(lambda image: model.predict([image])[0], [content])
+        (result,) = model.predict_each([content])
         thumbnail = thumbnail_of(content, max_pixels) if place < shown else None
         return _Seen(path, result, thumbnail)
 

@@ -8,7 +8,7 @@ from image_classification.errors import UserError
 _MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
 _USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
 _STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
-"""The service's spelling → that of the SDK's local mode, which takes no other and refuses this one."""
+"""The service's spelling → that of the SDK's local mode, which refuses every other."""
 
 _LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
 
