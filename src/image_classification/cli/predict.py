@@ -205,4 +205,4 @@ def _draw(sheet: ContactSheet, seen: _Seen) -> None:
         sheet.add(None, seen.path.name)
         return
     ((label, probability),) = seen.result.top(1)
-    sheet.add(seen.thumbnail, f"{label} {probability:.0%}")
+    sheet.add(seen.thumbnail, f"{probability:.0%}  {label}")
