@@ -69,6 +69,14 @@ def test_records_are_answered_in_order(server: Server, files: list[Path]) -> Non
     assert predicted(answer.json()) == EXPECTED  # type: ignore[arg-type]
 
 
+def test_each_of_many_images_gets_its_own_answer(server: Server, files: list[Path]) -> None:
+    """More than run together, with broken ones at changing places."""
+    many = [files[(3 * n + n // 7) % 4] for n in range(75)]
+    said = server.invoke(records(many), Content_Type="application/x-recordio", Accept=VERBOSE)
+    expected = [EXPECTED[files.index(path)] for path in many]
+    assert predicted(said.json()) == expected  # type: ignore[arg-type]
+
+
 def test_json_lines_are_answered_with_json_lines(server: Server, files: list[Path]) -> None:
     answer = server.invoke(lines(files), Content_Type="application/jsonlines")
     assert answer.headers["Content-Type"] == "application/jsonlines"
@@ -154,6 +162,13 @@ def test_a_transform_job_learns_what_to_send(trained_job: Path, server: Server) 
         }
         body = b"\xff\xd8" + b"\0" * (18 << 20)  # larger than the limit without the job's payload
         assert job.invoke(body, Content_Type="image/jpeg").status == 400
+
+
+def test_the_local_mode_of_the_sdk_learns_it_in_its_own_spelling(trained_job: Path) -> None:
+    """It sets True where the service sets true, and fails on the service's spelling."""
+    with running_server(trained_job / "model", SAGEMAKER_BATCH="True") as job:
+        said = json.loads(job.get("/execution-parameters").body)
+        assert said["BatchStrategy"] == "SingleRecord"
 
 
 def test_a_transform_job_with_placeholders_goes_on_after_a_bad_file(

@@ -37,7 +37,6 @@ from image_classification.serving.models import Model
 from image_classification.serving.observation import configure_access_log
 from image_classification.serving.own_code.selection import find_own_code
 from image_classification.serving.page import HEADERS, page_files
-from image_classification.serving.prediction import Prediction
 from image_classification.serving.scheduling import Plan
 from image_classification.serving.settings import RequestSettings, read_settings
 
@@ -70,7 +69,7 @@ def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> F
     def load(directory: Path) -> Responder:
         with open_artifact(directory) as artifact:
             model = load_model(artifact, plan, health)
-        return Answering(lambda image: model.predict([image])[0], artifact.interface, settings)
+        return Answering(model.predict_each, artifact.interface, settings)
 
     store = ModelStore(load, memory_budget())
     app = create_app(multi_model.refuse_invocation, settings, health)
@@ -89,13 +88,9 @@ def _responder(model: Model, settings: RequestSettings) -> Responder:
         settings: of the environment.
     """
     artifact = model.artifact
-
-    def predict(image: bytes) -> Prediction:
-        return model.predict([image])[0]
-
     own = find_own_code(artifact.directory)
     if own is None:
-        return Answering(predict, artifact.interface, settings)
+        return Answering(model.predict_each, artifact.interface, settings)
     try:
         from image_classification.serving.own_code.defaults import ServedModel
         from image_classification.serving.own_code.handlers import OwnHandlers
@@ -105,7 +100,7 @@ def _responder(model: Model, settings: RequestSettings) -> Responder:
             f"({error.name} is missing): pip install 'sagemaker-image-classification[own-code]', "
             f"or unset {environment.PROGRAM.name}"
         ) from error
-    served = ServedModel(predict, artifact.labels, artifact.is_multi_label)
+    served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
     handlers = OwnHandlers(own, served, artifact.interface, settings)
     _logger.info("Answering through code/%s of the artifact", own.program)
     return handlers

@@ -7,7 +7,10 @@ from image_classification.errors import UserError
 
 _MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
 _USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
-_STRATEGIES = ("SINGLE_RECORD", "MULTI_RECORD")
+_STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
+"""The service's spelling → that of the SDK's local mode, which refuses every other."""
+
+_LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
 
 
 def execution_parameters(max_content_length: int) -> dict[str, int | str]:
@@ -30,8 +33,9 @@ def execution_parameters(max_content_length: int) -> dict[str, int | str]:
         raise UserError(
             f"{environment.BATCH_STRATEGY.name}={strategy}: expected {' or '.join(_STRATEGIES)}"
         )
+    is_local = environment.IS_BATCH.read() == _LOCAL_MODE
     return {
         "MaxConcurrentTransforms": at_once,
-        "BatchStrategy": strategy,
+        "BatchStrategy": _STRATEGIES[strategy] if is_local else strategy,
         "MaxPayloadInMB": payload,
     }

@@ -6,7 +6,7 @@ answer. Every refusal is a `RequestError` that says what came, what is accepted 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +14,14 @@ from image_classification.errors import RequestError
 from image_classification.serving.codec.accept import JSON, JSON_LINES
 from image_classification.serving.codec.answers import encode
 from image_classification.serving.codec.bodies import media_type_of, read_images
-from image_classification.serving.prediction import Failure, Prediction, predict_each
+from image_classification.serving.prediction import Failure, Prediction
 from image_classification.serving.settings import RequestSettings
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _MAX_ATTRIBUTES = 1024  # visible US-ASCII characters: InvokeEndpoint's limit
+
+Predict = Callable[[Sequence[bytes | Failure]], list[Prediction | Failure]]
+"""`Model.predict_each`."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,12 @@ class Answering:
     """The answers of our own model.
 
     Args:
-        predict: the bytes of an image file → its prediction; an ImageError for an unusable one.
+        predict: encoded images → a prediction, or the reason why there is none, for each.
         interface: mxnet or tensorflow, which decides the form of the answer.
         settings: of the environment.
     """
 
-    def __init__(
-        self, predict: Callable[[bytes], Prediction], interface: str, settings: RequestSettings
-    ) -> None:
+    def __init__(self, predict: Predict, interface: str, settings: RequestSettings) -> None:
         self._predict = predict
         self._interface = interface
         self._settings = settings
@@ -75,7 +76,7 @@ class Answering:
             if error.status != 400 or not self._settings.is_placeholder:
                 raise
             return encode([Failure(error.message)], False, accept, self._interface)
-        results = predict_each(self._predict, images.entries)
+        results = self._predict(images.entries)
         if not images.is_list and not self._settings.is_placeholder:
             refuse_failure(results[0])
         return encode(results, images.is_list, accept, self._interface)

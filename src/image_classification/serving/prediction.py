@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from image_classification.data.labels import LabelMap
 from image_classification.data.samples import FloatArray
-from image_classification.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,3 @@ class Failure:
     """What stands in the place of a prediction: why this image cannot be used."""
 
     reason: str
-
-
-def predict_each(
-    predict: Callable[[bytes], Prediction], images: Iterable[bytes | Failure]
-) -> list[Prediction | Failure]:
-    """A prediction for each image, in order; an unusable image fails only its own place."""
-
-    def result(image: bytes | Failure) -> Prediction | Failure:
-        if isinstance(image, Failure):
-            return image
-        try:
-            return predict(image)
-        except ImageError as error:
-            return Failure(f"the image cannot be used: {error}")
-
-    return [result(image) for image in images]

@@ -44,13 +44,14 @@ class BodyForm:
 
     Attributes:
         media_types: in lower case; one that ends with `/*` is every type of that kind.
-        meaning: what the body is, for people.
+        meaning, shape: what the body is and what its answer is, for people.
         read: (body, whole Content-Type header) → images; a RequestError 400 for a body that
             cannot be taken apart.
     """
 
     media_types: tuple[str, ...]
     meaning: str
+    shape: str
     read: Callable[[bytes, str], Images]
 
 
@@ -79,28 +80,33 @@ FORMS = (
     BodyForm(
         ("application/x-image", "image/jpeg", "image/png", "image/*", "application/octet-stream"),
         "the bytes of one image file: JPEG, PNG, GIF, WEBP or BMP, told by its first bytes",
+        "of one image",
         _one_image,
     ),
     BodyForm(
         ("application/json",),
         'the base64 text of an image file as `"…"`, `{"image": "…"}` or `{"b64": "…"}`; several as '
         'an array or as `{"instances": […]}`',
+        "of one image, or a list",
         _json,
     ),
     BodyForm(
         (JSON_LINES,),
         "one of these JSON values a line; empty lines do not count",
+        "a list, as JSON lines where Accept leaves it open",
         _json_lines,
     ),
     BodyForm(
         ("multipart/form-data",),
         "several image files, each a part with a file name; the other fields do not count",
+        "a list",
         _multipart,
     ),
     BodyForm(
         ("application/x-recordio",),
         "records as im2rec writes them, or framed image files (SplitType=RecordIO); without "
         "frames, the payload of one record",
+        "a list; without frames, of one image",
         _records,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,8 @@ from image_classification.errors import RequestError
 from image_classification.serving.codec.accept import CSV
 from image_classification.serving.codec.answers import dump, encode
 from image_classification.serving.codec.bodies import Images, read_images
-from image_classification.serving.invocation import refuse_failure
-from image_classification.serving.prediction import Failure, Prediction, predict_each
+from image_classification.serving.invocation import Predict, refuse_failure
+from image_classification.serving.prediction import Failure, Prediction
 from image_classification.serving.settings import RequestSettings
 
 
@@ -23,20 +23,18 @@ class ServedModel:
     """Our loaded model, as the user's functions see it.
 
     Args:
-        predict: the bytes of an image file → its prediction.
+        predict: encoded images → a prediction, or the reason why there is none, for each.
         labels: the class names; a position is a class index.
         is_multi_label: whether an image may have several classes.
     """
 
-    def __init__(
-        self, predict: Callable[[bytes], Prediction], labels: LabelMap, is_multi_label: bool
-    ) -> None:
+    def __init__(self, predict: Predict, labels: LabelMap, is_multi_label: bool) -> None:
         self.labels, self.is_multi_label = labels, is_multi_label
         self._predict = predict
 
     def predict(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
         """A prediction for each encoded image, in order; a Failure for an unusable one."""
-        return predict_each(self._predict, images)
+        return self._predict(images)
 
 
 class Results(list[Prediction | Failure]):

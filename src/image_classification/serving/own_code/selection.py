@@ -35,16 +35,11 @@ def find_own_code(model_dir: Path) -> OwnCode | None:
     """The file that SAGEMAKER_PROGRAM names in the artifact's `code/`, or None.
 
     Raises:
-        UserError: the name is not that of a Python module in that folder.
+        UserError: the name is not that of a Python module directly in that folder.
     """
     program = environment.PROGRAM.read()
     if not program:
         return None
-    if not (program.endswith(".py") and program[:-3].isidentifier()):
-        raise UserError(
-            f"{environment.PROGRAM.name}={program!r}: expected the name of a Python file in the "
-            f"artifact's {CODE_FOLDER}/, such as inference.py"
-        )
     found = OwnCode(model_dir, program)
     if not (found.folder / program).is_file():
         _logger.info(
@@ -55,6 +50,11 @@ def find_own_code(model_dir: Path) -> OwnCode | None:
             program,
         )
         return None
+    if not (program.endswith(".py") and program[:-3].isidentifier()):
+        raise UserError(
+            f"{environment.PROGRAM.name}={program!r}: expected the name of a Python file directly "
+            f"in the artifact's {CODE_FOLDER}/, such as inference.py"
+        )
     if (found.folder / "requirements.txt").exists():
         _logger.warning(
             "%s/requirements.txt is not installed: a server needs no network; build an image that "

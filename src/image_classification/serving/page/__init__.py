@@ -54,8 +54,8 @@ def _facts(artifact: Artifact, providers: Iterable[str]) -> str:
         "Network": manifest["backbone"],
         "Classes": f"{len(artifact.labels)}" + (", several an image" * artifact.is_multi_label),
         "Input": f"{shape.width} × {shape.height} pixels, {colour}",
-        "Trained by": manifest["backend"],
-        "Answers as": f"the {artifact.interface} interface",
+        "Backend": manifest["backend"],
+        "Answers as": f"{artifact.interface} interface",
         "Runs on": ", ".join(name.removesuffix("ExecutionProvider") for name in providers),
         "Version": __version__,
     }
