@@ -19,6 +19,7 @@ from gunicorn.arbiter import Arbiter
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
+from image_classification.serving import memory
 from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.health import Health
 from image_classification.serving.scheduling import Plan, choose_plan, has_gpu
@@ -41,7 +42,7 @@ def serve(model: Path, host: str, port: int) -> None:
         ArtifactError: before a process is started, if the artifact is not usable.
     """
     _check_settings()
-    plan = choose_plan()
+    plan = choose_plan(environment.cpu_count(), memory.limit())
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
         _Server(settings(host, port, plan), plan, None).run()
