@@ -212,6 +212,13 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
     assert "illegal memory access" in log.read_text()
 
 
+def test_a_server_whose_processes_die_one_after_the_other_ends(trained_job: Path) -> None:
+    with running_server(trained_job / "model", program=FAULTY, exit_code=1) as server:
+        for _ in range(5):
+            assert server.invoke(BREAK, Content_Type="image/png").status == 500
+        assert server.process.wait(30) == 1
+
+
 def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
     trained_job: Path, tmp_path: Path
 ) -> None:

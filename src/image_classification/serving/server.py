@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 GRACEFUL_SECONDS = 25
 """SageMaker kills 30 s after SIGTERM."""
+
+_MOST_DEATHS = 5  # within a minute: then the platform shall start the container anew
+_DEATHS_SECONDS = 60.0
+_deaths: list[float] = []  # when (monotonic) workers died; in the arbiter
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the platform's client keeps a connection (70 s)
 
@@ -86,16 +92,26 @@ def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
         # For the heartbeat file: works on a read-only root and never waits for a disk.
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "control_socket_disable": True,
-        "child_exit": _count_lost_requests,
+        "child_exit": _after_worker,
     }
 
 
-def _count_lost_requests(_: Arbiter, worker: Worker) -> None:
-    """Runs in the arbiter when a worker has ended: what was in it has no answer."""
+def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
+    """Runs in the arbiter when a worker has ended: what was in it has no answer.
+
+    Raises:
+        HaltServer: too many have died lately for the next one to fare better.
+    """
     lost = worker.requests_in_flight
     if lost:
         Worker.lost_before += lost
         sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
+    if not arbiter.LISTENERS:  # the server is being stopped
+        return
+    now = time.monotonic()
+    _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
+    if len(_deaths) == _MOST_DEATHS:
+        raise HaltServer(f"{_MOST_DEATHS} processes died within {_DEATHS_SECONDS:.0f} s", 1)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no types
