@@ -34,7 +34,7 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
 
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
-    assert plan.threads == 3 and plan.body_memory == 50 * 2**20
+    assert plan.threads == 2 and plan.body_memory == 50 * 2**20
 
 
 def test_a_batching_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

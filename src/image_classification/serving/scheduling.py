@@ -74,18 +74,20 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         processes = 1  # one owner of the device; one holder of the loaded models
     if is_multi_model:
         max_batch = 1
-    affordable = max(1, (limit // processes - _BASE_MEMORY) // _MEMORY_PER_THREAD)
+    largest = environment.max_content_length()
+    body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
+    free = limit // processes - _BASE_MEMORY - body_memory
+    affordable = max(1, free // _MEMORY_PER_THREAD)
     threads = environment.SERVER_THREADS.read_integer(0)
     if not threads:
         threads = min(-(-cpus // processes), affordable)
         if max_batch > 1:
             threads += max_batch  # those that wait in a batch decode nothing meanwhile
-    largest = environment.max_content_length()
     return Plan(
         processes=processes,
         threads=threads,
         queue_size=environment.QUEUE_SIZE.read_integer(0),
-        body_memory=max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes),
+        body_memory=body_memory,
         timeout=environment.SERVER_TIMEOUT.read_integer(1),
         max_batch=max_batch,
     )
