@@ -70,4 +70,3 @@ def test_memory_is_flat_under_good_bad_large_and_broken_requests(
     assert set(statuses) == {200, 400} and statuses.count(200) > 100
     assert after - before < 16 * 2**20, (before, after)
     assert files < 60
-    print(f"{len(statuses)} requests, {before >> 20} → {after >> 20} MiB, {files} files open")
