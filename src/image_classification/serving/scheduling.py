@@ -18,7 +18,6 @@ import numpy as np
 from image_classification.contract import environment
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError, UserError
-from image_classification.serving import memory
 from image_classification.serving.health import Health
 from image_classification.serving.models import Graph
 from image_classification.serving.observation import current_request
@@ -58,13 +57,16 @@ class Plan:
         )
 
 
-def choose_plan() -> Plan:
-    """The plan for this machine, its limits and the environment's settings.
+def choose_plan(cpus: int, limit: int) -> Plan:
+    """The plan for a machine and the environment's settings.
+
+    Args:
+        cpus: CPUs that all processes may use.
+        limit: bytes of memory that all processes may use.
 
     Raises:
         UserError: a setting is malformed.
     """
-    cpus, limit = environment.cpu_count(), memory.limit()
     processes = environment.SERVER_WORKERS.read_integer(1)
     max_batch = environment.MAX_BATCH_SIZE.read_integer(1) if _is_batched() else 1
     is_multi_model = environment.IS_MULTI_MODEL.read_switch()

@@ -19,9 +19,10 @@ from gunicorn.arbiter import Arbiter
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
+from image_classification.serving import memory
 from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.health import Health
-from image_classification.serving.scheduling import Plan, choose_plan
+from image_classification.serving.scheduling import Plan, choose_plan, has_gpu
 from image_classification.serving.settings import read_settings
 from image_classification.serving.worker import Worker
 
@@ -41,12 +42,23 @@ def serve(model: Path, host: str, port: int) -> None:
         ArtifactError: before a process is started, if the artifact is not usable.
     """
     _check_settings()
-    plan = choose_plan()
+    plan = choose_plan(environment.cpu_count(), memory.limit())
+    _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
         _Server(settings(host, port, plan), plan, None).run()
         return
     with open_artifact(model) as artifact:
         _Server(settings(host, port, plan), plan, artifact).run()
+
+
+def _import_ahead() -> None:
+    """Import before the fork what each worker needs, so that one that dies is replaced sooner.
+
+    It saves two thirds of the CPU time of a worker's start (measured: 120 of 195 ms) and starts no
+    thread. Not with a GPU, where nothing of CUDA may be touched before the fork.
+    """
+    if not has_gpu():
+        import image_classification.serving.app  # noqa: F401
 
 
 def _check_settings() -> None:

@@ -104,8 +104,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         return Metrics(lambda: self._in_flight, self.lost_before)
 
     def accept(self, listener: Any) -> None:
-        """The listener has a connection."""
-        self._front.accept(listener)
+        """The listener has a connection, which at a fault is left to the next process."""
+        if not self._health.fault or self._health.is_device_lost:
+            self._front.accept(listener)
 
     def _turn(self) -> None:
         """One round: a sign of life, what has happened, who is late."""
@@ -146,9 +147,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         """
         is_lost = self._health.is_device_lost
         self.set_accept_enabled(is_lost)
+        self._front.let_go(LINGER_SECONDS if is_lost else 0.0)
         for _ in self._turns(_FAULT_SECONDS):
             if not self._in_flight:
                 break
+        self._turn()  # whoever had sent a request before the fault is told
         logging.shutdown()
         # Not sys.exit, which would wait for a thread that hangs in the device.
         os._exit(Arbiter.WORKER_BOOT_ERROR if is_lost else 1)

@@ -1,0 +1,35 @@
+"""The server with a device that obeys the pictures it is shown; for tests only.
+
+A white image breaks the device, a black one keeps it busy for BUSY_SECONDS. With FAKE_CUDA set, the
+device calls itself one of CUDA. Everything else is the product.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from image_classification import cli
+from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.errors import DeviceError
+from image_classification.serving import loading, runtime
+
+
+class ObedientRuntime(runtime.Runtime):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if os.environ.get("FAKE_CUDA"):
+            self.providers = ["CUDAExecutionProvider"]
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        if images.min() > 240:
+            raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
+        if images.max() < 15:
+            time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
+        return super().run(images)
+
+
+if __name__ == "__main__":
+    loading.Runtime = ObedientRuntime  # type: ignore[misc]
+    raise SystemExit(cli.main())
