@@ -229,12 +229,15 @@ def test_our_refusals_stay_what_they_are(model_with: Callable[[str], Path], red:
             ["transform"],
         ),
         ("", "../labels.json", ["../labels.json", "code/"]),
+        ("", "json.py", ["code/json.py has the name of another module"]),
     ],
 )
 def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
     model_with: Callable[[str], Path], code: str, program: str, parts: list[str]
 ) -> None:
     model = model_with(code)
+    if "/" not in program:
+        (model / "code" / program).write_text(code)
     done = run_command("serve", "--model", model, "--port", "18093", SAGEMAKER_PROGRAM=program)
     assert done.returncode not in (0, None)
     sentences = [line for line in done.stderr.splitlines() if line.startswith("ClientError: ")]

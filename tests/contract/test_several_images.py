@@ -130,6 +130,11 @@ def test_selected_classes_come_from_accept_or_from_the_environment(
         assert len(everything) == 3  # type: ignore[arg-type]
 
 
+def test_a_refusal_fits_what_the_platform_passes_on(server: Server) -> None:
+    answer = server.invoke(b"x", Content_Type="image/jpeg", Accept="text/" + "x" * 4000)
+    assert answer.status == 406 and len(answer.body) <= 2048 and json.loads(answer.body)["error"]
+
+
 def test_custom_attributes_come_back(server: Server, files: list[Path]) -> None:
     name = "X-Amzn-SageMaker-Custom-Attributes"
     red = files[0].read_bytes()

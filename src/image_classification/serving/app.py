@@ -40,6 +40,7 @@ from image_classification.serving.page import HEADERS, page_files
 from image_classification.serving.scheduling import Plan
 from image_classification.serving.settings import RequestSettings, read_settings
 
+_MAX_MESSAGE = 2000  # characters: SageMaker passes 2,048 of a refusal on, and a header may be long
 _logger = logging.getLogger(__name__)
 
 
@@ -206,5 +207,6 @@ def _read_body(max_content_length: int) -> bytes:
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
-    body = json.dumps({"error": " ".join(message.split())}, ensure_ascii=False)
+    line = " ".join(message.split())[:_MAX_MESSAGE]
+    body = json.dumps({"error": line}, ensure_ascii=False)
     return Response(body, status=status, headers=headers, content_type=JSON)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
@@ -50,6 +51,7 @@ class OwnHandlers:
         except Exception as error:
             _logger.error("%s/%s cannot be used", CODE_FOLDER, own.program, exc_info=error)
             raise UserError(f"{CODE_FOLDER}/{own.program}: {_described(error)}") from error
+        _check_imported(own)
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
         """(body, content type) of the user's answer; a RequestError for one that is refused."""
@@ -108,6 +110,16 @@ class _Context:
     def set_response_content_type(self, _: int, content_type: str) -> None:
         """Of the one answer."""
         self.content_type = content_type
+
+
+def _check_imported(own: OwnCode) -> None:
+    """A UserError if Python knows another module by the file's name, which it imports instead."""
+    imported = getattr(sys.modules.get(own.program[:-3]), "__file__", None)
+    if imported is None or Path(imported).resolve() != (own.folder / own.program).resolve():
+        raise UserError(
+            f"{CODE_FOLDER}/{own.program} has the name of another module ({imported}): rename it, "
+            "for example inference.py"
+        )
 
 
 def _for_handlers(header: str | None) -> str:
