@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -113,6 +113,7 @@ def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) 
         unloading = pool.submit(unload, server, "busy")
         while invoke(server, "busy", GREY).status != 404:
             pass
+        wait([unloading], timeout=0.5)
         assert not unloading.done()
         assert caller.answer().status == 200
         assert unloading.result().status == 200

@@ -118,6 +118,7 @@ def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
         chunked_head() + b"-1\r\nx\r\n0\r\n\r\n",
         chunked_head() + b"0x1\r\nx\r\n0\r\n\r\n",
         chunked_head() + b"1\r\nxy\r\n0\r\n\r\n",
+        chunked_head() + b"1\r\nxyz0\r\n\r\n",
         chunked_head() + b"fffffffff\r\n",
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx",
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
