@@ -13,23 +13,32 @@ from typing import Any
 from image_classification import cli
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError
-from image_classification.serving import loading, runtime
+from image_classification.serving import server
+
+load = server._Server.load
 
 
-class ObedientRuntime(runtime.Runtime):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        if os.environ.get("FAKE_CUDA"):
-            self.providers = ["CUDAExecutionProvider"]
+def load_with_obedient_device(application: Any) -> Any:
+    """Runs in the worker: ONNX Runtime must not be imported before the fork."""
+    from image_classification.serving import loading, runtime
 
-    def run(self, images: UInt8Array) -> FloatArray:
-        if images.min() > 240:
-            raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
-        if images.max() < 15:
-            time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
-        return super().run(images)
+    class ObedientRuntime(runtime.Runtime):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if os.environ.get("FAKE_CUDA"):
+                self.providers = ["CUDAExecutionProvider"]
+
+        def run(self, images: UInt8Array) -> FloatArray:
+            if images.min() > 240:
+                raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
+            if images.max() < 15:
+                time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
+            return super().run(images)
+
+    loading.Runtime = ObedientRuntime  # type: ignore[misc]
+    return load(application)
 
 
 if __name__ == "__main__":
-    loading.Runtime = ObedientRuntime  # type: ignore[misc]
+    server._Server.load = load_with_obedient_device  # type: ignore[method-assign]
     raise SystemExit(cli.main())

@@ -182,8 +182,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         try:
             record.queue_ms = (time.monotonic() - record.started) * 1000
             data = self._runner.answer(connection, received, record, not self.alive)
+            self._runner.finish(record, len(data))  # first: who has an answer finds it counted
             is_open = connection.send(data)
-            self._runner.finish(record, len(data))
         finally:
             self.method_queue.defer(self._worked, connection, is_open)
 
