@@ -8,13 +8,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+BACKEND = "torch"
+"""What jobs run on that name no backend themselves; `pytest --backend` sets it."""
 
 
 def write_job(
@@ -27,6 +31,8 @@ def write_job(
     config = base / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
     text = {name: str(value) for name, value in hyperparameters.items()}
+    if BACKEND != "torch":
+        text.setdefault("backend", BACKEND)
     (config / "hyperparameters.json").write_text(json.dumps(text))
     inputs = {}
     for name, folder in channels.items():
@@ -42,6 +48,16 @@ def write_job(
     return base
 
 
+def write_pipe(path: Path, content: bytes) -> None:
+    """Write a FIFO from a thread, as the platform does; a reader may end before it is all read."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError), path.open("wb") as fifo:
+            fifo.write(content)
+
+    threading.Thread(target=write, daemon=True).start()
+
+
 def run_command(
     *arguments: str | Path,
     program: str = "image_classification",
@@ -49,6 +65,9 @@ def run_command(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """The `image-classification` command, or another program, in a process of its own."""
+    is_laptop_job = arguments[:1] == ("train",) and "--base-dir" not in arguments
+    if is_laptop_job and BACKEND != "torch":
+        arguments = (*arguments, "--set", f"backend={BACKEND}")
     return subprocess.run(
         [sys.executable, "-m", program, *map(str, arguments)],
         cwd=folder,

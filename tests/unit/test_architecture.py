@@ -17,7 +17,10 @@ PACKAGE = Path(image_classification.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "timm", "onnx")
 
-FRAMEWORK_ROOMS = re.compile(r"backends/\w+/(model|engine|export)\b|serving/(app|runtime)\.py")
+FRAMEWORK_ROOMS = re.compile(
+    r"backends/\w+/(model|engine|export)\b|backends/onnx_\w+\.py|serving/(app|runtime)\.py"
+    r"|serving/own_code/(defaults|handlers)\.py"
+)
 NEXT_DOOR = re.compile(r"serving/(multi_model|batching|loading)\.py")  # import from such a room
 GUNICORN_ROOMS = ("server.py", "worker.py", "incoming.py", "wsgi.py")
 
