@@ -8,6 +8,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from image_classification.data.labels import LabelMap
 from image_classification.errors import RequestError
@@ -140,6 +142,30 @@ def test_a_threshold_decides_the_labels_of_a_multi_label_answer() -> None:
     said = json.loads(answer(JSON + ";threshold=0.2", [prediction]))
     assert said["predicted_labels"] == ["cat", "dog"]
     assert json.loads(answer(JSON + ";verbose", [prediction]))["predicted_labels"] == ["dog"]
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
+def test_every_probability_is_read_back_as_the_float32_and_as_a_fraction(row: list[float]) -> None:
+    labels = LabelMap(tuple(map(str, range(len(row)))))
+    prediction = Prediction(np.array(row, np.float32), labels)
+    for accept in (JSON, JSON + ";verbose", LINES, JSON + ";top_k=50"):
+        said = json.loads(answer(accept, [prediction]))
+        said = said if isinstance(said, list) else next(iter(said.values()))
+        assert all(isinstance(value, float) for value in said)
+        expected = sorted(row, reverse=True) if "top_k" in accept else row
+        assert np.array_equal(np.array(said, np.float32), np.array(expected, np.float32))
+    cells = next(csv.reader([answer(CSV, [prediction]).decode()]))
+    assert np.array_equal(np.array(cells, np.float32), prediction.probabilities)
+
+
+def test_what_is_no_number_is_a_fault_and_no_answer() -> None:
+    broken = Prediction(np.array([np.nan, 1.0], np.float32), PREDICTION.labels)
+    for accept in (JSON, JSON + ";verbose", LINES, CSV, JSON + ";top_k=1", CSV + ";verbose"):
+        with pytest.raises(RequestError, match="finite") as caught:
+            answer(accept, [broken])
+        assert caught.value.status == 500
+    lines = answer(LINES, [PREDICTION, broken], is_list=True).splitlines()
+    assert list(json.loads(lines[0])) == ["prediction"] and b"finite" in lines[1]
 
 
 def test_the_environments_selection_holds_for_verbose_answers_without_one() -> None:

@@ -19,6 +19,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "
 
 FRAMEWORK_ROOMS = re.compile(
     r"backends/\w+/(model|engine|export)\b|backends/onnx_\w+\.py|serving/(app|runtime)\.py"
+    r"|serving/own_code/(defaults|handlers)\.py"
 )
 NEXT_DOOR = re.compile(r"serving/(multi_model|batching|loading)\.py")  # import from such a room
 GUNICORN_ROOMS = ("server.py", "worker.py", "incoming.py", "wsgi.py")

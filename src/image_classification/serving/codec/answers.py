@@ -15,7 +15,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import numpy as np
+
+from image_classification.errors import RequestError
 from image_classification.serving.codec.accept import CSV, JSON, JSON_LINES, Accept
 from image_classification.serving.prediction import Failure, Prediction
 
@@ -32,8 +36,24 @@ def encode(
         is_list: whether `application/json` is an array; otherwise there is one result.
         accept: what the caller wants.
         interface: mxnet or tensorflow.
+
+    Raises:
+        RequestError: 500, the model gave no finite probabilities for the one image; in a list this
+            is an error in its place.
     """
+    results = [_finite(result) for result in results]
+    if not is_list and _NOT_FINITE in results:
+        raise RequestError(500, _NOT_FINITE.reason)
     return _ENCODERS[accept.media_type](results, is_list, accept, interface), accept.media_type
+
+
+_NOT_FINITE = Failure("the model gave no finite probabilities for this image")
+
+
+def _finite(result: Result) -> Result:
+    """The result, or a Failure instead of numbers that JSON cannot hold."""
+    is_number = isinstance(result, Failure) or np.isfinite(result.probabilities).all()
+    return result if is_number else _NOT_FINITE
 
 
 def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
@@ -58,29 +78,27 @@ def _selected(prediction: Prediction, accept: Accept) -> tuple[list[str], list[f
 
 
 def _encode_json(results: Sequence[Result], is_list: bool, accept: Accept, interface: str) -> bytes:
-    def value(result: Result) -> object:
-        if isinstance(result, Failure):
-            return {"error": result.reason}
-        if accept.is_verbose:
-            return verbose(result, accept)
-        probabilities = result.probabilities.tolist()
-        return probabilities if interface == "mxnet" else {"probabilities": probabilities}
-
-    values = [value(result) for result in results]
-    return dump(values if is_list else values[0])
+    name = None if interface == "mxnet" else "probabilities"
+    values = [_value(result, accept, name) for result in results]
+    return (f"[{', '.join(values)}]" if is_list else values[0]).encode("utf-8")
 
 
 def _encode_json_lines(results: Sequence[Result], _: bool, accept: Accept, interface: str) -> bytes:
     name = "prediction" if interface == "mxnet" else "probabilities"
+    return "".join(f"{_value(result, accept, name)}\n" for result in results).encode("utf-8")
 
-    def line(result: Result) -> dict[str, object]:
-        if isinstance(result, Failure):
-            return {"error": result.reason}
-        return (
-            verbose(result, accept) if accept.is_verbose else {name: result.probabilities.tolist()}
-        )
 
-    return b"".join(dump(line(result)) + b"\n" for result in results)
+def _value(result: Result, accept: Accept, name: str | None) -> str:
+    """The JSON of one result; probabilities alone stand under `name`, or bare without one."""
+    if isinstance(result, Failure):
+        return _json({"error": result.reason})
+    if accept.is_selection or (accept.is_verbose and result.is_multi_label):
+        return _json(verbose(result, accept))
+    numbers = f"[{', '.join(_numbers(result))}]"
+    if accept.is_verbose:
+        labels, label = _labels(result.labels.names), _json(result.label)
+        return f'{{"probabilities": {numbers}, "labels": {labels}, "predicted_label": {label}}}'
+    return numbers if name is None else f'{{"{name}": {numbers}}}'
 
 
 def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: str) -> bytes:
@@ -93,13 +111,39 @@ def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: str) -> 
             pairs = zip(*_selected(result, accept), strict=True)
             writer.writerow([cell for pair in pairs for cell in pair])
         else:
-            writer.writerow(result.probabilities.tolist())
+            text.write(",".join(_numbers(result)) + "\n")
     return text.getvalue().encode("utf-8")
+
+
+def _numbers(prediction: Prediction) -> list[str]:
+    """The probabilities as text: nine digits, which tell any two float32 apart.
+
+    All of one template, which for 1,000 classes costs a third of what `json` takes for the
+    seventeen digits of a float64 (0.4 ms, a twelfth of a small network).
+    """
+    row = prediction.probabilities
+    if ((row > 0) & (row < 1)).all():
+        return (_template(len(row)) % tuple(row.tolist())).split(" ")
+    return [repr(value) for value in row.tolist()]  # %g would write 1.0 as a whole number
+
+
+@lru_cache(8)
+def _template(count: int) -> str:
+    return " ".join(["%.9g"] * count)
+
+
+@lru_cache(8)
+def _labels(names: tuple[str, ...]) -> str:
+    return _json(names)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def dump(value: object) -> bytes:
     """A JSON value on one line, names as they are (UTF-8)."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return _json(value).encode("utf-8")
 
 
 _Encoder = Callable[[Sequence[Result], bool, Accept, str], bytes]
