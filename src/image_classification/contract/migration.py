@@ -37,7 +37,8 @@ MXNET_HYPERPARAMETERS = {
     "optimizer": "",
     "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
     "bfloat16 on GPUs that have it. Set float32 for the same",
-    "resize": "may be left out for images: then 256 for 224, in proportion",
+    "resize": "may be left out: images then get 256 for 224, in proportion; records keep the "
+    "shorter side they have, and photos that are served are brought to it",
     "top_k": "not with multi_label: several labels have no rank among k",
     "use_pretrained_model": "weights are never downloaded; a backbone without weights in the image "
     "is an error",

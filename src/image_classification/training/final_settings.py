@@ -9,6 +9,7 @@ from typing import Any
 from image_classification.contract import environment
 from image_classification.errors import HyperparameterError
 from image_classification.training.inputs import Inputs
+from image_classification.training.resize_choice import resize_of
 from image_classification.training.results import plain
 from image_classification.training.settings import Settings
 
@@ -23,10 +24,11 @@ _logger = logging.getLogger(__name__)
 
 
 def final_settings(settings: Settings, inputs: Inputs) -> Settings:
-    """What the data decides: image files need a `resize` before the crop, records were resized.
+    """What the data decides: the `resize` before the crop.
 
     Raises:
         HyperparameterError: the data has not got the classes that the settings need.
+        ChannelError: nothing tells to which size images and records are to be brought.
     """
     if settings.binary_mode and len(inputs.labels) != 2:
         raise HyperparameterError(
@@ -35,12 +37,9 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
         )
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     preprocessing = replace(settings.preprocessing, max_pixels=max_pixels)
-    if preprocessing.mode == "crop" and preprocessing.resize is None and not inputs.are_records:
-        backbone = settings.backbone
-        side = max(preprocessing.height, preprocessing.width)
-        resize = round(side * backbone.resize / backbone.input_size)
+    if preprocessing.mode == "crop" and preprocessing.resize is None:
+        resize = resize_of(inputs, preprocessing, settings.backbone)
         preprocessing = replace(preprocessing, resize=resize)
-        _logger.info("resize is not set and the channel holds image files: using %d", resize)
     return replace(settings, preprocessing=preprocessing)
 
 

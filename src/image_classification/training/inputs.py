@@ -35,14 +35,20 @@ class Inputs:
         training, validation: sources.
         test: what the final model is measured on, or None.
         labels: the label map of all.
-        are_records: record files (True) or image files.
+        packed: the splits that come as records; the others are image files.
     """
 
     training: Source
     validation: Source
     test: Source | None
     labels: LabelMap
-    are_records: bool
+    packed: frozenset[str] = frozenset()
+
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The sources there are, as train, validation and test."""
+        sources = {"train": self.training, "validation": self.validation}
+        return sources if self.test is None else sources | {"test": self.test}
 
 
 def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channel: str) -> Inputs:
@@ -70,7 +76,18 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
             _log_counts(name, source, labels)
     if not isinstance(training, StreamSource):
         _compare_count(len(training), settings.expected_samples)
-    return Inputs(training, validation, test, labels, has_records(channels[channel]))
+    return Inputs(training, validation, test, labels, _packed(channels, channel))
+
+
+def _packed(channels: Mapping[str, ChannelInput], training: str) -> frozenset[str]:
+    """The splits that come as records; what is held out of training comes as training does."""
+    found = {"train": channels[training], "validation": channels[training]}
+    found |= {name: channels[name] for name in ("validation", "test") if name in channels}
+    return frozenset(
+        split
+        for split, channel in found.items()
+        if channel.name + LIST_SUFFIX not in channels and has_records(channel)
+    )
 
 
 def _open_training(

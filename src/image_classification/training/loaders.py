@@ -42,13 +42,11 @@ def open_loaders(
         world: this process among those that train together.
         on_cpu: whether the engine computes on the CPU.
     """
-    sources = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
-    present = {name: source for name, source in sources.items() if source is not None}
-    count = sum(len(source) for source in present.values())
+    count = sum(len(source) for source in inputs.splits.values())
     bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
     loaders = {
         name: loader_of(name, source, settings, bad_samples, world, on_cpu=on_cpu)
-        for name, source in present.items()
+        for name, source in inputs.splits.items()
     }
     try:
         yield Loaders(loaders["train"], loaders["validation"], loaders.get("test"), bad_samples)

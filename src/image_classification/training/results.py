@@ -119,10 +119,9 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
 
 def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
     """Split → samples that have each class; not of a pipe, which is not counted beforehand."""
-    splits = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
     counts = {}
-    for name, source in splits.items():
-        if source is None or isinstance(source, StreamSource):
+    for name, source in inputs.splits.items():
+        if isinstance(source, StreamSource):
             continue
         if source.multi_hot is None:
             counts[name] = np.bincount(source.class_indices, minlength=len(inputs.labels)).tolist()
