@@ -7,7 +7,7 @@ Read `run_job` from top to bottom: each line is a module. Everything that can be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from image_classification.artifact import Artifact
@@ -30,7 +30,7 @@ from image_classification.training.measuring import measure
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, write_predictions, write_results
-from image_classification.training.stopping import stop_on_sigterm
+from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
 """Written to output/data: what the validation pass said of each image."""
@@ -38,10 +38,12 @@ PREDICTIONS_FILE = "validation-predictions.jsonl"
 _logger = logging.getLogger(__name__)
 
 
-def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Artifact | None:
+def run_job(
+    paths: JobPaths, overrides: Mapping[str, str] | None, should_stop: StopRequest
+) -> Artifact | None:
     """Run the job of `paths` and write its artifact; `overrides` win over its hyperparameters.
 
-    SIGTERM ends training after the step that is running; the best epoch so far is written. Of
+    A stop ends training after the step that is running; the best epoch so far is written. Of
     several hosts the first one writes and returns the artifact, the others return None.
 
     Raises:
@@ -52,25 +54,25 @@ def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Arti
     request = replace(request, settings=final_settings(request.settings, inputs))
     log_settings(request.interface.name, request.settings, inputs)
 
-    with stop_on_sigterm() as should_stop:
-        world = world_of(request.cluster)
-        engine, started_from = start_engine(
-            request.settings, inputs, request.channels.get("model"), world
-        )
-        try:
-            group = ProcessGroup(engine, world)
-            on_cpu = engine.device == "cpu"
-            with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
-                loop = _loop_of(request, inputs, loaders, group, should_stop)
-                with loop.journal.watching():
-                    _train(loop, request, group)
-                    results = None
-                    if group.is_leader:
-                        results = measure(request, inputs, loaders, loop, started_from)
-            artifact = _write(paths, results, engine) if results else None
-            group.wait()  # a host that ended before the first has saved would end the job
-        finally:
-            engine.release()
+    world = world_of(request.cluster)
+    engine, started_from = start_engine(
+        request.settings, inputs, request.channels.get("model"), world
+    )
+    should_stop.is_training = True
+    try:
+        group = ProcessGroup(engine, world)
+        on_cpu = engine.device == "cpu"
+        with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
+            loop = _loop_of(request, inputs, loaders, group, should_stop)
+            with loop.journal.watching():
+                _train(loop, request, group)
+                results = None
+                if group.is_leader:
+                    results = measure(request, inputs, loaders, loop, started_from)
+        artifact = _write(paths, results, engine) if results else None
+        group.wait()  # a host that ended before the first has saved would end the job
+    finally:
+        engine.release()
     return artifact
 
 
@@ -79,7 +81,7 @@ def _loop_of(
     inputs: Inputs,
     loaders: Loaders,
     group: ProcessGroup,
-    should_stop: Callable[[], bool],
+    should_stop: StopRequest,
 ) -> Loop:
     settings, interface = request.settings, request.interface.name
     if isinstance(inputs.training, StreamSource):

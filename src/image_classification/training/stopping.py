@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -90,25 +90,45 @@ class JobClock:
         self.steps_since_save, self._saved = 0, time.monotonic()
 
 
+class StopRequest:
+    """Whether SIGTERM has come, and how much of the time after it is left.
+
+    Attributes:
+        is_training: False until there is something worth saving; SIGTERM then ends the process at
+            once, whatever it waits for.
+    """
+
+    def __init__(self) -> None:
+        self.is_training = False
+        self._received: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._received is not None
+
+    def receive(self, _: int, __: FrameType | None) -> None:
+        """The signal handler."""
+        if not self.is_training:
+            _logger.warning("SIGTERM before training has begun: nothing was written")
+            raise SystemExit(0)
+        _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
+        self._received = time.monotonic()
+
+
 @contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; the process lives on meanwhile.
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Yield what says whether SIGTERM has come; the process lives on meanwhile.
 
     The platform stops a job with SIGTERM and kills it 120 s later. Process 1 of a container has no
     default action for it, so without a handler it would not even end. Only the main thread of a
-    process can install one; elsewhere the function always says no.
+    process can install one; elsewhere the request never comes.
     """
-    received = threading.Event()
-
-    def receive(_: int, __: FrameType | None) -> None:
-        _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
-        received.set()
-
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
+        yield request
         return
-    previous = signal.signal(signal.SIGTERM, receive)
+    previous = signal.signal(signal.SIGTERM, request.receive)
     try:
-        yield received.is_set
+        yield request
     finally:
         signal.signal(signal.SIGTERM, previous)
