@@ -194,6 +194,22 @@ def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_s
     assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
 
 
+def test_after_sigterm_the_channel_test_is_left_out_so_that_the_model_is_written_in_time(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = {"backbone": "resnet20", "image_shape": "3,32,32", "epochs": 1000, "batch_size": 8}
+    named = {"training": channels["train"], "validation": channels["validation"]}
+    named["test"] = channels["validation"]
+    base = write_job(tmp_path / "ml", given | {"use_pretrained_model": "False"}, named)
+    process = start(base)
+    read_to(process, "val_accuracy")
+    process.terminate()
+    log = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, log
+    assert "Stopping: the channel test is not measured" in log
+    assert "test" not in metrics_of(base)
+
+
 @pytest.mark.parametrize("place", ["train/labels.json", "validation_0"])
 def test_sigterm_while_channels_are_opened_ends_process_1_at_once_and_writes_nothing(
     tmp_path: Path, channels: dict[str, Path], place: str

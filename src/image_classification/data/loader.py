@@ -137,9 +137,12 @@ class Loader:
         """Batches of an epoch, the same on every rank; a short rank's last one may be empty."""
         return -(-rank_count(len(self.source), 0, self.world_size) // self.batch_size)
 
-    def epoch(self, number: int, first_step: int = 0) -> Generator[Batch, None, None]:
+    def epoch(
+        self, number: int, first_step: int = 0, *, shuffle: bool | None = None
+    ) -> Generator[Batch, None, None]:
         """The batches of epoch `number` from `first_step` on, equal to those of a whole epoch.
 
+        `shuffle` stands for the loader's own, for this epoch.
         A batch is valid until the next one is asked for. Bad samples are left out, so a batch may
         be shorter than `batch_size`, and empty if all its samples are bad. Beginning an epoch ends
         the one before it.
@@ -151,7 +154,8 @@ class Loader:
             self._run.stop()
         self._run = run = _Run(self.source)
         self.samples, self.wait_seconds = 0, 0.0
-        return self._batches(run, number, first_step)
+        order = self._order(number, self.shuffle if shuffle is None else shuffle)
+        return self._batches(run, order, number, first_step)
 
     def close(self) -> None:
         """End the threads; whatever they have begun is dropped."""
@@ -170,8 +174,9 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _batches(self, run: _Run, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        order = self._order(epoch)
+    def _batches(
+        self, run: _Run, order: IntArray, epoch: int, first_step: int
+    ) -> Generator[Batch, None, None]:
         stream = self.source if isinstance(self.source, StreamSource) else None
         if stream is not None:
             first = first_step * self.batch_size * self.world_size
@@ -194,11 +199,11 @@ class Loader:
         finally:
             run.stop()
 
-    def _order(self, epoch: int) -> IntArray:
+    def _order(self, epoch: int, shuffle: bool) -> IntArray:
         place = (self.seed, epoch, self.rank, self.world_size)
         if self.balanced:
             return balanced_order(self.source.class_indices, *place)
-        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
+        shuffle = shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
         return epoch_order(len(self.source), *place, shuffle)
 
     def _begin(

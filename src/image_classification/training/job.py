@@ -98,6 +98,7 @@ def _loop_of(
         checkpoints=Checkpoints(request.paths.checkpoints, identity),
         world=group.world,
         should_stop=should_stop,
+        is_out_of_time=should_stop.is_out_of_time,
     )
 
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from image_classification.training.settings import Settings
 
+SECONDS_TO_VALIDATE = 60.0
+"""After SIGTERM; the platform kills 120 s after it, and the artifact must be written by then."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -90,6 +93,11 @@ class JobClock:
         self.steps_since_save, self._saved = 0, time.monotonic()
 
 
+def never() -> bool:
+    """What is asked of a job that nobody stops."""
+    return False
+
+
 class StopRequest:
     """Whether SIGTERM has come, and how much of the time after it is left.
 
@@ -105,6 +113,12 @@ class StopRequest:
     def __call__(self) -> bool:
         """Whether SIGTERM has come."""
         return self._received is not None
+
+    def is_out_of_time(self) -> bool:
+        """Whether it came so long ago that nothing but the artifact can be made any more."""
+        return self._received is not None and (
+            time.monotonic() - self._received >= SECONDS_TO_VALIDATE
+        )
 
     def receive(self, _: int, __: FrameType | None) -> None:
         """The signal handler."""
