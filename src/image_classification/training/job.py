@@ -22,6 +22,7 @@ from image_classification.training.epoch_files import (
     tensorboard_writer,
 )
 from image_classification.training.final_settings import final_settings, identity_of, log_settings
+from image_classification.training.initial_weights import given_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import Loaders, open_loaders
@@ -54,10 +55,10 @@ def run_job(
     request = replace(request, settings=final_settings(request.settings, inputs))
     log_settings(request.interface.name, request.settings, inputs)
 
+    given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
+
     world = world_of(request.cluster)
-    engine, started_from = start_engine(
-        request.settings, inputs, request.channels.get("model"), world
-    )
+    engine, started_from = start_engine(request.settings, inputs, given, world)
     should_stop.is_training = True
     try:
         group = ProcessGroup(engine, world)

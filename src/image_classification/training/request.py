@@ -15,6 +15,7 @@ from image_classification.contract.environment import Cluster, JobPaths, read_cl
 from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.contract.shared_hyperparameters import PRESET
+from image_classification.data.bad_samples import BadSamples
 from image_classification.data.tfrecord import require_checksums
 from image_classification.errors import ChannelError
 from image_classification.training.settings import Settings, settings_of
@@ -70,6 +71,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     check_channels(interface.channels, channels)
     values = interface.parse(given)
     settings = settings_of(interface.name, values)
+    BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     cluster = read_cluster(paths)
     _check_shards(cluster, channels)
     if settings.tensorboard:
