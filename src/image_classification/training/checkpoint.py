@@ -215,10 +215,12 @@ class Checkpoints:
             return None
 
     def _remove_all_but(self, kept: set[_Place]) -> None:
-        for place in set(self._places()) - kept:
-            self._json_path(place).unlink(missing_ok=True)
-            self._weights_path(place).unlink(missing_ok=True)
         assert self._directory is not None
+        stems = {self._weights_path(place).stem for place in kept}
+        for path in self._directory.glob("checkpoint-*.safetensors"):  # also those without a JSON
+            if _NAME.fullmatch(path.stem) and path.stem not in stems:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
         for leftover in self._directory.glob(f"checkpoint-*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 
