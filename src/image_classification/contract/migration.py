@@ -99,8 +99,8 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "validation": "",
         "test": "",
         "code": "not looked at",
-        "model": "not needed: pretrained weights are in the image. If given, an artifact of this "
-        "project",
+        "model": "not needed: pretrained weights are in the image. An artifact of this project "
+        "is gone on from; a base model of the built-in is left with a warning",
     },
 }
 

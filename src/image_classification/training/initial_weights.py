@@ -21,6 +21,7 @@ from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.data.labels import LabelMap
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
+from image_classification.training.base_models import is_saved_model
 from image_classification.training.settings import Settings
 
 HEAD_PREFIX = WEIGHT_PREFIX + "head."
@@ -46,6 +47,8 @@ def given_weights(
 ) -> ChannelWeights | None:
     """The weights of the channel `model`, which wins over `use_pretrained_model`; None without.
 
+    A base model of the TensorFlow built-in there is none: the job starts as without the channel.
+
     Whatever can be wrong with a job's first weights is found here, before a framework is loaded.
 
     Raises:
@@ -53,13 +56,36 @@ def given_weights(
         BackendError: pretrained weights are asked for and there are none on this machine.
         HyperparameterError: the head shall be kept and is one of other classes.
     """
-    if model_channel is not None:
+    if model_channel is not None and not _is_base_model(model_channel, settings):
         if settings.use_pretrained:
             _logger.info("use_pretrained_model is without effect: the channel model is given")
         return _read_channel(settings, labels, model_channel)
     if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
         raise _no_weights(settings.backbone)
     return None
+
+
+def _is_base_model(channel: ChannelInput, settings: Settings) -> bool:
+    """Whether the channel holds a SavedModel, which is left with a warning: our weights stand in.
+
+    A job of the TensorFlow built-in cannot be without one, and only its image URI may change.
+    """
+    if not is_saved_model(_artifact_path(channel)):
+        return False
+    if settings.head == "keep":
+        raise ChannelError(
+            "channel model: reinitialize_top_layer=False keeps the head of the channel model, but "
+            f"that is a TensorFlow SavedModel, which backend={settings.backend} cannot go on from: "
+            "give it the model.tar.gz of a job of this image, or set it to Auto"
+        )
+    _logger.warning(
+        "Channel model: it holds a TensorFlow SavedModel, which backend=%s does not start from; it "
+        "is left unused, and the job starts from %s of %s instead",
+        settings.backend,
+        "ImageNet weights" if settings.use_pretrained else "random weights",
+        settings.backbone.name,
+    )
+    return True
 
 
 def load_initial_weights(
