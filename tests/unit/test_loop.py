@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -400,8 +401,14 @@ def test_only_the_training_images_are_shuffled_and_augmented() -> None:
             assert (loader.augmentation is not None) is is_training
 
 
-def test_early_stopping_ends_the_job_and_keeps_the_best() -> None:
+def test_early_stopping_ends_the_job_and_keeps_the_best(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     options = {"early_stopping": "True", "early_stopping_patience": "2"}
     loop, engine = run_loop([0.9, 0.5, 0.5, 0.5, 0.5], early_stopping_min_epochs="1", **options)
+    (line,) = [text for text in caplog.messages if "Early stopping" in text]
+    assert "none of the 2 epochs since epoch 1, with validation accuracy 0.900000, was" in line
+    assert "early_stopping_patience=2" in line
     assert len(loop.history.epochs) == 3
     assert engine.epoch == 0

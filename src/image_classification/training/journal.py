@@ -122,6 +122,10 @@ class Journal:
         """What the final model reaches on the channel test, and how fast."""
         self._log(metrics.keras_test_lines(test) + metrics.keras_latency_lines(samples, seconds))
 
+    def stop_line(self, reason: str) -> None:
+        """Training ends before its last epoch."""
+        self._say(reason)
+
     def best_line(self, accuracy: float) -> None:
         """The MXNet built-in's line about a new best epoch."""
         if self._is_mxnet:

@@ -108,6 +108,7 @@ class Loop:
         rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
             if rule and rule.is_due(self.history.accuracies):
+                self.journal.stop_line(rule.reason(self.history.accuracies, self.history.metric))
                 break
             progress = self._begin(epoch)
             if not self._run_epoch(progress):

@@ -39,16 +39,31 @@ class EarlyStopping:
 
     def is_due(self, accuracies: Sequence[float]) -> bool:
         """Whether to stop after epochs that reached these validation accuracies, in order."""
-        best, waited = float("-inf"), 0
-        for accuracy in accuracies:
+        waited = len(accuracies) - self.counted_from(accuracies) - 1
+        return len(accuracies) >= self.min_epochs and waited >= self.patience
+
+    def reason(self, accuracies: Sequence[float], metric: str) -> str:
+        """Why the job ends after these epochs, for the log."""
+        best = self.counted_from(accuracies)
+        gains = [f"{self.absolute_tolerance:g}"] if self.absolute_tolerance else []
+        gains += [f"{100 * self.relative_tolerance:g} %"] if self.relative_tolerance else []
+        more = f" by more than {' and '.join(gains)}" if gains else ""
+        return (
+            f"Early stopping after epoch {len(accuracies)}: none of the "
+            f"{len(accuracies) - best - 1} epochs since epoch {best + 1}, with validation {metric} "
+            f"{accuracies[best]:.6f}, was better{more} (early_stopping_patience={self.patience})"
+        )
+
+    def counted_from(self, accuracies: Sequence[float]) -> int:
+        """The last epoch, 0 for the first, that gained enough on those before; −1 without any."""
+        best, place = float("-inf"), -1
+        for epoch, accuracy in enumerate(accuracies):
             margin = self.absolute_tolerance
             if best > 0:
                 margin = max(margin, self.relative_tolerance * best)
             if accuracy > best + (margin if best > float("-inf") else 0.0):
-                best, waited = accuracy, 0
-            else:
-                waited += 1
-        return len(accuracies) >= self.min_epochs and waited >= self.patience
+                best, place = accuracy, epoch
+        return place
 
 
 @dataclass
