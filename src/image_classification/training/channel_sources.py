@@ -57,8 +57,10 @@ def open_channel(
         DataError: damaged or contradictory data.
     """
     if listing is not None:
+        _logger.info("Searching for .lst files in %s.", listing.path)
         return _open_list(channel, _only(listing, "*.lst"), expected)
     if has_records(channel):
+        _logger.info("Searching for .rec files in %s.", channel.path)
         return _open_records(channel, expected)
     if list(channel.path.glob("*.manifest")):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)

@@ -156,6 +156,7 @@ class Checkpoints:
             "seconds": checkpoint.seconds,
         }
         write_text(self._json_path(place), json.dumps(content, indent=1))
+        _logger.info('Saved checkpoint to "%s"', self._weights_path(place))
         self._remove_all_but({place, (history.best_epoch + 1, 0)})
 
     def load_latest(self, metric: str = "accuracy") -> Checkpoint | None:

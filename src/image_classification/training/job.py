@@ -53,7 +53,7 @@ def run_job(
     request = read_request(paths, overrides)
     inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
     request = replace(request, settings=final_settings(request.settings, inputs))
-    log_settings(request.interface.name, request.settings, inputs)
+    log_settings(request, inputs)
 
     given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
 
