@@ -126,10 +126,13 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     artifact = write_results(paths.model, results, engine)
     history = results.history
     _logger.info(
-        "The best epoch was %d with validation %s %.6f; artifact in %s",
+        "The best epoch was %d with validation %s %.6f and loss %.6f (%.6f as served, calibrated); "
+        "artifact in %s",
         history.best_epoch + 1,
         history.metric,
         history.accuracies[history.best_epoch],
+        results.calibration.loss_before,
+        results.calibration.loss_after,
         paths.model,
     )
     return artifact

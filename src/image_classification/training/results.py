@@ -205,6 +205,7 @@ def _description(results: Results) -> dict[str, Any]:
         "epochs": len(history.epochs),
         "train": best.train,
         "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
+        "validation_before_calibration": best.validation,
         "training_samples": len(results.inputs.training),
         "validation_samples": len(results.validation.keys),
     }
