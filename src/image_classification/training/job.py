@@ -22,6 +22,7 @@ from image_classification.training.epoch_files import (
     tensorboard_writer,
 )
 from image_classification.training.final_settings import final_settings, identity_of, log_settings
+from image_classification.training.heartbeat import Heartbeat
 from image_classification.training.initial_weights import given_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
@@ -50,30 +51,33 @@ def run_job(
     Raises:
         UserError: hyperparameters, channels or data must change; nothing was written.
     """
-    request = read_request(paths, overrides)
-    inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
-    request = replace(request, settings=final_settings(request.settings, inputs))
-    log_settings(request, inputs)
+    with Heartbeat().running("opening the channels") as heartbeat:
+        request = read_request(paths, overrides)
+        inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
+        request = replace(request, settings=final_settings(request.settings, inputs))
+        log_settings(request, inputs)
+        given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
 
-    given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
-
-    world = world_of(request.cluster)
-    engine, started_from = start_engine(request.settings, inputs, given, world)
-    should_stop.is_training = True
-    try:
-        group = ProcessGroup(engine, world)
-        on_cpu = engine.device == "cpu"
-        with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
-            loop = _loop_of(request, inputs, loaders, group, should_stop)
-            with loop.journal.watching():
+        heartbeat.now("building the network")
+        world = world_of(request.cluster)
+        engine, started_from = start_engine(request.settings, inputs, given, world)
+        should_stop.is_training = True
+        try:
+            group = ProcessGroup(engine, world)
+            on_cpu = engine.device == "cpu"
+            with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
+                loop = _loop_of(request, inputs, loaders, group, should_stop)
+                heartbeat.now(loop.journal.still)
                 _train(loop, request, group)
                 results = None
                 if group.is_leader:
+                    heartbeat.now("measuring what the best weights reach")
                     results = measure(request, inputs, loaders, loop, started_from)
-        artifact = _write(paths, results, engine) if results else None
-        group.wait()  # a host that ended before the first has saved would end the job
-    finally:
-        engine.release()
+            heartbeat.now("writing the artifact, which the first host does")
+            artifact = _write(paths, results, engine) if results else None
+            group.wait()  # a host that ended before the first has saved would end the job
+        finally:
+            engine.release()
     return artifact
 
 

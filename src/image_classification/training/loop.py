@@ -148,6 +148,7 @@ class Loop:
         totals = progress.metrics.totals(self.group)
         check_finite(totals["loss"], progress.epoch)
         record = progress.record(totals, self.training.wait_seconds)
+        self.journal.begin_validation()
         is_needed = self.history.best_epoch < 0  # without an epoch it is all that there will be
         must_stop = self.should_stop if is_needed else self._must_stop
         found = self._validation.measure(progress.epoch, self.group, must_stop, is_needed=is_needed)
