@@ -123,8 +123,10 @@ BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
             "the old behaviour.",
         ),
         (
-            "A channel with ShardedByS3Key is taken with one host and refused with several.",
-            "Every host takes its part of what all of them see, as in the built-in.",
+            "With several hosts `train` may be ShardedByS3Key, the other channels not.",
+            "The first host validates, on all images. Every host then takes its own objects; all "
+            "of them take as many steps as the one with most images. What counts the classes of "
+            "all training images (`class_weights`, `use_weighted_loss`) and Pipe mode are refused.",
         ),
         (
             "model.tar.gz holds an ONNX graph, safetensors and JSON instead of MXNet's files.",

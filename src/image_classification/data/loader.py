@@ -86,6 +86,7 @@ class Loader:
         balanced: whether that order has every class equally often.
         seed: of order and augmentation.
         rank, world_size: which part of every epoch is this process's.
+        most_samples: of the rank that has most, where each has a source of its own.
         threads: how many decode; one carries about 400 photographs of 500×375 a second.
         prefetch: batches to fill ahead of the caller.
         bad_samples: what to do about samples that cannot be used; None fails at the first.
@@ -112,6 +113,7 @@ class Loader:
         prefetch: int = 2,
         bad_samples: BadSamples | None = None,
         key_prefix: str = "",
+        most_samples: int | None = None,
     ) -> None:
         self.source = source
         self.preprocessing = preprocessing
@@ -124,6 +126,7 @@ class Loader:
         self.world_size = world_size
         self.bad_samples = BadSamples() if bad_samples is None else bad_samples
         self.key_prefix = key_prefix
+        self.most_samples = most_samples or rank_count(len(source), 0, world_size)
         self.samples = 0
         self.wait_seconds = 0.0
         self._task_samples = max(1, min(_TASK_SAMPLES, -(-batch_size // (2 * threads))))
@@ -135,7 +138,7 @@ class Loader:
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every rank; a short rank's last one may be empty."""
-        return -(-rank_count(len(self.source), 0, self.world_size) // self.batch_size)
+        return -(-self.most_samples // self.batch_size)
 
     def epoch(
         self, number: int, first_step: int = 0, *, shuffle: bool | None = None

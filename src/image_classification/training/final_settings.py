@@ -76,6 +76,7 @@ def identity_of(interface: str, settings: Settings, inputs: Inputs, hosts: int) 
         "interface": interface,
         "hosts": hosts,
         "labels": list(inputs.labels.names),
-        "training_samples": len(inputs.training),
+        "training_samples": inputs.training_samples,
+        "each_host_has_a_part": inputs.whole is not None,
         "validation_samples": len(inputs.validation),
     }

@@ -32,6 +32,7 @@ from image_classification.training.measuring import measure
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, write_predictions, write_results
+from image_classification.training.sharding import agreed
 from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
@@ -53,7 +54,12 @@ def run_job(
     """
     with Heartbeat().running("opening the channels") as heartbeat:
         request = read_request(paths, overrides)
-        inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
+        inputs = open_inputs(
+            request.channels,
+            request.settings,
+            request.interface.training_channel,
+            is_part=request.is_sharded,
+        )
         request = replace(request, settings=final_settings(request.settings, inputs))
         log_settings(request, inputs)
         given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
@@ -64,6 +70,7 @@ def run_job(
         should_stop.is_training = True
         try:
             group = ProcessGroup(engine, world)
+            inputs = agreed(inputs, request.settings, group, is_part=request.is_sharded)
             on_cpu = engine.device == "cpu"
             with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
                 loop = _loop_of(request, inputs, loaders, group, should_stop)
