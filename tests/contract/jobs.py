@@ -17,6 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BACKEND = "torch"
+"""What jobs run on that name no backend themselves; `pytest --backend` sets it."""
+
 
 def write_job(
     base: Path,
@@ -28,6 +31,8 @@ def write_job(
     config = base / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
     text = {name: str(value) for name, value in hyperparameters.items()}
+    if BACKEND != "torch":
+        text.setdefault("backend", BACKEND)
     (config / "hyperparameters.json").write_text(json.dumps(text))
     inputs = {}
     for name, folder in channels.items():
@@ -60,6 +65,9 @@ def run_command(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """The `image-classification` command, or another program, in a process of its own."""
+    is_laptop_job = arguments[:1] == ("train",) and "--base-dir" not in arguments
+    if is_laptop_job and BACKEND != "torch":
+        arguments = (*arguments, "--set", f"backend={BACKEND}")
     return subprocess.run(
         [sys.executable, "-m", program, *map(str, arguments)],
         cwd=folder,
@@ -108,9 +116,19 @@ class Server:
         return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
 
     def invoke(self, body: bytes, **headers: str) -> Answer:
+        return self.send("POST", "/invocations", body, **headers)
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        url = f"http://127.0.0.1:{self.port}/invocations"
-        return self._send(urllib.request.Request(url, data=body, headers=named, method="POST"))
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return self._send(urllib.request.Request(url, data=body, headers=named, method=method))
+
+    def worker(self) -> int:
+        """The process that answers: the only child of the one that was started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == 1, children
+        return int(children[0])
 
     def _send(self, request: urllib.request.Request) -> Answer:
         try:
@@ -122,13 +140,26 @@ class Server:
 
 
 @contextmanager
-def running_server(model: Path, **environment: str) -> Iterator[Server]:
-    """Serve `model` until the block ends; the process then ends by SIGTERM with exit code 0."""
+def running_server(
+    model: Path,
+    *,
+    program: str = "image_classification",
+    log: Path | None = None,
+    exit_code: int = 0,
+    **environment: str,
+) -> Iterator[Server]:
+    """Serve `model` until the block ends; the process then ends by SIGTERM with `exit_code`.
+
+    Its output goes to the file `log` where one is given.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    output = log.open("wb") if log else None
     process = subprocess.Popen(
-        [sys.executable, "-m", "image_classification", "serve"],
+        [sys.executable, "-m", program, "serve"],
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
         env=os.environ
         | {
             "IMAGE_CLASSIFICATION_MODEL_DIR": str(model),
@@ -137,6 +168,8 @@ def running_server(model: Path, **environment: str) -> Iterator[Server]:
         }
         | environment,
     )
+    if output:
+        output.close()
     server = Server(process, port)
     try:
         _await_ping(server)
@@ -148,7 +181,7 @@ def running_server(model: Path, **environment: str) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    assert code == 0, f"the server ended with exit code {code} after SIGTERM"
+    assert code == exit_code, f"the server ended with exit code {code} after SIGTERM"
 
 
 def _await_ping(server: Server) -> None:
