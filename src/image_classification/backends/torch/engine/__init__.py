@@ -8,7 +8,6 @@ seed, batches and number of threads give bit-equal weights, across a stop and a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,9 @@ from image_classification.backends.torch import model
 from image_classification.backends.torch.engine import optimizer
 from image_classification.backends.torch.engine.averaging import AveragedModel
 from image_classification.backends.torch.engine.compiling import compiled
-from image_classification.backends.torch.engine.losses import sample_losses
+from image_classification.backends.torch.engine.losses import Step, sample_losses
 from image_classification.backends.torch.engine.precision import precision_of
-from image_classification.backends.torch.engine.ranks import Ranks
+from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
@@ -59,26 +58,13 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     return _TorchEngine(spec, optimizer, world)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step whose numbers may still be on the device."""
-
-    loss: torch.Tensor
-    logits: torch.Tensor
-    samples: StepSamples
-
-    def fetch(self) -> tuple[float, FloatArray]:
-        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
-        return float(self.loss), self.samples.scattered(self.logits.float().cpu().numpy())
-
-
 class _TorchEngine:
     """See `backends/base.py` for the protocol."""
 
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         torch.set_num_threads(world.threads)
         self._spec, self._settings, self._rank = spec, settings, world.rank
-        self._device = _device(world)
+        self._device = device_of(world)
         self._ranks = Ranks(world, self._device)
         self._model = model.build(spec).to(self._device)
         self._average = AveragedModel(self._model) if spec.averages_weights else None
@@ -99,16 +85,14 @@ class _TorchEngine:
         self.parameter_count = sum(p.numel() for p in self._model.parameters())
         self.trainable_parameter_count = sum(p.numel() for p in self._learning.values())
 
-    def train_step(
-        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
-    ) -> _Step:
+    def train_step(self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE) -> Step:
         """The gradients of one batch and, if it is the update's last, the update.
 
         Samples of weight 0 are left out of the forward pass; their logits are zeros.
         """
         samples = step_samples(batch.weights)
-        # Frozen BatchNorms keep their statistics.
-        self._model.train(not self._spec.train_only_head)
+        # BatchNorms keep their statistics where they are frozen, and where there is only padding.
+        self._model.train(samples.has_weight and not self._spec.train_only_head)
         logits = self._logits(self._images(batch.images, samples))
         targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[samples.indices])
         loss = self._add_gradients(logits, targets, samples, update.share)
@@ -118,7 +102,7 @@ class _TorchEngine:
                 self._average.update(update.average_decay)
         self._is_new_update = update.is_last
         self._steps += 1
-        return _Step(loss, logits.detach(), samples)
+        return Step(loss, logits.detach(), samples)
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
@@ -169,10 +153,7 @@ class _TorchEngine:
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        spec = self._spec
-        export(
-            self._evaluated, spec.input_shape, path, temperature, is_multi_label=spec.multi_label
-        )
+        export(self._evaluated, self._spec, path, temperature)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
@@ -221,8 +202,9 @@ class _TorchEngine:
         if self._is_new_update:
             self._optimizer.zero_grad(set_to_none=True)
             self._has_gradients = False
-        # Where no rank has a sample, momentum and weight decay must not act either.
-        self._has_gradients |= self._ranks.size == 1 or bool(everyone > 0)
+        # Where no rank has a sample, momentum and weight decay must not act either. What is known
+        # here is not asked of the device.
+        self._has_gradients |= samples.has_weight or (self._ranks.size > 1 and bool(everyone > 0))
         self._precision.backward(objective * share)
         if not self._spec.train_only_head:
             self._ranks.average(self._statistics(), samples.has_weight)
@@ -254,10 +236,3 @@ class _TorchEngine:
     def _tensor(self, array: Any) -> torch.Tensor:
         """On the device; on the CPU without a copy where the array allows it."""
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
-
-
-def _device(world: World) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
-    return torch.device("cuda", world.rank % torch.cuda.device_count())
