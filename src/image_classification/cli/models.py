@@ -169,10 +169,18 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(
         subparsers,
         "export",
-        "write the artifact of an untouched pretrained backbone (ImageNet's 1,000 classes)",
-        "image-classification export --backbone efficientnet_lite0 --output imagenet-model",
+        "write an artifact without training: of a pretrained backbone, or of the MXNet built-in",
+        "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
+        "  image-classification export --from-mxnet model.tar.gz --output model",
     )
-    command.add_argument("--backbone", required=True, help="a backbone with pretrained weights")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--backbone", help="a backbone with pretrained weights")
+    source.add_argument(
+        "--from-mxnet",
+        type=Path,
+        metavar="FILE",
+        help="model.tar.gz of the MXNet built-in, or the folder it was unpacked to",
+    )
     command.add_argument("--backend", default="torch", help="default: torch")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
@@ -184,12 +192,16 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def export(namespace: argparse.Namespace) -> int:
-    """Write the artifact of a pretrained backbone."""
+    """Write the artifact of a pretrained backbone or of a model of the MXNet built-in."""
     from image_classification.data.labels import LabelMap
+    from image_classification.training.built_in_models import export_built_in
     from image_classification.training.pretrained_export import export_pretrained
 
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
-    export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
+    if namespace.from_mxnet:
+        export_built_in(namespace.from_mxnet, namespace.backend, labels, namespace.output)
+    else:
+        export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
     _write(str(namespace.output))
     return 0
 

@@ -12,13 +12,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from image_classification import artifact as artifacts
-from image_classification.artifact import Artifact, open_artifact
+from image_classification.artifact import open_artifact
 from image_classification.backends import EngineModule
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, State
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.data.labels import LabelMap
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
+from image_classification.training.built_in_models import built_in_model
 from image_classification.training.settings import Settings
 
 HEAD_PREFIX = WEIGHT_PREFIX + "head."
@@ -92,16 +93,9 @@ def _load_pretrained(
 def _load_from_channel(
     engine: Engine, settings: Settings, labels: LabelMap, channel: ChannelInput
 ) -> str:
-    with open_artifact(_artifact_path(channel)) as artifact:
-        _check_backbone(artifact, settings)
-        path = artifact.directory / artifacts.WEIGHTS_FILE
-        if not path.is_file():
-            raise ChannelError(
-                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
-            )
-        weights = load_file(path)
-    state = {WEIGHT_PREFIX + name: value for name, value in weights.items()}
-    order, why = _head_order(artifact.labels, labels)
+    backbone, theirs, state = _read_channel(channel, settings)
+    _check_backbone(backbone, settings)
+    order, why = _head_order(theirs, labels)
     if settings.head == "keep" and order is None:
         raise HyperparameterError(
             f"reinitialize_top_layer=False keeps the head of the channel model, but {why}: give "
@@ -115,6 +109,33 @@ def _load_from_channel(
     _logger.info("Channel model: starting from its weights, head included (%s)", why)
     engine.load_state(_with_head_order(state, order))
     return "weights of the channel model, head included"
+
+
+def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, LabelMap, State]:
+    """Backbone, classes and weights of the channel's model: our artifact, or the MXNet built-in's.
+
+    Raises:
+        ChannelError: our artifact is without weights.
+        ArtifactError: it is neither, or damaged.
+    """
+    path = _artifact_path(channel)
+    built_in = built_in_model(path)
+    if built_in is not None:
+        _logger.info(
+            "Channel model: an archive of the MXNet built-in, weights after epoch %d",
+            built_in.epoch,
+        )
+        images = settings.preprocessing
+        state = built_in.weights_for(images.mean, images.std)
+        return built_in.backbone, LabelMap.numbered(built_in.classes), state
+    with open_artifact(path) as artifact:
+        weights = artifact.directory / artifacts.WEIGHTS_FILE
+        if not weights.is_file():
+            raise ChannelError(
+                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
+            )
+        state = {WEIGHT_PREFIX + name: value for name, value in load_file(weights).items()}
+        return artifact.manifest["backbone"], artifact.labels, state
 
 
 def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:
@@ -149,8 +170,8 @@ def _artifact_path(channel: ChannelInput) -> Path:
     return archives[0] if archives else channel.path
 
 
-def _check_backbone(artifact: Artifact, settings: Settings) -> None:
-    theirs, ours = artifact.manifest["backbone"], settings.backbone.name
+def _check_backbone(theirs: str, settings: Settings) -> None:
+    ours = settings.backbone.name
     if theirs != ours:
         raise ChannelError(
             f"channel model: its artifact has the backbone {theirs}, the job {ours}: set "

@@ -100,6 +100,8 @@ class MXNetEngine:
         weights = self._array(samples.weights / max(float(samples.weights.sum()), 1e-37))
         self._prepare_gradients()
         tensors = self._newest.views
+        if not samples.has_weight:  # padding shall leave no trace in the running statistics
+            statistics = self._newest.fixed.flat.copy()
         if self._spec.train_only_head:  # in prediction mode: BatchNorms keep their statistics
             features = self._network.features(images, self._frozen)
         with autograd.record():
@@ -113,6 +115,8 @@ class MXNetEngine:
                 objective = loss + self._settings.head_l2 * squares
             objective = objective * update.share
         objective.backward()
+        if not samples.has_weight:
+            self._newest.fixed.flat[:] = statistics
         self._predicting = None
         if update.is_last:
             newest, gradients = self._newest.learned.flat, self._gradients.flat
