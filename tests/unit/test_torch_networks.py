@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from image_classification import backends
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
+from image_classification.backends.shared_backbones import SMALL_DEPTHS
 from image_classification.backends.torch import catalog, model
 from image_classification.backends.torch.model.efficientnet_lite import same_padding
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
@@ -93,7 +94,7 @@ def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
     ],
 )
 def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: float) -> None:
-    is_small = name in {f"resnet{depth}" for depth in catalog.SMALL_DEPTHS}
+    is_small = name in {f"resnet{depth}" for depth in SMALL_DEPTHS}
     classes, side = (10, 32) if is_small else (1000, 224)
     with torch.device("meta"), torch.random.fork_rng():
         classifier = model.build(ModelSpec(name, classes, (3, side, side), (0.0,), (1.0,)))
