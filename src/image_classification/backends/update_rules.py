@@ -35,20 +35,23 @@ Slots = dict[str, Arrays]
 _SCALAR = "step"
 
 
+def _velocity(direction: Array, slots: Arrays, spec: OptimizerSpec) -> Array:
+    """v = momentum · v + direction; nothing is remembered without momentum."""
+    if spec.momentum == 0:
+        return direction
+    velocity: Array = spec.momentum * slots["momentum_buffer"] + direction
+    slots["momentum_buffer"] = velocity
+    return velocity
+
+
 def _sgd(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
     """v = momentum · v + g; p −= rate · v."""
-    if spec.momentum == 0:
-        return rate * gradient
-    slots["momentum_buffer"] = spec.momentum * slots["momentum_buffer"] + gradient
-    return rate * slots["momentum_buffer"]
+    return rate * _velocity(gradient, slots, spec)
 
 
 def _nag(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
     """v = momentum · v + g; p −= rate · (g + momentum · v)."""
-    if spec.momentum == 0:
-        return rate * gradient
-    slots["momentum_buffer"] = spec.momentum * slots["momentum_buffer"] + gradient
-    return rate * (gradient + spec.momentum * slots["momentum_buffer"])
+    return rate * (gradient + spec.momentum * _velocity(gradient, slots, spec))
 
 
 def _adam(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
@@ -61,17 +64,15 @@ def _adam(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> A
     slots["exp_avg_sq"] = second * slots["exp_avg_sq"] + (1 - second) * gradient**2
     mean = slots["exp_avg"] / (1 - first**number)
     square = slots["exp_avg_sq"] / (1 - second**number)
-    return rate * mean / (np.sqrt(square) + spec.epsilon)
+    change: Array = rate * mean / (np.sqrt(square) + spec.epsilon)
+    return change
 
 
 def _rmsprop(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
     """s = decay · s + (1 − decay) · g²; d = g / (√s + ε); v = momentum · v + d; p −= rate · v."""
     slots["square_avg"] = spec.decay * slots["square_avg"] + (1 - spec.decay) * gradient**2
     direction = gradient / (np.sqrt(slots["square_avg"]) + spec.epsilon)
-    if spec.momentum == 0:
-        return rate * direction
-    slots["momentum_buffer"] = spec.momentum * slots["momentum_buffer"] + direction
-    return rate * slots["momentum_buffer"]
+    return rate * _velocity(direction, slots, spec)
 
 
 def _adagrad(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
@@ -87,9 +88,9 @@ def _adadelta(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) 
     """
     slots["square_avg"] = spec.decay * slots["square_avg"] + (1 - spec.decay) * gradient**2
     ratio = (slots["acc_delta"] + spec.epsilon) / (slots["square_avg"] + spec.epsilon)
-    change = gradient * np.sqrt(ratio)
+    change: Array = gradient * np.sqrt(ratio)
     slots["acc_delta"] = spec.decay * slots["acc_delta"] + (1 - spec.decay) * change**2
-    return rate * change
+    return change * rate
 
 
 @dataclass(frozen=True)
