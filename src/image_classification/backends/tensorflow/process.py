@@ -6,6 +6,7 @@ import os
 
 _VARIABLES = {
     "TF_CPP_MIN_LOG_LEVEL": "2",  # else a dozen lines about this machine's processor come first
+    "KERAS_BACKEND": "tensorflow",  # whatever a keras.json of this machine says
 }
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from image_classification.backends import onnx_graph
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.onnx_check import Predict
+from image_classification.backends.onnx_check import Predict, check
+from image_classification.backends.tensorflow.export import traced
 from image_classification.backends.tensorflow.model import Classifier
 from image_classification.backends.tensorflow.model.shared import SharedTrunk
+from image_classification.data import files
 
 
 def export(
@@ -29,3 +31,7 @@ def export(
     if isinstance(classifier.trunk, SharedTrunk):
         network, weights = classifier.trunk.network, classifier.state()
         onnx_graph.write(path, network, weights, spec, temperature, predict)
+        return
+    graph = traced.graph_bytes(classifier, spec, temperature)
+    check(graph, predict, spec, temperature)
+    files.write_bytes(path, graph)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from image_classification.backends.base import ModelSpec, State
 from image_classification.backends.initial_weights import initial_tensor
+from image_classification.backends.tensorflow import keras_families
+from image_classification.backends.tensorflow.model.saved_model_trunk import SavedModelTrunk
 from image_classification.backends.tensorflow.model.shared import SharedTrunk
 from image_classification.backends.tensorflow.model.weight import DENSE, Weight, new_weight
 from image_classification.backends.weights_check import checked_weights
@@ -43,8 +46,8 @@ class Classifier(tf.Module):
     def __init__(self, trunk: Trunk, spec: ModelSpec) -> None:
         super().__init__()
         self.trunk = trunk
-        self.mean = tf.constant(spec.mean, tf.float32)
-        self.std = tf.constant(spec.std, tf.float32)
+        # Not tensors: a traced function would capture them, and the exporter take them for inputs.
+        self.mean, self.std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
         head = {"head.weight": (spec.classes, trunk.width), "head.bias": (spec.classes,)}
         self.weights: dict[str, Weight] = dict(trunk.weights)
         for name, shape in head.items():
@@ -87,8 +90,25 @@ class Classifier(tf.Module):
 
 
 def build(spec: ModelSpec) -> Classifier:
-    """The classifier of a specification with weights drawn from its seed."""
-    return Classifier(SharedTrunk(spec), spec)
+    """The classifier of a specification with weights drawn from its seed.
+
+    Raises:
+        BackendError: Keras cannot build that backbone for that input, or a SavedModel does not
+            take it.
+        ArtifactError: the folder of the specification has no SavedModel that may be loaded.
+    """
+    return Classifier(_trunk(spec), spec)
+
+
+def _trunk(spec: ModelSpec) -> Trunk:
+    if spec.backbone == "saved_model":
+        return SavedModelTrunk(spec)
+    if not spec.backbone.startswith(keras_families.PREFIX):
+        return SharedTrunk(spec)
+    # Here: Keras takes two seconds to import.
+    from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
+
+    return KerasTrunk(spec)
 
 
 def fitting(classifier: Classifier, state: State, backbone: str) -> State:
