@@ -176,7 +176,9 @@ class Engine(Protocol):
     ) -> StepResult:
         """Gradients of soft targets (N, classes) and weights (N,), and the update they are for.
 
-        The state between the batches of one update is not part of `state`.
+        A batch without weight takes part with gradients of zero; where no batch of an update, on
+        any rank, has a sample of weight, nothing changes. The state between the batches of one
+        update is not part of `state`.
         """
         ...
 

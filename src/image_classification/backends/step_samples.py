@@ -15,8 +15,9 @@ class StepSamples:
 
     Samples of weight 0 are left out, so that padding does not enter the BatchNorm statistics. A
     sample that is alone enters twice with half its weight, because a BatchNorm on 1×1 maps needs
-    two values. A batch without any sample of weight enters whole: this rank must take part in the
-    sums over the ranks, with gradients of zero.
+    two values. A batch without any sample of weight enters whole, for gradients of zero: the other
+    ranks' sums, or an update of several batches, wait for it. It must leave the BatchNorm
+    statistics as they are, and an update of such batches alone the weights.
 
     Attributes:
         batch_size: N, samples of the batch.

@@ -107,8 +107,8 @@ class _TorchEngine:
         Samples of weight 0 are left out of the forward pass; their logits are zeros.
         """
         samples = step_samples(batch.weights)
-        # Frozen BatchNorms keep their statistics.
-        self._model.train(not self._spec.train_only_head)
+        # BatchNorms keep their statistics where they are frozen, and where there is only padding.
+        self._model.train(samples.has_weight and not self._spec.train_only_head)
         logits = self._logits(self._images(batch.images, samples))
         targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[samples.indices])
         loss = self._add_gradients(logits, targets, samples, update.share)
@@ -221,8 +221,9 @@ class _TorchEngine:
         if self._is_new_update:
             self._optimizer.zero_grad(set_to_none=True)
             self._has_gradients = False
-        # Where no rank has a sample, momentum and weight decay must not act either.
-        self._has_gradients |= self._ranks.size == 1 or bool(everyone > 0)
+        # Where no rank has a sample, momentum and weight decay must not act either. What is known
+        # here is not asked of the device.
+        self._has_gradients |= samples.has_weight or (self._ranks.size > 1 and bool(everyone > 0))
         self._precision.backward(objective * share)
         if not self._spec.train_only_head:
             self._ranks.average(self._statistics(), samples.has_weight)
