@@ -196,7 +196,8 @@ def checked_slots(
     """The saved slots of each parameter: `{parameter: {slot: array}}`.
 
     Args:
-        state: `optimizer/<slot>/<parameter>` → array; nothing else.
+        state: `optimizer/<slot>/<parameter>` → array; `optimizer/<name>`, an engine's own counter
+            or loss scale, is passed over.
         shapes: of the parameters that learn, by neutral name.
         spec: the optimiser that is to go on with them.
 
@@ -207,6 +208,8 @@ def checked_slots(
     slots: dict[str, State] = {}
     for key, value in state.items():
         slot, _, name = key.removeprefix(OPTIMIZER_PREFIX).partition("/")
+        if not name:
+            continue
         fits = name in shapes and value.shape == (() if slot == _SCALAR else tuple(shapes[name]))
         if slot not in RULES[spec.name].slots or not fits:
             raise ArtifactError(

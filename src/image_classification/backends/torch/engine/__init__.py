@@ -169,10 +169,7 @@ class _TorchEngine:
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        spec = self._spec
-        export(
-            self._evaluated, spec.input_shape, path, temperature, is_multi_label=spec.multi_label
-        )
+        export(self._evaluated, self._spec, path, temperature)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
