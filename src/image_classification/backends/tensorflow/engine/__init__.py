@@ -29,12 +29,12 @@ from image_classification.backends.base import (
     World,
 )
 from image_classification.backends.dropout import kept_features
-from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.tensorflow import model
 from image_classification.backends.tensorflow.engine.device import prepare_device
 from image_classification.backends.tensorflow.engine.optimizer import Optimizer
 from image_classification.backends.tensorflow.engine.precision import precision_of
+from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
 from image_classification.backends.tensorflow.engine.step import Step, learning
 from image_classification.backends.tensorflow.export import export
 from image_classification.data.samples import Batch, FloatArray, UInt8Array

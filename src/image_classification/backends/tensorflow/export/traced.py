@@ -22,7 +22,7 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     """The serialised ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
 
     Raises:
-        BackendError: tf2onnx is not installed.
+        BackendError: tf2onnx is not installed, or cannot translate the backbone.
     """
     try:
         import tf2onnx
@@ -33,10 +33,16 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
         ) from error
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = probabilities_function(classifier, spec, temperature)
-    with tf.device("/CPU:0"):
-        model, _ = tf2onnx.convert.from_function(
-            function, input_signature=function.input_signature, opset=_OPSET
-        )
+    try:
+        with tf.device("/CPU:0"):
+            model, _ = tf2onnx.convert.from_function(
+                function, input_signature=function.input_signature, opset=_OPSET
+            )
+    except (ValueError, RuntimeError, TypeError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(
+            f"tf2onnx cannot translate backbone {spec.backbone!r} into a graph: {reason}"
+        ) from error
     _strip(model)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))

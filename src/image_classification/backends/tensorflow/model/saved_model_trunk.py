@@ -7,7 +7,7 @@ over their positions. Weights are `trunk.<number>.<their own name>`, in TensorFl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from image_classification.errors import ArtifactError, BackendError
 _SIGNATURE = "serving_default"
 
 _Function = Callable[[tf.Tensor, bool], Any]
+_Variables = list[tuple[tf.Variable, bool]]
 
 
 class SavedModelTrunk:
@@ -33,45 +34,23 @@ class SavedModelTrunk:
         folder = find_saved_model(spec.folder)
         check_saved_model(folder)
         self._loaded = _load(folder)
-        self._function, variables = _function(self._loaded, folder)
-        channels, height, width = spec.input_shape
-        try:
-            features = self._pooled(tf.zeros([2, height, width, channels]), is_training=False)
-        except (ValueError, TypeError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise BackendError(
-                f"the SavedModel of the channel model does not take float32 images of {height} × "
-                f"{width} × {channels}: set image_shape to what it was made for ({reason})"
-            ) from error
+        candidates, variables = _functions(self._loaded, folder)
+        self._function, features = _first_that_answers(candidates, spec.input_shape)
         self.width = int(features.shape[-1])
         self.weights = {
             f"trunk.{place}.{variable.name.split(':')[0].replace('/', '.')}": Weight(
-                variable, tuple(range(len(variable.shape))), bool(learns)
+                variable, tuple(range(len(variable.shape))), learns
             )
             for place, (variable, learns) in enumerate(variables)
         }
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
         """The model's output for normalised images."""
-        return self._pooled(tf.cast(images, tf.float32), is_training)
+        return _pooled(self._function(tf.cast(images, tf.float32), is_training))
 
     def start_step(self, entropy: int) -> None:
         """A SavedModel that draws at random draws from TensorFlow's own generator."""
         tf.random.set_seed(entropy)
-
-    def _pooled(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        output = self._function(images, is_training)
-        if isinstance(output, dict):
-            output = _only(output)
-        if len(output.shape) == 4:
-            output = tf.reduce_mean(output, axis=[1, 2])
-        if len(output.shape) != 2 or output.dtype != tf.float32:
-            raise BackendError(
-                f"the SavedModel of the channel model answers {output.dtype.name} of shape "
-                f"{output.shape}: expected float32 features (N, width) or maps (N, H, W, C)"
-            )
-        return output
-
 
 def find_saved_model(folder: Path | None) -> Path:
     """The folder of the one `saved_model.pb` in the channel.
@@ -98,12 +77,16 @@ def _load(folder: Path) -> Any:
         ) from error
 
 
-def _function(loaded: Any, folder: Path) -> tuple[_Function, list[tuple[tf.Variable, bool]]]:
-    """What computes the features, and its variables with whether they learn."""
-    if callable(loaded) and hasattr(loaded, "variables"):
-        learning = {variable.ref() for variable in loaded.trainable_variables}
-        variables = [(variable, variable.ref() in learning) for variable in loaded.variables]
-        return (lambda images, is_training: loaded(images, training=is_training)), variables
+def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
+    """What may compute the features, the best first, and its variables with whether they learn."""
+    if callable(loaded):
+        # TensorFlow Hub's callables know a training mode.
+        candidates = [
+            lambda images, is_training: loaded(images, training=is_training),
+            lambda images, _: loaded(images),
+        ]
+        traced = getattr(loaded.__call__, "concrete_functions", ())
+        return candidates, _variables([v for function in traced for v in function.variables])
     signature = dict(loaded.signatures).get(_SIGNATURE)
     inputs = signature.structured_input_signature[1] if signature else {}
     if len(inputs) != 1:
@@ -113,8 +96,42 @@ def _function(loaded: Any, folder: Path) -> tuple[_Function, list[tuple[tf.Varia
         )
     (name,) = inputs
     # A signature has no training mode: BatchNorms keep their statistics.
-    variables = [(variable, variable.trainable) for variable in signature.variables]
-    return (lambda images, _: signature(**{name: images})), variables
+    return [lambda images, _: signature(**{name: images})], _variables(signature.variables)
+
+
+def _variables(captured: Iterable[tf.Variable]) -> _Variables:
+    """Each float variable once, and whether it learns."""
+    once = {variable.ref(): variable for variable in captured}
+    return [(v, bool(v.trainable)) for v in once.values() if v.dtype == tf.float32]
+
+
+def _first_that_answers(
+    candidates: Sequence[_Function], shape: tuple[int, int, int]
+) -> tuple[_Function, tf.Tensor]:
+    channels, height, width = shape
+    images, reasons = tf.zeros([2, height, width, channels]), []
+    for function in candidates:
+        try:
+            return function, _pooled(function(images, False))
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            reasons.append(" ".join(str(error).split())[:300])
+    raise BackendError(
+        f"the SavedModel of the channel model does not take float32 images of {height} × {width} × "
+        f"{channels}: set image_shape to what it was made for ({reasons[-1]})"
+    )
+
+
+def _pooled(output: Any) -> tf.Tensor:
+    if isinstance(output, dict):
+        output = _only(output)
+    if len(output.shape) == 4:
+        output = tf.reduce_mean(output, axis=[1, 2])
+    if len(output.shape) != 2 or output.dtype != tf.float32:
+        raise BackendError(
+            f"the SavedModel of the channel model answers {output.dtype.name} of shape "
+            f"{output.shape}: expected float32 features (N, width) or maps (N, H, W, C)"
+        )
+    return output
 
 
 def _only(outputs: dict[str, tf.Tensor]) -> tf.Tensor:
