@@ -44,6 +44,9 @@ def load_initial_weights(
         BackendError: pretrained weights are asked for and there are none on this machine.
         HyperparameterError: the head shall be kept and is one of other classes.
     """
+    if settings.backbone.is_given:
+        _logger.info("The channel model is the backbone; its head is new")
+        return "the backbone of the channel model with a new head"
     if model_channel is not None:
         if settings.use_pretrained:
             _logger.info("use_pretrained_model is without effect: the channel model is given")
@@ -74,7 +77,7 @@ def _load_pretrained(
     backbone = settings.backbone
     state = pretrained_weights(backend, backbone)
     _logger.info("Using pretrained model for initializing weights and transfer learning.")
-    width = len(state[HEAD_PREFIX + "bias"])
+    width = len(state.get(HEAD_PREFIX + "bias", ()))  # some weights are published without a head
     if settings.head != "keep":
         state = _without_head(state)
         head = "a new head"
