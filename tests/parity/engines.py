@@ -82,6 +82,7 @@ def assert_same_change(ours: State, reference: State, before: State) -> None:
         largest[_kind(name)] = max(largest.get(_kind(name), 0.0), float(np.abs(expected).max()))
     for name, (found, expected) in changes.items():
         allowed = RELATIVE * np.abs(expected).max() + NOISE * largest[_kind(name)]
+        allowed += np.spacing(np.float32(np.abs(reference[name]).max()))  # of a rounded float32
         difference = np.abs(found - expected).max()
         assert difference <= allowed, f"{name}: {difference:.3g} apart, {allowed:.3g} allowed"
 

@@ -9,6 +9,7 @@ MXNet works in the background: a step returns when it has been handed over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ class MXNetEngine:
         learned = self._network.learned_shapes()
         self._gradients = Tensors(learned, self._context)
         self._optimizer = Optimizer(settings, learned, self._context)
-        self._predicting: dict[str, Any] | None = None  # copies, made when they are needed
-        self._frozen = self._newest.copies() if spec.train_only_head else {}
+        self._predict: Callable[[Any], Any] | None = None  # made when it is needed
+        self._frozen: Callable[[Any], Any] | None = None  # likewise: features under the new head
         self._steps = 0
         self._is_new_update = True
         self._adds_gradients: bool | None = None  # as MXNet was last told
@@ -103,7 +104,8 @@ class MXNetEngine:
         if not samples.has_weight:  # padding shall leave no trace in the running statistics
             statistics = self._newest.fixed.flat.copy()
         if self._spec.train_only_head:  # in prediction mode: BatchNorms keep their statistics
-            features = self._network.features(images, self._frozen)
+            self._frozen = self._frozen or self._network.predictor(tensors)
+            features = self._frozen(images)
         with autograd.record():
             if not self._spec.train_only_head:
                 features = self._network.features(images, tensors)
@@ -117,7 +119,7 @@ class MXNetEngine:
         objective.backward()
         if not samples.has_weight:
             self._newest.fixed.flat[:] = statistics
-        self._predicting = None
+        self._predict = None
         if update.is_last:
             newest, gradients = self._newest.learned.flat, self._gradients.flat
             self._optimizer.update(newest, gradients, learning_rate)
@@ -129,11 +131,10 @@ class MXNetEngine:
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode."""
-        if self._predicting is None:
-            self._predicting = self._evaluated.copies()
-        tensors = self._predicting
-        features = self._network.features(self._network.images(images), tensors)
-        logits: FloatArray = self._network.logits(features, tensors).asnumpy()
+        if self._predict is None:
+            self._predict = self._network.predictor(self._evaluated.views)
+        features = self._predict(self._network.images(images))
+        logits: FloatArray = self._network.logits(features, self._evaluated.views).asnumpy()
         return logits
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -172,8 +173,7 @@ class MXNetEngine:
         if self._average is not None:
             self._average.approach(self._newest, 0.0)
             self._average.write(averages)
-        self._predicting = None
-        self._frozen = self._newest.copies() if self._spec.train_only_head else {}
+        self._predict = self._frozen = None
         self._steps = 0 if steps is None else int(steps)
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
@@ -185,8 +185,7 @@ class MXNetEngine:
         """Wait for the device and free it; the engine cannot be used afterwards."""
         mx.nd.waitall()
         del self._network, self._newest, self._gradients, self._optimizer
-        self._average = self._predicting = None
-        self._frozen = {}
+        self._average = self._predict = self._frozen = None
         self._context.empty_cache()
 
     @property

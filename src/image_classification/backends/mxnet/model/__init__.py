@@ -26,7 +26,8 @@ class Graph:
     """A network without its head.
 
     Attributes:
-        features: MXNet symbol of the output.
+        features: MXNet symbol of the output, for training.
+        predicted: symbol of the same in prediction mode, with the same inputs.
         width: number of features.
         shapes: of every tensor by neutral name, learned ones and running statistics.
         names: the symbol's inputs in order, as neutral names; IMAGES is one of them.
@@ -36,6 +37,7 @@ class Graph:
     """
 
     features: Any
+    predicted: Any
     width: int
     shapes: dict[str, tuple[int, ...]]
     names: tuple[str, ...]
@@ -54,18 +56,24 @@ def build(spec: ModelSpec) -> Graph:
         return gluon_graph(spec, images)
     network = networks.network(spec.backbone, spec.input_shape)
     features = shared.symbol(network, images)
+    predicted = shared.symbol(network, images, learns=False)
     names = tuple(features.list_inputs())
     constants = {**_normalisation(spec), **shared.fixed_scales(network)}
-    return Graph(features, network.width, network.tensor_shapes(), names, constants)
+    return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
 
 
 def gluon_graph(spec: ModelSpec, images: Any) -> Graph:
     """The graph of a network of Gluon's zoo; its tensors are named by their place in it."""
     network = gluon.network(spec, images)
     names = tuple(network.neutral_names.get(name, name) for name in network.symbol.list_inputs())
-    constants = _normalisation(spec)
     return Graph(
-        network.symbol, network.width, network.shapes, names, constants, network.has_dropout
+        network.symbol,
+        network.symbol,
+        network.width,
+        network.shapes,
+        names,
+        _normalisation(spec),
+        network.has_dropout,
     )
 
 
