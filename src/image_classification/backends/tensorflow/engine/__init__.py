@@ -216,9 +216,10 @@ class _TensorFlowEngine:
         shape = (len(images), self._model.trunk.width)
         rate = self._spec.dropout_rate
         kept = kept_features(rate, shape, self._spec.seed, self._steps, self._rank)
-        factors = np.ones((1, 1), np.float32)
+        factors: FloatArray = np.ones((1, 1), np.float32)
         if kept is not None:
-            factors = kept.astype(np.float32) / np.float32(1.0 - rate)
+            factors = kept.astype(np.float32)
+            factors /= np.float32(1.0 - rate)
         return images, targets, samples.weights, factors, np.float32(share)
 
     def _entropy(self) -> int:

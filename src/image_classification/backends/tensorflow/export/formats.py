@@ -76,7 +76,8 @@ def _write_saved_model(
     of_images = probabilities_function(classifier, spec, temperature)
 
     def of_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return of_images(prepared(image_bytes, preprocessing))
+        answer: dict[str, tf.Tensor] = of_images(prepared(image_bytes, preprocessing))
+        return answer
 
     strings = tf.TensorSpec([None], tf.string, name="image_bytes")
     holder = tf.Module()

@@ -52,8 +52,8 @@ def keras_model(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     activation = "sigmoid" if spec.multi_label else "softmax"
     head = keras.layers.Dense(spec.classes, activation=activation, name="probabilities")
     model = keras.Model(images, head(features), name="classifier")
-    state = classifier.state()
-    head.set_weights([state["head.weight"].T / temperature, state["head.bias"] / temperature])
+    dense = (classifier.weights[f"head.{tensor}"].variable for tensor in ("weight", "bias"))
+    head.set_weights([variable.numpy() / temperature for variable in dense])
     return model
 
 
