@@ -132,9 +132,7 @@ def test_samples_of_weight_zero_change_nothing(engine: Any) -> None:
     images = np.concatenate([batch.images[:4], padded.images[4:]])
     weights = np.array([1, 1, 1, 1, 0, 0], np.float32)
     short = Batch(batch.images[:4], batch.targets[:4], weights[:4], batch.keys[:4])
-    loss, logits = engine.train_step(
-        Batch(images, batch.targets, weights, batch.keys), 0.1
-    ).fetch()
+    loss, logits = engine.train_step(Batch(images, batch.targets, weights, batch.keys), 0.1).fetch()
     first = engine.state()
     engine.load_state(engine.first)
     same_loss, same_logits = engine.train_step(short, 0.1).fetch()

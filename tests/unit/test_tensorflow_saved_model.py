@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+import tensorflow as tf
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World

@@ -28,7 +28,9 @@ SHARED = (
         "backbone",
         "text",
         None,
-        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2, timm/<name>.",
+        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
+        "timm/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel that the "
+        "channel model holds.",
     ),
     Hyperparameter(
         "labels",

@@ -1,4 +1,4 @@
-"""A backbone that the channel `model` holds itself: its files, unpacked for as long as they count."""
+"""A backbone that the channel `model` holds itself: its files, unpacked while they are read."""
 
 from __future__ import annotations
 

@@ -44,7 +44,16 @@ _SYMMETRIC = ((127.5,), (127.5,))  # to −1…1
 _CAFFE = ((123.68, 116.779, 103.939), (1.0,))
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _LARGER = {"EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480}
-_EFFICIENT = {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "B4": 380, "B5": 456, "B6": 528, "B7": 600}
+_EFFICIENT = {
+    "B0": 224,
+    "B1": 240,
+    "B2": 260,
+    "B3": 300,
+    "B4": 380,
+    "B5": 456,
+    "B6": 528,
+    "B7": 600,
+}
 _CONVNEXT = ("Tiny", "Small", "Base", "Large", "XLarge")
 _INCEPTION = {"InceptionV3": 299, "InceptionResNetV2": 299}
 

@@ -36,7 +36,8 @@ from image_classification.backends.tensorflow.engine.optimizer import Optimizer
 from image_classification.backends.tensorflow.engine.precision import precision_of
 from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
 from image_classification.backends.tensorflow.engine.step import Step, learning
-from image_classification.backends.tensorflow.export import export
+from image_classification.backends.tensorflow.export import export, formats
+from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError, BackendError
 
@@ -57,6 +58,17 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
             "instance_count=1, or backend=torch"
         )
     return _TensorFlowEngine(spec, optimizer, world)
+
+
+def write_format(
+    engine: _TensorFlowEngine,
+    name: str,
+    path: Path,
+    temperature: float,
+    preprocessing: Preprocessing,
+) -> None:
+    """Write an engine's model as `saved_model` or `keras`; see `export/formats` for errors."""
+    engine.write_format(name, path, temperature, preprocessing)
 
 
 @dataclass(frozen=True)
@@ -179,6 +191,13 @@ class _TensorFlowEngine:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
         export(self._evaluated, self._spec, path, temperature, self.predict_step)
 
+    def write_format(
+        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
+    ) -> None:
+        """Write TensorFlow's own formats: see `export/formats`."""
+        parts = (self._evaluated, self._spec, temperature, preprocessing, self.predict_step)
+        formats.write_format(name, path, *parts)
+
     def release(self) -> None:
         """Free the device; the engine cannot be used afterwards."""
         for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
@@ -197,9 +216,10 @@ class _TensorFlowEngine:
         shape = (len(images), self._model.trunk.width)
         rate = self._spec.dropout_rate
         kept = kept_features(rate, shape, self._spec.seed, self._steps, self._rank)
-        factors = np.ones((1, 1), np.float32)
+        factors: FloatArray = np.ones((1, 1), np.float32)
         if kept is not None:
-            factors = kept.astype(np.float32) / np.float32(1.0 - rate)
+            factors = kept.astype(np.float32)
+            factors /= np.float32(1.0 - rate)
         return images, targets, samples.weights, factors, np.float32(share)
 
     def _entropy(self) -> int:

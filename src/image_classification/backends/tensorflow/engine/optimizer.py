@@ -7,8 +7,9 @@ arrays both ways. Keras's own optimisers are not used: `update_rules` says where
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
@@ -43,7 +44,9 @@ class Optimizer:
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._slots: dict[str, dict[str, tf.Variable]] = {
             name: {
-                slot: tf.Variable(weight.own(first_slot(slot, shape, spec)) if slot != _STEP else 0.0)
+                slot: tf.Variable(
+                    weight.own(first_slot(slot, shape, spec)) if slot != _STEP else 0.0
+                )
                 for slot in slots
             }
             for (name, shape), weight in zip(self._shapes.items(), weights.values(), strict=True)
@@ -72,7 +75,7 @@ class Optimizer:
         }
 
     def checked(self, state: State) -> dict[str, State]:
-        """The slots of `optimizer/<slot>/<weight>` for `load`; ArtifactError where they do not fit."""
+        """The slots of `optimizer/<slot>/<weight>`, for `load`; ArtifactError if one does not fit."""
         return checked_slots(state, self._shapes, self._spec)
 
     def load(self, saved: Mapping[str, State]) -> None:
@@ -85,7 +88,7 @@ class Optimizer:
                 value = saved.get(name, {}).get(slot, fresh)
                 variable.assign(value if slot == _STEP else weight.own(value))
 
-    def _neutral(self, name: str, slot: str, variable: tf.Variable) -> np.ndarray:
+    def _neutral(self, name: str, slot: str, variable: tf.Variable) -> npt.NDArray[Any]:
         return variable.numpy() if slot == _STEP else self._weights[name].neutral(variable)
 
 

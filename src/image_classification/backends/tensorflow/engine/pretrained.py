@@ -1,4 +1,4 @@
-"""ImageNet weights found on this machine: what every backend reads, and files that Keras publishes."""
+"""ImageNet weights on this machine: what every backend reads, and files that Keras publishes."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ models only; a function with normalisation and head around the backbone is no su
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import onnx
 import tensorflow as tf
@@ -48,7 +49,7 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> object:
+def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
     """A traced function of uint8 images to `{"probabilities": …}`."""
     channels, height, width = spec.input_shape
     images = tf.TensorSpec([None, height, width, channels], tf.uint8, name="images")

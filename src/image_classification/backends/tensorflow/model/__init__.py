@@ -40,11 +40,10 @@ class Trunk(Protocol):
         ...
 
 
-class Classifier(tf.Module):
+class Classifier:
     """The network that is trained, evaluated and exported."""
 
     def __init__(self, trunk: Trunk, spec: ModelSpec) -> None:
-        super().__init__()
         self.trunk = trunk
         # Not tensors: a traced function would capture them, and the exporter take them for inputs.
         self.mean, self.std = (np.array(values, np.float32) for values in (spec.mean, spec.std))

@@ -26,7 +26,7 @@ class KerasTrunk:
     """See `Trunk`."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._is_bgr = family_of(spec.backbone).is_bgr
+        self.is_bgr = family_of(spec.backbone).is_bgr
         self._model = _build(spec.backbone, spec.input_shape, spec.seed)
         self.width = int(self._model.output_shape[-1])
         for layer in self._model.layers:
@@ -45,9 +45,15 @@ class KerasTrunk:
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
         """The pooled features of normalised RGB images, or grey ones."""
         x = tf.cast(images, tf.float32)
-        if self._is_bgr and x.shape[-1] == 3:
+        if self.is_bgr and x.shape[-1] == 3:
             x = tf.reverse(x, axis=[-1])
         return self._model(x, training=is_training)
+
+    def copy_on(self, images: Any) -> Any:
+        """The features of a symbolic input, by layers that share nothing with this trunk's."""
+        copy = keras.models.clone_model(self._model)
+        copy.set_weights([variable.numpy() for variable in self._model.weights])
+        return copy(images)
 
     def start_step(self, entropy: int) -> None:
         """What the layers draw follows from `entropy` and the place of the layer."""

@@ -26,7 +26,9 @@ from image_classification.errors import BackendError
 Tensors = Mapping[str, tf.Variable]
 
 
-def apply(layer: Layer, values: list[tf.Tensor], variables: Tensors, is_training: bool) -> tf.Tensor:
+def apply(
+    layer: Layer, values: list[tf.Tensor], variables: Tensors, is_training: bool
+) -> tf.Tensor:
     """The value of a layer; in training a Norm also moves its running statistics.
 
     Raises:

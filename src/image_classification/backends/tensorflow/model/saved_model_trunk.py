@@ -52,6 +52,7 @@ class SavedModelTrunk:
         """A SavedModel that draws at random draws from TensorFlow's own generator."""
         tf.random.set_seed(entropy)
 
+
 def find_saved_model(folder: Path | None) -> Path:
     """The folder of the one `saved_model.pb` in the channel.
 
@@ -88,8 +89,8 @@ def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
         traced = getattr(loaded.__call__, "concrete_functions", ())
         return candidates, _variables([v for function in traced for v in function.variables])
     signature = dict(loaded.signatures).get(_SIGNATURE)
-    inputs = signature.structured_input_signature[1] if signature else {}
-    if len(inputs) != 1:
+    inputs = signature.structured_input_signature[1] if signature is not None else {}
+    if signature is None or len(inputs) != 1:
         raise ArtifactError(
             f"{folder.name}: the SavedModel is neither callable nor has it a signature "
             f"{_SIGNATURE!r} with one input"

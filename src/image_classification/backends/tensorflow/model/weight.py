@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from image_classification.data.samples import FloatArray
+Array = npt.NDArray[Any]
 
 CONVOLUTION = (3, 2, 0, 1)  # (height, width, in, out) → (out, in, height, width)
 DEPTHWISE = (2, 3, 0, 1)  # (height, width, channels, 1) → (channels, 1, height, width)
@@ -34,16 +36,16 @@ class Weight:
         """In the neutral layout."""
         return tuple(int(self.variable.shape[axis]) for axis in self.axes)
 
-    def neutral(self, variable: tf.Variable) -> FloatArray:
+    def neutral(self, variable: tf.Variable) -> Array:
         """A copy of a variable of this weight's layout, as it is saved."""
         return np.array(np.transpose(variable.numpy(), self.axes), order="C")
 
-    def own(self, array: FloatArray) -> FloatArray:
+    def own(self, array: Array) -> Array:
         """A neutral array in the layout of the variable."""
         return np.ascontiguousarray(np.transpose(array, np.argsort(self.axes)))
 
 
-def new_weight(array: FloatArray, axes: Sequence[int] | None = None, learns: bool = True) -> Weight:
+def new_weight(array: Array, axes: Sequence[int] | None = None, learns: bool = True) -> Weight:
     """A variable that begins as a neutral array; without `axes` the layouts are the same."""
     order = tuple(range(array.ndim)) if axes is None else tuple(axes)
     own = np.ascontiguousarray(np.transpose(array, np.argsort(order)))
