@@ -1,7 +1,7 @@
 """Models of the closed MXNet built-in: where a job starts from, or artifacts of ours.
 
-In: its `model.tar.gz`, or the folder it was unpacked to. Out: a `BuiltInModel`, or the artifact that
-our server answers from. Neither needs MXNet.
+In: its `model.tar.gz`, or the folder it was unpacked to. Out: a `BuiltInModel`, or the artifact
+that our server answers from. Neither needs MXNet.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ _TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
 _MAX_DIMENSIONS = 32
 
 Array = npt.NDArray[np.generic]
+_Entry = TypeVar("_Entry")
 
 
 def read_params(path: Path) -> dict[str, Array]:
@@ -65,7 +67,7 @@ class _Reader:
             raise self._error(f"{len(self._content) - self._at} bytes too many")
         return dict(zip(names, arrays, strict=True))
 
-    def _many(self, read: Callable[[], object]) -> list[object]:
+    def _many(self, read: Callable[[], _Entry]) -> list[_Entry]:
         (count,) = self._numbers("<Q")
         # Each takes 8 bytes at the least: a damaged count ends here and not in a full memory.
         if count > (len(self._content) - self._at) // 8:
