@@ -85,7 +85,7 @@ def train_built_in(folder: Path, symbol: Any, shape: tuple[int, int, int], epoch
         num_epoch=epochs,
         eval_metric=mx.metric.Loss(),
         initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
-        optimizer_params={"learning_rate": 0.05},
+        optimizer_params={"learning_rate": 0.002},
         epoch_end_callback=mx.callback.do_checkpoint(str(folder / "image-classification")),
     )
     shapes = [{"name": "data", "shape": [1, *shape]}]
