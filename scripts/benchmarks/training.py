@@ -36,6 +36,7 @@ class Contender:
     """One kind of step and what its turns took."""
 
     step: Callable[[], float]
+    finish: Callable[[], None]
     first: float
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Contender:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.step()
+        self.finish()
         self.wall.append((time.perf_counter() - wall) / steps)
         self.cpu.append((time.process_time() - cpu) / steps)
 
@@ -99,14 +101,18 @@ def _pair(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
     """Our step and the bare one, both warm."""
     world = World(threads=cpu_count())
     engine = backends.load(name).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
-    bare = importlib.import_module(f"bare_steps.{name}").build(spec, batch, RATE, MOMENTUM)
+    module = importlib.import_module(f"bare_steps.{name}")
+    # What a framework still does in the background would fall into the other's turn.
+    finish = getattr(module, "finish", lambda: None)
+    bare = module.build(spec, batch, RATE, MOMENTUM)
     steps = {"bare": bare, "ours": lambda: engine.train_step(batch, RATE).fetch()[0]}
     contenders = {}
     for kind, step in steps.items():
         start = time.perf_counter()
         step()
-        contenders[kind] = Contender(step, time.perf_counter() - start)
+        contenders[kind] = Contender(step, finish, time.perf_counter() - start)
         step()
+        finish()
     return contenders
 
 

@@ -79,9 +79,7 @@ def test_an_archive_of_another_depth_is_refused_with_what_to_set(
     assert failure.startswith("ClientError: channel model: its artifact has the backbone resnet20")
 
 
-def test_a_damaged_archive_is_refused_and_nothing_is_written(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_archive_is_refused_and_nothing_is_written(archive: Path, tmp_path: Path) -> None:
     params = tmp_path / "built-in" / "image-classification-0007.params"
     params.write_bytes(params.read_bytes()[:-100])
     done = run_command("export", "--from-mxnet", params.parent, "--output", tmp_path / "model")

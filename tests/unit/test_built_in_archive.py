@@ -97,7 +97,9 @@ def test_of_several_epochs_the_last_is_read(tmp_path: Path) -> None:
     newest = read_built_in(tmp_path).weights
     write_archive(tmp_path, epoch=3)
     assert read_built_in(tmp_path).epoch == 12
-    assert np.array_equal(read_built_in(tmp_path).weights["weight/head.bias"], newest["weight/head.bias"])
+    assert np.array_equal(
+        read_built_in(tmp_path).weights["weight/head.bias"], newest["weight/head.bias"]
+    )
 
 
 def _edit_symbol(folder: Path, name: str, attribute: str, value: str) -> None:
@@ -115,7 +117,11 @@ def test_a_batchnorm_without_a_scale_of_its_own_has_ones(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "attribute", "value"),
-    [("conv0", "stride", "(2, 2)"), ("bn1", "eps", "0.001"), ("stage1_unit1_conv1", "pad", "(0, 0)")],
+    [
+        ("conv0", "stride", "(2, 2)"),
+        ("bn1", "eps", "0.001"),
+        ("stage1_unit1_conv1", "pad", "(0, 0)"),
+    ],
 )
 def test_a_network_that_only_has_the_names_is_refused(
     tmp_path: Path, name: str, attribute: str, value: str
@@ -152,5 +158,5 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
     arrays = write_archive(tmp_path)
     del arrays["aux:stage1_unit2_bn1_moving_mean"]
     (tmp_path / "image-classification-0007.params").write_bytes(params_bytes(arrays))
-    with pytest.raises(ArtifactError, match="stage1_unit2_bn1_moving_mean should be .* is absent"):
+    with pytest.raises(ArtifactError, match=r"bn1_moving_mean should be .* is absent"):
         read_built_in(tmp_path)

@@ -86,9 +86,7 @@ def test_weights_for_another_normalisation_answer_the_same(tmp_path: Path) -> No
     """So training goes on with the normalisation of every other job."""
     module = train_built_in(tmp_path, small(), (3, 32, 32))
     model = read_built_in(tmp_path)
-    spec = ModelSpec(
-        model.backbone, model.classes, model.input_shape, IMAGENET_MEAN, IMAGENET_STD
-    )
+    spec = ModelSpec(model.backbone, model.classes, model.input_shape, IMAGENET_MEAN, IMAGENET_STD)
     engine = backends.load("mxnet").build(spec, OptimizerSpec(), World())
     engine.load_state(model.weights_for(spec.mean, spec.std))
     found = onnx_check.probabilities_of(engine.predict_step(pictures(32)), spec)

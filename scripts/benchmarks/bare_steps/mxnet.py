@@ -43,3 +43,8 @@ def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callab
         return float(loss.mean().asscalar())
 
     return step
+
+
+def finish() -> None:
+    """Wait for what MXNet does in the background: a loss is known before its gradients are."""
+    mx.nd.waitall()

@@ -95,9 +95,7 @@ def export_built_in(
     backend = backends.load(backend_name)
     engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
     engine.load_state(model.weights)
-    preprocessing = Preprocessing(
-        height, width, channels, mode="squash", mean=model.mean, std=std
-    )
+    preprocessing = Preprocessing(height, width, channels, mode="squash", mean=model.mean, std=std)
     description = description_of(backend_name, model.backbone, "mxnet") | {
         "source": f"MXNet built-in, weights after epoch {model.epoch}",
     }

@@ -1,4 +1,4 @@
-"""The MXNet engine. MXNet is loaded by `build`, because the number of threads must be set before."""
+"""The MXNet engine; `build` loads MXNet, because the number of threads must be set before."""
 
 from __future__ import annotations
 

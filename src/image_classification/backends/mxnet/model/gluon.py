@@ -75,4 +75,3 @@ def _neutral_names(block: Any) -> dict[str, str]:
         layer, _, tensor = place.rpartition(".")
         names[parameter.name] = f"{layer}.{_NEUTRAL.get(tensor, tensor)}"
     return names
-
