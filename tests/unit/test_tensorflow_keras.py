@@ -71,8 +71,6 @@ def own_normalisation(keras: Any, model: str, pixels: np.ndarray) -> np.ndarray:
             return (np.asarray(x) - mean) / np.sqrt(deviation) / np.sqrt(deviation)
         if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
             x = layer(x)
-        if isinstance(layer, keras.Sequential):  # ConvNeXt
-            x = layer(x)
     return np.asarray(x)
 
 

@@ -29,8 +29,8 @@ SHARED = (
         "text",
         None,
         "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
-        "timm/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel that the "
-        "channel model holds.",
+        "timm/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel of "
+        "the channel model.",
     ),
     Hyperparameter(
         "labels",
