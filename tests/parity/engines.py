@@ -21,7 +21,8 @@ RESNET = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=3)
 LITE = dataclasses.replace(RESNET, backbone="efficientnet_lite0", input_shape=(3, 65, 50))
 
 RELATIVE = 1e-3  # of the largest value of an array; float32 against float64
-NOISE = 3e-5  # of the largest change of any array: gradients that cancel to nothing are only noise
+NOISE = 1e-4  # of the largest change of any array: gradients that cancel to nothing are only noise
+LAST_BITS = 4 * float(np.finfo(np.float32).eps)  # of the largest value
 
 
 def build(
@@ -66,8 +67,8 @@ def make_batch(spec: ModelSpec = RESNET, size: int = 8, seed: int = 0) -> Batch:
 def assert_same_change(ours: State, reference: State, before: State) -> None:
     """All arrays changed alike since `before` (an absent slot was zero there).
 
-    Each must agree within RELATIVE of its own largest change, or be noise beside the largest
-    change of its kind (weights, one slot of the optimiser).
+    Each must agree within RELATIVE of its own largest change; or be noise beside the largest
+    change of its kind (weights, one slot of the optimiser); or differ in a value's last bits.
     """
     assert ours.keys() == reference.keys()
     changes = {
@@ -82,6 +83,7 @@ def assert_same_change(ours: State, reference: State, before: State) -> None:
         largest[_kind(name)] = max(largest.get(_kind(name), 0.0), float(np.abs(expected).max()))
     for name, (found, expected) in changes.items():
         allowed = RELATIVE * np.abs(expected).max() + NOISE * largest[_kind(name)]
+        allowed += LAST_BITS * np.abs(reference[name]).max()
         difference = np.abs(found - expected).max()
         assert difference <= allowed, f"{name}: {difference:.3g} apart, {allowed:.3g} allowed"
 

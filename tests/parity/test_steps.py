@@ -161,7 +161,7 @@ def test_twenty_steps_from_the_same_seed_stay_together(subject: str) -> None:
     ours, reference = build(subject, RESNET), build("reference", RESNET)
     losses = []
     for seed in range(20):
-        batch = make_batch(size=16, seed=seed)
+        batch = make_batch(RESNET, 16, seed)
         losses.append([e.train_step(batch, 0.01).fetch()[0] for e in (ours, reference)])
     found, expected = np.array(losses).T
     assert expected[-5:].mean() < 0.9 * expected[:5].mean(), "they must learn something"

@@ -11,7 +11,7 @@ absent and means zeros (`sum` of adagrad: the initial accumulator).
 MXNet's and Keras's own optimisers of these names differ, so none of them is used as it comes: both
 fold the learning rate into the momentum, which then lags when the rate changes; both add epsilon
 under the root in adagrad and rmsprop, and before the correction by β₂ in adam; Keras's weight decay
-is decoupled, MXNet's reaches BatchNorm scales and passes by the sums of adagrad and adadelta.
+is decoupled, Gluon's reaches every parameter.
 """
 
 from __future__ import annotations

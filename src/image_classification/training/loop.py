@@ -25,7 +25,7 @@ from image_classification.training.evaluation import Outcomes
 from image_classification.training.kept_weights import LastWeights, evaluated_weights
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.resuming import newest_checkpoint
-from image_classification.training.running_metrics import RunningMetrics, means
+from image_classification.training.running_metrics import RunningMetrics
 from image_classification.training.step_inputs import StepInputs
 from image_classification.training.stopping import JobClock
 from image_classification.training.validation import Validation
@@ -145,24 +145,15 @@ class Loop:
                 return False  # not to be compared with whole epochs; without any it is all there is
         totals = progress.metrics.totals(self.group)
         check_finite(totals["loss"], progress.epoch)
-        record = EpochRecord(
-            epoch=progress.epoch,
-            train=means(totals),
-            validation={},
-            seconds=progress.seconds,
-            images_per_second=totals["samples"] / progress.seconds,
-            wait_share=progress.wait_share(self.training.wait_seconds),
-            learning_rate=progress.learning_rate,
-            outside_share=progress.outside_share,
-            cut_after=0 if is_whole else progress.step,
-        )
+        record = progress.record(totals, self.training.wait_seconds)
         outcomes, validation = self._validation.measure(
             progress.epoch, self.group, self._must_stop_validating
         )
         if not validation:
             self._save(progress)
             return False
-        record = replace(record, validation=validation)
+        cut_after = 0 if is_whole else progress.step
+        record = replace(record, validation=validation, cut_after=cut_after)
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)

@@ -48,42 +48,40 @@ def statistics(x: Array) -> tuple[Array, Array]:
 
 
 def _convolution(layer: Convolution, inputs: list[Array], tensors: Tensors) -> Array:
-    """Each window of the image is a column: the convolution is one product of matrices."""
-    kernel, padded = _kernel(layer, tensors), _padded(inputs[0], layer)
-    columns, size = _columns(padded, layer)
-    return np.reshape(kernel @ columns, (len(padded), layer.width, *size))
+    kernel, parts = _kernel(layer, tensors), _parts(_padded(inputs[0], layer), layer)
+    if layer.groups > 1:  # a filter for each channel
+        return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], parts))
+    return np.moveaxis(np.tensordot(kernel, parts, ([1, 2], [1, 2])), 0, 1)
 
 
 def _convolution_back(
     layer: Convolution, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
 ) -> Gradients:
-    kernel, padded = _kernel(layer, tensors), _padded(inputs[0], layer)
-    columns, size = _columns(padded, layer)
-    of_rows = gradient.reshape(*columns.shape[:2], -1, columns.shape[3])
-    of_kernel = (of_rows @ columns.swapaxes(2, 3)).sum(axis=0)
-    of_columns = kernel.swapaxes(1, 2) @ of_rows
+    padded = _padded(inputs[0], layer)
+    kernel, parts = _kernel(layer, tensors), _parts(padded, layer)
+    if layer.groups > 1:
+        of_kernel = np.einsum("nchw,nckhw->ck", gradient, parts)
+        of_parts = kernel[:, 0, :, None, None] * gradient[:, :, None]
+    else:
+        of_kernel = np.tensordot(gradient, parts, ([0, 2, 3], [0, 3, 4]))
+        of_parts = np.moveaxis(np.tensordot(kernel, gradient, (0, 1)), 2, 0)
     of_padded = np.zeros_like(padded)
-    of_windows = of_columns.reshape(*padded.shape[:2], *layer.kernel, *size)
-    for row, column, window in _windows(padded, layer.kernel, layer.stride):
-        of_padded[window] += of_windows[:, :, row, column]
+    for place, window in enumerate(_windows(padded, layer.kernel, layer.stride)):
+        of_padded[window] += of_parts[:, :, place]
     name = f"{layer.name}.weight"
     return [_cropped(of_padded, layer)], {name: of_kernel.reshape(tensors[name].shape)}
 
 
 def _kernel(layer: Convolution, tensors: Tensors) -> Array:
-    """(groups, width / groups, channels in a group · kernel's places)."""
+    """(out, in / groups, places): the places of a kernel in one axis."""
     weight = tensors[f"{layer.name}.weight"]
-    return weight.reshape(layer.groups, layer.width // layer.groups, -1)
+    return weight.reshape(*weight.shape[:2], -1)
 
 
-def _columns(padded: Array, layer: Convolution) -> tuple[Array, tuple[int, int]]:
-    """((N, groups, channels in a group · kernel's places, outputs), (height, width) of outputs)."""
-    samples, channels = padded.shape[:2]
-    parts = [padded[window] for _, _, window in _windows(padded, layer.kernel, layer.stride)]
-    height, width = parts[0].shape[2:]
-    stacked = np.stack(parts, axis=2)  # (N, C, places, height, width)
-    inner = channels // layer.groups * len(parts)
-    return stacked.reshape(samples, layer.groups, inner, height * width), (height, width)
+def _parts(padded: Array, layer: Convolution) -> Array:
+    """(N, C, places, height, width): what meets each place of a kernel, for each output."""
+    windows = _windows(padded, layer.kernel, layer.stride)
+    return np.stack([padded[window] for window in windows], axis=2)
 
 
 def _norm(layer: Norm, inputs: list[Array], tensors: Tensors) -> Array:
@@ -121,7 +119,7 @@ def _activation_back(
 def _max_pool(layer: MaxPool, inputs: list[Array], _: Tensors) -> Array:
     padded = _padded(inputs[0], layer, -np.inf)
     kernel = (layer.kernel, layer.kernel)
-    windows = (padded[window] for _, _, window in _windows(padded, kernel, layer.stride))
+    windows = (padded[window] for window in _windows(padded, kernel, layer.stride))
     return np.asarray(np.maximum.reduce(list(windows)))
 
 
@@ -130,7 +128,7 @@ def _max_pool_back(
 ) -> Gradients:
     padded = _padded(inputs[0], layer, -np.inf)
     of_padded, is_open = np.zeros_like(padded), np.ones(output.shape, bool)
-    for *_place, window in _windows(padded, (layer.kernel, layer.kernel), layer.stride):
+    for window in _windows(padded, (layer.kernel, layer.kernel), layer.stride):
         wins = is_open & (padded[window] == output)  # the first of equals
         of_padded[window] += gradient * wins
         is_open &= ~wins
@@ -157,16 +155,14 @@ def _mean_back(
     return [np.broadcast_to(share, inputs[0].shape)], {}
 
 
-def _windows(
-    padded: Array, kernel: tuple[int, int], stride: int
-) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
-    """For each place in a kernel (row, column): the pixels that meet it, one for each output."""
+def _windows(padded: Array, kernel: tuple[int, int], stride: int) -> Iterator[tuple[slice, ...]]:
+    """For each place in a kernel, row by row: the pixels that meet it, one for each output."""
     height, width = padded.shape[2:]
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             rows = slice(row, height - kernel[0] + row + 1, stride)
             columns = slice(column, width - kernel[1] + column + 1, stride)
-            yield row, column, (slice(None), slice(None), rows, columns)
+            yield slice(None), slice(None), rows, columns
 
 
 def _padded(x: Array, layer: Convolution | MaxPool, value: float = 0.0) -> Array:

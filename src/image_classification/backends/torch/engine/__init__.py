@@ -8,7 +8,6 @@ seed, batches and number of threads give bit-equal weights, across a stop and a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,11 @@ from image_classification.backends.torch import model
 from image_classification.backends.torch.engine import optimizer
 from image_classification.backends.torch.engine.averaging import AveragedModel
 from image_classification.backends.torch.engine.compiling import compiled
-from image_classification.backends.torch.engine.losses import sample_losses
+from image_classification.backends.torch.engine.losses import Step, sample_losses
 from image_classification.backends.torch.engine.precision import precision_of
-from image_classification.backends.torch.engine.ranks import Ranks
+from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
+from image_classification.backends.update_rules import checked_slots
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
 
@@ -59,26 +59,13 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     return _TorchEngine(spec, optimizer, world)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step whose numbers may still be on the device."""
-
-    loss: torch.Tensor
-    logits: torch.Tensor
-    samples: StepSamples
-
-    def fetch(self) -> tuple[float, FloatArray]:
-        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
-        return float(self.loss), self.samples.scattered(self.logits.float().cpu().numpy())
-
-
 class _TorchEngine:
     """See `backends/base.py` for the protocol."""
 
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         torch.set_num_threads(world.threads)
         self._spec, self._settings, self._rank = spec, settings, world.rank
-        self._device = _device(world)
+        self._device = device_of(world)
         self._ranks = Ranks(world, self._device)
         self._model = model.build(spec).to(self._device)
         self._average = AveragedModel(self._model) if spec.averages_weights else None
@@ -99,9 +86,7 @@ class _TorchEngine:
         self.parameter_count = sum(p.numel() for p in self._model.parameters())
         self.trainable_parameter_count = sum(p.numel() for p in self._learning.values())
 
-    def train_step(
-        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
-    ) -> _Step:
+    def train_step(self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE) -> Step:
         """The gradients of one batch and, if it is the update's last, the update.
 
         Samples of weight 0 are left out of the forward pass; their logits are zeros.
@@ -118,7 +103,7 @@ class _TorchEngine:
                 self._average.update(update.average_decay)
         self._is_new_update = update.is_last
         self._steps += 1
-        return _Step(loss, logits.detach(), samples)
+        return Step(loss, logits.detach(), samples)
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
@@ -157,12 +142,14 @@ class _TorchEngine:
         weights = {key: value for key, value in state.items() if key.startswith(WEIGHT_PREFIX)}
         slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
         steps = slots.pop(_STEPS, None)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._learning.items()}
+        checked = checked_slots(slots, shapes, self._settings)  # before anything is changed
         model.load_weights(self._model, weights, self._spec.backbone)
         if self._average is not None:
             self._average.load(state, self._spec.backbone)
         self._precision.take_state(slots)
-        if slots:
-            optimizer.write_state(self._optimizer, self._learning, slots)
+        if checked:
+            optimizer.write_state(self._optimizer, self._learning, checked)
         else:
             self._optimizer = optimizer.build(self._settings, self._learning)
         self._steps = 0 if steps is None else int(steps)
@@ -252,10 +239,3 @@ class _TorchEngine:
     def _tensor(self, array: Any) -> torch.Tensor:
         """On the device; on the CPU without a copy where the array allows it."""
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
-
-
-def _device(world: World) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
-    return torch.device("cuda", world.rank % torch.cuda.device_count())
