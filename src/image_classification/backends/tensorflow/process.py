@@ -9,15 +9,13 @@ backend sets (2 shared cores).
 
 from __future__ import annotations
 
-import os
-
-_VARIABLES = {
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # else a dozen lines about this machine's processor come first
-    "KERAS_BACKEND": "tensorflow",  # whatever a keras.json of this machine says
-}
+import ctypes
 
 
 def prepare() -> None:
-    """Set them; one that has a value keeps it."""
-    for name, value in _VARIABLES.items():
-        os.environ.setdefault(name, value)
+    """Keep a dozen lines about this machine's processor out of the log, unless they are asked for.
+
+    The variable is set in the C library, which is where TensorFlow looks for it.
+    """
+    library = ctypes.CDLL(None)
+    library.setenv(b"TF_CPP_MIN_LOG_LEVEL", b"2", 0)

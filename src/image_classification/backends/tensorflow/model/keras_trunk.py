@@ -26,6 +26,7 @@ class KerasTrunk:
     """See `Trunk`."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        _check_keras()
         self.is_bgr = family_of(spec.backbone).is_bgr
         self._model = _build(spec.backbone, spec.input_shape, spec.seed)
         self.width = int(self._model.output_shape[-1])
@@ -83,6 +84,14 @@ def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -
         ) from error
     model = _without_normalisation(whole, family_of(backbone))
     return {_name(variable): variable.value.numpy() for variable in model.weights}
+
+
+def _check_keras() -> None:
+    if keras.config.backend() != "tensorflow":
+        raise BackendError(
+            f"Keras is set to compute with {keras.config.backend()!r} on this machine: set the "
+            "variable KERAS_BACKEND=tensorflow"
+        )
 
 
 def _name(variable: Any) -> str:
