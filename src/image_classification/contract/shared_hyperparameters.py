@@ -211,8 +211,8 @@ SHARED = (
         "compile",
         "categorical",
         "auto",
-        "torch.compile for training steps; needs a C++ compiler. auto is off: whether it pays on a "
-        "GPU is not measured yet.",
+        "Compile training steps: torch.compile, which needs a C++ compiler, or TensorFlow's XLA. "
+        "auto is off: whether it pays on a GPU is not measured yet.",
         choices=("auto", "on", "off"),
     ),
     Hyperparameter(
