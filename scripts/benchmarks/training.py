@@ -68,8 +68,7 @@ def main() -> int:
             for contender in pair.values():
                 contender.turn(options.steps)
         contenders |= {f"{kind}-{name}": contender for kind, contender in pair.items()}
-        turns = zip(pair["bare"].wall, pair["ours"].wall, strict=True)
-        ratios[name] = statistics.median(bare / ours for bare, ours in turns)
+        ratios[name] = {kind: _ratio(pair, kind) for kind in ("wall", "cpu")}
     result["contenders"] = {name: _row(c, options.batch) for name, c in contenders.items()}
     sys.stdout.write((json.dumps(result) if options.json else table(result)) + "\n")
     return 0
@@ -116,6 +115,12 @@ def _pair(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
     return contenders
 
 
+def _ratio(pair: dict[str, Contender], kind: str) -> float:
+    """How many times the images ours makes a second, or a CPU-second: the median of the turns."""
+    turns = zip(getattr(pair["bare"], kind), getattr(pair["ours"], kind), strict=True)
+    return statistics.median(bare / ours for bare, ours in turns)
+
+
 def _row(contender: Contender, images: int) -> dict[str, float]:
     return {
         "images_per_second": images / statistics.median(contender.wall),
@@ -133,7 +138,8 @@ def table(result: dict[str, object]) -> str:
     lines = [str(result["machine"]), "", f"{'':20}{'images/s':>10}{'CPU-s/1,000':>13}{'first':>8}"]
     for name, row in result["contenders"].items():
         lines.append("{:20}{:10.1f}{:13.1f}{:8.1f}".format(name, *row.values()))
-    lines += [f"{name}: {ratio:.3f} × bare" for name, ratio in result["ratios"].items()]
+    for name, ratio in result["ratios"].items():
+        lines.append(f"{name}: {ratio['wall']:.3f} × bare, {ratio['cpu']:.3f} × per CPU-second")
     lines += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tarfile
 import time
 from pathlib import Path
@@ -53,13 +54,15 @@ def test_a_job_that_was_killed_ends_with_the_weights_of_one_left_alone(
     assert done.returncode == 0, done.stdout + done.stderr
     process = start(killed)
     read_to(process, "Built ")
-    while not list((killed / "checkpoints").glob("*step*.json")) and process.poll() is None:
-        time.sleep(0.05)
+    within_an_epoch = "checkpoint-*-*.json"
+    while not list((killed / "checkpoints").glob(within_an_epoch)) and process.poll() is None:
+        time.sleep(0.01)
     process.kill()
     log = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, log
     again = run_train(killed)
     assert again.returncode == 0, log + again.stdout + again.stderr
-    assert "Resumed" in again.stdout
+    assert "Resumed in epoch" in again.stdout
     assert weights_of(killed) == weights_of(whole)
 
 

@@ -71,8 +71,6 @@ def own_normalisation(keras: Any, model: str, pixels: np.ndarray) -> np.ndarray:
             return (np.asarray(x) - mean) / np.sqrt(deviation) / np.sqrt(deviation)
         if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
             x = layer(x)
-        if isinstance(layer, keras.Sequential):  # ConvNeXt
-            x = layer(x)
     return np.asarray(x)
 
 
@@ -117,8 +115,6 @@ def test_the_file_that_keras_publishes_is_read(keras: Any, tmp_path: Path) -> No
     whole = keras.applications.EfficientNetB0(include_top=False, weights=None)
     path = tmp_path / "keras" / "EfficientNetB0.h5"
     path.parent.mkdir()
-    whole.save_weights(tmp_path / "keras" / "x.weights.h5")
-    (tmp_path / "keras" / "x.weights.h5").rename(path)
     with pytest.raises(ArtifactError, match="_notop"):
         path.write_bytes(b"no HDF5")
         engines.pretrained_state(row, tmp_path)
@@ -126,7 +122,7 @@ def test_the_file_that_keras_publishes_is_read(keras: Any, tmp_path: Path) -> No
     state = engines.pretrained_state(row, tmp_path)
     engine = build(backbone="keras/EfficientNetB0")
     engine.load_state(state)
-    kernel = whole.get_layer("stem_conv").kernel.numpy()
+    kernel = whole.get_layer("stem_conv").kernel.value.numpy()
     assert np.array_equal(engine.state()["weight/trunk.stem_conv.kernel"], kernel)
 
 
@@ -142,7 +138,7 @@ def write_as_published(model: Any, path: Path) -> None:
             names = [f"{layer.name}/{place}:0" for place in range(len(layer.weights))]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, layer.weights, strict=True):
-                group.create_dataset(name, data=np.asarray(weight))
+                group.create_dataset(name, data=weight.value.numpy())
 
 
 def test_images_that_are_too_small_are_refused() -> None:

@@ -107,6 +107,31 @@ def test_a_signature_is_enough(tmp_path: Path) -> None:
     assert not np.array_equal(before["weight/trunk.0.w"], engine.state()["weight/trunk.0.w"])
 
 
+# Keras 3.15 asks its own variables for an array without `copy`, which NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_model_that_keras_exported_is_a_backbone(tmp_path: Path) -> None:
+    import keras
+
+    layers = [
+        keras.Input((20, 28, 3)),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
+    model = keras.Sequential(layers)
+    model.export(tmp_path, verbose=False)
+    engine = build(tmp_path)
+    images = make_batch(SPEC).images
+    state = engine.state()
+    features = np.asarray(model(images / 255.0))
+    expected = features @ state["weight/head.weight"].T + state["weight/head.bias"]
+    np.testing.assert_allclose(engine.predict_step(images), expected, atol=1e-4)
+    engine.train_step(make_batch(SPEC), 0.05)
+    changed = {name for name in state if not np.array_equal(state[name], engine.state()[name])}
+    assert any("kernel" in name for name in changed)
+
+
 @pytest.mark.parametrize(
     "effect, operation",
     [

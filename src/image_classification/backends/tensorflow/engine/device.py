@@ -31,7 +31,7 @@ def prepare_device(world: World) -> str:
 def _set_threads(threads: int) -> None:
     """As many threads within an operation; operations run one after another.
 
-    More of them at a time contend for the same cores: see `process` for what that costs.
+    Several at a time would contend for the same cores, beside the threads that decode images.
     """
     _configure(tf.config.threading.set_intra_op_parallelism_threads, threads)
     _configure(tf.config.threading.set_inter_op_parallelism_threads, 1)

@@ -75,7 +75,7 @@ class Optimizer:
         }
 
     def checked(self, state: State) -> dict[str, State]:
-        """The slots of `optimizer/<slot>/<weight>`, for `load`; ArtifactError if one does not fit."""
+        """What `load` takes of `optimizer/<slot>/<weight>`; ArtifactError if any does not fit."""
         return checked_slots(state, self._shapes, self._spec)
 
     def load(self, saved: Mapping[str, State]) -> None:

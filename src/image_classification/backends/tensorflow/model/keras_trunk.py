@@ -26,6 +26,7 @@ class KerasTrunk:
     """See `Trunk`."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        _check_keras()
         self.is_bgr = family_of(spec.backbone).is_bgr
         self._model = _build(spec.backbone, spec.input_shape, spec.seed)
         self.width = int(self._model.output_shape[-1])
@@ -52,7 +53,7 @@ class KerasTrunk:
     def copy_on(self, images: Any) -> Any:
         """The features of a symbolic input, by layers that share nothing with this trunk's."""
         copy = keras.models.clone_model(self._model)
-        copy.set_weights([variable.numpy() for variable in self._model.weights])
+        copy.set_weights([variable.value.numpy() for variable in self._model.weights])
         return copy(images)
 
     def start_step(self, entropy: int) -> None:
@@ -82,7 +83,15 @@ def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -
             f"them in files that end in _notop.h5: {reason}"
         ) from error
     model = _without_normalisation(whole, family_of(backbone))
-    return {_name(variable): variable.numpy() for variable in model.weights}
+    return {_name(variable): variable.value.numpy() for variable in model.weights}
+
+
+def _check_keras() -> None:
+    if keras.config.backend() != "tensorflow":
+        raise BackendError(
+            f"Keras is set to compute with {keras.config.backend()!r} on this machine: set the "
+            "variable KERAS_BACKEND=tensorflow"
+        )
 
 
 def _name(variable: Any) -> str:

@@ -81,7 +81,9 @@ def _normalise(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool)
     y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
         x, scale, bias, epsilon=layer.epsilon, is_training=True
     )
-    for running, batch in ((mean, batch_mean), (variance, batch_variance)):
+    count = tf.cast(tf.size(x) // layer.width, tf.float32)
+    biased = batch_variance * (count - 1.0) / count  # the operation gives the unbiased one
+    for running, batch in ((mean, batch_mean), (variance, biased)):
         running.assign(layer.momentum * running + (1.0 - layer.momentum) * batch)
     return y
 
