@@ -146,7 +146,8 @@ BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
         (
             "model.tar.gz holds an ONNX graph, safetensors and JSON instead of a SavedModel; "
             "`class_label_to_prediction_index.json` is there.",
-            "It can be read without TensorFlow and cannot execute.",
+            "It can be read without TensorFlow and cannot execute; `image-classification export "
+            "--model model.tar.gz --format saved_model` writes a SavedModel of it.",
         ),
     ),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from image_classification import artifact as artifacts
-from image_classification.artifact import Artifact, open_artifact
+from image_classification.artifact import open_artifact
 from image_classification.backends import EngineModule
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, State
 from image_classification.backends.pretrained import has_weights
@@ -22,6 +22,7 @@ from image_classification.contract.channels import ChannelInput
 from image_classification.data.labels import LabelMap
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.training.base_models import is_saved_model
+from image_classification.training.built_in_models import built_in_model
 from image_classification.training.settings import Settings
 
 HEAD_PREFIX = WEIGHT_PREFIX + "head."
@@ -56,10 +57,12 @@ def given_weights(
         BackendError: pretrained weights are asked for and there are none on this machine.
         HyperparameterError: the head shall be kept and is one of other classes.
     """
+    if settings.backbone.is_given:
+        return None  # the channel model is the backbone itself
     if model_channel is not None and not _is_base_model(model_channel, settings):
         if settings.use_pretrained:
             _logger.info("use_pretrained_model is without effect: the channel model is given")
-        return _read_channel(settings, labels, model_channel)
+        return _weights_of_channel(settings, labels, model_channel)
     if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
         raise _no_weights(settings.backbone)
     return None
@@ -104,6 +107,9 @@ def load_initial_weights(
         BackendError: pretrained weights are asked for and cannot be had.
         HyperparameterError: the head shall be kept and is one of other classes.
     """
+    if settings.backbone.is_given:
+        _logger.info("The channel model is the backbone; its head is new")
+        return "the backbone of the channel model with a new head"
     if given is not None:
         engine.load_state(given.state)
         return given.description
@@ -141,7 +147,7 @@ def _load_pretrained(
     backbone = settings.backbone
     state = pretrained_weights(backend, backbone)
     _logger.info("Using pretrained model for initializing weights and transfer learning.")
-    width = len(state[HEAD_PREFIX + "bias"])
+    width = len(state.get(HEAD_PREFIX + "bias", ()))  # some weights are published without a head
     if settings.head != "keep":
         state = _without_head(state)
         head = "a new head"
@@ -157,17 +163,12 @@ def _load_pretrained(
     return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}"
 
 
-def _read_channel(settings: Settings, labels: LabelMap, channel: ChannelInput) -> ChannelWeights:
-    with open_artifact(_artifact_path(channel)) as artifact:
-        _check_backbone(artifact, settings)
-        path = artifact.directory / artifacts.WEIGHTS_FILE
-        if not path.is_file():
-            raise ChannelError(
-                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
-            )
-        weights = load_file(path)
-    state = {WEIGHT_PREFIX + name: value for name, value in weights.items()}
-    order, why = _head_order(artifact.labels, labels)
+def _weights_of_channel(
+    settings: Settings, labels: LabelMap, channel: ChannelInput
+) -> ChannelWeights:
+    backbone, theirs, state = _read_channel(channel, settings)
+    _check_backbone(backbone, settings)
+    order, why = _head_order(theirs, labels)
     if settings.head == "keep" and order is None:
         raise HyperparameterError(
             f"reinitialize_top_layer=False keeps the head of the channel model, but {why}: give "
@@ -180,6 +181,33 @@ def _read_channel(settings: Settings, labels: LabelMap, channel: ChannelInput) -
     _logger.info("Channel model: starting from its weights, head included (%s)", why)
     kept = _with_head_order(state, order)
     return ChannelWeights(kept, "weights of the channel model, head included")
+
+
+def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, LabelMap, State]:
+    """Backbone, classes and weights of the channel's model: our artifact, or the MXNet built-in's.
+
+    Raises:
+        ChannelError: our artifact is without weights.
+        ArtifactError: it is neither, or damaged.
+    """
+    path = _artifact_path(channel)
+    built_in = built_in_model(path)
+    if built_in is not None:
+        _logger.info(
+            "Channel model: an archive of the MXNet built-in, weights after epoch %d",
+            built_in.epoch,
+        )
+        images = settings.preprocessing
+        state = built_in.weights_for(images.mean, images.std)
+        return built_in.backbone, LabelMap.numbered(built_in.classes), state
+    with open_artifact(path) as artifact:
+        weights = artifact.directory / artifacts.WEIGHTS_FILE
+        if not weights.is_file():
+            raise ChannelError(
+                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
+            )
+        state = {WEIGHT_PREFIX + name: value for name, value in load_file(weights).items()}
+        return artifact.manifest["backbone"], artifact.labels, state
 
 
 def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:
@@ -214,8 +242,8 @@ def _artifact_path(channel: ChannelInput) -> Path:
     return archives[0] if archives else channel.path
 
 
-def _check_backbone(artifact: Artifact, settings: Settings) -> None:
-    theirs, ours = artifact.manifest["backbone"], settings.backbone.name
+def _check_backbone(theirs: str, settings: Settings) -> None:
+    ours = settings.backbone.name
     if theirs != ours:
         raise ChannelError(
             f"channel model: its artifact has the backbone {theirs}, the job {ours}: set "

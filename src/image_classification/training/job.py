@@ -62,11 +62,12 @@ def run_job(
         )
         request = replace(request, settings=final_settings(request.settings, inputs))
         log_settings(request, inputs)
-        given = given_weights(request.settings, inputs.labels, request.channels.get("model"))
+        model_channel = request.channels.get("model")
+        given = given_weights(request.settings, inputs.labels, model_channel)
 
         heartbeat.now("building the network")
         world = world_of(request.cluster)
-        engine, started_from = start_engine(request.settings, inputs, given, world)
+        engine, started_from = start_engine(request.settings, inputs, given, model_channel, world)
         should_stop.is_training = True
         try:
             group = ProcessGroup(engine, world)
