@@ -92,6 +92,23 @@ def test_a_frozen_one_keeps_all_but_the_head(hub: Path) -> None:
     assert changed == {"weight/head.weight", "weight/head.bias", "optimizer/steps"}
 
 
+def test_one_with_a_dropout_within_is_fine_tuned_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Dropping(Hub):
+        @tf.function
+        def __call__(self, images: Any, training: bool = False) -> Any:
+            maps = tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME"))
+            return tf.nn.dropout(maps, 0.5) if training else maps
+
+    tf.random.set_seed(1)  # deterministic TensorFlow traces no dropout without
+    Dropping().save(tmp_path / "1")
+    engine = build(tmp_path)
+    losses = [engine.train_step(make_batch(SPEC), 0.0).fetch()[0] for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert "evaluation mode" in caplog.text
+
+
 def test_a_signature_is_enough(tmp_path: Path) -> None:
     module = tf.Module()
     module.weight = tf.Variable(tf.ones([3, 5]), name="w")

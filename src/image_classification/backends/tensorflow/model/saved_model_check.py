@@ -35,8 +35,8 @@ _FORBIDDEN = {  # registered as if they had no effect
 _SAVER_FUNCTIONS = ("__inference__traced_save", "__inference__traced_restore")
 
 
-def check_saved_model(folder: Path) -> None:
-    """Look at the program of a SavedModel without loading it.
+def check_saved_model(folder: Path) -> bool:
+    """Look at the program of a SavedModel without loading it; whether it draws random numbers.
 
     Raises:
         ArtifactError: it is damaged, of TensorFlow 1, or has an operation that is not allowed.
@@ -51,6 +51,7 @@ def check_saved_model(folder: Path) -> None:
             f"{path}: expected a SavedModel of TensorFlow 2, with one graph and its objects; this "
             "one is of TensorFlow 1: load and save it again with TensorFlow 2"
         )
+    is_random = False
     for function, operation in _operations(model.meta_graphs[0].graph_def):
         definition = op_def_registry.get(operation)
         is_known = definition is not None
@@ -61,6 +62,8 @@ def check_saved_model(folder: Path) -> None:
                 "of the model (files, Python, other resources) or is unknown; a backbone may only "
                 "compute"
             )
+        is_random |= "Random" in operation or operation == "TruncatedNormal"
+    return is_random
 
 
 def _operations(graph: Any) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ over their positions. Weights are `trunk.<number>.<their own name>`, in TensorFl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from image_classification.backends.tensorflow.model.saved_model_check import (
 from image_classification.backends.tensorflow.model.weight import Weight
 from image_classification.errors import ArtifactError, BackendError
 
+_logger = logging.getLogger(__name__)
+
 _SIGNATURE = "serving_default"
 
 _Function = Callable[[tf.Tensor, bool], Any]
@@ -32,7 +35,12 @@ class SavedModelTrunk:
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = find_saved_model(spec.folder)
-        check_saved_model(folder)
+        self._has_training_mode = not check_saved_model(folder)
+        if not self._has_training_mode:
+            _logger.warning(
+                "The SavedModel draws random numbers, which a resumed job could not repeat: it is "
+                "trained in its evaluation mode (no dropout, BatchNorms keep their statistics)"
+            )
         self._loaded = _load(folder)
         candidates, variables = _functions(self._loaded, folder)
         self._function, features = _first_that_answers(candidates, spec.input_shape)
@@ -46,11 +54,12 @@ class SavedModelTrunk:
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
         """The model's output for normalised images."""
-        return _pooled(self._function(tf.cast(images, tf.float32), is_training))
+        return _pooled(
+            self._function(tf.cast(images, tf.float32), self._has_training_mode and is_training)
+        )
 
     def start_step(self, entropy: int) -> None:
-        """A SavedModel that draws at random draws from TensorFlow's own generator."""
-        tf.random.set_seed(entropy)
+        """Nothing is random in the mode that is used."""
 
 
 def find_saved_model(folder: Path | None) -> Path:
