@@ -1,0 +1,148 @@
+"""A part of a JPEG file as a small JPEG file, made without decoding.
+
+In: a JPEG and the rows and columns that are wanted. Out: a `JpegCut` that holds them, to be handed
+to any decoder. The decoder's cost is that of the pixels it is given, so nothing is decoded that is
+not needed, beyond whole pieces of code.
+
+With restart markers (see `segmenting`) the picture is a grid of pieces that can be decoded on their
+own: those that are needed are put together, their markers numbered anew. Without them the code can
+be entered at the top only: the file is told to be less high, and what lies below is not decoded.
+
+    ┌──┬──┬──┬──┐                    ┌───────────┐
+    │  │▒▒│▒▒│  │  restart markers:  │▒▒▒▒▒▒▒▒▒▒▒│  none: all down to
+    │  │▒▒│▒▒│  │  a rectangle of    │▒▒▒▒▒▒▒▒▒▒▒│  the lowest row
+    │  │  │  │  │  the grid          │           │
+    └──┴──┴──┴──┘                    └───────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from image_classification.data.jpeg_layout import JpegLayout
+from image_classification.data.samples import IntArray
+
+_END = b"\xff\xd9"
+_RESTART = 0xD0  # the first of 8 markers that are used in turn
+_END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
+
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels of the picture as it is stored."""
+
+
+@dataclass(frozen=True)
+class JpegCut:
+    """A JPEG that shows a part of another.
+
+    Attributes:
+        data: the file.
+        box: what it shows.
+        is_whole: whether its code ends where its picture does. If not, a decoder warns of the code
+            that is left over, which is as it should be.
+    """
+
+    data: bytes
+    box: Box
+    is_whole: bool
+
+
+def cut_jpeg(
+    data: bytes, size: tuple[int, int], layout: JpegLayout, box: Box, margin: int = 0
+) -> JpegCut | None:
+    """The smallest cut that holds `box`.
+
+    Args:
+        data: a JPEG file.
+        size: (height, width) of its picture in pixels, as stored.
+        layout: of `data`.
+        box: lies inside the picture.
+        margin: pixels around `box` that must be there too, as far as the picture goes.
+
+    Returns:
+        None where the whole file must be decoded: it is cut off, damaged, or all of it is needed.
+        The pixels of `box` are those that a decoder makes of the whole file, bit for bit, if
+        `margin` covers what it looks at around a pixel: 2 where it interpolates small chroma, else
+        none. Code that is damaged in the middle may go unnoticed, as in a full decode.
+    """
+    top, left = max(0, box[0] - margin), max(0, box[1] - margin)
+    bottom = min(size[0], box[0] + box[2] + margin)
+    right = min(size[1], box[1] + box[3] + margin)
+    if layout.interval:
+        found = _cut_segments(data, size, layout, (top, left, bottom - top, right - left))
+        if found is not None:
+            return found
+    return _cut_bottom(data, size, layout, bottom)
+
+
+def _cut_bottom(
+    data: bytes, size: tuple[int, int], layout: JpegLayout, bottom: int
+) -> JpegCut | None:
+    if bottom > size[0] - layout.mcu_height or _END not in data[-_END_BYTES:]:
+        return None
+    patched = _patched(data[: layout.scan], layout, bottom, size[1])
+    return JpegCut(bytes(patched) + data[layout.scan :], (0, 0, bottom, size[1]), False)
+
+
+def _cut_segments(
+    data: bytes, size: tuple[int, int], layout: JpegLayout, box: Box
+) -> JpegCut | None:
+    """None where the pieces are no grid, or the markers are not what the headers announce."""
+    units = -(-size[1] // layout.mcu_width)
+    across, odd = divmod(units, layout.interval)
+    if odd:
+        return None
+    rows = range(box[0] // layout.mcu_height, -(-(box[0] + box[2]) // layout.mcu_height))
+    side = layout.interval * layout.mcu_width
+    columns = range(box[1] // side, -(-(box[1] + box[3]) // side))
+    down = -(-size[0] // layout.mcu_height)
+    if len(rows) == down and len(columns) == across:
+        return None
+    bounds = _segment_bounds(data, layout.scan, across * down)
+    if bounds is None:
+        return None
+    top, left = rows.start * layout.mcu_height, columns.start * side
+    height, width = (
+        min(size[0], rows.stop * layout.mcu_height) - top,
+        (min(size[1], columns.stop * side) - left),
+    )
+    grid = bounds.reshape(down, across, 2)[rows.start : rows.stop, columns.start : columns.stop]
+    cut = _patched(data[: layout.scan], layout, height, width)
+    # The pieces of a row follow each other in the file, with their markers between.
+    for begin, end in zip(grid[:, 0, 0].tolist(), grid[:, -1, 1].tolist(), strict=True):
+        cut += data[begin : end + 2]
+    lengths = (grid[:, :, 1] - grid[:, :, 0]).ravel() + 2
+    numbers = np.arange(len(lengths), dtype=np.uint8) & 7
+    np.frombuffer(cut, np.uint8)[layout.scan - 1 + np.cumsum(lengths)] = _RESTART + numbers
+    cut[-1] = _END[1]  # what follows the last piece, a marker or already the end
+    return JpegCut(bytes(cut), (top, left, height, width), True)
+
+
+def _segment_bounds(data: bytes, scan: int, count: int) -> IntArray | None:
+    """int64 (count, 2): first byte of every piece and the marker behind it."""
+    code = np.frombuffer(data, np.uint8, offset=scan)
+    is_marker = code[:-1] == 0xFF
+    is_marker &= (code[1:] & 0xF8) == _RESTART
+    markers = np.flatnonzero(is_marker)
+    if len(markers) != count - 1:
+        return None
+    numbers = np.arange(count - 1, dtype=np.uint8) & 7
+    if not (code[markers + 1] == _RESTART + numbers).all():
+        return None
+    end = data.find(_END, scan + int(markers[-1]) + 2 if len(markers) else scan)
+    if end < 0:
+        return None
+    bounds = np.empty((count, 2), np.int64)
+    bounds[0, 0], bounds[-1, 1] = scan, end
+    bounds[1:, 0] = markers + (scan + 2)
+    bounds[:-1, 1] = markers + scan
+    return bounds
+
+
+def _patched(headers: bytes, layout: JpegLayout, height: int, width: int) -> bytearray:
+    patched = bytearray(headers)
+    patched[layout.frame + 5 : layout.frame + 9] = height.to_bytes(2, "big") + width.to_bytes(
+        2, "big"
+    )
+    return patched
