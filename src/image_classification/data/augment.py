@@ -16,7 +16,7 @@ import numpy.typing as npt
 from image_classification.data.colour import shift_colour
 from image_classification.data.erasing import erase
 from image_classification.data.headers import read_header
-from image_classification.data.images import resize
+from image_classification.data.images import decode_part, resize
 from image_classification.data.policy import (
     MAX_MAGNITUDE,
     MAX_OPERATIONS,
@@ -24,6 +24,7 @@ from image_classification.data.policy import (
     apply_policy,
 )
 from image_classification.data.preprocessing import Preprocessing, cut, decode_for, resized_size
+from image_classification.data.reduction import HIDING_RATIO, resize_into
 from image_classification.data.samples import UInt8Array
 from image_classification.data.warp import affine_matrix, warp
 from image_classification.errors import HyperparameterError
@@ -238,19 +239,25 @@ def _crop_resized(
     size = header.upright_size
     height, width = _part(size, numbers, augmentation.aspect)
     top, left = _place(numbers["top"], size[0] - height), _place(numbers["left"], size[1] - width)
-    # The whole image at the scale at which the part has the input's size.
-    whole = (-(-size[0] * out.shape[0] // height), -(-size[1] * out.shape[1] // width))
-    image = decode_for(data, header, whole, preprocessing)
-    rows, columns = image.shape[0] / size[0], image.shape[1] / size[1]
-    bottom, right = min(size[0], top + height), min(size[1], left + width)
-    box = (left * columns, top * rows, right * columns, bottom * rows)
+    ratio = min(height / out.shape[0], width / out.shape[1])
     interpolation = preprocessing.interpolation
+    image = decode_part(
+        data,
+        (top, left, height, width),
+        channels=preprocessing.channels,
+        # Reducing in the decoder averages, which "nearest" promises not to do.
+        min_size=None if interpolation == "nearest" else (out.shape[0], out.shape[1]),
+        max_pixels=preprocessing.max_pixels,
+        header=header,
+        smooth_chroma=ratio < HIDING_RATIO,
+    )
     flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
     if augmentation.warps:
-        part = resize(image, out.shape[0], out.shape[1], interpolation, box)
+        part = np.empty_like(out)
+        resize_into(image, part, interpolation)
         warp(part, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
     else:
-        resize(image, out.shape[0], out.shape[1], interpolation, box, out, *flips)
+        resize_into(image, out, interpolation, *flips)
 
 
 def _matrix(numbers: np.void) -> npt.NDArray[np.float64]:
@@ -266,7 +273,8 @@ def _place(share: float, room: int) -> int:
 def _part(size: tuple[int, int], numbers: np.void, aspect: tuple[float, float]) -> tuple[int, int]:
     """(height, width): the first drawn part that fits, else the largest in the aspect range."""
     pixels = size[0] * size[1]
-    for area, ratio in zip(numbers["area"], numbers["aspect"], strict=True):
+    areas, ratios = numbers["area"].tolist(), numbers["aspect"].tolist()
+    for area, ratio in zip(areas, ratios, strict=True):
         height = round(math.sqrt(pixels * area / ratio))
         width = round(math.sqrt(pixels * area * ratio))
         if 0 < height <= size[0] and 0 < width <= size[1]:
