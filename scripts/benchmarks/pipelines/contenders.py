@@ -83,7 +83,9 @@ def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, 
         own = CACHE / pipeline.library / "bin" / "python"
         candidates = [given.get(pipeline.library), str(own) if own.exists() else None]
         chosen = next(filter(None, candidates), sys.executable)
-        asked = f"import importlib.util as u, sys; sys.exit(u.find_spec({pipeline.imports!r}) is None)"
+        asked = (
+            f"import importlib.util as u, sys; sys.exit(u.find_spec({pipeline.imports!r}) is None)"
+        )
         if subprocess.run([chosen, "-c", asked], capture_output=True).returncode == 0:
             found[pipeline.library] = chosen
         else:

@@ -16,9 +16,7 @@ from image_classification.data.reduction import HIDING_RATIO, resize_into
 from image_classification.data.sources.listed import ListedSource
 from image_classification.data.sources.records import RecordSource
 
-AUGMENTATION = Augmentation(
-    crop="random_resized", area=AREA, aspect=ASPECT, horizontal_flip=0.5
-)
+AUGMENTATION = Augmentation(crop="random_resized", area=AREA, aspect=ASPECT, horizontal_flip=0.5)
 PREPROCESSING = Preprocessing(SIZE, SIZE)
 _epochs = iter(range(1_000_000))
 _sources: dict[str, RecordSource | ListedSource] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from pipelines.contenders import Process
 from pipelines.worker import AREA, ASPECT, SIZE, Crop
 
@@ -35,7 +36,7 @@ def differences(processes: list[Process], paths: list[Path], folder: Path) -> di
 
 def random_crops(paths: list[Path]) -> list[Crop]:
     """Crops as the pipelines draw them, of files spread over all."""
-    generator = random.Random(0)  # noqa: S311 - crops, not a secret
+    generator = random.Random(0)
     crops: list[Crop] = []
     while len(crops) < COUNT:
         path = paths[len(crops) * len(paths) // COUNT]
@@ -48,7 +49,10 @@ def random_crops(paths: list[Path]) -> list[Crop]:
         if not is_colour:
             paths = [x for x in paths if x != path]
         elif part[0] <= height and part[1] <= width:
-            top, left = generator.randint(0, height - part[0]), generator.randint(0, width - part[1])
+            top, left = (
+                generator.randint(0, height - part[0]),
+                generator.randint(0, width - part[1]),
+            )
             crops.append((str(path), top, left, *part))
     return crops
 

@@ -42,11 +42,12 @@ def resize_into(
         interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
         mirror, upside_down: flip the result; mirroring costs 90 µs, the other nothing.
     """
+    height, width = out.shape[:2]
     if interpolation != "bilinear" or cykooz_resizer is None:
         image = np.ascontiguousarray(image)
-        resize(image, *out.shape[:2], interpolation, None, out, mirror, upside_down)
+        resize(image, height, width, interpolation, None, out, mirror, upside_down)
         return
-    resized = image if image.shape == out.shape else _resize_fast(image, *out.shape[:2])
+    resized = image if image.shape == out.shape else _resize_fast(image, height, width)
     if upside_down:
         resized = resized[::-1]
     if not mirror:
