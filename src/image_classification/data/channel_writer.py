@@ -32,6 +32,7 @@ from image_classification.data.inventory import SPLITS, Inventory
 from image_classification.data.labels import LABELS_FILE
 from image_classification.data.listing import ListEntry, write_list
 from image_classification.data.ordered_work import in_order
+from image_classification.data.segmenting import Segmenter
 from image_classification.data.shards import Shard, divide, shard_count
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
@@ -59,6 +60,7 @@ class ChannelPlan:
         host, hosts: which of how many hosts this is, from 0. Every hosts-th shard is written.
         host_name: goes into file names, where hosts have different images; "" where all have all.
         max_pixels: of an image that is stored as it is; `transcoding` has its own.
+        segment: give JPEGs restart markers, so that a reader can decode parts of them.
     """
 
     train_ratio: float | None = None
@@ -73,6 +75,7 @@ class ChannelPlan:
     hosts: int = 1
     host_name: str = ""
     max_pixels: int = DEFAULT_MAX_PIXELS
+    segment: bool = False
 
 
 def write_channels(
@@ -171,9 +174,10 @@ def _write_shards(
     tally = Tally(inventory, splits)
     root, total = str(inventory.root), sum(len(shard.entries) for shard in shards)
     done = 0
+    segmenter = Segmenter() if plan.segment else None
 
     def process(entry: ListEntry) -> EncodedImage:
-        return encode(entry, root, plan.transcoding, plan.max_pixels)
+        return encode(entry, root, plan.transcoding, plan.max_pixels, segmenter)
 
     for shard in shards:
         channel = folder / shard.split
@@ -190,6 +194,8 @@ def _write_shards(
                 on_progress(done, total)
         write_list(channel / f"{shard.stem}.lst", written)
         tally.splits[shard.split].files.append(shard.stem)
+    if segmenter is not None:
+        segmenter.warn()
     _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
         "train_ratio": None
@@ -201,6 +207,7 @@ def _write_shards(
         "seed": plan.seed,
         "format": plan.format,
         "transcoding": asdict(plan.transcoding) if plan.transcoding else None,
+        "segment": plan.segment,
     }
     return tally.findings(settings, plan.host, plan.hosts)
 

@@ -79,7 +79,11 @@ def cut_jpeg(
 def _cut_bottom(
     data: bytes, size: tuple[int, int], layout: JpegLayout, bottom: int
 ) -> JpegCut | None:
-    if bottom > size[0] - layout.mcu_height or _END not in data[-_END_BYTES:]:
+    if bottom > size[0] - layout.mcu_height:
+        return None
+    # Here, because a decoder that is told not to mind what is left over does not mind what is
+    # missing either. Not in the headers: a thumbnail has an end mark of its own.
+    if data.find(_END, max(layout.scan, len(data) - _END_BYTES)) < 0:
         return None
     patched = _patched(data[: layout.scan], layout, bottom, size[1])
     return JpegCut(bytes(patched) + data[layout.scan :], (0, 0, bottom, size[1]), False)

@@ -26,6 +26,7 @@ from image_classification.data.ordered_work import in_order
 from image_classification.data.pack_report import PackReport, SkippedImage, Tally, check_skipped
 from image_classification.data.record_parts import RecordParts
 from image_classification.data.record_writer import RECORD_SUFFIX
+from image_classification.data.segmenting import Segmenter
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
 
@@ -45,6 +46,8 @@ class PackOptions:
         label_width: how many labels every line of the list must have; None takes what is there.
         part, parts: pack only the lines that fall to part `part` of `parts`, counted from 0.
         max_pixels: of an image that must be decoded to be checked; `transcoding` has its own.
+        segment: give JPEGs restart markers, so that a reader can decode parts of them
+            (`segmenting`).
     """
 
     transcoding: Transcoding | None = None
@@ -53,6 +56,7 @@ class PackOptions:
     part: int = 0
     parts: int = 1
     max_pixels: int = DEFAULT_MAX_PIXELS
+    segment: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts:
@@ -152,9 +156,16 @@ def _fill(
 ) -> tuple[Tally, int]:
     """Pack what is not in a finished part yet; the tally, and how many images were."""
 
+    segmenter = Segmenter() if options.segment else None
+
     def process(entry: ListEntry) -> PackedImage:
         return pack_image(
-            entry, str(root), options.transcoding, options.pack_labels, options.max_pixels
+            entry,
+            str(root),
+            options.transcoding,
+            options.pack_labels,
+            options.max_pixels,
+            segmenter,
         )
 
     _drop_repaired(parts, entries, process)
@@ -167,6 +178,8 @@ def _fill(
             parts.end_part(tally.end_part())
         if on_progress is not None:
             on_progress(done, len(entries))
+    if segmenter is not None:
+        segmenter.warn()
     return tally, resumed
 
 

@@ -11,6 +11,7 @@ image. Documentation: jpegtran(1); restart markers: ITU-T T.81, B.2.4.4 and F.1.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import threading
@@ -24,6 +25,7 @@ PROGRAM = "jpegtran"
 _WANTED, _LEAST = 32, 24  # pixels between markers: finer costs size, coarser decodes too much
 _MAX_INTERVAL = 0xFFFF
 _SECONDS = 60.0  # far above what a picture of 67 megapixels takes
+_log = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -70,6 +72,16 @@ class Segmenter:
             self.segmented += result is not None
             self.kept += result is None
         return content if result is None else result
+
+    def warn(self) -> None:
+        """Log how many files could not be rewritten, if any."""
+        if self.kept:
+            _log.warning(
+                "%d of %d images stay as they were, without restart markers: they are no JPEG, "
+                "CMYK, or damaged",
+                self.kept,
+                self.kept + self.segmented,
+            )
 
     def _rewrite(self, content: bytes) -> bytes | None:
         layout = read_layout(content)
