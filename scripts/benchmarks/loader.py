@@ -1,9 +1,9 @@
 """Loading photographs for training: ours against its peers, interleaved, CPU time and wall time.
 
 Everybody makes the same: batches of 224 × 224 uint8 from random crops (8 to 100 % of the area,
-aspect 3/4 to 4/3), mirrored half of the time, in random order, from the same files in the page cache.
-Each contender is a process that stays (see pipelines/), so that starting costs nothing, and passes go
-round in turn, so that a busy machine hurts all alike; the best round counts.
+aspect 3/4 to 4/3), mirrored half of the time, in random order, from the same files in the page
+cache. Each contender is a process that stays (see pipelines/), so that starting costs nothing, and
+passes go round in turn, so that a busy machine hurts all alike; the best round counts.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     preprocessing.json  the evaluation preprocessing
     model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
     weights.safetensors neutral weights of the best epoch, for incremental training
-    weights-last.safetensors   those of the last epoch, where the job asked for them
+    weights-last.safetensors   those that training ended with, where the job asked for them
     report.html, model-card.md
 
 No links, no pickle, no code.

@@ -8,11 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def write_job(
     for folder in ("model", "output/data"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     return base
+
+
+def write_pipe(path: Path, content: bytes) -> None:
+    """Write a FIFO from a thread, as the platform does; a reader may end before it is all read."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError), path.open("wb") as fifo:
+            fifo.write(content)
+
+    threading.Thread(target=write, daemon=True).start()
 
 
 def run_command(

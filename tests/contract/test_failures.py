@@ -5,6 +5,8 @@ The messages are those of `DescribeTrainingJob` that public issues quote; ours a
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import run_command, run_train, running_server, write_job
+from tests.contract.jobs import run_command, run_train, running_server, write_job, write_pipe
 
 Given = dict[str, object]
 
@@ -33,6 +35,34 @@ def empty_channel(base: Path) -> None:
     replace_by(base / "input" / "data" / "train", None, b"")
 
 
+def list_of_commas(base: Path) -> None:
+    """A list that a spreadsheet has saved."""
+    lists = base / "input" / "data" / "train_lst"
+    lists.mkdir()
+    rows = sorted((base / "input" / "data" / "train").rglob("*.jpg"))
+    lines = (f"{number},0,{path.name}\n" for number, path in enumerate(rows))
+    (lists / "train.lst").write_text("".join(lines))
+    change_channels(base, train_lst={}, validation_lst={})
+    validation = base / "input" / "data" / "validation_lst"
+    validation.mkdir()
+    (validation / "validation.lst").write_text("0\t0\tred/red000.jpg\n")
+
+
+def manifest_without_record_wrapper(base: Path) -> None:
+    """A manifest's lines come through the pipe as they are."""
+    folder = base / "input" / "data" / "train"
+    replace_by(folder, None, b"")
+    folder.rmdir()
+    os.mkfifo(folder.with_name("train_0"))
+    write_pipe(folder.with_name("train_0"), b'{"source-ref": "s3://bucket/1.jpg", "class": 0}\n')
+    change_channels(base, train={"TrainingInputMode": "Pipe"})
+
+
+def change_channels(base: Path, **channels: dict[str, str]) -> None:
+    config = base / "input" / "config" / "inputdataconfig.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | channels))
+
+
 def no_change(base: Path) -> None:
     """What is wrong is in the hyperparameters."""
 
@@ -50,6 +80,13 @@ def replace_by(folder: Path, name: str | None, content: bytes) -> None:
         (empty_record_file, {}, r"Empty .rec file in train channel", r"train\.rec"),
         (record_file_without_magic, {}, r"train\.rec", r"[Mm]agic|not a record"),
         (empty_channel, {}, r"train", r"found none|no image|empty"),
+        (list_of_commas, {"num_classes": 3}, r"train\.lst, line 1", r"TAB"),
+        (
+            manifest_without_record_wrapper,
+            {"num_classes": 3, "num_training_samples": 36, "labels": "blue,green,red"},
+            r"train_0.*expected the magic 0a23d7ce",
+            r"RecordWrapperType=RecordIO",
+        ),
         (
             no_change,
             {"mini_batchsize": 8},

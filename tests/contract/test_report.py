@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
+from tests.contract.jobs import run_train, write_job
 
 _VOID = {"meta", "img", "br"}
 
@@ -95,3 +96,18 @@ def test_best_and_last_weights_are_named(doubtful_job: Path, trained_job: Path) 
     same = all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert same is (best == 4)
     assert not (trained_job / "model" / "weights-last.safetensors").exists()
+
+
+def test_what_a_preset_gave_is_named_as_such(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = {"preset": "scratch", "num_layers": 20, "image_shape": "3,32,32", "resize": 36}
+    given |= {"epochs": 1, "mini_batch_size": 18}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = Page(base / "model" / "report.html")
+    assert "momentum (preset scratch)0.9" in page.text
+    assert "epochs1" in page.text  # the job's own value wins
+    assert "beta_10.9" in page.text  # in the list of defaults
+    assert "momentum=0.9" in (base / "model" / "model-card.md").read_text()

@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
@@ -137,6 +139,31 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_after_it(
         assert f"Resumed after epoch {int(epoch) + 1}\n" in log
 
 
+def test_the_last_weights_of_a_stopped_job_are_named_by_the_step_they_are_of(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = JOB | {"epochs": 10_000, "keep_last_weights": 1, "mini_batch_size": 2}
+    base = write_job(tmp_path / "ml", given, channels)
+    (base / "checkpoints").mkdir()
+    process = start(base)
+    read_to(process, "Epoch[1] Validation-accuracy")
+    seen = steps_of(base)
+    while steps_of(base) == seen:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    log = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, log
+    newest = steps_of(base)[-1]
+    epoch, _, step = newest.removeprefix("checkpoint-").partition("-")
+    place = {"epoch": int(epoch) + 1} | ({"step": int(step)} if step else {})
+    named = read_artifact(base / "model").manifest["weights"]
+    assert named["weights-last.safetensors"] == place | {"is": "last"}
+    saved = load_file(base / "checkpoints" / f"{newest}.safetensors")
+    last = load_file(base / "model" / "weights-last.safetensors")
+    assert all(np.array_equal(saved[f"average/{name}"], last[name]) for name in last)
+
+
 def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_step(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
@@ -152,6 +179,8 @@ def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_s
     assert process.returncode == 0, log
     (newest,) = steps_of(base)
     assert re.fullmatch(r"checkpoint-0000-\d{6}", newest)
+    named = read_artifact(base / "model").manifest["weights"]["weights.safetensors"]
+    assert named == {"epoch": 1, "step": int(newest[-6:]), "is": "best"}
     assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from image_classification.artifact import read_artifact
 from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import run_command, run_train, write_job
+from tests.contract.jobs import run_command, run_train, write_job, write_pipe
 
 COLOURS = ("blue", "green", "red")
 
@@ -106,16 +105,8 @@ def pipe_job(base: Path, channels: dict[str, Path], epochs: int, passes: int) ->
         for number in range(passes if name == "train" else 1):
             path = base / "input" / "data" / f"{name}_{number}"
             os.mkfifo(path)
-            threading.Thread(target=_write, args=(path, content), daemon=True).start()
+            write_pipe(path, content)
     return base
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with path.open("wb") as fifo:
-            fifo.write(content)
-    except BrokenPipeError:
-        return  # the job ended
 
 
 def test_a_job_in_pipe_mode_reads_one_fifo_an_epoch(

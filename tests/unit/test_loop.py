@@ -29,6 +29,7 @@ class Colours:
 
     def __init__(self) -> None:
         self.class_indices = np.arange(10) % 2
+        self.damaged: set[int] = set()
 
     def __len__(self) -> int:
         return 10
@@ -40,7 +41,8 @@ class Colours:
         body = io.BytesIO()
         level = 40 + 170 * (index % 2)
         Image.new("RGB", (8, 8), (level, level, level)).save(body, "PNG")
-        return Sample(self.key(index), index % 2, body.getvalue())
+        content = b"no image" if index in self.damaged else body.getvalue()
+        return Sample(self.key(index), index % 2, content)
 
     def close(self) -> None:
         pass
@@ -178,6 +180,41 @@ def test_a_stop_in_a_later_epoch_keeps_the_best_whole_epoch() -> None:
     assert engine.steps == 4
     assert loop.history.accuracies == pytest.approx([0.8])
     assert engine.epoch == 0
+
+
+def test_the_last_weights_after_a_stop_within_an_epoch_name_its_step() -> None:
+    loop, engine = prepare_loop([0.8, 0.9], keep_last_weights="1")
+    loop.should_stop = lambda: engine.steps >= 5
+    loop.run()
+    assert loop.last_weights is not None
+    assert (loop.last_weights.epoch, loop.last_weights.cut_after) == (1, 2)
+    assert loop.last_weights.weights["weight/epoch"] == 1 and engine.epoch == 0
+    whole, _ = run_loop([0.8, 0.9], keep_last_weights="1")
+    assert whole.last_weights is not None
+    assert (whole.last_weights.epoch, whole.last_weights.cut_after) == (1, 0)
+
+
+def test_an_update_whose_last_batch_is_all_bad_is_made_from_its_other_batches() -> None:
+    _, reference = run_loop([0.8], accumulate_batches="2")
+    loop, engine = prepare_loop([0.8], accumulate_batches="2")
+    source = loop.training.source
+    assert isinstance(source, Colours)
+    source.damaged = {int(key.removeprefix("sample")) for key in reference.keys[4:8]}
+    loop.training.bad_samples = loop.validation.bad_samples = BadSamples(4)
+    loop.run()
+    assert engine.updates == reference.updates, "the second batch ends the first update"
+    assert engine.updates[1].is_last and not engine.weights[1].any()
+    assert [len(weights[weights > 0]) for weights in engine.weights] == [4, 0, 2]
+
+
+def test_a_batch_of_bad_samples_on_its_own_makes_no_step() -> None:
+    loop, engine = prepare_loop([0.8])
+    source = loop.training.source
+    assert isinstance(source, Colours)
+    source.damaged = {int(key.removeprefix("sample")) for key in run_loop([0.8])[1].keys[4:8]}
+    loop.training.bad_samples = loop.validation.bad_samples = BadSamples(4)
+    loop.run()
+    assert [len(weights) for weights in engine.weights] == [4, 2]
 
 
 def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, RecordingEngine]:

@@ -18,7 +18,7 @@ from image_classification.data import recordio
 from image_classification.data.images import decode
 from image_classification.data.labels import LabelMap
 from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.packing import PackReport, pack
+from image_classification.data.packing import PackOptions, PackReport, pack
 from image_classification.data.recordio import RecordFile
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import walk
@@ -46,7 +46,7 @@ def build(folder: Path, images: dict[str, bytes]) -> tuple[Path, Path]:
 
 def transcode_one(folder: Path, content: bytes, transcoding: Transcoding) -> bytes:
     path, root = build(folder, {"image": content})
-    pack(path, root, folder / "data.rec", transcoding=transcoding)
+    pack(path, root, folder / "data.rec", options=PackOptions(transcoding))
     with RecordFile(folder / "data.rec") as file:
         return file.read_image(0).content
 
@@ -140,7 +140,7 @@ def test_any_number_of_workers_writes_the_same_file(
     contents = []
     for workers in (1, 2, 7):
         output = tmp_path / f"{workers}.rec"
-        pack(path, root, output, transcoding=transcoding, workers=workers)
+        pack(path, root, output, options=PackOptions(transcoding), workers=workers)
         contents.append((output.read_bytes(), output.with_suffix(".idx").read_bytes()))
     assert contents[0] == contents[1] == contents[2]
 
@@ -161,7 +161,7 @@ def test_a_bad_image_fails_the_pack_by_name_and_leaves_nothing(
 ) -> None:
     path, root = build(tmp_path, {"good.jpg": GOOD, name: BAD[name][0]})
     with pytest.raises(DataError, match="expected at most 0 unusable images, got 1 of 2") as raised:
-        pack(path, root, tmp_path / "data.rec", transcoding=transcoding)
+        pack(path, root, tmp_path / "data.rec", options=PackOptions(transcoding))
     assert f"{name}: " in str(raised.value) and BAD[name][1] in str(raised.value)
     assert left_behind(tmp_path) == []
 
@@ -274,7 +274,12 @@ def test_several_labels_are_stored_only_when_asked_for(
 ) -> None:
     _, root = build(tmp_path, {"a.jpg": GOOD})
     write_list(tmp_path / "data.lst", [ListEntry(7, tuple(labels), "a.jpg")])
-    pack(tmp_path / "data.lst", root, tmp_path / "data.rec", pack_labels=pack_labels)
+    pack(
+        tmp_path / "data.lst",
+        root,
+        tmp_path / "data.rec",
+        options=PackOptions(pack_labels=pack_labels),
+    )
     with RecordFile(tmp_path / "data.rec") as file:
         assert file.record_headers["flag"].tolist() == [flag]
         assert file.read_image(0).header.labels == packed
@@ -305,7 +310,7 @@ def test_the_label_map_goes_with_the_records(tmp_path: Path) -> None:
 def test_a_side_too_long_for_a_jpeg_is_a_bad_image(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"a.png": encoded(1, 300, "PNG"), "b.jpg": GOOD})
     with pytest.raises(DataError, match="sides of at most 65500 pixels in a JPEG, got 76800 × 256"):
-        pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=256))
+        pack(path, root, tmp_path / "data.rec", options=PackOptions(Transcoding(resize=256)))
 
 
 def run(*arguments: str) -> int:
@@ -457,7 +462,7 @@ def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocate
 ) -> None:
     path, root = build(tmp_path, {"1.png": encoded(*size, kind="PNG")})
     with pytest.raises(DataError, match=r"after the resize got .*megapixels"):
-        pack(path, root, tmp_path / "data.rec", transcoding=Transcoding(resize=60_000))
+        pack(path, root, tmp_path / "data.rec", options=PackOptions(Transcoding(resize=60_000)))
     assert left_behind(tmp_path) == []
 
 
@@ -465,7 +470,7 @@ def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> No
     path, root = build(tmp_path, {"1.jpg": encoded(100, 100)})
     small = Transcoding(resize=10, max_pixels=9_999)
     with pytest.raises(DataError, match="expected at most 9999 pixels"):
-        pack(path, root, tmp_path / "data.rec", transcoding=small)
+        pack(path, root, tmp_path / "data.rec", options=PackOptions(small))
 
 
 def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_packed(
@@ -474,7 +479,7 @@ def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_pack
     path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
     path.write_text("0\t1\t1.jpg\n1\t1\t2\t1.jpg\n")
     with pytest.raises(DataError, match="line 2: expected 1 labels as in the first line, got 2"):
-        pack(path, root, tmp_path / "data.rec", pack_labels=True)
+        pack(path, root, tmp_path / "data.rec", options=PackOptions(pack_labels=True))
     assert pack(path, root, tmp_path / "data.rec").packed == 2
 
 

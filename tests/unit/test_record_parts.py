@@ -45,6 +45,9 @@ def hidden_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+SMALL = PackOptions(Transcoding(resize=20))
+
+
 class Stopped(Exception):
     """Stands for whatever ends a process."""
 
@@ -116,7 +119,7 @@ def test_a_resumed_run_gives_the_same_bytes_without_packing_an_image_twice(
     shard_bytes: int | None,
 ) -> None:
     monkeypatch.setattr("image_classification.data.record_parts.PART_BYTES", SHARD_BYTES)
-    options = {"shard_bytes": shard_bytes, "transcoding": Transcoding(resize=20), "workers": 2}
+    options = {"shard_bytes": shard_bytes, "options": SMALL, "workers": 2}
     whole = tmp_path / "whole" / "data.rec"
     pack(tmp_path / "data.lst", root, whole, **options)  # type: ignore[arg-type]
     pack_and_stop(tmp_path, root, 30, **options)
@@ -168,7 +171,9 @@ def test_a_finished_part_with_other_records_is_packed_again(
 def test_only_the_same_job_is_resumed(tmp_path: Path, root: Path) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
     with pytest.raises(UsageError, match=r"had another transcoding .* pack without --resume"):
-        pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES, transcoding=Transcoding())
+        pack_and_stop(
+            tmp_path, root, 30, shard_bytes=SHARD_BYTES, options=PackOptions(Transcoding())
+        )
     write_list(tmp_path / "data.lst", [ListEntry(0, (0.0,), "0.jpg")])
     with pytest.raises(UsageError, match="had another list"):
         pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)

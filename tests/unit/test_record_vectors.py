@@ -12,7 +12,7 @@ import pytest
 
 from image_classification.data.images import decode
 from image_classification.data.listing import divide_list, read_list, shuffled, write_list
-from image_classification.data.packing import pack
+from image_classification.data.packing import PackOptions, pack
 from image_classification.data.recordio import RecordFile, RecordWriter
 from image_classification.data.sources.records import RecordSource
 from image_classification.data.transcoding import Transcoding
@@ -155,7 +155,7 @@ def test_transcoded_packs_agree_with_im2rec_up_to_the_jpeg_encoder(
         vectors / "resized" / "data.lst",
         vectors / "images",
         output,
-        transcoding=Transcoding(resize=32, center_crop=True, quality=95),
+        options=PackOptions(Transcoding(resize=32, center_crop=True, quality=95)),
     )
     with RecordFile(output) as ours, RecordFile(vectors / "resized" / "data.rec") as theirs:
         assert ours.keys is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from typing import Any
@@ -82,6 +83,30 @@ def test_grouped_batches_update_like_one_batch_of_all_their_samples(clip: float)
     np.testing.assert_allclose(
         grouped.state()["weight/head.weight"], together.state()["weight/head.weight"], atol=1e-6
     )
+
+
+def test_padding_that_ends_an_update_leaves_its_other_batches_to_make_it() -> None:
+    ended, padded = build(momentum=0.9), build(momentum=0.9)
+    batch = make_batch()
+    ended.train_step(batch, 0.05, Update(share=0.5))
+    padded.train_step(batch, 0.05, Update(share=0.5, is_last=False))
+    padded.train_step(padding(), 0.05, Update(share=0.5))
+    first, second = ended.state(), padded.state()
+    assert int(second.pop("optimizer/steps")) == int(first.pop("optimizer/steps")) + 1
+    assert differences(first, second) == set()
+
+
+def test_an_update_of_padding_alone_changes_nothing() -> None:
+    engine = build(momentum=0.9)
+    engine.train_step(make_batch(), 0.05)
+    before = engine.state()
+    engine.train_step(padding(), 0.05, Update(share=0.5, is_last=False))
+    engine.train_step(padding(), 0.05, Update(share=0.5))
+    assert differences(before, engine.state()) == {"optimizer/steps"}
+
+
+def padding() -> Batch:
+    return dataclasses.replace(make_batch(size=2), weights=np.zeros(2, np.float32))
 
 
 def test_float16_on_a_cpu_is_float32_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from worker import AREA, ASPECT, BATCH, SIZE, Crop, Job, serve
 
 import image_classification
-from image_classification.data.augment import Augmentation, augment, plan
+from image_classification.data.augment import augment
+from image_classification.data.augmentation import Augmentation, plan
 from image_classification.data.images import decode_part
 from image_classification.data.loader import Loader
 from image_classification.data.preprocessing import Preprocessing

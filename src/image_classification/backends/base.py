@@ -3,7 +3,8 @@
 A backend is the folder `backends/<name>/` with `catalog.py` (plain data: which backbones exist),
 `model` (networks), `engine` (`build`, one training step, one prediction step, state) and `export`
 (the ONNX graph), each a module or a package. Schedules, targets, metrics, checkpoints and reports
-are the core's: they reach a backend as numbers.
+are the core's: they reach a backend as numbers. What is random in an engine (first weights,
+dropout) and what every engine must decide alike is in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -171,7 +172,9 @@ class Engine(Protocol):
     ) -> StepResult:
         """Gradients of soft targets (N, classes) and weights (N,), and the update they are for.
 
-        The state between the batches of one update is not part of `state`.
+        A batch without weight takes part with gradients of zero; where no batch of an update, on
+        any rank, has a sample of weight, nothing changes. The state between the batches of one
+        update is not part of `state`.
         """
         ...
 

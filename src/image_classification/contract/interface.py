@@ -6,6 +6,7 @@ unless the hyperparameter `interface` names it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,9 +18,11 @@ from image_classification.contract.hyperparameters import (
     parse_all,
     parse_one,
 )
-from image_classification.contract.presets import with_preset
+from image_classification.contract.presets import added_by
 from image_classification.contract.shared_hyperparameters import INTERFACE, PRESET
 from image_classification.errors import ChannelError, HyperparameterError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,17 @@ class Interface:
             f"and this job is read as {self.name}"
         )
         elsewhere = dict.fromkeys(_names(other), remark)
+        added = self.added_by_preset(given)
+        if given.get(PRESET.name):
+            shown = ", ".join(f"{name}={value}" for name, value in added.items())
+            nothing = "nothing: the job sets all of it"
+            _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
+        return parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+
+    def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
+        """Hyperparameter → value as text: what the preset of a job adds to what it gives."""
         aliases = {alias: entry.name for entry in self.hyperparameters for alias in entry.aliases}
-        completed = with_preset(self.name, _preset(given), given, aliases)
-        return parse_all(self.hyperparameters, completed, elsewhere)
+        return added_by(_preset(given), self.name, given, aliases)
 
 
 INTERFACES = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,28 +94,25 @@ PRESETS = {
 }  # fmt: skip
 
 
-def with_preset(
-    interface: str, preset: str | None, given: Mapping[str, object], aliases: Mapping[str, str]
-) -> dict[str, object]:
-    """`given` and what the preset adds to it; logs what it adds.
+def added_by(
+    preset: str | None, interface: str, given: Mapping[str, object], aliases: Mapping[str, str]
+) -> dict[str, str]:
+    """Hyperparameter → value as text: what a preset adds to a job.
 
     Args:
-        interface: mxnet or tensorflow.
         preset: a name of `PRESETS`, or None for nothing.
+        interface: mxnet or tensorflow.
         given: hyperparameters of the job, which win.
         aliases: other spelling → name, of the interface's hyperparameters.
     """
     if preset is None:
-        return dict(given)
+        return {}
     own = {aliases.get(name, name) for name in given}
-    added = {
+    return {
         name: value
         for name, value in PRESETS[preset].of(interface).items()
         if name not in own and not _contradicts(name, own)
     }
-    shown = ", ".join(f"{name}={value}" for name, value in added.items())
-    _logger.info("preset=%s sets %s", preset, shown or "nothing: the job sets all of it")
-    return dict(given) | added
 
 
 def _contradicts(name: str, own: Collection[str]) -> bool:

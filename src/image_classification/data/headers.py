@@ -4,64 +4,22 @@ In: the bytes of an image file. Out: an `ImageHeader`, or an error that says wha
 and not by Pillow, because a limit must be checked before anything is allocated (Pillow's WebP
 reader allocates the canvas when it opens a file) and because metadata must not decide whether
 pixels can be read: `without_metadata` leaves only what the decoder needs.
-Sources: ITU-T T.81 annex B; PNG specification, third edition; GIF89a; RFC 9649 (WebP); BMP as in
-Microsoft's BITMAPINFOHEADER.
+Sources: GIF89a; RFC 9649 (WebP); BMP as in Microsoft's BITMAPINFOHEADER; `jpeg_header` and
+`png_header` have theirs.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from image_classification.data.formats import PNG_SIGNATURE, sniff
-from image_classification.data.orientation import (
-    EXIF_PREFIX,
-    UPRIGHT,
-    is_transposed,
-    read_orientation,
-)
-from image_classification.errors import ImageDamagedError, ImageFormatError
+from image_classification.data.formats import sniff
+from image_classification.data.image_header import MAX_PARTS, ImageHeader
+from image_classification.data.jpeg_header import jpeg_without_metadata, read_jpeg_header
+from image_classification.data.orientation import UPRIGHT, read_orientation
+from image_classification.data.png_header import png_without_metadata, read_png_header
+from image_classification.errors import ImageDamagedError
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
-_PNG_PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
-_JPEG_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # no length follows
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
-_JPEG_EXIF, _JPEG_ADOBE = 0xE1, 0xEE
-_JPEG_METADATA = frozenset((*range(0xE0, 0xF0), 0xFE)) - {_JPEG_ADOBE}  # Adobe: colour transform
-_MAX_PARTS = 100_000  # segments or chunks: more is an attack on this Python loop
-_MAX_PROFILE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """What an image file says of itself.
-
-    Attributes:
-        format: one of `formats.FORMATS`.
-        width, height: pixels as stored, each at least 1; see `upright_size`.
-        orientation: EXIF orientation, 1 to 8.
-        channels: 1 grey, 2 grey and alpha, 3 colour or palette, 4 with alpha or CMYK.
-        bit_depth: bits of one channel (or palette index).
-        is_progressive: a JPEG of several scans over the whole picture.
-    """
-
-    format: str
-    width: int
-    height: int
-    orientation: int = UPRIGHT
-    channels: int = 3
-    bit_depth: int = 8
-    is_progressive: bool = False
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """(height, width) in pixels after the orientation is applied."""
-        size = (self.height, self.width)
-        return (size[1], size[0]) if is_transposed(self.orientation) else size
+__all__ = ["ImageHeader", "read_header", "without_metadata"]
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -73,8 +31,8 @@ def read_header(data: bytes) -> ImageHeader:
     """
     image_format = sniff(data)
     reader = {
-        "JPEG": _read_jpeg,
-        "PNG": _read_png,
+        "JPEG": read_jpeg_header,
+        "PNG": read_png_header,
         "GIF": _read_gif,
         "WEBP": _read_webp,
         "BMP": _read_bmp,
@@ -94,125 +52,15 @@ def read_header(data: bytes) -> ImageHeader:
 
 def without_metadata(data: bytes, header: ImageHeader) -> bytes:
     """The file with the parts that hold pixels only: no EXIF, text, profiles, further frames."""
-    if header.format == "JPEG":
-        parts = [b"\xff\xd8"]
-        for marker, start, end in _jpeg_segments(data):
-            if marker == _JPEG_SCAN:
-                parts.append(data[start:])
-            elif marker not in _JPEG_METADATA:
-                parts.append(data[start:end])
-        return b"".join(parts)
-    if header.format == "PNG":
-        kept = (data[a:b] for kind, a, b in _png_chunks(data) if kind in _PNG_PIXEL_CHUNKS)
-        return PNG_SIGNATURE + b"".join(kept)
-    return data
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start (at its 0xFF) and end of every segment up to the first scan or the end.
-
-    Junk between segments is skipped, as every decoder does.
-    """
-    position = 2
-    for _ in range(_MAX_PARTS):
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
-            return
-        marker = data[position + 1]
-        if marker in (0x00, 0xFF):  # an escaped byte in junk; a fill byte
-            position += 1
-        elif marker in _JPEG_BARE_MARKERS:
-            position += 2
-        elif marker == _JPEG_END:
-            return
-        else:
-            end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-            yield marker, position, end
-            if marker == _JPEG_SCAN:
-                return
-            position = end
-    raise ImageDamagedError(f"this JPEG has more than {_MAX_PARTS} segments before its pixels")
-
-
-def _read_jpeg(data: bytes) -> ImageHeader:
-    frame: tuple[int, int, int, int, int] | None = None
-    orientation = None
-    for marker, start, end in _jpeg_segments(data):
-        if marker in _JPEG_FRAME_MARKERS and frame is None:
-            frame = (marker, *struct.unpack_from(">BHHB", data, start + 4))
-        elif marker == _JPEG_EXIF and orientation is None:
-            content = data[start + 4 : end]
-            if content.startswith(EXIF_PREFIX):
-                orientation = read_orientation(content)
-    if frame is None:
-        raise ImageDamagedError(f"this JPEG ({len(data)} bytes) has no frame header")
-    marker, bit_depth, height, width, channels = frame
-    if bit_depth != 8:
-        raise ImageFormatError(f"expected a JPEG of 8 bits a channel, got {bit_depth} bits")
-    return ImageHeader(
-        "JPEG", width, height, orientation or UPRIGHT, channels, bit_depth, marker == 0xC2
-    )
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and end (length, type, content, checksum) of every chunk.
-
-    The end of the last chunk may lie behind the end of a truncated file.
-    """
-    position = len(PNG_SIGNATURE)
-    for _ in range(_MAX_PARTS):
-        if position + 8 > len(data):
-            return
-        length, kind = struct.unpack_from(">I4s", data, position)
-        yield kind, position, position + length + 12
-        position += length + 12
-    raise ImageDamagedError(f"this PNG has more than {_MAX_PARTS} chunks")
-
-
-def _read_png(data: bytes) -> ImageHeader:
-    if data[12:16] != b"IHDR":
-        raise ImageDamagedError("this PNG does not begin with its header chunk (IHDR)")
-    width, height, bit_depth, colour_type = struct.unpack_from(">IIBB", data, 16)
-    if colour_type not in _PNG_CHANNELS or bit_depth not in (1, 2, 4, 8, 16):
-        raise ImageDamagedError(
-            f"this PNG has colour type {colour_type} with bit depth {bit_depth}, which do not exist"
-        )
-    return ImageHeader(
-        "PNG", width, height, _png_orientation(data), _PNG_CHANNELS[colour_type], bit_depth
-    )
-
-
-def _png_orientation(data: bytes) -> int:
-    """From the chunk eXIf, else from the text chunk that ImageMagick and exiftool wrote before."""
-    profile_orientation = UPRIGHT
-    for kind, start, end in _png_chunks(data):
-        if kind == b"eXIf":
-            return read_orientation(data[start + 8 : end - 4])
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            text = data[start + 8 : end - 4]
-            if text.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-                profile_orientation = read_orientation(_raw_profile(kind, text))
-    return profile_orientation
-
-
-def _raw_profile(kind: bytes, text: bytes) -> bytes:
-    """The bytes in `\\nexif\\n    <length>\\n<hexadecimal lines>`; empty if they cannot be read."""
-    _, _, value = text.partition(b"\0")
-    if kind == b"zTXt":
-        try:
-            value = zlib.decompressobj().decompress(value[1:], _MAX_PROFILE_BYTES)
-        except zlib.error:
-            return b""
-    found = re.search(rb"\n(?:exif|APP1|app1)\n *\d+\n([0-9a-fA-F\s]*)", value)
-    digits = re.sub(rb"\s", b"", found[1]) if found else b""
-    return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
+    strip = {"JPEG": jpeg_without_metadata, "PNG": png_without_metadata}.get(header.format)
+    return data if strip is None else strip(data)
 
 
 def _read_gif(data: bytes) -> ImageHeader:
     """The size that holds both the logical screen and the first frame, as decoders allocate it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + _gif_palette_bytes(flags)
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         kind = data[position]
         if kind == 0x2C:  # image descriptor
             left, top, columns, rows = struct.unpack_from("<HHHH", data, position + 1)

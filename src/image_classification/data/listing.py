@@ -22,7 +22,6 @@ from image_classification.errors import ListError, UsageError
 SHUFFLE_SEED = 100
 MAX_ID = (1 << 64) - 1
 _MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
 _ROUNDING = 1e-9

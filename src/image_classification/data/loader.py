@@ -18,7 +18,7 @@ from types import TracebackType
 
 import numpy as np
 
-from image_classification.data.augment import Augmentation, plan
+from image_classification.data.augmentation import Augmentation, plan
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, IntArray, UInt8Array

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from image_classification.data.files import write_text
 from image_classification.data.listing import read_list
+from image_classification.data.pack_options import PackOptions, describe_job, select_part
 from image_classification.data.pack_report import PackReport
-from image_classification.data.packing import PackOptions, describe_job, pack, select_part
+from image_classification.data.packing import pack
 from image_classification.data.recordio import RecordFile
 from image_classification.errors import DataError
 
@@ -39,13 +40,12 @@ def pack_lists(
         on_list: called with (list, whether it is done already); returns what is called with
             (images done, images in the list).
 
-    Raises:
-        As `pack`; the lists before are complete.
+    Raises: as `pack`; the lists before are complete.
     """
     reports = []
     for path in lists:
         output = output_of(path, options)
-        marker = output.with_name(f".{output.name}.done")
+        marker = _marker(output)
         job = {**describe_job(path, root, options), "shard_bytes": shard_bytes}
         report = _finished(marker, job, output, path, options) if resume else None
         on_progress = on_list(path, report is not None)
@@ -55,7 +55,7 @@ def pack_lists(
                 path,
                 root,
                 output,
-                options=options,
+                options,
                 workers=workers,
                 max_bad=max_bad,
                 shard_bytes=shard_bytes,
@@ -66,9 +66,12 @@ def pack_lists(
                 write_text(marker, json.dumps({"job": job, "report": report.to_json()}))
         reports.append(report)
     for path in lists:
-        output = output_of(path, options)
-        output.with_name(f".{output.name}.done").unlink(missing_ok=True)
+        _marker(output_of(path, options)).unlink(missing_ok=True)
     return reports
+
+
+def _marker(output: Path) -> Path:
+    return output.with_name(f".{output.name}.done")
 
 
 def output_of(path: Path, options: PackOptions) -> Path:

@@ -27,7 +27,6 @@ from image_classification.data.record_format import (
     REMEDY,
     WHOLE,
     ImageRecord,
-    Mapped,
     PartDamage,
     RecordHeader,
     follow_record,
@@ -35,8 +34,8 @@ from image_classification.data.record_format import (
     padded,
     unpack_image_record,
 )
-from image_classification.data.record_index import find_disagreement, read_index
-from image_classification.data.record_scan import Damage, find_records
+from image_classification.data.record_opening import locate_records, map_file
+from image_classification.data.record_scan import Damage
 from image_classification.data.record_writer import INDEX_SUFFIX, RECORD_SUFFIX, RecordWriter
 from image_classification.data.samples import FloatArray, IntArray
 from image_classification.errors import RecordError
@@ -84,40 +83,16 @@ class RecordFile:
 
     def __init__(self, path: Path, index: Path | None = None, *, resync: bool = False) -> None:
         self.path = path
-        self._map = _map_file(path)
-        beside = path.with_suffix(INDEX_SUFFIX)
-        self.index_path = index or (beside if beside.is_file() and beside != path else None)
-        self.index_problem: str | None = None
-        self.damages: list[Damage] = []
-        self.keys: npt.NDArray[np.uint64] | None = None
+        self._map = map_file(path)
         try:
-            self.offsets = self._find_records(is_given=index is not None, resync=resync)
+            found = locate_records(self._map, path, index, resync=resync)
+            self.offsets, self.keys, self.damages = found.offsets, found.keys, found.damages
+            self.index_path, self.index_problem = found.index_path, found.index_problem
             if resync:
                 self._drop_misfits()
         except BaseException:
             self.close()
             raise
-
-    def _find_records(self, is_given: bool, resync: bool) -> IntArray:
-        if self.index_path is not None:
-            try:
-                index = read_index(self.index_path)
-            except RecordError as error:
-                if is_given:
-                    raise
-                self.index_problem = str(error)
-            else:
-                self.index_problem = find_disagreement(self._map, index.offsets)
-                if self.index_problem is None:
-                    self.keys = index.keys
-                    return index.offsets
-                self.index_problem = f"{self.index_path}: {self.index_problem}"
-            message = f"{self.index_problem}; it does not belong to {self.path}"
-            if is_given:
-                raise RecordError(f"{message}; delete it, the file can be read without")
-            _log.warning("%s; the index is ignored and the record file is scanned", message)
-        found, self.damages = find_records(self._map, self.path, resync=resync)
-        return found
 
     def _drop_misfits(self) -> None:
         """Leave out records whose image header is damaged, unless none is an image record."""
@@ -261,13 +236,3 @@ class RecordFile:
                 if self.fitting_headers().any():  # damage; else these are no image records
                     raise RecordError(f"{error}; {REMEDY}") from error
                 raise
-
-
-def _map_file(path: Path) -> Mapped:
-    try:
-        with path.open("rb") as file:
-            if not file.seek(0, 2):
-                return b""  # an empty file cannot be mapped
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RecordError(f"{path}: the record file cannot be read: {error.strerror}") from error

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.augment import Augmentation, augment
+from image_classification.data.augment import augment
+from image_classification.data.augmentation import Augmentation
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.preprocessing import Preprocessing, prepare
 from image_classification.data.samples import Batch, IntArray, UInt8Array

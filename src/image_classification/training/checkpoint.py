@@ -42,6 +42,7 @@ class EpochRecord:
         learning_rate: at the epoch's last step.
         outside_share: 0–1, of the training time spent outside the training step: waiting for data,
             metrics, logging.
+        cut_after: steps, where a stop cut the epoch short; 0 for a whole one.
     """
 
     epoch: int
@@ -52,6 +53,7 @@ class EpochRecord:
     wait_share: float
     learning_rate: float
     outside_share: float = 0.0
+    cut_after: int = 0
 
 
 @dataclass

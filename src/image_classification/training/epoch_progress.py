@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from image_classification.training.checkpoint import PartialEpoch
+from image_classification.training.checkpoint import EpochRecord, PartialEpoch
 from image_classification.training.process_group import ProcessGroup
-from image_classification.training.running_metrics import RunningMetrics
+from image_classification.training.running_metrics import RunningMetrics, means
 
 
 @dataclass
@@ -72,6 +73,19 @@ class EpochProgress:
     @property
     def _in_steps(self) -> float:
         return self.step_seconds + self.metrics.fetch_seconds
+
+    def record(self, totals: Mapping[str, float], wait_seconds: float) -> EpochRecord:
+        """What the epoch brought up to now; the validation is still to come."""
+        return EpochRecord(
+            epoch=self.epoch,
+            train=means(totals),
+            validation={},
+            seconds=self.seconds,
+            images_per_second=totals["samples"] / max(self.seconds, 1e-9),
+            wait_share=self.wait_share(wait_seconds),
+            learning_rate=self.learning_rate,
+            outside_share=self.outside_share,
+        )
 
     def partial(self, totals: dict[str, float], wait_seconds: float) -> PartialEpoch:
         """What a checkpoint within the epoch says of it."""

@@ -2,12 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 from image_classification.backends.base import World
 from image_classification.contract import environment
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
 from image_classification.data.sources import Source
+from image_classification.training.inputs import Inputs
 from image_classification.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The loaders of a job.
+
+    Attributes:
+        training, validation: of every job.
+        test: None without that channel.
+        bad_samples: that any of them has left out.
+    """
+
+    training: Loader
+    validation: Loader
+    test: Loader | None
+    bad_samples: BadSamples
+
+
+@contextmanager
+def open_loaders(
+    settings: Settings, inputs: Inputs, world: World, *, on_cpu: bool
+) -> Iterator[Loaders]:
+    """Yield the loaders; they and their sources are closed at the end of the block.
+
+    Args:
+        settings, inputs: of the job.
+        world: this process among those that train together.
+        on_cpu: whether the engine computes on the CPU.
+    """
+    sources = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
+    present = {name: source for name, source in sources.items() if source is not None}
+    count = sum(len(source) for source in present.values())
+    bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
+    loaders = {
+        name: loader_of(name, source, settings, bad_samples, world, on_cpu=on_cpu)
+        for name, source in present.items()
+    }
+    try:
+        yield Loaders(loaders["train"], loaders["validation"], loaders.get("test"), bad_samples)
+    finally:
+        for loader in loaders.values():
+            loader.close()
+            loader.source.close()
 
 
 def loader_of(

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classification.backends.base import (
-    AVERAGE_PREFIX,
-    WEIGHT_PREFIX,
-    Engine,
-    State,
-    Update,
-    World,
-)
+from image_classification.backends.base import Engine, State, Update, World
 from image_classification.data.samples import Batch
-from image_classification.errors import UserError
 from image_classification.training.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -28,19 +19,16 @@ from image_classification.training.checkpoint import (
     History,
     PartialEpoch,
 )
+from image_classification.training.divergence import check_finite
 from image_classification.training.epoch_progress import EpochProgress
-from image_classification.training.evaluation import (
-    Outcomes,
-    collect,
-    metric_names,
-    metrics_of,
-    softmax,
-)
-from image_classification.training.multi_label import sigmoid
+from image_classification.training.evaluation import Outcomes
+from image_classification.training.kept_weights import LastWeights, evaluated_weights
 from image_classification.training.process_group import ProcessGroup
-from image_classification.training.running_metrics import RunningMetrics, means
+from image_classification.training.resuming import newest_checkpoint
+from image_classification.training.running_metrics import RunningMetrics
 from image_classification.training.step_inputs import StepInputs
 from image_classification.training.stopping import JobClock
+from image_classification.training.validation import Validation
 
 if TYPE_CHECKING:
     from image_classification.data.loader import Loader
@@ -48,15 +36,8 @@ if TYPE_CHECKING:
     from image_classification.training.settings import Settings
 
 
-_logger = logging.getLogger(__name__)
-
-
 def _never() -> bool:
     return False
-
-
-class _StoppedError(Exception):
-    """The job was asked to stop in the middle of a validation pass."""
 
 
 @dataclass
@@ -88,7 +69,7 @@ class Loop:
     should_stop: Callable[[], bool] = _never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
-    last_weights: State = field(default_factory=dict)
+    last_weights: LastWeights | None = None
     _partial: PartialEpoch | None = None
     _clock: JobClock = field(default_factory=JobClock)
     _best_outcomes: Outcomes | None = None
@@ -109,37 +90,32 @@ class Loop:
             UserError: it is another job's, has more epochs than this job asks for, or is not the
                 same on all hosts.
         """
-        found = self.checkpoints.load_latest(self.history.metric)
-        done = len(found.history.epochs) if found else 0
-        step = found.partial.step if found and found.partial else 0
-        leaders = self.group.from_leader({"epochs": done, "steps": step})
-        if self.group.any((done, step) != (leaders["epochs"], leaders["steps"])):
-            raise UserError(
-                f"this host has a checkpoint of {done} epochs and {step} steps, the first host one "
-                f"of {leaders['epochs']:.0f} and {leaders['steps']:.0f}: give all hosts the same "
-                "checkpoints, or none"
-            )
+        found = newest_checkpoint(
+            self.checkpoints, self.history.metric, self.settings.epochs, self.group
+        )
         if found is None:
             return False
-        if done > self.settings.epochs:
-            raise UserError(
-                f"the checkpoints are of {done} epochs, the job has epochs={self.settings.epochs}: "
-                "set more epochs, or give it an empty checkpoint location"
-            )
-        self._take(found)
-        self._log_resumed(done, step)
+        self.engine.load_state(found.state)
+        self.history, self._partial = found.history, found.partial
+        self._clock = JobClock(found.seconds)
+        best = self.history.best_epoch
+        if best >= 0:
+            is_newest = found.partial is None and best == self.history.epochs[-1].epoch
+            state = found.state if is_newest else self.checkpoints.load(best)
+            self.best_weights = evaluated_weights(state)
         return True
 
     def run(self) -> None:
         """Train to the last epoch or to a stop; the engine ends with the best weights."""
-        rule = self.settings.early_stopping
+        rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
             if rule and rule.is_due(self.history.accuracies):
                 break
-            if not self._run_epoch(epoch):
+            progress = self._begin(epoch)
+            if not self._run_epoch(progress):
                 break
         if self.settings.keep_last_weights:
-            self.last_weights = _weights(self.engine.state())
+            self.last_weights = self._last(progress)
         if self.best_weights:
             self.engine.load_state(self.best_weights)
 
@@ -148,101 +124,47 @@ class Loop:
         return self._best_outcomes or self.outcomes_of(self.validation)
 
     def outcomes_of(self, loader: Loader) -> Outcomes:
-        """Every sample of a loader once, through the engine.
+        """Every sample of a loader once; UserError if the numbers are no longer finite."""
+        return self._validation.outcomes_of(loader, len(self.history.epochs))
 
-        Raises:
-            UserError: the network's numbers are no longer finite.
-        """
-        return self._outcomes(loader.epoch(0))
+    def _last(self, progress: EpochProgress | None) -> LastWeights:
+        """The weights of now: of the last epoch that counts, or of one that a stop cut short."""
+        weights = evaluated_weights(self.engine.state())
+        if progress is not None and progress.epoch == len(self.history.epochs):
+            return LastWeights(weights, progress.epoch, progress.step)
+        record = self.history.epochs[-1]
+        return LastWeights(weights, record.epoch, record.cut_after)
 
-    def _outcomes(self, batches: Iterator[Batch]) -> Outcomes:
-        predict = self.engine.predict_step
-        activation = sigmoid if self.settings.multi_label else softmax
-        outcomes = collect(batches, lambda images: activation(predict(images)))
-        if not np.isfinite(outcomes.probabilities).all():
-            raise _diverged(len(self.history.epochs))
-        return outcomes
-
-    def _take(self, found: Checkpoint) -> None:
-        self.engine.load_state(found.state)
-        self.history, self._partial = found.history, found.partial
-        self._clock = JobClock(found.seconds)
-        best = self.history.best_epoch
-        if best < 0:
-            return
-        is_newest = found.partial is None and best == self.history.epochs[-1].epoch
-        self.best_weights = _weights(found.state if is_newest else self.checkpoints.load(best))
-
-    def _log_resumed(self, epochs: int, step: int) -> None:
-        if step:
-            _logger.info("Resumed in epoch %d after step %d", epochs + 1, step)
-        else:
-            _logger.info("Resumed after epoch %d", epochs)
-
-    def _run_epoch(self, epoch: int) -> bool:
+    def _run_epoch(self, progress: EpochProgress) -> bool:
         """Train and validate one epoch; whether the job goes on."""
-        progress = self._begin(epoch)
-        self.journal.begin_epoch(epoch, progress.step)
+        self.journal.begin_epoch(progress.epoch, progress.step)
         is_whole = self._train(progress)
         if not is_whole:
             self._save(progress)
             if self.history.best_epoch >= 0:
                 return False  # not to be compared with whole epochs; without any it is all there is
         totals = progress.metrics.totals(self.group)
-        _check_finite(totals, epoch)
-        seconds, outside_share = progress.seconds, progress.outside_share
-        wait_share = progress.wait_share(self.training.wait_seconds)
-        outcomes, validation = self._validate()
+        check_finite(totals["loss"], progress.epoch)
+        record = progress.record(totals, self.training.wait_seconds)
+        outcomes, validation = self._validation.measure(
+            progress.epoch, self.group, self._must_stop_validating
+        )
         if not validation:
             self._save(progress)
             return False
-        record = EpochRecord(
-            epoch=epoch,
-            train=means(totals),
-            validation=validation,
-            seconds=seconds,
-            images_per_second=totals["samples"] / seconds,
-            wait_share=wait_share,
-            learning_rate=progress.learning_rate,
-            outside_share=outside_share,
-        )
+        cut_after = 0 if is_whole else progress.step
+        record = replace(record, validation=validation, cut_after=cut_after)
         self.history.epochs.append(record)
-        epochs_left = self.settings.epochs - epoch - 1
+        epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
         return self._keep(record, outcomes, is_whole)
 
     def _begin(self, epoch: int) -> EpochProgress:
         partial, self._partial = self._partial, None
-        metrics = RunningMetrics(*self._asked)
+        metrics = RunningMetrics(*self._validation.asked)
         if partial is None:
             return EpochProgress(epoch, metrics)
         return EpochProgress.resumed(epoch, metrics, partial, self.group)
-
-    @property
-    def _asked(self) -> tuple[int | None, str | None]:
-        """The metrics beside loss and accuracy: k of the top-k accuracy, and a binary one."""
-        return self.settings.top_k, self.settings.binary_metric
-
-    def _validate(self) -> tuple[Outcomes | None, dict[str, float]]:
-        """Validation metrics, measured by the leader: the ranks must not differ in what is best.
-
-        Nothing if the job is asked to stop meanwhile and has an epoch to keep.
-        """
-        values, outcomes = dict.fromkeys(metric_names(*self._asked), 0.0), None
-        if self.group.is_leader:
-            try:
-                outcomes = self._outcomes(self._until_stop(self.validation.epoch(0)))
-                values = metrics_of(outcomes, *self._asked)
-            except _StoppedError:
-                values["stopped"] = 1.0
-        values = self.group.from_leader({"stopped": 0.0} | values)
-        return outcomes, {} if values.pop("stopped") else values
-
-    def _until_stop(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            if self.history.best_epoch >= 0 and self._must_stop():
-                raise _StoppedError
-            yield batch
 
     def _train(self, progress: EpochProgress) -> bool:
         """Train the rest of an epoch; False if the job was asked to stop on the way."""
@@ -266,9 +188,9 @@ class Loop:
     def _train_step(self, progress: EpochProgress, batch: Batch, update: Update) -> None:
         inputs = self._inputs
         if not len(batch):  # all its samples were bad, or this rank has one step less
-            if self.world.size == 1:
+            if self.world.size == 1 and self.settings.recipe.accumulate_batches == 1:
                 return
-            batch = inputs.padding()  # the other ranks wait for this one in every step
+            batch = inputs.padding()  # the other ranks, or batches of the update, wait for this one
         progress.learning_rate = inputs.learning_rate(progress.epoch, progress.step)
         class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
         prepared = inputs.prepared(progress.epoch, progress.step, batch, class_indices)
@@ -279,6 +201,10 @@ class Loop:
         if kept:
             progress.metrics.add(result, class_indices)
         progress.images += kept
+
+    @cached_property
+    def _validation(self) -> Validation:
+        return Validation(self.engine, self.settings, self.validation)
 
     @cached_property
     def _inputs(self) -> StepInputs:
@@ -293,10 +219,14 @@ class Loop:
     def _must_stop(self) -> bool:
         return self.should_stop() or self._clock.is_over(self.settings.max_minutes)
 
+    def _must_stop_validating(self) -> bool:
+        """Without an epoch to keep, the validation is all that there will be: it is finished."""
+        return self.history.best_epoch >= 0 and self._must_stop()
+
     def _save(self, progress: EpochProgress) -> None:
         """Write a checkpoint within an epoch; the leader does, with the metrics of all ranks."""
         totals = progress.metrics.totals(self.group)
-        _check_finite(totals, progress.epoch)
+        check_finite(totals["loss"], progress.epoch)
         self._clock.saved()
         if self.group.is_leader:
             partial = progress.partial(totals, self.training.wait_seconds)
@@ -308,7 +238,7 @@ class Loop:
         state, done = self.engine.state(), record.epoch + 1
         is_best = self.history.best_epoch == record.epoch
         if is_best:
-            self.best_weights, self._best_outcomes = _weights(state), outcomes
+            self.best_weights, self._best_outcomes = evaluated_weights(state), outcomes
             self.journal.best_line(self.history.accuracies[-1])
         goes_on = is_whole and not self.group.any(self._must_stop())
         is_due = done % self.settings.checkpoint_frequency == 0 or done == self.settings.epochs
@@ -317,23 +247,3 @@ class Loop:
             if self.group.is_leader:
                 self.checkpoints.save(Checkpoint(state, self.history, None, self._clock.seconds))
         return goes_on
-
-
-def _check_finite(totals: dict[str, float], epoch: int) -> None:
-    if not np.isfinite(totals["loss"]):
-        raise _diverged(epoch)
-
-
-def _diverged(epoch: int) -> UserError:
-    return UserError(
-        f"training diverged in epoch {epoch + 1}: the loss is no longer a finite number; lower "
-        "learning_rate, or set warmup_epochs or clip_gradient_norm"
-    )
-
-
-def _weights(state: State) -> State:
-    """Those that are evaluated and served: the averaged ones where there are any."""
-    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
-    if averages:
-        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
-    return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}

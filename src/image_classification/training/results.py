@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from platform import python_version
@@ -27,6 +27,7 @@ from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs
+from image_classification.training.kept_weights import LastWeights
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Results:
         reliability: of the validation pass before the temperature, and after it.
         mistakes: its surest errors.
         bad_samples: the images that were skipped.
-        last_weights: of the last epoch, where the job asked for them.
+        last_weights: those that training ended with, where the job asked for them.
         started_from: where the first weights come from, in a few words.
         hyperparameters: (name, value, where it comes from).
     """
@@ -61,7 +62,7 @@ class Results:
     reliability: tuple[Reliability, Reliability]
     mistakes: Sequence[report.Mistake]
     bad_samples: BadSamples
-    last_weights: State = field(default_factory=dict)
+    last_weights: LastWeights | None = None
     started_from: str = ""
     hyperparameters: Sequence[tuple[str, str, str]] = ()
 
@@ -110,8 +111,8 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
     }
     writers = engine_writers(engine, results.calibration.temperature) | pages
-    if results.last_weights:
-        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights)
+    if results.last_weights is not None:
+        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights.weights)
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
 
@@ -183,14 +184,18 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 
 def _weights_named(results: Results) -> dict[str, Any]:
-    """Which epoch, 1 for the first, each file of weights holds."""
-    history = results.history
-    best = {"epoch": history.best_epoch + 1, "is": "best"}
+    """Which epoch, 1 for the first, each file of weights holds; which step of one cut short."""
+    history, last = results.history, results.last_weights
+    best_record = history.epochs[history.best_epoch]
+    best = _place(best_record.epoch, best_record.cut_after) | {"is": "best"}
     named = {artifacts.MODEL_FILE: best, artifacts.WEIGHTS_FILE: best}
-    if results.last_weights:
-        last = {"epoch": history.epochs[-1].epoch + 1, "is": "last"}
-        named[artifacts.LAST_WEIGHTS_FILE] = last
+    if last is not None:
+        named[artifacts.LAST_WEIGHTS_FILE] = _place(last.epoch, last.cut_after) | {"is": "last"}
     return named
+
+
+def _place(epoch: int, cut_after: int) -> dict[str, Any]:
+    return {"epoch": epoch + 1} | ({"step": cut_after} if cut_after else {})
 
 
 def _description(results: Results) -> dict[str, Any]:

@@ -59,10 +59,10 @@ def unusable(facts: Facts) -> str:
 
 
 def hyperparameters(facts: Facts) -> str:
-    """What was given and what was left to its default; then what both came to."""
+    """What the job or its preset gave, what was left to its default, and what both came to."""
     settings = json.dumps(facts.description["hyperparameters"], indent=1, ensure_ascii=False)
     given = [
-        (name if name == origin else f"{name} (given as {origin})", value)
+        (_named(name, origin), value)
         for name, value, origin in facts.hyperparameters
         if origin != "default"
     ]
@@ -75,3 +75,10 @@ def hyperparameters(facts: Facts) -> str:
         "<details><summary>What they came to</summary>"
         f"<pre>{text(settings)}</pre></details>"
     )
+
+
+def _named(name: str, origin: str) -> str:
+    """A hyperparameter with the spelling or the preset that it came by."""
+    if origin.startswith("preset "):
+        return f"{name} ({origin})"
+    return name if name == origin else f"{name} (given as {origin})"

@@ -7,16 +7,13 @@ seed, batches and number of threads give bit-equal weights, across a stop and a 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from image_classification.backends.base import (
@@ -31,12 +28,16 @@ from image_classification.backends.base import (
     Update,
     World,
 )
+from image_classification.backends.dropout import kept_features
+from image_classification.backends.pretrained import pretrained_state
+from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.torch import model
 from image_classification.backends.torch.engine import optimizer
+from image_classification.backends.torch.engine.averaging import AveragedModel
 from image_classification.backends.torch.engine.compiling import compiled
+from image_classification.backends.torch.engine.losses import Step, sample_losses
 from image_classification.backends.torch.engine.precision import precision_of
-from image_classification.backends.torch.engine.ranks import Ranks
-from image_classification.backends.torch.engine.weights import load_weights, pretrained_state
+from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
@@ -57,30 +58,16 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     return _TorchEngine(spec, optimizer, world)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A step whose numbers may still be on the device."""
-
-    loss: torch.Tensor
-    logits: torch.Tensor
-
-    def fetch(self) -> tuple[float, FloatArray]:
-        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
-        return float(self.loss), self.logits.float().cpu().numpy()
-
-
 class _TorchEngine:
     """See `backends/base.py` for the protocol."""
 
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         torch.set_num_threads(world.threads)
         self._spec, self._settings, self._rank = spec, settings, world.rank
-        self._device = _device(world)
+        self._device = device_of(world)
         self._ranks = Ranks(world, self._device)
         self._model = model.build(spec).to(self._device)
-        # A second model, because predictions and the graph are made from the average.
-        self._average = copy.deepcopy(self._model) if spec.averages_weights else None
-        self._model.dropout.generator = torch.Generator(self._device)
+        self._average = AveragedModel(self._model) if spec.averages_weights else None
         self._learning = {
             name: parameter
             for name, parameter in self._model.named_parameters()
@@ -98,44 +85,30 @@ class _TorchEngine:
         self.parameter_count = sum(p.numel() for p in self._model.parameters())
         self.trainable_parameter_count = sum(p.numel() for p in self._learning.values())
 
-    def train_step(
-        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
-    ) -> _Step:
+    def train_step(self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE) -> Step:
         """The gradients of one batch and, if it is the update's last, the update.
 
-        Samples of weight 0 are left out of the forward pass, so that padding does not enter the
-        BatchNorm statistics; their logits are zeros.
+        Samples of weight 0 are left out of the forward pass; their logits are zeros.
         """
-        weights = np.asarray(batch.weights, dtype=np.float32)
-        kept = np.flatnonzero(weights)
-        has_samples = len(kept) > 0
-        if not has_samples:
-            kept = np.arange(len(weights))
-        elif len(kept) == 1:  # a BatchNorm on 1×1 maps needs two values: the sample in two halves
-            kept, weights = np.repeat(kept, 2), weights / np.float32(2)
-        self._start_training_mode()
-        logits = self._logits(self._images(batch.images, kept))
-        targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[kept])
-        loss = self._add_gradients(
-            logits, targets, self._tensor(weights[kept]), update.share, has_samples
-        )
+        samples = step_samples(batch.weights)
+        # BatchNorms keep their statistics where they are frozen, and where there is only padding.
+        self._model.train(samples.has_weight and not self._spec.train_only_head)
+        logits = self._logits(self._images(batch.images, samples))
+        targets = self._tensor(np.asarray(batch.targets, dtype=np.float32)[samples.indices])
+        loss = self._add_gradients(logits, targets, samples, update.share)
         if update.is_last and self._has_gradients:
             self._update(learning_rate)
-            self._update_average(update.average_decay)
+            if self._average is not None:
+                self._average.update(update.average_decay)
         self._is_new_update = update.is_last
         self._steps += 1
-        logits = logits.detach()
-        if not np.array_equal(kept, np.arange(len(weights))):
-            everyone = logits.new_zeros(len(weights), logits.shape[1])
-            logits = everyone.index_copy_(0, self._tensor(kept), logits)
-        return _Step(loss, logits)
+        return Step(loss, logits.detach(), samples)
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
-        model = self._average or self._model
-        model.eval()
+        network = self._evaluated.eval()
         with torch.inference_mode():
-            logits: FloatArray = model(self._images(images)).cpu().numpy()
+            logits: FloatArray = network(self._images(images)).cpu().numpy()
         return logits
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -146,12 +119,13 @@ class _TorchEngine:
 
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
-        models = {WEIGHT_PREFIX: self._model, AVERAGE_PREFIX: self._average}
+        networks = {WEIGHT_PREFIX: self._model}
+        if self._average is not None:
+            networks[AVERAGE_PREFIX] = self._average.model
         state: State = {
             prefix + name: np.array(tensor.cpu().numpy(), order="C")
-            for prefix, model in models.items()
-            if model is not None
-            for name, tensor in model.tensors()
+            for prefix, network in networks.items()
+            for name, tensor in network.tensors()
         }
         state.update(optimizer.read_state(self._optimizer, self._learning))
         state.update(self._precision.state())
@@ -167,8 +141,9 @@ class _TorchEngine:
         weights = {key: value for key, value in state.items() if key.startswith(WEIGHT_PREFIX)}
         slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
         steps = slots.pop(_STEPS, None)
-        load_weights(self._model, weights, self._spec.backbone)
-        self._load_average(state)
+        model.load_weights(self._model, weights, self._spec.backbone)
+        if self._average is not None:
+            self._average.load(state, self._spec.backbone)
         self._precision.take_state(slots)
         if slots:
             optimizer.write_state(self._optimizer, self._learning, slots)
@@ -179,8 +154,9 @@ class _TorchEngine:
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
         spec = self._spec
-        model = self._average or self._model
-        export(model, spec.input_shape, path, temperature, is_multi_label=spec.multi_label)
+        export(
+            self._evaluated, spec.input_shape, path, temperature, is_multi_label=spec.multi_label
+        )
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""
@@ -192,31 +168,33 @@ class _TorchEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _start_training_mode(self) -> None:
-        if self._spec.train_only_head:
-            self._model.eval()  # BatchNorms of the frozen layers keep their statistics
-            self._model.dropout.train()
-        else:
-            self._model.train()
-        mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
-        self._model.dropout.generator.manual_seed(int(mixed.generate_state(1)[0]))
+    @property
+    def _evaluated(self) -> model.Classifier:
+        """The network of predictions and of the graph."""
+        return self._model if self._average is None else self._average.model
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         with self._precision.autocast:
             with torch.set_grad_enabled(not self._spec.train_only_head):
                 features = self._features(images)
-            return self._model.head(self._model.dropout(features)).float()
+            return self._model.head(self._dropped_out(features)).float()
+
+    def _dropped_out(self, features: torch.Tensor) -> torch.Tensor:
+        rate, seed = self._spec.dropout_rate, self._spec.seed
+        samples, width = features.shape
+        kept = kept_features(rate, (samples, width), seed, self._steps, self._rank)
+        return features if kept is None else features * self._tensor(kept) / (1.0 - rate)
 
     def _add_gradients(
         self,
         logits: torch.Tensor,
         targets: torch.Tensor,
-        weights: torch.Tensor,
+        samples: StepSamples,
         share: float,
-        has_samples: bool,
     ) -> torch.Tensor:
         """Add those of one batch; the batch's weighted mean cross entropy, detached."""
-        total = self._losses(logits, targets) @ weights
+        weights = self._tensor(samples.weights)
+        total = sample_losses(logits, targets, self._spec) @ weights
         everyone = weights.sum()
         loss = (total / everyone.clamp(min=torch.finfo(everyone.dtype).tiny)).detach()
         self._ranks.sum([everyone])
@@ -227,11 +205,12 @@ class _TorchEngine:
         if self._is_new_update:
             self._optimizer.zero_grad(set_to_none=True)
             self._has_gradients = False
-        # Where no rank has a sample, momentum and weight decay must not act either.
-        self._has_gradients |= self._ranks.size == 1 or bool(everyone > 0)
+        # Where no rank has a sample, momentum and weight decay must not act either. What is known
+        # here is not asked of the device.
+        self._has_gradients |= samples.has_weight or (self._ranks.size > 1 and bool(everyone > 0))
         self._precision.backward(objective * share)
         if not self._spec.train_only_head:
-            self._ranks.average(self._statistics(), has_samples)
+            self._ranks.average(self._statistics(), samples.has_weight)
         return loss
 
     def _update(self, learning_rate: float) -> None:
@@ -244,59 +223,19 @@ class _TorchEngine:
             group["lr"] = learning_rate
         self._precision.step(self._optimizer)
 
-    def _update_average(self, decay: float) -> None:
-        if self._average is None:
-            return
-        pairs = zip(self._average.tensors(), self._model.tensors(), strict=True)
-        for (_, average), (_, newest) in pairs:
-            average.lerp_(newest, 1.0 - decay)
-
-    def _load_average(self, state: State) -> None:
-        """Take the average of a state, or start it at the model's weights."""
-        if self._average is None:
-            return
-        for (_, average), (_, newest) in zip(
-            self._average.tensors(), self._model.tensors(), strict=True
-        ):
-            average.copy_(newest)
-        arrays = {
-            WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(AVERAGE_PREFIX)
-        }
-        if arrays:
-            load_weights(self._average, arrays, self._spec.backbone)
-
-    def _losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Float32 (N,): cross entropy of each sample; of several labels the mean over classes."""
-        if not self._spec.multi_label:
-            return functional.cross_entropy(logits, targets, reduction="none")
-        weights = self._spec.positive_weights
-        return functional.binary_cross_entropy_with_logits(
-            logits,
-            targets,
-            reduction="none",
-            pos_weight=logits.new_tensor(weights) if weights else None,
-        ).mean(dim=1)
-
     def _statistics(self) -> list[torch.Tensor]:
         return [tensor for name, tensor in self._model.tensors() if ".running_" in name]
 
-    def _images(self, images: UInt8Array, kept: Any = ...) -> torch.Tensor:
+    def _images(self, images: UInt8Array, samples: StepSamples | None = None) -> torch.Tensor:
         channels, height, width = self._spec.input_shape
         if images.shape[1:] != (height, width, channels):
             raise AlgorithmError(
                 f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
             )
-        return self._tensor(images if kept is ... or len(kept) == len(images) else images[kept])
+        if samples is None or samples.is_everyone:
+            return self._tensor(images)
+        return self._tensor(images[samples.indices])
 
     def _tensor(self, array: Any) -> torch.Tensor:
         """On the device; on the CPU without a copy where the array allows it."""
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
-
-
-def _device(world: World) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
-    return torch.device("cuda", world.rank % torch.cuda.device_count())

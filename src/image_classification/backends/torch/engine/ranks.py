@@ -95,3 +95,11 @@ def _meet(world: World, backend: str) -> None:
     distributed.init_process_group(
         backend, store=store, rank=world.rank, world_size=world.size, timeout=_SUM_TIMEOUT
     )
+
+
+def device_of(world: World) -> torch.device:
+    """The CUDA device of this rank, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
+    return torch.device("cuda", world.rank % torch.cuda.device_count())

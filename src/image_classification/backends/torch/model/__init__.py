@@ -1,5 +1,5 @@
 # mypy: allow-subclassing-any
-"""A classifier: normalisation, the parts of a backbone, dropout and the head, in one module.
+"""A classifier: normalisation, the parts of a backbone and the head, in one module.
 
 In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Parameters have neutral names
 (`stem.conv.weight`, `stage2.block1.conv1.weight`, `head.bias`): convolutions are (out, in, height,
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
-from image_classification.backends.base import ModelSpec
+from image_classification.backends.base import ModelSpec, State
+from image_classification.backends.initial_weights import initial_tensor
 from image_classification.backends.torch.model import efficientnet_lite, resnet
+from image_classification.backends.weights_check import checked_weights
 from image_classification.errors import BackendError
 
 _TIMM_PREFIX = "timm/"
@@ -27,7 +30,7 @@ class Classifier(nn.Module):
     Args:
         parts: modules from normalised float32 (N, C, H, W) to features (N, width), in order.
         width: number of features.
-        spec: classes, mean and std (units of 0–255), dropout rate.
+        spec: classes, mean and std (units of 0–255).
     """
 
     def __init__(self, parts: dict[str, nn.Module], width: int, spec: ModelSpec) -> None:
@@ -37,12 +40,11 @@ class Classifier(nn.Module):
         self.part_names = tuple(parts)
         for name, part in parts.items():
             self.add_module(name, part)
-        self.dropout = Dropout(spec.dropout_rate)
         self.head = nn.Linear(width, spec.classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of uint8 images (N, H, W, C)."""
-        return self.head(self.dropout(self.features(images)))
+        return self.head(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the head sees: float32 (N, width) of uint8 images (N, H, W, C)."""
@@ -63,22 +65,6 @@ class Classifier(nn.Module):
                 yield name, tensor.detach()
 
 
-class Dropout(nn.Module):
-    """Inverted dropout that draws from its own generator, so that a step can be repeated."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Zero a share `rate` of the features and scale the others; nothing when evaluating."""
-        if not self.training or self.rate == 0.0:
-            return x
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.rate
-        return x * kept / (1.0 - self.rate)
-
-
 def build(spec: ModelSpec) -> Classifier:
     """The classifier of a specification, on the CPU, with weights drawn from its seed.
 
@@ -95,22 +81,26 @@ def build(spec: ModelSpec) -> Classifier:
         else:
             parts, width = efficientnet_lite.parts(spec.backbone, spec.input_shape)
         model = Classifier(parts, width, spec)
-        for name, part in model.named_children():
-            if name != "trunk":
-                _initialise(part)
+    for name, tensor in model.tensors():
+        if not name.startswith("trunk."):  # timm draws its own
+            tensor.copy_(torch.from_numpy(initial_tensor(name, tuple(tensor.shape), spec.seed)))
     if spec.train_only_head:
         model.freeze_all_but_head()
     model.to(memory_format=torch.channels_last)  # on CPUs 4–17 % less time a step
     return model
 
 
-def _initialise(part: nn.Module) -> None:
-    """Xavier, gaussian, by fan in, magnitude 2: what the built-in draws; biases are zero."""
-    for module in part.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def load_weights(classifier: Classifier, state: State, backbone: str) -> None:
+    """Copy `weight/<name>` arrays into a model; see `checked_weights` for the head and errors.
+
+    Raises:
+        ArtifactError: a tensor of the backbone is missing, unknown, or of another shape; then
+            nothing was changed.
+    """
+    tensors = dict(classifier.tensors())
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, array in checked_weights(state, shapes, backbone).items():
+        tensors[name].copy_(torch.from_numpy(np.array(array)))
 
 
 def _timm_parts(spec: ModelSpec) -> tuple[dict[str, nn.Module], int]:

@@ -1,0 +1,119 @@
+"""Weights as PyTorch saved them before version 1.6, read without PyTorch and without running them.
+
+The packages that carry ImageNet weights hold such files. Source of the format: pytorch/pytorch
+`torch/serialization.py`, `_legacy_save`: five pickles (magic number, protocol version, sizes of the
+writer's machine, the dictionary of tensors, the keys of the storages), then, for every key, the
+number of its elements (int64) and the elements, little-endian. A tensor is a call of
+`torch._utils._rebuild_tensor_v2` with a storage, an offset, a shape and strides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends.base import State
+from image_classification.backends.inert_pickle import Call, Name, Reference, read_inert
+from image_classification.errors import ArtifactError
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_TENSOR = Name("torch._utils _rebuild_tensor_v2")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "torch FloatStorage": np.dtype("<f4"),
+    "torch LongStorage": np.dtype("<i8"),
+}
+_LIMIT = 2**40  # of offsets, sizes and strides, in elements: beyond it numpy's own would overflow
+
+_Storages = Mapping[str, npt.NDArray[np.generic]]
+
+
+def read_legacy_weights(path: Path) -> State:
+    """The tensors of a state dictionary by their names, as new float32 or int64 arrays.
+
+    Raises:
+        ArtifactError: it is no such file, is damaged, or holds anything but such tensors.
+    """
+    try:
+        return _read(BytesIO(path.read_bytes()))
+    except (ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{path}: expected a dictionary of tensors as PyTorch saved it before version 1.6: "
+            f"{error}; reinstall the package it is from"
+        ) from error
+
+
+def _read(stream: BytesIO) -> State:
+    if [read_inert(stream), read_inert(stream)] != [_MAGIC_NUMBER, _PROTOCOL]:
+        raise ValueError("it does not begin with the numbers of that format")
+    machine, named, keys = (read_inert(stream) for _ in range(3))
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise ValueError("it was not written by a little-endian machine")
+    if not isinstance(named, dict) or not isinstance(keys, list):
+        raise ValueError("it is no dictionary of tensors")
+    tensors = {name: _described(name, value) for name, value in named.items()}
+    dtypes = {tensor.storage: tensor.dtype for tensor in tensors.values()}
+    if not all(isinstance(key, str) and key in dtypes for key in keys):
+        raise ValueError("a storage belongs to no tensor")
+    storages = {key: _read_storage(stream, dtypes[key]) for key in keys}
+    return {name: tensor.array(storages) for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a tensor's elements lie; offset and strides count elements."""
+
+    storage: str
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self, storages: _Storages) -> npt.NDArray[np.generic]:
+        """A copy of the elements; ValueError where they are not within their storage."""
+        storage = storages.get(self.storage, np.empty(0, self.dtype))
+        last = sum(
+            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
+        )
+        is_within = self.offset + last < len(storage) and math.prod(self.shape) <= len(storage)
+        if storage.dtype != self.dtype or not is_within:
+            raise ValueError(f"a tensor {self.shape} reaches out of its storage")
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        strides = [stride * self.dtype.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides)
+        return np.array(view, order="C")
+
+
+def _described(name: str, value: Any) -> _Tensor:
+    arguments = value.arguments if isinstance(value, Call) and value.function == _TENSOR else ()
+    match arguments:
+        case (
+            Reference(("storage", Name(kind), str(key), _, _, None)),
+            offset,
+            tuple(shape),
+            tuple(strides),
+            *_,
+        ) if kind in _DTYPES:
+            numbers = (offset, *shape, *strides)
+            is_sound = all(type(number) is int and 0 <= number < _LIMIT for number in numbers)
+            if is_sound and len(shape) == len(strides):
+                return _Tensor(key, _DTYPES[kind], offset, shape, strides)
+    what = f"a call of {value.function.text}" if isinstance(value, Call) else type(value).__name__
+    raise ValueError(f"{name!r} is no tensor of float32 or int64 but {what}")
+
+
+def _read_storage(stream: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
+    count = int.from_bytes(stream.read(8), "little", signed=True)
+    size = count * dtype.itemsize
+    content = stream.read(size) if 0 <= count < _LIMIT else b""
+    if len(content) != size:
+        raise ValueError(f"a storage of {count} elements has {len(content)} bytes")
+    return np.frombuffer(content, dtype)

@@ -1,0 +1,86 @@
+"""ImageNet weights found on this machine, under neutral names, the same for every backend.
+
+In: a row of a catalog. Out: `{"weight/<name>": array}`, the 1000-class head of ImageNet included
+as `weight/head.*`; nothing is ever downloaded, and nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from image_classification.backends.base import WEIGHT_PREFIX, Backbone, State
+from image_classification.backends.legacy_weights import read_legacy_weights
+from image_classification.backends.published_names import neutral_name
+from image_classification.errors import ArtifactError
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth")  # PyTorch's convention: begins the SHA-256
+_COUNTER = "num_batches_tracked"  # PyTorch's own; no network needs it
+
+
+def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | None:
+    """The weights of `<weights_dir>/<backbone>.safetensors`, else of its installed package.
+
+    Returns:
+        `weight/<neutral name>` → float32 array: convolutions (out, in, height, width), dense
+        layers (out, in); None when neither place has them.
+
+    Raises:
+        ArtifactError: a file is there but damaged, altered or of another network.
+    """
+    baked = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
+    if baked is not None and baked.is_file():
+        named = _read_safetensors(baked)
+    else:
+        installed = _find_installed(backbone)
+        if installed is None:
+            return None
+        named = _read_installed(installed, backbone.name)
+    return {WEIGHT_PREFIX + name: tensor for name, tensor in named.items()}
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _find_installed(backbone: Backbone) -> Path | None:
+    """The weights file inside the backbone's package, found without importing the package."""
+    if backbone.weights_package is None or backbone.weights_file is None:
+        return None
+    spec = importlib.util.find_spec(backbone.weights_package)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    for folder in folders:
+        for path in sorted(Path(folder).glob(backbone.weights_file)):
+            return path
+    return None
+
+
+def _read_installed(path: Path, name: str) -> State:
+    _verify_hash(path)
+    tensors = read_legacy_weights(path)
+    try:
+        return {
+            neutral_name(key, name): tensor
+            for key, tensor in tensors.items()
+            if not key.endswith(_COUNTER)
+        }
+    except ValueError as error:
+        raise ArtifactError(f"{path} does not hold the weights of {name}: {error}") from error
+
+
+def _verify_hash(path: Path) -> None:
+    match = _HASH_IN_NAME.search(path.name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if match and not digest.startswith(match[1]):
+        raise ArtifactError(
+            f"{path} was altered: its SHA-256 begins {digest[:8]}, its name says {match[1]}; "
+            "reinstall the package"
+        )

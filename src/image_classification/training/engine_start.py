@@ -1,0 +1,59 @@
+"""The engine of a job: its network as the settings say, with the weights that it starts from."""
+
+from __future__ import annotations
+
+import logging
+
+from image_classification import backends
+from image_classification.backends.base import Engine, ModelSpec, World
+from image_classification.contract.channels import ChannelInput
+from image_classification.training.initial_weights import load_initial_weights
+from image_classification.training.inputs import Inputs
+from image_classification.training.multi_label import positive_weights
+from image_classification.training.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+def start_engine(
+    settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
+) -> tuple[Engine, str]:
+    """The engine with its first weights, and where those come from.
+
+    The framework is imported here.
+
+    Raises:
+        UserError: no such backbone or backend, or weights that are missing or do not fit.
+    """
+    backend = backends.load(settings.backend)
+    spec = _spec_of(settings, inputs)
+    engine = backend.build(spec, settings.optimizer, world)
+    started_from = load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
+    _logger.info(
+        "Built %s on %s: %d parameters, %d of them trained",
+        spec.backbone,
+        engine.device,
+        engine.parameter_count,
+        engine.trainable_parameter_count,
+    )
+    return engine, started_from
+
+
+def _spec_of(settings: Settings, inputs: Inputs) -> ModelSpec:
+    preprocessing, rows = settings.preprocessing, inputs.training.multi_hot
+    is_weighted = settings.weighted_loss and rows is not None
+    return ModelSpec(
+        backbone=settings.backbone.name,
+        classes=len(inputs.labels),
+        input_shape=(preprocessing.channels, preprocessing.height, preprocessing.width),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        dropout_rate=settings.dropout_rate,
+        seed=settings.seed,
+        train_only_head=settings.train_only_head,
+        averages_weights=settings.recipe.ema_decay > 0,
+        precision=settings.precision,
+        compiles=settings.compiles,
+        multi_label=settings.multi_label,
+        positive_weights=positive_weights(rows) if is_weighted and rows is not None else (),
+    )

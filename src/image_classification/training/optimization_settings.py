@@ -1,0 +1,102 @@
+"""The hyperparameters that say how weights move: optimiser, learning rate, precision, the end.
+
+In: an interface's typed hyperparameters. Out: neutral values, the same for every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from image_classification.backends.base import OptimizerSpec
+from image_classification.errors import HyperparameterError
+from image_classification.training.schedules import Schedule, ScheduleKind
+from image_classification.training.stopping import EarlyStopping
+
+
+def optimizer_of(interface: str, v: Mapping[str, Any]) -> OptimizerSpec:
+    """MXNet: weight_decay and momentum act for sgd and nag only, as the built-in documents."""
+    if interface == "tensorflow":
+        return OptimizerSpec(
+            name="nag" if v["optimizer"] == "nesterov" else v["optimizer"],
+            momentum=v["momentum"] if v["optimizer"] in {"sgd", "nesterov", "rmsprop"} else 0.0,
+            weight_decay=v["weight_decay"],
+            beta_1=v["beta_1"],
+            beta_2=v["beta_2"],
+            epsilon=v["epsilon"],
+            decay=v["rho"],
+            initial_accumulator=v["initial_accumulator_value"],
+            head_l2=v["regularizers_l2"],
+            clip_gradient_norm=v["clip_gradient_norm"],
+        )
+    has_momentum = v["optimizer"] in {"sgd", "nag"}
+    return OptimizerSpec(
+        name=v["optimizer"],
+        momentum=v["momentum"] if has_momentum else 0.0,
+        weight_decay=v["weight_decay"] if has_momentum else 0.0,
+        beta_1=v["beta_1"],
+        beta_2=v["beta_2"],
+        epsilon=v["eps"],
+        decay=v["gamma"],
+        clip_gradient_norm=v["clip_gradient_norm"],
+    )
+
+
+def schedule_of(interface: str, v: Mapping[str, Any]) -> Schedule:
+    """The schedule; HyperparameterError where its parts contradict one another."""
+    steps = _epoch_list(v.get("lr_scheduler_step"))
+    kind: ScheduleKind = v["lr_schedule"] or ("step" if steps else "constant")
+    if kind == "step" and not steps:
+        raise HyperparameterError("lr_schedule=step needs lr_scheduler_step, as 10,20")
+    if kind != "step" and steps:
+        raise HyperparameterError(
+            f"lr_schedule={kind} and lr_scheduler_step={v['lr_scheduler_step']!r} contradict: "
+            "keep one"
+        )
+    return Schedule(
+        kind=kind,
+        learning_rate=v["learning_rate"],
+        epochs=v["epochs"],
+        warmup_epochs=v["warmup_epochs"],
+        step_epochs=steps,
+        factor=v["lr_scheduler_factor"] if interface == "mxnet" else 1.0,
+    )
+
+
+def _epoch_list(text: str | None) -> tuple[int, ...]:
+    if not text:
+        return ()
+    try:
+        epochs = tuple(int(part) for part in text.strip("()[] ").split(","))
+    except ValueError:
+        epochs = (0,)
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+        raise HyperparameterError(
+            f"lr_scheduler_step={text!r}: expected rising epochs separated by commas, as 10,20"
+        )
+    return epochs
+
+
+def precision_of(v: Mapping[str, Any]) -> str:
+    """The MXNet built-in's precision_dtype and our precision, of which one may be set."""
+    precision, dtype = v["precision"], v.get("precision_dtype")
+    if precision and dtype and precision not in {"auto", dtype}:
+        raise HyperparameterError(
+            f"precision={precision} and precision_dtype={dtype} contradict: keep one"
+        )
+    return str(precision if precision and precision != "auto" else dtype or "auto")
+
+
+def early_stopping_of(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:
+    """The rule of the interface's built-in; None where it is off."""
+    if not v["early_stopping"]:
+        return None
+    if interface == "mxnet":
+        return EarlyStopping(
+            patience=v["early_stopping_patience"],
+            min_epochs=v["early_stopping_min_epochs"],
+            relative_tolerance=v["early_stopping_tolerance"],
+        )
+    return EarlyStopping(
+        patience=v["early_stopping_patience"], absolute_tolerance=v["early_stopping_min_delta"]
+    )

@@ -1,0 +1,87 @@
+"""What a job asks for, read and checked before any data is opened or framework imported.
+
+In: the platform's files. Out: a `JobRequest`: interface, channels, typed hyperparameters, the
+settings that follow from them, and the hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from image_classification.contract.channels import ChannelInput, check_channels, read_channels
+from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
+from image_classification.contract.hyperparameters import Value
+from image_classification.contract.interface import Interface, recognise
+from image_classification.contract.shared_hyperparameters import PRESET
+from image_classification.data.tfrecord import require_checksums
+from image_classification.errors import ChannelError
+from image_classification.training.settings import Settings, settings_of
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as it was asked for.
+
+    Attributes:
+        paths: where its files are.
+        interface: of which built-in.
+        channels: name → what the platform says of it.
+        given: hyperparameters as they came, by whatever spelling.
+        values: all of them, typed, defaults and the preset's included.
+        settings: what follows from them.
+        cluster: its hosts.
+    """
+
+    paths: JobPaths
+    interface: Interface
+    channels: Mapping[str, ChannelInput]
+    given: Mapping[str, Any]
+    values: Mapping[str, Value]
+    settings: Settings
+    cluster: Cluster
+
+    def origins(self) -> list[tuple[str, str, str]]:
+        """(name, value, where it comes from) of each hyperparameter.
+
+        It comes from the name it was given by, from "preset <name>", or is "default".
+        """
+        added = self.interface.added_by_preset(self.given)
+        rows = []
+        for entry in self.interface.hyperparameters:
+            names = [name for name in (entry.name, *entry.aliases) if name in self.given]
+            preset = f"preset {self.values[PRESET.name]}" if entry.name in added else "default"
+            value = self.values[entry.name]
+            shown = "unset" if value is None else str(value)
+            rows.append((entry.name, shown, names[0] if names else preset))
+        return rows
+
+
+def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> JobRequest:
+    """Read the job of `paths`; `overrides` win over its hyperparameters.
+
+    Raises:
+        UserError: hyperparameters or channels must change.
+    """
+    given = read_json(paths.config / "hyperparameters.json") | dict(overrides or {})
+    channels = read_channels(paths)
+    interface = recognise(channels, given)
+    check_channels(interface.channels, channels)
+    values = interface.parse(given)
+    settings = settings_of(interface.name, values)
+    cluster = read_cluster(paths)
+    _check_shards(cluster, channels)
+    if settings.tensorboard:
+        require_checksums()  # not after hours of training
+    return JobRequest(paths, interface, channels, given, values, settings, cluster)
+
+
+def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
+    sharded = [name for name, channel in channels.items() if channel.is_sharded]
+    if len(cluster.hosts) > 1 and sharded:
+        raise ChannelError(
+            f"channel {', '.join(sharded)}: with {len(cluster.hosts)} hosts every host must see "
+            "all samples, of which it then takes its part: set S3DataDistributionType to "
+            "FullyReplicated instead of ShardedByS3Key"
+        )
