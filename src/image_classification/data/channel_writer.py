@@ -24,9 +24,9 @@ from image_classification.data.channel_formats import FORMATS, check_format
 from image_classification.data.channel_splits import DEFAULT_TRAIN_RATIO, split_inventory
 from image_classification.data.encoded_image import EncodedImage, encode
 from image_classification.data.files import PARTIAL_SUFFIX, write_text
-from image_classification.data.findings import Findings, ListedImage
+from image_classification.data.findings import Findings
 from image_classification.data.findings.page import page
-from image_classification.data.findings.tally import Tally
+from image_classification.data.findings.tally import Tally, check_left_out
 from image_classification.data.images import DEFAULT_MAX_PIXELS
 from image_classification.data.inventory import SPLITS, Inventory
 from image_classification.data.labels import LABELS_FILE
@@ -40,7 +40,6 @@ from image_classification.errors import DataError, UsageError
 FINDINGS_FILE = "findings.json"
 FINDINGS_PAGE = "findings.html"
 
-_NAMED = 10  # unusable images in the error; the log names all
 _logger = logging.getLogger(__name__)
 
 
@@ -196,7 +195,7 @@ def _write_shards(
         tally.splits[shard.split].files.append(shard.stem)
     if segmenter is not None:
         segmenter.warn()
-    _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
+    check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
         "train_ratio": None
         if inventory.splits
@@ -210,26 +209,6 @@ def _write_shards(
         "segment": plan.segment,
     }
     return tally.findings(settings, plan.host, plan.hosts)
-
-
-def _check_left_out(
-    left_out: Sequence[tuple[ListedImage, str]], total: int, max_bad: int | float, root: Path
-) -> None:
-    allowed = max_bad if isinstance(max_bad, int) else int(max_bad * total)
-    if len(left_out) <= allowed and (len(left_out) < total or not total):
-        return
-    named = "; ".join(f"{image.shown}: {reason}" for image, reason in left_out[:_NAMED])
-    more = (
-        f"; and {len(left_out) - _NAMED} more, named in the log" if len(left_out) > _NAMED else ""
-    )
-    if len(left_out) == total:
-        advice = f"not one image could be used: is {root} the folder of the images?"
-    else:
-        advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
-    raise DataError(
-        f"expected at most {allowed} unusable images, got {len(left_out)} of {total}: "
-        f"{named}{more}; {advice}; nothing was written"
-    )
 
 
 def _write_findings(findings: Findings, folder: Path, plan: ChannelPlan) -> None:
