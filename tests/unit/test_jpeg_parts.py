@@ -135,7 +135,7 @@ def test_a_plain_file_is_cut_at_the_lowest_row() -> None:
     cut = cut_jpeg(data, (96, 128), the_layout(data), (8, 40, 20, 20))
     assert cut is not None and not cut.is_whole
     assert cut.box == (0, 0, 28, 128)
-    assert read_header(cut.data).height == 28
+    assert read_header(bytes(cut.data)).height == 28
 
 
 def test_interpolated_chroma_needs_the_pixels_around_a_part() -> None:
@@ -146,7 +146,7 @@ def test_interpolated_chroma_needs_the_pixels_around_a_part() -> None:
         cut = cut_jpeg(data, (96, 128), the_layout(data), (32, 32, 32, 32), margin)
         assert cut is not None
         top, left, height, width = cut.box
-        pixels = decode(cut.data)
+        pixels = decode(bytes(cut.data))
         assert pixels.shape[:2] == (height, width)
         inside = pixels[32 - top : 64 - top, 32 - left : 64 - left]
         assert bool((inside == whole[32:64, 32:64]).all()) is is_equal

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification.data.jpeg_layout import JpegLayout
-from image_classification.data.samples import IntArray
+from image_classification.data.samples import IntArray, UInt8Array
 
 _END = b"\xff\xd9"
 _RESTART = 0xD0  # the first of 8 markers that are used in turn
+_TURNS = np.tile(np.arange(_RESTART, _RESTART + 8, dtype=np.uint8), 512)
 _END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
 
 Box = tuple[int, int, int, int]
@@ -43,7 +44,7 @@ class JpegCut:
             that is left over, which is as it should be.
     """
 
-    data: bytes
+    data: bytes | bytearray
     box: Box
     is_whole: bool
 
@@ -86,7 +87,7 @@ def _cut_bottom(
     if data.find(_END, max(layout.scan, len(data) - _END_BYTES)) < 0:
         return None
     patched = _patched(data[: layout.scan], layout, bottom, size[1])
-    return JpegCut(bytes(patched) + data[layout.scan :], (0, 0, bottom, size[1]), False)
+    return JpegCut(patched + data[layout.scan :], (0, 0, bottom, size[1]), False)
 
 
 def _cut_segments(
@@ -107,41 +108,43 @@ def _cut_segments(
     if bounds is None:
         return None
     top, left = rows.start * layout.mcu_height, columns.start * side
-    height, width = (
-        min(size[0], rows.stop * layout.mcu_height) - top,
-        (min(size[1], columns.stop * side) - left),
-    )
-    grid = bounds.reshape(down, across, 2)[rows.start : rows.stop, columns.start : columns.stop]
-    cut = _patched(data[: layout.scan], layout, height, width)
+    height = min(size[0], rows.stop * layout.mcu_height) - top
+    width = min(size[1], columns.stop * side) - left
     # The pieces of a row follow each other in the file, with their markers between.
-    for begin, end in zip(grid[:, 0, 0].tolist(), grid[:, -1, 1].tolist(), strict=True):
-        cut += data[begin : end + 2]
-    lengths = (grid[:, :, 1] - grid[:, :, 0]).ravel() + 2
-    numbers = np.arange(len(lengths), dtype=np.uint8) & 7
-    np.frombuffer(cut, np.uint8)[layout.scan - 1 + np.cumsum(lengths)] = _RESTART + numbers
+    first = np.arange(rows.start, rows.stop) * across + columns.start
+    begins, ends = bounds[first] + 2, bounds[first + len(columns)] + 2
+    pieces: list[bytes | bytearray] = [_patched(data[: layout.scan], layout, height, width)]
+    pieces += [data[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+    cut = bytearray().join(pieces)
+    grid = np.diff(bounds).reshape(down, across)
+    lengths = grid[rows.start : rows.stop, columns.start : columns.stop]
+    places = layout.scan - 1 + np.cumsum(lengths)
+    np.frombuffer(cut, np.uint8)[places] = _turns(len(places))
     cut[-1] = _END[1]  # what follows the last piece, a marker or already the end
-    return JpegCut(bytes(cut), (top, left, height, width), True)
+    return JpegCut(cut, (top, left, height, width), True)
 
 
 def _segment_bounds(data: bytes, scan: int, count: int) -> IntArray | None:
-    """int64 (count, 2): first byte of every piece and the marker behind it."""
+    """int64 (count + 1,): byte offset of the marker before every piece, and of the end mark.
+
+    Before the first piece there is none: two bytes before it.
+    """
     code = np.frombuffer(data, np.uint8, offset=scan)
     is_marker = code[:-1] == 0xFF
     is_marker &= (code[1:] & 0xF8) == _RESTART
     markers = np.flatnonzero(is_marker)
-    if len(markers) != count - 1:
+    if len(markers) != count - 1 or (code[markers + 1] != _turns(count - 1)).any():
         return None
-    numbers = np.arange(count - 1, dtype=np.uint8) & 7
-    if not (code[markers + 1] == _RESTART + numbers).all():
-        return None
-    end = data.find(_END, scan + int(markers[-1]) + 2 if len(markers) else scan)
-    if end < 0:
-        return None
-    bounds = np.empty((count, 2), np.int64)
-    bounds[0, 0], bounds[-1, 1] = scan, end
-    bounds[1:, 0] = markers + (scan + 2)
-    bounds[:-1, 1] = markers + scan
-    return bounds
+    last = scan + int(markers[-1]) + 2 if count > 1 else scan
+    bounds = np.empty(count + 1, np.int64)
+    bounds[0], bounds[-1] = scan - 2, data.find(_END, last)
+    np.add(markers, scan, out=bounds[1:-1])
+    return bounds if bounds[-1] >= last else None
+
+
+def _turns(count: int) -> UInt8Array:
+    """The second bytes of `count` restart markers, which are numbered 0 to 7 in turn."""
+    return np.resize(_TURNS, count) if count > len(_TURNS) else _TURNS[:count]
 
 
 def _patched(headers: bytes, layout: JpegLayout, height: int, width: int) -> bytearray:

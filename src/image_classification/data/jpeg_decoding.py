@@ -54,7 +54,7 @@ def decode_jpeg_part(
 
 
 def _decode(
-    data: bytes,
+    data: bytes | bytearray,
     size: tuple[int, int],
     channels: int,
     scale: int,
