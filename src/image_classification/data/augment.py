@@ -14,8 +14,9 @@ import numpy.typing as npt
 from image_classification.data.augmentation import Augmentation, plan
 from image_classification.data.colour import shift_colour
 from image_classification.data.erasing import erase
-from image_classification.data.headers import read_header
+from image_classification.data.headers import ImageHeader, read_header
 from image_classification.data.images import decode_part, resize
+from image_classification.data.jpeg_cutting import Box
 from image_classification.data.policy import MAX_MAGNITUDE, apply_policy
 from image_classification.data.preprocessing import Preprocessing, cut, decode_for, resized_size
 from image_classification.data.reduction import HIDING_RATIO, resize_into
@@ -73,14 +74,41 @@ def _crop(
     corner = (room[0] // 2, room[1] // 2)
     if augmentation.crop == "random":
         corner = (_place(numbers["top"], room[0]), _place(numbers["left"], room[1]))
-    image = decode_for(data, header, resized, preprocessing)
     flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    if augmentation.crop == "random" and not augmentation.warps:
+        _cut_part(data, header, resized, corner, preprocessing, out, *flips)
+        return
+    image = decode_for(data, header, resized, preprocessing)
     if augmentation.warps:
         if resized != image.shape[:2]:
             image = resize(image, *resized, preprocessing.interpolation)
         warp(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
     else:
         cut(image, resized, corner, preprocessing, out, *flips)
+
+
+def _cut_part(
+    data: bytes,
+    header: ImageHeader,
+    resized: tuple[int, int],
+    corner: tuple[int, int],
+    preprocessing: Preprocessing,
+    out: UInt8Array,
+    mirror: bool,
+    upside_down: bool,
+) -> None:
+    """What `cut` does, to less than a pixel, but nothing outside the crop is decoded or seen."""
+    size = header.upright_size
+    rows, columns = size[0] / resized[0], size[1] / resized[1]
+    top, left = corner[0] * rows, corner[1] * columns
+    bottom = min(size[0], top + out.shape[0] * rows)
+    right = min(size[1], left + out.shape[1] * columns)
+    part = (int(top), int(left), math.ceil(bottom) - int(top), math.ceil(right) - int(left))
+    image = _decode_part(data, header, part, preprocessing, out.shape[:2])
+    box = None
+    if image.shape[:2] == part[2:]:  # else it is reduced, and its edges lie where they can
+        box = (left - part[1], top - part[0], right - part[1], bottom - part[0])
+    resize_into(image, out, preprocessing.interpolation, mirror, upside_down, box)
 
 
 def _crop_resized(
@@ -95,18 +123,8 @@ def _crop_resized(
     size = header.upright_size
     height, width = _part(size, numbers, augmentation.aspect)
     top, left = _place(numbers["top"], size[0] - height), _place(numbers["left"], size[1] - width)
-    ratio = min(height / out.shape[0], width / out.shape[1])
     interpolation = preprocessing.interpolation
-    image = decode_part(
-        data,
-        (top, left, height, width),
-        channels=preprocessing.channels,
-        # Reducing in the decoder averages, which "nearest" promises not to do.
-        min_size=None if interpolation == "nearest" else (out.shape[0], out.shape[1]),
-        max_pixels=preprocessing.max_pixels,
-        header=header,
-        smooth_chroma=ratio < HIDING_RATIO,
-    )
+    image = _decode_part(data, header, (top, left, height, width), preprocessing, out.shape[:2])
     flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
     if augmentation.warps:
         part = np.empty_like(out)
@@ -114,6 +132,27 @@ def _crop_resized(
         warp(part, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
     else:
         resize_into(image, out, interpolation, *flips)
+
+
+def _decode_part(
+    data: bytes,
+    header: ImageHeader,
+    part: Box,
+    preprocessing: Preprocessing,
+    target: tuple[int, ...],
+) -> UInt8Array:
+    """A part that will be resized to `target` (height, width)."""
+    ratio = min(part[2] / target[0], part[3] / target[1])
+    return decode_part(
+        data,
+        part,
+        channels=preprocessing.channels,
+        # Reducing in the decoder averages, which "nearest" promises not to do.
+        min_size=None if preprocessing.interpolation == "nearest" else (target[0], target[1]),
+        max_pixels=preprocessing.max_pixels,
+        header=header,
+        smooth_chroma=ratio < HIDING_RATIO,
+    )
 
 
 def _matrix(numbers: np.void) -> npt.NDArray[np.float64]:
