@@ -8,7 +8,7 @@ from PIL import Image
 
 from image_classification.data.augment import Augmentation, augment, plan
 from image_classification.data.colour import shift_colour
-from image_classification.data.images import encode_jpeg, encode_png, resize
+from image_classification.data.images import decode, encode_jpeg, encode_png, resize
 from image_classification.data.preprocessing import Preprocessing, prepare
 from image_classification.data.warp import affine_matrix, warp
 from image_classification.errors import HyperparameterError
@@ -71,6 +71,19 @@ def test_a_random_crop_is_a_window_of_the_resized_image_at_every_possible_place(
     ]
     assert set(places) == set(windows.values())
     assert min(map(places.count, windows.values())) > 15  # 40 expected of each
+
+
+def test_a_random_crop_of_a_photograph_is_a_window_of_the_resized_one_to_a_grey_level() -> None:
+    data = encode_jpeg(picture(300, 420), 95)
+    preprocessing, augmentation = Preprocessing(160, 160, resize=200), Augmentation(crop="random")
+    whole = resize(decode(data), 200, 280).astype(int)
+    for row in numbers(augmentation, 20):
+        top, left = int(row["top"] * 41), int(row["left"] * 121)
+        crop = augment(data, preprocessing, augmentation, row)
+        difference = np.abs(crop - whole[top : top + 160, left : left + 160])[1:-1, 1:-1]
+        assert difference.mean() < 0.7 and difference.max() < 12
+        shifted = np.abs(crop[:, 1:] - whole[top : top + 160, left : left + 159]).mean()
+        assert difference.mean() < shifted / 2
 
 
 def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:

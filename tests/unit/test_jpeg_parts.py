@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classification.data import images, jpeg_cutting
+from image_classification.data.augmentation import Augmentation
 from image_classification.data.headers import read_header
 from image_classification.data.images import decode, decode_part, encode_png
 from image_classification.data.jpeg_cutting import Box, cut_jpeg
 from image_classification.data.jpeg_layout import JpegLayout, read_layout
+from image_classification.data.loader import Loader
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
+from image_classification.data.sources.records import RecordSource
 from image_classification.errors import ImageDamagedError, ImageError
 
 EXIF_OF = {n: b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([n]) + b"\0" * 7
@@ -245,6 +250,28 @@ def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
     monkeypatch.setattr("image_classification.data.jpeg_decoding.cut_jpeg", noted)
     decode_part(gridded(), (40, 40, 20, 20))
     assert decoded == [32 * 32]
+
+
+@pytest.mark.parametrize(
+    ("crop", "side"), [("random_resized", 24), ("random_resized", 100), ("random", 24)]
+)
+def test_a_loader_makes_the_same_batches_of_segmented_files(
+    tmp_path: Path, crop: str, side: int
+) -> None:
+    batches = []
+    for name, interval in (("plain", 0), ("segmented", 2)):
+        with RecordWriter(tmp_path / f"{name}.rec") as writer:
+            for number in range(12):
+                content = jpeg(90 + 20 * number, 128, interval=interval, orientation=1 + number % 8)
+                writer.write(pack_image_record(RecordHeader(0.0, number), content), number)
+        source = RecordSource([tmp_path / f"{name}.rec"])
+        augmentation = Augmentation(crop=crop, horizontal_flip=0.5)
+        preprocessing = Preprocessing(side, side, resize=2 * side)
+        with Loader(source, preprocessing, 4, augmentation=augmentation, threads=2) as loader:
+            batches.append([batch.images.copy() for batch in loader.epoch(0)])
+        source.close()
+    for plain, segmented in zip(*batches, strict=True):
+        assert (plain == segmented).all()
 
 
 @pytest.mark.shared
