@@ -17,8 +17,8 @@ from image_classification.data import images, jpeg_cutting
 from image_classification.data.augmentation import Augmentation
 from image_classification.data.headers import read_header
 from image_classification.data.images import decode, decode_part, encode_png
-from image_classification.data.jpeg_cutting import Box, cut_jpeg
-from image_classification.data.jpeg_layout import JpegLayout, read_layout
+from image_classification.data.jpeg_cutting import Box, cut_jpeg, segment_bounds
+from image_classification.data.jpeg_layout import JpegLayout, read_layout, with_table
 from image_classification.data.loader import Loader
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
@@ -63,6 +63,18 @@ def jpeg(
 def gridded(height: int = 96, width: int = 128, sampling: str = "4:2:0") -> bytes:
     """With restart markers every 32 pixels of a row."""
     return jpeg(height, width, sampling=sampling, interval=32 // (8 if sampling == "4:4:4" else 16))
+
+
+def tabled(data: bytes, shift: int = 0) -> bytes:
+    """With the table of its pieces, moved by `shift` bytes."""
+    layout, size = the_layout(data), read_header(data)
+    across = -(-size.width // layout.mcu_width) // layout.interval
+    bounds = segment_bounds(data, layout, across * -(-size.height // layout.mcu_height))
+    assert bounds is not None
+    lengths = np.diff(bounds)
+    lengths[3] += shift
+    lengths[4] -= shift
+    return with_table(data, data.rindex(b"\xff\xda", 0, layout.scan), lengths)
 
 
 def the_layout(data: bytes) -> JpegLayout:
@@ -195,6 +207,22 @@ def test_restart_markers_that_do_not_fit_are_not_trusted(damage: str) -> None:
     assert cut is not None and cut.box[:2] == (0, 0), "only cut at its lowest row"
 
 
+def test_a_table_of_pieces_saves_the_search_for_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tabled(gridded())
+    expected = decode(data)[40:60, 40:60]
+    assert (expected == decode(gridded())[40:60, 40:60]).all()
+    monkeypatch.setattr(jpeg_cutting.np, "flatnonzero", None)
+    assert (decode_part(data, (40, 40, 20, 20)) == expected).all()
+
+
+@pytest.mark.parametrize("shift", [-300, -2, 2, 300, 4000])
+def test_a_table_that_is_wrong_is_not_trusted(shift: int) -> None:
+    data = tabled(gridded(), shift)
+    cut = cut_jpeg(data, (96, 128), the_layout(data), (40, 40, 20, 20))
+    assert cut is not None and cut.box == (32, 32, 32, 32), "found by its markers"
+    assert (decode_part(data, (40, 40, 20, 20)) == decode(data)[40:60, 40:60]).all()
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -214,7 +242,7 @@ def test_a_file_that_cannot_be_cut_has_no_layout(data: bytes, why: str) -> None:
 def test_damaged_bytes_make_pixels_of_the_right_size_or_an_image_error(
     changes: list[tuple[int, int]], draw: st.DataObject | None
 ) -> None:
-    data = bytearray(gridded())
+    data = bytearray(tabled(gridded()))
     for place, value in changes:
         data[place % len(data)] = value
     part = (20, 30, 40, 50)

@@ -42,6 +42,7 @@ def test_a_segmented_file_has_the_same_pixels_and_orientation_in_a_grid_of_32_pi
     assert (decode(segmented) == decode(data)).all()
     layout = read_layout(segmented)
     assert layout is not None and layout.interval * layout.mcu_width == 32
+    assert layout.table[1] == 8 * -(-200 // layout.mcu_height), "the table names every piece"
     cut = cut_jpeg(segmented, (200, 256), layout, (64, 64, 32, 32))
     assert cut is not None and cut.box == (64, 64, 32, 32)
 

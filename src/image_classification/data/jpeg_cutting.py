@@ -104,7 +104,7 @@ def _cut_segments(
     down = -(-size[0] // layout.mcu_height)
     if len(rows) == down and len(columns) == across:
         return None
-    bounds = _segment_bounds(data, layout.scan, across * down)
+    bounds = segment_bounds(data, layout, across * down)
     if bounds is None:
         return None
     top, left = rows.start * layout.mcu_height, columns.start * side
@@ -124,22 +124,35 @@ def _cut_segments(
     return JpegCut(cut, (top, left, height, width), True)
 
 
-def _segment_bounds(data: bytes, scan: int, count: int) -> IntArray | None:
+def segment_bounds(data: bytes, layout: JpegLayout, count: int) -> IntArray | None:
     """int64 (count + 1,): byte offset of the marker before every piece, and of the end mark.
 
-    Before the first piece there is none: two bytes before it.
+    Before the first piece there is none: two bytes before it. None where the file has another
+    number of pieces, or markers out of turn.
     """
-    code = np.frombuffer(data, np.uint8, offset=scan)
-    is_marker = code[:-1] == 0xFF
-    is_marker &= (code[1:] & 0xF8) == _RESTART
-    markers = np.flatnonzero(is_marker)
-    if len(markers) != count - 1 or (code[markers + 1] != _turns(count - 1)).any():
+    code = np.frombuffer(data, np.uint8)
+    place, listed = layout.table
+    if listed == count:
+        bounds = np.empty(count + 1, np.int64)
+        bounds[0] = 0
+        np.cumsum(np.frombuffer(data, ">u2", count, place), out=bounds[1:])
+        bounds += layout.scan - 2
+        if bounds[-1] + 2 <= len(data) and _are_turns(code, bounds[1:-1]):
+            if data.startswith(_END, int(bounds[-1])):
+                return bounds
+    is_marker = code[layout.scan : -1] == 0xFF
+    is_marker &= (code[layout.scan + 1 :] & 0xF8) == _RESTART
+    markers = np.flatnonzero(is_marker) + layout.scan
+    if len(markers) != count - 1 or not _are_turns(code, markers):
         return None
-    last = scan + int(markers[-1]) + 2 if count > 1 else scan
-    bounds = np.empty(count + 1, np.int64)
-    bounds[0], bounds[-1] = scan - 2, data.find(_END, last)
-    np.add(markers, scan, out=bounds[1:-1])
-    return bounds if bounds[-1] >= last else None
+    last = int(markers[-1]) + 2 if count > 1 else layout.scan
+    end = data.find(_END, last)
+    return np.concatenate(([layout.scan - 2], markers, [end])) if end >= last else None
+
+
+def _are_turns(code: UInt8Array, markers: IntArray) -> bool:
+    """Whether the restart markers are there, and numbered in turn."""
+    return bool((code[markers] == 0xFF).all() and (code[markers + 1] == _turns(len(markers))).all())
 
 
 def _turns(count: int) -> UInt8Array:

@@ -22,7 +22,13 @@ def decode_jpeg(
     """The whole picture at 1/`scale`: uint8 (height, width, channels), C-contiguous."""
     if header.channels not in (1, 3):
         return None  # CMYK: Pillow knows Adobe's inversion
-    return _decode(data, (header.height, header.width), channels, scale, smooth_chroma)
+    size = (header.height, header.width)
+    try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != size:
+            return None
+    except (ValueError, RuntimeError):
+        return None
+    return _decode(data, size, channels, scale, smooth_chroma)
 
 
 def decode_jpeg_part(
@@ -64,8 +70,6 @@ def _decode(
     # What libjpeg makes of 1/scale; any smaller scale would fall below it.
     height, width = -(-size[0] // scale), -(-size[1] // scale)
     try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != size:
-            return None
         pixels: UInt8Array = simplejpeg.decode_jpeg(
             data,
             colorspace="RGB" if channels == 3 else "GRAY",
