@@ -72,8 +72,8 @@ def tabled(data: bytes, shift: int = 0) -> bytes:
     bounds = segment_bounds(data, layout, across * -(-size.height // layout.mcu_height))
     assert bounds is not None
     lengths = np.diff(bounds)
-    lengths[3] += shift
-    lengths[4] -= shift
+    lengths[9] += shift
+    lengths[10] -= shift
     return with_table(data, data.rindex(b"\xff\xda", 0, layout.scan), lengths)
 
 
