@@ -30,6 +30,10 @@ install: ## Make .venv with everything needed to develop
 test: ## Run the tests
 	@scripts/test
 
+.PHONY: test-backends
+test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, each in its environment (minutes)
+	@scripts/test-backends
+
 .PHONY: test-photographs
 test-photographs: ## Train on real photographs and hold the promised figures (minutes)
 	@scripts/test-photographs

@@ -8,18 +8,39 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
+# Before NumPy: its small products are eight times dearer with threads that wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
+
+from image_classification import backends
+from tests.contract import jobs
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("IMAGE_CLASSIFICATION_SHARED", REPOSITORY.parent / "shared"))
 
 
-def pytest_report_header() -> str:
-    return f"Python {platform.python_version()}, numpy {np.__version__}, shared data: " + (
-        str(SHARED) if SHARED.is_dir() else "absent"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The backend of the contract tests that train."""
+    parser.addoption(
+        "--backend",
+        default="torch",
+        choices=backends.names(),
+        help="what the jobs of the contract tests run on (default: torch)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Jobs are written in many places: they all ask `jobs.BACKEND`."""
+    jobs.BACKEND = config.getoption("--backend")
+
+
+def pytest_report_header() -> str:
+    found = str(SHARED) if SHARED.is_dir() else "absent"
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
+    return f"{versions}, jobs on {jobs.BACKEND}, shared data: {found}"
 
 
 @pytest.fixture(autouse=True)

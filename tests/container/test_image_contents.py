@@ -10,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from image_classification import backends
 from tests.conftest import REPOSITORY
-from tests.container.engine import SERVE_IMAGE, VERSION, docker, inspect, run, train_image
+from tests.container.engine import (
+    BACKENDS,
+    LOCKS,
+    SERVE_IMAGE,
+    VERSION,
+    docker,
+    inspect,
+    run,
+    train_image,
+)
 
-LOCKS = REPOSITORY / "containers" / "locks"
 MAX_MEGABYTES = {"serve": 550, "torch": 1600, "mxnet": 900, "tensorflow": 2300}
-IMAGES = {"serve": SERVE_IMAGE} | {name: train_image(name) for name in backends.names()}
+IMAGES = {"serve": SERVE_IMAGE} | {name: train_image(name) for name in BACKENDS}
 PYTHON_PACKAGES = """
 import json
 from importlib.metadata import distributions
@@ -120,6 +127,6 @@ def test_the_dockerfiles_never_ask_a_public_registry_for_a_frontend() -> None:
 
 
 def test_pretrained_weights_are_baked_as_safetensors_with_their_licence() -> None:
-    for backend in backends.names():
+    for backend in BACKENDS:
         names = shell(train_image(backend), "ls /opt/image-classification/weights")
         assert names == ["LICENSE", "efficientnet_lite0.safetensors"], Path(backend)

@@ -14,6 +14,7 @@ import pytest
 
 from image_classification.artifact import read_artifact
 from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
+from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, write_job, write_pipe
 
@@ -161,7 +162,7 @@ def test_channels_are_checked_before_any_framework_is_loaded(
 ) -> None:
     trap = tmp_path / "trap"
     trap.mkdir()
-    (trap / "torch.py").write_text("raise SystemExit('torch was imported')")
+    (trap / f"{jobs.BACKEND}.py").write_text("raise SystemExit('the framework was imported')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(trap), os.environ.get("PYTHONPATH", "")]))
     base = write_job(tmp_path / "ml", {"num_classes": 2}, {})
     for name in channels:

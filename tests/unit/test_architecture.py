@@ -17,7 +17,9 @@ PACKAGE = Path(image_classification.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "timm", "onnx")
 
-FRAMEWORK_ROOMS = re.compile(r"backends/\w+/(model|engine|export)\b|serving/(app|runtime)\.py")
+FRAMEWORK_ROOMS = re.compile(
+    r"backends/\w+/(model|engine|export)\b|backends/onnx_\w+\.py|serving/(app|runtime)\.py"
+)
 
 # The table of docs/architecture.md: part → parts of the package it may import.
 ALLOWED = {

@@ -19,8 +19,8 @@ import onnxruntime
 import torch
 
 from image_classification import backends
+from image_classification.backends import onnx_check
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, World
-from image_classification.backends.torch import export
 from image_classification.data.samples import Batch
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
@@ -282,7 +282,7 @@ def test_an_export_is_quiet_repeatable_and_tells_nothing_of_this_machine(
 def test_an_export_that_disagrees_is_an_error_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_check, "TOLERANCE", -1.0)
     with pytest.raises(AlgorithmError, match="the exported graph differs from the model by"):
         build().export(tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

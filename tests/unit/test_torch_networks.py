@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +18,9 @@ import torch
 from safetensors.numpy import save_file
 
 from image_classification import backends
+from image_classification.backends import networks
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
 from image_classification.backends.torch import catalog, model
-from image_classification.backends.torch.model.efficientnet_lite import same_padding
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.training.pretrained_export import write_pretrained_weights
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
@@ -83,39 +82,15 @@ def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
 # ---- networks
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [  # He et al. 2015, table 6, and the ImageNet depths; EfficientNet-Lite: its README
-        *(("resnet20", 0.27), ("resnet32", 0.46), ("resnet44", 0.66), ("resnet56", 0.85)),
-        *(("resnet110", 1.7), ("resnet18", 11.7), ("resnet34", 21.8), ("resnet50", 25.6)),
-        *(("resnet101", 44.5), ("resnet152", 60.2), ("resnet200", 64.7)),
-        *(("efficientnet_lite0", 4.7), ("efficientnet_lite1", 5.4), ("efficientnet_lite2", 6.1)),
-    ],
-)
-def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: float) -> None:
-    is_small = name in {f"resnet{depth}" for depth in catalog.SMALL_DEPTHS}
-    classes, side = (10, 32) if is_small else (1000, 224)
-    with torch.device("meta"), torch.random.fork_rng():
-        classifier = model.build(ModelSpec(name, classes, (3, side, side), (0.0,), (1.0,)))
-    count = sum(parameter.numel() for parameter in classifier.parameters()) / 1e6
-    assert count == pytest.approx(millions, rel=0.025)
-
-
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "efficientnet_lite0"])
-def test_neutral_names_follow_one_pattern(name: str) -> None:
-    pattern = re.compile(
-        r"(input|stem|stage[1-7]\.block\d+|final)(\.(expand|depthwise|project))?"
-        r"\.(conv\d?|bn\d?|shortcut)\.(weight|bias|running_mean|running_var)|head\.(weight|bias)"
-    )
-    names = [name for name, _ in model.build(change(backbone=name)).tensors()]
-    assert len(names) == len(set(names))
-    assert [name for name in names if not pattern.fullmatch(name)] == []
-    assert {"head.weight", "head.bias", "final.bn.running_var", "stem.conv.weight"} <= set(names)
-
-
-def test_the_batch_norm_on_the_data_learns_no_scale() -> None:
-    names = [name for name, _ in model.build(SMALL).tensors() if name.startswith("input.")]
-    assert names == ["input.bn.bias", "input.bn.running_mean", "input.bn.running_var"]
+def test_the_modules_own_the_networks_tensors_and_a_head(name: str) -> None:
+    network = networks.network(name, SMALL.input_shape)
+    tensors = dict(model.build(change(backbone=name)).tensors())
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert shapes == network.tensor_shapes() | {
+        "head.weight": (4, network.width),
+        "head.bias": (4,),
+    }
 
 
 def test_initial_weights_are_he_normal_and_depend_on_the_seed_alone() -> None:
@@ -129,28 +104,6 @@ def test_initial_weights_are_he_normal_and_depend_on_the_seed_alone() -> None:
     assert weight.std() == pytest.approx(np.sqrt(2 / (256 * 9)), rel=0.01)
     other = build(change(seed=4)).state()
     assert "weight/stem.conv.weight" in differences(other, build().state())
-
-
-@pytest.mark.parametrize("height", [28, 32, 33, 47])
-def test_the_stem_of_a_resnet_keeps_the_resolution_up_to_32_pixels(height: int) -> None:
-    classifier = model.build(change(input_shape=(1, height, height)))
-    images = torch.zeros(1, height, height, 1, dtype=torch.uint8)
-    pixels = images.permute(0, 3, 1, 2).float()
-    stem = classifier.eval().stem(classifier.input(pixels))
-    assert stem.shape[2] == (height if height <= 32 else -(-height // 4))
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel", "stride", "expected"),
-    [
-        *((224, 3, 2, (0, 1)), (225, 3, 2, (1, 1)), (56, 5, 2, (1, 2)), (57, 5, 2, (2, 2))),
-        *((1, 3, 2, (1, 1)), (7, 3, 1, (1, 1)), (7, 5, 1, (2, 2)), (9, 1, 2, (0, 0))),
-    ],
-)
-def test_same_padding_is_tensorflows(
-    size: int, kernel: int, stride: int, expected: tuple[int, int]
-) -> None:
-    assert same_padding(size, kernel, stride) == expected
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet20"])

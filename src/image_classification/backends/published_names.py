@@ -6,6 +6,8 @@ backend, checkpoint and artifact uses: `stage2.block1.expand.conv.weight`.
 
 from __future__ import annotations
 
+from image_classification.backends.networks.efficientnet_lite import SCALES, depths
+
 _OUTSIDE_BLOCKS = {
     "_conv_stem": "stem.conv",
     "_bn0": "stem.bn",
@@ -21,11 +23,6 @@ _IN_BLOCK = {
     "_project_conv": "project.conv",
     "_bn2": "project.bn",
 }
-_BLOCKS_OF_STAGES = {  # they count the blocks of all stages together
-    "efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
-    "efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
-    "efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1),
-}
 
 
 def neutral_name(published: str, backbone: str) -> str:
@@ -39,9 +36,9 @@ def neutral_name(published: str, backbone: str) -> str:
         return f"{_OUTSIDE_BLOCKS[layer]}.{tensor}"
     blocks, _, rest = layer.partition(".")
     number, _, layer = rest.partition(".")
-    if blocks == "_blocks" and number.isdecimal() and layer in _IN_BLOCK:
-        block = int(number)
-        for stage, count in enumerate(_BLOCKS_OF_STAGES.get(backbone, ()), start=1):
+    if backbone in SCALES and blocks == "_blocks" and number.isdecimal() and layer in _IN_BLOCK:
+        block = int(number)  # they count the blocks of all stages together
+        for stage, count in enumerate(depths(backbone), start=1):
             if block < count:
                 return f"stage{stage}.block{block + 1}.{_IN_BLOCK[layer]}.{tensor}"
             block -= count

@@ -1,9 +1,9 @@
 # mypy: allow-subclassing-any
 """The classifier as an ONNX file, checked against PyTorch before anybody relies on it.
 
-In: a `Classifier`. Out: a file with input `images` (uint8 N·H·W·C, N free) and output
-`probabilities` (float32 N, classes). PyTorch's TorchScript exporter is used: 0.7–1.2 s where the
-newer one takes 3–12 s and writes this machine's paths and source lines into every node.
+Shared backbones have one writer for all backends (`backends/onnx_graph`). timm's are traced by
+PyTorch's TorchScript exporter: 0.7–1.2 s where the newer one takes 3–12 s and writes this
+machine's paths and source lines into every node.
 """
 
 from __future__ import annotations
@@ -15,20 +15,48 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
+from image_classification.backends import networks, onnx_graph
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.onnx_check import check
 from image_classification.backends.torch.model import Classifier
+from image_classification.data import files
 from image_classification.data.samples import FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError
 
-TOLERANCE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
-_CHECKED_BATCHES = (1, 2, 7)
 _OPSET = 17
 _KNOWN_WARNINGS = (
     "You are using the legacy|The feature will be removed|Constant folding - Only steps=1"
 )
+
+
+def export(classifier: Classifier, spec: ModelSpec, path: Path, temperature: float = 1.0) -> None:
+    """Write the file; the same weights give the same bytes.
+
+    Args:
+        classifier: on any device; it is left as it was.
+        spec: of the classifier.
+        path: of the file; it appears whole or not at all.
+        temperature: > 0; what the logits are divided by first.
+
+    Raises:
+        AlgorithmError: ONNX Runtime and PyTorch disagree by more than `onnx_check.TOLERANCE`.
+    """
+    model = copy.deepcopy(classifier).cpu().eval()
+
+    def predict(images: UInt8Array) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(images)).numpy())
+
+    if networks.is_shared(spec.backbone):
+        network = networks.network(spec.backbone, spec.input_shape)
+        weights = {name: tensor.numpy() for name, tensor in model.tensors()}
+        onnx_graph.write(path, network, weights, spec, temperature, predict)
+    else:
+        graph = _trace(_Probabilities(model, temperature, spec.multi_label), spec.input_shape)
+        check(graph, predict, spec, temperature)
+        files.write_bytes(path, graph)
 
 
 class _Probabilities(nn.Module):
@@ -45,43 +73,16 @@ class _Probabilities(nn.Module):
         return torch.sigmoid(logits) if self.is_multi_label else torch.softmax(logits, dim=1)
 
 
-def export(
-    classifier: Classifier,
-    input_shape: tuple[int, int, int],
-    path: Path,
-    temperature: float = 1.0,
-    *,
-    is_multi_label: bool = False,
-) -> None:
-    """Write the file; the same weights give the same bytes.
-
-    Args:
-        classifier: on any device; it is left as it was.
-        input_shape: (channels, height, width).
-        path: of the file to write; its folder exists.
-        temperature: > 0; what the logits are divided by first.
-        is_multi_label: a sigmoid for every class instead of a softmax over all.
-
-    Raises:
-        AlgorithmError: ONNX Runtime and PyTorch disagree by more than TOLERANCE.
-    """
+def _trace(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
     channels, height, width = input_shape
-    module = _Probabilities(copy.deepcopy(classifier).cpu(), temperature, is_multi_label).eval()
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
-    graph = _trace(module, images[:2])
-    _check(graph, module, images)
-    path.write_bytes(graph)
-
-
-def _trace(module: nn.Module, images: UInt8Array) -> bytes:
+    images = torch.zeros(2, height, width, channels, dtype=torch.uint8)
     buffer = io.BytesIO()
     free = {0: "batch"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _KNOWN_WARNINGS)
         torch.onnx.export(
-            module,
-            (torch.from_numpy(images),),
+            module.eval(),
+            (images,),
             buffer,
             input_names=["images"],
             output_names=["probabilities"],
@@ -100,21 +101,3 @@ def _strip(model: onnx.ModelProto) -> None:
     for described in (model, model.graph, *model.graph.node):
         described.ClearField("doc_string")
         described.ClearField("metadata_props")
-
-
-def _check(graph: bytes, module: nn.Module, images: UInt8Array) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # more of them spin beside PyTorch's: slower for ten images
-    options.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    for size in _CHECKED_BATCHES:
-        batch = images[:size]
-        with torch.inference_mode():
-            expected: FloatArray = module(torch.from_numpy(batch)).numpy()
-        (probabilities,) = session.run(["probabilities"], {"images": batch})
-        difference = float(np.abs(probabilities - expected).max())
-        if not difference <= TOLERANCE:  # written so that a NaN fails as well
-            raise AlgorithmError(
-                f"the exported graph differs from the model by {difference:.2g} in a batch of "
-                f"{size}; at most {TOLERANCE:g} is allowed"
-            )

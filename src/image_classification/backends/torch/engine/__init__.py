@@ -39,6 +39,7 @@ from image_classification.backends.torch.engine.losses import Step, sample_losse
 from image_classification.backends.torch.engine.precision import precision_of
 from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
+from image_classification.backends.update_rules import checked_slots
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
 
@@ -141,22 +142,21 @@ class _TorchEngine:
         weights = {key: value for key, value in state.items() if key.startswith(WEIGHT_PREFIX)}
         slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
         steps = slots.pop(_STEPS, None)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self._learning.items()}
+        checked = checked_slots(slots, shapes, self._settings)  # before anything is changed
         model.load_weights(self._model, weights, self._spec.backbone)
         if self._average is not None:
             self._average.load(state, self._spec.backbone)
         self._precision.take_state(slots)
-        if slots:
-            optimizer.write_state(self._optimizer, self._learning, slots)
+        if checked:
+            optimizer.write_state(self._optimizer, self._learning, checked)
         else:
             self._optimizer = optimizer.build(self._settings, self._learning)
         self._steps = 0 if steps is None else int(steps)
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
-        spec = self._spec
-        export(
-            self._evaluated, spec.input_shape, path, temperature, is_multi_label=spec.multi_label
-        )
+        export(self._evaluated, self._spec, path, temperature)
 
     def release(self) -> None:
         """Leave the process group and free the device; the engine cannot be used afterwards."""

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_classification.backends import nearest
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
-from image_classification.errors import ArtifactError, BackendError
+from image_classification.backends.update_rules import is_decayed, rule_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -57,31 +56,16 @@ _MAKERS: dict[str, Callable[[OptimizerSpec, Any], torch.optim.Optimizer]] = {
     "adadelta": _adadelta,
 }
 
-_SLOTS: dict[type[torch.optim.Optimizer], frozenset[str]] = {
-    torch.optim.SGD: frozenset({"momentum_buffer"}),
-    torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
-    torch.optim.RMSprop: frozenset({"step", "square_avg", "momentum_buffer"}),
-    torch.optim.Adagrad: frozenset({"step", "sum"}),
-    torch.optim.Adadelta: frozenset({"step", "square_avg", "acc_delta"}),
-}
-
 
 def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
-    """The optimiser; weight decay is for convolution and dense weights only.
-
-    Momentum holds gradients, not updates: it differs from MXNet's and Keras's (which fold the
-    learning rate in) for the few steps after the learning rate changes.
+    """The optimiser; its formula is in `backends/update_rules`.
 
     Raises:
         BackendError: no optimiser has that name.
     """
-    if spec.name not in _MAKERS:
-        raise BackendError(
-            f"backend 'torch' has no optimizer {spec.name!r}{nearest(spec.name, _MAKERS)} "
-            f"Optimizers: {', '.join(_MAKERS)}"
-        )
-    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    plain = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    rule_of(spec, "torch")
+    decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]
+    plain = [p for p in parameters.values() if not is_decayed(tuple(p.shape))]
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -99,34 +83,17 @@ def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> Stat
     }
 
 
-def write_state(optimizer: torch.optim.Optimizer, parameters: Parameters, state: State) -> None:
-    """The inverse of `read_state`; nothing is changed when anything is refused.
-
-    Raises:
-        ArtifactError: a slot that this optimiser does not have, or one of a parameter that does
-            not learn here or has another shape.
-    """
-    for key, value in state.items():
-        slot, name = _slot_and_name(key)
-        parameter = parameters.get(name)
-        fits = parameter is not None and (slot == "step" or value.shape == tuple(parameter.shape))
-        if slot not in _SLOTS[type(optimizer)] or not fits:
-            raise ArtifactError(
-                f"{key!r} {value.shape} belongs to another optimizer or network than this "
-                f"{type(optimizer).__name__}: resume with the settings of the checkpoint"
-            )
+def write_state(
+    optimizer: torch.optim.Optimizer, parameters: Parameters, slots: Mapping[str, State]
+) -> None:
+    """The inverse of `read_state`: `slots` of each parameter by name, checked already."""
     optimizer.state.clear()
-    for key, value in state.items():
-        slot, name = _slot_and_name(key)
+    for name, own in slots.items():
         parameter = parameters[name]
-        restored = torch.from_numpy(np.array(value))
-        if slot != "step":  # in the parameter's memory format: fused kernels walk both in step
-            restored = torch.empty_like(parameter, requires_grad=False).copy_(restored)
-        elif optimizer.defaults.get("fused"):
-            restored = restored.to(parameter.device)
-        optimizer.state[parameter][slot] = restored
-
-
-def _slot_and_name(key: str) -> tuple[str, str]:
-    slot, _, name = key.removeprefix(OPTIMIZER_PREFIX).partition("/")
-    return slot, name
+        for slot, value in own.items():
+            restored = torch.from_numpy(np.array(value))
+            if slot != "step":  # in the parameter's memory format: fused kernels walk both in step
+                restored = torch.empty_like(parameter, requires_grad=False).copy_(restored)
+            elif optimizer.defaults.get("fused"):
+                restored = restored.to(parameter.device)
+            optimizer.state[parameter][slot] = restored

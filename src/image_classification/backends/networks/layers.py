@@ -1,0 +1,127 @@
+"""The kinds of layer a shared network is made of, and the network: layers that read each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INPUT = "images"
+"""Name of what the first layer reads: normalised float32 images."""
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros ((top, bottom), (left, right)) around an image."""
+
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation.
+
+    Attributes:
+        name: of the layer, its output and its weights.
+        inputs: names of the values it reads.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """Without a bias.
+
+    Attributes:
+        width_in, width: channels in and out.
+        kernel: (height, width).
+        stride: of both axes.
+        groups: 1, or `width_in` where each channel has a filter of its own.
+        padding: zeros around the input.
+    """
+
+    width_in: int
+    width: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    groups: int = 1
+    padding: Padding = NO_PADDING
+
+
+@dataclass(frozen=True)
+class Norm(Layer):
+    """BatchNorm: (x − mean) / √(variance + epsilon) · weight + bias, a value for each channel.
+
+    In training mean and (biased) variance are the batch's, and running = momentum · running +
+    (1 − momentum) · batch; in evaluation they are the running ones.
+
+    Attributes:
+        width: channels.
+        epsilon, momentum: see above.
+        learns_scale: whether `weight` exists; it is 1 otherwise.
+    """
+
+    width: int
+    epsilon: float
+    momentum: float
+    learns_scale: bool = True
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """max(x, 0), and min(that, `ceiling`) where there is one (6 for ReLU6)."""
+
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class MaxPool(Layer):
+    """The largest value of each window; padding never wins."""
+
+    kernel: int = 3
+    stride: int = 2
+    padding: Padding = ((1, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class Add(Layer):
+    """The sum of two values of equal shape."""
+
+
+@dataclass(frozen=True)
+class Mean(Layer):
+    """The mean over all positions: N·C·H·W to (N, C)."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers from images to features.
+
+    Attributes:
+        layers: in an order in which each layer's inputs have been computed before it.
+        width: number of features, the length of the last layer's output.
+    """
+
+    layers: tuple[Layer, ...]
+    width: int
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor by neutral name, learned ones and running statistics, in order."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in self.layers:
+            if isinstance(layer, Convolution):
+                height, width = layer.kernel
+                inner = layer.width_in // layer.groups
+                shapes[f"{layer.name}.weight"] = (layer.width, inner, height, width)
+            elif isinstance(layer, Norm):
+                tensors = ("weight", "bias", "running_mean", "running_var")
+                for tensor in tensors if layer.learns_scale else tensors[1:]:
+                    shapes[f"{layer.name}.{tensor}"] = (layer.width,)
+        return shapes
+
+    def last_uses(self) -> tuple[tuple[str, ...], ...]:
+        """For each layer the values that no later layer reads: they may be freed after it."""
+        seen: set[str] = set()
+        freed = []
+        for layer in reversed(self.layers):
+            freed.append(tuple(name for name in dict.fromkeys(layer.inputs) if name not in seen))
+            seen.update(layer.inputs)
+        return tuple(reversed(freed))

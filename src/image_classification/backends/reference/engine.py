@@ -1,0 +1,219 @@
+"""The reference engine: one training step, one prediction step, state in and out, in one process.
+
+In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
+names, an ONNX file. The number of threads is that of NumPy's BLAS (OMP_NUM_THREADS).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends import update_rules
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    OPTIMIZER_PREFIX,
+    WEIGHT_PREFIX,
+    WHOLE_UPDATE,
+    Engine,
+    ModelSpec,
+    OptimizerSpec,
+    State,
+    Update,
+    World,
+)
+from image_classification.backends.dropout import kept_features
+from image_classification.backends.pretrained import pretrained_state
+from image_classification.backends.reference.export import export
+from image_classification.backends.reference.losses import sample_losses
+from image_classification.backends.reference.model import Classifier, Pass, head
+from image_classification.backends.step_samples import StepSamples, step_samples
+from image_classification.backends.weights_check import checked_weights
+from image_classification.data.samples import Batch, FloatArray, UInt8Array
+from image_classification.errors import AlgorithmError, BackendError
+
+__all__ = ["build", "pretrained_state"]
+
+_STEPS = OPTIMIZER_PREFIX + "steps"
+Array = npt.NDArray[Any]
+
+_logger = logging.getLogger(__name__)
+
+
+def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
+    """A model with fresh weights and its optimiser.
+
+    Raises:
+        BackendError: the optimiser does not exist, or something is asked for that only a framework
+            can do: several processes, compilation.
+    """
+    if world.size > 1:
+        raise BackendError(
+            f"backend 'reference' trains in one process, and this job has {world.size}: "
+            "use one host, or another backend"
+        )
+    if spec.compiles:
+        raise BackendError("compile=on: backend 'reference' has no compiler; set compile=off")
+    if spec.precision not in ("auto", "float32"):
+        _logger.warning("precision=%s: NumPy computes in full precision instead", spec.precision)
+    return _ReferenceEngine(spec, optimizer)
+
+
+@dataclass(frozen=True)
+class _Step:
+    loss: float
+    logits: FloatArray
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        return self.loss, self.logits
+
+
+class _ReferenceEngine:
+    """See `backends/base.py` for the protocol."""
+
+    device = "cpu"
+
+    def __init__(self, spec: ModelSpec, settings: OptimizerSpec) -> None:
+        update_rules.rule_of(settings, "reference")
+        self._spec, self._settings = spec, settings
+        self._model = Classifier(spec)
+        self._average = dict(self._model.tensors) if spec.averages_weights else None
+        self._slots: update_rules.Slots = {}
+        self._gradients: dict[str, Array] = {}
+        self._steps = 0
+        sizes = {name: tensor.size for name, tensor in self._model.tensors.items()}
+        self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)
+        self.trainable_parameter_count = sum(sizes[name] for name in self._model.learning)
+
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> _Step:
+        """The gradients of one batch and, if it is the update's last, the update."""
+        samples = step_samples(batch.weights)
+        images = self._checked(batch.images)[samples.indices]
+        if self._spec.train_only_head:
+            features, made = self._model.features(images), Pass()
+        else:
+            features, made = self._model.training_features(images)
+        targets = np.asarray(batch.targets, np.float64)[samples.indices]
+        loss, logits = self._add_gradients(features, targets, samples, made, update.share)
+        if samples.has_weight:
+            self._model.tensors.update(made.statistics)
+        if update.is_last:
+            self._update(learning_rate, update.average_decay)
+        self._steps += 1
+        return _Step(loss, samples.scattered(logits.astype(np.float32)))
+
+    def predict_step(self, images: UInt8Array) -> FloatArray:
+        """Logits, float32 (N, classes), in evaluation mode."""
+        tensors = self._evaluated
+        logits = head(self._model.features(self._checked(images), tensors), tensors)
+        return logits.astype(np.float32)
+
+    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Float64 (N,): the sum over one process."""
+        return np.array(values, np.float64)
+
+    def state(self) -> State:
+        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        state: State = {WEIGHT_PREFIX + name: v.copy() for name, v in self._model.tensors.items()}
+        for name, tensor in (self._average or {}).items():
+            state[AVERAGE_PREFIX + name] = tensor.copy()
+        for name, slots in self._slots.items():
+            for slot, value in slots.items():
+                state[f"{OPTIMIZER_PREFIX}{slot}/{name}"] = value.copy()
+        state[_STEPS] = np.array(self._steps, np.int64)
+        return state
+
+    def load_state(self, state: State) -> None:
+        """The inverse of `state`; nothing is changed when anything is refused."""
+        weights = self._weights(state, WEIGHT_PREFIX)
+        averages = self._weights(state, AVERAGE_PREFIX) if self._average is not None else {}
+        slots = {k: v for k, v in state.items() if k.startswith(OPTIMIZER_PREFIX)}
+        steps = int(slots.pop(_STEPS, np.array(0)))
+        shapes = {name: self._model.tensors[name].shape for name in self._model.learning}
+        found = update_rules.checked_slots(slots, shapes, self._settings)
+        self._model.tensors.update(weights)
+        if self._average is not None:
+            self._average = self._model.tensors | averages
+        self._slots = {name: _as_float32(own) for name, own in found.items()}
+        self._steps = steps
+
+    def export(self, path: Path, temperature: float = 1.0) -> None:
+        """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
+        export(self._model, self._evaluated, path, temperature, self.predict_step)
+
+    def release(self) -> None:
+        """Drop the arrays; the engine cannot be used afterwards."""
+        self._model.tensors.clear()
+        self._average = None
+        self._slots.clear()
+
+    @property
+    def _evaluated(self) -> dict[str, FloatArray]:
+        return self._model.tensors if self._average is None else self._average
+
+    def _add_gradients(
+        self, features: Array, targets: Array, samples: StepSamples, made: Pass, share: float
+    ) -> tuple[float, Array]:
+        """Add those of one batch; (its weighted mean loss, its logits)."""
+        spec, tensors = self._spec, self._model.tensors
+        rate, width = spec.dropout_rate, features.shape[1]
+        kept = kept_features(rate, (len(features), width), spec.seed, self._steps, rank=0)
+        factor = 1.0 if kept is None else kept / (1.0 - rate)
+        seen = features * factor
+        logits = head(seen, tensors)
+        losses, of_logits = sample_losses(logits, targets, spec)
+        weights = samples.weights / max(float(samples.weights.sum()), 1e-38)
+        of_logits = of_logits * weights[:, None]
+        gradients = {"head.weight": of_logits.T @ seen, "head.bias": of_logits.sum(axis=0)}
+        gradients["head.weight"] += 2 * self._settings.head_l2 * tensors["head.weight"]
+        if made.values:
+            of_features = (of_logits @ tensors["head.weight"]) * factor
+            gradients |= self._model.gradients(made, of_features)
+        for name in self._model.learning:
+            self._gradients[name] = self._gradients.get(name, 0.0) + share * gradients[name]
+        return float(losses @ weights), logits
+
+    def _update(self, learning_rate: float, average_decay: float) -> None:
+        tensors = self._model.tensors
+        learning = {name: tensors[name] for name in self._model.learning}
+        gradients, self._gradients = self._gradients, {}
+        updated = update_rules.update(
+            learning, gradients, self._slots, learning_rate, self._settings
+        )
+        tensors.update(_as_float32(updated))
+        self._slots = {name: _as_float32(own) for name, own in self._slots.items()}
+        if self._average is not None:
+            for name, average in self._average.items():
+                mixed = average_decay * average + (1 - average_decay) * tensors[name]
+                self._average[name] = mixed.astype(np.float32)
+
+    def _weights(self, state: State, prefix: str) -> dict[str, FloatArray]:
+        """The checked tensors of one part of a state, by neutral name; none where it is absent."""
+        shapes = {name: tensor.shape for name, tensor in self._model.tensors.items()}
+        part = {
+            WEIGHT_PREFIX + key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+        is_absent = prefix == AVERAGE_PREFIX and not part
+        return {} if is_absent else _as_float32(checked_weights(part, shapes, self._spec.backbone))
+
+    def _checked(self, images: UInt8Array) -> UInt8Array:
+        channels, height, width = self._spec.input_shape
+        if images.shape[1:] != (height, width, channels):
+            raise AlgorithmError(
+                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
+            )
+        return images
+
+
+def _as_float32(arrays: Mapping[str, Array]) -> dict[str, FloatArray]:
+    return {name: np.array(array, np.float32) for name, array in arrays.items()}

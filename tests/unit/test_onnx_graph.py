@@ -1,0 +1,113 @@
+"""The one writer of the artifact's graph: what it computes, its bytes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+import onnx
+import onnxruntime
+
+from image_classification.backends import networks, onnx_check, onnx_graph
+from image_classification.backends.base import ModelSpec
+from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.errors import AlgorithmError
+from tests.unit.torch_cases import SMALL, change
+
+LITE = change(backbone="efficientnet_lite0", input_shape=(3, 33, 47))
+
+
+def weights_of(spec: ModelSpec) -> dict[str, FloatArray]:
+    """Of every tensor some values; the same in every version of NumPy."""
+    network = networks.network(spec.backbone, spec.input_shape)
+    shapes = network.tensor_shapes()
+    shapes |= {"head.weight": (spec.classes, network.width), "head.bias": (spec.classes,)}
+    generator = np.random.Generator(np.random.PCG64(5))
+    arrays = {}
+    for name, shape in shapes.items():
+        values = generator.random(shape, np.float32)
+        is_filter = len(shape) > 1
+        arrays[name] = (values - 0.5) / np.prod(shape[1:]) if is_filter else values + 0.5
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def graph_of(spec: ModelSpec, temperature: float = 1.0) -> bytes:
+    network = networks.network(spec.backbone, spec.input_shape)
+    return onnx_graph.graph_bytes(network, weights_of(spec), spec, temperature)
+
+
+def run(graph: bytes, images: UInt8Array) -> FloatArray:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(None, {"images": images})
+    return np.asarray(probabilities)
+
+
+def images_for(spec: ModelSpec, size: int) -> UInt8Array:
+    channels, height, width = spec.input_shape
+    return np.random.default_rng(0).integers(0, 256, (size, height, width, channels), np.uint8)
+
+
+@pytest.mark.parametrize("spec", [SMALL, LITE], ids=["resnet", "efficientnet_lite"])
+def test_the_input_is_uint8_images_in_batches_of_any_size(spec: ModelSpec) -> None:
+    model = onnx.load_from_string(graph_of(spec))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    channels, height, width = spec.input_shape
+    assert (given.name, given.type, given.shape[1:]) == (
+        *("images", "tensor(uint8)"),
+        [height, width, channels],
+    )
+    assert (made.name, made.type, made.shape[1]) == ("probabilities", "tensor(float)", 4)
+    batch = images_for(spec, 7)
+    together = run(graph_of(spec), batch)
+    np.testing.assert_allclose(run(graph_of(spec), batch[:1]), together[:1], atol=1e-6)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-6)
+
+
+def test_a_norm_after_a_convolution_costs_nothing_and_no_padding_is_a_node_of_its_own() -> None:
+    kinds = [node.op_type for node in onnx.load_from_string(graph_of(LITE)).graph.node]
+    assert "BatchNormalization" not in kinds and "Pad" not in kinds
+    layers = networks.network(LITE.backbone, LITE.input_shape).layers
+    assert kinds.count("Conv") == sum(isinstance(layer, networks.Convolution) for layer in layers)
+
+
+def test_the_temperature_divides_the_logits_and_several_labels_have_a_sigmoid_each() -> None:
+    batch = images_for(SMALL, 3)
+    hot, cold = np.log(run(graph_of(SMALL), batch)), np.log(run(graph_of(SMALL, 4.0), batch))
+    np.testing.assert_allclose(cold - cold[:, :1], (hot - hot[:, :1]) / 4, atol=1e-5)
+    several = run(graph_of(change(multi_label=True)), batch)
+    odds = np.log(several / (1 - several))
+    np.testing.assert_allclose(odds - odds[:, :1], hot - hot[:, :1], atol=1e-4)
+
+
+def test_equal_weights_give_the_bytes_that_other_versions_of_onnx_gave() -> None:
+    """Written with onnx 1.14.1 and NumPy 1.23.5, and with onnx 1.23.2 and NumPy 2.2.6."""
+    digests = [hashlib.sha256(graph_of(spec)).hexdigest()[:16] for spec in (SMALL, LITE)]
+    assert digests == ["c2c620aa50f0dd75", "b0fbf94f27cd9ac1"]
+
+
+def test_a_graph_that_disagrees_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
+    network = networks.network(SMALL.backbone, SMALL.input_shape)
+
+    def wrong(images: UInt8Array) -> FloatArray:
+        return np.eye(4, dtype=np.float32)[[0] * len(images)] * 9
+
+    with pytest.raises(AlgorithmError, match=r"differs from the model by .* in a batch of 1; at"):
+        onnx_graph.write(tmp_path / "model.onnx", network, weights_of(SMALL), SMALL, 1.0, wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_not_finite_do_not_pass_the_check() -> None:
+    def lost(images: UInt8Array) -> FloatArray:
+        return np.full((len(images), 4), np.nan, np.float32)
+
+    with pytest.raises(AlgorithmError, match="by nan"):
+        onnx_check.check(graph_of(SMALL), lost, SMALL)
