@@ -39,18 +39,18 @@ _TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a s
 class _Run:
     """One pass over an epoch: what is under way, and how to stop it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, filler: SlotFiller) -> None:
         self.pending: deque[Step] = deque()
         self.stopped = threading.Event()
-        self._source = source
+        self.filler = filler
 
     def stop(self) -> None:
         """Drop what has not begun and wait for the samples being decoded now (milliseconds)."""
         if self.stopped.is_set():
             return
         self.stopped.set()
-        if isinstance(self._source, StreamSource):
-            self._source.end()  # wakes the threads that wait for it
+        if isinstance(self.filler.source, StreamSource):
+            self.filler.source.end()  # wakes the threads that wait for it
         tasks = [task for step in self.pending for task in step.tasks]
         wait([task for task in tasks if not task.cancel()])
         self.pending.clear()
@@ -109,9 +109,9 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self.bad_samples = BadSamples() if bad_samples is None else bad_samples
+        self.key_prefix = key_prefix
         self.samples = 0
         self.wait_seconds = 0.0
-        self._filler = SlotFiller(source, preprocessing, augmentation, self.bad_samples, key_prefix)
         self._task_samples = max(1, min(_TASK_SAMPLES, -(-batch_size // (2 * threads))))
         shape = (batch_size, preprocessing.height, preprocessing.width, preprocessing.channels)
         self._buffers = [np.empty(shape, np.uint8) for _ in range(prefetch + 2)]
@@ -135,7 +135,10 @@ class Loader:
         """
         if self._run is not None:
             self._run.stop()
-        self._run = run = _Run(self.source)
+        filler = SlotFiller(
+            self.source, self.preprocessing, self.augmentation, self.bad_samples, self.key_prefix
+        )
+        self._run = run = _Run(filler)
         self.samples, self.wait_seconds = 0, 0.0
         return self._batches(run, number, first_step)
 
@@ -209,7 +212,7 @@ class Loader:
         for slot in slots:
             if run.stopped.is_set():
                 return
-            self._filler.fill(step, slot)
+            run.filler.fill(step, slot)
 
     def _finish(self, run: _Run) -> Step:
         """Wait for the oldest step; raise what any thread raised, also for a later step."""
