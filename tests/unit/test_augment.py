@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,6 +98,33 @@ def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:
         assert (
             augment(encode_png(image), Preprocessing(10, 10), augmentation, row) == expected
         ).all()
+
+
+@pytest.mark.parametrize("encode", [encode_jpeg, encode_png])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(32, 40), (33, 31)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop", ["random_resized", "random", "center"])
+def test_a_flip_changes_nothing_but_the_side(
+    encode: Callable[..., bytes],
+    channels: int,
+    size: tuple[int, int],
+    interpolation: str,
+    crop: str,
+) -> None:
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    preprocessing = Preprocessing(
+        *size, channels, resize=50, interpolation=interpolation, mean=zeros, std=ones
+    )
+    data = encode(picture(200, 300))
+    row = numbers(Augmentation(crop=crop))[0]
+    made = {}
+    for mirror, upside_down in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        row["mirror"], row["upside_down"] = mirror, upside_down
+        made[mirror, upside_down] = augment(data, preprocessing, Augmentation(crop=crop), row)
+    plain = made[0, 0]
+    assert (made[1, 0] == plain[:, ::-1]).all() and (made[0, 1] == plain[::-1]).all()
+    assert (made[1, 1] == plain[::-1, ::-1]).all()
 
 
 def test_a_random_resized_crop_has_the_area_and_aspect_that_were_asked_for() -> None:

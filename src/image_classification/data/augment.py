@@ -104,7 +104,7 @@ def _cut_part(
     bottom = min(size[0], top + out.shape[0] * rows)
     right = min(size[1], left + out.shape[1] * columns)
     part = (int(top), int(left), math.ceil(bottom) - int(top), math.ceil(right) - int(left))
-    image = _decode_part(data, header, part, preprocessing, out.shape[:2])
+    image = _decode_part(data, header, part, preprocessing, blue_first=mirror)
     box = None
     if image.shape[:2] == part[2:]:  # else it is reduced, and its edges lie where they can
         box = (left - part[1], top - part[0], right - part[1], bottom - part[0])
@@ -124,34 +124,34 @@ def _crop_resized(
     height, width = _part(size, numbers, augmentation.aspect)
     top, left = _place(numbers["top"], size[0] - height), _place(numbers["left"], size[1] - width)
     interpolation = preprocessing.interpolation
-    image = _decode_part(data, header, (top, left, height, width), preprocessing, out.shape[:2])
     flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    part = (top, left, height, width)
+    blue_first = flips[0] and not augmentation.warps
+    image = _decode_part(data, header, part, preprocessing, blue_first=blue_first)
     if augmentation.warps:
-        part = np.empty_like(out)
-        resize_into(image, part, interpolation)
-        warp(part, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
+        unwarped = np.empty_like(out)
+        resize_into(image, unwarped, interpolation)
+        warp(unwarped, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
     else:
         resize_into(image, out, interpolation, *flips)
 
 
 def _decode_part(
-    data: bytes,
-    header: ImageHeader,
-    part: Box,
-    preprocessing: Preprocessing,
-    target: tuple[int, ...],
+    data: bytes, header: ImageHeader, part: Box, preprocessing: Preprocessing, *, blue_first: bool
 ) -> UInt8Array:
-    """A part that will be resized to `target` (height, width)."""
+    """A part that will be resized to the input; for `resize_into`, blue first to be mirrored."""
+    target = (preprocessing.height, preprocessing.width)
     ratio = min(part[2] / target[0], part[3] / target[1])
     return decode_part(
         data,
         part,
         channels=preprocessing.channels,
         # Reducing in the decoder averages, which "nearest" promises not to do.
-        min_size=None if preprocessing.interpolation == "nearest" else (target[0], target[1]),
+        min_size=None if preprocessing.interpolation == "nearest" else target,
         max_pixels=preprocessing.max_pixels,
         header=header,
         smooth_chroma=ratio < HIDING_RATIO,
+        blue_first=blue_first,
     )
 
 

@@ -90,6 +90,7 @@ def decode_part(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     header: ImageHeader | None = None,
     smooth_chroma: bool = True,
+    blue_first: bool = False,
 ) -> UInt8Array:
     """Decode a part of an image file, and of a JPEG not much more than that part.
 
@@ -100,6 +101,7 @@ def decode_part(
             long as neither side falls below this. Its edges then move by up to 7 pixels of the
             file, to multiples of the reduction.
         channels, max_pixels, header, smooth_chroma: as in `decode`.
+        blue_first: colours in the order blue, green, red.
 
     Returns:
         uint8 (height, width, channels), rows contiguous; not reduced, these are the pixels that
@@ -118,11 +120,13 @@ def decode_part(
                box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
     pixels = None
     if header.format == "JPEG" and not header.is_progressive:
-        pixels = decode_jpeg_part(data, header, box, channels, scale, smooth_chroma)
+        pixels = decode_jpeg_part(data, header, box, channels, scale, smooth_chroma, blue_first)
     if pixels is None:
         whole = _decode_stored(data, header, channels, scale, smooth_chroma)
         top, left = box[0] // scale, box[1] // scale
         pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
+        if blue_first:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     if header.orientation != UPRIGHT:
         pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)
     return pixels

@@ -14,6 +14,7 @@ from image_classification.data.jpeg_layout import read_layout
 from image_classification.data.samples import UInt8Array
 
 _CHROMA_REACH = 2  # pixels: the colour of a pixel is interpolated from the colours around it
+_COLOURS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
 
 
 def decode_jpeg(
@@ -28,11 +29,17 @@ def decode_jpeg(
             return None
     except (ValueError, RuntimeError):
         return None
-    return _decode(data, size, channels, scale, smooth_chroma)
+    return _decode(data, size, _COLOURS[channels, False], scale, smooth_chroma)
 
 
 def decode_jpeg_part(
-    data: bytes, header: ImageHeader, box: Box, channels: int, scale: int, smooth_chroma: bool
+    data: bytes,
+    header: ImageHeader,
+    box: Box,
+    channels: int,
+    scale: int,
+    smooth_chroma: bool,
+    blue_first: bool = False,
 ) -> UInt8Array | None:
     """The pixels of `box` at 1/`scale`, the same that cutting them from the whole picture gives.
 
@@ -40,7 +47,7 @@ def decode_jpeg_part(
         data: the file.
         header: of `data`.
         box: as stored; its top and left are multiples of `scale`.
-        channels, scale, smooth_chroma: as in `images.decode`.
+        channels, scale, smooth_chroma, blue_first: as in `images.decode_part`.
 
     Returns:
         A view with contiguous rows, or None: also where a part cannot be had more cheaply.
@@ -52,7 +59,8 @@ def decode_jpeg_part(
     cut = cut_jpeg(data, (header.height, header.width), layout, box, margin)
     if cut is None:
         return None
-    pixels = _decode(cut.data, cut.box[2:], channels, scale, smooth_chroma, is_strict=cut.is_whole)
+    colours = _COLOURS[channels, blue_first]
+    pixels = _decode(cut.data, cut.box[2:], colours, scale, smooth_chroma, is_strict=cut.is_whole)
     if pixels is None:
         return None
     top, left = (box[0] - cut.box[0]) // scale, (box[1] - cut.box[1]) // scale
@@ -62,7 +70,7 @@ def decode_jpeg_part(
 def _decode(
     data: bytes | bytearray,
     size: tuple[int, int],
-    channels: int,
+    colours: str,
     scale: int,
     smooth_chroma: bool,
     is_strict: bool = True,
@@ -72,7 +80,7 @@ def _decode(
     try:
         pixels: UInt8Array = simplejpeg.decode_jpeg(
             data,
-            colorspace="RGB" if channels == 3 else "GRAY",
+            colorspace=colours,
             min_height=height if scale > 1 else 0,
             min_width=width if scale > 1 else 0,
             fastupsample=not smooth_chroma,

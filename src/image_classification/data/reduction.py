@@ -41,23 +41,28 @@ def resize_into(
         image: uint8 (H, W, 1 or 3), rows contiguous.
         out: uint8 (height, width, channels), C-contiguous: takes the result.
         interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
-        mirror, upside_down: flip the result; mirroring costs 90 µs, the other nothing.
+        mirror: flip the result from left to right. `image` must have its colours in reverse order
+            then (blue first): they are turned round together with the bytes of each row, which
+            takes a tenth of the time that moving pixels takes.
+        upside_down: flip the result from top to bottom.
         box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to take.
     """
     height, width = out.shape[:2]
-    if interpolation != "bilinear" or cykooz_resizer is None:
-        image = np.ascontiguousarray(image)
-        resize(image, height, width, interpolation, box, out, mirror, upside_down)
-        return
-    is_ready = image.shape == out.shape and box in (None, (0, 0, width, height))
-    resized = image if is_ready else _resize_fast(image, height, width, box)
+    if image.shape == out.shape and box in (None, (0, 0, width, height)):
+        resized = image
+    elif interpolation != "bilinear" or cykooz_resizer is None:
+        resized = resize(np.ascontiguousarray(image), height, width, interpolation, box)
+    else:
+        resized = _resize_fast(image, height, width, box)
     if upside_down:
         resized = resized[::-1]
+    rows, slots = resized.reshape(height, -1), out.reshape(height, -1)
     if not mirror:
-        out[...] = resized
-        return
-    for channel in range(out.shape[2]):  # a third of the time that whole pixels take
-        out[:, :, channel] = resized[:, ::-1, channel]
+        slots[...] = rows
+    elif rows.shape[1] % 8 == 0:  # eight bytes at a time, each eight turned round as a number
+        slots.view("<u8")[...] = rows.view(">u8")[:, ::-1]
+    else:
+        slots[...] = rows[:, ::-1]
 
 
 def resize_bilinear(
