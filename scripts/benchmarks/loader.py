@@ -57,7 +57,8 @@ def main() -> int:
         "contenders": rows,
         "skipped": skipped,
     }
-    print(json.dumps(result, indent=1) if args.json else table(result))
+    show = markdown if args.markdown else table
+    print(json.dumps(result, indent=1) if args.json else show(result))
     return 0
 
 
@@ -80,6 +81,7 @@ def parse() -> argparse.Namespace:
     )
     add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
     add("--json", action="store_true", help="print JSON")
+    add("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     return parser.parse_args()
 
 
@@ -140,6 +142,22 @@ def table(result: dict[str, object]) -> str:
             share = rows[ours]["cpu_seconds_per_1000"] / rows[peer]["cpu_seconds_per_1000"]
             lines.append(f"{ours} : {peer} = {share:.2f} (goal {goal})")
     lines += [f"skipped {name}: {command}" for name, command in result["skipped"].items()]
+    return "\n".join(lines)
+
+
+def markdown(result: dict[str, object]) -> str:
+    """The figures as a table for a page."""
+    lines = [
+        f"{result['photographs']}; {result['machine']}",
+        "",
+        "| | CPU-s per 1,000 | images/s, 1 thread | 2 threads | grey levels |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["contenders"].items():
+        one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
+        levels = f"{row['grey_levels']:.2f}" if "grey_levels" in row else ""
+        figures = f"{row['cpu_seconds_per_1000']:.2f} | {one:.0f} | {two:.0f} | {levels}"
+        lines.append(f"| {name} {row['version']} | {figures} |")
     return "\n".join(lines)
 
 

@@ -175,6 +175,9 @@ class Engine(Protocol):
         A batch without weight takes part with gradients of zero; where no batch of an update, on
         any rank, has a sample of weight, nothing changes. The state between the batches of one
         update is not part of `state`.
+
+        Raises:
+            MemoryError: the batch does not fit the device's memory; so does `predict_step`.
         """
         ...
 

@@ -6,8 +6,7 @@ import logging
 
 from image_classification import backends
 from image_classification.backends.base import Engine, ModelSpec, World
-from image_classification.contract.channels import ChannelInput
-from image_classification.training.initial_weights import load_initial_weights
+from image_classification.training.initial_weights import ChannelWeights, load_initial_weights
 from image_classification.training.inputs import Inputs
 from image_classification.training.multi_label import positive_weights
 from image_classification.training.settings import Settings
@@ -16,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 def start_engine(
-    settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
+    settings: Settings, inputs: Inputs, given: ChannelWeights | None, world: World
 ) -> tuple[Engine, str]:
     """The engine with its first weights, and where those come from.
 
@@ -28,7 +27,7 @@ def start_engine(
     backend = backends.load(settings.backend)
     spec = _spec_of(settings, inputs)
     engine = backend.build(spec, settings.optimizer, world)
-    started_from = load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
+    started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
     _logger.info(
         "Built %s on %s: %d parameters, %d of them trained",
         spec.backbone,

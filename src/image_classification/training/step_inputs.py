@@ -10,7 +10,7 @@ import numpy as np
 
 from image_classification.backends.base import Update, World
 from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
-from image_classification.data.sampling import mixing_generator, rank_count
+from image_classification.data.sampling import mixing_generator
 from image_classification.training.mixing import blended, mix
 from image_classification.training.targets import class_weights, soft_targets
 
@@ -42,7 +42,7 @@ class StepInputs:
     def update(self, epoch: int, step: int) -> Update:
         """How the step takes part in an update; the same on every rank."""
         loader = self.loader
-        count = rank_count(len(loader.source), 0, self.world.size)
+        count = loader.most_samples
         return self.settings.recipe.update(epoch, step, loader.steps, loader.batch_size, count)
 
     def prepared(self, epoch: int, step: int, batch: Batch, class_indices: IntArray) -> Batch:
