@@ -63,6 +63,11 @@ WEIGHTS_DIR = Variable(
     "/opt/image-classification/weights",
     "folder of pretrained weights baked into the image, one <backbone>.safetensors each",
 )
+BACKEND = Variable(
+    "IMAGE_CLASSIFICATION_BACKEND",
+    "torch",
+    "what computes where a job names no backend; each train image sets its own",
+)
 CPU_COUNT = Variable(
     "IMAGE_CLASSIFICATION_CPU_COUNT", "0", "CPUs to use; 0 asks the machine and its limits"
 )

@@ -23,7 +23,13 @@ PRESET = Hyperparameter(
 
 SHARED = (
     INTERFACE,
-    Hyperparameter("backend", "text", "torch", "What computes: the name of a backend."),
+    Hyperparameter(
+        "backend",
+        "text",
+        None,
+        "What computes: the name of a backend; unset: the one that the image is made for, without "
+        "an image torch.",
+    ),
     Hyperparameter(
         "backbone",
         "text",
