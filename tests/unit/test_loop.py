@@ -324,6 +324,17 @@ def test_mixed_targets_follow_the_mixed_images() -> None:
     assert len(shares) > 2
 
 
+def test_a_class_keeps_its_weight_within_a_mixture() -> None:
+    _, plain = run_loop([0.5], mixup_alpha="1")
+    loop, engine = prepare_loop([0.5], mixup_alpha="1", class_weights="balanced")
+    loop.training.source.class_indices = np.array([0] * 8 + [1] * 2)  # type: ignore[misc]
+    loop.run()
+    for targets, weights, parts in zip(engine.targets, engine.weights, plain.targets, strict=True):
+        rows = parts * [10 / 16, 10 / 4]  # the share of each class, as often as it weighs
+        np.testing.assert_allclose(weights, rows.sum(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(weights[:, None] * targets, rows, rtol=1e-5)
+
+
 def test_balanced_sampling_is_for_training_alone() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "balanced_sampling": "1"})
     settings = settings_of("mxnet", values)

@@ -54,7 +54,7 @@ class StepInputs:
         if recipe.mixes and len(batch) > 1 and batch.weights.any():
             generator = mixing_generator(self.settings.seed, epoch, self.world.rank, step)
             share = mix(batch.images, generator, recipe.mixup_alpha, recipe.cutmix_alpha)
-            targets, weights = blended(targets, share), blended(weights, share)
+            targets, weights = blended(targets, weights, share)
         return replace(batch, targets=targets, weights=weights)
 
     def padding(self) -> Batch:
