@@ -153,6 +153,17 @@ class Loader:
         self.samples, self.wait_seconds = 0, 0.0
         return self._batches(run, number, first_step)
 
+    def order(self, epoch: int, rank: int, world_size: int) -> IntArray:
+        """Int64 indices of the samples that `rank` reads in an epoch; of a stream, of its places.
+
+        Rank 0 of 1 reads them all, in the order in which the ranks of any world take turns.
+        """
+        place = (self.seed, epoch, rank, world_size)
+        if self.balanced:
+            return balanced_order(self.source.class_indices, *place)
+        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
+        return epoch_order(len(self.source), *place, shuffle)
+
     def close(self) -> None:
         """End the threads; whatever they have begun is dropped."""
         if self._run is not None:
@@ -171,7 +182,7 @@ class Loader:
         self.close()
 
     def _batches(self, run: _Run, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        order = self._order(epoch)
+        order = self.order(epoch, self.rank, self.world_size)
         stream = self.source if isinstance(self.source, StreamSource) else None
         if stream is not None:
             first = first_step * self.batch_size * self.world_size
@@ -193,13 +204,6 @@ class Loader:
                 free.append(ready.buffer)
         finally:
             run.stop()
-
-    def _order(self, epoch: int) -> IntArray:
-        place = (self.seed, epoch, self.rank, self.world_size)
-        if self.balanced:
-            return balanced_order(self.source.class_indices, *place)
-        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
-        return epoch_order(len(self.source), *place, shuffle)
 
     def _begin(
         self, run: _Run, order: IntArray, epoch: int, number: int, buffer: UInt8Array
