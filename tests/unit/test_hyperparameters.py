@@ -49,6 +49,14 @@ def test_a_bad_integer_is_refused_with_its_name_value_and_range(text: str) -> No
     assert f"epochs={text!r}: expected an integer ≥ 1" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["1", "1.0", "1e0", '"1"'])
+@pytest.mark.parametrize("name", ["beta_1", "beta_2", "dropout_rate"])
+def test_what_divides_by_nothing_at_one_is_refused_there(name: str, text: str) -> None:
+    for interface in (MXNET, TENSORFLOW):
+        with pytest.raises(HyperparameterError, match=f"{name}=.*: expected a number ≥ 0 and < 1"):
+            interface.parse({name: text})
+
+
 def test_all_problems_are_reported_together() -> None:
     given = {"epochs": "zero", "optimizer": "sdg", "learningrate": "0.1", "learning_rate": "2"}
     with pytest.raises(HyperparameterError) as caught:

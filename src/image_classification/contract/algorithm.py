@@ -128,8 +128,10 @@ def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
             honoured = [bool(value) for value in entry.only or (True, False)]
             values = [text for value in honoured for text in _BOOLEANS[value]]
         return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
-    low = entry.minimum if entry.minimum is not None else -_LARGEST_INTEGER
-    high = entry.maximum
+    # The service has closed bounds only: it lets an open one through, and the job refuses it.
+    lows, highs = (entry.minimum, entry.above), (entry.maximum, entry.below)
+    low = next((bound for bound in lows if bound is not None), -_LARGEST_INTEGER)
+    high = next((bound for bound in highs if bound is not None), None)
     if entry.kind == "integer":
         bounds = (str(int(low)), str(int(_LARGEST_INTEGER if high is None else high)))
         kind = "Integer"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_BETA = "below 1; there up to 1, with which the average would never leave 0"
+
 MXNET_HYPERPARAMETERS = {
     "num_classes": "required there; counted here, except in Pipe mode",
     "num_training_samples": "required there; counted here, except in Pipe mode",
     "augmentation_type": "",
-    "beta_1": "",
-    "beta_2": "",
+    "beta_1": _BETA,
+    "beta_2": _BETA,
     "checkpoint_frequency": "epochs between checkpoints, from which a job resumes; there, epochs "
     "between files in model.tar.gz. The artifact here always holds the best epoch",
     "early_stopping": "",
@@ -53,15 +55,15 @@ TENSORFLOW_HYPERPARAMETERS = {
     "batch_size": "images per step on one host",
     "optimizer": "",
     "learning_rate": "",
-    "beta_1": "",
-    "beta_2": "",
+    "beta_1": _BETA,
+    "beta_2": _BETA,
     "momentum": "",
     "epsilon": "`eps`, as the tuning page calls it, is taken too",
     "rho": "",
     "initial_accumulator_value": "",
     "regularizers_l2": "",
     "label_smoothing": "",
-    "dropout_rate": "",
+    "dropout_rate": "below 1; there up to 1, which drops everything",
     "train_only_top_layer": "all three published spellings are taken",
     "reinitialize_top_layer": "",
     "early_stopping": "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import SHARED
+from image_classification.contract.shared_hyperparameters import BETA_1, BETA_2, SHARED
 
 NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
 
@@ -69,8 +69,8 @@ HYPERPARAMETERS = (
         "Unset: centre crop; crop: random crop and mirror; the others add colour, affine.",
         choices=("crop", "crop_color", "crop_color_transform"),
     ),
-    Hyperparameter("beta_1", "continuous", 0.9, "adam: decay of the first moment.", 0, 1),
-    Hyperparameter("beta_2", "continuous", 0.999, "adam: decay of the second moment.", 0, 1),
+    BETA_1,
+    BETA_2,
     Hyperparameter(
         "checkpoint_frequency",
         "integer",
@@ -187,8 +187,8 @@ HYPERPARAMETERS = (
         "continuous",
         None,
         "Dropout before the head; unset: the backbone's own.",
-        0,
-        1,
+        minimum=0,
+        below=1,
     ),
     Hyperparameter(
         "random_seed", "integer", 0, "Seed of weights, order and augmentation.", minimum=0

@@ -1,4 +1,4 @@
-"""Hyperparameters that neither built-in has and both interfaces accept."""
+"""Hyperparameters of both interfaces, most of which neither built-in has."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ PRESET = Hyperparameter(
     "A named table of values, see below; the job's own values win.",
     choices=tuple(PRESETS),
 )
+
+BETA_1 = Hyperparameter(
+    "beta_1", "continuous", 0.9, "adam: decay of the first moment.", minimum=0, below=1
+)
+BETA_2 = Hyperparameter(
+    "beta_2", "continuous", 0.999, "adam: decay of the second moment.", minimum=0, below=1
+)
+"""Both built-ins have these two."""
 
 SHARED = (
     INTERFACE,

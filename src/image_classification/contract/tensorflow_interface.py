@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from image_classification.contract.channels import MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import SHARED
+from image_classification.contract.shared_hyperparameters import BETA_1, BETA_2, SHARED
 
 CHANNELS = (
     Channel("training", True, (), "One folder of images per class."),
@@ -41,8 +41,8 @@ HYPERPARAMETERS = (
         choices=("adam", "sgd", "nesterov", "rmsprop", "adagrad", "adadelta"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.001, "Initial learning rate.", 0, 1),
-    Hyperparameter("beta_1", "continuous", 0.9, "adam: decay of the first moment.", 0, 1),
-    Hyperparameter("beta_2", "continuous", 0.999, "adam: decay of the second moment.", 0, 1),
+    BETA_1,
+    BETA_2,
     Hyperparameter("momentum", "continuous", 0.9, "sgd, nesterov, rmsprop: momentum.", 0, 1),
     Hyperparameter(
         "epsilon",
@@ -70,7 +70,9 @@ HYPERPARAMETERS = (
     Hyperparameter(
         "label_smoothing", "continuous", 0.1, "Share of the target spread over all classes.", 0, 1
     ),
-    Hyperparameter("dropout_rate", "continuous", 0.2, "Dropout before the head.", 0, 1),
+    Hyperparameter(
+        "dropout_rate", "continuous", 0.2, "Dropout before the head.", minimum=0, below=1
+    ),
     Hyperparameter(
         "train_only_top_layer",
         "boolean",
