@@ -23,6 +23,7 @@ _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 """As JSON and the SDKs write numbers; Python alone would read 1_0 as 10."""
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _UNSET = {"", "none", "null"}
 
 IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
@@ -125,6 +126,14 @@ def unquote(text: str) -> str:
             break
         plain = str(decoded).strip()
     return plain
+
+
+def integer_list(text: str) -> tuple[int, ...]:
+    """The integers of `10,20`, `10, 20`, `(10, 20)` or `[10,20]`; ValueError if it is no such."""
+    parts = text.strip("()[] ").split(",")
+    if not all(_INTEGER.fullmatch(part.strip()) for part in parts):
+        raise ValueError(f"not integers separated by commas: {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def parse_one(entry: Hyperparameter, raw: object) -> Value:

@@ -122,7 +122,7 @@ SHARED = (
         None,
         "After this time, that before an interruption included, the job stops as at SIGTERM: it "
         "finishes its step, saves a checkpoint and writes the best epoch.",
-        minimum=0,
+        above=0,
     ),
     Hyperparameter(
         "mixup_alpha",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_classification.backends.base import OptimizerSpec
+from image_classification.contract.hyperparameters import integer_list
 from image_classification.errors import HyperparameterError
 from image_classification.training.schedules import Schedule, ScheduleKind
 from image_classification.training.stopping import EarlyStopping
@@ -67,7 +68,7 @@ def _epoch_list(text: str | None) -> tuple[int, ...]:
     if not text:
         return ()
     try:
-        epochs = tuple(int(part) for part in text.strip("()[] ").split(","))
+        epochs = integer_list(text)
     except ValueError:
         epochs = (0,)
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
@@ -85,6 +86,17 @@ def precision_of(v: Mapping[str, Any]) -> str:
             f"precision={precision} and precision_dtype={dtype} contradict: keep one"
         )
     return str(precision if precision and precision != "auto" else dtype or "auto")
+
+
+def checkpoint_frequency_of(v: Mapping[str, Any]) -> int:
+    """Epochs between checkpoints; HyperparameterError for more than there are."""
+    frequency, epochs = int(v["checkpoint_frequency"]), v["epochs"]
+    if frequency > epochs:
+        raise HyperparameterError(
+            f"checkpoint_frequency={frequency}: expected an integer from 1 to epochs, which is "
+            f"{epochs}; lower it or leave it out"
+        )
+    return frequency
 
 
 def early_stopping_of(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:

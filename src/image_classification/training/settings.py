@@ -23,6 +23,7 @@ from image_classification.training.label_settings import (
     labels_of,
 )
 from image_classification.training.optimization_settings import (
+    checkpoint_frequency_of,
     early_stopping_of,
     optimizer_of,
     precision_of,
@@ -153,7 +154,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         weighted_loss=bool(v.get("use_weighted_loss")),
         pipe_shuffle_bytes=v["pipe_shuffle_mb"] << 20,
         validation_split_ratio=v["validation_split_ratio"],
-        checkpoint_frequency=v["checkpoint_frequency"],
+        checkpoint_frequency=checkpoint_frequency_of(v),
         checkpoint_steps=v["checkpoint_steps"],
         checkpoint_minutes=v["checkpoint_minutes"],
         max_minutes=v["max_minutes"],
