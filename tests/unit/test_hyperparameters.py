@@ -155,6 +155,20 @@ def test_values_that_contradict_each_other_are_refused(given: dict[str, str], me
         settings("mxnet", **given)
 
 
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
+    choices = next(e for e in INTERFACES[interface].hyperparameters if e.name == "lr_schedule")
+    for kind in choices.choices:
+        given = {"lr_schedule": kind, "learning_rate": "0.8", "epochs": "4"}
+        if kind == "step":
+            given |= {"lr_scheduler_step": "1,2", "lr_scheduler_factor": "0.5"}
+        schedule = settings_of(interface, INTERFACES[interface].parse(given)).schedule
+        assert schedule.kind == kind
+        if kind == "step":
+            rates = [schedule.rate(epoch) for epoch in (0.5, 1.5, 2.5)]
+            assert rates == pytest.approx([0.8, 0.4, 0.2])
+
+
 def test_a_limit_of_no_time_is_no_limit_that_a_job_can_have() -> None:
     with pytest.raises(HyperparameterError, match="max_minutes='0': expected a number > 0"):
         MXNET.parse({"max_minutes": "0"})

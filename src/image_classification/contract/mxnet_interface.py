@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import BETA_1, BETA_2, SHARED
+from image_classification.contract.shared_hyperparameters import (
+    BETA_1,
+    BETA_2,
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
+    SHARED,
+)
 
 NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
 
@@ -122,17 +128,8 @@ HYPERPARAMETERS = (
         choices=("dist_sync", "dist_async"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.1, "Initial learning rate.", 0, 1),
-    Hyperparameter(
-        "lr_scheduler_factor",
-        "continuous",
-        0.1,
-        "Multiplier of the learning rate at each step.",
-        0,
-        1,
-    ),
-    Hyperparameter(
-        "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
-    ),
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
     Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
     Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
     Hyperparameter(

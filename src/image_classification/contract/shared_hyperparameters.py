@@ -27,7 +27,18 @@ BETA_1 = Hyperparameter(
 BETA_2 = Hyperparameter(
     "beta_2", "continuous", 0.999, "adam: decay of the second moment.", minimum=0, below=1
 )
-"""Both built-ins have these two."""
+LR_SCHEDULER_FACTOR = Hyperparameter(
+    "lr_scheduler_factor",
+    "continuous",
+    0.1,
+    "Multiplier of the learning rate at each step.",
+    minimum=0,
+    maximum=1,
+)
+LR_SCHEDULER_STEP = Hyperparameter(
+    "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
+)
+"""Those of a built-in, beside its own in its table."""
 
 SHARED = (
     INTERFACE,

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from image_classification.contract.channels import MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import BETA_1, BETA_2, SHARED
+from image_classification.contract.shared_hyperparameters import (
+    BETA_1,
+    BETA_2,
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
+    SHARED,
+)
 
 CHANNELS = (
     Channel("training", True, (), "One folder of images per class."),
@@ -177,6 +183,8 @@ HYPERPARAMETERS = (
     ),
     Hyperparameter("use_pretrained_model", "boolean", True, "Start from pretrained weights."),
     Hyperparameter("weight_decay", "continuous", 0.0, "Weight decay of the optimiser.", 0, 1),
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
     Hyperparameter("top_k", "integer", 5, "k of the top-k accuracy that is reported.", minimum=2),
     Hyperparameter("checkpoint_frequency", "integer", 1, "Epochs between checkpoints.", minimum=1),
     *SHARED,

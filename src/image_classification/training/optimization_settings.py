@@ -43,9 +43,9 @@ def optimizer_of(interface: str, v: Mapping[str, Any]) -> OptimizerSpec:
     )
 
 
-def schedule_of(interface: str, v: Mapping[str, Any]) -> Schedule:
+def schedule_of(v: Mapping[str, Any]) -> Schedule:
     """The schedule; HyperparameterError where its parts contradict one another."""
-    steps = _epoch_list(v.get("lr_scheduler_step"))
+    steps = _epoch_list(v["lr_scheduler_step"])
     kind: ScheduleKind = v["lr_schedule"] or ("step" if steps else "constant")
     if kind == "step" and not steps:
         raise HyperparameterError("lr_schedule=step needs lr_scheduler_step, as 10,20")
@@ -60,7 +60,7 @@ def schedule_of(interface: str, v: Mapping[str, Any]) -> Schedule:
         epochs=v["epochs"],
         warmup_epochs=v["warmup_epochs"],
         step_epochs=steps,
-        factor=v["lr_scheduler_factor"] if interface == "mxnet" else 1.0,
+        factor=v["lr_scheduler_factor"],
     )
 
 

@@ -145,7 +145,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         epochs=v["epochs"],
         batch_size=batch_size,
         optimizer=optimizer_of(interface, v),
-        schedule=schedule_of(interface, v),
+        schedule=schedule_of(v),
         label_smoothing=v["label_smoothing"],
         dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
         early_stopping=early_stopping_of(interface, v),
