@@ -35,14 +35,17 @@ MXNET_HYPERPARAMETERS = {
     "momentum": "",
     "multi_label": "loss: mean binary cross-entropy over the classes; accuracy: mean over the "
     "classes of right decisions at 0.5. The built-in publishes neither formula",
-    "num_layers": "",
+    "num_layers": "the same from random weights; for ImageNet weights see use_pretrained_model",
     "optimizer": "",
     "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
     "bfloat16 on GPUs that have it. Set float32 for the same",
     "resize": "may be left out for images: then 256 for 224, in proportion",
     "top_k": "not with multi_label: several labels have no rank among k",
-    "use_pretrained_model": "weights are never downloaded; a backbone without weights in the image "
-    "is an error",
+    "use_pretrained_model": "there, the ResNet of num_layers with ImageNet weights; the image has "
+    "none of ResNets, so **the job trains efficientnet_lite0 with its ImageNet weights instead**, "
+    "and log, report and model card say so. With `resnet50.safetensors` in the image's weights "
+    "folder it is the ResNet; naming `backbone=resnet50` makes missing weights an error. Nothing "
+    "is ever downloaded",
     "use_weighted_loss": "a class weighs images without it per image with it; the built-in "
     "publishes no formula. Not in Pipe mode, where classes cannot be counted beforehand",
     "weight_decay": "",
@@ -93,7 +96,8 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "copied to the disk and measured on after every epoch, so that every image counts once",
         "train_lst": "paths may begin above the channel's folder; required only for images by list",
         "validation_lst": "as train_lst",
-        "model": "an artifact of this project; only the head's width may differ",
+        "model": "an artifact of this project; only the head's width may differ. One that was "
+        "trained in place of the ResNet of `num_layers` goes on as what it is",
     },
     "tensorflow": {
         "training": "",

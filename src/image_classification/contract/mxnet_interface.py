@@ -157,7 +157,9 @@ HYPERPARAMETERS = (
         "use_pretrained_model",
         "boolean",
         False,
-        "Start from ImageNet weights with a new head; the whole network is trained.",
+        "Start from ImageNet weights with a new head; the whole network is trained. Where those of "
+        "the ResNet of num_layers are missing, efficientnet_lite0 stands in for it with a warning; "
+        "a backbone that is named is never replaced.",
     ),
     Hyperparameter(
         "use_weighted_loss",

@@ -86,13 +86,14 @@ def _load_pretrained(
         )
     _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
     engine.load_state(state)
-    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}"
+    stead = f", in place of {settings.stands_for}" if settings.stands_for else ""
+    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}{stead}"
 
 
 def _load_from_channel(
     engine: Engine, settings: Settings, labels: LabelMap, channel: ChannelInput
 ) -> str:
-    with open_artifact(_artifact_path(channel)) as artifact:
+    with open_artifact(artifact_path(channel)) as artifact:
         _check_backbone(artifact, settings)
         path = artifact.directory / artifacts.WEIGHTS_FILE
         if not path.is_file():
@@ -136,8 +137,8 @@ def _with_head_order(state: State, order: list[int]) -> State:
     }
 
 
-def _artifact_path(channel: ChannelInput) -> Path:
-    """The channel's archive, or its folder. A finished job's output.tar.gz may lie beside it."""
+def artifact_path(channel: ChannelInput) -> Path:
+    """The model channel's archive, or its folder; a job's output.tar.gz may lie beside it."""
     archives = sorted(channel.path.glob("*.tar.gz"))
     named = channel.path / "model.tar.gz"
     if named in archives:

@@ -47,6 +47,7 @@ class Settings:
 
     Attributes:
         backend, backbone: names.
+        stands_for: the backbone that was asked for and that this one stands in for, or None.
         use_pretrained: start from the backbone's ImageNet weights, with a new head.
         train_only_head: freeze all else.
         classes: expected number of classes; None takes it from the data.
@@ -118,6 +119,7 @@ class Settings:
     tensorboard: bool = False
     binary_mode: bool = False
     binary_metric: str | None = None
+    stands_for: str | None = None
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
