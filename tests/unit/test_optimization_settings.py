@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
 import pytest
 
 from image_classification.backends.base import OptimizerSpec
+from image_classification.backends.update_rules import update
 from image_classification.contract.interface import INTERFACES
 from image_classification.training.settings import settings_of
 
@@ -56,6 +60,43 @@ def test_an_optimiser_gets_the_numbers_that_its_built_in_gives_it(
         head_l2=0.04 if is_tensorflow else 0.0,
         clip_gradient_norm=3.0,
     )
+
+
+def test_what_the_optimiser_does_not_read_is_said_if_it_was_changed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    given = {"optimizer": "adam", "momentum": "0.8", "weight_decay": "0.02", "beta_1": "0.7"}
+    INTERFACES["mxnet"].parse(given | {"gamma": "0.9"})
+    assert caplog.messages == [
+        f"{name} is without effect with optimizer=adam: it acts with sgd, nag"
+        for name in ("momentum=0.8", "weight_decay=0.02")
+    ], "gamma was given, as its default"
+
+
+def updated(interface: str, given: dict[str, str]) -> np.ndarray:
+    """A weight after three updates by the job's optimiser."""
+    spec = settings_of(interface, INTERFACES[interface].parse(given)).optimizer
+    generator, slots = np.random.default_rng(0), dict[str, dict[str, np.ndarray]]()
+    parameters = {"w": generator.normal(size=(3, 2))}
+    for _ in range(3):
+        gradients = {"w": generator.normal(size=(3, 2))}
+        parameters = update(parameters, gradients, slots, 0.1, spec)
+    return parameters["w"]
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_a_number_acts_with_the_optimisers_that_it_is_declared_for_and_no_others(
+    interface: str,
+) -> None:
+    entries = {entry.name: entry for entry in INTERFACES[interface].hyperparameters}
+    for optimizer in entries["optimizer"].choices:
+        plain = updated(interface, {"optimizer": optimizer})
+        for name in sorted(GIVEN[interface].keys() - {"regularizers_l2", "clip_gradient_norm"}):
+            given = {"optimizer": optimizer, name: GIVEN[interface][name]}
+            acts = not np.array_equal(updated(interface, given), plain)
+            declared = entries[name].optimizers
+            assert acts == (not declared or optimizer in declared), (optimizer, name)
 
 
 def test_the_table_has_every_optimiser_of_both_interfaces() -> None:

@@ -43,6 +43,7 @@ class Hyperparameter:
         above, below: open ones.
         choices: allowed values of a categorical, compared without case.
         required: an error if unset.
+        optimizers: those that read it; empty: it acts whatever the optimiser is.
         aliases: other spellings that published jobs use.
         only: if not empty, the values this version can honour; another legal value of the
             built-in is refused with an explanation, never silently ignored.
@@ -58,6 +59,7 @@ class Hyperparameter:
     below: float | None = None
     choices: tuple[str, ...] = ()
     required: bool = False
+    optimizers: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     only: tuple[Value, ...] = ()
 

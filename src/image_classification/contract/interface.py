@@ -57,7 +57,21 @@ class Interface:
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
             nothing = "nothing: the job sets all of it"
             _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
-        return parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        values = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        self._log_without_effect(values)
+        return values
+
+    def _log_without_effect(self, values: Mapping[str, Value]) -> None:
+        """Say what was changed from its default and is not read by the job's optimiser."""
+        chosen = values["optimizer"]
+        for entry in self.hyperparameters:
+            value = values[entry.name]
+            if entry.optimizers and chosen not in entry.optimizers and value != entry.default:
+                readers = ", ".join(entry.optimizers)
+                _logger.info(
+                    "%s=%s is without effect with optimizer=%s: it acts with %s",
+                    *(entry.name, value, chosen, readers),
+                )
 
     def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
         """Hyperparameter → value as text: what the preset of a job adds to what it gives."""

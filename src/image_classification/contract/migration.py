@@ -32,11 +32,11 @@ MXNET_HYPERPARAMETERS = {
     "lr_scheduler_factor": "",
     "lr_scheduler_step": "acts at the epochs it names even if num_training_samples is wrong",
     "mini_batch_size": "a data set smaller than one batch trains; there it is an error",
-    "momentum": "",
+    "momentum": "sgd and nag alone, there and here; with others a log line says so",
     "multi_label": "loss: mean binary cross-entropy over the classes; accuracy: mean over the "
     "classes of right decisions at 0.5. The built-in publishes neither formula",
     "num_layers": "the same from random weights; for ImageNet weights see use_pretrained_model",
-    "optimizer": "",
+    "optimizer": "the same names; the formulas are PyTorch's, not MXNet's (docs/architecture.md)",
     "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
     "bfloat16 on GPUs that have it. Set float32 for the same",
     "resize": "may be left out for images: then 256 for 224, in proportion",
@@ -48,7 +48,8 @@ MXNET_HYPERPARAMETERS = {
     "is ever downloaded",
     "use_weighted_loss": "a class weighs images without it per image with it; the built-in "
     "publishes no formula. Not in Pipe mode, where classes cannot be counted beforehand",
-    "weight_decay": "",
+    "weight_decay": "sgd and nag alone, there and here; with others a log line says so. Here it "
+    "reaches convolution and dense weights only",
     "model_prefix": "without effect, there and here; undocumented there",
     "use_lr_scheduler": "without effect, there and here; undocumented there",
 }
@@ -56,11 +57,12 @@ MXNET_HYPERPARAMETERS = {
 TENSORFLOW_HYPERPARAMETERS = {
     "epochs": "",
     "batch_size": "images per step on one host",
-    "optimizer": "",
-    "learning_rate": "",
+    "optimizer": "the same names; the formulas are PyTorch's, not Keras' (docs/architecture.md)",
+    "learning_rate": "the same meaning, but for another network and images prepared otherwise: one "
+    "that was tuned there is only a first guess here",
     "beta_1": _BETA,
     "beta_2": _BETA,
-    "momentum": "",
+    "momentum": "as learning_rate; and Keras folds the rate into it",
     "epsilon": "`eps`, as the tuning page calls it, is taken too",
     "rho": "",
     "initial_accumulator_value": "",
@@ -76,7 +78,8 @@ TENSORFLOW_HYPERPARAMETERS = {
     "augmentation_random_flip": "`horizontal` too, as in the published specification",
     "augmentation_random_rotation": "",
     "augmentation_random_zoom": "",
-    "binary_mode": "",
+    "binary_mode": "there one sigmoid, the probability of the positive class; here a softmax of "
+    "two classes, and answers hold both probabilities, the positive class's second",
     "eval_metric": "",
     "image_resize_interpolation": "",
     "validation_split_ratio": "",

@@ -110,9 +110,23 @@ HYPERPARAMETERS = (
         1,
     ),
     Hyperparameter("epochs", "integer", 30, "Passes over the training data.", minimum=1),
-    Hyperparameter("eps", "continuous", 1e-8, "adam and rmsprop: epsilon.", 0, 1),
     Hyperparameter(
-        "gamma", "continuous", 0.9, "rmsprop: decay of the squared gradient's average.", 0, 1
+        "eps",
+        "continuous",
+        1e-8,
+        "adam and rmsprop: epsilon.",
+        0,
+        1,
+        optimizers=("adam", "rmsprop"),
+    ),
+    Hyperparameter(
+        "gamma",
+        "continuous",
+        0.9,
+        "rmsprop: decay of the squared gradient's average.",
+        0,
+        1,
+        optimizers=("rmsprop",),
     ),
     Hyperparameter(
         "image_shape",
@@ -131,7 +145,15 @@ HYPERPARAMETERS = (
     LR_SCHEDULER_FACTOR,
     LR_SCHEDULER_STEP,
     Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
-    Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
+    Hyperparameter(
+        "momentum",
+        "continuous",
+        0.9,
+        "sgd and nag: momentum; without effect with other optimisers, as in the built-in.",
+        0,
+        1,
+        optimizers=("sgd", "nag"),
+    ),
     Hyperparameter(
         "multi_label",
         "boolean",
@@ -167,7 +189,15 @@ HYPERPARAMETERS = (
         False,
         "With multi_label: a class weighs images without it per image with it.",
     ),
-    Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
+    Hyperparameter(
+        "weight_decay",
+        "continuous",
+        0.0001,
+        "sgd and nag: weight decay; without effect with other optimisers, as in the built-in.",
+        0,
+        1,
+        optimizers=("sgd", "nag"),
+    ),
     Hyperparameter(
         "model_prefix", "text", None, "Accepted and without effect, as in the built-in."
     ),

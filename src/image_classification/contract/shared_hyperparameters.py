@@ -22,10 +22,22 @@ PRESET = Hyperparameter(
 )
 
 BETA_1 = Hyperparameter(
-    "beta_1", "continuous", 0.9, "adam: decay of the first moment.", minimum=0, below=1
+    "beta_1",
+    "continuous",
+    0.9,
+    "adam: decay of the first moment.",
+    minimum=0,
+    below=1,
+    optimizers=("adam",),
 )
 BETA_2 = Hyperparameter(
-    "beta_2", "continuous", 0.999, "adam: decay of the second moment.", minimum=0, below=1
+    "beta_2",
+    "continuous",
+    0.999,
+    "adam: decay of the second moment.",
+    minimum=0,
+    below=1,
+    optimizers=("adam",),
 )
 LR_SCHEDULER_FACTOR = Hyperparameter(
     "lr_scheduler_factor",

@@ -49,7 +49,15 @@ HYPERPARAMETERS = (
     Hyperparameter("learning_rate", "continuous", 0.001, "Initial learning rate.", 0, 1),
     BETA_1,
     BETA_2,
-    Hyperparameter("momentum", "continuous", 0.9, "sgd, nesterov, rmsprop: momentum.", 0, 1),
+    Hyperparameter(
+        "momentum",
+        "continuous",
+        0.9,
+        "sgd, nesterov, rmsprop: momentum.",
+        0,
+        1,
+        optimizers=("sgd", "nesterov", "rmsprop"),
+    ),
     Hyperparameter(
         "epsilon",
         "continuous",
@@ -57,6 +65,7 @@ HYPERPARAMETERS = (
         "adam, rmsprop, adadelta, adagrad: epsilon.",
         0,
         1,
+        optimizers=("adam", "rmsprop", "adadelta", "adagrad"),
         aliases=("eps",),
     ),
     Hyperparameter(
@@ -66,9 +75,16 @@ HYPERPARAMETERS = (
         "adadelta, rmsprop: decay of the squared gradient's average.",
         0,
         1,
+        optimizers=("adadelta", "rmsprop"),
     ),
     Hyperparameter(
-        "initial_accumulator_value", "continuous", 0.0001, "adagrad: first accumulator.", 0, 1
+        "initial_accumulator_value",
+        "continuous",
+        0.0001,
+        "adagrad: first accumulator.",
+        0,
+        1,
+        optimizers=("adagrad",),
     ),
     Hyperparameter(
         "regularizers_l2", "continuous", 0.0001, "L2 factor of the head's weights.", 0, 1
@@ -134,7 +150,8 @@ HYPERPARAMETERS = (
         "binary_mode",
         "boolean",
         False,
-        "Two classes, the second by name being the positive one; answers hold both probabilities.",
+        "Two classes, the second by name being the positive one; answers hold both probabilities, "
+        "of a softmax, where the built-in has one sigmoid.",
     ),
     Hyperparameter(
         "eval_metric",
