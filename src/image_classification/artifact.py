@@ -41,6 +41,8 @@ LAST_WEIGHTS_FILE = "weights-last.safetensors"
 REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
+_MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
+
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the (temporary) path it is given."""
 
@@ -163,10 +165,17 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
 
 
 def unpack(archive: Path, directory: Path) -> None:
-    """Unpack a model.tar.gz; absolute paths, links and devices in it are refused."""
+    """Unpack a model.tar.gz; paths out of it, links, devices and more than 4 GiB are refused."""
+    size = 0
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
+                size += member.size
+                if size > _MOST_UNPACKED:
+                    raise ArtifactError(
+                        f"{archive}: {member.name!r} makes it {size} bytes, more than the "
+                        f"{_MOST_UNPACKED} that are unpacked; refused"
+                    )
                 _unpack_member(tar, member, archive, directory)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error

@@ -15,6 +15,7 @@
     │   ├── BackendError           a backend or backbone that is not installed or does not exist
     │   └── UsageError             the command line asks for something impossible
     ├── AlgorithmError             our own fault; exit code 1
+    │   └── DeviceError            the device or its runtime failed: the process must be replaced
     └── RequestError               an invocation the server refuses, with its HTTP status
 
 A message says what was expected, what came (name and value) and what to do.
@@ -87,6 +88,10 @@ class UsageError(UserError):
 
 class AlgorithmError(ImageClassificationError):
     """An internal expectation failed: a fault of this program, not of its input."""
+
+
+class DeviceError(AlgorithmError):
+    """The runtime failed for a reason other than its input; only a new process can repair that."""
 
 
 class RequestError(ImageClassificationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from tests.container.engine import HARDENED, docker, inspect, run, running, serving
 from tests.contract.jobs import Answer
 
@@ -98,6 +100,52 @@ def test_sigterm_answers_the_requests_that_run_and_ends_with_code_0(
         for sender in senders:
             sender.join()
     assert [answer.status for answer in answers] == [200] * 4
+
+
+def test_the_page_is_off_where_the_platform_runs_the_image(serve_image: str, trained: Path) -> None:
+    with serving(serve_image, trained / "model") as server:
+        for path in ("/", "/page.js"):
+            assert server.get(path).status == 404
+    wanted = [*HARDENED, "-e", "IMAGE_CLASSIFICATION_PAGE=true"]
+    with serving(serve_image, trained / "model", wanted) as server:
+        page = server.get("/")
+        assert page.status == 200 and b"Choose an image" in page.body
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert server.get("/page.js").status == server.get("/page.css").status == 200
+
+
+def test_a_transform_job_asks_what_to_send_and_sends_several_images(
+    serve_image: str, trained: Path, photo: bytes
+) -> None:
+    given = ["SAGEMAKER_BATCH=true", "IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER=true"]
+    options = [*HARDENED, "--cpus", "2", *(word for name in given for word in ("-e", name))]
+    records = [pack_image_record(RecordHeader(0.0, 1), photo), b"no image", photo]
+    body = b"".join(b"".join(frame_parts(record)) for record in records)
+    with serving(serve_image, trained / "model", options) as server:
+        said = json.loads(server.get("/execution-parameters").body)
+        assert said == {
+            "MaxConcurrentTransforms": 2,
+            "BatchStrategy": "SINGLE_RECORD",
+            "MaxPayloadInMB": 16,
+        }
+        answer = server.invoke(body, Content_Type="application/x-recordio")
+        lines = [json.loads(line) for line in answer.body.splitlines()]
+        assert [list(line) for line in lines] == [["prediction"], ["error"], ["prediction"]]
+        single = server.invoke(b"Bud1", Content_Type="application/x-image")
+        assert single.status == 200 and list(json.loads(single.body)) == ["error"]
+
+
+def test_own_handlers_need_a_package_that_the_image_names(
+    serve_image: str, trained: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained / "model", model)
+    (model / "code").mkdir()
+    (model / "code" / "inference.py").write_text("def predict_fn(data, model): ...")
+    options = ["-e", "SAGEMAKER_PROGRAM=inference.py"]
+    done = run(serve_image, "serve", volumes={model: "/opt/ml/model"}, options=options)
+    assert done.returncode != 0
+    assert "sagemaker-inference, which is not installed" in done.stdout + done.stderr
 
 
 def test_a_model_that_is_not_one_ends_the_container_with_a_sentence(

@@ -116,9 +116,19 @@ class Server:
         return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
 
     def invoke(self, body: bytes, **headers: str) -> Answer:
+        return self.send("POST", "/invocations", body, **headers)
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        url = f"http://127.0.0.1:{self.port}/invocations"
-        return self._send(urllib.request.Request(url, data=body, headers=named, method="POST"))
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return self._send(urllib.request.Request(url, data=body, headers=named, method=method))
+
+    def worker(self) -> int:
+        """The process that answers: the only child of the one that was started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == 1, children
+        return int(children[0])
 
     def _send(self, request: urllib.request.Request) -> Answer:
         try:
@@ -130,13 +140,26 @@ class Server:
 
 
 @contextmanager
-def running_server(model: Path, **environment: str) -> Iterator[Server]:
-    """Serve `model` until the block ends; the process then ends by SIGTERM with exit code 0."""
+def running_server(
+    model: Path,
+    *,
+    program: str = "image_classification",
+    log: Path | None = None,
+    exit_code: int = 0,
+    **environment: str,
+) -> Iterator[Server]:
+    """Serve `model` until the block ends; the process then ends by SIGTERM with `exit_code`.
+
+    Its output goes to the file `log` where one is given.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    output = log.open("wb") if log else None
     process = subprocess.Popen(
-        [sys.executable, "-m", "image_classification", "serve"],
+        [sys.executable, "-m", program, "serve"],
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
         env=os.environ
         | {
             "IMAGE_CLASSIFICATION_MODEL_DIR": str(model),
@@ -145,6 +168,8 @@ def running_server(model: Path, **environment: str) -> Iterator[Server]:
         }
         | environment,
     )
+    if output:
+        output.close()
     server = Server(process, port)
     try:
         _await_ping(server)
@@ -156,7 +181,7 @@ def running_server(model: Path, **environment: str) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    assert code == 0, f"the server ended with exit code {code} after SIGTERM"
+    assert code == exit_code, f"the server ended with exit code {code} after SIGTERM"
 
 
 def _await_ping(server: Server) -> None:

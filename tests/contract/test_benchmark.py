@@ -32,3 +32,22 @@ def test_a_contender_that_is_missing_is_listed_with_the_command_that_installs_it
 def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
     ran = subprocess.run([str(BENCHMARK), "nothing"], capture_output=True, text=True)
     assert ran.returncode == 2 and "records" in ran.stderr
+
+
+def test_the_training_step_of_each_installed_backend_is_measured_beside_a_bare_one() -> None:
+    small = ["--backbone", "resnet20", "--size", "32", "--batch", "4", "--steps", "1"]
+    ran = subprocess.run(
+        [str(BENCHMARK), "training", *small, "--turns", "1", "--json"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(ran.stdout)
+    assert result["ratios"].keys() | result["skipped"].keys() >= {"torch", "tensorflow"}
+    for name in result["ratios"]:
+        for kind in ("ours", "bare"):
+            row = result["contenders"][f"{kind}-{name}"]
+            assert row["images_per_second"] > 0 and row["cpu_seconds_per_1000"] > 0
+    for name, reason in result["skipped"].items():
+        assert f"[{name}]" in reason or "bare_steps" in reason

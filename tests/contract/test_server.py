@@ -277,10 +277,14 @@ def test_a_request_that_is_running_when_sigterm_comes_is_answered(
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv"),
+        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/html"),
+        ("IMAGE_CLASSIFICATION_TOP_K", "0"),
+        ("IMAGE_CLASSIFICATION_THRESHOLD", "1.5"),
+        ("SAGEMAKER_BATCH_STRATEGY", "ALL_RECORDS"),
         ("MAX_CONTENT_LENGTH", "6MB"),
         ("SAGEMAKER_BIND_TO_PORT", "99999"),
-        ("SAGEMAKER_MULTI_MODEL", "true"),
+        ("IMAGE_CLASSIFICATION_READ_TIMEOUT", "never"),
+        ("IMAGE_CLASSIFICATION_BATCHING", "sometimes"),
     ],
 )
 def test_an_impossible_setting_ends_the_server_before_it_listens(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import urllib.error
@@ -108,6 +109,63 @@ def test_a_transformer_answers_each_file_of_a_folder(
     answers = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.out")}
     assert set(answers) == {f"{path.name}.out" for path in images.iterdir()}
     assert {answer["predicted_label"] for answer in answers.values()} == {"red"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "split_type"), [(None, None), ("MultiRecord", "Line"), ("SingleRecord", "Line")]
+)
+def test_a_transformer_sends_several_images_in_a_request(
+    fitted: Fitted,
+    serve_image: str,
+    folders: dict[str, Path],
+    labelled_images: Images,
+    tmp_path: Path,
+    strategy: str | None,
+    split_type: str | None,
+) -> None:
+    """JSON lines of base64, with one that is no image. Without a strategy, the server's holds."""
+    images = labelled_images(folders["validation"])
+    (tmp_path / "input").mkdir()
+    texts = [base64.b64encode(image).decode() for _, image in images]
+    lines = [json.dumps({"image": text}) for text in (*texts, "bm8gaW1hZ2U=")]
+    (tmp_path / "input" / "images.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    model = fitted.estimator.create_model(image_uri=serve_image)
+    transformer = model.transformer(
+        1,
+        "local",
+        strategy=strategy,
+        assemble_with="Line",
+        accept="application/jsonlines;verbose",
+        output_path=f"file://{tmp_path}",
+    )
+    transformer.transform(
+        f"file://{tmp_path / 'input'}",
+        content_type="application/jsonlines",
+        split_type=split_type,
+        logs=False,
+    )
+    said = [json.loads(line) for line in (tmp_path / "images.jsonl.out").read_text().splitlines()]
+    assert [answer.get("predicted_label") for answer in said] == [*(n for n, _ in images), None]
+    assert list(said[-1]) == ["error"]
+
+
+def test_a_transform_job_goes_on_after_what_is_no_image(
+    fitted: Fitted, serve_image: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    photo = next((folders["validation"] / "red").iterdir()).read_bytes()
+    (tmp_path / "input" / "red.jpg").write_bytes(photo)
+    model = fitted.estimator.create_model(image_uri=serve_image)
+    transformer = model.transformer(
+        1,
+        "local",
+        env={"IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER": "true"},
+        output_path=f"file://{tmp_path}",
+    )
+    transformer.transform(f"file://{tmp_path / 'input'}", content_type="image/jpeg", logs=False)
+    answers = {path.name: list(json.loads(path.read_text())) for path in tmp_path.glob("*.out")}
+    assert answers == {".DS_Store.out": ["error"], "red.jpg.out": ["prediction"]}
 
 
 def test_a_job_goes_on_from_the_model_of_an_earlier_one(

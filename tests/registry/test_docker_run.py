@@ -205,6 +205,8 @@ def test_an_artifact_is_served_with_no_more_rights_than_it_needs(
         status, body = server.request("POST", "/invocations", image)
         assert status == 200, body
         assert sorted(json.loads(body)["labels"]) == ["blue", "green", "red"]
+        status, page = server.request("GET", "/")
+        assert status == 200 and b"Choose an image" in page
         (settings,) = json.loads(docker("inspect", server.container))
         host = settings["HostConfig"]
         assert host["ReadonlyRootfs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.artifact import open_artifact, read_artifact, write_artifact
+from image_classification.artifact import open_artifact, read_artifact, unpack, write_artifact
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import ArtifactError, DataError
@@ -120,3 +121,15 @@ def test_something_that_is_no_artifact_says_what_was_expected(tmp_path: Path) ->
         with pytest.raises(ArtifactError, match=message):
             with open_artifact(path):
                 pass
+
+
+def test_an_archive_that_claims_a_huge_member_is_refused_before_it_is_written(
+    tmp_path: Path,
+) -> None:
+    member = tarfile.TarInfo("model.onnx")
+    member.size = 5 * 2**30
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(gzip.compress(member.tobuf() + b"\0" * 10_000))
+    with pytest.raises(ArtifactError, match="more than the 4294967296"):
+        unpack(archive, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()

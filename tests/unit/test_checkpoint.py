@@ -70,6 +70,19 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_checkpoint(tmp_pat
     assert others.exists(), "what is not ours stays"
 
 
+def test_weights_whose_json_was_never_written_are_removed_and_other_files_are_not(
+    tmp_path: Path,
+) -> None:
+    for name in ("checkpoint-0000-000007", "checkpoint-0004", "checkpoint-of-mine"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"killed before the JSON")
+    save_epochs(Checkpoints(tmp_path, IDENTITY), [0.5])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-0000.json",
+        "checkpoint-0000.safetensors",
+        "checkpoint-of-mine.safetensors",
+    ]
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     save_epochs(checkpoints, [0.9, 0.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -269,6 +270,44 @@ def test_a_stop_during_validation_keeps_the_best_and_the_rest_is_validated_after
     assert not rest.rates and len(second.history.epochs) == 2
 
 
+def test_a_needed_validation_ends_in_time_with_a_random_part_and_is_made_up_after_the_resume(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, engine = prepare_loop([0.8, 0.9])
+    first.checkpoints = Checkpoints(tmp_path, {})
+    first.validation.batch_size = 4
+    calls = iter([False] * 4 + [True] * 10)  # 3 steps, the first batch of the validation
+    first.should_stop = lambda: next(calls)
+    first.is_out_of_time = lambda: True
+    first.run()
+    assert engine.steps == 3 and len(first.history.epochs) == 1
+    keys = first.evaluate().keys
+    assert len(keys) == 4 and set(keys) != {f"sample{number}" for number in range(4)}
+    assert "validated on 4 of 10 images, taken at random" in caplog.text
+    second, rest = prepare_loop([0.8, 0.9])
+    second.checkpoints = Checkpoints(tmp_path, {})
+    second.resume()
+    assert not second.history.epochs
+    second.run()
+    assert len(second.history.epochs) == 2 and len(rest.rates) == 3
+    assert len(second.evaluate().keys) == 10
+
+
+def test_a_resumed_job_that_is_stopped_validates_no_longer_than_there_is_time(
+    tmp_path: Path,
+) -> None:
+    first, _ = prepare_loop([0.8])
+    first.checkpoints = Checkpoints(tmp_path, {})
+    first.run()
+    second, _ = prepare_loop([0.8, 0.9])
+    second.checkpoints = Checkpoints(tmp_path, {})
+    second.validation.batch_size = 4
+    second.should_stop = second.is_out_of_time = lambda: True
+    second.resume()
+    second.run()
+    assert len(second.evaluate().keys) == 4
+
+
 def test_checkpoints_within_an_epoch_come_every_so_many_steps(tmp_path: Path) -> None:
     loop, _ = prepare_loop([0.8], checkpoint_steps="2")
     loop.checkpoints = Checkpoints(tmp_path, {})
@@ -408,8 +447,14 @@ def test_only_the_training_images_are_shuffled_and_augmented() -> None:
             assert (loader.augmentation is not None) is is_training
 
 
-def test_early_stopping_ends_the_job_and_keeps_the_best() -> None:
+def test_early_stopping_ends_the_job_and_keeps_the_best(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     options = {"early_stopping": "True", "early_stopping_patience": "2"}
     loop, engine = run_loop([0.9, 0.5, 0.5, 0.5, 0.5], early_stopping_min_epochs="1", **options)
+    (line,) = [text for text in caplog.messages if "Early stopping" in text]
+    assert "none of the 2 epochs since epoch 1, with validation accuracy 0.900000, was" in line
+    assert "early_stopping_patience=2" in line
     assert len(loop.history.epochs) == 3
     assert engine.epoch == 0

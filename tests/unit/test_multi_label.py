@@ -22,7 +22,8 @@ from image_classification.data.labels import LabelMap
 from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
 from image_classification.data.sources.records import RecordSource
 from image_classification.errors import ChannelError, DataError, HyperparameterError, ListError
-from image_classification.serving.codec import Accept, encode
+from image_classification.serving.codec.accept import Accept
+from image_classification.serving.codec.answers import encode
 from image_classification.serving.prediction import Prediction
 from image_classification.training.evaluation import Outcomes, confusions, metrics_of, per_class
 from image_classification.training.inputs import Inputs, open_inputs
@@ -125,10 +126,10 @@ def test_a_sigmoid_does_not_overflow() -> None:
 def test_a_verbose_answer_names_every_class_above_a_half() -> None:
     p = np.array([0.6, 0.2, 0.9], np.float32)
     prediction = Prediction(p, LabelMap(("cat", "dog", "hat")), is_multi_label=True)
-    body, _ = encode([prediction], Accept("application/json", is_verbose=True), "mxnet")
+    body, _ = encode([prediction], False, Accept("application/json", is_verbose=True), "mxnet")
     assert json.loads(body)["predicted_labels"] == ["cat", "hat"]
-    plain, _ = encode([prediction], Accept("application/json"), "mxnet")
-    assert json.loads(plain) == p.tolist()
+    plain, _ = encode([prediction], False, Accept("application/json"), "mxnet")
+    assert json.loads(plain) == pytest.approx(p.tolist())
 
 
 # ---- the data

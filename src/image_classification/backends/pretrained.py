@@ -23,11 +23,6 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth")  # PyTorch's convention: begi
 _COUNTER = "num_batches_tracked"  # PyTorch's own; no network needs it
 
 
-def has_pretrained_weights(backbone: Backbone, weights_dir: Path | None) -> bool:
-    """Whether `pretrained_state` would find a file; it is not read."""
-    return _baked(backbone, weights_dir) is not None or _find_installed(backbone) is not None
-
-
 def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | None:
     """The weights of `<weights_dir>/<backbone>.safetensors`, else of its installed package.
 
@@ -38,8 +33,8 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
     Raises:
         ArtifactError: a file is there but damaged, altered or of another network.
     """
-    baked = _baked(backbone, weights_dir)
-    if baked is not None:
+    baked = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
+    if baked is not None and baked.is_file():
         named = _read_safetensors(baked)
     else:
         installed = _find_installed(backbone)
@@ -49,9 +44,13 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
     return {WEIGHT_PREFIX + name: tensor for name, tensor in named.items()}
 
 
-def _baked(backbone: Backbone, weights_dir: Path | None) -> Path | None:
-    path = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
-    return path if path is not None and path.is_file() else None
+def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
+    """Whether there is a file, of whatever format, that a backend may take weights from.
+
+    Asked before a framework is loaded; only reading the file tells whether it is sound.
+    """
+    folder, name = (weights_dir / backbone.name).parent, Path(backbone.name).name
+    return any(folder.glob(f"{name}.*")) or _find_installed(backbone) is not None
 
 
 def _read_safetensors(path: Path) -> State:

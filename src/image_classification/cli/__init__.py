@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from image_classification import __version__, logs
-from image_classification.cli import check, describe, models, preprocess, records, train
+from image_classification.cli import check, describe, models, predict, preprocess, records, train
 from image_classification.cli.command_line import Parser
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
@@ -44,6 +44,6 @@ def parser() -> argparse.ArgumentParser:
     # Results go to standard output; what a command says on its way goes to standard error.
     top.set_defaults(log_stream=sys.stderr)
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (records, preprocess, check, train, models, describe):
+    for group in (records, preprocess, check, train, models, predict, describe):
         group.add_commands(subparsers)
     return top

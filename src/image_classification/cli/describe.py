@@ -53,15 +53,16 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
 
 def describe(namespace: argparse.Namespace) -> int:
     """Print the request."""
-    from image_classification.serving.codec import ENCODERS, IMAGE_CONTENT_TYPES
+    from image_classification.serving.codec.accept import PRODUCED
+    from image_classification.serving.codec.bodies import content_types
 
     request = algorithm_request(
         INTERFACES[namespace.interface],
         namespace.name or f"image-classification-{namespace.interface}",
         namespace.image,
         namespace.serve_image,
-        IMAGE_CONTENT_TYPES,
-        list(ENCODERS),
+        content_types(),
+        PRODUCED,
     )
     sys.stdout.write(json.dumps(request, ensure_ascii=False, indent=1) + "\n")
     return 0

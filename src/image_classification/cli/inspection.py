@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_classification.cli.output import say
+from image_classification.cli.output import check_sheet, say
 from image_classification.data.contact_sheet import draw_contact_sheet
-from image_classification.data.files import check_target, written_beside
+from image_classification.data.files import written_beside
 from image_classification.data.inspection import (
     RecordSummary,
     describe_record,
@@ -25,7 +25,6 @@ from image_classification.errors import UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _NAMED = 20  # lost ids in the text for people; JSON has all
 _INSPECT_EPILOG = """\
 examples:
@@ -101,7 +100,7 @@ def _run_inspect(args: argparse.Namespace) -> int:
     if args.record is not None and args.salvage is not None:
         raise UsageError("--salvage saves all sound records and --record names one: drop one")
     if args.contact_sheet is not None:
-        _check_sheet(args.contact_sheet, args.file)
+        check_sheet(args.contact_sheet, [args.file])
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         result = _inspect(file, args)
         if args.on_damage == "resync":
@@ -112,15 +111,6 @@ def _run_inspect(args: argparse.Namespace) -> int:
     else:
         say(*_lines(result))
     return 0
-
-
-def _check_sheet(path: Path, source: Path) -> None:
-    """Refuse to draw over anything that is not an older sheet."""
-    check_target(path, source)
-    if path.exists():
-        with path.open("rb") as existing:
-            if existing.read(len(_PNG_MAGIC)) not in (_PNG_MAGIC, b""):
-                raise UsageError(f"{path} exists and is no PNG: name another file for the sheet")
 
 
 def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`evaluate`, `predict`, `serve`, `export`, `weights`: artifacts, and weights to start from."""
+"""`evaluate`, `serve`, `export`, `weights`: artifacts, and weights to start from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_classification.cli.command_line import add_command, add_model, check_top_k
 from image_classification.contract import environment
 from image_classification.errors import UsageError
 from image_classification.logs import Progress
@@ -19,38 +20,19 @@ if TYPE_CHECKING:
 def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
     _add_evaluate(subparsers)
-    _add_predict(subparsers)
     _add_serve(subparsers)
     _add_export(subparsers)
     _add_weights(subparsers)
 
 
-def _command(
-    subparsers: _SubParsersAction[argparse.ArgumentParser], name: str, text: str, example: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="artifact folder or model.tar.gz"
-    )
-
-
 def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
+    command = add_command(
         subparsers,
         "evaluate",
         "measure an artifact on labelled images, through the serving path",
         "image-classification evaluate --model model --data flowers/val --json",
     )
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "--data", type=Path, required=True, metavar="PATH", help="class folders or .rec file(s)"
     )
@@ -67,10 +49,12 @@ def evaluate(namespace: argparse.Namespace) -> int:
     from image_classification.training.evaluation import metrics_of
     from image_classification.training.served_evaluation import open_labelled, predict_source
 
-    _check_top_k(namespace.top_k)
+    check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labelled(namespace.data, artifact.labels, artifact.is_multi_label)
-        model = Model(artifact, Runtime(artifact.model_file), _max_pixels())
+        model = Model(
+            artifact, Runtime(artifact.model_file), environment.MAX_PIXELS.read_integer(1)
+        )
         threads = environment.cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, threads, progress.advance)
@@ -91,53 +75,8 @@ def evaluate(namespace: argparse.Namespace) -> int:
     return 2 if skipped else 0
 
 
-def _add_predict(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
-        subparsers,
-        "predict",
-        "name the classes of images, one JSON line each, through the serving path",
-        "image-classification predict --model model --top-k 3 tulip.jpg",
-    )
-    _add_model(command)
-    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
-    command.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
-    command.set_defaults(run=predict)
-
-
-def predict(namespace: argparse.Namespace) -> int:
-    """Print one JSON line an image; 2 if one of them could not be used."""
-    from image_classification.artifact import open_artifact
-    from image_classification.errors import ImageError
-    from image_classification.serving.models import Model
-    from image_classification.serving.runtime import Runtime
-
-    _check_top_k(namespace.top_k)
-    failed = False
-    with open_artifact(namespace.model) as artifact:
-        runtime = Runtime(artifact.model_file, environment.cpu_count())
-        model = Model(artifact, runtime, _max_pixels())
-        for path in namespace.images:
-            try:
-                (prediction,) = model.predict([path.read_bytes()])
-            except (ImageError, OSError) as error:
-                failed = True
-                _write(json.dumps({"image": str(path), "error": str(error)}, ensure_ascii=False))
-                continue
-            top = prediction.top(namespace.top_k or len(artifact.labels))
-            answer = {
-                "image": str(path),
-                "predicted_label": prediction.label,
-                "probabilities": [probability for _, probability in top],
-                "labels": [name for name, _ in top],
-            }
-            if prediction.is_multi_label:
-                answer["predicted_labels"] = prediction.predicted_labels
-            _write(json.dumps(answer, ensure_ascii=False))
-    return 2 if failed else 0
-
-
 def _add_serve(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
+    command = add_command(
         subparsers,
         "serve",
         "answer invocations over HTTP, as the container does",
@@ -166,13 +105,30 @@ def serve(namespace: argparse.Namespace) -> int:
 
 
 def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
+    command = add_command(
         subparsers,
         "export",
-        "write the artifact of an untouched pretrained backbone (ImageNet's 1,000 classes)",
-        "image-classification export --backbone efficientnet_lite0 --output imagenet-model",
+        "write an artifact without training, or an artifact in a format of TensorFlow",
+        "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
+        "  image-classification export --from-mxnet model.tar.gz --output model\n"
+        "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
     )
-    command.add_argument("--backbone", required=True, help="a backbone with pretrained weights")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--backbone", help="an untouched pretrained backbone (ImageNet's 1,000 classes)"
+    )
+    what.add_argument(
+        "--from-mxnet",
+        type=Path,
+        metavar="FILE",
+        help="model.tar.gz of the MXNet built-in, or the folder it was unpacked to",
+    )
+    what.add_argument(
+        "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
+    )
+    command.add_argument(
+        "--format", choices=("saved_model", "keras"), help="of --model; needs TensorFlow"
+    )
     command.add_argument("--backend", default="torch", help="default: torch")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
@@ -184,18 +140,30 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def export(namespace: argparse.Namespace) -> int:
-    """Write the artifact of a pretrained backbone."""
+    """Write an artifact without training, or an artifact in another format."""
     from image_classification.data.labels import LabelMap
+    from image_classification.training.built_in_models import export_built_in
     from image_classification.training.pretrained_export import export_pretrained
 
+    if (namespace.model is None) != (namespace.format is None):
+        raise UsageError("--model and --format belong together: give both, or --backbone alone")
+    if namespace.model is not None:
+        from image_classification.training.format_export import export_format
+
+        export_format(namespace.model, "tensorflow", namespace.format, namespace.output)
+        _write(str(namespace.output))
+        return 0
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
-    export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
+    if namespace.from_mxnet:
+        export_built_in(namespace.from_mxnet, namespace.backend, labels, namespace.output)
+    else:
+        export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
     _write(str(namespace.output))
     return 0
 
 
 def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(
+    command = add_command(
         subparsers,
         "weights",
         "write pretrained weights as safetensors, to bake into an image or mount beside a job",
@@ -220,15 +188,6 @@ def weights(namespace: argparse.Namespace) -> int:
     for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
         _write(str(path))
     return 0
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"--top-k {top_k}: expected 1 or more")
-
-
-def _max_pixels() -> int:
-    return environment.MAX_PIXELS.read_integer(1)
 
 
 def _write(line: str) -> None:

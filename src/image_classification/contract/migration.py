@@ -39,7 +39,8 @@ MXNET_HYPERPARAMETERS = {
     "optimizer": "the same names; the formulas are PyTorch's, not MXNet's (docs/architecture.md)",
     "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
     "bfloat16 on GPUs that have it. Set float32 for the same",
-    "resize": "may be left out for images: then 256 for 224, in proportion",
+    "resize": "may be left out: images then get 256 for 224, in proportion; records keep the "
+    "shorter side they have, and photos that are served are brought to it",
     "top_k": "not with multi_label: several labels have no rank among k",
     "use_pretrained_model": "there, the ResNet of num_layers with ImageNet weights; the image has "
     "none of ResNets, so **the job trains efficientnet_lite0 with its ImageNet weights instead**, "
@@ -107,8 +108,8 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "validation": "",
         "test": "",
         "code": "not looked at",
-        "model": "not needed: pretrained weights are in the image. If given, an artifact of this "
-        "project",
+        "model": "not needed: pretrained weights are in the image. An artifact of this project "
+        "is gone on from; a base model of the built-in is left with a warning",
     },
 }
 
@@ -133,8 +134,10 @@ BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
             "the old behaviour.",
         ),
         (
-            "A channel with ShardedByS3Key is taken with one host and refused with several.",
-            "Every host takes its part of what all of them see, as in the built-in.",
+            "With several hosts `train` may be ShardedByS3Key, the other channels not.",
+            "The first host validates, on all images. Every host then takes its own objects; all "
+            "of them take as many steps as the one with most images. What counts the classes of "
+            "all training images (`class_weights`, `use_weighted_loss`) and Pipe mode are refused.",
         ),
         (
             "model.tar.gz holds an ONNX graph, safetensors and JSON instead of MXNet's files.",
@@ -154,7 +157,8 @@ BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
         (
             "model.tar.gz holds an ONNX graph, safetensors and JSON instead of a SavedModel; "
             "`class_label_to_prediction_index.json` is there.",
-            "It can be read without TensorFlow and cannot execute.",
+            "It can be read without TensorFlow and cannot execute; `image-classification export "
+            "--model model.tar.gz --format saved_model` writes a SavedModel of it.",
         ),
     ),
 }

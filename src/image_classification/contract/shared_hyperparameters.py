@@ -59,7 +59,9 @@ SHARED = (
         "backbone",
         "text",
         None,
-        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2, timm/<name>.",
+        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
+        "timm/<name>; with backend=mxnet gluon/<name>; with backend=tensorflow keras/<name>, or "
+        "saved_model: the SavedModel of the channel model.",
     ),
     Hyperparameter(
         "labels",
@@ -240,8 +242,8 @@ SHARED = (
         "compile",
         "categorical",
         "auto",
-        "torch.compile for training steps; needs a C++ compiler. auto is off: whether it pays on a "
-        "GPU is not measured yet.",
+        "Compile training steps: torch.compile, which needs a C++ compiler, or TensorFlow's XLA. "
+        "auto is off: whether it pays on a GPU is not measured yet.",
         choices=("auto", "on", "off"),
     ),
     Hyperparameter(

@@ -1,6 +1,7 @@
-"""Pictures of records side by side on one sheet, each with its id and class.
+"""Pictures side by side on one sheet, each with a line of text below it.
 
-In: an open `RecordFile` and the numbers of records. Out: an RGB picture (Pillow).
+In: the bytes of image files, or an open `RecordFile` and the numbers of records. Out: an RGB
+picture (Pillow).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from image_classification.data.images import decode
+from image_classification.data.images import DEFAULT_MAX_PIXELS, decode
 from image_classification.data.labels import LabelMap
 from image_classification.data.recordio import RecordFile
 from image_classification.errors import ImageError
@@ -20,6 +21,34 @@ _GAP = 8
 _CAPTION = 16
 _MAX_COLUMNS = 8
 _PAPER, _INK, _ALARM = (255, 255, 255), (40, 40, 40), (190, 30, 30)
+
+
+class ContactSheet:
+    """A sheet with room for `count` pictures, filled from left to right and down."""
+
+    def __init__(self, count: int) -> None:
+        self._columns = max(1, min(_MAX_COLUMNS, math.ceil(math.sqrt(count))))
+        rows = max(1, math.ceil(count / self._columns))
+        width, height = THUMBNAIL + _GAP, THUMBNAIL + _CAPTION + _GAP
+        self._cell = width, height
+        size = self._columns * width + _GAP, rows * height + _GAP
+        self.picture = Image.new("RGB", size, _PAPER)
+        self._draw = ImageDraw.Draw(self.picture)
+        self._used = 0
+
+    def add(self, thumbnail: Image.Image | None, caption: str) -> None:
+        """The next picture; None is a red frame with the word "damaged"."""
+        left = _GAP + self._used % self._columns * self._cell[0]
+        top = _GAP + self._used // self._columns * self._cell[1]
+        self._used += 1
+        self._draw.text((left, top + THUMBNAIL + 2), _fitting(caption, self._draw), fill=_INK)
+        if thumbnail is None:
+            frame = (left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1)
+            self._draw.rectangle(frame, outline=_ALARM)
+            self._draw.text((left + _GAP, top + _GAP), "damaged", fill=_ALARM)
+            return
+        free = (THUMBNAIL - thumbnail.width) // 2, (THUMBNAIL - thumbnail.height) // 2
+        self.picture.paste(thumbnail, (left + free[0], top + free[1]))
 
 
 def draw_contact_sheet(
@@ -35,30 +64,18 @@ def draw_contact_sheet(
     Raises:
         RecordError: a record has no image header.
     """
-    columns = max(1, min(_MAX_COLUMNS, math.ceil(math.sqrt(len(numbers)))))
-    rows = max(1, math.ceil(len(numbers) / columns))
-    cell_width, cell_height = THUMBNAIL + _GAP, THUMBNAIL + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for place, number in enumerate(numbers):
-        left = _GAP + place % columns * cell_width
-        top = _GAP + place // columns * cell_height
+    sheet = ContactSheet(len(numbers))
+    for number in numbers:
         record = file.read_image(number)
         caption = f"{record.header.id}  {_name(record.header.labels, labels)}"
-        draw.text((left, top + THUMBNAIL + 2), _fitting(caption, draw), fill=_INK)
-        thumbnail = _thumbnail(record.content)
-        if thumbnail is None:
-            draw.rectangle((left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1), outline=_ALARM)
-            draw.text((left + _GAP, top + _GAP), "damaged", fill=_ALARM)
-            continue
-        free = (THUMBNAIL - thumbnail.width) // 2, (THUMBNAIL - thumbnail.height) // 2
-        sheet.paste(thumbnail, (left + free[0], top + free[1]))
-    return sheet
+        sheet.add(thumbnail_of(record.content), caption)
+    return sheet.picture
 
 
-def _thumbnail(content: bytes) -> Image.Image | None:
+def thumbnail_of(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image | None:
+    """An image file at no more than `THUMBNAIL` pixels a side; None for an unusable one."""
     try:
-        pixels = decode(content, min_size=(THUMBNAIL, THUMBNAIL))
+        pixels = decode(content, min_size=(THUMBNAIL, THUMBNAIL), max_pixels=max_pixels)
     except ImageError:
         return None
     thumbnail = Image.fromarray(pixels)

@@ -86,6 +86,7 @@ class Loader:
         balanced: whether that order has every class equally often.
         seed: of order and augmentation.
         rank, world_size: which part of every epoch is this process's.
+        most_samples: of the rank that has most, where each has a source of its own.
         threads: how many decode; one carries about 400 photographs of 500×375 a second.
         prefetch: batches to fill ahead of the caller.
         bad_samples: what to do about samples that cannot be used; None fails at the first.
@@ -112,6 +113,7 @@ class Loader:
         prefetch: int = 2,
         bad_samples: BadSamples | None = None,
         key_prefix: str = "",
+        most_samples: int | None = None,
     ) -> None:
         self.source = source
         self.preprocessing = preprocessing
@@ -124,6 +126,7 @@ class Loader:
         self.world_size = world_size
         self.bad_samples = BadSamples() if bad_samples is None else bad_samples
         self.key_prefix = key_prefix
+        self.most_samples = most_samples or rank_count(len(source), 0, world_size)
         self.samples = 0
         self.wait_seconds = 0.0
         self._task_samples = max(1, min(_TASK_SAMPLES, -(-batch_size // (2 * threads))))
@@ -135,11 +138,14 @@ class Loader:
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every rank; a short rank's last one may be empty."""
-        return -(-rank_count(len(self.source), 0, self.world_size) // self.batch_size)
+        return -(-self.most_samples // self.batch_size)
 
-    def epoch(self, number: int, first_step: int = 0) -> Generator[Batch, None, None]:
+    def epoch(
+        self, number: int, first_step: int = 0, *, shuffle: bool | None = None
+    ) -> Generator[Batch, None, None]:
         """The batches of epoch `number` from `first_step` on, equal to those of a whole epoch.
 
+        `shuffle` stands for the loader's own, for this epoch.
         A batch is valid until the next one is asked for. Bad samples are left out, so a batch may
         be shorter than `batch_size`, and empty if all its samples are bad. Beginning an epoch ends
         the one before it.
@@ -151,9 +157,12 @@ class Loader:
             self._run.stop()
         self._run = run = _Run(self.source)
         self.samples, self.wait_seconds = 0, 0.0
-        return self._batches(run, number, first_step)
+        order = self.order(number, self.rank, self.world_size, shuffle=shuffle)
+        return self._batches(run, order, number, first_step)
 
-    def order(self, epoch: int, rank: int, world_size: int) -> IntArray:
+    def order(
+        self, epoch: int, rank: int, world_size: int, *, shuffle: bool | None = None
+    ) -> IntArray:
         """Int64 indices of the samples that `rank` reads in an epoch; of a stream, of its places.
 
         Rank 0 of 1 reads them all, in the order in which the ranks of any world take turns.
@@ -161,7 +170,9 @@ class Loader:
         place = (self.seed, epoch, rank, world_size)
         if self.balanced:
             return balanced_order(self.source.class_indices, *place)
-        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
+        shuffle = self.shuffle if shuffle is None else shuffle
+        if isinstance(self.source, StreamSource):
+            shuffle = False  # it shuffles itself
         return epoch_order(len(self.source), *place, shuffle)
 
     def close(self) -> None:
@@ -181,8 +192,9 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _batches(self, run: _Run, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        order = self.order(epoch, self.rank, self.world_size)
+    def _batches(
+        self, run: _Run, order: IntArray, epoch: int, first_step: int
+    ) -> Generator[Batch, None, None]:
         stream = self.source if isinstance(self.source, StreamSource) else None
         if stream is not None:
             first = first_step * self.batch_size * self.world_size

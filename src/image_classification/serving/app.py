@@ -1,92 +1,167 @@
-"""The HTTP application: `/ping` and `/invocations`, as SageMaker asks for them.
+"""The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker asks.
 
-One invocation reads top to bottom: content type, accept, body, prediction, answer. Every refusal
-is one line of JSON that says what came, what is accepted and what to do.
+What an answer is made of is in `invocation`; here are the routes, the body's limit and the form of
+every refusal: one line of JSON that says what came, what is accepted and what to do.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from image_classification import logs
-from image_classification.artifact import read_artifact
+from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
-from image_classification.errors import ImageError, RequestError
-from image_classification.serving import codec
+from image_classification.errors import BackendError, ImageError, RequestError
+from image_classification.serving import multi_model
+from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.codec.accept import JSON
+from image_classification.serving.health import Health
+from image_classification.serving.http_interface import routes
+from image_classification.serving.invocation import (
+    CUSTOM_ATTRIBUTES,
+    Answering,
+    Invocation,
+    Responder,
+    echoed_attributes,
+)
+from image_classification.serving.loading import load_model, log_start
+from image_classification.serving.model_store import ModelStore, memory_budget
 from image_classification.serving.models import Model
-from image_classification.serving.runtime import Runtime
+from image_classification.serving.observation import configure_access_log
+from image_classification.serving.own_code.selection import find_own_code
+from image_classification.serving.page import HEADERS, page_files
+from image_classification.serving.scheduling import Plan
+from image_classification.serving.settings import RequestSettings, read_settings
 
+_MAX_MESSAGE = 2000  # characters: SageMaker passes 2,048 of a refusal on, and a header may be long
 _logger = logging.getLogger(__name__)
 
 
-def create_server_app() -> Flask:
-    """The application of a server process: model and settings from the environment.
+def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> Flask:
+    """The application of a server process: settings from the environment, the model of `artifact`.
+
+    Without an artifact it is a multi-model endpoint.
 
     Called by each gunicorn worker after the fork, because a framework's threads do not survive one.
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
-    artifact = read_artifact(Path(environment.MODEL_DIR.read()))
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
-    model = Model(artifact, Runtime(artifact.model_file), max_pixels)
-    manifest = artifact.manifest
+    configure_access_log(environment.ACCESS_LOG.read_switch())
+    settings = read_settings()
+    if artifact is None:
+        return _multi_model_app(settings, plan, health)
+    model = load_model(artifact, plan, health)
+    app = create_app(_responder(model, settings), settings, health)
+    if environment.PAGE.read_switch():
+        _add_page(app, model)
+    log_start(model, plan)
+    return app
+
+
+def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> Flask:
+    """The application of a multi-model endpoint: it starts without a model."""
+
+    def load(directory: Path) -> Responder:
+        with open_artifact(directory) as artifact:
+            model = load_model(artifact, plan, health)
+        return Answering(model.predict_each, artifact.interface, settings)
+
+    store = ModelStore(load, memory_budget())
+    app = create_app(multi_model.refuse_invocation, settings, health)
+    app.register_blueprint(multi_model.routes(store, partial(_answer, settings=settings)))
     _logger.info(
-        "Serving %s (%s classes, %s interface, trained by %s) with %s",
-        manifest["backbone"],
-        manifest["classes"],
-        artifact.interface,
-        manifest["backend"],
-        ", ".join(model.providers),
+        "Serving the models that POST /models names, in %d MiB; %s", store.budget >> 20, plan
     )
-    return create_app(model, *request_settings(), predictions_at_once=environment.cpu_count())
+    return app
 
 
-def request_settings() -> tuple[int, str]:
-    """(largest body in bytes, default accept) from the environment; `server` has checked both."""
-    batch_default = codec.JSON_LINES if environment.IS_BATCH.read_switch() else codec.JSON
-    default_accept = environment.DEFAULT_ACCEPT.read() or batch_default
-    return environment.MAX_CONTENT_LENGTH.read_integer(1), default_accept
-
-
-def create_app(
-    model: Model, max_content_length: int, default_accept: str, *, predictions_at_once: int
-) -> Flask:
-    """The application around a loaded model.
+def _responder(model: Model, settings: RequestSettings) -> Responder:
+    """What answers invocations: the user's own handlers where there are any, else our model.
 
     Args:
         model: has already answered once; so a ping may say 200.
-        max_content_length: bytes; a larger body is refused with 413 before it is read.
-        default_accept: what a request without Accept, or with `*/*`, gets.
-        predictions_at_once: further requests wait here, so that their threads do not fight for
-            the CPUs; a ping needs none and never waits.
+        settings: of the environment.
+    """
+    artifact = model.artifact
+    own = find_own_code(artifact.directory)
+    if own is None:
+        return Answering(model.predict_each, artifact.interface, settings)
+    try:
+        from image_classification.serving.own_code.defaults import ServedModel
+        from image_classification.serving.own_code.handlers import OwnHandlers
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"code/{own.program} needs the package sagemaker-inference, which is not installed "
+            f"({error.name} is missing): pip install 'sagemaker-image-classification[own-code]', "
+            f"or unset {environment.PROGRAM.name}"
+        ) from error
+    served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
+    handlers = OwnHandlers(own, served, artifact.interface, settings)
+    _logger.info("Answering through code/%s of the artifact", own.program)
+    return handlers
+
+
+def create_app(respond: Responder, settings: RequestSettings, health: Health) -> Flask:
+    """The application around what answers invocations, which is ready.
+
+    Args:
+        respond: our model, the user's own handlers, or what refuses.
+        settings: of the environment.
+        health: decides what a ping is answered; the worker's loop answers most by itself.
     """
     app = Flask(__name__, static_folder=None)
-    interface = model.artifact.interface
-    turns = threading.BoundedSemaphore(predictions_at_once)
+    # Here, where a variable with an impossible value ends the server before it listens.
+    parameters = execution_parameters(settings.max_content_length)
 
     @app.get("/ping")
     def ping() -> Response:
-        return Response(status=200)
+        return Response(status=health.ping_status)
 
     @app.post("/invocations")
     def invocations() -> Response:
-        codec.parse_content_type(request.headers.get("Content-Type"))
-        accept = codec.parse_accept(request.headers.get("Accept"), default_accept)
-        image = _read_body(max_content_length)
-        with turns:
-            predictions = model.predict([image])
-        body, content_type = codec.encode(predictions, accept, interface)
-        return Response(body, content_type=content_type)
+        return _answer(respond, settings=settings)
 
+    @app.get("/execution-parameters")
+    def parameters_of_a_transform_job() -> Response:
+        return Response(json.dumps(parameters), content_type=JSON)
+
+    _answer_refusals(app, settings.max_content_length)
+    return app
+
+
+def _answer(respond: Responder, *, settings: RequestSettings) -> Response:
+    """The answer to the invocation that Flask's current request is."""
+    headers = request.headers
+    echoed = echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
+    body = _read_body(settings.max_content_length)
+    invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
+    answer, content_type = respond(invocation)
+    return Response(answer, headers=echoed, content_type=content_type)
+
+
+def _add_page(app: Flask, model: Model) -> None:
+    """`GET /` and what the page loads."""
+    pages = page_files(model.artifact, model.providers)
+
+    def page() -> Response:
+        body, content_type = pages[request.path]
+        return Response(body, headers=HEADERS, content_type=content_type)
+
+    for path in pages:
+        app.add_url_rule(path, view_func=page, endpoint=f"page {path}", methods=["GET"])
+
+
+def _answer_refusals(app: Flask, max_content_length: int) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
-        return _error(error.status, error.message)
+        headers = {"Retry-After": "1"} if error.status == 503 else None
+        return _error(error.status, error.message, headers)
 
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:
@@ -106,7 +181,7 @@ def create_app(
     def refuse_route(error: HTTPException) -> Response:
         return _error(
             error.code or 500,
-            f"{request.method} {request.path}: {error.name}; routes: GET /ping, POST /invocations",
+            f"{request.method} {request.path}: {error.name}; routes: {routes()}",
             {name: value for name, value in error.get_headers() if name == "Allow"},
         )
 
@@ -115,11 +190,9 @@ def create_app(
         _logger.error("invocation failed", exc_info=error)
         return _error(500, f"internal error ({type(error).__name__}); the log has the details")
 
-    return app
-
 
 def _read_body(max_content_length: int) -> bytes:
-    """The request's body, in chunks or not.
+    """The request's body, in chunks or not; may be empty.
 
     Raises:
         RequestEntityTooLarge: it is larger than the limit. By Content-Length, Werkzeug sees that
@@ -129,12 +202,11 @@ def _read_body(max_content_length: int) -> bytes:
     body = request.stream.read(max_content_length + 1)
     if len(body) > max_content_length:
         raise RequestEntityTooLarge
-    if not body:
-        raise RequestError(400, "the body is empty: send the bytes of one JPEG or PNG image")
     return body
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
-    body = json.dumps({"error": " ".join(message.split())}, ensure_ascii=False)
-    return Response(body, status=status, headers=headers, content_type=codec.JSON)
+    line = " ".join(message.split())[:_MAX_MESSAGE]
+    body = json.dumps({"error": line}, ensure_ascii=False)
+    return Response(body, status=status, headers=headers, content_type=JSON)

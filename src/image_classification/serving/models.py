@@ -1,7 +1,7 @@
 """A loaded model: artifact, runtime and the one path from encoded images to predictions.
 
-The server, `predict` and `evaluate` all go through `Model.predict`, which prepares an image with
-the same function as validation does in training.
+The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
+prepare an image with the same function as validation does in training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from image_classification.artifact import Artifact
 from image_classification.data.images import encode_jpeg
 from image_classification.data.preprocessing import prepare
 from image_classification.data.samples import FloatArray, UInt8Array
-from image_classification.errors import ArtifactError
-from image_classification.serving.prediction import Prediction
+from image_classification.errors import ArtifactError, ImageError
+from image_classification.serving.observation import decoding
+from image_classification.serving.prediction import Failure, Prediction
+
+_TOGETHER = 32  # images of a request in one run: a GPU wants them, and a CPU does not mind
 
 
 class Graph(Protocol):
@@ -57,11 +60,46 @@ class Model:
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:
         """Predictions of encoded images, in order; an ImageError of the first unusable one."""
-        preprocessing = self._preprocessing
-        shape = (len(images), preprocessing.height, preprocessing.width, preprocessing.channels)
-        batch = np.empty(shape, np.uint8)
-        for image, slot in zip(images, batch, strict=True):
-            prepare(image, preprocessing, out=slot)
+        batch = self._empty(len(images))
+        with decoding():
+            for image, slot in zip(images, batch, strict=True):
+                prepare(image, self._preprocessing, out=slot)
+        return self._run(batch)
+
+    def predict_each(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
+        """A prediction for each encoded image, in order; an unusable one fails only its own place.
+
+        Args:
+            images: of any number; a Failure stays where it is.
+        """
+        starts = range(0, len(images), _TOGETHER)
+        return [
+            r for start in starts for r in self._predict_part(images[start : start + _TOGETHER])
+        ]
+
+    def _predict_part(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
+        """The same for as many images as run together."""
+        failures: dict[int, Failure] = {}
+        batch = self._empty(len(images))
+        usable = 0
+        with decoding():
+            for place, image in enumerate(images):
+                try:
+                    if isinstance(image, Failure):
+                        failures[place] = image
+                        continue
+                    prepare(image, self._preprocessing, out=batch[usable])
+                    usable += 1
+                except ImageError as error:
+                    failures[place] = Failure(f"the image cannot be used: {error}")
+        found = iter(self._run(batch[:usable]) if usable else [])
+        return [failures.get(place) or next(found) for place in range(len(images))]
+
+    def _empty(self, count: int) -> UInt8Array:
+        shape = self._preprocessing
+        return np.empty((count, shape.height, shape.width, shape.channels), np.uint8)
+
+    def _run(self, batch: UInt8Array) -> list[Prediction]:
         labels, is_multi = self.artifact.labels, self.artifact.is_multi_label
         return [Prediction(row, labels, is_multi) for row in self._runtime.run(batch)]
 

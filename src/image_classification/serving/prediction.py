@@ -34,12 +34,25 @@ class Prediction:
         """The name of the most probable class."""
         return self.labels.names[self.class_index]
 
-    @property
-    def predicted_labels(self) -> list[str]:
-        """The names of the classes with a probability of 0.5 or more, in label order."""
-        return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= 0.5)]
+    def labels_from(self, threshold: float) -> list[str]:
+        """The names of the classes with this probability or more, in label order."""
+        return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= threshold)]
 
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """(name, probability) of the `count` most probable classes, in falling order."""
+    def top(self, count: int, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """(name, probability) of the `count` most probable classes, in falling order.
+
+        Those below `threshold` are left out.
+        """
         order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels.names[i], float(self.probabilities[i])) for i in order]
+        return [
+            (self.labels.names[i], float(self.probabilities[i]))
+            for i in order
+            if self.probabilities[i] >= threshold
+        ]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stands in the place of a prediction: why this image cannot be used."""
+
+    reason: str

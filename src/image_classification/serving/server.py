@@ -1,32 +1,42 @@
 """The server process: gunicorn around the application, with settings from the environment.
 
-One worker process owns the model; its threads decode, prepare and run. The model is loaded after
-the fork. SIGTERM stops listening, lets running requests finish and ends the process.
+One worker process owns the model; its threads decode, prepare and run (`scheduling`). The model is
+loaded after the fork. SIGTERM stops listening, lets running requests finish and ends the process
+(`worker`). The arbiter, gunicorn's first process, holds the listener and starts a worker anew that
+dies, so that callers who come meanwhile wait instead of being refused.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
-from image_classification.artifact import open_artifact
+from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
-from image_classification.errors import RequestError, UserError
-from image_classification.serving import codec
+from image_classification.serving import memory
+from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.health import Health
+from image_classification.serving.scheduling import Plan, choose_plan
+from image_classification.serving.settings import read_settings
+from image_classification.serving.worker import Worker
 
 if TYPE_CHECKING:
     from flask import Flask
 
 GRACEFUL_SECONDS = 25
 """SageMaker kills 30 s after SIGTERM."""
+
+_MOST_DEATHS = 5  # within a minute: then the platform shall start the container anew
+_DEATHS_SECONDS = 60.0
+_deaths: list[float] = []  # when (monotonic) workers died; in the arbiter
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the platform's client keeps a connection (70 s)
 
@@ -38,62 +48,82 @@ def serve(model: Path, host: str, port: int) -> None:
         ArtifactError: before a process is started, if the artifact is not usable.
     """
     _check_settings()
-    with open_artifact(model) as artifact, _exported_model_dir(artifact.directory):
-        _Server(settings(host, port)).run()
+    plan = choose_plan(environment.cpu_count(), memory.limit())
+    _import_ahead()
+    if environment.IS_MULTI_MODEL.read_switch():
+        _Server(settings(host, port, plan), plan, None).run()
+        return
+    with open_artifact(model) as artifact:
+        _Server(settings(host, port, plan), plan, artifact).run()
+
+
+def _import_ahead() -> None:
+    """Import before the fork what a worker needs and may inherit, so that it is replaced sooner.
+
+    Not ONNX Runtime: a process that inherits it aborts when it ends (a thread it joins is not its
+    own).
+    """
+    import flask  # noqa: F401
 
 
 def _check_settings() -> None:
     """Find a bad setting here, where it ends the command, and not in a worker."""
-    if environment.IS_MULTI_MODEL.read_switch():
-        raise UserError(
-            f"{environment.IS_MULTI_MODEL.name}={environment.IS_MULTI_MODEL.read()}: this version "
-            "has no multi-model endpoints; deploy one model an endpoint"
-        )
-    environment.MAX_CONTENT_LENGTH.read_integer(1)
     environment.MAX_PIXELS.read_integer(1)
-    default_accept = environment.DEFAULT_ACCEPT.read()
-    if default_accept:
-        try:
-            codec.parse_accept(default_accept, codec.JSON)
-        except RequestError as error:
-            raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
+    environment.READ_TIMEOUT.read_integer(1)
+    environment.STARTUP_TIMEOUT.read_integer(1)
+    environment.MODEL_MEMORY.read_integer(0)
+    execution_parameters(read_settings().max_content_length)
 
 
-def settings(host: str, port: int) -> dict[str, Any]:
+def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
     """Gunicorn's settings."""
     return {
         "bind": f"{host}:{port}",
-        "worker_class": "gthread",
-        "workers": 1,
-        "threads": environment.SERVER_THREADS.read_integer(1),
-        "timeout": environment.SERVER_TIMEOUT.read_integer(1),
+        "worker_class": "image_classification.serving.worker.Worker",
+        "workers": plan.processes,
+        "threads": plan.threads,
+        # The worker's loop gives signs of life whatever its threads do, but not while it loads.
+        "timeout": environment.STARTUP_TIMEOUT.read_integer(1),
         "graceful_timeout": GRACEFUL_SECONDS,
         "keepalive": _KEEP_ALIVE_SECONDS,
+        "backlog": 2048,
         "loglevel": "warning",
         # For the heartbeat file: works on a read-only root and never waits for a disk.
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "control_socket_disable": True,
+        "child_exit": _after_worker,
     }
 
 
-@contextmanager
-def _exported_model_dir(directory: Path) -> Iterator[None]:
-    """Tell the workers, which inherit the environment, where the artifact is."""
-    name = environment.MODEL_DIR.name
-    before = os.environ.get(name)
-    os.environ[name] = str(directory)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
+    """Runs in the arbiter when a worker has ended: what was in it has no answer.
+
+    Raises:
+        HaltServer: too many have died lately for the next one to fare better.
+    """
+    lost = worker.requests_in_flight
+    if lost:
+        Worker.lost_before += lost
+        sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
+    if not arbiter.LISTENERS:  # the server is being stopped
+        return
+    now = time.monotonic()
+    _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
+    if len(_deaths) == _MOST_DEATHS:
+        raise HaltServer(f"{_MOST_DEATHS} processes died within {_DEATHS_SECONDS:.0f} s", 1)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no types
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
+    """gunicorn's application.
+
+    Attributes:
+        plan: how each process works.
+        health: of this process; there once it has loaded its model.
+    """
+
+    def __init__(self, settings: dict[str, Any], plan: Plan, artifact: Artifact | None) -> None:
+        self._settings, self._artifact = settings, artifact
+        self.plan, self.health = plan, Health()
         super().__init__()
 
     def load_config(self) -> None:
@@ -105,7 +135,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
         from image_classification.serving.app import create_server_app
 
         try:
-            return create_server_app()
+            return create_server_app(self._artifact, self.plan, self.health)
         except Exception as error:
             report_failure(error, None)
             # With any other code gunicorn would start the worker again, for ever.

@@ -15,8 +15,9 @@ from image_classification.contract.environment import Cluster, JobPaths, read_cl
 from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.contract.shared_hyperparameters import PRESET
+from image_classification.data.bad_samples import BadSamples
 from image_classification.data.tfrecord import require_checksums
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.training.settings import Settings, settings_of
 from image_classification.training.stand_in import replaced_backbone
 
@@ -42,6 +43,12 @@ class JobRequest:
     values: Mapping[str, Value]
     settings: Settings
     cluster: Cluster
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each of several hosts has training samples of its own."""
+        is_sharded = self.channels[self.interface.training_channel].is_sharded
+        return is_sharded and len(self.cluster.hosts) > 1
 
     def origins(self) -> list[tuple[str, str, str]]:
         """(name, value, where it comes from) of each hyperparameter.
@@ -75,11 +82,13 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     check_channels(interface.channels, channels)
     values = interface.parse(given)
     settings = _settings(interface.name, values, channels)
-    cluster = read_cluster(paths)
-    _check_shards(cluster, channels)
+    BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     if settings.tensorboard:
         require_checksums()  # not after hours of training
-    return JobRequest(paths, interface, channels, given, values, settings, cluster)
+    cluster = read_cluster(paths)
+    request = JobRequest(paths, interface, channels, given, values, settings, cluster)
+    _check_shards(request)
+    return request
 
 
 def _settings(
@@ -94,11 +103,37 @@ def _settings(
     return replace(settings, stands_for=asked)
 
 
-def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
-    sharded = [name for name, channel in channels.items() if channel.is_sharded]
-    if len(cluster.hosts) > 1 and sharded:
+def _check_shards(request: JobRequest) -> None:
+    """What a job with several hosts may have as ShardedByS3Key: its training channel."""
+    hosts, training = len(request.cluster.hosts), request.interface.training_channel
+    if hosts == 1:
+        return
+    others = [
+        name
+        for name, channel in request.channels.items()
+        if channel.is_sharded and name != training
+    ]
+    if others:
         raise ChannelError(
-            f"channel {', '.join(sharded)}: with {len(cluster.hosts)} hosts every host must see "
-            "all samples, of which it then takes its part: set S3DataDistributionType to "
-            "FullyReplicated instead of ShardedByS3Key"
+            f"channel {', '.join(others)}: with {hosts} hosts only {training} may be "
+            "ShardedByS3Key; the first host reads the others whole: set S3DataDistributionType to "
+            "FullyReplicated"
+        )
+    if not request.is_sharded:
+        return
+    remedy = f"set S3DataDistributionType of {training} to FullyReplicated"
+    if request.channels[training].is_pipe:
+        raise ChannelError(
+            f"channel {training}: with ShardedByS3Key and {hosts} hosts nothing says how many "
+            f"images the pipe of each host has: use File or FastFile mode, or {remedy}"
+        )
+    if "validation" not in request.channels:
+        raise ChannelError(
+            "Missing required channel: validation. With ShardedByS3Key nothing is held out of "
+            f"{training}, of which each host has a part: give the channel, or {remedy}"
+        )
+    if request.settings.weighted_loss or request.settings.recipe.class_weights:
+        raise HyperparameterError(
+            "use_weighted_loss and class_weights count the classes of all training images, of "
+            f"which each host has a part: leave them out, or {remedy}"
         )

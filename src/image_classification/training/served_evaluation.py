@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from image_classification.data.labels import LabelMap
+from image_classification.data.ordered_work import in_order
 from image_classification.data.samples import FloatArray
 from image_classification.data.sources import Source
 from image_classification.data.sources.folder import FolderSource
@@ -80,14 +80,13 @@ def predict_source(
     usable: list[int] = []
     rows: list[FloatArray] = []
     skipped: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for index, result in enumerate(pool.map(predict, range(len(source)))):
-            if isinstance(result, ImageError):
-                skipped.append((source.key(index), str(result)))
-            else:
-                usable.append(index)
-                rows.append(result)
-            on_progress()
+    for index, result in enumerate(in_order(predict, range(len(source)), threads)):
+        if isinstance(result, ImageError):
+            skipped.append((source.key(index), str(result)))
+        else:
+            usable.append(index)
+            rows.append(result)
+        on_progress()
     if not rows:
         raise DataError(f"{source.name}: no usable image among {len(source)}")
     keys = tuple(source.key(index) for index in usable)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from image_classification import backends
-from image_classification.artifact import open_artifact
-from image_classification.backends.pretrained import has_pretrained_weights
+from image_classification.artifact import MANIFEST_FILE, open_artifact
+from image_classification.backends.pretrained import has_weights
 from image_classification.backends.shared_backbones import LARGE_DEPTHS
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
+from image_classification.training.base_models import file_names
 from image_classification.training.initial_weights import artifact_path
 
 STAND_IN = "efficientnet_lite0"
@@ -52,9 +53,9 @@ def replaced_backbone(
     if not values["use_pretrained_model"] or depth not in LARGE_DEPTHS:
         return None
     folder = Path(environment.WEIGHTS_DIR.read())
-    if has_pretrained_weights(catalog.find(asked), folder):
+    if has_weights(catalog.find(asked), folder):
         return None
-    if not has_pretrained_weights(catalog.find(STAND_IN), folder):
+    if not has_weights(catalog.find(STAND_IN), folder):
         return None  # there is nothing to start from: the error about it names the remedies
     _logger.warning(
         "ANOTHER NETWORK THAN ASKED FOR: there are no ImageNet weights of %s here, so "
@@ -67,6 +68,9 @@ def replaced_backbone(
 
 
 def _of_artifact(path: Path, asked: str) -> tuple[str, str] | None:
+    """Only an artifact of ours says what it stands in for."""
+    if PurePosixPath(MANIFEST_FILE) not in file_names(path):
+        return None
     with open_artifact(path) as artifact:
         earlier = artifact.manifest.get("hyperparameters", {})
         if earlier.get("stands_for") != asked:

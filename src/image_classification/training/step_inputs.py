@@ -67,14 +67,14 @@ class StepInputs:
         return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
 
     def _planned_weights(self, epoch: int) -> npt.NDArray[np.float64]:
-        """Float64 (steps,): the weight of each step's samples over all ranks, if none is bad."""
+        """Float64 (steps,), proportional to the weight of each step's samples if none is bad."""
         loader = self.loader
-        starts = np.arange(loader.steps) * loader.batch_size * self.world.size
-        if self._class_weights is None:
-            return np.diff(starts, append=len(loader.source)).astype(np.float64)
-        order = loader.order(epoch, rank=0, world_size=1)  # the ranks take turns in it
+        starts = np.arange(loader.steps) * loader.batch_size
+        if self._class_weights is None:  # by the rank that has most
+            return np.diff(starts, append=loader.most_samples).astype(np.float64)
+        order = loader.order(epoch, rank=0, world_size=1)  # of all ranks, which take turns in it
         weights = self._class_weights[loader.source.class_indices[order]]
-        return np.add.reduceat(weights, starts, dtype=np.float64)
+        return np.add.reduceat(weights, starts * self.world.size, dtype=np.float64)
 
     @cached_property
     def _class_weights(self) -> FloatArray | None:

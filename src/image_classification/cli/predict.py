@@ -1,0 +1,208 @@
+"""`predict`: the classes of image files, through the serving path without HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from image_classification.cli.command_line import add_command, add_model, check_top_k
+from image_classification.cli.interruption import ended_by_sigterm
+from image_classification.contract import environment
+from image_classification.errors import UsageError
+from image_classification.logs import Progress
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from PIL.Image import Image
+
+    from image_classification.artifact import Artifact
+    from image_classification.data.contact_sheet import ContactSheet
+    from image_classification.serving.prediction import Failure, Prediction
+
+_MAX_SHEET = 400  # pictures: 8 × 50 cells are 1,224 × 8,408 pixels
+_logger = logging.getLogger(__name__)
+
+
+class _Seen(NamedTuple):
+    """An image, what the model says of it, and its picture for the sheet."""
+
+    path: Path
+    result: Prediction | Failure
+    thumbnail: Image | None
+
+
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = add_command(
+        subparsers,
+        "predict",
+        "name the classes of images, one line each, through the serving path",
+        "image-classification predict --model model --top-k 3 tulip.jpg\n"
+        "  image-classification predict --model model --format csv --output tulips.csv "
+        "--contact-sheet tulips.png photos/",
+    )
+    add_model(command)
+    command.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="image file, or a folder with images in it and its sub-folders",
+    )
+    command.add_argument(
+        "--format",
+        choices=("jsonl", "csv"),
+        default="jsonl",
+        help="JSON lines, or a table with a head (default: jsonl)",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
+    )
+    command.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="only classes with at least this probability, 0 to 1",
+    )
+    command.add_argument(
+        "--contact-sheet",
+        type=Path,
+        metavar="PNG",
+        help=f"draw the first {_MAX_SHEET} images with their classes",
+    )
+    command.set_defaults(run=predict)
+
+
+def predict(namespace: argparse.Namespace) -> int:
+    """Write one line an image, in order; 2 if one of them could not be used."""
+    from image_classification.artifact import open_artifact
+    from image_classification.cli.prediction_output import FORMS
+    from image_classification.data.contact_sheet import ContactSheet
+    from image_classification.data.files import written_beside
+    from image_classification.serving.prediction import Failure
+
+    paths = _find_images(namespace.images)
+    _check(namespace, paths)
+    shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
+    sheet = ContactSheet(shown) if shown else None
+    failures = 0
+    with ended_by_sigterm(), open_artifact(namespace.model) as artifact:
+        form = FORMS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
+        with (
+            _lines_to(namespace.output) as write,
+            Progress("predict", len(paths), "images") as progress,
+        ):
+            for line in form.head():
+                write(line)
+            for place, seen in enumerate(_predict_each(artifact, paths, shown)):
+                write(form.line(seen.path, seen.result))
+                failures += isinstance(seen.result, Failure)
+                if sheet is not None and place < shown:
+                    _draw(sheet, seen)
+                progress.advance()
+    if sheet is not None:
+        with written_beside(namespace.contact_sheet) as partial:
+            sheet.picture.save(partial, "PNG")
+        if shown < len(paths):
+            _logger.warning("the contact sheet shows the first %d of %d", shown, len(paths))
+    if failures:
+        _logger.warning("%d of %d images could not be used", failures, len(paths))
+    return 2 if failures else 0
+
+
+def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iterator[_Seen]:
+    """Predictions in order, one image at a time on each of as many threads as CPUs.
+
+    Args:
+        artifact: of the model.
+        paths: image files.
+        shown: how many of them, from the first, get a picture for the sheet.
+    """
+    from image_classification.data.contact_sheet import thumbnail_of
+    from image_classification.data.ordered_work import in_order
+    from image_classification.serving.models import Model
+    from image_classification.serving.prediction import Failure
+    from image_classification.serving.runtime import Runtime
+
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    model = Model(artifact, Runtime(artifact.model_file), max_pixels)
+
+    def see(place: int) -> _Seen:
+        path = paths[place]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            return _Seen(path, Failure(f"the file cannot be read: {error.strerror}"), None)
+        (result,) = model.predict_each([content])
+        thumbnail = thumbnail_of(content, max_pixels) if place < shown else None
+        return _Seen(path, result, thumbnail)
+
+    return in_order(see, range(len(paths)), environment.cpu_count())
+
+
+def _find_images(arguments: Sequence[Path]) -> list[Path]:
+    """The files as they are named, and those of folders in walk order."""
+    from image_classification.data.tree import LeftOut, find_images
+
+    paths: list[Path] = []
+    for argument in arguments:
+        if not argument.is_dir():
+            paths.append(argument)
+            continue
+        left_out = LeftOut()
+        found = [argument / name for name in find_images(argument, left_out)]
+        left_out.warn(argument, "name such a file itself if it is an image")
+        if not found:
+            raise UsageError(f"{argument}: expected images in this folder, found none")
+        paths += found
+    return paths
+
+
+def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
+    from image_classification.cli.output import check_sheet
+    from image_classification.data.files import check_target
+
+    check_top_k(namespace.top_k)
+    if namespace.threshold is not None and not 0 <= namespace.threshold <= 1:
+        raise UsageError(f"--threshold {namespace.threshold}: expected 0 to 1")
+    if namespace.output is not None:
+        for path in paths:
+            check_target(namespace.output, path)
+    if namespace.contact_sheet is not None:
+        check_sheet(namespace.contact_sheet, paths)
+    if namespace.output is not None and namespace.output == namespace.contact_sheet:
+        raise UsageError(f"--output and --contact-sheet are both {namespace.output}")
+
+
+@contextmanager
+def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """Write lines to standard output, or to a file that appears when all of them are there."""
+    from image_classification.cli.output import say
+    from image_classification.data.files import written_beside
+
+    if output is None:
+        yield say
+        sys.stdout.flush()
+        return
+    with (
+        written_beside(output) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield lambda line: file.writelines((line, "\n"))
+
+
+def _draw(sheet: ContactSheet, seen: _Seen) -> None:
+    from image_classification.serving.prediction import Failure
+
+    if isinstance(seen.result, Failure):
+        sheet.add(None, seen.path.name)
+        return
+    ((label, probability),) = seen.result.top(1)
+    sheet.add(seen.thumbnail, f"{probability:.0%}  {label}")

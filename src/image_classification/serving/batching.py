@@ -1,0 +1,149 @@
+"""The micro-batcher: one thread owns the device and runs what waits as one batch.
+
+While a batch runs, requests gather; the next batch is all of them. An idle device starts at once.
+Only while batches are forming anyway does it wait a moment for the batch to reach the size of the
+last one, never longer than a quarter of a run. Batches are padded to powers of two, so that the
+device sees few shapes and has run each of them before the first request.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.errors import RequestError
+from image_classification.serving.observation import RequestRecord, current_request
+from image_classification.serving.runtime import BoundRun, Runtime
+
+_WAIT_SHARE = 0.25
+
+
+@dataclass
+class _Waiting:
+    """Images of one request on their way through a batch."""
+
+    images: UInt8Array
+    record: RequestRecord
+    since: float = field(default_factory=time.monotonic)
+    result: Future[FloatArray] = field(default_factory=Future)
+
+
+class Batcher:
+    """A graph whose `run`, called by many threads, becomes fewer runs of larger batches.
+
+    Args:
+        runtime: the session; from now on only the batcher's thread runs it.
+        image_shape: height, width, channels of one image.
+        max_batch: images in the largest batch.
+
+    Raises:
+        DeviceError: the device cannot run one of the batch sizes.
+    """
+
+    def __init__(self, runtime: Runtime, image_shape: tuple[int, int, int], max_batch: int) -> None:
+        self.providers = runtime.providers
+        self._shape, self._max_batch = image_shape, max_batch
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._last_size, self._last_seconds = 1, 0.0
+        self._runs: dict[int, BoundRun] = {}
+        warmed: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._own_device, args=(runtime, warmed), name="batcher", daemon=True
+        )
+        self._thread.start()
+        warmed.result()
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N."""
+        parts = [
+            _Waiting(images[start : start + self._max_batch], current_request())
+            for start in range(0, len(images), self._max_batch)
+        ]
+        for part in parts:
+            self._waiting.put(part)
+        results = [part.result.result() for part in parts]
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def close(self) -> None:
+        """End the thread once what waits has run."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _own_device(self, runtime: Runtime, warmed: Future[None]) -> None:
+        try:
+            for size in self._sizes():
+                self._runs[size] = runtime.bound((size, *self._shape))
+                self._runs[size].run(np.zeros((size, *self._shape), np.uint8))
+            warmed.set_result(None)
+        except Exception as error:
+            warmed.set_exception(error)
+            return
+        left: _Waiting | None = None
+        while True:
+            first = left or self._waiting.get()
+            if first is None:
+                return
+            batch, left = self._gather(first)
+            self._run_batch(batch)
+
+    def _sizes(self) -> list[int]:
+        sizes = [1 << power for power in range(self._max_batch.bit_length())]
+        return sizes if sizes[-1] >= self._max_batch else [*sizes, 2 * sizes[-1]]
+
+    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
+        """The next batch, and what did not fit into it."""
+        batch, count = [first], len(first.images)
+        patience = time.monotonic() + _WAIT_SHARE * self._last_seconds
+        while count < self._max_batch:
+            wait = patience - time.monotonic() if 1 < count < self._last_size else 0.0
+            try:
+                following = self._waiting.get(wait > 0, wait or None)
+            except queue.Empty:
+                break
+            if following is None:
+                self._waiting.put(None)
+                break
+            if count + len(following.images) > self._max_batch:
+                return batch, following
+            batch.append(following)
+            count += len(following.images)
+        return batch, None
+
+    def _run_batch(self, gathered: list[_Waiting]) -> None:
+        batch = [part for part in gathered if _is_wanted(part)]
+        if not batch:
+            return
+        start = time.monotonic()
+        count = sum(len(part.images) for part in batch)
+        size = next(size for size in self._sizes() if size >= count)
+        try:
+            images = np.zeros((size, *self._shape), np.uint8)
+            np.concatenate([part.images for part in batch], out=images[:count])
+            probabilities = self._runs[size].run(images)
+        except Exception as error:
+            for part in batch:
+                part.result.set_exception(error)
+            return
+        self._last_size, self._last_seconds = count, time.monotonic() - start
+        done = 0
+        for part in batch:
+            part.record.queue_ms += (start - part.since) * 1000
+            part.record.batch_size = max(part.record.batch_size, count)
+            part.result.set_result(probabilities[done : done + len(part.images)])
+            done += len(part.images)
+
+
+def _is_wanted(part: _Waiting) -> bool:
+    """Whether somebody still waits for it; if not, its request is refused."""
+    try:
+        part.record.refuse_if_abandoned()
+    except RequestError as error:
+        part.result.set_exception(error)
+        return False
+    return True

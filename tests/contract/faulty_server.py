@@ -1,0 +1,44 @@
+"""The server with a device that obeys the pictures it is shown; for tests only.
+
+A white image breaks the device, a black one keeps it busy for BUSY_SECONDS. With FAKE_CUDA set, the
+device calls itself one of CUDA. Everything else is the product.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from image_classification import cli
+from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.errors import DeviceError
+from image_classification.serving import server
+
+load = server._Server.load
+
+
+def load_with_obedient_device(application: Any) -> Any:
+    """Runs in the worker: ONNX Runtime must not be imported before the fork."""
+    from image_classification.serving import loading, runtime
+
+    class ObedientRuntime(runtime.Runtime):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if os.environ.get("FAKE_CUDA"):
+                self.providers = ["CUDAExecutionProvider"]
+
+        def run(self, images: UInt8Array) -> FloatArray:
+            if images.min() > 240:
+                raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
+            if images.max() < 15:
+                time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
+            return super().run(images)
+
+    loading.Runtime = ObedientRuntime  # type: ignore[misc]
+    return load(application)
+
+
+if __name__ == "__main__":
+    server._Server.load = load_with_obedient_device  # type: ignore[method-assign]
+    raise SystemExit(cli.main())

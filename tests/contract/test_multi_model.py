@@ -1,0 +1,168 @@
+"""A multi-model endpoint: five routes, their codes, and models that come and go under load."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+
+from tests.contract.jobs import Answer, Server, running_server
+from tests.contract.raw_http import calling
+from tests.contract.test_server_faults import BUSY, FAULTY, GREY
+
+
+@pytest.fixture(scope="module")
+def server(trained_job: Path) -> Iterator[Server]:
+    settings = {
+        "SAGEMAKER_MULTI_MODEL": "true",
+        "IMAGE_CLASSIFICATION_MODEL_MEMORY_MB": "100",  # five of about 18 MiB
+        "SAGEMAKER_GUNICORN_THREADS": "2",
+        "BUSY_SECONDS": "3",
+    }
+    with running_server(Path("/nonexistent"), program=FAULTY, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def model(trained_job: Path) -> Path:
+    return trained_job / "model"
+
+
+def load(server: Server, name: str, url: Path) -> Answer:
+    body = json.dumps({"model_name": name, "url": str(url)}).encode()
+    return server.send("POST", "/models", body, Content_Type="application/json")
+
+
+def invoke(server: Server, name: str, body: bytes) -> Answer:
+    return server.send("POST", f"/models/{name}/invoke", body, Content_Type="image/png")
+
+
+def unload(server: Server, name: str) -> Answer:
+    return server.send("DELETE", f"/models/{name}")
+
+
+def listed(server: Server, query: str = "") -> dict[str, object]:
+    answer = server.get(f"/models{query}").json()
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_a_ping_is_200_without_a_model_and_invocations_say_where_to_go(server: Server) -> None:
+    assert server.get("/ping").status == 200
+    answer = server.invoke(GREY, Content_Type="image/png")
+    assert answer.status == 404 and b"/models/<name>/invoke" in answer.body
+
+
+def test_a_model_is_loaded_described_invoked_and_unloaded(server: Server, model: Path) -> None:
+    assert load(server, "a1", model).status == 200
+    described = {"modelName": "a1", "modelUrl": str(model)}
+    assert server.get("/models/a1").json() == described
+    assert listed(server) == {"models": [described]}
+    answer = invoke(server, "a1", GREY).json()
+    assert isinstance(answer, list) and len(answer) == 3
+    assert load(server, "a1", model).status == 409
+    assert unload(server, "a1").status == 200
+    for gone in (unload(server, "a1"), server.get("/models/a1"), invoke(server, "a1", GREY)):
+        assert gone.status == 404 and b"'a1' is not loaded" in gone.body
+
+
+def test_loads_at_once_fill_the_memory_and_the_rest_get_507(server: Server, model: Path) -> None:
+    names = [f"m{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda name: load(server, name, model), names))
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses == [200] * 5 + [507] * 3
+    refused = next(answer for answer in answers if answer.status == 507)
+    assert b"of 100 MiB" in refused.body
+    loaded = [name for name, answer in zip(names, answers, strict=True) if answer.status == 200]
+    assert unload(server, loaded[0]).status == 200
+    assert load(server, "another", model).status == 200
+    for name in [*loaded[1:], "another"]:
+        assert unload(server, name).status == 200
+
+
+def test_the_list_of_models_comes_in_pages(server: Server, model: Path) -> None:
+    for name in ("p1", "p2", "p3"):
+        assert load(server, name, model).status == 200
+    seen, token = [], ""
+    while True:
+        page = listed(server, f"?limit=2&next_page_token={token}")
+        seen += [entry["modelName"] for entry in page["models"]]  # type: ignore[attr-defined]
+        if "nextPageToken" not in page:
+            break
+        token = str(page["nextPageToken"])
+    assert seen == ["p1", "p2", "p3"]
+    for name in seen:
+        unload(server, name)
+    assert server.get("/models?limit=none").status == 400
+
+
+def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) -> None:
+    assert load(server, "busy", model).status == 200
+    with calling(server) as caller, ThreadPoolExecutor(1) as pool:
+        head = f"POST /models/busy/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BUSY)}\r\n"
+        caller.send(head.encode() + b"Content-Type: image/png\r\n\r\n" + BUSY)
+        time.sleep(0.3)  # it runs for three seconds
+        unloading = pool.submit(unload, server, "busy")
+        while invoke(server, "busy", GREY).status != 404:
+            pass
+        wait([unloading], timeout=0.5)
+        assert not unloading.done()
+        assert caller.answer().status == 200
+        assert unloading.result().status == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"model_name": "a"}', b'{"model_name": "a/b", "url": "/x"}']
+)
+def test_a_load_without_name_or_url_is_400(server: Server, body: bytes) -> None:
+    answer = server.send("POST", "/models", body)
+    assert answer.status == 400 and b"model_name" in answer.body
+
+
+def test_what_is_no_artifact_is_400_and_leaves_nothing_behind(
+    server: Server, model: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked"
+    shutil.copytree(model, linked)
+    (linked / "model.onnx").unlink()
+    (linked / "model.onnx").symlink_to(model / "model.onnx")
+    changed = tmp_path / "changed"
+    shutil.copytree(model, changed)
+    (changed / "model.onnx").write_bytes(b"changed")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "model.pkl").write_bytes(pickle.dumps({"weights": 1}))
+    outside = tmp_path / "outside.tar.gz"
+    with tarfile.open(outside, "w:gz") as tar:
+        tar.add(model, arcname="../../model")
+    for url in (linked, changed, pickled, outside, tmp_path / "nothing"):
+        answer = load(server, "bad", url)
+        assert answer.status == 400 and b"cannot be served" in answer.body, (url, answer)
+    assert load(server, "bad", model).status == 200
+    assert unload(server, "bad").status == 200
+
+
+def test_memory_is_given_back_when_models_are_unloaded(server: Server, model: Path) -> None:
+    def resident() -> int:
+        return int(Path(f"/proc/{server.worker()}/statm").read_text().split()[1]) * 4096
+
+    def load_and_unload() -> None:
+        for name in ("g1", "g2", "g3"):
+            assert load(server, name, model).status == 200
+            assert invoke(server, name, GREY).status == 200
+        for name in ("g1", "g2", "g3"):
+            assert unload(server, name).status == 200
+
+    load_and_unload()
+    before = resident()
+    for _ in range(5):
+        load_and_unload()
+    assert resident() - before < 16 * 2**20

@@ -1,0 +1,182 @@
+"""Callers that are slow, silent, greedy or false harm nobody but themselves."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.jobs import Server, running_server
+from tests.contract.raw_http import Caller, calling, chunked_head, request
+
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(trained_job: Path) -> Iterator[Server]:
+    settings = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "1", "MAX_CONTENT_LENGTH": str(2**20)}
+    with running_server(trained_job / "model", **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def red(small_channels: dict[str, Path]) -> bytes:
+    return (small_channels["validation"] / "red" / "red000.jpg").read_bytes()
+
+
+def test_forty_half_sent_requests_time_out_with_408_and_hold_up_nobody(
+    server: Server, red: bytes
+) -> None:
+    half_heads = [Caller(server) for _ in range(20)]
+    half_bodies = [Caller(server) for _ in range(20)]
+    for caller in half_heads:
+        caller.send(b"POST /invocations HTTP/1.1\r\nHost: local")
+    for caller in half_bodies:
+        caller.send(request(red[:100], length=len(red)))
+    assert server.get("/ping").status == 200
+    assert server.invoke(red, Content_Type="image/jpeg").status == 200
+    for caller, part in [*((c, "head") for c in half_heads), *((c, "body") for c in half_bodies)]:
+        answer = caller.answer()
+        assert answer.status == 408 and part in json.loads(answer.body)["error"]
+        assert caller.is_closed()
+        caller.close()
+
+
+def test_a_caller_who_sends_one_byte_at_a_time_is_cut_off(server: Server, red: bytes) -> None:
+    with calling(server) as caller:
+        caller.socket.settimeout(0.1)
+        caller.send(request(length=len(red)))
+        for position in range(200):
+            try:
+                caller.send(red[position : position + 1])
+                assert b" 408 " in caller.socket.recv(1000)
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("a body of 200 bytes in 20 s was waited for")
+
+
+def test_a_large_body_is_413_from_its_head_alone(server: Server) -> None:
+    with calling(server) as caller:
+        caller.send(request(length=20_000_000))
+        answer = caller.answer()
+        assert answer.status == 413 and b"20000000 bytes" in answer.body
+        assert answer.headers["Connection"] == "close"
+
+
+def test_a_large_body_that_is_sent_all_the_same_still_gets_its_413(server: Server) -> None:
+    with calling(server) as caller:
+        caller.send(request(b"\0" * 2_000_000))
+        assert caller.answer().status == 413
+
+
+def test_a_body_in_chunks_is_413_as_soon_as_it_is_too_large(server: Server) -> None:
+    with calling(server) as caller:
+        caller.send(chunked_head())
+        for _ in range(17):
+            caller.send(b"10000\r\n" + b"\0" * 65_536 + b"\r\n")
+        assert caller.answer().status == 413
+
+
+def test_expect_100_continue_is_answered_before_the_body_comes(server: Server, red: bytes) -> None:
+    with calling(server) as caller:
+        caller.send(request(length=len(red), lines="Expect: 100-continue\r\n"))
+        assert caller.answer().status == 100
+        caller.send(red)
+        assert caller.answer().status == 200
+        caller.send(request(length=20_000_000, lines="Expect: 100-continue\r\n"))
+        assert caller.answer().status == 413
+
+
+def test_requests_on_one_connection_are_answered_in_their_order(server: Server, red: bytes) -> None:
+    with calling(server) as caller:
+        chunks = chunked_head() + f"{len(red):x};a=b\r\n".encode() + red + b"\r\n0\r\nX: y\r\n\r\n"
+        caller.send(request(red) + PING + chunks + request(b"no image") + PING)
+        answers = [caller.answer() for _ in range(5)]
+        assert [answer.status for answer in answers] == [200, 200, 200, 400, 200]
+        assert answers[0].body == answers[2].body and answers[1].body == b""
+
+
+def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
+    with calling(server) as caller:
+        for _ in range(100):
+            caller.send(PING * 100)
+            assert {caller.answer().status for _ in range(100)} == {200}
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        request(b"x", lines="Transfer-Encoding: chunked\r\n"),
+        request(b"x", lines="Content-Length: 2\r\n"),
+        request(b"x", lines="Transfer-Encoding: identity\r\n"),
+        chunked_head("Content-Length: 5\r\n") + b"0\r\n\r\n",
+        chunked_head("Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n",
+        chunked_head() + b"-1\r\nx\r\n0\r\n\r\n",
+        chunked_head() + b"0x1\r\nx\r\n0\r\n\r\n",
+        chunked_head() + b"1\r\nxy\r\n0\r\n\r\n",
+        chunked_head() + b"1\r\nxyz0\r\n\r\n",
+        chunked_head() + b"fffffffff\r\n",
+        b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx",
+        b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
+        b"POST /invocations HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\nContent-Length: 1\r\n\r\nx",
+        b"what is this?\r\n\r\n",
+    ],
+)
+def test_a_request_of_doubtful_length_is_refused_and_nothing_after_it_is_read(
+    server: Server, false: bytes
+) -> None:
+    with calling(server) as caller:
+        caller.send(false + PING)
+        answer = caller.answer()
+        assert answer.status == 400, answer
+        assert b"\n" not in answer.body and json.loads(answer.body)["error"]
+        assert caller.answer().status == 0
+
+
+def test_a_caller_who_reads_nothing_does_not_hold_up_the_others(server: Server, red: bytes) -> None:
+    with calling(server) as deaf:
+        deaf.socket.settimeout(2)
+        with pytest.raises(TimeoutError):
+            while True:  # until both directions are full of answers nobody reads
+                deaf.send(request(b"no image") * 100)
+        assert server.invoke(red, Content_Type="image/jpeg").status == 200
+
+
+def memory_peak(pid: int) -> int:
+    """The largest resident set so far, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_png_of_a_gigapixel_is_refused_without_the_memory_for_it(
+    server: Server, red: bytes
+) -> None:
+    side = 40_000
+    header = side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    pixels = zlib.compress(b"\0" * 20_000_000, 9)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
+        check = zlib.crc32(name + data)
+        png += len(data).to_bytes(4, "big") + name + data + check.to_bytes(4, "big")
+    assert server.invoke(red, Content_Type="image/jpeg").status == 200
+    before = memory_peak(server.worker())
+    answer = server.invoke(png, Content_Type="image/png")
+    assert answer.status == 400 and b"pixels" in answer.body
+    assert memory_peak(server.worker()) - before < 50 * 2**20
+
+
+@pytest.mark.shared
+def test_every_hard_image_is_answered_as_its_manifest_says(trained_job: Path, shared: Path) -> None:
+    hard = shared / "data" / "hard"
+    files = json.loads((hard / "manifest.json").read_text())["files"]
+    expected = {"decode": {200}, "refuse": {400}, "either": {200, 400}}
+    with running_server(trained_job / "model") as server:
+        for entry in files:
+            body = (hard / entry["file"]).read_bytes()
+            answer = server.invoke(body, Content_Type="application/x-image")
+            assert answer.status in expected[entry["expect"]], (entry, answer)
+        assert server.get("/ping").status == 200

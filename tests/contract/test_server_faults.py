@@ -1,0 +1,247 @@
+"""Overload, termination, killed processes and broken devices: who is answered, and what."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.contract.jobs import Answer, Server, running_server
+from tests.contract.raw_http import Caller, calling, request
+
+FAULTY = "tests.contract.faulty_server"
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def one_colour(value: int) -> bytes:
+    body = io.BytesIO()
+    Image.new("RGB", (40, 40), (value, value, value)).save(body, "PNG")
+    return body.getvalue()
+
+
+BUSY, GREY, BREAK = one_colour(0), one_colour(128), one_colour(255)
+
+
+@contextmanager
+def faulty(model: Path, **settings: Any) -> Iterator[Server]:
+    one_thread = {"SAGEMAKER_GUNICORN_THREADS": "1"}
+    with running_server(model, program=FAULTY, **(one_thread | settings)) as server:
+        yield server
+
+
+def access_log(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith('{"time"')]
+
+
+def test_beyond_the_queue_callers_get_503_before_the_waiting_ones_are_answered(
+    trained_job: Path,
+) -> None:
+    settings = {"SAGEMAKER_MODEL_JOB_QUEUE_SIZE": "2", "BUSY_SECONDS": "2"}
+    finished: list[tuple[int, Answer]] = []
+    with faulty(trained_job / "model", **settings) as server, ExitStack() as stack:
+        callers = [stack.enter_context(calling(server)) for _ in range(8)]
+
+        def collect(number: int) -> None:
+            finished.append((number, callers[number].answer()))
+
+        threads = [threading.Thread(target=collect, args=(number,)) for number in range(8)]
+        for caller, thread in zip(callers, threads, strict=True):
+            caller.send(request(BUSY))
+            thread.start()
+        for thread in threads:
+            thread.join()
+        statuses = [answer.status for _, answer in finished]
+        assert statuses == [503] * 5 + [200] * 3
+        refused = finished[0][1]
+        assert refused.headers["Retry-After"] == "1"
+        assert "waiting" in json.loads(refused.body)["error"]
+        callers[finished[0][0]].send(request(GREY))
+        assert callers[finished[0][0]].answer().status == 200
+
+
+def test_a_ping_is_answered_while_every_thread_works_and_callers_stand_half_open(
+    trained_job: Path,
+) -> None:
+    with faulty(trained_job / "model", BUSY_SECONDS="3") as server, ExitStack() as stack:
+        half_open = [stack.enter_context(calling(server)) for _ in range(40)]
+        for caller in half_open:
+            caller.send(request(b"x", length=1000))
+        worker = stack.enter_context(calling(server))
+        waiting = stack.enter_context(calling(server))
+        worker.send(request(BUSY))
+        waiting.send(request(GREY))
+        assert server.get("/ping").status == 200
+        worker.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            worker.socket.recv(1)
+        worker.socket.settimeout(30)
+        assert worker.answer().status == waiting.answer().status == 200
+
+
+def test_what_nobody_waits_for_is_not_computed(trained_job: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with faulty(trained_job / "model", log=log) as server:
+        with calling(server) as first, calling(server) as last:
+            first.send(request(BUSY))
+            gone = Caller(server)
+            gone.send(request(GREY, lines="X-Amzn-SageMaker-Inference-Id: gone\r\n"))
+            time.sleep(0.2)
+            gone.close()
+            last.send(request(GREY))
+            assert first.answer().status == last.answer().status == 200
+    (line,) = [line for line in access_log(log) if line["id"] == "gone"]
+    assert line["status"] == 499 and line["images"] == 0 and line["compute_ms"] == 0
+
+
+def test_a_request_that_waited_too_long_is_503_and_not_computed(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "2", "BUSY_SECONDS": "1.5"}
+    with faulty(trained_job / "model", log=log, **settings) as server, ExitStack() as stack:
+        callers = [stack.enter_context(calling(server)) for _ in range(3)]
+        for caller in callers:
+            caller.send(request(BUSY))
+        answers = [caller.answer() for caller in callers]
+    assert [answer.status for answer in answers] == [200, 200, 503]
+    assert "Retry-After" in answers[2].headers
+    assert [line["images"] for line in access_log(log)] == [1, 1, 0]
+
+
+def test_sigterm_under_load_loses_no_request_that_was_sent(trained_job: Path) -> None:
+    answers: list[int] = []
+
+    def ask_until_told_to_stop(server: Server) -> None:
+        with calling(server) as caller:
+            while True:
+                caller.send(request(GREY))
+                answer = caller.answer()
+                answers.append(answer.status)
+                if answer.status != 200 or answer.headers["Connection"] == "close":
+                    return
+
+    with running_server(trained_job / "model") as server:
+        threads = [
+            threading.Thread(target=ask_until_told_to_stop, args=(server,)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        server.process.terminate()
+        for thread in threads:
+            thread.join()
+        assert server.process.wait(30) == 0
+    assert set(answers) == {200} and len(answers) > 8
+
+
+def test_sigterm_answers_those_who_wait_in_the_queue_and_closes_idle_connections(
+    trained_job: Path,
+) -> None:
+    with faulty(trained_job / "model") as server, ExitStack() as stack:
+        idle = stack.enter_context(calling(server))
+        idle.send(PING)
+        assert idle.answer().status == 200
+        callers = [stack.enter_context(calling(server)) for _ in range(4)]
+        for caller in callers:
+            caller.send(request(BUSY))
+        late = stack.enter_context(calling(server))
+        server.process.terminate()
+        late.send(request(GREY))
+        answers = [caller.answer() for caller in [*callers, late]]
+        assert [answer.status for answer in answers] == [200] * 5
+        assert {answer.headers["Connection"] for answer in answers[2:]} == {"close"}
+        assert idle.is_closed()
+
+
+def test_a_killed_process_is_back_at_once_and_loses_only_what_it_worked_on(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def ask(server: Server) -> None:
+        while not stop.is_set():
+            with calling(server) as caller:
+                caller.send(request(GREY))
+                try:
+                    answers.append(caller.answer().status)
+                except ConnectionResetError:
+                    answers.append(0)
+
+    log = tmp_path / "log"
+    with running_server(trained_job / "model", log=log) as server:
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        killed = server.worker()
+        os.kill(killed, signal.SIGKILL)
+        time.sleep(2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert server.worker() != killed
+    lost = answers.count(0)
+    assert set(answers) <= {200, 0} and lost <= 8
+    assert answers[-8:] == [200] * 8
+    if lost:
+        assert f"process {killed} ended with" in log.read_text()
+
+
+def test_a_broken_device_ends_the_process_and_the_next_one_answers(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with faulty(trained_job / "model", log=log) as server:
+        broken = server.worker()
+        assert server.invoke(BREAK, Content_Type="image/png").status == 500
+        assert server.invoke(GREY, Content_Type="image/png").status == 200
+        assert server.get("/ping").status == 200
+        assert server.worker() != broken
+    assert "illegal memory access" in log.read_text()
+
+
+def test_a_server_whose_processes_die_one_after_the_other_ends(trained_job: Path) -> None:
+    with running_server(trained_job / "model", program=FAULTY, exit_code=1) as server:
+        for _ in range(5):
+            assert server.invoke(BREAK, Content_Type="image/png").status == 500
+        assert server.process.wait(30) == 1
+
+
+def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    settings = {"FAKE_CUDA": "1", "SAGEMAKER_GUNICORN_THREADS": "2", "BUSY_SECONDS": "2"}
+    model = trained_job / "model"
+    with running_server(model, program=FAULTY, log=log, exit_code=3, **settings) as server:
+        with calling(server) as busy:
+            busy.send(request(BUSY))
+            assert server.invoke(BREAK, Content_Type="image/png").status == 500
+            assert server.get("/ping").status == 503
+            refused = server.invoke(GREY, Content_Type="image/png")
+            assert refused.status == 503 and b"being replaced" in refused.body
+            assert busy.answer().status == 200
+        assert server.process.wait(30) == 3
+
+
+def test_a_run_of_the_model_that_hangs_is_ended_with_its_process(trained_job: Path) -> None:
+    settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "1", "BUSY_SECONDS": "3600"}
+    with faulty(trained_job / "model", **settings) as server:
+        hanging = server.worker()
+        with calling(server) as caller:
+            caller.send(request(BUSY))
+            assert caller.is_closed()
+        assert server.invoke(GREY, Content_Type="image/png").status == 200
+        assert server.worker() != hanging

@@ -1,0 +1,170 @@
+"""Bodies as callers send them become images in order; what is no image fails in its place."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+
+import pytest
+
+from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
+from image_classification.errors import RequestError
+from image_classification.serving.codec import bodies
+from image_classification.serving.codec.bodies import Images, content_types, read_images
+from image_classification.serving.prediction import Failure
+
+JPEG, PNG = b"\xff\xd8\xff\xe0 a picture", b"\x89PNG\r\n\x1a\n another"
+TEXT = base64.b64encode(JPEG).decode()
+RECORDIO = "application/x-recordio"
+
+
+def framed(*payloads: bytes) -> bytes:
+    return b"".join(b"".join(frame_parts(payload)) for payload in payloads)
+
+
+def part(name: str, content: bytes, file_name: str | None = None) -> bytes:
+    disposition = f'form-data; name="{name}"' + (f'; filename="{file_name}"' if file_name else "")
+    return f"--B\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "image/jpeg; charset=binary", "IMAGE/PNG", "image/webp", "application/octet-stream"],
+)
+def test_one_image_is_the_body_whatever_its_parameters_and_case(header: str | None) -> None:
+    assert read_images(JPEG, header) == Images([JPEG], is_list=False)
+
+
+@pytest.mark.parametrize(
+    "header", ["text/csv", "application/x-npy", "application/x-www-form-urlencoded"]
+)
+def test_another_content_type_is_415_and_lists_what_is_accepted(header: str) -> None:
+    with pytest.raises(RequestError, match="multipart/form-data") as caught:
+        read_images(b"1", header)
+    assert caught.value.status == 415
+    assert ("pickles" in caught.value.message) == (header == "application/x-npy")
+
+
+@pytest.mark.parametrize("content_type", content_types())
+def test_an_empty_body_is_400(content_type: str) -> None:
+    with pytest.raises(RequestError, match="empty") as caught:
+        read_images(b"", content_type)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        TEXT,
+        f"data:image/jpeg;base64,{TEXT}",
+        "\n".join(TEXT[i : i + 8] for i in range(0, len(TEXT), 8)),
+        {"image": TEXT},
+        {"b64": TEXT},
+        {"image_bytes": {"b64": TEXT}},
+    ],
+)
+def test_base64_is_found_where_clients_put_it(value: object) -> None:
+    assert read_images(json.dumps(value).encode(), "application/json") == Images([JPEG], False)
+    for several in ([value, value], {"instances": [value, value]}):
+        body = json.dumps(several).encode()
+        assert read_images(body, "application/json") == Images([JPEG, JPEG], True)
+
+
+def test_lines_that_are_no_image_fail_alone() -> None:
+    lines = [json.dumps(TEXT), "", "not json", '{"image": "%%%"}', "[1, 2]", json.dumps(TEXT)]
+    images = read_images("\r\n".join(lines).encode(), "application/jsonlines")
+    assert images.is_list
+    first, *failures, last = images.entries
+    assert first == last == JPEG
+    assert len(failures) == 3 and all(isinstance(entry, Failure) for entry in failures)
+    assert "an array of 2 values" in failures[2].reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_400(body: bytes) -> None:
+    with pytest.raises(RequestError, match="expected JSON") as caught:
+        read_images(body, "application/json")
+    assert caught.value.status == 400
+
+
+def test_the_files_of_a_form_come_in_order_and_its_fields_do_not_count() -> None:
+    body = (
+        part("a", JPEG, "1.jpg") + part("note", b"hello") + part("a", PNG, "2.png") + b"--B--\r\n"
+    )
+    images = read_images(body, "multipart/form-data; boundary=B")
+    assert images == Images([JPEG, PNG], is_list=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "message"),
+    [
+        (part("a", JPEG, "1.jpg"), "multipart/form-data", "names no boundary"),
+        (part("a", JPEG, "1.jpg")[:-9], "multipart/form-data; boundary=B", "does not follow"),
+        (b"nothing", "multipart/form-data; boundary=B", "does not follow"),
+        (b"nothing", 'multipart/form-data; boundary="\u00e9"', "does not follow"),
+        (
+            part("a", b"text") + b"--B--\r\n",
+            "multipart/form-data; boundary=B",
+            "no part with a file",
+        ),
+    ],
+)
+def test_a_broken_form_is_400(body: bytes, header: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        read_images(body, header)
+    assert caught.value.status == 400
+
+
+def test_records_of_im2rec_and_bare_images_come_in_order() -> None:
+    magic = struct.pack("<I", 0xCED7230A)
+    cut = PNG + b"\0" * (-len(PNG) % 4) + magic + b"behind the magic"
+    payloads = [
+        pack_image_record(RecordHeader(3.0, 7), JPEG),
+        pack_image_record(RecordHeader((1.0, 0.0, 1.0), 8), PNG),
+        cut,
+        b"neither",
+        b"",
+    ]
+    images = read_images(framed(*payloads), RECORDIO)
+    assert images.is_list
+    assert list(images.entries[:3]) == [JPEG, PNG, cut]
+    assert all(isinstance(entry, Failure) for entry in images.entries[3:])
+
+
+def test_a_payload_without_its_frame_is_one_image() -> None:
+    """What a transform job with SingleRecord sends."""
+    for payload in (JPEG, pack_image_record(RecordHeader(3.0, 7), JPEG)):
+        assert read_images(payload, RECORDIO) == Images([JPEG], is_list=False)
+
+
+def test_broken_frames_are_400_and_say_where() -> None:
+    whole = framed(JPEG)
+    for body in (whole + b"\1\2\3\4\5\6\7\10", whole + whole[:-8]):
+        with pytest.raises(RequestError, match=f"byte {len(whole)}, record 1") as caught:
+            read_images(body, RECORDIO)
+        assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "header"),
+    [
+        (b"[" + b"1," * 10_000 + b"1]", "application/json"),
+        (b"1\n" * 10_001, "application/jsonlines"),
+        (framed(b"") * 10_001, RECORDIO),
+        (part("a", b"", "1.jpg") * 10_001 + b"--B--\r\n", "multipart/form-data; boundary=B"),
+    ],
+)
+def test_more_images_than_a_request_may_hold_are_413(body: bytes, header: str) -> None:
+    with pytest.raises(RequestError, match=f"{bodies.MAX_IMAGES}") as caught:
+        read_images(body, header)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "header"), [(b"[]", "application/json"), (b"\n \n", "application/jsonlines")]
+)
+def test_a_list_without_images_is_400(body: bytes, header: str) -> None:
+    with pytest.raises(RequestError, match="no image") as caught:
+        read_images(body, header)
+    assert caught.value.status == 400

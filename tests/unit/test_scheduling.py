@@ -1,0 +1,101 @@
+"""How a server works follows from CPUs, memory and settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.errors import DeviceError, RequestError, UserError
+from image_classification.serving.health import Health
+from image_classification.serving.observation import RequestRecord, working_on
+from image_classification.serving.scheduling import GuardedGraph, choose_plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (1, 4, 1)),
+        ({"SAGEMAKER_GUNICORN_THREADS": "9"}, (1, 9, 1)),
+        ({"MODEL_SERVER_WORKERS": "2"}, (2, 2, 1)),
+        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "2"}, (3, 2, 1)),
+        ({"IMAGE_CLASSIFICATION_BATCHING": "on"}, (1, 36, 32)),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MODEL_SERVER_WORKERS": "2"}, (1, 4, 1)),
+    ],
+)
+def test_processes_threads_and_batches_follow_cpus_and_settings(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], expected: tuple[int, int, int]
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    plan = choose_plan(4, 16 * 2**30)
+    assert (plan.processes, plan.threads, plan.max_batch) == expected
+
+
+def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
+    plan = choose_plan(64, 400 * 2**20)
+    assert plan.threads == 2 and plan.body_memory == 50 * 2**20
+
+
+def test_a_batching_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_BATCHING", "maybe")
+    with pytest.raises(UserError, match="auto, on or off, got 'maybe'"):
+        choose_plan(4, 2**30)
+
+
+class Graph:
+    """Counts the images of each run; breaks when told to."""
+
+    providers: list[str]
+
+    def __init__(self, provider: str = "CPUExecutionProvider") -> None:
+        self.providers = [provider]
+        self.sizes: list[int] = []
+        self.is_broken = False
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        if self.is_broken:
+            raise DeviceError("it broke")
+        self.sizes.append(len(images))
+        return images[:, 0, 0].astype(np.float32)
+
+
+def images(count: int) -> UInt8Array:
+    return np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(2, 1)
+
+
+def test_many_images_run_in_parts_that_bound_the_memory() -> None:
+    graph, record = Graph(), RequestRecord("POST", "/")
+    with working_on(record):
+        answer = GuardedGraph(graph, Health()).run(images(70))
+    assert answer[:, 0].tolist() == list(range(70)) and graph.sizes == [32, 32, 6]
+    assert (record.images, record.batch_size) == (70, 32) and record.compute_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        (RequestRecord("POST", "/", is_caller_gone=lambda: True), 499),
+        (RequestRecord("POST", "/", deadline=0.0), 503),
+    ],
+)
+def test_what_nobody_waits_for_is_not_run(record: RequestRecord, status: int) -> None:
+    graph = Graph()
+    with working_on(record), pytest.raises(RequestError) as refused:
+        GuardedGraph(graph, Health()).run(images(1))
+    assert refused.value.status == status and graph.sizes == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "is_lost"), [("CPUExecutionProvider", False), ("CUDAExecutionProvider", True)]
+)
+def test_a_fault_of_the_runtime_makes_the_process_unhealthy(provider: str, is_lost: bool) -> None:
+    graph, health = Graph(provider), Health()
+    guarded = GuardedGraph(graph, health)
+    guarded.run(images(1))
+    assert health.ping_status == 200
+    graph.is_broken = True
+    with pytest.raises(DeviceError):
+        guarded.run(images(1))
+    assert (health.ping_status, health.fault) == (503, "it broke")
+    assert health.is_device_lost is is_lost and health.longest_run() == 0
