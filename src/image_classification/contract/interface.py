@@ -57,12 +57,35 @@ class Interface:
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
             nothing = "nothing: the job sets all of it"
             _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
-        return parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        values = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        self._log_without_effect(values)
+        return values
+
+    def _log_without_effect(self, values: Mapping[str, Value]) -> None:
+        """Say what was changed from its default and is not read by the job's optimiser."""
+        chosen = values["optimizer"]
+        for entry in self.hyperparameters:
+            value = values[entry.name]
+            if entry.optimizers and chosen not in entry.optimizers and value != entry.default:
+                readers = ", ".join(entry.optimizers)
+                _logger.info(
+                    "%s=%s is without effect with optimizer=%s: it acts with %s",
+                    *(entry.name, value, chosen, readers),
+                )
 
     def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
         """Hyperparameter → value as text: what the preset of a job adds to what it gives."""
-        aliases = {alias: entry.name for entry in self.hyperparameters for alias in entry.aliases}
-        return added_by(_preset(given), self.name, given, aliases)
+        preset = _preset(given)
+        return added_by(preset, self.name, self._own(given)) if preset else {}
+
+    def _own(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """What a job gives, typed, by the interface's own names; None where it cannot be read."""
+        own: dict[str, Value] = {}
+        for entry in self.hyperparameters:
+            for name in (entry.name, *entry.aliases):
+                if name in given:
+                    own[entry.name] = _readable(entry, given[name])
+        return own
 
 
 INTERFACES = {
@@ -114,12 +137,16 @@ def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
 
 
 def _preset(given: Mapping[str, object]) -> str | None:
-    """The preset's name; one that does not exist is reported with all other problems."""
+    name = _readable(PRESET, given.get(PRESET.name))
+    return None if name is None else str(name)
+
+
+def _readable(entry: Hyperparameter, raw: object) -> Value:
+    """The typed value; None for one that `parse_all` will report with all other problems."""
     try:
-        name = parse_one(PRESET, given.get(PRESET.name))
+        return parse_one(entry, raw)
     except HyperparameterError:
         return None
-    return None if name is None else str(name)
 
 
 def _names(interface: Interface) -> list[str]:

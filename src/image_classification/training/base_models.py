@@ -23,15 +23,15 @@ def is_saved_model(path: Path) -> bool:
         ArtifactError: it is an archive that cannot be read.
     """
     found = False
-    for name in _names(path):
+    for name in file_names(path):
         if name == PurePosixPath(MANIFEST_FILE):
             return False
         found |= name.name in _SAVED_MODEL_FILES
     return found
 
 
-def _names(path: Path) -> Iterator[PurePosixPath]:
-    """Relative paths of the files in a folder or an archive."""
+def file_names(path: Path) -> Iterator[PurePosixPath]:
+    """Relative paths of the files in a folder or an archive; ArtifactError if it is damaged."""
     if path.is_dir():
         yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
         return

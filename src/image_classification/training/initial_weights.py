@@ -73,7 +73,7 @@ def _is_base_model(channel: ChannelInput, settings: Settings) -> bool:
 
     A job of the TensorFlow built-in cannot be without one, and only its image URI may change.
     """
-    if not is_saved_model(_artifact_path(channel)):
+    if not is_saved_model(artifact_path(channel)):
         return False
     if settings.head == "keep":
         raise ChannelError(
@@ -160,7 +160,8 @@ def _load_pretrained(
         )
     _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
     engine.load_state(state)
-    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}"
+    stead = f", in place of {settings.stands_for}" if settings.stands_for else ""
+    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}{stead}"
 
 
 def _weights_of_channel(
@@ -190,7 +191,7 @@ def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, Label
         ChannelError: our artifact is without weights.
         ArtifactError: it is neither, or damaged.
     """
-    path = _artifact_path(channel)
+    path = artifact_path(channel)
     built_in = built_in_model(path)
     if built_in is not None:
         _logger.info(
@@ -229,8 +230,8 @@ def _with_head_order(state: State, order: list[int]) -> State:
     }
 
 
-def _artifact_path(channel: ChannelInput) -> Path:
-    """The channel's archive, or its folder. A finished job's output.tar.gz may lie beside it."""
+def artifact_path(channel: ChannelInput) -> Path:
+    """The model channel's archive, or its folder; a job's output.tar.gz may lie beside it."""
     archives = sorted(channel.path.glob("*.tar.gz"))
     named = channel.path / "model.tar.gz"
     if named in archives:
