@@ -10,7 +10,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from image_classification.contract import metrics, mxnet_interface, tensorflow_interface
+from image_classification.contract import (
+    environment,
+    metrics,
+    mxnet_interface,
+    tensorflow_interface,
+)
 from image_classification.contract.channels import Channel
 from image_classification.contract.hyperparameters import (
     Hyperparameter,
@@ -19,7 +24,7 @@ from image_classification.contract.hyperparameters import (
     parse_one,
 )
 from image_classification.contract.presets import added_by
-from image_classification.contract.shared_hyperparameters import INTERFACE, PRESET
+from image_classification.contract.shared_hyperparameters import BACKEND, INTERFACE, PRESET
 from image_classification.errors import ChannelError, HyperparameterError
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +50,10 @@ class Interface:
     tuning_ranges: Mapping[str, tuple[float, float] | None]
 
     def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """Typed hyperparameters; names of the other interface get a message that says so."""
+        """Typed hyperparameters; names of the other interface get a message that says so.
+
+        A job that names no backend gets that of its image.
+        """
         other = next(entry for entry in INTERFACES.values() if entry is not self)
         remark = (
             f"it belongs to the {other.name} interface (channel {other.training_channel}), "
@@ -59,6 +67,7 @@ class Interface:
             _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
         values = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
         self._log_without_effect(values)
+        values[BACKEND.name] = values[BACKEND.name] or environment.BACKEND.read()
         return values
 
     def _log_without_effect(self, values: Mapping[str, Value]) -> None:

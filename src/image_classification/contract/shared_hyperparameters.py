@@ -52,15 +52,17 @@ LR_SCHEDULER_STEP = Hyperparameter(
 )
 """Those of a built-in, beside its own in its table."""
 
+BACKEND = Hyperparameter(
+    "backend",
+    "text",
+    None,
+    "What computes: the name of a backend; unset: the one that the image is made for, without "
+    "an image torch.",
+)
+
 SHARED = (
     INTERFACE,
-    Hyperparameter(
-        "backend",
-        "text",
-        None,
-        "What computes: the name of a backend; unset: the one that the image is made for, without "
-        "an image torch.",
-    ),
+    BACKEND,
     Hyperparameter(
         "backbone",
         "text",

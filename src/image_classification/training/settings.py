@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from image_classification import backends
 from image_classification.backends.base import Backbone, OptimizerSpec
-from image_classification.contract import environment
 from image_classification.contract.hyperparameters import Value
 from image_classification.data.augment import Augmentation
 from image_classification.data.preprocessing import Preprocessing
@@ -130,8 +129,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         HyperparameterError: values that are legal alone but not together.
         BackendError: an unknown backend or backbone.
     """
-    backend = values["backend"] or environment.BACKEND.read()
-    v: Mapping[str, Any] = {**values, "backend": backend}
+    v: Mapping[str, Any] = values
     backbone = _backbone(interface, v)
     is_mxnet = interface == "mxnet"
     batch_size = v["mini_batch_size" if is_mxnet else "batch_size"]
