@@ -63,7 +63,9 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
     add("--images", type=int, default=100, metavar="N", help="how many are sent (default: 100)")
-    add("--model", type=Path, metavar="DIR", help="artifact (default: EfficientNet-Lite0, exported)")
+    add(
+        "--model", type=Path, metavar="DIR", help="artifact (default: EfficientNet-Lite0, exported)"
+    )
     add("--seconds", type=float, default=5, metavar="S", help="of a measurement (default: 5)")
     add("--rounds", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
@@ -157,9 +159,7 @@ def visit(server: Server, python: str, kind: str, args: argparse.Namespace) -> d
             photos = args.folder / "photos"
             finding(start_client(endpoint.port, CLIENTS, 2, server.path, photos))  # warm
             before = endpoint.cpu_seconds()
-            many = finding(
-                start_client(endpoint.port, CLIENTS, args.seconds, server.path, photos)
-            )
+            many = finding(start_client(endpoint.port, CLIENTS, args.seconds, server.path, photos))
             cpu, megabytes = endpoint.cpu_seconds() - before, endpoint.megabytes()
             one = finding(start_client(endpoint.port, 1, args.seconds, server.path, photos))
         finally:

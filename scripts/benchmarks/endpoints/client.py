@@ -139,7 +139,7 @@ def drive(
     finding = Finding()
     poller = selectors.DefaultSelector()
     callers = [_Caller(port, requests, number) for number in range(clients)]
-    resting: dict[_Caller, float] = {caller: 0.0 for caller in callers}
+    resting: dict[_Caller, float] = dict.fromkeys(callers, 0.0)
     begin, cpu = time.perf_counter(), time.process_time()
     end, last = begin + seconds, begin
     while (now := time.perf_counter()) < end:

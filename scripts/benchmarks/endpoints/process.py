@@ -120,7 +120,7 @@ def _environment(python: str, kind: str, model: Path, cpus: int, work: Path) -> 
 def _children() -> dict[int, list[int]]:
     """Process → its children, oldest first."""
     children: dict[int, list[int]] = {}
-    for entry in sorted((int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())):
+    for entry in sorted(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
             children.setdefault(int(fields[1]), []).append(entry)

@@ -45,8 +45,12 @@ def _goals(result: dict[str, Any]) -> list[str]:
     goals.append(("MB", ours["megabytes"], "< 400"))
     goals.append(("start to ping, s", ours["start_seconds"], "< 2"))
     faults = result["faults"]
-    goals.append(("ping p99 beside 64 clients, ms", faults["ping_beside_64_clients"]["p99_ms"], "≤ 50"))
-    goals.append(("ping p99 beside 40 half-open, ms", faults["ping_beside_half_open"]["p99_ms"], "≤ 50"))
+    goals.append(
+        ("ping p99 beside 64 clients, ms", faults["ping_beside_64_clients"]["p99_ms"], "≤ 50")
+    )
+    goals.append(
+        ("ping p99 beside 40 half-open, ms", faults["ping_beside_half_open"]["p99_ms"], "≤ 50")
+    )
     overload = faults["overload"]
     goals.append(("4 × overload: goodput of peak", overload["share_of_peak"], "≥ 0.9"))
     goals.append(("4 × overload: p99 of accepted, ms", overload["p99_ms"], "bounded"))
