@@ -157,7 +157,7 @@ def visit(server: Server, python: str, kind: str, args: argparse.Namespace) -> d
         endpoint = Endpoint(server, python, kind, args.model.absolute(), args.cpus, Path(folder))
         try:
             photos = args.folder / "photos"
-            finding(start_client(endpoint.port, CLIENTS, 2, server.path, photos))  # warm
+            warm_up(endpoint, photos)
             before = endpoint.cpu_seconds()
             many = finding(start_client(endpoint.port, CLIENTS, args.seconds, server.path, photos))
             cpu, megabytes = endpoint.cpu_seconds() - before, endpoint.megabytes()
@@ -175,6 +175,15 @@ def visit(server: Server, python: str, kind: str, args: argparse.Namespace) -> d
         "start_seconds": endpoint.start_seconds,
         "failed": sum(n for status, n in many["statuses"].items() if status != "200"),
     }
+
+
+def warm_up(endpoint: Endpoint, photos: Path) -> None:
+    """Two seconds of requests, of which some are answered: some servers ping before they can."""
+    for _ in range(20):
+        client = start_client(endpoint.port, CLIENTS, 2, endpoint.server.path, photos)
+        if finding(client)["answers"]:
+            return
+    raise SystemExit(f"{endpoint.server.name} answers no prediction:\n{endpoint.log()}")
 
 
 def faults(peak: float, args: argparse.Namespace) -> dict[str, object]:

@@ -1,13 +1,14 @@
 """BentoML with one worker for each CPU."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated
 
 import bentoml
 import predictor
+
+
+Jpeg = Annotated[Path, bentoml.validators.ContentType("image/jpeg")]
 
 
 @bentoml.service(workers=int(os.environ["BENCHMARK_CPUS"]), traffic={"timeout": 60})
@@ -18,6 +19,6 @@ class Classifier:
         self.model = predictor.load()
 
     @bentoml.api(route="/invocations")
-    def predict(self, image: Annotated[Path, bentoml.validators.ContentType("image/jpeg")]) -> list:
+    def predict(self, image: Jpeg, /) -> list[float]:
         """The probabilities."""
         return self.model(image.read_bytes())

@@ -41,7 +41,8 @@ class Server:
         """The command that makes the environment this benchmark looks for."""
         folder = CACHE / self.name
         java = "apt-get install --yes openjdk-17-jre-headless && " if self.needs_java else ""
-        return f"{java}python3 -m venv {folder} && {folder}/bin/pip install {self.requirements} {_MODEL}"
+        install = f"{folder}/bin/pip install {self.requirements} {_MODEL}"
+        return f"{java}python3 -m venv {folder} && {install}"
 
 
 OURS = Server("ours")
@@ -67,7 +68,7 @@ PEERS = (
 
 
 def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Name → interpreter that has the server, and name → the command that installs a missing one."""
+    """Name → interpreter that has it, and name → the command that installs a missing one."""
     found, skipped = {}, {}
     for server in PEERS:
         own = CACHE / server.name / "bin" / "python"

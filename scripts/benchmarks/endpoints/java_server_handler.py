@@ -9,7 +9,7 @@ import predictor
 _predict = None
 
 
-def handle(data: list[dict[str, bytes]] | None, context: object) -> list[str] | None:
+def handle(data: list[dict[str, bytes]] | None, _: object) -> list[str] | None:
     """Load at the first call, then answer each request."""
     global _predict
     _predict = _predict or predictor.load()

@@ -1,24 +1,25 @@
 """LitServe with one worker for each CPU: `litserve_server.py PORT WORKERS`."""
 
-from __future__ import annotations
-
 import sys
+from typing import Annotated
 
 import litserve
 import predictor
-from fastapi import Request
+from fastapi import Body
+
+Image = Annotated[bytes, Body(media_type="image/jpeg")]
 
 
 class Api(litserve.LitAPI):
     """One image in, probabilities out."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, _: str) -> None:
         """Load the model in a worker."""
         self.model = predictor.load()
 
-    async def decode_request(self, request: Request) -> bytes:
+    def decode_request(self, request: Image) -> bytes:
         """The body is the image."""
-        return await request.body()
+        return request
 
     def predict(self, data: bytes) -> list[float]:
         """The probabilities."""

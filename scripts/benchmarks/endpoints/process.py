@@ -50,9 +50,12 @@ class Endpoint:
             if self.ping() == 200:
                 return
             time.sleep(0.01)
-        log = (self.work / "log").read_text(errors="replace")[-3000:]
         self.close()
-        raise SystemExit(f"{self.server.name} did not answer its ping:\n{log}")
+        raise SystemExit(f"{self.server.name} did not answer its ping:\n{self.log()}")
+
+    def log(self) -> str:
+        """The end of what it wrote."""
+        return (self.work / "log").read_text(errors="replace")[-3000:]
 
     def ping(self) -> int:
         """The status of a ping; 0 without an answer."""
@@ -128,18 +131,16 @@ def _children() -> dict[int, list[int]]:
 
 
 def _free_port() -> int:
-    """A port with the two after it free: the Java servers listen on more."""
-    while True:
+    """A port with the two after it free, below 32,768: the Java servers take no other and more."""
+    for port in range(20_000 + os.getpid() % 1000 * 10, 32_000, 10):
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
             try:
-                for other in (port + 1, port + 2):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", other))
+                for one in (port, port + 1, port + 2):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
             except OSError:
                 continue
             return port
+    raise SystemExit("no free port")
 
 
 def start_client(
