@@ -7,7 +7,6 @@ from typing import Annotated
 import bentoml
 import predictor
 
-
 Jpeg = Annotated[Path, bentoml.validators.ContentType("image/jpeg")]
 
 

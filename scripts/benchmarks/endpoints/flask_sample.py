@@ -1,4 +1,4 @@
-"""The bring-your-own-container sample as people copy it: Flask, a model in every gunicorn worker."""
+"""The bring-your-own-container sample as people copy it: Flask, a model in each gunicorn worker."""
 
 from __future__ import annotations
 
