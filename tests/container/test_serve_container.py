@@ -149,7 +149,7 @@ def test_own_handlers_answer_in_the_image_as_it_is(
     options = [*TIGHT, "-e", "SAGEMAKER_PROGRAM=inference.py"]
     with serving(serve_image, model, options) as server:
         answer = server.invoke(photo, Content_Type="image/jpeg")
-        classes = len(json.loads((model / "labels.json").read_text()))
+        classes = len(json.loads((model / "labels.json").read_text())["labels"])
         assert (answer.status, json.loads(answer.body)) == (200, [classes])
 
 
