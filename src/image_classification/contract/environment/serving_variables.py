@@ -15,7 +15,7 @@ MODEL_DIR = Variable(
 SERVER_THREADS = Variable(
     "SAGEMAKER_GUNICORN_THREADS",
     "0",
-    "requests a process works on at once; 0: one for each CPU, fewer where memory is short",
+    "requests a process works on at once; 0: one more than its CPUs, fewer where memory is short",
 )
 SERVER_WORKERS = Variable(
     "SAGEMAKER_MODEL_SERVER_WORKERS",
