@@ -19,6 +19,7 @@ from pathlib import Path
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_AT_ONCE = 8  # callers that begin before answers are looked at again
 _CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
@@ -143,13 +144,15 @@ def drive(
     begin, cpu = time.perf_counter(), time.process_time()
     end, last = begin + seconds, begin
     while (now := time.perf_counter()) < end:
-        for caller in [c for c, until in resting.items() if until <= now]:
+        for caller in [c for c, until in resting.items() if until <= now][:_AT_ONCE]:
             if _start(caller, poller):
                 del resting[caller]
             else:
                 finding.statuses[0] = finding.statuses.get(0, 0) + 1
                 resting[caller] = now + retry
-        for key, _ in poller.select(min([end - now, *(u - now for u in resting.values())])):
+        for key, _ in poller.select(
+            max(0.0, min([end - now, *(u - now for u in resting.values())]))
+        ):
             caller = key.data
             answer = caller.receive()
             if answer is None:

@@ -110,6 +110,7 @@ def _environment(python: str, kind: str, model: Path, cpus: int, work: Path) -> 
     own = {
         "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(work),
+        "TMPDIR": str(work),  # the Java servers leave a file with their process id
         "PYTHONPATH": f"{SOURCE}{os.pathsep}{HERE}",
         "BENCHMARK_MODEL": str(model),
         "BENCHMARK_KIND": kind,
