@@ -8,6 +8,7 @@ has sent its first byte, which is what this class does not do.
 
 from __future__ import annotations
 
+import gc
 import logging
 import mmap
 import os
@@ -73,6 +74,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._metrics = self._open_metrics()
         self._runner = WsgiRunner(self.cfg, self.wsgi, self._metrics)
         self._front = self._open_front()
+        gc.freeze()  # what is loaded stays: collections during requests need not look at it
         self.poller.register(
             self.method_queue.fileno(), EVENT_READ, self.method_queue.run_callbacks
         )
