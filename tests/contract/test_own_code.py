@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,3 +246,13 @@ def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
     assert sentences, done.stderr
     for part in parts:
         assert part in sentences[0]
+
+
+def test_the_toolkit_runs_without_scipy_and_leaves_no_trace_of_one() -> None:
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "import image_classification.serving.own_code.handlers\n"
+        "print(sorted(name for name in sys.modules if name.startswith('scipy')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "[]"), ran.stderr

@@ -15,12 +15,12 @@ from image_classification.serving.scheduling import GuardedGraph, choose_plan
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, (1, 4, 1)),
+        ({}, (1, 5, 1)),
         ({"SAGEMAKER_GUNICORN_THREADS": "9"}, (1, 9, 1)),
-        ({"MODEL_SERVER_WORKERS": "2"}, (2, 2, 1)),
-        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "2"}, (3, 2, 1)),
-        ({"IMAGE_CLASSIFICATION_BATCHING": "on"}, (1, 36, 32)),
-        ({"SAGEMAKER_MULTI_MODEL": "true", "MODEL_SERVER_WORKERS": "2"}, (1, 4, 1)),
+        ({"MODEL_SERVER_WORKERS": "2"}, (2, 3, 1)),
+        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "2"}, (3, 3, 1)),
+        ({"IMAGE_CLASSIFICATION_BATCHING": "on"}, (1, 37, 32)),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MODEL_SERVER_WORKERS": "2"}, (1, 5, 1)),
     ],
 )
 def test_processes_threads_and_batches_follow_cpus_and_settings(

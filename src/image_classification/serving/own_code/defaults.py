@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from sagemaker_inference.default_inference_handler import DefaultInferenceHandler
 
 from image_classification.data.images import encode_png
 from image_classification.data.labels import LabelMap
@@ -15,6 +14,7 @@ from image_classification.serving.codec.accept import CSV
 from image_classification.serving.codec.answers import dump, encode
 from image_classification.serving.codec.bodies import Images, read_images
 from image_classification.serving.invocation import Predict, refuse_failure
+from image_classification.serving.own_code.toolkit import DefaultInferenceHandler
 from image_classification.serving.prediction import Failure, Prediction
 from image_classification.serving.settings import RequestSettings
 

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
-from sagemaker_inference.transformer import Transformer
-
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.serving.codec.accept import JSON
 from image_classification.serving.codec.bodies import (
@@ -21,6 +18,11 @@ from image_classification.serving.codec.bodies import (
 from image_classification.serving.invocation import Invocation
 from image_classification.serving.own_code.defaults import Defaults, ServedModel
 from image_classification.serving.own_code.selection import CODE_FOLDER, OwnCode
+from image_classification.serving.own_code.toolkit import (
+    BaseInferenceToolkitError,
+    Transformer,
+    UnsupportedFormatError,
+)
 from image_classification.serving.settings import RequestSettings
 
 _logger = logging.getLogger(__name__)
