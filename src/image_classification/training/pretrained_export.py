@@ -21,7 +21,8 @@ from image_classification.data.files import write_bytes
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import BackendError, DataError
-from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
+from image_classification.training.channel_weights import HEAD_PREFIX
+from image_classification.training.initial_weights import pretrained_weights
 from image_classification.training.results import description_of, engine_writers
 
 
