@@ -218,7 +218,7 @@ print(len(os.listdir("/proc/self/task")))
 """
 
 
-def test_the_world_says_how_many_threads_mxnet_starts_unless_the_environment_does() -> None:
+def test_the_world_says_how_many_threads_mxnet_starts_whatever_the_environment_says() -> None:
     def threads_of(world: int, **variables: str) -> int:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _COUNT_THREADS, str(world)],
@@ -231,4 +231,4 @@ def test_the_world_says_how_many_threads_mxnet_starts_unless_the_environment_doe
 
     three = threads_of(3)
     assert threads_of(6) - three == 3
-    assert threads_of(6, OMP_NUM_THREADS="3") == three
+    assert threads_of(3, OMP_NUM_THREADS="6") == three

@@ -66,6 +66,11 @@ WEIGHTS_DIR = Variable(
 CPU_COUNT = Variable(
     "IMAGE_CLASSIFICATION_CPU_COUNT", "0", "CPUs to use; 0 asks the machine and its limits"
 )
+OMP_NUM_THREADS = Variable(
+    "OMP_NUM_THREADS",
+    "",
+    "most threads a training step may use, whichever the backend; unset: one for each CPU",
+)
 MAX_PIXELS = Variable(
     "IMAGE_CLASSIFICATION_MAX_PIXELS",
     str(64 * 2**20),
@@ -355,6 +360,18 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux only
         return max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus()))
     return os.cpu_count() or 1
+
+
+def framework_threads() -> int:
+    """Threads for a framework's own work, ≥ 1: the CPUs, or OMP_NUM_THREADS where that is less.
+
+    Of a list, OpenMP's form for nested regions, the first number counts.
+    """
+    outermost = OMP_NUM_THREADS.read().split(",")[0]
+    if not outermost.strip():
+        return cpu_count()
+    given = {OMP_NUM_THREADS.name: outermost}
+    return min(cpu_count(), OMP_NUM_THREADS.read_integer(1, given))
 
 
 def _cgroup_cpus() -> int:

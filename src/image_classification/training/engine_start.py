@@ -38,9 +38,10 @@ def start_engine(
         engine = backend.build(spec, settings.optimizer, world)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
     _logger.info(
-        "Built %s on %s: %d parameters, %d of them trained",
+        "Built %s on %s (threads: %d): %d parameters, %d of them trained",
         spec.backbone,
         engine.device,
+        world.threads,
         engine.parameter_count,
         engine.trainable_parameter_count,
     )

@@ -54,7 +54,7 @@ def export_pretrained(
     size = backbone.input_size
     mean, std = backbone.normalisation(3)
     spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
+    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.framework_threads()))
     engine.load_state(state)
     preprocessing = Preprocessing(
         height=size,
