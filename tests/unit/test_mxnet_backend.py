@@ -172,6 +172,19 @@ def test_the_catalog_has_every_classifier_of_gluons_model_zoo() -> None:
     assert {name.removeprefix(gluon_zoo.PREFIX) for name in gluon_zoo.ROWS} == zoo
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side"), [("densenet121", 224), ("resnet18_v2", 64), ("vgg11", 64), ("alexnet", 224)]
+)
+def test_a_family_trains_and_answers_the_same_as_a_graph(
+    name: str, side: int, tmp_path: Path
+) -> None:
+    spec = change(backbone=f"gluon/{name}", input_shape=(3, side, side))
+    engine = build(spec)
+    assert np.isfinite(engine.train_step(make_batch(spec), 0.001).fetch()[0])
+    engine.export(tmp_path / "model.onnx", 1.3)  # compared with the engine
+
+
 @pytest.mark.parametrize("name", ["gluon/squeezenet1.1", "gluon/vgg11", "gluon/resnet18_v1"])
 def test_the_weights_of_a_gluon_network_have_the_places_of_its_own_files(name: str) -> None:
     """So that a `.params` file of the zoo can be converted by renaming gamma and beta."""
