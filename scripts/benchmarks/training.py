@@ -130,7 +130,11 @@ def _row(contender: Contender, images: int) -> dict[str, float]:
 
 
 def _machine() -> dict[str, object]:
-    return {"cores": os.framework_threads(), "threads": framework_threads(), "load_before": os.getloadavg()[0]}
+    return {
+        "cores": os.cpu_count(),
+        "threads": framework_threads(),
+        "load_before": os.getloadavg()[0],
+    }
 
 
 def table(result: dict[str, object]) -> str:
