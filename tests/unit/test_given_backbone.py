@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from image_classification import backends
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.environment import JobPaths
 from image_classification.data.labels import LabelMap
-from image_classification.errors import ChannelError
+from image_classification.errors import BackendError, ChannelError
 from image_classification.training.channel_weights import _check_backbone
 from image_classification.training.given_backbone import given_folder
 from image_classification.training.initial_weights import given_weights
@@ -97,3 +98,18 @@ def test_an_artifact_of_another_backbone_says_what_to_set(tmp_path: Path) -> Non
     ):
         with pytest.raises(ChannelError, match=remedy):
             _check_backbone(theirs, asked.settings)
+
+
+@pytest.mark.parametrize(
+    ("backend", "backbone", "remedy"),
+    [
+        ("torch", "keras/ResNet50", "set backend=tensorflow, which has it"),
+        ("tensorflow", "gluon/resnet18_v1", "set backend=mxnet, which has it"),
+        ("tensorflow", "timm/resnet50", r"did you mean 'resnet50'\?"),
+    ],
+)
+def test_a_backbone_of_another_backend_says_which_to_set(
+    backend: str, backbone: str, remedy: str
+) -> None:
+    with pytest.raises(BackendError, match=remedy):
+        backends.catalog(backend).find(backbone)
