@@ -93,7 +93,7 @@ def export_built_in(
         multi_label=model.multi_label,
     )
     backend = backends.load(backend_name)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
+    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.framework_threads()))
     engine.load_state(model.weights)
     preprocessing = Preprocessing(height, width, channels, mode="squash", mean=model.mean, std=std)
     description = description_of(backend_name, model.backbone, "mxnet") | {

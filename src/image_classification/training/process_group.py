@@ -32,7 +32,7 @@ def world_of(cluster: Cluster) -> World:
     Raises:
         AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
     """
-    threads = environment.cpu_count()
+    threads = environment.framework_threads()
     if len(cluster.hosts) == 1:
         return World(threads=threads)
     _await_names(cluster.hosts)

@@ -18,6 +18,7 @@ from image_classification.contract.shared_hyperparameters import PRESET
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.tfrecord import require_checksums
 from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.training.given_backbone import with_given_backbone
 from image_classification.training.settings import Settings, settings_of
 from image_classification.training.stand_in import replaced_backbone
 
@@ -80,7 +81,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     channels = read_channels(paths)
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
-    values = interface.parse(given)
+    values = with_given_backbone(interface.parse(given), channels.get("model"))
     settings = _settings(interface.name, values, channels)
     BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     if settings.tensorboard:

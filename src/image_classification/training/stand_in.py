@@ -19,8 +19,7 @@ from image_classification.backends.pretrained import has_weights
 from image_classification.backends.shared_backbones import LARGE_DEPTHS
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
-from image_classification.training.base_models import file_names
-from image_classification.training.initial_weights import artifact_path
+from image_classification.training.model_channel import file_names, model_path
 
 STAND_IN = "efficientnet_lite0"
 
@@ -49,7 +48,7 @@ def replaced_backbone(
     catalog = backends.catalog(values["backend"])
     asked = catalog.resnet_name(depth)
     if "model" in channels:
-        return _of_artifact(artifact_path(channels["model"]), asked)
+        return _of_artifact(model_path(channels["model"]), asked)
     if not values["use_pretrained_model"] or depth not in LARGE_DEPTHS:
         return None
     folder = Path(environment.WEIGHTS_DIR.read())

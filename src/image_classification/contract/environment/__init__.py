@@ -17,6 +17,7 @@ from image_classification.contract.environment.paths import JobPaths, read_json
 from image_classification.contract.environment.process import (
     cpu_count,
     disable_telemetry,
+    framework_threads,
     use_network_interface,
     with_python_path,
 )
@@ -57,6 +58,7 @@ from image_classification.contract.environment.training_variables import (
     LOG_LEVEL,
     MASTER_PORT,
     MAX_PIXELS,
+    OMP_NUM_THREADS,
     PROGRAM,
     SUBMIT_DIRECTORY,
     WEIGHTS_DIR,
@@ -87,6 +89,7 @@ __all__ = [
     "METRICS",
     "MODEL_DIR",
     "MODEL_MEMORY",
+    "OMP_NUM_THREADS",
     "PAGE",
     "PORT",
     "PROGRAM",
@@ -106,6 +109,7 @@ __all__ = [
     "Variable",
     "cpu_count",
     "disable_telemetry",
+    "framework_threads",
     "is_sharded_input",
     "max_content_length",
     "read_cluster",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from image_classification.contract.environment.training_variables import CPU_COUNT
+from image_classification.contract.environment.training_variables import CPU_COUNT, OMP_NUM_THREADS
 
 
 def cpu_count() -> int:
@@ -17,6 +17,18 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux only
         return max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus()))
     return os.cpu_count() or 1
+
+
+def framework_threads() -> int:
+    """Threads for a framework's own work, ≥ 1: the CPUs, or OMP_NUM_THREADS where that is less.
+
+    Of a list, OpenMP's form for nested regions, the first number counts.
+    """
+    outermost = OMP_NUM_THREADS.read().split(",")[0]
+    if not outermost.strip():
+        return cpu_count()
+    given = {OMP_NUM_THREADS.name: outermost}
+    return min(cpu_count(), OMP_NUM_THREADS.read_integer(1, given))
 
 
 def _cgroup_cpus() -> int:

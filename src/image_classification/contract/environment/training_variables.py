@@ -19,6 +19,11 @@ BACKEND = Variable(
 CPU_COUNT = Variable(
     "IMAGE_CLASSIFICATION_CPU_COUNT", "0", "CPUs to use; 0 asks the machine and its limits"
 )
+OMP_NUM_THREADS = Variable(
+    "OMP_NUM_THREADS",
+    "",
+    "most threads a training step may use, whichever the backend; unset: one for each CPU",
+)
 MAX_PIXELS = Variable(
     "IMAGE_CLASSIFICATION_MAX_PIXELS",
     str(64 * 2**20),
