@@ -76,7 +76,8 @@ def test_an_accept_that_cannot_be_produced_is_406_and_lists_what_can(header: str
 
 
 @pytest.mark.parametrize(
-    "parameter", ["top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan"]
+    "parameter",
+    ["top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan", "top_k=" + "9" * 5000],
 )
 def test_an_impossible_parameter_is_406_and_named(parameter: str) -> None:
     with pytest.raises(RequestError, match=parameter.split("=")[0]) as caught:
