@@ -206,7 +206,7 @@ def _read_body(max_content_length: int) -> bytes:
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
     line = " ".join(message.split())[:_MAX_MESSAGE]
+    _logger.warning("%s %s answered %s: %s", request.method, request.path[:200], status, line)
     body = json.dumps({"error": line}, ensure_ascii=False)
     return Response(body, status=status, headers=headers, content_type=JSON)
