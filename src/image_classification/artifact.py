@@ -20,6 +20,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
 _MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
+_MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
+_MOST_HEADER = 2**20  # bytes of an extended header, which tarfile reads into memory
 
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the (temporary) path it is given."""
@@ -168,17 +171,37 @@ def unpack(archive: Path, directory: Path) -> None:
     """Unpack a model.tar.gz; paths out of it, links, devices and more than 4 GiB are refused."""
     size = 0
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
+            for count, member in enumerate(tar):
                 size += member.size
+                if count == _MOST_MEMBERS:
+                    raise ArtifactError(f"{archive}: more than {_MOST_MEMBERS} members; refused")
                 if size > _MOST_UNPACKED:
                     raise ArtifactError(
                         f"{archive}: {member.name!r} makes it {size} bytes, more than the "
                         f"{_MOST_UNPACKED} that are unpacked; refused"
                     )
                 _unpack_member(tar, member, archive, directory)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is not read where its size alone would take the memory of others."""
+
+    _HEADERS = (
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    )
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._HEADERS and self.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
 
 
 def _unpack_member(
@@ -209,7 +232,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             f"{path} is missing: expected an artifact written by the train command, found "
             f"{found or 'nothing'}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a manifest: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f'{path}: not a manifest: it has no "files"')
@@ -222,6 +245,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
     if missing:
         raise ArtifactError(f"{path}: incomplete, without {', '.join(sorted(missing))}")
+    outside = [name for name in manifest["files"] if Path(name).name != name]
+    if outside:
+        raise ArtifactError(f"{path}: names {outside[0]!r}, expected files of this folder only")
     return manifest
 
 
@@ -233,12 +259,14 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def _verify(path: Path, expected: Mapping[str, Any]) -> None:
-    """The file is a regular one inside the folder and is what the manifest says."""
-    if path.name in {"", ".", ".."} or not path.is_file() or path.is_symlink():
+def _verify(path: Path, expected: object) -> None:
+    """The file is a regular one and is what the manifest says."""
+    if not path.is_file() or path.is_symlink():
         raise ArtifactError(f"{path}: named in the manifest but not in the artifact")
+    if not isinstance(expected, dict):
+        raise ArtifactError(f"{path}: expected its bytes and sha256 in the manifest")
     found = _fingerprint(path)
-    if found != dict(expected):
+    if found != expected:
         raise ArtifactError(
             f"{path}: changed since it was written: expected {expected.get('bytes')} bytes with "
             f"SHA-256 {str(expected.get('sha256'))[:12]}…, found {found['bytes']} bytes with "
