@@ -78,7 +78,7 @@ def _check_settings() -> None:
 def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
     """Gunicorn's settings."""
     return {
-        "bind": f"{host}:{port}",
+        "bind": f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}",
         "worker_class": "image_classification.serving.worker.Worker",
         "workers": plan.processes,
         "threads": plan.threads,
@@ -99,7 +99,8 @@ def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
     """Runs in the arbiter when a worker has ended: what was in it has no answer.
 
     Raises:
-        HaltServer: too many have died lately for the next one to fare better.
+        HaltServer: too many have died lately for the next one to fare better, or the models of a
+            multi-model endpoint ended with it: the platform would go on asking for them.
     """
     lost = worker.requests_in_flight
     if lost:
@@ -107,6 +108,8 @@ def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
         sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
     if not arbiter.LISTENERS:  # the server is being stopped
         return
+    if environment.IS_MULTI_MODEL.read_switch():
+        raise HaltServer("the loaded models ended with their process", 1)
     now = time.monotonic()
     _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
     if len(_deaths) == _MOST_DEATHS:
