@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_classification.archive import unpack
 from image_classification.data.files import write_text, written_beside
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.preprocessing import Preprocessing
@@ -41,10 +39,6 @@ WEIGHTS_FILE = "weights.safetensors"
 LAST_WEIGHTS_FILE = "weights-last.safetensors"
 REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
-
-_MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
-_MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
-_MOST_HEADER = 2**20  # bytes of an extended header, which tarfile reads into memory
 
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the (temporary) path it is given."""
@@ -165,61 +159,6 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         except ArtifactError as error:  # the user knows the archive, not where it was unpacked
             raise ArtifactError(str(error).replace(folder, str(path))) from error
         yield artifact
-
-
-def unpack(archive: Path, directory: Path) -> None:
-    """Unpack a model.tar.gz; paths out of it, links, devices and more than 4 GiB are refused."""
-    size = 0
-    try:
-        with tarfile.open(archive, tarinfo=_Member) as tar:
-            for count, member in enumerate(tar):
-                size += member.size
-                if count == _MOST_MEMBERS:
-                    raise ArtifactError(f"{archive}: more than {_MOST_MEMBERS} members; refused")
-                if size > _MOST_UNPACKED:
-                    raise ArtifactError(
-                        f"{archive}: {member.name!r} makes it {size} bytes, more than the "
-                        f"{_MOST_UNPACKED} that are unpacked; refused"
-                    )
-                _unpack_member(tar, member, archive, directory)
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose header is not read where its size alone would take the memory of others."""
-
-    _HEADERS = (
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-    )
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in self._HEADERS and self.size > _MOST_HEADER:
-            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
-        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
-        return member
-
-
-def _unpack_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, directory: Path
-) -> None:
-    """One member; written by hand, because Debian 12's Python has no extraction filters yet."""
-    target = (directory / member.name).resolve()
-    if not target.is_relative_to(directory.resolve()):
-        raise ArtifactError(f"{archive}: {member.name!r} lies outside the archive; refused")
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    content = tar.extractfile(member) if member.isfile() else None
-    if content is None:
-        raise ArtifactError(f"{archive}: {member.name!r} is a link or a device; refused")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        shutil.copyfileobj(content, file)
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.artifact import open_artifact, read_artifact, unpack, write_artifact
+from image_classification.archive import unpack
+from image_classification.artifact import open_artifact, read_artifact, write_artifact
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import ArtifactError, DataError
@@ -18,7 +19,7 @@ from image_classification.errors import ArtifactError, DataError
 LABELS = LabelMap(("cat", "dög"))
 PREPROCESSING = Preprocessing(height=8, width=8, resize=9)
 DESCRIPTION = {"interface": "mxnet", "backend": "torch", "backbone": "resnet20"}
-FILES: dict[str, object] = dict.fromkeys(["labels.json", "model.onnx", "preprocessing.json"], {})
+FILES: dict[str, object] = {"labels.json": {}, "model.onnx": {}, "preprocessing.json": {}}
 
 
 @pytest.fixture
@@ -164,9 +165,7 @@ def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_a_huge_header_of_an_archive_is_not_read(
-    tmp_path: Path, kind: bytes
-) -> None:
+def test_a_huge_header_of_an_archive_is_not_read(tmp_path: Path, kind: bytes) -> None:
     header = tarfile.TarInfo("header")
     header.type, header.size = kind, 2**30
     archive = tmp_path / "model.tar.gz"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from image_classification.artifact import unpack
+from image_classification.archive import unpack
 from image_classification.backends.base import Backbone
 from image_classification.contract.channels import ChannelInput
 from image_classification.errors import ChannelError

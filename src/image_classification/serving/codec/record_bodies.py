@@ -36,8 +36,8 @@ def read_records(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bo
     if body.count(MAGIC_BYTES) > _PARTS_PER_RECORD * limit:
         raise RequestError(
             413,
-            f"the RecordIO body has more than {_PARTS_PER_RECORD * limit} parts: send fewer records "
-            "in one request",
+            f"the RecordIO body has more than {_PARTS_PER_RECORD * limit} parts: send fewer "
+            "records in one request",
         )
     entries: list[bytes | Failure] = []
     position = 0
