@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from gunicorn.config import Config
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.errors import RequestError
@@ -25,6 +25,7 @@ def reader(max_body: int = 100) -> RequestReader:
     return RequestReader(Config(), ("127.0.0.1", 1), max_body)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
@@ -39,6 +40,7 @@ def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     assert not read.has_begun and read.buffered == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_do_anything_but_wait_complete_or_refuse(data: bytes) -> None:
     for start in (b"", CHUNKED[:55], SIZED[:30]):

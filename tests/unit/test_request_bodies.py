@@ -197,3 +197,10 @@ def test_what_came_instead_of_an_image_is_repeated_only_in_part() -> None:
     for value in ({"k" * 100_000: 1}, 10**3000):
         (failure,) = read_images(json.dumps([value]).encode(), "application/json").entries
         assert isinstance(failure, Failure) and len(failure.reason) < 300
+
+
+def test_fields_that_are_no_files_count_as_parts_of_a_form() -> None:
+    body = b"".join(part("text", b"x") for _ in range(10_001)) + part("i", JPEG, "i") + b"--B--\r\n"
+    with pytest.raises(RequestError, match="more than 10000 parts") as caught:
+        read_images(body, "multipart/form-data; boundary=B")
+    assert caught.value.status == 413
