@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,14 @@ def test_a_fault_of_the_runtime_makes_the_process_unhealthy(provider: str, is_lo
         guarded.run(images(1))
     assert (health.ping_status, health.fault) == (503, "it broke")
     assert health.is_device_lost is is_lost and health.longest_run() == 0
+
+
+def test_a_run_inside_a_run_is_timed_from_the_outer_ones_start() -> None:
+    health = Health()
+    with health.running():
+        time.sleep(0.01)
+        outer = health.longest_run()
+        with health.running():
+            assert health.longest_run() >= outer >= 0.01
+        assert health.longest_run() >= outer
+    assert health.longest_run() == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from image_classification import artifact as artifacts
 from image_classification import backends
+from image_classification.archive import unpack
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet_archive import (
     SYMBOL_FILE,
@@ -40,7 +41,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     if not path.is_file():
         raise ArtifactError(f"{path}: expected a model.tar.gz or a folder, found nothing")
     with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        artifacts.unpack(path, Path(folder))
+        unpack(path, Path(folder))
         yield Path(folder)
 
 

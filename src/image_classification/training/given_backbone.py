@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from image_classification import backends
-from image_classification.artifact import unpack
+from image_classification.archive import unpack
 from image_classification.backends.base import Backbone
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.hyperparameters import Value

@@ -31,8 +31,8 @@ QUEUE_SIZE = Variable(
 SERVER_TIMEOUT = Variable(
     "SAGEMAKER_MODEL_SERVER_TIMEOUT",
     "60",
-    "seconds after which a waiting request is no longer computed, and one run of the model is "
-    "taken for hung and its process replaced",
+    "seconds after which a waiting request is no longer computed, and one run of the model "
+    "or of your own handlers is taken for hung and its process replaced",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"),
 )
 STARTUP_TIMEOUT = Variable(

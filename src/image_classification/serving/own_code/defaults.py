@@ -93,8 +93,9 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         """The answer of what a predict_fn returned, ours or the user's.
 
         Args:
-            prediction: `Results`, or probabilities (classes,) or (N, classes) of any array or list.
-                Anything else must be what JSON can hold.
+            prediction: `Results`, what our model's `predict` gives or one of it, or probabilities
+                (classes,) or (N, classes) of any array or list. Anything else must be what JSON can
+                hold.
             accept: the Accept header.
         """
         wanted = self._settings.accept(accept)
@@ -106,6 +107,14 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         return encode(results, results.is_list, wanted, self._interface)
 
     def _results_of(self, prediction: object) -> Results | None:
+        if isinstance(prediction, Prediction):
+            results = Results([prediction])
+            results.is_list = False
+            return results
+        if isinstance(prediction, list) and all(
+            isinstance(entry, (Prediction, Failure)) for entry in prediction
+        ):
+            return Results(prediction)
         try:
             rows = np.asarray(prediction, np.float32)
         except (TypeError, ValueError):
