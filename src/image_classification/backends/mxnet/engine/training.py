@@ -83,7 +83,7 @@ class MXNetEngine:
         self._predict: Callable[[Any], Any] | None = None  # made when it is needed
         self._frozen: Callable[[Any], Any] | None = None  # likewise: features under the new head
         self._steps = 0
-        self._is_new_update = True
+        self._is_new_update, self._has_weight = True, False
         self._adds_gradients: bool | None = None  # as MXNet was last told
         self.device = str(self._context)
         self.trainable_parameter_count = _size(learned)
@@ -124,7 +124,8 @@ class MXNetEngine:
         if not samples.has_weight:
             self._newest.fixed.flat[:] = statistics
         self._predict = None
-        if update.is_last:
+        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
+        if update.is_last and self._has_weight:
             newest, gradients = self._newest.learned.flat, self._gradients.flat
             self._optimizer.update(newest, gradients, learning_rate)
             if self._average is not None:

@@ -124,7 +124,9 @@ class _TensorFlowEngine:
         self._model.trunk.start_step(self._entropy())
         with tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last:
+            if self._is_new_update and update.is_last and not samples.has_weight:
+                loss, logits = tf.constant(0.0), self._model.logits(tf.constant(inputs[0]))
+            elif self._is_new_update and update.is_last:
                 loss, logits = self._step.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
