@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from image_classification.data.jpeg_layout import read_layout
 from image_classification.data.recordio import RecordFile
 from tests.conftest import ClassFolders
 from tests.container.engine import run
@@ -52,6 +53,20 @@ def test_every_format_is_written_by_the_image(
         assert done.returncode == 0, done.stdout + done.stderr
         assert list((output / "train").glob(pattern)), name
         assert (output / "findings.html").is_file()
+
+
+def test_the_image_has_what_segmented_records_need(
+    image: str, write_class_folders: ClassFolders, tmp_path: Path
+) -> None:
+    images = write_class_folders(tmp_path / "images")
+    output = tmp_path / "output"
+    output.mkdir()
+    mounts = {images: "/opt/ml/processing/input", output: "/opt/ml/processing/output"}
+    done = run(image, "preprocess", "--segment", volumes=mounts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with RecordFile(output / "train" / "train.rec") as records:
+        layout = read_layout(records.read_image(0).content)
+    assert layout is not None and layout.interval
 
 
 def test_im2rec_in_the_image_writes_the_bytes_that_it_writes_elsewhere(

@@ -31,8 +31,6 @@ def write_job(
     config = base / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
     text = {name: str(value) for name, value in hyperparameters.items()}
-    if BACKEND != "torch":
-        text.setdefault("backend", BACKEND)
     (config / "hyperparameters.json").write_text(json.dumps(text))
     inputs = {}
     for name, folder in channels.items():
@@ -65,9 +63,6 @@ def run_command(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """The `image-classification` command, or another program, in a process of its own."""
-    is_laptop_job = arguments[:1] == ("train",) and "--base-dir" not in arguments
-    if is_laptop_job and BACKEND != "torch":
-        arguments = (*arguments, "--set", f"backend={BACKEND}")
     return subprocess.run(
         [sys.executable, "-m", program, *map(str, arguments)],
         cwd=folder,

@@ -29,6 +29,55 @@ def test_a_contender_that_is_missing_is_listed_with_the_command_that_installs_it
     assert result["list"]["names"] == 3
 
 
+def test_the_loader_is_measured_without_any_peer_and_each_is_listed_with_its_install(
+    tmp_path: Path,
+) -> None:
+    ran = subprocess.run(
+        [str(BENCHMARK), "loader", "--images", "8", "--rounds", "1", "--only", "ours", "--json",
+         "--work", str(tmp_path)],
+        env={**os.environ, "PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    result = json.loads(ran.stdout)
+    assert set(result["contenders"]) >= {"ours-records", "ours-folders", "ours-bare"}
+    for row in result["contenders"].values():
+        assert set(row["images_per_second"]) == {"1", "2"} and "cpu_seconds_per_1000" in row
+        assert row["grey_levels"] < 1
+    assert "pip install tensorflow-cpu" in result["skipped"]["tf_data"]
+    assert "pip install mxnet==1.9.1" in result["skipped"]["mxnet_records"]
+
+
+def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [str(BENCHMARK), "loader", "--python", "tensorflow=/nowhere"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2 and "expected NAME=PATH" in ran.stderr
+
+
 def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
     ran = subprocess.run([str(BENCHMARK), "nothing"], capture_output=True, text=True)
     assert ran.returncode == 2 and "records" in ran.stderr
+
+
+def test_the_training_step_of_each_installed_backend_is_measured_beside_a_bare_one() -> None:
+    small = ["--backbone", "resnet20", "--size", "32", "--batch", "4", "--steps", "1"]
+    ran = subprocess.run(
+        [str(BENCHMARK), "training", *small, "--turns", "1", "--json"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(ran.stdout)
+    assert result["ratios"].keys() | result["skipped"].keys() >= {"torch", "tensorflow"}
+    for name in result["ratios"]:
+        for kind in ("ours", "bare"):
+            row = result["contenders"][f"{kind}-{name}"]
+            assert row["images_per_second"] > 0 and row["cpu_seconds_per_1000"] > 0
+    for name, reason in result["skipped"].items():
+        assert f"[{name}]" in reason or "bare_steps" in reason

@@ -18,6 +18,13 @@ def test_the_history_has_every_epoch_with_the_numbers_of_the_log(doubtful_job: P
     manifest = json.loads((doubtful_job / "model" / "manifest.json").read_text())
     assert [record["epoch"] for record in history["epochs"]] == [1, 2, 3, 4]
     assert history["best_epoch"] == manifest["metrics"]["best_epoch"]
+    best = history["epochs"][history["best_epoch"] - 1]["validation"]
+    losses = manifest["calibration"]["negative_log_likelihood"]
+    assert manifest["metrics"]["validation_before_calibration"] == best
+    assert best["loss"] == pytest.approx(losses["before"]) != pytest.approx(losses["after"])
+    assert manifest["metrics"]["validation"]["loss"] == pytest.approx(losses["after"])
+    served = f"loss {losses['before']:.6f} ({losses['after']:.6f} as served, calibrated)"
+    assert served in (doubtful_job / "log").read_text()
     logged = re.findall(r"Validation-accuracy=([\d.]+)", (doubtful_job / "log").read_text())
     measured = [record["validation"]["accuracy"] for record in history["epochs"]]
     assert measured == pytest.approx([float(value) for value in logged], abs=1e-6)

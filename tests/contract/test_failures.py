@@ -100,7 +100,7 @@ def replace_by(folder: Path, name: str | None, content: bytes) -> None:
         (no_change, {"backbone": "resnet19"}, r"resnet19", r"resnet18"),
         (
             no_change,
-            {"num_layers": 18, "use_pretrained_model": 1},
+            {"backbone": "resnet18", "use_pretrained_model": 1},
             r"no pretrained weights for resnet18",
             r"set use_pretrained_model=0",
         ),
@@ -124,6 +124,28 @@ def test_a_mistake_is_a_client_error_that_says_what_to_do(
     assert re.search(names, reason), reason
     assert re.search(remedy, reason), reason
     assert "Traceback" not in reason + done.stderr
+
+
+def test_a_mistake_in_what_a_job_starts_from_is_found_without_a_framework(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
+) -> None:
+    broken = tmp_path / "packages" / "torch"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise RuntimeError('PyTorch was imported')")
+    path = os.pathsep.join([str(broken.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with_model = small_channels | {"model": trained_job / "model"}
+    cases: list[tuple[Given, dict[str, Path], str]] = [
+        ({"max_bad_samples": "abc"}, small_channels, "max_bad_samples must be .*got 'abc'"),
+        ({"num_layers": 32}, with_model, "backbone resnet20, the job resnet32"),
+        ({"use_pretrained_model": 1}, small_channels, "no pretrained weights for resnet20"),
+        ({}, small_channels | {"model": small_channels["train"]}, "expected an artifact"),
+        ({}, with_model, "PyTorch was imported"),
+    ]
+    for number, (given, channels, reason) in enumerate(cases):
+        base = write_job(tmp_path / str(number), HYPERPARAMETERS | given, channels)
+        done = run_command("train", "--base-dir", base, PYTHONPATH=path)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.search(reason, (base / "output" / "failure").read_text())
 
 
 def test_fewer_images_than_a_batch_train_instead_of_failing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +18,19 @@ import pytest
 
 from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
+from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import read_to, write_job
+from tests.contract.jobs import read_to, run_train, write_job
 
 HOSTS = ["127.0.0.1", "localhost"]  # two names that resolve here; the first leads
+ONE_HOST = ("reference", "tensorflow")
+
+
+@pytest.fixture(autouse=True)
+def backend_of_several_hosts() -> None:
+    """The others refuse such a job; their own tests say so."""
+    if jobs.BACKEND in ONE_HOST:
+        pytest.skip(f"backend {jobs.BACKEND} trains on one host")
 
 
 @pytest.fixture
@@ -33,15 +43,21 @@ def uneven_channels(tmp_path: Path, write_class_folders: ClassFolders) -> dict[s
 
 
 def start_hosts(
-    root: Path, channels: dict[str, Path], changed: Mapping[str, object] | None = None
+    root: Path,
+    channels: dict[str, Path],
+    changed: Mapping[str, object] | None = None,
+    parts: Mapping[str, Path] | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """Two `train` processes that are the hosts of one job."""
+    """Two `train` processes that are the hosts of one job; `parts` are their own train channels."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     processes = []
     for host in HOSTS:
-        base = write_job(root / host, HYPERPARAMETERS | dict(changed or {}), channels)
+        own = {"train": parts[host]} if parts else {}
+        base = write_job(root / host, HYPERPARAMETERS | dict(changed or {}), channels | own)
+        if parts:
+            shard(base, "train")
         resources = {"current_host": host, "hosts": HOSTS, "network_interface_name": "ethwe"}
         (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
         processes.append(
@@ -123,20 +139,101 @@ def test_hosts_that_see_different_checkpoints_say_so_instead_of_waiting_for_ever
         assert "give all hosts the same checkpoints" in log, log
 
 
-def test_sharded_channels_with_two_hosts_are_refused_with_what_to_set(
-    tmp_path: Path, uneven_channels: dict[str, Path]
+def shard(base: Path, *channels: str) -> None:
+    """What the platform says of channels of which each host got other objects."""
+    path = base / "input" / "config" / "inputdataconfig.json"
+    inputs = json.loads(path.read_text())
+    for name in channels:
+        inputs[name]["S3DistributionType"] = "ShardedByS3Key"
+    path.write_text(json.dumps(inputs))
+
+
+@pytest.fixture
+def parts(tmp_path: Path, write_class_folders: ClassFolders) -> dict[str, Path]:
+    """36 images for the first host, of all three colours; 10 for the second, none of them green."""
+    first = write_class_folders(tmp_path / "part1", per_class=12)
+    second = write_class_folders(tmp_path / "part2", per_class=5, seed=3)
+    shutil.rmtree(second / "green")
+    return dict(zip(HOSTS, (first, second), strict=True))
+
+
+def test_hosts_with_samples_of_their_own_train_one_model_of_all_of_them(
+    tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
-    base = write_job(tmp_path / "ml", HYPERPARAMETERS, uneven_channels)
-    config = base / "input" / "config"
-    resources = {"current_host": HOSTS[0], "hosts": HOSTS}
-    (config / "resourceconfig.json").write_text(json.dumps(resources))
-    inputs = json.loads((config / "inputdataconfig.json").read_text())
-    inputs["train"]["S3DistributionType"] = "ShardedByS3Key"
-    (config / "inputdataconfig.json").write_text(json.dumps(inputs))
-    done = subprocess.run(
-        [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
-        capture_output=True,
-        text=True,
+    changed = {"epochs": 8}
+    (code, log), (other_code, other_log) = end(
+        start_hosts(tmp_path, uneven_channels, changed, parts)
     )
+    assert (code, other_code) == (0, 0), log + other_log
+    manifest = read_artifact(tmp_path / HOSTS[0] / "model").manifest
+    assert manifest["metrics"]["validation"]["accuracy"] > 0.9
+    assert manifest["metrics"]["training_samples"] == 46
+    assert (
+        "46 training and 15 validation"
+        in (tmp_path / HOSTS[0] / "model" / "model-card.md").read_text()
+    )
+
+
+def test_hosts_with_samples_of_their_own_resume_from_the_same_checkpoints(
+    tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
+) -> None:
+    shared = tmp_path / "checkpoints"
+    shared.mkdir()
+    for host in HOSTS:
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "checkpoints").symlink_to(shared)
+    for epochs in (1, 2):
+        for code, log in end(start_hosts(tmp_path, uneven_channels, {"epochs": epochs}, parts)):
+            assert code == 0, log
+            assert ("Resumed after epoch 1" in log) is (epochs == 2)
+        for host in HOSTS:
+            (tmp_path / host / "input").rename(tmp_path / f"old-{epochs}-{host}")
+
+
+def test_hosts_that_name_the_classes_otherwise_all_end_with_the_reason(
+    tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
+) -> None:
+    (parts[HOSTS[1]] / "labels.json").write_text('{"labels": ["red", "green", "blue"]}')
+    for code, log in end(start_hosts(tmp_path, uneven_channels, {}, parts)):
+        assert code == 2, log
+        assert "do not agree on the classes" in log
+        assert "name the classes by the hyperparameter labels" in log
+
+
+def test_a_host_without_a_sample_says_so(
+    tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
+) -> None:
+    shutil.rmtree(parts[HOSTS[1]])
+    parts[HOSTS[1]].mkdir()
+    first, second = start_hosts(tmp_path, uneven_channels, {}, parts)
+    log = second.communicate(timeout=60)[0]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert "this host got no object of it" in log
+
+
+@pytest.mark.parametrize(
+    ("sharded", "without", "given", "reason"),
+    [
+        ("validation", (), {}, "channel validation: with 2 hosts only train may be Sharded"),
+        ("train", ("validation",), {"validation_split_ratio": 0.2}, "nothing is held out of train"),
+        ("train", (), {"class_weights": "balanced"}, "class_weights count the classes of all"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_with_what_to_set(
+    tmp_path: Path,
+    uneven_channels: dict[str, Path],
+    sharded: str,
+    without: tuple[str, ...],
+    given: dict[str, object],
+    reason: str,
+) -> None:
+    channels = {name: path for name, path in uneven_channels.items() if name not in without}
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | given, channels)
+    resources = {"current_host": HOSTS[0], "hosts": HOSTS}
+    (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+    shard(base, sharded)
+    done = run_train(base)
     assert done.returncode == 2
-    assert "set S3DataDistributionType to FullyReplicated" in done.stdout + done.stderr
+    assert reason in done.stderr and "FullyReplicated" in done.stderr

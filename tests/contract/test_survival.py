@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,8 +49,17 @@ def channels(
     }
 
 
-def start(base: Path) -> subprocess.Popen[str]:
-    """The job in a process of its own."""
+def start(base: Path, *, like_process_1: bool = False) -> subprocess.Popen[str]:
+    """The job in a process of its own; for process 1 of a container SIGTERM has no default."""
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN) if like_process_1 else None
+    try:
+        return _start(base)  # what is ignored here is ignored there until a handler is installed
+    finally:
+        if ignored is not None:
+            signal.signal(signal.SIGTERM, ignored)
+
+
+def _start(base: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
         env=os.environ | {"IMAGE_CLASSIFICATION_CPU_COUNT": "2"},
@@ -182,6 +192,58 @@ def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_s
     named = read_artifact(base / "model").manifest["weights"]["weights.safetensors"]
     assert named == {"epoch": 1, "step": int(newest[-6:]), "is": "best"}
     assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
+
+
+def test_after_sigterm_the_channel_test_is_left_out_so_that_the_model_is_written_in_time(
+    tmp_path: Path, channels: dict[str, Path]
+) -> None:
+    given = {"backbone": "resnet20", "image_shape": "3,32,32", "epochs": 1000, "batch_size": 8}
+    named = {"training": channels["train"], "validation": channels["validation"]}
+    named["test"] = channels["validation"]
+    base = write_job(tmp_path / "ml", given | {"use_pretrained_model": "False"}, named)
+    process = start(base)
+    read_to(process, "val_accuracy")
+    process.terminate()
+    log = process.communicate(timeout=100)[0]
+    assert process.returncode == 0, log
+    assert "Stopping: the channel test is not measured" in log
+    assert "test" not in metrics_of(base)
+
+
+@pytest.mark.parametrize("place", ["train/labels.json", "validation_0"])
+def test_sigterm_while_channels_are_opened_ends_process_1_at_once_and_writes_nothing(
+    tmp_path: Path, channels: dict[str, Path], place: str
+) -> None:
+    base = write_job(tmp_path / "ml", JOB, channels)
+    data = base / "input" / "data"
+    os.mkfifo(data / place)  # nobody will ever write to it
+    if place == "validation_0":
+        shutil.rmtree(data / "validation")
+        config = base / "input" / "config" / "inputdataconfig.json"
+        change = {"validation": {"TrainingInputMode": "Pipe"}}
+        config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    process = start(base, like_process_1=True)
+    writer = await_reader(process, data / place)
+    process.terminate()
+    try:
+        log = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+        os.close(writer)
+    assert process.returncode == 0, log
+    assert "SIGTERM before training has begun: nothing was written" in log
+    assert not list((base / "model").iterdir())
+    assert not (base / "output" / "failure").exists()
+
+
+def await_reader(process: subprocess.Popen[str], fifo: Path) -> int:
+    """A descriptor that holds the FIFO open, once the process reads it."""
+    while True:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # ENXIO: nobody reads it yet
+            time.sleep(0.05)
 
 
 def test_max_minutes_ends_a_job_with_its_best_epoch_and_without_it_the_job_goes_on(

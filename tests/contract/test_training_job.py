@@ -52,6 +52,29 @@ def test_the_log_has_the_lines_that_published_expressions_scrape(trained_job: Pa
     assert "\r" not in log
 
 
+def test_the_log_shows_every_hyperparameter_and_where_its_value_comes_from(
+    tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
+) -> None:
+    log = (trained_job / "log").read_text()
+    block = log[log.index("---- Parameters ----") :]
+    for entry in INTERFACES["mxnet"].hyperparameters:
+        assert re.search(rf" {entry.name}: .* \((default|given)\)\n", block), entry.name
+    assert "num_layers: 20 (given)" in block and "optimizer: sgd (default)" in block
+    assert "classes: 3: blue, green, red" in block
+    final = re.search(r"Final configuration: (.*)", log)
+    assert final and json.loads(final[1])["mini_batch_size"] == 8
+    given = {"preset": "transfer", "epochs": 1, "backbone": "resnet20", "image_shape": "3,32,32"}
+    given |= {"use_pretrained_model": 0}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    (base / "checkpoints").mkdir()
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"lr_schedule: \w+ \(preset transfer\)", done.stdout)
+    assert "use_pretrained_model: False (given)" in done.stdout
+    saved = base / "checkpoints" / "checkpoint-0000.safetensors"
+    assert f'Saved checkpoint to "{saved}"' in done.stdout
+
+
 def test_the_tensorflow_interface_splits_its_only_channel_and_logs_keras_lines(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
@@ -99,6 +122,8 @@ def test_records_train_like_the_folders_they_were_packed_from(
     base = write_job(tmp_path / "ml", given, channels, types)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
+    folder = base / "input" / "data" / "train"
+    assert f"Searching for .rec files in {folder}.\n" in done.stdout
     artifact = read_artifact(base / "model")
     assert artifact.labels.names == ("blue", "green", "red")
     assert artifact.manifest["metrics"]["training_samples"] == 42
@@ -241,7 +266,7 @@ def test_a_class_number_beyond_num_classes_is_refused_with_its_record(
 def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
-    given = HYPERPARAMETERS | {"num_layers": 18, "use_pretrained_model": 1}
+    given = HYPERPARAMETERS | {"backbone": "resnet18", "use_pretrained_model": 1}
     failure, _ = failed(write_job(tmp_path / "ml", given, small_channels))
     assert "no pretrained weights for resnet18" in failure
 
@@ -273,14 +298,13 @@ def test_checkpoints_of_another_job_are_refused(
     (base / "checkpoints").mkdir()
     assert run_train(base).returncode == 0
     config = base / "input" / "config" / "hyperparameters.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"optimizer": "adam"}))
+    given = json.loads(config.read_text())
+    config.write_text(json.dumps(given | {"optimizer": "adam"}))
     done = run_train(base)
     assert done.returncode == 2
     failure = (base / "output" / "failure").read_text()
     assert "optimizer was" in failure and "'name': 'adam'" in failure
-    config.write_text(
-        json.dumps({k: str(v) for k, v in (HYPERPARAMETERS | {"resize": 60}).items()})
-    )
+    config.write_text(json.dumps(given | {"resize": "60"}))
     assert run_train(base).returncode == 2
     assert "preprocessing was" in (base / "output" / "failure").read_text()
 

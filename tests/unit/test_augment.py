@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from image_classification.data.augment import Augmentation, augment, plan
 from image_classification.data.colour import shift_colour
-from image_classification.data.images import encode_jpeg, encode_png, resize
+from image_classification.data.images import decode, encode_jpeg, encode_png, resize
 from image_classification.data.preprocessing import Preprocessing, prepare
 from image_classification.data.warp import affine_matrix, warp
 from image_classification.errors import HyperparameterError
@@ -73,6 +75,19 @@ def test_a_random_crop_is_a_window_of_the_resized_image_at_every_possible_place(
     assert min(map(places.count, windows.values())) > 15  # 40 expected of each
 
 
+def test_a_random_crop_of_a_photograph_is_a_window_of_the_resized_one_to_a_grey_level() -> None:
+    data = encode_jpeg(picture(300, 420), 95)
+    preprocessing, augmentation = Preprocessing(160, 160, resize=200), Augmentation(crop="random")
+    whole = resize(decode(data), 200, 280).astype(int)
+    for row in numbers(augmentation, 20):
+        top, left = int(row["top"] * 41), int(row["left"] * 121)
+        crop = augment(data, preprocessing, augmentation, row)
+        difference = np.abs(crop - whole[top : top + 160, left : left + 160])[1:-1, 1:-1]
+        assert difference.mean() < 0.7 and difference.max() < 12
+        shifted = np.abs(crop[:, 1:] - whole[top : top + 160, left : left + 159]).mean()
+        assert difference.mean() < shifted / 2
+
+
 def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:
     image = picture(10, 10)
     augmentation = Augmentation(horizontal_flip=0.5)
@@ -83,6 +98,33 @@ def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:
         assert (
             augment(encode_png(image), Preprocessing(10, 10), augmentation, row) == expected
         ).all()
+
+
+@pytest.mark.parametrize("encode", [encode_jpeg, encode_png])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(32, 40), (33, 31)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop", ["random_resized", "random", "center"])
+def test_a_flip_changes_nothing_but_the_side(
+    encode: Callable[..., bytes],
+    channels: int,
+    size: tuple[int, int],
+    interpolation: str,
+    crop: str,
+) -> None:
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    preprocessing = Preprocessing(
+        *size, channels, resize=50, interpolation=interpolation, mean=zeros, std=ones
+    )
+    data = encode(picture(200, 300))
+    row = numbers(Augmentation(crop=crop))[0]
+    made = {}
+    for mirror, upside_down in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        row["mirror"], row["upside_down"] = mirror, upside_down
+        made[mirror, upside_down] = augment(data, preprocessing, Augmentation(crop=crop), row)
+    plain = made[0, 0]
+    assert (made[1, 0] == plain[:, ::-1]).all() and (made[0, 1] == plain[::-1]).all()
+    assert (made[1, 1] == plain[::-1, ::-1]).all()
 
 
 def test_a_random_resized_crop_has_the_area_and_aspect_that_were_asked_for() -> None:
@@ -205,3 +247,17 @@ def test_the_numbers_of_a_batch_depend_only_on_the_generator() -> None:
     augmentation = ALL["crop_color_transform"]
     assert (numbers(augmentation, 5) == numbers(augmentation, 5)).all()
     assert (numbers(augmentation, 5) != numbers(augmentation, 5, seed=1)).any()
+
+
+def test_colour_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
+    """(u1 + 4·u2)/5 of two uniform draws, over the symmetric range, truncated towards 0."""
+    augmentation, count = Augmentation.mxnet("crop_color"), 20_000
+    numbers = plan(augmentation, np.random.default_rng(0), count)
+    draws = np.random.default_rng(1).random((2, count))
+    expected = 2 * (draws[0] + 4 * draws[1]) / 5 - 1
+    for name, limit in (("hue", 36), ("saturation", 50), ("lightness", 50)):
+        shares = numbers[name] / limit
+        assert np.abs(shares).max() <= 1 and abs(shares.mean()) < 0.02
+        for beyond in (0.5, 0.8, 0.9):  # a single uniform draw would be there 0.5, 0.2, 0.1
+            found, wanted = (np.abs(values) >= beyond for values in (shares, expected))
+            assert found.mean() == pytest.approx(wanted.mean(), abs=0.02), (name, beyond)

@@ -51,7 +51,7 @@ def test_the_reason_fits_what_the_platform_keeps(tmp_path: Path) -> None:
     [
         (UserError("x"), "ClientError: x", 2),
         (AlgorithmError("x"), "AlgorithmError: x", 1),
-        (MemoryError(), "ClientError: out of memory", 2),
+        (MemoryError(), "ClientError: out of memory: set a smaller mini_batch_size", 2),
         (OSError(28, "No space left on device", "model.onnx"), "ClientError: no space left", 2),
         (ValueError("x"), "AlgorithmError: ValueError: x", 1),
     ],

@@ -51,7 +51,7 @@ def test_a_list_says_which_image_has_which_class(listed: Path, jpeg: bytes) -> N
     assert inputs.training.key(2) == "dog/3.jpg"
     sample = inputs.training.read(2)
     assert (sample.class_index, sample.data) == (1, jpeg)
-    assert not inputs.are_records
+    assert not inputs.packed
 
 
 def test_paths_of_a_list_may_begin_with_further_folders(listed: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from image_classification.contract import metrics
 from image_classification.contract.interface import INTERFACES
 from image_classification.contract.metrics import Metric
 from image_classification.training.checkpoint import EpochRecord
+from image_classification.training.heartbeat import Heartbeat
 from image_classification.training.journal import Journal
 
 EVERY_METRIC = [
@@ -33,7 +35,20 @@ def test_no_line_of_one_metric_is_taken_for_another() -> None:
         for metric in interface.metrics:
             line = "12/12 " + metric.line.format(value="0.5")
             scraped = {m.name for m in interface.metrics if re.search(m.regex, line)}
-            assert scraped == {metric.name}
+            assert scraped == {m.name for m in interface.metrics if m.line == metric.line}
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_the_objective_of_the_tuning_guides_is_declared(interface: str) -> None:
+    declared = {metric.name: metric for metric in INTERFACES[interface].metrics}
+    assert declared["validation:accuracy"].direction == "Maximize"
+    values = {"accuracy": 0.75}
+    lines = {
+        "mxnet": "\n".join(metrics.mxnet_epoch_lines(0, 1.0, {"accuracy": 0.5}, values)),
+        "tensorflow": metrics.keras_epoch_line(12, 1.0, {"accuracy": 0.5}, values),
+    }
+    found = re.findall(declared["validation:accuracy"].regex, lines[interface])
+    assert [float(value) for value in found] == [0.75]
 
 
 @pytest.mark.parametrize("value", EXTREMES)
@@ -70,13 +85,28 @@ def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
 
 def test_a_silent_job_says_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    journal = Journal("tensorflow", 3, 4, max_silence=0.05)
-    with journal.watching():
+    journal = Journal("tensorflow", 3, 4)
+    with Heartbeat(max_silence=0.05).running("opening the channels") as heartbeat:
+        await_line(caplog, "Still opening the channels, for 0 s")
+        heartbeat.now(journal.still)
         await_line(caplog, "Epoch 1/3, 0 s: step 1 of 4 is running")
-        journal.is_line_due(4)
+        journal.is_line_due(2)
+        journal.begin_validation()  # as after a stop within the epoch
         await_line(caplog, "Epoch 1/3, 0 s: validating")
-        journal.epoch_lines(record(2), 0)
-        await_line(caplog, "Still running: the last evaluation and the artifact")
+        journal.epoch_lines(record(0), 0)
+        await_line(caplog, "Epoch 2/3, 0 s: step 1 of 4 is running")
+        heartbeat.now("writing the artifact")
+        await_line(caplog, "Still writing the artifact, for 0 s")
+
+
+def test_who_writes_lines_is_not_interrupted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Heartbeat(max_silence=3600).running("opening the channels") as heartbeat:
+        heartbeat._last_line -= 3600
+        logging.getLogger("image_classification.anything").info("a line")
+        assert time.monotonic() - heartbeat._last_line < 3000
+    logger = logging.getLogger("image_classification")
+    assert heartbeat not in logger.handlers
 
 
 def await_line(caplog: pytest.LogCaptureFixture, expected: str) -> None:

@@ -327,7 +327,7 @@ def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
     inputs = open_inputs(channels, settings, "train")
     assert inputs.labels.names == ("even", "odd")
     assert (len(inputs.training), len(inputs.validation)) == (6, 4)
-    assert inputs.are_records
+    assert "train" in inputs.packed
     assert "The channel 'train' is in pipe input mode under" in caplog.text
     inputs.training.close()
 

@@ -41,6 +41,7 @@ class Backbone:
         weights_file: glob of that file inside the package.
         license: SPDX name of the weights' licence.
         source: where architecture and weights come from.
+        is_given: whether the channel `model` holds the backbone itself, and not weights for it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Backbone:
     weights_file: str | None = None
     license: str = "Apache-2.0"
     source: str = ""
+    is_given: bool = False
 
     def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std), one value per channel; a grey image takes the means of the RGB values."""
@@ -83,6 +85,7 @@ class ModelSpec:
         multi_label: each class has a sigmoid and binary cross-entropy (mean over the classes)
             instead of all a softmax and cross-entropy; targets are then 0 or 1 for every class.
         positive_weights: with multi_label, the weight of a class's loss where it is present; ().
+        folder: where the files of a backbone lie that `is_given`, while the engine is built.
     """
 
     backbone: str
@@ -98,6 +101,7 @@ class ModelSpec:
     compiles: bool = False
     multi_label: bool = False
     positive_weights: tuple[float, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,9 @@ class Engine(Protocol):
         A batch without weight takes part with gradients of zero; where no batch of an update, on
         any rank, has a sample of weight, nothing changes. The state between the batches of one
         update is not part of `state`.
+
+        Raises:
+            MemoryError: the batch does not fit the device's memory; so does `predict_step`.
         """
         ...
 

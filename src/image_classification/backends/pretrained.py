@@ -44,6 +44,15 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
     return {WEIGHT_PREFIX + name: tensor for name, tensor in named.items()}
 
 
+def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
+    """Whether there is a file, of whatever format, that a backend may take weights from.
+
+    Asked before a framework is loaded; only reading the file tells whether it is sound.
+    """
+    folder, name = (weights_dir / backbone.name).parent, Path(backbone.name).name
+    return any(folder.glob(f"{name}.*")) or _find_installed(backbone) is not None
+
+
 def _read_safetensors(path: Path) -> State:
     try:
         return dict(load_file(path))

@@ -108,11 +108,29 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command = add_command(
         subparsers,
         "export",
-        "write the artifact of an untouched pretrained backbone (ImageNet's 1,000 classes)",
-        "image-classification export --backbone efficientnet_lite0 --output imagenet-model",
+        "write an artifact without training, or an artifact in a format of TensorFlow",
+        "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
+        "  image-classification export --from-mxnet model.tar.gz --output model\n"
+        "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
     )
-    command.add_argument("--backbone", required=True, help="a backbone with pretrained weights")
-    command.add_argument("--backend", default="torch", help="default: torch")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--backbone", help="an untouched pretrained backbone (ImageNet's 1,000 classes)"
+    )
+    what.add_argument(
+        "--from-mxnet",
+        type=Path,
+        metavar="FILE",
+        help="model.tar.gz of the MXNet built-in, or the folder it was unpacked to",
+    )
+    what.add_argument(
+        "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
+    )
+    command.add_argument(
+        "--format", choices=("saved_model", "keras"), help="of --model; needs TensorFlow"
+    )
+    backend = environment.BACKEND.read()
+    command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
     )
@@ -123,12 +141,24 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def export(namespace: argparse.Namespace) -> int:
-    """Write the artifact of a pretrained backbone."""
+    """Write an artifact without training, or an artifact in another format."""
     from image_classification.data.labels import LabelMap
+    from image_classification.training.built_in_models import export_built_in
     from image_classification.training.pretrained_export import export_pretrained
 
+    if (namespace.model is None) != (namespace.format is None):
+        raise UsageError("--model and --format belong together: give both, or --backbone alone")
+    if namespace.model is not None:
+        from image_classification.training.format_export import export_format
+
+        export_format(namespace.model, "tensorflow", namespace.format, namespace.output)
+        _write(str(namespace.output))
+        return 0
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
-    export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
+    if namespace.from_mxnet:
+        export_built_in(namespace.from_mxnet, namespace.backend, labels, namespace.output)
+    else:
+        export_pretrained(namespace.backend, namespace.backbone, labels, namespace.output)
     _write(str(namespace.output))
     return 0
 
@@ -141,7 +171,8 @@ def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         "image-classification weights efficientnet_lite0 --output weights",
     )
     command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
-    command.add_argument("--backend", default="torch", help="default: torch")
+    backend = environment.BACKEND.read()
+    command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--output",
         type=Path,

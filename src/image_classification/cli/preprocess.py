@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.records import max_bad_of
+from image_classification.cli.records import add_segment, max_bad_of
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
@@ -95,11 +95,13 @@ def _add_split(command: argparse.ArgumentParser) -> None:
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("output").add_argument
+    output = command.add_argument_group("output")
+    add = output.add_argument
     add("--output", type=Path, metavar="DIR", help="default: <base>/processing/output")
     add("--format", choices=tuple(FORMATS), default="recordio", help="default recordio")
     add("--resize", type=int, metavar="N", help="shorter side in pixels (default: as it is)")
     add("--quality", type=int, metavar="Q", help="of JPEGs that are encoded again (default: 95)")
+    add_segment(output)
     add(
         "--shard-size",
         type=float,
@@ -213,6 +215,7 @@ def _plan(
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",
         max_pixels=max_pixels,
+        segment=namespace.segment,
     )
 
 

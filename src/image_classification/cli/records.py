@@ -98,6 +98,7 @@ def _add_pack(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="default: bilinear (antialiased)",
     )
     add = command.add_argument
+    add_segment(command)
     add("--pack-label", action="store_true", help="store all labels of a list with several")
     add("--workers", type=int, metavar="N", help="threads (default: one a core)")
     add_robustness(command)
@@ -125,6 +126,16 @@ def add_robustness(command: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="keep what is finished when interrupted, and go on after it the next time",
+    )
+
+
+def add_segment(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--segment`, which `preprocess` has too."""
+    command.add_argument(
+        "--segment",
+        action="store_true",
+        help="rewrite JPEGs without loss, with restart markers, so that training decodes only the "
+        "part of a picture that it crops (needs the program jpegtran)",
     )
 
 
@@ -194,7 +205,9 @@ def _options(args: argparse.Namespace) -> PackOptions:
         )
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     transcoding = Transcoding(**given, max_pixels=max_pixels) if given else None
-    return PackOptions(transcoding, args.pack_label, max_pixels=max_pixels)
+    if args.segment and args.encoding == ".png":
+        raise UsageError("--segment gives JPEGs restart markers: drop it, or --encoding .png")
+    return PackOptions(transcoding, args.pack_label, max_pixels=max_pixels, segment=args.segment)
 
 
 def workers_of(count: int | None) -> int:

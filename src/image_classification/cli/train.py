@@ -73,9 +73,12 @@ def run(namespace: argparse.Namespace) -> int:
             from image_classification.training.script_mode import run_script
 
             return run_script(paths, given, script)
-        from image_classification.training.job import run_job
+        from image_classification.training.stopping import stop_on_sigterm
 
-        run_job(paths, overrides)
+        with stop_on_sigterm() as should_stop:  # before the imports that take long
+            from image_classification.training.job import run_job
+
+            run_job(paths, overrides, should_stop)
     except Exception as error:
         return report_failure(error, failure_file)
     return 0

@@ -21,7 +21,11 @@ def describe(error: BaseException) -> tuple[str, int]:
         prefix, code, text = error.prefix, error.exit_code, str(error)
     elif isinstance(error, MemoryError):
         prefix, code = "ClientError", 2
-        text = "out of memory: use a smaller mini-batch or a larger instance"
+        text = (
+            "out of memory: set a smaller mini_batch_size (batch_size in the tensorflow interface; "
+            "accumulate_batches keeps the update's size), a smaller image_shape or backbone, or "
+            f"use a larger instance. {error}"
+        )
     elif isinstance(error, OSError) and error.errno == 28:
         prefix, code = "ClientError", 2
         text = f"no space left on device while writing {error.filename}: use a larger volume"

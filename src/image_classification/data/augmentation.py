@@ -18,7 +18,7 @@ _TRIALS = 10  # areas and aspect ratios tried before the centre is taken, as in 
 
 NUMBERS = np.dtype(
     [
-        ("top", "f8"), ("left", "f8"), ("area", "f8", _TRIALS), ("aspect", "f8", _TRIALS),
+        ("top", "f8"), ("left", "f8"), ("tall", "f8", _TRIALS), ("wide", "f8", _TRIALS),
         ("mirror", "?"), ("upside_down", "?"),
         ("rotation", "f8"), ("zoom", "f8"), ("shear", "f8"), ("ratio", "f8"),
         ("hue", "i8"), ("saturation", "i8"), ("lightness", "i8"),
@@ -26,7 +26,8 @@ NUMBERS = np.dtype(
         ("erased", "?"), ("erasing", "f8", 4),
     ]
 )  # fmt: skip
-"""One row for each image: `top` and `left` as shares, 0 to below 1, of the room for the crop."""
+"""One row for each image: `top` and `left` as shares, 0 to below 1, of the room for the crop; the
+parts to try, `tall` and `wide` as shares of the side of a square of the image's area."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ def plan(
         share = (draws[:, 8 + 2 * column] + 4 * draws[:, 9 + 2 * column]) / 5
         numbers[name] = np.trunc((2 * share - 1) * limit)
     (low, high), (flat, wide) = augmentation.area, np.log(augmentation.aspect)
-    numbers["area"] = low + (high - low) * draws[:, 20 : 20 + _TRIALS]
-    numbers["aspect"] = np.exp(flat + (wide - flat) * draws[:, 20 + _TRIALS :])
+    area = low + (high - low) * draws[:, 20 : 20 + _TRIALS]
+    aspect = np.exp(flat + (wide - flat) * draws[:, 20 + _TRIALS :])
+    numbers["tall"], numbers["wide"] = np.sqrt(area / aspect), np.sqrt(area * aspect)
     _plan_policy(numbers, augmentation, generator.random((count, 5 + 2 * MAX_OPERATIONS)))
     return numbers
 

@@ -24,14 +24,15 @@ from image_classification.data.channel_formats import FORMATS, check_format
 from image_classification.data.channel_splits import DEFAULT_TRAIN_RATIO, split_inventory
 from image_classification.data.encoded_image import EncodedImage, encode
 from image_classification.data.files import PARTIAL_SUFFIX, write_text
-from image_classification.data.findings import Findings, ListedImage
+from image_classification.data.findings import Findings
 from image_classification.data.findings.page import page
-from image_classification.data.findings.tally import Tally
+from image_classification.data.findings.tally import Tally, check_left_out
 from image_classification.data.images import DEFAULT_MAX_PIXELS
 from image_classification.data.inventory import SPLITS, Inventory
 from image_classification.data.labels import LABELS_FILE
 from image_classification.data.listing import ListEntry, write_list
 from image_classification.data.ordered_work import in_order
+from image_classification.data.segmenting import Segmenter
 from image_classification.data.shards import Shard, divide, shard_count
 from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
@@ -39,7 +40,6 @@ from image_classification.errors import DataError, UsageError
 FINDINGS_FILE = "findings.json"
 FINDINGS_PAGE = "findings.html"
 
-_NAMED = 10  # unusable images in the error; the log names all
 _logger = logging.getLogger(__name__)
 
 
@@ -59,6 +59,7 @@ class ChannelPlan:
         host, hosts: which of how many hosts this is, from 0. Every hosts-th shard is written.
         host_name: goes into file names, where hosts have different images; "" where all have all.
         max_pixels: of an image that is stored as it is; `transcoding` has its own.
+        segment: give JPEGs restart markers, so that a reader can decode parts of them.
     """
 
     train_ratio: float | None = None
@@ -73,6 +74,7 @@ class ChannelPlan:
     hosts: int = 1
     host_name: str = ""
     max_pixels: int = DEFAULT_MAX_PIXELS
+    segment: bool = False
 
 
 def write_channels(
@@ -171,9 +173,10 @@ def _write_shards(
     tally = Tally(inventory, splits)
     root, total = str(inventory.root), sum(len(shard.entries) for shard in shards)
     done = 0
+    segmenter = Segmenter() if plan.segment else None
 
     def process(entry: ListEntry) -> EncodedImage:
-        return encode(entry, root, plan.transcoding, plan.max_pixels)
+        return encode(entry, root, plan.transcoding, plan.max_pixels, segmenter)
 
     for shard in shards:
         channel = folder / shard.split
@@ -190,7 +193,9 @@ def _write_shards(
                 on_progress(done, total)
         write_list(channel / f"{shard.stem}.lst", written)
         tally.splits[shard.split].files.append(shard.stem)
-    _check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
+    if segmenter is not None:
+        segmenter.warn()
+    check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
     settings = {
         "train_ratio": None
         if inventory.splits
@@ -201,28 +206,9 @@ def _write_shards(
         "seed": plan.seed,
         "format": plan.format,
         "transcoding": asdict(plan.transcoding) if plan.transcoding else None,
+        "segment": plan.segment,
     }
     return tally.findings(settings, plan.host, plan.hosts)
-
-
-def _check_left_out(
-    left_out: Sequence[tuple[ListedImage, str]], total: int, max_bad: int | float, root: Path
-) -> None:
-    allowed = max_bad if isinstance(max_bad, int) else int(max_bad * total)
-    if len(left_out) <= allowed and (len(left_out) < total or not total):
-        return
-    named = "; ".join(f"{image.shown}: {reason}" for image, reason in left_out[:_NAMED])
-    more = (
-        f"; and {len(left_out) - _NAMED} more, named in the log" if len(left_out) > _NAMED else ""
-    )
-    if len(left_out) == total:
-        advice = f"not one image could be used: is {root} the folder of the images?"
-    else:
-        advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
-    raise DataError(
-        f"expected at most {allowed} unusable images, got {len(left_out)} of {total}: "
-        f"{named}{more}; {advice}; nothing was written"
-    )
 
 
 def _write_findings(findings: Findings, folder: Path, plan: ChannelPlan) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from image_classification.data.headers import ImageHeader, read_header
 from image_classification.data.images import DEFAULT_MAX_PIXELS, decode
 from image_classification.data.listing import ListEntry
+from image_classification.data.segmenting import Segmenter
 from image_classification.data.transcoding import Transcoding, transcode
 from image_classification.errors import ImageError
 
@@ -43,6 +44,7 @@ def encode(
     root: str,
     transcoding: Transcoding | None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    segmenter: Segmenter | None = None,
 ) -> EncodedImage:
     """Read the file of an entry and encode it; never raises for what is wrong with a file.
 
@@ -59,6 +61,8 @@ def encode(
         header = read_header(content)
         if transcoding is None:
             decode(content, header=header, min_size=_SEEN, max_pixels=max_pixels)
+        if segmenter is not None:
+            content = segmenter.segment(content, max_pixels)
         return EncodedImage(entry, content, header, digest)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         reason = error.strerror if isinstance(error, OSError) else None

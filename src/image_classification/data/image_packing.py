@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from image_classification.data.listing import ListEntry
 from image_classification.data.recordio import RecordHeader, pack_image_record
+from image_classification.data.segmenting import Segmenter
 from image_classification.data.transcoding import Transcoding, check_stored, transcode
 from image_classification.errors import AlgorithmError, DataError
 
@@ -27,7 +28,12 @@ class PackedImage:
 
 
 def pack_image(
-    entry: ListEntry, root: str, transcoding: Transcoding | None, pack_labels: bool, max_pixels: int
+    entry: ListEntry,
+    root: str,
+    transcoding: Transcoding | None,
+    pack_labels: bool,
+    max_pixels: int,
+    segmenter: Segmenter | None = None,
 ) -> PackedImage:
     """Read, check or transcode, and pack one image; what is wrong with it is the result's reason.
 
@@ -40,6 +46,8 @@ def pack_image(
             check_stored(content, max_pixels)
         else:
             content = transcode(content, transcoding)
+        if segmenter is not None:
+            content = segmenter.segment(content, max_pixels)
         several = pack_labels and len(entry.labels) > 1
         header = RecordHeader(entry.labels if several else entry.labels[0], entry.id)
         return PackedImage(entry, pack_image_record(header, content), None, has_back_slashes)

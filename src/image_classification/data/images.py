@@ -11,27 +11,18 @@ they decode and resize.
 from __future__ import annotations
 
 import io
-import struct
-import zlib
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-from image_classification.data.headers import ImageHeader, read_header, without_metadata
-from image_classification.data.orientation import turn_upright
+from image_classification.data.headers import ImageHeader, read_header
+from image_classification.data.jpeg_cutting import Box
+from image_classification.data.jpeg_decoding import decode_jpeg, decode_jpeg_part
+from image_classification.data.orientation import UPRIGHT, stored_box, turn_upright
+from image_classification.data.pillow_decoding import decode_with_pillow
 from image_classification.data.samples import UInt8Array
-from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
+from image_classification.errors import ImageDamagedError, ImageTooLargeError
 
 DEFAULT_MAX_PIXELS = 64 << 20
 """67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
@@ -48,21 +39,6 @@ INTERPOLATIONS = {
 
 _SCALES = (8, 4, 2)  # other DCT scales cost more than a full decode
 _MAX_JPEG_SCANS = 100  # encoders write about 10; each costs a pass over the whole picture
-
-# The readers themselves instead of `Image.open`: that one warns (about large images and damaged
-# multi-picture headers), and warnings cannot be silenced in one thread only.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-# What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
-_PILLOW_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
-    ArithmeticError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error, Warning,
-)  # fmt: skip
 
 
 def decode(
@@ -100,14 +76,60 @@ def decode(
     if header is None:
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
-    scale = _reduction(header, min_size)
-    pixels = None
-    if header.format == "JPEG":
-        _check_scans(data, header)
-        pixels = _decode_jpeg(data, header, channels, scale, smooth_chroma)
-    if pixels is None:
-        pixels = _decode_with_pillow(data, header, channels, scale)
+    scale = _reduction(header, header.upright_size, min_size)
+    pixels = _decode_stored(data, header, channels, scale, smooth_chroma)
     return turn_upright(pixels, header.orientation)
+
+
+def decode_part(
+    data: bytes,
+    part: Box,
+    *,
+    channels: int = 3,
+    min_size: tuple[int, int] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    header: ImageHeader | None = None,
+    smooth_chroma: bool = True,
+    blue_first: bool = False,
+) -> UInt8Array:
+    """Decode a part of an image file, and of a JPEG not much more than that part.
+
+    Args:
+        data: the file's content.
+        part: (top, left, height, width) in pixels of the upright picture, inside it.
+        min_size: (height, width). If given, the part of a JPEG may come back at 1/2, 1/4 or 1/8, as
+            long as neither side falls below this. Its edges then move by up to 7 pixels of the
+            file, to multiples of the reduction.
+        channels, max_pixels, header, smooth_chroma: as in `decode`.
+        blue_first: colours in the order blue, green, red.
+
+    Returns:
+        uint8 (height, width, channels), rows contiguous; not reduced, these are the pixels that
+        `decode` gives there, bit for bit.
+
+    Raises:
+        ImageError: as `decode` does; damage outside the part may go unnoticed.
+    """
+    if header is None:
+        header = read_header(data)
+    check_pixels(header.width, header.height, max_pixels)
+    scale = _reduction(header, part[2:], min_size)
+    box = stored_box(part, (header.height, header.width), header.orientation)
+    if scale > 1:
+        box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
+               box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
+    pixels = None
+    if header.format == "JPEG" and not header.is_progressive:
+        pixels = decode_jpeg_part(data, header, box, channels, scale, smooth_chroma, blue_first)
+    if pixels is None:
+        whole = _decode_stored(data, header, channels, scale, smooth_chroma)
+        top, left = box[0] // scale, box[1] // scale
+        pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
+        if blue_first:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    if header.orientation != UPRIGHT:
+        pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)
+    return pixels
 
 
 def resize(
@@ -181,100 +203,25 @@ def _check_scans(data: bytes, header: ImageHeader) -> None:
         )
 
 
-def _reduction(header: ImageHeader, min_size: tuple[int, int] | None) -> int:
-    """The largest of 8, 4, 2 that leaves both upright sides at `min_size` or above, else 1."""
+def _decode_stored(
+    data: bytes, header: ImageHeader, channels: int, scale: int, smooth_chroma: bool
+) -> UInt8Array:
+    """All pixels as stored (H·W·C), at 1/`scale`."""
+    pixels = None
+    if header.format == "JPEG":
+        _check_scans(data, header)
+        pixels = decode_jpeg(data, header, channels, scale, smooth_chroma)
+    if pixels is None:
+        pixels = decode_with_pillow(data, header, channels, scale)
+    return pixels
+
+
+def _reduction(header: ImageHeader, size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
+    """The largest of 8, 4, 2 that leaves both sides of `size` at `min_size` or above, else 1."""
     if min_size is None or header.format != "JPEG":
         return 1
-    height, width = header.upright_size
+    height, width = size
     for scale in _SCALES:
         if height // scale >= min_size[0] and width // scale >= min_size[1]:
             return scale
     return 1
-
-
-def _decode_jpeg(
-    data: bytes, header: ImageHeader, channels: int, scale: int, smooth_chroma: bool
-) -> UInt8Array | None:
-    """Pixels as stored (H·W·C), or None where libjpeg-turbo has any complaint."""
-    if header.channels not in (1, 3):
-        return None  # CMYK: Pillow knows Adobe's inversion
-    # What libjpeg makes of 1/scale; any smaller scale would fall below it.
-    height, width = -(-header.height // scale), -(-header.width // scale)
-    try:
-        if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
-            return None
-        pixels: UInt8Array = simplejpeg.decode_jpeg(
-            data,
-            colorspace="RGB" if channels == 3 else "GRAY",
-            min_height=height if scale > 1 else 0,
-            min_width=width if scale > 1 else 0,
-            fastupsample=not smooth_chroma,
-        )
-    except (ValueError, RuntimeError):
-        return None
-    return pixels
-
-
-def _decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: int) -> UInt8Array:
-    """Pixels as stored (H·W·C)."""
-    content = io.BytesIO(without_metadata(data, header))
-    try:
-        with _READERS[header.format](content) as image:
-            if image.size != (header.width, header.height):
-                raise ImageDamagedError(
-                    f"this {header.format} contradicts itself: {header.width} × {header.height} "
-                    f"pixels in one place, {image.width} × {image.height} in another"
-                )
-            if scale > 1:
-                image.draft(None, (image.width // scale, image.height // scale))
-            image.load()
-            return _to_array(image, header, channels)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(
-            f"{error}; make the image smaller (Pillow has a limit of its own)"
-        ) from error
-    except _PILLOW_ERRORS as error:
-        raise ImageDamagedError(
-            f"this {header.format} of {header.width} × {header.height} pixels "
-            f"({len(data)} bytes) is truncated or corrupt: {error}"
-        ) from error
-
-
-def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
-    """uint8 (H, W, channels) of a loaded Pillow image of any mode."""
-    mode, transparency = image.mode, image.info.get("transparency")
-    if mode in ("RGBA", "LA", "PA") or (mode == "P" and transparency is not None):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    elif mode.startswith("I"):
-        return _from_16_bits(np.asarray(image), transparency, channels)
-    elif transparency is not None and mode in ("1", "L", "RGB"):
-        image = _without_colour_key(image, header.bit_depth)
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"), np.uint8)
-    return pixels.reshape(image.height, image.width, channels)
-
-
-def _from_16_bits(grey: npt.NDArray[Any], transparency: object, channels: int) -> UInt8Array:
-    """16-bit grey (H, W) scaled by 1/257, so that 65,535 becomes 255; Pillow would clip it."""
-    wide = np.clip(grey, 0, 0xFFFF).astype(np.uint32)
-    narrow = ((wide + 128) // 257).astype(np.uint8)
-    if isinstance(transparency, int):
-        narrow[wide == transparency] = 255
-    return np.repeat(narrow[:, :, np.newaxis], channels, axis=2)
-
-
-def _without_colour_key(image: Image.Image, bit_depth: int) -> Image.Image:
-    """Pixels of the one transparent colour become white.
-
-    PNG gives the colour in the file's own depth, but Pillow has scaled the pixels to 8 bits.
-    """
-    transparency = image.info["transparency"]
-    pixels = np.array(image.convert("RGB"), np.uint8)
-    levels = np.atleast_1d(np.asarray(transparency, np.int64))
-    if image.mode != "1":  # there Pillow has scaled it
-        levels = levels >> 8 if bit_depth == 16 else levels * 255 // ((1 << bit_depth) - 1)
-    pixels[(pixels == levels).all(axis=2)] = 255
-    return Image.fromarray(pixels)

@@ -13,17 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classification.data.augment import Augmentation, augment, plan
+from image_classification.data.augmentation import Augmentation, plan
 from image_classification.data.bad_samples import BadSamples
-from image_classification.data.preprocessing import Preprocessing, prepare
+from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, IntArray, UInt8Array
 from image_classification.data.sampling import (
     balanced_order,
@@ -31,41 +28,29 @@ from image_classification.data.sampling import (
     rank_count,
     step_generator,
 )
-from image_classification.data.sources import PastTheEnd, Source
+from image_classification.data.sources import Source
 from image_classification.data.sources.stream import StreamSource
-from image_classification.errors import AlgorithmError, DataError
+from image_classification.data.step_filling import SlotFiller, Step
+from image_classification.errors import AlgorithmError
 
-_TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a sample 1,500 µs
-
-
-@dataclass
-class _Step:
-    """A batch in the making: its samples, its buffer and the tasks that fill it."""
-
-    indices: IntArray
-    buffer: UInt8Array
-    numbers: npt.NDArray[np.void] | None
-    keys: list[str]
-    targets: list[int | UInt8Array]
-    good: npt.NDArray[np.bool_]
-    tasks: list[Future[None]] = field(default_factory=list)
+_TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a sample 700 µs
 
 
 class _Run:
     """One pass over an epoch: what is under way, and how to stop it."""
 
-    def __init__(self, source: Source) -> None:
-        self.pending: deque[_Step] = deque()
+    def __init__(self, filler: SlotFiller) -> None:
+        self.pending: deque[Step] = deque()
         self.stopped = threading.Event()
-        self._source = source
+        self.filler = filler
 
     def stop(self) -> None:
         """Drop what has not begun and wait for the samples being decoded now (milliseconds)."""
         if self.stopped.is_set():
             return
         self.stopped.set()
-        if isinstance(self._source, StreamSource):
-            self._source.end()  # wakes the threads that wait for it
+        if isinstance(self.filler.source, StreamSource):
+            self.filler.source.end()  # wakes the threads that wait for it
         tasks = [task for step in self.pending for task in step.tasks]
         wait([task for task in tasks if not task.cancel()])
         self.pending.clear()
@@ -86,9 +71,11 @@ class Loader:
         balanced: whether that order has every class equally often.
         seed: of order and augmentation.
         rank, world_size: which part of every epoch is this process's.
+        most_samples: of the rank that has most, where each has a source of its own.
         threads: how many decode; one carries about 400 photographs of 500×375 a second.
         prefetch: batches to fill ahead of the caller.
         bad_samples: what to do about samples that cannot be used; None fails at the first.
+        key_prefix: before the keys of bad samples, to tell splits apart.
 
     Attributes:
         samples: how many were handed over in this epoch.
@@ -112,6 +99,7 @@ class Loader:
         prefetch: int = 2,
         bad_samples: BadSamples | None = None,
         key_prefix: str = "",
+        most_samples: int | None = None,
     ) -> None:
         self.source = source
         self.preprocessing = preprocessing
@@ -124,6 +112,7 @@ class Loader:
         self.world_size = world_size
         self.bad_samples = BadSamples() if bad_samples is None else bad_samples
         self.key_prefix = key_prefix
+        self.most_samples = most_samples or rank_count(len(source), 0, world_size)
         self.samples = 0
         self.wait_seconds = 0.0
         self._task_samples = max(1, min(_TASK_SAMPLES, -(-batch_size // (2 * threads))))
@@ -135,11 +124,14 @@ class Loader:
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every rank; a short rank's last one may be empty."""
-        return -(-rank_count(len(self.source), 0, self.world_size) // self.batch_size)
+        return -(-self.most_samples // self.batch_size)
 
-    def epoch(self, number: int, first_step: int = 0) -> Generator[Batch, None, None]:
+    def epoch(
+        self, number: int, first_step: int = 0, *, shuffle: bool | None = None
+    ) -> Generator[Batch, None, None]:
         """The batches of epoch `number` from `first_step` on, equal to those of a whole epoch.
 
+        `shuffle` stands for the loader's own, for this epoch.
         A batch is valid until the next one is asked for. Bad samples are left out, so a batch may
         be shorter than `batch_size`, and empty if all its samples are bad. Beginning an epoch ends
         the one before it.
@@ -149,9 +141,28 @@ class Loader:
         """
         if self._run is not None:
             self._run.stop()
-        self._run = run = _Run(self.source)
+        filler = SlotFiller(
+            self.source, self.preprocessing, self.augmentation, self.bad_samples, self.key_prefix
+        )
+        self._run = run = _Run(filler)
         self.samples, self.wait_seconds = 0, 0.0
-        return self._batches(run, number, first_step)
+        order = self.order(number, self.rank, self.world_size, shuffle=shuffle)
+        return self._batches(run, order, number, first_step)
+
+    def order(
+        self, epoch: int, rank: int, world_size: int, *, shuffle: bool | None = None
+    ) -> IntArray:
+        """Int64 indices of the samples that `rank` reads in an epoch; of a stream, of its places.
+
+        Rank 0 of 1 reads them all, in the order in which the ranks of any world take turns.
+        """
+        place = (self.seed, epoch, rank, world_size)
+        if self.balanced:
+            return balanced_order(self.source.class_indices, *place)
+        shuffle = self.shuffle if shuffle is None else shuffle
+        if isinstance(self.source, StreamSource):
+            shuffle = False  # it shuffles itself
+        return epoch_order(len(self.source), *place, shuffle)
 
     def close(self) -> None:
         """End the threads; whatever they have begun is dropped."""
@@ -170,8 +181,9 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _batches(self, run: _Run, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        order = self._order(epoch)
+    def _batches(
+        self, run: _Run, order: IntArray, epoch: int, first_step: int
+    ) -> Generator[Batch, None, None]:
         stream = self.source if isinstance(self.source, StreamSource) else None
         if stream is not None:
             first = first_step * self.batch_size * self.world_size
@@ -189,17 +201,12 @@ class Loader:
                         stream.finish()
                     return
                 ready = self._finish(run)
-                yield self._batch(ready)
+                batch = ready.batch()
+                self.samples += len(batch)
+                yield batch
                 free.append(ready.buffer)
         finally:
             run.stop()
-
-    def _order(self, epoch: int) -> IntArray:
-        place = (self.seed, epoch, self.rank, self.world_size)
-        if self.balanced:
-            return balanced_order(self.source.class_indices, *place)
-        shuffle = self.shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
-        return epoch_order(len(self.source), *place, shuffle)
 
     def _begin(
         self, run: _Run, order: IntArray, epoch: int, number: int, buffer: UInt8Array
@@ -210,48 +217,20 @@ class Loader:
         if self.augmentation is not None:
             generator = step_generator(self.seed, epoch, self.rank, number)
             numbers = plan(self.augmentation, generator, len(indices))
-        count = len(indices)
-        good = np.zeros(count, np.bool_)
-        step = _Step(indices, buffer, numbers, [""] * count, [0] * count, good)
+        step = Step(indices, buffer, numbers)
         run.pending.append(step)
-        for start in range(0, count, self._task_samples):
-            slots = range(start, min(start + self._task_samples, count))
+        for start in range(0, len(indices), self._task_samples):
+            slots = range(start, min(start + self._task_samples, len(indices)))
             step.tasks.append(self._threads.submit(self._fill, run, step, slots))
 
-    def _fill(self, run: _Run, step: _Step, slots: range) -> None:
+    def _fill(self, run: _Run, step: Step, slots: range) -> None:
         """Decode some slots of a step; runs in a thread."""
         for slot in slots:
             if run.stopped.is_set():
                 return
-            self._fill_slot(step, slot)
+            run.filler.fill(step, slot)
 
-    def _fill_slot(self, step: _Step, slot: int) -> None:
-        index = int(step.indices[slot])
-        sample = None
-        try:
-            sample = self.source.read(index)
-            if step.numbers is None or self.augmentation is None:
-                prepare(sample.data, self.preprocessing, step.buffer[slot])
-            else:
-                numbers: Any = step.numbers[slot]
-                augment(
-                    sample.data, self.preprocessing, self.augmentation, numbers, step.buffer[slot]
-                )
-        except PastTheEnd:
-            return
-        except DataError as error:
-            reason = str(error)
-        else:
-            step.keys[slot] = sample.key
-            step.targets[slot] = (
-                sample.class_index if sample.multi_hot is None else sample.multi_hot
-            )
-            step.good[slot] = True
-            return
-        key = self.source.key(index) if sample is None else sample.key
-        self.bad_samples.report(self.key_prefix + key, reason)
-
-    def _finish(self, run: _Run) -> _Step:
+    def _finish(self, run: _Run) -> Step:
         """Wait for the oldest step; raise what any thread raised, also for a later step."""
         began = time.perf_counter()
         wait(run.pending[0].tasks, return_when=FIRST_EXCEPTION)
@@ -261,23 +240,3 @@ class Loader:
                 if task.done():
                     task.result()
         return run.pending.popleft()
-
-    def _batch(self, step: _Step) -> Batch:
-        """The step's good samples; where some are bad, the others move up within the buffer."""
-        slots = np.flatnonzero(step.good)
-        if len(slots) < len(step.indices):
-            step.buffer[: len(slots)] = step.buffer[slots]
-        self.samples += len(slots)
-        return Batch(
-            images=step.buffer[: len(slots)],
-            targets=_stacked([step.targets[slot] for slot in slots]),
-            weights=np.ones(len(slots), np.float32),
-            keys=tuple(step.keys[slot] for slot in slots),
-        )
-
-
-def _stacked(targets: list[int | UInt8Array]) -> npt.NDArray[Any]:
-    """int64 (N,) of class indices, uint8 (N, classes) of multi-hot rows."""
-    if targets and isinstance(targets[0], np.ndarray):
-        return np.stack(targets)
-    return np.array(targets, np.int64)

@@ -19,6 +19,8 @@ EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT (the legal one), LONG
 _ENTRY_BYTES = 12
+# Which axes of the picture run backwards, rows and columns; after transposing it from 5 on.
+_BACKWARDS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 
 
 def read_orientation(exif: bytes) -> int:
@@ -46,6 +48,30 @@ def is_transposed(orientation: int) -> bool:
     return orientation >= 5
 
 
+def stored_box(
+    box: tuple[int, int, int, int], size: tuple[int, int], orientation: int
+) -> tuple[int, int, int, int]:
+    """Where a part of the upright picture is stored.
+
+    Args:
+        box: (top, left, height, width) in pixels of the upright picture.
+        size: (height, width) as stored.
+        orientation: 1 to 8.
+
+    Returns:
+        (top, left, height, width) in pixels as stored.
+    """
+    top, left, height, width = box
+    rows, columns = _BACKWARDS.get(orientation, (1, 1))
+    if is_transposed(orientation):
+        size = (size[1], size[0])
+    if rows < 0:
+        top = size[0] - top - height
+    if columns < 0:
+        left = size[1] - left - width
+    return (left, top, width, height) if is_transposed(orientation) else (top, left, height, width)
+
+
 def turn_upright(image: UInt8Array, orientation: int) -> UInt8Array:
     """`image` (H·W·C as stored, C-contiguous) as it is meant to be seen, C-contiguous.
 
@@ -57,8 +83,6 @@ def turn_upright(image: UInt8Array, orientation: int) -> UInt8Array:
     pixels = image.view(f"V{image.shape[2]}")[:, :, 0]
     if is_transposed(orientation):
         pixels = pixels.T
-    # Which axes of the (transposed) picture run backwards: rows, columns.
-    backwards = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
-    rows, columns = backwards.get(orientation, (1, 1))
+    rows, columns = _BACKWARDS.get(orientation, (1, 1))
     turned = np.ascontiguousarray(pixels[::rows, ::columns])
     return turned.view(np.uint8).reshape(*turned.shape, image.shape[2])

@@ -25,6 +25,7 @@ class PackOptions:
         label_width: how many labels every line of the list must have; None takes what is there.
         part, parts: pack only the lines that fall to part `part` of `parts`, counted from 0.
         max_pixels: of an image that must be decoded to be checked; `transcoding` has its own.
+        segment: give JPEGs restart markers, so that a reader can decode parts of them.
     """
 
     transcoding: Transcoding | None = None
@@ -33,6 +34,7 @@ class PackOptions:
     part: int = 0
     parts: int = 1
     max_pixels: int = DEFAULT_MAX_PIXELS
+    segment: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.parts:

@@ -22,6 +22,7 @@ from image_classification.data.pack_inputs import check_output, entries_of, labe
 from image_classification.data.pack_options import AS_STORED, PackOptions, describe_job
 from image_classification.data.pack_report import PackReport, SkippedImage, Tally, check_skipped
 from image_classification.data.record_parts import RecordParts
+from image_classification.data.segmenting import Segmenter
 from image_classification.errors import DataError
 
 __all__ = ["PackOptions", "PackReport", "SkippedImage", "pack"]
@@ -67,7 +68,9 @@ def pack(
         labels.check_beside(output)
     job = describe_job(list_path, root, options)
     parts = RecordParts(output, job, entries, shard_bytes=shard_bytes, resume=resume)
-    packer = _Packer(list_path, root, options, workers or os.cpu_count() or 1, on_progress)
+    segmenter = Segmenter() if options.segment else None
+    workers = workers or os.cpu_count() or 1
+    packer = _Packer(list_path, root, options, workers, on_progress, segmenter)
     with _named_errors(output, parts, resume), parts:
         tally, resumed = packer.fill(parts, entries)
         check_skipped(tally.skipped, len(entries), max_bad, root)
@@ -99,6 +102,7 @@ class _Packer:
     options: PackOptions
     workers: int
     on_progress: Callable[[int, int], None] | None
+    segmenter: Segmenter | None
 
     def fill(self, parts: RecordParts, entries: Sequence[ListEntry]) -> tuple[Tally, int]:
         """Pack what is not in a finished part yet; the tally, and how many images were."""
@@ -112,12 +116,19 @@ class _Packer:
                 parts.end_part(tally.end_part())
             if self.on_progress is not None:
                 self.on_progress(done, len(entries))
+        if self.segmenter is not None:
+            self.segmenter.warn()
         return tally, resumed
 
     def _process(self, entry: ListEntry) -> PackedImage:
         options = self.options
         return pack_image(
-            entry, str(self.root), options.transcoding, options.pack_labels, options.max_pixels
+            entry,
+            str(self.root),
+            options.transcoding,
+            options.pack_labels,
+            options.max_pixels,
+            self.segmenter,
         )
 
 

@@ -189,12 +189,23 @@ class RecordFile:
         sizes = self.record_sizes()
         self._check_sizes(sizes, IMAGE_HEADER.size)
         first = self.offsets // 4 + 2
-        words = self._words[first[:, np.newaxis] + np.arange(IMAGE_HEADER.size // 4)]
+        words = np.empty((len(first), IMAGE_HEADER.size // 4), np.uint32)
+        for column in range(words.shape[1]):  # all places at once would take twice the memory
+            words[:, column] = self._words[first + column]
         headers: npt.NDArray[np.void] = words.view(IMAGE_HEADER_TYPE)[:, 0]
         for number in self._split_records():
             headers[number] = np.frombuffer(self.read(number), IMAGE_HEADER_TYPE, 1)[0]
         self._check_sizes(sizes, IMAGE_HEADER.size + 4 * headers["flag"].astype(np.int64))
         return headers
+
+    def forget_headers(self) -> None:
+        """Release `record_headers`, 24 bytes a record, until somebody asks for them again."""
+        self.__dict__.pop("record_headers", None)
+
+    def record_id(self, number: int) -> int:
+        """The image id of record `number`, without the other headers."""
+        begin, _ = self._whole(number)
+        return int(IMAGE_HEADER.unpack_from(self._map if begin else self.read(number), begin)[2])
 
     def record_labels(self) -> FloatArray:
         """float32 (records,), the first label of each record."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,52 @@ try:
 except ImportError:
     cykooz_resizer = None
 
+HIDING_RATIO = 1.25
+"""Shrinking by this hides how small chroma was enlarged: it may be repeated, not interpolated."""
+
 _own = threading.local()  # a resizer has buffers of its own, so every thread has one
 
 
-def resize_bilinear(
+def resize_into(
     image: UInt8Array,
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float],
+    out: UInt8Array,
+    interpolation: str = "bilinear",
+    mirror: bool = False,
+    upside_down: bool = False,
+    box: tuple[float, float, float, float] | None = None,
+) -> None:
+    """Resize a picture into a slot of a batch, and flip it there.
+
+    Args:
+        image: uint8 (H, W, 1 or 3), rows contiguous.
+        out: uint8 (height, width, channels), C-contiguous: takes the result.
+        interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
+        mirror: flip the result from left to right. `image` must have its colours in reverse order
+            then (blue first): they are turned round together with the bytes of each row, which
+            takes a tenth of the time that moving pixels takes.
+        upside_down: flip the result from top to bottom.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to take.
+    """
+    height, width = out.shape[:2]
+    if image.shape == out.shape and box in (None, (0, 0, width, height)):
+        resized = image
+    elif interpolation != "bilinear" or cykooz_resizer is None:
+        resized = resize(np.ascontiguousarray(image), height, width, interpolation, box)
+    else:
+        resized = _resize_fast(image, height, width, box)
+    if upside_down:
+        resized = resized[::-1]
+    rows, slots = resized.reshape(height, -1), out.reshape(height, -1)
+    if not mirror:
+        slots[...] = rows
+    elif rows.shape[1] % 8 == 0:  # eight bytes at a time, each eight turned round as a number
+        slots.view("<u8")[...] = rows.view(">u8")[:, ::-1]
+    else:
+        slots[...] = rows[:, ::-1]
+
+
+def resize_bilinear(
+    image: UInt8Array, height: int, width: int, box: tuple[float, float, float, float]
 ) -> UInt8Array:
     """Resize a part of a picture.
 
@@ -42,24 +81,39 @@ def resize_bilinear(
     left, top, right, bottom = box
     rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
     part = image[rows, columns]  # nothing outside may be looked at
-    left, top, right, bottom = (
-        left - columns.start, top - rows.start, right - columns.start, bottom - rows.start
-    )  # fmt: skip
+    inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
     if cykooz_resizer is None:
         part = np.ascontiguousarray(part)  # Pillow takes 2 ms to copy such a view
-        return resize(part, height, width, "bilinear", (left, top, right, bottom))
-    channels = image.shape[2]
+        return resize(part, height, width, "bilinear", inside)
+    return _resize_fast(part, height, width, inside)
+
+
+def _resize_fast(
+    part: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8Array:
+    channels = part.shape[2]
     kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8
+    if not hasattr(_own, "resizer"):
+        _own.resizer, _own.options = cykooz_resizer.Resizer(), _options()
+    options = _own.options
+    if box is not None:
+        left, top, right, bottom = box
+        options = _options()
+        options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
+    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
+    target = cykooz_resizer.ImageData(width, height, kind)
+    _own.resizer.resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
+
+
+def _options() -> Any:
     options = cykooz_resizer.ResizeOptions()
     options.resize_alg = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
     options.use_alpha = False
-    options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
-    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
-    target = cykooz_resizer.ImageData(width, height, kind)
-    if not hasattr(_own, "resizer"):
-        _own.resizer = cykooz_resizer.Resizer()
-    _own.resizer.resize(source, target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
+    return options
 
 
 def _to_bytes(part: UInt8Array) -> bytes:

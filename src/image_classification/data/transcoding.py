@@ -22,12 +22,11 @@ from image_classification.data.images import (
     encode_png,
     resize,
 )
-from image_classification.data.reduction import resize_bilinear
+from image_classification.data.reduction import HIDING_RATIO, resize_bilinear
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
 AUTO = "auto"
-_HIDING_RATIO = 1.25  # shrinking by this hides how the chroma was enlarged
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
@@ -131,7 +130,7 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
         header=header,
         min_size=(side, side) if side and ratio > 1 else None,
         max_pixels=transcoding.max_pixels,
-        smooth_chroma=ratio < _HIDING_RATIO,
+        smooth_chroma=ratio < HIDING_RATIO,
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
     down, across = image.shape[0] / full_height, image.shape[1] / full_width

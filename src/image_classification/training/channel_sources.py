@@ -40,11 +40,13 @@ class Expected:
         classes: how many, or None if the data tells.
         labels: the names, or None if the data tells.
         is_multi_label: several labels an image.
+        is_part: whether the channel is this host's part of a larger one, which may lack classes.
     """
 
     classes: int | None
     labels: LabelMap | None
     is_multi_label: bool = False
+    is_part: bool = False
 
 
 def open_channel(
@@ -57,8 +59,10 @@ def open_channel(
         DataError: damaged or contradictory data.
     """
     if listing is not None:
+        _logger.info("Searching for .lst files in %s.", listing.path)
         return _open_list(channel, _only(listing, "*.lst"), expected)
     if has_records(channel):
+        _logger.info("Searching for .rec files in %s.", channel.path)
         return _open_records(channel, expected)
     if list(channel.path.glob("*.manifest")):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)
@@ -67,7 +71,7 @@ def open_channel(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
             "give records, a list or a manifest with several labels, or leave multi_label out"
         )
-    folder = FolderSource(channel.path, expected.labels)
+    folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_part)
     if expected.classes is not None and len(folder.labels) != expected.classes:
         raise DataError(
             f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
@@ -115,7 +119,12 @@ def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tupl
         raise ListError(f"Invalid lst file in the {channel.name} channel: {error}") from error
     _logger.info("Channel %s: %s names %d images", channel.name, listing, len(inventory.entries))
     paths = [entry.path for entry in inventory.entries]
-    source = ListedSource(inventory.name, channel.path, paths, inventory.class_indices)
+    classes = inventory.class_indices
+    if expected.is_part:  # the list is of all hosts' images
+        here = [n for n, path in enumerate(paths) if (channel.path / path).is_file()]
+        _logger.info("Channel %s: %d of them are on this host", channel.name, len(here))
+        paths, classes = [paths[n] for n in here], classes[here]
+    source = ListedSource(inventory.name, channel.path, paths, classes)
     return source, _wide_enough(inventory.labels, expected)
 
 

@@ -156,6 +156,7 @@ class Checkpoints:
             "seconds": checkpoint.seconds,
         }
         write_text(self._json_path(place), json.dumps(content, indent=1))
+        _logger.info('Saved checkpoint to "%s"', self._weights_path(place))
         self._remove_all_but({place, (history.best_epoch + 1, 0)})
 
     def load_latest(self, metric: str = "accuracy") -> Checkpoint | None:
@@ -215,10 +216,12 @@ class Checkpoints:
             return None
 
     def _remove_all_but(self, kept: set[_Place]) -> None:
-        for place in set(self._places()) - kept:
-            self._json_path(place).unlink(missing_ok=True)
-            self._weights_path(place).unlink(missing_ok=True)
         assert self._directory is not None
+        stems = {self._weights_path(place).stem for place in kept}
+        for path in self._directory.glob("checkpoint-*.safetensors"):  # also those without a JSON
+            if _NAME.fullmatch(path.stem) and path.stem not in stems:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
         for leftover in self._directory.glob(f"checkpoint-*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 

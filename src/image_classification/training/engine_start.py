@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from image_classification import backends
 from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract.channels import ChannelInput
-from image_classification.training.initial_weights import load_initial_weights
+from image_classification.training.given_backbone import given_folder
+from image_classification.training.initial_weights import ChannelWeights, load_initial_weights
 from image_classification.training.inputs import Inputs
 from image_classification.training.multi_label import positive_weights
 from image_classification.training.settings import Settings
@@ -16,19 +18,25 @@ _logger = logging.getLogger(__name__)
 
 
 def start_engine(
-    settings: Settings, inputs: Inputs, model_channel: ChannelInput | None, world: World
+    settings: Settings,
+    inputs: Inputs,
+    given: ChannelWeights | None,
+    model_channel: ChannelInput | None,
+    world: World,
 ) -> tuple[Engine, str]:
     """The engine with its first weights, and where those come from.
 
-    The framework is imported here.
+    The framework is imported here. `given` are the channel model's weights; where that channel is
+    the backbone itself, the backend reads it.
 
     Raises:
         UserError: no such backbone or backend, or weights that are missing or do not fit.
     """
     backend = backends.load(settings.backend)
-    spec = _spec_of(settings, inputs)
-    engine = backend.build(spec, settings.optimizer, world)
-    started_from = load_initial_weights(engine, backend, settings, inputs.labels, model_channel)
+    with given_folder(settings.backbone, model_channel) as folder:
+        spec = _spec_of(settings, inputs, folder)
+        engine = backend.build(spec, settings.optimizer, world)
+    started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
     _logger.info(
         "Built %s on %s: %d parameters, %d of them trained",
         spec.backbone,
@@ -39,7 +47,7 @@ def start_engine(
     return engine, started_from
 
 
-def _spec_of(settings: Settings, inputs: Inputs) -> ModelSpec:
+def _spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSpec:
     preprocessing, rows = settings.preprocessing, inputs.training.multi_hot
     is_weighted = settings.weighted_loss and rows is not None
     return ModelSpec(
@@ -56,4 +64,5 @@ def _spec_of(settings: Settings, inputs: Inputs) -> ModelSpec:
         compiles=settings.compiles,
         multi_label=settings.multi_label,
         positive_weights=positive_weights(rows) if is_weighted and rows is not None else (),
+        folder=folder,
     )

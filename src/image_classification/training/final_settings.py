@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from image_classification.contract import environment
 from image_classification.errors import HyperparameterError
 from image_classification.training.inputs import Inputs
+from image_classification.training.request import JobRequest
+from image_classification.training.resize_choice import resize_of
 from image_classification.training.results import plain
 from image_classification.training.settings import Settings
 
@@ -19,14 +22,17 @@ _MAY_CHANGE = (
 )
 """Settings that a job may change when it goes on from its checkpoints."""
 
+_SHOWN_LABELS = 20
+
 _logger = logging.getLogger(__name__)
 
 
 def final_settings(settings: Settings, inputs: Inputs) -> Settings:
-    """What the data decides: image files need a `resize` before the crop, records were resized.
+    """What the data decides: the `resize` before the crop.
 
     Raises:
         HyperparameterError: the data has not got the classes that the settings need.
+        ChannelError: nothing tells to which size images and records are to be brought.
     """
     if settings.binary_mode and len(inputs.labels) != 2:
         raise HyperparameterError(
@@ -35,25 +41,32 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
         )
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     preprocessing = replace(settings.preprocessing, max_pixels=max_pixels)
-    if preprocessing.mode == "crop" and preprocessing.resize is None and not inputs.are_records:
-        backbone = settings.backbone
-        side = max(preprocessing.height, preprocessing.width)
-        resize = round(side * backbone.resize / backbone.input_size)
+    if preprocessing.mode == "crop" and preprocessing.resize is None:
+        resize = resize_of(inputs, preprocessing, settings.backbone)
         preprocessing = replace(preprocessing, resize=resize)
-        _logger.info("resize is not set and the channel holds image files: using %d", resize)
     return replace(settings, preprocessing=preprocessing)
 
 
-def log_settings(interface: str, settings: Settings, inputs: Inputs) -> None:
-    """The final configuration, one line a setting, as the MXNet built-in shows it."""
+def log_settings(request: JobRequest, inputs: Inputs) -> None:
+    """The final configuration, one line a hyperparameter, as the MXNet built-in shows it.
+
+    What the data has decided follows: the classes, and the resize where the job sets none.
+    """
+    interface = request.interface.name
+    _logger.info("Final configuration: %s", json.dumps(request.values, ensure_ascii=False))
     _logger.info("---- Parameters ----")
-    shown: dict[str, Any] = {"interface": interface, **vars(settings)}
-    shown |= {"backbone": settings.backbone.name, "num_classes": len(inputs.labels)}
-    for name in ("classes", "labels", "expected_samples"):
-        del shown[name]
-    for name, value in shown.items():
-        _logger.info("%s: %s", name, value)
-    _logger.info("labels: %s", ", ".join(inputs.labels.names[:20]))
+    for name, value, origin in request.origins():
+        is_given = origin != "default" and not origin.startswith("preset ")
+        remark = ("given" if origin == name else f"given as {origin}") if is_given else origin
+        _logger.info("%s: %s (%s)", name, value, remark)
+    settings = request.settings
+    network = settings.backbone.name
+    _logger.info("network: %s by %s, interface %s", network, settings.backend, interface)
+    _logger.info("preprocessing: %s", json.dumps(request.settings.preprocessing.to_json()))
+    shown = ", ".join(inputs.labels.names[:_SHOWN_LABELS])
+    more = f" and {len(inputs.labels) - _SHOWN_LABELS} more"
+    is_long = len(inputs.labels) > _SHOWN_LABELS
+    _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more if is_long else "")
 
 
 def identity_of(interface: str, settings: Settings, inputs: Inputs, hosts: int) -> dict[str, Any]:
@@ -65,6 +78,7 @@ def identity_of(interface: str, settings: Settings, inputs: Inputs, hosts: int) 
         "interface": interface,
         "hosts": hosts,
         "labels": list(inputs.labels.names),
-        "training_samples": len(inputs.training),
+        "training_samples": inputs.training_samples,
+        "each_host_has_a_part": inputs.whole is not None,
         "validation_samples": len(inputs.validation),
     }

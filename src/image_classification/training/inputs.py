@@ -14,6 +14,7 @@ import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
 from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.samples import IntArray
 from image_classification.data.sources import Source
 from image_classification.data.sources.stream import StreamSource
 from image_classification.data.sources.subset import SubsetSource
@@ -21,10 +22,26 @@ from image_classification.data.splitting import stratified_split
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.training.channel_sources import Expected, has_records, open_channel
 from image_classification.training.class_names import given_names
+from image_classification.training.own_part import names_for_all_hosts
 from image_classification.training.pipes import copy_of_pipe, stream_of
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WholeTraining:
+    """The training samples of all hosts, where each has a part.
+
+    Attributes:
+        samples: of all of them.
+        most_samples: of the host that has most.
+        class_counts: int64 (classes,).
+    """
+
+    samples: int
+    most_samples: int
+    class_counts: IntArray
 
 
 @dataclass(frozen=True)
@@ -35,25 +52,51 @@ class Inputs:
         training, validation: sources.
         test: what the final model is measured on, or None.
         labels: the label map of all.
-        are_records: record files (True) or image files.
+        packed: the splits that come as records; the others are image files.
+        whole: of the training data, where `training` is this host's part of it.
     """
 
     training: Source
     validation: Source
     test: Source | None
     labels: LabelMap
-    are_records: bool
+    packed: frozenset[str] = frozenset()
+    whole: WholeTraining | None = None
+
+    @property
+    def training_samples(self) -> int:
+        """How many there are, over all hosts."""
+        return len(self.training) if self.whole is None else self.whole.samples
+
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The sources there are, as train, validation and test."""
+        sources = {"train": self.training, "validation": self.validation}
+        return sources if self.test is None else sources | {"test": self.test}
 
 
-def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channel: str) -> Inputs:
+def open_inputs(
+    channels: Mapping[str, ChannelInput],
+    settings: Settings,
+    channel: str,
+    *,
+    is_part: bool = False,
+) -> Inputs:
     """Open the training channel named `channel` and its validation.
+
+    Args:
+        channels, settings: of the job.
+        channel: the training channel's name.
+        is_part: whether each of several hosts has a part of the training channel.
 
     Raises:
         ChannelError: a channel without usable data.
         DataError: damaged data, or class numbers and names that do not fit together.
     """
     given = given_names(channels, settings.labels, settings.classes)
-    expected = Expected(settings.classes, given, settings.multi_label)
+    if is_part:
+        given = given or names_for_all_hosts(channels, channel, settings)
+    expected = Expected(settings.classes, given, settings.multi_label, is_part)
     training, labels = _open_training(channels, channel, expected, settings)
     expected = Expected(len(labels), labels, settings.multi_label)
     if "validation" in channels:
@@ -68,9 +111,20 @@ def open_inputs(channels: Mapping[str, ChannelInput], settings: Settings, channe
         if not isinstance(source, StreamSource):
             _check_classes(name, source, labels)
             _log_counts(name, source, labels)
-    if not isinstance(training, StreamSource):
+    if not isinstance(training, StreamSource) and not is_part:
         _compare_count(len(training), settings.expected_samples)
-    return Inputs(training, validation, test, labels, has_records(channels[channel]))
+    return Inputs(training, validation, test, labels, _packed(channels, channel))
+
+
+def _packed(channels: Mapping[str, ChannelInput], training: str) -> frozenset[str]:
+    """The splits that come as records; what is held out of training comes as training does."""
+    found = {"train": channels[training], "validation": channels[training]}
+    found |= {name: channels[name] for name in ("validation", "test") if name in channels}
+    return frozenset(
+        split
+        for split, channel in found.items()
+        if channel.name + LIST_SUFFIX not in channels and has_records(channel)
+    )
 
 
 def _open_training(

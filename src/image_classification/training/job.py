@@ -7,7 +7,7 @@ Read `run_job` from top to bottom: each line is a module. Everything that can be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from image_classification.artifact import Artifact
@@ -22,6 +22,8 @@ from image_classification.training.epoch_files import (
     tensorboard_writer,
 )
 from image_classification.training.final_settings import final_settings, identity_of, log_settings
+from image_classification.training.heartbeat import Heartbeat
+from image_classification.training.initial_weights import given_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import Loaders, open_loaders
@@ -30,7 +32,8 @@ from image_classification.training.measuring import measure
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, write_predictions, write_results
-from image_classification.training.stopping import stop_on_sigterm
+from image_classification.training.sharding import agreed
+from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
 """Written to output/data: what the validation pass said of each image."""
@@ -38,35 +41,47 @@ PREDICTIONS_FILE = "validation-predictions.jsonl"
 _logger = logging.getLogger(__name__)
 
 
-def run_job(paths: JobPaths, overrides: Mapping[str, str] | None = None) -> Artifact | None:
+def run_job(
+    paths: JobPaths, overrides: Mapping[str, str] | None, should_stop: StopRequest
+) -> Artifact | None:
     """Run the job of `paths` and write its artifact; `overrides` win over its hyperparameters.
 
-    SIGTERM ends training after the step that is running; the best epoch so far is written. Of
+    A stop ends training after the step that is running; the best epoch so far is written. Of
     several hosts the first one writes and returns the artifact, the others return None.
 
     Raises:
         UserError: hyperparameters, channels or data must change; nothing was written.
     """
-    request = read_request(paths, overrides)
-    inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
-    request = replace(request, settings=final_settings(request.settings, inputs))
-    log_settings(request.interface.name, request.settings, inputs)
-
-    with stop_on_sigterm() as should_stop:
-        world = world_of(request.cluster)
-        engine, started_from = start_engine(
-            request.settings, inputs, request.channels.get("model"), world
+    with Heartbeat().running("opening the channels") as heartbeat:
+        request = read_request(paths, overrides)
+        inputs = open_inputs(
+            request.channels,
+            request.settings,
+            request.interface.training_channel,
+            is_part=request.is_sharded,
         )
+        request = replace(request, settings=final_settings(request.settings, inputs))
+        log_settings(request, inputs)
+        model_channel = request.channels.get("model")
+        given = given_weights(request.settings, inputs.labels, model_channel)
+
+        heartbeat.now("building the network")
+        world = world_of(request.cluster)
+        engine, started_from = start_engine(request.settings, inputs, given, model_channel, world)
+        should_stop.is_training = True
         try:
             group = ProcessGroup(engine, world)
+            inputs = agreed(inputs, request.settings, group, is_part=request.is_sharded)
             on_cpu = engine.device == "cpu"
             with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
                 loop = _loop_of(request, inputs, loaders, group, should_stop)
-                with loop.journal.watching():
-                    _train(loop, request, group)
-                    results = None
-                    if group.is_leader:
-                        results = measure(request, inputs, loaders, loop, started_from)
+                heartbeat.now(loop.journal.still)
+                _train(loop, request, group)
+                results = None
+                if group.is_leader:
+                    heartbeat.now("measuring what the best weights reach")
+                    results = measure(request, inputs, loaders, loop, started_from)
+            heartbeat.now("writing the artifact, which the first host does")
             artifact = _write(paths, results, engine) if results else None
             group.wait()  # a host that ended before the first has saved would end the job
         finally:
@@ -79,7 +94,7 @@ def _loop_of(
     inputs: Inputs,
     loaders: Loaders,
     group: ProcessGroup,
-    should_stop: Callable[[], bool],
+    should_stop: StopRequest,
 ) -> Loop:
     settings, interface = request.settings, request.interface.name
     if isinstance(inputs.training, StreamSource):
@@ -96,6 +111,7 @@ def _loop_of(
         checkpoints=Checkpoints(request.paths.checkpoints, identity),
         world=group.world,
         should_stop=should_stop,
+        is_out_of_time=should_stop.is_out_of_time,
     )
 
 
@@ -122,10 +138,13 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     artifact = write_results(paths.model, results, engine)
     history = results.history
     _logger.info(
-        "The best epoch was %d with validation %s %.6f; artifact in %s",
+        "The best epoch was %d with validation %s %.6f and loss %.6f (%.6f as served, calibrated); "
+        "artifact in %s",
         history.best_epoch + 1,
         history.metric,
         history.accuracies[history.best_epoch],
+        results.calibration.loss_before,
+        results.calibration.loss_after,
         paths.model,
     )
     return artifact

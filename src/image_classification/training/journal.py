@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from image_classification.contract import metrics
 from image_classification.training.checkpoint import EpochRecord
@@ -15,8 +13,7 @@ from image_classification.training.epoch_files import EpochObserver
 BATCHES_PER_LINE = 20
 """The MXNet built-in's Speedometer interval."""
 
-MAX_SILENCE_SECONDS = 30.0
-_DUE_SECONDS = 20.0  # a step may take the rest
+_DUE_SECONDS = 20.0  # of MAX_SILENCE_SECONDS; a step may take the rest
 
 _logger = logging.getLogger(__name__)
 
@@ -28,43 +25,24 @@ class Journal:
         interface: mxnet or tensorflow; decides the lines that metrics are scraped from.
         epochs: of the whole job.
         steps: of an epoch.
-        max_silence: seconds after which `watching` says that the job lives.
     """
 
-    def __init__(
-        self, interface: str, epochs: int, steps: int, max_silence: float = MAX_SILENCE_SECONDS
-    ) -> None:
+    def __init__(self, interface: str, epochs: int, steps: int) -> None:
         self._is_mxnet = interface == "mxnet"
-        self._epochs, self._steps, self._max_silence = epochs, steps, max_silence
+        self._epochs, self._steps = epochs, steps
         self._epoch = self._step = 0
+        self._is_validating = False
         self._epoch_seconds: float | None = None  # of the last whole epoch, validation included
         self._epoch_start = self._last_line = time.monotonic()
         self.observers: Sequence[EpochObserver] = ()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """While the block runs, no silence is longer than `max_silence`: a line says what runs.
-
-        For what the loop cannot interrupt: a slow first step, a long validation.
-        """
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(self._max_silence / 10):
-                if time.monotonic() - self._last_line >= 0.9 * self._max_silence:
-                    self._say(self._still())
-
-        thread = threading.Thread(target=watch, name="journal", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
     def begin_epoch(self, epoch: int, step: int) -> None:
         """An epoch (0 for the first) begins, or goes on after `step` steps of it."""
-        self._epoch, self._step = epoch, step
+        self._epoch, self._step, self._is_validating = epoch, step, False
+
+    def begin_validation(self) -> None:
+        """The epoch's training has ended, or was stopped, and its validation begins."""
+        self._is_validating = True
 
     def is_line_due(self, step: int) -> bool:
         """Whether `step_line` should be called after `step` (1 for the first)."""
@@ -102,7 +80,7 @@ class Journal:
             f"waiting for data, {100 * record.outside_share:.1f} % outside the training step, "
             f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left"
         )
-        self._epoch, self._step = record.epoch + 1, 0
+        self._epoch, self._step, self._is_validating = record.epoch + 1, 0, False
         self._epoch_seconds = self._last_line - self._epoch_start
         self._epoch_start = self._last_line
         for observe in self.observers:
@@ -121,6 +99,10 @@ class Journal:
     def test_lines(self, test: Mapping[str, float], samples: int, seconds: float) -> None:
         """What the final model reaches on the channel test, and how fast."""
         self._log(metrics.keras_test_lines(test) + metrics.keras_latency_lines(samples, seconds))
+
+    def stop_line(self, reason: str) -> None:
+        """Training ends before its last epoch."""
+        self._say(reason)
 
     def best_line(self, accuracy: float) -> None:
         """The MXNet built-in's line about a new best epoch."""
@@ -142,14 +124,14 @@ class Journal:
         whole = self._epoch_seconds or elapsed * self._steps / max(step, 1)
         return max(whole - elapsed, 0.0) + whole * (self._epochs - epoch - 1)
 
-    def _still(self) -> str:
+    def still(self) -> str:
         """What has been running for so long, as far as the steps tell."""
         seconds = time.monotonic() - self._epoch_start
-        if self._epoch >= self._epochs:
-            return "Still running: the last evaluation and the artifact"
-        where = f"Epoch {self._epoch + 1}/{self._epochs}, {seconds:.0f} s: "
-        if self._step >= self._steps:
+        where = f"Epoch {min(self._epoch + 1, self._epochs)}/{self._epochs}, {seconds:.0f} s: "
+        if self._is_validating:
             return where + "validating"
+        if self._epoch >= self._epochs or self._step >= self._steps:
+            return where + "saving"
         return f"{where}step {self._step + 1} of {self._steps} is running"
 
 
@@ -162,6 +144,10 @@ class SilentJournal(Journal):
 
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         """Nothing."""
+
+    def still(self) -> str:
+        """Where to look."""
+        return "Still training with the other hosts; the first one logs how far the job is"
 
     def _say(self, line: str) -> None:
         """Nothing."""

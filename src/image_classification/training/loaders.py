@@ -11,8 +11,9 @@ from image_classification.contract import environment
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.loader import Loader
 from image_classification.data.sources import Source
-from image_classification.training.inputs import Inputs
+from image_classification.training.inputs import Inputs, WholeTraining
 from image_classification.training.settings import Settings
+from image_classification.training.sharding import own_seed
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ def open_loaders(
         world: this process among those that train together.
         on_cpu: whether the engine computes on the CPU.
     """
-    sources = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
-    present = {name: source for name, source in sources.items() if source is not None}
-    count = sum(len(source) for source in present.values())
+    count = sum(len(source) for source in inputs.splits.values())
     bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
     loaders = {
-        name: loader_of(name, source, settings, bad_samples, world, on_cpu=on_cpu)
-        for name, source in present.items()
+        name: loader_of(
+            name, source, settings, bad_samples, world, on_cpu=on_cpu, whole=inputs.whole
+        )
+        for name, source in inputs.splits.items()
     }
     try:
         yield Loaders(loaders["train"], loaders["validation"], loaders.get("test"), bad_samples)
@@ -66,6 +67,7 @@ def loader_of(
     world: World,
     *,
     on_cpu: bool,
+    whole: WholeTraining | None = None,
 ) -> Loader:
     """The loader of `split`; only train is shuffled, augmented and shared among the ranks.
 
@@ -73,6 +75,8 @@ def loader_of(
     """
     cpus = environment.cpu_count()
     is_training = split == "train"
+    is_part = is_training and whole is not None
+    is_shared = is_training and not is_part
     return Loader(
         source,
         settings.preprocessing,
@@ -80,9 +84,10 @@ def loader_of(
         augmentation=settings.augmentation if is_training else None,
         shuffle=is_training,
         balanced=is_training and settings.recipe.balanced_sampling,
-        seed=settings.seed,
-        rank=world.rank if is_training else 0,
-        world_size=world.size if is_training else 1,
+        seed=own_seed(settings.seed, world.rank) if is_part else settings.seed,
+        rank=world.rank if is_shared else 0,
+        world_size=world.size if is_shared else 1,
+        most_samples=whole.most_samples if is_part and whole is not None else None,
         threads=max(1, cpus // 4) if on_cpu else cpus,
         bad_samples=bad_samples,
         key_prefix=f"{split}/",

@@ -27,17 +27,13 @@ from image_classification.training.process_group import ProcessGroup
 from image_classification.training.resuming import newest_checkpoint
 from image_classification.training.running_metrics import RunningMetrics
 from image_classification.training.step_inputs import StepInputs
-from image_classification.training.stopping import JobClock
+from image_classification.training.stopping import JobClock, never
 from image_classification.training.validation import Validation
 
 if TYPE_CHECKING:
     from image_classification.data.loader import Loader
     from image_classification.training.journal import Journal
     from image_classification.training.settings import Settings
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass
@@ -53,6 +49,7 @@ class Loop:
         checkpoints: where the job can be resumed from.
         world: this process among those that train together; alone by default.
         should_stop: asked after each step; training then ends with the best epoch so far.
+        is_out_of_time: after a stop, whether a pass that is needed must end with what it has.
         history: the epochs so far; not empty after a resume.
         best_weights: weights of the best epoch so far.
         last_weights: weights of the last step, kept by `run` where the settings ask for them.
@@ -66,7 +63,8 @@ class Loop:
     journal: Journal
     checkpoints: Checkpoints
     world: World = field(default_factory=World)
-    should_stop: Callable[[], bool] = _never
+    should_stop: Callable[[], bool] = never
+    is_out_of_time: Callable[[], bool] = never
     history: History = field(default_factory=History)
     best_weights: State = field(default_factory=dict)
     last_weights: LastWeights | None = None
@@ -110,6 +108,7 @@ class Loop:
         rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
             if rule and rule.is_due(self.history.accuracies):
+                self.journal.stop_line(rule.reason(self.history.accuracies, self.history.metric))
                 break
             progress = self._begin(epoch)
             if not self._run_epoch(progress):
@@ -120,12 +119,15 @@ class Loop:
             self.engine.load_state(self.best_weights)
 
     def evaluate(self) -> Outcomes:
-        """Every validation sample once, with the best weights; measured again only if need be."""
-        return self._best_outcomes or self.outcomes_of(self.validation)
+        """The validation with the best weights; measured again only if need be."""
+        epoch = len(self.history.epochs)
+        found = self._best_outcomes or self.outcomes_of(self.validation)
+        return found or self._validation.outcomes_in_time(epoch)
 
-    def outcomes_of(self, loader: Loader) -> Outcomes:
-        """Every sample of a loader once; UserError if the numbers are no longer finite."""
-        return self._validation.outcomes_of(loader, len(self.history.epochs))
+    def outcomes_of(self, loader: Loader) -> Outcomes | None:
+        """Every sample of a loader once, None if stopped; UserError if numbers are not finite."""
+        epoch = len(self.history.epochs)
+        return self._validation.outcomes_of(loader, epoch, self.should_stop)
 
     def _last(self, progress: EpochProgress | None) -> LastWeights:
         """The weights of now: of the last epoch that counts, or of one that a stop cut short."""
@@ -146,18 +148,20 @@ class Loop:
         totals = progress.metrics.totals(self.group)
         check_finite(totals["loss"], progress.epoch)
         record = progress.record(totals, self.training.wait_seconds)
-        outcomes, validation = self._validation.measure(
-            progress.epoch, self.group, self._must_stop_validating
-        )
-        if not validation:
-            self._save(progress)
+        self.journal.begin_validation()
+        is_needed = self.history.best_epoch < 0  # without an epoch it is all that there will be
+        must_stop = self.should_stop if is_needed else self._must_stop
+        found = self._validation.measure(progress.epoch, self.group, must_stop, is_needed=is_needed)
+        if is_whole and not found.is_whole:
+            self._save(progress)  # the next start has all of the epoch but its validation
+        if not found.metrics:
             return False
         cut_after = 0 if is_whole else progress.step
-        record = replace(record, validation=validation, cut_after=cut_after)
+        record = replace(record, validation=found.metrics, cut_after=cut_after)
         self.history.epochs.append(record)
         epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
-        return self._keep(record, outcomes, is_whole)
+        return self._keep(record, found.outcomes, is_whole and found.is_whole)
 
     def _begin(self, epoch: int) -> EpochProgress:
         partial, self._partial = self._partial, None
@@ -204,7 +208,7 @@ class Loop:
 
     @cached_property
     def _validation(self) -> Validation:
-        return Validation(self.engine, self.settings, self.validation)
+        return Validation(self.engine, self.settings, self.validation, self.is_out_of_time)
 
     @cached_property
     def _inputs(self) -> StepInputs:
@@ -218,10 +222,6 @@ class Loop:
 
     def _must_stop(self) -> bool:
         return self.should_stop() or self._clock.is_over(self.settings.max_minutes)
-
-    def _must_stop_validating(self) -> bool:
-        """Without an epoch to keep, the validation is all that there will be: it is finished."""
-        return self.history.best_epoch >= 0 and self._must_stop()
 
     def _save(self, progress: EpochProgress) -> None:
         """Write a checkpoint within an epoch; the leader does, with the metrics of all ranks."""

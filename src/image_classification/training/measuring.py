@@ -52,7 +52,11 @@ def _test(loop: Loop, loaders: Loaders, temperature: float) -> Outcomes | None:
     if loaders.test is None:
         return None
     start, settings = time.monotonic(), loop.settings
-    outcomes = at_temperature(loop.outcomes_of(loaders.test), temperature)
+    found = loop.outcomes_of(loaders.test)
+    if found is None:
+        _logger.warning("Stopping: the channel test is not measured")
+        return None
+    outcomes = at_temperature(found, temperature)
     measured = metrics_of(outcomes, settings.top_k, settings.binary_metric)
     loop.journal.test_lines(measured, len(outcomes.keys), time.monotonic() - start)
     return outcomes

@@ -20,7 +20,7 @@ from image_classification.contract import environment
 from image_classification.data.files import write_bytes
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.errors import DataError
+from image_classification.errors import BackendError, DataError
 from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
 from image_classification.training.results import description_of, engine_writers
 
@@ -42,7 +42,9 @@ def export_pretrained(
     backbone = backends.catalog(backend_name).find(backbone_name)
     backend = backends.load(backend_name)
     state = pretrained_weights(backend, backbone)
-    classes = len(state[HEAD_PREFIX + "bias"])
+    classes = len(state.get(HEAD_PREFIX + "bias", ()))
+    if not classes:
+        raise BackendError(f"the pretrained weights of {backbone.name} have no head to answer with")
     labels = labels or LabelMap.numbered(classes)
     if len(labels) != classes:
         raise DataError(

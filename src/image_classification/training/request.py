@@ -7,7 +7,7 @@ settings that follow from them, and the hosts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
@@ -15,9 +15,11 @@ from image_classification.contract.environment import Cluster, JobPaths, read_cl
 from image_classification.contract.hyperparameters import Value
 from image_classification.contract.interface import Interface, recognise
 from image_classification.contract.shared_hyperparameters import PRESET
+from image_classification.data.bad_samples import BadSamples
 from image_classification.data.tfrecord import require_checksums
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.training.settings import Settings, settings_of
+from image_classification.training.stand_in import replaced_backbone
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,17 @@ class JobRequest:
     settings: Settings
     cluster: Cluster
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each of several hosts has training samples of its own."""
+        is_sharded = self.channels[self.interface.training_channel].is_sharded
+        return is_sharded and len(self.cluster.hosts) > 1
+
     def origins(self) -> list[tuple[str, str, str]]:
         """(name, value, where it comes from) of each hyperparameter.
 
-        It comes from the name it was given by, from "preset <name>", or is "default".
+        It comes from the name it was given by, from "preset <name>", or is "default"; a backbone
+        also comes "in place of" one without weights.
         """
         added = self.interface.added_by_preset(self.given)
         rows = []
@@ -54,6 +63,9 @@ class JobRequest:
             preset = f"preset {self.values[PRESET.name]}" if entry.name in added else "default"
             value = self.values[entry.name]
             shown = "unset" if value is None else str(value)
+            if entry.name == "backbone" and self.settings.stands_for:
+                asked = self.settings.stands_for
+                shown, preset = self.settings.backbone.name, f"in place of {asked}"
             rows.append((entry.name, shown, names[0] if names else preset))
         return rows
 
@@ -69,19 +81,59 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
     values = interface.parse(given)
-    settings = settings_of(interface.name, values)
-    cluster = read_cluster(paths)
-    _check_shards(cluster, channels)
+    settings = _settings(interface.name, values, channels)
+    BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     if settings.tensorboard:
         require_checksums()  # not after hours of training
-    return JobRequest(paths, interface, channels, given, values, settings, cluster)
+    cluster = read_cluster(paths)
+    request = JobRequest(paths, interface, channels, given, values, settings, cluster)
+    _check_shards(request)
+    return request
 
 
-def _check_shards(cluster: Cluster, channels: Mapping[str, ChannelInput]) -> None:
-    sharded = [name for name, channel in channels.items() if channel.is_sharded]
-    if len(cluster.hosts) > 1 and sharded:
+def _settings(
+    interface: str, values: Mapping[str, Value], channels: Mapping[str, ChannelInput]
+) -> Settings:
+    """The settings, with a stand-in where the weights of the network asked for are missing."""
+    replaced = replaced_backbone(interface, values, channels)
+    if replaced is None:
+        return settings_of(interface, values)
+    backbone, asked = replaced
+    settings = settings_of(interface, {**values, "backbone": backbone})
+    return replace(settings, stands_for=asked)
+
+
+def _check_shards(request: JobRequest) -> None:
+    """What a job with several hosts may have as ShardedByS3Key: its training channel."""
+    hosts, training = len(request.cluster.hosts), request.interface.training_channel
+    if hosts == 1:
+        return
+    others = [
+        name
+        for name, channel in request.channels.items()
+        if channel.is_sharded and name != training
+    ]
+    if others:
         raise ChannelError(
-            f"channel {', '.join(sharded)}: with {len(cluster.hosts)} hosts every host must see "
-            "all samples, of which it then takes its part: set S3DataDistributionType to "
-            "FullyReplicated instead of ShardedByS3Key"
+            f"channel {', '.join(others)}: with {hosts} hosts only {training} may be "
+            "ShardedByS3Key; the first host reads the others whole: set S3DataDistributionType to "
+            "FullyReplicated"
+        )
+    if not request.is_sharded:
+        return
+    remedy = f"set S3DataDistributionType of {training} to FullyReplicated"
+    if request.channels[training].is_pipe:
+        raise ChannelError(
+            f"channel {training}: with ShardedByS3Key and {hosts} hosts nothing says how many "
+            f"images the pipe of each host has: use File or FastFile mode, or {remedy}"
+        )
+    if "validation" not in request.channels:
+        raise ChannelError(
+            "Missing required channel: validation. With ShardedByS3Key nothing is held out of "
+            f"{training}, of which each host has a part: give the channel, or {remedy}"
+        )
+    if request.settings.weighted_loss or request.settings.recipe.class_weights:
+        raise HyperparameterError(
+            "use_weighted_loss and class_weights count the classes of all training images, of "
+            f"which each host has a part: leave them out, or {remedy}"
         )

@@ -29,6 +29,7 @@ from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs
 from image_classification.training.kept_weights import LastWeights
 from image_classification.training.settings import Settings
+from image_classification.training.sharding import class_counts
 
 _logger = logging.getLogger(__name__)
 
@@ -119,15 +120,13 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
 
 def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
     """Split → samples that have each class; not of a pipe, which is not counted beforehand."""
-    splits = {"train": inputs.training, "validation": inputs.validation, "test": inputs.test}
     counts = {}
-    for name, source in splits.items():
-        if source is None or isinstance(source, StreamSource):
+    for name, source in inputs.splits.items():
+        if isinstance(source, StreamSource):
             continue
-        if source.multi_hot is None:
-            counts[name] = np.bincount(source.class_indices, minlength=len(inputs.labels)).tolist()
-        else:
-            counts[name] = source.multi_hot.sum(axis=0, dtype=np.int64).tolist()
+        counts[name] = class_counts(source, len(inputs.labels)).tolist()
+    if inputs.whole is not None:
+        counts["train"] = inputs.whole.class_counts.tolist()
     return counts
 
 
@@ -206,7 +205,8 @@ def _description(results: Results) -> dict[str, Any]:
         "epochs": len(history.epochs),
         "train": best.train,
         "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
-        "training_samples": len(results.inputs.training),
+        "validation_before_calibration": best.validation,
+        "training_samples": results.inputs.training_samples,
         "validation_samples": len(results.validation.keys),
     }
     if results.test is not None:

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from image_classification.training.settings import Settings
+
+SECONDS_TO_VALIDATE = 60.0
+"""After SIGTERM; the platform kills 120 s after it, and the artifact must be written by then."""
 
 _logger = logging.getLogger(__name__)
 
@@ -36,16 +39,31 @@ class EarlyStopping:
 
     def is_due(self, accuracies: Sequence[float]) -> bool:
         """Whether to stop after epochs that reached these validation accuracies, in order."""
-        best, waited = float("-inf"), 0
-        for accuracy in accuracies:
+        waited = len(accuracies) - self.counted_from(accuracies) - 1
+        return len(accuracies) >= self.min_epochs and waited >= self.patience
+
+    def reason(self, accuracies: Sequence[float], metric: str) -> str:
+        """Why the job ends after these epochs, for the log."""
+        best = self.counted_from(accuracies)
+        gains = [f"{self.absolute_tolerance:g}"] if self.absolute_tolerance else []
+        gains += [f"{100 * self.relative_tolerance:g} %"] if self.relative_tolerance else []
+        more = f" by more than {' and '.join(gains)}" if gains else ""
+        return (
+            f"Early stopping after epoch {len(accuracies)}: none of the "
+            f"{len(accuracies) - best - 1} epochs since epoch {best + 1}, with validation {metric} "
+            f"{accuracies[best]:.6f}, was better{more} (early_stopping_patience={self.patience})"
+        )
+
+    def counted_from(self, accuracies: Sequence[float]) -> int:
+        """The last epoch, 0 for the first, that gained enough on those before; −1 without any."""
+        best, place = float("-inf"), -1
+        for epoch, accuracy in enumerate(accuracies):
             margin = self.absolute_tolerance
             if best > 0:
                 margin = max(margin, self.relative_tolerance * best)
             if accuracy > best + (margin if best > float("-inf") else 0.0):
-                best, waited = accuracy, 0
-            else:
-                waited += 1
-        return len(accuracies) >= self.min_epochs and waited >= self.patience
+                best, place = accuracy, epoch
+        return place
 
 
 @dataclass
@@ -90,25 +108,56 @@ class JobClock:
         self.steps_since_save, self._saved = 0, time.monotonic()
 
 
+def never() -> bool:
+    """What is asked of a job that nobody stops."""
+    return False
+
+
+class StopRequest:
+    """Whether SIGTERM has come, and how much of the time after it is left.
+
+    Attributes:
+        is_training: False until there is something worth saving; SIGTERM then ends the process at
+            once, whatever it waits for.
+    """
+
+    def __init__(self) -> None:
+        self.is_training = False
+        self._received: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._received is not None
+
+    def is_out_of_time(self) -> bool:
+        """Whether it came so long ago that nothing but the artifact can be made any more."""
+        return self._received is not None and (
+            time.monotonic() - self._received >= SECONDS_TO_VALIDATE
+        )
+
+    def receive(self, _: int, __: FrameType | None) -> None:
+        """The signal handler."""
+        if not self.is_training:
+            _logger.warning("SIGTERM before training has begun: nothing was written")
+            raise SystemExit(0)
+        _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
+        self._received = time.monotonic()
+
+
 @contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; the process lives on meanwhile.
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Yield what says whether SIGTERM has come; the process lives on meanwhile.
 
     The platform stops a job with SIGTERM and kills it 120 s later. Process 1 of a container has no
     default action for it, so without a handler it would not even end. Only the main thread of a
-    process can install one; elsewhere the function always says no.
+    process can install one; elsewhere the request never comes.
     """
-    received = threading.Event()
-
-    def receive(_: int, __: FrameType | None) -> None:
-        _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
-        received.set()
-
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
+        yield request
         return
-    previous = signal.signal(signal.SIGTERM, receive)
+    previous = signal.signal(signal.SIGTERM, request.receive)
     try:
-        yield received.is_set
+        yield request
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +27,26 @@ if TYPE_CHECKING:
     from image_classification.training.settings import Settings
 
 
+_logger = logging.getLogger(__name__)
+
+
 class _StoppedError(Exception):
-    """The job was asked to stop in the middle of a validation pass."""
+    """The job was asked to stop in the middle of a pass."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a validation pass brought.
+
+    Attributes:
+        outcomes: on the leader, if there are metrics.
+        metrics: name → value, the same on every rank; empty if the pass was stopped.
+        is_whole: whether every sample was seen.
+    """
+
+    outcomes: Outcomes | None
+    metrics: dict[str, float]
+    is_whole: bool
 
 
 @dataclass(frozen=True)
@@ -38,42 +57,63 @@ class Validation:
         engine: the model.
         settings: of the job.
         loader: of the validation data.
+        is_out_of_time: after a stop, whether a pass that is needed must end with what it has.
     """
 
     engine: Engine
     settings: Settings
     loader: Loader
+    is_out_of_time: Callable[[], bool]
 
     @property
     def asked(self) -> tuple[int | None, str | None]:
         """The metrics beside loss and accuracy: k of the top-k accuracy, and a binary one."""
         return self.settings.top_k, self.settings.binary_metric
 
-    def outcomes_of(self, loader: Loader, epoch: int) -> Outcomes:
-        """Every sample of a loader once.
+    def outcomes_of(
+        self, loader: Loader, epoch: int, must_stop: Callable[[], bool]
+    ) -> Outcomes | None:
+        """Every sample of a loader once; None if `must_stop` says so meanwhile.
 
         Raises:
             UserError: the network's numbers are no longer finite after `epoch`.
         """
-        return self._outcomes(loader.epoch(0), epoch)
+        try:
+            return self._outcomes(_until(must_stop, loader.epoch(0)), epoch)
+        except _StoppedError:
+            return None
+
+    def outcomes_in_time(self, epoch: int) -> Outcomes:
+        """As many validation samples as the time after a stop allows.
+
+        They are taken at random: those of a class may lie together.
+        """
+        batches = _while_in_time(self.is_out_of_time, self.loader.epoch(0, shuffle=True))
+        outcomes = self._outcomes(batches, epoch)
+        seen, count = len(outcomes.keys), len(self.loader.source)
+        _logger.warning("Stopping: validated on %d of %d images, taken at random", seen, count)
+        return outcomes
 
     def measure(
-        self, epoch: int, group: ProcessGroup, must_stop: Callable[[], bool]
-    ) -> tuple[Outcomes | None, dict[str, float]]:
+        self, epoch: int, group: ProcessGroup, must_stop: Callable[[], bool], *, is_needed: bool
+    ) -> Measured:
         """The leader's outcomes, and its metrics on all ranks: they must not differ in the best.
 
-        No metrics if `must_stop` says so meanwhile. Every rank must call this.
+        If `must_stop` says so meanwhile there are no metrics, unless they are needed: then they are
+        those of `outcomes_in_time`. Every rank must call this.
         """
         values, outcomes = dict.fromkeys(metric_names(*self.asked), 0.0), None
+        stopped = 0.0
         if group.is_leader:
-            batches = _until(must_stop, self.loader.epoch(0))
-            try:
-                outcomes = self._outcomes(batches, epoch)
+            outcomes = self.outcomes_of(self.loader, epoch, must_stop)
+            stopped = float(outcomes is None)
+            if outcomes is None and is_needed:
+                outcomes = self.outcomes_in_time(epoch)
+            if outcomes is not None:
                 values = metrics_of(outcomes, *self.asked)
-            except _StoppedError:
-                values["stopped"] = 1.0
-        values = group.from_leader({"stopped": 0.0} | values)
-        return outcomes, {} if values.pop("stopped") else values
+        values = group.from_leader(values | {"stopped": stopped})
+        is_whole = not values.pop("stopped")
+        return Measured(outcomes, values if is_whole or is_needed else {}, is_whole)
 
     def _outcomes(self, batches: Iterator[Batch], epoch: int) -> Outcomes:
         predict = self.engine.predict_step
@@ -89,3 +129,11 @@ def _until(must_stop: Callable[[], bool], batches: Iterator[Batch]) -> Iterator[
         if must_stop():
             raise _StoppedError
         yield batch
+
+
+def _while_in_time(is_out_of_time: Callable[[], bool], batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches until the time is over, but one at least."""
+    for batch in batches:
+        yield batch
+        if is_out_of_time():
+            return

@@ -49,6 +49,7 @@ from image_classification.contract.environment.serving_variables import (
     max_content_length,
 )
 from image_classification.contract.environment.training_variables import (
+    BACKEND,
     BASE_DIR,
     CPU_COUNT,
     DEFAULT_BASE_DIR,
@@ -64,6 +65,7 @@ from image_classification.contract.environment.variable import Variable
 
 __all__ = [
     "ACCESS_LOG",
+    "BACKEND",
     "BASE_DIR",
     "BATCHING",
     "BATCH_PLACEHOLDER",

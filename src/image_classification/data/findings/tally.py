@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from image_classification.data.encoded_image import EncodedImage
 from image_classification.data.findings import Findings, ListedImage, SplitFindings
 from image_classification.data.inventory import Inventory
 from image_classification.data.listing import ListEntry
+from image_classification.errors import DataError
 
+_NAMED = 10  # unusable images in the error; the log names all
 _logger = logging.getLogger(__name__)
 
 
@@ -65,3 +68,24 @@ class Tally:
             host,
             hosts,
         )
+
+
+def check_left_out(
+    left_out: Sequence[tuple[ListedImage, str]], total: int, max_bad: int | float, root: Path
+) -> None:
+    """A DataError that names unusable images if there are more of `total` than `max_bad` allows."""
+    allowed = max_bad if isinstance(max_bad, int) else int(max_bad * total)
+    if len(left_out) <= allowed and (len(left_out) < total or not total):
+        return
+    named = "; ".join(f"{image.shown}: {reason}" for image, reason in left_out[:_NAMED])
+    more = (
+        f"; and {len(left_out) - _NAMED} more, named in the log" if len(left_out) > _NAMED else ""
+    )
+    if len(left_out) == total:
+        advice = f"not one image could be used: is {root} the folder of the images?"
+    else:
+        advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
+    raise DataError(
+        f"expected at most {allowed} unusable images, got {len(left_out)} of {total}: "
+        f"{named}{more}; {advice}; nothing was written"
+    )

@@ -33,6 +33,7 @@ class FolderSource:
         labels: the label map to use (that of the training data); the folders must be exactly its
             classes, except that some may be absent where a labels.json lies beside them. Without
             it, the folders define the label map.
+        may_lack_classes: whether folders of `labels` may be absent without that file too.
 
     Attributes:
         name: the root.
@@ -45,7 +46,9 @@ class FolderSource:
         DataError: no such folder, no image in any class folder, or other classes than `labels`.
     """
 
-    def __init__(self, root: Path, labels: LabelMap | None = None) -> None:
+    def __init__(
+        self, root: Path, labels: LabelMap | None = None, *, may_lack_classes: bool = False
+    ) -> None:
         self.name = str(root)
         self._root = root
         self.left_out = LeftOut()
@@ -53,7 +56,8 @@ class FolderSource:
         extensions = " ".join(IMAGE_EXTENSIONS)
         self.left_out.warn(root, f"samples are files named {extensions} in its folders")
         if labels is not None:
-            _check_classes(root, labels, list(classes))
+            may_lack_classes |= (root / LABELS_FILE).is_file()
+            _check_classes(root, labels, list(classes), may_lack_classes)
         if not classes:
             raise DataError(
                 f"{root}: expected one folder for each class with images "
@@ -118,15 +122,13 @@ def _list_classes(root: Path, left_out: LeftOut) -> dict[str, list[str]]:
     return classes
 
 
-def _check_classes(root: Path, labels: LabelMap, found: list[str]) -> None:
+def _check_classes(root: Path, labels: LabelMap, found: list[str], may_lack: bool) -> None:
     """A DataError that lists what differs.
 
     A labels.json beside the folders says that an absent class is meant: a small class may have no
     image in a split.
     """
-    missing = [name for name in labels.names if name not in found]
-    if (root / LABELS_FILE).is_file():
-        missing = []
+    missing = [] if may_lack else [name for name in labels.names if name not in found]
     extra = [name for name in found if name not in labels.names]
     if not missing and not extra:
         return

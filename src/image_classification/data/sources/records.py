@@ -45,6 +45,8 @@ class RecordSource:
                 labels = [_class_indices(shard) for shard in self._shards]
             else:
                 labels = [first_labels(self.multi_hot)]
+            for opened in self._shards:
+                opened.forget_headers()
         except BaseException:
             self.close()
             raise
@@ -58,14 +60,15 @@ class RecordSource:
     def key(self, index: int) -> str:
         """`file.rec#<image id>`; the file's path where two shards have the same name."""
         shard, number = self._place(index)
-        return f"{self._names[shard]}#{self._shards[shard].record_headers['id'][number]}"
+        return f"{self._names[shard]}#{self._shards[shard].record_id(number)}"
 
     def read(self, index: int) -> Sample:
         """Sample `index`; a RecordError names file, byte offset and record."""
         shard, number = self._place(index)
-        content = self._shards[shard].read_image(number).content
+        record = self._shards[shard].read_image(number)
         row = None if self.multi_hot is None else self.multi_hot[index]
-        return Sample(self.key(index), int(self.class_indices[index]), content, row)
+        key = f"{self._names[shard]}#{record.header.id}"
+        return Sample(key, int(self.class_indices[index]), record.content, row)
 
     def close(self) -> None:
         """Release the maps of all shards."""

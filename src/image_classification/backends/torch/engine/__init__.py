@@ -36,6 +36,7 @@ from image_classification.backends.torch.engine import optimizer
 from image_classification.backends.torch.engine.averaging import AveragedModel
 from image_classification.backends.torch.engine.compiling import compiled
 from image_classification.backends.torch.engine.losses import Step, sample_losses
+from image_classification.backends.torch.engine.memory import memory_errors
 from image_classification.backends.torch.engine.precision import precision_of
 from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
@@ -55,8 +56,10 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
 
     Raises:
         BackendError: the backbone or the optimiser does not exist, or timm cannot build it.
+        MemoryError: the model does not fit; so raise the steps of the engine.
     """
-    return _TorchEngine(spec, optimizer, world)
+    with memory_errors(device_of(world)):
+        return _TorchEngine(spec, optimizer, world)
 
 
 class _TorchEngine:
@@ -91,6 +94,10 @@ class _TorchEngine:
 
         Samples of weight 0 are left out of the forward pass; their logits are zeros.
         """
+        with memory_errors(self._device):
+            return self._train_step(batch, learning_rate, update)
+
+    def _train_step(self, batch: Batch, learning_rate: float, update: Update) -> Step:
         samples = step_samples(batch.weights)
         # BatchNorms keep their statistics where they are frozen, and where there is only padding.
         self._model.train(samples.has_weight and not self._spec.train_only_head)
@@ -108,7 +115,7 @@ class _TorchEngine:
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
         network = self._evaluated.eval()
-        with torch.inference_mode():
+        with memory_errors(self._device), torch.inference_mode():
             logits: FloatArray = network(self._images(images)).cpu().numpy()
         return logits
 

@@ -1,0 +1,244 @@
+"""The MXNet engine: one training step, one prediction step, state in and out.
+
+In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
+names, an ONNX file. Runs on the first GPU where MXNet has one, else on the CPU. On the CPU the same
+seed, batches and number of threads give bit-equal weights, across a stop and a resume as well.
+MXNet works in the background: a step returns when it has been handed over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+from mxnet import autograd
+
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    OPTIMIZER_PREFIX,
+    WEIGHT_PREFIX,
+    WHOLE_UPDATE,
+    ModelSpec,
+    OptimizerSpec,
+    State,
+    Update,
+    World,
+)
+from image_classification.backends.dropout import kept_features
+from image_classification.backends.mxnet.engine.losses import sample_losses
+from image_classification.backends.mxnet.engine.network import Network, NetworkTensors
+from image_classification.backends.mxnet.engine.optimizer import Optimizer
+from image_classification.backends.mxnet.engine.tensors import Tensors
+from image_classification.backends.mxnet.export import export
+from image_classification.backends.step_samples import StepSamples, step_samples
+from image_classification.backends.weights_check import checked_weights
+from image_classification.data.samples import Batch, FloatArray, UInt8Array
+from image_classification.errors import BackendError
+
+_STEPS = OPTIMIZER_PREFIX + "steps"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that MXNet may still be working on."""
+
+    loss: Any
+    logits: Any
+    samples: StepSamples
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
+        return float(self.loss.asscalar()), self.samples.scattered(self.logits.asnumpy())
+
+
+class MXNetEngine:
+    """See `backends/base.py` for the protocol."""
+
+    def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
+        _check_world(world)
+        self._spec, self._settings = spec, settings
+        self._context = mx.gpu() if mx.context.num_gpus() else mx.cpu()
+        _check_precision(spec.precision, self._context)
+        self._network = Network(spec, self._context)
+        self._newest = NetworkTensors(self._network, self._context)
+        self._newest.initialise(spec.seed)
+        self._average: NetworkTensors | None = None
+        if spec.averages_weights:
+            self._average = NetworkTensors(self._network, self._context)
+            self._average.approach(self._newest, 0.0)
+        learned = self._network.learned_shapes()
+        self._gradients = Tensors(learned, self._context)
+        self._optimizer = Optimizer(settings, learned, self._context)
+        self._predict: Callable[[Any], Any] | None = None  # made when it is needed
+        self._frozen: Callable[[Any], Any] | None = None  # likewise: features under the new head
+        self._steps = 0
+        self._is_new_update = True
+        self._adds_gradients: bool | None = None  # as MXNet was last told
+        self.device = str(self._context)
+        self.trainable_parameter_count = _size(learned)
+        parameters = {n: s for n, s in self._network.shapes.items() if ".running_" not in n}
+        self.parameter_count = _size(parameters)
+
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> _Step:
+        """The gradients of one batch and, if it is the update's last, the update.
+
+        Samples of weight 0 are left out of the forward pass; their logits are zeros.
+        """
+        samples = step_samples(batch.weights)
+        picked = batch.images if samples.is_everyone else batch.images[samples.indices]
+        images = self._network.images(picked)
+        targets = self._array(np.asarray(batch.targets, np.float32)[samples.indices])
+        weights = self._array(samples.weights / max(float(samples.weights.sum()), 1e-37))
+        self._prepare_gradients()
+        tensors = self._newest.views
+        if not samples.has_weight:  # padding shall leave no trace in the running statistics
+            statistics = self._newest.fixed.flat.copy()
+        if self._spec.train_only_head:  # in prediction mode: BatchNorms keep their statistics
+            self._frozen = self._frozen or self._network.predictor(tensors)
+            features = self._frozen(images)
+        with autograd.record():
+            if not self._spec.train_only_head:
+                features = self._network.features(images, tensors)
+            logits = self._network.logits(self._dropped_out(features), tensors)
+            loss = mx.nd.sum(sample_losses(logits, targets, self._spec) * weights)
+            objective = loss
+            if self._settings.head_l2:
+                squares = mx.nd.sum(mx.nd.square(tensors["head.weight"]))
+                objective = loss + self._settings.head_l2 * squares
+            objective = objective * update.share
+        objective.backward()
+        if not samples.has_weight:
+            self._newest.fixed.flat[:] = statistics
+        self._predict = None
+        if update.is_last:
+            newest, gradients = self._newest.learned.flat, self._gradients.flat
+            self._optimizer.update(newest, gradients, learning_rate)
+            if self._average is not None:
+                self._average.approach(self._newest, update.average_decay)
+        self._is_new_update = update.is_last
+        self._steps += 1
+        return _Step(loss.detach(), logits.detach(), samples)
+
+    def predict_step(self, images: UInt8Array) -> FloatArray:
+        """Logits, float32 (N, classes), in evaluation mode."""
+        if self._predict is None:
+            self._predict = self._network.predictor(self._evaluated.views)
+        features = self._predict(self._network.images(images))
+        logits: FloatArray = self._network.logits(features, self._evaluated.views).asnumpy()
+        return logits
+
+    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Float64 (N,) values summed over the ranks, of which there is one."""
+        return np.array(values, np.float64)
+
+    def state(self) -> State:
+        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        parts = {WEIGHT_PREFIX: self._newest}
+        if self._average is not None:
+            parts[AVERAGE_PREFIX] = self._average
+        state: State = {
+            prefix + name: array for prefix, part in parts.items() for name, array in _read(part)
+        }
+        state.update(self._optimizer.state())
+        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Take weights and, where present, the optimiser; nothing where anything is refused.
+
+        A head that is absent or of another width keeps its fresh weights. Without an optimiser
+        part the optimiser and the step count start afresh.
+
+        Raises:
+            ArtifactError: a tensor is missing, unknown or of another shape; see `checked_weights`.
+        """
+        weights = self._checked(state, WEIGHT_PREFIX)
+        averages = {}
+        if self._average is not None and any(key.startswith(AVERAGE_PREFIX) for key in state):
+            averages = self._checked(state, AVERAGE_PREFIX)
+        slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
+        steps = slots.pop(_STEPS, None)
+        self._optimizer.load(slots)
+        self._newest.write(weights)
+        if self._average is not None:
+            self._average.approach(self._newest, 0.0)
+            self._average.write(averages)
+        self._predict = self._frozen = None
+        self._steps = 0 if steps is None else int(steps)
+
+    def export(self, path: Path, temperature: float = 1.0) -> None:
+        """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
+        weights = self._evaluated.read()
+        export(path, self._spec, self._network.graph, weights, temperature, self.predict_step)
+
+    def release(self) -> None:
+        """Wait for the device and free it; the engine cannot be used afterwards."""
+        mx.nd.waitall()
+        del self._network, self._newest, self._gradients, self._optimizer
+        self._average = self._predict = self._frozen = None
+        self._context.empty_cache()
+
+    @property
+    def _evaluated(self) -> NetworkTensors:
+        """The tensors of predictions and of the graph."""
+        return self._newest if self._average is None else self._average
+
+    def _checked(self, state: State, prefix: str) -> State:
+        part = {
+            WEIGHT_PREFIX + key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+        return checked_weights(part, self._network.shapes, self._spec.backbone)
+
+    def _prepare_gradients(self) -> None:
+        """An update's first batch writes the gradients, its others add to them."""
+        adds = not self._is_new_update
+        if adds != self._adds_gradients:
+            names = list(self._gradients.views)
+            variables = [self._newest.views[name] for name in names]
+            gradients = [self._gradients.views[name] for name in names]
+            autograd.mark_variables(variables, gradients, "add" if adds else "write")
+            self._adds_gradients = adds
+        if self._network.graph.has_dropout:
+            mixed = np.random.SeedSequence([self._spec.seed, self._steps]).generate_state(1)
+            mx.random.seed(int(mixed[0]) >> 1)
+
+    def _dropped_out(self, features: Any) -> Any:
+        rate, seed = self._spec.dropout_rate, self._spec.seed
+        kept = kept_features(rate, features.shape, seed, self._steps, 0)
+        return features if kept is None else features * self._array(kept) / (1.0 - rate)
+
+    def _array(self, values: npt.NDArray[Any]) -> Any:
+        return mx.nd.array(values, ctx=self._context, dtype=np.float32)
+
+
+def _read(tensors: NetworkTensors) -> list[tuple[str, FloatArray]]:
+    return list(tensors.read().items())
+
+
+def _size(shapes: Any) -> int:
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def _check_world(world: World) -> None:
+    if world.size > 1:
+        raise BackendError(
+            f"backend=mxnet trains on one host; this job has {world.size}: set the instance count "
+            "to 1, or choose backend=torch"
+        )
+
+
+def _check_precision(name: str, context: Any) -> None:
+    if name not in {"auto", "float32"}:
+        _logger.warning("precision=%s: MXNet on %s computes in float32 instead", name, context)

@@ -1,0 +1,117 @@
+"""The classifier as an ONNX file, checked against MXNet before anybody relies on it.
+
+Shared backbones go through the writer that all backends have; those of Gluon's zoo through MXNet's
+own exporter, whose graph is put into the same form: input `images` (uint8 N·H·W·C, N free), output
+`probabilities` (float32 N, classes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import onnx
+
+from image_classification.backends import networks, onnx_check, onnx_graph
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.mxnet.model import IMAGES, Graph
+from image_classification.data import files
+from image_classification.data.samples import FloatArray
+
+
+def export(
+    path: Path,
+    spec: ModelSpec,
+    graph: Graph,
+    weights: Mapping[str, FloatArray],
+    temperature: float,
+    predict: onnx_check.Predict,
+) -> None:
+    """Write the file, whole or not at all.
+
+    Args:
+        path: of the file; its folder exists.
+        spec, graph: of the model.
+        weights: every tensor by neutral name.
+        temperature: > 0; what the logits are divided by first.
+        predict: uint8 images to logits, what the file is compared with.
+
+    Raises:
+        AlgorithmError: ONNX Runtime and MXNet disagree by more than `onnx_check.TOLERANCE`.
+    """
+    if networks.is_shared(spec.backbone):
+        network = networks.network(spec.backbone, spec.input_shape)
+        onnx_graph.write(path, network, weights, spec, temperature, predict)
+        return
+    written = _exported(spec, graph, weights, temperature)
+    onnx_check.check(written, predict, spec, temperature)
+    files.write_bytes(path, written)
+
+
+def _exported(
+    spec: ModelSpec, graph: Graph, weights: Mapping[str, FloatArray], temperature: float
+) -> bytes:
+    """The serialised graph of MXNet's exporter."""
+    head = {name: mx.sym.var(name) for name in ("head.weight", "head.bias")}
+    logits = mx.sym.FullyConnected(graph.features, *head.values(), num_hidden=spec.classes)
+    if temperature != 1:
+        logits = logits / temperature
+    answer = mx.sym.sigmoid(logits) if spec.multi_label else mx.sym.softmax(logits, axis=1)
+    arrays = {**weights, **graph.constants}
+    inputs = dict(zip(graph.features.list_inputs(), graph.names, strict=True))
+    params = {
+        name: mx.nd.array(arrays[neutral]) for name, neutral in inputs.items() if neutral != IMAGES
+    }
+    params |= {name: mx.nd.array(arrays[name]) for name in head}
+    channels, height, width = spec.input_shape
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder, "model.onnx")
+        mx.onnx.export_model(
+            answer,
+            params,
+            [(1, height, width, channels)],
+            [np.uint8],
+            str(path),
+            dynamic=True,
+            dynamic_input_shapes=[("batch", height, width, channels)],
+        )
+        model = onnx.load(path)
+    _tidy(model)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """Weights are not inputs (ONNX Runtime would not fold them); the output gets our name."""
+    graph = model.graph
+    images = [value for value in graph.input if value.name == IMAGES]
+    del graph.input[:]
+    graph.input.extend(images)
+    old = graph.output[0].name
+    graph.output[0].name = "probabilities"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = "probabilities"
+    for described in (model, graph, *graph.node):
+        described.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """MXNet's exporter tells every node to the root logger."""
+    level = logging.getLogger().level
+    with contextlib.redirect_stdout(io.StringIO()):
+        logging.getLogger().setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.getLogger().setLevel(level)

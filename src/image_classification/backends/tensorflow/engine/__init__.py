@@ -1,0 +1,238 @@
+"""The TensorFlow engine: one training step, one prediction step, state in and out.
+
+In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
+names, an ONNX file. Runs on the GPU of its rank, else on the CPU. On the CPU the same seed, batches
+and number of threads give bit-equal weights, across a stop and a resume as well.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    OPTIMIZER_PREFIX,
+    WEIGHT_PREFIX,
+    WHOLE_UPDATE,
+    Engine,
+    ModelSpec,
+    OptimizerSpec,
+    State,
+    Update,
+    World,
+)
+from image_classification.backends.dropout import kept_features
+from image_classification.backends.step_samples import StepSamples, step_samples
+from image_classification.backends.tensorflow import model
+from image_classification.backends.tensorflow.engine.device import prepare_device
+from image_classification.backends.tensorflow.engine.optimizer import Optimizer
+from image_classification.backends.tensorflow.engine.precision import precision_of
+from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
+from image_classification.backends.tensorflow.engine.step import Step, learning
+from image_classification.backends.tensorflow.export import export, formats
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.data.samples import Batch, FloatArray, UInt8Array
+from image_classification.errors import AlgorithmError, BackendError
+
+__all__ = ["build", "pretrained_state"]
+
+_STEPS = OPTIMIZER_PREFIX + "steps"
+
+
+def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
+    """A model with fresh weights and its optimiser, on this process's device.
+
+    Raises:
+        BackendError: the backbone or the optimiser does not exist, or there are several ranks.
+    """
+    if world.size > 1:
+        raise BackendError(
+            f"backend 'tensorflow' trains on one host, and the job has {world.size}: set "
+            "instance_count=1, or backend=torch"
+        )
+    return _TensorFlowEngine(spec, optimizer, world)
+
+
+def write_format(
+    engine: _TensorFlowEngine,
+    name: str,
+    path: Path,
+    temperature: float,
+    preprocessing: Preprocessing,
+) -> None:
+    """Write an engine's model as `saved_model` or `keras`; see `export/formats` for errors."""
+    engine.write_format(name, path, temperature, preprocessing)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose numbers may still be on the device."""
+
+    loss: tf.Tensor
+    logits: tf.Tensor
+    samples: StepSamples
+
+    def fetch(self) -> tuple[float, FloatArray]:
+        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
+        return float(self.loss), self.samples.scattered(self.logits.numpy())
+
+
+class _TensorFlowEngine:
+    """See `backends/base.py` for the protocol."""
+
+    def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
+        self._spec, self._rank, self._steps = spec, world.rank, 0
+        self._device = prepare_device(world)
+        with tf.device(self._device):
+            self._model = model.build(spec)
+            self._average = model.build(spec) if spec.averages_weights else None
+            learned = learning(self._model, spec)
+            self._optimizer = Optimizer(settings, learned)
+            self._precision = precision_of(spec.precision, self._device)
+            parts = (self._model, self._average, self._optimizer, self._precision)
+            self._step = Step(*parts, spec, settings)
+        channels, height, width = spec.input_shape
+        images = tf.TensorSpec([None, height, width, channels], tf.uint8)
+        self._logits = tf.function(self._evaluated.logits, input_signature=[images])
+        self._is_new_update = True
+        self.device = "cpu" if "CPU" in self._device else self._device.strip("/").lower()
+        counts = {name: int(np.prod(weight.shape)) for name, weight in self._model.weights.items()}
+        learns = {name for name, weight in self._model.weights.items() if weight.learns}
+        self.parameter_count = sum(counts[name] for name in learns)
+        self.trainable_parameter_count = sum(counts[name] for name in learned)
+
+    def train_step(
+        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+    ) -> _Step:
+        """The gradients of one batch and, if it is the update's last, the update.
+
+        Samples of weight 0 are left out of the forward pass; their logits are zeros.
+        """
+        samples = step_samples(batch.weights)
+        rates = np.float32(learning_rate), np.float32(update.average_decay)
+        self._model.trunk.start_step(self._entropy())
+        with tf.device(self._device):
+            inputs = self._inputs(batch, samples, update.share)
+            if self._is_new_update and update.is_last:
+                loss, logits = self._step.whole(*inputs, *rates)
+            else:
+                if self._is_new_update:
+                    self._step.start_gathering()
+                loss, logits = self._step.add(*inputs)
+                if update.is_last:
+                    self._step.finish(*rates)
+        self._optimizer.has_updated |= update.is_last
+        self._is_new_update = update.is_last
+        self._steps += 1
+        return _Step(loss, logits, samples)
+
+    def predict_step(self, images: UInt8Array) -> FloatArray:
+        """Logits, float32 (N, classes), in evaluation mode and full precision."""
+        self._check_shape(images)
+        with tf.device(self._device):
+            logits: FloatArray = self._logits(images).numpy()
+        return logits
+
+    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Float64 (N,) values summed over the ranks, of which there is one."""
+        return np.array(values, np.float64)
+
+    def state(self) -> State:
+        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        state: State = {}
+        for prefix, classifier in ((WEIGHT_PREFIX, self._model), (AVERAGE_PREFIX, self._average)):
+            if classifier is not None:
+                arrays = classifier.state()
+                state.update({prefix + name: array for name, array in arrays.items()})
+        state.update(self._optimizer.state())
+        state.update(self._precision.state())
+        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Take weights and, where present, the optimiser; nothing changes when any is refused.
+
+        A head that is absent or of another width keeps its fresh weights. Without an optimiser
+        part the optimiser and the step count start afresh.
+
+        Raises:
+            ArtifactError: a tensor or a slot that does not fit; `checked_weights` and
+                `checked_slots` say which.
+        """
+        parts = {prefix: _part(state, prefix) for prefix in (WEIGHT_PREFIX, AVERAGE_PREFIX)}
+        slots = _part(state, OPTIMIZER_PREFIX)
+        steps = slots.pop(_STEPS, None)
+        backbone = self._spec.backbone
+        weights = model.fitting(self._model, parts[WEIGHT_PREFIX], backbone)
+        averages: State = {}
+        if self._average is not None and parts[AVERAGE_PREFIX]:
+            named = {
+                WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
+                for key, value in parts[AVERAGE_PREFIX].items()
+            }
+            averages = model.fitting(self._average, named, backbone)
+        self._precision.take_state(slots)
+        checked = self._optimizer.checked(slots)
+        self._model.assign(weights)
+        if self._average is not None:
+            self._average.assign(self._model.state() | averages)
+        self._optimizer.load(checked)
+        self._steps = 0 if steps is None else int(steps)
+        self._is_new_update = True
+
+    def export(self, path: Path, temperature: float = 1.0) -> None:
+        """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
+        export(self._evaluated, self._spec, path, temperature, self.predict_step)
+
+    def write_format(
+        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
+    ) -> None:
+        """Write TensorFlow's own formats: see `export/formats`."""
+        parts = (self._evaluated, self._spec, temperature, preprocessing, self.predict_step)
+        formats.write_format(name, path, *parts)
+
+    def release(self) -> None:
+        """Free the device; the engine cannot be used afterwards."""
+        for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
+            setattr(self, name, None)
+        gc.collect()  # traced functions and variables refer to each other
+
+    @property
+    def _evaluated(self) -> model.Classifier:
+        """The network of predictions and of the graph."""
+        return self._average or self._model
+
+    def _inputs(self, batch: Batch, samples: StepSamples, share: float) -> tuple[Any, ...]:
+        self._check_shape(batch.images)
+        images = batch.images if samples.is_everyone else batch.images[samples.indices]
+        targets = np.asarray(batch.targets, np.float32)[samples.indices]
+        shape = (len(images), self._model.trunk.width)
+        rate = self._spec.dropout_rate
+        kept = kept_features(rate, shape, self._spec.seed, self._steps, self._rank)
+        factors: FloatArray = np.ones((1, 1), np.float32)
+        if kept is not None:
+            factors = kept.astype(np.float32)
+            factors /= np.float32(1.0 - rate)
+        return images, targets, samples.weights, factors, np.float32(share)
+
+    def _entropy(self) -> int:
+        mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
+        return int(mixed.generate_state(1)[0])
+
+    def _check_shape(self, images: UInt8Array) -> None:
+        channels, height, width = self._spec.input_shape
+        if images.shape[1:] != (height, width, channels):
+            raise AlgorithmError(
+                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
+            )
+
+
+def _part(state: State, prefix: str) -> State:
+    return {key: value for key, value in state.items() if key.startswith(prefix)}

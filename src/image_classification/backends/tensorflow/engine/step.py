@@ -1,0 +1,122 @@
+"""A training step as functions that TensorFlow traces once, for batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from image_classification.backends.base import ModelSpec, OptimizerSpec
+from image_classification.backends.tensorflow.engine.losses import losses
+from image_classification.backends.tensorflow.engine.optimizer import Optimizer, clipped
+from image_classification.backends.tensorflow.engine.precision import Precision
+from image_classification.backends.tensorflow.model import Classifier
+
+_SCALAR = tf.TensorSpec([], tf.float32)
+_ROWS = tf.TensorSpec([None, None], tf.float32)
+_TINY = 1.1754944e-38  # the smallest normal float32
+
+
+class Step:
+    """Gradients of a batch and updates of the weights.
+
+    A batch is (images uint8 N·H·W·C, targets float32 (N, classes), weights float32 (N,), dropout
+    factors of the features float32 (N, width) or (1, 1), share float32). `whole(*batch, rate,
+    decay)` makes an update of one batch; `add(*batch)` gathers gradients for `finish(rate, decay)`.
+    `whole` and `add` return the batch's weighted mean loss and the logits float32 (N, classes).
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        average: Classifier | None,
+        optimizer: Optimizer,
+        precision: Precision,
+        spec: ModelSpec,
+        settings: OptimizerSpec,
+    ) -> None:
+        self._classifier, self._average, self._optimizer = classifier, average, optimizer
+        self._precision, self._spec, self._settings = precision, spec, settings
+        self._learning = [weight.variable for weight in learning(classifier, spec).values()]
+        self._gathered: list[tf.Variable] = []
+        channels, height, width = spec.input_shape
+        images = tf.TensorSpec([None, height, width, channels], tf.uint8)
+        batch = [images, _ROWS, tf.TensorSpec([None], tf.float32), _ROWS, _SCALAR]
+        self.whole = self._traced(self._whole, [*batch, _SCALAR, _SCALAR])
+        self.add = self._traced(self._add, batch)
+        self.finish = self._traced(self._finish, [_SCALAR, _SCALAR])
+
+    def start_gathering(self) -> None:
+        """Forget the gradients that `add` has gathered."""
+        if not self._gathered:
+            self._gathered = [tf.Variable(tf.zeros_like(v)) for v in self._learning]
+        for gathered in self._gathered:
+            gathered.assign(tf.zeros_like(gathered))
+
+    def _traced(self, function: Any, signature: Sequence[tf.TensorSpec]) -> Any:
+        compiles = True if self._spec.compiles else None
+        return tf.function(function, input_signature=signature, jit_compile=compiles)
+
+    def _whole(self, *inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        *batch, rate, decay = inputs
+        loss, logits, gradients = self._gradients(*batch)
+        self._update(gradients, rate, decay)
+        return loss, logits
+
+    def _add(self, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, logits, gradients = self._gradients(*batch)
+        for gathered, gradient in zip(self._gathered, gradients, strict=True):
+            gathered.assign_add(gradient)
+        return loss, logits
+
+    def _finish(self, rate: tf.Tensor, decay: tf.Tensor) -> None:
+        self._update([gathered.read_value() for gathered in self._gathered], rate, decay)
+
+    def _gradients(
+        self,
+        images: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor,
+        kept: tf.Tensor,
+        share: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """(loss, logits, gradients of share · loss), the head's L2 term in the gradients only."""
+        frozen = self._spec.train_only_head
+        classifier, dtype = self._classifier, self._precision.dtype
+        features = classifier.features(images, dtype=dtype) if frozen else None
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._learning)
+            if features is None:
+                features = classifier.features(images, is_training=True, dtype=dtype)
+            logits = classifier.head(features * kept)
+            total = tf.tensordot(losses(logits, targets, self._spec), weights, 1)
+            loss = total / tf.maximum(tf.reduce_sum(weights), _TINY)
+            objective = loss
+            if self._settings.head_l2:
+                penalty = tf.reduce_sum(tf.square(classifier.head_weight))
+                objective = loss + self._settings.head_l2 * penalty
+            objective = self._precision.scaled(objective * share)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(objective, self._learning, unconnected_gradients=zero)
+        return loss, logits, gradients
+
+    def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, decay: tf.Tensor) -> None:
+        def apply(unscaled: Sequence[tf.Tensor]) -> None:
+            self._optimizer.apply(clipped(unscaled, self._settings.clip_gradient_norm), rate)
+
+        self._precision.update(gradients, apply)
+        if self._average is None:
+            return
+        for name, weight in self._average.weights.items():
+            newest = self._classifier.weights[name].variable
+            weight.variable.assign_sub((1.0 - decay) * (weight.variable - newest))
+
+
+def learning(classifier: Classifier, spec: ModelSpec) -> dict[str, Any]:
+    """The weights that have a gradient, by neutral name: all, or those of the head."""
+    return {
+        name: weight
+        for name, weight in classifier.weights.items()
+        if weight.learns and (name.startswith("head.") or not spec.train_only_head)
+    }

@@ -1,0 +1,68 @@
+"""A TensorFlow function as an ONNX graph: for backbones that are no shared network.
+
+tf2onnx translates it. Keras's own `model.export(format="onnx")` calls the same converter on Keras
+models only; a function with normalisation and head around the backbone is no such model.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import onnx
+import tensorflow as tf
+
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.tensorflow.model import Classifier
+from image_classification.errors import BackendError
+
+_OPSET = 17
+
+
+def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
+    """The serialised ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
+
+    Raises:
+        BackendError: tf2onnx is not installed, or cannot translate the backbone.
+    """
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise BackendError(
+            f"backbone {spec.backbone!r} is exported by tf2onnx, which could not be imported "
+            f"({error}); install it: pip install 'sagemaker-image-classification[tensorflow]'"
+        ) from error
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    function = probabilities_function(classifier, spec, temperature)
+    try:
+        with tf.device("/CPU:0"):
+            model, _ = tf2onnx.convert.from_function(
+                function, input_signature=function.input_signature, opset=_OPSET
+            )
+    except (ValueError, RuntimeError, TypeError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(
+            f"tf2onnx cannot translate backbone {spec.backbone!r} into a graph: {reason}"
+        ) from error
+    _strip(model)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
+    """A traced function of uint8 images to `{"probabilities": …}`."""
+    channels, height, width = spec.input_shape
+    images = tf.TensorSpec([None, height, width, channels], tf.uint8, name="images")
+
+    def probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = classifier.logits(images) / temperature
+        activation = tf.sigmoid if spec.multi_label else tf.nn.softmax
+        return {"probabilities": activation(logits)}
+
+    return tf.function(probabilities, input_signature=[images])
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove free text: a converter may put what it likes there."""
+    for described in (model, model.graph, *model.graph.node):
+        described.ClearField("doc_string")

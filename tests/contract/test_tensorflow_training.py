@@ -1,0 +1,113 @@
+"""Jobs with backend=tensorflow: the same contract, the same survival, a given backbone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+import tensorflow as tf
+
+from image_classification.artifact import read_artifact
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import read_to, run_command, run_train, write_job
+from tests.contract.test_survival import JOB as SURVIVAL
+from tests.contract.test_survival import start, weights_of
+
+JOB = HYPERPARAMETERS | {"backend": "tensorflow"}
+
+
+def test_a_job_writes_an_artifact_that_serves_what_it_validated(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = write_job(tmp_path / "ml", JOB, small_channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Epoch[1] Validation-accuracy=" in done.stdout
+    artifact = read_artifact(base / "model")
+    assert artifact.manifest["backend"] == "tensorflow"
+    rows = (base / "output/data/validation-predictions.jsonl").read_text().splitlines()
+    images = [base / "input/data/validation" / json.loads(row)["key"] for row in rows[:5]]
+    answers = run_command("predict", "--model", base / "model", *images).stdout.splitlines()
+    for row, answer in zip(map(json.loads, rows), map(json.loads, answers), strict=False):
+        named = dict(zip(answer["labels"], answer["probabilities"], strict=True))
+        served = [named[name] for name in artifact.labels.names]
+        np.testing.assert_allclose(served, row["probabilities"], rtol=0, atol=1e-4)
+
+
+def test_a_job_that_was_killed_ends_with_the_weights_of_one_left_alone(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = SURVIVAL | {"backend": "tensorflow", "epochs": 2}
+    bases = [write_job(tmp_path / name, given, small_channels) for name in ("whole", "killed")]
+    for base in bases:
+        (base / "checkpoints").mkdir()
+    whole, killed = bases
+    done = run_train(whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    process = start(killed)
+    read_to(process, "Built ")
+    within_an_epoch = "checkpoint-*-*.json"
+    while not list((killed / "checkpoints").glob(within_an_epoch)) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    log = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, log
+    again = run_train(killed)
+    assert again.returncode == 0, log + again.stdout + again.stderr
+    assert "Resumed in epoch" in again.stdout
+    assert weights_of(killed) == weights_of(whole)
+
+
+def test_a_saved_model_of_the_model_channel_is_fine_tuned(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 16], [1, 2]), name="kernel")
+    function = tf.function(
+        lambda images: tf.nn.relu(tf.nn.conv2d(images, module.kernel, 2, "SAME")),
+        input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32)],
+    )
+    saved = tmp_path / "saved"
+    tf.saved_model.save(module, str(saved / "1"), signatures=function)
+    channel = tmp_path / "channel"
+    channel.mkdir()
+    with tarfile.open(channel / "model.tar.gz", "w:gz") as archive:
+        archive.add(saved, ".")
+    channels = {
+        "training": small_channels["train"],
+        "validation": small_channels["validation"],
+        "model": channel,
+    }
+    given = {
+        "backend": "tensorflow",
+        "backbone": "saved_model",
+        "image_shape": "3,32,32",
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+    }
+    base = write_job(tmp_path / "ml", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = read_artifact(base / "model").manifest
+    assert manifest["backbone"] == "saved_model"
+    assert manifest["started_from"] == "the backbone of the channel model with a new head"
+    assert manifest["metrics"]["validation"]["accuracy"] == 1.0
+
+
+def test_a_saved_model_that_is_not_there_is_the_users_mistake(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = JOB | {"backbone": "saved_model"}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    done = run_train(base)
+    assert done.returncode == 2
+    assert "give the job that channel" in (base / "output/failure").read_text()

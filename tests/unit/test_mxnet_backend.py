@@ -1,0 +1,234 @@
+"""The MXNet backend: training steps, state, export, Gluon's networks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mxnet", reason="MXNet is not installed (Python 3.10 or 3.11, NumPy 1.23)")
+
+import mxnet as mx
+import onnx
+import onnxruntime
+from mxnet.gluon.model_zoo import vision
+
+from image_classification import backends
+from image_classification.backends import onnx_check
+from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
+from image_classification.backends.mxnet import gluon_zoo
+from image_classification.errors import AlgorithmError, ArtifactError, BackendError
+from tests.unit.torch_cases import SMALL, change, differences, make_batch
+
+
+def build(spec: ModelSpec = SMALL, **optimizer: Any) -> Any:
+    return backends.load("mxnet").build(spec, OptimizerSpec(**optimizer), World(threads=1))
+
+
+# ---- steps
+
+
+def test_equal_seeds_and_batches_give_bit_equal_weights() -> None:
+    states = []
+    for _ in range(2):
+        engine = build(change(dropout_rate=0.4), clip_gradient_norm=1.0)
+        for seed in range(3):
+            engine.train_step(make_batch(seed=seed), 0.05)
+        states.append(engine.state())
+    assert not differences(*states)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adagrad", "adadelta"])
+def test_a_resumed_engine_goes_on_bit_for_bit(name: str) -> None:
+    spec = change(dropout_rate=0.4, averages_weights=True)
+    update = Update(average_decay=0.9)
+    whole, first = build(spec, name=name), build(spec, name=name)
+    for seed in range(4):
+        whole.train_step(make_batch(seed=seed), 0.01, update)
+    for seed in range(2):
+        first.train_step(make_batch(seed=seed), 0.01, update)
+    second = build(change(spec, seed=99, dropout_rate=0.4), name=name)
+    second._spec = spec  # the seed of the dropout is the job's
+    second.load_state(first.state())
+    for seed in range(2, 4):
+        second.train_step(make_batch(seed=seed), 0.01, update)
+    assert not differences(whole.state(), second.state())
+    images = make_batch().images
+    assert np.array_equal(whole.predict_step(images), second.predict_step(images))
+
+
+def test_a_prediction_between_two_steps_changes_no_weight() -> None:
+    """MXNet rewrites weights in oneDNN's layout where they lie when it predicts."""
+    quiet, asked = build(), build()
+    for seed in range(2):
+        quiet.train_step(make_batch(seed=seed), 0.05)
+        asked.train_step(make_batch(seed=seed), 0.05)
+        asked.predict_step(make_batch().images)
+    assert not differences(quiet.state(), asked.state())
+
+
+def test_a_prediction_follows_the_newest_weights() -> None:
+    engine = build()
+    before = engine.predict_step(make_batch().images)
+    engine.train_step(make_batch(), 0.05)
+    after = engine.predict_step(make_batch().images)
+    fresh = build()
+    fresh.load_state(engine.state())
+    assert not np.array_equal(before, after)
+    assert np.array_equal(after, fresh.predict_step(make_batch().images))
+
+
+def test_batches_of_any_size_take_turns() -> None:
+    engine = build()
+    for size in (6, 2, 7, 1, 6):
+        loss, logits = engine.train_step(make_batch(size=size), 0.01).fetch()
+        assert np.isfinite(loss) and logits.shape == (size, 4)
+        assert engine.predict_step(make_batch(size=size).images).shape == (size, 4)
+
+
+def test_a_step_is_handed_over_before_its_numbers_are_known() -> None:
+    engine = build()
+    steps = [engine.train_step(make_batch(seed=seed), 0.05) for seed in range(3)]
+    again = build()
+    for seed, step in enumerate(steps):
+        loss, logits = again.train_step(make_batch(seed=seed), 0.05).fetch()
+        assert step.fetch()[0] == loss
+        assert np.array_equal(step.fetch()[1], logits)
+
+
+# ---- refusals
+
+
+def test_a_state_of_another_optimizer_is_refused_and_changes_nothing() -> None:
+    other, engine = build(name="adam"), build(name="sgd")
+    other.train_step(make_batch(), 0.01)
+    before = engine.state()
+    with pytest.raises(ArtifactError, match="another optimizer"):
+        engine.load_state(other.state())
+    assert not differences(before, engine.state())
+
+
+def test_wrong_images_optimizers_and_worlds_are_refused() -> None:
+    with pytest.raises(AlgorithmError, match=r"expected images \(N, 20, 28, 3\)"):
+        build().predict_step(np.zeros((1, 28, 20, 3), np.uint8))
+    with pytest.raises(BackendError, match=r"'adma'; did you mean 'adam'\?"):
+        build(name="adma")
+    with pytest.raises(BackendError, match="trains on one host; this job has 2"):
+        backends.load("mxnet").build(SMALL, OptimizerSpec(), World(size=2))
+
+
+def test_a_short_precision_is_answered_with_what_is_done_instead(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build(change(precision="bfloat16"))
+    assert "precision=bfloat16: MXNet on cpu(0) computes in float32 instead" in caplog.text
+
+
+# ---- export
+
+
+def test_a_graph_that_differs_from_the_model_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_check, "TOLERANCE", -1.0)
+    with pytest.raises(AlgorithmError, match="differs from the model"):
+        build().export(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_network_of_gluon_trains_and_answers_the_same_as_a_graph(
+    tmp_path: Path, multi_label: bool
+) -> None:
+    spec = change(
+        backbone="gluon/mobilenetv2_0.25", input_shape=(3, 64, 64), multi_label=multi_label
+    )
+    engine = build(spec)
+    images = make_batch(spec).images
+    losses = [engine.train_step(make_batch(spec), 0.05).fetch()[0] for _ in range(5)]
+    assert losses[-1] < losses[0]
+    engine.export(tmp_path / "model.onnx", 1.5)
+    model = onnx.load(tmp_path / "model.onnx")
+    assert [value.name for value in model.graph.input] == ["images"]
+    assert not any(described.doc_string for described in (model, model.graph, *model.graph.node))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(["probabilities"], {"images": images})
+    expected = onnx_check.probabilities_of(engine.predict_step(images), spec, 1.5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# ---- Gluon's model zoo
+
+
+def test_the_catalog_has_every_classifier_of_gluons_model_zoo() -> None:
+    with pytest.raises(ValueError) as error:  # its message lists them all
+        vision.get_model("nothing")
+    zoo = set(str(error.value).split("\n\t")[1:])
+    assert {name.removeprefix(gluon_zoo.PREFIX) for name in gluon_zoo.ROWS} == zoo
+
+
+@pytest.mark.parametrize("name", ["gluon/squeezenet1.1", "gluon/vgg11", "gluon/resnet18_v1"])
+def test_the_weights_of_a_gluon_network_have_the_places_of_its_own_files(name: str) -> None:
+    """So that a `.params` file of the zoo can be converted by renaming gamma and beta."""
+    spec = change(backbone=name, input_shape=(3, 64, 64))
+    ours = {key.removeprefix("weight/") for key in build(spec).state() if "weight/" in key}
+    block = vision.get_model(name.removeprefix("gluon/"))
+    places = {place for place in block._collect_params_with_prefix() if "features" in place}
+    renamed = {p.replace(".gamma", ".weight").replace(".beta", ".bias") for p in places}
+    assert ours == renamed | {"head.weight", "head.bias"}
+
+
+def test_dropout_within_a_network_is_the_same_after_a_resume() -> None:
+    spec = change(backbone="gluon/squeezenet1.1", input_shape=(3, 64, 64))
+    whole, first = build(spec), build(spec)
+    for engine in (whole, first):
+        engine.train_step(make_batch(spec), 0.001)
+    mx.random.seed(1234)  # whatever else draws in this process
+    second = build(spec)
+    second.load_state(first.state())
+    for engine in (whole, second):
+        engine.train_step(make_batch(spec, seed=1), 0.001)
+    assert not differences(whole.state(), second.state())
+
+
+def test_an_image_too_small_for_a_network_is_refused_in_one_sentence() -> None:
+    with pytest.raises(BackendError, match="gluon/inceptionv3 cannot be built for input 3,20,28"):
+        build(change(backbone="gluon/inceptionv3"))
+
+
+# ---- the process
+
+
+_COUNT_THREADS = """
+import os, sys
+from image_classification import backends
+from image_classification.backends.base import OptimizerSpec, World
+from tests.unit.torch_cases import SMALL, make_batch
+
+backend = backends.load("mxnet")
+assert "mxnet" not in sys.modules
+engine = backend.build(SMALL, OptimizerSpec(), World(threads=int(sys.argv[1])))
+engine.train_step(make_batch(), 0.01).fetch()
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_the_world_says_how_many_threads_mxnet_starts_unless_the_environment_does() -> None:
+    def threads_of(world: int, **variables: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _COUNT_THREADS, str(world)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | variables,
+        )
+        return int(done.stdout)
+
+    three = threads_of(3)
+    assert threads_of(6) - three == 3
+    assert threads_of(6, OMP_NUM_THREADS="3") == three

@@ -1,0 +1,146 @@
+"""Backbones named keras/<class>: the table against keras.applications, training, weights."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+from image_classification import backends
+from image_classification.backends.base import OptimizerSpec, Update, World
+from image_classification.backends.tensorflow import keras_families
+from image_classification.errors import ArtifactError, BackendError
+from tests.unit.torch_cases import change, differences, make_batch
+
+SPEC = change(backbone="keras/MobileNetV3Small", input_shape=(3, 64, 48), dropout_rate=0.2)
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    backends.load("tensorflow")
+    import keras
+
+    return keras
+
+
+def build(**fields: Any) -> Any:
+    return backends.load("tensorflow").build(
+        change(SPEC, **fields), OptimizerSpec(), World(threads=1)
+    )
+
+
+def test_every_classifier_of_keras_has_a_row(keras: Any) -> None:
+    theirs = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert {name.removeprefix("keras/") for name in keras_families.BACKBONES} == theirs
+
+
+def test_a_close_name_is_suggested() -> None:
+    with pytest.raises(BackendError, match="did you mean 'keras/ResNet50'"):
+        backends.catalog("tensorflow").find("keras/resnet50")
+
+
+def module_of(keras: Any, model: str) -> Any:
+    return inspect.getmodule(inspect.unwrap(getattr(keras.applications, model)))
+
+
+@pytest.mark.parametrize("family", keras_families.FAMILIES, ids=lambda f: next(iter(f.models)))
+def test_the_normalisation_is_what_the_family_was_trained_with(keras: Any, family: Any) -> None:
+    """Keras's own: a function beside the model, or layers inside it."""
+    model = next(iter(family.models))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    theirs = module_of(keras, model).preprocess_input(pixels.copy())
+    if family.normalises:
+        theirs = own_normalisation(keras, model, pixels)
+    ours = (pixels - np.array(family.mean)) / np.array(family.std)
+    np.testing.assert_allclose(ours[..., ::-1] if family.is_bgr else ours, theirs, atol=1e-3)
+
+
+def own_normalisation(keras: Any, model: str, pixels: np.ndarray) -> np.ndarray:
+    whole = getattr(keras.applications, model)(include_top=False, weights=None)
+    x = pixels
+    for layer in whole.layers[1:4]:
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            # EfficientNet: its published file holds the mean, and deviations where variances
+            # should be, which a third layer puts right; see its source.
+            mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+            return (np.asarray(x) - mean) / np.sqrt(deviation) / np.sqrt(deviation)
+        if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
+            x = layer(x)
+    return np.asarray(x)
+
+
+def test_training_resumes_bit_for_bit_with_stochastic_depth_inside(tmp_path: Path) -> None:
+    """EfficientNet drops whole blocks at random."""
+    engine = build(backbone="keras/EfficientNetB0", averages_weights=True)
+    first = engine.state()
+    assert "weight/trunk.stem_conv.kernel" in first
+    assert not any("seed" in name or "normalization" in name for name in first)
+    for seed in range(3):
+        loss = engine.train_step(make_batch(SPEC, seed=seed), 0.01, Update(average_decay=0.5))
+        middle = engine.state() if seed == 1 else first
+        if seed == 1:
+            kept = middle
+    expected = engine.state()
+    engine.load_state(kept)
+    again = engine.train_step(make_batch(SPEC, seed=2), 0.01, Update(average_decay=0.5))
+    assert again.fetch()[0] == loss.fetch()[0]
+    assert differences(expected, engine.state()) == set()
+    engine.export(tmp_path / "model.onnx", 1.2)  # compared with the engine
+
+
+def test_a_frozen_backbone_keeps_every_weight() -> None:
+    engine = build(train_only_head=True)
+    before = engine.state()
+    engine.train_step(make_batch(SPEC), 0.1)
+    after = engine.state()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"weight/head.weight", "weight/head.bias", "optimizer/steps"}
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, second, other = build().state(), build().state(), build(seed=4).state()
+    assert differences(first, second) == set()
+    assert "weight/trunk.conv.kernel" in differences(first, other)
+
+
+def test_the_file_that_keras_publishes_is_read(keras: Any, tmp_path: Path) -> None:
+    row = backends.catalog("tensorflow").find("keras/EfficientNetB0")
+    engines = backends.load("tensorflow")
+    assert engines.pretrained_state(row, tmp_path) is None
+    whole = keras.applications.EfficientNetB0(include_top=False, weights=None)
+    path = tmp_path / "keras" / "EfficientNetB0.h5"
+    path.parent.mkdir()
+    with pytest.raises(ArtifactError, match="_notop"):
+        path.write_bytes(b"no HDF5")
+        engines.pretrained_state(row, tmp_path)
+    write_as_published(whole, path)
+    state = engines.pretrained_state(row, tmp_path)
+    engine = build(backbone="keras/EfficientNetB0")
+    engine.load_state(state)
+    kernel = whole.get_layer("stem_conv").kernel.value.numpy()
+    assert np.array_equal(engine.state()["weight/trunk.stem_conv.kernel"], kernel)
+
+
+def write_as_published(model: Any, path: Path) -> None:
+    """The layout of keras.applications' files: a group for each layer, weights in order."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        layers = [layer for layer in model.layers if layer.weights]
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{place}:0" for place in range(len(layer.weights))]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                group.create_dataset(name, data=weight.value.numpy())
+
+
+def test_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(BackendError, match="InceptionV3 takes images from 75 pixels on"):
+        build(backbone="keras/InceptionV3")

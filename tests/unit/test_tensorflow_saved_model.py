@@ -1,0 +1,185 @@
+"""A SavedModel of the channel `model` as a backbone, with SavedModels as users leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+import tensorflow as tf
+
+from image_classification import backends
+from image_classification.backends.base import ModelSpec, OptimizerSpec, World
+from image_classification.errors import ArtifactError, BackendError
+from tests.unit.torch_cases import change, make_batch
+
+SPEC = ModelSpec("saved_model", 4, (3, 20, 28), (0.0,), (255.0,), seed=3)
+
+
+class Hub(tf.Module):
+    """As TensorFlow Hub's: callable with `training`, variables and what of them is trained."""
+
+    def __init__(self, effect: Any = None) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], [1, 2]), name="conv/w")
+        self.mean = tf.Variable(tf.zeros(8), trainable=False, name="bn/mean")
+        self.effect = effect
+
+    @tf.function
+    def __call__(self, images: Any, training: bool = False) -> Any:
+        if self.effect is not None:
+            images = self.effect(images)
+        maps = tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME"))
+        mean = tf.reduce_mean(maps, [0, 1, 2])
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * mean)
+        return maps - self.mean
+
+    def save(self, folder: Path) -> None:
+        for training in (False, True):
+            self.__call__.get_concrete_function(
+                tf.TensorSpec([None, 20, 28, 3], tf.float32), training=training
+            )
+        tf.saved_model.save(self, str(folder))
+
+
+def build(folder: Path, **fields: Any) -> Any:
+    spec = change(SPEC, folder=folder, **fields)
+    return backends.load("tensorflow").build(spec, OptimizerSpec(), World(threads=1))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("channel")
+    Hub().save(folder / "1")
+    return folder
+
+
+def test_its_features_are_the_models_own_averaged_over_the_positions(hub: Path) -> None:
+    images = make_batch(SPEC).images
+    logits = build(hub).predict_step(images)
+    engine = build(hub)
+    state = engine.state()
+    features = Hub()(tf.constant(images / 255.0, tf.float32), False).numpy().mean((1, 2))
+    expected = features @ state["weight/head.weight"].T + state["weight/head.bias"]
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_fine_tuning_moves_what_is_trained_and_its_statistics(hub: Path, tmp_path: Path) -> None:
+    engine = build(hub, averages_weights=True)
+    before = engine.state()
+    losses = [engine.train_step(make_batch(SPEC), 0.05).fetch()[0] for _ in range(5)]
+    after = engine.state()
+    assert losses[-1] < losses[0]
+    assert engine.trainable_parameter_count == 3 * 3 * 3 * 8 + 8 * 4 + 4
+    for name in before.keys():
+        if name.startswith("weight/"):
+            assert not np.array_equal(before[name], after[name]), name
+    assert not any("bn.mean" in name for name in after if name.startswith("optimizer/"))
+    engine.export(tmp_path / "model.onnx", 1.5)  # checked against the engine
+
+
+def test_a_frozen_one_keeps_all_but_the_head(hub: Path) -> None:
+    engine = build(hub, train_only_head=True)
+    before = engine.state()
+    engine.train_step(make_batch(SPEC), 0.05)
+    after = engine.state()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"weight/head.weight", "weight/head.bias", "optimizer/steps"}
+
+
+def test_one_with_a_dropout_within_is_fine_tuned_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Dropping(Hub):
+        @tf.function
+        def __call__(self, images: Any, training: bool = False) -> Any:
+            maps = tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME"))
+            return tf.nn.dropout(maps, 0.5) if training else maps
+
+    tf.random.set_seed(1)  # deterministic TensorFlow traces no dropout without
+    Dropping().save(tmp_path / "1")
+    engine = build(tmp_path)
+    losses = [engine.train_step(make_batch(SPEC), 0.0).fetch()[0] for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert "evaluation mode" in caplog.text
+
+
+def test_a_signature_is_enough(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weight = tf.Variable(tf.ones([3, 5]), name="w")
+    spec = tf.TensorSpec([None, 20, 28, 3], tf.float32, name="pixels")
+    function = tf.function(
+        lambda pixels: {"out": tf.reduce_mean(pixels, [1, 2]) @ module.weight},
+        input_signature=[spec],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=function)
+    engine = build(tmp_path)
+    before = engine.state()
+    engine.train_step(make_batch(SPEC), 0.5)
+    assert not np.array_equal(before["weight/trunk.0.w"], engine.state()["weight/trunk.0.w"])
+
+
+# Keras 3.15 asks its own variables for an array without `copy`, which NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_model_that_keras_exported_is_a_backbone(tmp_path: Path) -> None:
+    import keras
+
+    layers = [
+        keras.Input((20, 28, 3)),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
+    model = keras.Sequential(layers)
+    model.export(tmp_path, verbose=False)
+    engine = build(tmp_path)
+    images = make_batch(SPEC).images
+    state = engine.state()
+    features = np.asarray(model(images / 255.0))
+    expected = features @ state["weight/head.weight"].T + state["weight/head.bias"]
+    np.testing.assert_allclose(engine.predict_step(images), expected, atol=1e-4)
+    engine.train_step(make_batch(SPEC), 0.05)
+    changed = {name for name in state if not np.array_equal(state[name], engine.state()[name])}
+    assert any("kernel" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    "effect, operation",
+    [
+        (lambda x: x + tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), x.dtype),
+         "ReadFile"),
+        (lambda x: tf.ensure_shape(tf.py_function(lambda y: y, [x], x.dtype), x.shape),
+         "EagerPyFunc"),
+        (lambda x: _written(x), "WriteFile"),
+    ],
+)  # fmt: skip
+def test_one_that_reaches_out_of_the_model_is_refused_before_it_is_loaded(
+    effect: Any, operation: str, tmp_path: Path
+) -> None:
+    Hub(effect).save(tmp_path / "model")
+    with pytest.raises(ArtifactError, match=f"operation '{operation}'"):
+        build(tmp_path)
+
+
+def _written(images: Any) -> Any:
+    tf.io.write_file("/tmp/never", "x")
+    return images
+
+
+def test_images_of_another_size_than_it_was_made_for_are_refused(hub: Path) -> None:
+    with pytest.raises(BackendError, match="20 × 20 × 3: set image_shape"):
+        build(hub, input_shape=(3, 20, 20))
+
+
+def test_a_channel_without_a_saved_model_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"expected one saved_model\.pb .* found none"):
+        build(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"\x0a\xff no protobuf")
+    with pytest.raises(ArtifactError, match="is not a SavedModel"):
+        build(tmp_path)
