@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification import backends
-from image_classification.contract import environment
 from tests.contract import jobs
 
 REPOSITORY = Path(__file__).parent.parent
@@ -28,14 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
         default="torch",
-        choices=backends.names(),
         help="what the jobs of the contract tests run on (default: torch)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Jobs that name no backend run on it, as they do in the image of a backend."""
-    jobs.BACKEND = os.environ[environment.BACKEND.name] = config.getoption("--backend")
+    jobs.BACKEND = os.environ[jobs.BACKEND_VARIABLE] = config.getoption("--backend")
 
 
 def pytest_report_header() -> str:
@@ -51,7 +48,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("SAGEMAKER_", "SM_", "IMAGE_CLASSIFICATION_", "TRAINING_JOB")):
             if name != "IMAGE_CLASSIFICATION_SHARED":
                 monkeypatch.delenv(name)
-    monkeypatch.setenv(environment.BACKEND.name, jobs.BACKEND)
+    monkeypatch.setenv(jobs.BACKEND_VARIABLE, jobs.BACKEND)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def running(image: str, *command: str, options: Sequence[str | Path] = ()) -> It
         docker("rm", "--force", name)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ServingContainer(Server):
     """The serve program in a container, on a port of 127.0.0.1."""
 
@@ -120,7 +120,7 @@ def serving(
     published = ["-p", f"127.0.0.1:{port}:8080", "-v", f"{model}:/opt/ml/model:ro"]
     began = time.monotonic()
     with running(image, "serve", options=[*published, *options]) as container:
-        server = ServingContainer(None, port, container)  # type: ignore[arg-type]
+        server = ServingContainer(None, port, container=container)  # type: ignore[arg-type]
         while not _answers_ping(server):
             assert container.is_running(), container.log()
             assert time.monotonic() - began < 60, container.log()

@@ -49,7 +49,7 @@ def doubtful_job(
     small_channels: dict[str, Path],
     write_class_folders: ClassFolders,
 ) -> Path:
-    """A finished job whose model is sure and wrong of eight validation images, one unreadable."""
+    """A finished job whose model is wrong of eight validation images; a ninth is unreadable."""
     root = tmp_path_factory.mktemp("doubtful")
     doubtful = write_class_folders(root / "validation", per_class=20, seed=2)
     for number in range(8):
@@ -58,6 +58,7 @@ def doubtful_job(
     (doubtful / "green" / "green000.jpg").write_bytes(b"not an image")
     given = HYPERPARAMETERS | {"epochs": 4, "max_bad_samples": 1, "keep_last_weights": "True"}
     given["tensorboard"] = "True"
+    given["label_smoothing"] = 0.8  # so that the model is less sure than it is right
     channels = {"train": small_channels["train"], "validation": doubtful}
     base = write_job(root / "ml", given, channels)
     done = run_train(base)

@@ -20,6 +20,8 @@ from pathlib import Path
 BACKEND = "torch"
 """What jobs run on that name no backend themselves; `pytest --backend` sets it."""
 
+BACKEND_VARIABLE = "IMAGE_CLASSIFICATION_BACKEND"
+
 
 def write_job(
     base: Path,

@@ -28,11 +28,11 @@ HYPERPARAMETERS: dict[str, object] = {
 """Integers, a number, booleans and text: each SDK writes them in its own way."""
 
 PARAMETER_LINES = [
-    "epochs: 6",
-    "learning_rate=0.002",
-    "name='adam'",
-    "early_stopping: EarlyStopping(",
-    "use_pretrained: False",
+    "epochs: 6 (given)",
+    "learning_rate: 0.002 (given)",
+    "optimizer: adam (given)",
+    "early_stopping: True (given)",
+    "use_pretrained_model: False (given)",
 ]
 """What the job's log says of them when they arrived."""
 
