@@ -156,7 +156,10 @@ SUBMIT_DIRECTORY = Variable(
 )
 
 MASTER_PORT = Variable(
-    "MASTER_PORT", "29500", "TCP port of the first host where the hosts of a training job meet"
+    "MASTER_PORT",
+    "29500",
+    "TCP port of the first host where the hosts of a training job meet; through the next one they "
+    "watch each other",
 )
 
 TOP_K = Variable(
