@@ -23,10 +23,13 @@ def start_hosts(
     changed: Mapping[str, object] | None = None,
     parts: Mapping[str, Path] | None = None,
     hosts: Sequence[str] = HOSTS,
+    namespaces: Mapping[str, str] | None = None,
+    interface: str = "ethwe",
 ) -> list[subprocess.Popen[str]]:
     """One `train` process for each host of one job; `parts` are their own train channels.
 
-    A changed hyperparameter of None is left out.
+    A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
+    default interface is one that does not exist, as in local mode.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,11 +42,17 @@ def start_hosts(
         base = write_job(root / host, hyperparameters, channels | own)
         if parts:
             shard(base, "train")
-        resources = {"current_host": host, "hosts": list(hosts), "network_interface_name": "ethwe"}
+        resources = {
+            "current_host": host,
+            "hosts": list(hosts),
+            "network_interface_name": interface,
+        }
         (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+        inside = ["ip", "netns", "exec", namespaces[host]] if namespaces else []
+        command = [*inside, sys.executable, "-m", "image_classification", "train"]
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
+                [*command, "--base-dir", str(base)],
                 env=os.environ | {"MASTER_PORT": port, "IMAGE_CLASSIFICATION_CPU_COUNT": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
