@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.contract.conftest import HYPERPARAMETERS
@@ -15,6 +17,16 @@ from tests.contract.jobs import write_job
 
 HOSTS = ["127.0.0.1", "localhost"]
 """Two names that resolve here; the first leads."""
+
+
+def free_ports() -> str:
+    """The first of two TCP ports in a row that are free, below those that the kernel hands out."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind(("", port))
+            second.bind(("", port + 1))
+            return str(port)
 
 
 def start_hosts(
@@ -31,9 +43,7 @@ def start_hosts(
     A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
     default interface is one that does not exist, as in local mode.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_ports()
     given = HYPERPARAMETERS | dict(changed or {})
     hyperparameters = {name: value for name, value in given.items() if value is not None}
     processes = []

@@ -227,7 +227,7 @@ def test_a_job_goes_on_with_another_number_of_hosts(
         assert code == 0, log
     ((code, log),) = end(start("second", 2, HOSTS[:1]))
     assert code == 0, log
-    assert "divided among 2 hosts and is now among 1 host: it begins again" in log
+    assert "divided among 2 processes and is now among 1 process: it begins again" in log
     for code, log in end(start("third", 3, HOSTS)):
         assert code == 0, log
         assert "Resumed after epoch 2" in log

@@ -31,7 +31,7 @@ class Job:
         def lose(lost: HostLostError) -> None:
             self.losses.put((rank, lost))
 
-        self.started.append(Lifeline(rank, HOSTS, self.port, lose, **times))
+        self.started.append(Lifeline(rank, HOSTS, (LEADER, self.port), lose, **times))
         return self.started[-1]
 
 

@@ -161,6 +161,17 @@ MASTER_PORT = Variable(
     "TCP port of the first host where the hosts of a training job meet; through the next one they "
     "watch each other",
 )
+PROCESSES = Variable(
+    "IMAGE_CLASSIFICATION_PROCESSES",
+    "0",
+    "processes that train on each host, 1 on a backend other than torch; 0: one for each GPU",
+)
+LOCAL_RANK = Variable(
+    "LOCAL_RANK", "", "number of this process among those of its host; set by our launcher"
+)
+LOCAL_WORLD_SIZE = Variable(
+    "LOCAL_WORLD_SIZE", "", "how many these are; without it there is one; set by our launcher"
+)
 
 TOP_K = Variable(
     "IMAGE_CLASSIFICATION_TOP_K",
@@ -335,6 +346,26 @@ def use_network_interface(name: str) -> None:
     """
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(variable, name)
+
+
+def local_place() -> tuple[int, int] | None:
+    """(number, count) of this process among those that train on this host; None if it is alone."""
+    if not (LOCAL_RANK.read() and LOCAL_WORLD_SIZE.read()):
+        return None
+    return LOCAL_RANK.read_integer(0), LOCAL_WORLD_SIZE.read_integer(1)
+
+
+def of_local_processes(count: int) -> list[dict[str, str]]:
+    """What the environment of each process of this host has more: its place, and its CPUs."""
+    cpus = str(max(1, cpu_count() // count))
+    return [
+        {
+            LOCAL_RANK.name: str(number),
+            LOCAL_WORLD_SIZE.name: str(count),
+            CPU_COUNT.name: cpus,
+        }
+        for number in range(count)
+    ]
 
 
 def read_json(path: Path) -> dict[str, Any]:

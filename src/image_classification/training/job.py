@@ -26,9 +26,9 @@ from image_classification.training.heartbeat import Heartbeat
 from image_classification.training.initial_weights import given_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
-from image_classification.training.lifeline import watched
 from image_classification.training.loaders import Loaders, open_loaders
 from image_classification.training.loop import Loop
+from image_classification.training.lost_hosts import watched
 from image_classification.training.measuring import measure
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request

@@ -11,19 +11,14 @@ A line is UTF-8 and ends with a line feed: `host RANK` once, `beat`, `end` (all 
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from image_classification.contract import environment
-from image_classification.contract.environment import Cluster
-from image_classification.contract.failure import describe, report_failure
+from image_classification.contract.failure import describe
 from image_classification.errors import AlgorithmError, ImageClassificationError, UserError
 from image_classification.training.line_connection import LineConnection
 
@@ -55,9 +50,9 @@ class Lifeline:
     """The watch of one process over those of the other hosts; the first of them is the centre.
 
     Args:
-        rank: place of this host among `hosts`.
-        hosts: their names.
-        port: TCP port of the first host.
+        rank: place of this process among `hosts`.
+        hosts: their names, each with its process where a host has several.
+        address: name and TCP port of the first host.
         on_loss: called in the watching thread, GRACE_SECONDS after a host was lost, unless this
             process has ended the watch by then.
         silence: seconds without a line after which a host is lost.
@@ -71,13 +66,13 @@ class Lifeline:
         self,
         rank: int,
         hosts: Sequence[str],
-        port: int,
+        address: tuple[str, int],
         on_loss: Callable[[HostLostError], None],
         *,
         silence: float = SILENCE_SECONDS,
         arrival: float = ARRIVAL_SECONDS,
     ) -> None:
-        self._rank, self._hosts, self._port = rank, hosts, port
+        self._rank, self._hosts, self._address = rank, hosts, address
         self._on_loss, self._silence, self._arrival = on_loss, silence, arrival
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, LineConnection] = {}
@@ -85,7 +80,7 @@ class Lifeline:
         self._closing, self._noticed = threading.Event(), threading.Event()
         self._last_line = "end"
         self._lost: HostLostError | None = None
-        self._listener = _listen(port) if rank == 0 else None
+        self._listener = _listen(address[1]) if rank == 0 else None
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
         self._thread.start()
@@ -137,11 +132,11 @@ class Lifeline:
         """Reach the first host, which may begin later than this one."""
         while not self._closing.is_set():
             try:
-                connection = socket.create_connection((self._hosts[0], self._port), timeout=5.0)
+                connection = socket.create_connection(self._address, timeout=5.0)
             except OSError as error:  # also a name that does not resolve yet
                 if time.monotonic() - self._began > self._arrival:
                     raise HostLostError(
-                        f"host {self._hosts[0]} was not reached at port {self._port} within "
+                        f"host {self._hosts[0]} was not reached at port {self._address[1]} within "
                         f"{self._arrival:.0f} s ({error}): did it start, and may the hosts of "
                         "this job reach one another?"
                     ) from error
@@ -149,6 +144,7 @@ class Lifeline:
                 continue
             self._peers[0] = self._registered(connection)
             self._say(f"host {self._rank}")
+            _logger.info("Reached the first host, %s", self._hosts[0])
             return
 
     def _registered(self, connection: socket.socket) -> LineConnection:
@@ -227,37 +223,3 @@ def _listen(port: int) -> socket.socket:
             f"the hosts of this job watch each other through port {port} of the first host, which "
             f"it cannot open ({error}): set MASTER_PORT so that it and the next port are free"
         ) from error
-
-
-@contextmanager
-def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
-    """In this block the process ends, with the reason in `failure_file`, when a host is lost.
-
-    Raises:
-        ImageClassificationError: of a host that was lost, where this process failed for that.
-    """
-    if len(cluster.hosts) == 1:
-        yield
-        return
-
-    def end(lost: HostLostError) -> None:
-        """The main thread may be in a sum that never returns."""
-        code = report_failure(lost.as_failure(), failure_file)
-        sys.stdout.flush()
-        os._exit(code)
-
-    rank = cluster.hosts.index(cluster.current_host)
-    port = environment.MASTER_PORT.read_integer(1) + 1
-    lifeline = Lifeline(rank, cluster.hosts, port, end)
-    try:
-        yield
-    except AlgorithmError as error:  # of a sum: why did the other host end?
-        lost = lifeline.lost(GRACE_SECONDS / 2)
-        lifeline.close(error)
-        if lost is not None:
-            raise lost.as_failure() from error
-        raise
-    except BaseException as error:
-        lifeline.close(error)
-        raise
-    lifeline.close()

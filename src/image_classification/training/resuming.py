@@ -49,10 +49,10 @@ def newest_checkpoint(
     return found
 
 
-def division_of(hosts: int, sharing: int) -> str:
-    """How an epoch's samples are divided, in words: among so many hosts, of which so many share."""
-    own = ", each with samples of its own" if sharing < hosts else ""
-    return f"{hosts} host{'s' if hosts > 1 else ''}{own}"
+def division_of(processes: int, sharing: int) -> str:
+    """How an epoch's samples are divided, in words: among so many, of which so many share."""
+    own = ", each with samples of its own" if sharing < processes else ""
+    return f"{processes} process{'es' if processes > 1 else ''}{own}"
 
 
 def continued_epoch(found: Checkpoint, division: str) -> PartialEpoch | None:
