@@ -15,7 +15,7 @@ import pytest
 from image_classification.artifact import read_artifact
 from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.hosts import free_ports
+from tests.contract.hosts import HOSTS, end, free_ports, start_hosts
 from tests.contract.jobs import read_to, run_command, write_job
 
 
@@ -106,3 +106,16 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_what_to_set(
     assert done.returncode == 2
     assert "mini_batch_size=8 cannot be divided among the 3 devices" in done.stderr
     assert "set a multiple of 3" in (base / "output" / "failure").read_text()
+
+
+def test_two_hosts_of_two_processes_each_are_four_ranks(
+    tmp_path: Path, small_channels: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """36 images: of a host's batch of 8 each process has 4, so that all take three steps."""
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_PROCESSES", "2")
+    (code, log), (other_code, other_log) = end(start_hosts(tmp_path, small_channels))
+    assert (code, other_code) == (0, 0), log + other_log
+    assert log.count("Epoch[1] Validation-accuracy=") == 1
+    assert "Validation-accuracy=" not in other_log
+    manifest = read_artifact(tmp_path / HOSTS[0] / "model").manifest
+    assert manifest["metrics"]["training_samples"] == 36
