@@ -53,8 +53,8 @@ class Lifeline:
         rank: place of this process among `hosts`.
         hosts: their names, each with its process where a host has several.
         address: name and TCP port of the first host.
-        on_loss: called in the watching thread, GRACE_SECONDS after a host was lost, unless this
-            process has ended the watch by then.
+        on_loss: called in the watching thread when a host is lost.
+        on_stuck: called in it GRACE_SECONDS later, unless this process has ended the watch by then.
         silence: seconds without a line after which a host is lost.
         arrival: seconds within which every host must have come.
 
@@ -68,12 +68,14 @@ class Lifeline:
         hosts: Sequence[str],
         address: tuple[str, int],
         on_loss: Callable[[HostLostError], None],
+        on_stuck: Callable[[HostLostError], None],
         *,
         silence: float = SILENCE_SECONDS,
         arrival: float = ARRIVAL_SECONDS,
     ) -> None:
         self._rank, self._hosts, self._address = rank, hosts, address
-        self._on_loss, self._silence, self._arrival = on_loss, silence, arrival
+        self._on_loss, self._on_stuck = on_loss, on_stuck
+        self._silence, self._arrival = silence, arrival
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, LineConnection] = {}
         self._done: set[int] = set()
@@ -116,10 +118,11 @@ class Lifeline:
         except HostLostError as lost:
             self._lost = lost
             self._last_line = f"lost {lost.code} {lost}"
+            self._on_loss(lost)
             self._noticed.set()
             self._say(self._last_line)
             if not self._closing.wait(GRACE_SECONDS):
-                self._on_loss(lost)
+                self._on_stuck(lost)
         finally:
             self._say(self._last_line)
             for peer in self._peers.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from image_classification.contract import environment
 from image_classification.contract.environment import Cluster
-from image_classification.contract.failure import report_failure
+from image_classification.contract.failure import note_failure, report_failure
 from image_classification.errors import AlgorithmError
 from image_classification.training.lifeline import GRACE_SECONDS, HostLostError, Lifeline
 from image_classification.training.process_group import meeting_host
@@ -28,6 +28,10 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
         yield
         return
 
+    def note(lost: HostLostError) -> None:
+        """At once: NCCL may abort the process when it loses a peer."""
+        note_failure(lost.as_failure(), failure_file)
+
     def end(lost: HostLostError) -> None:
         """The main thread may be in a sum that never returns."""
         code = report_failure(lost.as_failure(), failure_file)
@@ -41,7 +45,7 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
     ]
     rank = cluster.hosts.index(cluster.current_host) * count + number
     address = meeting_host(cluster), environment.MASTER_PORT.read_integer(1) + 1
-    lifeline = Lifeline(rank, names, address, end)
+    lifeline = Lifeline(rank, names, address, note, end)
     try:
         yield
     except AlgorithmError as error:  # of a sum: why did the other host end?
@@ -54,3 +58,5 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
         lifeline.close(error)
         raise
     lifeline.close()
+    if lifeline.lost(0.0) is not None and failure_file is not None:
+        failure_file.unlink(missing_ok=True)  # too late to matter: this process has done its part
