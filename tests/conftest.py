@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from image_classification import backends
+from image_classification.contract import environment
 from tests.contract import jobs
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,8 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Jobs are written in many places: they all ask `jobs.BACKEND`."""
-    jobs.BACKEND = config.getoption("--backend")
+    """Jobs that name no backend run on it, as they do in the image of a backend."""
+    jobs.BACKEND = os.environ[environment.BACKEND.name] = config.getoption("--backend")
 
 
 def pytest_report_header() -> str:
@@ -50,6 +51,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("SAGEMAKER_", "SM_", "IMAGE_CLASSIFICATION_", "TRAINING_JOB")):
             if name != "IMAGE_CLASSIFICATION_SHARED":
                 monkeypatch.delenv(name)
+    monkeypatch.setenv(environment.BACKEND.name, jobs.BACKEND)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ import numpy as np
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.contract.environment import cpu_count
+from image_classification.contract.environment import framework_threads
 from image_classification.data.samples import Batch
 from image_classification.errors import BackendError
 
@@ -98,7 +98,7 @@ def _problem(options: argparse.Namespace) -> tuple[ModelSpec, Batch]:
 
 def _pair(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
     """Our step and the bare one, both warm."""
-    world = World(threads=cpu_count())
+    world = World(threads=framework_threads())
     engine = backends.load(name).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
     module = importlib.import_module(f"bare_steps.{name}")
     # What a framework still does in the background would fall into the other's turn.
@@ -130,7 +130,11 @@ def _row(contender: Contender, images: int) -> dict[str, float]:
 
 
 def _machine() -> dict[str, object]:
-    return {"cores": os.cpu_count(), "threads": cpu_count(), "load_before": os.getloadavg()[0]}
+    return {
+        "cores": os.cpu_count(),
+        "threads": framework_threads(),
+        "load_before": os.getloadavg()[0],
+    }
 
 
 def table(result: dict[str, object]) -> str:

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_classification.archive import unpack
 from image_classification.data.files import write_text, written_beside
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.preprocessing import Preprocessing
@@ -40,8 +39,6 @@ WEIGHTS_FILE = "weights.safetensors"
 LAST_WEIGHTS_FILE = "weights-last.safetensors"
 REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
-
-_MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
 
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the (temporary) path it is given."""
@@ -164,41 +161,6 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
         yield artifact
 
 
-def unpack(archive: Path, directory: Path) -> None:
-    """Unpack a model.tar.gz; paths out of it, links, devices and more than 4 GiB are refused."""
-    size = 0
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                size += member.size
-                if size > _MOST_UNPACKED:
-                    raise ArtifactError(
-                        f"{archive}: {member.name!r} makes it {size} bytes, more than the "
-                        f"{_MOST_UNPACKED} that are unpacked; refused"
-                    )
-                _unpack_member(tar, member, archive, directory)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
-
-
-def _unpack_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, directory: Path
-) -> None:
-    """One member; written by hand, because Debian 12's Python has no extraction filters yet."""
-    target = (directory / member.name).resolve()
-    if not target.is_relative_to(directory.resolve()):
-        raise ArtifactError(f"{archive}: {member.name!r} lies outside the archive; refused")
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    content = tar.extractfile(member) if member.isfile() else None
-    if content is None:
-        raise ArtifactError(f"{archive}: {member.name!r} is a link or a device; refused")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        shutil.copyfileobj(content, file)
-
-
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
@@ -209,7 +171,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             f"{path} is missing: expected an artifact written by the train command, found "
             f"{found or 'nothing'}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a manifest: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f'{path}: not a manifest: it has no "files"')
@@ -222,6 +184,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
     if missing:
         raise ArtifactError(f"{path}: incomplete, without {', '.join(sorted(missing))}")
+    outside = [name for name in manifest["files"] if Path(name).name != name]
+    if outside:
+        raise ArtifactError(f"{path}: names {outside[0]!r}, expected files of this folder only")
     return manifest
 
 
@@ -233,12 +198,14 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def _verify(path: Path, expected: Mapping[str, Any]) -> None:
-    """The file is a regular one inside the folder and is what the manifest says."""
-    if path.name in {"", ".", ".."} or not path.is_file() or path.is_symlink():
+def _verify(path: Path, expected: object) -> None:
+    """The file is a regular one and is what the manifest says."""
+    if not path.is_file() or path.is_symlink():
         raise ArtifactError(f"{path}: named in the manifest but not in the artifact")
+    if not isinstance(expected, dict):
+        raise ArtifactError(f"{path}: expected its bytes and sha256 in the manifest")
     found = _fingerprint(path)
-    if found != dict(expected):
+    if found != expected:
         raise ArtifactError(
             f"{path}: changed since it was written: expected {expected.get('bytes')} bytes with "
             f"SHA-256 {str(expected.get('sha256'))[:12]}…, found {found['bytes']} bytes with "

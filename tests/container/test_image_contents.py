@@ -64,8 +64,9 @@ def test_labels_entry_point_and_command_are_what_the_platform_reads(kind: str) -
 
 
 def test_the_python_packages_are_exactly_those_of_the_lock(kind: str) -> None:
-    name = "serve-cpu" if kind == "serve" else f"train-{kind}-cpu"
-    locked = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", (LOCKS / f"{name}.txt").read_text()))
+    names = ["serve-cpu", "own-code"] if kind == "serve" else [f"train-{kind}-cpu"]
+    text = "".join((LOCKS / f"{name}.txt").read_text() for name in names)
+    locked = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
     found = json.loads(shell(IMAGES[kind], f"python3 -c '{PYTHON_PACKAGES}'")[0])
     assert found.pop("sagemaker-image-classification") == version("sagemaker-image-classification")
     assert found == {key.lower().replace("_", "-"): value for key, value in locked.items()}

@@ -135,17 +135,22 @@ def test_a_transform_job_asks_what_to_send_and_sends_several_images(
         assert single.status == 200 and list(json.loads(single.body)) == ["error"]
 
 
-def test_own_handlers_need_a_package_that_the_image_names(
-    serve_image: str, trained: Path, tmp_path: Path
+def test_own_handlers_answer_in_the_image_as_it_is(
+    serve_image: str, trained: Path, photo: bytes, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(trained / "model", model)
     (model / "code").mkdir()
-    (model / "code" / "inference.py").write_text("def predict_fn(data, model): ...")
-    options = ["-e", "SAGEMAKER_PROGRAM=inference.py"]
-    done = run(serve_image, "serve", volumes={model: "/opt/ml/model"}, options=options)
-    assert done.returncode != 0
-    assert "sagemaker-inference, which is not installed" in done.stdout + done.stderr
+    (model / "code" / "inference.py").write_text(
+        "from sagemaker_inference import encoder\n\n\n"
+        "def output_fn(results, accept):\n"
+        "    return encoder.encode([len(r.probabilities) for r in results], accept)\n"
+    )
+    options = [*TIGHT, "-e", "SAGEMAKER_PROGRAM=inference.py"]
+    with serving(serve_image, model, options) as server:
+        answer = server.invoke(photo, Content_Type="image/jpeg")
+        classes = len(json.loads((model / "labels.json").read_text())["labels"])
+        assert (answer.status, json.loads(answer.body)) == (200, [classes])
 
 
 def test_a_model_that_is_not_one_ends_the_container_with_a_sentence(

@@ -31,8 +31,6 @@ def write_job(
     config = base / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
     text = {name: str(value) for name, value in hyperparameters.items()}
-    if BACKEND != "torch":
-        text.setdefault("backend", BACKEND)
     (config / "hyperparameters.json").write_text(json.dumps(text))
     inputs = {}
     for name, folder in channels.items():
@@ -65,9 +63,6 @@ def run_command(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """The `image-classification` command, or another program, in a process of its own."""
-    is_laptop_job = arguments[:1] == ("train",) and "--base-dir" not in arguments
-    if is_laptop_job and BACKEND != "torch":
-        arguments = (*arguments, "--set", f"backend={BACKEND}")
     return subprocess.run(
         [sys.executable, "-m", program, *map(str, arguments)],
         cwd=folder,
@@ -107,20 +102,21 @@ class Answer:
 
 @dataclass
 class Server:
-    """A real server process on 127.0.0.1."""
+    """A real server process on this machine."""
 
     process: subprocess.Popen[bytes]
     port: int
+    host: str = "127.0.0.1"
 
     def get(self, path: str) -> Answer:
-        return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
+        return self._send(urllib.request.Request(f"http://{self.host}:{self.port}{path}"))
 
     def invoke(self, body: bytes, **headers: str) -> Answer:
         return self.send("POST", "/invocations", body, **headers)
 
     def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://{self.host}:{self.port}{path}"
         return self._send(urllib.request.Request(url, data=body, headers=named, method=method))
 
     def worker(self) -> int:
@@ -170,7 +166,8 @@ def running_server(
     )
     if output:
         output.close()
-    server = Server(process, port)
+    host = environment.get("IMAGE_CLASSIFICATION_HOST", "127.0.0.1").strip("[]")
+    server = Server(process, port, f"[{host}]" if ":" in host else host)
     try:
         _await_ping(server)
         yield server

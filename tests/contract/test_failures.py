@@ -100,7 +100,7 @@ def replace_by(folder: Path, name: str | None, content: bytes) -> None:
         (no_change, {"backbone": "resnet19"}, r"resnet19", r"resnet18"),
         (
             no_change,
-            {"num_layers": 18, "use_pretrained_model": 1},
+            {"backbone": "resnet18", "use_pretrained_model": 1},
             r"no pretrained weights for resnet18",
             r"set use_pretrained_model=0",
         ),

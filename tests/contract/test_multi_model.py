@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import signal
 import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -101,7 +104,8 @@ def test_the_list_of_models_comes_in_pages(server: Server, model: Path) -> None:
     assert seen == ["p1", "p2", "p3"]
     for name in seen:
         unload(server, name)
-    assert server.get("/models?limit=none").status == 400
+    for limit in ("none", "0", "101", "9" * 4000):
+        assert server.get(f"/models?limit={limit}").status == 400
 
 
 def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) -> None:
@@ -120,7 +124,17 @@ def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"model_name": "a"}', b'{"model_name": "a/b", "url": "/x"}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"model_name": "a"}',
+        b'{"model_name": "a/b", "url": "/x"}',
+        b'{"model_name": "\\ud800", "url": "/x"}',
+        b'{"model_name": "a", "url": "/x\\u0000y"}',
+        b'{"model_name": "' + b"a" * 1025 + b'", "url": "/x"}',
+    ],
 )
 def test_a_load_without_name_or_url_is_400(server: Server, body: bytes) -> None:
     answer = server.send("POST", "/models", body)
@@ -143,11 +157,31 @@ def test_what_is_no_artifact_is_400_and_leaves_nothing_behind(
     outside = tmp_path / "outside.tar.gz"
     with tarfile.open(outside, "w:gz") as tar:
         tar.add(model, arcname="../../model")
-    for url in (linked, changed, pickled, outside, tmp_path / "nothing"):
+    for url in (linked, changed, pickled, outside, tmp_path / "nothing", tmp_path / ("n" * 300)):
         answer = load(server, "bad", url)
         assert answer.status == 400 and b"cannot be served" in answer.body, (url, answer)
     assert load(server, "bad", model).status == 200
     assert unload(server, "bad").status == 200
+
+
+def test_a_name_may_have_any_characters_but_a_slash(server: Server, model: Path) -> None:
+    for name in ("модель 1", "a%2Fb", "?limit=1", "é" * 512):
+        assert load(server, name, model).status == 200
+        path = f"/models/{quote(name, safe='')}"
+        answer = server.get(path).json()
+        assert isinstance(answer, dict) and answer["modelName"] == name
+        assert server.send("POST", f"{path}/invoke", GREY, Content_Type="image/png").status == 200
+        assert server.send("DELETE", path).status == 200
+
+
+def test_the_server_ends_when_the_process_with_the_models_dies(model: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    settings = {"SAGEMAKER_MULTI_MODEL": "true"}
+    with running_server(model, log=log, exit_code=1, **settings) as server:
+        assert load(server, "a", model).status == 200
+        os.kill(server.worker(), signal.SIGKILL)
+        assert server.process.wait(30) == 1
+    assert "the loaded models ended with their process" in log.read_text()
 
 
 def test_memory_is_given_back_when_models_are_unloaded(server: Server, model: Path) -> None:

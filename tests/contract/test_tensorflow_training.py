@@ -66,7 +66,7 @@ def test_a_job_that_was_killed_ends_with_the_weights_of_one_left_alone(
     assert weights_of(killed) == weights_of(whole)
 
 
-def test_a_saved_model_of_the_model_channel_is_fine_tuned(
+def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_named(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     module = tf.Module()
@@ -88,7 +88,6 @@ def test_a_saved_model_of_the_model_channel_is_fine_tuned(
     }
     given = {
         "backend": "tensorflow",
-        "backbone": "saved_model",
         "image_shape": "3,32,32",
         "epochs": 3,
         "batch_size": 8,
@@ -97,10 +96,18 @@ def test_a_saved_model_of_the_model_channel_is_fine_tuned(
     base = write_job(tmp_path / "ml", given, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "it holds a SavedModel, hence backbone=saved_model" in done.stdout
     manifest = read_artifact(base / "model").manifest
     assert manifest["backbone"] == "saved_model"
     assert manifest["started_from"] == "the backbone of the channel model with a new head"
     assert manifest["metrics"]["validation"]["accuracy"] == 1.0
+
+    given |= {"backbone": "resnet20", "use_pretrained_model": "False", "epochs": 1}
+    base = write_job(tmp_path / "named", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "backbone=resnet20 does not start from (backbone=saved_model does)" in done.stdout
+    assert read_artifact(base / "model").manifest["backbone"] == "resnet20"
 
 
 def test_a_saved_model_that_is_not_there_is_the_users_mistake(

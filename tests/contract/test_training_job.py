@@ -266,7 +266,7 @@ def test_a_class_number_beyond_num_classes_is_refused_with_its_record(
 def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
-    given = HYPERPARAMETERS | {"num_layers": 18, "use_pretrained_model": 1}
+    given = HYPERPARAMETERS | {"backbone": "resnet18", "use_pretrained_model": 1}
     failure, _ = failed(write_job(tmp_path / "ml", given, small_channels))
     assert "no pretrained weights for resnet18" in failure
 

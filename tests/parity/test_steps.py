@@ -166,3 +166,17 @@ def test_twenty_steps_from_the_same_seed_stay_together(subject: str) -> None:
     found, expected = np.array(losses).T
     assert expected[-5:].mean() < 0.9 * expected[:5].mean(), "they must learn something"
     np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("engine", ["subject", "reference"])
+def test_an_update_without_a_sample_of_weight_changes_nothing(subject: str, engine: str) -> None:
+    """Not even by momentum, which would move the weights on."""
+    trained = build(subject if engine == "subject" else engine, RESNET)
+    trained.train_step(make_batch(RESNET), 0.01).fetch()
+    before = trained.state()
+    batch = make_batch(RESNET, seed=1)
+    empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
+    assert trained.train_step(empty, 0.01).fetch()[0] == 0
+    after = trained.state()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed <= {"optimizer/steps"}

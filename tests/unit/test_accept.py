@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.data.labels import LabelMap
@@ -76,7 +76,8 @@ def test_an_accept_that_cannot_be_produced_is_406_and_lists_what_can(header: str
 
 
 @pytest.mark.parametrize(
-    "parameter", ["top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan"]
+    "parameter",
+    ["top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan", "top_k=" + "9" * 5000],
 )
 def test_an_impossible_parameter_is_406_and_named(parameter: str) -> None:
     with pytest.raises(RequestError, match=parameter.split("=")[0]) as caught:
@@ -144,6 +145,7 @@ def test_a_threshold_decides_the_labels_of_a_multi_label_answer() -> None:
     assert json.loads(answer(JSON + ";verbose", [prediction]))["predicted_labels"] == ["dog"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
 def test_every_probability_is_read_back_as_the_float32_and_as_a_fraction(row: list[float]) -> None:
     labels = LabelMap(tuple(map(str, range(len(row)))))

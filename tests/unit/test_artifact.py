@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.artifact import open_artifact, read_artifact, unpack, write_artifact
+from image_classification.archive import unpack
+from image_classification.artifact import open_artifact, read_artifact, write_artifact
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import ArtifactError, DataError
@@ -18,6 +19,7 @@ from image_classification.errors import ArtifactError, DataError
 LABELS = LabelMap(("cat", "dög"))
 PREPROCESSING = Preprocessing(height=8, width=8, resize=9)
 DESCRIPTION = {"interface": "mxnet", "backend": "torch", "backbone": "resnet20"}
+FILES: dict[str, object] = {"labels.json": {}, "model.onnx": {}, "preprocessing.json": {}}
 
 
 @pytest.fixture
@@ -57,6 +59,8 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
         ({"files": None}, "not a manifest"),
         ({"files": {}}, "incomplete, without labels.json, model.onnx, preprocessing.json"),
         ({"classes": 3}, "labels.json has 2 names, the manifest 3"),
+        ({"files": FILES | {"../outside": {"bytes": 1}}}, "names '../outside'"),
+        ({"files": FILES | {"labels.json": 3}}, "expected its bytes and sha256"),
     ],
 )
 def test_a_manifest_that_cannot_be_right_is_refused(
@@ -65,6 +69,12 @@ def test_a_manifest_that_cannot_be_right_is_refused(
     path = directory / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=message):
+        read_artifact(directory)
+
+
+def test_a_manifest_of_a_hundred_thousand_brackets_is_refused(directory: Path) -> None:
+    (directory / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="not a manifest"):
         read_artifact(directory)
 
 
@@ -133,3 +143,42 @@ def test_an_archive_that_claims_a_huge_member_is_refused_before_it_is_written(
     with pytest.raises(ArtifactError, match="more than the 4294967296"):
         unpack(archive, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
+
+
+def test_an_archive_that_is_damaged_inside_is_refused(directory: Path, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        tar.add(directory, arcname=".")
+    packed = bytearray(gzip.compress(content.getvalue(), 0))
+    packed[13:15] = b"\xff\xff"  # a stored block whose length contradicts itself
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(packed[:12] + b"\x07" + packed[13:])
+    with pytest.raises(ArtifactError, match="not a usable"), open_artifact(archive):
+        pass
+
+
+def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(gzip.compress(tarfile.TarInfo("a").tobuf() * 10_001 + b"\0" * 1024))
+    with pytest.raises(ArtifactError, match="more than 10000 members"):
+        unpack(archive, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_huge_header_of_an_archive_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, 2**30
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(gzip.compress(tarfile.TarInfo("a").tobuf() + header.tobuf() + bytes(1024)))
+    with pytest.raises(ArtifactError, match="an extended header of 1073741824 bytes"):
+        unpack(archive, tmp_path / "unpacked")
+
+
+def test_a_member_whose_name_holds_a_null_byte_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("a")
+        member.pax_headers = {"path": "a\0b"}
+        tar.addfile(member)
+    with pytest.raises(ArtifactError, match="null byte"):
+        unpack(archive, tmp_path / "unpacked")

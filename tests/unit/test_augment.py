@@ -247,3 +247,17 @@ def test_the_numbers_of_a_batch_depend_only_on_the_generator() -> None:
     augmentation = ALL["crop_color_transform"]
     assert (numbers(augmentation, 5) == numbers(augmentation, 5)).all()
     assert (numbers(augmentation, 5) != numbers(augmentation, 5, seed=1)).any()
+
+
+def test_colour_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
+    """(u1 + 4·u2)/5 of two uniform draws, over the symmetric range, truncated towards 0."""
+    augmentation, count = Augmentation.mxnet("crop_color"), 20_000
+    numbers = plan(augmentation, np.random.default_rng(0), count)
+    draws = np.random.default_rng(1).random((2, count))
+    expected = 2 * (draws[0] + 4 * draws[1]) / 5 - 1
+    for name, limit in (("hue", 36), ("saturation", 50), ("lightness", 50)):
+        shares = numbers[name] / limit
+        assert np.abs(shares).max() <= 1 and abs(shares.mean()) < 0.02
+        for beyond in (0.5, 0.8, 0.9):  # a single uniform draw would be there 0.5, 0.2, 0.1
+            found, wanted = (np.abs(values) >= beyond for values in (shares, expected))
+            assert found.mean() == pytest.approx(wanted.mean(), abs=0.02), (name, beyond)

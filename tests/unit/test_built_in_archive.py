@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.backends import networks
-from image_classification.backends.mxnet_archive import read_built_in
+from image_classification.backends.mxnet_archive import SHAPES_FILE, SYMBOL_FILE, read_built_in
 from image_classification.backends.mxnet_archive.params_file import read_params
 from image_classification.errors import ArtifactError
 from tests.unit.built_in_archive import params_bytes, write_archive
@@ -159,4 +159,25 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
     del arrays["aux:stage1_unit2_bn1_moving_mean"]
     (tmp_path / "image-classification-0007.params").write_bytes(params_bytes(arrays))
     with pytest.raises(ArtifactError, match=r"bn1_moving_mean should be .* is absent"):
+        read_built_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (SYMBOL_FILE, "", "[" * 100_000),
+        (SYMBOL_FILE, '"(3, 3)"', '"' + "-" * 100_000 + '1"'),
+        (SYMBOL_FILE, '"(3, 3)"', '"' + "(" * 5_000 + '"'),
+        (SHAPES_FILE, "", "[" * 100_000),
+        (SHAPES_FILE, "", '[{"name": "data", "shape": [1, 3, 1e999, 32]}]'),
+        (SHAPES_FILE, "", '[{"name": "data", "shape": 3}]'),
+    ],
+)
+def test_text_that_is_made_to_exhaust_a_parser_is_refused_like_any_other(
+    tmp_path: Path, file: str, old: str, new: str
+) -> None:
+    write_archive(tmp_path)
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(text.replace(old, new) if old else new)
+    with pytest.raises(ArtifactError):
         read_built_in(tmp_path)

@@ -11,6 +11,7 @@ from image_classification.errors import HyperparameterError
 MXNET, TENSORFLOW = INTERFACES["mxnet"], INTERFACES["tensorflow"]
 
 UNIT = (["0", "1", "0.5", "1e-6"], ["-0.1", "1.1", "high"])
+BELOW_ONE = (["0", "0.999", "0.5", "1e-6"], ["-0.1", "1", "1.0", "1.1", "high"])
 POSITIVE = (["1", "7", "7.0"], ["0", "-1", "1.5", "many"])
 BOOLEAN = (["True", "False", "true", "0", "1"], ["2", "maybe"])
 
@@ -19,8 +20,8 @@ MXNET_TABLE = {
     "num_classes": (None, *POSITIVE),
     "num_training_samples": (None, *POSITIVE),
     "augmentation_type": (None, ["crop", "crop_color", "crop_color_transform"], ["crops"]),
-    "beta_1": (0.9, *UNIT),
-    "beta_2": (0.999, *UNIT),
+    "beta_1": (0.9, *BELOW_ONE),
+    "beta_2": (0.999, *BELOW_ONE),
     "early_stopping": (False, *BOOLEAN),
     "early_stopping_min_epochs": (10, *POSITIVE),
     "early_stopping_patience": (5, *POSITIVE),
@@ -61,15 +62,15 @@ TENSORFLOW_TABLE = {
         ["nag"],
     ),
     "learning_rate": (0.001, *UNIT),
-    "beta_1": (0.9, *UNIT),
-    "beta_2": (0.999, *UNIT),
+    "beta_1": (0.9, *BELOW_ONE),
+    "beta_2": (0.999, *BELOW_ONE),
     "momentum": (0.9, *UNIT),
     "epsilon": (1e-7, *UNIT),
     "rho": (0.95, *UNIT),
     "initial_accumulator_value": (0.0001, *UNIT),
     "regularizers_l2": (0.0001, *UNIT),
     "label_smoothing": (0.1, *UNIT),
-    "dropout_rate": (0.2, *UNIT),
+    "dropout_rate": (0.2, *BELOW_ONE),
     "train_only_top_layer": (False, *BOOLEAN),
     "reinitialize_top_layer": ("Auto", ["Auto", "True"], ["never"]),
     "early_stopping": (False, *BOOLEAN),

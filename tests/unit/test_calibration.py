@@ -15,7 +15,7 @@ from image_classification.training.calibration import (
     fit_temperature,
     reliability,
 )
-from image_classification.training.evaluation import Outcomes, softmax
+from image_classification.training.evaluation import Outcomes, cross_entropy, softmax
 
 
 def outcomes_of(true_temperature: float, samples: int = 4000, classes: int = 5) -> Outcomes:
@@ -88,6 +88,21 @@ def test_where_it_cannot_help_nothing_changes_and_the_reason_is_given(
     assert found.temperature == 1 and reason in found.reason and reason in found.line()
     assert found.error_after == found.error_before and found.loss_after == found.loss_before
     assert at_temperature(outcomes, found.temperature) is outcomes
+
+
+def test_a_lower_loss_at_the_price_of_less_honest_confidence_is_refused() -> None:
+    """Nearly all the loss is of few sure errors: the best temperature makes all others doubt."""
+    sure, doubtful = [0.999, 0.0005, 0.0005], [0.52, 0.24, 0.24]
+    probabilities = np.array([sure] * 200 + [doubtful] * 1000, np.float32)
+    targets = np.array([0] * 194 + [1] * 6 + [0] * 520 + [1] * 480)
+    outcomes = Outcomes(("k",) * 1200, targets, probabilities)
+    temperature = fit_temperature(targets, probabilities)
+    after = at_temperature(outcomes, temperature)
+    lost = cross_entropy(targets, probabilities) - cross_entropy(targets, after.probabilities)
+    assert lost > 1 / 1200, "the loss alone would take it"
+    assert calibration_error(after) > calibration_error(outcomes)
+    found = calibrate(outcomes)
+    assert found.temperature == 1 and "would raise the calibration error" in found.reason
 
 
 def test_all_wrong_and_sure_of_it_stops_at_the_largest_temperature() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_classification.data.files import PARTIAL_SUFFIX
 from image_classification.errors import UserError
 from image_classification.training.checkpoint import (
     Checkpoint,
@@ -55,6 +56,18 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
         "checkpoint-0003.json",
         "checkpoint-0003.safetensors",
     ]
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
+    leftovers = [
+        tmp_path / f"checkpoint-0007.{kind}{PARTIAL_SUFFIX}" for kind in ("safetensors", "json")
+    ]
+    others = tmp_path / f"notes.txt{PARTIAL_SUFFIX}"
+    for path in (*leftovers, others):
+        path.write_bytes(b"cut sho")
+    save_epochs(Checkpoints(tmp_path, IDENTITY), [0.5])
+    assert not any(path.exists() for path in leftovers)
+    assert others.exists(), "what is not ours stays"
 
 
 def test_weights_whose_json_was_never_written_are_removed_and_other_files_are_not(

@@ -18,6 +18,7 @@ from image_classification.cli import main
 from image_classification.contract.algorithm import algorithm_request
 from image_classification.contract.hyperparameters import parse_all
 from image_classification.contract.interface import INTERFACES
+from image_classification.contract.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +81,14 @@ def hyperparameters(interface: str) -> dict[str, dict[str, Any]]:
 
 def test_ranges_defaults_and_tunable_flags_are_those_declared() -> None:
     rows = hyperparameters("mxnet")
-    assert rows["learning_rate"] | {"Description": ""} == {
-        "Name": "learning_rate",
+    assert rows["beta_1"] | {"Description": ""} == {
+        "Name": "beta_1",
         "Description": "",
         "Type": "Continuous",
         "Range": {"ContinuousParameterRangeSpecification": {"MinValue": "0", "MaxValue": "1"}},
         "IsTunable": True,
         "IsRequired": False,
-        "DefaultValue": "0.1",
+        "DefaultValue": "0.9",
     }
     assert rows["optimizer"]["Range"]["CategoricalParameterRangeSpecification"]["Values"] == [
         *("sgd", "adam", "rmsprop", "nag")
@@ -99,15 +100,30 @@ def test_ranges_defaults_and_tunable_flags_are_those_declared() -> None:
         assert set(interface.tuning_ranges) <= names
 
 
+def filled_in(interface: str) -> dict[str, str]:
+    """What the service adds to every job of the algorithm that leaves it out."""
+    rows = hyperparameters(interface).items()
+    return {name: row["DefaultValue"] for name, row in rows if "DefaultValue" in row}
+
+
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
 def test_defaults_that_the_service_fills_in_are_a_legal_job(interface: str) -> None:
-    given = {
-        name: row["DefaultValue"]
-        for name, row in hyperparameters(interface).items()
-        if "DefaultValue" in row
-    }
     declared = INTERFACES[interface].hyperparameters
-    assert parse_all(declared, given) == parse_all(declared, {})
+    assert parse_all(declared, filled_in(interface)) == parse_all(declared, {})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_defaults_that_the_service_fills_in_leave_a_preset_what_it_is(
+    interface: str, preset: str
+) -> None:
+    parse = INTERFACES[interface].parse
+    assert parse(filled_in(interface) | {"preset": preset}) == parse({"preset": preset})
+
+
+def test_a_default_that_the_service_must_not_fill_in_is_told_in_words() -> None:
+    row = hyperparameters("mxnet")["num_layers"]
+    assert "DefaultValue" not in row and row["Description"].endswith("Default: 152.")
 
 
 def test_every_spelling_is_known_and_none_has_a_default_beside_another() -> None:

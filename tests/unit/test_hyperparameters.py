@@ -42,11 +42,21 @@ def test_an_integer_may_be_written_as_an_integral_number(text: str, value: int) 
     assert MXNET.parse({"epochs": text})["epochs"] == value
 
 
-@pytest.mark.parametrize("text", ["5.5", "0", "-1", "ten", "nan", "inf", "1e400", "[5]"])
+@pytest.mark.parametrize(
+    "text", ["5.5", "0", "-1", "ten", "nan", "inf", "1e400", "[5]", "1_0", "٥"]
+)
 def test_a_bad_integer_is_refused_with_its_name_value_and_range(text: str) -> None:
     with pytest.raises(HyperparameterError) as caught:
         MXNET.parse({"epochs": text})
     assert f"epochs={text!r}: expected an integer ≥ 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "1e0", '"1"'])
+@pytest.mark.parametrize("name", ["beta_1", "beta_2", "dropout_rate"])
+def test_what_divides_by_nothing_at_one_is_refused_there(name: str, text: str) -> None:
+    for interface in (MXNET, TENSORFLOW):
+        with pytest.raises(HyperparameterError, match=f"{name}=.*: expected a number ≥ 0 and < 1"):
+            interface.parse({name: text})
 
 
 def test_all_problems_are_reported_together() -> None:
@@ -129,6 +139,9 @@ def settings(interface: str, **given: str) -> object:
     [
         ({"lr_scheduler_step": "20,10"}, "expected rising epochs"),
         ({"lr_scheduler_step": "ten"}, "expected rising epochs"),
+        ({"lr_scheduler_step": "1_0"}, "expected rising epochs"),
+        ({"image_shape": "3,2_24,224"}, "channels,height,width"),
+        ({"epochs": "5", "checkpoint_frequency": "6"}, "from 1 to epochs, which is 5"),
         ({"lr_schedule": "step"}, "needs lr_scheduler_step"),
         ({"lr_schedule": "cosine", "lr_scheduler_step": "5"}, "contradict"),
         ({"image_shape": "4,224,224"}, "1 or 3 channels"),
@@ -140,6 +153,26 @@ def settings(interface: str, **given: str) -> object:
 def test_values_that_contradict_each_other_are_refused(given: dict[str, str], message: str) -> None:
     with pytest.raises(HyperparameterError, match=message):
         settings("mxnet", **given)
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
+    choices = next(e for e in INTERFACES[interface].hyperparameters if e.name == "lr_schedule")
+    for kind in choices.choices:
+        given = {"lr_schedule": kind, "learning_rate": "0.8", "epochs": "4"}
+        if kind == "step":
+            given |= {"lr_scheduler_step": "1,2", "lr_scheduler_factor": "0.5"}
+        schedule = settings_of(interface, INTERFACES[interface].parse(given)).schedule
+        assert schedule.kind == kind
+        if kind == "step":
+            rates = [schedule.rate(epoch) for epoch in (0.5, 1.5, 2.5)]
+            assert rates == pytest.approx([0.8, 0.4, 0.2])
+
+
+def test_a_limit_of_no_time_is_no_limit_that_a_job_can_have() -> None:
+    with pytest.raises(HyperparameterError, match="max_minutes='0': expected a number > 0"):
+        MXNET.parse({"max_minutes": "0"})
+    assert MXNET.parse({"max_minutes": "0.5"})["max_minutes"] == 0.5
 
 
 def test_an_unknown_backbone_suggests_the_nearest() -> None:

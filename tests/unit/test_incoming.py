@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from gunicorn.config import Config
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.errors import RequestError
@@ -25,6 +25,7 @@ def reader(max_body: int = 100) -> RequestReader:
     return RequestReader(Config(), ("127.0.0.1", 1), max_body)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
@@ -39,6 +40,7 @@ def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     assert not read.has_begun and read.buffered == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_do_anything_but_wait_complete_or_refuse(data: bytes) -> None:
     for start in (b"", CHUNKED[:55], SIZED[:30]):
@@ -74,3 +76,20 @@ def test_continue_is_wanted_once_and_only_before_the_body() -> None:
     early = reader()
     early.take(SIZED[:-3].replace(b"Host: x", b"Expect: 100-continue"))
     assert not early.wants_continue()
+
+
+def in_chunks(size: int, count: int) -> bytes:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + (f"{size:x}\r\n".encode() + b"x" * size + b"\r\n") * count + b"0\r\n\r\n"
+
+
+def test_many_tiny_chunks_are_refused_before_they_hold_up_the_loop() -> None:
+    with pytest.raises(RequestError, match="chunks of 64 bytes or more") as caught:
+        reader(2**20).take(in_chunks(1, 5000))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1000), (64, 5000)])
+def test_a_few_tiny_chunks_and_many_small_ones_are_a_body(size: int, count: int) -> None:
+    received = reader(2**20).take(in_chunks(size, count))
+    assert received is not None and received.body == b"x" * size * count

@@ -203,7 +203,7 @@ def test_the_budget_is_a_count_or_a_share(text: str, limit: int) -> None:
     assert BadSamples.allowing(text, 333).limit == limit
 
 
-@pytest.mark.parametrize("text", ["", "-1", "some", "101%", "nan%", "inf%", "1.5"])
+@pytest.mark.parametrize("text", ["", "-1", "some", "101%", "nan%", "inf%", "1.5", "1_0", "1_0%"])
 def test_an_unreadable_budget_is_refused(text: str) -> None:
     with pytest.raises(HyperparameterError, match="max_bad_samples"):
         BadSamples.allowing(text, 100)

@@ -21,6 +21,7 @@ from image_classification.training.journal import Journal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.settings import Settings, settings_of
+from image_classification.training.step_inputs import StepInputs
 
 
 class Colours:
@@ -43,7 +44,7 @@ class Colours:
         level = 40 + 170 * (index % 2)
         Image.new("RGB", (8, 8), (level, level, level)).save(body, "PNG")
         content = b"no image" if index in self.damaged else body.getvalue()
-        return Sample(self.key(index), index % 2, content)
+        return Sample(self.key(index), int(self.class_indices[index]), content)
 
     def close(self) -> None:
         pass
@@ -343,11 +344,17 @@ def test_max_minutes_counts_the_time_before_an_interruption_and_stops_like_sigte
     assert rest.epoch == 0, "the weights of the best epoch"
 
 
-def test_class_weights_reach_the_engine_as_weights_of_the_samples() -> None:
-    loop, engine = prepare_loop([0.5], class_weights="balanced")
-    loop.training.source.class_indices = np.array([0] * 8 + [1] * 2)  # type: ignore[misc]
+def run_uneven(right_share: list[float], **given: str) -> RecordingEngine:
+    """What the engine gets of eight samples of class 0 and two of class 1."""
+    loop, engine = prepare_loop(right_share, **given)
+    loop.training.source.class_indices = np.repeat([0, 1], [8, 2])  # type: ignore[misc]
     loop.run()
-    expected = [10 / 16 if int(key[6:]) % 2 == 0 else 10 / 4 for key in engine.keys]
+    return engine
+
+
+def test_class_weights_reach_the_engine_as_weights_of_the_samples() -> None:
+    engine = run_uneven([0.5], class_weights="balanced")
+    expected = [10 / 16 if int(key[6:]) < 8 else 10 / 4 for key in engine.keys]
     np.testing.assert_allclose(np.concatenate(engine.weights), expected, rtol=1e-6)
 
 
@@ -361,6 +368,45 @@ def test_mixed_targets_follow_the_mixed_images() -> None:
         np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
         shares |= set(targets[:, 1].tolist())
     assert len(shares) > 2
+
+
+def test_a_class_keeps_its_weight_within_a_mixture() -> None:
+    plain = run_uneven([0.5], mixup_alpha="1")
+    engine = run_uneven([0.5], mixup_alpha="1", class_weights="balanced")
+    for targets, weights, parts in zip(engine.targets, engine.weights, plain.targets, strict=True):
+        rows = parts * [10 / 16, 10 / 4]  # the share of each class, as often as it weighs
+        np.testing.assert_allclose(weights, rows.sum(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(weights[:, None] * targets, rows, rtol=1e-5)
+
+
+def test_batches_of_an_update_share_it_by_their_class_weights() -> None:
+    engine = run_uneven([0.5, 0.5], class_weights="balanced", accumulate_batches="2")
+    sums = np.array([weights.sum() for weights in engine.weights])
+    shares = np.array([update.share for update in engine.updates])
+    assert np.ptp(sums[:2]) > 1, "the batches of the first update weigh differently"
+    for update in ([0, 1], [2], [3, 4], [5]):  # each epoch is two batches of four and one of two
+        np.testing.assert_allclose(shares[update], sums[update] / sums[update].sum(), rtol=1e-6)
+
+
+def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
+    values = INTERFACES["mxnet"].parse(
+        {"num_layers": "20", "image_shape": "3,8,8", "class_weights": "balanced"}
+        | {"accumulate_batches": "4"}
+    )
+    settings, source = settings_of("mxnet", values), Colours()
+    source.class_indices = np.repeat([0, 1], [8, 2])
+    sums, shares = [], []
+    for rank in range(2):
+        place = {"seed": 3, "rank": rank, "world_size": 2}
+        with Loader(source, settings.preprocessing, 2, shuffle=True, **place) as loader:
+            inputs = StepInputs(settings, 2, loader, World(rank, 2))
+            shares.append([inputs.update(1, step).share for step in range(loader.steps)])
+            batches = enumerate(loader.epoch(1))
+            prepared = [inputs.prepared(1, step, batch, batch.targets) for step, batch in batches]
+            sums.append([float(batch.weights.sum()) for batch in prepared])
+    assert shares[0] == shares[1]
+    expected = np.sum(sums, axis=0) / np.sum(sums)
+    np.testing.assert_allclose(shares[0], expected, rtol=1e-6)
 
 
 def test_balanced_sampling_is_for_training_alone() -> None:

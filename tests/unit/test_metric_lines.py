@@ -35,7 +35,20 @@ def test_no_line_of_one_metric_is_taken_for_another() -> None:
         for metric in interface.metrics:
             line = "12/12 " + metric.line.format(value="0.5")
             scraped = {m.name for m in interface.metrics if re.search(m.regex, line)}
-            assert scraped == {metric.name}
+            assert scraped == {m.name for m in interface.metrics if m.line == metric.line}
+
+
+@pytest.mark.parametrize("interface", sorted(INTERFACES))
+def test_the_objective_of_the_tuning_guides_is_declared(interface: str) -> None:
+    declared = {metric.name: metric for metric in INTERFACES[interface].metrics}
+    assert declared["validation:accuracy"].direction == "Maximize"
+    values = {"accuracy": 0.75}
+    lines = {
+        "mxnet": "\n".join(metrics.mxnet_epoch_lines(0, 1.0, {"accuracy": 0.5}, values)),
+        "tensorflow": metrics.keras_epoch_line(12, 1.0, {"accuracy": 0.5}, values),
+    }
+    found = re.findall(declared["validation:accuracy"].regex, lines[interface])
+    assert [float(value) for value in found] == [0.75]
 
 
 @pytest.mark.parametrize("value", EXTREMES)

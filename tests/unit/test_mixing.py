@@ -62,10 +62,26 @@ def test_the_same_step_mixes_alike_and_another_otherwise() -> None:
     assert results[0] == results[1] and len(set(results)) == 4
 
 
-def test_targets_and_weights_are_mixed_by_the_same_share() -> None:
-    targets = np.eye(3, dtype=np.float32)
-    expected = [[0.75, 0, 0.25], [0, 1, 0], [0.25, 0, 0.75]]
-    np.testing.assert_allclose(blended(targets, 0.75), expected)
-    weights = np.array([1, 2, 5], np.float32)
-    np.testing.assert_allclose(blended(weights, 0.75), [2, 2, 4])
-    assert blended(weights, 0.75).dtype == np.float32
+def test_targets_are_mixed_by_the_share_and_add_to_one() -> None:
+    targets, ones = np.eye(3, dtype=np.float32), np.ones(3, np.float32)
+    mixed, weights = blended(targets, ones, 0.75)
+    np.testing.assert_allclose(mixed, [[0.75, 0, 0.25], [0, 1, 0], [0.25, 0, 0.75]])
+    assert weights.tolist() == [1, 1, 1]
+    assert mixed.dtype == weights.dtype == np.float32
+
+
+@pytest.mark.parametrize("weights", [(1, 2, 5, 8), (0.2, 9, 0.2, 0.2), (1, 1, 0, 0)])
+def test_the_loss_of_a_mixture_is_the_blend_of_both_weighted_losses(
+    weights: tuple[float, ...],
+) -> None:
+    """Blending weights and targets apart would give a rare class's weight to its partner too."""
+    generator, share = np.random.default_rng(5), 0.7
+    targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    given = np.array(weights, np.float32)
+    costs = -np.log(generator.dirichlet([1, 1, 1], 4))  # −log p of each class, for each image
+    own, partner = (costs * targets).sum(axis=1), (costs * targets[::-1]).sum(axis=1)
+    expected = share * given * own + (1 - share) * given[::-1] * partner
+    mixed, mixed_weights = blended(targets, given, share)
+    np.testing.assert_allclose(mixed_weights * (costs * mixed).sum(axis=1), expected, rtol=1e-6)
+    np.testing.assert_allclose(mixed.sum(axis=1), mixed_weights > 0, rtol=1e-6)
+    assert mixed_weights.sum() == pytest.approx(given.sum())

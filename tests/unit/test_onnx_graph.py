@@ -109,5 +109,10 @@ def test_numbers_that_are_not_finite_do_not_pass_the_check() -> None:
     def lost(images: UInt8Array) -> FloatArray:
         return np.full((len(images), 4), np.nan, np.float32)
 
-    with pytest.raises(AlgorithmError, match="by nan"):
+    with pytest.raises(AlgorithmError, match="own answers are no finite numbers"):
         onnx_check.check(graph_of(SMALL), lost, SMALL)
+    weights = weights_of(SMALL) | {"head.bias": np.full(4, np.nan, np.float32)}
+    network = networks.network(SMALL.backbone, SMALL.input_shape)
+    graph = onnx_graph.graph_bytes(network, weights, SMALL)
+    with pytest.raises(AlgorithmError, match="by nan"):
+        onnx_check.check(graph, lambda images: np.zeros((len(images), 4), np.float32), SMALL)

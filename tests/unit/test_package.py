@@ -86,3 +86,20 @@ def test_the_notebook_names_the_images_of_this_version() -> None:
     text = (REPOSITORY / "notebooks" / "quickstart.ipynb").read_text("utf-8")
     for image in ("train", "serve"):
         assert f"image-classification-{image}:{image_classification.__version__}" in text
+
+
+def test_a_command_is_parsed_without_importing_the_others() -> None:
+    code = (
+        "import sys; from image_classification.cli import parser; parser('serve');"
+        "print([m for m in ('numpy', 'PIL', 'image_classification.data') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "rec2idx", "weights", "describe"])
+def test_a_command_is_found_in_its_own_module_and_in_the_whole(command: str) -> None:
+    for name in (command, None):
+        choices = next(a.choices for a in parser(name)._actions if a.choices)
+        assert choices and command in choices
+    assert len(list(choices)) == len(COMMANDS) + 3

@@ -48,6 +48,24 @@ def test_what_would_contradict_the_jobs_own_values_is_left_out() -> None:
     assert settings_of("mxnet", INTERFACES["mxnet"].parse(given)).backbone.name == "resnet50"
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_legal_job_of_several_labels(name: str) -> None:
+    given = {"preset": name, "multi_label": "1"}
+    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    assert settings.multi_label and settings.label_smoothing == 0
+    given["multi_label"] = "0"
+    assert settings_of("mxnet", INTERFACES["mxnet"].parse(given)).label_smoothing == 0.1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_job_without_augmentation_gets_none_from_a_preset(name: str) -> None:
+    given = {"preset": name, "augmentation": '"False"'}
+    parse = INTERFACES["tensorflow"].parse
+    assert settings_of("tensorflow", parse(given)).augmentation is None
+    given["augmentation"] = "True"
+    assert parse(given) == parse({"preset": name}), "it says what the preset says"
+
+
 def test_an_unknown_preset_is_reported_with_the_names() -> None:
     with pytest.raises(HyperparameterError, match="one of transfer, fine-tune, scratch"):
         INTERFACES["mxnet"].parse({"preset": "best"})

@@ -57,13 +57,13 @@ def test_more_classes_than_samples_of_an_epoch_are_no_trouble() -> None:
     assert sorted(balanced_order(np.arange(5), 0, 0)) == [0, 1, 2, 3, 4]
 
 
-def test_batches_of_an_update_share_it_by_their_samples() -> None:
-    recipe = Recipe(accumulate_batches=3)
-    updates = [recipe.update(0, step, 5, 8, 35) for step in range(5)]  # 8 8 8 | 8 3
+def test_batches_of_an_update_share_it_by_their_weight() -> None:
+    recipe, weights = Recipe(accumulate_batches=3), np.array([8.0, 8, 8, 8, 3])
+    updates = [recipe.update(0, step, weights) for step in range(5)]  # 8 8 8 | 8 3
     shares = [update.share for update in updates]
     assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 8 / 11, 3 / 11])
     assert [update.is_last for update in updates] == [False, False, True, False, True]
-    assert Recipe().update(2, 3, 5, 8, 35).share == 1.0
+    assert Recipe().update(2, 3, weights).share == 1.0
 
 
 def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
@@ -72,7 +72,7 @@ def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
     assert average_decay(0.99, 10_000) == 0.99
     assert average_decay(0.0, 5) == 0.0
     recipe = Recipe(ema_decay=0.9999, accumulate_batches=2)
-    assert recipe.update(3, 4, 5, 8, 40).average_decay == average_decay(0.9999, 3 * 3 + 2)
+    assert recipe.update(3, 4, np.full(5, 8.0)).average_decay == average_decay(0.9999, 3 * 3 + 2)
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,39 @@ def test_a_list_without_images_is_400(body: bytes, header: str) -> None:
     with pytest.raises(RequestError, match="no image") as caught:
         read_images(body, header)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"[]," * 300_000 + b"0]",
+        b"{" + b",".join(b'"%d":{}' % number for number in range(300_000)) + b"}",
+    ],
+)
+def test_json_of_a_million_values_is_413_before_it_is_parsed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(json, "loads")
+    with pytest.raises(RequestError, match="limit is 500000") as caught:
+        read_images(body, "application/json")
+    assert caught.value.status == 413
+
+
+def test_a_record_of_a_million_parts_is_413_before_they_are_followed() -> None:
+    body = framed(b"\x0a\x23\xd7\xce" * 50_000)
+    with pytest.raises(RequestError, match="more than 40004 parts") as caught:
+        read_images(body, RECORDIO)
+    assert caught.value.status == 413
+
+
+def test_what_came_instead_of_an_image_is_repeated_only_in_part() -> None:
+    for value in ({"k" * 100_000: 1}, 10**3000):
+        (failure,) = read_images(json.dumps([value]).encode(), "application/json").entries
+        assert isinstance(failure, Failure) and len(failure.reason) < 300
+
+
+def test_fields_that_are_no_files_count_as_parts_of_a_form() -> None:
+    body = b"".join(part("text", b"x") for _ in range(10_001)) + part("i", JPEG, "i") + b"--B--\r\n"
+    with pytest.raises(RequestError, match="more than 10000 parts") as caught:
+        read_images(body, "multipart/form-data; boundary=B")
+    assert caught.value.status == 413

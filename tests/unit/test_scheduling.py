@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -15,12 +17,12 @@ from image_classification.serving.scheduling import GuardedGraph, choose_plan
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, (1, 4, 1)),
+        ({}, (1, 5, 1)),
         ({"SAGEMAKER_GUNICORN_THREADS": "9"}, (1, 9, 1)),
-        ({"MODEL_SERVER_WORKERS": "2"}, (2, 2, 1)),
-        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "2"}, (3, 2, 1)),
-        ({"IMAGE_CLASSIFICATION_BATCHING": "on"}, (1, 36, 32)),
-        ({"SAGEMAKER_MULTI_MODEL": "true", "MODEL_SERVER_WORKERS": "2"}, (1, 4, 1)),
+        ({"MODEL_SERVER_WORKERS": "2"}, (2, 3, 1)),
+        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "2"}, (3, 3, 1)),
+        ({"IMAGE_CLASSIFICATION_BATCHING": "on"}, (1, 37, 32)),
+        ({"SAGEMAKER_MULTI_MODEL": "true", "MODEL_SERVER_WORKERS": "2"}, (1, 5, 1)),
     ],
 )
 def test_processes_threads_and_batches_follow_cpus_and_settings(
@@ -99,3 +101,14 @@ def test_a_fault_of_the_runtime_makes_the_process_unhealthy(provider: str, is_lo
         guarded.run(images(1))
     assert (health.ping_status, health.fault) == (503, "it broke")
     assert health.is_device_lost is is_lost and health.longest_run() == 0
+
+
+def test_a_run_inside_a_run_is_timed_from_the_outer_ones_start() -> None:
+    health = Health()
+    with health.running():
+        time.sleep(0.01)
+        outer = health.longest_run()
+        with health.running():
+            assert health.longest_run() >= outer >= 0.01
+        assert health.longest_run() >= outer
+    assert health.longest_run() == 0

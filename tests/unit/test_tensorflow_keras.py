@@ -144,3 +144,28 @@ def write_as_published(model: Any, path: Path) -> None:
 def test_images_that_are_too_small_are_refused() -> None:
     with pytest.raises(BackendError, match="InceptionV3 takes images from 75 pixels on"):
         build(backbone="keras/InceptionV3")
+
+
+FAMILIES = [
+    ("ResNet50", 32),
+    ("DenseNet121", 32),
+    ("NASNetMobile", 32),
+    ("Xception", 71),
+    ("ConvNeXtTiny", 32),  # grouped convolutions, which Keras has XLA compile, and GELU
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), FAMILIES)
+def test_a_family_trains_and_answers_the_same_as_a_graph(
+    name: str, side: int, tmp_path: Path
+) -> None:
+    row = backends.catalog("tensorflow").find(f"keras/{name}")
+    spec = change(backbone=row.name, input_shape=(3, side, side), mean=row.mean, std=row.std)
+    engine = backends.load("tensorflow").build(spec, OptimizerSpec(), World(threads=1))
+    before = engine.state()
+    assert np.isfinite(engine.train_step(make_batch(spec), 0.001).fetch()[0])
+    after = engine.state()
+    kernels = [name for name in before if name.startswith("weight/") and name.endswith("kernel")]
+    assert any(not np.array_equal(before[name], after[name]) for name in kernels)
+    engine.export(tmp_path / "model.onnx", 1.3)  # compared with the engine

@@ -15,34 +15,13 @@ from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, World
 from image_classification.backends.torch.engine.memory import memory_errors
 from image_classification.contract.failure import describe
-from tests.unit.torch_cases import change
-
-STEP = """
-import resource
-import numpy as np
-from image_classification import backends
-from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.data.samples import Batch
-
-shape = (3, 224, 224)
-spec = ModelSpec("resnet20", 2, shape, (127.0,) * 3, (128.0,) * 3)
-engine = backends.load("torch").build(spec, OptimizerSpec(), World())
-images = np.zeros((64, 224, 224, 3), np.uint8)
-targets = np.tile(np.float32((1, 0)), (64, 1))
-batch = Batch(images, targets, np.ones(64, np.float32), ("",) * 64)
-with open("/proc/self/statm") as file:
-    used = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)
-for step in (lambda: engine.train_step(batch, 0.1), lambda: engine.predict_step(images)):
-    try:
-        step()
-    except MemoryError as error:
-        print("MemoryError:", error)
-"""
+from tests.unit.torch_cases import STEP_WITHOUT_MEMORY, change
 
 
 def test_a_step_that_does_not_fit_is_a_memory_error() -> None:
-    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STEP_WITHOUT_MEMORY], capture_output=True, text=True
+    )
     assert done.stdout.count("MemoryError: ") == 2, done.stdout + done.stderr
 
 

@@ -70,16 +70,17 @@ def test_grouped_batches_update_like_one_batch_of_all_their_samples(clip: float)
     spec = change(train_only_head=True)  # without BatchNorm statistics the equality is exact
     options = {"name": "adam", "clip_gradient_norm": clip, "head_l2": 0.01}
     together, grouped = build(spec, **options), build(spec, **options)
-    batch = make_batch(spec, 8)
+    weights = np.array([1, 1, 5, 0.2, 1, 3, 0.2, 1], np.float32)
+    batch = dataclasses.replace(make_batch(spec, 8), weights=weights)
     before = grouped.state()["weight/head.weight"]
     together.train_step(batch, 0.01)
     for part_, is_last in ((slice(0, 5), False), (slice(5, 8), True)):
-        count = part_.stop - part_.start
+        share = float(weights[part_].sum() / weights.sum())
         piece = Batch(batch.images[part_], batch.targets[part_], batch.weights[part_],
                       batch.keys[part_])  # fmt: skip
         if is_last:
             assert np.array_equal(grouped.state()["weight/head.weight"], before)
-        grouped.train_step(piece, 0.01, Update(share=count / 8, is_last=is_last))
+        grouped.train_step(piece, 0.01, Update(share=share, is_last=is_last))
     np.testing.assert_allclose(
         grouped.state()["weight/head.weight"], together.state()["weight/head.weight"], atol=1e-6
     )

@@ -18,7 +18,11 @@ from image_classification.backends.update_rules import (
 )
 from image_classification.errors import ArtifactError, BackendError
 
-SETTINGS = {"momentum": 0.9, "weight_decay": 0.1, "epsilon": 1e-3, "initial_accumulator": 0.1}
+SETTINGS = {
+    "momentum": 0.9, "weight_decay": 0.1, "epsilon": 1e-3, "initial_accumulator": 0.1,
+    "beta_1": 0.7, "beta_2": 0.6, "decay": 0.8,
+}  # fmt: skip
+"""None is a default, neither ours nor PyTorch's: a number that is not handed on is noticed."""
 
 
 def run(name: str, steps: int = 3, **changes: Any) -> tuple[dict[str, np.ndarray], Slots]:

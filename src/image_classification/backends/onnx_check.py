@@ -28,7 +28,7 @@ def check(graph: bytes, predict: Predict, spec: ModelSpec, temperature: float = 
         temperature: > 0; what the graph divides the logits by.
 
     Raises:
-        AlgorithmError: they differ by more than TOLERANCE.
+        AlgorithmError: they differ by more than TOLERANCE, or are no finite numbers.
     """
     channels, height, width = spec.input_shape
     generator = np.random.default_rng(0)
@@ -39,7 +39,10 @@ def check(graph: bytes, predict: Predict, spec: ModelSpec, temperature: float = 
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     for size in _BATCHES:
         batch = images[:size]
-        expected = probabilities_of(predict(batch), spec, temperature)
+        logits = predict(batch)
+        if not np.isfinite(logits).all():
+            raise AlgorithmError("the model's own answers are no finite numbers: it has diverged")
+        expected = probabilities_of(logits, spec, temperature)
         (probabilities,) = session.run(["probabilities"], {"images": batch})
         difference = float(np.abs(probabilities - expected).max())
         if not difference <= TOLERANCE:  # written so that a NaN fails as well

@@ -12,8 +12,6 @@ image; 11.9 from PyTorch's exporter, where each uneven padding is a copy of the 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +33,19 @@ from image_classification.backends.networks import (
 )
 from image_classification.backends.networks.layers import Padding
 from image_classification.backends.onnx_check import Predict, check
+from image_classification.backends.onnx_folding import (
+    Affine,
+    Weights,
+    affine_of,
+    folded_norms,
+    normalisation,
+    readers,
+)
 from image_classification.data import files
 
 _OPSET = 17
 _IR_VERSION = 8  # of onnx 1.12: the oldest that may hold opset 17
 _NORMALISED = "normalised"
-
-Weights = Mapping[str, npt.NDArray[Any]]
-Affine = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-"""(scale, shift), each (channels,)."""
 
 
 def write(
@@ -78,15 +80,15 @@ def graph_bytes(
     """The serialised ONNX model; see `write` for the arguments."""
     writer = _Writer(weights)
     layers = list(network.layers)
-    affine = _normalisation(spec)
+    affine = normalisation(spec)
     first = INPUT
-    if isinstance(layers[0], Norm) and _readers(network)[INPUT] == 1:
-        scale, shift = _affine(layers[0], weights)
+    if isinstance(layers[0], Norm) and readers(network)[INPUT] == 1:
+        scale, shift = affine_of(layers[0], weights)
         affine = affine[0] * scale, affine[1] * scale + shift
         first = layers.pop(0).name
     writer.add_normalisation(affine, spec.input_shape)
     writer.names[first] = _NORMALISED
-    folded = _folded_norms(network)
+    folded = folded_norms(network)
     for layer in layers:
         if isinstance(layer, Convolution):
             writer.add_convolution(layer, folded.get(layer.name))
@@ -128,7 +130,7 @@ class _Writer:
             inputs.append(self._array(f"{layer.name}.weight", kernel))
         else:
             output = norm.name
-            scale, shift = _affine(norm, self._weights)
+            scale, shift = affine_of(norm, self._weights)
             inputs.append(self._array(f"{layer.name}.weight", kernel * scale.reshape(-1, 1, 1, 1)))
             inputs.append(self._array(f"{layer.name}.bias", shift))
             self.names[norm.name] = output
@@ -209,41 +211,6 @@ class _Writer:
         plain = np.array(values, np.float32, order="C")
         self._arrays.append(numpy_helper.from_array(plain, name))
         return name
-
-
-def _readers(network: Network) -> Counter[str]:
-    return Counter(name for layer in network.layers for name in layer.inputs)
-
-
-def _folded_norms(network: Network) -> dict[str, Norm]:
-    """The BatchNorm of each convolution that nothing else reads."""
-    readers = _readers(network)
-    convolutions = {layer.name for layer in network.layers if isinstance(layer, Convolution)}
-    return {
-        layer.inputs[0]: layer
-        for layer in network.layers
-        if isinstance(layer, Norm)
-        and layer.inputs[0] in convolutions
-        and readers[layer.inputs[0]] == 1
-    }
-
-
-def _normalisation(spec: ModelSpec) -> Affine:
-    mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
-    channels = spec.input_shape[0]
-    scale, shift = np.broadcast_to(1 / std, channels), np.broadcast_to(-mean / std, channels)
-    return scale, shift
-
-
-def _affine(norm: Norm, weights: Weights) -> Affine:
-    """What an evaluated BatchNorm computes, in float64: times scale, plus shift."""
-    ones = np.ones(norm.width)
-    weight, bias, mean, variance = (
-        np.asarray(weights.get(f"{norm.name}.{tensor}", ones), np.float64)
-        for tensor in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = weight / np.sqrt(variance + norm.epsilon)
-    return scale, bias - mean * scale
 
 
 def _pads(padding: Padding) -> list[int]:

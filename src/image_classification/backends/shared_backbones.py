@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from image_classification.backends import nearest
+from image_classification.backends import catalog, names, nearest
 from image_classification.backends.base import Backbone
 from image_classification.errors import BackendError
 
@@ -71,12 +71,15 @@ def find(
         families: what else the backend has, for the message: `timm/<model name>`.
 
     Raises:
-        BackendError: no such backbone; the message has the nearest name and the list.
+        BackendError: no such backbone; the message has the backend that has one of that name, or
+            the nearest name, and the list.
     """
     if name in rows:
         return rows[name]
+    having = [other for other in names() if name in catalog(other).BACKBONES]
+    hint = f"; set backend={having[0]}, which has it." if having else nearest(name, rows)
     raise BackendError(
-        f"backend {backend!r} has no backbone {name!r}{nearest(name, rows)} "
+        f"backend {backend!r} has no backbone {name!r}{hint} "
         f"Backbones: {', '.join([*rows, *families])}"
     )
 

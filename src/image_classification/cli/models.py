@@ -129,7 +129,8 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--format", choices=("saved_model", "keras"), help="of --model; needs TensorFlow"
     )
-    command.add_argument("--backend", default="torch", help="default: torch")
+    backend = environment.BACKEND.read()
+    command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
     )
@@ -170,7 +171,8 @@ def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         "image-classification weights efficientnet_lite0 --output weights",
     )
     command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
-    command.add_argument("--backend", default="torch", help="default: torch")
+    backend = environment.BACKEND.read()
+    command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--output",
         type=Path,

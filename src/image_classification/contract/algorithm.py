@@ -12,6 +12,7 @@ from typing import Any
 from image_classification.contract.channels import Channel
 from image_classification.contract.hyperparameters import Hyperparameter
 from image_classification.contract.interface import Interface
+from image_classification.contract.presets import depended_on
 
 TRAINING_INSTANCES = (
     *(f"ml.{kind}.xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6")),
@@ -107,8 +108,13 @@ def _specification(entry: Hyperparameter, name: str, interface: Interface) -> di
     }
     if legal:
         specification["Range"] = legal
-    # The service fills in defaults: with several spellings that would be two values for one.
-    if entry.default is not None and not entry.aliases:
+    if entry.default is None:
+        return specification
+    # The service fills in defaults, and cannot be told from the user: with several spellings that
+    # would be two values for one, and a preset would yield to all of them.
+    if entry.aliases or entry.name in depended_on(interface.name):
+        specification["Description"] += f" Default: {entry.default}."
+    else:
         specification["DefaultValue"] = str(entry.default)
     return specification
 
@@ -122,8 +128,10 @@ def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
             honoured = [bool(value) for value in entry.only or (True, False)]
             values = [text for value in honoured for text in _BOOLEANS[value]]
         return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
-    low = entry.minimum if entry.minimum is not None else -_LARGEST_INTEGER
-    high = entry.maximum
+    # The service has closed bounds only: it lets an open one through, and the job refuses it.
+    lows, highs = (entry.minimum, entry.above), (entry.maximum, entry.below)
+    low = next((bound for bound in lows if bound is not None), -_LARGEST_INTEGER)
+    high = next((bound for bound in highs if bound is not None), None)
     if entry.kind == "integer":
         bounds = (str(int(low)), str(int(_LARGEST_INTEGER if high is None else high)))
         kind = "Integer"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +21,9 @@ Kind = Literal["integer", "continuous", "categorical", "boolean", "text"]
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""As JSON and the SDKs write numbers; Python alone would read 1_0 as 10."""
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _UNSET = {"", "none", "null"}
 
 IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
@@ -35,8 +40,10 @@ class Hyperparameter:
         default: the value when unset; None means "not set".
         meaning: one sentence for the reference.
         minimum, maximum: closed bounds of numbers.
+        above, below: open ones.
         choices: allowed values of a categorical, compared without case.
         required: an error if unset.
+        optimizers: those that read it; empty: it acts whatever the optimiser is.
         aliases: other spellings that published jobs use.
         only: if not empty, the values this version can honour; another legal value of the
             built-in is refused with an explanation, never silently ignored.
@@ -48,8 +55,11 @@ class Hyperparameter:
     meaning: str
     minimum: float | None = None
     maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
     choices: tuple[str, ...] = ()
     required: bool = False
+    optimizers: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     only: tuple[Value, ...] = ()
 
@@ -77,9 +87,9 @@ class Hyperparameter:
         if self.kind == "text":
             return "text"
         number = "an integer" if self.kind == "integer" else "a number"
-        bounds = [f"≥ {self.minimum:g}"] if self.minimum is not None else []
-        bounds += [f"≤ {self.maximum:g}"] if self.maximum is not None else []
-        return " ".join([number, " and ".join(bounds)]).strip()
+        bounds = {"≥": self.minimum, ">": self.above, "≤": self.maximum, "<": self.below}
+        shown = [f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None]
+        return " ".join([number, " and ".join(shown)]).strip()
 
     def _convert(self, plain: str) -> Value:
         if self.kind == "text":
@@ -92,13 +102,14 @@ class Hyperparameter:
         return self._convert_number(plain)
 
     def _convert_number(self, plain: str) -> Value:
-        try:
-            number = float(plain)
-        except ValueError:
+        if not _NUMBER.fullmatch(plain):
             return None
-        too_small = self.minimum is not None and not number >= self.minimum
-        too_large = self.maximum is not None and not number <= self.maximum
-        if too_small or too_large or number != number or number in (float("inf"), float("-inf")):
+        number = float(plain)
+        lower = self.minimum if self.minimum is not None else self.above
+        upper = self.maximum if self.maximum is not None else self.below
+        too_small = lower is not None and (number < lower or number == self.above)
+        too_large = upper is not None and (number > upper or number == self.below)
+        if too_small or too_large or math.isinf(number):
             return None
         if self.kind == "integer":
             return int(number) if number.is_integer() else None
@@ -117,6 +128,14 @@ def unquote(text: str) -> str:
             break
         plain = str(decoded).strip()
     return plain
+
+
+def integer_list(text: str) -> tuple[int, ...]:
+    """The integers of `10,20`, `10, 20`, `(10, 20)` or `[10,20]`; ValueError if it is no such."""
+    parts = text.strip("()[] ").split(",")
+    if not all(_INTEGER.fullmatch(part.strip()) for part in parts):
+        raise ValueError(f"not integers separated by commas: {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def parse_one(entry: Hyperparameter, raw: object) -> Value:

@@ -10,7 +10,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from image_classification.contract import metrics, mxnet_interface, tensorflow_interface
+from image_classification.contract import (
+    environment,
+    metrics,
+    mxnet_interface,
+    tensorflow_interface,
+)
 from image_classification.contract.channels import Channel
 from image_classification.contract.hyperparameters import (
     Hyperparameter,
@@ -19,7 +24,7 @@ from image_classification.contract.hyperparameters import (
     parse_one,
 )
 from image_classification.contract.presets import added_by
-from image_classification.contract.shared_hyperparameters import INTERFACE, PRESET
+from image_classification.contract.shared_hyperparameters import BACKEND, INTERFACE, PRESET
 from image_classification.errors import ChannelError, HyperparameterError
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +50,10 @@ class Interface:
     tuning_ranges: Mapping[str, tuple[float, float] | None]
 
     def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """Typed hyperparameters; names of the other interface get a message that says so."""
+        """Typed hyperparameters; names of the other interface get a message that says so.
+
+        A job that names no backend gets that of its image.
+        """
         other = next(entry for entry in INTERFACES.values() if entry is not self)
         remark = (
             f"it belongs to the {other.name} interface (channel {other.training_channel}), "
@@ -57,12 +65,36 @@ class Interface:
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
             nothing = "nothing: the job sets all of it"
             _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
-        return parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        values = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        self._log_without_effect(values)
+        values[BACKEND.name] = values[BACKEND.name] or environment.BACKEND.read()
+        return values
+
+    def _log_without_effect(self, values: Mapping[str, Value]) -> None:
+        """Say what was changed from its default and is not read by the job's optimiser."""
+        chosen = values["optimizer"]
+        for entry in self.hyperparameters:
+            value = values[entry.name]
+            if entry.optimizers and chosen not in entry.optimizers and value != entry.default:
+                readers = ", ".join(entry.optimizers)
+                _logger.info(
+                    "%s=%s is without effect with optimizer=%s: it acts with %s",
+                    *(entry.name, value, chosen, readers),
+                )
 
     def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
         """Hyperparameter → value as text: what the preset of a job adds to what it gives."""
-        aliases = {alias: entry.name for entry in self.hyperparameters for alias in entry.aliases}
-        return added_by(_preset(given), self.name, given, aliases)
+        preset = _preset(given)
+        return added_by(preset, self.name, self._own(given)) if preset else {}
+
+    def _own(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """What a job gives, typed, by the interface's own names; None where it cannot be read."""
+        own: dict[str, Value] = {}
+        for entry in self.hyperparameters:
+            for name in (entry.name, *entry.aliases):
+                if name in given:
+                    own[entry.name] = _readable(entry, given[name])
+        return own
 
 
 INTERFACES = {
@@ -114,12 +146,16 @@ def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
 
 
 def _preset(given: Mapping[str, object]) -> str | None:
-    """The preset's name; one that does not exist is reported with all other problems."""
+    name = _readable(PRESET, given.get(PRESET.name))
+    return None if name is None else str(name)
+
+
+def _readable(entry: Hyperparameter, raw: object) -> Value:
+    """The typed value; None for one that `parse_all` will report with all other problems."""
     try:
-        name = parse_one(PRESET, given.get(PRESET.name))
+        return parse_one(entry, raw)
     except HyperparameterError:
         return None
-    return None if name is None else str(name)
 
 
 def _names(interface: Interface) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_BETA = "below 1; there up to 1, with which the average would never leave 0"
+
 MXNET_HYPERPARAMETERS = {
     "num_classes": "required there; counted here, except in Pipe mode",
     "num_training_samples": "required there; counted here, except in Pipe mode",
     "augmentation_type": "",
-    "beta_1": "",
-    "beta_2": "",
+    "beta_1": _BETA,
+    "beta_2": _BETA,
     "checkpoint_frequency": "epochs between checkpoints, from which a job resumes; there, epochs "
     "between files in model.tar.gz. The artifact here always holds the best epoch",
     "early_stopping": "",
@@ -30,21 +32,25 @@ MXNET_HYPERPARAMETERS = {
     "lr_scheduler_factor": "",
     "lr_scheduler_step": "acts at the epochs it names even if num_training_samples is wrong",
     "mini_batch_size": "a data set smaller than one batch trains; there it is an error",
-    "momentum": "",
+    "momentum": "sgd and nag alone, there and here; with others a log line says so",
     "multi_label": "loss: mean binary cross-entropy over the classes; accuracy: mean over the "
     "classes of right decisions at 0.5. The built-in publishes neither formula",
-    "num_layers": "",
-    "optimizer": "",
+    "num_layers": "the same from random weights; for ImageNet weights see use_pretrained_model",
+    "optimizer": "the same names; the formulas are PyTorch's, not MXNet's (docs/architecture.md)",
     "precision_dtype": "unset is float32 there; here unset leaves it to `precision`, by default "
     "bfloat16 on GPUs that have it. Set float32 for the same",
     "resize": "may be left out: images then get 256 for 224, in proportion; records keep the "
     "shorter side they have, and photos that are served are brought to it",
     "top_k": "not with multi_label: several labels have no rank among k",
-    "use_pretrained_model": "weights are never downloaded; a backbone without weights in the image "
-    "is an error",
+    "use_pretrained_model": "there, the ResNet of num_layers with ImageNet weights; the image has "
+    "none of ResNets, so **the job trains efficientnet_lite0 with its ImageNet weights instead**, "
+    "and log, report and model card say so. With `resnet50.safetensors` in the image's weights "
+    "folder it is the ResNet; naming `backbone=resnet50` makes missing weights an error. Nothing "
+    "is ever downloaded",
     "use_weighted_loss": "a class weighs images without it per image with it; the built-in "
     "publishes no formula. Not in Pipe mode, where classes cannot be counted beforehand",
-    "weight_decay": "",
+    "weight_decay": "sgd and nag alone, there and here; with others a log line says so. Here it "
+    "reaches convolution and dense weights only",
     "model_prefix": "without effect, there and here; undocumented there",
     "use_lr_scheduler": "without effect, there and here; undocumented there",
 }
@@ -52,17 +58,18 @@ MXNET_HYPERPARAMETERS = {
 TENSORFLOW_HYPERPARAMETERS = {
     "epochs": "",
     "batch_size": "images per step on one host",
-    "optimizer": "",
-    "learning_rate": "",
-    "beta_1": "",
-    "beta_2": "",
-    "momentum": "",
+    "optimizer": "the same names; the formulas are PyTorch's, not Keras' (docs/architecture.md)",
+    "learning_rate": "the same meaning, but for another network and images prepared otherwise: one "
+    "that was tuned there is only a first guess here",
+    "beta_1": _BETA,
+    "beta_2": _BETA,
+    "momentum": "as learning_rate; and Keras folds the rate into it",
     "epsilon": "`eps`, as the tuning page calls it, is taken too",
     "rho": "",
     "initial_accumulator_value": "",
     "regularizers_l2": "",
     "label_smoothing": "",
-    "dropout_rate": "",
+    "dropout_rate": "below 1; there up to 1, which drops everything",
     "train_only_top_layer": "all three published spellings are taken",
     "reinitialize_top_layer": "",
     "early_stopping": "",
@@ -72,7 +79,8 @@ TENSORFLOW_HYPERPARAMETERS = {
     "augmentation_random_flip": "`horizontal` too, as in the published specification",
     "augmentation_random_rotation": "",
     "augmentation_random_zoom": "",
-    "binary_mode": "",
+    "binary_mode": "there one sigmoid, the probability of the positive class; here a softmax of "
+    "two classes, and answers hold both probabilities, the positive class's second",
     "eval_metric": "",
     "image_resize_interpolation": "",
     "validation_split_ratio": "",
@@ -92,7 +100,8 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "copied to the disk and measured on after every epoch, so that every image counts once",
         "train_lst": "paths may begin above the channel's folder; required only for images by list",
         "validation_lst": "as train_lst",
-        "model": "an artifact of this project; only the head's width may differ",
+        "model": "an artifact of this project; only the head's width may differ. One that was "
+        "trained in place of the ResNet of `num_layers` goes on as what it is",
     },
     "tensorflow": {
         "training": "",
@@ -111,7 +120,9 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "train:top_k_accuracy": "the line is the built-in's, the metric's name ours",
         "validation:top_k_accuracy": "the line is the built-in's, the metric's name ours",
     },
-    "tensorflow": {},
+    "tensorflow": {
+        "validation:accuracy": "the objective of the tuning guide, which publishes no expression",
+    },
 }
 
 BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {

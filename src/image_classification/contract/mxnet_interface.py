@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import SHARED
+from image_classification.contract.shared_hyperparameters import (
+    BETA_1,
+    BETA_2,
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
+    SHARED,
+)
 
 NUM_LAYERS = ("18", "34", "50", "101", "152", "200", "20", "32", "44", "56", "110")
 
@@ -69,8 +75,8 @@ HYPERPARAMETERS = (
         "Unset: centre crop; crop: random crop and mirror; the others add colour, affine.",
         choices=("crop", "crop_color", "crop_color_transform"),
     ),
-    Hyperparameter("beta_1", "continuous", 0.9, "adam: decay of the first moment.", 0, 1),
-    Hyperparameter("beta_2", "continuous", 0.999, "adam: decay of the second moment.", 0, 1),
+    BETA_1,
+    BETA_2,
     Hyperparameter(
         "checkpoint_frequency",
         "integer",
@@ -104,9 +110,23 @@ HYPERPARAMETERS = (
         1,
     ),
     Hyperparameter("epochs", "integer", 30, "Passes over the training data.", minimum=1),
-    Hyperparameter("eps", "continuous", 1e-8, "adam and rmsprop: epsilon.", 0, 1),
     Hyperparameter(
-        "gamma", "continuous", 0.9, "rmsprop: decay of the squared gradient's average.", 0, 1
+        "eps",
+        "continuous",
+        1e-8,
+        "adam and rmsprop: epsilon.",
+        0,
+        1,
+        optimizers=("adam", "rmsprop"),
+    ),
+    Hyperparameter(
+        "gamma",
+        "continuous",
+        0.9,
+        "rmsprop: decay of the squared gradient's average.",
+        0,
+        1,
+        optimizers=("rmsprop",),
     ),
     Hyperparameter(
         "image_shape",
@@ -122,19 +142,18 @@ HYPERPARAMETERS = (
         choices=("dist_sync", "dist_async"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.1, "Initial learning rate.", 0, 1),
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
+    Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
     Hyperparameter(
-        "lr_scheduler_factor",
+        "momentum",
         "continuous",
-        0.1,
-        "Multiplier of the learning rate at each step.",
+        0.9,
+        "sgd and nag: momentum; without effect with other optimisers, as in the built-in.",
         0,
         1,
+        optimizers=("sgd", "nag"),
     ),
-    Hyperparameter(
-        "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
-    ),
-    Hyperparameter("mini_batch_size", "integer", 32, "Images per step on one host.", minimum=1),
-    Hyperparameter("momentum", "continuous", 0.9, "sgd and nag: momentum.", 0, 1),
     Hyperparameter(
         "multi_label",
         "boolean",
@@ -160,7 +179,9 @@ HYPERPARAMETERS = (
         "use_pretrained_model",
         "boolean",
         False,
-        "Start from ImageNet weights with a new head; the whole network is trained.",
+        "Start from ImageNet weights with a new head; the whole network is trained. Where those of "
+        "the ResNet of num_layers are missing, efficientnet_lite0 stands in for it with a warning; "
+        "a backbone that is named is never replaced.",
     ),
     Hyperparameter(
         "use_weighted_loss",
@@ -168,7 +189,15 @@ HYPERPARAMETERS = (
         False,
         "With multi_label: a class weighs images without it per image with it.",
     ),
-    Hyperparameter("weight_decay", "continuous", 0.0001, "Weight decay.", 0, 1),
+    Hyperparameter(
+        "weight_decay",
+        "continuous",
+        0.0001,
+        "sgd and nag: weight decay; without effect with other optimisers, as in the built-in.",
+        0,
+        1,
+        optimizers=("sgd", "nag"),
+    ),
     Hyperparameter(
         "model_prefix", "text", None, "Accepted and without effect, as in the built-in."
     ),
@@ -187,8 +216,8 @@ HYPERPARAMETERS = (
         "continuous",
         None,
         "Dropout before the head; unset: the backbone's own.",
-        0,
-        1,
+        minimum=0,
+        below=1,
     ),
     Hyperparameter(
         "random_seed", "integer", 0, "Seed of weights, order and augmentation.", minimum=0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from image_classification.contract.hyperparameters import Value
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class Preset:
         return dict(self.values) | dict(self.mxnet if interface == "mxnet" else self.tensorflow)
 
 
-_YIELDS_TO = {
-    "backbone": ("num_layers",),
-    "lr_schedule": ("lr_scheduler_step",),
-    "min_crop_area": ("augmentation_type", "augmentation"),
-    "randaugment": ("augmentation_type",),
+_YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
+    "backbone": {"num_layers": ()},
+    "lr_schedule": {"lr_scheduler_step": ()},
+    "min_crop_area": {"augmentation_type": (), "augmentation": (False,)},
+    "randaugment": {"augmentation_type": (), "augmentation": (False,)},
+    "label_smoothing": {"multi_label": (True,)},
 }
-"""Values of a preset that would contradict others, which the user has given."""
+"""Value of a preset → what it would contradict if the job gives it, at these values or at any."""
 
 PRESETS = {
     "transfer": Preset(
@@ -94,20 +97,14 @@ PRESETS = {
 }  # fmt: skip
 
 
-def added_by(
-    preset: str | None, interface: str, given: Mapping[str, object], aliases: Mapping[str, str]
-) -> dict[str, str]:
+def added_by(preset: str, interface: str, own: Mapping[str, Value]) -> dict[str, str]:
     """Hyperparameter → value as text: what a preset adds to a job.
 
     Args:
-        preset: a name of `PRESETS`, or None for nothing.
+        preset: a name of `PRESETS`.
         interface: mxnet or tensorflow.
-        given: hyperparameters of the job, which win.
-        aliases: other spelling → name, of the interface's hyperparameters.
+        own: the job's hyperparameters, typed, which win.
     """
-    if preset is None:
-        return {}
-    own = {aliases.get(name, name) for name in given}
     return {
         name: value
         for name, value in PRESETS[preset].of(interface).items()
@@ -115,5 +112,20 @@ def added_by(
     }
 
 
-def _contradicts(name: str, own: Collection[str]) -> bool:
-    return any(other in own for other in _YIELDS_TO.get(name, ()))
+def depended_on(interface: str) -> frozenset[str]:
+    """Every hyperparameter whose being given changes what some preset adds.
+
+    Who fills in a default for one of them makes the preset yield to it.
+    """
+    names: set[str] = set()
+    for preset in PRESETS.values():
+        for name in preset.of(interface):
+            names |= {name, *(other for other, at in _YIELDS_TO.get(name, {}).items() if not at)}
+    return frozenset(names)
+
+
+def _contradicts(name: str, own: Mapping[str, Value]) -> bool:
+    return any(
+        other in own and (not values or own[other] in values)
+        for other, values in _YIELDS_TO.get(name, {}).items()
+    )

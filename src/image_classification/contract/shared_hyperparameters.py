@@ -1,4 +1,4 @@
-"""Hyperparameters that neither built-in has and both interfaces accept."""
+"""Hyperparameters of both interfaces, most of which neither built-in has."""
 
 from __future__ import annotations
 
@@ -21,9 +21,48 @@ PRESET = Hyperparameter(
     choices=tuple(PRESETS),
 )
 
+BETA_1 = Hyperparameter(
+    "beta_1",
+    "continuous",
+    0.9,
+    "adam: decay of the first moment.",
+    minimum=0,
+    below=1,
+    optimizers=("adam",),
+)
+BETA_2 = Hyperparameter(
+    "beta_2",
+    "continuous",
+    0.999,
+    "adam: decay of the second moment.",
+    minimum=0,
+    below=1,
+    optimizers=("adam",),
+)
+LR_SCHEDULER_FACTOR = Hyperparameter(
+    "lr_scheduler_factor",
+    "continuous",
+    0.1,
+    "Multiplier of the learning rate at each step.",
+    minimum=0,
+    maximum=1,
+)
+LR_SCHEDULER_STEP = Hyperparameter(
+    "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
+)
+"""Those of a built-in, beside its own in its table."""
+
+BACKEND = Hyperparameter(
+    "backend",
+    "text",
+    None,
+    "What computes: the name of a backend; unset: the one that the image is made for, without "
+    "an image torch.",
+)
+
 SHARED = (
     INTERFACE,
-    Hyperparameter("backend", "text", "torch", "What computes: the name of a backend."),
+    BACKEND,
     Hyperparameter(
         "backbone",
         "text",
@@ -116,7 +155,7 @@ SHARED = (
         None,
         "After this time, that before an interruption included, the job stops as at SIGTERM: it "
         "finishes its step, saves a checkpoint and writes the best epoch.",
-        minimum=0,
+        above=0,
     ),
     Hyperparameter(
         "mixup_alpha",

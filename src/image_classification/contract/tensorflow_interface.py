@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from image_classification.contract.channels import MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameters import Hyperparameter
-from image_classification.contract.shared_hyperparameters import SHARED
+from image_classification.contract.shared_hyperparameters import (
+    BETA_1,
+    BETA_2,
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
+    SHARED,
+)
 
 CHANNELS = (
     Channel("training", True, (), "One folder of images per class."),
@@ -41,9 +47,17 @@ HYPERPARAMETERS = (
         choices=("adam", "sgd", "nesterov", "rmsprop", "adagrad", "adadelta"),
     ),
     Hyperparameter("learning_rate", "continuous", 0.001, "Initial learning rate.", 0, 1),
-    Hyperparameter("beta_1", "continuous", 0.9, "adam: decay of the first moment.", 0, 1),
-    Hyperparameter("beta_2", "continuous", 0.999, "adam: decay of the second moment.", 0, 1),
-    Hyperparameter("momentum", "continuous", 0.9, "sgd, nesterov, rmsprop: momentum.", 0, 1),
+    BETA_1,
+    BETA_2,
+    Hyperparameter(
+        "momentum",
+        "continuous",
+        0.9,
+        "sgd, nesterov, rmsprop: momentum.",
+        0,
+        1,
+        optimizers=("sgd", "nesterov", "rmsprop"),
+    ),
     Hyperparameter(
         "epsilon",
         "continuous",
@@ -51,6 +65,7 @@ HYPERPARAMETERS = (
         "adam, rmsprop, adadelta, adagrad: epsilon.",
         0,
         1,
+        optimizers=("adam", "rmsprop", "adadelta", "adagrad"),
         aliases=("eps",),
     ),
     Hyperparameter(
@@ -60,9 +75,16 @@ HYPERPARAMETERS = (
         "adadelta, rmsprop: decay of the squared gradient's average.",
         0,
         1,
+        optimizers=("adadelta", "rmsprop"),
     ),
     Hyperparameter(
-        "initial_accumulator_value", "continuous", 0.0001, "adagrad: first accumulator.", 0, 1
+        "initial_accumulator_value",
+        "continuous",
+        0.0001,
+        "adagrad: first accumulator.",
+        0,
+        1,
+        optimizers=("adagrad",),
     ),
     Hyperparameter(
         "regularizers_l2", "continuous", 0.0001, "L2 factor of the head's weights.", 0, 1
@@ -70,7 +92,9 @@ HYPERPARAMETERS = (
     Hyperparameter(
         "label_smoothing", "continuous", 0.1, "Share of the target spread over all classes.", 0, 1
     ),
-    Hyperparameter("dropout_rate", "continuous", 0.2, "Dropout before the head.", 0, 1),
+    Hyperparameter(
+        "dropout_rate", "continuous", 0.2, "Dropout before the head.", minimum=0, below=1
+    ),
     Hyperparameter(
         "train_only_top_layer",
         "boolean",
@@ -126,7 +150,8 @@ HYPERPARAMETERS = (
         "binary_mode",
         "boolean",
         False,
-        "Two classes, the second by name being the positive one; answers hold both probabilities.",
+        "Two classes, the second by name being the positive one; answers hold both probabilities, "
+        "of a softmax, where the built-in has one sigmoid.",
     ),
     Hyperparameter(
         "eval_metric",
@@ -175,6 +200,8 @@ HYPERPARAMETERS = (
     ),
     Hyperparameter("use_pretrained_model", "boolean", True, "Start from pretrained weights."),
     Hyperparameter("weight_decay", "continuous", 0.0, "Weight decay of the optimiser.", 0, 1),
+    LR_SCHEDULER_FACTOR,
+    LR_SCHEDULER_STEP,
     Hyperparameter("top_k", "integer", 5, "k of the top-k accuracy that is reported.", minimum=2),
     Hyperparameter("checkpoint_frequency", "integer", 1, "Epochs between checkpoints.", minimum=1),
     *SHARED,

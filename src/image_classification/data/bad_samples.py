@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 
 from image_classification.errors import DataError, HyperparameterError
 
 _LISTED = 10  # names in an error: enough to see a pattern
+_COUNT = re.compile(r"\d+", re.ASCII)
+_SHARE = re.compile(r"(\d+\.?\d*|\.\d+)\s*%", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -37,16 +40,15 @@ class BadSamples:
             text: a whole number or a percentage.
             count: samples in the data set; a share is rounded down.
         """
-        try:
-            share = text.strip().endswith("%")
-            amount = float(text.strip().rstrip("%")) if share else int(text)
-        except ValueError:
-            amount = -1
-        if amount < 0 or not math.isfinite(amount) or (share and amount > 100):
+        count_match, share_match = _COUNT.fullmatch(text.strip()), _SHARE.fullmatch(text.strip())
+        if count_match:
+            return cls(int(count_match[0]))
+        share = float(share_match[1]) if share_match else math.inf
+        if share > 100:
             raise HyperparameterError(
                 f'max_bad_samples must be a count such as "5" or a share such as "1%", got {text!r}'
             )
-        return cls(int(amount / 100 * count) if share else int(amount))
+        return cls(int(share / 100 * count))
 
     def __len__(self) -> int:
         return len(self.reasons)

@@ -146,8 +146,23 @@ class Loader:
         )
         self._run = run = _Run(filler)
         self.samples, self.wait_seconds = 0, 0.0
-        order = self._order(number, self.shuffle if shuffle is None else shuffle)
+        order = self.order(number, self.rank, self.world_size, shuffle=shuffle)
         return self._batches(run, order, number, first_step)
+
+    def order(
+        self, epoch: int, rank: int, world_size: int, *, shuffle: bool | None = None
+    ) -> IntArray:
+        """Int64 indices of the samples that `rank` reads in an epoch; of a stream, of its places.
+
+        Rank 0 of 1 reads them all, in the order in which the ranks of any world take turns.
+        """
+        place = (self.seed, epoch, rank, world_size)
+        if self.balanced:
+            return balanced_order(self.source.class_indices, *place)
+        shuffle = self.shuffle if shuffle is None else shuffle
+        if isinstance(self.source, StreamSource):
+            shuffle = False  # it shuffles itself
+        return epoch_order(len(self.source), *place, shuffle)
 
     def close(self) -> None:
         """End the threads; whatever they have begun is dropped."""
@@ -192,13 +207,6 @@ class Loader:
                 free.append(ready.buffer)
         finally:
             run.stop()
-
-    def _order(self, epoch: int, shuffle: bool) -> IntArray:
-        place = (self.seed, epoch, self.rank, self.world_size)
-        if self.balanced:
-            return balanced_order(self.source.class_indices, *place)
-        shuffle = shuffle and not isinstance(self.source, StreamSource)  # it shuffles itself
-        return epoch_order(len(self.source), *place, shuffle)
 
     def _begin(
         self, run: _Run, order: IntArray, epoch: int, number: int, buffer: UInt8Array

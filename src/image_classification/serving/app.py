@@ -57,7 +57,7 @@ def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> 
     if artifact is None:
         return _multi_model_app(settings, plan, health)
     model = load_model(artifact, plan, health)
-    app = create_app(_responder(model, settings), settings, health)
+    app = create_app(_responder(model, settings, health), settings, health)
     if environment.PAGE.read_switch():
         _add_page(app, model)
     log_start(model, plan)
@@ -81,12 +81,13 @@ def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> F
     return app
 
 
-def _responder(model: Model, settings: RequestSettings) -> Responder:
+def _responder(model: Model, settings: RequestSettings, health: Health) -> Responder:
     """What answers invocations: the user's own handlers where there are any, else our model.
 
     Args:
         model: has already answered once; so a ping may say 200.
         settings: of the environment.
+        health: watches the user's own handlers, as it does the model.
     """
     artifact = model.artifact
     own = find_own_code(artifact.directory)
@@ -102,7 +103,7 @@ def _responder(model: Model, settings: RequestSettings) -> Responder:
             f"or unset {environment.PROGRAM.name}"
         ) from error
     served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
-    handlers = OwnHandlers(own, served, artifact.interface, settings)
+    handlers = OwnHandlers(own, served, artifact.interface, settings, health)
     _logger.info("Answering through code/%s of the artifact", own.program)
     return handlers
 
@@ -206,7 +207,7 @@ def _read_body(max_content_length: int) -> bytes:
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    _logger.warning("%s %s answered %s: %s", request.method, request.path, status, message)
     line = " ".join(message.split())[:_MAX_MESSAGE]
+    _logger.warning("%s %s answered %s: %s", request.method, request.path[:200], status, line)
     body = json.dumps({"error": line}, ensure_ascii=False)
     return Response(body, status=status, headers=headers, content_type=JSON)

@@ -13,7 +13,7 @@ from typing import Any
 from image_classification.serving.incoming import Received, RequestReader
 
 _BYTES_PER_SECOND = 64 * 2**10  # a body that comes faster than this is never late
-_RECEIVE_SIZE = 256 * 2**10
+_RECEIVE_SIZE = 64 * 2**10  # a larger buffer is mapped and unmapped by malloc for each call
 
 
 class Phase(enum.Enum):

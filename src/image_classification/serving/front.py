@@ -144,6 +144,9 @@ class Front:
         if connection.phase is Phase.SENDING:
             self.sent(connection, connection.send())
             return
+        if connection.phase is Phase.WORKING:  # its next request, or its end: after the answer
+            self._watch(connection, 0)
+            return
         data = connection.receive()
         if data == b"":
             self._close(connection)
@@ -162,7 +165,8 @@ class Front:
             self._refuse(connection, error)
             return
         if received is not None:
-            self._watch(connection, 0)
+            # Still watched: most callers send nothing before the answer, and to unregister and
+            # register a socket for each request costs more than to look once in vain.
             self._on_request(connection, received)
             return
         if connection.reader.wants_continue():
@@ -188,9 +192,9 @@ class Front:
         self.answer(connection, data)
 
     def _watch(self, connection: Connection, events: int) -> None:
-        callback = partial(self._on_event, connection)
         if events == connection.watched:
             return
+        callback = partial(self._on_event, connection)
         if not events:
             self._poller.unregister(connection.socket)
         elif connection.watched:

@@ -17,7 +17,7 @@ class Health:
     def __init__(self) -> None:
         self._fault: str | None = None
         self._is_device_lost = False
-        self._running: dict[int, float] = {}  # thread → when its run of a graph began
+        self._running: dict[int, float] = {}  # thread → when its run began
 
     @property
     def fault(self) -> str | None:
@@ -43,8 +43,14 @@ class Health:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A run of a graph: one that never ends is a fault that nobody else would see."""
+        """A run of a graph or of the user's code, which may run the graph in turn.
+
+        One that never ends is a fault that nobody else would see.
+        """
         thread = threading.get_ident()
+        if thread in self._running:  # the outer run is watched already
+            yield
+            return
         self._running[thread] = time.monotonic()
         try:
             yield

@@ -39,8 +39,8 @@ def memory_budget() -> int:
 
 def memory_needed(path: Path) -> int:
     """Bytes that the model in an artifact folder, or in a model.tar.gz, is accounted with."""
-    graph = path / MODEL_FILE if path.is_dir() else path
     try:
+        graph = path / MODEL_FILE if path.is_dir() else path
         return graph.stat().st_size * _COPIES + _ARENA
     except OSError:
         return 0  # no artifact: loading it says what is missing
@@ -86,7 +86,7 @@ class ModelStore(Generic[T]):
                 del self._entries[name]
             if isinstance(error, MemoryError):
                 raise RequestError(507, f"no memory for model {name!r}: unload others") from error
-            if isinstance(error, ArtifactError):
+            if isinstance(error, (ArtifactError, OSError)):
                 raise RequestError(400, f"model {name!r} cannot be served: {error}") from error
             raise
         with self._changed:

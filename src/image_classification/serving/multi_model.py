@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TypeGuard
 
 from flask import Blueprint, Response, request
 
@@ -12,6 +13,7 @@ from image_classification.serving.invocation import Invocation, Responder
 from image_classification.serving.model_store import ModelStore
 
 _PAGE_SIZE = 100
+_MOST_BYTES = 1024  # TargetModel's limit; with %-escapes thrice that, which a request line can hold
 
 
 def refuse_invocation(invocation: Invocation) -> tuple[bytes, str]:
@@ -75,21 +77,33 @@ def _named_model(body: bytes) -> tuple[str, str]:
     try:
         named = json.loads(body)
         name, url = named["model_name"], named["url"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         name = url = None
-    if not (isinstance(name, str) and name and "/" not in name and isinstance(url, str) and url):
+    if not (_is_text(name) and "/" not in name and _is_text(url) and "\0" not in url):
         raise RequestError(
             400,
-            'expected {"model_name": "<name without a slash>", "url": "<folder>"}, got '
-            + repr(body[:200].decode("utf-8", "replace")),
+            'expected {"model_name": "<name without a slash>", "url": "<folder>"}, each of at most '
+            f"{_MOST_BYTES} bytes, got " + repr(body[:200].decode("utf-8", "replace")),
         )
     return name, url
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it can come back in a request's path and in an answer: without lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return 0 < len(value.encode("utf-8")) <= _MOST_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def _limit(text: str | None) -> int:
     """How many models a page holds; RequestError 400 for no positive integer."""
     if text is None:
         return _PAGE_SIZE
-    if not text.isdecimal() or not 0 < int(text) <= _PAGE_SIZE:
-        raise RequestError(400, f"limit must be an integer from 1 to {_PAGE_SIZE}, got {text!r}")
+    if not (text.isdecimal() and len(text) <= 3 and 0 < int(text) <= _PAGE_SIZE):
+        raise RequestError(
+            400, f"limit must be an integer from 1 to {_PAGE_SIZE}, got {text[:20]!r}"
+        )
     return int(text)

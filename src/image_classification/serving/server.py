@@ -9,9 +9,12 @@ dies, so that callers who come meanwhile wait instead of being refused.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 import time
 from pathlib import Path
+from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
@@ -21,6 +24,7 @@ from gunicorn.errors import HaltServer
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
+from image_classification.errors import UserError
 from image_classification.serving import memory
 from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.health import Health
@@ -46,8 +50,12 @@ def serve(model: Path, host: str, port: int) -> None:
 
     Raises:
         ArtifactError: before a process is started, if the artifact is not usable.
+        UserError: a bad setting, or an address that cannot be listened on.
     """
+    # gunicorn takes over later; until then the container's first process would ignore the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _check_settings()
+    _check_address(host, port)
     plan = choose_plan(environment.cpu_count(), memory.limit())
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
@@ -75,10 +83,25 @@ def _check_settings() -> None:
     execution_parameters(read_settings().max_content_length)
 
 
+def _check_address(host: str, port: int) -> None:
+    """Find a port that is taken here; gunicorn would try for five seconds and then not say why."""
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=SOCK_STREAM)[0]
+        with socket.socket(kind, SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with "
+            f"--host and --port, or {environment.HOST.name} and {environment.PORT.name}"
+        ) from error
+
+
 def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
     """Gunicorn's settings."""
     return {
-        "bind": f"{host}:{port}",
+        "bind": f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}",
         "worker_class": "image_classification.serving.worker.Worker",
         "workers": plan.processes,
         "threads": plan.threads,
@@ -99,7 +122,8 @@ def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
     """Runs in the arbiter when a worker has ended: what was in it has no answer.
 
     Raises:
-        HaltServer: too many have died lately for the next one to fare better.
+        HaltServer: too many have died lately for the next one to fare better, or the models of a
+            multi-model endpoint ended with it: the platform would go on asking for them.
     """
     lost = worker.requests_in_flight
     if lost:
@@ -107,6 +131,8 @@ def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
         sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
     if not arbiter.LISTENERS:  # the server is being stopped
         return
+    if environment.IS_MULTI_MODEL.read_switch():
+        raise HaltServer("the loaded models ended with their process", 1)
     now = time.monotonic()
     _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
     if len(_deaths) == _MOST_DEATHS:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from image_classification import artifact as artifacts
 from image_classification import backends
+from image_classification.archive import unpack
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet_archive import (
     SYMBOL_FILE,
@@ -40,7 +41,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     if not path.is_file():
         raise ArtifactError(f"{path}: expected a model.tar.gz or a folder, found nothing")
     with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        artifacts.unpack(path, Path(folder))
+        unpack(path, Path(folder))
         yield Path(folder)
 
 
@@ -93,7 +94,7 @@ def export_built_in(
         multi_label=model.multi_label,
     )
     backend = backends.load(backend_name)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
+    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.framework_threads()))
     engine.load_state(model.weights)
     preprocessing = Preprocessing(height, width, channels, mode="squash", mean=model.mean, std=std)
     description = description_of(backend_name, model.backbone, "mxnet") | {

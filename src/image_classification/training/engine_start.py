@@ -8,8 +8,9 @@ from pathlib import Path
 from image_classification import backends
 from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract.channels import ChannelInput
+from image_classification.training.channel_weights import ChannelWeights
 from image_classification.training.given_backbone import given_folder
-from image_classification.training.initial_weights import ChannelWeights, load_initial_weights
+from image_classification.training.initial_weights import load_initial_weights
 from image_classification.training.inputs import Inputs
 from image_classification.training.multi_label import positive_weights
 from image_classification.training.settings import Settings
@@ -38,9 +39,10 @@ def start_engine(
         engine = backend.build(spec, settings.optimizer, world)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
     _logger.info(
-        "Built %s on %s: %d parameters, %d of them trained",
+        "Built %s on %s (threads: %d): %d parameters, %d of them trained",
         spec.backbone,
         engine.device,
+        world.threads,
         engine.parameter_count,
         engine.trainable_parameter_count,
     )

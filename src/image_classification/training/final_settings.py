@@ -59,7 +59,9 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
         is_given = origin != "default" and not origin.startswith("preset ")
         remark = ("given" if origin == name else f"given as {origin}") if is_given else origin
         _logger.info("%s: %s (%s)", name, value, remark)
-    _logger.info("network: %s of the interface %s", request.settings.backbone.name, interface)
+    settings = request.settings
+    network = settings.backbone.name
+    _logger.info("network: %s by %s, interface %s", network, settings.backend, interface)
     _logger.info("preprocessing: %s", json.dumps(request.settings.preprocessing.to_json()))
     shown = ", ".join(inputs.labels.names[:_SHOWN_LABELS])
     more = f" and {len(inputs.labels) - _SHOWN_LABELS} more"

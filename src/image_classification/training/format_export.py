@@ -38,7 +38,7 @@ def export_format(model: Path, backend_name: str, format_name: str, output: Path
         write = getattr(backend, "write_format", None)
         if write is None:
             raise BackendError(f"backend {backend_name!r} has no format of its own to export")
-        world = World(threads=environment.cpu_count())
+        world = World(threads=environment.framework_threads())
         engine = backend.build(_spec_of(artifact), OptimizerSpec(), world)
         named = load_file(weights_file)
         engine.load_state({WEIGHT_PREFIX + name: array for name, array in named.items()})

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from image_classification.backends.base import Backbone
+from image_classification.contract.hyperparameters import integer_list
 from image_classification.data.augment import Augmentation
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import HyperparameterError
@@ -58,9 +59,8 @@ def preprocessing_of(interface: str, v: Mapping[str, Any], backbone: Backbone) -
 def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
     if not text:
         return 3, backbone.input_size, backbone.input_size
-    parts = text.strip("()[] ").split(",")
     try:
-        channels, height, width = (int(part) for part in parts)
+        channels, height, width = integer_list(text)
     except ValueError:
         channels = height = width = 0
     if channels not in {1, 3} or height < 1 or width < 1:

@@ -10,14 +10,11 @@ Sources: Zhang et al., "mixup" (2017); Yun et al., "CutMix" (2019).
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.samples import UInt8Array
-
-Number = TypeVar("Number", bound=np.floating)
+from image_classification.data.samples import FloatArray, UInt8Array
 
 
 def mix(
@@ -43,10 +40,24 @@ def mix(
     return share
 
 
-def blended(values: npt.NDArray[Number], share: float) -> npt.NDArray[Number]:
-    """Rows or numbers of a batch, mixed like its images: share · own + (1 − share) · partner's."""
-    mixed = share * values + (1.0 - share) * values[::-1]
-    return mixed.astype(values.dtype)
+def blended(
+    targets: FloatArray, weights: FloatArray, share: float
+) -> tuple[FloatArray, FloatArray]:
+    """Targets (N, classes) and weights (N,) of a batch whose images were mixed.
+
+    The loss of a mixed image is share · (its own target's, by its own weight) + (1 − share) · (the
+    partner's target's, by the partner's weight). Losses are affine in the target, so the blend of
+    the weighted rows says just that: its size is the new weight, its direction the new target. A
+    rare class thus keeps its weight within a mixture, and padding brings no target.
+    """
+    rows = _mixed(weights[:, None] * targets, share)
+    mixed = _mixed(weights, share)
+    divisor = np.where(mixed > 0, mixed, 1.0)
+    return (rows / divisor[:, None]).astype(np.float32), mixed.astype(np.float32)
+
+
+def _mixed(values: FloatArray, share: float) -> npt.NDArray[np.float64]:
+    return share * values.astype(np.float64) + (1.0 - share) * values[::-1]
 
 
 def _blend(images: UInt8Array, share: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_classification.backends.base import OptimizerSpec
+from image_classification.contract.hyperparameters import integer_list
 from image_classification.errors import HyperparameterError
 from image_classification.training.schedules import Schedule, ScheduleKind
 from image_classification.training.stopping import EarlyStopping
@@ -42,9 +43,9 @@ def optimizer_of(interface: str, v: Mapping[str, Any]) -> OptimizerSpec:
     )
 
 
-def schedule_of(interface: str, v: Mapping[str, Any]) -> Schedule:
+def schedule_of(v: Mapping[str, Any]) -> Schedule:
     """The schedule; HyperparameterError where its parts contradict one another."""
-    steps = _epoch_list(v.get("lr_scheduler_step"))
+    steps = _epoch_list(v["lr_scheduler_step"])
     kind: ScheduleKind = v["lr_schedule"] or ("step" if steps else "constant")
     if kind == "step" and not steps:
         raise HyperparameterError("lr_schedule=step needs lr_scheduler_step, as 10,20")
@@ -59,7 +60,7 @@ def schedule_of(interface: str, v: Mapping[str, Any]) -> Schedule:
         epochs=v["epochs"],
         warmup_epochs=v["warmup_epochs"],
         step_epochs=steps,
-        factor=v["lr_scheduler_factor"] if interface == "mxnet" else 1.0,
+        factor=v["lr_scheduler_factor"],
     )
 
 
@@ -67,7 +68,7 @@ def _epoch_list(text: str | None) -> tuple[int, ...]:
     if not text:
         return ()
     try:
-        epochs = tuple(int(part) for part in text.strip("()[] ").split(","))
+        epochs = integer_list(text)
     except ValueError:
         epochs = (0,)
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
@@ -85,6 +86,17 @@ def precision_of(v: Mapping[str, Any]) -> str:
             f"precision={precision} and precision_dtype={dtype} contradict: keep one"
         )
     return str(precision if precision and precision != "auto" else dtype or "auto")
+
+
+def checkpoint_frequency_of(v: Mapping[str, Any]) -> int:
+    """Epochs between checkpoints; HyperparameterError for more than there are."""
+    frequency, epochs = int(v["checkpoint_frequency"]), v["epochs"]
+    if frequency > epochs:
+        raise HyperparameterError(
+            f"checkpoint_frequency={frequency}: expected an integer from 1 to epochs, which is "
+            f"{epochs}; lower it or leave it out"
+        )
+    return frequency
 
 
 def early_stopping_of(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:

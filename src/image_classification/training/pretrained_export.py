@@ -21,7 +21,8 @@ from image_classification.data.files import write_bytes
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import BackendError, DataError
-from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
+from image_classification.training.channel_weights import HEAD_PREFIX
+from image_classification.training.initial_weights import pretrained_weights
 from image_classification.training.results import description_of, engine_writers
 
 
@@ -53,7 +54,7 @@ def export_pretrained(
     size = backbone.input_size
     mean, std = backbone.normalisation(3)
     spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.cpu_count()))
+    engine = backend.build(spec, OptimizerSpec(), World(threads=environment.framework_threads()))
     engine.load_state(state)
     preprocessing = Preprocessing(
         height=size,

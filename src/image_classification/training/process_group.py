@@ -32,7 +32,7 @@ def world_of(cluster: Cluster) -> World:
     Raises:
         AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
     """
-    threads, hosts = environment.cpu_count(), cluster.hosts
+    threads, hosts = environment.framework_threads(), cluster.hosts
     number, count = environment.local_place() or (0, 1)
     if len(hosts) * count == 1:
         return World(threads=threads)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from image_classification.backends.base import Update
 from image_classification.errors import HyperparameterError
 
@@ -61,25 +64,25 @@ class Recipe:
         """Whether images are mixed."""
         return bool(self.mixup_alpha or self.cutmix_alpha)
 
-    def update(self, epoch: int, step: int, steps: int, batch_size: int, count: int) -> Update:
+    def update(self, epoch: int, step: int, weights: npt.NDArray[np.float64]) -> Update:
         """How the batch of a step takes part in an update.
 
-        An update of several batches is the update of one batch of all their samples (of the
-        planned ones; bad samples do not change the shares). Those left at the end of an epoch make
-        a smaller one.
+        An update of several batches is the update of one batch of all their samples: an engine
+        takes the mean loss of each batch by its weight, so the batches share the update by theirs
+        (the planned one; bad samples do not change it). Those left at the end of an epoch make a
+        smaller update.
 
         Args:
             epoch, step: from 0.
-            steps: of an epoch.
-            batch_size: samples of a step.
-            count: samples of an epoch.
+            weights: float64 (steps,), the weight of the samples of each step of the epoch, summed
+                over the ranks.
         """
         first = step - step % self.accumulate_batches
-        end = min(first + self.accumulate_batches, steps)
-        samples = min(end * batch_size, count) - first * batch_size
-        own = min((step + 1) * batch_size, count) - step * batch_size
-        updates = epoch * -(-steps // self.accumulate_batches) + first // self.accumulate_batches
-        return Update(own / samples, step + 1 == end, average_decay(self.ema_decay, updates))
+        end = min(first + self.accumulate_batches, len(weights))
+        share = float(weights[step] / weights[first:end].sum())
+        updates = epoch * -(-len(weights) // self.accumulate_batches)
+        updates += first // self.accumulate_batches
+        return Update(share, step + 1 == end, average_decay(self.ema_decay, updates))
 
 
 def average_decay(decay: float, updates: int) -> float:

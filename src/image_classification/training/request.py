@@ -7,7 +7,7 @@ settings that follow from them, and the hosts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
@@ -18,7 +18,9 @@ from image_classification.contract.shared_hyperparameters import PRESET
 from image_classification.data.bad_samples import BadSamples
 from image_classification.data.tfrecord import require_checksums
 from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.training.given_backbone import with_given_backbone
 from image_classification.training.settings import Settings, settings_of
+from image_classification.training.stand_in import replaced_backbone
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class JobRequest:
     def origins(self) -> list[tuple[str, str, str]]:
         """(name, value, where it comes from) of each hyperparameter.
 
-        It comes from the name it was given by, from "preset <name>", or is "default".
+        It comes from the name it was given by, from "preset <name>", or is "default"; a backbone
+        also comes "in place of" one without weights.
         """
         added = self.interface.added_by_preset(self.given)
         rows = []
@@ -61,6 +64,9 @@ class JobRequest:
             preset = f"preset {self.values[PRESET.name]}" if entry.name in added else "default"
             value = self.values[entry.name]
             shown = "unset" if value is None else str(value)
+            if entry.name == "backbone" and self.settings.stands_for:
+                asked = self.settings.stands_for
+                shown, preset = self.settings.backbone.name, f"in place of {asked}"
             rows.append((entry.name, shown, names[0] if names else preset))
         return rows
 
@@ -75,8 +81,8 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     channels = read_channels(paths)
     interface = recognise(channels, given)
     check_channels(interface.channels, channels)
-    values = interface.parse(given)
-    settings = settings_of(interface.name, values)
+    values = with_given_backbone(interface.parse(given), channels.get("model"))
+    settings = _settings(interface.name, values, channels)
     BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     if settings.tensorboard:
         require_checksums()  # not after hours of training
@@ -84,6 +90,18 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     request = JobRequest(paths, interface, channels, given, values, settings, cluster)
     _check_shards(request)
     return request
+
+
+def _settings(
+    interface: str, values: Mapping[str, Value], channels: Mapping[str, ChannelInput]
+) -> Settings:
+    """The settings, with a stand-in where the weights of the network asked for are missing."""
+    replaced = replaced_backbone(interface, values, channels)
+    if replaced is None:
+        return settings_of(interface, values)
+    backbone, asked = replaced
+    settings = settings_of(interface, {**values, "backbone": backbone})
+    return replace(settings, stands_for=asked)
 
 
 def _check_shards(request: JobRequest) -> None:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import IO
 from urllib.parse import urlsplit
 
-from image_classification.artifact import unpack
+from image_classification.archive import unpack
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
 from image_classification.contract.failure import MAX_REASON_CHARACTERS

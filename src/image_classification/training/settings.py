@@ -23,6 +23,7 @@ from image_classification.training.label_settings import (
     labels_of,
 )
 from image_classification.training.optimization_settings import (
+    checkpoint_frequency_of,
     early_stopping_of,
     optimizer_of,
     precision_of,
@@ -46,6 +47,7 @@ class Settings:
 
     Attributes:
         backend, backbone: names.
+        stands_for: the backbone that was asked for and that this one stands in for, or None.
         use_pretrained: start from the backbone's ImageNet weights, with a new head.
         train_only_head: freeze all else.
         classes: expected number of classes; None takes it from the data.
@@ -117,6 +119,7 @@ class Settings:
     tensorboard: bool = False
     binary_mode: bool = False
     binary_metric: str | None = None
+    stands_for: str | None = None
 
 
 def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
@@ -144,7 +147,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         epochs=v["epochs"],
         batch_size=batch_size,
         optimizer=optimizer_of(interface, v),
-        schedule=schedule_of(interface, v),
+        schedule=schedule_of(v),
         label_smoothing=v["label_smoothing"],
         dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
         early_stopping=early_stopping_of(interface, v),
@@ -153,7 +156,7 @@ def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
         weighted_loss=bool(v.get("use_weighted_loss")),
         pipe_shuffle_bytes=v["pipe_shuffle_mb"] << 20,
         validation_split_ratio=v["validation_split_ratio"],
-        checkpoint_frequency=v["checkpoint_frequency"],
+        checkpoint_frequency=checkpoint_frequency_of(v),
         checkpoint_steps=v["checkpoint_steps"],
         checkpoint_minutes=v["checkpoint_minutes"],
         max_minutes=v["max_minutes"],

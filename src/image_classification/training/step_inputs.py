@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from image_classification.backends.base import Update, World
 from image_classification.data.samples import Batch, FloatArray, IntArray, UInt8Array
@@ -34,6 +35,8 @@ class StepInputs:
     classes: int
     loader: Loader
     world: World
+    _epoch: int = -1
+    _step_weights: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """The rate in the middle of the step: a warm-up then never wastes a step on rate 0."""
@@ -41,9 +44,9 @@ class StepInputs:
 
     def update(self, epoch: int, step: int) -> Update:
         """How the step takes part in an update; the same on every rank."""
-        loader = self.loader
-        count = loader.most_samples
-        return self.settings.recipe.update(epoch, step, loader.steps, loader.batch_size, count)
+        if epoch != self._epoch:
+            self._epoch, self._step_weights = epoch, self._planned_weights(epoch)
+        return self.settings.recipe.update(epoch, step, self._step_weights)
 
     def prepared(self, epoch: int, step: int, batch: Batch, class_indices: IntArray) -> Batch:
         """With soft targets, class weights and mixed images, which are mixed in place."""
@@ -54,7 +57,7 @@ class StepInputs:
         if recipe.mixes and len(batch) > 1 and batch.weights.any():
             generator = mixing_generator(self.settings.seed, epoch, self.world.rank, step)
             share = mix(batch.images, generator, recipe.mixup_alpha, recipe.cutmix_alpha)
-            targets, weights = blended(targets, share), blended(weights, share)
+            targets, weights = blended(targets, weights, share)
         return replace(batch, targets=targets, weights=weights)
 
     def padding(self) -> Batch:
@@ -62,6 +65,16 @@ class StepInputs:
         like = self.loader.preprocessing
         images: UInt8Array = np.zeros((2, like.height, like.width, like.channels), np.uint8)
         return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
+
+    def _planned_weights(self, epoch: int) -> npt.NDArray[np.float64]:
+        """Float64 (steps,), proportional to the weight of each step's samples if none is bad."""
+        loader = self.loader
+        starts = np.arange(loader.steps) * loader.batch_size
+        if self._class_weights is None:  # by the rank that has most
+            return np.diff(starts, append=loader.most_samples).astype(np.float64)
+        order = loader.order(epoch, rank=0, world_size=1)  # of all ranks, which take turns in it
+        weights = self._class_weights[loader.source.class_indices[order]]
+        return np.add.reduceat(weights, starts * self.world.size, dtype=np.float64)
 
     @cached_property
     def _class_weights(self) -> FloatArray | None:

@@ -4,7 +4,8 @@
   kernel, which clears every 4 KB page again (`backends/torch/process.py`). Kept, in large pages, in
   CPU time: a training step of 8 images, EfficientNet-Lite0 at 224 pixels, 1.22 → 1.15 s.
 - threads: one worker of MXNet's engine, because each worker would open an OpenMP team of its own.
-  The size of that team is fixed when MXNet is loaded, and is half of the CPUs unless said.
+  The size of that team is fixed when MXNet is loaded, and is half of the CPUs unless said. The
+  core has read OMP_NUM_THREADS: here it becomes what the core made of it.
 - waiting: OpenMP's threads wait for each other in a busy loop, which starves the threads that
   decode images (see there).
 """
@@ -21,8 +22,8 @@ _NEVER = 2**31 - 1
 def prepare(threads: int) -> None:
     """Set all for a process of so many threads; does nothing where the C library is not glibc.
 
-    The variables are set in the C library, which is where OpenMP and MXNet look for them; one that
-    has a value keeps it.
+    The variables are set in the C library, which is where OpenMP and MXNet look for them; but for
+    the number of threads one that has a value keeps it.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
@@ -33,7 +34,7 @@ def prepare(threads: int) -> None:
         "THP_MEM_ALLOC_ENABLE": "1",
         "GOMP_SPINCOUNT": "1000",
         "MXNET_CPU_WORKER_NTHREADS": "1",
-        "OMP_NUM_THREADS": str(threads),
     }
     for name, value in variables.items():
         library.setenv(name.encode(), value.encode(), 0)
+    library.setenv(b"OMP_NUM_THREADS", str(threads).encode(), 1)

@@ -129,7 +129,7 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
         entries = json.loads(path.read_text("utf-8"))
         (shape,) = (entry["shape"] for entry in entries if entry["name"] == "data")
         _, channels, height, width = map(int, shape)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f'{path.name}: expected [{{"name": "data", "shape": [1, channels, height, width]}}]: '
             f"{error!r}"

@@ -27,7 +27,7 @@ def read_symbol(path: Path) -> Nodes:
     try:
         nodes = json.loads(path.read_text("utf-8"))["nodes"]
         return {node["name"]: (node["op"], _attributes(node)) for node in nodes}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path.name}: not an MXNet graph: {error!r}") from error
 
 
@@ -89,6 +89,6 @@ def _value(text: str) -> object:
     """A number or a tuple of numbers, as MXNet writes attributes."""
     try:
         value: object = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # MemoryError: nested too deep
         return text
     return value

@@ -87,6 +87,7 @@ class _ReferenceEngine:
         self._slots: update_rules.Slots = {}
         self._gradients: dict[str, Array] = {}
         self._steps = 0
+        self._has_weight = False  # any batch of the update so far
         sizes = {name: tensor.size for name, tensor in self._model.tensors.items()}
         self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)
         self.trainable_parameter_count = sum(sizes[name] for name in self._model.learning)
@@ -105,8 +106,11 @@ class _ReferenceEngine:
         loss, logits = self._add_gradients(features, targets, samples, made, update.share)
         if samples.has_weight:
             self._model.tensors.update(made.statistics)
-        if update.is_last:
+        self._has_weight |= samples.has_weight
+        if update.is_last and self._has_weight:
             self._update(learning_rate, update.average_decay)
+        if update.is_last:
+            self._has_weight, self._gradients = False, {}
         self._steps += 1
         return _Step(loss, samples.scattered(logits.astype(np.float32)))
 

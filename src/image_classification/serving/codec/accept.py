@@ -114,9 +114,10 @@ def _with_parameters(media_type: str, parameters: tuple[str, ...]) -> Accept:
 
 
 def parse_top_k(text: str) -> int:
-    """An integer ≥ 1; a RequestError 406 otherwise."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise RequestError(406, f"top_k={text!r}: expected an integer of 1 or more")
+    """An integer from 1 to 999,999,999; a RequestError 406 otherwise."""
+    # Nine digits are more classes than any model has; int() itself fails at 4,301.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
+        raise RequestError(406, f"top_k={text[:20]!r}: expected an integer from 1 to 999999999")
     return int(text)
 
 
@@ -127,7 +128,7 @@ def parse_threshold(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise RequestError(406, f"threshold={text!r}: expected a number from 0 to 1")
+        raise RequestError(406, f"threshold={text[:20]!r}: expected a number from 0 to 1")
     return value
 
 

@@ -18,6 +18,8 @@ from image_classification.serving.prediction import Failure
 _NAMES = ("image", "b64", "image_bytes", "data", "body")
 _LIST_NAMES = ("instances", "images", "inputs")
 _DEPTH = 3  # {"inputs": {"image_bytes": {"b64": …}}} and no deeper
+_MOST_VALUES = 500_000  # 16 MB of `[],` take 450 MB and Python's lock for seconds, pings included
+_SHOWN = 40  # characters of what came that an error repeats
 
 
 def read_json(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
@@ -52,6 +54,14 @@ def read_json_lines(body: bytes, limit: int) -> list[bytes | Failure]:
 
 
 def _parse(text: bytes) -> object:
+    # Each value but the first has a comma or a colon before it, or opens an array or an object.
+    values = sum(map(text.count, (b",", b":", b"[", b"{")))
+    if values > _MOST_VALUES:
+        raise RequestError(
+            413,
+            f"the JSON has about {values} values, the limit is {_MOST_VALUES}: send fewer images "
+            "in one request",
+        )
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -94,7 +104,8 @@ def _find_text(value: object, depth: int) -> str | None:
 
 def _shape(value: object) -> str:
     if isinstance(value, dict):
-        return f"an object with {', '.join(map(repr, list(value)[:5])) or 'nothing in it'}"
+        names = ", ".join(repr(name[:_SHOWN]) for name in list(value)[:5])
+        return f"an object with {names or 'nothing in it'}"
     if isinstance(value, list):
         return f"an array of {len(value)} values"
-    return repr(value)
+    return repr(value)[:_SHOWN]

@@ -20,15 +20,25 @@ from image_classification.data.record_format import (
 from image_classification.errors import ImageFormatError, RecordError, RequestError
 from image_classification.serving.prediction import Failure
 
+_PARTS_PER_RECORD = 4
+
 
 def read_records(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
     """(at most `limit` images, whether the body is framed, and so a list).
 
     Raises:
-        RequestError: 400, broken framing: what comes behind it cannot be found.
+        RequestError: 400, broken framing: what comes behind it cannot be found; 413, records in
+            many more parts than `limit`.
     """
     if not body.startswith(MAGIC_BYTES):
         return [_image_in(body)], False
+    # A record has a second part where its payload holds the magic: one of 10⁶ photographs.
+    if body.count(MAGIC_BYTES) > _PARTS_PER_RECORD * limit:
+        raise RequestError(
+            413,
+            f"the RecordIO body has more than {_PARTS_PER_RECORD * limit} parts: send fewer "
+            "records in one request",
+        )
     entries: list[bytes | Failure] = []
     position = 0
     while position < len(body) and len(entries) < limit:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from sagemaker_inference.default_inference_handler import DefaultInferenceHandler
 
 from image_classification.data.images import encode_png
 from image_classification.data.labels import LabelMap
@@ -15,6 +14,7 @@ from image_classification.serving.codec.accept import CSV
 from image_classification.serving.codec.answers import dump, encode
 from image_classification.serving.codec.bodies import Images, read_images
 from image_classification.serving.invocation import Predict, refuse_failure
+from image_classification.serving.own_code.toolkit import DefaultInferenceHandler
 from image_classification.serving.prediction import Failure, Prediction
 from image_classification.serving.settings import RequestSettings
 
@@ -93,8 +93,9 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         """The answer of what a predict_fn returned, ours or the user's.
 
         Args:
-            prediction: `Results`, or probabilities (classes,) or (N, classes) of any array or list.
-                Anything else must be what JSON can hold.
+            prediction: `Results`, what our model's `predict` gives or one of it, or probabilities
+                (classes,) or (N, classes) of any array or list. Anything else must be what JSON can
+                hold.
             accept: the Accept header.
         """
         wanted = self._settings.accept(accept)
@@ -106,6 +107,14 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         return encode(results, results.is_list, wanted, self._interface)
 
     def _results_of(self, prediction: object) -> Results | None:
+        if isinstance(prediction, Prediction):
+            results = Results([prediction])
+            results.is_list = False
+            return results
+        if isinstance(prediction, list) and all(
+            isinstance(entry, (Prediction, Failure)) for entry in prediction
+        ):
+            return Results(prediction)
         try:
             rows = np.asarray(prediction, np.float32)
         except (TypeError, ValueError):

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
-from sagemaker_inference.transformer import Transformer
-
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.serving.codec.accept import JSON
 from image_classification.serving.codec.bodies import (
@@ -18,9 +15,15 @@ from image_classification.serving.codec.bodies import (
     DEFAULT_CONTENT_TYPE,
     media_type_of,
 )
+from image_classification.serving.health import Health
 from image_classification.serving.invocation import Invocation
 from image_classification.serving.own_code.defaults import Defaults, ServedModel
 from image_classification.serving.own_code.selection import CODE_FOLDER, OwnCode
+from image_classification.serving.own_code.toolkit import (
+    BaseInferenceToolkitError,
+    Transformer,
+    UnsupportedFormatError,
+)
 from image_classification.serving.settings import RequestSettings
 
 _logger = logging.getLogger(__name__)
@@ -34,21 +37,27 @@ class OwnHandlers:
         model: our model, which our defaults use.
         interface: mxnet or tensorflow.
         settings: of the environment.
+        health: asked how long a call lasts; one that hangs ends the process.
 
     Raises:
         UserError: the file cannot be imported, or its model_fn fails.
     """
 
     def __init__(
-        self, own: OwnCode, model: ServedModel, interface: str, settings: RequestSettings
+        self,
+        own: OwnCode,
+        model: ServedModel,
+        interface: str,
+        settings: RequestSettings,
+        health: Health,
     ) -> None:
-        self._own, self._settings = own, settings
+        self._own, self._settings, self._health = own, settings, health
         self._transformer = _Transformer(Defaults(model, interface, settings))
         sys.path.insert(0, str(own.folder))
         try:
             context = _Context(own, {})
             self._transformer.validate_and_initialize(str(own.model_dir), context)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _logger.error("%s/%s cannot be used", CODE_FOLDER, own.program, exc_info=error)
             raise UserError(f"{CODE_FOLDER}/{own.program}: {_described(error)}") from error
         _check_imported(own)
@@ -59,7 +68,8 @@ class OwnHandlers:
         content_type = _for_handlers(invocation.content_type)
         context = _Context(self._own, {"Content-Type": content_type, "Accept": accept})
         try:
-            (answer,) = self._transformer.transform([{"body": invocation.body}], context)
+            with self._health.running():
+                (answer,) = self._transformer.transform([{"body": invocation.body}], context)
         except (RequestError, ImageError):
             raise
         except UnsupportedFormatError as error:
@@ -68,7 +78,7 @@ class OwnHandlers:
             raise RequestError(int(error.status_code), str(error.message)) from error
         except UnicodeDecodeError as error:
             raise RequestError(400, f"the {content_type} body is not UTF-8: {error}") from error
-        except Exception as error:
+        except BaseException as error:  # sys.exit too: its caller would never get an answer
             _logger.error("%s/%s failed", CODE_FOLDER, self._own.program, exc_info=error)
             raise RequestError(
                 500, f"{CODE_FOLDER}/{self._own.program} failed: {_described(error)}"

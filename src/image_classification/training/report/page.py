@@ -52,5 +52,6 @@ def _summary(facts: Facts) -> str:
         f'<p><span class="number">{100 * validation["accuracy"]:.1f} %</span> of '
         f"{measured['validation_samples']} validation images{right} right, after epoch "
         f"{measured['best_epoch']} of {measured['epochs']} (the best one); trained on "
-        f'{measured["training_samples"]} images.</p><ul class="facts">{items}</ul>'
+        f"{measured['training_samples']} images, started from "
+        f'{text(facts.description["started_from"])}.</p><ul class="facts">{items}</ul>'
     )

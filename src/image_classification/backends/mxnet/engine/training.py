@@ -32,6 +32,7 @@ from image_classification.backends.base import (
 )
 from image_classification.backends.dropout import kept_features
 from image_classification.backends.mxnet.engine.losses import sample_losses
+from image_classification.backends.mxnet.engine.memory import memory_errors
 from image_classification.backends.mxnet.engine.network import Network, NetworkTensors
 from image_classification.backends.mxnet.engine.optimizer import Optimizer
 from image_classification.backends.mxnet.engine.tensors import Tensors
@@ -54,6 +55,7 @@ class _Step:
     logits: Any
     samples: StepSamples
 
+    @memory_errors()
     def fetch(self) -> tuple[float, FloatArray]:
         """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
         return float(self.loss.asscalar()), self.samples.scattered(self.logits.asnumpy())
@@ -62,6 +64,7 @@ class _Step:
 class MXNetEngine:
     """See `backends/base.py` for the protocol."""
 
+    @memory_errors()
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         _check_world(world)
         self._spec, self._settings = spec, settings
@@ -80,13 +83,14 @@ class MXNetEngine:
         self._predict: Callable[[Any], Any] | None = None  # made when it is needed
         self._frozen: Callable[[Any], Any] | None = None  # likewise: features under the new head
         self._steps = 0
-        self._is_new_update = True
+        self._is_new_update, self._has_weight = True, False
         self._adds_gradients: bool | None = None  # as MXNet was last told
         self.device = str(self._context)
         self.trainable_parameter_count = _size(learned)
         parameters = {n: s for n, s in self._network.shapes.items() if ".running_" not in n}
         self.parameter_count = _size(parameters)
 
+    @memory_errors()
     def train_step(
         self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
     ) -> _Step:
@@ -120,7 +124,8 @@ class MXNetEngine:
         if not samples.has_weight:
             self._newest.fixed.flat[:] = statistics
         self._predict = None
-        if update.is_last:
+        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
+        if update.is_last and self._has_weight:
             newest, gradients = self._newest.learned.flat, self._gradients.flat
             self._optimizer.update(newest, gradients, learning_rate)
             if self._average is not None:
@@ -129,6 +134,7 @@ class MXNetEngine:
         self._steps += 1
         return _Step(loss.detach(), logits.detach(), samples)
 
+    @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode."""
         if self._predict is None:

@@ -32,6 +32,7 @@ from image_classification.backends.dropout import kept_features
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.tensorflow import model
 from image_classification.backends.tensorflow.engine.device import prepare_device
+from image_classification.backends.tensorflow.engine.memory import memory_errors
 from image_classification.backends.tensorflow.engine.optimizer import Optimizer
 from image_classification.backends.tensorflow.engine.precision import precision_of
 from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
@@ -46,6 +47,7 @@ __all__ = ["build", "pretrained_state"]
 _STEPS = OPTIMIZER_PREFIX + "steps"
 
 
+@memory_errors()
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     """A model with fresh weights and its optimiser, on this process's device.
 
@@ -79,6 +81,7 @@ class _Step:
     logits: tf.Tensor
     samples: StepSamples
 
+    @memory_errors()
     def fetch(self) -> tuple[float, FloatArray]:
         """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
         return float(self.loss), self.samples.scattered(self.logits.numpy())
@@ -108,6 +111,7 @@ class _TensorFlowEngine:
         self.parameter_count = sum(counts[name] for name in learns)
         self.trainable_parameter_count = sum(counts[name] for name in learned)
 
+    @memory_errors()
     def train_step(
         self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
     ) -> _Step:
@@ -120,7 +124,9 @@ class _TensorFlowEngine:
         self._model.trunk.start_step(self._entropy())
         with tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last:
+            if self._is_new_update and update.is_last and not samples.has_weight:
+                loss, logits = tf.constant(0.0), self._model.logits(tf.constant(inputs[0]))
+            elif self._is_new_update and update.is_last:
                 loss, logits = self._step.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
@@ -133,6 +139,7 @@ class _TensorFlowEngine:
         self._steps += 1
         return _Step(loss, logits, samples)
 
+    @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
         self._check_shape(images)

@@ -7,8 +7,11 @@ models only; a function with normalisation and head around the backbone is no su
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import onnx
 import tensorflow as tf
 
@@ -35,17 +38,23 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = probabilities_function(classifier, spec, temperature)
     try:
-        with tf.device("/CPU:0"):
+        with tf.device("/CPU:0"), _inlined():
             model, _ = tf2onnx.convert.from_function(
-                function, input_signature=function.input_signature, opset=_OPSET
+                function,
+                input_signature=function.input_signature,
+                opset=_OPSET,
+                custom_op_handlers={"Erfc": (_erfc, [])},
             )
-    except (ValueError, RuntimeError, TypeError, KeyError, tf.errors.OpError) as error:
+        _strip(model)
+        onnx.checker.check_model(model)
+    except (
+        *(ValueError, RuntimeError, TypeError, KeyError),
+        *(tf.errors.OpError, onnx.checker.ValidationError),
+    ) as error:
         reason = " ".join(str(error).split())[:300]
         raise BackendError(
             f"tf2onnx cannot translate backbone {spec.backbone!r} into a graph: {reason}"
         ) from error
-    _strip(model)
-    onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -60,6 +69,36 @@ def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature:
         return {"probabilities": activation(logits)}
 
     return tf.function(probabilities, input_signature=[images])
+
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """While the block runs, functions within a traced one become its own operations.
+
+    Keras has XLA compile a convolution in groups (ConvNeXt's), as a call that has no translation.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
+    """1 − erf(x), of GELU; tf2onnx has no translation of it. In place, as its handlers are."""
+    value, output, dtypes, shapes = (
+        node.input[0],
+        node.output,
+        node.output_dtypes,
+        node.output_shapes,
+    )
+    one = context.make_const(f"{node.name}.one", np.array(1.0, np.float32))
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", [value], dtypes=dtypes, shapes=shapes)
+    context.make_node(
+        "Sub", [one.output[0], erf.output[0]], outputs=output, dtypes=dtypes, shapes=shapes
+    )
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -1,0 +1,1 @@
+"""The servers that the serving benchmark compares, and what drives and watches them."""

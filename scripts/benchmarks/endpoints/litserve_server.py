@@ -1,0 +1,37 @@
+"""LitServe with one worker for each CPU: `litserve_server.py PORT WORKERS`."""
+
+import sys
+from typing import Annotated
+
+import litserve
+import predictor
+from fastapi import Body
+
+Image = Annotated[bytes, Body(media_type="image/jpeg")]
+
+
+class Api(litserve.LitAPI):
+    """One image in, probabilities out."""
+
+    def setup(self, _: str) -> None:
+        """Load the model in a worker."""
+        self.model = predictor.load()
+
+    def decode_request(self, request: Image) -> bytes:
+        """The body is the image."""
+        return request
+
+    def predict(self, data: bytes) -> list[float]:
+        """The probabilities."""
+        return self.model(data)
+
+    def encode_response(self, probabilities: list[float]) -> dict[str, list[float]]:
+        """The answer."""
+        return {"probabilities": probabilities}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(
+        Api(api_path="/invocations"), accelerator="cpu", workers_per_device=int(sys.argv[2])
+    )
+    server.run(port=int(sys.argv[1]), host="127.0.0.1", generate_client_file=False)

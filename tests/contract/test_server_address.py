@@ -1,0 +1,60 @@
+"""Where the server listens, and how it ends before it does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.jobs import run_command, running_server
+
+
+@pytest.fixture
+def red(small_channels: dict[str, Path]) -> bytes:
+    return (small_channels["validation"] / "red" / "red000.jpg").read_bytes()
+
+
+def test_a_port_in_use_ends_the_server_with_a_sentence(trained_job: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        model = trained_job / "model"
+        done = run_command("serve", "--model", model, "--host", "127.0.0.1", "--port", port)
+        nowhere = run_command("serve", "--model", model, "--host", "300.1.1.1", "--port", port)
+    assert done.returncode == nowhere.returncode == 2
+    assert done.stderr.startswith(f"ClientError: cannot listen on 127.0.0.1, port {port}: ")
+    assert nowhere.stderr.startswith("ClientError: cannot listen on 300.1.1.1")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_served(trained_job: Path, red: bytes, host: str) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with running_server(trained_job / "model", IMAGE_CLASSIFICATION_HOST=host) as server:
+        assert server.invoke(red, Content_Type="image/jpeg").status == 200
+
+
+def test_sigterm_ends_the_server_at_once_while_it_reads_the_artifact(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained_job / "model", model)
+    (model / "manifest.json").unlink()
+    os.mkfifo(model / "manifest.json")  # reading it lasts until somebody writes
+    process = subprocess.Popen(
+        [sys.executable, "-m", "image_classification", "serve"],
+        env=os.environ
+        | {"IMAGE_CLASSIFICATION_MODEL_DIR": str(model), "SAGEMAKER_BIND_TO_PORT": "18095"},
+    )
+    with (model / "manifest.json").open("w"):  # returns once the server reads
+        process.terminate()
+        assert process.wait(30) == 0

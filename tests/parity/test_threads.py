@@ -1,0 +1,41 @@
+"""Each backend starts as many threads as the CPUs allow and no more than OMP_NUM_THREADS."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_STEP = """
+import os, sys
+from image_classification import backends
+from image_classification.backends.base import OptimizerSpec
+from image_classification.contract.environment import Cluster
+from image_classification.training.process_group import world_of
+from tests.unit.torch_cases import change, make_batch
+
+world = world_of(Cluster())
+spec = change(input_shape=(3, 64, 64))
+engine = backends.load(sys.argv[1]).build(spec, OptimizerSpec(), world)
+engine.train_step(make_batch(spec), 0.01).fetch()
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_a_step_has_threads_for_the_cpus_and_fewer_where_the_environment_says(
+    subject: str,
+) -> None:
+    def threads(**variables: str) -> int:
+        environment = {key: value for key, value in os.environ.items() if "OMP_" not in key}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _STEP, subject],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"IMAGE_CLASSIFICATION_CPU_COUNT": "4"} | variables,
+        )
+        return int(done.stdout)
+
+    of_four = threads()
+    assert threads(OMP_NUM_THREADS="1") <= of_four - 3
+    assert threads(OMP_NUM_THREADS="9") == of_four

@@ -1,0 +1,36 @@
+"""Too little memory is said to be that, though MXNet says it late and without a type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("mxnet", reason="MXNet is not installed (Python 3.10 or 3.11, NumPy 1.23)")
+
+import mxnet as mx
+
+from image_classification.backends.mxnet.engine.memory import memory_errors
+from tests.unit.torch_cases import STEP_WITHOUT_MEMORY
+
+
+def test_a_step_that_does_not_fit_is_a_memory_error() -> None:
+    script = STEP_WITHOUT_MEMORY.replace('"torch"', '"mxnet"').replace(
+        "(batch, 0.1)", "(batch, 0.1).fetch()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    # MXNet may not survive what the program does after that; a job ends there.
+    first = "MemoryError: Failed to allocate CPU Memory\n"
+    assert done.stdout.startswith(first), done.stdout + done.stderr
+
+
+def test_an_error_of_a_gpus_pool_is_a_memory_error() -> None:
+    said = 'File "pooled_storage_manager.h", line 161\nMXNetError: cudaMalloc failed: out of memory'
+    with pytest.raises(MemoryError, match=r"^cudaMalloc failed: out of memory$"), memory_errors():
+        raise mx.base.MXNetError(said)
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(mx.base.MXNetError), memory_errors():
+        mx.nd.zeros((2, 3)).reshape((4, 4)).asnumpy()

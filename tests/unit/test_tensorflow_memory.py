@@ -1,0 +1,26 @@
+"""Too little memory is said to be that when TensorFlow's allocator finds it out."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+import tensorflow as tf
+
+from image_classification.backends.tensorflow.engine.memory import memory_errors
+from image_classification.contract.failure import describe
+
+
+def test_what_does_not_fit_is_a_memory_error_that_says_what_to_do() -> None:
+    with pytest.raises(MemoryError, match=r"^OOM when allocating tensor with shape.*mklcpu$") as e:
+        with memory_errors():
+            tf.function(lambda side: tf.fill([side, side], 1.0))(tf.constant(1 << 21))
+    reason, code = describe(e.value)
+    assert code == 2
+    assert reason.startswith("ClientError: out of memory: set a smaller mini_batch_size")
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError), memory_errors():
+        tf.reshape(tf.zeros([3]), [2])
