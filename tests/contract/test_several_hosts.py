@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,9 +16,9 @@ from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
 from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.hosts import HOSTS, end, shard, start_hosts
 from tests.contract.jobs import read_to, run_train, write_job
 
-HOSTS = ["127.0.0.1", "localhost"]  # two names that resolve here; the first leads
 ONE_HOST = ("reference", "tensorflow")
 
 
@@ -40,47 +36,6 @@ def uneven_channels(tmp_path: Path, write_class_folders: ClassFolders) -> dict[s
         "train": write_class_folders(tmp_path / "train", per_class=11),
         "validation": write_class_folders(tmp_path / "validation", per_class=5, seed=1),
     }
-
-
-def start_hosts(
-    root: Path,
-    channels: dict[str, Path],
-    changed: Mapping[str, object] | None = None,
-    parts: Mapping[str, Path] | None = None,
-) -> list[subprocess.Popen[str]]:
-    """Two `train` processes that are the hosts of one job; `parts` are their own train channels."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for host in HOSTS:
-        own = {"train": parts[host]} if parts else {}
-        base = write_job(root / host, HYPERPARAMETERS | dict(changed or {}), channels | own)
-        if parts:
-            shard(base, "train")
-        resources = {"current_host": host, "hosts": HOSTS, "network_interface_name": "ethwe"}
-        (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
-                env=os.environ | {"MASTER_PORT": port, "IMAGE_CLASSIFICATION_CPU_COUNT": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    return processes
-
-
-def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """(exit code, log) of each, which must end within two minutes."""
-    try:
-        logs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(process.returncode, log) for process, log in zip(processes, logs, strict=True)]
 
 
 def test_two_hosts_train_one_model_and_the_first_alone_logs_metrics_and_saves(
@@ -106,7 +61,7 @@ def test_when_one_host_dies_the_other_ends_with_the_reason(
     (code, log), _ = end([first, second])
     assert code == 1
     failure = (tmp_path / HOSTS[0] / "output" / "failure").read_text()
-    assert "another host of this job ended" in failure
+    assert "host localhost ended without a word" in failure
     assert "Traceback" not in failure.splitlines()[0]
     assert not list((tmp_path / HOSTS[0] / "model").iterdir()), log
 
@@ -137,15 +92,6 @@ def test_hosts_that_see_different_checkpoints_say_so_instead_of_waiting_for_ever
     for code, log in end(start_hosts(tmp_path, uneven_channels, {"epochs": 4})):
         assert code == 2, log
         assert "give all hosts the same checkpoints" in log, log
-
-
-def shard(base: Path, *channels: str) -> None:
-    """What the platform says of channels of which each host got other objects."""
-    path = base / "input" / "config" / "inputdataconfig.json"
-    inputs = json.loads(path.read_text())
-    for name in channels:
-        inputs[name]["S3DistributionType"] = "ShardedByS3Key"
-    path.write_text(json.dumps(inputs))
 
 
 @pytest.fixture
@@ -237,3 +183,51 @@ def test_what_cannot_be_sharded_is_refused_with_what_to_set(
     done = run_train(base)
     assert done.returncode == 2
     assert reason in done.stderr and "FullyReplicated" in done.stderr
+
+
+def test_two_hosts_have_the_losses_of_one_with_the_same_effective_batch(
+    tmp_path: Path, uneven_channels: dict[str, Path]
+) -> None:
+    """20 epochs of one step: 33 images on one host, 17 and 16 on two."""
+    alike: dict[str, object] = {"train_only_top_layer": 1, "epochs": 20, "learning_rate": 0.0005}
+    alike["augmentation_type"] = None
+    losses = []
+    for hosts in (HOSTS[:1], HOSTS):
+        changed = alike | {"mini_batch_size": -(-33 // len(hosts))}
+        root = tmp_path / str(len(hosts))
+        for code, log in end(start_hosts(root, uneven_channels, changed, hosts=hosts)):
+            assert code == 0, log
+        history = json.loads((root / HOSTS[0] / "output" / "data" / "history.json").read_text())
+        losses.append([epoch["train"]["loss"] for epoch in history["epochs"]])
+    assert len(losses[0]) == 20 and losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_job_goes_on_with_another_number_of_hosts(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    """From two hosts in the middle of an epoch to one, and after its end to two again."""
+    channels = {
+        "train": write_class_folders(tmp_path / "train", per_class=200),
+        "validation": write_class_folders(tmp_path / "validation", per_class=5, seed=1),
+    }
+    shared = tmp_path / "checkpoints"
+    shared.mkdir()
+
+    def start(name: str, epochs: int, hosts: list[str]) -> list[subprocess.Popen[str]]:
+        for host in hosts:
+            (tmp_path / name / host).mkdir(parents=True)
+            (tmp_path / name / host / "checkpoints").symlink_to(shared)
+        return start_hosts(tmp_path / name, channels, {"epochs": epochs}, hosts=hosts)
+
+    interrupted = start("first", 3, HOSTS)
+    read_to(interrupted[0], "Epoch[1] Batch [20]")
+    interrupted[1].send_signal(signal.SIGTERM)
+    for code, log in end(interrupted):
+        assert code == 0, log
+    ((code, log),) = end(start("second", 2, HOSTS[:1]))
+    assert code == 0, log
+    assert "divided among 2 processes and is now among 1 process: it begins again" in log
+    for code, log in end(start("third", 3, HOSTS)):
+        assert code == 0, log
+        assert "Resumed after epoch 2" in log

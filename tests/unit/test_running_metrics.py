@@ -61,4 +61,4 @@ def test_the_time_in_steps_is_carried_over_an_interruption() -> None:
     group = ProcessGroup(None, World())  # type: ignore[arg-type]  # alone: no engine is asked
     progress = EpochProgress.resumed(3, RunningMetrics(None), partial, group)
     assert progress.outside_share == pytest.approx(0.25, abs=1e-3)
-    assert progress.partial(totals, 0.0).step_seconds == 7.5e5
+    assert progress.partial(totals, 0.0, "1 host").step_seconds == 7.5e5

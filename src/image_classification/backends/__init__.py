@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -52,6 +53,18 @@ class EngineModule(Protocol):
         ...
 
 
+class Launcher(Protocol):
+    """What `<backend>/engine/launching.py` offers, where a host's devices are a process each."""
+
+    def device_count(self) -> int:
+        """The devices of this machine that can train."""
+        ...
+
+    def launch(self, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+        """Run `python <arguments>` once for each environment; the exit code of all."""
+        ...
+
+
 def names() -> tuple[str, ...]:
     """The backends this package has, sorted, whether their framework is installed or not."""
     folders = Path(__file__).parent.iterdir()
@@ -84,6 +97,19 @@ def load(name: str) -> EngineModule:
             f"backend {name!r} needs a framework that could not be imported ({error}); "
             f"install it: pip install '{_DISTRIBUTION}[{name}]'"
         ) from error
+
+
+def launcher(name: str) -> Launcher | None:
+    """The launcher of a backend, None where it trains in one process a host.
+
+    Raises:
+        BackendError: as `load`, which comes first.
+    """
+    load(name)
+    module = f"{__name__}.{name}.engine.launching"
+    if importlib.util.find_spec(module) is None:
+        return None
+    return cast(Launcher, importlib.import_module(module))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -126,12 +126,20 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together; `threads` is what the framework may use."""
+    """This process among those that train together.
+
+    Attributes:
+        rank, size: its number among all of them, and how many these are.
+        threads: what the framework may use.
+        extra: how they meet, in the framework's terms.
+        local_size: how many of them are on each host; ranks of a host follow one another.
+    """
 
     rank: int = 0
     size: int = 1
     threads: int = 1
     extra: Mapping[str, str] = field(default_factory=dict)
+    local_size: int = 1
 
 
 @dataclass(frozen=True)

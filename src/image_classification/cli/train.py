@@ -76,12 +76,26 @@ def run(namespace: argparse.Namespace) -> int:
         from image_classification.training.stopping import stop_on_sigterm
 
         with stop_on_sigterm() as should_stop:  # before the imports that take long
+            from image_classification.training.device_processes import run_in_processes
+
+            code = run_in_processes(paths, overrides, _command(namespace))
+            if code is not None:
+                return code
             from image_classification.training.job import run_job
 
             run_job(paths, overrides, should_stop)
     except Exception as error:
         return report_failure(error, failure_file)
     return 0
+
+
+def _command(namespace: argparse.Namespace) -> list[str]:
+    """Python's arguments for a process that runs the same job."""
+    given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
+    given += [f"--channel={pair}" for pair in namespace.channel]
+    given += [f"--set={pair}" for pair in namespace.set]
+    given += [f"--output={namespace.output}"] if namespace.output else []
+    return ["-m", "image_classification", "train", *given]
 
 
 def _paths(namespace: argparse.Namespace) -> JobPaths:

@@ -48,10 +48,20 @@ def report_failure(error: BaseException, failure_file: Path | None) -> int:
         _logger.error("%s", trace)
         content += "\n" + trace
     sys.stderr.write(reason.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
-    if failure_file is not None:
-        try:
-            failure_file.parent.mkdir(parents=True, exist_ok=True)
-            failure_file.write_text(content, "utf-8", errors="backslashreplace")
-        except OSError as unwritable:  # must not hide the reason itself
-            _logger.error("%s cannot be written: %s", failure_file, unwritable)
+    _write(failure_file, content)
     return code
+
+
+def note_failure(error: BaseException, failure_file: Path | None) -> None:
+    """Write the reason to `failure_file` alone: this process may end before it can report it."""
+    _write(failure_file, describe(error)[0][: MAX_REASON_CHARACTERS - 1] + "\n")
+
+
+def _write(failure_file: Path | None, content: str) -> None:
+    if failure_file is None:
+        return
+    try:
+        failure_file.parent.mkdir(parents=True, exist_ok=True)
+        failure_file.write_text(content, "utf-8", errors="backslashreplace")
+    except OSError as unwritable:  # must not hide the reason itself
+        _logger.error("%s cannot be written: %s", failure_file, unwritable)

@@ -98,6 +98,7 @@ class PartialEpoch:
         seconds, wait_seconds: of training, and of waiting for data, so far.
         learning_rate: at the last step.
         step_seconds: of these, within the training step.
+        division: how many hosts shared the epoch's samples, and how; in words.
     """
 
     step: int
@@ -106,6 +107,7 @@ class PartialEpoch:
     wait_seconds: float
     learning_rate: float
     step_seconds: float = 0.0
+    division: str = ""
 
 
 @dataclass(frozen=True)

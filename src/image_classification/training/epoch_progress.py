@@ -87,7 +87,7 @@ class EpochProgress:
             outside_share=self.outside_share,
         )
 
-    def partial(self, totals: dict[str, float], wait_seconds: float) -> PartialEpoch:
+    def partial(self, totals: dict[str, float], wait_seconds: float, division: str) -> PartialEpoch:
         """What a checkpoint within the epoch says of it."""
         return PartialEpoch(
             self.step,
@@ -96,4 +96,5 @@ class EpochProgress:
             self.wait_seconds_before + wait_seconds,
             self.learning_rate,
             self._in_steps,
+            division,
         )

@@ -69,16 +69,14 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
     _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more if is_long else "")
 
 
-def identity_of(interface: str, settings: Settings, inputs: Inputs, hosts: int) -> dict[str, Any]:
-    """What must be equal for a checkpoint to continue this job."""
+def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """What must be equal for a checkpoint to continue this job; the hosts may be others."""
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
     for name in _MAY_CHANGE:
         del values[name]
     return values | {
         "interface": interface,
-        "hosts": hosts,
         "labels": list(inputs.labels.names),
         "training_samples": inputs.training_samples,
-        "each_host_has_a_part": inputs.whole is not None,
         "validation_samples": len(inputs.validation),
     }

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
-from image_classification.contract.environment import JobPaths
+from image_classification.contract.environment import JobPaths, read_cluster
 from image_classification.data.sources.stream import StreamSource
 from image_classification.training.checkpoint import Checkpoints, History
 from image_classification.training.engine_start import start_engine
@@ -28,6 +28,7 @@ from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Journal, SilentJournal
 from image_classification.training.loaders import Loaders, open_loaders
 from image_classification.training.loop import Loop
+from image_classification.training.lost_hosts import watched
 from image_classification.training.measuring import measure
 from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request
@@ -52,7 +53,11 @@ def run_job(
     Raises:
         UserError: hyperparameters, channels or data must change; nothing was written.
     """
-    with Heartbeat().running("opening the channels") as heartbeat:
+    failure_file = None if paths.artifact else paths.failure
+    with (
+        Heartbeat().running("opening the channels") as heartbeat,
+        watched(read_cluster(paths), failure_file),
+    ):
         request = read_request(paths, overrides)
         inputs = open_inputs(
             request.channels,
@@ -100,7 +105,7 @@ def _loop_of(
     if isinstance(inputs.training, StreamSource):
         inputs.training.should_stop = should_stop
     journal_type = Journal if group.is_leader else SilentJournal
-    identity = identity_of(interface, settings, inputs, group.world.size)
+    identity = identity_of(interface, settings, inputs)
     return Loop(
         engine=group.engine,
         settings=settings,

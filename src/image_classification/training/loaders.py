@@ -80,7 +80,7 @@ def loader_of(
     return Loader(
         source,
         settings.preprocessing,
-        settings.batch_size,
+        settings.batch_size // world.local_size,
         augmentation=settings.augmentation if is_training else None,
         shuffle=is_training,
         balanced=is_training and settings.recipe.balanced_sampling,

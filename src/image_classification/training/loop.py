@@ -24,7 +24,11 @@ from image_classification.training.epoch_progress import EpochProgress
 from image_classification.training.evaluation import Outcomes
 from image_classification.training.kept_weights import LastWeights, evaluated_weights
 from image_classification.training.process_group import ProcessGroup
-from image_classification.training.resuming import newest_checkpoint
+from image_classification.training.resuming import (
+    continued_epoch,
+    division_of,
+    newest_checkpoint,
+)
 from image_classification.training.running_metrics import RunningMetrics
 from image_classification.training.step_inputs import StepInputs
 from image_classification.training.stopping import JobClock, never
@@ -94,7 +98,8 @@ class Loop:
         if found is None:
             return False
         self.engine.load_state(found.state)
-        self.history, self._partial = found.history, found.partial
+        self.history = found.history
+        self._partial = continued_epoch(found, self._division)
         self._clock = JobClock(found.seconds)
         best = self.history.best_epoch
         if best >= 0:
@@ -206,6 +211,10 @@ class Loop:
             progress.metrics.add(result, class_indices)
         progress.images += kept
 
+    @property
+    def _division(self) -> str:
+        return division_of(self.world.size, self.training.world_size)
+
     @cached_property
     def _validation(self) -> Validation:
         return Validation(self.engine, self.settings, self.validation, self.is_out_of_time)
@@ -229,7 +238,7 @@ class Loop:
         check_finite(totals["loss"], progress.epoch)
         self._clock.saved()
         if self.group.is_leader:
-            partial = progress.partial(totals, self.training.wait_seconds)
+            partial = progress.partial(totals, self.training.wait_seconds, self._division)
             state, seconds = self.engine.state(), self._clock.seconds
             self.checkpoints.save(Checkpoint(state, self.history, partial, seconds))
 

@@ -32,18 +32,25 @@ def world_of(cluster: Cluster) -> World:
     Raises:
         AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
     """
-    threads = environment.framework_threads()
-    if len(cluster.hosts) == 1:
+    threads, hosts = environment.framework_threads(), cluster.hosts
+    number, count = environment.local_place() or (0, 1)
+    if len(hosts) * count == 1:
         return World(threads=threads)
-    _await_names(cluster.hosts)
-    rank = cluster.hosts.index(cluster.current_host)
-    _logger.info("This is host %d of %d: %s", rank + 1, len(cluster.hosts), cluster.current_host)
+    host = hosts.index(cluster.current_host)
+    if len(hosts) > 1:
+        _await_names(hosts)
+        _logger.info("This is host %d of %d: %s", host + 1, len(hosts), cluster.current_host)
     port = environment.MASTER_PORT.read_integer(1)
     interface = cluster.network_interface
     if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
         environment.use_network_interface(interface)
-    extra = {"init_method": f"tcp://{cluster.hosts[0]}:{port}"}
-    return World(rank, len(cluster.hosts), threads, extra)
+    extra = {"init_method": f"tcp://{meeting_host(cluster)}:{port}"}
+    return World(host * count + number, len(hosts) * count, threads, extra, count)
+
+
+def meeting_host(cluster: Cluster) -> str:
+    """The address of the first process; that of a host alone need not resolve."""
+    return cluster.hosts[0] if len(cluster.hosts) > 1 else "127.0.0.1"
 
 
 def _await_names(hosts: Sequence[str]) -> None:

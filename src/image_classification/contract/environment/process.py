@@ -6,7 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from image_classification.contract.environment.training_variables import CPU_COUNT, OMP_NUM_THREADS
+from image_classification.contract.environment.training_variables import (
+    CPU_COUNT,
+    LOCAL_RANK,
+    LOCAL_WORLD_SIZE,
+    OMP_NUM_THREADS,
+)
 
 
 def cpu_count() -> int:
@@ -69,3 +74,23 @@ def use_network_interface(name: str) -> None:
     """
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(variable, name)
+
+
+def local_place() -> tuple[int, int] | None:
+    """(number, count) of this process among those that train on this host; None if it is alone."""
+    if not (LOCAL_RANK.read() and LOCAL_WORLD_SIZE.read()):
+        return None
+    return LOCAL_RANK.read_integer(0), LOCAL_WORLD_SIZE.read_integer(1)
+
+
+def of_local_processes(count: int) -> list[dict[str, str]]:
+    """What the environment of each process of this host has more: its place, and its CPUs."""
+    cpus = str(max(1, cpu_count() // count))
+    return [
+        {
+            LOCAL_RANK.name: str(number),
+            LOCAL_WORLD_SIZE.name: str(count),
+            CPU_COUNT.name: cpus,
+        }
+        for number in range(count)
+    ]

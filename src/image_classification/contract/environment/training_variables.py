@@ -52,5 +52,19 @@ SUBMIT_DIRECTORY = Variable(
     "SAGEMAKER_SUBMIT_DIRECTORY", "", "the code of that script: a folder, a tar file or s3://…"
 )
 MASTER_PORT = Variable(
-    "MASTER_PORT", "29500", "TCP port of the first host where the hosts of a training job meet"
+    "MASTER_PORT",
+    "29500",
+    "TCP port of the first host where the hosts of a training job meet; through the next one they "
+    "watch each other",
+)
+PROCESSES = Variable(
+    "IMAGE_CLASSIFICATION_PROCESSES",
+    "0",
+    "processes that train on each host, 1 on a backend other than torch; 0: one for each GPU",
+)
+LOCAL_RANK = Variable(
+    "LOCAL_RANK", "", "number of this process among those of its host; set by our launcher"
+)
+LOCAL_WORLD_SIZE = Variable(
+    "LOCAL_WORLD_SIZE", "", "how many these are; without it there is one; set by our launcher"
 )

@@ -17,9 +17,9 @@ from image_classification.backends.base import World
 from image_classification.errors import AlgorithmError
 
 _MEETING_TIMEOUT = timedelta(minutes=15)
-_SUM_TIMEOUT = timedelta(
-    days=5
-)  # the others wait in a sum while the first rank validates and saves
+_SUM_TIMEOUT = timedelta(days=5)
+"""The others wait in a sum while the first rank validates and saves; who watches for lost ranks is
+the core (`training/lifeline`)."""
 _TCP = re.compile(r"tcp://(?P<host>.+):(?P<port>\d+)")
 
 

@@ -1,0 +1,92 @@
+"""Several hosts on one machine: real processes that meet over TCP, each with a tree of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tests.contract.conftest import HYPERPARAMETERS
+from tests.contract.jobs import write_job
+
+HOSTS = ["127.0.0.1", "localhost"]
+"""Two names that resolve here; the first leads."""
+
+
+def free_ports() -> str:
+    """The first of two TCP ports in a row that are free, below those that the kernel hands out."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind(("", port))
+            second.bind(("", port + 1))
+            return str(port)
+
+
+def start_hosts(
+    root: Path,
+    channels: dict[str, Path],
+    changed: Mapping[str, object] | None = None,
+    parts: Mapping[str, Path] | None = None,
+    hosts: Sequence[str] = HOSTS,
+    namespaces: Mapping[str, str] | None = None,
+    interface: str = "ethwe",
+) -> list[subprocess.Popen[str]]:
+    """One `train` process for each host of one job; `parts` are their own train channels.
+
+    A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
+    default interface is one that does not exist, as in local mode.
+    """
+    port = free_ports()
+    given = HYPERPARAMETERS | dict(changed or {})
+    hyperparameters = {name: value for name, value in given.items() if value is not None}
+    processes = []
+    for host in hosts:
+        own = {"train": parts[host]} if parts else {}
+        base = write_job(root / host, hyperparameters, channels | own)
+        if parts:
+            shard(base, "train")
+        resources = {
+            "current_host": host,
+            "hosts": list(hosts),
+            "network_interface_name": interface,
+        }
+        (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+        inside = ["ip", "netns", "exec", namespaces[host]] if namespaces else []
+        command = [*inside, sys.executable, "-m", "image_classification", "train"]
+        processes.append(
+            subprocess.Popen(
+                [*command, "--base-dir", str(base)],
+                env=os.environ | {"MASTER_PORT": port, "IMAGE_CLASSIFICATION_CPU_COUNT": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """(exit code, log) of each, which must end within two minutes."""
+    try:
+        logs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [(process.returncode, log) for process, log in zip(processes, logs, strict=True)]
+
+
+def shard(base: Path, *channels: str) -> None:
+    """What the platform says of channels of which each host got other objects."""
+    path = base / "input" / "config" / "inputdataconfig.json"
+    inputs = json.loads(path.read_text())
+    for name in channels:
+        inputs[name]["S3DistributionType"] = "ShardedByS3Key"
+    path.write_text(json.dumps(inputs))

@@ -1,0 +1,90 @@
+"""One job on three hosts, of which one is lost: all others end within a minute and say which."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ClassFolders
+from tests.contract import jobs
+from tests.contract.hosts import start_hosts
+from tests.contract.jobs import read_to
+
+HOSTS = ["127.0.0.1", "127.0.0.2", "localhost"]
+ONE_HOST = ("mxnet", "reference", "tensorflow")
+
+Start = Callable[[int, int], list[subprocess.Popen[str]]]
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, write_class_folders: ClassFolders, request: pytest.FixtureRequest
+) -> Start:
+    """Start three hosts with so many images a class; all are killed at the end of the test."""
+    if jobs.BACKEND in ONE_HOST:
+        pytest.skip(f"backend {jobs.BACKEND} trains on one host")
+
+    def started(train: int, validation: int) -> list[subprocess.Popen[str]]:
+        channels = {
+            "train": write_class_folders(tmp_path / "train", per_class=train),
+            "validation": write_class_folders(
+                tmp_path / "validation", per_class=validation, seed=1
+            ),
+        }
+        processes = start_hosts(tmp_path, channels, {"epochs": 500}, hosts=HOSTS)
+        for process in processes:
+            request.addfinalizer(process.communicate)
+            request.addfinalizer(process.kill)
+        return processes
+
+    return started
+
+
+def assert_lost(
+    processes: list[subprocess.Popen[str]], root: Path, victim: int, reason: str
+) -> None:
+    """All but the victim end within 60 s, with the reason in their failure files."""
+    deadline = time.monotonic() + 60
+    for rank, process in enumerate(processes):
+        if rank != victim:
+            log, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            failure = (root / HOSTS[rank] / "output" / "failure").read_text()
+            assert process.returncode == 1, log
+            assert f"host {HOSTS[victim]} {reason}" in failure.splitlines()[0]
+            assert not list((root / HOSTS[rank] / "model").iterdir())
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_host_killed_within_an_epoch(tmp_path: Path, start: Start, victim: int) -> None:
+    processes = start(400, 5)  # 50 steps
+    read_to(processes[0], "Epoch[0] Batch [20]")
+    processes[victim].kill()
+    assert_lost(processes, tmp_path, victim, "ended without a word")
+
+
+def test_a_host_killed_while_the_first_one_validates(tmp_path: Path, start: Start) -> None:
+    processes = start(8, 800)  # one step of training, then seconds of validation
+    read_to(processes[0], "Epoch[0] Validation-accuracy=")
+    time.sleep(1.0)
+    processes[1].kill()
+    assert_lost(processes, tmp_path, 1, "ended without a word")
+
+
+def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) -> None:
+    processes = start(8, 5)
+    processes[2].send_signal(signal.SIGSTOP)
+    read_to(processes[1], "Reached the first host")
+    processes[0].kill()
+    assert_lost(processes[:2], tmp_path, 0, "ended without a word")
+
+
+def test_a_host_that_hangs_in_a_sum_of_the_others(tmp_path: Path, start: Start) -> None:
+    processes = start(11, 5)
+    read_to(processes[0], "Epoch[0] Validation-accuracy=")
+    processes[1].send_signal(signal.SIGSTOP)
+    assert_lost(processes, tmp_path, 1, "has not answered for 40 s")
