@@ -24,6 +24,9 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
+pytestmark = pytest.mark.slow  # of waiting: the silence that is allowed
+
+
 @pytest.fixture
 def namespaces() -> Iterator[dict[str, str]]:
     """Address → name of its network namespace, in which it is the only one but the loopback's."""

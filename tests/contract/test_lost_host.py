@@ -83,6 +83,7 @@ def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) 
     assert_lost(processes[:2], tmp_path, 0, "ended without a word")
 
 
+@pytest.mark.slow  # of waiting: the silence that is allowed
 def test_a_host_that_hangs_in_a_sum_of_the_others(tmp_path: Path, start: Start) -> None:
     processes = start(11, 5)
     read_to(processes[0], "Epoch[0] Validation-accuracy=")
