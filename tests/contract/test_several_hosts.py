@@ -19,13 +19,11 @@ from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.hosts import HOSTS, end, shard, start_hosts
 from tests.contract.jobs import read_to, run_train, write_job
 
-ONE_HOST = ("reference", "tensorflow")
-
 
 @pytest.fixture(autouse=True)
 def backend_of_several_hosts() -> None:
     """The others refuse such a job; their own tests say so."""
-    if jobs.BACKEND in ONE_HOST:
+    if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains on one host")
 
 
