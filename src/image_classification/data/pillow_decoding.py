@@ -37,6 +37,9 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
 }
 _STRIP_PIXELS = 1 << 20  # smaller pictures are converted whole
+# Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
+# thread that ever had a picture of 36 megapixels. Blocks beyond 32 MiB go back to the system.
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
 # What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
