@@ -27,7 +27,7 @@ def test_a_switch_that_is_unset_or_empty_is_its_default(
     assert variable.read_switch(environ) is default
 
 
-@pytest.mark.parametrize("text", ["ture", "flase", "2", "y", "true,"])
+@pytest.mark.parametrize("text", ["enabled", "falsch", "2", "y", "true,"])
 def test_a_misspelt_switch_is_refused_with_the_accepted_words(text: str) -> None:
     with pytest.raises(UserError, match=rf"{PAGE.name} must be .*true.*off.*got '{text}'"):
         PAGE.read_switch({PAGE.name: text})
