@@ -273,6 +273,8 @@ def test_a_request_that_is_running_when_sigterm_comes_is_answered(
         ("MAX_CONTENT_LENGTH", "6MB"),
         ("SAGEMAKER_BIND_TO_PORT", "99999"),
         ("IMAGE_CLASSIFICATION_READ_TIMEOUT", "never"),
+        ("IMAGE_CLASSIFICATION_METRICS", "enabled"),
+        ("SAGEMAKER_MULTI_MODEL", "ja"),
         ("IMAGE_CLASSIFICATION_BATCHING", "sometimes"),
     ],
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.contract.jobs import Server, running_server
 from tests.contract.raw_http import Caller, calling, chunked_head, request
@@ -167,6 +170,23 @@ def test_a_png_of_a_gigapixel_is_refused_without_the_memory_for_it(
     answer = server.invoke(png, Content_Type="image/png")
     assert answer.status == 400 and b"pixels" in answer.body
     assert memory_peak(server.worker()) - before < 50 * 2**20
+
+
+def test_large_images_that_come_together_are_decoded_one_after_the_other(
+    trained_job: Path, red: bytes
+) -> None:
+    content = io.BytesIO()
+    Image.new("RGBA", (6_000, 6_000), (9, 99, 199, 99)).save(content, "WEBP", lossless=True)
+    with running_server(trained_job / "model", SAGEMAKER_GUNICORN_THREADS="5") as server:
+        assert server.invoke(red, Content_Type="image/jpeg").status == 200
+        before = memory_peak(server.worker())
+        with ExitStack() as stack:
+            callers = [stack.enter_context(calling(server)) for _ in range(4)]
+            for caller in callers:
+                caller.send(request(content.getvalue()))
+            assert server.invoke(red, Content_Type="image/jpeg").status == 200
+            assert {caller.answer().status for caller in callers} == {200}
+        assert memory_peak(server.worker()) - before < 800 * 2**20
 
 
 def test_an_image_beyond_the_servers_limit_of_pixels_is_refused(

@@ -70,6 +70,36 @@ def test_beyond_the_queue_callers_get_503_before_the_waiting_ones_are_answered(
         assert callers[finished[0][0]].answer().status == 200
 
 
+def test_beyond_the_queue_a_head_alone_is_503_and_pings_are_still_answered(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    settings = {"SAGEMAKER_MODEL_JOB_QUEUE_SIZE": "1", "BUSY_SECONDS": "3"}
+    log = tmp_path / "log"
+    named = "X-Amzn-SageMaker-Inference-Id: refused\r\nExpect: 100-continue\r\n"
+    with faulty(trained_job / "model", log=log, **settings) as server, ExitStack() as stack:
+        taken = [stack.enter_context(calling(server)) for _ in range(2)]
+        for caller in taken:
+            caller.send(request(BUSY))
+        assert server.get("/ping").status == 200  # by now both are in the queue
+        refused = [stack.enter_context(calling(server)) for _ in range(40)]
+        for caller in refused:
+            caller.send(request(length=1_000_000, lines=named))
+        for caller in refused:
+            answer = caller.answer()
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1"), answer
+            assert answer.headers["Connection"] == "close"
+            caller.send(b"\0" * 1_000_000)  # who sends it all the same is not cut off
+            assert caller.is_closed()
+        assert server.get("/ping").status == 200
+        taken[0].socket.setblocking(False)
+        with pytest.raises(BlockingIOError):  # all of that came before the first answer
+            taken[0].socket.recv(1)
+        taken[0].socket.settimeout(30)
+        assert [caller.answer().status for caller in taken] == [200, 200]
+    lines = [line for line in access_log(log) if line["id"] == "refused"]
+    assert [line["status"] for line in lines] == [503] * 40
+
+
 def test_a_ping_is_answered_while_every_thread_works_and_callers_stand_half_open(
     trained_job: Path,
 ) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from gunicorn.config import Config
 
 from image_classification.errors import RequestError
-from image_classification.serving.connection import Connection
+from image_classification.serving.connection import Connection, Phase
 from image_classification.serving.front import Front, Limits
 from image_classification.serving.incoming import Received
 
@@ -24,11 +25,22 @@ class Room:
         self.poller = selectors.DefaultSelector()
         self.received: list[bytes] = []
         self.refused: list[int] = []
+        self.is_full = False
         limits = Limits(connections, 100_000, body_memory, read_seconds=30, idle_seconds=30)
         self.front = Front(
-            self.poller, Config(), limits, self._request, self._refusal, lambda call, *a: call(*a)
+            self.poller,
+            Config(),
+            limits,
+            self._head,
+            self._request,
+            self._refusal,
+            lambda call, *a: call(*a),
         )
         self.callers: list[socket.socket] = []
+
+    def _head(self, head: Any) -> None:
+        if self.is_full:
+            raise RequestError(503, "full")
 
     def _request(self, connection: Connection, received: Received) -> None:
         self.received.append(received.body)
@@ -84,6 +96,23 @@ def test_bodies_that_are_more_together_than_the_limit_are_503_until_others_are_d
     first.sendall(body(90_000))
     room.turn()
     assert len(room.received) == 3 and room.refused == [503]
+
+
+def test_a_request_that_is_refused_by_its_head_holds_nothing_and_its_body_is_drained(
+    room: Room,
+) -> None:
+    room.is_full = True
+    caller = room.call(body(90_000, missing=90_000))
+    answer = caller.recv(1000)
+    assert b" 503 " in answer and b"Connection: close" in answer and b"Retry-After" in answer
+    caller.sendall(b"\0" * 90_000)
+    room.turn()
+    assert room.refused == [503] and room.received == []
+    (connection,) = room.front.connections
+    assert connection.held == 0 and connection.phase is Phase.LINGERING
+    caller.shutdown(socket.SHUT_WR)
+    room.turn()
+    assert caller.recv(1) == b"" and not room.front.connections
 
 
 def test_the_connection_that_idles_longest_makes_room_for_a_new_one(room: Room) -> None:

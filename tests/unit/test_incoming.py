@@ -57,6 +57,11 @@ def test_no_bytes_do_anything_but_wait_complete_or_refuse(data: bytes) -> None:
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000, 431),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: magic\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+            501,
+        ),
         (b"POST / HTTP/1.1\r\nExpect: wonders\r\n\r\n", 417),
         (b"POST / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", 413),
         (CHUNKED[: CHUNKED.index(b"3;")] + b"65\r\n", 413),

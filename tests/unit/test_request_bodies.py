@@ -101,6 +101,11 @@ def test_the_files_of_a_form_come_in_order_and_its_fields_do_not_count() -> None
     [
         (part("a", JPEG, "1.jpg"), "multipart/form-data", "names no boundary"),
         (part("a", JPEG, "1.jpg")[:-9], "multipart/form-data; boundary=B", "does not follow"),
+        (
+            b"--B\r\n" + b"a:b\r\n" * 100_000 + part("a", JPEG, "1.jpg")[5:] + b"--B--\r\n",
+            "multipart/form-data; boundary=B",
+            "more than 16384 bytes of header",
+        ),
         (b"nothing", "multipart/form-data; boundary=B", "does not follow"),
         (b"nothing", 'multipart/form-data; boundary="\u00e9"', "does not follow"),
         (

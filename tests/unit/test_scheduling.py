@@ -37,6 +37,11 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
     assert plan.threads == 2 and plan.body_memory == 50 * 2**20
+    assert plan.large_pixels == 50 * 2**20 // 16
+
+
+def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> None:
+    assert choose_plan(64, 2**40).large_pixels == 2**30 // 16
 
 
 def test_a_batching_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

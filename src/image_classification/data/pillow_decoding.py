@@ -36,6 +36,10 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
+_STRIP_PIXELS = 1 << 20  # smaller pictures are converted whole
+# Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
+# thread that ever had a picture of 36 megapixels. Blocks beyond 32 MiB go back to the system.
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
 # What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
@@ -76,7 +80,20 @@ def decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: i
 
 
 def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
-    """uint8 (H, W, channels) of a loaded Pillow image of any mode."""
+    """uint8 (H, W, channels) of a loaded Pillow image of any mode.
+
+    In strips, because each step makes a copy: of a whole picture of 64 megapixels 1 GB together.
+    """
+    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = _strip_to_array(strip, header, channels)
+    return pixels
+
+
+def _strip_to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
     mode, transparency = image.mode, image.info.get("transparency")
     if mode in ("RGBA", "LA", "PA") or (mode == "P" and transparency is not None):
         image = image.convert("RGBA")
@@ -86,7 +103,7 @@ def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Ar
         return _from_16_bits(np.asarray(image), transparency, channels)
     elif transparency is not None and mode in ("1", "L", "RGB"):
         image = _without_colour_key(image, header.bit_depth)
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"), np.uint8)
+    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"), np.uint8)
     return pixels.reshape(image.height, image.width, channels)
 
 

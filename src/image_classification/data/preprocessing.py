@@ -94,20 +94,27 @@ class Preprocessing:
             raise DataError(f"preprocessing: mean and std must be lists: {error}") from error
 
 
-def prepare(data: bytes, preprocessing: Preprocessing, out: UInt8Array | None = None) -> UInt8Array:
+def prepare(
+    data: bytes,
+    preprocessing: Preprocessing,
+    out: UInt8Array | None = None,
+    header: ImageHeader | None = None,
+) -> UInt8Array:
     """The model's input for one image file: a deterministic function of the bytes.
 
     Args:
         data: the file's content.
         preprocessing: what to do.
         out: where to write the result, uint8 (height, width, channels); else a new array.
+        header: of `data`, where the caller has read it already.
 
     Raises:
         ImageError: one of its kinds, see `images.decode`; itself where the image is too small and
             `small_images` is "refuse".
     """
     height, width = preprocessing.height, preprocessing.width
-    header = read_header(data)
+    if header is None:
+        header = read_header(data)
     resized = resized_size(header.upright_size, preprocessing)
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
     image = decode_for(data, header, resized, preprocessing)

@@ -37,6 +37,7 @@ from image_classification.serving.models import Model
 from image_classification.serving.observation import configure_access_log
 from image_classification.serving.own_code.selection import find_own_code
 from image_classification.serving.page import HEADERS, page_files
+from image_classification.serving.pixel_gate import PixelGate
 from image_classification.serving.scheduling import Plan
 from image_classification.serving.settings import RequestSettings, read_settings
 
@@ -56,7 +57,7 @@ def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> 
     settings = read_settings()
     if artifact is None:
         return _multi_model_app(settings, plan, health)
-    model = load_model(artifact, plan, health)
+    model = load_model(artifact, plan, health, PixelGate(plan.large_pixels))
     app = create_app(_responder(model, settings, health), settings, health)
     if environment.PAGE.read_switch():
         _add_page(app, model)
@@ -67,9 +68,11 @@ def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> 
 def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> Flask:
     """The application of a multi-model endpoint: it starts without a model."""
 
+    gate = PixelGate(plan.large_pixels)
+
     def load(directory: Path) -> Responder:
         with open_artifact(directory) as artifact:
-            model = load_model(artifact, plan, health)
+            model = load_model(artifact, plan, health, gate)
         return Answering(model.predict_each, artifact.interface, settings)
 
     store = ModelStore(load, memory_budget())

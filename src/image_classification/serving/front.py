@@ -48,6 +48,8 @@ class Front:
         poller: waits for the sockets; its keys' data are called with the socket.
         config: gunicorn's configuration.
         limits: what is taken.
+        on_head: called with the head of a request whose body is still to come; raises a
+            RequestError where that body is not worth reading.
         on_request: called with a connection and its whole request; answers with `answer`, or later
             with `Connection.send` in another thread and `sent` in this one.
         on_refusal: told of a request that did not arrive as it should, and of its answer's size.
@@ -59,12 +61,14 @@ class Front:
         poller: selectors.BaseSelector,
         config: Any,
         limits: Limits,
+        on_head: Callable[[Any], None],
         on_request: Callable[[Connection, Received], None],
         on_refusal: Callable[[Connection, RequestError, int], None],
         defer: Callable[..., None],
     ) -> None:
         self._poller, self._config, self._limits = poller, config, limits
-        self._on_request, self._on_refusal, self._defer = on_request, on_refusal, defer
+        self._on_head, self._on_request = on_head, on_request
+        self._on_refusal, self._defer = on_refusal, defer
         self._idle_seconds = limits.idle_seconds
         self._held = 0
         self.connections: set[Connection] = set()
@@ -157,8 +161,11 @@ class Front:
         """Put `data` to what the connection has sent; hand the request over if it is whole."""
         if connection not in self.connections:  # closed since this call was deferred
             return
+        had_head = connection.reader.has_head
         try:
             received = connection.take(data, self._limits.read_seconds)
+            if connection.reader.has_head and not had_head:
+                self._on_head(connection.reader.head)
             body = len(received.body) if received else 0
             self._hold(connection, connection.reader.buffered + body)
         except RequestError as error:

@@ -126,18 +126,23 @@ class RequestReader:
         reader = self._head.body.reader
         if isinstance(reader, ChunkedReader):
             self._body = _ChunkedBody(self._max_body)
+        elif reader.length > self._max_body:
+            raise too_large(reader.length, self._max_body)
         else:
-            if reader.length > self._max_body:
-                raise too_large(reader.length, self._max_body)
             self._body = _SizedBody(reader.length)
         return True
 
     def _parsed(self, text: bytes) -> Any:
         try:
-            return Request(self._config, IterUnreader([text]), self._peer)
+            head = Request(self._config, IterUnreader([text]), self._peer)
         except (parsing.ParseException, parsing.NoMoreData) as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
             raise RequestError(status, f"not an HTTP/1.1 request: {error}") from None
+        # RFC 9112, 6.1; gunicorn would hand compressed bytes on.
+        coding = ", ".join(v for name, v in head.headers if name == "TRANSFER-ENCODING").strip()
+        if coding.lower() not in {"", "chunked"}:
+            raise RequestError(501, f"Transfer-Encoding {coding!r}: expected chunked")
+        return head
 
 
 def too_large(length: int | None, limit: int) -> RequestError:

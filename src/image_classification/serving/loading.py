@@ -10,14 +10,17 @@ from image_classification.serving import memory
 from image_classification.serving.batching import Batcher
 from image_classification.serving.health import Health
 from image_classification.serving.models import Graph, Model
+from image_classification.serving.pixel_gate import PixelGate
 from image_classification.serving.runtime import Runtime
 from image_classification.serving.scheduling import GuardedGraph, Plan
 
 _logger = logging.getLogger(__name__)
 
 
-def load_model(artifact: Artifact, plan: Plan, health: Health) -> Model:
+def load_model(artifact: Artifact, plan: Plan, health: Health, gate: PixelGate) -> Model:
     """The model of `artifact`, run as `plan` says and watched by `health`.
+
+    `gate` is the process's: all its models decode in the same memory.
 
     Raises:
         ArtifactError: its graph cannot be loaded, or does not give what the artifact promises.
@@ -28,7 +31,7 @@ def load_model(artifact: Artifact, plan: Plan, health: Health) -> Model:
         size = artifact.preprocessing
         graph = Batcher(runtime, (size.height, size.width, size.channels), plan.max_batch)
     max_pixels = environment.MAX_PIXELS.read_integer(1)
-    return Model(artifact, GuardedGraph(graph, health), max_pixels)
+    return Model(artifact, GuardedGraph(graph, health), max_pixels, gate)
 
 
 def log_start(model: Model, plan: Plan) -> None:

@@ -13,11 +13,13 @@ from typing import Protocol
 import numpy as np
 
 from image_classification.artifact import Artifact
-from image_classification.data.images import encode_jpeg
+from image_classification.data.headers import read_header
+from image_classification.data.images import check_pixels, encode_jpeg
 from image_classification.data.preprocessing import prepare
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import ArtifactError, ImageError
-from image_classification.serving.observation import decoding
+from image_classification.serving.observation import current_request, decoding
+from image_classification.serving.pixel_gate import PixelGate
 from image_classification.serving.prediction import Failure, Prediction
 
 _TOGETHER = 32  # images of a request in one run: a GPU wants them, and a CPU does not mind
@@ -40,17 +42,25 @@ class Model:
         artifact: verified artifact.
         runtime: executes its graph.
         max_pixels: larger images are refused; None keeps the artifact's own limit.
+        gate: where large images wait for each other; None: they do not.
 
     Raises:
         ArtifactError: the first real prediction does not give what the artifact promises.
     """
 
-    def __init__(self, artifact: Artifact, runtime: Graph, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        runtime: Graph,
+        max_pixels: int | None = None,
+        gate: PixelGate | None = None,
+    ) -> None:
         self.artifact = artifact
         self._preprocessing = artifact.preprocessing
         if max_pixels is not None:
             self._preprocessing = replace(artifact.preprocessing, max_pixels=max_pixels)
         self._runtime = runtime
+        self._gate = gate
         self._warm_up()
 
     @property
@@ -63,7 +73,7 @@ class Model:
         batch = self._empty(len(images))
         with decoding():
             for image, slot in zip(images, batch, strict=True):
-                prepare(image, self._preprocessing, out=slot)
+                self._prepare(image, slot)
         return self._run(batch)
 
     def predict_each(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
@@ -88,12 +98,23 @@ class Model:
                     if isinstance(image, Failure):
                         failures[place] = image
                         continue
-                    prepare(image, self._preprocessing, out=batch[usable])
+                    self._prepare(image, batch[usable])
                     usable += 1
                 except ImageError as error:
                     failures[place] = Failure(f"the image cannot be used: {error}")
         found = iter(self._run(batch[:usable]) if usable else [])
         return [failures.get(place) or next(found) for place in range(len(images))]
+
+    def _prepare(self, image: bytes, slot: UInt8Array) -> None:
+        """Decode and prepare into `slot`; a RequestError if nobody waits for it any more."""
+        header = read_header(image)
+        check_pixels(header.width, header.height, self._preprocessing.max_pixels)
+        if self._gate is None:
+            prepare(image, self._preprocessing, slot, header)
+            return
+        with self._gate.decoding(header):
+            current_request().refuse_if_abandoned()
+            prepare(image, self._preprocessing, slot, header)
 
     def _empty(self, count: int) -> UInt8Array:
         shape = self._preprocessing

@@ -53,6 +53,11 @@ class RequestRecord:
     status: int = 0
     sent_bytes: int = 0
 
+    @property
+    def is_administration(self) -> bool:
+        """Whether it loads, lists or unloads models."""
+        return self.path.startswith("/models") and not self.path.endswith("/invoke")
+
     def refuse_if_abandoned(self) -> None:
         """Raise RequestError 499 if the caller has gone, 503 if the deadline has passed."""
         if self.is_caller_gone():

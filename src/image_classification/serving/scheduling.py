@@ -23,10 +23,12 @@ from image_classification.errors import DeviceError, UserError
 from image_classification.serving.health import Health
 from image_classification.serving.models import Graph
 from image_classification.serving.observation import current_request
+from image_classification.serving.pixel_gate import BYTES_PER_PIXEL
 
 _BASE_MEMORY = 200 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
 _MEMORY_PER_THREAD = 64 * 2**20  # a photograph of 12 megapixels being decoded and resized
 _LARGEST_BODY_SHARE = 512 * 2**20
+_LARGEST_DECODING_SHARE = 2**30  # of bytes, for images above what a thread's memory is for
 _MOST_AT_ONCE = 32  # images in a run: a request with thousands must not take the memory of all
 
 
@@ -39,6 +41,7 @@ class Plan:
         threads: requests a process works on at once.
         queue_size: received requests that may wait in a process beside them.
         body_memory: bytes of request bodies a process holds at most.
+        large_pixels: of large images that a process decodes at once, see `pixel_gate`.
         timeout: seconds after which a waiting request is given up.
         max_batch: largest batch; 1 without batching.
     """
@@ -47,6 +50,7 @@ class Plan:
     threads: int
     queue_size: int
     body_memory: int
+    large_pixels: int
     timeout: int
     max_batch: int
 
@@ -78,6 +82,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         max_batch = 1
     largest = environment.max_content_length()
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
+    decoding_memory = min(_LARGEST_DECODING_SHARE, limit // 8) // processes
     free = limit // processes - _BASE_MEMORY - body_memory
     affordable = max(1, free // _MEMORY_PER_THREAD)
     threads = environment.SERVER_THREADS.read_integer(0)
@@ -90,6 +95,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         threads=threads,
         queue_size=environment.QUEUE_SIZE.read_integer(0),
         body_memory=body_memory,
+        large_pixels=decoding_memory // BYTES_PER_PIXEL,
         timeout=environment.SERVER_TIMEOUT.read_integer(1),
         max_batch=max_batch,
     )

@@ -80,6 +80,10 @@ def _check_settings() -> None:
     environment.READ_TIMEOUT.read_integer(1)
     environment.STARTUP_TIMEOUT.read_integer(1)
     environment.MODEL_MEMORY.read_integer(0)
+    for switch in (environment.ACCESS_LOG, environment.METRICS, environment.PAGE):
+        switch.read_switch()
+    for switch in (environment.IS_BATCH, environment.BATCH_PLACEHOLDER, environment.IS_MULTI_MODEL):
+        switch.read_switch()
     execution_parameters(read_settings().max_content_length)
 
 

@@ -28,7 +28,7 @@ from image_classification.serving.connection import Connection, plain_answer, re
 from image_classification.serving.front import LINGER_SECONDS, Front, Limits
 from image_classification.serving.incoming import Received
 from image_classification.serving.observation import RequestRecord
-from image_classification.serving.wsgi import WsgiRunner, new_record
+from image_classification.serving.wsgi import WsgiRunner, new_record, record_of
 
 if TYPE_CHECKING:
     from image_classification.serving.health import Health
@@ -41,6 +41,7 @@ _TICK_SECONDS = 0.5
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
 _FAULT_SECONDS = 5.0  # for the requests that still run when the process must be replaced
 _MOST_CONNECTIONS = 1000
+_QUESTIONS = {"GET", "HEAD"}
 _ADMINISTRATION_THREADS = 4  # a model that loads for minutes takes no thread from predictions
 
 
@@ -96,9 +97,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
             read_seconds=environment.READ_TIMEOUT.read_integer(1),
             idle_seconds=self.cfg.keepalive,
         )
-        return Front(
-            self.poller, self.cfg, limits, self._dispatch, self._refused, self.method_queue.defer
-        )
+        calls = (self._admit, self._dispatch, self._refused, self.method_queue.defer)
+        return Front(self.poller, self.cfg, limits, *calls)
 
     def _open_metrics(self) -> Metrics | None:
         if not environment.METRICS.read_switch():
@@ -163,24 +163,38 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
         # Not sys.exit, which would wait for a thread that hangs in the device.
         os._exit(Arbiter.WORKER_BOOT_ERROR if is_lost else 1)
 
+    def _admit(self, head: Any) -> None:
+        """Refuse from its head alone a request that there is no room for: a RequestError 503.
+
+        A body still on its way takes no place in the queue, or silent callers could fill it.
+        """
+        if head.method not in _QUESTIONS and (reason := self._overload()):
+            raise RequestError(503, f"{reason}: send it again later")
+
+    def _overload(self) -> str | None:
+        """Why nothing more can be taken now, or None."""
+        if self._health.fault:
+            return "this process is being replaced"
+        if self._in_flight >= self._plan.threads + self._plan.queue_size:
+            return f"{self._in_flight} requests are waiting already"
+        return None
+
     def _dispatch(self, connection: Connection, received: Received) -> None:
         """Answer at once what needs no thread, hand the rest to one, refuse what is too much."""
         record = new_record(connection, received, self._plan.timeout)
         connection.closes = received.head.should_close() or not self.alive
-        is_question = record.method in {"GET", "HEAD"}
+        is_question = record.method in _QUESTIONS
         if is_question and record.path == "/ping":
             self._reply(connection, record, self._health.ping_status, b"", {})
         elif is_question and record.path == "/metrics" and self._metrics:
             headers = {"Content-Type": self._metrics.content_type}
             self._reply(connection, record, 200, self._metrics.text(), headers)
-        elif self._health.fault:
-            self._shed(connection, record, "this process is being replaced")
-        elif self._in_flight >= self._plan.threads + self._plan.queue_size:
-            self._shed(connection, record, f"{self._in_flight} requests are waiting already")
+        elif reason := self._overload():
+            self._shed(connection, record, reason)
         else:
             self._front.set_aside(connection)
             self._count(1)
-            pool = self._administration if _is_administration(record) else self.tpool
+            pool = self._administration if record.is_administration else self.tpool
             pool.submit(self._work, connection, received, record)
 
     def _work(self, connection: Connection, received: Received, record: RequestRecord) -> None:
@@ -229,11 +243,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def _refused(self, connection: Connection, error: RequestError, sent_bytes: int) -> None:
         head = connection.reader.head
-        method, path = (head.method, head.path) if head else ("-", "-")
-        record = RequestRecord(method, path, received_bytes=connection.held, status=error.status)
+        record = record_of(head) if head else RequestRecord("-", "-")
+        record.received_bytes, record.status = connection.held, error.status
         self._runner.finish(record, sent_bytes)
-
-
-def _is_administration(record: RequestRecord) -> bool:
-    """Whether it loads, lists or unloads models."""
-    return record.path.startswith("/models") and not record.path.endswith("/invoke")

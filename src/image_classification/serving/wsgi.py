@@ -100,13 +100,17 @@ class WsgiRunner:
 
 def new_record(connection: Connection, received: Received, timeout: float) -> RequestRecord:
     """The record of a request that has just arrived whole."""
-    head = received.head
-    ids = [value for name, value in head.headers if name == ID_HEADER]
-    record = RequestRecord(head.method, head.path, request_id(ids[0] if ids else None))
+    record = record_of(received.head)
     record.received_bytes = len(received.body)
     record.deadline = record.started + timeout
     record.is_caller_gone = connection.is_gone
     return record
+
+
+def record_of(head: Any) -> RequestRecord:
+    """The record of a request of which gunicorn's parsed head is here."""
+    ids = [value for name, value in head.headers if name == ID_HEADER]
+    return RequestRecord(head.method, head.path, request_id(ids[0] if ids else None))
 
 
 class _Outbox:

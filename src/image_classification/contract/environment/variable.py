@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from image_classification.errors import UserError
 
+_ON = ("true", "1", "yes", "on")
+_OFF = ("false", "0", "no", "off")
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -41,5 +44,14 @@ class Variable:
         return value
 
     def read_switch(self, environ: Mapping[str, str] | None = None) -> bool:
-        """True for true, 1, yes and on in any case."""
-        return self.read(environ).strip().lower() in {"true", "1", "yes", "on"}
+        """Its value as a switch, in any case; a UserError names it if it is no accepted word."""
+        text = self.read(environ)
+        word = text.strip().lower() or self.default
+        if word in _ON:
+            return True
+        if word in _OFF:
+            return False
+        raise UserError(
+            f"environment variable {self.name} must be one of {', '.join(_ON)} (on) or "
+            f"{', '.join(_OFF)} (off), or unset ({self.default}), got {text!r}"
+        )

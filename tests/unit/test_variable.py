@@ -1,0 +1,33 @@
+"""Environment variables: what their values mean, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from image_classification.contract.environment import METRICS, PAGE, Variable
+from image_classification.errors import UserError
+
+
+@pytest.mark.parametrize("text", ["true", "1", "yes", "on", " TRUE ", "On"])
+def test_these_words_turn_a_switch_on(text: str) -> None:
+    assert METRICS.read_switch({METRICS.name: text})
+
+
+@pytest.mark.parametrize("text", ["false", "0", "no", "off", " False "])
+def test_these_words_turn_a_switch_off(text: str) -> None:
+    assert not PAGE.read_switch({PAGE.name: text})
+
+
+@pytest.mark.parametrize(("variable", "default"), [(METRICS, False), (PAGE, True)])
+@pytest.mark.parametrize("text", [None, "", " "])
+def test_a_switch_that_is_unset_or_empty_is_its_default(
+    variable: Variable, default: bool, text: str | None
+) -> None:
+    environ = {} if text is None else {variable.name: text}
+    assert variable.read_switch(environ) is default
+
+
+@pytest.mark.parametrize("text", ["enabled", "falsch", "2", "y", "true,"])
+def test_a_misspelt_switch_is_refused_with_the_accepted_words(text: str) -> None:
+    with pytest.raises(UserError, match=rf"{PAGE.name} must be .*true.*off.*got '{text}'"):
+        PAGE.read_switch({PAGE.name: text})
