@@ -36,6 +36,7 @@ STATUSES = (
     (415, "a Content-Type that holds no images"),
     (499, "the caller was gone before its turn; only the log sees it"),
     (500, "a fault of the server or of the user's own code; the log has its trace"),
+    (501, "a Transfer-Encoding other than `chunked`"),
     (503, "as many requests wait as may; `Retry-After` says when to come again"),
     (507, "a multi-model endpoint has no memory for another model"),
 )
