@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.contract.conftest import HYPERPARAMETERS
@@ -19,14 +19,14 @@ HOSTS = ["127.0.0.1", "localhost"]
 """Two names that resolve here; the first leads."""
 
 
-def free_ports() -> str:
-    """The first of two TCP ports in a row that are free, below those that the kernel hands out."""
+def free_ports(count: int) -> str:
+    """The first of so many TCP ports in a row that are free, below those the kernel hands out."""
     while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as first, socket.socket() as second, suppress(OSError):
-            first.bind(("", port))
-            second.bind(("", port + 1))
-            return str(port)
+        first = random.randrange(20_000, 30_000)
+        with ExitStack() as sockets, suppress(OSError):
+            for port in range(first, first + count):
+                sockets.enter_context(socket.socket()).bind(("", port))
+            return str(first)
 
 
 def start_hosts(
@@ -43,7 +43,7 @@ def start_hosts(
     A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
     default interface is one that does not exist, as in local mode.
     """
-    port = free_ports()
+    port = free_ports(len(hosts) + 1)  # the lifeline's is one
     given = HYPERPARAMETERS | dict(changed or {})
     hyperparameters = {name: value for name, value in given.items() if value is not None}
     processes = []

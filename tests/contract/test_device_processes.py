@@ -32,7 +32,7 @@ def start_processes(base: Path, count: int = 2) -> subprocess.Popen[str]:
         | {
             "IMAGE_CLASSIFICATION_PROCESSES": str(count),
             "IMAGE_CLASSIFICATION_CPU_COUNT": "2",
-            "MASTER_PORT": free_ports(),
+            "MASTER_PORT": free_ports(4),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

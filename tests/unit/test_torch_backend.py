@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -286,48 +284,6 @@ def test_an_export_that_disagrees_is_an_error_and_writes_nothing(
     with pytest.raises(AlgorithmError, match="the exported graph differs from the model by"):
         build().export(tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
-
-
-# ---- several processes
-
-TWO_RANKS = """
-import sys
-import numpy as np
-from image_classification.backends import load
-from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.data.samples import Batch
-rank, address, folder, cut = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-world = World(rank, 2, 1, {"init_method": address})
-spec = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), train_only_head=True)
-engine = load("torch").build(spec, OptimizerSpec(head_l2=0.01), world)
-images = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3), dtype=np.uint8)
-targets = np.eye(4, dtype=np.float32)[np.arange(6) % 4]
-part = slice(0, cut) if rank == 0 else slice(cut, 6)
-for _ in range(2):
-    batch = Batch(images[part], targets[part], np.ones(6, np.float32)[part], tuple("abcdef")[part])
-    engine.train_step(batch, 0.1)
-nothing = Batch(images[:2], targets[:2], np.zeros(2, np.float32), ("", ""))
-engine.train_step(nothing, 0.1)  # no rank has a sample: nothing may change
-np.savez(f"{folder}/{rank}.npz", **{k.replace("/", ":"): v for k, v in engine.state().items()})
-engine.release()
-"""
-
-
-@pytest.mark.parametrize("cut", [2, 5])
-def test_two_processes_with_uneven_batches_learn_what_one_learns(tmp_path: Path, cut: int) -> None:
-    address = f"file://{tmp_path}/rendezvous"
-    command = [sys.executable, "-c", TWO_RANKS]
-    ranks = [
-        subprocess.Popen([*command, str(rank), address, str(tmp_path), str(cut)]) for rank in (0, 1)
-    ]
-    assert [process.wait(timeout=100) for process in ranks] == [0, 0]
-    first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in (0, 1))
-    assert differences(first, second) == set()
-    alone = build(change(train_only_head=True, seed=0), head_l2=0.01)
-    for _ in range(2):
-        alone.train_step(make_batch(), 0.1)
-    weight = alone.state()["weight/head.weight"]
-    np.testing.assert_allclose(first["weight:head.weight"], weight, atol=1e-6)
 
 
 def test_a_released_engine_has_no_weights_left() -> None:

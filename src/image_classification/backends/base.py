@@ -9,8 +9,7 @@ dropout) and what every engine must decide alike is in the modules beside this o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -131,14 +130,15 @@ class World:
     Attributes:
         rank, size: its number among all of them, and how many these are.
         threads: what the framework may use.
-        extra: how they meet, in the framework's terms.
+        addresses: `host:port` of every rank, where a framework may listen; all of them meet at the
+            first. Empty where there is one rank.
         local_size: how many of them are on each host; ranks of a host follow one another.
     """
 
     rank: int = 0
     size: int = 1
     threads: int = 1
-    extra: Mapping[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
     local_size: int = 1
 
 

@@ -40,12 +40,23 @@ def world_of(cluster: Cluster) -> World:
     if len(hosts) > 1:
         _await_names(hosts)
         _logger.info("This is host %d of %d: %s", host + 1, len(hosts), cluster.current_host)
-    port = environment.MASTER_PORT.read_integer(1)
     interface = cluster.network_interface
     if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
         environment.use_network_interface(interface)
-    extra = {"init_method": f"tcp://{meeting_host(cluster)}:{port}"}
-    return World(host * count + number, len(hosts) * count, threads, extra, count)
+    return World(
+        host * count + number, len(hosts) * count, threads, _addresses(cluster, count), count
+    )
+
+
+def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
+    """Of every rank, `count` of them on each host; the port after the first is the lifeline's.
+
+    No two have the same port: the names of several hosts may be of one machine.
+    """
+    port = environment.MASTER_PORT.read_integer(1)
+    hosts = cluster.hosts if len(cluster.hosts) > 1 else [meeting_host(cluster)]
+    ranks = [host for host in hosts for _ in range(count)]
+    return tuple(f"{host}:{port + rank + (rank > 0)}" for rank, host in enumerate(ranks))
 
 
 def meeting_host(cluster: Cluster) -> str:

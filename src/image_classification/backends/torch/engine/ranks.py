@@ -6,7 +6,6 @@ In: tensors of this rank. Out: the same tensors, summed or averaged in place ove
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -20,15 +19,13 @@ _MEETING_TIMEOUT = timedelta(minutes=15)
 _SUM_TIMEOUT = timedelta(days=5)
 """The others wait in a sum while the first rank validates and saves; who watches for lost ranks is
 the core (`training/lifeline`)."""
-_TCP = re.compile(r"tcp://(?P<host>.+):(?P<port>\d+)")
 
 
 class Ranks:
     """Membership in the process group of a world.
 
     Args:
-        world: its rank, size and, in `extra`, `init_method`: a PyTorch rendezvous address such as
-            `tcp://algo-1:29500`; without it the variables that torchrun sets are read.
+        world: its rank, its size and where the ranks meet.
         device: where the tensors live: NCCL carries them on GPUs, gloo on CPUs.
     """
 
@@ -78,16 +75,10 @@ class Ranks:
 
 def _meet(world: World, backend: str) -> None:
     """Join the process group; a rank that never comes ends the wait, a slow validation does not."""
-    method = world.extra.get("init_method", "env://")
-    address = _TCP.fullmatch(method)
-    if address is None:
-        distributed.init_process_group(
-            backend, init_method=method, rank=world.rank, world_size=world.size
-        )
-        return
+    host, _, port = world.addresses[0].rpartition(":")
     store = distributed.TCPStore(
-        address["host"],
-        int(address["port"]),
+        host,
+        int(port),
         world.size,
         is_master=world.rank == 0,
         timeout=_MEETING_TIMEOUT,
