@@ -36,8 +36,15 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
 
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
-    assert plan.threads == 2 and plan.body_memory == 50 * 2**20
+    assert plan.threads == 1 and plan.body_memory == 50 * 2**20
     assert plan.large_pixels == 50 * 2**20 // 16
+
+
+def test_threads_bodies_and_large_pictures_fit_the_memory_together() -> None:
+    for limit in (2**29, 2**30, 2**33):
+        plan = choose_plan(1000, limit)
+        threads = plan.threads * 64 * 2**20
+        assert 200 * 2**20 + plan.body_memory + threads + plan.large_pixels * 16 <= limit
 
 
 def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> None:

@@ -83,7 +83,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
     largest = environment.max_content_length()
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
     decoding_memory = min(_LARGEST_DECODING_SHARE, limit // 8) // processes
-    free = limit // processes - _BASE_MEMORY - body_memory
+    free = limit // processes - _BASE_MEMORY - body_memory - decoding_memory
     affordable = max(1, free // _MEMORY_PER_THREAD)
     threads = environment.SERVER_THREADS.read_integer(0)
     if not threads:
