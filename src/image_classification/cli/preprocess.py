@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.records import add_segment, max_bad_of
+from image_classification.cli.packing_options import add_segment, max_bad_of
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
@@ -20,7 +20,7 @@ from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import LeftOut, find_images
 from image_classification.errors import UsageError
-from image_classification.logs import Progress
+from image_classification.logs import LateProgress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -141,7 +141,7 @@ def run(namespace: argparse.Namespace) -> int:
         )
     # As an exception, so that what is half-written is taken away when the platform stops the job.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
-    with _LateProgress() as on_progress:
+    with LateProgress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
     sys.stdout.write(_summary(findings, output))
     return 0
@@ -230,22 +230,3 @@ def _summary(findings: Findings, output: Path) -> str:
         )
     lines += [f"note: {remark}" for remark in findings.remarks()]
     return "".join(f"{line}\n" for line in lines)
-
-
-class _LateProgress:
-    """A progress bar that begins with the first call, when the total is known."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> _LateProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._progress is None:
-            self._progress = Progress("preprocess", total, "images")
-        self._progress.reach(done)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(kind, None, None)
