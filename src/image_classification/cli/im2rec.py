@@ -18,8 +18,8 @@ from image_classification.cli.command_line import Parser
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.lists import write_lists
 from image_classification.cli.output import say
-from image_classification.cli.packing_options import add_robustness, workers_of
 from image_classification.cli.records import INTERPOLATION_NUMBERS, report_text
+from image_classification.cli.shared_options import add_robustness, workers_of
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
 from image_classification.data.list_selection import select_lists
@@ -209,7 +209,7 @@ def _pack(args: argparse.Namespace) -> None:
             lists,
             args.root,
             options,
-            workers=workers_of(args.num_thread),
+            workers=workers_of(args.num_thread, "--num-thread"),
             max_bad=args.max_bad,
             shard_bytes=args.shard_size,
             resume=args.resume,

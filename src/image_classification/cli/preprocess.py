@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.packing_options import add_segment, max_bad_of
+from image_classification.cli.shared_options import add_segment, max_bad_of, workers_of
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
@@ -154,8 +154,6 @@ def _check_apart(root: Path, output: Path) -> None:
 
 
 def _check_numbers(namespace: argparse.Namespace) -> None:
-    if namespace.workers is not None and namespace.workers < 1:
-        raise UsageError(f"--workers {namespace.workers}: expected 1 or more")
     if namespace.seed < 0:
         raise UsageError(f"--seed {namespace.seed}: expected 0 or more")
     if not 0 <= namespace.shard_size < float("inf"):
@@ -210,7 +208,7 @@ def _plan(
         transcoding=transcoding,
         shard_bytes=int(namespace.shard_size * 1e6),
         max_bad=namespace.max_bad,
-        workers=namespace.workers or environment.cpu_count(),
+        workers=workers_of(namespace.workers),
         host=cluster.hosts.index(cluster.current_host),
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from image_classification.cli import inspection, lists
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.output import say
-from image_classification.cli.packing_options import add_robustness, add_segment, workers_of
+from image_classification.cli.shared_options import add_robustness, add_segment, workers_of
 from image_classification.contract import environment
 from image_classification.data.pack_report import PackReport
 from image_classification.data.packing import PackOptions, pack

@@ -65,8 +65,8 @@ def shard_size_of(text: str) -> int:
     return size
 
 
-def workers_of(count: int | None) -> int:
-    """The number of threads: what was asked for, or one a core."""
+def workers_of(count: int | None, option: str = "--workers") -> int:
+    """The number of threads: what was asked for by `option`, or one a core."""
     if count is not None and count < 1:
-        raise UsageError(f"expected 1 worker or more, got {count}")
+        raise UsageError(f"{option} {count}: expected 1 or more")
     return count or environment.cpu_count()
