@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_classification.cli.output import say
 from image_classification.cli.shared_options import add_segment, max_bad_of, workers_of
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
@@ -143,7 +144,7 @@ def run(namespace: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
     with LateProgress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
-    sys.stdout.write(_summary(findings, output))
+    say(*_summary(findings, output))
     return 0
 
 
@@ -217,7 +218,7 @@ def _plan(
     )
 
 
-def _summary(findings: Findings, output: Path) -> str:
+def _summary(findings: Findings, output: Path) -> list[str]:
     lines = []
     for name, split in findings.splits.items():
         left_out = f", {len(split.left_out)} left out" if split.left_out else ""
@@ -226,5 +227,4 @@ def _summary(findings: Findings, output: Path) -> str:
             f"{name}: {split.images} images, {split.size_bytes / 1e6:.1f} MB{shards}{left_out} → "
             f"{output / name}"
         )
-    lines += [f"note: {remark}" for remark in findings.remarks()]
-    return "".join(f"{line}\n" for line in lines)
+    return lines + [f"note: {remark}" for remark in findings.remarks()]
