@@ -27,7 +27,7 @@ OMP_NUM_THREADS = Variable(
 MAX_PIXELS = Variable(
     "IMAGE_CLASSIFICATION_MAX_PIXELS",
     str(64 * 2**20),
-    "largest image, in pixels, that is trained on or answered",
+    "largest image, in pixels, that is packed, trained on or answered",
 )
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable(
