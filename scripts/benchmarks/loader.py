@@ -17,7 +17,8 @@ from pathlib import Path
 from pipelines.contenders import PIPELINES, Process, find_interpreters
 from pipelines.job import prepare
 from pipelines.quality import differences
-from records import machine
+from setting import interpreters, photographs
+from setting.machine import machine
 
 THREADS = (1, 2)
 GOALS = (  # (ours, peer, share of the peer's CPU time)
@@ -33,13 +34,13 @@ GOALS = (  # (ours, peer, share of the peer's CPU time)
 def main() -> int:
     """Measure and print."""
     args = parse()
-    interpreters, skipped = find_interpreters(dict(args.python))
+    found, skipped = find_interpreters(dict(args.python))
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         job = prepare(Path(folder), args.photos, args.images, args.quality)
         processes = [
-            Process(pipeline, interpreters[pipeline.library], Path(folder))
+            Process(pipeline, found[pipeline.library], Path(folder))
             for pipeline in PIPELINES
-            if pipeline.library in interpreters
+            if pipeline.library in found
         ]
         try:
             rows = measure(processes, args.rounds, job.has_segments, set(args.only or ()))
@@ -66,35 +67,15 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark loader", description=__doc__)
     add = parser.add_argument
-    add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
+    photographs.add_options(parser)
     add("--images", type=int, default=1000, metavar="N", help="images a pass (default: 1000)")
     add("--quality", type=int, metavar="Q", help="encode them again first, 4:2:0")
     add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
     add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
-    add(
-        "--python",
-        action="append",
-        default=[],
-        type=interpreter,
-        metavar="NAME=PATH",
-        help="interpreter that has a library: torch, tensorflow, mxnet or dali",
-    )
-    add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
+    interpreters.add_option(parser, [p.library for p in PIPELINES if p.library])
     add("--json", action="store_true", help="print JSON")
     add("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     return parser.parse_args()
-
-
-def interpreter(text: str) -> tuple[str, str]:
-    """`NAME=PATH` as a pair."""
-    name, _, path = text.partition("=")
-    libraries = {pipeline.library for pipeline in PIPELINES}
-    if name not in libraries or not Path(path).is_file():
-        raise argparse.ArgumentTypeError(
-            f"expected NAME=PATH with NAME one of {', '.join(sorted(libraries))} and PATH a Python "
-            f"interpreter, got {text!r}"
-        )
-    return name, path
 
 
 def measure(

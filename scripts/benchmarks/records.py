@@ -11,34 +11,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
+from setting import photographs
+from setting.interpreters import CACHE
+from setting.machine import machine
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-CACHE = CACHE / "image-classification" / "benchmarks"
 IM2REC = CACHE / "im2rec"
 INSTALL_IM2REC = (
     f"python3.11 -m venv {IM2REC} && {IM2REC}/bin/pip install mxnet==1.9.1 numpy==1.23.5 "
     "'opencv-python-headless<4.9'  # needs Debian's libgomp1 and libquadmath0"
 )
 TRANSCODE = ["--resize", "256", "--center-crop", "--quality", "95"]
-EXTENSIONS = {".jpg", ".jpeg"}
-SIZE, QUALITY = (500, 375), 92
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A program and its flags; `images` is how many it packs in a round."""
+    """A program, its flags, and how many workers it may use."""
 
     name: str
     command: list[str]
@@ -61,7 +56,7 @@ def main() -> int:
     skipped = {} if is_installed() else {"im2rec.py": INSTALL_IM2REC}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         work = Path(folder)
-        root, paths = photographs(args, work)
+        root, paths = files_to_pack(args, work)
         contenders = build_contenders(not skipped)
         rows = measure(contenders, root, paths, work, args.rounds)
         names = list_names(work, args.names) if args.names else None
@@ -81,12 +76,11 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark records", description=__doc__)
     add = parser.add_argument
-    add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
+    photographs.add_options(parser)
     add("--images", type=int, default=2000, metavar="N", help="images to pack (default: 2000)")
     add("--as-they-are", action="store_true", help="list the files repeatedly, do not re-encode")
     add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
     add("--names", type=int, default=0, metavar="N", help="also list N empty files, ours only")
-    add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
     add("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
@@ -114,54 +108,22 @@ def build_contenders(has_im2rec: bool) -> list[Contender]:
     ]
 
 
-def photographs(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]]:
+def files_to_pack(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]]:
     """The root and relative paths to list; `args.described` says what they are."""
     if args.photos is None:
-        args.described = f"{args.images} synthetic JPEGs of 500 × 375, quality {QUALITY}"
-        pictures = (synthetic(seed) for seed in range(20))
-        return work, write_variants(pictures, 20, args.images, work)
-    files = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        names, args.described = photographs.write_synthetic(args.images, work)
+        return work, names
+    files = photographs.find(args.photos)
     if args.as_they_are or len(files) >= args.images:
         chosen = [files[k % len(files)] for k in range(args.images)]
         args.described = f"{len(set(chosen))} files of {args.photos}, {args.images} times in all"
         return args.photos, [str(path.relative_to(args.photos)) for path in chosen]
     args.described = (
         f"{args.images} crops of {len(files)} files of {args.photos}, encoded again at 500 × 375 "
-        f"or 375 × 500, quality {QUALITY}, 4:2:0"
+        f"or 375 × 500, quality {photographs.QUALITY}, 4:2:0"
     )
     pictures = (Image.open(path).convert("RGB") for path in files)
-    return work, write_variants(pictures, len(files), args.images, work)
-
-
-def synthetic(seed: int) -> Image.Image:
-    """Smooth shapes at several scales and noise: as hard to code as a photograph."""
-    generator = np.random.default_rng(seed)
-    pixels = np.zeros((SIZE[1], SIZE[0], 3), np.float32)
-    for cells, weight in ((4, 60), (16, 40), (64, 25), (200, 12)):
-        noise = generator.integers(0, 256, (cells, cells, 3), np.uint8)
-        layer = Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC)
-        pixels += weight * (np.asarray(layer, np.float32) / 128 - 1)
-    pixels += generator.normal(128, 5, pixels.shape)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-def write_variants(
-    pictures: Iterable[Image.Image], pictures_count: int, count: int, folder: Path
-) -> list[str]:
-    """`count` files: random crops of 85 to 100 % of each picture, each its own several times."""
-    generator = random.Random(0)  # noqa: S311 - crops, not a secret
-    for first, picture in enumerate(pictures):
-        size = SIZE if picture.width >= picture.height else SIZE[::-1]
-        aspect = size[0] / size[1]
-        for number in range(first, count, pictures_count):
-            width = min(picture.width, picture.height * aspect) * generator.uniform(0.85, 1)
-            height = width / aspect
-            left = generator.uniform(0, picture.width - width)
-            top = generator.uniform(0, picture.height - height)
-            box = (left, top, left + width, top + height)
-            crop = picture.resize(size, Image.Resampling.LANCZOS, box)
-            crop.save(folder / f"{number:05d}.jpg", quality=QUALITY, subsampling="4:2:0")
-    return [f"{number:05d}.jpg" for number in range(count)]
+    return work, photographs.write_variants(pictures, len(files), args.images, work)
 
 
 def measure(
@@ -232,16 +194,6 @@ def list_names(work: Path, count: int) -> dict[str, float]:
     return {"names": count, "seconds": cost.wall, "megabytes": cost.megabytes}
 
 
-def machine() -> dict[str, object]:
-    """What it ran on, and how busy that was."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text("utf-8").splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    return {"cpu": model, "cores": os.cpu_count(), "load_before": round(LOAD_BEFORE, 2)}
-
-
 def table(result: dict[str, object]) -> str:
     """The result for people."""
     rows = result["contenders"]
@@ -265,8 +217,6 @@ def table(result: dict[str, object]) -> str:
     lines += [f"skipped {name}: {command}" for name, command in result["skipped"].items()]
     return "\n".join(lines)
 
-
-LOAD_BEFORE = os.getloadavg()[0]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,11 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from endpoints.contenders import HERE, OURS, PEERS, SOURCE, Server, find_interpreters
+from endpoints.contenders import HERE, OURS, PEERS, Server, find_interpreters
 from endpoints.ours_figures import figures
 from endpoints.process import Endpoint, finding, start_client
 from endpoints.report import table
-from records import EXTENSIONS, machine, synthetic, write_variants
+from setting import interpreters, photographs
+from setting.interpreters import SOURCE
+from setting.machine import machine
 
 KINDS = ("torch", "onnx")
 CLIENTS = 16
@@ -34,7 +36,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         args.folder = Path(folder)
         args.model = args.model or export(args.folder / "model")
-        described = photographs(args)
+        described = collect_photographs(args)
         contenders = {"ours": (OURS, sys.executable, "onnx")} | {
             f"{server.name}-{kind}": (server, found[server.name], kind)
             for server in PEERS
@@ -61,7 +63,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark serving", description=__doc__)
     add = parser.add_argument
-    add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
+    photographs.add_options(parser)
     add("--images", type=int, default=100, metavar="N", help="how many are sent (default: 100)")
     add(
         "--model", type=Path, metavar="DIR", help="artifact (default: EfficientNet-Lite0, exported)"
@@ -69,31 +71,11 @@ def parse() -> argparse.Namespace:
     add("--seconds", type=float, default=5, metavar="S", help="of a measurement (default: 5)")
     add("--rounds", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
-    add(
-        "--python",
-        action="append",
-        default=[],
-        type=interpreter,
-        metavar="NAME=PATH",
-        help="interpreter that has a peer: " + ", ".join(server.name for server in PEERS),
-    )
-    add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
+    interpreters.add_option(parser, [server.name for server in PEERS])
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     args.cpus = len(os.sched_getaffinity(0))
     return args
-
-
-def interpreter(text: str) -> tuple[str, str]:
-    """`NAME=PATH` as a pair."""
-    name, _, path = text.partition("=")
-    names = [server.name for server in PEERS]
-    if name not in names or not Path(path).is_file():
-        raise argparse.ArgumentTypeError(
-            f"expected NAME=PATH with NAME one of {', '.join(names)} and PATH a Python "
-            f"interpreter, got {text!r}"
-        )
-    return name, str(Path(path).absolute())
 
 
 def export(folder: Path) -> Path:
@@ -106,17 +88,13 @@ def export(folder: Path) -> Path:
     return folder
 
 
-def photographs(args: argparse.Namespace) -> str:
+def collect_photographs(args: argparse.Namespace) -> str:
     """Put what is sent into `args.folder / "photos"`; what that is, for people."""
     folder: Path = args.folder / "photos"
     folder.mkdir()
     if args.photos is None:
-        write_variants((synthetic(seed) for seed in range(20)), 20, args.images, folder)
-        return f"{args.images} synthetic JPEGs of 500 × 375"
-    paths = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise SystemExit(f"{args.photos}: expected photographs, found none")
-    chosen = paths[: args.images]
+        return photographs.write_synthetic(args.images, folder)[1]
+    chosen = photographs.find(args.photos)[: args.images]
     for number, path in enumerate(chosen):
         (folder / f"{number:05d}.jpg").symlink_to(path.absolute())
     size = sum(path.stat().st_size for path in chosen) / len(chosen) / 1000

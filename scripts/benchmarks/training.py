@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from setting.machine import machine
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
@@ -56,7 +56,8 @@ def main() -> int:
     options = _options()
     spec, batch = _problem(options)
     contenders: dict[str, Contender] = {}
-    result: dict[str, object] = {"machine": _machine(), "skipped": {}, "contenders": {}}
+    where = {**machine(), "threads": framework_threads()}
+    result: dict[str, object] = {"machine": where, "skipped": {}, "contenders": {}}
     ratios = result["ratios"] = {}
     for name in options.backend or [n for n in backends.names() if n != "reference"]:
         try:
@@ -126,14 +127,6 @@ def _row(contender: Contender, images: int) -> dict[str, float]:
         "images_per_second": images / statistics.median(contender.wall),
         "cpu_seconds_per_1000": 1000 * statistics.median(contender.cpu) / images,
         "first_step_seconds": contender.first,
-    }
-
-
-def _machine() -> dict[str, object]:
-    return {
-        "cores": os.cpu_count(),
-        "threads": framework_threads(),
-        "load_before": os.getloadavg()[0],
     }
 
 

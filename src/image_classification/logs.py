@@ -92,3 +92,33 @@ class Progress:
             self._stream.write(text + "\n")
         self._stream.flush()
         self._shown = now
+
+
+class LateProgress:
+    """A `Progress` that begins with the first unit, when the total is known.
+
+    Args:
+        title, unit: as `Progress` takes them.
+    """
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit = title, unit
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> LateProgress:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` units are done by now."""
+        if self._progress is None:
+            self._progress = Progress(self._title, total, self._unit)
+        self._progress.reach(done)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(kind, error, trace)

@@ -61,7 +61,9 @@ def test_the_table_has_a_column_for_each_class_or_pairs_of_the_selected(
         if row["error"]:
             assert row["image"].endswith("green001.jpg") and not row["predicted_label"]
         else:
-            p = [float(row[name]) for name in ("blue", "green", "red")]
+            cells = [row[name] for name in ("blue", "green", "red")]
+            assert cells == [repr(float(f"{float(cell):.9g}")) for cell in cells]
+            p = [float(cell) for cell in cells]
             assert sum(p) == pytest.approx(1, abs=1e-5)
             assert ("blue", "green", "red")[int(np.argmax(p))] == row["predicted_label"]
     done = run_command(*words, "--top-k", "2", "--threshold", "0.5", photos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -152,6 +153,17 @@ def test_a_list_with_splits_and_a_ratio_contradict_each_other(
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     assert "train: 9 images" in done.stdout and "validation: 3 images" in done.stdout
+
+
+def test_an_output_whose_name_is_no_utf8_is_named_in_the_summary(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    images = write_class_folders(tmp_path / "images")
+    output = tmp_path / os.fsdecode(b"out-\xe9")
+    command = ("preprocess", "--input", images, "--output", output, "--resize", "32")
+    done = run_command(*command, PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 0, done.stderr
+    assert "out-\\udce9/train" in done.stdout and (output / "train").is_dir()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -158,6 +159,20 @@ def test_every_probability_is_read_back_as_the_float32_and_as_a_fraction(row: li
         assert np.array_equal(np.array(said, np.float32), np.array(expected, np.float32))
     cells = next(csv.reader([answer(CSV, [prediction]).decode()]))
     assert np.array_equal(np.array(cells, np.float32), prediction.probabilities)
+
+
+@pytest.mark.parametrize("row", [[0.1, 0.7, 0.2], [1.0, 0.0, 1.2345678e-9]])
+@pytest.mark.parametrize("parameters", ["", ";verbose", ";top_k=3", ";threshold=0"])
+@pytest.mark.parametrize("media_type", [JSON, LINES, CSV])
+@pytest.mark.parametrize("is_multi_label", [False, True])
+def test_every_answer_writes_a_probability_with_the_same_nine_digits(
+    row: list[float], parameters: str, media_type: str, is_multi_label: bool
+) -> None:
+    probabilities = np.array(row, np.float32)
+    prediction = Prediction(probabilities, LabelMap(("a", "b", "c")), is_multi_label)
+    text = answer(media_type + parameters, [prediction]).decode()
+    written = sorted(re.findall(r"\d\.?\d*(?:e-\d+)?", text), key=float)
+    assert written == [repr(float(f"{value:.9g}")) for value in sorted(probabilities.tolist())]
 
 
 def test_what_is_no_number_is_a_fault_and_no_answer() -> None:

@@ -8,22 +8,24 @@ from contextlib import ExitStack
 import pytest
 
 from image_classification.data.image_header import ImageHeader
+from image_classification.serving.observation import RequestRecord, decoding, working_on
 from image_classification.serving.pixel_gate import PixelGate
 
 LARGE = ImageHeader("PNG", 4_000, 4_000)
 
 
 class Visitor:
-    """A thread that decodes one picture until it is told to end."""
+    """A thread that decodes one picture, for a request of its own, until it is told to end."""
 
     def __init__(self, gate: PixelGate, header: ImageHeader) -> None:
         self._gate, self._header = gate, header
+        self.record = RequestRecord("POST", "/invocations")
         self.entered, self.leave = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._visit, daemon=True)
         self.thread.start()
 
     def _visit(self) -> None:
-        with self._gate.decoding(self._header):
+        with working_on(self.record), decoding(), self._gate.decoding(self._header):
             self.entered.set()
             self.leave.wait(30)
 
@@ -75,3 +77,13 @@ def test_a_picture_that_cannot_be_decoded_gives_its_pixels_back() -> None:
         raise ValueError("damaged")
     with gate.decoding(LARGE):
         pass
+
+
+def test_what_a_picture_waits_counts_as_queueing_and_not_as_decoding() -> None:
+    gate = PixelGate(10_000_000)
+    with gate.decoding(LARGE):
+        waiting = Visitor(gate, LARGE)
+        assert not waiting.entered.wait(0.5)
+        waiting.leave.set()
+    waiting.thread.join(30)
+    assert waiting.record.queue_ms > waiting.record.decode_ms >= 0

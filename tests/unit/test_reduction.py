@@ -10,7 +10,7 @@ from PIL import Image
 
 from image_classification.data import reduction
 from image_classification.data.images import decode, resize
-from image_classification.data.reduction import resize_bilinear
+from image_classification.data.reduction import resize_box
 from image_classification.data.samples import UInt8Array
 from image_classification.data.transcoding import Transcoding, transcode
 
@@ -40,9 +40,9 @@ def test_it_is_the_exact_filter_but_for_rounding(
     image = np.ascontiguousarray(scene(*size)[:, :, :channels])
     left, top, right, bottom = box
     part = (left * size[1], top * size[0], right * size[1], bottom * size[0])
-    fast = resize_bilinear(image, 256, 200, part)
+    fast = resize_box(image, 256, 200, part)
     monkeypatch.setattr(reduction, "cykooz_resizer", None)
-    exact = resize_bilinear(image, 256, 200, part)
+    exact = resize_box(image, 256, 200, part)
     assert fast.shape == (256, 200, channels) and fast.dtype == np.uint8
     difference = np.abs(fast.astype(int) - exact.astype(int))
     assert difference.mean() < 0.6 and difference.max() <= 3
@@ -55,7 +55,7 @@ def test_a_pattern_too_fine_for_the_result_is_damped_as_by_the_exact_filter(side
     image = np.zeros((side, side, 3), np.uint8)
     image[:, ::2] = 255
     exact = float(resize(image, 256, 256).std())
-    fast = float(resize_bilinear(image, 256, 256, (0, 0, side, side)).std())
+    fast = float(resize_box(image, 256, 256, (0, 0, side, side)).std())
     assert abs(fast - exact) < 1
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from image_classification.artifact import Artifact
+from image_classification.data.labels import LabelMap
+from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError, RequestError, UserError
 from image_classification.serving.health import Health
+from image_classification.serving.models import Model
 from image_classification.serving.observation import RequestRecord, working_on
+from image_classification.serving.prediction import Failure
 from image_classification.serving.scheduling import GuardedGraph, choose_plan
 
 
@@ -36,8 +42,15 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
 
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
-    assert plan.threads == 2 and plan.body_memory == 50 * 2**20
+    assert plan.threads == 1 and plan.body_memory == 50 * 2**20
     assert plan.large_pixels == 50 * 2**20 // 16
+
+
+def test_threads_bodies_and_large_pictures_fit_the_memory_together() -> None:
+    for limit in (2**29, 2**30, 2**33):
+        plan = choose_plan(1000, limit)
+        threads = plan.threads * 64 * 2**20
+        assert 200 * 2**20 + plan.body_memory + threads + plan.large_pixels * 16 <= limit
 
 
 def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> None:
@@ -71,12 +84,17 @@ def images(count: int) -> UInt8Array:
     return np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(2, 1)
 
 
-def test_many_images_run_in_parts_that_bound_the_memory() -> None:
+def test_many_images_run_in_parts_that_bound_the_memory(jpeg: bytes) -> None:
     graph, record = Graph(), RequestRecord("POST", "/")
+    preprocessing = Preprocessing(2, 2)
+    artifact = Artifact(Path("model"), {}, LabelMap(("a", "b", "c")), preprocessing)
+    model = Model(artifact, GuardedGraph(graph, Health()))
+    graph.sizes.clear()  # of the one with which a model begins
     with working_on(record):
-        answer = GuardedGraph(graph, Health()).run(images(70))
-    assert answer[:, 0].tolist() == list(range(70)) and graph.sizes == [32, 32, 6]
-    assert (record.images, record.batch_size) == (70, 32) and record.compute_ms > 0
+        answers = model.predict_each([jpeg] * 69 + [Failure("no image")])
+    assert answers[-1] == Failure("no image") and len(answers) == 70
+    assert graph.sizes == [32, 32, 5]
+    assert (record.images, record.batch_size) == (69, 32) and record.compute_ms > 0
 
 
 @pytest.mark.parametrize(

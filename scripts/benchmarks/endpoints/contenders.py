@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-CACHE = CACHE / "image-classification" / "benchmarks"
+from setting import interpreters
+from setting.interpreters import CACHE
+
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[2] / "src"
 _MODEL = "torch onnxruntime simplejpeg pillow numpy"  # what predictor.py imports
 
 
@@ -71,14 +69,10 @@ def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, 
     """Name → interpreter that has it, and name → the command that installs a missing one."""
     found, skipped = {}, {}
     for server in PEERS:
-        own = CACHE / server.name / "bin" / "python"
-        chosen = given.get(server.name) or (str(own) if own.exists() else sys.executable)
-        asked = (
-            "import importlib.util as u, sys; "
-            f"sys.exit(not all(map(u.find_spec, ({server.imports!r}, 'torch', 'onnxruntime'))))"
-        )
         has_java = not server.needs_java or shutil.which("java")
-        if has_java and not subprocess.run([chosen, "-c", asked], capture_output=True).returncode:
+        modules = (server.imports, "torch", "onnxruntime")
+        chosen = interpreters.find(server.name, modules, given) if has_java else None
+        if chosen is not None:
             found[server.name] = chosen
         else:
             skipped[server.name] = server.install

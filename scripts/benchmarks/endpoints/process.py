@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from endpoints.contenders import HERE, SOURCE, Server, command
+from setting.interpreters import SOURCE
+
+from endpoints.contenders import HERE, Server, command
 
 _START_SECONDS = 120
 _TICK = os.sysconf("SC_CLK_TCK")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-CACHE = CACHE / "image-classification" / "benchmarks"
-SOURCE = Path(__file__).parents[3] / "src"
+from setting import interpreters
+from setting.interpreters import CACHE, SOURCE
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,8 @@ def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, 
     """Library → interpreter that has it, and module → the command that installs a missing one."""
     found, skipped = {}, {}
     for pipeline in PIPELINES:
-        own = CACHE / pipeline.library / "bin" / "python"
-        candidates = [given.get(pipeline.library), str(own) if own.exists() else None]
-        chosen = next(filter(None, candidates), sys.executable)
-        asked = (
-            f"import importlib.util as u, sys; sys.exit(u.find_spec({pipeline.imports!r}) is None)"
-        )
-        if subprocess.run([chosen, "-c", asked], capture_output=True).returncode == 0:
+        chosen = interpreters.find(pipeline.library, [pipeline.imports], given)
+        if chosen is not None:
             found[pipeline.library] = chosen
         else:
             skipped[pipeline.module] = pipeline.install
@@ -103,9 +96,8 @@ class Process:
         if not pipeline.library:
             own = {**os.environ, "PYTHONPATH": str(SOURCE)}
         command = [interpreter, str(Path(__file__).with_name(f"{pipeline.module}.py"))]
-        for name in ("files.txt", "plain.rec", "segmented.rec"):
-            option = {"files.txt": "--files", "plain.rec": "--records"}.get(name, "--segmented")
-            command += [option, str(folder / name)]
+        command += ["--files", str(folder / "files.txt"), "--records", str(folder / "plain.rec")]
+        command += ["--segmented", str(folder / "segmented.rec")]
         self._log = (folder / f"{pipeline.module}.log").open("w+")
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=own,

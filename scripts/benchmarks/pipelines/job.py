@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from records import EXTENSIONS, synthetic, write_variants
+from setting import photographs
 
 from image_classification.data.images import DEFAULT_MAX_PIXELS, decode, encode_jpeg
 from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
 from image_classification.data.segmenting import Segmenter
 from image_classification.errors import UsageError
+
+_SYNTHETIC = 100
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,9 @@ def prepare(folder: Path, photos: Path | None, count: int, quality: int | None) 
 
 def _photographs(folder: Path, photos: Path | None) -> tuple[list[Path], str]:
     if photos is None:
-        write_variants((synthetic(seed) for seed in range(20)), 20, 100, folder)
-        return sorted(folder.glob("*.jpg")), "100 synthetic JPEGs of 500 × 375"
-    paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise SystemExit(f"{photos}: expected photographs ({' '.join(EXTENSIONS)}), found none")
+        names, described = photographs.write_synthetic(_SYNTHETIC, folder)
+        return [folder / name for name in names], described
+    paths = photographs.find(photos)
     sizes = []
     for path in paths:
         with Image.open(path) as image:

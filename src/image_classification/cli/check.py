@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_classification.cli.output import say
+from image_classification.cli.shared_options import workers_of
 from image_classification.contract import environment
 from image_classification.data.checking import Part, Problem
 from image_classification.data.checking.parts import parts_of
@@ -60,8 +61,7 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(namespace: argparse.Namespace) -> int:
     """Check and report; 1 if there are errors."""
-    if namespace.workers is not None and namespace.workers < 1:
-        raise UsageError(f"--workers {namespace.workers}: expected 1 or more")
+    workers = workers_of(namespace.workers)
     if namespace.list is not None and len(namespace.paths) > 1:
         raise UsageError(f"--list names the images of one PATH, got {len(namespace.paths)}")
     parts: list[Part] = []
@@ -72,11 +72,10 @@ def run(namespace: argparse.Namespace) -> int:
         except (RecordError, ListError) as error:  # a mistake in the data, not in the command
             damaged.append(Problem("error", "damaged", str(error)))
     max_pixels = environment.MAX_PIXELS.read_integer(1)
-    workers = namespace.workers or environment.cpu_count()
     with Progress("check", sum(len(part.keys) for part in parts), "images") as progress:
         verdict = check(parts, workers, progress.advance, damaged, max_pixels)
     text = json.dumps(verdict.to_json(), indent=1) if namespace.json else _table(verdict)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    say(text)
     return int(verdict.has_errors)
 
 

@@ -18,13 +18,8 @@ from image_classification.cli.command_line import Parser
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.lists import write_lists
 from image_classification.cli.output import say
-from image_classification.cli.records import (
-    INTERPOLATION_NUMBERS,
-    PackProgress,
-    add_robustness,
-    report_text,
-    workers_of,
-)
+from image_classification.cli.records import INTERPOLATION_NUMBERS, report_text
+from image_classification.cli.shared_options import add_robustness, workers_of
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
 from image_classification.data.list_selection import select_lists
@@ -33,6 +28,7 @@ from image_classification.data.pack_lists import pack_lists
 from image_classification.data.packing import PackOptions
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import IM2REC_EXTENSIONS
+from image_classification.logs import LateProgress
 
 _EXIT_INTERRUPTED = 130
 _SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")
@@ -207,13 +203,13 @@ def _pack(args: argparse.Namespace) -> None:
             done = ": done before the interruption" if is_done else ""
             say(f"Creating .rec file from {path} in {path.parent}{done}")
             sys.stdout.flush()
-            return stack.enter_context(PackProgress(path.name))
+            return stack.enter_context(LateProgress(path.name, "images"))
 
         reports = pack_lists(
             lists,
             args.root,
             options,
-            workers=workers_of(args.num_thread),
+            workers=workers_of(args.num_thread, "--num-thread"),
             max_bad=args.max_bad,
             shard_bytes=args.shard_size,
             resume=args.resume,

@@ -89,7 +89,7 @@ class CsvRows:
 
     def _probabilities(self, prediction: Prediction) -> list[object]:
         if not self._is_selection:
-            return list(prediction.probabilities.tolist())
+            return list(prediction.to_list())
         top = prediction.top(self._pairs, self._threshold or 0.0)
         cells: list[object] = [cell for pair in top for cell in pair]
         return cells + [""] * (2 * self._pairs - len(cells))

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.records import add_segment, max_bad_of
+from image_classification.cli.output import say
+from image_classification.cli.shared_options import add_segment, max_bad_of, workers_of
 from image_classification.contract import environment
 from image_classification.contract.environment import JobPaths
 from image_classification.data.channel_formats import FORMATS
@@ -20,7 +21,7 @@ from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import LeftOut, find_images
 from image_classification.errors import UsageError
-from image_classification.logs import Progress
+from image_classification.logs import LateProgress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -141,9 +142,9 @@ def run(namespace: argparse.Namespace) -> int:
         )
     # As an exception, so that what is half-written is taken away when the platform stops the job.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
-    with _LateProgress() as on_progress:
+    with LateProgress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
-    sys.stdout.write(_summary(findings, output))
+    say(*_summary(findings, output))
     return 0
 
 
@@ -154,8 +155,6 @@ def _check_apart(root: Path, output: Path) -> None:
 
 
 def _check_numbers(namespace: argparse.Namespace) -> None:
-    if namespace.workers is not None and namespace.workers < 1:
-        raise UsageError(f"--workers {namespace.workers}: expected 1 or more")
     if namespace.seed < 0:
         raise UsageError(f"--seed {namespace.seed}: expected 0 or more")
     if not 0 <= namespace.shard_size < float("inf"):
@@ -210,7 +209,7 @@ def _plan(
         transcoding=transcoding,
         shard_bytes=int(namespace.shard_size * 1e6),
         max_bad=namespace.max_bad,
-        workers=namespace.workers or environment.cpu_count(),
+        workers=workers_of(namespace.workers),
         host=cluster.hosts.index(cluster.current_host),
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",
@@ -219,7 +218,7 @@ def _plan(
     )
 
 
-def _summary(findings: Findings, output: Path) -> str:
+def _summary(findings: Findings, output: Path) -> list[str]:
     lines = []
     for name, split in findings.splits.items():
         left_out = f", {len(split.left_out)} left out" if split.left_out else ""
@@ -228,24 +227,4 @@ def _summary(findings: Findings, output: Path) -> str:
             f"{name}: {split.images} images, {split.size_bytes / 1e6:.1f} MB{shards}{left_out} → "
             f"{output / name}"
         )
-    lines += [f"note: {remark}" for remark in findings.remarks()]
-    return "".join(f"{line}\n" for line in lines)
-
-
-class _LateProgress:
-    """A progress bar that begins with the first call, when the total is known."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> _LateProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._progress is None:
-            self._progress = Progress("preprocess", total, "images")
-        self._progress.reach(done)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(kind, None, None)
+    return lines + [f"note: {remark}" for remark in findings.remarks()]

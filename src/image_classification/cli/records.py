@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from image_classification.cli import inspection, lists
 from image_classification.cli.interruption import ended_by_sigterm
 from image_classification.cli.output import say
+from image_classification.cli.shared_options import add_robustness, add_segment, workers_of
 from image_classification.contract import environment
 from image_classification.data.pack_report import PackReport
 from image_classification.data.packing import PackOptions, pack
 from image_classification.data.record_append import append
 from image_classification.data.transcoding import AUTO, Transcoding
 from image_classification.errors import UsageError
-from image_classification.logs import Progress
+from image_classification.logs import LateProgress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -33,8 +32,6 @@ INTERPOLATION_NUMBERS = {
     9: AUTO,
 }
 """The values of `inter_method` in MXNet's C++ im2rec; its 10, a random choice, is not offered."""
-
-_MEGABYTE = 1 << 20
 
 _EPILOG = """\
 examples:
@@ -106,68 +103,13 @@ def _add_pack(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=_run_pack)
 
 
-def add_robustness(command: argparse.ArgumentParser) -> None:
-    """The options about bad images, shards and interruptions, which `im2rec` has too."""
-    add = command.add_argument
-    add(
-        "--max-bad",
-        type=max_bad_of,
-        default=0,
-        metavar="N|P%",
-        help="how many images may be unusable and left out (default: 0)",
-    )
-    add(
-        "--shard-size",
-        type=shard_size_of,
-        metavar="MB",
-        help="close a file at this size (MiB) and begin the next: NAME-00000-of-00012.rec",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="keep what is finished when interrupted, and go on after it the next time",
-    )
-
-
-def add_segment(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """`--segment`, which `preprocess` has too."""
-    command.add_argument(
-        "--segment",
-        action="store_true",
-        help="rewrite JPEGs without loss, with restart markers, so that training decodes only the "
-        "part of a picture that it crops (needs the program jpegtran)",
-    )
-
-
-def max_bad_of(text: str) -> int | float:
-    """A count as int, a percentage as share (float)."""
-    try:
-        amount = float(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except ValueError:
-        amount = -1
-    if not 0 <= amount or (isinstance(amount, float) and amount > 1):
-        raise argparse.ArgumentTypeError(f"expected a count as 5 or a share as 1%, got {text!r}")
-    return amount
-
-
-def shard_size_of(text: str) -> int:
-    """Mebibytes as bytes."""
-    try:
-        size = int(float(text) * _MEGABYTE)
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"expected a size in MiB above 0, got {text!r}")
-    return size
-
-
 def _run_pack(args: argparse.Namespace) -> int:
     options = _options(args)
     if args.append_to is not None and (args.resume or args.shard_size):
         raise UsageError("--append-to adds to one file: drop --shard-size and --resume")
     if args.renumber and args.append_to is None:
         raise UsageError("--renumber gives new ids to appended images: it needs --append-to")
-    with ended_by_sigterm(), PackProgress("packing") as show:
+    with ended_by_sigterm(), LateProgress("packing", "images") as show:
         common: dict[str, Any] = {
             "options": options,
             "workers": workers_of(args.workers),
@@ -208,39 +150,6 @@ def _options(args: argparse.Namespace) -> PackOptions:
     if args.segment and args.encoding == ".png":
         raise UsageError("--segment gives JPEGs restart markers: drop it, or --encoding .png")
     return PackOptions(transcoding, args.pack_label, max_pixels=max_pixels, segment=args.segment)
-
-
-def workers_of(count: int | None) -> int:
-    """The number of threads: what was asked for, or one a core."""
-    if count is not None and count < 1:
-        raise UsageError(f"expected 1 worker or more, got {count}")
-    return count or environment.cpu_count()
-
-
-class PackProgress:
-    """Progress that begins with the first image, when the length of the list is known."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._stack = ExitStack()
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> PackProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` images are done."""
-        if self._progress is None:
-            self._progress = self._stack.enter_context(Progress(self._title, total, "images"))
-        self._progress.reach(done)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
 
 def report_text(report: PackReport) -> str:

@@ -27,6 +27,7 @@ from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.listing import MAX_ID, ListEntry, read_list, write_list
 from image_classification.data.packing import PackOptions, PackReport, pack
 from image_classification.data.record_format import padded
+from image_classification.data.record_index import copy_lines, write_lines
 from image_classification.data.recordio import INDEX_SUFFIX, RecordFile
 from image_classification.data.samples import IntArray
 from image_classification.errors import DataError, RecordError
@@ -219,14 +220,10 @@ def _write_index(
 ) -> None:
     with (
         written_beside(record_path.with_suffix(INDEX_SUFFIX)) as path,
-        path.open("wb") as lines,
-        new.with_suffix(INDEX_SUFFIX).open("rb") as added,
+        path.open("wb") as index,
     ):
-        for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True):
-            lines.write(b"%d\t%d\n" % (key, offset))
-        for line in added:
-            field, place = line.split(b"\t")
-            lines.write(b"%s\t%d\n" % (field, end + int(place)))
+        write_lines(index, keys.tolist(), offsets.tolist())
+        copy_lines(index, new.with_suffix(INDEX_SUFFIX), end)
 
 
 def _undo_killed(folder: Path, record_path: Path) -> None:

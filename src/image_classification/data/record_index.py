@@ -1,14 +1,16 @@
 """The index of a record file (`.idx`): where its records begin, and whether that is true.
 
 In: the text of an `.idx` file, the mapped bytes of its `.rec` file. Out: keys and byte offsets, or
-what is wrong with them.
+what is wrong with them; and the way back to lines.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,24 @@ class RecordIndex:
 
     keys: npt.NDArray[np.uint64]
     offsets: IntArray
+
+
+def index_line(key: int, offset: int) -> bytes:
+    """The line of a record: its key (for images: their id) and the byte it begins at."""
+    return b"%d\t%d\n" % (key, offset)
+
+
+def write_lines(index: BinaryIO, keys: Iterable[int], offsets: Iterable[int]) -> None:
+    """Write the line of each record to an open `.idx` file."""
+    index.writelines(index_line(*line) for line in zip(keys, offsets, strict=True))
+
+
+def copy_lines(index: BinaryIO, source: Path, base: int) -> None:
+    """Copy the lines of `source`, an index of our own, for records that lie `base` bytes on."""
+    with source.open("rb") as lines:
+        index.writelines(
+            index_line(int(key), base + int(offset)) for key, offset in map(bytes.split, lines)
+        )
 
 
 def read_index(path: Path) -> RecordIndex:

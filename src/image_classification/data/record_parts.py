@@ -26,6 +26,7 @@ from typing import IO, Any
 from image_classification.data.files import write_text, written_beside
 from image_classification.data.listing import ListEntry
 from image_classification.data.pack_report import PartContent
+from image_classification.data.record_index import copy_lines
 from image_classification.data.recordio import INDEX_SUFFIX, RecordFile, RecordWriter
 from image_classification.errors import DataError, UsageError
 
@@ -232,7 +233,4 @@ def join_records(parts: Sequence[Path], output: Path) -> None:
             base = records.tell()
             with part.open("rb") as source:
                 shutil.copyfileobj(source, records, _COPY_BYTES)
-            with part.with_suffix(INDEX_SUFFIX).open("rb") as lines:
-                for line in lines:
-                    key, offset = line.split(b"\t")
-                    index.write(b"%s\t%d\n" % (key, base + int(offset)))
+            copy_lines(index, part.with_suffix(INDEX_SUFFIX), base)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.data.files import check_target, written_beside
-from image_classification.data.record_index import read_index
+from image_classification.data.record_index import read_index, write_lines
 from image_classification.data.recordio import (
     INDEX_SUFFIX,
     RECORD_SUFFIX,
@@ -56,8 +56,7 @@ def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
     if len(file) and not numbered:
         keys = file.record_headers["id"].tolist()
     with written_beside(path) as partial, partial.open("wb") as lines:
-        for key, offset in zip(keys, file.offsets.tolist(), strict=True):
-            lines.write(b"%d\t%d\n" % (key, offset))
+        write_lines(lines, keys, file.offsets.tolist())
     return len(file)
 
 

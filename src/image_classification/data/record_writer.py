@@ -11,6 +11,7 @@ from types import TracebackType
 
 from image_classification.data.files import written_beside
 from image_classification.data.record_format import frame_parts
+from image_classification.data.record_index import index_line
 
 RECORD_SUFFIX, INDEX_SUFFIX = ".rec", ".idx"
 
@@ -52,7 +53,7 @@ class RecordWriter:
         for piece in frame_parts(payload):
             self._records.write(piece)
             self.position += len(piece)
-        self._index.write(b"%d\t%d\n" % (key, offset))
+        self._index.write(index_line(key, offset))
         return offset
 
     def __exit__(

@@ -50,10 +50,8 @@ def resize_into(
     height, width = out.shape[:2]
     if image.shape == out.shape and box in (None, (0, 0, width, height)):
         resized = image
-    elif interpolation != "bilinear" or cykooz_resizer is None:
-        resized = resize(np.ascontiguousarray(image), height, width, interpolation, box)
     else:
-        resized = _resize_fast(image, height, width, box)
+        resized = _resize(image, height, width, interpolation, box)
     if upside_down:
         resized = resized[::-1]
     rows, slots = resized.reshape(height, -1), out.reshape(height, -1)
@@ -65,34 +63,51 @@ def resize_into(
         slots[...] = rows[:, ::-1]
 
 
-def resize_bilinear(
-    image: UInt8Array, height: int, width: int, box: tuple[float, float, float, float]
+def resize_box(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+    interpolation: str = "bilinear",
 ) -> UInt8Array:
-    """Resize a part of a picture.
+    """Resize a part of a picture; a part that has the size already is cut out, to whole pixels.
 
     Args:
         image: uint8 (H, W, 1 or 3), C-contiguous.
         height, width: of the result, in pixels.
         box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part.
+        interpolation: a key of `images.INTERPOLATIONS`.
 
     Returns:
-        uint8 (height, width, channels), C-contiguous, read-only.
+        uint8 (height, width, channels), perhaps read-only or a view of `image`.
     """
     left, top, right, bottom = box
     rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
     part = image[rows, columns]  # nothing outside may be looked at
+    if part.shape[:2] == (height, width):
+        return part
     inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
-    if cykooz_resizer is None:
-        part = np.ascontiguousarray(part)  # Pillow takes 2 ms to copy such a view
-        return resize(part, height, width, "bilinear", inside)
-    return _resize_fast(part, height, width, inside)
+    return _resize(part, height, width, interpolation, inside)
+
+
+def _resize(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    interpolation: str,
+    box: tuple[float, float, float, float] | None,
+) -> UInt8Array:
+    if interpolation != "bilinear" or cykooz_resizer is None:
+        # Contiguous, because Pillow takes 2 ms to copy a view.
+        return resize(np.ascontiguousarray(image), height, width, interpolation, box)
+    return _resize_fast(image, height, width, box)
 
 
 def _resize_fast(
     part: UInt8Array,
     height: int,
     width: int,
-    box: tuple[float, float, float, float] | None = None,
+    box: tuple[float, float, float, float] | None,
 ) -> UInt8Array:
     channels = part.shape[2]
     kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8

@@ -7,10 +7,7 @@ antialiased, that what the target does not need is not decoded, and that damaged
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from image_classification.data.headers import ImageHeader, read_header
 from image_classification.data.images import (
@@ -20,9 +17,8 @@ from image_classification.data.images import (
     decode,
     encode_jpeg,
     encode_png,
-    resize,
 )
-from image_classification.data.reduction import HIDING_RATIO, resize_bilinear
+from image_classification.data.reduction import HIDING_RATIO, resize_box
 from image_classification.data.samples import UInt8Array
 from image_classification.errors import ImageError, UsageError
 
@@ -134,27 +130,9 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
     down, across = image.shape[0] / full_height, image.shape[1] / full_width
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    return _resize_box(image, box, target, _interpolation(transcoding, (height, width), target))
-
-
-def _resize_box(
-    image: UInt8Array,
-    box: tuple[float, float, float, float],
-    target: tuple[int, int],
-    interpolation: str,
-) -> UInt8Array:
-    """The part of `image` in `box` (left, top, right, bottom in its pixels), of size `target`."""
-    left, top, right, bottom = box
-    right, bottom = min(right, image.shape[1]), min(bottom, image.shape[0])
-    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
-    if (rows.stop - rows.start, columns.stop - columns.start) == target:
-        return image[rows, columns]
-    if interpolation == "bilinear":
-        return resize_bilinear(image, *target, (left, top, right, bottom))
-    part = np.ascontiguousarray(image[rows, columns])  # Pillow takes 2 ms to copy such a view
-    inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
-    return resize(part, *target, interpolation, inside)
+    right, bottom = (left + width) * across, (top + height) * down
+    box = (left * across, top * down, min(right, image.shape[1]), min(bottom, image.shape[0]))
+    return resize_box(image, *target, box, _interpolation(transcoding, (height, width), target))
 
 
 def _interpolation(transcoding: Transcoding, size: tuple[int, int], target: tuple[int, int]) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from image_classification import logs
 from image_classification.artifact import Artifact, open_artifact
@@ -23,7 +23,7 @@ from image_classification.serving import multi_model
 from image_classification.serving.batch_transform import execution_parameters
 from image_classification.serving.codec.accept import JSON
 from image_classification.serving.health import Health
-from image_classification.serving.http_interface import routes
+from image_classification.serving.http_interface import body_too_large, routes
 from image_classification.serving.invocation import (
     CUSTOM_ATTRIBUTES,
     Answering,
@@ -135,7 +135,7 @@ def create_app(respond: Responder, settings: RequestSettings, health: Health) ->
     def parameters_of_a_transform_job() -> Response:
         return Response(json.dumps(parameters), content_type=JSON)
 
-    _answer_refusals(app, settings.max_content_length)
+    _answer_refusals(app)
     return app
 
 
@@ -161,7 +161,7 @@ def _add_page(app: Flask, model: Model) -> None:
         app.add_url_rule(path, view_func=page, endpoint=f"page {path}", methods=["GET"])
 
 
-def _answer_refusals(app: Flask, max_content_length: int) -> None:
+def _answer_refusals(app: Flask) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
         headers = {"Retry-After": "1"} if error.status == 503 else None
@@ -170,16 +170,6 @@ def _answer_refusals(app: Flask, max_content_length: int) -> None:
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:
         return _error(400, f"the image cannot be used: {error}")
-
-    @app.errorhandler(RequestEntityTooLarge)
-    def refuse_size(_: RequestEntityTooLarge) -> Response:
-        length = request.content_length
-        came = f"{length} bytes" if length is not None else "more"
-        return _error(
-            413,
-            f"the body has {came}, the limit is {max_content_length} bytes: send a smaller image "
-            f"or set {environment.MAX_CONTENT_LENGTH.name}",
-        )
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> Response:
@@ -199,13 +189,16 @@ def _read_body(max_content_length: int) -> bytes:
     """The request's body, in chunks or not; may be empty.
 
     Raises:
-        RequestEntityTooLarge: it is larger than the limit. By Content-Length, Werkzeug sees that
-            before reading; a body in chunks it would cut off silently, hence one byte more.
+        RequestError: 413, it is larger than the limit; by Content-Length before it is read.
     """
+    length = request.content_length
+    if length is not None and length > max_content_length:
+        raise body_too_large(length, max_content_length)
+    # Werkzeug would cut off a body in chunks silently, hence one byte more.
     request.max_content_length = max_content_length + 1
     body = request.stream.read(max_content_length + 1)
     if len(body) > max_content_length:
-        raise RequestEntityTooLarge
+        raise body_too_large(None, max_content_length)
     return body
 
 

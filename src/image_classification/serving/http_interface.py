@@ -1,6 +1,9 @@
-"""What the server says over HTTP, as tables: docs/http.md and the answers to mistakes use them."""
+"""What the server says over HTTP: tables that docs/http.md and the answers to mistakes use."""
 
 from __future__ import annotations
+
+from image_classification.contract import environment
+from image_classification.errors import RequestError
 
 ROUTES = (
     ("GET", "/ping", "200 with an empty body once the model has answered a real image"),
@@ -33,7 +36,10 @@ STATUSES = (
     (408, "the head or the body did not arrive in time"),
     (409, "a multi-model endpoint has this model already"),
     (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may hold"),
+    (414, "a request line longer than 4,094 bytes"),
     (415, "a Content-Type that holds no images"),
+    (417, "an Expect other than `100-continue`"),
+    (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
     (499, "the caller was gone before its turn; only the log sees it"),
     (500, "a fault of the server or of the user's own code; the log has its trace"),
     (501, "a Transfer-Encoding other than `chunked`"),
@@ -61,3 +67,13 @@ HEADERS = (
 def routes() -> str:
     """The routes in one line, for the answer to an unknown one."""
     return ", ".join(f"{method} {path}" for method, path, _ in ROUTES[:3])
+
+
+def body_too_large(length: int | None, limit: int) -> RequestError:
+    """The refusal of a body of `length` bytes; None: of more than the limit, in chunks."""
+    came = f"{length} bytes" if length is not None else "more"
+    return RequestError(
+        413,
+        f"the body has {came}, the limit is {limit} bytes: send a smaller image or set "
+        f"{environment.MAX_CONTENT_LENGTH.name}",
+    )

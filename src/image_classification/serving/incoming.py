@@ -15,8 +15,8 @@ from gunicorn.http.body import CHUNK_EXT_RE, ChunkedReader
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
-from image_classification.contract import environment
 from image_classification.errors import RequestError
+from image_classification.serving.http_interface import body_too_large
 
 _HEAD_LIMIT = 64 * 2**10
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:" + CHUNK_EXT_RE.pattern + rb")")
@@ -127,7 +127,7 @@ class RequestReader:
         if isinstance(reader, ChunkedReader):
             self._body = _ChunkedBody(self._max_body)
         elif reader.length > self._max_body:
-            raise too_large(reader.length, self._max_body)
+            raise body_too_large(reader.length, self._max_body)
         else:
             self._body = _SizedBody(reader.length)
         return True
@@ -143,16 +143,6 @@ class RequestReader:
         if coding.lower() not in {"", "chunked"}:
             raise RequestError(501, f"Transfer-Encoding {coding!r}: expected chunked")
         return head
-
-
-def too_large(length: int | None, limit: int) -> RequestError:
-    """The refusal of a body of `length` bytes; None: of more than the limit, in chunks."""
-    came = f"{length} bytes" if length is not None else "more"
-    return RequestError(
-        413,
-        f"the body has {came}, the limit is {limit} bytes: send a smaller image or set "
-        f"{environment.MAX_CONTENT_LENGTH.name}",
-    )
 
 
 class _SizedBody:
@@ -221,7 +211,7 @@ class _ChunkedBody:
                 f"{_SMALLEST_CHUNK} bytes or more, or a Content-Length",
             )
         if self.size + self._missing > self._limit:
-            raise too_large(None, self._limit)
+            raise body_too_large(None, self._limit)
         self._step = self._read_data if self._missing else self._read_trailers
         return True
 

@@ -22,7 +22,7 @@ from image_classification.serving.observation import current_request, decoding
 from image_classification.serving.pixel_gate import PixelGate
 from image_classification.serving.prediction import Failure, Prediction
 
-_TOGETHER = 32  # images of a request in one run: a GPU wants them, and a CPU does not mind
+_TOGETHER = 32  # images of a request in one run: thousands must not take the memory of all
 
 
 class Graph(Protocol):

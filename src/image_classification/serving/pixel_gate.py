@@ -6,11 +6,13 @@ A file of 2 KB may hold 64 megapixels, which are bytes by the gigabyte while the
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from image_classification.data.headers import ImageHeader
+from image_classification.serving.observation import current_request
 
 BYTES_PER_PIXEL = 16
 """What decoding costs at most, seen with a transparent WEBP; a PNG takes 7."""
@@ -36,7 +38,10 @@ class PixelGate:
 
     @contextmanager
     def decoding(self, header: ImageHeader) -> Iterator[None]:
-        """Wait until the picture of `header` may be decoded; its place is free after the block."""
+        """Wait until the picture of `header` may be decoded; its place is free after the block.
+
+        What it waits counts as queueing of the thread's current request.
+        """
         pixels = header.width * header.height
         if header.format == "JPEG" and not header.is_progressive:
             pixels //= _JPEG_SHARE
@@ -53,7 +58,7 @@ class PixelGate:
                 self._changed.notify_all()
 
     def _enter(self, pixels: int) -> None:
-        place = object()
+        place, start = object(), time.monotonic()
         with self._changed:
             self._waiting.append(place)
             self._changed.wait_for(
@@ -62,3 +67,4 @@ class PixelGate:
             self._waiting.popleft()
             self._used += pixels
             self._changed.notify_all()  # the next one may fit beside it
+        current_request().queue_ms += (time.monotonic() - start) * 1000

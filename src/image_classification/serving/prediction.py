@@ -38,17 +38,29 @@ class Prediction:
         """The names of the classes with this probability or more, in label order."""
         return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= threshold)]
 
+    def to_list(self) -> list[float]:
+        """The probabilities in label order, as they are written: see `short`."""
+        return [short(value) for value in self.probabilities.tolist()]
+
     def top(self, count: int, threshold: float = 0.0) -> list[tuple[str, float]]:
         """(name, probability) of the `count` most probable classes, in falling order.
 
-        Those below `threshold` are left out.
+        Those below `threshold` are left out; probabilities are as in `to_list`.
         """
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [
-            (self.labels.names[i], float(self.probabilities[i]))
+            (self.labels.names[i], short(float(self.probabilities[i])))
             for i in order
             if self.probabilities[i] >= threshold
         ]
+
+
+def short(value: float) -> float:
+    """A float32 as the number of nine digits next to it, of which `repr` and `json` write no more.
+
+    Nine digits tell any two float32 apart; as a float64 the value itself has seventeen.
+    """
+    return float(f"{value:.9g}")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-
 from image_classification.contract import environment
 from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError, UserError
@@ -29,7 +27,6 @@ _BASE_MEMORY = 200 * 2**20  # with a model of 20 MB; measured under load: 122–
 _MEMORY_PER_THREAD = 64 * 2**20  # a photograph of 12 megapixels being decoded and resized
 _LARGEST_BODY_SHARE = 512 * 2**20
 _LARGEST_DECODING_SHARE = 2**30  # of bytes, for images above what a thread's memory is for
-_MOST_AT_ONCE = 32  # images in a run: a request with thousands must not take the memory of all
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
     largest = environment.max_content_length()
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
     decoding_memory = min(_LARGEST_DECODING_SHARE, limit // 8) // processes
-    free = limit // processes - _BASE_MEMORY - body_memory
+    free = limit // processes - _BASE_MEMORY - body_memory - decoding_memory
     affordable = max(1, free // _MEMORY_PER_THREAD)
     threads = environment.SERVER_THREADS.read_integer(0)
     if not threads:
@@ -130,16 +127,12 @@ class GuardedGraph:
         self.providers = graph.providers
 
     def run(self, images: UInt8Array) -> FloatArray:
-        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N.
+        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images.
 
         Raises:
             RequestError: nobody waits for the answer any more (499, 503).
             DeviceError: the runtime failed; the process is unhealthy from now on.
         """
-        parts = [self._run(images[i : i + _MOST_AT_ONCE]) for i in _starts(len(images))]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _run(self, images: UInt8Array) -> FloatArray:
         record = current_request()
         record.refuse_if_abandoned()
         start, queued = time.monotonic(), record.queue_ms
@@ -154,7 +147,3 @@ class GuardedGraph:
         record.images += len(images)
         record.batch_size = max(record.batch_size, len(images))
         return probabilities
-
-
-def _starts(count: int) -> range:
-    return range(0, max(count, 1), _MOST_AT_ONCE)

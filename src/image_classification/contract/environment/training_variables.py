@@ -27,7 +27,7 @@ OMP_NUM_THREADS = Variable(
 MAX_PIXELS = Variable(
     "IMAGE_CLASSIFICATION_MAX_PIXELS",
     str(64 * 2**20),
-    "largest image, in pixels, that is trained on or answered",
+    "largest image, in pixels, that is packed, trained on or answered",
 )
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable(
@@ -41,11 +41,6 @@ WEIGHTS_DIR = Variable(
     "IMAGE_CLASSIFICATION_WEIGHTS_DIR",
     "/opt/image-classification/weights",
     "folder of pretrained weights baked into the image, one <backbone>.safetensors each",
-)
-BACKEND = Variable(
-    "IMAGE_CLASSIFICATION_BACKEND",
-    "torch",
-    "what computes where a job names no backend; each train image sets its own",
 )
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
 SUBMIT_DIRECTORY = Variable(

@@ -72,7 +72,7 @@ def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
 
 def _selected(prediction: Prediction, accept: Accept) -> tuple[list[str], list[float]]:
     if not accept.is_selection:
-        return list(prediction.labels.names), prediction.probabilities.tolist()
+        return list(prediction.labels.names), prediction.to_list()
     chosen = prediction.top(accept.top_k or len(prediction.labels), accept.threshold or 0.0)
     return [name for name, _ in chosen], [probability for _, probability in chosen]
 
@@ -116,7 +116,7 @@ def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: str) -> 
 
 
 def _numbers(prediction: Prediction) -> list[str]:
-    """The probabilities as text: nine digits, which tell any two float32 apart.
+    """The probabilities as text, the same as `repr` of `Prediction.to_list`.
 
     All of one template, which for 1,000 classes costs a third of what `json` takes for the
     seventeen digits of a float64 (0.4 ms, a twelfth of a small network).
@@ -124,7 +124,7 @@ def _numbers(prediction: Prediction) -> list[str]:
     row = prediction.probabilities
     if ((row > 0) & (row < 1)).all():
         return (_template(len(row)) % tuple(row.tolist())).split(" ")
-    return [repr(value) for value in row.tolist()]  # %g would write 1.0 as a whole number
+    return [repr(value) for value in prediction.to_list()]  # %g would write 1.0 as a whole number
 
 
 @lru_cache(8)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from image_classification.errors import RequestError
+from image_classification.serving.codec.accept import JSON, JSON_LINES
 from image_classification.serving.codec.base64_images import read_json, read_json_lines
 from image_classification.serving.codec.multipart import read_multipart
 from image_classification.serving.codec.record_bodies import read_records
 from image_classification.serving.prediction import Failure
 
 DEFAULT_CONTENT_TYPE = "application/x-image"
-JSON_LINES = "application/jsonlines"
 
 MAX_IMAGES = 10_000
 """Images in one request: a body of many tiny entries costs an answer much larger than itself."""
@@ -84,7 +84,7 @@ FORMS = (
         _one_image,
     ),
     BodyForm(
-        ("application/json",),
+        (JSON,),
         'the base64 text of an image file as `"…"`, `{"image": "…"}` or `{"b64": "…"}`; several as '
         'an array or as `{"instances": […]}`',
         "of one image, or a list",
