@@ -52,7 +52,7 @@ def run_script(paths: JobPaths, given: Mapping[str, object], script: Script) -> 
     named = ", ".join(sorted(hyperparameters)) or "none"
     _logger.info("Running %s; its hyperparameters: %s", script.program, named)  # never the values
     interpreter = sys.executable if program.suffix == ".py" else "/bin/sh"
-    added = variables(paths, given, script, code, _gpu_count())
+    added = variables(paths, given, script, code, environment.gpu_count())
     exit_code, last = _run(
         [interpreter, script.program, *arguments(hyperparameters)],
         code,
@@ -174,8 +174,3 @@ def _install_requirements(code: Path) -> None:
         raise UserError(
             f"requirements.txt beside the script cannot be installed (it needs a network): {last}"
         )
-
-
-def _gpu_count() -> int:
-    """NVIDIA's device files, so that no framework is loaded for it."""
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])

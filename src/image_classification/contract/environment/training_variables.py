@@ -42,11 +42,6 @@ WEIGHTS_DIR = Variable(
     "/opt/image-classification/weights",
     "folder of pretrained weights baked into the image, one <backbone>.safetensors each",
 )
-BACKEND = Variable(
-    "IMAGE_CLASSIFICATION_BACKEND",
-    "torch",
-    "what computes where a job names no backend; each train image sets its own",
-)
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job, set by the platform")
 SUBMIT_DIRECTORY = Variable(
     "SAGEMAKER_SUBMIT_DIRECTORY", "", "the code of that script: a folder, a tar file or s3://…"
