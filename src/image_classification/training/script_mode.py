@@ -53,13 +53,16 @@ def run_script(paths: JobPaths, given: Mapping[str, object], script: Script) -> 
     _logger.info("Running %s; its hyperparameters: %s", script.program, named)  # never the values
     interpreter = sys.executable if program.suffix == ".py" else "/bin/sh"
     added = variables(paths, given, script, code, environment.gpu_count())
+    success = paths.failure.with_name("success")
+    for earlier in (paths.failure, success):  # they would pass for this start's
+        earlier.unlink(missing_ok=True)
     exit_code, last = _run(
         [interpreter, script.program, *arguments(hyperparameters)],
         code,
         environment.with_python_path(code, added),
     )
     if exit_code == 0:
-        write_text(paths.failure.with_name("success"), "")
+        write_text(success, "")
     elif not paths.failure.exists():
         write_text(paths.failure, _reason(script, exit_code, last))
     return exit_code
