@@ -33,19 +33,25 @@ def world_of(cluster: Cluster) -> World:
         AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
     """
     threads, hosts = environment.framework_threads(), cluster.hosts
-    number, count = environment.local_place() or (0, 1)
+    rank, count = place_of(cluster)
     if len(hosts) * count == 1:
         return World(threads=threads)
-    host = hosts.index(cluster.current_host)
     if len(hosts) > 1:
         _await_names(hosts)
-        _logger.info("This is host %d of %d: %s", host + 1, len(hosts), cluster.current_host)
+        host = hosts.index(cluster.current_host) + 1
+        _logger.info("This is host %d of %d: %s", host, len(hosts), cluster.current_host)
     port = environment.MASTER_PORT.read_integer(1)
     interface = cluster.network_interface
     if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
         environment.use_network_interface(interface)
     extra = {"init_method": f"tcp://{meeting_host(cluster)}:{port}"}
-    return World(host * count + number, len(hosts) * count, threads, extra, count)
+    return World(rank, len(hosts) * count, threads, extra, count)
+
+
+def place_of(cluster: Cluster) -> tuple[int, int]:
+    """(rank of this process, processes on each host): ranks run over a host's, host after host."""
+    number, count = environment.local_place() or (0, 1)
+    return cluster.hosts.index(cluster.current_host) * count + number, count
 
 
 def meeting_host(cluster: Cluster) -> str:
