@@ -16,7 +16,6 @@ from tests.contract.hosts import start_hosts
 from tests.contract.jobs import read_to
 
 HOSTS = ["127.0.0.1", "127.0.0.2", "localhost"]
-ONE_HOST = ("mxnet", "reference", "tensorflow")
 
 Start = Callable[[int, int], list[subprocess.Popen[str]]]
 
@@ -26,7 +25,7 @@ def start(
     tmp_path: Path, write_class_folders: ClassFolders, request: pytest.FixtureRequest
 ) -> Start:
     """Start three hosts with so many images a class; all are killed at the end of the test."""
-    if jobs.BACKEND in ONE_HOST:
+    if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains on one host")
 
     def started(train: int, validation: int) -> list[subprocess.Popen[str]]:
