@@ -54,7 +54,7 @@ def namespaces() -> Iterator[dict[str, str]]:
 def test_a_cut_link_ends_both_hosts_within_a_minute_and_each_names_the_other(
     tmp_path: Path, write_class_folders: ClassFolders, namespaces: dict[str, str]
 ) -> None:
-    if jobs.BACKEND in ("mxnet", "reference", "tensorflow"):
+    if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains on one host")
     channels = {
         "train": write_class_folders(tmp_path / "train", per_class=11),
