@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_classification.archive import unpack
+from image_classification.archive import unpacked
 from image_classification.data.files import write_text, written_beside
 from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.preprocessing import Preprocessing
@@ -147,17 +146,11 @@ def read_artifact(directory: Path) -> Artifact:
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Artifact]:
     """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
-    if path.is_dir():
-        yield read_artifact(path)
-        return
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected an artifact folder or a model.tar.gz, found nothing")
-    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        unpack(path, Path(folder))
+    with unpacked(path) as folder:
         try:
-            artifact = read_artifact(Path(folder))
+            artifact = read_artifact(folder)
         except ArtifactError as error:  # the user knows the archive, not where it was unpacked
-            raise ArtifactError(str(error).replace(folder, str(path))) from error
+            raise ArtifactError(str(error).replace(str(folder), str(path))) from error
         yield artifact
 
 

@@ -115,6 +115,9 @@ def test_a_script_that_fails_gives_its_code_and_its_last_words(
 ) -> None:
     text = "raise ValueError('the data has no roses')"
     base = script_job(tmp_path, small_channels, {"train.py": text})
+    (base / "output").mkdir(exist_ok=True)
+    for left in ("failure", "success"):  # by an earlier start of the same tree
+        (base / "output" / left).write_text("an earlier start's")
     done = run_train(base)
     assert done.returncode == 1
     reason = (base / "output" / "failure").read_text()[:1024]

@@ -68,6 +68,7 @@ def test_a_job_of_several_labels_serves_sigmoids(
     assert json.loads(lines[-1])["labels"] == ["other", "red"]
     assert "one temperature cannot serve several independent labels" in done.stdout
     assert artifact.manifest["calibration"]["temperature"] == 1
+    assert "The best epoch was" in done.stdout and "calibrated)" not in done.stdout
     report = (base / "model" / "report.html").read_text()
     assert "Confusion" not in report and "Surest errors" not in report
     assert "Of the decisions that the model is 80 % sure of" in report

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.archive import unpack
+from image_classification.archive import file_names, unpack
 from image_classification.artifact import open_artifact, read_artifact, write_artifact
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
@@ -155,6 +155,8 @@ def test_an_archive_that_is_damaged_inside_is_refused(directory: Path, tmp_path:
     archive.write_bytes(packed[:12] + b"\x07" + packed[13:])
     with pytest.raises(ArtifactError, match="not a usable"), open_artifact(archive):
         pass
+    with pytest.raises(ArtifactError, match="not a usable"):  # what a job's channel model is asked
+        list(file_names(archive))
 
 
 def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:

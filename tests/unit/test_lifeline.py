@@ -28,14 +28,14 @@ class Job:
         self.stuck: queue.Queue[tuple[int, HostLostError]] = queue.Queue()
         self.started: list[Lifeline] = []
 
-    def start(self, rank: int, **times: float) -> Lifeline:
+    def start(self, rank: int, leader: str = LEADER, **times: float) -> Lifeline:
         def lose(lost: HostLostError) -> None:
             self.losses.put((rank, lost))
 
         def end(lost: HostLostError) -> None:
             self.stuck.put((rank, lost))
 
-        self.started.append(Lifeline(rank, HOSTS, (LEADER, self.port), lose, end, **times))
+        self.started.append(Lifeline(rank, HOSTS, (leader, self.port), lose, end, **times))
         return self.started[-1]
 
 
@@ -115,6 +115,12 @@ def test_a_host_that_never_comes_is_lost(job: Job) -> None:
 def test_a_first_host_that_is_not_there_is_lost(job: Job) -> None:
     member = job.start(1, arrival=1.0)
     assert "host 127.0.0.1 was not reached at port" in str(lost(member))
+
+
+def test_a_first_host_whose_name_does_not_resolve_is_waited_for_as_long(job: Job) -> None:
+    member = job.start(1, "no-such-host.invalid", arrival=1.0)
+    assert member.lost(0.5) is None
+    assert "was not reached at port" in str(lost(member))
 
 
 def test_strangers_cannot_end_a_job(job: Job) -> None:

@@ -143,7 +143,7 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def export(namespace: argparse.Namespace) -> int:
     """Write an artifact without training, or an artifact in another format."""
     from image_classification.data.labels import LabelMap
-    from image_classification.training.built_in_models import export_built_in
+    from image_classification.training.built_in_export import export_built_in
     from image_classification.training.pretrained_export import export_pretrained
 
     if (namespace.model is None) != (namespace.format is None):

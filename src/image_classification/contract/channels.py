@@ -39,7 +39,7 @@ MODEL_CHANNEL = Channel(
     "model",
     False,
     ("application/x-sagemaker-model",),
-    "model.tar.gz of an earlier job to go on from.",
+    "model.tar.gz to start from: of an earlier job or of the MXNet built-in, or a SavedModel.",
     input_modes=("File",),
 )
 

@@ -100,8 +100,9 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "copied to the disk and measured on after every epoch, so that every image counts once",
         "train_lst": "paths may begin above the channel's folder; required only for images by list",
         "validation_lst": "as train_lst",
-        "model": "an artifact of this project; only the head's width may differ. One that was "
-        "trained in place of the ResNet of `num_layers` goes on as what it is",
+        "model": "an artifact of this project, or what the built-in left; for other classes it "
+        "gets a new head. An artifact that was trained in place of the ResNet of `num_layers` goes "
+        "on as what it is",
     },
     "tensorflow": {
         "training": "",
@@ -109,7 +110,8 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "test": "",
         "code": "not looked at",
         "model": "not needed: pretrained weights are in the image. An artifact of this project "
-        "is gone on from; a base model of the built-in is left with a warning",
+        "is gone on from. A base model of the built-in is fine-tuned with `backend=tensorflow`, "
+        "where no `backbone` is named (docs/tensorflow.md); elsewhere it is left with a warning",
     },
 }
 
@@ -151,7 +153,8 @@ BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "tensorflow": (
         (
-            "The network is `backbone` (default efficientnet_lite0) and not chosen by `model_id`.",
+            "The network is `backbone` and not chosen by `model_id`. Its default is the SavedModel "
+            "of the channel `model` with `backend=tensorflow`, else efficientnet_lite0.",
             "The models of the built-in come from a hub; a job here needs no network.",
         ),
         (

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from image_classification import artifact as artifacts
 from image_classification import backends
+from image_classification.archive import file_names, unpacked
 from image_classification.artifact import open_artifact
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, State
+from image_classification.backends.mxnet_archive import SYMBOL_FILE, BuiltInModel, read_built_in
 from image_classification.contract.channels import ChannelInput
 from image_classification.data.labels import LabelMap
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
-from image_classification.training.built_in_models import built_in_model
 from image_classification.training.model_channel import model_path
 from image_classification.training.settings import Settings
 
@@ -77,7 +79,7 @@ def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, Label
         ArtifactError: it is neither, or damaged.
     """
     path = model_path(channel)
-    built_in = built_in_model(path)
+    built_in = _built_in_model(path)
     if built_in is not None:
         _logger.info(
             "Channel model: an archive of the MXNet built-in, weights after epoch %d",
@@ -94,6 +96,14 @@ def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, Label
             )
         state = {WEIGHT_PREFIX + name: value for name, value in load_file(weights).items()}
         return artifact.manifest["backbone"], artifact.labels, state
+
+
+def _built_in_model(path: Path) -> BuiltInModel | None:
+    """The MXNet built-in's model at `path`; None where something else is there."""
+    if PurePosixPath(SYMBOL_FILE) not in file_names(path):  # before anything is unpacked
+        return None
+    with unpacked(path) as folder:
+        return read_built_in(folder)
 
 
 def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from image_classification import backends
 from image_classification.contract import environment
@@ -34,8 +33,8 @@ def run_in_processes(
         AlgorithmError: the processes were killed before they could say why.
     """
     wanted = environment.PROCESSES.read_integer(0)
-    if environment.local_place() is not None or wanted == 1 or not (wanted or _has_several_gpus()):
-        return None
+    if environment.local_place() is not None or (wanted or environment.gpu_count()) <= 1:
+        return None  # before the framework is asked, which takes seconds to load
     request = read_request(paths, overrides)
     launcher = backends.launcher(request.settings.backend)
     count = (wanted or launcher.device_count()) if launcher else 1
@@ -51,11 +50,6 @@ def run_in_processes(
             "the processes that train on this host were killed, perhaps for want of memory"
         )
     return code
-
-
-def _has_several_gpus() -> bool:
-    """Whether it is worth asking the framework, which takes seconds to load."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*"))) > 1
 
 
 def _can_be_divided(request: JobRequest, count: int) -> bool:

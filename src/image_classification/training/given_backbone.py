@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from image_classification import backends
-from image_classification.archive import unpack
+from image_classification.archive import unpacked
 from image_classification.backends.base import Backbone
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.hyperparameters import Value
@@ -65,9 +64,5 @@ def given_folder(backbone: Backbone, channel: ChannelInput | None) -> Iterator[P
     path = model_path(channel)
     if is_artifact(path):
         raise no_start(backbone.name)
-    if path.is_dir():
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        unpack(path, Path(folder))
-        yield Path(folder)
+    with unpacked(path) as folder:
+        yield folder

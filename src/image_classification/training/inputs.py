@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
-from image_classification.data.labels import LABELS_FILE, LabelMap
+from image_classification.data.labels import LabelMap
 from image_classification.data.samples import IntArray
 from image_classification.data.sources import Source
 from image_classification.data.sources.stream import StreamSource
@@ -178,11 +177,15 @@ def _open(channels: Mapping[str, ChannelInput], name: str, expected: Expected) -
     return open_channel(channel, channels.get(name + LIST_SUFFIX), expected)[0]
 
 
+def class_counts(source: Source, classes: int) -> IntArray:
+    """int64 (classes,): samples of each class, or with each label."""
+    if source.multi_hot is not None:
+        return np.asarray(source.multi_hot.sum(axis=0, dtype=np.int64))
+    return np.bincount(source.class_indices, minlength=classes)
+
+
 def _log_counts(name: str, source: Source, labels: LabelMap) -> None:
-    if source.multi_hot is None:
-        counts = np.bincount(source.class_indices, minlength=len(labels))
-    else:
-        counts = source.multi_hot.sum(axis=0, dtype=np.int64)
+    counts = class_counts(source, len(labels))
     _logger.info(
         "Channel %s: %d images, %d classes, %d to %d images per class",
         name,
@@ -191,16 +194,6 @@ def _log_counts(name: str, source: Source, labels: LabelMap) -> None:
         int(counts.min()),
         int(counts.max()),
     )
-
-
-def check_labels(directory: Path, labels: LabelMap) -> None:
-    """Refuse records whose own labels.json gives the class numbers other names than `labels`."""
-    path = directory / LABELS_FILE
-    if path.is_file() and (own := LabelMap.read(path)) != labels:
-        raise DataError(
-            f"{path}: the class numbers of these records mean {list(own.names)[:20]}, those of the "
-            f"model {list(labels.names)[:20]}; pack them with one label map"
-        )
 
 
 def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:

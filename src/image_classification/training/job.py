@@ -141,15 +141,15 @@ def _observers(request: JobRequest, earlier: History) -> list[EpochObserver]:
 def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     write_predictions(paths.output_data / PREDICTIONS_FILE, results)
     artifact = write_results(paths.model, results, engine)
-    history = results.history
+    history, fitted = results.history, results.calibration
+    served = "" if fitted.reason else f" ({fitted.loss_after:.6f} as served, calibrated)"
     _logger.info(
-        "The best epoch was %d with validation %s %.6f and loss %.6f (%.6f as served, calibrated); "
-        "artifact in %s",
+        "The best epoch was %d with validation %s %.6f and loss %.6f%s; artifact in %s",
         history.best_epoch + 1,
         history.metric,
         history.accuracies[history.best_epoch],
-        results.calibration.loss_before,
-        results.calibration.loss_after,
+        fitted.loss_before,
+        served,
         paths.model,
     )
     return artifact

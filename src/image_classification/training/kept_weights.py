@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from image_classification.backends.base import AVERAGE_PREFIX, WEIGHT_PREFIX, State
+from image_classification.training.checkpoint import History
+from image_classification.training.epoch_progress import EpochProgress
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,19 @@ def evaluated_weights(state: State) -> State:
     if averages:
         return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
     return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}
+
+
+def last_weights(state: State, history: History, progress: EpochProgress | None) -> LastWeights:
+    """Those of an engine's state at the end of training.
+
+    Args:
+        state: of the engine.
+        history: the epochs that count, one at least.
+        progress: of the epoch begun last, which a stop may have kept out of `history`; None where
+            this process began none.
+    """
+    weights = evaluated_weights(state)
+    if progress is not None and progress.epoch == len(history.epochs):
+        return LastWeights(weights, progress.epoch, progress.step)
+    record = history.epochs[-1]
+    return LastWeights(weights, record.epoch, record.cut_after)

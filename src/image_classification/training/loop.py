@@ -22,7 +22,7 @@ from image_classification.training.checkpoint import (
 from image_classification.training.divergence import check_finite
 from image_classification.training.epoch_progress import EpochProgress
 from image_classification.training.evaluation import Outcomes
-from image_classification.training.kept_weights import LastWeights, evaluated_weights
+from image_classification.training.kept_weights import LastWeights, evaluated_weights, last_weights
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.resuming import (
     continued_epoch,
@@ -119,7 +119,7 @@ class Loop:
             if not self._run_epoch(progress):
                 break
         if self.settings.keep_last_weights:
-            self.last_weights = self._last(progress)
+            self.last_weights = last_weights(self.engine.state(), self.history, progress)
         if self.best_weights:
             self.engine.load_state(self.best_weights)
 
@@ -133,14 +133,6 @@ class Loop:
         """Every sample of a loader once, None if stopped; UserError if numbers are not finite."""
         epoch = len(self.history.epochs)
         return self._validation.outcomes_of(loader, epoch, self.should_stop)
-
-    def _last(self, progress: EpochProgress | None) -> LastWeights:
-        """The weights of now: of the last epoch that counts, or of one that a stop cut short."""
-        weights = evaluated_weights(self.engine.state())
-        if progress is not None and progress.epoch == len(self.history.epochs):
-            return LastWeights(weights, progress.epoch, progress.step)
-        record = self.history.epochs[-1]
-        return LastWeights(weights, record.epoch, record.cut_after)
 
     def _run_epoch(self, progress: EpochProgress) -> bool:
         """Train and validate one epoch; whether the job goes on."""

@@ -13,7 +13,7 @@ from image_classification.contract.environment import Cluster
 from image_classification.contract.failure import note_failure, report_failure
 from image_classification.errors import AlgorithmError
 from image_classification.training.lifeline import GRACE_SECONDS, HostLostError, Lifeline
-from image_classification.training.process_group import meeting_host
+from image_classification.training.process_group import meeting_host, place_of
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
     Raises:
         ImageClassificationError: of a host that was lost, where this process failed for that.
     """
-    number, count = environment.local_place() or (0, 1)
+    rank, count = place_of(cluster)
     if len(cluster.hosts) * count == 1:
         yield
         return
@@ -43,7 +43,6 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
         for host in cluster.hosts
         for local in range(count)
     ]
-    rank = cluster.hosts.index(cluster.current_host) * count + number
     address = meeting_host(cluster), environment.MASTER_PORT.read_integer(1) + 1
     lifeline = Lifeline(rank, names, address, note, end)
     try:

@@ -6,13 +6,12 @@ archive: `1/saved_model.pb` beside `1/variables`. Nothing of it is loaded here.
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from image_classification.archive import file_names
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.channels import ChannelInput
-from image_classification.errors import ArtifactError, ChannelError
+from image_classification.errors import ChannelError
 
 _SAVED_MODEL_FILES = {"saved_model.pb", "saved_model.pbtxt"}
 
@@ -51,15 +50,3 @@ def is_saved_model(path: Path) -> bool:
 def is_artifact(path: Path) -> bool:
     """Whether there is an artifact of ours at `path`; ArtifactError as for `is_saved_model`."""
     return any(name == PurePosixPath(MANIFEST_FILE) for name in file_names(path))
-
-
-def file_names(path: Path) -> Iterator[PurePosixPath]:
-    """Relative paths of the files in a folder or an archive; ArtifactError if it is damaged."""
-    if path.is_dir():
-        yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
-        return
-    try:
-        with tarfile.open(path) as tar:
-            yield from (PurePosixPath(member.name) for member in tar)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ArtifactError(f"{path}: not a usable model.tar.gz: {error}") from error

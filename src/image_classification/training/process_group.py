@@ -7,9 +7,7 @@ saves. The others learn its decisions through sums over the ranks, the one thing
 from __future__ import annotations
 
 import logging
-import socket
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,34 +16,33 @@ import numpy as np
 from image_classification.backends.base import Engine, World
 from image_classification.contract import environment
 from image_classification.contract.environment import Cluster
-from image_classification.errors import AlgorithmError
-
-NAME_TIMEOUT_SECONDS = 300.0
-"""How long the other hosts' names may take to resolve: they start at different times."""
 
 _logger = logging.getLogger(__name__)
 
 
 def world_of(cluster: Cluster) -> World:
-    """This process among those of the cluster's hosts; waits until their names resolve.
+    """This process among those of the cluster's hosts, and where they meet.
 
-    Raises:
-        AlgorithmError: a host's name does not resolve within NAME_TIMEOUT_SECONDS.
+    They start at different times, and a name may resolve late: who waits for them, and how long, is
+    `lifeline`'s.
     """
     threads, hosts = environment.framework_threads(), cluster.hosts
-    number, count = environment.local_place() or (0, 1)
+    rank, count = place_of(cluster)
     if len(hosts) * count == 1:
         return World(threads=threads)
-    host = hosts.index(cluster.current_host)
     if len(hosts) > 1:
-        _await_names(hosts)
-        _logger.info("This is host %d of %d: %s", host + 1, len(hosts), cluster.current_host)
+        host = hosts.index(cluster.current_host) + 1
+        _logger.info("This is host %d of %d: %s", host, len(hosts), cluster.current_host)
     interface = cluster.network_interface
     if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
         environment.use_network_interface(interface)
-    return World(
-        host * count + number, len(hosts) * count, threads, _addresses(cluster, count), count
-    )
+    return World(rank, len(hosts) * count, threads, _addresses(cluster, count), count)
+
+
+def place_of(cluster: Cluster) -> tuple[int, int]:
+    """(rank of this process, processes on each host): ranks run over a host's, host after host."""
+    number, count = environment.local_place() or (0, 1)
+    return cluster.hosts.index(cluster.current_host) * count + number, count
 
 
 def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
@@ -62,28 +59,6 @@ def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
 def meeting_host(cluster: Cluster) -> str:
     """The address of the first process; that of a host alone need not resolve."""
     return cluster.hosts[0] if len(cluster.hosts) > 1 else "127.0.0.1"
-
-
-def _await_names(hosts: Sequence[str]) -> None:
-    deadline = time.monotonic() + NAME_TIMEOUT_SECONDS
-    for host in hosts:
-        pause = 0.2
-        while not _resolves(host):
-            if time.monotonic() > deadline:
-                raise AlgorithmError(
-                    f"the name of host {host} did not resolve within {NAME_TIMEOUT_SECONDS:.0f} s: "
-                    "did it start, and may the hosts of this job reach one another?"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
-
-
-def _resolves(host: str) -> bool:
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,9 @@ from image_classification.training import report
 from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
-from image_classification.training.inputs import Inputs
+from image_classification.training.inputs import Inputs, class_counts
 from image_classification.training.kept_weights import LastWeights
 from image_classification.training.settings import Settings
-from image_classification.training.sharding import class_counts
 
 _logger = logging.getLogger(__name__)
 

@@ -52,14 +52,17 @@ def run_script(paths: JobPaths, given: Mapping[str, object], script: Script) -> 
     named = ", ".join(sorted(hyperparameters)) or "none"
     _logger.info("Running %s; its hyperparameters: %s", script.program, named)  # never the values
     interpreter = sys.executable if program.suffix == ".py" else "/bin/sh"
-    added = variables(paths, given, script, code, _gpu_count())
+    added = variables(paths, given, script, code, environment.gpu_count())
+    success = paths.failure.with_name("success")
+    for earlier in (paths.failure, success):  # they would pass for this start's
+        earlier.unlink(missing_ok=True)
     exit_code, last = _run(
         [interpreter, script.program, *arguments(hyperparameters)],
         code,
         environment.with_python_path(code, added),
     )
     if exit_code == 0:
-        write_text(paths.failure.with_name("success"), "")
+        write_text(success, "")
     elif not paths.failure.exists():
         write_text(paths.failure, _reason(script, exit_code, last))
     return exit_code
@@ -174,8 +177,3 @@ def _install_requirements(code: Path) -> None:
         raise UserError(
             f"requirements.txt beside the script cannot be installed (it needs a network): {last}"
         )
-
-
-def _gpu_count() -> int:
-    """NVIDIA's device files, so that no framework is loaded for it."""
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from image_classification.data.labels import LabelMap
+from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.ordered_work import in_order
 from image_classification.data.samples import FloatArray
 from image_classification.data.sources import Source
@@ -17,7 +17,6 @@ from image_classification.data.sources.records import RecordSource
 from image_classification.errors import DataError, ImageError
 from image_classification.training.channel_sources import record_files
 from image_classification.training.evaluation import Outcomes
-from image_classification.training.inputs import check_labels
 
 
 class _Prediction(Protocol):
@@ -40,7 +39,7 @@ def open_labelled(path: Path, labels: LabelMap, is_multi_label: bool = False) ->
     files = [path] if path.is_file() else record_files(path)
     if files:
         source: Source = RecordSource(files, is_multi_label=is_multi_label)
-        check_labels(path if path.is_dir() else path.parent, labels)
+        _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
         raise DataError(f"{path}: the model has several labels an image; give it .rec files")
     elif path.is_dir():
@@ -60,6 +59,16 @@ def open_labelled(path: Path, labels: LabelMap, is_multi_label: bool = False) ->
             f"{len(labels)} classes"
         )
     return source
+
+
+def _check_labels(directory: Path, labels: LabelMap) -> None:
+    """Refuse records whose own labels.json gives the class numbers other names than `labels`."""
+    path = directory / LABELS_FILE
+    if path.is_file() and (own := LabelMap.read(path)) != labels:
+        raise DataError(
+            f"{path}: the class numbers of these records mean {list(own.names)[:20]}, those of the "
+            f"model {list(labels.names)[:20]}; pack them with one label map"
+        )
 
 
 def predict_source(

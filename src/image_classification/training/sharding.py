@@ -12,10 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from image_classification.data.samples import IntArray
-from image_classification.data.sources import Source
 from image_classification.errors import UserError
-from image_classification.training.inputs import Inputs, WholeTraining
+from image_classification.training.inputs import Inputs, WholeTraining, class_counts
 from image_classification.training.process_group import ProcessGroup
 from image_classification.training.settings import Settings
 
@@ -53,13 +51,6 @@ def _with_all_parts(inputs: Inputs, group: ProcessGroup) -> Inputs:
     counts = group.engine.all_reduce(class_counts(own, len(inputs.labels)).astype(np.float64))
     whole = WholeTraining(int(sum(sizes)), int(max(sizes)), counts.astype(np.int64))
     return replace(inputs, whole=whole)
-
-
-def class_counts(source: Source, classes: int) -> IntArray:
-    """int64 (classes,): samples of each class, or with each label."""
-    if source.multi_hot is not None:
-        return np.asarray(source.multi_hot.sum(axis=0, dtype=np.int64))
-    return np.bincount(source.class_indices, minlength=classes)
 
 
 def own_seed(seed: int, rank: int) -> int:

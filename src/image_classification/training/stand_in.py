@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from image_classification import backends
-from image_classification.artifact import MANIFEST_FILE, open_artifact
+from image_classification.artifact import open_artifact
 from image_classification.backends.pretrained import has_weights
 from image_classification.backends.shared_backbones import LARGE_DEPTHS
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
-from image_classification.training.model_channel import file_names, model_path
+from image_classification.training.model_channel import is_artifact, model_path
 
 STAND_IN = "efficientnet_lite0"
 
@@ -68,7 +68,7 @@ def replaced_backbone(
 
 def _of_artifact(path: Path, asked: str) -> tuple[str, str] | None:
     """Only an artifact of ours says what it stands in for."""
-    if PurePosixPath(MANIFEST_FILE) not in file_names(path):
+    if not is_artifact(path):
         return None
     with open_artifact(path) as artifact:
         earlier = artifact.manifest.get("hyperparameters", {})

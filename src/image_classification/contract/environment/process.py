@@ -36,6 +36,11 @@ def framework_threads() -> int:
     return min(cpu_count(), OMP_NUM_THREADS.read_integer(1, given))
 
 
+def gpu_count() -> int:
+    """NVIDIA GPUs of this machine, ≥ 0, by their device files: no framework is loaded for it."""
+    return sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
 def _cgroup_cpus() -> int:
     """CPUs allowed by the container's quota (cgroup v2, then v1); a large number without one."""
     unlimited = 1_000_000

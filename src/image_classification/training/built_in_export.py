@@ -1,64 +1,25 @@
-"""Models of the closed MXNet built-in: where a job starts from, or artifacts of ours.
+"""A model of the closed MXNet built-in as an artifact of ours, which our server answers from.
 
-In: its `model.tar.gz`, or the folder it was unpacked to. Out: a `BuiltInModel`, or the artifact
-that our server answers from. Neither needs MXNet.
+In: its `model.tar.gz`, or the folder it was unpacked to. MXNet is not needed.
 """
 
 from __future__ import annotations
 
 import logging
-import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from image_classification import artifact as artifacts
 from image_classification import backends
-from image_classification.archive import unpack
+from image_classification.archive import unpacked
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.backends.mxnet_archive import (
-    SYMBOL_FILE,
-    BuiltInModel,
-    is_built_in,
-    read_built_in,
-)
+from image_classification.backends.mxnet_archive import read_built_in
 from image_classification.contract import environment
 from image_classification.data.labels import LabelMap
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.errors import ArtifactError, DataError
+from image_classification.errors import DataError
 from image_classification.training.results import description_of, engine_writers
 
 _logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-    """The folder at `path`, or of the archive at `path` while the block runs."""
-    if path.is_dir():
-        yield path
-        return
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected a model.tar.gz or a folder, found nothing")
-    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        unpack(path, Path(folder))
-        yield Path(folder)
-
-
-def built_in_model(path: Path) -> BuiltInModel | None:
-    """The built-in's model at `path`; None where something else is there."""
-    if path.is_file() and not _names_built_in(path):  # before anything is unpacked
-        return None
-    with unpacked(path) as folder:
-        return read_built_in(folder) if is_built_in(folder) else None
-
-
-def _names_built_in(archive: Path) -> bool:
-    try:
-        with tarfile.open(archive) as tar:
-            return any(Path(name) == Path(SYMBOL_FILE) for name in tar.getnames())
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ArtifactError(f"{archive}: not a usable model.tar.gz: {error}") from error
 
 
 def export_built_in(
