@@ -6,6 +6,8 @@ In: tensors of this rank. Out: the same tensors, summed or averaged in place ove
 from __future__ import annotations
 
 import gc
+import socket
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -15,10 +17,9 @@ from torch import distributed
 from image_classification.backends.base import World
 from image_classification.errors import AlgorithmError
 
-_MEETING_TIMEOUT = timedelta(minutes=15)
-_SUM_TIMEOUT = timedelta(days=5)
-"""The others wait in a sum while the first rank validates and saves; who watches for lost ranks is
-the core (`training/lifeline`)."""
+_FOREVER = timedelta(days=5)
+"""The others wait in a sum while the first rank validates and saves, or for a host whose data is
+still on its way; who watches for lost ranks is the core (`training/lifeline`)."""
 
 
 class Ranks:
@@ -74,18 +75,30 @@ class Ranks:
 
 
 def _meet(world: World, backend: str) -> None:
-    """Join the process group; a rank that never comes ends the wait, a slow validation does not."""
+    """Join the process group when every rank has come."""
     host, _, port = world.addresses[0].rpartition(":")
+    if world.rank > 0:
+        _await_first(host, int(port))
     store = distributed.TCPStore(
-        host,
-        int(port),
-        world.size,
-        is_master=world.rank == 0,
-        timeout=_MEETING_TIMEOUT,
+        host, int(port), is_master=world.rank == 0, timeout=_FOREVER, wait_for_workers=False
     )
+    store.set(f"rank {world.rank}", "has come")
+    while not store.check([f"rank {rank}" for rank in range(world.size)]):
+        time.sleep(0.1)
     distributed.init_process_group(
-        backend, store=store, rank=world.rank, world_size=world.size, timeout=_SUM_TIMEOUT
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=_FOREVER
     )
+
+
+def _await_first(host: str, port: int) -> None:
+    """The first rank may begin later than this one; PyTorch's own wait hears no signals."""
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5.0).close()
+        except OSError:  # also a name that does not resolve yet
+            time.sleep(0.5)
+        else:
+            return
 
 
 def device_of(world: World) -> torch.device:
