@@ -104,7 +104,7 @@ class _TensorFlowEngine:
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
-        self._is_new_update = True
+        self._is_new_update, self._has_weight = True, False  # of any batch of the update so far
         self.device = "cpu" if "CPU" in self._device else self._device.strip("/").lower()
         counts = {name: int(np.prod(weight.shape)) for name, weight in self._model.weights.items()}
         learns = {name for name, weight in self._model.weights.items() if weight.learns}
@@ -121,20 +121,20 @@ class _TensorFlowEngine:
         """
         samples = step_samples(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
+        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
         self._model.trunk.start_step(self._entropy())
         with tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last and not samples.has_weight:
-                loss, logits = tf.constant(0.0), self._model.logits(tf.constant(inputs[0]))
-            elif self._is_new_update and update.is_last:
+            if self._is_new_update and update.is_last and samples.has_weight:
                 loss, logits = self._step.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
                     self._step.start_gathering()
-                loss, logits = self._step.add(*inputs)
-                if update.is_last:
+                add = self._step.add if samples.has_weight else self._step.add_empty
+                loss, logits = add(*inputs)
+                if update.is_last and self._has_weight:
                     self._step.finish(*rates)
-        self._optimizer.has_updated |= update.is_last
+        self._optimizer.has_updated |= update.is_last and self._has_weight
         self._is_new_update = update.is_last
         self._steps += 1
         return _Step(loss, logits, samples)
