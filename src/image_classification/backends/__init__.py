@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -22,7 +24,7 @@ from image_classification.backends.base import (
     State,
     World,
 )
-from image_classification.errors import BackendError
+from image_classification.errors import BackendError, ImageClassificationError
 
 _DISTRIBUTION = "sagemaker-image-classification"
 
@@ -84,18 +86,38 @@ def load(name: str) -> EngineModule:
         BackendError: the name is unknown, or its framework is not installed or cannot be loaded.
     """
     _require(name)
-    try:
+    with import_errors(f"backend {name!r} needs its framework", name):
         return cast(EngineModule, importlib.import_module(f"{__name__}.{name}.engine"))
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # also builds for other machines
-        if (getattr(error, "name", None) or "").startswith("image_classification"):
+
+
+@contextmanager
+def import_errors(need: str, extra: str, beside: str = "") -> Iterator[None]:
+    """While the block imports, whatever is wrong with a library becomes a BackendError.
+
+    Builds for other machines or other versions of NumPy, missing libraries of the system and half
+    an installation have no error in common; what is raised by a line of ours stays as it is.
+
+    Args:
+        need: who needs which library: the beginning of the message.
+        extra: what installs it.
+        beside: what it must be installed with.
+
+    Raises:
+        BackendError: a library is not installed or cannot be loaded.
+    """
+    try:
+        yield
+    except (ImageClassificationError, MemoryError):
+        raise
+    except Exception as error:
+        *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+        cause = error.name if isinstance(error, ImportError) else frame.f_globals["__name__"]
+        if (cause or "").startswith("image_classification"):
             raise
+        install = f"install it with {beside}" if beside else "install it"
         raise BackendError(
-            f"backend {name!r} needs a framework that could not be imported ({error}); "
-            f"install it: pip install '{_DISTRIBUTION}[{name}]'"
+            f"{need}, which could not be imported ({type(error).__name__}: {error}); "
+            f"{install}: pip install '{_DISTRIBUTION}[{extra}]'"
         ) from error
 
 

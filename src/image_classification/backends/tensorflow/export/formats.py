@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.onnx_check import TOLERANCE, Predict, probabilities_of
 from image_classification.backends.tensorflow.export.image_bytes import prepared
@@ -92,9 +93,10 @@ def _write_saved_model(
 
 
 def _write_keras(path: Path, classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
-    import keras
+    with import_errors("format 'keras' needs Keras", "tensorflow"):
+        import keras
 
-    from image_classification.backends.tensorflow.export.keras_model import keras_model
+        from image_classification.backends.tensorflow.export.keras_model import keras_model
 
     keras_model(classifier, spec, temperature).save(path)
     read = keras.saving.load_model(path, compile=False, safe_mode=True)

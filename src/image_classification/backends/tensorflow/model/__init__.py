@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec, State
 from image_classification.backends.initial_weights import initial_tensor
 from image_classification.backends.tensorflow import keras_families
@@ -105,7 +106,8 @@ def _trunk(spec: ModelSpec) -> Trunk:
     if not spec.backbone.startswith(keras_families.PREFIX):
         return SharedTrunk(spec)
     # Here: Keras takes two seconds to import.
-    from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
+    with import_errors(f"backbone {spec.backbone!r} needs Keras", "tensorflow"):
+        from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
 
     return KerasTrunk(spec)
 
