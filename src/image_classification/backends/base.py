@@ -24,6 +24,8 @@ State = dict[str, npt.NDArray[np.generic]]
 WEIGHT_PREFIX = "weight/"
 OPTIMIZER_PREFIX = "optimizer/"
 AVERAGE_PREFIX = "average/"
+STEPS = OPTIMIZER_PREFIX + "steps"
+"""Of a state: how many batches the engine has taken, int64 scalar."""
 
 
 @dataclass(frozen=True)

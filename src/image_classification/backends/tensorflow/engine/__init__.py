@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from image_classification.backends.base import (
     AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
+    STEPS,
     WEIGHT_PREFIX,
     WHOLE_UPDATE,
     Engine,
@@ -29,6 +29,7 @@ from image_classification.backends.base import (
     World,
 )
 from image_classification.backends.dropout import kept_features
+from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.tensorflow import model
 from image_classification.backends.tensorflow.engine.device import prepare_device
@@ -43,8 +44,6 @@ from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError, BackendError
 
 __all__ = ["build", "pretrained_state"]
-
-_STEPS = OPTIMIZER_PREFIX + "steps"
 
 
 @memory_errors()
@@ -91,7 +90,7 @@ class _TensorFlowEngine:
     """See `backends/base.py` for the protocol."""
 
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
-        self._spec, self._rank, self._steps = spec, world.rank, 0
+        self._spec, self._settings, self._rank, self._steps = spec, settings, world.rank, 0
         self._device = prepare_device(world)
         with tf.device(self._device):
             self._model = model.build(spec)
@@ -160,7 +159,7 @@ class _TensorFlowEngine:
                 state.update({prefix + name: array for name, array in arrays.items()})
         state.update(self._optimizer.state())
         state.update(self._precision.state())
-        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        state[STEPS] = np.array(self._steps, dtype=np.int64)
         return state
 
     def load_state(self, state: State) -> None:
@@ -170,28 +169,16 @@ class _TensorFlowEngine:
         part the optimiser and the step count start afresh.
 
         Raises:
-            ArtifactError: a tensor or a slot that does not fit; `checked_weights` and
-                `checked_slots` say which.
+            ArtifactError: a tensor or a slot that does not fit; see `checked_state`.
         """
-        parts = {prefix: _part(state, prefix) for prefix in (WEIGHT_PREFIX, AVERAGE_PREFIX)}
-        slots = _part(state, OPTIMIZER_PREFIX)
-        steps = slots.pop(_STEPS, None)
-        backbone = self._spec.backbone
-        weights = model.fitting(self._model, parts[WEIGHT_PREFIX], backbone)
-        averages: State = {}
-        if self._average is not None and parts[AVERAGE_PREFIX]:
-            named = {
-                WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
-                for key, value in parts[AVERAGE_PREFIX].items()
-            }
-            averages = model.fitting(self._average, named, backbone)
-        self._precision.take_state(slots)
-        checked = self._optimizer.checked(slots)
-        self._model.assign(weights)
+        learned, shapes = learning(self._model, self._spec), self._model.shapes()
+        checked = checked_state(state, shapes, learned, self._spec, self._settings)
+        self._model.assign(checked.weights)
         if self._average is not None:
-            self._average.assign(self._model.state() | averages)
-        self._optimizer.load(checked)
-        self._steps = 0 if steps is None else int(steps)
+            self._average.assign(self._model.state() | checked.averages)
+        self._optimizer.load(checked.slots)
+        self._precision.load(state)
+        self._steps = checked.steps
         self._is_new_update = True
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
@@ -239,7 +226,3 @@ class _TensorFlowEngine:
             raise AlgorithmError(
                 f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
             )
-
-
-def _part(state: State, prefix: str) -> State:
-    return {key: value for key, value in state.items() if key.startswith(prefix)}

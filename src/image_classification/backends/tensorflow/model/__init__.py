@@ -18,7 +18,6 @@ from image_classification.backends.tensorflow import keras_families
 from image_classification.backends.tensorflow.model.saved_model_trunk import SavedModelTrunk
 from image_classification.backends.tensorflow.model.shared import SharedTrunk
 from image_classification.backends.tensorflow.model.weight import DENSE, Weight, new_weight
-from image_classification.backends.weights_check import checked_weights
 
 
 class Trunk(Protocol):
@@ -110,8 +109,3 @@ def _trunk(spec: ModelSpec) -> Trunk:
         from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
 
     return KerasTrunk(spec)
-
-
-def fitting(classifier: Classifier, state: State, backbone: str) -> State:
-    """The arrays of `weight/<name>` to assign; see `checked_weights` for the head and errors."""
-    return checked_weights(state, classifier.shapes(), backbone)
