@@ -11,6 +11,7 @@ import pytest
 
 from image_classification import backends
 from image_classification.backends.initial_weights import initial_tensor
+from image_classification.cli import main
 from image_classification.contract import environment
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import BackendError
@@ -37,6 +38,16 @@ def test_an_image_made_for_an_unknown_backend_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setenv(environment.BACKEND.name, "tensorflw")
     with pytest.raises(BackendError, match="did you mean 'tensorflow'"):
         backend_of("tensorflow", {})
+
+
+def test_a_format_belongs_to_its_backend_and_an_unknown_one_is_answered_with_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert backends.of_format("saved_model") == backends.of_format("keras") == "tensorflow"
+    arguments = ["--model", str(tmp_path), "--format", "saved_modle", "--output", "x"]
+    assert main(["export", *arguments]) == 2
+    message = "did you mean 'saved_model'? Formats: saved_model, keras"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from image_classification.backends.base import (
     State,
     World,
 )
+from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import BackendError, ImageClassificationError
 
 _DISTRIBUTION = "sagemaker-image-classification"
@@ -52,6 +53,21 @@ class EngineModule(Protocol):
 
     def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
         """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
+        ...
+
+
+class FormatWriter(Protocol):
+    """What an engine offers besides, where the backend's `catalog.py` has FORMATS of its own."""
+
+    def write_format(
+        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
+    ) -> None:
+        """Write the model, whole or not at all; its logits are divided by `temperature` (> 0).
+
+        Raises:
+            BackendError: the backbone has no such form.
+            UsageError: something is at `path` already.
+        """
         ...
 
 
@@ -119,6 +135,20 @@ def import_errors(need: str, extra: str, beside: str = "") -> Iterator[None]:
             f"{need}, which could not be imported ({type(error).__name__}: {error}); "
             f"{install}: pip install '{_DISTRIBUTION}[{extra}]'"
         ) from error
+
+
+def of_format(name: str) -> str:
+    """The backend that a model format is of; BackendError with the formats there are."""
+    owners = {
+        format_name: backend
+        for backend in names()
+        for format_name in getattr(catalog(backend), "FORMATS", ())
+    }
+    if name not in owners:
+        raise BackendError(
+            f"there is no format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
+        )
+    return owners[name]
 
 
 def launcher(name: str) -> Launcher | None:

@@ -61,17 +61,6 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     return _TensorFlowEngine(spec, optimizer, world)
 
 
-def write_format(
-    engine: _TensorFlowEngine,
-    name: str,
-    path: Path,
-    temperature: float,
-    preprocessing: Preprocessing,
-) -> None:
-    """Write an engine's model as `saved_model` or `keras`; see `export/formats` for errors."""
-    engine.write_format(name, path, temperature, preprocessing)
-
-
 @dataclass(frozen=True)
 class _Step:
     """A step whose numbers may still be on the device."""
@@ -188,7 +177,7 @@ class _TensorFlowEngine:
     def write_format(
         self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
     ) -> None:
-        """Write TensorFlow's own formats: see `export/formats`."""
+        """Write one of the catalog's FORMATS: see `export/formats`."""
         parts = (self._evaluated, self._spec, temperature, preprocessing, self.predict_step)
         formats.write_format(name, path, *parts)
 

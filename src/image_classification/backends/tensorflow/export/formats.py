@@ -21,9 +21,7 @@ from image_classification.backends.tensorflow.export.traced import probabilities
 from image_classification.backends.tensorflow.model import Classifier
 from image_classification.data.files import PARTIAL_SUFFIX
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.errors import AlgorithmError, BackendError, UsageError
-
-FORMATS = ("saved_model", "keras")
+from image_classification.errors import AlgorithmError, UsageError
 
 
 def write_format(
@@ -42,12 +40,10 @@ def write_format(
     `.keras` file takes the images and loads with `safe_mode=True`.
 
     Raises:
-        BackendError: no such format, or the backbone has no such form.
+        BackendError: the backbone has no such form.
         UsageError: something is at `path` already.
         AlgorithmError: what was written answers otherwise than the model.
     """
-    if name not in FORMATS:
-        raise BackendError(f"there is no format {name!r}: choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise UsageError(f"{path} exists already: name a new place for the {name} export")
     path.parent.mkdir(parents=True, exist_ok=True)
