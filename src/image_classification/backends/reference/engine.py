@@ -37,7 +37,7 @@ from image_classification.backends.reference.model import Classifier, Pass, head
 from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError, BackendError
+from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -97,7 +97,8 @@ class _ReferenceEngine:
     ) -> _Step:
         """The gradients of one batch and, if it is the update's last, the update."""
         samples = step_samples(batch.weights)
-        images = self._checked(batch.images)[samples.indices]
+        self._spec.check_images(batch.images)
+        images = batch.images[samples.indices]
         if self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
         else:
@@ -116,8 +117,9 @@ class _ReferenceEngine:
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode."""
+        self._spec.check_images(images)
         tensors = self._evaluated
-        logits = head(self._model.features(self._checked(images), tensors), tensors)
+        logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -195,14 +197,6 @@ class _ReferenceEngine:
             for name, average in self._average.items():
                 mixed = average_decay * average + (1 - average_decay) * tensors[name]
                 self._average[name] = mixed.astype(np.float32)
-
-    def _checked(self, images: UInt8Array) -> UInt8Array:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
-        return images
 
 
 def _as_float32(arrays: Mapping[str, Array]) -> dict[str, FloatArray]:

@@ -41,7 +41,7 @@ from image_classification.backends.tensorflow.engine.step import Step, learning
 from image_classification.backends.tensorflow.export import export, formats
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError, BackendError
+from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -130,7 +130,7 @@ class _TensorFlowEngine:
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
-        self._check_shape(images)
+        self._spec.check_images(images)
         with tf.device(self._device):
             logits: FloatArray = self._logits(images).numpy()
         return logits
@@ -193,7 +193,7 @@ class _TensorFlowEngine:
         return self._average or self._model
 
     def _inputs(self, batch: Batch, samples: StepSamples, share: float) -> tuple[Any, ...]:
-        self._check_shape(batch.images)
+        self._spec.check_images(batch.images)
         images = batch.images if samples.is_everyone else batch.images[samples.indices]
         targets = np.asarray(batch.targets, np.float32)[samples.indices]
         shape = (len(images), self._model.trunk.width)
@@ -208,10 +208,3 @@ class _TensorFlowEngine:
     def _entropy(self) -> int:
         mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
         return int(mixed.generate_state(1)[0])
-
-    def _check_shape(self, images: UInt8Array) -> None:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )

@@ -42,7 +42,6 @@ from image_classification.backends.torch.engine.precision import precision_of
 from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -232,11 +231,7 @@ class _TorchEngine:
         return [tensor for name, tensor in self._model.tensors() if ".running_" in name]
 
     def _images(self, images: UInt8Array, samples: StepSamples | None = None) -> torch.Tensor:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
+        self._spec.check_images(images)
         if samples is None or samples.is_everyone:
             return self._tensor(images)
         return self._tensor(images[samples.indices])
