@@ -82,8 +82,10 @@ def test_a_head_of_another_width_stays_fresh(subject: str, spec: object) -> None
 
 
 def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(subject: str) -> None:
-    engine = build(subject, RESNET)
+    engine = build(subject, dataclasses.replace(RESNET, averages_weights=True))
     before = engine.state()
+    spoilt = {key: value + 1 for key, value in before.items()}
+    spoilt["average/final.bn.bias"] = np.zeros(7, np.float32)
     missing = dict(before)
     del missing["weight/stage2.block1.conv1.weight"]
     adam = build("reference", RESNET, name="adam")
@@ -92,6 +94,7 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(subject: str) 
     for state, message in (
         (missing, r"'stage2.block1.conv1.weight' should be \(32, 16, 3, 3\) and is absent"),
         (deeper, "should be absent and is"),
+        (spoilt, r"'final.bn.bias' should be \(64,\) and is \(7,\)"),
         (adam.state(), "resume with the settings of the checkpoint"),
     ):
         with pytest.raises(ArtifactError, match=message):

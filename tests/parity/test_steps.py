@@ -168,15 +168,44 @@ def test_twenty_steps_from_the_same_seed_stay_together(subject: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-2)
 
 
+def without_weight(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
+def test_a_batch_without_a_sample_of_weight_adds_nothing_to_its_update(
+    subject: str, spec: ModelSpec, place: int
+) -> None:
+    """Its part of the head's penalty apart: its share is among those that add to 1."""
+    engines = pair(subject, spec, head_l2=0.1)
+    before = engines[1].state()
+    for seed, update in enumerate((Update(0.25, False), Update(0.5, False), Update(0.25, True))):
+        batch = make_batch(spec, seed=seed)
+        if seed == place:
+            batch = without_weight(batch)
+        for engine in engines:
+            loss, _ = engine.train_step(batch, 0.01, update).fetch()
+            assert (loss == 0) == (seed == place)
+    assert_same_change(engines[0].state(), engines[1].state(), before)
+
+
+@pytest.mark.parametrize("updates", [[WHOLE], [Update(0.5, False), Update(0.5)]], ids=len)
+@pytest.mark.parametrize("has_trained", [True, False])
 @pytest.mark.parametrize("engine", ["subject", "reference"])
-def test_an_update_without_a_sample_of_weight_changes_nothing(subject: str, engine: str) -> None:
-    """Not even by momentum, which would move the weights on."""
-    trained = build(subject if engine == "subject" else engine, RESNET)
-    trained.train_step(make_batch(RESNET), 0.01).fetch()
+def test_an_update_without_a_sample_of_weight_changes_nothing(
+    subject: str, engine: str, has_trained: bool, updates: list[Update]
+) -> None:
+    """Not even by momentum, which would move the weights on, or by an average of them."""
+    spec = change(RESNET, averages_weights=True)
+    trained = build(subject if engine == "subject" else engine, spec)
+    if has_trained:
+        trained.train_step(make_batch(), 0.01, Update(average_decay=0.5)).fetch()
     before = trained.state()
-    batch = make_batch(RESNET, seed=1)
-    empty = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
-    assert trained.train_step(empty, 0.01).fetch()[0] == 0
+    for seed, update in enumerate(updates, start=1):
+        empty = without_weight(make_batch(seed=seed))
+        assert trained.train_step(empty, 0.01, update).fetch()[0] == 0
     after = trained.state()
+    assert before.keys() == after.keys()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed <= {"optimizer/steps"}

@@ -1,9 +1,17 @@
-"""Which backend a job runs on: the one it names, else the one its image is made for."""
+"""Which backend a job runs on: the one it names, else its image's. What a broken one says."""
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from image_classification import backends
+from image_classification.backends.initial_weights import initial_tensor
+from image_classification.cli import main
 from image_classification.contract import environment
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import BackendError
@@ -30,3 +38,48 @@ def test_an_image_made_for_an_unknown_backend_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setenv(environment.BACKEND.name, "tensorflw")
     with pytest.raises(BackendError, match="did you mean 'tensorflow'"):
         backend_of("tensorflow", {})
+
+
+def test_a_format_belongs_to_its_backend_and_an_unknown_one_is_answered_with_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert backends.of_format("saved_model") == backends.of_format("keras") == "tensorflow"
+    arguments = ["--model", str(tmp_path), "--format", "saved_modle", "--output", "x"]
+    assert main(["export", *arguments]) == 2
+    message = "did you mean 'saved_model'? Formats: saved_model, keras"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("AttributeError", "module numpy has no attribute bool"),
+        ("ValueError", "numpy.dtype size changed"),
+        ("OSError", "libgomp.so.1: cannot open shared object file"),
+    ],
+)
+@pytest.mark.parametrize("name", [name for name in backends.names() if name != "reference"])
+def test_a_framework_that_cannot_be_loaded_is_a_mistake_of_the_installation(
+    name: str, kind: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(f"raise {kind}({reason!r})")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from image_classification.backends import load\n"
+        "from image_classification.backends.base import *\n"
+        "from image_classification.errors import BackendError\n"
+        "spec = ModelSpec('resnet20', 2, (3, 32, 32), (0.0,), (1.0,))\n"
+        f"try: load({name!r}).build(spec, OptimizerSpec(), World())\n"
+        "except BackendError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert f"({kind}: {reason})" in run.stdout
+    assert f"pip install 'sagemaker-image-classification[{name}]'" in run.stdout
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_broken_framework() -> None:
+    with pytest.raises(ModuleNotFoundError), backends.import_errors("x needs y", "y"):
+        importlib.import_module("image_classification.no_such_module")
+    with pytest.raises(AttributeError), backends.import_errors("x needs y", "y"):
+        initial_tensor(None, (1,), 0)  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ import pytest
 
 from image_classification.backends.dropout import kept_features
 from image_classification.backends.initial_weights import initial_tensor
+from image_classification.backends.state_check import checked_weights
 from image_classification.backends.step_samples import step_samples
-from image_classification.backends.weights_check import checked_weights
 from image_classification.errors import ArtifactError
 
 # ---- samples

@@ -105,7 +105,7 @@ def test_an_update_that_overflows_float16_is_left_out_and_halves_the_scale() -> 
     update(tf.constant(float("inf")))
     assert float(applied) == 1.0 and precision.state()["optimizer/loss_scale"] == 32768
     restored = Precision(tf.float16)
-    restored.take_state(precision.state())
+    restored.load(precision.state())
     assert restored.state() == precision.state()
 
 

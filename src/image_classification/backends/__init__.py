@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -22,7 +24,8 @@ from image_classification.backends.base import (
     State,
     World,
 )
-from image_classification.errors import BackendError
+from image_classification.data.preprocessing import Preprocessing
+from image_classification.errors import BackendError, ImageClassificationError
 
 _DISTRIBUTION = "sagemaker-image-classification"
 
@@ -50,6 +53,21 @@ class EngineModule(Protocol):
 
     def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
         """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
+        ...
+
+
+class FormatWriter(Protocol):
+    """What an engine offers besides, where the backend's `catalog.py` has FORMATS of its own."""
+
+    def write_format(
+        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
+    ) -> None:
+        """Write the model, whole or not at all; its logits are divided by `temperature` (> 0).
+
+        Raises:
+            BackendError: the backbone has no such form.
+            UsageError: something is at `path` already.
+        """
         ...
 
 
@@ -84,19 +102,53 @@ def load(name: str) -> EngineModule:
         BackendError: the name is unknown, or its framework is not installed or cannot be loaded.
     """
     _require(name)
-    try:
+    with import_errors(f"backend {name!r} needs its framework", name):
         return cast(EngineModule, importlib.import_module(f"{__name__}.{name}.engine"))
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # also builds for other machines
-        if (getattr(error, "name", None) or "").startswith("image_classification"):
+
+
+@contextmanager
+def import_errors(need: str, extra: str, beside: str = "") -> Iterator[None]:
+    """While the block imports, whatever is wrong with a library becomes a BackendError.
+
+    Builds for other machines or other versions of NumPy, missing libraries of the system and half
+    an installation have no error in common; what is raised by a line of ours stays as it is.
+
+    Args:
+        need: who needs which library: the beginning of the message.
+        extra: what installs it.
+        beside: what it must be installed with.
+
+    Raises:
+        BackendError: a library is not installed or cannot be loaded.
+    """
+    try:
+        yield
+    except (ImageClassificationError, MemoryError):
+        raise
+    except Exception as error:
+        *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+        cause = error.name if isinstance(error, ImportError) else frame.f_globals["__name__"]
+        if (cause or "").startswith("image_classification"):
             raise
+        install = f"install it with {beside}" if beside else "install it"
         raise BackendError(
-            f"backend {name!r} needs a framework that could not be imported ({error}); "
-            f"install it: pip install '{_DISTRIBUTION}[{name}]'"
+            f"{need}, which could not be imported ({type(error).__name__}: {error}); "
+            f"{install}: pip install '{_DISTRIBUTION}[{extra}]'"
         ) from error
+
+
+def of_format(name: str) -> str:
+    """The backend that a model format is of; BackendError with the formats there are."""
+    owners = {
+        format_name: backend
+        for backend in names()
+        for format_name in getattr(catalog(backend), "FORMATS", ())
+    }
+    if name not in owners:
+        raise BackendError(
+            f"there is no format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
+        )
+    return owners[name]
 
 
 def launcher(name: str) -> Launcher | None:

@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
+from image_classification.errors import AlgorithmError
 
 State = dict[str, npt.NDArray[np.generic]]
 
 WEIGHT_PREFIX = "weight/"
 OPTIMIZER_PREFIX = "optimizer/"
 AVERAGE_PREFIX = "average/"
+STEPS = OPTIMIZER_PREFIX + "steps"
+"""Of a state: how many batches the engine has taken, int64 scalar."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,14 @@ class ModelSpec:
     multi_label: bool = False
     positive_weights: tuple[float, ...] = ()
     folder: Path | None = None
+
+    def check_images(self, images: UInt8Array) -> None:
+        """AlgorithmError unless these are (N, H, W, C) of the input shape: a fault of the core."""
+        channels, height, width = self.input_shape
+        if images.shape[1:] != (height, width, channels):
+            raise AlgorithmError(
+                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
+            )
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
     )
     command.add_argument(
-        "--format", choices=("saved_model", "keras"), help="of --model; needs TensorFlow"
+        "--format", metavar="NAME", help="of --model: saved_model or keras; needs TensorFlow"
     )
     backend = environment.BACKEND.read()
     command.add_argument("--backend", default=backend, help=f"default: {backend}")
@@ -151,7 +151,7 @@ def export(namespace: argparse.Namespace) -> int:
     if namespace.model is not None:
         from image_classification.training.format_export import export_format
 
-        export_format(namespace.model, "tensorflow", namespace.format, namespace.output)
+        export_format(namespace.model, namespace.format, namespace.output)
         _write(str(namespace.output))
         return 0
     labels = LabelMap.read(namespace.labels) if namespace.labels else None

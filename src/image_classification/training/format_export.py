@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from safetensors.numpy import load_file
 
@@ -11,39 +12,36 @@ from image_classification import backends
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.backends.base import WEIGHT_PREFIX, ModelSpec, OptimizerSpec, World
 from image_classification.contract import environment
-from image_classification.errors import ArtifactError, BackendError
+from image_classification.errors import ArtifactError
 
 
-def export_format(model: Path, backend_name: str, format_name: str, output: Path) -> None:
+def export_format(model: Path, format_name: str, output: Path) -> None:
     """Write `model` in a format of a backend.
 
-    The backend need not be the one that trained it: shared backbones have the same weights in all.
+    That backend need not be the one that trained it: shared backbones have the same weights in all.
 
     Args:
         model: artifact folder or `model.tar.gz`.
-        backend_name: whose format it is.
-        format_name: for tensorflow `saved_model` (a folder) or `keras` (a file).
+        format_name: of a backend's own, as TensorFlow's `saved_model` (a folder), `keras` (a file).
         output: what to write; nothing is there yet.
 
     Raises:
         ArtifactError: no artifact, or one without weights.
-        BackendError: the backend has no such format or not that backbone.
+        BackendError: no backend has such a format, or its backend not that backbone.
     """
+    backend_name = backends.of_format(format_name)
     with open_artifact(model) as artifact:
         weights_file = artifact.directory / artifacts.WEIGHTS_FILE
         if not weights_file.is_file():
             raise ArtifactError(f"{model}: it has no {artifacts.WEIGHTS_FILE} to export")
         backends.catalog(backend_name).find(artifact.manifest["backbone"])
-        backend = backends.load(backend_name)
-        write = getattr(backend, "write_format", None)
-        if write is None:
-            raise BackendError(f"backend {backend_name!r} has no format of its own to export")
         world = World(threads=environment.framework_threads())
-        engine = backend.build(_spec_of(artifact), OptimizerSpec(), world)
+        engine = backends.load(backend_name).build(_spec_of(artifact), OptimizerSpec(), world)
         named = load_file(weights_file)
         engine.load_state({WEIGHT_PREFIX + name: array for name, array in named.items()})
         temperature = artifact.manifest.get("calibration", {}).get("temperature", 1.0)
-        write(engine, format_name, output, temperature, artifact.preprocessing)
+        writer = cast(backends.FormatWriter, engine)
+        writer.write_format(format_name, output, temperature, artifact.preprocessing)
         engine.release()
 
 

@@ -19,6 +19,7 @@ from image_classification.backends import update_rules
 from image_classification.backends.base import (
     AVERAGE_PREFIX,
     OPTIMIZER_PREFIX,
+    STEPS,
     WEIGHT_PREFIX,
     WHOLE_UPDATE,
     Engine,
@@ -33,14 +34,13 @@ from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.reference.export import export
 from image_classification.backends.reference.losses import sample_losses
 from image_classification.backends.reference.model import Classifier, Pass, head
+from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
-from image_classification.backends.weights_check import checked_weights
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError, BackendError
+from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
 
-_STEPS = OPTIMIZER_PREFIX + "steps"
 Array = npt.NDArray[Any]
 
 _logger = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ class _ReferenceEngine:
     ) -> _Step:
         """The gradients of one batch and, if it is the update's last, the update."""
         samples = step_samples(batch.weights)
-        images = self._checked(batch.images)[samples.indices]
+        self._spec.check_images(batch.images)
+        images = batch.images[samples.indices]
         if self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
         else:
@@ -116,8 +117,9 @@ class _ReferenceEngine:
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode."""
+        self._spec.check_images(images)
         tensors = self._evaluated
-        logits = head(self._model.features(self._checked(images), tensors), tensors)
+        logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -132,22 +134,19 @@ class _ReferenceEngine:
         for name, slots in self._slots.items():
             for slot, value in slots.items():
                 state[f"{OPTIMIZER_PREFIX}{slot}/{name}"] = value.copy()
-        state[_STEPS] = np.array(self._steps, np.int64)
+        state[STEPS] = np.array(self._steps, np.int64)
         return state
 
     def load_state(self, state: State) -> None:
         """The inverse of `state`; nothing is changed when anything is refused."""
-        weights = self._weights(state, WEIGHT_PREFIX)
-        averages = self._weights(state, AVERAGE_PREFIX) if self._average is not None else {}
-        slots = {k: v for k, v in state.items() if k.startswith(OPTIMIZER_PREFIX)}
-        steps = int(slots.pop(_STEPS, np.array(0)))
-        shapes = {name: self._model.tensors[name].shape for name in self._model.learning}
-        found = update_rules.checked_slots(slots, shapes, self._settings)
-        self._model.tensors.update(weights)
+        shapes = {name: tensor.shape for name, tensor in self._model.tensors.items()}
+        learning = self._model.learning
+        checked = checked_state(state, shapes, learning, self._spec, self._settings)
+        self._model.tensors.update(_as_float32(checked.weights))
         if self._average is not None:
-            self._average = self._model.tensors | averages
-        self._slots = {name: _as_float32(own) for name, own in found.items()}
-        self._steps = steps
+            self._average = self._model.tensors | _as_float32(checked.averages)
+        self._slots = {name: _as_float32(own) for name, own in checked.slots.items()}
+        self._steps = checked.steps
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
@@ -198,25 +197,6 @@ class _ReferenceEngine:
             for name, average in self._average.items():
                 mixed = average_decay * average + (1 - average_decay) * tensors[name]
                 self._average[name] = mixed.astype(np.float32)
-
-    def _weights(self, state: State, prefix: str) -> dict[str, FloatArray]:
-        """The checked tensors of one part of a state, by neutral name; none where it is absent."""
-        shapes = {name: tensor.shape for name, tensor in self._model.tensors.items()}
-        part = {
-            WEIGHT_PREFIX + key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-        is_absent = prefix == AVERAGE_PREFIX and not part
-        return {} if is_absent else _as_float32(checked_weights(part, shapes, self._spec.backbone))
-
-    def _checked(self, images: UInt8Array) -> UInt8Array:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
-        return images
 
 
 def _as_float32(arrays: Mapping[str, Array]) -> dict[str, FloatArray]:

@@ -11,7 +11,9 @@ from image_classification.backends.base import Backbone
 from image_classification.backends.shared_backbones import resnet_name
 from image_classification.backends.tensorflow import keras_families
 
-__all__ = ["BACKBONES", "find", "resnet_name"]
+__all__ = ["BACKBONES", "FORMATS", "find", "resnet_name"]
+
+FORMATS = ("saved_model", "keras")
 
 _SAVED_MODEL = Backbone(
     name="saved_model",

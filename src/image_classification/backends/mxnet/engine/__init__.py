@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import Engine, ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet import process
 from image_classification.backends.pretrained import pretrained_state
-from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -27,15 +27,8 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
             for that input, several hosts shall train, or MXNet cannot be loaded.
     """
     process.prepare(world.threads)
-    try:
+    beside = "Python 3.10 or 3.11, NumPy 1.23 and the system's libgomp1 and libquadmath0"
+    with import_errors("backend 'mxnet' needs MXNet", "mxnet", beside):
         training = importlib.import_module(f"{__name__}.training")
-    except (AttributeError, ImportError, OSError) as error:  # other NumPy; libraries of the system
-        if (getattr(error, "name", None) or "").startswith("image_classification"):
-            raise
-        raise BackendError(
-            f"MXNet could not be loaded ({error}): it needs Python 3.10 or 3.11, NumPy 1.23 and "
-            "the system's libgomp1 and libquadmath0; "
-            "pip install 'sagemaker-image-classification[mxnet]'"
-        ) from error
     engine: Engine = training.MXNetEngine(spec, optimizer, world)
     return engine

@@ -14,7 +14,6 @@ from image_classification.backends.mxnet import model
 from image_classification.backends.mxnet.engine.tensors import Shapes, Tensors
 from image_classification.backends.update_rules import is_decayed
 from image_classification.data.samples import FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError
 
 _HEAD = ("head.weight", "head.bias")
 
@@ -85,11 +84,7 @@ class Network:
 
     def images(self, images: UInt8Array) -> Any:
         """A copy on the device; AlgorithmError where their shape is not the specification's."""
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
+        self._spec.check_images(images)
         return mx.nd.array(images, ctx=self._context, dtype=np.uint8)
 
 

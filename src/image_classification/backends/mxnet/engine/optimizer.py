@@ -7,7 +7,7 @@ of epsilon, of the learning rate and of the weight decay: see there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mxnet as mx
@@ -16,7 +16,6 @@ import numpy as np
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
 from image_classification.backends.mxnet.engine.tensors import Shapes, Tensors
 from image_classification.backends.update_rules import (
-    checked_slots,
     first_slot,
     is_decayed,
     rule_of,
@@ -143,13 +142,12 @@ class Optimizer:
             state.update({f"{OPTIMIZER_PREFIX}{_COUNT}/{name}": count for name in self._shapes})
         return state
 
-    def load(self, state: State) -> None:
-        """The inverse of `state`; nothing is changed when anything is refused.
+    def load(self, slots: Mapping[str, State]) -> None:
+        """The inverse of `state`: the slots of each parameter by name, checked already.
 
         Raises:
-            ArtifactError: the state is another optimiser's, or another network's.
+            ArtifactError: the parameters had unequal numbers of updates; then nothing was changed.
         """
-        slots = checked_slots(state, self._shapes, self._spec)
         counts = {float(own[_COUNT]) for own in slots.values() if _COUNT in own}
         if len(counts) > 1:
             raise ArtifactError(

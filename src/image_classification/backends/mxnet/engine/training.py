@@ -21,7 +21,7 @@ from mxnet import autograd
 
 from image_classification.backends.base import (
     AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
+    STEPS,
     WEIGHT_PREFIX,
     WHOLE_UPDATE,
     ModelSpec,
@@ -37,12 +37,10 @@ from image_classification.backends.mxnet.engine.network import Network, NetworkT
 from image_classification.backends.mxnet.engine.optimizer import Optimizer
 from image_classification.backends.mxnet.engine.tensors import Tensors
 from image_classification.backends.mxnet.export import export
+from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
-from image_classification.backends.weights_check import checked_weights
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import BackendError
-
-_STEPS = OPTIMIZER_PREFIX + "steps"
 
 _logger = logging.getLogger(__name__)
 
@@ -156,7 +154,7 @@ class MXNetEngine:
             prefix + name: array for prefix, part in parts.items() for name, array in _read(part)
         }
         state.update(self._optimizer.state())
-        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        state[STEPS] = np.array(self._steps, dtype=np.int64)
         return state
 
     def load_state(self, state: State) -> None:
@@ -166,21 +164,17 @@ class MXNetEngine:
         part the optimiser and the step count start afresh.
 
         Raises:
-            ArtifactError: a tensor is missing, unknown or of another shape; see `checked_weights`.
+            ArtifactError: see `checked_state`; or the parameters had unequal numbers of updates.
         """
-        weights = self._checked(state, WEIGHT_PREFIX)
-        averages = {}
-        if self._average is not None and any(key.startswith(AVERAGE_PREFIX) for key in state):
-            averages = self._checked(state, AVERAGE_PREFIX)
-        slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
-        steps = slots.pop(_STEPS, None)
-        self._optimizer.load(slots)
-        self._newest.write(weights)
+        shapes, learning = self._network.shapes, self._gradients.views
+        checked = checked_state(state, shapes, learning, self._spec, self._settings)
+        self._optimizer.load(checked.slots)
+        self._newest.write(checked.weights)
         if self._average is not None:
             self._average.approach(self._newest, 0.0)
-            self._average.write(averages)
+            self._average.write(checked.averages)
         self._predict = self._frozen = None
-        self._steps = 0 if steps is None else int(steps)
+        self._steps = checked.steps
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
@@ -198,14 +192,6 @@ class MXNetEngine:
     def _evaluated(self) -> NetworkTensors:
         """The tensors of predictions and of the graph."""
         return self._newest if self._average is None else self._average
-
-    def _checked(self, state: State, prefix: str) -> State:
-        part = {
-            WEIGHT_PREFIX + key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-        return checked_weights(part, self._network.shapes, self._spec.backbone)
 
     def _prepare_gradients(self) -> None:
         """An update's first batch writes the gradients, its others add to them."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from image_classification.backends.base import (
     AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
+    STEPS,
     WEIGHT_PREFIX,
     WHOLE_UPDATE,
     Engine,
@@ -29,6 +29,7 @@ from image_classification.backends.base import (
     World,
 )
 from image_classification.backends.dropout import kept_features
+from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.tensorflow import model
 from image_classification.backends.tensorflow.engine.device import prepare_device
@@ -40,11 +41,9 @@ from image_classification.backends.tensorflow.engine.step import Step, learning
 from image_classification.backends.tensorflow.export import export, formats
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError, BackendError
+from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
-
-_STEPS = OPTIMIZER_PREFIX + "steps"
 
 
 @memory_errors()
@@ -60,17 +59,6 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
             "instance_count=1, or backend=torch"
         )
     return _TensorFlowEngine(spec, optimizer, world)
-
-
-def write_format(
-    engine: _TensorFlowEngine,
-    name: str,
-    path: Path,
-    temperature: float,
-    preprocessing: Preprocessing,
-) -> None:
-    """Write an engine's model as `saved_model` or `keras`; see `export/formats` for errors."""
-    engine.write_format(name, path, temperature, preprocessing)
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class _TensorFlowEngine:
     """See `backends/base.py` for the protocol."""
 
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
-        self._spec, self._rank, self._steps = spec, world.rank, 0
+        self._spec, self._settings, self._rank, self._steps = spec, settings, world.rank, 0
         self._device = prepare_device(world)
         with tf.device(self._device):
             self._model = model.build(spec)
@@ -104,7 +92,7 @@ class _TensorFlowEngine:
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
-        self._is_new_update = True
+        self._is_new_update, self._has_weight = True, False  # of any batch of the update so far
         self.device = "cpu" if "CPU" in self._device else self._device.strip("/").lower()
         counts = {name: int(np.prod(weight.shape)) for name, weight in self._model.weights.items()}
         learns = {name for name, weight in self._model.weights.items() if weight.learns}
@@ -121,20 +109,20 @@ class _TensorFlowEngine:
         """
         samples = step_samples(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
+        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
         self._model.trunk.start_step(self._entropy())
         with tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last and not samples.has_weight:
-                loss, logits = tf.constant(0.0), self._model.logits(tf.constant(inputs[0]))
-            elif self._is_new_update and update.is_last:
+            if self._is_new_update and update.is_last and samples.has_weight:
                 loss, logits = self._step.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
                     self._step.start_gathering()
-                loss, logits = self._step.add(*inputs)
-                if update.is_last:
+                add = self._step.add if samples.has_weight else self._step.add_empty
+                loss, logits = add(*inputs)
+                if update.is_last and self._has_weight:
                     self._step.finish(*rates)
-        self._optimizer.has_updated |= update.is_last
+        self._optimizer.has_updated |= update.is_last and self._has_weight
         self._is_new_update = update.is_last
         self._steps += 1
         return _Step(loss, logits, samples)
@@ -142,7 +130,7 @@ class _TensorFlowEngine:
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Logits, float32 (N, classes), in evaluation mode and full precision."""
-        self._check_shape(images)
+        self._spec.check_images(images)
         with tf.device(self._device):
             logits: FloatArray = self._logits(images).numpy()
         return logits
@@ -160,7 +148,7 @@ class _TensorFlowEngine:
                 state.update({prefix + name: array for name, array in arrays.items()})
         state.update(self._optimizer.state())
         state.update(self._precision.state())
-        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        state[STEPS] = np.array(self._steps, dtype=np.int64)
         return state
 
     def load_state(self, state: State) -> None:
@@ -170,28 +158,16 @@ class _TensorFlowEngine:
         part the optimiser and the step count start afresh.
 
         Raises:
-            ArtifactError: a tensor or a slot that does not fit; `checked_weights` and
-                `checked_slots` say which.
+            ArtifactError: a tensor or a slot that does not fit; see `checked_state`.
         """
-        parts = {prefix: _part(state, prefix) for prefix in (WEIGHT_PREFIX, AVERAGE_PREFIX)}
-        slots = _part(state, OPTIMIZER_PREFIX)
-        steps = slots.pop(_STEPS, None)
-        backbone = self._spec.backbone
-        weights = model.fitting(self._model, parts[WEIGHT_PREFIX], backbone)
-        averages: State = {}
-        if self._average is not None and parts[AVERAGE_PREFIX]:
-            named = {
-                WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
-                for key, value in parts[AVERAGE_PREFIX].items()
-            }
-            averages = model.fitting(self._average, named, backbone)
-        self._precision.take_state(slots)
-        checked = self._optimizer.checked(slots)
-        self._model.assign(weights)
+        learned, shapes = learning(self._model, self._spec), self._model.shapes()
+        checked = checked_state(state, shapes, learned, self._spec, self._settings)
+        self._model.assign(checked.weights)
         if self._average is not None:
-            self._average.assign(self._model.state() | averages)
-        self._optimizer.load(checked)
-        self._steps = 0 if steps is None else int(steps)
+            self._average.assign(self._model.state() | checked.averages)
+        self._optimizer.load(checked.slots)
+        self._precision.load(state)
+        self._steps = checked.steps
         self._is_new_update = True
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
@@ -201,7 +177,7 @@ class _TensorFlowEngine:
     def write_format(
         self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
     ) -> None:
-        """Write TensorFlow's own formats: see `export/formats`."""
+        """Write one of the catalog's FORMATS: see `export/formats`."""
         parts = (self._evaluated, self._spec, temperature, preprocessing, self.predict_step)
         formats.write_format(name, path, *parts)
 
@@ -217,7 +193,7 @@ class _TensorFlowEngine:
         return self._average or self._model
 
     def _inputs(self, batch: Batch, samples: StepSamples, share: float) -> tuple[Any, ...]:
-        self._check_shape(batch.images)
+        self._spec.check_images(batch.images)
         images = batch.images if samples.is_everyone else batch.images[samples.indices]
         targets = np.asarray(batch.targets, np.float32)[samples.indices]
         shape = (len(images), self._model.trunk.width)
@@ -232,14 +208,3 @@ class _TensorFlowEngine:
     def _entropy(self) -> int:
         mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
         return int(mixed.generate_state(1)[0])
-
-    def _check_shape(self, images: UInt8Array) -> None:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
-
-
-def _part(state: State, prefix: str) -> State:
-    return {key: value for key, value in state.items() if key.startswith(prefix)}

@@ -15,7 +15,6 @@ import tensorflow as tf
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
 from image_classification.backends.tensorflow.model.weight import Weight
 from image_classification.backends.update_rules import (
-    checked_slots,
     first_slot,
     is_decayed,
     rule_of,
@@ -74,12 +73,8 @@ class Optimizer:
             for slot, variable in slots.items()
         }
 
-    def checked(self, state: State) -> dict[str, State]:
-        """What `load` takes of `optimizer/<slot>/<weight>`; ArtifactError if any does not fit."""
-        return checked_slots(state, self._shapes, self._spec)
-
     def load(self, saved: Mapping[str, State]) -> None:
-        """Go on with these slots; the ones that are absent begin afresh."""
+        """Go on with these slots, checked already; the ones that are absent begin afresh."""
         self.has_updated = bool(saved)
         for name, slots in self._slots.items():
             weight = self._weights[name]

@@ -68,9 +68,9 @@ class Precision:
             _AGE: np.array(self._age.numpy(), np.int64),
         }
 
-    def take_state(self, slots: State) -> None:
-        """The inverse of `state`; its arrays are taken out of `slots`."""
-        scale, age = slots.pop(_SCALE, None), slots.pop(_AGE, None)
+    def load(self, state: State) -> None:
+        """Go on with the scale of an engine's state, where it has one."""
+        scale, age = state.get(_SCALE), state.get(_AGE)
         if self._is_scaled and scale is not None and age is not None:
             self._scale.assign(float(scale))
             self._age.assign(int(age))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from image_classification.backends import pretrained
+from image_classification.backends import import_errors, pretrained
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, State
 from image_classification.backends.tensorflow import keras_families
 
@@ -22,7 +22,8 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
     is_keras = backbone.name.startswith(keras_families.PREFIX)
     if state is not None or path is None or not is_keras or not path.is_file():
         return state
-    from image_classification.backends.tensorflow.model.keras_trunk import read_keras_weights
+    with import_errors(f"backbone {backbone.name!r} needs Keras", "tensorflow"):
+        from image_classification.backends.tensorflow.model.keras_trunk import read_keras_weights
 
     shape = (3, backbone.input_size, backbone.input_size)
     named = read_keras_weights(backbone.name, path, shape)

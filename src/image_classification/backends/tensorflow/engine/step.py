@@ -23,8 +23,9 @@ class Step:
 
     A batch is (images uint8 N·H·W·C, targets float32 (N, classes), weights float32 (N,), dropout
     factors of the features float32 (N, width) or (1, 1), share float32). `whole(*batch, rate,
-    decay)` makes an update of one batch; `add(*batch)` gathers gradients for `finish(rate, decay)`.
-    `whole` and `add` return the batch's weighted mean loss and the logits float32 (N, classes).
+    decay)` makes an update of one batch; `add(*batch)` gathers gradients for `finish(rate, decay)`;
+    `add_empty(*batch)` those of a batch without weight, which has only the head's penalty. All but
+    `finish` return the batch's weighted mean loss and the logits float32 (N, classes).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Step:
         batch = [images, _ROWS, tf.TensorSpec([None], tf.float32), _ROWS, _SCALAR]
         self.whole = self._traced(self._whole, [*batch, _SCALAR, _SCALAR])
         self.add = self._traced(self._add, batch)
+        self.add_empty = self._traced(self._add_empty, batch)
         self.finish = self._traced(self._finish, [_SCALAR, _SCALAR])
 
     def start_gathering(self) -> None:
@@ -60,12 +62,18 @@ class Step:
 
     def _whole(self, *inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         *batch, rate, decay = inputs
-        loss, logits, gradients = self._gradients(*batch)
+        loss, logits, gradients = self._gradients(self._spec.train_only_head, *batch)
         self._update(gradients, rate, decay)
         return loss, logits
 
     def _add(self, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, logits, gradients = self._gradients(*batch)
+        return self._gather(self._spec.train_only_head, batch)
+
+    def _add_empty(self, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._gather(True, batch)
+
+    def _gather(self, is_frozen: bool, batch: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, logits, gradients = self._gradients(is_frozen, *batch)
         for gathered, gradient in zip(self._gathered, gradients, strict=True):
             gathered.assign_add(gradient)
         return loss, logits
@@ -75,16 +83,19 @@ class Step:
 
     def _gradients(
         self,
+        is_frozen: bool,
         images: tf.Tensor,
         targets: tf.Tensor,
         weights: tf.Tensor,
         kept: tf.Tensor,
         share: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """(loss, logits, gradients of share · loss), the head's L2 term in the gradients only."""
-        frozen = self._spec.train_only_head
+        """(loss, logits, gradients of share · loss), the head's L2 term in the gradients only.
+
+        With `is_frozen` the trunk keeps its statistics, and its gradients are zeros.
+        """
         classifier, dtype = self._classifier, self._precision.dtype
-        features = classifier.features(images, dtype=dtype) if frozen else None
+        features = classifier.features(images, dtype=dtype) if is_frozen else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._learning)
             if features is None:

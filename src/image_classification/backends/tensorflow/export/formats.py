@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.onnx_check import TOLERANCE, Predict, probabilities_of
 from image_classification.backends.tensorflow.export.image_bytes import prepared
@@ -20,9 +21,7 @@ from image_classification.backends.tensorflow.export.traced import probabilities
 from image_classification.backends.tensorflow.model import Classifier
 from image_classification.data.files import PARTIAL_SUFFIX
 from image_classification.data.preprocessing import Preprocessing
-from image_classification.errors import AlgorithmError, BackendError, UsageError
-
-FORMATS = ("saved_model", "keras")
+from image_classification.errors import AlgorithmError, UsageError
 
 
 def write_format(
@@ -41,12 +40,10 @@ def write_format(
     `.keras` file takes the images and loads with `safe_mode=True`.
 
     Raises:
-        BackendError: no such format, or the backbone has no such form.
+        BackendError: the backbone has no such form.
         UsageError: something is at `path` already.
         AlgorithmError: what was written answers otherwise than the model.
     """
-    if name not in FORMATS:
-        raise BackendError(f"there is no format {name!r}: choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise UsageError(f"{path} exists already: name a new place for the {name} export")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,9 +89,10 @@ def _write_saved_model(
 
 
 def _write_keras(path: Path, classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
-    import keras
+    with import_errors("format 'keras' needs Keras", "tensorflow"):
+        import keras
 
-    from image_classification.backends.tensorflow.export.keras_model import keras_model
+        from image_classification.backends.tensorflow.export.keras_model import keras_model
 
     keras_model(classifier, spec, temperature).save(path)
     read = keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.tensorflow.model import Classifier
 from image_classification.errors import BackendError
@@ -28,13 +29,8 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     Raises:
         BackendError: tf2onnx is not installed, or cannot translate the backbone.
     """
-    try:
+    with import_errors(f"backbone {spec.backbone!r} is exported by tf2onnx", "tensorflow"):
         import tf2onnx
-    except ImportError as error:
-        raise BackendError(
-            f"backbone {spec.backbone!r} is exported by tf2onnx, which could not be imported "
-            f"({error}); install it: pip install 'sagemaker-image-classification[tensorflow]'"
-        ) from error
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = probabilities_function(classifier, spec, temperature)
     try:

@@ -11,13 +11,13 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec, State
 from image_classification.backends.initial_weights import initial_tensor
 from image_classification.backends.tensorflow import keras_families
 from image_classification.backends.tensorflow.model.saved_model_trunk import SavedModelTrunk
 from image_classification.backends.tensorflow.model.shared import SharedTrunk
 from image_classification.backends.tensorflow.model.weight import DENSE, Weight, new_weight
-from image_classification.backends.weights_check import checked_weights
 
 
 class Trunk(Protocol):
@@ -105,11 +105,7 @@ def _trunk(spec: ModelSpec) -> Trunk:
     if not spec.backbone.startswith(keras_families.PREFIX):
         return SharedTrunk(spec)
     # Here: Keras takes two seconds to import.
-    from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
+    with import_errors(f"backbone {spec.backbone!r} needs Keras", "tensorflow"):
+        from image_classification.backends.tensorflow.model.keras_trunk import KerasTrunk
 
     return KerasTrunk(spec)
-
-
-def fitting(classifier: Classifier, state: State, backbone: str) -> State:
-    """The arrays of `weight/<name>` to assign; see `checked_weights` for the head and errors."""
-    return checked_weights(state, classifier.shapes(), backbone)

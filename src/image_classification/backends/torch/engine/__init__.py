@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from image_classification.backends.base import (
     AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
+    STEPS,
     WEIGHT_PREFIX,
     WHOLE_UPDATE,
     Engine,
@@ -30,6 +30,7 @@ from image_classification.backends.base import (
 )
 from image_classification.backends.dropout import kept_features
 from image_classification.backends.pretrained import pretrained_state
+from image_classification.backends.state_check import checked_state
 from image_classification.backends.step_samples import StepSamples, step_samples
 from image_classification.backends.torch import model
 from image_classification.backends.torch.engine import optimizer
@@ -40,13 +41,9 @@ from image_classification.backends.torch.engine.memory import memory_errors
 from image_classification.backends.torch.engine.precision import precision_of
 from image_classification.backends.torch.engine.ranks import Ranks, device_of
 from image_classification.backends.torch.export import export
-from image_classification.backends.update_rules import checked_slots
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError
 
 __all__ = ["build", "pretrained_state"]
-
-_STEPS = OPTIMIZER_PREFIX + "steps"
 
 
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
@@ -137,29 +134,29 @@ class _TorchEngine:
         }
         state.update(optimizer.read_state(self._optimizer, self._learning))
         state.update(self._precision.state())
-        state[_STEPS] = np.array(self._steps, dtype=np.int64)
+        state[STEPS] = np.array(self._steps, dtype=np.int64)
         return state
 
     def load_state(self, state: State) -> None:
-        """Take weights and, where present, the optimiser; see `load_weights` for what is refused.
+        """Take weights and, where present, the optimiser; nothing changes when any is refused.
 
         A head that is absent or of another width keeps its fresh weights. Without an optimiser
         part the optimiser and the step count start afresh.
+
+        Raises:
+            ArtifactError: a tensor or a slot that does not fit; see `checked_state`.
         """
-        weights = {key: value for key, value in state.items() if key.startswith(WEIGHT_PREFIX)}
-        slots = {key: value for key, value in state.items() if key.startswith(OPTIMIZER_PREFIX)}
-        steps = slots.pop(_STEPS, None)
-        shapes = {name: tuple(parameter.shape) for name, parameter in self._learning.items()}
-        checked = checked_slots(slots, shapes, self._settings)  # before anything is changed
-        model.load_weights(self._model, weights, self._spec.backbone)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._model.tensors()}
+        checked = checked_state(state, shapes, self._learning, self._spec, self._settings)
+        model.load_weights(self._model, checked.weights)
         if self._average is not None:
-            self._average.load(state, self._spec.backbone)
-        self._precision.take_state(slots)
-        if checked:
-            optimizer.write_state(self._optimizer, self._learning, checked)
+            self._average.load(checked.averages)
+        if checked.slots:
+            optimizer.write_state(self._optimizer, self._learning, checked.slots)
         else:
             self._optimizer = optimizer.build(self._settings, self._learning)
-        self._steps = 0 if steps is None else int(steps)
+        self._precision.load(state)
+        self._steps = checked.steps
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
         """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
@@ -234,11 +231,7 @@ class _TorchEngine:
         return [tensor for name, tensor in self._model.tensors() if ".running_" in name]
 
     def _images(self, images: UInt8Array, samples: StepSamples | None = None) -> torch.Tensor:
-        channels, height, width = self._spec.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
+        self._spec.check_images(images)
         if samples is None or samples.is_everyone:
             return self._tensor(images)
         return self._tensor(images[samples.indices])

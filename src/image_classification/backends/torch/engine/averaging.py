@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from image_classification.backends.base import AVERAGE_PREFIX, WEIGHT_PREFIX, State
+from image_classification.backends.base import State
 from image_classification.backends.torch.model import Classifier, load_weights
 
 
@@ -25,13 +25,7 @@ class AveragedModel:
         for (_, average), (_, newest) in pairs:
             average.lerp_(newest, 1.0 - decay)
 
-    def load(self, state: State, backbone: str) -> None:
-        """Take the `average/` part of a state, or start the average at the model's weights."""
+    def load(self, arrays: State) -> None:
+        """Start the average at the model's weights, with these in their place."""
         self.update(0.0)
-        arrays = {
-            WEIGHT_PREFIX + key.removeprefix(AVERAGE_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(AVERAGE_PREFIX)
-        }
-        if arrays:
-            load_weights(self.model, arrays, backbone)
+        load_weights(self.model, arrays)

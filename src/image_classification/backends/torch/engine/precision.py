@@ -58,9 +58,9 @@ class Precision:
             _AGE: np.array(state["_growth_tracker"], np.int64),
         }
 
-    def take_state(self, slots: State) -> None:
-        """The inverse of `state`; its arrays are taken out of `slots`."""
-        scale, age = slots.pop(_SCALE, None), slots.pop(_AGE, None)
+    def load(self, state: State) -> None:
+        """Go on with the scale of an engine's state, where it has one."""
+        scale, age = state.get(_SCALE), state.get(_AGE)
         if self._scaler.is_enabled() and scale is not None and age is not None:
             state = self._scaler.state_dict()
             self._scaler.load_state_dict(

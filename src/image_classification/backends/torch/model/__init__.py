@@ -15,7 +15,6 @@ from image_classification.backends.initial_weights import initial_tensor
 from image_classification.backends.torch.model import timm
 from image_classification.backends.torch.model.classifier import Classifier
 from image_classification.backends.torch.model.shared import SharedClassifier
-from image_classification.backends.weights_check import checked_weights
 
 __all__ = ["Classifier", "build", "load_weights"]
 
@@ -39,14 +38,8 @@ def build(spec: ModelSpec) -> Classifier:
     return model
 
 
-def load_weights(classifier: Classifier, state: State, backbone: str) -> None:
-    """Copy `weight/<name>` arrays into a model; see `checked_weights` for the head and errors.
-
-    Raises:
-        ArtifactError: a tensor of the backbone is missing, unknown, or of another shape; then
-            nothing was changed.
-    """
+def load_weights(classifier: Classifier, arrays: State) -> None:
+    """Copy arrays, by neutral name and checked already, into a model."""
     tensors = dict(classifier.tensors())
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name, array in checked_weights(state, shapes, backbone).items():
+    for name, array in arrays.items():
         tensors[name].copy_(torch.from_numpy(np.array(array)))

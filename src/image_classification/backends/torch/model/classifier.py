@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from image_classification.backends.base import ModelSpec
 _NOT_SAVED = "num_batches_tracked"  # PyTorch's own counter; no other backend has it
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """The network that is trained, evaluated and exported; a subclass adds the backbone.
 
     Args:
@@ -35,9 +36,9 @@ class Classifier(nn.Module):
         """What the head sees: float32 (N, width) of uint8 images (N, H, W, C)."""
         return self.backbone((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
+    @abstractmethod
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
         """Features (N, width) of normalised float32 (N, C, H, W)."""
-        raise NotImplementedError
 
     def freeze_all_but_head(self) -> None:
         """Only the head learns from now on; BatchNorms keep their statistics."""

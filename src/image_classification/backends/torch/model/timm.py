@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from image_classification.backends import import_errors
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.torch.model.classifier import Classifier
 from image_classification.errors import BackendError
@@ -33,14 +34,9 @@ class TimmClassifier(Classifier):
 def _trunk(spec: ModelSpec) -> tuple[nn.Module, int]:
     name = spec.backbone.removeprefix(PREFIX)
     channels, height, width = spec.input_shape
-    try:
+    beside = "the torchvision that belongs to this PyTorch build"
+    with import_errors(f"backbone {spec.backbone!r} needs timm", "timm", beside):
         import timm
-    except (ImportError, RuntimeError, OSError) as error:  # torchvision of another PyTorch build
-        raise BackendError(
-            f"backbone {spec.backbone!r} needs timm, which could not be imported ({error}); "
-            "install it with the torchvision that belongs to this PyTorch build: "
-            "pip install 'sagemaker-image-classification[timm]'"
-        ) from error
     try:
         trunk = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
         with torch.inference_mode():
