@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Jobs that name no backend run on it, as they do in the image of a backend."""
     jobs.BACKEND = os.environ[jobs.BACKEND_VARIABLE] = config.getoption("--backend")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell lets what it runs in the background ignore Ctrl-C, and so would what we start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
