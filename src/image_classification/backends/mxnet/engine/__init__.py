@@ -24,7 +24,7 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
 
     Raises:
         BackendError: the backbone or the optimiser does not exist, the backbone cannot be built
-            for that input, several hosts shall train, or MXNet cannot be loaded.
+            for that input, or MXNet cannot be loaded.
     """
     process.prepare(world.threads)
     try:
