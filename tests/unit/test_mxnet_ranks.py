@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +38,21 @@ def started(script: str, *words: str, size: int = 2) -> Iterator[list[subprocess
     """One process for each rank of the script after `_JOIN`; all are killed in the end."""
     port = free_ports(size)
     command = [sys.executable, "-W", "ignore", "-c", _JOIN + script]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(size), port, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    try:
-        yield processes
-    finally:
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(rank), str(size), port, *words],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in range(size)
+        ]
         for process in processes:
-            process.kill()
-            process.communicate()
+            stack.callback(process.kill)
+        yield processes
 
 
 def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -66,8 +66,9 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_numbers_are_added_as_float64_and_a_rank_may_leave_much_later_than_another() -> None:
+def test_numbers_are_added_as_float64_and_a_rank_may_come_and_leave_later_than_another() -> None:
     script = """
+time.sleep(4.0 * rank)
 joined = join()
 print(joined.sum_numbers(np.array([2.0**51 + rank, -1e300, 5e-324, np.inf, -0.0])).tolist())
 print(joined.sum_numbers(np.array([0.1] * 3)).tolist(), joined.sum_numbers(np.zeros(0)).size)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import mxnet as mx
@@ -35,6 +36,8 @@ _FAREWELL_SECONDS = 10.0
 _CHECK_SECONDS = 1.0
 
 _T = TypeVar("_T")
+
+_Queue = SimpleQueue[tuple[Callable[[], Any], Future[Any]]]
 
 
 class _Store(mx.kvstore.KVStore):  # type: ignore[misc]  # MXNet has no types
@@ -61,6 +64,8 @@ class Ranks:
         if self.size > 1:
             self._processes = KVStoreProcesses(world)
             configure(self._processes.settings)
+            self._queue: _Queue = SimpleQueue()
+            threading.Thread(target=_serve, args=(self._queue,), daemon=True).start()
             atexit.unregister(mx.base._notify_shutdown)  # waits for sums as well
             atexit.register(_skip_destructors)
             self._store = self._finished(_new_store, _MEETING_SECONDS)
@@ -118,9 +123,9 @@ class Ranks:
         array.wait_to_read()
 
     def _finished(self, work: Callable[[], _T], seconds: float) -> _T:
-        """What `work` returns, from a thread: MXNet's own waits heed no signal and no loss."""
+        """What `work` returns, from the thread: MXNet's own waits heed no signal and no loss."""
         future: Future[_T] = Future()
-        threading.Thread(target=_run, args=(work, future), daemon=True).start()
+        self._queue.put((work, future))
         deadline = time.monotonic() + seconds
         while not wait([future], _CHECK_SECONDS).done:
             if self._processes is not None:
@@ -133,11 +138,14 @@ class Ranks:
         return future.result()
 
 
-def _run(work: Callable[[], _T], future: Future[_T]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
+def _serve(queue: _Queue) -> None:
+    """Do what is asked for: in one thread, because MXNet keeps something of every one."""
+    while True:
+        work, future = queue.get()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
 
 def _new_store() -> _Store:
