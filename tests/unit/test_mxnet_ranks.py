@@ -195,3 +195,17 @@ if rank == 0:
         code, _, errors = ends(processes[0])
     assert code == 1
     assert "AlgorithmError: the 2 processes of this job did not all come within 3 s" in errors
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_set() -> None:
+    script = """
+import socket
+if rank == 0:
+    taken = socket.create_server(("", port))
+    join()
+"""
+    with started(script) as processes:
+        code, _, errors = ends(processes[0])
+    assert code == 1
+    assert "UserError: MXNet's scheduler cannot listen at port" in errors
+    assert "set MASTER_PORT so that it and the next port are free" in errors

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from image_classification.backends.base import World
-from image_classification.errors import AlgorithmError
+from image_classification.errors import AlgorithmError, UserError
 
 _NODE = f"{__package__}.kvstore_node"
 
@@ -30,12 +30,16 @@ class KVStoreProcesses:
 
     Raises:
         AlgorithmError: the first host has no IPv4 address, or no way leads to it.
+        UserError: this is the first host, and its port is taken.
     """
 
     def __init__(self, world: World) -> None:
         shared = _shared_settings(world)
         self.settings = {**shared, "DMLC_ROLE": "worker"}
-        roles = ["server", "scheduler"] if world.rank == 0 else ["server"]
+        roles = ["server"]
+        if world.rank == 0:
+            _check_port(shared["DMLC_PS_ROOT_PORT"])
+            roles.append("scheduler")
         self._running = {role: _start({**shared, "DMLC_ROLE": role}) for role in roles}
 
     def check(self) -> None:
@@ -44,8 +48,8 @@ class KVStoreProcesses:
             code = process.poll()
             if code is not None:
                 raise AlgorithmError(
-                    f"the {role} of MXNet's key-value store ended with exit code {code}: it was "
-                    "killed, perhaps for want of memory, or its log line above says why"
+                    f"the {role} of MXNet's key-value store ended with exit code {code}: the log "
+                    "says why, or it was killed, perhaps for want of memory"
                 )
 
     def end(self) -> None:
@@ -54,6 +58,16 @@ class KVStoreProcesses:
             process.kill()
             process.wait()
         self._running.clear()
+
+
+def _check_port(port: str) -> None:
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"MXNet's scheduler cannot listen at port {port} of this host ({error}): set "
+            "MASTER_PORT so that it and the next port are free"
+        ) from error
 
 
 def _start(settings: dict[str, str]) -> subprocess.Popen[bytes]:

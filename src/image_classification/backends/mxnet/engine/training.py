@@ -1,9 +1,9 @@
 """The MXNet engine: one training step, one prediction step, state in and out.
 
 In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
-names, an ONNX file. Runs on the GPU of its rank where MXNet has one, else on the CPU. On the CPU the
-same seed, batches and number of threads give bit-equal weights, across a stop and a resume as well;
-of more than two ranks see `ranks`.
+names, an ONNX file. Runs on the GPU of its rank where MXNet has one, else on the CPU. On the CPU
+the same seed, batches and number of threads give bit-equal weights, across a stop and a resume as
+well; of more than two ranks see `ranks`.
 MXNet works in the background: a step returns when it has been handed over.
 """
 
