@@ -24,7 +24,7 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
 
     Raises:
         BackendError: the backbone or the optimiser does not exist, the backbone cannot be built
-            for that input, several hosts shall train, or MXNet cannot be loaded.
+            for that input, or MXNet cannot be loaded.
     """
     process.prepare(world.threads)
     beside = "Python 3.10 or 3.11, NumPy 1.23 and the system's libgomp1 and libquadmath0"

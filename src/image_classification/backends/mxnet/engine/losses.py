@@ -1,12 +1,33 @@
-"""The loss of each sample: cross entropy with soft targets, or one of every class on its own."""
+"""The loss of each sample: cross entropy with soft targets, or one of every class on its own.
+
+And the outcome of a step, which MXNet may still be working on.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
 
 from image_classification.backends.base import ModelSpec
+from image_classification.backends.mxnet.engine.memory import memory_errors
+from image_classification.backends.step_samples import StepSamples
+from image_classification.data.samples import FloatArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that MXNet may still be working on."""
+
+    loss: Any
+    logits: Any
+    samples: StepSamples
+
+    @memory_errors()
+    def fetch(self) -> tuple[float, FloatArray]:
+        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
+        return float(self.loss.asscalar()), self.samples.scattered(self.logits.asnumpy())
 
 
 def sample_losses(logits: Any, targets: Any, spec: ModelSpec) -> Any:

@@ -1,8 +1,9 @@
 """The MXNet engine: one training step, one prediction step, state in and out.
 
 In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
-names, an ONNX file. Runs on the first GPU where MXNet has one, else on the CPU. On the CPU the same
-seed, batches and number of threads give bit-equal weights, across a stop and a resume as well.
+names, an ONNX file. Runs on the GPU of its rank where MXNet has one, else on the CPU. On the CPU
+the same seed, batches and number of threads give bit-equal weights, across a stop and a resume as
+well; of more than two ranks see `ranks`.
 MXNet works in the background: a step returns when it has been handed over.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +31,18 @@ from image_classification.backends.base import (
     World,
 )
 from image_classification.backends.dropout import kept_features
-from image_classification.backends.mxnet.engine.losses import sample_losses
+from image_classification.backends.mxnet.engine.losses import Step, sample_losses
 from image_classification.backends.mxnet.engine.memory import memory_errors
 from image_classification.backends.mxnet.engine.network import Network, NetworkTensors
 from image_classification.backends.mxnet.engine.optimizer import Optimizer
+from image_classification.backends.mxnet.engine.ranks import Ranks
 from image_classification.backends.mxnet.engine.tensors import Tensors
 from image_classification.backends.mxnet.export import export
 from image_classification.backends.state_check import checked_state
-from image_classification.backends.step_samples import StepSamples, step_samples
+from image_classification.backends.step_samples import step_samples
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import BackendError
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step that MXNet may still be working on."""
-
-    loss: Any
-    logits: Any
-    samples: StepSamples
-
-    @memory_errors()
-    def fetch(self) -> tuple[float, FloatArray]:
-        """Wait: (cross entropy without the head's L2 term, logits float32 (N, classes))."""
-        return float(self.loss.asscalar()), self.samples.scattered(self.logits.asnumpy())
 
 
 class MXNetEngine:
@@ -64,9 +50,9 @@ class MXNetEngine:
 
     @memory_errors()
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
-        _check_world(world)
-        self._spec, self._settings = spec, settings
-        self._context = mx.gpu() if mx.context.num_gpus() else mx.cpu()
+        self._spec, self._settings, self._rank = spec, settings, world.rank
+        gpus = mx.context.num_gpus()
+        self._context = mx.gpu(world.rank % gpus) if gpus else mx.cpu()
         _check_precision(spec.precision, self._context)
         self._network = Network(spec, self._context)
         self._newest = NetworkTensors(self._network, self._context)
@@ -80,6 +66,7 @@ class MXNetEngine:
         self._optimizer = Optimizer(settings, learned, self._context)
         self._predict: Callable[[Any], Any] | None = None  # made when it is needed
         self._frozen: Callable[[Any], Any] | None = None  # likewise: features under the new head
+        self._ranks = Ranks(world)
         self._steps = 0
         self._is_new_update, self._has_weight = True, False
         self._adds_gradients: bool | None = None  # as MXNet was last told
@@ -89,9 +76,7 @@ class MXNetEngine:
         self.parameter_count = _size(parameters)
 
     @memory_errors()
-    def train_step(
-        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
-    ) -> _Step:
+    def train_step(self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE) -> Step:
         """The gradients of one batch and, if it is the update's last, the update.
 
         Samples of weight 0 are left out of the forward pass; their logits are zeros.
@@ -100,7 +85,10 @@ class MXNetEngine:
         picked = batch.images if samples.is_everyone else batch.images[samples.indices]
         images = self._network.images(picked)
         targets = self._array(np.asarray(batch.targets, np.float32)[samples.indices])
-        weights = self._array(samples.weights / max(float(samples.weights.sum()), 1e-37))
+        own = float(samples.weights.sum())
+        weights = self._array(samples.weights / max(own, 1e-37))
+        sums = self._ranks.sum_numbers(np.array([own, samples.has_weight], np.float64))
+        everyone, ranks_with_weight = sums.tolist()
         self._prepare_gradients()
         tensors = self._newest.views
         if not samples.has_weight:  # padding shall leave no trace in the running statistics
@@ -113,24 +101,23 @@ class MXNetEngine:
                 features = self._network.features(images, tensors)
             logits = self._network.logits(self._dropped_out(features), tensors)
             loss = mx.nd.sum(sample_losses(logits, targets, self._spec) * weights)
-            objective = loss
-            if self._settings.head_l2:
-                squares = mx.nd.sum(mx.nd.square(tensors["head.weight"]))
-                objective = loss + self._settings.head_l2 * squares
-            objective = objective * update.share
+            objective = self._objective(loss, own / max(everyone, 1e-37)) * update.share
         objective.backward()
         if not samples.has_weight:
             self._newest.fixed.flat[:] = statistics
+        if not self._spec.train_only_head:
+            self._ranks.average(self._newest.fixed.flat, samples.has_weight, ranks_with_weight)
         self._predict = None
-        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
+        self._has_weight = everyone > 0 or (self._has_weight and not self._is_new_update)
         if update.is_last and self._has_weight:
+            self._ranks.sum(self._gradients.flat)
             newest, gradients = self._newest.learned.flat, self._gradients.flat
             self._optimizer.update(newest, gradients, learning_rate)
             if self._average is not None:
                 self._average.approach(self._newest, update.average_decay)
         self._is_new_update = update.is_last
         self._steps += 1
-        return _Step(loss.detach(), logits.detach(), samples)
+        return Step(loss.detach(), logits.detach(), samples)
 
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
@@ -141,9 +128,10 @@ class MXNetEngine:
         logits: FloatArray = self._network.logits(features, self._evaluated.views).asnumpy()
         return logits
 
+    @memory_errors()
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,) values summed over the ranks, of which there is one."""
-        return np.array(values, np.float64)
+        """Float64 (N,) values summed over the ranks."""
+        return self._ranks.sum_numbers(values)
 
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
@@ -182,8 +170,8 @@ class MXNetEngine:
         export(path, self._spec, self._network.graph, weights, temperature, self.predict_step)
 
     def release(self) -> None:
-        """Wait for the device and free it; the engine cannot be used afterwards."""
-        mx.nd.waitall()
+        """Leave the other ranks and free the device; the engine cannot be used afterwards."""
+        self._ranks.leave()
         del self._network, self._newest, self._gradients, self._optimizer
         self._average = self._predict = self._frozen = None
         self._context.empty_cache()
@@ -192,6 +180,14 @@ class MXNetEngine:
     def _evaluated(self) -> NetworkTensors:
         """The tensors of predictions and of the graph."""
         return self._newest if self._average is None else self._average
+
+    def _objective(self, loss: Any, fraction: float) -> Any:
+        """This rank's part of all ranks' mean loss: it had that fraction of their weight."""
+        objective = loss if self._ranks.size == 1 else loss * fraction
+        if self._settings.head_l2:
+            squares = mx.nd.sum(mx.nd.square(self._newest.views["head.weight"]))
+            objective = objective + self._settings.head_l2 / self._ranks.size * squares
+        return objective
 
     def _prepare_gradients(self) -> None:
         """An update's first batch writes the gradients, its others add to them."""
@@ -203,12 +199,12 @@ class MXNetEngine:
             autograd.mark_variables(variables, gradients, "add" if adds else "write")
             self._adds_gradients = adds
         if self._network.graph.has_dropout:
-            mixed = np.random.SeedSequence([self._spec.seed, self._steps]).generate_state(1)
-            mx.random.seed(int(mixed[0]) >> 1)
+            mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
+            mx.random.seed(int(mixed.generate_state(1)[0]) >> 1)
 
     def _dropped_out(self, features: Any) -> Any:
         rate, seed = self._spec.dropout_rate, self._spec.seed
-        kept = kept_features(rate, features.shape, seed, self._steps, 0)
+        kept = kept_features(rate, features.shape, seed, self._steps, self._rank)
         return features if kept is None else features * self._array(kept) / (1.0 - rate)
 
     def _array(self, values: npt.NDArray[Any]) -> Any:
@@ -221,14 +217,6 @@ def _read(tensors: NetworkTensors) -> list[tuple[str, FloatArray]]:
 
 def _size(shapes: Any) -> int:
     return sum(int(np.prod(shape)) for shape in shapes.values())
-
-
-def _check_world(world: World) -> None:
-    if world.size > 1:
-        raise BackendError(
-            f"backend=mxnet trains on one host; this job has {world.size}: set the instance count "
-            "to 1, or choose backend=torch"
-        )
 
 
 def _check_precision(name: str, context: Any) -> None:
