@@ -187,7 +187,7 @@ finally:
 
 def test_ranks_that_do_not_meet_say_so() -> None:
     script = """
-ranks._MEETING_SECONDS = 3.0
+ranks._PATIENCE_SECONDS = 3.0
 if rank == 0:
     join()
 """

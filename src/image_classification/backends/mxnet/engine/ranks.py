@@ -27,10 +27,9 @@ from image_classification.backends.mxnet.engine.kvstore_node import call, config
 from image_classification.backends.mxnet.engine.kvstore_processes import KVStoreProcesses
 from image_classification.errors import AlgorithmError
 
-_MEETING_SECONDS = 900.0
-_SUM_SECONDS = 5 * 24 * 3600.0
-"""The others wait in a sum while the first rank validates and saves; who watches for lost ranks is
-the core (`training/lifeline`)."""
+_PATIENCE_SECONDS = 5 * 24 * 3600.0
+"""The others wait in a sum while the first rank validates and saves, or for a host whose data is
+still on its way; who watches for lost ranks is the core (`training/lifeline`)."""
 _FAREWELL_SECONDS = 10.0
 """For the last sum to reach all ranks; one that fails waits in vain, and then says why."""
 _CHECK_SECONDS = 1.0
@@ -54,7 +53,7 @@ class Ranks:
         world: its rank, its size and where the ranks meet.
 
     Raises:
-        AlgorithmError: not all ranks came within 15 minutes.
+        AlgorithmError: the ranks cannot meet.
     """
 
     def __init__(self, world: World) -> None:
@@ -68,12 +67,12 @@ class Ranks:
             threading.Thread(target=_serve, args=(self._queue,), daemon=True).start()
             atexit.unregister(mx.base._notify_shutdown)  # waits for sums as well
             atexit.register(_skip_destructors)
-            self._store = self._finished(_new_store, _MEETING_SECONDS)
+            self._store = self._finished(_new_store, _PATIENCE_SECONDS)
 
     def sum(self, array: Any) -> None:
         """Replace a flat float32 NDArray by its sum over the ranks; returns when that is there."""
         if self.size > 1:
-            self._finished(lambda: self._add(array), _SUM_SECONDS)
+            self._finished(lambda: self._add(array), _PATIENCE_SECONDS)
 
     def average(self, array: Any, has_samples: bool, count: float) -> None:
         """Replace a flat float32 NDArray by its mean over the `count` ranks that had samples."""
