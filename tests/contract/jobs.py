@@ -20,7 +20,7 @@ from pathlib import Path
 BACKEND = "torch"
 """What jobs run on that name no backend themselves; `pytest --backend` sets it."""
 
-ONE_HOST = ("mxnet", "reference", "tensorflow")
+ONE_HOST = ("mxnet", "reference")
 """Backends that refuse a job of several hosts."""
 
 BACKEND_VARIABLE = "IMAGE_CLASSIFICATION_BACKEND"

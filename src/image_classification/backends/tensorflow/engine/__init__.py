@@ -36,11 +36,13 @@ from image_classification.backends.tensorflow.engine.memory import memory_errors
 from image_classification.backends.tensorflow.engine.optimizer import Optimizer
 from image_classification.backends.tensorflow.engine.precision import precision_of
 from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
+from image_classification.backends.tensorflow.engine.ranks import Ranks
+from image_classification.backends.tensorflow.engine.shared_step import SharedStep
 from image_classification.backends.tensorflow.engine.step import Step, learning
 from image_classification.backends.tensorflow.export import export, formats
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import AlgorithmError, BackendError
+from image_classification.errors import AlgorithmError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -52,13 +54,9 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     """A model with fresh weights and its optimiser, on this process's device.
 
     Raises:
-        BackendError: the backbone or the optimiser does not exist, or there are several ranks.
+        BackendError: the backbone or the optimiser does not exist.
+        AlgorithmError: there are several ranks, and they do not meet.
     """
-    if world.size > 1:
-        raise BackendError(
-            f"backend 'tensorflow' trains on one host, and the job has {world.size}: set "
-            "instance_count=1, or backend=torch"
-        )
     return _TensorFlowEngine(spec, optimizer, world)
 
 
@@ -93,14 +91,16 @@ class _TensorFlowEngine:
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         self._spec, self._rank, self._steps = spec, world.rank, 0
         self._device = prepare_device(world)
+        self._ranks = Ranks(world)
         with tf.device(self._device):
             self._model = model.build(spec)
             self._average = model.build(spec) if spec.averages_weights else None
             learned = learning(self._model, spec)
             self._optimizer = Optimizer(settings, learned)
             self._precision = precision_of(spec.precision, self._device)
-            parts = (self._model, self._average, self._optimizer, self._precision)
-            self._step = Step(*parts, spec, settings)
+            parts = (self._model, self._average, self._optimizer, self._precision, spec, settings)
+            is_alone = world.size == 1
+            self._step = Step(*parts) if is_alone else SharedStep(*parts, self._ranks)
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
@@ -122,9 +122,10 @@ class _TensorFlowEngine:
         samples = step_samples(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
         self._model.trunk.start_step(self._entropy())
-        with tf.device(self._device):
+        has_weight = samples.has_weight or self._ranks.size > 1
+        with self._ranks.loss_noticed(), tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last and not samples.has_weight:
+            if self._is_new_update and update.is_last and not has_weight:
                 loss, logits = tf.constant(0.0), self._model.logits(tf.constant(inputs[0]))
             elif self._is_new_update and update.is_last:
                 loss, logits = self._step.whole(*inputs, *rates)
@@ -148,8 +149,9 @@ class _TensorFlowEngine:
         return logits
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,) values summed over the ranks, of which there is one."""
-        return np.array(values, np.float64)
+        """Float64 (N,) values summed over the ranks."""
+        with self._ranks.loss_noticed(), tf.device(self._device):
+            return self._ranks.total(values)
 
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
@@ -206,7 +208,8 @@ class _TensorFlowEngine:
         formats.write_format(name, path, *parts)
 
     def release(self) -> None:
-        """Free the device; the engine cannot be used afterwards."""
+        """Leave the other ranks and free the device; the engine cannot be used afterwards."""
+        self._ranks.leave()
         for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
             setattr(self, name, None)
         gc.collect()  # traced functions and variables refer to each other
