@@ -51,7 +51,9 @@ def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Pop
     `env` adds to the environment, which only `contract/environment` reads, and becomes Python.
     """
     settings = [f"{name}={value}" for name, value in added.items()]
-    return subprocess.Popen(["env", *settings, sys.executable, *arguments], start_new_session=True)
+    return subprocess.Popen(  # noqa: S603 - our own program
+        ["/usr/bin/env", *settings, sys.executable, *arguments], start_new_session=True
+    )
 
 
 def _are_running(processes: _Processes) -> bool:

@@ -6,6 +6,8 @@ which a MultiWorkerMirroredStrategy sets up: a server in every process, each of 
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,18 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
-from tensorflow.python.eager import context
 
 from image_classification.backends.base import World
 from image_classification.errors import AlgorithmError
 
-_Options = tf.distribute.experimental.CommunicationOptions
-
-_MEETING = _Options(timeout_seconds=900)
-_WITHOUT_END = _Options()
-"""The others wait in a sum while the first rank validates and saves; who watches for lost ranks is
-the core (`training/lifeline`)."""
+_MEETING_SECONDS = 900.0
+_PAUSE_SECONDS = 0.2
 _LOST = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -55,12 +51,11 @@ class Ranks:
             return
         try:
             self._strategy = _strategy(world)
-            values = [tf.TensorSpec([None], tf.float64)]
-            meet = self.traced(lambda ones: self.sum([ones], _MEETING), values)
-            meet(tf.ones([1], tf.float64))
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
-        self._total = self.traced(lambda values: self.sum([values]), values)
+        await_servers(world)
+        values = tf.TensorSpec([None], tf.float64)
+        self._total = self.traced(lambda values: self.sum([values]), [values])
 
     def traced(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Any:
         """A function that may call `sum` and `average`, traced once."""
@@ -78,11 +73,15 @@ class Ranks:
         (summed,) = self._total(tf.constant(values, tf.float64))
         return np.array(summed.numpy())
 
-    def sum(self, tensors: Sequence[tf.Tensor], options: _Options = _WITHOUT_END) -> list[tf.Tensor]:
-        """The sum of each tensor over the ranks: one message for all of them."""
+    def sum(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The sum of each tensor over the ranks: one message for all of them.
+
+        It waits without end, as for the first rank that validates and saves; who watches for lost
+        ranks is the core (`training/lifeline`).
+        """
         flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
         replica = tf.distribute.get_replica_context()
-        summed = replica.all_reduce(tf.distribute.ReduceOp.SUM, flat, options)
+        summed = replica.all_reduce(tf.distribute.ReduceOp.SUM, flat)
         parts = tf.split(summed, [tf.size(tensor) for tensor in tensors])
         pairs = zip(parts, tensors, strict=True)
         return [tf.reshape(part, tf.shape(tensor)) for part, tensor in pairs]
@@ -127,11 +126,15 @@ def _strategy(world: World) -> Any:
 
     The coordination service ends a job whose process is silent for ten seconds, as while it is
     moved to another machine; the health check ends one where a rank leaves before the others, and
-    its thread sleeps 30 seconds before it can be joined. Neither can be turned off by a public
-    name (TensorFlow 2.21).
+    its thread sleeps 30 seconds before it can be joined. No public name of TensorFlow 2.21 turns
+    either off.
     """
+    # Here: a job of one rank does without private names.
+    from tensorflow.python.distribute import collective_all_reduce_strategy
+    from tensorflow.python.eager import context
+
     context.context().configure_coordination_service(service_type="")
-    CollectiveAllReduceExtended._enable_check_health = False  # noqa: SLF001
+    collective_all_reduce_strategy.CollectiveAllReduceExtended._enable_check_health = False
     cluster = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(world.addresses)}),
         task_type="worker",
@@ -139,3 +142,28 @@ def _strategy(world: World) -> Any:
         rpc_layer="grpc",
     )
     return tf.distribute.MultiWorkerMirroredStrategy(cluster)
+
+
+def await_servers(world: World) -> None:
+    """Wait until every rank listens, which it does when its strategy is made.
+
+    A timeout of TensorFlow's own would leave a call behind that, when it is answered, writes to
+    freed memory (seen in TensorFlow 2.21: the process aborts).
+
+    Raises:
+        AlgorithmError: one does not within 15 minutes.
+    """
+    deadline = time.monotonic() + _MEETING_SECONDS
+    for address in world.addresses:
+        host, _, port = address.rpartition(":")
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=5.0).close()
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise AlgorithmError(
+                        f"the hosts of this job did not meet: {address} was not reached within "
+                        f"{_MEETING_SECONDS:.0f} s ({error})"
+                    ) from error
+                time.sleep(_PAUSE_SECONDS)
