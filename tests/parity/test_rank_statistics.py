@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_they_are_the_mean_over_the_ranks_that_had_samples(tmp_path: Path, subje
         pytest.skip(f"backend {subject} trains in one process")
     command = [sys.executable, "-W", "ignore", "-c", _RANK, subject, str(tmp_path)]
     port = free_ports(2)
-    processes = [subprocess.Popen([*command, str(rank), port]) for rank in range(2)]
+    proxy = os.environ | {"http_proxy": "http://127.0.0.1:9"}  # that the ranks must not ask
+    processes = [subprocess.Popen([*command, str(rank), port], env=proxy) for rank in range(2)]
     try:
         assert [process.wait(timeout=200) for process in processes] == [0, 0]
     finally:

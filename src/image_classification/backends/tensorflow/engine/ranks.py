@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends.base import World
+from image_classification.backends.tensorflow.process import reach_directly
 from image_classification.errors import AlgorithmError
 
 _MEETING_SECONDS = 900.0
@@ -47,12 +48,16 @@ class Ranks:
     def __init__(self, world: World) -> None:
         self.size = world.size
         self._strategy: Any = None
+        self._total: Any = None
         if self.size == 1:
             return
         try:
             self._strategy = _strategy(world)
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
+            raise AlgorithmError(
+                f"this process cannot listen at {world.addresses[world.rank]}, where the "
+                f"others of this job would reach it: {error}"
+            ) from error
         await_servers(world)
         values = tf.TensorSpec([None], tf.float64)
         self._total = self.traced(lambda values: self.sum([values]), [values])
@@ -105,7 +110,7 @@ class Ranks:
 
     def leave(self) -> None:
         """Let go of the other ranks; the server listens until the process ends."""
-        self._strategy = None
+        self._strategy = self._total = None
 
     @contextmanager
     def loss_noticed(self) -> Iterator[None]:
@@ -115,10 +120,18 @@ class Ranks:
         except _LOST as error:
             if self.size == 1:
                 raise
-            reason = " ".join(str(error.message).split())[:300]
             raise AlgorithmError(
-                f"another host of this job ended or is out of reach; its log says why ({reason})"
+                "another host of this job ended or is out of reach; its log says why "
+                f"({_reason(error)})"
             ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The first line that is neither the place in the graph nor the way there."""
+    lines = [line.strip() for line in str(error.message).splitlines()]
+    places = [number for number, line in enumerate(lines) if line.startswith("File ")]
+    said = [line for line in lines[places[-1] + 1 if places else 0 :] if line]
+    return said[0] if said else type(error).__name__
 
 
 def _strategy(world: World) -> Any:
@@ -133,6 +146,7 @@ def _strategy(world: World) -> Any:
     from tensorflow.python.distribute import collective_all_reduce_strategy
     from tensorflow.python.eager import context
 
+    reach_directly(address.rpartition(":")[0] for address in world.addresses)
     context.context().configure_coordination_service(service_type="")
     collective_all_reduce_strategy.CollectiveAllReduceExtended._enable_check_health = False
     cluster = tf.distribute.cluster_resolver.SimpleClusterResolver(
