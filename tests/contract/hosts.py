@@ -43,7 +43,7 @@ def start_hosts(
     A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
     default interface is one that does not exist, as in local mode.
     """
-    port = free_ports(len(hosts) + 1)  # the lifeline's is one
+    port = free_ports(2 * len(hosts) + 1)  # the lifeline's is one; of two processes each at most
     given = HYPERPARAMETERS | dict(changed or {})
     hyperparameters = {name: value for name, value in given.items() if value is not None}
     processes = []

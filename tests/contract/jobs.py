@@ -20,7 +20,7 @@ from pathlib import Path
 BACKEND = "torch"
 """What jobs run on that name no backend themselves; `pytest --backend` sets it."""
 
-ONE_HOST = ("reference", "tensorflow")
+ONE_HOST = ("reference",)
 """Backends that refuse a job of several hosts."""
 
 BACKEND_VARIABLE = "IMAGE_CLASSIFICATION_BACKEND"

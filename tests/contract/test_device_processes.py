@@ -21,7 +21,7 @@ from tests.contract.jobs import read_to, run_command, write_job
 
 @pytest.fixture(autouse=True)
 def backend_of_several_processes() -> None:
-    if jobs.BACKEND != "torch":
+    if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains in one process")
 
 

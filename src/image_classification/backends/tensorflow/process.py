@@ -1,4 +1,4 @@
-"""What must be set in a process before TensorFlow is loaded.
+"""What must be set in a process before TensorFlow is loaded, or before it calls other hosts.
 
 Less than PyTorch needs. TensorFlow computes convolutions in its own pool of threads, not OpenMP's,
 so OpenMP's settings are without effect on it and nothing spins: `engine/device` gives the pool the
@@ -10,6 +10,7 @@ glibc's defaults and 62 to 70 with what the PyTorch backend sets (2 shared cores
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 
 
 def prepare() -> None:
@@ -17,5 +18,17 @@ def prepare() -> None:
 
     The variable is set in the C library, which is where TensorFlow looks for it.
     """
-    library = ctypes.CDLL(None)
-    library.setenv(b"TF_CPP_MIN_LOG_LEVEL", b"2", 0)
+    _set("TF_CPP_MIN_LOG_LEVEL", "2", is_kept=True)
+
+
+def reach_directly(hosts: Iterable[str]) -> None:
+    """Have this process call these hosts itself, also where `http_proxy` names someone who would.
+
+    gRPC gives every call to that proxy, which the other hosts of a job are not behind.
+    """
+    _set("no_grpc_proxy", ",".join(sorted(set(hosts))))
+
+
+def _set(name: str, value: str, *, is_kept: bool = False) -> None:
+    """Set a variable in the C library; one that is there already may be kept."""
+    ctypes.CDLL(None).setenv(name.encode(), value.encode(), int(not is_kept))

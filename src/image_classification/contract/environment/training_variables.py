@@ -50,12 +50,12 @@ MASTER_PORT = Variable(
     "MASTER_PORT",
     "29500",
     "TCP port of the first host where the hosts of a training job meet; through the next one they "
-    "watch each other",
+    "watch each other; where the framework needs it each process listens at one of the ports after",
 )
 PROCESSES = Variable(
     "IMAGE_CLASSIFICATION_PROCESSES",
     "0",
-    "processes that train on each host, 1 on a backend other than torch; 0: one for each GPU",
+    "processes that train on each host; 0: one for each GPU",
 )
 LOCAL_RANK = Variable(
     "LOCAL_RANK", "", "number of this process among those of its host; set by our launcher"

@@ -37,11 +37,12 @@ from image_classification.backends.tensorflow.engine.memory import memory_errors
 from image_classification.backends.tensorflow.engine.optimizer import Optimizer
 from image_classification.backends.tensorflow.engine.precision import precision_of
 from image_classification.backends.tensorflow.engine.pretrained import pretrained_state
+from image_classification.backends.tensorflow.engine.ranks import Ranks
+from image_classification.backends.tensorflow.engine.shared_step import SharedStep
 from image_classification.backends.tensorflow.engine.step import Step, learning
 from image_classification.backends.tensorflow.export import export, formats
 from image_classification.data.preprocessing import Preprocessing
 from image_classification.data.samples import Batch, FloatArray, UInt8Array
-from image_classification.errors import BackendError
 
 __all__ = ["build", "pretrained_state"]
 
@@ -51,13 +52,9 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     """A model with fresh weights and its optimiser, on this process's device.
 
     Raises:
-        BackendError: the backbone or the optimiser does not exist, or there are several ranks.
+        BackendError: the backbone or the optimiser does not exist.
+        AlgorithmError: there are several ranks, and they do not meet.
     """
-    if world.size > 1:
-        raise BackendError(
-            f"backend 'tensorflow' trains on one host, and the job has {world.size}: set "
-            "instance_count=1, or backend=torch"
-        )
     return _TensorFlowEngine(spec, optimizer, world)
 
 
@@ -81,14 +78,16 @@ class _TensorFlowEngine:
     def __init__(self, spec: ModelSpec, settings: OptimizerSpec, world: World) -> None:
         self._spec, self._settings, self._rank, self._steps = spec, settings, world.rank, 0
         self._device = prepare_device(world)
+        self._ranks = Ranks(world)
         with tf.device(self._device):
             self._model = model.build(spec)
             self._average = model.build(spec) if spec.averages_weights else None
             learned = learning(self._model, spec)
             self._optimizer = Optimizer(settings, learned)
             self._precision = precision_of(spec.precision, self._device)
-            parts = (self._model, self._average, self._optimizer, self._precision)
-            self._step = Step(*parts, spec, settings)
+            parts = (self._model, self._average, self._optimizer, self._precision, spec, settings)
+            is_alone = world.size == 1
+            self._step = Step(*parts) if is_alone else SharedStep(*parts, self._ranks)
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
@@ -109,16 +108,18 @@ class _TensorFlowEngine:
         """
         samples = step_samples(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
-        self._has_weight = samples.has_weight or (self._has_weight and not self._is_new_update)
+        # Of several ranks the step finds out itself whether any has samples.
+        has_weight = samples.has_weight or self._ranks.size > 1
+        self._has_weight = has_weight or (self._has_weight and not self._is_new_update)
         self._model.trunk.start_step(self._entropy())
-        with tf.device(self._device):
+        with self._ranks.loss_noticed(), tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
-            if self._is_new_update and update.is_last and samples.has_weight:
+            if self._is_new_update and update.is_last and has_weight:
                 loss, logits = self._step.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
                     self._step.start_gathering()
-                add = self._step.add if samples.has_weight else self._step.add_empty
+                add = self._step.add if has_weight else self._step.add_empty
                 loss, logits = add(*inputs)
                 if update.is_last and self._has_weight:
                     self._step.finish(*rates)
@@ -136,8 +137,9 @@ class _TensorFlowEngine:
         return logits
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,) values summed over the ranks, of which there is one."""
-        return np.array(values, np.float64)
+        """Float64 (N,) values summed over the ranks."""
+        with self._ranks.loss_noticed(), tf.device(self._device):
+            return self._ranks.total(values)
 
     def state(self) -> State:
         """Copies of the weights, the running statistics, the optimiser and the step count."""
@@ -182,7 +184,8 @@ class _TensorFlowEngine:
         formats.write_format(name, path, *parts)
 
     def release(self) -> None:
-        """Free the device; the engine cannot be used afterwards."""
+        """Leave the other ranks and free the device; the engine cannot be used afterwards."""
+        self._ranks.leave()
         for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
             setattr(self, name, None)
         gc.collect()  # traced functions and variables refer to each other

@@ -24,6 +24,9 @@ def prepare_device(world: World) -> str:
         return "/CPU:0"
     for gpu in gpus:
         _configure(tf.config.experimental.set_memory_growth, gpu, True)
+    if world.size > 1:  # of the GPUs that it sees TensorFlow would make a worker each
+        _configure(tf.config.set_visible_devices, gpus[world.rank % len(gpus)], "GPU")
+        gpus = gpus[:1]
     tf.config.experimental.enable_tensor_float_32_execution(False)
     return f"/GPU:{world.rank % len(gpus)}"
 

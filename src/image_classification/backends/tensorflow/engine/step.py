@@ -39,6 +39,7 @@ class Step:
     ) -> None:
         self._classifier, self._average, self._optimizer = classifier, average, optimizer
         self._precision, self._spec, self._settings = precision, spec, settings
+        self._head_l2 = settings.head_l2
         self._learning = [weight.variable for weight in learning(classifier, spec).values()]
         self._gathered: list[tf.Variable] = []
         channels, height, width = spec.input_shape
@@ -89,10 +90,12 @@ class Step:
         weights: tf.Tensor,
         kept: tf.Tensor,
         share: tf.Tensor,
+        weight: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """(loss, logits, gradients of share · loss), the head's L2 term in the gradients only.
 
-        With `is_frozen` the trunk keeps its statistics, and its gradients are zeros.
+        With `is_frozen` the trunk keeps its statistics, and its gradients are zeros. `weight` is
+        what the losses' sum is divided by in the gradients: by default the batch's.
         """
         classifier, dtype = self._classifier, self._precision.dtype
         features = classifier.features(images, dtype=dtype) if is_frozen else None
@@ -103,10 +106,10 @@ class Step:
             logits = classifier.head(features * kept)
             total = tf.tensordot(losses(logits, targets, self._spec), weights, 1)
             loss = total / tf.maximum(tf.reduce_sum(weights), _TINY)
-            objective = loss
-            if self._settings.head_l2:
+            objective = loss if weight is None else total / tf.maximum(weight, _TINY)
+            if self._head_l2:
                 penalty = tf.reduce_sum(tf.square(classifier.head_weight))
-                objective = loss + self._settings.head_l2 * penalty
+                objective += self._head_l2 * penalty
             objective = self._precision.scaled(objective * share)
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(objective, self._learning, unconnected_gradients=zero)

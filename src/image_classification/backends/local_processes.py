@@ -1,0 +1,90 @@
+"""Processes of this host that train together, where the framework has no launcher of its own.
+
+In: a command of our program, and what each process's environment has more. Out: an exit code.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+_SECONDS_TO_STOP = 115.0
+"""For the processes, after SIGTERM, to write the artifact; the platform kills after 120."""
+_SECONDS_TO_FAIL = 30.0
+"""For the others, when one has failed: to write the reason."""
+_PAUSE_SECONDS = 0.2
+
+_Processes = Sequence[subprocess.Popen[bytes]]
+
+
+def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+    """Run `python <arguments>` once for each environment, to the end of all.
+
+    They write where this process writes. When one fails the others are stopped; SIGTERM is passed
+    on to them.
+
+    Returns:
+        0, or the highest exit code of a process that failed; 1 where all of these were killed.
+    """
+    with _stop_signals() as received:
+        processes = [_start(arguments, added) for added in environments]
+        try:
+            while _are_running(processes) and not _have_failed(processes) and not received:
+                time.sleep(_PAUSE_SECONDS)
+            _end(processes, _SECONDS_TO_STOP if received else _SECONDS_TO_FAIL)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    codes = [process.returncode for process in processes]
+    return max(codes) if max(codes) > 0 else int(any(codes))
+
+
+def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own: what a terminal interrupts is this one, which says so.
+
+    `env` adds to the environment, which only `contract/environment` reads, and becomes Python.
+    """
+    settings = [f"{name}={value}" for name, value in added.items()]
+    return subprocess.Popen(  # noqa: S603 - our own program
+        ["/usr/bin/env", *settings, sys.executable, *arguments], start_new_session=True
+    )
+
+
+def _are_running(processes: _Processes) -> bool:
+    return any(process.poll() is None for process in processes)
+
+
+def _have_failed(processes: _Processes) -> bool:
+    return any(process.poll() not in (None, 0) for process in processes)
+
+
+def _end(processes: _Processes, seconds: float) -> None:
+    """Send SIGTERM to who is running, and wait so long for all."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + seconds
+    while _are_running(processes) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield the numbers of SIGTERM and of keyboard interruptions that come in the block."""
+    received: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
