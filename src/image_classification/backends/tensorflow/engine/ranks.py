@@ -6,8 +6,6 @@ which a MultiWorkerMirroredStrategy sets up: a server in every process, each of 
 
 from __future__ import annotations
 
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,11 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends.base import World
+from image_classification.backends.meeting import await_listeners
 from image_classification.backends.tensorflow.process import reach_directly
 from image_classification.errors import AlgorithmError
 
-_MEETING_SECONDS = 900.0
-_PAUSE_SECONDS = 0.2
 _LOST = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -42,7 +39,7 @@ class Ranks:
         world: its rank, its size and where each rank listens.
 
     Raises:
-        AlgorithmError: the ranks do not meet within 15 minutes.
+        AlgorithmError: it cannot listen at its address.
     """
 
     def __init__(self, world: World) -> None:
@@ -58,7 +55,9 @@ class Ranks:
                 f"this process cannot listen at {world.addresses[world.rank]}, where the "
                 f"others of this job would reach it: {error}"
             ) from error
-        await_servers(world)
+        # A timeout of TensorFlow's own would leave a call behind that, when it is answered, writes
+        # to freed memory (seen in TensorFlow 2.21: the process aborts).
+        await_listeners(world.addresses)
         values = tf.TensorSpec([None], tf.float64)
         self._total = self.traced(lambda values: self.sum([values]), [values])
 
@@ -156,28 +155,3 @@ def _strategy(world: World) -> Any:
         rpc_layer="grpc",
     )
     return tf.distribute.MultiWorkerMirroredStrategy(cluster)
-
-
-def await_servers(world: World) -> None:
-    """Wait until every rank listens, which it does when its strategy is made.
-
-    A timeout of TensorFlow's own would leave a call behind that, when it is answered, writes to
-    freed memory (seen in TensorFlow 2.21: the process aborts).
-
-    Raises:
-        AlgorithmError: one does not within 15 minutes.
-    """
-    deadline = time.monotonic() + _MEETING_SECONDS
-    for address in world.addresses:
-        host, _, port = address.rpartition(":")
-        while True:
-            try:
-                socket.create_connection((host, int(port)), timeout=5.0).close()
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise AlgorithmError(
-                        f"the hosts of this job did not meet: {address} was not reached within "
-                        f"{_MEETING_SECONDS:.0f} s ({error})"
-                    ) from error
-                time.sleep(_PAUSE_SECONDS)

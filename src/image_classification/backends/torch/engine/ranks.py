@@ -6,7 +6,6 @@ In: tensors of this rank. Out: the same tensors, summed or averaged in place ove
 from __future__ import annotations
 
 import gc
-import socket
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,6 +14,7 @@ import torch
 from torch import distributed
 
 from image_classification.backends.base import World
+from image_classification.backends.meeting import await_listeners
 from image_classification.errors import AlgorithmError
 
 _FOREVER = timedelta(days=5)
@@ -78,7 +78,7 @@ def _meet(world: World, backend: str) -> None:
     """Join the process group when every rank has come."""
     host, _, port = world.addresses[0].rpartition(":")
     if world.rank > 0:
-        _await_first(host, int(port))
+        await_listeners(world.addresses[:1])
     store = distributed.TCPStore(
         host, int(port), is_master=world.rank == 0, timeout=_FOREVER, wait_for_workers=False
     )
@@ -88,17 +88,6 @@ def _meet(world: World, backend: str) -> None:
     distributed.init_process_group(
         backend, store=store, rank=world.rank, world_size=world.size, timeout=_FOREVER
     )
-
-
-def _await_first(host: str, port: int) -> None:
-    """The first rank may begin later than this one; PyTorch's own wait hears no signals."""
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=5.0).close()
-        except OSError:  # also a name that does not resolve yet
-            time.sleep(0.5)
-        else:
-            return
 
 
 def device_of(world: World) -> torch.device:
