@@ -2,8 +2,9 @@
 
 Everybody makes the same: batches of 224 × 224 uint8 from random crops (8 to 100 % of the area,
 aspect 3/4 to 4/3), mirrored half of the time, in random order, from the same files in the page
-cache. Each contender is a process that stays (see pipelines/), so that starting costs nothing, and
-passes go round in turn, so that a busy machine hurts all alike; the best round counts.
+cache, or from the disk. Each contender is a process that stays (see pipelines/), so that starting
+costs nothing, and passes go round in turn, so that a busy machine hurts all alike; the best round
+counts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipelines.contenders import PIPELINES, Process, find_interpreters
@@ -19,6 +22,7 @@ from pipelines.job import prepare
 from pipelines.quality import differences
 from setting import interpreters, photographs
 from setting.machine import machine
+from setting.page_cache import forget
 
 THREADS = (1, 2)
 GOALS = (  # (ours, peer, share of the peer's CPU time)
@@ -36,14 +40,15 @@ def main() -> int:
     args = parse()
     found, skipped = find_interpreters(dict(args.python))
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
-        job = prepare(Path(folder), args.photos, args.images, args.quality)
+        job = prepare(Path(folder), args.photos, args.images, args.quality, is_cold=args.cold)
         processes = [
             Process(pipeline, found[pipeline.library], Path(folder))
             for pipeline in PIPELINES
             if pipeline.library in found
         ]
         try:
-            rows = measure(processes, args.rounds, job.has_segments, set(args.only or ()))
+            before = partial(forget, Path(folder)) if args.cold else lambda: None
+            rows = measure(processes, args.rounds, job.has_segments, set(args.only or ()), before)
             for name, levels in differences(processes, job.paths, Path(folder)).items():
                 if name in rows:
                     rows[name]["grey_levels"] = levels
@@ -70,6 +75,7 @@ def parse() -> argparse.Namespace:
     photographs.add_options(parser)
     add("--images", type=int, default=1000, metavar="N", help="images a pass (default: 1000)")
     add("--quality", type=int, metavar="Q", help="encode them again first, 4:2:0")
+    add("--cold", action="store_true", help="have every pass read its files from the disk")
     add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
     add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
     interpreters.add_option(parser, [p.library for p in PIPELINES if p.library])
@@ -79,9 +85,13 @@ def parse() -> argparse.Namespace:
 
 
 def measure(
-    processes: list[Process], rounds: int, has_segments: bool, only: set[str]
+    processes: list[Process],
+    rounds: int,
+    has_segments: bool,
+    only: set[str],
+    before: Callable[[], None],
 ) -> dict[str, dict[str, object]]:
-    """Name → figures of the best round."""
+    """Name → figures of the best round; `before` is called before each pass."""
     passes = [
         (process, variant, threads)
         for threads in THREADS
@@ -94,6 +104,7 @@ def measure(
     for number in range(rounds):
         for process, variant, threads in passes:
             print(f"round {number + 1}: {variant}, {threads} threads", file=sys.stderr, flush=True)
+            before()
             answer = process.ask({"do": "pass", "variant": variant, "threads": threads})
             costs.setdefault((variant, threads), []).append(answer)
     rows: dict[str, dict[str, object]] = {}

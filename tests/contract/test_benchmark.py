@@ -34,7 +34,7 @@ def test_the_loader_is_measured_without_any_peer_and_each_is_listed_with_its_ins
 ) -> None:
     ran = subprocess.run(
         [str(BENCHMARK), "loader", "--images", "8", "--rounds", "1", "--only", "ours", "--json",
-         "--work", str(tmp_path)],
+         "--cold", "--work", str(tmp_path)],
         env={**os.environ, "PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -42,6 +42,7 @@ def test_the_loader_is_measured_without_any_peer_and_each_is_listed_with_its_ins
     )  # fmt: skip
     result = json.loads(ran.stdout)
     assert set(result["contenders"]) >= {"ours-records", "ours-folders", "ours-bare"}
+    assert "from the disk" in result["photographs"]
     for row in result["contenders"].values():
         assert set(row["images_per_second"]) == {"1", "2"} and "cpu_seconds_per_1000" in row
         assert row["grey_levels"] < 1

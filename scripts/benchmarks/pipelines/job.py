@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,13 @@ class Prepared:
     install_segmenter: str
 
 
-def prepare(folder: Path, photos: Path | None, count: int, quality: int | None) -> Prepared:
-    """Write `files.txt`, `plain.rec` and `segmented.rec` of `count` images into `folder`."""
+def prepare(
+    folder: Path, photos: Path | None, count: int, quality: int | None, *, is_cold: bool
+) -> Prepared:
+    """Write `files.txt`, `plain.rec` and `segmented.rec` of `count` images into `folder`.
+
+    An image that comes twice is one file, which is read once, unless `is_cold`.
+    """
     paths, described = _photographs(folder, photos)
     if quality is not None:
         paths = [_encoded_again(path, quality, folder) for path in paths]
@@ -44,7 +50,11 @@ def prepare(folder: Path, photos: Path | None, count: int, quality: int | None) 
     chosen = [paths[k % len(paths)] for k in range(count)]
     contents = {path: path.read_bytes() for path in paths}
     kilobytes = sum(len(contents[path]) for path in chosen) / count / 1000
-    (folder / "files.txt").write_text("\n".join(map(str, chosen)), "utf-8")
+    files = chosen
+    if is_cold:
+        files = [_copied(path, folder / "copies" / f"{k}.jpg") for k, path in enumerate(chosen)]
+        described += "; from the disk"
+    (folder / "files.txt").write_text("\n".join(map(str, files)), "utf-8")
     _write(folder / "plain.rec", [contents[path] for path in chosen])
     try:
         segmenter = Segmenter()
@@ -81,6 +91,11 @@ def _encoded_again(path: Path, quality: int, folder: Path) -> Path:
     copy = folder / f"{path.stem}.jpg"
     copy.write_bytes(encode_jpeg(decode(path.read_bytes()), quality))
     return copy
+
+
+def _copied(path: Path, copy: Path) -> Path:
+    copy.parent.mkdir(exist_ok=True)
+    return Path(shutil.copyfile(path, copy))
 
 
 def _write(path: Path, contents: list[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,15 @@ from image_classification.data.sources.records import RecordSource
 AUGMENTATION = Augmentation(crop="random_resized", area=AREA, aspect=ASPECT, horizontal_flip=0.5)
 PREPROCESSING = Preprocessing(SIZE, SIZE)
 _epochs = iter(range(1_000_000))
-_sources: dict[str, RecordSource | ListedSource] = {}
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
     """An epoch of the loader; "ours-bare" has neither loader nor source."""
     if variant == "ours-bare":
         return _run_bare(job)
-    if variant not in _sources:
-        _sources[variant] = _open(job, variant)
+    source = _open(job, variant)
     options = {"augmentation": AUGMENTATION, "shuffle": True, "threads": threads}
-    with Loader(_sources[variant], PREPROCESSING, BATCH, **options) as loader:
+    with closing(source), Loader(source, PREPROCESSING, BATCH, **options) as loader:
         return sum(len(batch) for batch in loader.epoch(next(_epochs)))
 
 
