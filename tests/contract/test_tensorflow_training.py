@@ -6,6 +6,7 @@ import json
 import signal
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,33 +67,53 @@ def test_a_job_that_was_killed_ends_with_the_weights_of_one_left_alone(
     assert weights_of(killed) == weights_of(whole)
 
 
-def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_named(
-    tmp_path: Path, small_channels: dict[str, Path]
-) -> None:
+SAVED_MODEL_JOB = {
+    "backend": "tensorflow",
+    "image_shape": "3,32,32",
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+}
+
+
+def saved_model_channels(
+    root: Path, small_channels: dict[str, Path], activation: Callable[[tf.Tensor], tf.Tensor]
+) -> dict[str, Path]:
+    """Channels of a job whose channel `model` holds a convolution as a SavedModel."""
     module = tf.Module()
     module.kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 16], [1, 2]), name="kernel")
     function = tf.function(
-        lambda images: tf.nn.relu(tf.nn.conv2d(images, module.kernel, 2, "SAME")),
+        lambda images: activation(tf.nn.conv2d(images, module.kernel, 2, "SAME")),
         input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32)],
     )
-    saved = tmp_path / "saved"
+    saved, channel = root / "saved", root / "channel"
     tf.saved_model.save(module, str(saved / "1"), signatures=function)
-    channel = tmp_path / "channel"
     channel.mkdir()
     with tarfile.open(channel / "model.tar.gz", "w:gz") as archive:
         archive.add(saved, ".")
-    channels = {
+    return {
         "training": small_channels["train"],
         "validation": small_channels["validation"],
         "model": channel,
     }
-    given = {
-        "backend": "tensorflow",
-        "image_shape": "3,32,32",
-        "epochs": 3,
-        "batch_size": 8,
-        "learning_rate": 0.01,
-    }
+
+
+def test_a_backbone_without_an_onnx_graph_is_refused_before_the_first_epoch(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    channels = saved_model_channels(tmp_path, small_channels, tf.math.bessel_i0e)
+    base = write_job(tmp_path / "ml", SAVED_MODEL_JOB, channels)
+    done = run_train(base)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "tf2onnx cannot translate backbone" in (base / "output/failure").read_text()
+    assert "Epoch 1/3 took" not in done.stdout
+
+
+def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_named(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    channels = saved_model_channels(tmp_path, small_channels, tf.nn.relu)
+    given = dict(SAVED_MODEL_JOB)
     base = write_job(tmp_path / "ml", given, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 from image_classification import backends
 from image_classification.backends.base import Engine, ModelSpec, World
+from image_classification.backends.shared_backbones import BACKBONES as SHARED
 from image_classification.contract.channels import ChannelInput
 from image_classification.training.channel_weights import ChannelWeights
 from image_classification.training.given_backbone import given_folder
@@ -32,12 +34,15 @@ def start_engine(
 
     Raises:
         UserError: no such backbone or backend, or weights that are missing or do not fit.
+        BackendError: the backbone has no ONNX graph.
     """
     backend = backends.load(settings.backend)
     with given_folder(settings.backbone, model_channel) as folder:
         spec = _spec_of(settings, inputs, folder)
         engine = backend.build(spec, settings.optimizer, world)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
+    if world.rank == 0 and settings.backbone.name not in SHARED:
+        _check_graph(engine, settings.backbone.name)
     _logger.info(
         "Built %s on %s (threads: %d): %d parameters, %d of them trained",
         spec.backbone,
@@ -47,6 +52,16 @@ def start_engine(
         engine.trainable_parameter_count,
     )
     return engine, started_from
+
+
+def _check_graph(engine: Engine, backbone: str) -> None:
+    """Export once before the first epoch: what cannot be served shall not be trained for days.
+
+    Only the shared backbones are known to have a graph; it takes seconds.
+    """
+    _logger.info("Checking that %s can be exported", backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        engine.export(Path(folder) / "model.onnx")
 
 
 def _spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSpec:
