@@ -237,5 +237,12 @@ class _TorchEngine:
         return self._tensor(images[samples.indices])
 
     def _tensor(self, array: Any) -> torch.Tensor:
-        """On the device; on the CPU without a copy where the array allows it."""
-        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
+        """On the device; on the CPU without a copy where the array allows it.
+
+        From page-locked memory a copy to a GPU is only handed over, as a step is; from other memory
+        it would wait for the step that is running.
+        """
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        if self._device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
