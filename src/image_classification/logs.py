@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -94,31 +96,23 @@ class Progress:
         self._shown = now
 
 
-class LateProgress:
+@contextmanager
+def late_progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A `Progress` that begins with the first unit, when the total is known.
 
     Args:
         title, unit: as `Progress` takes them.
+
+    Yields:
+        What to call with (done, total): so many units are done by now.
     """
+    with ExitStack() as shown:
+        progress: Progress | None = None
 
-    def __init__(self, title: str, unit: str) -> None:
-        self._title, self._unit = title, unit
-        self._progress: Progress | None = None
+        def show(done: int, total: int) -> None:
+            nonlocal progress
+            if progress is None:
+                progress = shown.enter_context(Progress(title, total, unit))
+            progress.reach(done)
 
-    def __enter__(self) -> LateProgress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` units are done by now."""
-        if self._progress is None:
-            self._progress = Progress(self._title, total, self._unit)
-        self._progress.reach(done)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(kind, error, trace)
+        yield show

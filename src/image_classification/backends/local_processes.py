@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-_SECONDS_TO_STOP = 115.0
+SECONDS_TO_STOP = 115
 """For the processes, after SIGTERM, to write the artifact; the platform kills after 120."""
 _SECONDS_TO_FAIL = 30.0
 """For the others, when one has failed: to write the reason."""
@@ -36,7 +36,7 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
         try:
             while _are_running(processes) and not _have_failed(processes) and not received:
                 time.sleep(_PAUSE_SECONDS)
-            _end(processes, _SECONDS_TO_STOP if received else _SECONDS_TO_FAIL)
+            _end(processes, SECONDS_TO_STOP if received else _SECONDS_TO_FAIL)
         finally:
             for process in processes:
                 process.kill()

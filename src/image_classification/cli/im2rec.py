@@ -28,7 +28,7 @@ from image_classification.data.pack_lists import pack_lists
 from image_classification.data.packing import PackOptions
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import IM2REC_EXTENSIONS
-from image_classification.logs import LateProgress
+from image_classification.logs import late_progress
 
 _EXIT_INTERRUPTED = 130
 _SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")
@@ -203,7 +203,7 @@ def _pack(args: argparse.Namespace) -> None:
             done = ": done before the interruption" if is_done else ""
             say(f"Creating .rec file from {path} in {path.parent}{done}")
             sys.stdout.flush()
-            return stack.enter_context(LateProgress(path.name, "images"))
+            return stack.enter_context(late_progress(path.name, "images"))
 
         reports = pack_lists(
             lists,

@@ -21,7 +21,7 @@ from image_classification.data.labels import LABELS_FILE, LabelMap
 from image_classification.data.transcoding import Transcoding
 from image_classification.data.tree import LeftOut, find_images
 from image_classification.errors import UsageError
-from image_classification.logs import LateProgress
+from image_classification.logs import late_progress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -142,7 +142,7 @@ def run(namespace: argparse.Namespace) -> int:
         )
     # As an exception, so that what is half-written is taken away when the platform stops the job.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
-    with LateProgress("preprocess", "images") as on_progress:
+    with late_progress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
     say(*_summary(findings, output))
     return 0

@@ -18,7 +18,7 @@ from image_classification.data.packing import PackOptions, pack
 from image_classification.data.record_append import append
 from image_classification.data.transcoding import AUTO, Transcoding
 from image_classification.errors import UsageError
-from image_classification.logs import LateProgress
+from image_classification.logs import late_progress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -109,7 +109,7 @@ def _run_pack(args: argparse.Namespace) -> int:
         raise UsageError("--append-to adds to one file: drop --shard-size and --resume")
     if args.renumber and args.append_to is None:
         raise UsageError("--renumber gives new ids to appended images: it needs --append-to")
-    with ended_by_sigterm(), LateProgress("packing", "images") as show:
+    with ended_by_sigterm(), late_progress("packing", "images") as show:
         common: dict[str, Any] = {
             "options": options,
             "workers": workers_of(args.workers),

@@ -17,8 +17,7 @@ from torch.distributed.elastic.multiprocessing import (
 )
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
-_SECONDS_TO_STOP = 115
-"""For the processes, after SIGTERM, to write the artifact; the platform kills after 120."""
+from image_classification.backends.local_processes import SECONDS_TO_STOP
 
 
 def device_count() -> int:
@@ -46,6 +45,6 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
     try:
         context.wait(period=0.2)
     except SignalException as stop:
-        context.close(signal.Signals(stop.sigval), _SECONDS_TO_STOP)
+        context.close(signal.Signals(stop.sigval), SECONDS_TO_STOP)
     codes = [handler.proc.returncode for handler in context.subprocess_handlers.values()]
     return max(codes) if max(codes) > 0 else int(any(codes))
