@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from image_classification.data.images import encode_png
-from image_classification.data.recordio import RecordFile
+from image_classification.images.encode import encode_png
 from image_classification.logs import Progress
+from image_classification.records.reader import RecordFile
 
 COMMAND = str(Path(sys.executable).with_name("image-classification"))
 WORK = Path("demo")

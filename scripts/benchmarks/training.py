@@ -23,9 +23,9 @@ from setting.machine import machine
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.contract.environment import framework_threads
-from image_classification.data.samples import Batch
+from image_classification.contract.process import framework_threads
 from image_classification.errors import BackendError
+from image_classification.samples import Batch
 
 RATE, MOMENTUM = 0.01, 0.9
 BareStep = Callable[[], float]

@@ -4,6 +4,6 @@ Importing the package loads no deep-learning framework; `training/job.py` and
 `serving/app.py` are the two stories to read first.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
 
-__all__ = ["__version__"]
+__version__ = "0.1.0"

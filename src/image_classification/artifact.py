@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from image_classification.archive import unpacked
-from image_classification.data.files import write_text, written_beside
-from image_classification.data.labels import LABELS_FILE, LabelMap
-from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import ArtifactError, DataError
+from image_classification.files import write_text, written_beside
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from image_classification.data.jpeg_layout import read_layout
-from image_classification.data.recordio import RecordFile
+from image_classification.images.jpeg_parts import read_layout
+from image_classification.records.reader import RecordFile
 from tests.conftest import ClassFolders
 from tests.container.engine import run
 from tests.contract.jobs import run_command

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
+from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from tests.container.engine import HARDENED, docker, inspect, run, running, serving
 from tests.contract.jobs import Answer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from image_classification.artifact import read_artifact
-from image_classification.data.sources.records import RecordSource
+from image_classification.loading.records import RecordSource
 from tests.conftest import ClassFolders
 from tests.container.engine import docker, run, running, serving
 from tests.contract.conftest import HYPERPARAMETERS
@@ -122,7 +122,7 @@ def test_a_small_job_fits_in_1_gb_and_the_cpu_limit_is_seen(
     limits = ["--memory", "1g", "--memory-swap", "1g", "--cpus", "1"]
     done = run(image, "train", volumes={base: "/opt/ml"}, options=limits)
     assert done.returncode == 0, done.stdout + done.stderr
-    code = "from image_classification.contract.environment import cpu_count; print(cpu_count())"
+    code = "from image_classification.contract.process import cpu_count; print(cpu_count())"
     assert run(image, "python3", "-c", code, options=["--cpus", "1"]).stdout.strip() == "1"
 
 

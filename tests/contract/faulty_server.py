@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from image_classification import cli
-from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError
+from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import server
 
 load = server._Server.load
@@ -20,7 +20,7 @@ load = server._Server.load
 
 def load_with_obedient_device(application: Any) -> Any:
     """Runs in the worker: ONNX Runtime must not be imported before the fork."""
-    from image_classification.serving import loading, runtime
+    from image_classification.serving import runtime
 
     class ObedientRuntime(runtime.Runtime):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -35,7 +35,7 @@ def load_with_obedient_device(application: Any) -> Any:
                 time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
             return super().run(images)
 
-    loading.Runtime = ObedientRuntime  # type: ignore[misc]
+    runtime.Runtime = ObedientRuntime  # type: ignore[misc]
     return load(application)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.event_file import EventFile
+from image_classification.training.report.history import EventFile
 
 
 def test_the_history_has_every_epoch_with_the_numbers_of_the_log(doubtful_job: Path) -> None:

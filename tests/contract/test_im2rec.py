@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data.recordio import RecordFile
+from image_classification.records.reader import RecordFile
 
 COMMAND = [sys.executable, "-m", "image_classification.cli.im2rec"]
 IMAGES = 400

@@ -297,7 +297,7 @@ def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
 def test_the_toolkit_runs_without_scipy_and_leaves_no_trace_of_one() -> None:
     code = (
         "import sys; sys.modules['scipy'] = None\n"
-        "import image_classification.serving.own_code.handlers\n"
+        "import image_classification.serving.custom.handlers\n"
         "print(sorted(name for name in sys.modules if name.startswith('scipy')))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,7 +17,7 @@ from tests.contract.jobs import run_command, run_train, write_job
 TRAIN = """
 import argparse, json, os, sys
 import image_classification
-from image_classification.data.images import decode
+from image_classification.images.decode import decode
 import beside
 parser = argparse.ArgumentParser()
 parser.add_argument("--learning-rate", type=float)

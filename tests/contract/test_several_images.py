@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
+from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from tests.contract.jobs import Server, running_server
 
 CLASSES = ["blue", "green", "red"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from image_classification.artifact import read_artifact
-from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
+from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, write_job, write_pipe

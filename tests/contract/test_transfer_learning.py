@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
-from image_classification.data.labels import LabelMap
-from image_classification.training.channel_weights import _head_order, _with_head_order
+from image_classification.labels.label_map import LabelMap
+from image_classification.training.weights import _head_order, _with_head_order
 from tests.conftest import ClassFolders
 from tests.contract import jobs
 from tests.contract.jobs import run_train, write_job

@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 
 from image_classification import backends
-from image_classification.backends.base import (
-    Engine,
-    ModelSpec,
-    OptimizerSpec,
-    State,
-    World,
-)
-from image_classification.data.samples import Batch
+from image_classification.backends.base import Engine, ModelSpec, OptimizerSpec, State, World
+from image_classification.samples import Batch
 
 RESNET = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=3)
 LITE = dataclasses.replace(RESNET, backbone="efficientnet_lite0", input_shape=(3, 65, 50))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from image_classification import backends
+from image_classification.backends.backbones import BACKBONES, SMALL_DEPTHS
 from image_classification.backends.base import ModelSpec, State
-from image_classification.backends.shared_backbones import BACKBONES, SMALL_DEPTHS
 from tests.parity.engines import build, make_batch
 
 TOLERANCE = 1e-4

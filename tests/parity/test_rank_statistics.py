@@ -12,7 +12,7 @@ import pytest
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, World
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 from tests.contract.hosts import free_ports
 from tests.contract.jobs import ONE_HOST
 from tests.parity.engines import make_batch

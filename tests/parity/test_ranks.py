@@ -17,7 +17,7 @@ import sys
 import numpy as np
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 from tests.parity.engines import make_batch
 
 name, folder = sys.argv[1], sys.argv[2]

@@ -11,8 +11,8 @@ import pytest
 
 from image_classification.backends.base import ModelSpec, Update
 from image_classification.backends.update_rules import RULES
-from image_classification.data.samples import Batch
-from image_classification.training.targets import soft_targets
+from image_classification.samples import Batch
+from image_classification.training.step import soft_targets
 from tests.parity.engines import LITE, RESNET, assert_same_change, build, make_batch, pair
 
 Steps = list[tuple[Batch, Update]]

@@ -10,8 +10,8 @@ _STEP = """
 import os, sys
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec
-from image_classification.contract.environment import Cluster
-from image_classification.training.process_group import world_of
+from image_classification.contract.paths import Cluster
+from image_classification.training.group import world_of
 from tests.unit.torch_cases import change, make_batch
 
 world = world_of(Cluster())

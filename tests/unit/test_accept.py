@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_classification.data.labels import LabelMap
 from image_classification.errors import RequestError
+from image_classification.labels.label_map import LabelMap
 from image_classification.serving.codec.accept import Accept, parse_accept
 from image_classification.serving.codec.answers import Result, encode
 from image_classification.serving.prediction import Failure, Prediction

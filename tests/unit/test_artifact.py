@@ -12,9 +12,9 @@ import pytest
 
 from image_classification.archive import file_names, unpack
 from image_classification.artifact import open_artifact, read_artifact, write_artifact
-from image_classification.data.labels import LabelMap
-from image_classification.data.preprocessing import Preprocessing
 from image_classification.errors import ArtifactError, DataError
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.labels.label_map import LabelMap
 
 LABELS = LabelMap(("cat", "dög"))
 PREPROCESSING = Preprocessing(height=8, width=8, resize=9)

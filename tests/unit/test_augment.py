@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data.augment import Augmentation, augment, plan
-from image_classification.data.colour import shift_colour
-from image_classification.data.images import decode, encode_jpeg, encode_png, resize
-from image_classification.data.preprocessing import Preprocessing, prepare
-from image_classification.data.warp import affine_matrix, warp
 from image_classification.errors import HyperparameterError
+from image_classification.images.augment import Augmentation, augment, plan
+from image_classification.images.decode import decode
+from image_classification.images.encode import encode_jpeg, encode_png
+from image_classification.images.operations import affine_matrix, shift_colour, warp
+from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.resize import resize
 
 ALL = {
     "nothing": Augmentation(),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from image_classification import backends
-from image_classification.backends.initial_weights import initial_tensor
+from image_classification.backends.state import initial_tensor
 from image_classification.cli import main
 from image_classification.contract import environment
 from image_classification.contract.interface import INTERFACES

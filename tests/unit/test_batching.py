@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError, RequestError
+from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.batching import Batcher
 from image_classification.serving.observation import RequestRecord, working_on
 

@@ -7,18 +7,16 @@ import pytest
 
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import HyperparameterError
-from image_classification.training.binary_metrics import (
+from image_classification.training.checkpoint import EpochRecord, History
+from image_classification.training.evaluation import (
     BINARY_METRICS,
+    Outcomes,
     average_precision,
+    metric_names,
+    metrics_of,
     precision,
     recall,
     roc_auc,
-)
-from image_classification.training.checkpoint import EpochRecord, History
-from image_classification.training.evaluation import (
-    Outcomes,
-    metric_names,
-    metrics_of,
     top_k_accuracy,
 )
 from image_classification.training.settings import settings_of

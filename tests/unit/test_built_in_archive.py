@@ -12,8 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.backends import networks
-from image_classification.backends.mxnet_archive import SHAPES_FILE, SYMBOL_FILE, read_built_in
-from image_classification.backends.mxnet_archive.params_file import read_params
+from image_classification.backends.mxnet_archive import (
+    SHAPES_FILE,
+    SYMBOL_FILE,
+    read_built_in,
+    read_params,
+)
 from image_classification.errors import ArtifactError
 from tests.unit.built_in_archive import params_bytes, write_archive
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from image_classification.data.samples import FloatArray
+from image_classification.samples import FloatArray
 from image_classification.training.calibration import (
     LARGEST,
     SMALLEST,

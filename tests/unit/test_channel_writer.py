@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from image_classification.cli import main
-from image_classification.data.channel_writer import ChannelPlan
-from image_classification.data.channel_writer import write_channels as write_inventory
-from image_classification.data.findings import Findings
-from image_classification.data.headers import read_header
-from image_classification.data.inventory.reading import take_inventory
-from image_classification.data.listing import read_list
-from image_classification.data.recordio import RecordFile
-from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
+from image_classification.images.header import read_header
+from image_classification.inventory.folders import take_inventory
+from image_classification.labels.lists import read_list
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.report import Findings
+from image_classification.prepare.write import ChannelPlan
+from image_classification.prepare.write import write_channels as write_inventory
+from image_classification.records.reader import RecordFile
 from tests.conftest import ClassFolders
 
 SPLIT_NAMES = ("train", "validation")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
-from image_classification.contract.environment import JobPaths
 from image_classification.contract.interface import INTERFACES
+from image_classification.contract.paths import JobPaths
 from image_classification.errors import ChannelError
 
 

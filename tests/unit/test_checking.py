@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classification.cli import im2rec, main
-from image_classification.data.channel_writer import ChannelPlan, write_channels
-from image_classification.data.checking import duplicates
-from image_classification.data.checking.duplicates import connected, near_pairs
-from image_classification.data.inventory.reading import take_inventory
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
+from image_classification.inventory.folders import take_inventory
+from image_classification.prepare.check import duplicates
+from image_classification.prepare.check.duplicates import connected, near_pairs
+from image_classification.prepare.write import ChannelPlan, write_channels
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (120, 90), **options: Any) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classification.data.files import PARTIAL_SUFFIX
 from image_classification.errors import UserError
+from image_classification.files import PARTIAL_SUFFIX
 from image_classification.training.checkpoint import (
     Checkpoint,
     Checkpoints,

@@ -9,10 +9,11 @@ import pytest
 
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.labels import LabelMap, names_of_folders
-from image_classification.data.listing import ListEntry, read_list
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
 from image_classification.errors import DataError, HyperparameterError
+from image_classification.labels.label_map import LabelMap, names_of_folders
+from image_classification.labels.lists import ListEntry, read_list
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
 

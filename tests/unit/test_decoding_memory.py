@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data.images import decode
+from image_classification.images.decode import decode
 
 MEASURE = """
 import sys
 from pathlib import Path
-from image_classification.data.images import decode
+from image_classification.images.decode import decode
 def peak():  # not ru_maxrss, in which a child begins with its parent's
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -16,7 +16,7 @@ from botocore.validate import ParamValidator
 
 from image_classification.cli import main
 from image_classification.contract.algorithm import algorithm_request
-from image_classification.contract.hyperparameters import parse_all
+from image_classification.contract.hyperparameter import parse_all
 from image_classification.contract.interface import INTERFACES
 from image_classification.contract.presets import PRESETS
 

@@ -11,7 +11,7 @@ from image_classification.training.evaluation import (
     softmax,
     top_k_accuracy,
 )
-from image_classification.training.targets import soft_targets
+from image_classification.training.step import soft_targets
 
 TARGETS = np.array([0, 1, 2, 2])
 SCORES = np.array([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]], np.float32)

@@ -11,8 +11,7 @@ import pytest
 from gunicorn.config import Config
 
 from image_classification.errors import RequestError
-from image_classification.serving.connection import Connection, Phase
-from image_classification.serving.front import Front, Limits
+from image_classification.serving.connection import Connection, Front, Limits, Phase
 from image_classification.serving.incoming import Received
 
 

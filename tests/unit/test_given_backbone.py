@@ -12,13 +12,12 @@ import pytest
 
 from image_classification import backends
 from image_classification.artifact import MANIFEST_FILE
-from image_classification.contract.environment import JobPaths
-from image_classification.data.labels import LabelMap
+from image_classification.contract.paths import JobPaths
 from image_classification.errors import BackendError, ChannelError
-from image_classification.training.channel_weights import _check_backbone
-from image_classification.training.given_backbone import given_folder
-from image_classification.training.initial_weights import given_weights
+from image_classification.labels.label_map import LabelMap
+from image_classification.training.engine_start import given_folder, given_weights
 from image_classification.training.request import JobRequest, read_request
+from image_classification.training.weights import _check_backbone
 from tests.contract.jobs import write_job
 
 

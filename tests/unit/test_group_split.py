@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_classification.data.splitting import stratified_group_split
 from image_classification.errors import UsageError
+from image_classification.labels.split import stratified_group_split
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_classification.data.images import decode
-from image_classification.data.preprocessing import Preprocessing, prepare
 from image_classification.errors import ImageError
+from image_classification.images.decode import decode
+from image_classification.images.preprocessing import Preprocessing, prepare
 
 SHARED = Path(
     os.environ.get("IMAGE_CLASSIFICATION_SHARED", Path(__file__).parents[2].parent / "shared")
@@ -71,7 +71,8 @@ def test_the_nine_landscapes_all_show_the_same_upright_scene(shared: Path) -> No
 MEASURE = """
 import resource, sys, time
 from pathlib import Path
-from image_classification.data.images import decode, encode_jpeg, encode_png
+from image_classification.images.decode import decode
+from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.errors import ImageError
 import numpy as np
 for encode in (encode_jpeg, encode_png):

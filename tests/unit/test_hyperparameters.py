@@ -2,7 +2,7 @@
 
 import pytest
 
-from image_classification.contract.hyperparameters import Hyperparameter, parse_all
+from image_classification.contract.hyperparameter import Hyperparameter, parse_all
 from image_classification.contract.interface import INTERFACES, recognise
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.training.settings import settings_of

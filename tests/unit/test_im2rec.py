@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from image_classification.cli import im2rec
-from image_classification.data.images import decode
-from image_classification.data.list_selection import select_lists
-from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.recordio import RecordFile
+from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.errors import UsageError
+from image_classification.images.decode import decode
+from image_classification.labels.lists import ListEntry, write_list
+from image_classification.prepare.pack_lists import select_lists
+from image_classification.records.reader import RecordFile
 
 
 def picture(height: int = 20, width: int = 30, seed: int = 0) -> bytes:
@@ -161,7 +162,7 @@ def test_without_pass_through_everything_becomes_a_jpeg(
     assert [decode(content).shape for content in contents] == [(8, 8, 3)] * 4
 
 
-@pytest.mark.parametrize("number", sorted(im2rec.INTERPOLATION_NUMBERS))
+@pytest.mark.parametrize("number", sorted(INTERPOLATION_NUMBERS))
 def test_every_interpolation_of_the_other_im2rec_is_there(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:

@@ -14,14 +14,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin
 
-from image_classification.data.headers import read_header
-from image_classification.data.images import decode, encode_jpeg, encode_png, resize
 from image_classification.errors import (
     ImageDamagedError,
     ImageError,
     ImageFormatError,
     ImageTooLargeError,
 )
+from image_classification.images.decode import decode
+from image_classification.images.encode import encode_jpeg, encode_png
+from image_classification.images.header import read_header
+from image_classification.images.resize import resize
 
 Transpose = Image.Transpose
 STORED_AS = {  # how an upright picture is stored under each orientation

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.inventory import Inventory
-from image_classification.data.inventory.reading import take_inventory
-from image_classification.data.labels import LabelMap
 from image_classification.errors import DataError, ListError, UsageError
+from image_classification.inventory import Inventory
+from image_classification.inventory.folders import take_inventory
+from image_classification.labels.label_map import LabelMap
 
 
 def tree(root: Path, *paths: str) -> Path:

@@ -13,17 +13,26 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classification.data import images, jpeg_cutting
-from image_classification.data.augmentation import Augmentation
-from image_classification.data.headers import read_header
-from image_classification.data.images import decode, decode_part, encode_png
-from image_classification.data.jpeg_cutting import Box, cut_jpeg, segment_bounds
-from image_classification.data.jpeg_layout import JpegLayout, read_layout, with_table
-from image_classification.data.loader import Loader
-from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
-from image_classification.data.sources.records import RecordSource
 from image_classification.errors import ImageDamagedError, ImageError
+from image_classification.images import decode as images
+from image_classification.images import jpeg_parts
+from image_classification.images.augment import Augmentation
+from image_classification.images.decode import decode, decode_part
+from image_classification.images.encode import encode_png
+from image_classification.images.header import read_header
+from image_classification.images.jpeg_parts import (
+    Box,
+    JpegLayout,
+    cut_jpeg,
+    read_layout,
+    segment_bounds,
+    with_table,
+)
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.loading.loader import Loader
+from image_classification.loading.records import RecordSource
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 
 EXIF_OF = {n: b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([n]) + b"\0" * 7
            for n in range(1, 9)}  # fmt: skip
@@ -211,7 +220,7 @@ def test_a_table_of_pieces_saves_the_search_for_markers(monkeypatch: pytest.Monk
     data = tabled(gridded())
     expected = decode(data)[40:60, 40:60]
     assert (expected == decode(gridded())[40:60, 40:60]).all()
-    monkeypatch.setattr(jpeg_cutting.np, "flatnonzero", None)
+    monkeypatch.setattr(jpeg_parts.np, "flatnonzero", None)
     assert (decode_part(data, (40, 40, 20, 20)) == expected).all()
 
 
@@ -269,7 +278,7 @@ def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[int] = []
-    cut_whole = jpeg_cutting.cut_jpeg
+    cut_whole = jpeg_parts.cut_jpeg
 
     def noted(*arguments: object) -> object:
         found = cut_whole(*arguments)  # type: ignore[arg-type]
@@ -277,7 +286,7 @@ def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
         decoded.append(found.box[2] * found.box[3])
         return found
 
-    monkeypatch.setattr("image_classification.data.jpeg_decoding.cut_jpeg", noted)
+    monkeypatch.setattr("image_classification.images.decode.cut_jpeg", noted)
     decode_part(gridded(), (40, 40, 20, 20))
     assert decoded == [32 * 32]
 

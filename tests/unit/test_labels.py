@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.labels import LabelMap
 from image_classification.errors import DataError
+from image_classification.labels.label_map import LabelMap
 
 
 def test_a_label_map_survives_its_file_whatever_the_names(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.data.recordio import RecordHeader, pack_image_record
+from image_classification.records.format import RecordHeader, pack_image_record
 
 RECORDS = 1_000_000
 
@@ -16,8 +16,8 @@ RECORDS = 1_000_000
 MEASURE = """
 import sys
 from pathlib import Path
-from image_classification.data.sampling import epoch_order
-from image_classification.data.sources.records import RecordSource
+from image_classification.loading.order import epoch_order
+from image_classification.loading.records import RecordSource
 
 def own_megabytes():
     lines = Path("/proc/self/status").read_text().splitlines()

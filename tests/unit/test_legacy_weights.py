@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from image_classification import backends
-from image_classification.backends.inert_pickle import Call, Name, read_inert
-from image_classification.backends.legacy_weights import read_legacy_weights
+from image_classification.backends import base
+from image_classification.backends.legacy_weights import Call, Name, read_inert, read_legacy_weights
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.errors import ArtifactError
 
@@ -59,7 +59,7 @@ def test_pretrained_weights_fit_the_network_tensor_for_tensor(number: int) -> No
     state = pretrained_state(backbone, None)
     if state is None:
         pytest.skip(f"{backbone.weights_package} is not installed (extra: pretrained)")
-    spec = backends.base.ModelSpec(backbone.name, 1000, (3, 64, 64), (127.0,), (128.0,))
+    spec = base.ModelSpec(backbone.name, 1000, (3, 64, 64), (127.0,), (128.0,))
     shapes = {f"weight/{name}": tuple(t.shape) for name, t in model.build(spec).tensors()}
     assert {name: array.shape for name, array in state.items()} == shapes
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classification.data.labels import LabelMap
-from image_classification.data.listing import (
+from image_classification.errors import DataError, ListError, UsageError
+from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import (
     ListEntry,
     divide_list,
     read_list,
     shuffled,
     write_list,
 )
-from image_classification.data.splitting import stratified_split
-from image_classification.data.tree import walk
-from image_classification.errors import DataError, ListError, UsageError
+from image_classification.labels.split import stratified_split
+from image_classification.labels.tree import walk
 
 
 def write(folder: Path, content: bytes) -> Path:

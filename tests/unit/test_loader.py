@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classification.data.augment import Augmentation
-from image_classification.data.bad_samples import BadSamples
-from image_classification.data.images import encode_jpeg
-from image_classification.data.loader import Loader
-from image_classification.data.preprocessing import Preprocessing, prepare
-from image_classification.data.samples import Batch, IntArray, Sample
-from image_classification.data.sampling import epoch_order, step_generator
 from image_classification.errors import AlgorithmError, DataError, HyperparameterError
+from image_classification.images.augment import Augmentation
+from image_classification.images.encode import encode_jpeg
+from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.loader import Loader
+from image_classification.loading.order import epoch_order, step_generator
+from image_classification.samples import Batch, IntArray, Sample
 
 PREPROCESSING = Preprocessing(24, 24, resize=28)
 FILES = [

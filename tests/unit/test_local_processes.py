@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.backends.local_processes import launch
+from image_classification.backends.processes import launch
 
 
 def run(script: str, *numbers: int) -> int:
@@ -43,7 +43,7 @@ def test_sigterm_is_passed_on_and_they_may_end_in_their_own_way() -> None:
     )
     script = (
         "import sys\n"
-        "from image_classification.backends.local_processes import launch\n"
+        "from image_classification.backends.processes import launch\n"
         f"sys.exit(launch(['-c', {child!r}], [{{}}, {{}}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

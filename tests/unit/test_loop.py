@@ -13,15 +13,15 @@ from PIL import Image
 
 from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Update, World
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.bad_samples import BadSamples
-from image_classification.data.loader import Loader
-from image_classification.data.samples import Batch, FloatArray, Sample, UInt8Array
+from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.loader import Loader
+from image_classification.samples import Batch, FloatArray, Sample, UInt8Array
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.journal import Journal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
 from image_classification.training.settings import Settings, settings_of
-from image_classification.training.step_inputs import StepInputs
+from image_classification.training.step import StepInputs
 
 
 class Colours:

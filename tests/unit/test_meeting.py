@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 
-from image_classification.backends.meeting import await_listeners
+from image_classification.backends.processes import await_listeners
 
 _WAIT = (
     "import signal, sys\n"
-    "from image_classification.backends.meeting import await_listeners\n"
+    "from image_classification.backends.processes import await_listeners\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
     "print('waiting', flush=True)\n"
     "await_listeners(sys.argv[1:])\n"

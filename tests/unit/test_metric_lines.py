@@ -13,8 +13,7 @@ from image_classification.contract import metrics
 from image_classification.contract.interface import INTERFACES
 from image_classification.contract.metrics import Metric
 from image_classification.training.checkpoint import EpochRecord
-from image_classification.training.heartbeat import Heartbeat
-from image_classification.training.journal import Journal
+from image_classification.training.journal import Heartbeat, Journal
 
 EVERY_METRIC = [
     pytest.param(metric, id=f"{name}-{metric.name}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from image_classification.data.sampling import mixing_generator
-from image_classification.training.mixing import blended, mix
+from image_classification.loading.order import mixing_generator
+from image_classification.training.mixup import blended, mix
 
 
 def batch(count: int = 6) -> np.ndarray:

@@ -18,18 +18,25 @@ from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.labels import LabelMap
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
-from image_classification.data.sources.records import RecordSource
 from image_classification.errors import ChannelError, DataError, HyperparameterError, ListError
+from image_classification.labels.label_map import LabelMap
+from image_classification.loading.records import RecordSource
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 from image_classification.serving.codec.accept import Accept
 from image_classification.serving.codec.answers import encode
 from image_classification.serving.prediction import Prediction
-from image_classification.training.evaluation import Outcomes, confusions, metrics_of, per_class
+from image_classification.training.evaluation import (
+    Outcomes,
+    confusions,
+    metrics_of,
+    per_class,
+    positive_weights,
+    sigmoid,
+)
 from image_classification.training.inputs import Inputs, open_inputs
-from image_classification.training.multi_label import positive_weights, sigmoid
 from image_classification.training.settings import settings_of
-from image_classification.training.targets import soft_targets
+from image_classification.training.step import soft_targets
 from tests.unit.torch_cases import change, make_batch
 
 ROWS = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], np.uint8)

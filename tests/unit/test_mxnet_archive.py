@@ -14,11 +14,10 @@ import onnxruntime
 
 from image_classification import backends
 from image_classification.backends import onnx_check
+from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.backends.mxnet_archive import read_built_in
-from image_classification.backends.mxnet_archive.params_file import read_params
-from image_classification.backends.shared_backbones import IMAGENET_MEAN, IMAGENET_STD
-from image_classification.training.built_in_export import export_built_in
+from image_classification.backends.mxnet_archive import read_built_in, read_params
+from image_classification.export import export_built_in
 from tests.unit.mxnet_module import predict, resnet_symbol, train_built_in
 
 TOLERANCE = 1e-4

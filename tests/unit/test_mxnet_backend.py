@@ -21,7 +21,7 @@ from mxnet.gluon.model_zoo import vision
 from image_classification import backends
 from image_classification.backends import onnx_check
 from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
-from image_classification.backends.mxnet import gluon_zoo
+from image_classification.backends.mxnet import catalog
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
@@ -167,7 +167,7 @@ def test_the_catalog_has_every_classifier_of_gluons_model_zoo() -> None:
     with pytest.raises(ValueError) as error:  # its message lists them all
         vision.get_model("nothing")
     zoo = set(str(error.value).split("\n\t")[1:])
-    assert {name.removeprefix(gluon_zoo.PREFIX) for name in gluon_zoo.ROWS} == zoo
+    assert {name.removeprefix(catalog.PREFIX) for name in catalog.ROWS} == zoo
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from tests.contract.hosts import free_ports
 _JOIN = """
 import os, pickle, sys, time
 from image_classification.backends.base import World
-from image_classification.backends.mxnet import process
+from image_classification.backends import mxnet as process
 process.prepare(1)
-from image_classification.backends.mxnet.engine import ranks
+from image_classification.backends.mxnet import ranks
 import mxnet as mx
 import numpy as np
 
@@ -85,7 +85,7 @@ joined.leave()
 _TRAIN = """
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 from tests.unit.torch_cases import SMALL, make_batch
 
 folder = sys.argv[4]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from image_classification.backends import networks
+from image_classification.backends.backbones import BACKBONES, SMALL_DEPTHS
 from image_classification.backends.networks.efficientnet_lite import same_padding
-from image_classification.backends.shared_backbones import BACKBONES, SMALL_DEPTHS
 
 
 def sides(name: str, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -91,7 +91,7 @@ def test_the_notebook_names_the_images_of_this_version() -> None:
 def test_a_command_is_parsed_without_importing_the_others() -> None:
     code = (
         "import sys; from image_classification.cli import parser; parser('serve');"
-        "print([m for m in ('numpy', 'PIL', 'image_classification.data') if m in sys.modules])"
+        "print([m for m in ('numpy', 'PIL', 'image_classification.images') if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.cli import im2rec, main, records
-from image_classification.data import recordio
-from image_classification.data.images import decode
-from image_classification.data.labels import LabelMap
-from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.packing import PackOptions, PackReport, pack
-from image_classification.data.recordio import RecordFile
-from image_classification.data.transcoding import Transcoding
-from image_classification.data.tree import walk
+from image_classification.cli import im2rec, main
+from image_classification.cli import pack as records
 from image_classification.errors import DataError, UsageError
+from image_classification.images.decode import decode
+from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import ListEntry, write_list
+from image_classification.labels.tree import walk
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.pack import PackOptions, pack
+from image_classification.prepare.pack_report import PackReport
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.reader import RecordFile
+from image_classification.records.writer import RecordWriter
 
 
 def encoded(height: int, width: int, kind: str = "JPEG", mode: str = "RGB", seed: int = 0) -> bytes:
@@ -185,7 +188,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
     def fail(self: object, payload: bytes, key: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(recordio.RecordWriter, "write", fail)
+    monkeypatch.setattr(RecordWriter, "write", fail)
     with pytest.raises(DataError, match=r"data\.rec cannot be written: No space left"):
         pack(path, root, tmp_path / "data.rec")
     assert left_behind(tmp_path) == []
@@ -363,9 +366,9 @@ def test_one_record_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> None:
-    with recordio.RecordWriter(tmp_path / "data.rec") as writer:
+    with RecordWriter(tmp_path / "data.rec") as writer:
         for content in (GOOD, b"raw", GOOD):
-            record = recordio.pack_image_record(recordio.RecordHeader(1.0, 5), content)
+            record = pack_image_record(RecordHeader(1.0, 5), content)
             writer.write(record, 5)
     assert run("inspect", str(tmp_path / "data.rec"), "--extract", str(tmp_path / "back")) == 0
     names = sorted(path.name for path in (tmp_path / "back" / "1").iterdir())
@@ -375,7 +378,7 @@ def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> Non
 def test_records_that_hold_no_images_are_inspected_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with recordio.RecordWriter(tmp_path / "data.rec") as writer:
+    with RecordWriter(tmp_path / "data.rec") as writer:
         writer.write(b"raw", 0)
     assert run("inspect", str(tmp_path / "data.rec")) == 0
     assert "these are not image records" in capsys.readouterr().out

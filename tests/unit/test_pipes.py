@@ -16,15 +16,15 @@ from PIL import Image
 
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.labels import LabelMap
-from image_classification.data.loader import Loader
-from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
-from image_classification.data.sources.stream import StreamSource
 from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.labels.label_map import LabelMap
+from image_classification.loading.loader import Loader
+from image_classification.loading.pipe import StreamSource
+from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from image_classification.training.inputs import open_inputs
-from image_classification.training.pipes import copy_of_pipe, stream_of
 from image_classification.training.settings import settings_of
+from image_classification.training.sources import copy_of_pipe, stream_of
 
 SIZE = 8
 PREPROCESSING = Preprocessing(height=SIZE, width=SIZE)

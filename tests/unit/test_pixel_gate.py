@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from image_classification.data.image_header import ImageHeader
+from image_classification.images.header import ImageHeader
+from image_classification.serving.admission import PixelGate
 from image_classification.serving.observation import RequestRecord, decoding, working_on
-from image_classification.serving.pixel_gate import PixelGate
 
 LARGE = ImageHeader("PNG", 4_000, 4_000)
 

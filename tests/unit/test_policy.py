@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data.augment import Augmentation, augment, plan
-from image_classification.data.erasing import AREA, ASPECT, erase
-from image_classification.data.images import encode_png
-from image_classification.data.policy import OPERATIONS, apply_policy
-from image_classification.data.preprocessing import Preprocessing
+from image_classification.images.augment import Augmentation, augment, plan
+from image_classification.images.encode import encode_png
+from image_classification.images.operations import AREA, ASPECT, erase
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.images.randaugment import OPERATIONS, apply_policy
 
 UNSIGNED = {"_autocontrast", "_equalize", "_identity", "_posterize", "_solarize"}
 

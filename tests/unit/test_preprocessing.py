@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_classification.data.images import decode, encode_jpeg, encode_png, resize
-from image_classification.data.preprocessing import Preprocessing, prepare
 from image_classification.errors import DataError, ImageError, ImageTooLargeError
+from image_classification.images.decode import decode
+from image_classification.images.encode import encode_jpeg, encode_png
+from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.resize import resize
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

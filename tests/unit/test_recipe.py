@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.sampling import balanced_order
 from image_classification.errors import HyperparameterError
-from image_classification.training.recipe import Recipe, average_decay
-from image_classification.training.settings import Settings, settings_of
-from image_classification.training.targets import class_weights
+from image_classification.loading.order import balanced_order
+from image_classification.training.settings import Recipe, Settings, average_decay, settings_of
+from image_classification.training.step import class_weights
 
 UNEVEN = np.repeat([0, 1, 3], [90, 9, 1])
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data import record_append
-from image_classification.data.labels import LabelMap
-from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.packing import PackOptions, pack
-from image_classification.data.record_append import append
-from image_classification.data.recordio import RecordFile
 from image_classification.errors import DataError, RecordError
+from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import ListEntry, write_list
+from image_classification.prepare import append as record_append
+from image_classification.prepare.append import append
+from image_classification.prepare.pack import PackOptions, pack
+from image_classification.records.reader import RecordFile
 
 OPTIONS = PackOptions()
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data import packing
-from image_classification.data.list_selection import select_lists
-from image_classification.data.listing import ListEntry, write_list
-from image_classification.data.pack_lists import pack_lists
-from image_classification.data.packing import PackOptions, pack
-from image_classification.data.recordio import RecordFile
-from image_classification.data.transcoding import Transcoding
 from image_classification.errors import DataError, UsageError
+from image_classification.labels.lists import ListEntry, write_list
+from image_classification.prepare import pack as packing
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.pack import PackOptions, pack
+from image_classification.prepare.pack_lists import pack_lists, select_lists
+from image_classification.records.reader import RecordFile
 
 IMAGES = 40
 SHARD_BYTES = 8_000  # about seven images
@@ -118,7 +117,7 @@ def test_a_resumed_run_gives_the_same_bytes_without_packing_an_image_twice(
     monkeypatch: pytest.MonkeyPatch,
     shard_bytes: int | None,
 ) -> None:
-    monkeypatch.setattr("image_classification.data.record_parts.PART_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("image_classification.prepare.parts.PART_BYTES", SHARD_BYTES)
     options = {"shard_bytes": shard_bytes, "options": SMALL, "workers": 2}
     whole = tmp_path / "whole" / "data.rec"
     pack(tmp_path / "data.lst", root, whole, **options)  # type: ignore[arg-type]

@@ -13,15 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classification.cli import main
-from image_classification.data.record_index import read_index
-from image_classification.data.recordio import (
-    RECORD_MAGIC,
-    RecordFile,
-    RecordHeader,
-    RecordWriter,
-    pack_image_record,
-)
 from image_classification.errors import DataError, RecordError
+from image_classification.records.format import RECORD_MAGIC, RecordHeader, pack_image_record
+from image_classification.records.index import read_index
+from image_classification.records.reader import RecordFile
+from image_classification.records.writer import RecordWriter
 
 RECORDS = 6
 MAGIC = RECORD_MAGIC.to_bytes(4, "little")

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_classification.data.images import decode
-from image_classification.data.listing import divide_list, read_list, shuffled, write_list
-from image_classification.data.packing import PackOptions, pack
-from image_classification.data.recordio import RecordFile, RecordWriter
-from image_classification.data.sources.records import RecordSource
-from image_classification.data.transcoding import Transcoding
-from image_classification.data.tree import walk
+from image_classification.images.decode import decode
+from image_classification.labels.lists import divide_list, read_list, shuffled, write_list
+from image_classification.labels.tree import walk
+from image_classification.loading.records import RecordSource
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.pack import PackOptions, pack
+from image_classification.records.reader import RecordFile
+from image_classification.records.writer import RecordWriter
 
 pytestmark = pytest.mark.shared
 

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_classification.data import record_format
-from image_classification.data.record_format import frame_parts
-from image_classification.data.recordio import (
+from image_classification.errors import RecordError
+from image_classification.records import format as record_format
+from image_classification.records.format import (
     RECORD_MAGIC,
     ImageRecord,
-    RecordFile,
     RecordHeader,
-    RecordWriter,
+    frame_parts,
     pack_image_record,
     unpack_image_record,
 )
-from image_classification.errors import RecordError
+from image_classification.records.reader import RecordFile
+from image_classification.records.writer import RecordWriter
 
 MAGIC = RECORD_MAGIC.to_bytes(4, "little")
 

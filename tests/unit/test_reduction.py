@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.data import reduction
-from image_classification.data.images import decode, resize
-from image_classification.data.reduction import resize_box
-from image_classification.data.samples import UInt8Array
-from image_classification.data.transcoding import Transcoding, transcode
+from image_classification.images import resize as reduction
+from image_classification.images.decode import decode
+from image_classification.images.resize import resize, resize_box
+from image_classification.prepare.encode import Transcoding, transcode
+from image_classification.samples import UInt8Array
 
 fast_only = pytest.mark.skipif(
     reduction.cykooz_resizer is None, reason="cykooz.resizer has no build for this machine"

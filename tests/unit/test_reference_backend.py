@@ -21,8 +21,8 @@ from image_classification.backends.networks import (
     Mean,
     Norm,
 )
-from image_classification.backends.reference.losses import sample_losses
-from image_classification.backends.reference.model import operations
+from image_classification.backends.reference import model
+from image_classification.backends.reference.engine import sample_losses
 from image_classification.errors import BackendError
 from tests.unit.torch_cases import SMALL, change, make_batch
 
@@ -59,13 +59,13 @@ def test_gradients_are_the_limits_of_difference_quotients(layer: Layer) -> None:
     def output() -> Any:
         found = dict(tensors)
         if isinstance(layer, Norm):
-            statistics = operations.statistics(inputs[0])
+            statistics = model.statistics(inputs[0])
             found |= dict(zip(("layer.running_mean", "layer.running_var"), statistics, strict=True))
-        return operations.forward(layer, inputs, found)
+        return model.forward(layer, inputs, found)
 
     first = output()
     weights = generator.normal(size=first.shape)  # the objective is their sum with the output
-    of_inputs, of_tensors = operations.backward(layer, inputs, first, weights, tensors)
+    of_inputs, of_tensors = model.backward(layer, inputs, first, weights, tensors)
     assert of_tensors.keys() == tensors.keys()
     pairs = [*zip(inputs, of_inputs, strict=True)]
     pairs += [(tensors[name], of_tensors[name]) for name in tensors]

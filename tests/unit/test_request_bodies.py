@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from image_classification.data.record_format import RecordHeader, frame_parts, pack_image_record
 from image_classification.errors import RequestError
+from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from image_classification.serving.codec import bodies
 from image_classification.serving.codec.bodies import Images, content_types, read_images
 from image_classification.serving.prediction import Failure

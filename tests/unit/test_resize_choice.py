@@ -11,8 +11,9 @@ from PIL import Image
 
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
 from image_classification.errors import ChannelError
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 from image_classification.training.final_settings import final_settings
 from image_classification.training.inputs import open_inputs
 from image_classification.training.settings import settings_of

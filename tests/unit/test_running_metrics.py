@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from image_classification.backends.base import World
-from image_classification.data.samples import FloatArray
-from image_classification.training.binary_metrics import roc_auc
+from image_classification.samples import FloatArray
 from image_classification.training.checkpoint import PartialEpoch
-from image_classification.training.epoch_progress import EpochProgress
-from image_classification.training.evaluation import softmax
-from image_classification.training.process_group import ProcessGroup
-from image_classification.training.running_metrics import RunningMetrics, means
+from image_classification.training.evaluation import roc_auc, softmax
+from image_classification.training.group import ProcessGroup
+from image_classification.training.progress import EpochProgress, RunningMetrics, means
 
 TARGETS = np.array([0, 1, 1, 0, 1, 0])
 SCORES = [0.1, 0.3, 0.9, 0.4, 0.2, 0.8]  # logits of the positive class

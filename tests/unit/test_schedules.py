@@ -2,7 +2,7 @@
 
 import pytest
 
-from image_classification.training.schedules import Schedule
+from image_classification.training.settings.optimization import Schedule
 from image_classification.training.stopping import EarlyStopping
 
 

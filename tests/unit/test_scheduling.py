@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from image_classification.artifact import Artifact
-from image_classification.data.labels import LabelMap
-from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import DeviceError, RequestError, UserError
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.labels.label_map import LabelMap
+from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving.admission import GuardedGraph, choose_plan
 from image_classification.serving.health import Health
 from image_classification.serving.models import Model
 from image_classification.serving.observation import RequestRecord, working_on
 from image_classification.serving.prediction import Failure
-from image_classification.serving.scheduling import GuardedGraph, choose_plan
 
 
 @pytest.mark.parametrize(

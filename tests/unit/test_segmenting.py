@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from image_classification.cli import main
-from image_classification.data.headers import read_header
-from image_classification.data.images import decode, encode_png
-from image_classification.data.jpeg_cutting import cut_jpeg
-from image_classification.data.jpeg_layout import read_layout
-from image_classification.data.recordio import RecordFile
-from image_classification.data.segmenting import PROGRAM, Segmenter, restart_interval
 from image_classification.errors import ImageError, ImageTooLargeError, UsageError
+from image_classification.images.decode import decode
+from image_classification.images.encode import encode_png
+from image_classification.images.header import read_header
+from image_classification.images.jpeg_parts import cut_jpeg, read_layout
+from image_classification.images.restart_markers import PROGRAM, Segmenter, restart_interval
+from image_classification.records.reader import RecordFile
 from tests.unit.test_jpeg_parts import jpeg
 
 needs_jpegtran = pytest.mark.skipif(

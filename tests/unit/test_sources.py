@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.data.labels import LabelMap
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
-from image_classification.data.samples import Sample
-from image_classification.data.sources import Source
-from image_classification.data.sources.folder import FolderSource
-from image_classification.data.sources.records import RecordSource
 from image_classification.errors import DataError, RecordError
+from image_classification.labels.label_map import LabelMap
+from image_classification.loading.records import RecordSource
+from image_classification.loading.sources import FolderSource, Source
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
+from image_classification.samples import Sample
 
 
 def write_records(path: Path, *headers: RecordHeader) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.contract.environment import JobPaths
 from image_classification.contract.interface import INTERFACES
+from image_classification.contract.paths import JobPaths
+from image_classification.training.engine_start import STAND_IN, replaced_backbone
 from image_classification.training.request import JobRequest, read_request
-from image_classification.training.stand_in import STAND_IN, replaced_backbone
 from tests.contract.jobs import write_job
 
 NOTEBOOK = {"num_layers": "18", "use_pretrained_model": "1", "image_shape": "3,224,224"}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from image_classification.backends.dropout import kept_features
-from image_classification.backends.initial_weights import initial_tensor
-from image_classification.backends.state_check import checked_weights
-from image_classification.backends.step_samples import step_samples
+from image_classification.backends.state import checked_weights, initial_tensor
+from image_classification.backends.step import kept_features, step_samples
 from image_classification.errors import ArtifactError
 
 # ---- samples

@@ -19,8 +19,8 @@ import onnxruntime
 from image_classification import backends
 from image_classification.backends import update_rules
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
-from image_classification.data.samples import Batch
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
+from image_classification.samples import Batch
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 HEAD_ONLY = change(train_only_head=True)
@@ -55,8 +55,8 @@ def engine(whole: Any) -> Any:
 def test_an_optimizer_follows_its_formula(name: str, momentum: float) -> None:
     import tensorflow as tf
 
-    from image_classification.backends.tensorflow.engine.optimizer import Optimizer, clipped
-    from image_classification.backends.tensorflow.model.weight import DENSE, new_weight
+    from image_classification.backends.tensorflow.layers import DENSE, new_weight
+    from image_classification.backends.tensorflow.optimizer import Optimizer, clipped
 
     spec = OptimizerSpec(
         name=name, momentum=momentum, weight_decay=0.1, clip_gradient_norm=0.5,
@@ -92,7 +92,7 @@ def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
 def test_an_update_that_overflows_float16_is_left_out_and_halves_the_scale() -> None:
     import tensorflow as tf
 
-    from image_classification.backends.tensorflow.engine.precision import Precision
+    from image_classification.backends.tensorflow.optimizer import Precision
 
     precision, applied = Precision(tf.float16), tf.Variable(0.0)
 
@@ -295,7 +295,7 @@ def test_release_frees_the_network() -> None:
 
 def test_the_number_of_threads_is_the_worlds() -> None:
     script = (
-        "from image_classification.backends.tensorflow.engine import device\n"
+        "from image_classification.backends.tensorflow import engine as device\n"
         "from image_classification.backends.base import World\n"
         "import tensorflow as tf\n"
         "device.prepare_device(World(threads=3)); tf.constant(1) + 1\n"

@@ -19,8 +19,8 @@ import tensorflow as tf
 from image_classification import artifact, backends
 from image_classification.backends.base import OptimizerSpec, World
 from image_classification.cli import main
-from image_classification.data.labels import LabelMap
-from image_classification.data.preprocessing import Preprocessing, prepare
+from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.labels.label_map import LabelMap
 from image_classification.training.results import description_of, engine_writers
 from tests.unit.torch_cases import SMALL, make_batch
 

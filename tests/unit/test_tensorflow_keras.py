@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
-from image_classification.backends.tensorflow import keras_families
+from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
 from tests.unit.torch_cases import change, differences, make_batch
 
@@ -36,7 +36,7 @@ def build(**fields: Any) -> Any:
 
 def test_every_classifier_of_keras_has_a_row(keras: Any) -> None:
     theirs = {name for name in dir(keras.applications) if name[0].isupper()}
-    assert {name.removeprefix("keras/") for name in keras_families.BACKBONES} == theirs
+    assert {name.removeprefix("keras/") for name in catalog.KERAS_BACKBONES} == theirs
 
 
 def test_a_close_name_is_suggested() -> None:
@@ -48,7 +48,7 @@ def module_of(keras: Any, model: str) -> Any:
     return inspect.getmodule(inspect.unwrap(getattr(keras.applications, model)))
 
 
-@pytest.mark.parametrize("family", keras_families.FAMILIES, ids=lambda f: next(iter(f.models)))
+@pytest.mark.parametrize("family", catalog.FAMILIES, ids=lambda f: next(iter(f.models)))
 def test_the_normalisation_is_what_the_family_was_trained_with(keras: Any, family: Any) -> None:
     """Keras's own: a function beside the model, or layers inside it."""
     model = next(iter(family.models))

@@ -8,7 +8,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import tensorflow as tf
 
-from image_classification.backends.tensorflow.engine.memory import memory_errors
+from image_classification.backends.tensorflow.engine import memory_errors
 from image_classification.contract.failure import describe
 
 

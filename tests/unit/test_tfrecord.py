@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_classification.data.channel_writer import ChannelPlan, write_channels
-from image_classification.data.images import decode
-from image_classification.data.inventory.reading import take_inventory
-from image_classification.data.listing import read_list
-from image_classification.data.tfrecord import encode_example, frame_tfrecord
-from image_classification.data.transcoding import Transcoding
+from image_classification.images.decode import decode
+from image_classification.inventory.folders import take_inventory
+from image_classification.labels.lists import read_list
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.write import ChannelPlan, write_channels
+from image_classification.records.tfrecord import encode_example, frame_tfrecord
 from tests.conftest import ClassFolders
 
 pytest.importorskip("google_crc32c", reason="pip install google-crc32c")

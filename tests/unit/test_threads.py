@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from image_classification.contract.environment import framework_threads
+from image_classification.contract.process import framework_threads
 from image_classification.errors import UserError
 
 

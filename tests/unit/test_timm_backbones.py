@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.data.samples import Batch
 from image_classification.errors import BackendError
+from image_classification.samples import Batch
 
 SPEC = ModelSpec(
     "timm/mobilenetv3_small_050", 3, (3, 64, 64), (123.675, 116.28, 103.53), (58.4, 57.1, 57.4)

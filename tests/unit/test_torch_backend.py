@@ -19,8 +19,8 @@ import torch
 from image_classification import backends
 from image_classification.backends import onnx_check
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, World
-from image_classification.data.samples import Batch
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
+from image_classification.samples import Batch
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 OPTIMIZERS = ("sgd", "nag", "nesterov", "adam", "rmsprop", "adagrad", "adadelta")

@@ -19,10 +19,11 @@ from safetensors.numpy import save_file
 
 from image_classification import backends
 from image_classification.backends import networks
+from image_classification.backends.backbones import resnet_name
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
 from image_classification.backends.torch import catalog, model
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
-from image_classification.training.pretrained_export import write_pretrained_weights
+from image_classification.export import write_pretrained_weights
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 
@@ -59,8 +60,9 @@ def test_a_missing_framework_is_answered_with_the_extra_to_install() -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
         "from image_classification import backends\n"
+        "from image_classification.errors import BackendError\n"
         "try: backends.load('torch')\n"
-        "except backends.BackendError as error: print(error)"
+        "except BackendError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "pip install 'sagemaker-image-classification[torch]'" in run.stdout
@@ -74,9 +76,9 @@ def test_an_unknown_backbone_is_answered_with_the_nearest_and_the_list() -> None
 
 
 def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
-    assert catalog.resnet_name(50) == "resnet50"
+    assert resnet_name(50) == "resnet50"
     with pytest.raises(BackendError, match="num_layers=51 has no ResNet; choose one of 18, 20,"):
-        catalog.resnet_name(51)
+        resnet_name(51)
 
 
 # ---- networks

@@ -16,10 +16,9 @@ import torch
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
-from image_classification.backends.torch.engine.compiling import compiled
-from image_classification.backends.torch.engine.precision import Precision, precision_of
-from image_classification.data.samples import Batch
+from image_classification.backends.torch.step import Precision, compiled, precision_of
 from image_classification.errors import BackendError
+from image_classification.samples import Batch
 from tests.unit.torch_cases import SMALL, change, differences, make_batch
 
 CPU = torch.device("cpu")

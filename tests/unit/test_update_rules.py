@@ -41,7 +41,7 @@ def run(name: str, steps: int = 3, **changes: Any) -> tuple[dict[str, np.ndarray
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_is_torch_optims(name: str, momentum: float) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    optimizer = pytest.importorskip("image_classification.backends.torch.engine.optimizer")
+    optimizer = pytest.importorskip("image_classification.backends.torch.optimizer")
     spec = OptimizerSpec(name=name, **SETTINGS | {"momentum": momentum})
     generator = np.random.default_rng(1)
     start = {"w": generator.normal(size=(3, 2)), "b": generator.normal(size=3)}

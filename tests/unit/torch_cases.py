@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from image_classification.backends.base import ModelSpec, State
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 
 SMALL = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=3)
 
@@ -18,7 +18,7 @@ import resource
 import numpy as np
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 
 shape = (3, 224, 224)
 spec = ModelSpec("resnet20", 2, shape, (127.0,) * 3, (128.0,) * 3)

@@ -8,9 +8,9 @@ import mxnet as mx
 from mxnet import autograd, gluon
 
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.initial_weights import initial_tensor
 from image_classification.backends.mxnet import model
-from image_classification.data.samples import Batch
+from image_classification.backends.state import initial_tensor
+from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:

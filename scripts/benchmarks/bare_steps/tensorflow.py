@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.tensorflow import model
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:

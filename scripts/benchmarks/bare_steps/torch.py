@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.torch import model
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:

@@ -52,7 +52,7 @@ def work(
 ) -> None:
     """One process: images until the time is over."""
     from image_classification.artifact import open_artifact
-    from image_classification.data.preprocessing import prepare
+    from image_classification.images.preprocessing import prepare
     from image_classification.serving.codec.accept import parse_accept
     from image_classification.serving.codec.answers import encode
     from image_classification.serving.prediction import Prediction

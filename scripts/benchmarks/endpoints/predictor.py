@@ -19,7 +19,7 @@ def load() -> object:
 
 
 def _onnx(model: Path) -> object:
-    from image_classification.data.preprocessing import Preprocessing, prepare
+    from image_classification.images.preprocessing import Preprocessing, prepare
     from image_classification.serving.runtime import Runtime
 
     preprocessing = Preprocessing.from_json(

@@ -11,10 +11,12 @@ import numpy as np
 from PIL import Image
 from setting import photographs
 
-from image_classification.data.images import DEFAULT_MAX_PIXELS, decode, encode_jpeg
-from image_classification.data.recordio import RecordHeader, RecordWriter, pack_image_record
-from image_classification.data.segmenting import Segmenter
 from image_classification.errors import UsageError
+from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.images.encode import encode_jpeg
+from image_classification.images.restart_markers import Segmenter
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.writer import RecordWriter
 
 _SYNTHETIC = 100
 

@@ -9,14 +9,13 @@ import numpy as np
 from worker import AREA, ASPECT, BATCH, SIZE, Crop, Job, serve
 
 import image_classification
-from image_classification.data.augment import augment
-from image_classification.data.augmentation import Augmentation, plan
-from image_classification.data.images import decode_part
-from image_classification.data.loader import Loader
-from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.reduction import HIDING_RATIO, resize_into
-from image_classification.data.sources.listed import ListedSource
-from image_classification.data.sources.records import RecordSource
+from image_classification.images.augment import Augmentation, augment, plan
+from image_classification.images.decode import decode_part
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.images.resize import HIDING_RATIO, resize_into
+from image_classification.loading.loader import Loader
+from image_classification.loading.records import RecordSource
+from image_classification.loading.sources import ListedSource
 
 AUGMENTATION = Augmentation(crop="random_resized", area=AREA, aspect=ASPECT, horizontal_flip=0.5)
 PREPROCESSING = Preprocessing(SIZE, SIZE)

@@ -11,76 +11,15 @@ import difflib
 import importlib
 import importlib.util
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
-from image_classification.backends.base import (
-    Backbone,
-    Engine,
-    ModelSpec,
-    OptimizerSpec,
-    State,
-    World,
-)
-from image_classification.data.preprocessing import Preprocessing
+from image_classification.backends.base import Catalog, EngineModule, Launcher
 from image_classification.errors import BackendError, ImageClassificationError
 
 _DISTRIBUTION = "sagemaker-image-classification"
-
-
-class Catalog(Protocol):
-    """What `<backend>/catalog.py` offers: plain data, no framework."""
-
-    BACKBONES: Mapping[str, Backbone]
-
-    def find(self, name: str) -> Backbone:
-        """The row of that name; BackendError with the nearest name when there is none."""
-        ...
-
-    def resnet_name(self, num_layers: int) -> str:
-        """The backbone that the built-in's `num_layers` means; BackendError for another depth."""
-        ...
-
-
-class EngineModule(Protocol):
-    """What `<backend>/engine` offers: it imports the framework."""
-
-    def build(self, spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-        """A model with fresh weights and its optimiser, on this process's device."""
-        ...
-
-    def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
-        """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
-        ...
-
-
-class FormatWriter(Protocol):
-    """What an engine offers besides, where the backend's `catalog.py` has FORMATS of its own."""
-
-    def write_format(
-        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
-    ) -> None:
-        """Write the model, whole or not at all; its logits are divided by `temperature` (> 0).
-
-        Raises:
-            BackendError: the backbone has no such form.
-            UsageError: something is at `path` already.
-        """
-        ...
-
-
-class Launcher(Protocol):
-    """What `<backend>/engine/launching.py` offers, where a host's devices are a process each."""
-
-    def device_count(self) -> int:
-        """The devices of this machine that can train."""
-        ...
-
-    def launch(self, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-        """Run `python <arguments>` once for each environment; the exit code of all."""
-        ...
 
 
 def names() -> tuple[str, ...]:
@@ -158,7 +97,7 @@ def launcher(name: str) -> Launcher | None:
         BackendError: as `load`, which comes first.
     """
     load(name)
-    module = f"{__name__}.{name}.engine.launching"
+    module = f"{__name__}.{name}.ranks"
     if importlib.util.find_spec(module) is None:
         return None
     return cast(Launcher, importlib.import_module(module))

@@ -1,14 +1,13 @@
-"""The protocol of a backend: what the core asks of a deep-learning framework, and nothing else.
+"""Backends by name: list them, read a catalog, load an engine. Nothing is imported before its use.
 
-A backend is the folder `backends/<name>/` with `catalog.py` (plain data: which backbones exist),
-`model` (networks), `engine` (`build`, one training step, one prediction step, state) and `export`
-(the ONNX graph), each a module or a package. Schedules, targets, metrics, checkpoints and reports
-are the core's: they reach a backend as numbers. What is random in an engine (first weights,
-dropout) and what every engine must decide alike is in the modules beside this one.
+In: the value of the `backend` hyperparameter. Out: plain data (`catalog`) or a module that builds
+engines (`load`). The name of a folder here is the name of the backend and of the extra that
+installs its framework; `base.py` has the protocol.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.samples import Batch, FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.samples import Batch, FloatArray, UInt8Array
 
 State = dict[str, npt.NDArray[np.generic]]
 
@@ -232,4 +232,57 @@ class Engine(Protocol):
 
     def release(self) -> None:
         """Free the device."""
+        ...
+
+
+class Catalog(Protocol):
+    """What `<backend>/catalog.py` offers: plain data, no framework."""
+
+    BACKBONES: Mapping[str, Backbone]
+
+    def find(self, name: str) -> Backbone:
+        """The row of that name; BackendError with the nearest name when there is none."""
+        ...
+
+    def resnet_name(self, num_layers: int) -> str:
+        """The backbone that the built-in's `num_layers` means; BackendError for another depth."""
+        ...
+
+
+class EngineModule(Protocol):
+    """What `<backend>/engine` offers: it imports the framework."""
+
+    def build(self, spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
+        """A model with fresh weights and its optimiser, on this process's device."""
+        ...
+
+    def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
+        """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
+        ...
+
+
+class FormatWriter(Protocol):
+    """What an engine offers besides, where the backend's `catalog.py` has FORMATS of its own."""
+
+    def write_format(
+        self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
+    ) -> None:
+        """Write the model, whole or not at all; its logits are divided by `temperature` (> 0).
+
+        Raises:
+            BackendError: the backbone has no such form.
+            UsageError: something is at `path` already.
+        """
+        ...
+
+
+class Launcher(Protocol):
+    """What `<backend>/ranks.py` offers, where a host's devices are a process each."""
+
+    def device_count(self) -> int:
+        """The devices of this machine that can train."""
+        ...
+
+    def launch(self, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+        """Run `python <arguments>` once for each environment; the exit code of all."""
         ...

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 
 from image_classification.backends.base import ModelSpec
-from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError
+from image_classification.samples import FloatArray, UInt8Array
 
 TOLERANCE = 1e-4  # largest difference of a probability between ONNX Runtime and the backend
 _BATCHES = (1, 2, 7)

@@ -13,12 +13,15 @@ from importlib import import_module
 
 from image_classification import __version__, logs
 from image_classification.cli.command_line import Parser
-from image_classification.contract import environment
+from image_classification.contract.environment import LOG_LEVEL
 from image_classification.contract.failure import report_failure
+from image_classification.contract.process import disable_telemetry
 
 _EXIT_INTERRUPTED = 130
 _MODULES = {  # in the order of the help
-    "records": ("list", "pack", "inspect", "rec2idx"),
+    "lists": ("list",),
+    "pack": ("pack",),
+    "inspect": ("inspect", "rec2idx"),
     "preprocess": ("preprocess",),
     "check": ("check",),
     "train": ("train",),
@@ -33,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 for a user's mistake, 1 for a fault of ours."""
     words = sys.argv[1:] if arguments is None else arguments
     namespace = parser(words[0] if words else None).parse_args(words)
-    environment.disable_telemetry()
+    disable_telemetry()
     try:
-        logs.configure(environment.LOG_LEVEL.read_integer(0), namespace.log_stream)
+        logs.configure(LOG_LEVEL.read_integer(0), namespace.log_stream)
         code: int = namespace.run(namespace)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

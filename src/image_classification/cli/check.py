@@ -8,17 +8,17 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.output import say
-from image_classification.cli.shared_options import workers_of
+from image_classification.cli.command_line import say, workers_of
 from image_classification.contract import environment
-from image_classification.data.checking import Part, Problem
-from image_classification.data.checking.parts import parts_of
-from image_classification.data.checking.verdict import PartSummary, Verdict, check
 from image_classification.errors import ListError, RecordError, UsageError
 from image_classification.logs import Progress
+from image_classification.prepare.check import Part, Problem
+from image_classification.prepare.check.parts import parts_of
+from image_classification.prepare.check.problems import PartSummary, Verdict, check
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
 
 _SHOWN = 5  # images of a problem in the table; --json has all
 _SHOWN_CLASSES = 20

@@ -14,6 +14,7 @@ from image_classification.contract.interface import INTERFACES
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+
 _EPILOG = """\
 example:
   image-classification describe --interface mxnet \\

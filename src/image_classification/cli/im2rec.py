@@ -14,21 +14,23 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from image_classification import __version__, logs
-from image_classification.cli.command_line import Parser
-from image_classification.cli.interruption import ended_by_sigterm
+from image_classification.cli.command_line import (
+    Parser,
+    add_robustness,
+    ended_by_sigterm,
+    say,
+    workers_of,
+)
 from image_classification.cli.lists import write_lists
-from image_classification.cli.output import say
-from image_classification.cli.records import INTERPOLATION_NUMBERS, report_text
-from image_classification.cli.shared_options import add_robustness, workers_of
+from image_classification.cli.pack import INTERPOLATION_NUMBERS, report_text
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
-from image_classification.data.list_selection import select_lists
-from image_classification.data.listing import ListEntry
-from image_classification.data.pack_lists import pack_lists
-from image_classification.data.packing import PackOptions
-from image_classification.data.transcoding import Transcoding
-from image_classification.data.tree import IM2REC_EXTENSIONS
+from image_classification.labels.lists import ListEntry
+from image_classification.labels.tree import IM2REC_EXTENSIONS
 from image_classification.logs import late_progress
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.pack import PackOptions
+from image_classification.prepare.pack_lists import pack_lists, select_lists
 
 _EXIT_INTERRUPTED = 130
 _SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.output import say
-from image_classification.data.labels import LABELS_FILE
-from image_classification.data.listing import divide_list, shuffled, write_list
-from image_classification.data.tree import IM2REC_EXTENSIONS, ImageTree, walk
+from image_classification.cli.command_line import say
+from image_classification.labels.label_map import LABELS_FILE
+from image_classification.labels.lists import divide_list, shuffled, write_list
+from image_classification.labels.tree import IM2REC_EXTENSIONS, ImageTree, walk
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
 
 _EPILOG = """\
 examples:
@@ -25,7 +26,7 @@ examples:
 """
 
 
-def add_command(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `list`."""
     command = subparsers.add_parser(
         "list",

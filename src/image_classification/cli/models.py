@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.cli.command_line import add_command, add_model, check_top_k
-from image_classification.contract import environment
+from image_classification.contract.environment import (
+    BACKEND,
+    BASE_DIR,
+    HOST,
+    MAX_PIXELS,
+    MODEL_DIR,
+    PORT,
+    WEIGHTS_DIR,
+)
+from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
 from image_classification.logs import Progress
 
@@ -44,18 +53,16 @@ def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> Non
 def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics of an artifact on a data set."""
     from image_classification.artifact import open_artifact
+    from image_classification.evaluate import open_labelled, predict_source
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
     from image_classification.training.evaluation import metrics_of
-    from image_classification.training.served_evaluation import open_labelled, predict_source
 
     check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labelled(namespace.data, artifact.labels, artifact.is_multi_label)
-        model = Model(
-            artifact, Runtime(artifact.model_file), environment.MAX_PIXELS.read_integer(1)
-        )
-        threads = environment.cpu_count()
+        model = Model(artifact, Runtime(artifact.model_file), MAX_PIXELS.read_integer(1))
+        threads = cpu_count()
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, threads, progress.advance)
         metrics = metrics_of(outcomes, namespace.top_k)
@@ -95,12 +102,12 @@ def serve(namespace: argparse.Namespace) -> int:
     """Serve until the process is told to stop."""
     from image_classification.serving import server
 
-    configured = environment.MODEL_DIR.read()
-    model = namespace.model or Path(configured or Path(environment.BASE_DIR.read()) / "model")
-    port = environment.PORT.read_integer(1) if namespace.port is None else namespace.port
+    configured = MODEL_DIR.read()
+    model = namespace.model or Path(configured or Path(BASE_DIR.read()) / "model")
+    port = PORT.read_integer(1) if namespace.port is None else namespace.port
     if not 1 <= port <= 65535:
         raise UsageError(f"port {port}: expected 1 to 65535")
-    server.serve(model, namespace.host or environment.HOST.read(), port)
+    server.serve(model, namespace.host or HOST.read(), port)
     return 0
 
 
@@ -129,7 +136,7 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--format", metavar="NAME", help="of --model: saved_model or keras; needs TensorFlow"
     )
-    backend = environment.BACKEND.read()
+    backend = BACKEND.read()
     command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
@@ -142,14 +149,13 @@ def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def export(namespace: argparse.Namespace) -> int:
     """Write an artifact without training, or an artifact in another format."""
-    from image_classification.data.labels import LabelMap
-    from image_classification.training.built_in_export import export_built_in
-    from image_classification.training.pretrained_export import export_pretrained
+    from image_classification.export import export_built_in, export_pretrained
+    from image_classification.labels.label_map import LabelMap
 
     if (namespace.model is None) != (namespace.format is None):
         raise UsageError("--model and --format belong together: give both, or --backbone alone")
     if namespace.model is not None:
-        from image_classification.training.format_export import export_format
+        from image_classification.export import export_format
 
         export_format(namespace.model, namespace.format, namespace.output)
         _write(str(namespace.output))
@@ -171,21 +177,21 @@ def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         "image-classification weights efficientnet_lite0 --output weights",
     )
     command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
-    backend = environment.BACKEND.read()
+    backend = BACKEND.read()
     command.add_argument("--backend", default=backend, help=f"default: {backend}")
     command.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="DIR",
-        help=f"folder to name in {environment.WEIGHTS_DIR.name}",
+        help=f"folder to name in {WEIGHTS_DIR.name}",
     )
     command.set_defaults(run=weights)
 
 
 def weights(namespace: argparse.Namespace) -> int:
     """Write `<backbone>.safetensors` for each backbone and print its path."""
-    from image_classification.training.pretrained_export import write_pretrained_weights
+    from image_classification.export import write_pretrained_weights
 
     for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
         _write(str(path))

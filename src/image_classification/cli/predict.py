@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from image_classification.cli.command_line import add_command, add_model, check_top_k
-from image_classification.cli.interruption import ended_by_sigterm
-from image_classification.contract import environment
+from image_classification.cli.command_line import (
+    add_command,
+    add_model,
+    check_top_k,
+    ended_by_sigterm,
+)
+from image_classification.contract.environment import MAX_PIXELS
+from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
+from image_classification.labels.label_map import LabelMap
 from image_classification.logs import Progress
+from image_classification.serving.codec.accept import JSON, Accept
+from image_classification.serving.codec.answers import verbose
+from image_classification.serving.prediction import Failure, Prediction
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -22,8 +34,97 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from image_classification.artifact import Artifact
-    from image_classification.data.contact_sheet import ContactSheet
-    from image_classification.serving.prediction import Failure, Prediction
+    from image_classification.prepare.contact_sheet import ContactSheet
+
+
+class Form(Protocol):
+    """What a result looks like."""
+
+    def head(self) -> list[str]:
+        """The lines before the first image."""
+        ...
+
+    def line(self, path: Path, result: Prediction | Failure) -> str:
+        """One image's line, without its end."""
+        ...
+
+
+class JsonLines:
+    """`{"image": …, "probabilities": […], "labels": […], "predicted_label": …}`, or an `error`.
+
+    Args:
+        labels: the model's.
+        top_k, threshold: which classes, in falling order; None for all of them.
+    """
+
+    def __init__(self, labels: LabelMap, top_k: int | None, threshold: float | None) -> None:
+        self._accept = Accept(JSON, True, top_k or len(labels), threshold)
+
+    def head(self) -> list[str]:
+        """Nothing comes before the first image."""
+        return []
+
+    def line(self, path: Path, result: Prediction | Failure) -> str:
+        """One image, its classes or its error."""
+        if isinstance(result, Failure):
+            said: dict[str, object] = {"error": result.reason}
+        else:
+            said = verbose(result, self._accept)
+        return json.dumps({"image": str(path), **said}, ensure_ascii=False)
+
+
+class CsvRows:
+    """A table: image, predicted_label (several joined by `|`), error, and then the classes.
+
+    All of them: a column of probabilities for each. Selected ones: pairs of label and probability
+    in falling order.
+
+    Args:
+        labels: the model's.
+        top_k, threshold: which classes; None for all of them.
+    """
+
+    def __init__(self, labels: LabelMap, top_k: int | None, threshold: float | None) -> None:
+        self._labels = labels
+        self._is_selection = top_k is not None or threshold is not None
+        self._pairs = min(top_k or len(labels), len(labels)) if self._is_selection else 0
+        self._threshold = threshold
+
+    def head(self) -> list[str]:
+        """The names of the columns."""
+        columns = list(self._labels.names)
+        if self._is_selection:
+            places = range(1, self._pairs + 1)
+            columns = [f"{name}_{place}" for place in places for name in ("label", "probability")]
+        return [_row(["image", "predicted_label", "error", *columns])]
+
+    def line(self, path: Path, result: Prediction | Failure) -> str:
+        """One image, its classes or its error."""
+        if isinstance(result, Failure):
+            cells: list[object] = [""] * (2 * self._pairs or len(self._labels))
+            return _row([str(path), "", result.reason, *cells])
+        name = result.label
+        if result.is_multi_label:
+            chosen = 0.5 if self._threshold is None else self._threshold
+            name = "|".join(result.labels_from(chosen))
+        return _row([str(path), name, "", *self._probabilities(result)])
+
+    def _probabilities(self, prediction: Prediction) -> list[object]:
+        if not self._is_selection:
+            return list(prediction.to_list())
+        top = prediction.top(self._pairs, self._threshold or 0.0)
+        cells: list[object] = [cell for pair in top for cell in pair]
+        return cells + [""] * (2 * self._pairs - len(cells))
+
+
+FORMS: dict[str, type[JsonLines] | type[CsvRows]] = {"jsonl": JsonLines, "csv": CsvRows}
+
+
+def _row(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
+
 
 _MAX_SHEET = 400  # pictures: 8 × 50 cells are 1,224 × 8,408 pixels
 _logger = logging.getLogger(__name__)
@@ -83,9 +184,8 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
 def predict(namespace: argparse.Namespace) -> int:
     """Write one line an image, in order; 2 if one of them could not be used."""
     from image_classification.artifact import open_artifact
-    from image_classification.cli.prediction_output import FORMS
-    from image_classification.data.contact_sheet import ContactSheet
-    from image_classification.data.files import written_beside
+    from image_classification.files import written_beside
+    from image_classification.prepare.contact_sheet import ContactSheet
     from image_classification.serving.prediction import Failure
 
     paths = _find_images(namespace.images)
@@ -125,13 +225,13 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         paths: image files.
         shown: how many of them, from the first, get a picture for the sheet.
     """
-    from image_classification.data.contact_sheet import thumbnail_of
-    from image_classification.data.ordered_work import in_order
+    from image_classification.prepare.contact_sheet import thumbnail_of
     from image_classification.serving.models import Model
     from image_classification.serving.prediction import Failure
     from image_classification.serving.runtime import Runtime
+    from image_classification.work import in_order
 
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = MAX_PIXELS.read_integer(1)
     model = Model(artifact, Runtime(artifact.model_file), max_pixels)
 
     def see(place: int) -> _Seen:
@@ -144,12 +244,12 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         thumbnail = thumbnail_of(content, max_pixels) if place < shown else None
         return _Seen(path, result, thumbnail)
 
-    return in_order(see, range(len(paths)), environment.cpu_count())
+    return in_order(see, range(len(paths)), cpu_count())
 
 
 def _find_images(arguments: Sequence[Path]) -> list[Path]:
     """The files as they are named, and those of folders in walk order."""
-    from image_classification.data.tree import LeftOut, find_images
+    from image_classification.labels.tree import LeftOut, find_images
 
     paths: list[Path] = []
     for argument in arguments:
@@ -166,8 +266,8 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
 
 
 def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
-    from image_classification.cli.output import check_sheet
-    from image_classification.data.files import check_target
+    from image_classification.cli.command_line import check_sheet
+    from image_classification.files import check_target
 
     check_top_k(namespace.top_k)
     if namespace.threshold is not None and not 0 <= namespace.threshold <= 1:
@@ -184,8 +284,8 @@ def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
 @contextmanager
 def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
     """Write lines to standard output, or to a file that appears when all of them are there."""
-    from image_classification.cli.output import say
-    from image_classification.data.files import written_beside
+    from image_classification.cli.command_line import say
+    from image_classification.files import written_beside
 
     if output is None:
         yield say

@@ -8,23 +8,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.output import say
-from image_classification.cli.shared_options import add_segment, max_bad_of, workers_of
-from image_classification.contract import environment
-from image_classification.contract.environment import JobPaths
-from image_classification.data.channel_formats import FORMATS
-from image_classification.data.channel_writer import ChannelPlan, write_channels
-from image_classification.data.findings import Findings
-from image_classification.data.inventory import Inventory
-from image_classification.data.inventory.reading import take_inventory
-from image_classification.data.labels import LABELS_FILE, LabelMap
-from image_classification.data.transcoding import Transcoding
-from image_classification.data.tree import LeftOut, find_images
+from image_classification.cli.command_line import add_segment, max_bad_of, say, workers_of
+from image_classification.contract.environment import BASE_DIR, MAX_PIXELS
+from image_classification.contract.paths import JobPaths, is_sharded_input, read_processing_cluster
 from image_classification.errors import UsageError
+from image_classification.inventory import Inventory
+from image_classification.inventory.folders import take_inventory
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import late_progress
+from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.report import Findings
+from image_classification.prepare.shards import FORMATS
+from image_classification.prepare.write import ChannelPlan, write_channels
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
 
 _DEFAULT_QUALITY = 95
 _EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -76,7 +76,7 @@ def _add_input(command: argparse.ArgumentParser) -> None:
     add(
         "--base-dir",
         type=Path,
-        default=environment.BASE_DIR.read(),
+        default=BASE_DIR.read(),
         metavar="DIR",
         help="folder that stands for /opt/ml",
     )
@@ -184,16 +184,16 @@ def _plan(
     namespace: argparse.Namespace, base: Path, root: Path, labels: LabelMap | None
 ) -> ChannelPlan:
     transcoding = None
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = MAX_PIXELS.read_integer(1)
     if namespace.resize is not None or namespace.quality is not None:
         transcoding = Transcoding(
             resize=namespace.resize or 0,
             quality=_DEFAULT_QUALITY if namespace.quality is None else namespace.quality,
             max_pixels=max_pixels,
         )
-    cluster = environment.read_processing_cluster(JobPaths(base))
+    cluster = read_processing_cluster(JobPaths(base))
     hosts = len(cluster.hosts)
-    is_sharded = environment.is_sharded_input(JobPaths(base), root)
+    is_sharded = is_sharded_input(JobPaths(base), root)
     if namespace.distribution is not None:
         is_sharded = namespace.distribution == "sharded"
     if is_sharded and hosts > 1 and labels is None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification.contract import environment
-from image_classification.contract.environment import JobPaths, read_json
 from image_classification.contract.failure import report_failure
-from image_classification.contract.script import requested_script
+from image_classification.contract.paths import JobPaths, read_json
 from image_classification.errors import UsageError
+from image_classification.script_mode import requested_script
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
 
 _EPILOG = """\
 examples:
@@ -70,13 +71,13 @@ def run(namespace: argparse.Namespace) -> int:
         given = read_json(paths.config / "hyperparameters.json") | overrides
         script = requested_script(given)
         if script is not None:
-            from image_classification.training.script_mode import run_script
+            from image_classification.script_mode import run_script
 
             return run_script(paths, given, script)
         from image_classification.training.stopping import stop_on_sigterm
 
         with stop_on_sigterm() as should_stop:  # before the imports that take long
-            from image_classification.training.device_processes import run_in_processes
+            from image_classification.training.group import run_in_processes
 
             code = run_in_processes(paths, overrides, _command(namespace))
             if code is not None:

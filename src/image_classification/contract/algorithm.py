@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from image_classification.contract.channels import Channel
-from image_classification.contract.hyperparameters import Hyperparameter
+from image_classification.contract.hyperparameter import Hyperparameter
 from image_classification.contract.interface import Interface
 from image_classification.contract.presets import depended_on
 

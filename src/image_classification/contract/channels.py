@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_classification.contract.environment import JobPaths, read_json
+from image_classification.contract.paths import JobPaths, read_json
 from image_classification.errors import ChannelError
 
 FOLDER_MODES = ("File", "FastFile")

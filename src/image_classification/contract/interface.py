@@ -10,21 +10,13 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from image_classification.contract import (
-    environment,
-    metrics,
-    mxnet_interface,
-    tensorflow_interface,
-)
+from image_classification.contract import environment, metrics
+from image_classification.contract import mxnet as mxnet_interface
+from image_classification.contract import tensorflow as tensorflow_interface
 from image_classification.contract.channels import Channel
-from image_classification.contract.hyperparameters import (
-    Hyperparameter,
-    Value,
-    parse_all,
-    parse_one,
-)
+from image_classification.contract.hyperparameter import Hyperparameter, Value, parse_all, parse_one
 from image_classification.contract.presets import added_by
-from image_classification.contract.shared_hyperparameters import BACKEND, INTERFACE, PRESET
+from image_classification.contract.shared import BACKEND, INTERFACE, PRESET
 from image_classification.errors import ChannelError, HyperparameterError
 
 _logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from image_classification.contract.hyperparameters import Value
+from image_classification.contract.hyperparameter import Value
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,18 @@ from werkzeug.exceptions import HTTPException
 from image_classification import logs
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment
-from image_classification.errors import BackendError, ImageError, RequestError
+from image_classification.contract.environment import (
+    BATCH_STRATEGY,
+    IS_BATCH,
+    MAX_CONCURRENT_TRANSFORMS,
+    MAX_PAYLOAD_IN_MB,
+)
+from image_classification.contract.process import cpu_count
+from image_classification.errors import BackendError, ImageError, RequestError, UserError
 from image_classification.serving import multi_model
-from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.admission import PixelGate, Plan
 from image_classification.serving.codec.accept import JSON
+from image_classification.serving.custom.selection import find_own_code
 from image_classification.serving.health import Health
 from image_classification.serving.http_interface import body_too_large, routes
 from image_classification.serving.invocation import (
@@ -31,15 +39,43 @@ from image_classification.serving.invocation import (
     Responder,
     echoed_attributes,
 )
-from image_classification.serving.loading import load_model, log_start
-from image_classification.serving.model_store import ModelStore, memory_budget
-from image_classification.serving.models import Model
+from image_classification.serving.models import Model, load_model, log_start
 from image_classification.serving.observation import configure_access_log
-from image_classification.serving.own_code.selection import find_own_code
 from image_classification.serving.page import HEADERS, page_files
-from image_classification.serving.pixel_gate import PixelGate
-from image_classification.serving.scheduling import Plan
 from image_classification.serving.settings import RequestSettings, read_settings
+from image_classification.serving.store import ModelStore, memory_budget
+
+_MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
+_USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
+_STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
+"""The service's spelling → that of the SDK's local mode, which refuses every other."""
+
+_LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
+
+
+def execution_parameters(max_content_length: int) -> dict[str, int | str]:
+    """The parameters for a job that did not choose its own; what it chose comes back.
+
+    One image a request (SINGLE_RECORD) and one request for each CPU, as far as their payloads,
+    which `max_content_length` (bytes) allows, fit the platform's limit for all of them together.
+
+    Raises:
+        UserError: a variable of the job has an impossible value.
+    """
+    chosen = MAX_CONCURRENT_TRANSFORMS.read_integer(0)
+    at_once = chosen or min(cpu_count(), _MAX_TOGETHER_MB // _USUAL_PAYLOAD_MB)
+    largest = max(1, max_content_length >> 20)
+    payload = MAX_PAYLOAD_IN_MB.read_integer(0) or min(largest, max(1, _MAX_TOGETHER_MB // at_once))
+    strategy = BATCH_STRATEGY.read().upper()
+    if strategy not in _STRATEGIES:
+        raise UserError(f"{BATCH_STRATEGY.name}={strategy}: expected {' or '.join(_STRATEGIES)}")
+    is_local = IS_BATCH.read() == _LOCAL_MODE
+    return {
+        "MaxConcurrentTransforms": at_once,
+        "BatchStrategy": _STRATEGIES[strategy] if is_local else strategy,
+        "MaxPayloadInMB": payload,
+    }
+
 
 _MAX_MESSAGE = 2000  # characters: SageMaker passes 2,048 of a refusal on, and a header may be long
 _logger = logging.getLogger(__name__)
@@ -97,8 +133,7 @@ def _responder(model: Model, settings: RequestSettings, health: Health) -> Respo
     if own is None:
         return Answering(model.predict_each, artifact.interface, settings)
     try:
-        from image_classification.serving.own_code.defaults import ServedModel
-        from image_classification.serving.own_code.handlers import OwnHandlers
+        from image_classification.serving.custom.handlers import OwnHandlers, ServedModel
     except ModuleNotFoundError as error:
         raise BackendError(
             f"code/{own.program} needs the package sagemaker-inference, which is not installed "

@@ -1,15 +1,23 @@
-"""One connection: what has arrived, what is still to be sent, and until when that may take."""
+"""The connections of a process: whole requests come out, answers go in, nobody is waited for.
+
+Runs in the worker's main loop, on its poller. A caller who is slow, silent or too large costs a
+connection and the bytes it has sent, never a thread.
+"""
 
 from __future__ import annotations
 
 import enum
 import json
+import selectors
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from image_classification.errors import RequestError
 from image_classification.serving.incoming import Received, RequestReader
 
 _BYTES_PER_SECOND = 64 * 2**10  # a body that comes faster than this is never late
@@ -134,3 +142,207 @@ def _reason(status: int) -> str:
 
 def _persistence(is_closing: bool) -> str:
     return "close" if is_closing else "keep-alive"
+
+
+_SEND_SECONDS = 30.0
+LINGER_SECONDS = 2.0
+"""For a caller to read its refusal, or to send what was on its way when the process ends."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a process takes from its callers.
+
+    Attributes:
+        connections: at once.
+        max_body: bytes of one body.
+        body_memory: bytes of all requests that are held.
+        read_seconds: for a head to arrive, and for a body; see `Connection.take`.
+        idle_seconds: a connection stays open between two requests.
+    """
+
+    connections: int
+    max_body: int
+    body_memory: int
+    read_seconds: float
+    idle_seconds: float
+
+
+class Front:
+    """The connections of a process.
+
+    Args:
+        poller: waits for the sockets; its keys' data are called with the socket.
+        config: gunicorn's configuration.
+        limits: what is taken.
+        on_head: called with the head of a request whose body is still to come; raises a
+            RequestError where that body is not worth reading.
+        on_request: called with a connection and its whole request; answers with `answer`, or later
+            with `Connection.send` in another thread and `sent` in this one.
+        on_refusal: told of a request that did not arrive as it should, and of its answer's size.
+        defer: calls a function in the next turn of the loop.
+    """
+
+    def __init__(
+        self,
+        poller: selectors.BaseSelector,
+        config: Any,
+        limits: Limits,
+        on_head: Callable[[Any], None],
+        on_request: Callable[[Connection, Received], None],
+        on_refusal: Callable[[Connection, RequestError, int], None],
+        defer: Callable[..., None],
+    ) -> None:
+        self._poller, self._config, self._limits = poller, config, limits
+        self._on_head, self._on_request = on_head, on_request
+        self._on_refusal, self._defer = on_refusal, defer
+        self._idle_seconds = limits.idle_seconds
+        self._held = 0
+        self.connections: set[Connection] = set()
+
+    def accept(self, listener: Any) -> bool:
+        """Take a new connection if there is one."""
+        try:
+            sock, peer = listener.accept()
+        except OSError:  # none, or gone again
+            return False
+        connection = Connection(
+            sock, peer, RequestReader(self._config, peer, self._limits.max_body)
+        )
+        self.connections.add(connection)
+        self._next(connection)
+        return True
+
+    def has_room(self) -> bool:
+        """Whether another connection can be taken; the one that idles longest makes room."""
+        if len(self.connections) < self._limits.connections:
+            return True
+        idle = [c for c in self.connections if c.phase is Phase.IDLE]
+        if idle:
+            self._close(min(idle, key=lambda connection: connection.since))
+        return bool(idle)
+
+    def close_late(self) -> None:
+        """End the connections whose time is up; a request that did not arrive is told so (408)."""
+        now = time.monotonic()
+        for connection in [c for c in self.connections if c.deadline < now]:
+            if connection.phase is Phase.RECEIVING:
+                part = "body" if connection.reader.has_head else "head"
+                self._refuse(connection, RequestError(408, f"the {part} did not arrive in time"))
+            else:
+                self._close(connection)
+
+    def let_go(self, idle_seconds: float) -> None:
+        """From now on, connections between two requests stay open only for so long."""
+        self._idle_seconds = idle_seconds
+        for connection in self.connections:
+            if connection.phase is Phase.IDLE:
+                connection.wait_for(Phase.IDLE, idle_seconds)
+
+    def set_aside(self, connection: Connection) -> None:
+        """Another thread makes the answer."""
+        connection.phase, connection.deadline = Phase.WORKING, float("inf")
+
+    def answer(self, connection: Connection, data: bytes) -> None:
+        """Send an answer; `connection.closes` says whether it is the last one."""
+        self.sent(connection, connection.send(data))
+
+    def sent(self, connection: Connection, is_open: bool) -> None:
+        """Go on after an answer was sent as far as it goes: its rest, the end, the next one."""
+        if not is_open:
+            self._close(connection)
+        elif connection.outgoing:
+            connection.wait_for(Phase.SENDING, _SEND_SECONDS)
+            self._watch(connection, selectors.EVENT_WRITE)
+        elif connection.closes:
+            self._release(connection)
+            connection.half_close()
+            connection.wait_for(Phase.LINGERING, LINGER_SECONDS)
+            self._watch(connection, selectors.EVENT_READ)
+        else:
+            self._release(connection)
+            self._next(connection)
+
+    def _next(self, connection: Connection) -> None:
+        """Wait for the connection's next request, some of which may be here already."""
+        connection.wait_for(Phase.IDLE, self._idle_seconds)
+        if connection.reader.has_begun:
+            self._defer(self._advance, connection, b"")
+        else:
+            self._watch(connection, selectors.EVENT_READ)
+
+    def _on_event(self, connection: Connection, _: Any) -> None:
+        if connection.phase is Phase.SENDING:
+            self.sent(connection, connection.send())
+            return
+        if connection.phase is Phase.WORKING:  # its next request, or its end: after the answer
+            self._watch(connection, 0)
+            return
+        data = connection.receive()
+        if data == b"":
+            self._close(connection)
+        elif data is not None and connection.phase is not Phase.LINGERING:
+            self._advance(connection, data)
+
+    def _advance(self, connection: Connection, data: bytes) -> None:
+        """Put `data` to what the connection has sent; hand the request over if it is whole."""
+        if connection not in self.connections:  # closed since this call was deferred
+            return
+        had_head = connection.reader.has_head
+        try:
+            received = connection.take(data, self._limits.read_seconds)
+            if connection.reader.has_head and not had_head:
+                self._on_head(connection.reader.head)
+            body = len(received.body) if received else 0
+            self._hold(connection, connection.reader.buffered + body)
+        except RequestError as error:
+            self._refuse(connection, error)
+            return
+        if received is not None:
+            # Still watched: most callers send nothing before the answer, and to unregister and
+            # register a socket for each request costs more than to look once in vain.
+            self._on_request(connection, received)
+            return
+        if connection.reader.wants_continue():
+            connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._watch(connection, selectors.EVENT_READ)
+
+    def _hold(self, connection: Connection, size: int) -> None:
+        self._held += size - connection.held
+        connection.held = size
+        limit = self._limits.body_memory
+        if self._held > limit and size:
+            raise RequestError(
+                503,
+                f"{limit // 2**20} MiB of requests are held, which is the limit: send it later",
+            )
+
+    def _refuse(self, connection: Connection, error: RequestError) -> None:
+        """Answer a request that did not arrive as it should; nothing after it can be read."""
+        connection.closes = True
+        data = refusal(error.status, error.message, is_closing=True)
+        self._on_refusal(connection, error, len(data))
+        connection.reader.forget()
+        self.answer(connection, data)
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        if events == connection.watched:
+            return
+        callback = partial(self._on_event, connection)
+        if not events:
+            self._poller.unregister(connection.socket)
+        elif connection.watched:
+            self._poller.modify(connection.socket, events, callback)
+        else:
+            self._poller.register(connection.socket, events, callback)
+        connection.watched = events
+
+    def _release(self, connection: Connection) -> None:
+        self._held -= connection.held
+        connection.held = 0
+
+    def _close(self, connection: Connection) -> None:
+        self._watch(connection, 0)
+        self._release(connection)
+        self.connections.discard(connection)
+        connection.socket.close()

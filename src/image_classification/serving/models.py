@@ -1,38 +1,30 @@
-"""A loaded model: artifact, runtime and the one path from encoded images to predictions.
-
-The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
-prepare an image with the same function as validation does in training.
-"""
+"""From a verified artifact to a model that has answered once."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from image_classification.artifact import Artifact
-from image_classification.data.headers import read_header
-from image_classification.data.images import check_pixels, encode_jpeg
-from image_classification.data.preprocessing import prepare
-from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.contract import environment
 from image_classification.errors import ArtifactError, ImageError
+from image_classification.images.decode import check_pixels
+from image_classification.images.encode import encode_jpeg
+from image_classification.images.header import read_header
+from image_classification.images.preprocessing import prepare
+from image_classification.samples import UInt8Array
+from image_classification.serving import memory
+from image_classification.serving.admission import GuardedGraph, PixelGate, Plan
+from image_classification.serving.batching import Batcher
+from image_classification.serving.health import Health
 from image_classification.serving.observation import current_request, decoding
-from image_classification.serving.pixel_gate import PixelGate
-from image_classification.serving.prediction import Failure, Prediction
+from image_classification.serving.prediction import Failure, Graph, Prediction
+from image_classification.serving.runtime import Runtime
 
 _TOGETHER = 32  # images of a request in one run: thousands must not take the memory of all
-
-
-class Graph(Protocol):
-    """What executes the artifact's graph: `runtime.Runtime`."""
-
-    providers: list[str]
-
-    def run(self, images: UInt8Array) -> FloatArray:
-        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
-        ...
 
 
 class Model:
@@ -134,3 +126,40 @@ class Model:
                 f"{self.artifact.model_file}: expected finite probabilities of shape {expected}, "
                 f"got shape {probabilities.shape}"
             )
+
+
+_logger = logging.getLogger(__name__)
+
+
+def load_model(artifact: Artifact, plan: Plan, health: Health, gate: PixelGate) -> Model:
+    """The model of `artifact`, run as `plan` says and watched by `health`.
+
+    `gate` is the process's: all its models decode in the same memory.
+
+    Raises:
+        ArtifactError: its graph cannot be loaded, or does not give what the artifact promises.
+    """
+    runtime = Runtime(artifact.model_file)
+    graph: Graph = runtime
+    if plan.max_batch > 1:
+        size = artifact.preprocessing
+        graph = Batcher(runtime, (size.height, size.width, size.channels), plan.max_batch)
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    return Model(artifact, GuardedGraph(graph, health), max_pixels, gate)
+
+
+def log_start(model: Model, plan: Plan) -> None:
+    """One line that says what serves, on what, how many at once and with how much memory."""
+    artifact = model.artifact
+    manifest = artifact.manifest
+    _logger.info(
+        "Serving %s (%s classes, %s interface, trained by %s) with %s; %s; %d MiB of %d MiB used",
+        manifest["backbone"],
+        manifest["classes"],
+        artifact.interface,
+        manifest["backend"],
+        ", ".join(model.providers),
+        plan,
+        memory.used() >> 20,
+        memory.limit() >> 20,
+    )

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 from image_classification.errors import RequestError
 from image_classification.serving.invocation import Invocation, Responder
-from image_classification.serving.model_store import ModelStore
+from image_classification.serving.store import ModelStore
 
 _PAGE_SIZE = 100
 _MOST_BYTES = 1024  # TargetModel's limit; with %-escapes thrice that, which a request line can hold

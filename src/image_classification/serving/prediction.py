@@ -1,13 +1,18 @@
-"""What the model says of one image: the form that crosses from the runtime to the answer."""
+"""A loaded model: artifact, runtime and the one path from encoded images to predictions.
+
+The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
+prepare an image with the same function as validation does in training.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from image_classification.data.labels import LabelMap
-from image_classification.data.samples import FloatArray
+from image_classification.labels.label_map import LabelMap
+from image_classification.samples import FloatArray, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,13 @@ class Failure:
     """What stands in the place of a prediction: why this image cannot be used."""
 
     reason: str
+
+
+class Graph(Protocol):
+    """What executes the artifact's graph: `runtime.Runtime`."""
+
+    providers: list[str]
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
+        ...

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from image_classification.data.samples import FloatArray, UInt8Array
 from image_classification.errors import AlgorithmError, ArtifactError, DeviceError
+from image_classification.samples import FloatArray, UInt8Array
 
 _CUDA = "CUDAExecutionProvider"
 

@@ -22,18 +22,33 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from image_classification.artifact import Artifact, open_artifact
-from image_classification.contract import environment
+from image_classification.contract.environment import (
+    ACCESS_LOG,
+    BATCH_PLACEHOLDER,
+    HOST,
+    IS_BATCH,
+    IS_MULTI_MODEL,
+    MAX_PIXELS,
+    METRICS,
+    MODEL_MEMORY,
+    PAGE,
+    PORT,
+    READ_TIMEOUT,
+    STARTUP_TIMEOUT,
+)
 from image_classification.contract.failure import report_failure
+from image_classification.contract.process import cpu_count
 from image_classification.errors import UserError
 from image_classification.serving import memory
-from image_classification.serving.batch_transform import execution_parameters
+from image_classification.serving.admission import Plan, choose_plan
+from image_classification.serving.app import execution_parameters
 from image_classification.serving.health import Health
-from image_classification.serving.scheduling import Plan, choose_plan
 from image_classification.serving.settings import read_settings
 from image_classification.serving.worker import Worker
 
 if TYPE_CHECKING:
     from flask import Flask
+
 
 GRACEFUL_SECONDS = 25
 """SageMaker kills 30 s after SIGTERM."""
@@ -56,9 +71,9 @@ def serve(model: Path, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _check_settings()
     _check_address(host, port)
-    plan = choose_plan(environment.cpu_count(), memory.limit())
+    plan = choose_plan(cpu_count(), memory.limit())
     _import_ahead()
-    if environment.IS_MULTI_MODEL.read_switch():
+    if IS_MULTI_MODEL.read_switch():
         _Server(settings(host, port, plan), plan, None).run()
         return
     with open_artifact(model) as artifact:
@@ -76,13 +91,13 @@ def _import_ahead() -> None:
 
 def _check_settings() -> None:
     """Find a bad setting here, where it ends the command, and not in a worker."""
-    environment.MAX_PIXELS.read_integer(1)
-    environment.READ_TIMEOUT.read_integer(1)
-    environment.STARTUP_TIMEOUT.read_integer(1)
-    environment.MODEL_MEMORY.read_integer(0)
-    for switch in (environment.ACCESS_LOG, environment.METRICS, environment.PAGE):
+    MAX_PIXELS.read_integer(1)
+    READ_TIMEOUT.read_integer(1)
+    STARTUP_TIMEOUT.read_integer(1)
+    MODEL_MEMORY.read_integer(0)
+    for switch in (ACCESS_LOG, METRICS, PAGE):
         switch.read_switch()
-    for switch in (environment.IS_BATCH, environment.BATCH_PLACEHOLDER, environment.IS_MULTI_MODEL):
+    for switch in (IS_BATCH, BATCH_PLACEHOLDER, IS_MULTI_MODEL):
         switch.read_switch()
     execution_parameters(read_settings().max_content_length)
 
@@ -98,7 +113,7 @@ def _check_address(host: str, port: int) -> None:
     except OSError as error:
         raise UserError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with "
-            f"--host and --port, or {environment.HOST.name} and {environment.PORT.name}"
+            f"--host and --port, or {HOST.name} and {PORT.name}"
         ) from error
 
 
@@ -110,7 +125,7 @@ def settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
         "workers": plan.processes,
         "threads": plan.threads,
         # The worker's loop gives signs of life whatever its threads do, but not while it loads.
-        "timeout": environment.STARTUP_TIMEOUT.read_integer(1),
+        "timeout": STARTUP_TIMEOUT.read_integer(1),
         "graceful_timeout": GRACEFUL_SECONDS,
         "keepalive": _KEEP_ALIVE_SECONDS,
         "backlog": 2048,
@@ -135,7 +150,7 @@ def _after_worker(arbiter: Arbiter, worker: Worker) -> None:
         sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
     if not arbiter.LISTENERS:  # the server is being stopped
         return
-    if environment.IS_MULTI_MODEL.read_switch():
+    if IS_MULTI_MODEL.read_switch():
         raise HaltServer("the loaded models ended with their process", 1)
     now = time.monotonic()
     _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]

@@ -15,9 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.data.samples import FloatArray, IntArray
-from image_classification.training.evaluation import Outcomes, cross_entropy, softmax
-from image_classification.training.multi_label import THRESHOLD, binary_cross_entropy
+from image_classification.samples import FloatArray, IntArray
+from image_classification.training.evaluation import (
+    THRESHOLD,
+    Outcomes,
+    binary_cross_entropy,
+    cross_entropy,
+    softmax,
+)
 
 BINS = 15
 SMALLEST, LARGEST = 0.2, 5.0  # beyond these it is the model that is wrong, not its scale

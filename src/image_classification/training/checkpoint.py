@@ -1,10 +1,6 @@
-"""Checkpoints: what a job needs to go on where it was, written whole or not at all.
+"""Which checkpoint a job goes on from, and whether within its epoch.
 
-One checkpoint is `checkpoint-0003.safetensors` (every array of the engine's state) and
-`checkpoint-0003.json` (history, the job's identity), written after epoch 3; within epoch 4, after
-its step 120, both are called `checkpoint-0004-000120`, and the JSON says how far the epoch is. The
-JSON is renamed into place last: a checkpoint without it does not exist. The platform copies the
-folder while we write, so nothing half-written ever carries a final name.
+It must be this job's, and the same on all hosts; their number may be another one than before.
 """
 
 from __future__ import annotations
@@ -21,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from image_classification.backends.base import State
-from image_classification.data.files import PARTIAL_SUFFIX, write_text, written_beside
 from image_classification.errors import UserError
+from image_classification.files import PARTIAL_SUFFIX, write_text, written_beside
+from image_classification.training.group import ProcessGroup
 
 _NAME = re.compile(r"checkpoint-(\d{4,})(?:-(\d{6,}))?")
 
@@ -240,3 +237,68 @@ class Checkpoints:
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     changed = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     return ", ".join(f"{k} was {theirs.get(k)!r} and is {ours.get(k)!r}" for k in changed[:5])
+
+
+def newest_checkpoint(
+    checkpoints: Checkpoints, metric: str, epochs: int, group: ProcessGroup
+) -> Checkpoint | None:
+    """The newest checkpoint, or None.
+
+    Args:
+        checkpoints: of this host.
+        metric: decides which epoch is the best.
+        epochs: of the whole job.
+        group: the processes that train together.
+
+    Raises:
+        UserError: it is another job's, has more epochs than this job asks for, or is not the
+            same on all hosts.
+    """
+    found = checkpoints.load_latest(metric)
+    done = len(found.history.epochs) if found else 0
+    step = found.partial.step if found and found.partial else 0
+    leaders = group.from_leader({"epochs": done, "steps": step})
+    if group.any((done, step) != (leaders["epochs"], leaders["steps"])):
+        raise UserError(
+            f"this host has a checkpoint of {done} epochs and {step} steps, the first host one "
+            f"of {leaders['epochs']:.0f} and {leaders['steps']:.0f}: give all hosts the same "
+            "checkpoints, or none"
+        )
+    if found is None:
+        return None
+    if done > epochs:
+        raise UserError(
+            f"the checkpoints are of {done} epochs, the job has epochs={epochs}: "
+            "set more epochs, or give it an empty checkpoint location"
+        )
+    return found
+
+
+def division_of(processes: int, sharing: int) -> str:
+    """How an epoch's samples are divided, in words: among so many, of which so many share."""
+    own = ", each with samples of its own" if sharing < processes else ""
+    return f"{processes} process{'es' if processes > 1 else ''}{own}"
+
+
+def continued_epoch(found: Checkpoint, division: str) -> PartialEpoch | None:
+    """The epoch that goes on at its step, None where the next one begins; the log says which.
+
+    Which samples are left of an epoch depends on how it was divided. Divided otherwise, the epoch
+    begins again, with the weights it has reached.
+    """
+    done, partial = len(found.history.epochs), found.partial
+    if partial is None:
+        _logger.info("Resumed after epoch %d", done)
+    elif partial.division == division:
+        _logger.info("Resumed in epoch %d after step %d", done + 1, partial.step)
+    else:
+        _logger.warning(
+            "Resumed in epoch %d with the weights after its step %d. The epoch was divided among "
+            "%s and is now among %s: it begins again, with the samples it has seen",
+            done + 1,
+            partial.step,
+            partial.division,
+            division,
+        )
+        return None
+    return partial

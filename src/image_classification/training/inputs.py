@@ -12,18 +12,52 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
-from image_classification.data.labels import LabelMap
-from image_classification.data.samples import IntArray
-from image_classification.data.sources import Source
-from image_classification.data.sources.stream import StreamSource
-from image_classification.data.sources.subset import SubsetSource
-from image_classification.data.splitting import stratified_split
 from image_classification.errors import ChannelError, DataError, HyperparameterError
-from image_classification.training.channel_sources import Expected, has_records, open_channel
-from image_classification.training.class_names import given_names
-from image_classification.training.own_part import names_for_all_hosts
-from image_classification.training.pipes import copy_of_pipe, stream_of
+from image_classification.labels.label_map import LabelMap
+from image_classification.labels.split import stratified_split
+from image_classification.loading.pipe import StreamSource
+from image_classification.loading.sources import FolderSource, Source, SubsetSource
+from image_classification.samples import IntArray
 from image_classification.training.settings import Settings
+from image_classification.training.sources import (
+    Expected,
+    copy_of_pipe,
+    given_names,
+    has_records,
+    open_channel,
+    stream_of,
+)
+
+
+def names_for_all_hosts(
+    channels: Mapping[str, ChannelInput], name: str, settings: Settings
+) -> LabelMap | None:
+    """Class names that a host's part of the training channel cannot tell, from validation.
+
+    Raises:
+        ChannelError: this host has no sample, or nothing says how many classes there are.
+    """
+    if not any(path.is_file() for path in channels[name].path.rglob("[!.]*")):
+        raise ChannelError(
+            f"channel {name}: this host got no object of it: with ShardedByS3Key there must be at "
+            "least as many objects as hosts; make more of them (smaller shards), use fewer hosts, "
+            "or set S3DataDistributionType to FullyReplicated"
+        )
+    validation = channels["validation"]
+    if not validation.is_pipe:
+        expected = Expected(settings.classes, None, settings.multi_label)
+        listing = channels.get("validation" + LIST_SUFFIX)
+        source, labels = open_channel(validation, listing, expected)
+        source.close()
+        if isinstance(source, FolderSource):
+            return labels
+    if settings.classes is None:
+        raise ChannelError(
+            f"channel {name}: with ShardedByS3Key no host sees all classes: set num_classes, or "
+            "name them by labels"
+        )
+    return None
+
 
 _logger = logging.getLogger(__name__)
 

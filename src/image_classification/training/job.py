@@ -12,28 +12,25 @@ from dataclasses import replace
 
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
-from image_classification.contract.environment import JobPaths, read_cluster
-from image_classification.data.sources.stream import StreamSource
+from image_classification.contract.paths import JobPaths, read_cluster
+from image_classification.loading.pipe import StreamSource
 from image_classification.training.checkpoint import Checkpoints, History
-from image_classification.training.engine_start import start_engine
-from image_classification.training.epoch_files import (
+from image_classification.training.engine_start import given_weights, start_engine
+from image_classification.training.final_settings import final_settings, identity_of, log_settings
+from image_classification.training.group import ProcessGroup, world_of
+from image_classification.training.inputs import Inputs, open_inputs
+from image_classification.training.journal import Heartbeat, Journal, SilentJournal
+from image_classification.training.lifeline import watched
+from image_classification.training.loaders import Loaders, agreed, open_loaders
+from image_classification.training.loop import Loop
+from image_classification.training.measuring import measure
+from image_classification.training.report.history import (
     EpochObserver,
     history_writer,
     tensorboard_writer,
 )
-from image_classification.training.final_settings import final_settings, identity_of, log_settings
-from image_classification.training.heartbeat import Heartbeat
-from image_classification.training.initial_weights import given_weights
-from image_classification.training.inputs import Inputs, open_inputs
-from image_classification.training.journal import Journal, SilentJournal
-from image_classification.training.loaders import Loaders, open_loaders
-from image_classification.training.loop import Loop
-from image_classification.training.lost_hosts import watched
-from image_classification.training.measuring import measure
-from image_classification.training.process_group import ProcessGroup, world_of
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, write_predictions, write_results
-from image_classification.training.sharding import agreed
 from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"

@@ -1,26 +1,71 @@
-"""Whether the hosts of a job are alive: each has a connection to the first one, with a beat on it.
-
-A sum over the ranks waits as long as the first host validates, so it cannot tell a slow host from
-one that is gone. Here every process says a line every few seconds, from a thread: it ends when
-another one ends without a word, is silent, or says why it failed.
-
-A line is UTF-8 and ends with a line feed: `host RANK` once, `beat`, `end` (all went well), or
-`lost CODE REASON`, which the first host passes on. Nothing else is listened to.
-"""
+"""This process among those of its job: it ends, with the reason, when another one is lost."""
 
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from image_classification.contract.failure import describe
+from image_classification.contract import environment
+from image_classification.contract.failure import describe, note_failure, report_failure
+from image_classification.contract.paths import Cluster
 from image_classification.errors import AlgorithmError, ImageClassificationError, UserError
-from image_classification.training.line_connection import LineConnection
+from image_classification.training.group import meeting_host, place_of
+
+_MOST_BYTES = 4096
+"""Of a line: whoever sends a longer one is none of ours."""
+
+
+class LineConnection:
+    """Lines to and from another process; the socket is closed by `close`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+        self._rest = b""
+        self._last_heard = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since anything came."""
+        return time.monotonic() - self._last_heard
+
+    def send(self, line: str) -> None:
+        """Send a line, or drop it where the connection is broken or takes no more."""
+        with suppress(OSError):
+            self.socket.send(" ".join(line.splitlines()).encode("utf-8", "replace") + b"\n")
+
+    def receive(self) -> list[str]:
+        """The whole lines that have come.
+
+        Raises:
+            EOFError: the other side has closed or broken the connection, or sends no lines.
+        """
+        try:
+            content = self.socket.recv(_MOST_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            content = b""
+        if not content:
+            raise EOFError
+        self._last_heard = time.monotonic()
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        if len(self._rest) > _MOST_BYTES:
+            raise EOFError
+        return [line.decode("utf-8", "replace") for line in lines]
+
+    def close(self) -> None:
+        """Close the socket; what was sent still arrives."""
+        self.socket.close()
+
 
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 40.0
@@ -226,3 +271,48 @@ def _listen(port: int) -> socket.socket:
             f"the hosts of this job watch each other through port {port} of the first host, which "
             f"it cannot open ({error}): set MASTER_PORT so that it and the next port are free"
         ) from error
+
+
+@contextmanager
+def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
+    """In this block the process ends, with the reason in `failure_file`, when a host is lost.
+
+    Raises:
+        ImageClassificationError: of a host that was lost, where this process failed for that.
+    """
+    rank, count = place_of(cluster)
+    if len(cluster.hosts) * count == 1:
+        yield
+        return
+
+    def note(lost: HostLostError) -> None:
+        """At once: NCCL may abort the process when it loses a peer."""
+        note_failure(lost.as_failure(), failure_file)
+
+    def end(lost: HostLostError) -> None:
+        """The main thread may be in a sum that never returns."""
+        code = report_failure(lost.as_failure(), failure_file)
+        sys.stdout.flush()
+        os._exit(code)
+
+    names = [
+        host if count == 1 else f"{host} (process {local + 1} of {count})"
+        for host in cluster.hosts
+        for local in range(count)
+    ]
+    address = meeting_host(cluster), environment.MASTER_PORT.read_integer(1) + 1
+    lifeline = Lifeline(rank, names, address, note, end)
+    try:
+        yield
+    except AlgorithmError as error:  # of a sum: why did the other host end?
+        lost = lifeline.lost(GRACE_SECONDS / 2)
+        lifeline.close(error)
+        if lost is not None:
+            raise lost.as_failure() from error
+        raise
+    except BaseException as error:
+        lifeline.close(error)
+        raise
+    lifeline.close()
+    if lifeline.lost(0.0) is not None and failure_file is not None:
+        failure_file.unlink(missing_ok=True)  # too late to matter: this process has done its part

@@ -11,31 +11,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from image_classification.backends.base import Engine, State, Update, World
-from image_classification.data.samples import Batch
+from image_classification.samples import Batch
 from image_classification.training.checkpoint import (
     Checkpoint,
     Checkpoints,
     EpochRecord,
     History,
     PartialEpoch,
-)
-from image_classification.training.divergence import check_finite
-from image_classification.training.epoch_progress import EpochProgress
-from image_classification.training.evaluation import Outcomes
-from image_classification.training.kept_weights import LastWeights, evaluated_weights, last_weights
-from image_classification.training.process_group import ProcessGroup
-from image_classification.training.resuming import (
     continued_epoch,
     division_of,
     newest_checkpoint,
 )
-from image_classification.training.running_metrics import RunningMetrics
-from image_classification.training.step_inputs import StepInputs
+from image_classification.training.evaluation import Outcomes
+from image_classification.training.group import ProcessGroup
+from image_classification.training.progress import (
+    EpochProgress,
+    LastWeights,
+    RunningMetrics,
+    evaluated_weights,
+    last_weights,
+)
+from image_classification.training.step import StepInputs
 from image_classification.training.stopping import JobClock, never
-from image_classification.training.validation import Validation
+from image_classification.training.validation import Validation, check_finite
 
 if TYPE_CHECKING:
-    from image_classification.data.loader import Loader
+    from image_classification.loading.loader import Loader
     from image_classification.training.journal import Journal
     from image_classification.training.settings import Settings
 
@@ -178,7 +179,8 @@ class Loop:
                 self._log_step(progress)
             if not update.is_last:
                 continue  # gradients in the making are not part of a checkpoint
-            due = self.group.is_leader and self._clock.is_save_due(self.settings)
+            steps, minutes = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
+            due = self.group.is_leader and self._clock.is_save_due(steps, minutes)
             signals = self.group.sum({"stop": self._must_stop(), "save": due})
             if signals["stop"]:
                 return False

@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
-from image_classification.contract.environment import Cluster, JobPaths, read_cluster, read_json
-from image_classification.contract.hyperparameters import Value
+from image_classification.contract.hyperparameter import Value
 from image_classification.contract.interface import Interface, recognise
-from image_classification.contract.shared_hyperparameters import PRESET
-from image_classification.data.bad_samples import BadSamples
-from image_classification.data.tfrecord import require_checksums
+from image_classification.contract.paths import Cluster, JobPaths, read_cluster, read_json
+from image_classification.contract.shared import PRESET
 from image_classification.errors import ChannelError, HyperparameterError
-from image_classification.training.given_backbone import with_given_backbone
+from image_classification.loading.bad_samples import BadSamples
+from image_classification.records.tfrecord import require_checksums
+from image_classification.training.engine_start import replaced_backbone, with_given_backbone
 from image_classification.training.settings import Settings, settings_of
-from image_classification.training.stand_in import replaced_backbone
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,18 @@ from image_classification import __version__
 from image_classification import artifact as artifacts
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
-from image_classification.data.bad_samples import BadSamples
-from image_classification.data.files import write_text
-from image_classification.data.preprocessing import Preprocessing
-from image_classification.data.sources.stream import StreamSource
-from image_classification.training import report
+from image_classification.files import write_text
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.pipe import StreamSource
 from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
 from image_classification.training.inputs import Inputs, class_counts
-from image_classification.training.kept_weights import LastWeights
+from image_classification.training.progress import LastWeights
+from image_classification.training.report import Facts, Mistake
+from image_classification.training.report.model_card import model_card
+from image_classification.training.report.page import page
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Results:
     test: Outcomes | None
     calibration: Calibration
     reliability: tuple[Reliability, Reliability]
-    mistakes: Sequence[report.Mistake]
+    mistakes: Sequence[Mistake]
     bad_samples: BadSamples
     last_weights: LastWeights | None = None
     started_from: str = ""
@@ -93,7 +95,7 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
     """Write the artifact of `engine`, which holds the best weights, into `directory`."""
     description = _description(results)
     preprocessing = served_preprocessing(results.settings)
-    facts = report.Facts(
+    facts = Facts(
         description=description,
         labels=results.inputs.labels,
         preprocessing=preprocessing.to_json(),
@@ -107,8 +109,8 @@ def write_results(directory: Path, results: Results, engine: Engine) -> artifact
         hyperparameters=results.hyperparameters,
     )
     pages: dict[str, artifacts.FileWriter] = {
-        artifacts.REPORT_FILE: lambda path: path.write_text(report.page(facts), "utf-8"),
-        artifacts.MODEL_CARD_FILE: lambda path: path.write_text(report.model_card(facts), "utf-8"),
+        artifacts.REPORT_FILE: lambda path: path.write_text(page(facts), "utf-8"),
+        artifacts.MODEL_CARD_FILE: lambda path: path.write_text(model_card(facts), "utf-8"),
     }
     writers = engine_writers(engine, results.calibration.temperature) | pages
     if results.last_weights is not None:

@@ -10,10 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from image_classification.training.settings import Settings
 
 SECONDS_TO_VALIDATE = 60.0
 """After SIGTERM; the platform kills 120 s after it, and the artifact must be written by then."""
@@ -96,9 +92,8 @@ class JobClock:
             )
         return self._is_over
 
-    def is_save_due(self, settings: Settings) -> bool:
+    def is_save_due(self, steps: int | None, minutes: float | None) -> bool:
         """Whether a checkpoint within the epoch is due by steps or by minutes."""
-        steps, minutes = settings.checkpoint_steps, settings.checkpoint_minutes
         by_steps = steps is not None and self.steps_since_save >= steps
         by_time = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
         return by_steps or by_time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,21 +11,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from image_classification.backends.base import Engine
-from image_classification.data.samples import Batch
-from image_classification.training.divergence import diverged
+from image_classification.errors import UserError
+from image_classification.samples import Batch
 from image_classification.training.evaluation import (
     Outcomes,
     collect,
     metric_names,
     metrics_of,
+    sigmoid,
     softmax,
 )
-from image_classification.training.multi_label import sigmoid
-from image_classification.training.process_group import ProcessGroup
+from image_classification.training.group import ProcessGroup
 
 if TYPE_CHECKING:
-    from image_classification.data.loader import Loader
+    from image_classification.loading.loader import Loader
     from image_classification.training.settings import Settings
+
+
+def check_finite(loss: float, epoch: int) -> None:
+    """Raise `diverged` if the loss of `epoch` is no finite number."""
+    if not math.isfinite(loss):
+        raise diverged(epoch)
+
+
+def diverged(epoch: int) -> UserError:
+    """The error of training that left the finite numbers in `epoch` (0 for the first)."""
+    return UserError(
+        f"training diverged in epoch {epoch + 1}: the loss is no longer a finite number; lower "
+        "learning_rate, or set warmup_epochs or clip_gradient_norm"
+    )
 
 
 _logger = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ import mxnet as mx
 import numpy as np
 import onnx
 
+from image_classification import files
 from image_classification.backends import networks, onnx_check, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.mxnet.model import IMAGES, Graph
-from image_classification.data import files
-from image_classification.data.samples import FloatArray
+from image_classification.samples import FloatArray
 
 
 def export(

@@ -29,19 +29,41 @@ from image_classification.backends.base import (
     Update,
     World,
 )
-from image_classification.backends.dropout import kept_features
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.reference.export import export
-from image_classification.backends.reference.losses import sample_losses
 from image_classification.backends.reference.model import Classifier, Pass, head
-from image_classification.backends.state_check import checked_state
-from image_classification.backends.step_samples import StepSamples, step_samples
-from image_classification.data.samples import Batch, FloatArray, UInt8Array
+from image_classification.backends.state import checked_state
+from image_classification.backends.step import StepSamples, kept_features, step_samples
 from image_classification.errors import BackendError
+from image_classification.samples import Batch, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
 
+
 Array = npt.NDArray[Any]
+
+
+def sample_losses(logits: Array, targets: Array, spec: ModelSpec) -> tuple[Array, Array]:
+    """(losses (N,), gradients (N, classes)).
+
+    With one class for an image the cross entropy −Σ t · log softmax(x); with several the mean over
+    the classes of −w · t · log σ(x) − (1 − t) · log(1 − σ(x)), w being the positive weight.
+    """
+    if spec.multi_label:
+        return _several(logits, targets, np.array(spec.positive_weights or 1.0))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logarithms = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    total = targets.sum(axis=1, keepdims=True)
+    return -(targets * logarithms).sum(axis=1), total * np.exp(logarithms) - targets
+
+
+def _several(logits: Array, targets: Array, positive: Array) -> tuple[Array, Array]:
+    absent, present = np.logaddexp(0, logits), np.logaddexp(0, -logits)  # −log(1 − σ), −log σ
+    sigmoid = np.exp(-present)
+    losses = positive * targets * present + (1 - targets) * absent
+    gradients = (1 - targets) * sigmoid - positive * targets * (1 - sigmoid)
+    return losses.mean(axis=1), gradients / logits.shape[1]
+
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from image_classification.backends import onnx_graph
 from image_classification.backends.onnx_check import Predict
 from image_classification.backends.reference.model import Classifier
-from image_classification.data.samples import FloatArray
+from image_classification.samples import FloatArray
 
 
 def export(

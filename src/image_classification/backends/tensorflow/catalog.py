@@ -6,12 +6,117 @@ the SavedModel of the channel `model`: what TensorFlow Hub and the closed built-
 
 from __future__ import annotations
 
-from image_classification.backends import shared_backbones
+from dataclasses import dataclass
+
+from image_classification.backends import backbones
+from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD, resnet_name
 from image_classification.backends.base import Backbone
-from image_classification.backends.shared_backbones import resnet_name
-from image_classification.backends.tensorflow import keras_families
 
 __all__ = ["BACKBONES", "FORMATS", "find", "resnet_name"]
+
+
+PREFIX = "keras/"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that are prepared for alike.
+
+    Attributes:
+        models: class in keras.applications → side in pixels.
+        mean, std: normalisation of RGB in units of 0–255.
+        is_bgr: whether its channels are blue, green, red (weights converted from Caffe).
+        normalises: "option" where `include_preprocessing=False` leaves the model's own
+            normalisation out, "layers" where its layers are cut off, "" where it has none.
+        least_size: smallest side that it takes.
+        dropout_rate: before its head.
+        license: of the weights that Keras publishes.
+    """
+
+    models: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    is_bgr: bool = False
+    normalises: str = ""
+    least_size: int = 32
+    dropout_rate: float = 0.0
+    license: str = "Apache-2.0"
+
+
+_SYMMETRIC = ((127.5,), (127.5,))  # to −1…1
+_CAFFE = ((123.68, 116.779, 103.939), (1.0,))
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+_LARGER = {"EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480}
+_EFFICIENT = {
+    "B0": 224,
+    "B1": 240,
+    "B2": 260,
+    "B3": 300,
+    "B4": 380,
+    "B5": 456,
+    "B6": 528,
+    "B7": 600,
+}
+_CONVNEXT = ("Tiny", "Small", "Base", "Large", "XLarge")
+_INCEPTION = {"InceptionV3": 299, "InceptionResNetV2": 299}
+
+FAMILIES = (
+    Family({f"ConvNeXt{size}": 224 for size in _CONVNEXT}, *_IMAGENET, normalises="option"),
+    Family({f"DenseNet{depth}": 224 for depth in (121, 169, 201)}, *_IMAGENET),
+    Family(
+        {f"EfficientNet{name}": size for name, size in _EFFICIENT.items()},
+        *_IMAGENET,
+        normalises="layers",
+        dropout_rate=0.2,
+    ),
+    Family(
+        {f"EfficientNetV2{name}": _EFFICIENT[name] for name in ("B0", "B1", "B2", "B3")},
+        *_IMAGENET,
+        normalises="option",
+        dropout_rate=0.2,
+    ),
+    Family(_LARGER, (128.0,), (128.0,), normalises="option", dropout_rate=0.2),
+    Family(_INCEPTION, *_SYMMETRIC, least_size=75),
+    Family({"Xception": 299}, *_SYMMETRIC, least_size=71),
+    Family({"MobileNet": 224, "MobileNetV2": 224}, *_SYMMETRIC),
+    Family(
+        {"MobileNetV3Small": 224, "MobileNetV3Large": 224},
+        *_SYMMETRIC,
+        normalises="option",
+        dropout_rate=0.2,
+    ),
+    Family({"NASNetMobile": 224, "NASNetLarge": 331}, *_SYMMETRIC),
+    Family(
+        {"ResNet50": 224, "ResNet101": 224, "ResNet152": 224}, *_CAFFE, is_bgr=True, license="MIT"
+    ),
+    Family({"ResNet50V2": 224, "ResNet101V2": 224, "ResNet152V2": 224}, *_SYMMETRIC),
+    Family({"VGG16": 224, "VGG19": 224}, *_CAFFE, is_bgr=True, license="CC-BY-4.0"),
+)
+
+
+def family_of(backbone: str) -> Family:
+    """The family of `keras/<class>`; KeyError where there is none."""
+    name = backbone.removeprefix(PREFIX)
+    for family in FAMILIES:
+        if name in family.models:
+            return family
+    raise KeyError(backbone)
+
+
+KERAS_BACKBONES: dict[str, Backbone] = {
+    f"{PREFIX}{name}": Backbone(
+        name=f"{PREFIX}{name}",
+        input_size=size,
+        mean=family.mean,
+        std=family.std,
+        resize=round(size / 0.875),
+        dropout_rate=family.dropout_rate,
+        license=family.license,
+        source=f"keras.applications.{name}",
+    )
+    for family in FAMILIES
+    for name, size in sorted(family.models.items())
+}
 
 FORMATS = ("saved_model", "keras")
 
@@ -27,8 +132,8 @@ _SAVED_MODEL = Backbone(
 )
 
 BACKBONES: dict[str, Backbone] = {
-    **shared_backbones.BACKBONES,
-    **keras_families.BACKBONES,
+    **backbones.BACKBONES,
+    **KERAS_BACKBONES,
     _SAVED_MODEL.name: _SAVED_MODEL,
 }
 
@@ -39,4 +144,4 @@ def find(name: str) -> Backbone:
     Raises:
         BackendError: no such backbone; the message has the nearest name and the list.
     """
-    return shared_backbones.find(name, "tensorflow", BACKBONES)
+    return backbones.find(name, "tensorflow", BACKBONES)

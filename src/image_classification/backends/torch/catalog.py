@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 
-from image_classification.backends import shared_backbones
+from image_classification.backends import backbones
+from image_classification.backends.backbones import BACKBONES, resnet_name
 from image_classification.backends.base import Backbone
-from image_classification.backends.shared_backbones import BACKBONES, resnet_name
 
 __all__ = ["BACKBONES", "find", "resnet_name"]
+
 
 _TIMM_NAME = re.compile(r"timm/\w+(\.\w+)?")
 
@@ -23,12 +24,12 @@ def find(name: str) -> Backbone:
         BackendError: no such backbone; the message has the nearest name and the list.
     """
     if not _TIMM_NAME.fullmatch(name):
-        return shared_backbones.find(name, "torch", families=["timm/<model name>"])
+        return backbones.find(name, "torch", families=["timm/<model name>"])
     return Backbone(
         name=name,
         input_size=224,
-        mean=shared_backbones.IMAGENET_MEAN,
-        std=shared_backbones.IMAGENET_STD,
+        mean=backbones.IMAGENET_MEAN,
+        std=backbones.IMAGENET_STD,
         resize=256,
         interpolation="bicubic",
         source="huggingface/pytorch-image-models",

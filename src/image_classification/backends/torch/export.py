@@ -18,12 +18,12 @@ import onnx
 import torch
 from torch import nn
 
+from image_classification import files
 from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.onnx_check import check
 from image_classification.backends.torch.model import Classifier
-from image_classification.data import files
-from image_classification.data.samples import FloatArray, UInt8Array
+from image_classification.samples import FloatArray, UInt8Array
 
 _OPSET = 17
 _KNOWN_WARNINGS = (

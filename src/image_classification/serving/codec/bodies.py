@@ -6,15 +6,232 @@ place; only a body that cannot be taken apart is refused as a whole.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from image_classification.errors import RequestError
+from image_classification.errors import ImageFormatError, RecordError, RequestError
+from image_classification.images.header import sniff
+from image_classification.records.format import (
+    MAGIC_BYTES,
+    PartDamage,
+    follow_record,
+    padded,
+    unpack_image_record,
+)
 from image_classification.serving.codec.accept import JSON, JSON_LINES
-from image_classification.serving.codec.base64_images import read_json, read_json_lines
-from image_classification.serving.codec.multipart import read_multipart
-from image_classification.serving.codec.record_bodies import read_records
 from image_classification.serving.prediction import Failure
+
+_NAMES = ("image", "b64", "image_bytes", "data", "body")
+_LIST_NAMES = ("instances", "images", "inputs")
+_DEPTH = 3  # {"inputs": {"image_bytes": {"b64": …}}} and no deeper
+_MOST_VALUES = 500_000  # 16 MB of `[],` take 450 MB and Python's lock for seconds, pings included
+_SHOWN = 40  # characters of what came that an error repeats
+
+
+def read_json(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
+    """(at most `limit` images, whether the body is a list); a RequestError 400 for no JSON."""
+    value = _parse(body)
+    if isinstance(value, dict):
+        for name in _LIST_NAMES:
+            if isinstance(value.get(name), list):
+                value = value[name]
+                break
+    if isinstance(value, list):
+        return [_decode(entry) for entry in value[:limit]], True
+    return [_decode(value)], False
+
+
+def read_json_lines(body: bytes, limit: int) -> list[bytes | Failure]:
+    """The image of each of the first `limit` lines that are not empty.
+
+    A line that is no JSON fails alone.
+    """
+    entries: list[bytes | Failure] = []
+    for line in io.BytesIO(body):
+        if len(entries) == limit:
+            break
+        if not line.strip():
+            continue
+        try:
+            entries.append(_decode(_parse(line)))
+        except RequestError as error:
+            entries.append(Failure(error.message))
+    return entries
+
+
+def _parse(text: bytes) -> object:
+    # Each value but the first has a comma or a colon before it, or opens an array or an object.
+    values = sum(map(text.count, (b",", b":", b"[", b"{")))
+    if values > _MOST_VALUES:
+        raise RequestError(
+            413,
+            f"the JSON has about {values} values, the limit is {_MOST_VALUES}: send fewer images "
+            "in one request",
+        )
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            400,
+            f"expected JSON with the base64 text of an image, got {len(text)} bytes that are none "
+            f"({error}); send the image file itself as application/x-image, or encode it",
+        ) from error
+    return value
+
+
+def _decode(value: object) -> bytes | Failure:
+    """The image in a JSON value."""
+    text = _find_text(value, _DEPTH)
+    if text is None:
+        return Failure(
+            'expected the base64 text of an image file, as a string or under "image" or "b64", '
+            f"got {_shape(value)}"
+        )
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        return Failure(
+            f"expected the base64 text of an image file, got {len(text)} characters that are none "
+            f"({error})"
+        )
+
+
+def _find_text(value: object, depth: int) -> str | None:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and depth > 0:
+        for name in _NAMES:
+            if name in value:
+                return _find_text(value[name], depth - 1)
+    return None
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, dict):
+        names = ", ".join(repr(name[:_SHOWN]) for name in list(value)[:5])
+        return f"an object with {names or 'nothing in it'}"
+    if isinstance(value, list):
+        return f"an array of {len(value)} values"
+    return repr(value)[:_SHOWN]
+
+
+_HEAD_LIMIT = 16 * 2**10  # bytes of a part's header lines; each line costs the parser a microsecond
+_HEAD_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def read_multipart(body: bytes, content_type: str, max_parts: int) -> Sequence[bytes]:
+    """The contents of the parts that have a file name, in order.
+
+    Args:
+        body: of the request.
+        content_type: the whole header, with its boundary.
+        max_parts: more are refused.
+
+    Raises:
+        RequestError: 400 without a boundary, for a body that does not follow it, or for a part
+            with more than 16 KiB of header lines; 413 for more parts than `max_parts`.
+    """
+    from werkzeug.exceptions import RequestEntityTooLarge
+    from werkzeug.formparser import MultiPartParser
+    from werkzeug.http import parse_options_header
+
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    if not boundary:
+        raise RequestError(
+            400, f"Content-Type {content_type!r} names no boundary between the parts"
+        )
+    _check_heads(body, b"--" + boundary.encode("ascii", "ignore"), max_parts)
+    # Parts stay in memory, as the body is already; a disk may be read-only.
+    parser = MultiPartParser(lambda *_, **__: io.BytesIO(), max_form_parts=max_parts)
+    try:
+        _, files = parser.parse(io.BytesIO(body), boundary.encode("ascii"), len(body))
+    except RequestEntityTooLarge:
+        raise RequestError(
+            413, f"the body has more than {max_parts} parts: send fewer images in one request"
+        ) from None
+    except ValueError as error:
+        raise RequestError(
+            400, f"the multipart body does not follow its boundary {boundary!r}: {error}"
+        ) from error
+    contents = [file.stream.read() for _, file in files.items(multi=True)]
+    if not contents:
+        raise RequestError(
+            400,
+            "the multipart body has no part with a file name: send each image as a file "
+            "(curl --form image=@photo.jpg)",
+        )
+    return contents
+
+
+def _check_heads(body: bytes, delimiter: bytes, max_parts: int) -> None:
+    """Refuse header lines by the million before the parser holds Python's lock over them."""
+    start = body.find(delimiter)
+    for _ in range(max_parts):
+        if start < 0 or body.startswith(b"--", start + len(delimiter)):  # after it: an epilogue
+            return
+        found = _HEAD_END.search(body, start, start + _HEAD_LIMIT)
+        if found is None:
+            if len(body) - start > _HEAD_LIMIT:
+                raise RequestError(
+                    400, f"a part of the multipart body has more than {_HEAD_LIMIT} bytes of header"
+                )
+            return
+        start = body.find(delimiter, found.end())
+
+
+_PARTS_PER_RECORD = 4
+
+
+def read_records(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
+    """(at most `limit` images, whether the body is framed, and so a list).
+
+    Raises:
+        RequestError: 400, broken framing: what comes behind it cannot be found; 413, records in
+            many more parts than `limit`.
+    """
+    if not body.startswith(MAGIC_BYTES):
+        return [_image_in(body)], False
+    # A record has a second part where its payload holds the magic: one of 10⁶ photographs.
+    if body.count(MAGIC_BYTES) > _PARTS_PER_RECORD * limit:
+        raise RequestError(
+            413,
+            f"the RecordIO body has more than {_PARTS_PER_RECORD * limit} parts: send fewer "
+            "records in one request",
+        )
+    entries: list[bytes | Failure] = []
+    position = 0
+    while position < len(body) and len(entries) < limit:
+        try:
+            ranges = follow_record(body, position)
+        except PartDamage as damage:
+            raise RequestError(
+                400,
+                f"the RecordIO body is damaged at byte {damage.position}, record {len(entries)}: "
+                f"{damage}; send whole records",
+            ) from damage
+        entries.append(_image_in(MAGIC_BYTES.join(body[begin:end] for begin, end in ranges)))
+        position = padded(ranges[-1][1])
+    return entries, True
+
+
+def _image_in(payload: bytes) -> bytes | Failure:
+    try:
+        sniff(payload)
+    except ImageFormatError:
+        # No image format begins as an im2rec header does: with zeros, or a small number of labels.
+        try:
+            return unpack_image_record(payload).content
+        except RecordError as error:
+            return Failure(f"neither an image nor a record of im2rec: {error}")
+    return payload
+
 
 DEFAULT_CONTENT_TYPE = "application/x-image"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from image_classification.training.evaluation import per_class
-from image_classification.training.report.facts import Facts
-from image_classification.training.report.model_part import metric_title, percent
+from image_classification.training.report import Facts
+from image_classification.training.report.page import metric_title, percent
 
 _MOST_CLASSES = 200
 

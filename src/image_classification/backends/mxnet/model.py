@@ -1,0 +1,313 @@
+"""A network with its weights on a device: features and logits of images, in either mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from image_classification.backends import networks
+from image_classification.backends.base import ModelSpec, State
+from image_classification.backends.mxnet import gluon
+from image_classification.backends.mxnet.optimizer import Shapes, Tensors
+from image_classification.backends.networks import (
+    INPUT,
+    Activation,
+    Add,
+    Convolution,
+    Layer,
+    MaxPool,
+    Mean,
+    Network,
+    Norm,
+)
+from image_classification.backends.state import initial_tensor
+from image_classification.backends.update_rules import is_decayed
+from image_classification.samples import FloatArray, UInt8Array
+
+
+def symbol(network: Network, images: Any, learns: bool = True) -> Any:
+    """The features (N, width) of normalised images; inputs have the tensors' neutral names.
+
+    Args:
+        network: its layers.
+        images: symbol of float32 N·C·H·W.
+        learns: whether in the form that trains faster, or the one that oneDNN can fuse.
+    """
+    values = {INPUT: images}
+    for layer in network.layers:
+        inputs = [values[name] for name in layer.inputs]
+        values[layer.name] = _applied(layer, inputs, learns)
+    return values[network.layers[-1].name]
+
+
+def fixed_scales(network: Network) -> dict[str, FloatArray]:
+    """Inputs of the symbol that are no tensors of the network: scales that are always 1."""
+    return {
+        f"{layer.name}.weight": np.ones(layer.width, np.float32)
+        for layer in network.layers
+        if isinstance(layer, Norm) and not layer.learns_scale
+    }
+
+
+def _applied(layer: Layer, inputs: list[Any], learns: bool) -> Any:
+    value = inputs[0]
+    if isinstance(layer, Convolution):
+        return _convolution(layer, value)
+    if isinstance(layer, Norm):
+        return _norm(layer, value)
+    if isinstance(layer, Activation):
+        return _activation(layer, value, learns)
+    if isinstance(layer, MaxPool):
+        (top, _), (left, _) = layer.padding  # equal on both sides
+        sides = {"kernel": (layer.kernel,) * 2, "stride": (layer.stride,) * 2, "pad": (top, left)}
+        return mx.sym.Pooling(value, pool_type="max", name=layer.name, **sides)
+    if isinstance(layer, Add):
+        return mx.sym.elemwise_add(*inputs, name=layer.name)
+    if isinstance(layer, Mean):
+        return mx.sym.mean(value, axis=(2, 3), name=layer.name)
+    raise TypeError(f"no operator for {layer}")
+
+
+def _convolution(layer: Convolution, value: Any) -> Any:
+    (top, bottom), (left, right) = layer.padding
+    pad = (top, left)
+    if (top, left) != (bottom, right):  # MXNet's convolution pads both sides alike
+        widths = (0, 0, 0, 0, top, bottom, left, right)
+        value, pad = mx.sym.pad(value, mode="constant", pad_width=widths, constant_value=0), (0, 0)
+    return mx.sym.Convolution(
+        value,
+        mx.sym.var(f"{layer.name}.weight"),
+        kernel=layer.kernel,
+        stride=(layer.stride, layer.stride),
+        pad=pad,
+        num_filter=layer.width,
+        num_group=layer.groups,
+        no_bias=True,
+        name=layer.name,
+    )
+
+
+def _norm(layer: Norm, value: Any) -> Any:
+    tensors = ("weight", "bias", "running_mean", "running_var")
+    return mx.sym.BatchNorm(
+        value,
+        *(mx.sym.var(f"{layer.name}.{tensor}") for tensor in tensors),
+        eps=layer.epsilon,
+        momentum=layer.momentum,
+        fix_gamma=not layer.learns_scale,
+        name=layer.name,
+    )
+
+
+def _activation(layer: Activation, value: Any, learns: bool) -> Any:
+    """ReLU, or ReLU6: in training in a form that costs a third less of a step than `clip`.
+
+    The slice copies all, and so gives the BatchNorm before it a gradient in plain layout: MXNet
+    hands oneDNN two layouts otherwise, which takes its unoptimised code, 100 times slower.
+    """
+    if layer.ceiling is None:
+        return mx.sym.Activation(value, act_type="relu", name=layer.name)
+    if not learns:
+        return mx.sym.clip(value, 0.0, layer.ceiling, name=layer.name)
+    floored = mx.sym._internal._maximum_scalar(value, scalar=0.0)
+    clipped = mx.sym._internal._minimum_scalar(floored, scalar=layer.ceiling)
+    return mx.sym.slice_axis(clipped, axis=0, begin=0, end=None, name=layer.name)
+
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network without its head.
+
+    Attributes:
+        features: MXNet symbol of the output, for training.
+        predicted: symbol of the same in prediction mode, with the same inputs.
+        width: number of features.
+        shapes: of every tensor by neutral name, learned ones and running statistics.
+        names: the symbol's inputs in order, as neutral names; IMAGES is one of them.
+        constants: inputs that never change and are not among `shapes`: mean and standard deviation
+            of the images, and the scales of BatchNorms that learn none.
+        has_dropout: whether the network itself drops values in training.
+    """
+
+    features: Any
+    predicted: Any
+    width: int
+    shapes: dict[str, tuple[int, ...]]
+    names: tuple[str, ...]
+    constants: dict[str, FloatArray]
+    has_dropout: bool = False
+
+
+def build(spec: ModelSpec) -> Graph:
+    """The graph of a specification.
+
+    Raises:
+        BackendError: the backbone cannot be built for images of that shape.
+    """
+    images = normalised(spec)
+    if not networks.is_shared(spec.backbone):
+        return gluon_graph(spec, images)
+    network = networks.network(spec.backbone, spec.input_shape)
+    features = symbol(network, images)
+    predicted = symbol(network, images, learns=False)
+    names = tuple(features.list_inputs())
+    constants = {**_normalisation(spec), **fixed_scales(network)}
+    return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
+
+
+def gluon_graph(spec: ModelSpec, images: Any) -> Graph:
+    """The graph of a network of Gluon's zoo; its tensors are named by their place in it."""
+    network = gluon.network(spec, images)
+    names = tuple(network.neutral_names.get(name, name) for name in network.symbol.list_inputs())
+    return Graph(
+        network.symbol,
+        network.symbol,
+        network.width,
+        network.shapes,
+        names,
+        _normalisation(spec),
+        network.has_dropout,
+    )
+
+
+def normalised(spec: ModelSpec) -> Any:
+    """Symbol of the images as float32 N·C·H·W, minus mean, over standard deviation."""
+    images = mx.sym.cast(mx.sym.var(IMAGES), dtype="float32")
+    channels_first = mx.sym.transpose(images, axes=(0, 3, 1, 2))
+    mean, std = (
+        mx.sym.var(name, shape=values.shape) for name, values in _normalisation(spec).items()
+    )
+    return mx.sym.broadcast_div(mx.sym.broadcast_sub(channels_first, mean), std)
+
+
+def _normalisation(spec: ModelSpec) -> dict[str, FloatArray]:
+    shape = (1, spec.input_shape[0], 1, 1)
+    named = {"images.mean": spec.mean, "images.std": spec.std}
+    return {
+        name: np.array(np.broadcast_to(np.reshape(values, (1, -1, 1, 1)), shape), np.float32)
+        for name, values in named.items()
+    }
+
+
+_HEAD = ("head.weight", "head.bias")
+
+
+class MXNetNetwork:
+    """The graph of a specification, compiled once for all batch sizes, and the shapes it needs.
+
+    Args:
+        spec: of the model.
+        context: MXNet device.
+    """
+
+    def __init__(self, spec: ModelSpec, context: Any) -> None:
+        self._spec, self._context = spec, context
+        self.graph = build(spec)
+        shapes = dict(self.graph.shapes)
+        shapes |= {"head.weight": (spec.classes, self.graph.width), "head.bias": (spec.classes,)}
+        self.shapes: Shapes = shapes
+        self._constants = {
+            name: mx.nd.array(values, ctx=context) for name, values in self.graph.constants.items()
+        }
+        self._compiled = mx.nd.CachedOp(self.graph.features, (("static_alloc", True),))
+
+    def learned_shapes(self) -> Shapes:
+        """Of the parameters that learn; those that weight decay reaches first."""
+        names = [name for name in self.shapes if ".running_" not in name]
+        if self._spec.train_only_head:
+            names = list(_HEAD)
+        names.sort(key=lambda name: not is_decayed(self.shapes[name]))
+        return {name: self.shapes[name] for name in names}
+
+    def features(self, images: Any, tensors: Mapping[str, Any]) -> Any:
+        """Float32 (N, width) of uint8 images (N, H, W, C), in training mode.
+
+        The running statistics among `tensors` are updated.
+        """
+        known = {**self._constants, **tensors, IMAGES: images}
+        return self._compiled(*(known[name] for name in self.graph.names))
+
+    def predictor(self, tensors: Mapping[str, Any]) -> Callable[[Any], Any]:
+        """A function from images to features in prediction mode, with the tensors as they are now.
+
+        On CPUs BatchNorms and activations are fused into the convolutions (EfficientNet-Lite0: 72
+        to 24 ms an image). What is fused is kept, hence a new function for new weights.
+
+        Args:
+            tensors: of every name or all but the head's. They are copied: MXNet rewrites the
+                weights in oneDNN's layout where they lie, and would overwrite their neighbours.
+        """
+        symbol = self.graph.predicted
+        if self._context.device_type == "cpu":
+            symbol = symbol.optimize_for("MKLDNN")
+        compiled = mx.nd.CachedOp(symbol, (("static_alloc", True),))
+        renamed = dict(zip(self.graph.predicted.list_inputs(), self.graph.names, strict=True))
+        names = [renamed[name] for name in symbol.list_inputs()]
+        copies = {name: tensors[name].copy() for name in names if name in tensors}
+        known = {**self._constants, **copies}
+
+        def features(images: Any) -> Any:
+            return compiled(*(known.get(name, images) for name in names))
+
+        return features
+
+    def logits(self, features: Any, tensors: Mapping[str, Any]) -> Any:
+        """Float32 (N, classes)."""
+        weight, bias = (tensors[name] for name in _HEAD)
+        return mx.nd.broadcast_add(mx.nd.dot(features, weight, transpose_b=True), bias)
+
+    def images(self, images: UInt8Array) -> Any:
+        """A copy on the device; AlgorithmError where their shape is not the specification's."""
+        self._spec.check_images(images)
+        return mx.nd.array(images, ctx=self._context, dtype=np.uint8)
+
+
+class NetworkTensors:
+    """All tensors of a network: those that learn, and the frozen ones and running statistics.
+
+    Args:
+        network: whose.
+        context: MXNet device.
+
+    Attributes:
+        learned, fixed: the two parts.
+        views: every tensor by neutral name.
+    """
+
+    def __init__(self, network: MXNetNetwork, context: Any) -> None:
+        learned = network.learned_shapes()
+        self.learned = Tensors(learned, context)
+        rest = {name: shape for name, shape in network.shapes.items() if name not in learned}
+        self.fixed = Tensors(rest, context)
+        self.views: dict[str, Any] = {**self.learned.views, **self.fixed.views}
+
+    def initialise(self, seed: int) -> None:
+        """Draw the first weights."""
+        self.write(
+            {name: initial_tensor(name, view.shape, seed) for name, view in self.views.items()}
+        )
+
+    def write(self, arrays: State) -> None:
+        """Copy these in, by neutral name."""
+        self.learned.write({k: v for k, v in arrays.items() if k in self.learned.views})
+        self.fixed.write({k: v for k, v in arrays.items() if k in self.fixed.views})
+
+    def read(self) -> dict[str, FloatArray]:
+        """Copies on the host, by neutral name; waits for the device."""
+        return {**self.learned.read(), **self.fixed.read()}
+
+    def approach(self, newest: NetworkTensors, decay: float) -> None:
+        """Become decay · self + (1 − decay) · newest; decay 0 makes them equal."""
+        for mine, theirs in ((self.learned, newest.learned), (self.fixed, newest.fixed)):
+            if decay == 0:  # whatever was there before, NaN included
+                mine.flat[:] = theirs.flat
+            else:
+                mine.flat *= decay
+                mine.flat += (1.0 - decay) * theirs.flat

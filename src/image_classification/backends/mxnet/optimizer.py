@@ -1,0 +1,195 @@
+"""The optimisers' formulas (`backends/update_rules.py`) in MXNet's operators, in place.
+
+In: weights, gradients and what is remembered, each in one flat array. Out: the same after one
+update; `optimizer/<slot>/<parameter>` arrays both ways. MXNet's own optimisers differ in the place
+of epsilon, of the learning rate and of the weight decay: see there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
+from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
+from image_classification.errors import ArtifactError
+from image_classification.samples import FloatArray
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Tensors:
+    """Float32 tensors in one array.
+
+    Args:
+        shapes: by name, in the order they lie in.
+        context: MXNet device.
+
+    Attributes:
+        flat: the array, (sum of sizes,); (1,) where there are none.
+        views: each tensor; writing to it writes to `flat`.
+    """
+
+    def __init__(self, shapes: Shapes, context: Any) -> None:
+        sizes = [int(np.prod(shape)) for shape in shapes.values()]
+        ends = np.cumsum(sizes, dtype=np.int64).tolist()
+        self.flat = mx.nd.zeros(max(1, sum(sizes)), ctx=context)
+        self.views = {
+            name: self.flat[end - size : end].reshape(shape)
+            for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+        }
+
+    def write(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Copy these in; the others stay as they are."""
+        for name, array in arrays.items():
+            self.views[name][:] = np.asarray(array, np.float32)
+
+    def read(self) -> dict[str, FloatArray]:
+        """A copy of each on the host; waits for the device."""
+        host, start, arrays = self.flat.asnumpy(), 0, {}
+        for name, view in self.views.items():
+            arrays[name] = host[start : start + view.size].reshape(view.shape).copy()
+            start += view.size
+        return arrays
+
+
+_COUNT = "step"
+
+Slots = dict[str, Any]
+"""Flat NDArrays by slot."""
+
+
+def _velocity(direction: Any, slots: Slots, spec: OptimizerSpec) -> Any:
+    if spec.momentum == 0:
+        return direction
+    velocity = slots["momentum_buffer"]
+    velocity *= spec.momentum
+    velocity += direction
+    return velocity
+
+
+def _decayed_mean(slot: Any, decay: float, value: Any) -> Any:
+    """slot = decay · slot + (1 − decay) · value."""
+    slot *= decay
+    slot += (1 - decay) * value
+    return slot
+
+
+def _sgd(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
+    return _velocity(gradient, slots, spec)
+
+
+def _nag(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
+    return gradient + spec.momentum * _velocity(gradient, slots, spec)
+
+
+def _adam(gradient: Any, slots: Slots, number: int, spec: OptimizerSpec) -> Any:
+    mean = _decayed_mean(slots["exp_avg"], spec.beta_1, gradient)
+    square = _decayed_mean(slots["exp_avg_sq"], spec.beta_2, mx.nd.square(gradient))
+    root = mx.nd.sqrt(square / (1 - spec.beta_2**number)) + spec.epsilon
+    return mean / (1 - spec.beta_1**number) / root
+
+
+def _rmsprop(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
+    square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))
+    return _velocity(gradient / (mx.nd.sqrt(square) + spec.epsilon), slots, spec)
+
+
+def _adagrad(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
+    slots["sum"] += mx.nd.square(gradient)
+    return gradient / (mx.nd.sqrt(slots["sum"]) + spec.epsilon)
+
+
+def _adadelta(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
+    square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))
+    ratio = (slots["acc_delta"] + spec.epsilon) / (square + spec.epsilon)
+    change = gradient * mx.nd.sqrt(ratio)
+    _decayed_mean(slots["acc_delta"], spec.decay, mx.nd.square(change))
+    return change
+
+
+_DIRECTIONS: dict[str, Callable[[Any, Slots, int, OptimizerSpec], Any]] = {
+    "sgd": _sgd,
+    "nag": _nag,
+    "nesterov": _nag,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "adadelta": _adadelta,
+}
+
+
+class Optimizer:
+    """One optimiser and what it remembers.
+
+    Args:
+        spec: which, and its settings.
+        shapes: of the parameters that learn; those that weight decay reaches come first.
+        context: MXNet device.
+
+    Raises:
+        BackendError: no optimiser has that name.
+    """
+
+    def __init__(self, spec: OptimizerSpec, shapes: Shapes, context: Any) -> None:
+        self._spec, self._shapes, self._context = spec, shapes, context
+        slots = rule_of(spec, "mxnet").slots_of(spec)
+        self._slots = {slot: Tensors(shapes, context) for slot in slots if slot != _COUNT}
+        self._counts = _COUNT in slots
+        self._decayed = sum(int(np.prod(s)) for s in shapes.values() if is_decayed(s))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._updates = 0
+        for slot, tensors in self._slots.items():
+            tensors.flat[:] = float(first_slot(slot, (1,), self._spec)[0])
+
+    def update(self, weights: Any, gradients: Any, learning_rate: float) -> None:
+        """One update of the flat `weights`; the flat `gradients` are used up."""
+        spec = self._spec
+        if spec.clip_gradient_norm:  # the factor stays on the device: nobody waits for it
+            norm = mx.nd.sqrt(mx.nd.sum(mx.nd.square(gradients), keepdims=True))
+            factor = mx.nd.minimum(spec.clip_gradient_norm / (norm + 1e-6), 1.0)
+            gradients[:] = mx.nd.broadcast_mul(gradients, factor)
+        if spec.weight_decay and self._decayed:
+            decayed = gradients[: self._decayed]
+            decayed += spec.weight_decay * weights[: self._decayed]
+        self._updates += 1
+        slots = {slot: tensors.flat for slot, tensors in self._slots.items()}
+        weights -= learning_rate * _DIRECTIONS[spec.name](gradients, slots, self._updates, spec)
+
+    def state(self) -> State:
+        """`optimizer/<slot>/<parameter>` → array; nothing before the first update."""
+        if self._updates == 0:
+            return {}
+        state: State = {
+            f"{OPTIMIZER_PREFIX}{slot}/{name}": array
+            for slot, tensors in self._slots.items()
+            for name, array in tensors.read().items()
+        }
+        if self._counts:
+            count = np.array(self._updates, np.float32)
+            state.update({f"{OPTIMIZER_PREFIX}{_COUNT}/{name}": count for name in self._shapes})
+        return state
+
+    def load(self, slots: Mapping[str, State]) -> None:
+        """The inverse of `state`: the slots of each parameter by name, checked already.
+
+        Raises:
+            ArtifactError: the parameters had unequal numbers of updates; then nothing was changed.
+        """
+        counts = {float(own[_COUNT]) for own in slots.values() if _COUNT in own}
+        if len(counts) > 1:
+            raise ArtifactError(
+                f"the parameters of this checkpoint had {sorted(counts)} updates: the backend "
+                "'mxnet' goes on with equal numbers only"
+            )
+        self.reset()
+        for slot, tensors in self._slots.items():
+            tensors.write({name: own[slot] for name, own in slots.items() if slot in own})
+        self._updates = int(counts.pop()) if counts else int(bool(slots))

@@ -1,0 +1,367 @@
+"""What the closed MXNet built-in leaves in its `model.tar.gz`, as a model of ours; without MXNet.
+
+In: a folder with `image-classification-NNNN.params` (weights after epoch NNNN),
+`image-classification-symbol.json` (the graph) and `model-shapes.json` (the input's shape). Out: a
+`BuiltInModel`: backbone, shape and weights under our neutral names. The network is ResNet v2 of the
+public example (apache/mxnet `example/image-classification/symbols/resnet.py`); anything else is
+refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends import networks
+from image_classification.backends.backbones import LARGE_DEPTHS, SMALL_DEPTHS
+from image_classification.backends.base import WEIGHT_PREFIX, State
+from image_classification.backends.networks import Convolution, Network, Norm
+from image_classification.errors import ArtifactError
+from image_classification.samples import FloatArray
+
+_MAGIC = 0x112
+_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+_DENSE = 0
+_TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
+_MAX_DIMENSIONS = 32
+
+Array = npt.NDArray[np.generic]
+_Entry = TypeVar("_Entry")
+
+
+def read_params(path: Path) -> dict[str, Array]:
+    """The arrays of a file by name, as MXNet wrote them.
+
+    Raises:
+        ArtifactError: the file is not one, is cut short, or holds what no network's weights are
+            (sparse or unnamed arrays); the message has the place.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: not readable: {error}") from error
+    return _Reader(content, path.name).named_arrays()
+
+
+class _Reader:
+    """A cursor over the bytes of a file; nothing is read or allocated beyond their end."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        self._content, self._name, self._at = content, name, 0
+
+    def named_arrays(self) -> dict[str, Array]:
+        magic, _ = self._numbers("<QQ")
+        if magic != _MAGIC:
+            raise self._error(f"not MXNet's .params: it begins with {magic:#x}, not {_MAGIC:#x}")
+        arrays = self._many(self._array)
+        names = self._many(self._text)
+        if len(names) != len(arrays) or len(set(names)) != len(names):
+            raise self._error(f"{len(arrays)} arrays, but {len(set(names))} names")
+        if self._at != len(self._content):
+            raise self._error(f"{len(self._content) - self._at} bytes too many")
+        return dict(zip(names, arrays, strict=True))
+
+    def _many(self, read: Callable[[], _Entry]) -> list[_Entry]:
+        (count,) = self._numbers("<Q")
+        # Each takes 8 bytes at the least: a damaged count ends here and not in a full memory.
+        if count > (len(self._content) - self._at) // 8:
+            raise self._error(f"{count} entries do not fit into what is left")
+        return [read() for _ in range(count)]
+
+    def _array(self) -> Array:
+        (magic,) = self._numbers("<I")
+        if magic in (_V2, _V3):
+            (storage,) = self._numbers("<i")
+            if storage != _DENSE:
+                raise self._error(f"an array of storage type {storage}; only dense (0) is read")
+        is_old = magic not in (_V1, _V2, _V3)
+        dimensions = magic if is_old else self._numbers("<i")[0]
+        if not 0 < dimensions <= _MAX_DIMENSIONS:
+            raise self._error(f"an array of {dimensions} dimensions; expected 1 to 32")
+        shape = self._numbers(f"<{dimensions}{'I' if is_old else 'q'}")
+        _, _, kind = self._numbers("<iii")
+        if kind not in _TYPES or min(shape) < 0:
+            raise self._error(f"an array of element type {kind} and shape {shape}")
+        dtype = np.dtype(_TYPES[kind])
+        raw = self._bytes(math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(raw, dtype).reshape(shape)
+
+    def _text(self) -> str:
+        (length,) = self._numbers("<Q")
+        raw = self._bytes(length)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._error(f"a name is not text: {raw[:40]!r}") from error
+
+    def _numbers(self, layout: str) -> tuple[int, ...]:
+        return struct.unpack(layout, self._bytes(struct.calcsize(layout)))
+
+    def _bytes(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._content):
+            raise self._error(f"cut short: {size} bytes are announced")
+        raw = self._content[self._at : end]
+        self._at = end
+        return raw
+
+    def _error(self, reason: str) -> ArtifactError:
+        return ArtifactError(f"{self._name}, byte {self._at} of {len(self._content)}: {reason}")
+
+
+Attributes = Mapping[str, str]
+Nodes = dict[str, tuple[str, Attributes]]
+"""Operator and attributes of each node by name, in the order they run."""
+
+_MULTI_LABEL = {"LogisticRegressionOutput", "sigmoid"}
+_SINGLE_LABEL = {"SoftmaxOutput", "Softmax", "softmax"}
+
+
+def read_symbol(path: Path) -> Nodes:
+    """The nodes of a `-symbol.json`; ArtifactError where it is none."""
+    try:
+        nodes = json.loads(path.read_text("utf-8"))["nodes"]
+        return {node["name"]: (node["op"], _attributes(node)) for node in nodes}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path.name}: not an MXNet graph: {error!r}") from error
+
+
+def _attributes(node: Mapping[str, Any]) -> Attributes:
+    """They were called `param` and `attr` before MXNet 1.0."""
+    return {**node.get("param", {}), **node.get("attr", {}), **node.get("attrs", {})}
+
+
+def is_multi_label(nodes: Nodes) -> bool:
+    """Whether the last operator is a sigmoid for each class instead of a softmax over all."""
+    *_, (kind, attributes) = [("", {}), *nodes.values()]
+    if kind in _SINGLE_LABEL:
+        return False
+    if kind in _MULTI_LABEL or (kind, attributes.get("act_type")) == ("Activation", "sigmoid"):
+        return True
+    raise ArtifactError(f"MXNet graph: it ends with {kind or 'nothing'}; expected SoftmaxOutput")
+
+
+def has_fixed_scale(nodes: Nodes, name: str) -> bool:
+    """Whether a BatchNorm ignores its scale, which is MXNet's default."""
+    return nodes[name][1].get("fix_gamma", "True") in ("True", "1", "true")
+
+
+def check_layers(nodes: Nodes, network: Network, names: Mapping[str, str]) -> None:
+    """That the graph computes what the network does, layer for layer.
+
+    Args:
+        nodes: of the graph.
+        network: what its weights are about to be used in.
+        names: of each of the network's layers with weights, in the graph.
+
+    Raises:
+        ArtifactError: a layer is absent or has another stride, kernel, padding or epsilon.
+    """
+    for layer in network.layers:
+        if isinstance(layer, Convolution):
+            (top, _), (left, _) = layer.padding
+            expected: dict[str, object] = {
+                "kernel": layer.kernel,
+                "stride": (layer.stride, layer.stride),
+                "pad": (top, left),
+            }
+            defaults = {"stride": "(1, 1)", "pad": "(0, 0)"}
+        elif isinstance(layer, Norm):
+            expected, defaults = {"eps": layer.epsilon}, {"eps": "0.001"}
+        else:
+            continue
+        _, attributes = nodes.get(names[layer.name], ("", {}))
+        for key, value in expected.items():
+            written = attributes.get(key, defaults.get(key, "None"))
+            if _value(written) != value:
+                raise ArtifactError(
+                    f"MXNet graph: {names[layer.name]} has {key}={written}, the ResNet of the "
+                    f"built-in {value}; only its own models can be read"
+                )
+
+
+def _value(text: str) -> object:
+    """A number or a tuple of numbers, as MXNet writes attributes."""
+    try:
+        value: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # MemoryError: nested too deep
+        return text
+    return value
+
+
+SYMBOL_FILE = "image-classification-symbol.json"
+SHAPES_FILE = "model-shapes.json"
+MEAN = (123.68, 116.779, 103.939)
+"""RGB, units of 0–255: what the public example subtracts; it divides by nothing."""
+
+_PARAMS = re.compile(r"image-classification-(\d{4})\.params")
+_OUTSIDE_STAGES = {"input.bn": "bn_data", "stem.conv": "conv0", "stem.bn": "bn0", "final.bn": "bn1"}
+_IN_STAGE = re.compile(r"stage(\d)\.block(\d+)\.(?:(bn\d|conv\d)|shortcut)")
+_OF_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_var",
+}
+_HEAD = {"head.weight": "fc1_weight", "head.bias": "fc1_bias"}
+
+
+@dataclass(frozen=True)
+class BuiltInModel:
+    """A model of the MXNet built-in.
+
+    Attributes:
+        backbone: in every catalog.
+        input_shape: (channels, height, width).
+        classes: width of its head.
+        multi_label: whether each class has a probability of its own.
+        epoch: number of its file.
+        weights: `weight/<neutral name>` → float32, for images minus MEAN.
+    """
+
+    backbone: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    multi_label: bool
+    epoch: int
+    weights: State
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What is subtracted from the images, one value for each channel."""
+        return MEAN if self.input_shape[0] == 3 else (sum(MEAN) / 3,)
+
+    def weights_for(self, mean: tuple[float, ...], std: tuple[float, ...]) -> State:
+        """The same network for images that are normalised otherwise.
+
+        The first layer is a BatchNorm with a fixed scale on the images: its running statistics take
+        up the difference, and in training it computes them from the batch.
+        """
+        prefix, epsilon = f"{WEIGHT_PREFIX}input.bn.", _input_norm(self).epsilon
+        theirs, ours, scale = (np.array(v, np.float64) for v in (self.mean, mean, std))
+        old_mean = self.weights[prefix + "running_mean"].astype(np.float64)
+        old_variance = self.weights[prefix + "running_var"].astype(np.float64)
+        moved = (old_mean + theirs - ours) / scale
+        scaled = (old_variance + epsilon) / scale**2 - epsilon
+        return self.weights | {
+            prefix + "running_mean": moved.astype(np.float32),
+            prefix + "running_var": np.maximum(scaled, 0).astype(np.float32),
+        }
+
+
+def is_built_in(directory: Path) -> bool:
+    """Whether a folder looks like an unpacked archive of the built-in."""
+    return (directory / SYMBOL_FILE).is_file()
+
+
+def read_built_in(directory: Path) -> BuiltInModel:
+    """The model of an unpacked archive; of several epochs the last.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or the network is not the built-in's.
+    """
+    epochs = {
+        int(match[1]): path
+        for path in sorted(directory.iterdir())
+        if (match := _PARAMS.fullmatch(path.name))
+    }
+    if not epochs or not is_built_in(directory):
+        found = sorted(path.name for path in directory.iterdir())[:10]
+        raise ArtifactError(
+            f"not an archive of the MXNet built-in: expected image-classification-NNNN.params, "
+            f"{SYMBOL_FILE} and {SHAPES_FILE}, found {', '.join(found) or 'nothing'}"
+        )
+    epoch = max(epochs)
+    nodes = read_symbol(directory / SYMBOL_FILE)
+    shape = _input_shape(directory / SHAPES_FILE)
+    arrays = {name.partition(":")[2]: array for name, array in read_params(epochs[epoch]).items()}
+    depth, network = _recognise(nodes, arrays, shape)
+    weights = _weights(network, nodes, arrays, epochs[epoch].name)
+    classes = len(weights[f"{WEIGHT_PREFIX}head.bias"])
+    return BuiltInModel(f"resnet{depth}", shape, classes, is_multi_label(nodes), epoch, weights)
+
+
+def _input_shape(path: Path) -> tuple[int, int, int]:
+    """(channels, height, width) of the input called data: `[{"name": "data", "shape": […]}]`."""
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        (shape,) = (entry["shape"] for entry in entries if entry["name"] == "data")
+        _, channels, height, width = map(int, shape)
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ArtifactError(
+            f'{path.name}: expected [{{"name": "data", "shape": [1, channels, height, width]}}]: '
+            f"{error!r}"
+        ) from error
+    if channels not in (1, 3) or min(height, width) < 1:
+        raise ArtifactError(f"{path.name}: images of shape {(channels, height, width)}")
+    return channels, height, width
+
+
+def _recognise(
+    nodes: Nodes, arrays: dict[str, Array], shape: tuple[int, int, int]
+) -> tuple[int, Network]:
+    """The depth whose layers the graph has, and its network."""
+    units = {name for name in nodes if re.fullmatch(r"stage\d_unit\d+_conv\d", name)}
+    for depth in (*LARGE_DEPTHS, *SMALL_DEPTHS):
+        network = networks.network(f"resnet{depth}", shape)
+        names = {layer.name: _name(layer.name) for layer in network.layers if _name(layer.name)}
+        if units == {name for name in names.values() if re.search(r"_conv\d", name)}:
+            check_layers(nodes, network, names)
+            return depth, network
+    raise ArtifactError(
+        f"MXNet graph: {len(units)} convolutions in units, which is no ResNet of the built-in "
+        f"(num_layers {', '.join(map(str, sorted((*LARGE_DEPTHS, *SMALL_DEPTHS))))}); "
+        f"its weights begin with {', '.join(sorted(arrays)[:3])}"
+    )
+
+
+def _weights(network: Network, nodes: Nodes, arrays: dict[str, Array], file: str) -> State:
+    norms = {layer.name: layer for layer in network.layers if isinstance(layer, Norm)}
+    weights: State = {}
+    for name, shape in network.tensor_shapes().items():
+        layer, _, tensor = name.rpartition(".")
+        theirs = f"{_name(layer)}_{_OF_NORM[tensor] if layer in norms else tensor}"
+        if layer in norms and tensor == "weight" and has_fixed_scale(nodes, _name(layer)):
+            weights[WEIGHT_PREFIX + name] = np.ones(shape, np.float32)
+        else:
+            weights[WEIGHT_PREFIX + name] = _float32(arrays, theirs, file, shape)
+    classes = len(_float32(arrays, _HEAD["head.bias"], file))
+    shapes = {"head.weight": (classes, network.width), "head.bias": (classes,)}
+    for name, shape in shapes.items():
+        weights[WEIGHT_PREFIX + name] = _float32(arrays, _HEAD[name], file, shape)
+    return weights
+
+
+def _float32(
+    arrays: dict[str, Array], name: str, file: str, shape: tuple[int, ...] | None = None
+) -> FloatArray:
+    array = arrays.get(name)
+    if array is None or (shape is not None and array.shape != shape):
+        received = "absent" if array is None else array.shape
+        raise ArtifactError(f"{file}: {name} should be {shape or 'there'} and is {received}")
+    return array.astype(np.float32)
+
+
+def _name(layer: str) -> str:
+    """The built-in's name of one of our layers with weights; "" for one without."""
+    match = _IN_STAGE.fullmatch(layer)
+    if match:
+        return f"stage{match[1]}_unit{match[2]}_{match[3] or 'sc'}"
+    return _OUTSIDE_STAGES.get(layer, "")
+
+
+def _input_norm(model: BuiltInModel) -> Norm:
+    first = networks.network(model.backbone, model.input_shape).layers[0]
+    if not isinstance(first, Norm):
+        raise TypeError(f"{model.backbone} does not begin with a BatchNorm")
+    return first

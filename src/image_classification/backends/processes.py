@@ -1,0 +1,112 @@
+"""How processes that train together wait for each other: some begin minutes after others."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+SECONDS_TO_STOP = 115
+"""For the processes, after SIGTERM, to write the artifact; the platform kills after 120."""
+_SECONDS_TO_FAIL = 30.0
+"""For the others, when one has failed: to write the reason."""
+_PAUSE_SECONDS = 0.2
+
+_Processes = Sequence[subprocess.Popen[bytes]]
+
+
+def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+    """Run `python <arguments>` once for each environment, to the end of all.
+
+    They write where this process writes. When one fails the others are stopped; SIGTERM is passed
+    on to them.
+
+    Returns:
+        0, or the highest exit code of a process that failed; 1 where all of these were killed.
+    """
+    with _stop_signals() as received:
+        processes = [_start(arguments, added) for added in environments]
+        try:
+            while _are_running(processes) and not _have_failed(processes) and not received:
+                time.sleep(_PAUSE_SECONDS)
+            _end(processes, SECONDS_TO_STOP if received else _SECONDS_TO_FAIL)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    codes = [process.returncode for process in processes]
+    return max(codes) if max(codes) > 0 else int(any(codes))
+
+
+def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own: what a terminal interrupts is this one, which says so.
+
+    `env` adds to the environment, which only `contract/environment` reads, and becomes Python.
+    """
+    settings = [f"{name}={value}" for name, value in added.items()]
+    return subprocess.Popen(  # noqa: S603 - our own program
+        ["/usr/bin/env", *settings, sys.executable, *arguments], start_new_session=True
+    )
+
+
+def _are_running(processes: _Processes) -> bool:
+    return any(process.poll() is None for process in processes)
+
+
+def _have_failed(processes: _Processes) -> bool:
+    return any(process.poll() not in (None, 0) for process in processes)
+
+
+def _end(processes: _Processes, seconds: float) -> None:
+    """Send SIGTERM to who is running, and wait so long for all."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + seconds
+    while _are_running(processes) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Yield the numbers of SIGTERM and of keyboard interruptions that come in the block."""
+    received: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+_ATTEMPT_SECONDS = 5.0
+
+
+def await_listeners(addresses: Sequence[str]) -> None:
+    """Return when something listens at each `host:port`.
+
+    Without end: a host may be slow to get its data, and who watches for lost ones is the core
+    (`training/lifeline`). Frameworks have waits of their own, but those hear no SIGTERM, and their
+    timeouts end a job whose other host is alive.
+    """
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        while not _is_listening(host, int(port)):
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _is_listening(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_ATTEMPT_SECONDS).close()
+    except OSError:  # also a name that does not resolve yet
+        return False
+    return True

@@ -1,0 +1,298 @@
+"""A classifier in NumPy: normalisation, a shared backbone and the head, forwards and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.backends import networks
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.networks import (
+    Activation,
+    Add,
+    Convolution,
+    Layer,
+    MaxPool,
+    Mean,
+    Norm,
+)
+from image_classification.backends.state import initial_tensor
+from image_classification.samples import FloatArray, UInt8Array
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+Gradients = tuple[list[Array], dict[str, Array]]
+"""Of a layer's inputs, in order, and of its weights by name."""
+
+_POSITIONS = (0, 2, 3)  # all axes but the channels
+
+
+def forward(layer: Layer, inputs: list[Array], tensors: Tensors) -> Array:
+    """The layer's output. A BatchNorm uses the statistics it finds in `tensors`."""
+    return _FORWARD[type(layer)](layer, inputs, tensors)
+
+
+def backward(
+    layer: Layer, inputs: list[Array], output: Array, gradient: Array, tensors: Tensors
+) -> Gradients:
+    """From the gradient of the output; a BatchNorm's is that of a training step."""
+    return _BACKWARD[type(layer)](layer, inputs, output, gradient, tensors)
+
+
+def statistics(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel over samples and positions, (C,) each."""
+    return x.mean(_POSITIONS), x.var(_POSITIONS)
+
+
+def _convolution(layer: Convolution, inputs: list[Array], tensors: Tensors) -> Array:
+    kernel, parts = _kernel(layer, tensors), _parts(_padded(inputs[0], layer), layer)
+    if layer.groups > 1:  # a filter for each channel
+        return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], parts))
+    return np.moveaxis(np.tensordot(kernel, parts, ([1, 2], [1, 2])), 0, 1)
+
+
+def _convolution_back(
+    layer: Convolution, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
+) -> Gradients:
+    padded = _padded(inputs[0], layer)
+    kernel, parts = _kernel(layer, tensors), _parts(padded, layer)
+    if layer.groups > 1:
+        of_kernel = np.einsum("nchw,nckhw->ck", gradient, parts)
+        of_parts = kernel[:, 0, :, None, None] * gradient[:, :, None]
+    else:
+        of_kernel = np.tensordot(gradient, parts, ([0, 2, 3], [0, 3, 4]))
+        of_parts = np.moveaxis(np.tensordot(kernel, gradient, (0, 1)), 2, 0)
+    of_padded = np.zeros_like(padded)
+    for place, window in enumerate(_windows(padded, layer.kernel, layer.stride)):
+        of_padded[window] += of_parts[:, :, place]
+    name = f"{layer.name}.weight"
+    return [_cropped(of_padded, layer)], {name: of_kernel.reshape(tensors[name].shape)}
+
+
+def _kernel(layer: Convolution, tensors: Tensors) -> Array:
+    """(out, in / groups, places): the places of a kernel in one axis."""
+    weight = tensors[f"{layer.name}.weight"]
+    return weight.reshape(*weight.shape[:2], -1)
+
+
+def _parts(padded: Array, layer: Convolution) -> Array:
+    """(N, C, places, height, width): what meets each place of a kernel, for each output."""
+    windows = _windows(padded, layer.kernel, layer.stride)
+    return np.stack([padded[window] for window in windows], axis=2)
+
+
+def _norm(layer: Norm, inputs: list[Array], tensors: Tensors) -> Array:
+    mean, variance = (tensors[f"{layer.name}.running_{kind}"] for kind in ("mean", "var"))
+    return _scale(layer, tensors) * _standardised(layer, inputs[0], mean, variance) + _channels(
+        tensors[f"{layer.name}.bias"]
+    )
+
+
+def _norm_back(
+    layer: Norm, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
+) -> Gradients:
+    mean, variance = statistics(inputs[0])
+    standard = _standardised(layer, inputs[0], mean, variance)
+    of_tensors = {f"{layer.name}.bias": gradient.sum(_POSITIONS)}
+    if layer.learns_scale:
+        of_tensors[f"{layer.name}.weight"] = (gradient * standard).sum(_POSITIONS)
+    scaled = gradient * _scale(layer, tensors)
+    along = _channels((scaled * standard).mean(_POSITIONS)) * standard
+    centred = scaled - _channels(scaled.mean(_POSITIONS)) - along
+    return [centred / _channels(np.sqrt(variance + layer.epsilon))], of_tensors
+
+
+def _activation(layer: Activation, inputs: list[Array], _: Tensors) -> Array:
+    return np.clip(inputs[0], 0, layer.ceiling)
+
+
+def _activation_back(
+    layer: Activation, inputs: list[Array], _: Array, gradient: Array, __: Tensors
+) -> Gradients:
+    ceiling = np.inf if layer.ceiling is None else layer.ceiling
+    return [gradient * ((inputs[0] > 0) & (inputs[0] < ceiling))], {}
+
+
+def _max_pool(layer: MaxPool, inputs: list[Array], _: Tensors) -> Array:
+    padded = _padded(inputs[0], layer, -np.inf)
+    kernel = (layer.kernel, layer.kernel)
+    windows = (padded[window] for window in _windows(padded, kernel, layer.stride))
+    return np.asarray(np.maximum.reduce(list(windows)))
+
+
+def _max_pool_back(
+    layer: MaxPool, inputs: list[Array], output: Array, gradient: Array, _: Tensors
+) -> Gradients:
+    padded = _padded(inputs[0], layer, -np.inf)
+    of_padded, is_open = np.zeros_like(padded), np.ones(output.shape, bool)
+    for window in _windows(padded, (layer.kernel, layer.kernel), layer.stride):
+        wins = is_open & (padded[window] == output)  # the first of equals
+        of_padded[window] += gradient * wins
+        is_open &= ~wins
+    return [_cropped(of_padded, layer)], {}
+
+
+def _add(_: Layer, inputs: list[Array], __: Tensors) -> Array:
+    return inputs[0] + inputs[1]
+
+
+def _add_back(_: Layer, __: list[Array], ___: Array, gradient: Array, ____: Tensors) -> Gradients:
+    return [gradient, gradient], {}
+
+
+def _mean(_: Layer, inputs: list[Array], __: Tensors) -> Array:
+    return np.asarray(inputs[0].mean((2, 3)))
+
+
+def _mean_back(
+    _: Layer, inputs: list[Array], __: Array, gradient: Array, ___: Tensors
+) -> Gradients:
+    height, width = inputs[0].shape[2:]
+    share = gradient[:, :, None, None] / (height * width)
+    return [np.broadcast_to(share, inputs[0].shape)], {}
+
+
+def _windows(padded: Array, kernel: tuple[int, int], stride: int) -> Iterator[tuple[slice, ...]]:
+    """For each place in a kernel, row by row: the pixels that meet it, one for each output."""
+    height, width = padded.shape[2:]
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            rows = slice(row, height - kernel[0] + row + 1, stride)
+            columns = slice(column, width - kernel[1] + column + 1, stride)
+            yield slice(None), slice(None), rows, columns
+
+
+def _padded(x: Array, layer: Convolution | MaxPool, value: float = 0.0) -> Array:
+    return np.pad(x, ((0, 0), (0, 0), *layer.padding), constant_values=value)
+
+
+def _cropped(padded: Array, layer: Convolution | MaxPool) -> Array:
+    (top, bottom), (left, right) = layer.padding
+    height, width = padded.shape[2:]
+    return padded[:, :, top : height - bottom, left : width - right]
+
+
+def _standardised(layer: Norm, x: Array, mean: Array, variance: Array) -> Array:
+    return (x - _channels(mean)) / _channels(np.sqrt(variance + layer.epsilon))
+
+
+def _scale(layer: Norm, tensors: Tensors) -> Array | float:
+    return _channels(tensors[f"{layer.name}.weight"]) if layer.learns_scale else 1.0
+
+
+def _channels(values: Array) -> Array:
+    return values[:, None, None]
+
+
+_FORWARD: dict[type[Layer], Callable[..., Array]] = {
+    Convolution: _convolution,
+    Norm: _norm,
+    Activation: _activation,
+    MaxPool: _max_pool,
+    Add: _add,
+    Mean: _mean,
+}
+_BACKWARD: dict[type[Layer], Callable[..., Gradients]] = {
+    Convolution: _convolution_back,
+    Norm: _norm_back,
+    Activation: _activation_back,
+    MaxPool: _max_pool_back,
+    Add: _add_back,
+    Mean: _mean_back,
+}
+
+
+@dataclass
+class Pass:
+    """What a training pass leaves for the way back.
+
+    Attributes:
+        values: each layer's output by name.
+        statistics: each BatchNorm's new running statistics by neutral name.
+    """
+
+    values: dict[str, Array] = field(default_factory=dict)
+    statistics: dict[str, FloatArray] = field(default_factory=dict)
+
+
+class Classifier:
+    """The network and its tensors: float32 by neutral name, what is saved and exchanged.
+
+    Args:
+        spec: of the model; its initial weights follow from `seed`.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.network = networks.network(spec.backbone, spec.input_shape)
+        width = self.network.width
+        shapes = self.network.tensor_shapes()
+        shapes |= {"head.weight": (spec.classes, width), "head.bias": (spec.classes,)}
+        self.tensors = {
+            name: initial_tensor(name, shape, spec.seed) for name, shape in shapes.items()
+        }
+        prefix = "head." if spec.train_only_head else ""
+        self.learning = [
+            name for name in shapes if name.startswith(prefix) and ".running_" not in name
+        ]
+
+    def features(self, images: UInt8Array, tensors: dict[str, FloatArray] | None = None) -> Array:
+        """Float64 (N, width) of uint8 images (N, H, W, C), with the running statistics.
+
+        `tensors` replace the classifier's own.
+        """
+        exact = _exact(self.tensors if tensors is None else tensors)
+        values = {networks.INPUT: self._normalised(images)}
+        for layer, freed in zip(self.network.layers, self.network.last_uses(), strict=True):
+            inputs = [values[name] for name in layer.inputs]
+            values[layer.name] = forward(layer, inputs, exact)
+            for name in freed:
+                del values[name]
+        return values[self.network.layers[-1].name]
+
+    def training_features(self, images: UInt8Array) -> tuple[Array, Pass]:
+        """The same with the batch's statistics, and what `gradients` needs."""
+        made = Pass({networks.INPUT: self._normalised(images)})
+        tensors = _exact(self.tensors)
+        for layer in self.network.layers:
+            inputs = [made.values[name] for name in layer.inputs]
+            if isinstance(layer, Norm):
+                of_batch = statistics(inputs[0])
+                for kind, batch in zip(("mean", "var"), of_batch, strict=True):
+                    name = f"{layer.name}.running_{kind}"
+                    running = layer.momentum * tensors[name] + (1 - layer.momentum) * batch
+                    made.statistics[name] = running.astype(np.float32)
+                    tensors[name] = batch
+            made.values[layer.name] = forward(layer, inputs, tensors)
+        return made.values[self.network.layers[-1].name], made
+
+    def gradients(self, made: Pass, of_features: Array) -> dict[str, Array]:
+        """Of every weight of the network, from the gradient of the features (N, width)."""
+        layers, tensors = self.network.layers, _exact(self.tensors)
+        of_values, of_tensors = {layers[-1].name: of_features}, {}
+        for layer in reversed(layers):
+            inputs = [made.values[name] for name in layer.inputs]
+            gradient, output = of_values.pop(layer.name), made.values[layer.name]
+            of_inputs, of_own = backward(layer, inputs, output, gradient, tensors)
+            of_tensors.update(of_own)
+            for name, part in zip(layer.inputs, of_inputs, strict=True):
+                of_values[name] = of_values[name] + part if name in of_values else part
+        return of_tensors
+
+    def _normalised(self, images: UInt8Array) -> Array:
+        pixels = images.transpose(0, 3, 1, 2).astype(np.float64)
+        mean, std = (np.reshape(v, (-1, 1, 1)) for v in (self.spec.mean, self.spec.std))
+        return np.asarray((pixels - mean) / std)
+
+
+def _exact(tensors: dict[str, FloatArray]) -> dict[str, Array]:
+    return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+def head(features: Array, tensors: dict[str, FloatArray]) -> Array:
+    """Logits, float64 (N, classes)."""
+    return features @ tensors["head.weight"].astype(np.float64).T + tensors["head.bias"]

@@ -1,0 +1,126 @@
+"""The classifier as an ONNX file, checked against TensorFlow before anybody relies on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tensorflow as tf
+
+from image_classification import files
+from image_classification.backends import import_errors, onnx_graph
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.onnx_check import Predict, check
+from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
+from image_classification.errors import BackendError
+
+_OPSET = 17
+
+
+def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
+    """The serialised ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
+
+    Raises:
+        BackendError: tf2onnx is not installed, or cannot translate the backbone.
+    """
+    with import_errors(f"backbone {spec.backbone!r} is exported by tf2onnx", "tensorflow"):
+        import tf2onnx
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    function = probabilities_function(classifier, spec, temperature)
+    try:
+        with tf.device("/CPU:0"), _inlined():
+            model, _ = tf2onnx.convert.from_function(
+                function,
+                input_signature=function.input_signature,
+                opset=_OPSET,
+                custom_op_handlers={"Erfc": (_erfc, [])},
+            )
+        _strip(model)
+        onnx.checker.check_model(model)
+    except (
+        *(ValueError, RuntimeError, TypeError, KeyError),
+        *(tf.errors.OpError, onnx.checker.ValidationError),
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(
+            f"tf2onnx cannot translate backbone {spec.backbone!r} into a graph: {reason}"
+        ) from error
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
+    """A traced function of uint8 images to `{"probabilities": …}`."""
+    channels, height, width = spec.input_shape
+    images = tf.TensorSpec([None, height, width, channels], tf.uint8, name="images")
+
+    def probabilities(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = classifier.logits(images) / temperature
+        activation = tf.sigmoid if spec.multi_label else tf.nn.softmax
+        return {"probabilities": activation(logits)}
+
+    return tf.function(probabilities, input_signature=[images])
+
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """While the block runs, functions within a traced one become its own operations.
+
+    Keras has XLA compile a convolution in groups (ConvNeXt's), as a call that has no translation.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
+    """1 − erf(x), of GELU; tf2onnx has no translation of it. In place, as its handlers are."""
+    value, output, dtypes, shapes = (
+        node.input[0],
+        node.output,
+        node.output_dtypes,
+        node.output_shapes,
+    )
+    one = context.make_const(f"{node.name}.one", np.array(1.0, np.float32))
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", [value], dtypes=dtypes, shapes=shapes)
+    context.make_node(
+        "Sub", [one.output[0], erf.output[0]], outputs=output, dtypes=dtypes, shapes=shapes
+    )
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove free text: a converter may put what it likes there."""
+    for described in (model, model.graph, *model.graph.node):
+        described.ClearField("doc_string")
+
+
+def export(
+    classifier: Classifier, spec: ModelSpec, path: Path, temperature: float, predict: Predict
+) -> None:
+    """Write the file; the same weights give the same bytes.
+
+    Args:
+        classifier: whose weights are written; it is left as it was.
+        spec: of the model.
+        path: of the file to write; its folder exists.
+        temperature: > 0; what the logits are divided by first.
+        predict: the engine's own logits of images.
+
+    Raises:
+        AlgorithmError: ONNX Runtime and TensorFlow disagree by more than 1e-4.
+    """
+    if isinstance(classifier.trunk, SharedTrunk):
+        network, weights = classifier.trunk.network, classifier.state()
+        onnx_graph.write(path, network, weights, spec, temperature, predict)
+        return
+    graph = graph_bytes(classifier, spec, temperature)
+    check(graph, predict, spec, temperature)
+    files.write_bytes(path, graph)

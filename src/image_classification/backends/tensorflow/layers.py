@@ -1,0 +1,140 @@
+"""The layers of a shared network as TensorFlow operations on N·H·W·C.
+
+In: a layer of `backends/networks`, the values it reads, its variables. Out: its value. Convolution
+weights are (height, width, in / groups, out) here, except where each channel has a filter of its
+own: those are (height, width, channels, 1), as TensorFlow's depthwise convolution has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from image_classification.backends.networks import (
+    Activation,
+    Add,
+    Convolution,
+    Layer,
+    MaxPool,
+    Mean,
+    Norm,
+)
+from image_classification.backends.networks.layers import NO_PADDING, Padding
+from image_classification.errors import BackendError
+
+Array = npt.NDArray[Any]
+
+CONVOLUTION = (3, 2, 0, 1)  # (height, width, in, out) → (out, in, height, width)
+DEPTHWISE = (2, 3, 0, 1)  # (height, width, channels, 1) → (channels, 1, height, width)
+DENSE = (1, 0)  # (in, out) → (out, in)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a network.
+
+    Attributes:
+        variable: float32.
+        axes: which axis of the variable each neutral axis is.
+        learns: whether it has a gradient; running statistics have none.
+    """
+
+    variable: tf.Variable
+    axes: tuple[int, ...]
+    learns: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In the neutral layout."""
+        return tuple(int(self.variable.shape[axis]) for axis in self.axes)
+
+    def neutral(self, variable: tf.Variable) -> Array:
+        """A copy of a variable of this weight's layout, as it is saved."""
+        return np.array(np.transpose(variable.numpy(), self.axes), order="C")
+
+    def own(self, array: Array) -> Array:
+        """A neutral array in the layout of the variable."""
+        return np.ascontiguousarray(np.transpose(array, np.argsort(self.axes)))
+
+
+def new_weight(array: Array, axes: Sequence[int] | None = None, learns: bool = True) -> Weight:
+    """A variable that begins as a neutral array; without `axes` the layouts are the same."""
+    order = tuple(range(array.ndim)) if axes is None else tuple(axes)
+    own = np.ascontiguousarray(np.transpose(array, np.argsort(order)))
+    return Weight(tf.Variable(own, trainable=learns, dtype=tf.float32), order, learns)
+
+
+Tensors = Mapping[str, tf.Variable]
+
+
+def apply(
+    layer: Layer, values: list[tf.Tensor], variables: Tensors, is_training: bool
+) -> tf.Tensor:
+    """The value of a layer; in training a Norm also moves its running statistics.
+
+    Raises:
+        BackendError: a kind of layer that this backend does not know.
+    """
+    x = values[0]
+    if isinstance(layer, Convolution):
+        return _convolve(layer, x, tf.cast(variables[f"{layer.name}.weight"], x.dtype))
+    if isinstance(layer, Norm):
+        return _normalise(layer, x, variables, is_training)
+    if isinstance(layer, Activation):
+        return _activate(layer, x)
+    if isinstance(layer, MaxPool):
+        padding = [[0, 0], *layer.padding, [0, 0]]  # of −∞: it never wins
+        return tf.nn.max_pool2d(x, layer.kernel, layer.stride, padding)
+    if isinstance(layer, Add):
+        return tf.add(*values)
+    if isinstance(layer, Mean):
+        return tf.reduce_mean(x, axis=[1, 2])
+    raise BackendError(f"backend 'tensorflow' has no layer {type(layer).__name__}")
+
+
+def is_depthwise(layer: Convolution) -> bool:
+    """Whether each channel has a filter of its own."""
+    return layer.groups > 1 and layer.groups == layer.width_in == layer.width
+
+
+def _convolve(layer: Convolution, x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    padding, stride = _padding(layer.padding), layer.stride
+    if is_depthwise(layer):
+        return tf.nn.depthwise_conv2d(x, weight, [1, stride, stride, 1], padding)
+    return tf.nn.conv2d(x, weight, stride, padding)
+
+
+def _padding(padding: Padding) -> str | list[list[int]]:
+    if padding == NO_PADDING:
+        return "VALID"
+    return [[0, 0], list(padding[0]), list(padding[1]), [0, 0]]
+
+
+def _normalise(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool) -> tf.Tensor:
+    names = ("bias", "running_mean", "running_var")
+    bias, mean, variance = (variables[f"{layer.name}.{name}"] for name in names)
+    scale = variables[f"{layer.name}.weight"] if layer.learns_scale else tf.ones_like(bias)
+    if not is_training:
+        y, *_ = tf.compat.v1.nn.fused_batch_norm(
+            x, scale, bias, mean, variance, layer.epsilon, is_training=False
+        )
+        return y
+    y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+        x, scale, bias, epsilon=layer.epsilon, is_training=True
+    )
+    count = tf.cast(tf.size(x) // layer.width, tf.float32)
+    biased = batch_variance * (count - 1.0) / count  # the operation gives the unbiased one
+    for running, batch in ((mean, batch_mean), (variance, biased)):
+        running.assign(layer.momentum * running + (1.0 - layer.momentum) * batch)
+    return y
+
+
+def _activate(layer: Activation, x: tf.Tensor) -> tf.Tensor:
+    if layer.ceiling is None:
+        return tf.nn.relu(x)
+    return tf.nn.relu6(x) if layer.ceiling == 6.0 else tf.clip_by_value(x, 0.0, layer.ceiling)

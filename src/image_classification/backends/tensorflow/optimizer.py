@@ -1,0 +1,232 @@
+"""The number format of a training step: float32, bfloat16, or float16 with a scaled loss.
+
+Weights, statistics, the head, the optimiser and predictions stay float32. float16 has few
+exponents: its loss is scaled so that small gradients do not vanish, and an update whose gradients
+overflow is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
+from image_classification.backends.tensorflow.layers import Weight
+from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
+
+_STEP = "step"
+
+_Slots = Mapping[str, tf.Variable]
+_Change = Callable[[tf.Tensor, _Slots, OptimizerSpec], tf.Tensor]
+
+
+class Optimizer:
+    """An optimiser and what it remembers.
+
+    Args:
+        spec: name and settings.
+        weights: those that learn, by neutral name.
+
+    Raises:
+        BackendError: no optimiser has that name.
+    """
+
+    def __init__(self, spec: OptimizerSpec, weights: Mapping[str, Weight]) -> None:
+        slots = rule_of(spec, "tensorflow").slots_of(spec)
+        self._spec, self._weights = spec, weights
+        self._shapes = {name: weight.shape for name, weight in weights.items()}
+        self._slots: dict[str, dict[str, tf.Variable]] = {
+            name: {
+                slot: tf.Variable(
+                    weight.own(first_slot(slot, shape, spec)) if slot != _STEP else 0.0
+                )
+                for slot in slots
+            }
+            for (name, shape), weight in zip(self._shapes.items(), weights.values(), strict=True)
+        }
+        self.has_updated = False
+
+    def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
+        """Update every weight: within a traced function."""
+        spec, change = self._spec, _CHANGES[self._spec.name]
+        for (name, weight), gradient in zip(self._weights.items(), gradients, strict=True):
+            if spec.weight_decay and is_decayed(self._shapes[name]):
+                gradient += spec.weight_decay * weight.variable
+            slots = self._slots[name]
+            if _STEP in slots:
+                slots[_STEP].assign_add(1.0)
+            weight.variable.assign_sub(rate * change(gradient, slots, spec))
+
+    def state(self) -> State:
+        """A copy of every slot; nothing before the first update."""
+        if not self.has_updated:
+            return {}
+        return {
+            f"{OPTIMIZER_PREFIX}{slot}/{name}": self._neutral(name, slot, variable)
+            for name, slots in self._slots.items()
+            for slot, variable in slots.items()
+        }
+
+    def load(self, saved: Mapping[str, State]) -> None:
+        """Go on with these slots, checked already; the ones that are absent begin afresh."""
+        self.has_updated = bool(saved)
+        for name, slots in self._slots.items():
+            weight = self._weights[name]
+            for slot, variable in slots.items():
+                fresh = first_slot(slot, self._shapes[name], self._spec)
+                value = saved.get(name, {}).get(slot, fresh)
+                variable.assign(value if slot == _STEP else weight.own(value))
+
+    def _neutral(self, name: str, slot: str, variable: tf.Variable) -> npt.NDArray[Any]:
+        return variable.numpy() if slot == _STEP else self._weights[name].neutral(variable)
+
+
+def clipped(gradients: Sequence[tf.Tensor], limit: float) -> Sequence[tf.Tensor]:
+    """All gradients times min(1, limit / (their common norm + 1e-6)); a limit of 0 is none."""
+    if not limit:
+        return gradients
+    factor = tf.minimum(1.0, limit / (tf.linalg.global_norm(gradients) + 1e-6))
+    return [gradient * factor for gradient in gradients]
+
+
+def _sgd(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    if not spec.momentum:
+        return gradient
+    return _moved(slots["momentum_buffer"], spec.momentum, gradient)
+
+
+def _nag(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    if not spec.momentum:
+        return gradient
+    return gradient + spec.momentum * _moved(slots["momentum_buffer"], spec.momentum, gradient)
+
+
+def _adam(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    number = slots[_STEP]
+    mean = _averaged(slots["exp_avg"], spec.beta_1, gradient)
+    square = _averaged(slots["exp_avg_sq"], spec.beta_2, tf.square(gradient))
+    corrected = tf.sqrt(square) / tf.sqrt(1.0 - tf.pow(spec.beta_2, number))
+    return mean / (1.0 - tf.pow(spec.beta_1, number)) / (corrected + spec.epsilon)
+
+
+def _rmsprop(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))
+    direction = gradient / (tf.sqrt(square) + spec.epsilon)
+    if not spec.momentum:
+        return direction
+    return _moved(slots["momentum_buffer"], spec.momentum, direction)
+
+
+def _adagrad(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    total = _moved(slots["sum"], 1.0, tf.square(gradient))
+    return gradient / (tf.sqrt(total) + spec.epsilon)
+
+
+def _adadelta(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))
+    earlier = slots["acc_delta"]
+    change = gradient * tf.sqrt((earlier + spec.epsilon) / (square + spec.epsilon))
+    _averaged(earlier, spec.decay, tf.square(change))
+    return change
+
+
+def _moved(slot: tf.Variable, factor: float, value: tf.Tensor) -> tf.Tensor:
+    """slot = factor · slot + value; its new value."""
+    return slot.assign(factor * slot + value).read_value()
+
+
+def _averaged(slot: tf.Variable, decay: float, value: tf.Tensor) -> tf.Tensor:
+    """slot = decay · slot + (1 − decay) · value; its new value."""
+    return _moved(slot, decay, (1.0 - decay) * value)
+
+
+_CHANGES: dict[str, _Change] = {
+    "sgd": _sgd,
+    "nag": _nag,
+    "nesterov": _nag,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "adadelta": _adadelta,
+}
+
+_SCALE = OPTIMIZER_PREFIX + "loss_scale"
+_AGE = OPTIMIZER_PREFIX + "loss_scale_age"
+_FIRST_SCALE = 65536.0
+_GROWTH_STEPS = 2000  # updates without overflow after which the scale doubles
+
+_logger = logging.getLogger(__name__)
+
+
+class Precision:
+    """The format of the trunk and, for float16, the scale of the loss.
+
+    Args:
+        dtype: tf.float32, tf.bfloat16 or tf.float16.
+    """
+
+    def __init__(self, dtype: tf.DType) -> None:
+        self.dtype = dtype
+        self._is_scaled = dtype == tf.float16
+        self._scale = tf.Variable(_FIRST_SCALE if self._is_scaled else 1.0)
+        self._age = tf.Variable(0, dtype=tf.int64)
+
+    def scaled(self, objective: tf.Tensor) -> tf.Tensor:
+        """What is differentiated instead of the objective."""
+        return objective * self._scale if self._is_scaled else objective
+
+    def update(
+        self, gradients: Sequence[tf.Tensor], apply: Callable[[Sequence[tf.Tensor]], None]
+    ) -> None:
+        """Apply the unscaled gradients, unless they overflowed; then adapt the scale."""
+        if not self._is_scaled:
+            apply(gradients)
+            return
+        unscaled = [gradient / self._scale for gradient in gradients]
+        finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled]
+        if tf.reduce_all(finite):
+            apply(unscaled)
+            self._age.assign_add(1)
+            if self._age >= _GROWTH_STEPS:
+                self._scale.assign(self._scale * 2.0)
+                self._age.assign(0)
+        else:
+            self._scale.assign(self._scale / 2.0)
+            self._age.assign(0)
+
+    def state(self) -> State:
+        """The loss scale and for how many updates it has held; nothing but for float16."""
+        if not self._is_scaled:
+            return {}
+        return {
+            _SCALE: np.array(self._scale.numpy(), np.float64),
+            _AGE: np.array(self._age.numpy(), np.int64),
+        }
+
+    def load(self, state: State) -> None:
+        """Go on with the scale of an engine's state, where it has one."""
+        scale, age = state.get(_SCALE), state.get(_AGE)
+        if self._is_scaled and scale is not None and age is not None:
+            self._scale.assign(float(scale))
+            self._age.assign(int(age))
+
+
+def precision_of(name: str, device: str) -> Precision:
+    """The precision that was asked for; float32 with a warning on a CPU.
+
+    Args:
+        name: "auto" (bfloat16 on a GPU, else float32), "float32", "bfloat16" or "float16".
+        device: of the engine.
+    """
+    has_gpu = "GPU" in device
+    if name == "auto":
+        name = "bfloat16" if has_gpu else "float32"
+    if name != "float32" and not has_gpu:
+        _logger.warning("precision=%s: TensorFlow computes in float32 on a CPU", name)
+        name = "float32"
+    return Precision(tf.as_dtype(name))

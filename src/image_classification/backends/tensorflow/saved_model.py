@@ -1,0 +1,224 @@
+"""A SavedModel as a backbone: what TensorFlow Hub, the closed built-in and Keras leave behind.
+
+In: a folder with a `saved_model.pb` somewhere in it: a callable of float32 images N·H·W·C, or one
+whose signature `serving_default` takes such images. Out: its output as features; maps are averaged
+over their positions. Weights are `trunk.<number>.<their own name>`, in TensorFlow's layouts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+from image_classification.backends.base import ModelSpec
+from image_classification.backends.tensorflow.layers import Weight
+from image_classification.errors import ArtifactError, BackendError
+
+MODEL_FILE = "saved_model.pb"
+
+_VARIABLES = {"VarHandleOp", "ReadVariableOp", "VarIsInitializedOp", "DisableCopyOnRead"}
+_ASSIGNMENTS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
+_CALLS = {"StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case", "Assert"}
+_RANDOM = {"RandomUniform", "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal"}
+_INPUTS = {"Placeholder", "PlaceholderWithDefault", "NoOp"}
+_WITH_EFFECTS = _VARIABLES | _ASSIGNMENTS | _CALLS | _RANDOM | _INPUTS
+_FORBIDDEN = {  # registered as if they had no effect
+    *("ReadFile", "MatchingFiles", "ImmutableConst", "PyFuncStateless", "LoadAndRemapMatrix"),
+    *("Restore", "RestoreSlice", "RestoreV2", "ShardedFilespec", "DebugIdentity"),
+}
+_SAVER_FUNCTIONS = ("__inference__traced_save", "__inference__traced_restore")
+
+
+def check_saved_model(folder: Path) -> bool:
+    """Look at the program of a SavedModel without loading it; whether it draws random numbers.
+
+    Raises:
+        ArtifactError: it is damaged, of TensorFlow 1, or has an operation that is not allowed.
+    """
+    path = folder / MODEL_FILE
+    try:
+        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ArtifactError(f"{path} is not a SavedModel: {error}") from error
+    if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
+        raise ArtifactError(
+            f"{path}: expected a SavedModel of TensorFlow 2, with one graph and its objects; this "
+            "one is of TensorFlow 1: load and save it again with TensorFlow 2"
+        )
+    is_random = False
+    for function, operation in _operations(model.meta_graphs[0].graph_def):
+        definition = op_def_registry.get(operation)
+        is_known = definition is not None
+        has_effects = is_known and definition.is_stateful and operation not in _WITH_EFFECTS
+        if not is_known or has_effects or operation in _FORBIDDEN:
+            raise ArtifactError(
+                f"{path}: function {function!r} has the operation {operation!r}, which reaches out "
+                "of the model (files, Python, other resources) or is unknown; a backbone may only "
+                "compute"
+            )
+        is_random |= "Random" in operation or operation == "TruncatedNormal"
+    return is_random
+
+
+def _operations(graph: Any) -> Iterator[tuple[str, str]]:
+    """(function, operation) of every function but those that save and restore.
+
+    Those two are not called: loading reads the variables by itself. The main graph holds nothing
+    but calls of them. A function of that name which another one calls counts like the others.
+    """
+    own = {function.signature.name: function.node_def for function in graph.library.function}
+    called = {name for nodes in own.values() for name in _callees(nodes)}
+    for name, nodes in own.items():
+        if name.startswith(_SAVER_FUNCTIONS) and name not in called:
+            continue
+        for node in nodes:
+            if node.op not in own:
+                yield name, node.op
+
+
+def _callees(nodes: Iterable[Any]) -> Iterator[str]:
+    for node in nodes:
+        yield node.op
+        for value in node.attr.values():
+            yield value.func.name
+            yield from (function.name for function in value.list.func)
+
+
+_logger = logging.getLogger(__name__)
+
+_SIGNATURE = "serving_default"
+
+_Function = Callable[[tf.Tensor, bool], Any]
+_Variables = list[tuple[tf.Variable, bool]]
+
+
+class SavedModelTrunk:
+    """See `Trunk`."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        folder = find_saved_model(spec.folder)
+        self._has_training_mode = not check_saved_model(folder)
+        if not self._has_training_mode:
+            _logger.warning(
+                "The SavedModel draws random numbers, which a resumed job could not repeat: it is "
+                "trained in its evaluation mode (no dropout, BatchNorms keep their statistics)"
+            )
+        self._loaded = _load(folder)
+        candidates, variables = _functions(self._loaded, folder)
+        self._function, features = _first_that_answers(candidates, spec.input_shape)
+        self.width = int(features.shape[-1])
+        self.weights = {
+            f"trunk.{place}.{variable.name.split(':')[0].replace('/', '.')}": Weight(
+                variable, tuple(range(len(variable.shape))), learns
+            )
+            for place, (variable, learns) in enumerate(variables)
+        }
+
+    def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
+        """The model's output for normalised images."""
+        return _pooled(
+            self._function(tf.cast(images, tf.float32), self._has_training_mode and is_training)
+        )
+
+    def start_step(self, entropy: int) -> None:
+        """Nothing is random in the mode that is used."""
+
+
+def find_saved_model(folder: Path | None) -> Path:
+    """The folder of the one `saved_model.pb` in the channel.
+
+    Raises:
+        ArtifactError: there is none, or there are several.
+    """
+    found = sorted(folder.rglob(MODEL_FILE)) if folder else []
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(folder or ".")) for path in found) or "none"
+        raise ArtifactError(
+            f"backbone=saved_model: expected one {MODEL_FILE} in the channel model, found {names}"
+        )
+    return found[0].parent
+
+
+def _load(folder: Path) -> Any:
+    try:
+        return tf.saved_model.load(str(folder))
+    except (ValueError, OSError, KeyError, AssertionError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"the SavedModel of the channel model cannot be loaded: {reason}"
+        ) from error
+
+
+def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
+    """What may compute the features, the best first, and its variables with whether they learn."""
+    if callable(loaded):
+        # TensorFlow Hub's callables know a training mode.
+        candidates = [
+            lambda images, is_training: loaded(images, training=is_training),
+            lambda images, _: loaded(images),
+        ]
+        traced = getattr(loaded.__call__, "concrete_functions", ())
+        return candidates, _variables([v for function in traced for v in function.variables])
+    signature = dict(loaded.signatures).get(_SIGNATURE)
+    inputs = signature.structured_input_signature[1] if signature is not None else {}
+    if signature is None or len(inputs) != 1:
+        raise ArtifactError(
+            f"{folder.name}: the SavedModel is neither callable nor has it a signature "
+            f"{_SIGNATURE!r} with one input"
+        )
+    (name,) = inputs
+    # A signature has no training mode: BatchNorms keep their statistics.
+    return [lambda images, _: signature(**{name: images})], _variables(signature.variables)
+
+
+def _variables(captured: Iterable[tf.Variable]) -> _Variables:
+    """Each float variable once, and whether it learns."""
+    once = {variable.ref(): variable for variable in captured}
+    return [(v, bool(v.trainable)) for v in once.values() if v.dtype == tf.float32]
+
+
+def _first_that_answers(
+    candidates: Sequence[_Function], shape: tuple[int, int, int]
+) -> tuple[_Function, tf.Tensor]:
+    channels, height, width = shape
+    images, reasons = tf.zeros([2, height, width, channels]), []
+    for function in candidates:
+        try:
+            return function, _pooled(function(images, False))
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            reasons.append(" ".join(str(error).split())[:300])
+    raise BackendError(
+        f"the SavedModel of the channel model does not take float32 images of {height} × {width} × "
+        f"{channels}: set image_shape to what it was made for ({reasons[-1]})"
+    )
+
+
+def _pooled(output: Any) -> tf.Tensor:
+    if isinstance(output, dict):
+        output = _only(output)
+    if len(output.shape) == 4:
+        output = tf.reduce_mean(output, axis=[1, 2])
+    if len(output.shape) != 2 or output.dtype != tf.float32:
+        raise BackendError(
+            f"the SavedModel of the channel model answers {output.dtype.name} of shape "
+            f"{output.shape}: expected float32 features (N, width) or maps (N, H, W, C)"
+        )
+    return output
+
+
+def _only(outputs: dict[str, tf.Tensor]) -> tf.Tensor:
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    if "default" in outputs:  # TensorFlow Hub's name
+        return outputs["default"]
+    raise BackendError(
+        f"the SavedModel of the channel model has the outputs {', '.join(sorted(outputs))}: "
+        "expected one, or one of them called default"
+    )

@@ -1,0 +1,139 @@
+"""The processes that train together: sums over all of them, and nothing when there is only one.
+
+In: tensors of this rank. Out: the same tensors, summed or averaged in place over the world.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import torch
+from torch import distributed
+from torch.distributed.elastic.multiprocessing import (
+    DefaultLogsSpecs,
+    SignalException,
+    start_processes,
+)
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+
+from image_classification.backends.base import World
+from image_classification.backends.processes import SECONDS_TO_STOP, await_listeners
+from image_classification.errors import AlgorithmError
+
+__all__ = []
+
+
+def device_count() -> int:
+    """The CUDA devices of this machine that this process may use."""
+    return int(torch.cuda.device_count())
+
+
+def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
+    """Run `python <arguments>` once for each environment, to the end of all.
+
+    They write where this process writes. When one fails the others are stopped; SIGTERM is passed
+    on to them.
+
+    Returns:
+        0, or the highest exit code of a process that failed; 1 where all of these were killed.
+    """
+    context = start_processes(
+        "train",
+        sys.executable,
+        {number: tuple(arguments) for number in range(len(environments))},
+        {number: dict(added) for number, added in enumerate(environments)},
+        DefaultLogsSpecs(),
+    )
+    assert isinstance(context, SubprocessContext)
+    try:
+        context.wait(period=0.2)
+    except SignalException as stop:
+        context.close(signal.Signals(stop.sigval), SECONDS_TO_STOP)
+    codes = [handler.proc.returncode for handler in context.subprocess_handlers.values()]
+    return max(codes) if max(codes) > 0 else int(any(codes))
+
+
+_FOREVER = timedelta(days=5)
+"""The others wait in a sum while the first rank validates and saves, or for a host whose data is
+still on its way; who watches for lost ranks is the core (`training/lifeline`)."""
+
+
+class Ranks:
+    """Membership in the process group of a world.
+
+    Args:
+        world: its rank, its size and where the ranks meet.
+        device: where the tensors live: NCCL carries them on GPUs, gloo on CPUs.
+    """
+
+    def __init__(self, world: World, device: torch.device) -> None:
+        self.size = world.size
+        if self.size > 1:
+            try:
+                _meet(world, "nccl" if device.type == "cuda" else "gloo")
+            except RuntimeError as error:  # DistError and its kin
+                raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks: one message for all of them."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        try:
+            distributed.all_reduce(flat)
+        except RuntimeError as error:
+            raise AlgorithmError(
+                f"another host of this job ended or is out of reach; its log says why ({error})"
+            ) from error
+        for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(summed.view(tensor.shape))
+
+    def average(self, tensors: Sequence[torch.Tensor], has_samples: bool) -> None:
+        """Replace each tensor by its mean over the ranks that had samples in this step."""
+        if self.size == 1 or not tensors:
+            return
+        count = tensors[0].new_tensor(float(has_samples))
+        shares = [tensor * count for tensor in tensors]
+        self.sum([count, *shares])
+        if count > 0:
+            for tensor, share in zip(tensors, shares, strict=True):
+                tensor.copy_(share / count)
+
+    def leave(self) -> None:
+        """Leave the process group.
+
+        Its threads drop their last tensors a moment later, and need the interpreter for it: one
+        that ends meanwhile aborts (seen in 1 of 30 jobs). Collecting the group joins its threads.
+        """
+        if self.size > 1:
+            distributed.destroy_process_group()
+            gc.collect()
+
+
+def _meet(world: World, backend: str) -> None:
+    """Join the process group when every rank has come."""
+    host, _, port = world.addresses[0].rpartition(":")
+    if world.rank > 0:
+        await_listeners(world.addresses[:1])
+    store = distributed.TCPStore(
+        host, int(port), is_master=world.rank == 0, timeout=_FOREVER, wait_for_workers=False
+    )
+    store.set(f"rank {world.rank}", "has come")
+    while not store.check([f"rank {rank}" for rank in range(world.size)]):
+        time.sleep(0.1)
+    distributed.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=_FOREVER
+    )
+
+
+def device_of(world: World) -> torch.device:
+    """The CUDA device of this rank, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
+    return torch.device("cuda", world.rank % torch.cuda.device_count())

@@ -1,0 +1,196 @@
+"""`image-classification inspect` and `rec2idx`: what is in a record file, and its index."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image_classification.cli.command_line import check_sheet, say
+from image_classification.errors import UsageError
+from image_classification.files import written_beside
+from image_classification.prepare.contact_sheet import draw_contact_sheet
+from image_classification.prepare.inspect import (
+    RecordSummary,
+    describe_record,
+    extract,
+    labels_beside,
+    summarise,
+)
+from image_classification.records.reader import RecordFile
+from image_classification.records.rescue import measure_loss, salvage, write_index
+from image_classification.records.writer import INDEX_SUFFIX
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+_NAMED = 20  # lost ids in the text for people; JSON has all
+_INSPECT_EPILOG = """\
+examples:
+  image-classification inspect data/flowers_train.rec
+  image-classification inspect data/flowers_train.rec --record 17
+  image-classification inspect data/flowers_train.rec --contact-sheet first.png
+  image-classification inspect data/flowers_train.rec --extract some/folder
+  image-classification inspect damaged.rec --on-damage resync --salvage sound.rec
+"""
+_REC2IDX_EPILOG = """\
+examples:
+  image-classification rec2idx data/flowers_train.rec
+      data/flowers_train.idx with the image ids, as the packer wrote it
+"""
+
+
+def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `inspect` and `rec2idx`."""
+    _add_inspect(subparsers)
+    _add_rec2idx(subparsers)
+
+
+def _add_inspect(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = subparsers.add_parser(
+        "inspect",
+        help="show what is in a record file",
+        description="Count records, classes, sizes and formats; show one record or the first;\n"
+        "extract images; save what is sound in a damaged file.",
+        epilog=_INSPECT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE.rec")
+    add("--record", type=int, metavar="K", help="show (or extract) record K only, from 0")
+    add("--extract", type=Path, metavar="DIR", help="write images to DIR/<label>/<id>.<ext>")
+    add("--contact-sheet", type=Path, metavar="FILE.png", help="draw the first records on a sheet")
+    add("--first", type=int, default=64, metavar="N", help="how many on the sheet (default: 64)")
+    add_on_damage(command)
+    add("--salvage", type=Path, metavar="NEW.rec", help="write the sound records to a new file")
+    add("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_run_inspect)
+
+
+def _add_rec2idx(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = subparsers.add_parser(
+        "rec2idx",
+        help="write the index of a record file",
+        description="Write the index (.idx) of a record file, with the image ids as keys.",
+        epilog=_REC2IDX_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE.rec")
+    add("index", type=Path, nargs="?", metavar="FILE.idx", help="default: beside the record file")
+    add("--numbered", action="store_true", help="keys 0, 1, 2, … as MXNet's rec2idx.py writes them")
+    add_on_damage(command)
+    command.set_defaults(run=_run_rec2idx)
+
+
+def add_on_damage(command: argparse.ArgumentParser) -> None:
+    """What to do at a damaged place."""
+    command.add_argument(
+        "--on-damage",
+        choices=("fail", "resync"),
+        default="fail",
+        help="resync: skip damaged places, say what was lost (default: fail)",
+    )
+
+
+def _run_inspect(args: argparse.Namespace) -> int:
+    if args.first < 1:
+        raise UsageError(f"expected --first 1 or more, got {args.first}")
+    if args.record is not None and args.salvage is not None:
+        raise UsageError("--salvage saves all sound records and --record names one: drop one")
+    if args.contact_sheet is not None:
+        check_sheet(args.contact_sheet, [args.file])
+    with RecordFile(args.file, resync=args.on_damage == "resync") as file:
+        result = _inspect(file, args)
+        if args.on_damage == "resync":
+            result["lost"] = asdict(measure_loss(file))
+    if args.json:
+        summary = result.pop("summary", None)
+        say(json.dumps({**(asdict(summary) if summary else {}), **result}, indent=1))
+    else:
+        say(*_lines(result))
+    return 0
+
+
+def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, as JSON can hold it."""
+    result: dict[str, Any] = {}
+    if args.record is not None:
+        result.update(describe_record(file, args.record))
+    if args.contact_sheet is not None:
+        numbers = range(min(args.first, len(file))) if args.record is None else [args.record]
+        with written_beside(args.contact_sheet) as path:
+            draw_contact_sheet(file, numbers, labels_beside(file)).save(path, "PNG")
+        result["contact_sheet"] = str(args.contact_sheet)
+    if args.extract is not None:
+        numbers = range(len(file)) if args.record is None else [args.record]
+        count = extract(file, numbers, args.extract)
+        result["extracted"] = {"images": count, "folder": str(args.extract)}
+    if args.salvage is not None:
+        result["salvaged"] = {"records": salvage(file, args.salvage), "file": str(args.salvage)}
+    return result or {"summary": summarise(file)}
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, value in result.items():
+        if name == "summary":
+            lines += _summary_lines(value)
+        elif name == "extracted":
+            lines.append(f"{value['images']} images written to {value['folder']}")
+        elif name == "salvaged":
+            lines.append(f"{value['records']} sound records written to {value['file']}")
+        elif name == "lost":
+            lines += _loss_lines(value)
+        else:
+            lines.append(f"{name}: {value}")
+    return lines
+
+
+def _loss_lines(lost: dict[str, Any]) -> list[str]:
+    keys = lost["lost_keys"]
+    if keys is None:
+        return [f"lost: {lost['skipped_bytes']} bytes; no index tells which ids were in them"]
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    named = f": {', '.join(map(str, keys[:_NAMED]))}{more}" if keys else ""
+    return [f"lost: {lost['skipped_bytes']} bytes, {len(keys)} records of the index{named}"]
+
+
+def _summary_lines(summary: RecordSummary) -> list[str]:
+    lines = [f"{summary.path}: {summary.records} records, {summary.size_bytes} bytes"]
+    if summary.content_bytes is not None:
+        lines.append("content: {} to {} bytes, median {}".format(*_ends(summary.content_bytes)))
+    if summary.widths is not None and summary.heights is not None:
+        lines.append("width: {} to {} pixels, median {}".format(*_ends(summary.widths)))
+        lines.append("height: {} to {} pixels, median {}".format(*_ends(summary.heights)))
+    if summary.labels is not None:
+        formats = ", ".join(f"{count} {name}" for name, count in (summary.formats or {}).items())
+        lines += [f"formats: {formats}", f"classes: {len(summary.labels)}"]
+        for label, count in summary.labels.items():
+            name = f" ({summary.names[label]})" if label in summary.names else ""
+            lines.append(f"label {label}{name}: {count}")
+    elif summary.records:
+        lines.append("image headers: none, these are not image records")
+    lines.append(f"index: {summary.index}")
+    for damage in summary.damages:
+        lines.append(
+            f"damaged at byte {damage.position}, record {damage.record}: {damage.reason}; "
+            f"skipped {damage.skipped_bytes} bytes"
+        )
+    return lines
+
+
+def _ends(spread: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Smallest, largest, median."""
+    return spread[0], spread[2], spread[1]
+
+
+def _run_rec2idx(args: argparse.Namespace) -> int:
+    path = args.index or args.file.with_suffix(INDEX_SUFFIX)
+    with RecordFile(args.file, resync=args.on_damage == "resync") as file:
+        count = write_index(file, path, numbered=args.numbered)
+    say(f"{path}: {count} records")
+    return 0

@@ -1,1 +1,0 @@
-"""Images, lists, records and the loader: numpy, Pillow, simplejpeg; nothing of SageMaker."""

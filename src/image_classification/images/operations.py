@@ -1,0 +1,166 @@
+"""Random erasing: a rectangle of a training image becomes the mean colour.
+
+In and out: uint8 H·W·C. Source: Zhong et al., "Random Erasing Data Augmentation" (2017), with its
+areas and aspect ratios; the mean, which normalisation makes 0, instead of noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from image_classification.samples import UInt8Array
+
+_Plane = npt.NDArray[Any]  # float32 (H, W)
+_HUE_LIMIT, _LIMIT = 180, 255
+
+
+def _share(hue: _Plane, channel: int) -> _Plane:
+    """How far, −1 to 1, a channel lies from the lightness towards the chroma, for 0 to 180."""
+    sixths = (hue / 30 + (0, 4, 2)[channel]) % 6  # red is full at 0, green at 2, blue at 4 sixths
+    return np.asarray(2 * np.clip(np.abs(sixths - 3) - 1, 0, 1) - 1, np.float32)
+
+
+_SHARES = tuple(_share(np.arange(_HUE_LIMIT + 1), channel) for channel in range(3))
+
+
+def shift_colour(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
+    """Add the offsets to every pixel of `image` (uint8, H·W·3 RGB or H·W·1 grey), in place.
+
+    Grey images have only a lightness. About 3 ms for 224 × 224; frees the interpreter lock.
+    """
+    if image.shape[2] == 1:
+        image[...] = np.clip(image.astype(np.int16) + lightness, 0, 255)
+        return
+    planes = np.array(image.transpose(2, 0, 1), np.float32, order="C")  # contiguous: 3 times faster
+    hues, light, saturations = _to_hls(*planes)
+    hues = np.clip(hues + hue, 0, _HUE_LIMIT).astype(np.intp)
+    light = np.clip(light + lightness, 0, _LIMIT)
+    saturations = np.clip(saturations + saturation, 0, _LIMIT)
+    chroma = saturations * (_LIMIT - np.abs(2 * light - _LIMIT)) / (2 * _LIMIT)
+    for channel, shares in enumerate(_SHARES):
+        image[:, :, channel] = np.rint(light + chroma * shares[hues])
+
+
+def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _Plane]:
+    """Hue, lightness, saturation in OpenCV's 8-bit steps; grey pixels have hue 0."""
+    high = np.maximum(np.maximum(red, green), blue)
+    low = np.minimum(np.minimum(red, green), blue)
+    total, chroma = high + low, high - low
+    # Where the chroma is 0, so are all the numerators below.
+    divisor = np.maximum(chroma, 1)
+    hue = (red - green) / divisor + 4
+    np.copyto(hue, (blue - red) / divisor + 2, where=high == green)
+    np.copyto(hue, (green - blue) / divisor, where=high == red)
+    hue += 6 * (hue < 0)
+    room = np.minimum(total, 2 * _LIMIT - total)
+    saturation = _LIMIT * chroma / np.maximum(room, 1)
+    return np.rint(30 * hue), np.rint(total / 2), np.rint(saturation)
+
+
+_Float64Array = npt.NDArray[np.float64]
+
+
+def warp(
+    image: UInt8Array,
+    matrix: _Float64Array,
+    corner: tuple[int, int],
+    fill: int | str,
+    out: UInt8Array,
+    mirror: bool = False,
+    upside_down: bool = False,
+) -> UInt8Array:
+    """Warp `image` and write the window of `out`'s size at `corner` to `out`; bilinear.
+
+    Args:
+        image: uint8 (H, W, channels), 1 or 3 channels.
+        matrix: (2, 2), where the picture's points go, (x, y) from its centre, y downwards.
+        corner: (top, left) of the window in the picture's pixels.
+        fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a grey level.
+        out: uint8 (height, width, channels).
+        mirror, upside_down: flip the result.
+    """
+    height, width, channels = out.shape
+    centre = np.array((image.shape[1] / 2, image.shape[0] / 2))
+    inverse: _Float64Array = np.asarray(np.linalg.inv(matrix), np.float64)
+    # Pillow asks where an output point comes from: origin + inverse · point.
+    origin: _Float64Array = inverse @ (np.array((corner[1], corner[0])) - centre) + centre
+    if fill == "reflect":
+        image, margin = _reflected(image, origin, inverse, width, height)
+        origin += margin
+    picture = Image.fromarray(image if channels == 3 else image[:, :, 0])
+    (a, b), (d, e) = inverse.tolist()
+    warped = picture.transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (a, b, float(origin[0]), d, e, float(origin[1])),
+        Image.Resampling.BILINEAR,
+        fillcolor=(int(fill),) * channels if fill != "reflect" else None,
+    )
+    if mirror:
+        warped = warped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if upside_down:
+        warped = warped.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    out[...] = np.asarray(warped).reshape(out.shape)
+    return out
+
+
+def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> _Float64Array:
+    """The (2, 2) matrix for `warp`.
+
+    Args:
+        rotation: degrees, positive counter-clockwise.
+        zoom: above 0 shrinks the picture by 1 + zoom, so that more of it is seen.
+        shear: sideways shift per unit of height.
+        ratio: height to width change; 1 leaves it.
+    """
+    cosine, sine = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    across = 2 / (1 + ratio)
+    down = ratio * across
+    matrix = np.array(
+        (
+            (across * cosine - shear * sine * down, across * sine + shear * cosine * down),
+            (-sine * down, cosine * down),
+        )
+    )
+    return matrix / (1 + zoom)
+
+
+def _reflected(
+    image: UInt8Array, origin: _Float64Array, inverse: _Float64Array, width: int, height: int
+) -> tuple[UInt8Array, int]:
+    """`image` with as much mirrored margin as the window reaches beyond it, and that margin."""
+    corners = np.array(((0, 0), (width, 0), (0, height), (width, height))) @ inverse.T + origin
+    size = (image.shape[1], image.shape[0])
+    beyond = max(float(np.max(-corners)), float(np.max(corners - size)), 0.0)
+    margin = math.ceil(beyond) + 1
+    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric"), margin
+
+
+AREA = (0.02, 0.33)
+ASPECT = (0.3, 10 / 3)
+
+
+def erase(image: UInt8Array, shares: Sequence[float], colour: Sequence[float]) -> None:
+    """Fill a rectangle of `image`, in place.
+
+    Args:
+        image: uint8 (H, W, C).
+        shares: four numbers, 0 to below 1, that place area, aspect ratio (in its logarithm), top
+            and left within their ranges.
+        colour: C values, 0–255.
+    """
+    rows, columns, _ = image.shape
+    area = rows * columns * (AREA[0] + (AREA[1] - AREA[0]) * shares[0])
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    ratio = math.exp(low + (high - low) * shares[1])
+    height = min(rows, max(1, round(math.sqrt(area * ratio))))
+    width = min(columns, max(1, round(math.sqrt(area / ratio))))
+    top = int(shares[2] * (rows - height + 1))
+    left = int(shares[3] * (columns - width + 1))
+    image[top : top + height, left : left + width] = [round(value) for value in colour]

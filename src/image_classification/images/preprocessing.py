@@ -1,0 +1,194 @@
+"""The preprocessing of evaluation: one value, saved in the artifact, and its one implementation.
+
+In: the bytes of an image file. Out: uint8 height·width·channels, what the model's graph takes.
+Validation, `predict` and the server all call `prepare`, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from image_classification.errors import DataError, ImageError
+from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.images.header import ImageHeader, read_header
+from image_classification.images.resize import INTERPOLATIONS, resize
+from image_classification.samples import UInt8Array
+
+MODES = ("crop", "squash")
+SMALL_IMAGES = ("enlarge", "refuse")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes the input of the model.
+
+    Attributes:
+        channels: 3 (RGB) or 1 (grey).
+        height, width: of the model's input, in pixels.
+        resize: the shorter side in pixels before the crop; None crops the image as it is.
+        mode: "crop" (resize the shorter side, then the centre) or "squash" (resize both sides to
+            the input's, which changes the aspect ratio; `resize` plays no part).
+        interpolation: a key of `images.INTERPOLATIONS`.
+        mean, std: one for each channel in units of 0 to 255. Not applied here: the model's graph
+            computes (pixel − mean) / std; carried so that the artifact can be read by people.
+        max_pixels: larger images are refused.
+        small_images: what the crop does where the resized image does not cover it: "enlarge" the
+            image until it does, or "refuse" it.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    resize: int | None = None
+    mode: str = "crop"
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    small_images: str = "enlarge"
+
+    def __post_init__(self) -> None:
+        """A DataError names the field whose value is impossible."""
+        sides = {"height": self.height, "width": self.width, "max_pixels": self.max_pixels}
+        for name, value in {**sides, "resize": 1 if self.resize is None else self.resize}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DataError(f"preprocessing: {name} must be a whole number from 1, got {value}")
+        choices = {
+            "channels": (1, 3),
+            "mode": MODES,
+            "interpolation": tuple(INTERPOLATIONS),
+            "small_images": SMALL_IMAGES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise DataError(
+                    f"preprocessing: {name} must be one of {', '.join(map(str, allowed))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            are_numbers = all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers)
+            if len(numbers) != self.channels or not are_numbers:
+                raise DataError(
+                    f"preprocessing: {name} must be {self.channels} numbers, got {numbers}"
+                )
+        if min(self.std) <= 0:
+            raise DataError(f"preprocessing: std must be above 0, got {self.std}")
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON object of all fields."""
+        content = asdict(self)
+        return {**content, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, content: object) -> Preprocessing:
+        """The value of `to_json`; a DataError names unknown, missing or impossible fields."""
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or set(content) != expected:
+            came = sorted(content) if isinstance(content, dict) else repr(content)[:200]
+            raise DataError(f"preprocessing: expected the fields {sorted(expected)}, got {came}")
+        try:
+            return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+        except TypeError as error:
+            raise DataError(f"preprocessing: mean and std must be lists: {error}") from error
+
+
+def prepare(
+    data: bytes,
+    preprocessing: Preprocessing,
+    out: UInt8Array | None = None,
+    header: ImageHeader | None = None,
+) -> UInt8Array:
+    """The model's input for one image file: a deterministic function of the bytes.
+
+    Args:
+        data: the file's content.
+        preprocessing: what to do.
+        out: where to write the result, uint8 (height, width, channels); else a new array.
+        header: of `data`, where the caller has read it already.
+
+    Raises:
+        ImageError: one of its kinds, see `images.decode`; itself where the image is too small and
+            `small_images` is "refuse".
+    """
+    height, width = preprocessing.height, preprocessing.width
+    if header is None:
+        header = read_header(data)
+    resized = resized_size(header.upright_size, preprocessing)
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    image = decode_for(data, header, resized, preprocessing)
+    return cut(image, resized, (top, left), preprocessing, out)
+
+
+def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """(height, width) in pixels to which an image is resized before the crop."""
+    height, width = upright_size
+    needed = (preprocessing.height, preprocessing.width)
+    if preprocessing.mode == "squash":
+        return needed
+    size = upright_size
+    if preprocessing.resize is not None:
+        shorter = min(upright_size)
+        # Whole numbers: the longer side is rounded down, the shorter one is exact.
+        size = (
+            preprocessing.resize * height // shorter,
+            preprocessing.resize * width // shorter,
+        )
+    if size[0] >= needed[0] and size[1] >= needed[1]:
+        return size
+    if preprocessing.small_images == "refuse":
+        raise ImageError(
+            f"the image has {width} × {height} pixels (width × height), {size[1]} × {size[0]} "
+            f"before the crop; expected at least {needed[1]} × {needed[0]}: "
+            f"set resize to at least {max(needed)}"
+        )
+    factor = max(needed[0] / height, needed[1] / width)
+    return max(needed[0], int(height * factor)), max(needed[1], int(width * factor))
+
+
+def decode_for(
+    data: bytes, header: ImageHeader, min_size: tuple[int, int], preprocessing: Preprocessing
+) -> UInt8Array:
+    """The upright image, at a reduced scale where `min_size` (height, width) allows it."""
+    # Reducing in the decoder averages, which "nearest" promises not to do.
+    is_reducible = preprocessing.interpolation != "nearest"
+    return decode(
+        data,
+        channels=preprocessing.channels,
+        min_size=min_size if is_reducible else None,
+        max_pixels=preprocessing.max_pixels,
+        header=header,
+    )
+
+
+def cut(
+    image: UInt8Array,
+    resized: tuple[int, int],
+    corner: tuple[int, int],
+    preprocessing: Preprocessing,
+    out: UInt8Array | None,
+    mirror: bool = False,
+    upside_down: bool = False,
+) -> UInt8Array:
+    """Resize `image` to `resized` (height, width) and crop the input's size at `corner`.
+
+    In one step, so only the pixels of the crop are computed; rounding may differ from two steps by
+    a level or two of 255. `mirror` and `upside_down` flip the result.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    (top, left), (rows, columns) = corner, image.shape[:2]
+    if resized == (rows, columns) and not (mirror or upside_down):
+        cropped = image[top : top + height, left : left + width]
+        if out is None:
+            return np.ascontiguousarray(cropped)
+        out[...] = cropped
+        return out
+    box = (
+        left * columns / resized[1],
+        top * rows / resized[0],
+        (left + width) * columns / resized[1],
+        (top + height) * rows / resized[0],
+    )
+    return resize(image, height, width, preprocessing.interpolation, box, out, mirror, upside_down)

@@ -1,0 +1,189 @@
+"""Resizing with a triangle filter by SIMD: what Pillow's "bilinear" does, in a quarter of the time.
+
+In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 grey levels from
+Pillow's result, which rounds its weights in another way. Frees the interpreter lock.
+There is no build of the library for Linux on ARM: there Pillow does it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from image_classification.samples import UInt8Array
+
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "area": Image.Resampling.BOX,  # TensorFlow's name
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+def resize(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    interpolation: str = "bilinear",
+    box: tuple[float, float, float, float] | None = None,
+    out: UInt8Array | None = None,
+    mirror: bool = False,
+    upside_down: bool = False,
+) -> UInt8Array:
+    """Resize with antialiasing (the filter widens when it shrinks); "nearest" has none.
+
+    Args:
+        image: uint8 (H, W, channels), 1 or 3 channels.
+        height, width: of the result, in pixels.
+        interpolation: a key of `INTERPOLATIONS`.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to
+            resize. The filter may look at pixels beyond it, so the result is what resizing the
+            whole image and then cropping gives.
+        out: where to write the result, uint8 (height, width, channels).
+        mirror, upside_down: flip the result (here it costs 25 µs, as a numpy copy ten times that).
+
+    Returns:
+        `out`, or a new C-contiguous array.
+    """
+    picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    resized = picture.resize((width, height), INTERPOLATIONS[interpolation], box)
+    if mirror:
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if upside_down:
+        resized = resized.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if out is None:
+        out = np.empty((height, width, image.shape[2]), np.uint8)
+    out[...] = np.asarray(resized).reshape(out.shape)
+    return out
+
+
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
+HIDING_RATIO = 1.25
+"""Shrinking by this hides how small chroma was enlarged: it may be repeated, not interpolated."""
+
+_own = threading.local()  # a resizer has buffers of its own, so every thread has one
+
+
+def resize_into(
+    image: UInt8Array,
+    out: UInt8Array,
+    interpolation: str = "bilinear",
+    mirror: bool = False,
+    upside_down: bool = False,
+    box: tuple[float, float, float, float] | None = None,
+) -> None:
+    """Resize a picture into a slot of a batch, and flip it there.
+
+    Args:
+        image: uint8 (H, W, 1 or 3), rows contiguous.
+        out: uint8 (height, width, channels), C-contiguous: takes the result.
+        interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
+        mirror: flip the result from left to right. `image` must have its colours in reverse order
+            then (blue first): they are turned round together with the bytes of each row, which
+            takes a tenth of the time that moving pixels takes.
+        upside_down: flip the result from top to bottom.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to take.
+    """
+    height, width = out.shape[:2]
+    if image.shape == out.shape and box in (None, (0, 0, width, height)):
+        resized = image
+    else:
+        resized = _resize(image, height, width, interpolation, box)
+    if upside_down:
+        resized = resized[::-1]
+    rows, slots = resized.reshape(height, -1), out.reshape(height, -1)
+    if not mirror:
+        slots[...] = rows
+    elif rows.shape[1] % 8 == 0:  # eight bytes at a time, each eight turned round as a number
+        slots.view("<u8")[...] = rows.view(">u8")[:, ::-1]
+    else:
+        slots[...] = rows[:, ::-1]
+
+
+def resize_box(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float],
+    interpolation: str = "bilinear",
+) -> UInt8Array:
+    """Resize a part of a picture; a part that has the size already is cut out, to whole pixels.
+
+    Args:
+        image: uint8 (H, W, 1 or 3), C-contiguous.
+        height, width: of the result, in pixels.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part.
+        interpolation: a key of `images.INTERPOLATIONS`.
+
+    Returns:
+        uint8 (height, width, channels), perhaps read-only or a view of `image`.
+    """
+    left, top, right, bottom = box
+    rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
+    part = image[rows, columns]  # nothing outside may be looked at
+    if part.shape[:2] == (height, width):
+        return part
+    inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
+    return _resize(part, height, width, interpolation, inside)
+
+
+def _resize(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    interpolation: str,
+    box: tuple[float, float, float, float] | None,
+) -> UInt8Array:
+    if interpolation != "bilinear" or cykooz_resizer is None:
+        # Contiguous, because Pillow takes 2 ms to copy a view.
+        return resize(np.ascontiguousarray(image), height, width, interpolation, box)
+    return _resize_fast(image, height, width, box)
+
+
+def _resize_fast(
+    part: UInt8Array,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None,
+) -> UInt8Array:
+    channels = part.shape[2]
+    kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8
+    if not hasattr(_own, "resizer"):
+        _own.resizer, _own.options = cykooz_resizer.Resizer(), _options()
+    options = _own.options
+    if box is not None:
+        left, top, right, bottom = box
+        options = _options()
+        options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
+    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
+    target = cykooz_resizer.ImageData(width, height, kind)
+    _own.resizer.resize(source, target, options)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
+
+
+def _options() -> Any:
+    options = cykooz_resizer.ResizeOptions()
+    options.resize_alg = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
+    options.use_alpha = False
+    return options
+
+
+def _to_bytes(part: UInt8Array) -> bytes:
+    """The pixels, row by row; `part.tobytes()` goes pixel by pixel through a view, 20 times slower.
+
+    Args:
+        part: uint8 (H, W, channels) whose rows are contiguous, as in a view of a picture.
+    """
+    rows = part.reshape(part.shape[0], -1)
+    return rows.view(f"V{rows.shape[1]}")[:, 0].tobytes()

@@ -1,0 +1,163 @@
+"""Takes the inventory of a folder, whatever kind of input it is."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from image_classification.errors import DataError, UsageError
+from image_classification.inventory import Inventory, assemble, split_named
+from image_classification.inventory.manifest import read_manifest
+from image_classification.inventory.tables import read_list_inventory, read_table
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.lists import ListEntry
+from image_classification.labels.tree import (
+    IMAGE_EXTENSIONS,
+    LeftOut,
+    list_folder,
+    refuse_unlistable,
+)
+from image_classification.loading.sources import FolderSource
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether two sub-folders hold images, or two splits hold class folders."""
+    folders = _folders(root)
+    if split_folders(root):
+        return True
+    return sum(_has_image(folder) for folder in folders) > 1
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Split → sub-folder, where all sub-folders are named after splits and hold class folders.
+
+    Raises:
+        DataError: two folders are named after the same split.
+    """
+    folders = _folders(root)
+    splits: dict[str, Path] = {}
+    for folder in folders:
+        split = split_named(folder.name)
+        if split is None or not any(map(_has_image, _folders(folder))):
+            return {}
+        if split in splits:
+            raise DataError(
+                f"{root}: both {splits[split].name} and {folder.name} are named after the "
+                f"{split} split; keep one"
+            )
+        splits[split] = folder
+    return splits
+
+
+def read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
+    """The images directly inside the class folders of `root`, or of its split folders.
+
+    Raises:
+        DataError: no image, or a class that is not in `labels`.
+        ListError: a name holds a TAB or a line break.
+    """
+    splits = split_folders(root)
+    sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
+    names = {name for source in sources.values() for name in source.labels.names}
+    labels = labels or LabelMap(tuple(sorted(names, key=str.encode)))
+    entries: list[ListEntry] = []
+    left_out = []
+    for folder, source in sources.items():
+        numbers = [labels.index(name) for name in source.labels.names]
+        above = "" if folder == root else f"{folder.name}/"
+        for i, class_index in enumerate(source.class_indices.tolist()):
+            label = float(numbers[class_index])
+            entries.append(ListEntry(len(entries), (label,), above + source.path(i)))
+        left_out += source.left_out.reasons()
+    refuse_unlistable(root, [entry.path for entry in entries])
+    membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
+    return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
+
+
+def _folders(root: Path) -> list[Path]:
+    found = list_folder(str(root), LeftOut(), include_hidden=False)
+    return [Path(entry.path) for entry in found if entry.is_dir()]
+
+
+def _has_image(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_EXTENSIONS for path in folder.iterdir())
+
+
+_TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
+_log = logging.getLogger(__name__)
+
+
+def take_inventory(
+    root: Path,
+    listing: Path | None = None,
+    *,
+    labels: LabelMap | None = None,
+    group_by: str | None = None,
+    label_attribute: str | None = None,
+) -> Inventory:
+    """The inventory of a folder.
+
+    Without `listing`, class folders are what they are; a folder without any is read by the one
+    list that lies in it.
+
+    Args:
+        root: the folder of images.
+        listing: the list that says which image has which class.
+        labels: the class names in the order of their numbers; without it, a `labels.json` in the
+            folder or beside the list decides, else the input itself.
+        group_by: the column or attribute whose values are the groups.
+        label_attribute: the attribute of a manifest that holds the class.
+
+    Raises:
+        DataError: no image, a malformed list, or classes that contradict `labels`.
+        UsageError: an option that this kind of input does not have.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of images, found none")
+    if labels is None and (root / LABELS_FILE).is_file():
+        labels = LabelMap.read(root / LABELS_FILE)
+    listing = listing or _only_listing(root)
+    _check_options(listing, group_by, label_attribute)
+    if listing is None:
+        return read_class_folders(root, labels)
+    _log.info("%s: classes are read from %s", root, listing)
+    kind = listing.suffix.lower()
+    if kind in _LISTS:
+        return read_list_inventory(root, listing, labels)
+    if kind in _TABLES:
+        rows = read_table(listing, group_by)
+    else:
+        rows = read_manifest(listing, label_attribute, group_by)
+    inventory = assemble(root, listing, rows, labels)
+    if inventory.splits and not group_by:  # a column called group is no wish to split anew
+        return replace(inventory, groups=())
+    return inventory
+
+
+def _check_options(listing: Path | None, group_by: str | None, label_attribute: str | None) -> None:
+    kind = listing.suffix.lower() if listing else ""
+    if listing is not None and kind not in _TABLES + _LISTS + _MANIFESTS:
+        endings = ", ".join(_TABLES + _LISTS + _MANIFESTS)
+        raise UsageError(f"{listing}: expected a list named {endings}, got {kind!r}")
+    if group_by and kind not in _TABLES + _MANIFESTS:
+        raise UsageError(f"--group-by {group_by}: only a CSV or a manifest has columns to group by")
+    if label_attribute and kind not in _MANIFESTS:
+        raise UsageError(f"--label-attribute {label_attribute}: only a manifest has attributes")
+
+
+def _only_listing(root: Path) -> Path | None:
+    """The list directly in a folder that has no two class folders; None where it has."""
+    found = sorted(
+        path
+        for path in root.iterdir()
+        if path.suffix.lower() in _TABLES + _LISTS + _MANIFESTS and not path.name.startswith(".")
+    )
+    names = ", ".join(path.name for path in found)
+    if has_class_folders(root):
+        if found:
+            _log.info("%s: its folders are the classes; --list reads %s instead", root, names)
+        return None
+    if len(found) > 1:
+        raise UsageError(f"{root} has {len(found)} lists ({names}): name one with --list")
+    return found[0] if found else None

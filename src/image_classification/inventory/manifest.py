@@ -1,0 +1,170 @@
+"""Augmented manifests: JSON lines, one image each, as labelling jobs write them.
+
+In: lines such as `{"source-ref": "s3://bucket/cat/1.jpg", "class": 3, "class-metadata":
+{"class-name": "cat"}}`. Out: rows; a URI becomes a path whose tail is looked up below the folder.
+Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth's "output data".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from image_classification.errors import DataError, ListError
+from image_classification.inventory import Row, find_files
+from image_classification.labels.label_map import MAX_CLASSES
+from image_classification.labels.values import multi_hot
+from image_classification.samples import UInt8Array
+
+_SOURCE = "source-ref"
+_METADATA = "-metadata"
+_LABEL_NAMES = ("class-id", "class", "label", "category")
+_OTHERS = ("split", "group", "id")
+
+
+def read_manifest(
+    path: Path, label_attribute: str | None = None, group_by: str | None = None
+) -> list[Row]:
+    """The rows of a manifest.
+
+    Args:
+        path: the file.
+        label_attribute: the attribute that holds the class; without it the one that has metadata
+            with a class name, else one called class-id, class, label or category, else the only
+            one there is.
+        group_by: the attribute of the groups; without it, `group`.
+
+    Raises:
+        ListError: a line is no JSON object, or has no image, no class, or several.
+    """
+    return [_row(place, sample, label_attribute, group_by) for place, sample in _samples(path)]
+
+
+def read_multi_hot_manifest(
+    root: Path, path: Path, classes: int, label_format: str = ""
+) -> tuple[list[str], UInt8Array]:
+    """Paths below `root` and uint8 (lines, classes) of a manifest with several labels an image.
+
+    Args:
+        root: folder of the images.
+        path: the manifest.
+        classes: how many there are.
+        label_format: class-id or multi-hot, see `label_values.multi_hot`.
+
+    Raises:
+        ListError: a line is no JSON object, or has no image or other labels.
+    """
+    rows, labels = [], []
+    for place, sample in _samples(path):
+        attribute = _find_label(place, sample)
+        try:
+            labels.append(multi_hot(sample[attribute], classes, label_format))
+        except DataError as error:
+            raise ListError(f"{place}, {attribute!r}: {error}") from error
+        rows.append(Row(place, _path_of(sample[_SOURCE]), ""))
+    if not rows:
+        raise ListError(f"{path}: expected one line for each image, found none")
+    found, left_out = find_files(root, rows)
+    left_out.warn(root, f"{path.name} decides what is taken")
+    return found, np.stack(labels)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line, JSON object) of every line that is not blank."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ListError(f"{path}: expected a manifest of JSON lines: {error}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield place, _parse(place, line)
+
+
+def _parse(place: str, line: str) -> dict[str, Any]:
+    try:
+        sample = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ListError(f"{place}: expected one JSON object a line: {error}") from error
+    if not isinstance(sample, dict) or not isinstance(sample.get(_SOURCE), str):
+        raise ListError(f'{place}: expected an object with "{_SOURCE}": "…", got {line[:200]!r}')
+    return sample
+
+
+def _row(
+    place: str, sample: Mapping[str, Any], label_attribute: str | None, group_by: str | None
+) -> Row:
+    attribute = label_attribute or _find_label(place, sample)
+    if attribute not in sample:
+        raise ListError(f"{place}: no attribute {attribute!r}; it has {', '.join(sample)}")
+    number, name = _class_of(place, attribute, sample[attribute])
+    metadata = sample.get(attribute + _METADATA)
+    named = metadata.get("class-name") if isinstance(metadata, dict) else None
+    group = sample.get(group_by or "group")
+    if group_by and group is None:
+        raise ListError(
+            f"{place}: no attribute {group_by!r} to group by; it has {', '.join(sample)}"
+        )
+    split = sample.get("split")
+    return Row(
+        place,
+        _path_of(sample[_SOURCE]),
+        str(named) if isinstance(named, str) and named else name,
+        number,
+        None if split is None else str(split),
+        None if group is None else str(group),
+    )
+
+
+def _find_label(place: str, sample: Mapping[str, Any]) -> str:
+    candidates = [
+        name for name in sample if not name.endswith(("-ref", _METADATA)) and name not in _OTHERS
+    ]
+    named = [name for name in candidates if name + _METADATA in sample]
+    known = [name for name in _LABEL_NAMES if name in candidates]
+    for names in (named, known[:1], candidates):
+        if len(names) == 1:
+            return names[0]
+    raise ListError(
+        f"{place}: expected one attribute with the class, got "
+        f"{', '.join(candidates) or 'none'}; name it with --label-attribute"
+    )
+
+
+def _class_of(place: str, attribute: str, value: object) -> tuple[int | None, str]:
+    """Class number where the value has one, and the class as text.
+
+    3, 3.0, "3", "cat", and the one-hot vectors [0, 0, 0, 1] and "[0, 0, 0, 1]".
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            try:
+                return _class_of(place, attribute, json.loads(text))
+            except (ValueError, RecursionError):
+                pass
+        if text.isdecimal() and len(text) < len(str(MAX_CLASSES)):
+            return int(text), text
+        if text:
+            return None, text
+    if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
+        return value.index(1), str(value.index(1))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if 0 <= value < MAX_CLASSES and value == int(value):
+            return int(value), str(int(value))
+    raise ListError(
+        f"{place}: expected one class in {attribute!r} (a number from 0, a name, or a vector with "
+        f"a single 1), got {value!r:.100}"
+    )
+
+
+def _path_of(reference: str) -> str:
+    """The path of a URI, without scheme and bucket; a plain path as it is."""
+    if "://" not in reference:
+        return reference
+    return urlsplit(reference, allow_fragments=False).path.lstrip("/")

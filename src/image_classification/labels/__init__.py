@@ -1,0 +1,1 @@
+"""Classes and lists: label maps, label values, `.lst` files, folder trees, splits."""

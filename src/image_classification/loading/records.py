@@ -1,0 +1,144 @@
+"""Samples out of record files: one file or several shards, read from memory maps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.errors import DataError
+from image_classification.records.reader import RecordFile
+from image_classification.samples import IntArray, Sample, UInt8Array
+
+
+class RecordSource:
+    """The image records of `paths`, in the order given; within a file in file order.
+
+    Args:
+        paths: the files.
+        is_multi_label: whether a record holds a 0 or 1 for every class instead of one class.
+
+    Attributes:
+        name: the names of the files.
+        class_indices: int64 (len,), the label of every record's header; of several the first, or
+            the number of classes where there is none.
+        multi_hot: uint8 (len, classes) with `is_multi_label`, else None.
+
+    Raises:
+        RecordError: a file or its index is damaged.
+        DataError: a label is no class index (a whole number from 0), or there are several; with
+            `is_multi_label` there is one, another number than elsewhere, or another than 0 and 1.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, is_multi_label: bool = False) -> None:
+        self._shards: list[RecordFile] = []
+        self.name = _name(paths)
+        try:
+            for path in paths:
+                self._shards.append(RecordFile(path))
+            self._starts = [0, *accumulate(len(shard) for shard in self._shards)]
+            self.multi_hot = stacked_rows(self._shards) if is_multi_label else None
+            if self.multi_hot is None:
+                labels = [_class_indices(shard) for shard in self._shards]
+            else:
+                labels = [first_labels(self.multi_hot)]
+            for opened in self._shards:
+                opened.forget_headers()
+        except BaseException:
+            self.close()
+            raise
+        self.class_indices: IntArray = np.concatenate([np.empty(0, np.int64), *labels])
+        names = [path.name for path in paths]
+        self._names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def key(self, index: int) -> str:
+        """`file.rec#<image id>`; the file's path where two shards have the same name."""
+        shard, number = self._place(index)
+        return f"{self._names[shard]}#{self._shards[shard].record_id(number)}"
+
+    def read(self, index: int) -> Sample:
+        """Sample `index`; a RecordError names file, byte offset and record."""
+        shard, number = self._place(index)
+        record = self._shards[shard].read_image(number)
+        row = None if self.multi_hot is None else self.multi_hot[index]
+        key = f"{self._names[shard]}#{record.header.id}"
+        return Sample(key, int(self.class_indices[index]), record.content, row)
+
+    def close(self) -> None:
+        """Release the maps of all shards."""
+        for shard in self._shards:
+            shard.close()
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]
+
+
+def _name(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return str(paths[0])
+    return f"{len(paths)} record files" + (f" from {paths[0]} on" if paths else "")
+
+
+def first_labels(multi_hot: UInt8Array) -> IntArray:
+    """int64 (N,): the lowest class of every row of (N, classes); `classes` where a row has none."""
+    lowest = multi_hot.argmax(axis=1).astype(np.int64)
+    return np.where(multi_hot.any(axis=1), lowest, multi_hot.shape[1])
+
+
+def stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
+    """uint8 (records, classes) of all shards; the first record says how many classes there are."""
+    filled = [shard for shard in shards if len(shard)]
+    if not filled:
+        return np.empty((0, 0), np.uint8)
+    width = int(filled[0].record_headers["flag"][0])
+    return np.concatenate([_multi_hot(shard, width) for shard in filled])
+
+
+def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
+    flags = shard.record_headers["flag"]
+    wrong = np.flatnonzero((flags != width) | (flags < 1))
+    if len(wrong):
+        raise DataError(
+            f"{shard.path}: expected {max(width, 1)} labels (a 0 or 1 for every class) in every "
+            f"record, got {flags[wrong[0]] or 'one class number'} in record {wrong[0]} "
+            f"({len(wrong)} such records); pack with --pack-label, or set multi_label=0"
+        )
+    rows = shard.record_label_rows(width)
+    wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{shard.path}: expected labels 0 or 1 with multi_label=1, got "
+            f"{rows[wrong[0]].tolist()[:20]} in record {wrong[0]} ({len(wrong)} such records)"
+        )
+    return rows.astype(np.uint8)
+
+
+def _class_indices(shard: RecordFile) -> IntArray:
+    """int64 (records,); a DataError for the first record whose label is no class index."""
+    flags, labels = shard.record_headers["flag"], shard.record_labels()
+    several = np.flatnonzero(flags > 1)
+    if len(several):
+        raise DataError(
+            f"{shard.path}: expected one label in every record, got {flags[several[0]]} in record "
+            f"{several[0]} ({len(several)} such records); set multi_label=1, or "
+            "pack without --pack-label"
+        )
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**31)))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{shard.path}: expected class indices (whole numbers from 0) as labels, got "
+            f"{labels[first]} in record {first}, id {shard.record_headers['id'][first]} "
+            f"({len(wrong)} such records); correct the list and pack it again"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,1 @@
+"""Offline preparation: inventory, checks, packing, channels and their reports."""

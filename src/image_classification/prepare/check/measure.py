@@ -1,0 +1,87 @@
+"""Measures images: readable or not, size, colour, content hash, perceptual hash.
+
+The perceptual hash is ImageHash's pHash (the signs of the lowest 8 × 8 frequencies of a 32 × 32
+grey version; C. Zauner, 2010), which survives resizing and recompression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import numpy as np
+from PIL import Image
+
+from image_classification.errors import DataError
+from image_classification.images.decode import decode
+from image_classification.images.header import read_header
+from image_classification.prepare.check import Measurement, Part
+from image_classification.samples import UInt8Array
+from image_classification.work import in_order
+
+_SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded smaller
+_LEAST_SIDE = 16  # pixels; a hash of less says nothing
+_COLOURLESS = 8  # levels between the channels of a grey pixel in a colour JPEG
+_PLAIN = 4.0  # standard deviation of the grey levels
+_BITS = np.array([1 << bit for bit in range(64)], np.uint64)
+
+
+def has_perceptual_hash() -> bool:
+    """Whether the library for it is installed."""
+    return find_spec("imagehash") is not None
+
+
+def measure(
+    part: Part, workers: int, with_hash: bool, max_pixels: int, on_progress: Callable[[int], None]
+) -> list[Measurement]:
+    """A measurement of every image of a part, in order.
+
+    Args:
+        part: the images.
+        workers: threads.
+        with_hash: compute perceptual hashes.
+        max_pixels: larger images are unusable.
+        on_progress: called with 1 for every image.
+    """
+    found = []
+    numbers = range(len(part.keys))
+    for result in in_order(
+        lambda i: _measure_one(part, i, with_hash, max_pixels), numbers, workers
+    ):
+        found.append(result)
+        on_progress(1)
+    return found
+
+
+def _measure_one(part: Part, number: int, with_hash: bool, max_pixels: int) -> Measurement:
+    digest = b""
+    try:
+        content = part.read(number)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        header = read_header(content)
+        pixels = decode(content, header=header, min_size=(_SIDE, _SIDE), max_pixels=max_pixels)
+    except OSError as error:
+        return Measurement(digest, reason=error.strerror or str(error))
+    except (DataError, ValueError) as error:  # ValueError: a NUL in a path
+        return Measurement(digest, reason=str(error))
+    height, width = header.upright_size
+    grey = pixels.mean(axis=2, dtype=np.float32)
+    is_plain = float(grey.std()) < _PLAIN
+    is_hashed = with_hash and not is_plain and min(height, width) >= _LEAST_SIDE
+    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    return Measurement(
+        digest,
+        height,
+        width,
+        is_grey=header.channels <= 2 or bool(np.percentile(spread, 99) <= _COLOURLESS),
+        is_plain=is_plain,
+        perceptual_hash=_hash(pixels) if is_hashed else None,
+    )
+
+
+def _hash(pixels: UInt8Array) -> int:
+    import imagehash
+
+    bits = imagehash.phash(Image.fromarray(pixels)).hash.reshape(64)
+    return int((_BITS * bits).sum())

@@ -1,0 +1,157 @@
+"""Packing several lists, one after the other: a list that an interrupted run had finished stays.
+
+In: lists, their root. Out: a record file beside each list. `.data_train.rec.done` beside an output
+says that it is complete, until the last list is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from image_classification.errors import DataError, UsageError
+from image_classification.files import write_text
+from image_classification.labels.lists import read_list
+from image_classification.prepare.pack import PackOptions, describe_job, pack, select_part
+from image_classification.prepare.pack_report import PackReport
+from image_classification.records.reader import RecordFile
+
+_SUFFIXES = re.compile(r"(_\d+)?(_train|_val|_test)?\.lst")
+_log = logging.getLogger(__name__)
+
+
+def select_lists(prefix: Path, *, exact_im2rec_prefix: bool = False) -> list[Path]:
+    """The lists to pack, sorted by name.
+
+    A folder means every list in it; a file that ends in `.lst` itself; anything else `PREFIX.lst`,
+    `PREFIX_train.lst`, `PREFIX_0.lst`, `PREFIX_0_val.lst` and their like.
+
+    Args:
+        prefix: what the user gave.
+        exact_im2rec_prefix: take every list whose name begins with the prefix, as im2rec does.
+
+    Raises:
+        UsageError: no such list; the message names what is there.
+    """
+    if prefix.is_dir():
+        found = _lists_in(prefix, "")
+        if found or not prefix.with_name(f"{prefix.name}.lst").is_file():
+            return _some(found, f"{prefix} is a folder without a list (.lst)")
+    if prefix.suffix == ".lst" and prefix.is_file():
+        return [prefix]
+    beginning = _lists_in(prefix.parent, prefix.name)
+    if exact_im2rec_prefix:
+        return _some(beginning, f"{prefix.parent} has no list that begins with {prefix.name}")
+    own = [path for path in beginning if _SUFFIXES.fullmatch(path.name[len(prefix.name) :])]
+    others = [path.name for path in beginning if path not in own]
+    if others and own:
+        _log.warning(
+            "%s not packed: begins with %s, but is another list (--exact-im2rec-prefix packs it)",
+            ", ".join(others),
+            prefix.name,
+        )
+    seen = f" (there is {', '.join(others)}; name one of them)" if others else ""
+    return _some(own, f"expected {prefix}.lst, {prefix}_train.lst or their like, found none{seen}")
+
+
+def _lists_in(folder: Path, beginning: str) -> list[Path]:
+    try:
+        paths = [path for path in folder.iterdir() if path.name.startswith(beginning)]
+    except OSError as error:
+        raise UsageError(f"{folder}: expected a folder with lists: {error.strerror}") from error
+    return sorted(path for path in paths if path.suffix == ".lst" and path.is_file())
+
+
+def _some(paths: list[Path], complaint: str) -> list[Path]:
+    if not paths:
+        raise UsageError(f"{complaint}; make lists first: im2rec --list --recursive PREFIX ROOT")
+    return paths
+
+
+def pack_lists(
+    lists: Sequence[Path],
+    root: Path,
+    options: PackOptions,
+    *,
+    workers: int,
+    max_bad: int | float = 0,
+    shard_bytes: int | None = None,
+    resume: bool = False,
+    on_list: Callable[[Path, bool], Callable[[int, int], None]],
+) -> list[PackReport]:
+    """Pack each list into the record file beside it.
+
+    Args:
+        lists: paths of `.lst` files; only their last extension is replaced.
+        root: the folder that the paths in them are relative to.
+        options: what goes into the records.
+        workers, max_bad, shard_bytes, resume: as `pack` takes them.
+        on_list: called with (list, whether it is done already); returns what is called with
+            (images done, images in the list).
+
+    Raises: as `pack`; the lists before are complete.
+    """
+    reports = []
+    for path in lists:
+        output = output_of(path, options)
+        marker = _marker(output)
+        job = {**describe_job(path, root, options), "shard_bytes": shard_bytes}
+        report = _finished(marker, job, output, path, options) if resume else None
+        on_progress = on_list(path, report is not None)
+        if report is None:
+            marker.unlink(missing_ok=True)
+            report = pack(
+                path,
+                root,
+                output,
+                options,
+                workers=workers,
+                max_bad=max_bad,
+                shard_bytes=shard_bytes,
+                resume=resume,
+                on_progress=on_progress,
+            )
+            if resume and len(lists) > 1:
+                write_text(marker, json.dumps({"job": job, "report": report.to_json()}))
+        reports.append(report)
+    for path in lists:
+        _marker(output_of(path, options)).unlink(missing_ok=True)
+    return reports
+
+
+def _marker(output: Path) -> Path:
+    return output.with_name(f".{output.name}.done")
+
+
+def output_of(path: Path, options: PackOptions) -> Path:
+    """`data.lst` → `data.rec`, or `data.part003.rec` for one part of several."""
+    suffix = f".part{options.part:03d}.rec" if options.parts > 1 else ".rec"
+    return path.with_name(path.name.removesuffix(path.suffix) + suffix)
+
+
+def _finished(
+    marker: Path, job: dict[str, object], output: Path, list_path: Path, options: PackOptions
+) -> PackReport | None:
+    """What an interrupted run reported of this output, if it is there and as it was."""
+    try:
+        content = json.loads(marker.read_text("utf-8"))
+        if content["job"] != json.loads(json.dumps(job)):
+            return None
+        report = PackReport.from_json(content["report"])
+        names = report.shards or (output.name,)
+        ids = [_ids(output.with_name(name)) for name in names]
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+    skipped = {image.id for image in report.skipped}
+    entries = select_part(read_list(list_path), options)
+    expected = [entry.id for entry in entries if entry.id not in skipped]
+    return report if [id_ for part in ids for id_ in part] == expected else None
+
+
+def _ids(path: Path) -> list[int]:
+    with RecordFile(path) as file:
+        ids: list[int] = file.record_headers["id"].tolist() if len(file) else []
+        return ids

@@ -1,0 +1,1 @@
+"""MXNet RecordIO and TFRecord files: format, index, reading, writing, repair."""

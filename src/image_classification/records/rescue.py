@@ -1,0 +1,103 @@
+"""What can be made of a record file that lacks something: an index, or sound neighbours.
+
+In: an open `RecordFile`. Out: an `.idx` with the image ids, or a new record file of what is sound
+and a report of what was lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from image_classification.errors import RecordError, UsageError
+from image_classification.files import check_target, written_beside
+from image_classification.records.index import read_index, write_lines
+from image_classification.records.reader import RecordFile
+from image_classification.records.writer import INDEX_SUFFIX, RECORD_SUFFIX, RecordWriter
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What resynchronising has lost.
+
+    Attributes:
+        skipped_bytes: in all damaged places.
+        lost_keys: keys that the old index has and the sound records have not, in file order; None
+            without an index that can be read.
+    """
+
+    skipped_bytes: int
+    lost_keys: tuple[int, ...] | None
+
+
+def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
+    """Write the index of a record file; how many lines.
+
+    Args:
+        file: the records.
+        path: the `.idx` file to write, whole or not at all.
+        numbered: take 0, 1, 2, … as keys, as MXNet's rec2idx does, instead of the image ids.
+
+    Raises:
+        RecordError: the records have no image header, so no ids.
+        UsageError, DataError: `path` is a record file or a folder.
+    """
+    check_target(path, file.path)
+    if path.suffix == RECORD_SUFFIX:
+        raise UsageError(f"{path}: expected the name of an index ({INDEX_SUFFIX}), got a record's")
+    keys: list[int] = list(range(len(file)))
+    if len(file) and not numbered:
+        keys = file.record_headers["id"].tolist()
+    with written_beside(path) as partial, partial.open("wb") as lines:
+        write_lines(lines, keys, file.offsets.tolist())
+    return len(file)
+
+
+def salvage(file: RecordFile, output: Path) -> int:
+    """Write the sound records of `file` to a new record file with an index; how many.
+
+    Raises:
+        UsageError: `output` is the file itself, exists, or does not end in `.rec`.
+        DataError: `output` is a folder.
+    """
+    check_target(output, file.path)
+    if output.suffix != RECORD_SUFFIX:
+        raise UsageError(f"{output}: expected the name of a record file ({RECORD_SUFFIX})")
+    if output.exists():
+        raise UsageError(f"{output} exists: name a file that does not")
+    keys = _keys(file)
+    with RecordWriter(output) as writer:
+        for number, key in enumerate(keys):
+            writer.write(file.read(number), key)
+    return len(file)
+
+
+def _keys(file: RecordFile) -> list[int]:
+    """Ids of image records; else the numbers."""
+    try:
+        ids: npt.NDArray[np.uint64] = file.record_headers["id"]
+    except RecordError:
+        return list(range(len(file)))
+    keys: list[int] = ids.tolist()
+    return keys
+
+
+def measure_loss(file: RecordFile) -> Loss:
+    """What the damaged places of a resynchronised file held, as far as its index tells."""
+    skipped = sum(damage.skipped_bytes for damage in file.damages)
+    try:
+        index = read_index(file.path.with_suffix(INDEX_SUFFIX))
+    except RecordError:
+        return Loss(skipped, None)
+    lost = ~np.isin(index.offsets, file.offsets)
+    if len(file) and file.fitting_headers().all():
+        ids = file.record_headers["id"]
+        known = dict(zip(file.offsets.tolist(), ids.tolist(), strict=True))
+        pairs = zip(index.offsets.tolist(), index.keys.tolist(), strict=True)
+        # Keys that are ids, not plain numbers: the record is there, only the offset is wrong.
+        if all(known.get(offset, key) == key for offset, key in pairs):
+            lost &= ~np.isin(index.keys, ids)
+    return Loss(skipped, tuple(index.keys[lost].tolist()))

@@ -1,0 +1,345 @@
+"""One channel → one source, whatever form its images come in.
+
+    a list in `<name>_lst`  image files that the list names
+    .rec files              records
+    one .manifest file      image files that the augmented manifest names
+    else                    class folders
+
+Channels in Pipe mode are in `pipes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_classification.contract.channels import MODEL_CHANNEL, ChannelInput
+from image_classification.errors import ChannelError, DataError, ListError
+from image_classification.inventory import assemble
+from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
+from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, names_of_folders
+from image_classification.labels.lists import read_list
+from image_classification.loading.pipe import PATIENCE_SECONDS, StreamSource, open_fifo
+from image_classification.loading.records import RecordSource, first_labels
+from image_classification.loading.sources import FolderSource, ListedSource, Source
+from image_classification.loading.stream import StreamFormat, image_records, read_payloads
+from image_classification.records.format import ImageRecord, pack_image_record
+from image_classification.records.writer import RecordWriter
+from image_classification.samples import UInt8Array
+
+_SHOWN = 20  # names in a message
+_logger = logging.getLogger(__name__)
+
+
+def given_names(
+    channels: Mapping[str, ChannelInput],
+    hyperparameter: tuple[str, ...] | None,
+    classes: int | None,
+) -> LabelMap | None:
+    """The names that the job or its data give, wherever below a channel a labels.json lies.
+
+    Args:
+        channels: the job's channels; that of a model is not looked into.
+        hyperparameter: the names of `labels`, or None.
+        classes: num_classes, or None.
+
+    Raises:
+        DataError: two origins that differ, or another number of names than `classes`.
+    """
+    origins: dict[str, LabelMap] = {}
+    if hyperparameter is not None:
+        origins["hyperparameter labels"] = LabelMap(hyperparameter)
+    for name, channel in channels.items():
+        if name != MODEL_CHANNEL.name and not channel.is_pipe:
+            for path in _visible(channel.path, LABELS_FILE):
+                origins[f"channel {name}: {path}"] = _read(path)
+    if not origins:
+        return None
+    (first, labels), *others = origins.items()
+    for origin, other in others:
+        if other != labels:
+            raise DataError(
+                f"the class names contradict each other: {first} has {list(labels.names)[:_SHOWN]},"
+                f" {origin} has {list(other.names)[:_SHOWN]}; the class numbers must mean the same "
+                "everywhere: pack with one label map, or remove the wrong file"
+            )
+    if classes is not None and classes != len(labels):
+        raise DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
+    _logger.info("Class names from %s", first)
+    return labels
+
+
+def names_of_lists(channel: ChannelInput) -> LabelMap | None:
+    """The names that the `.lst` files beside record files tell: the folders of their images.
+
+    None without a list, or where its folders name no classes, as with several labels an image.
+    """
+    paths = _visible(channel.path, "*.lst")
+    try:
+        labels = names_of_folders(entry for path in paths for entry in read_list(path))
+    except ListError as error:
+        _logger.warning("Channel %s: no class names from its list: %s", channel.name, error)
+        return None
+    if labels is not None:
+        _logger.info("Class names from the folders in %s", ", ".join(path.name for path in paths))
+        return labels
+    return None
+
+
+def _read(path: Path) -> LabelMap:
+    try:
+        return LabelMap.read(path)
+    except DataError as error:
+        raise DataError(f"{error}; if it is another program's file, leave it out") from error
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def open_pipe(
+    channel: ChannelInput, labels: LabelMap, is_multi_label: bool
+) -> Callable[[int, Callable[[], bool]], Iterator[ImageRecord]]:
+    """What opens a pass of a channel in Pipe mode: its number, and whether to stop → records."""
+    layout = StreamFormat(channel.is_wrapped, len(labels), is_multi_label, channel.label_format)
+
+    def open_pass(number: int, is_stopped: Callable[[], bool]) -> Iterator[ImageRecord]:
+        path = channel.path.with_name(f"{channel.name}_{number}")
+        with open_fifo(path, is_stopped, PATIENCE_SECONDS) as stream:
+            yield from image_records(read_payloads(stream, str(path)), str(path), layout)
+
+    return open_pass
+
+
+def stream_of(
+    channel: ChannelInput,
+    labels: LabelMap,
+    samples: int,
+    *,
+    is_multi_label: bool,
+    seed: int,
+    shuffle_bytes: int,
+) -> StreamSource:
+    """The training channel in Pipe mode; nothing is read yet."""
+    _logger.info("The channel '%s' is in pipe input mode under %s.", channel.name, channel.path)
+    return StreamSource(
+        channel.name,
+        samples,
+        open_pipe(channel, labels, is_multi_label),
+        seed=seed,
+        shuffle_bytes=shuffle_bytes,
+        is_multi_label=is_multi_label,
+    )
+
+
+def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) -> Source:
+    """The first pass of a channel, kept in an unnamed file on this machine's disk.
+
+    Validation needs the same samples after every epoch, and the report needs them by number. The
+    file goes with the process: it is mapped, and removed at once.
+
+    Raises:
+        ChannelError: the pipe is empty or damaged, or the disk too small for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
+            path = Path(folder) / f"{channel.name}.rec"
+            with RecordWriter(path) as writer:
+                for record in open_pipe(channel, labels, is_multi_label)(0, lambda: False):
+                    payload = pack_image_record(record.header, record.content)
+                    writer.write(payload, record.header.id)
+            source = RecordSource([path], is_multi_label=is_multi_label)
+    except OSError as error:
+        raise ChannelError(
+            f"channel {channel.name}: its pipe is copied to {tempfile.gettempdir()}, which failed: "
+            f"{error.strerror}; give the instance a larger volume, or use File mode"
+        ) from error
+    if not len(source):
+        raise ChannelError(f"Unable to start training. Empty pipe in {channel.name} channel")
+    source.name = f"channel {channel.name}"
+    _logger.info("The channel '%s' came through a pipe: %d images", channel.name, len(source))
+    return source
+
+
+_RECORD_CONTENT_TYPE = "application/x-recordio"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the job says of its data.
+
+    Attributes:
+        classes: how many, or None if the data tells.
+        labels: the names, or None if the data tells.
+        is_multi_label: several labels an image.
+        is_part: whether the channel is this host's part of a larger one, which may lack classes.
+    """
+
+    classes: int | None
+    labels: LabelMap | None
+    is_multi_label: bool = False
+    is_part: bool = False
+
+
+def open_channel(
+    channel: ChannelInput, listing: ChannelInput | None, expected: Expected
+) -> tuple[Source, LabelMap]:
+    """The source of a channel that has a folder, and the label map of its class numbers.
+
+    Raises:
+        ChannelError: nothing usable in it.
+        DataError: damaged or contradictory data.
+    """
+    if listing is not None:
+        _logger.info("Searching for .lst files in %s.", listing.path)
+        return _open_list(channel, _only(listing, "*.lst"), expected)
+    if has_records(channel):
+        _logger.info("Searching for .rec files in %s.", channel.path)
+        return _open_records(channel, expected)
+    if list(channel.path.glob("*.manifest")):
+        return _open_manifest(channel, _only(channel, "*.manifest"), expected)
+    if expected.is_multi_label:
+        raise ChannelError(
+            f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
+            "give records, a list or a manifest with several labels, or leave multi_label out"
+        )
+    folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_part)
+    if expected.classes is not None and len(folder.labels) != expected.classes:
+        raise DataError(
+            f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
+            f"{expected.classes}"
+        )
+    return folder, folder.labels
+
+
+def record_files(directory: Path) -> list[Path]:
+    """The record files of a channel, in name order; hidden ones are left out."""
+    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith("."))
+
+
+def has_records(channel: ChannelInput) -> bool:
+    """Whether a channel is read as record files: by its content type, else by what is in it."""
+    if channel.is_pipe:
+        return not channel.is_wrapped
+    files = record_files(channel.path)
+    is_manifest = bool(list(channel.path.glob("*.manifest")))
+    if channel.content_type == _RECORD_CONTENT_TYPE and not files and not is_manifest:
+        raise ChannelError(
+            f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
+            "has no .rec file"
+        )
+    return bool(files) and channel.content_type in {"", _RECORD_CONTENT_TYPE}
+
+
+def _only(channel: ChannelInput, pattern: str) -> Path:
+    found = sorted(p for p in channel.path.rglob(pattern) if not p.name.startswith("."))
+    if len(found) != 1:
+        raise ChannelError(
+            f"channel {channel.name}: expected exactly one {pattern[1:]} file in {channel.path}, "
+            f"found {[p.name for p in found[:10]] or 'none'}"
+        )
+    return found[0]
+
+
+def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tuple[Source, LabelMap]:
+    try:
+        if expected.is_multi_label:
+            paths, rows = read_multi_hot_list(channel.path, listing)
+            return _listed(channel, paths, rows, expected)
+        inventory = read_list_inventory(channel.path, listing, expected.labels)
+    except ListError as error:
+        raise ListError(f"Invalid lst file in the {channel.name} channel: {error}") from error
+    _logger.info("Channel %s: %s names %d images", channel.name, listing, len(inventory.entries))
+    paths = [entry.path for entry in inventory.entries]
+    classes = inventory.class_indices
+    if expected.is_part:  # the list is of all hosts' images
+        here = [n for n, path in enumerate(paths) if (channel.path / path).is_file()]
+        _logger.info("Channel %s: %d of them are on this host", channel.name, len(here))
+        paths, classes = [paths[n] for n in here], classes[here]
+    source = ListedSource(inventory.name, channel.path, paths, classes)
+    return source, _wide_enough(inventory.labels, expected)
+
+
+def _open_manifest(
+    channel: ChannelInput, manifest: Path, expected: Expected
+) -> tuple[Source, LabelMap]:
+    if not expected.is_multi_label:
+        rows = read_manifest(manifest)
+        inventory = assemble(channel.path, manifest, rows, expected.labels)
+        paths = [entry.path for entry in inventory.entries]
+        source = ListedSource(inventory.name, channel.path, paths, inventory.class_indices)
+        return source, _wide_enough(inventory.labels, expected)
+    classes = len(expected.labels) if expected.labels else expected.classes
+    if classes is None:
+        raise ChannelError(f"channel {channel.name}: set num_classes to read its manifest")
+    paths, rows_ = read_multi_hot_manifest(channel.path, manifest, classes, channel.label_format)
+    return _listed(channel, paths, rows_, expected)
+
+
+def _wide_enough(labels: LabelMap, expected: Expected) -> LabelMap:
+    """Numbers instead of names where the data has fewer classes than the job says."""
+    if expected.classes is None or len(labels) == expected.classes:
+        return labels
+    if len(labels) > expected.classes:
+        raise DataError(
+            f"the data has a class {len(labels) - 1}, but num_classes is {expected.classes}; "
+            "num_classes and the class names must be those of the data"
+        )
+    return LabelMap.numbered(expected.classes)
+
+
+def _listed(
+    channel: ChannelInput, paths: list[str], rows: UInt8Array, expected: Expected
+) -> tuple[Source, LabelMap]:
+    source = ListedSource(str(channel.path), channel.path, paths, first_labels(rows), rows)
+    return source, _labels_of_width(channel, rows.shape[1], expected)
+
+
+def _labels_of_width(channel: ChannelInput, width: int, expected: Expected) -> LabelMap:
+    classes = len(expected.labels) if expected.labels else expected.classes or width
+    if classes != width:
+        raise DataError(
+            f"channel {channel.name}: an image has {width} labels 0 or 1, but there are {classes} "
+            "classes; num_classes and the class names must be those of the data"
+        )
+    return expected.labels or _numbered(channel, width)
+
+
+def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, LabelMap]:
+    files = record_files(channel.path)
+    _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
+    source = RecordSource(files, is_multi_label=expected.is_multi_label)
+    if not len(source):
+        raise ChannelError(
+            f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"
+        )
+    if source.multi_hot is not None:
+        return source, _labels_of_width(channel, source.multi_hot.shape[1], expected)
+    return source, expected.labels or _record_labels(channel, source, expected.classes)
+
+
+def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
+    """Names from the folders in its lists where they name all classes, else numbers."""
+    count = int(source.class_indices.max()) + 1 if classes is None else classes
+    labels = names_of_lists(channel)
+    if labels is not None and len(labels) == count:
+        return labels
+    return _numbered(channel, count)
+
+
+def _numbered(channel: ChannelInput, count: int) -> LabelMap:
+    _logger.warning(
+        "Channel %s has no %s: classes are named by their numbers; the hyperparameter labels names "
+        "them",
+        channel.name,
+        LABELS_FILE,
+    )
+    return LabelMap.numbered(count)
