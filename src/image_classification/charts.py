@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from image_classification.html import text
 
 _MOST_BARS = 60
-_COLOURS = ("#1f6fb2", "#d1661b", "#6b9a3c")
+_COLORS = ("#1f6fb2", "#d1661b", "#6b9a3c")
 _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 440, 22, 200
 
 
@@ -30,8 +30,8 @@ def class_bars(names: Sequence[str], splits: Mapping[str, Sequence[int]]) -> str
     ]
     legend = " ".join(
         f'<svg width="14" height="12" aria-hidden="true"><rect width="12" height="12" '
-        f'fill="{colour}"/></svg> {text(name)}'
-        for name, colour in zip(splits, _COLOURS, strict=False)
+        f'fill="{color}"/></svg> {text(name)}'
+        for name, color in zip(splits, _COLORS, strict=False)
     )
     note = f" · the {_MOST_BARS // 2} largest and smallest of {len(names)} classes" if cut else ""
     width, height = _LABEL_WIDTH + _BAR_WIDTH + 60, len(order) * _ROW_HEIGHT
@@ -46,10 +46,10 @@ def _bar(y: int, name: str, counts: Mapping[str, int], scale: float) -> str:
     label = name if len(name) <= 28 else name[:27] + "…"
     x = float(_LABEL_WIDTH)
     parts = [f'<text x="{_LABEL_WIDTH - 8}" y="{y + 15}" text-anchor="end">{text(label)}</text>']
-    for (split, count), colour in zip(counts.items(), _COLOURS, strict=False):
+    for (split, count), color in zip(counts.items(), _COLORS, strict=False):
         parts.append(
             f'<rect x="{x:.1f}" y="{y + 3}" width="{count * scale:.1f}" '
-            f'height="{_ROW_HEIGHT - 6}" fill="{colour}"><title>{text(split)}: {count}</title>'
+            f'height="{_ROW_HEIGHT - 6}" fill="{color}"><title>{text(split)}: {count}</title>'
             "</rect>"
         )
         x += count * scale

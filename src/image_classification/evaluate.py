@@ -29,7 +29,7 @@ class _Model(Protocol):
     def predict(self, images: Sequence[bytes]) -> Sequence[_Prediction]: ...
 
 
-def open_labelled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> Source:
+def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> Source:
     """Class folders (whose names must be the model's), a record file or a folder of those.
 
     Raises:

@@ -155,7 +155,7 @@ def export_pretrained(
             f"{len(labels)} labels were given, but {backbone.name} has {classes} classes"
         )
     size = backbone.input_size
-    mean, std = backbone.normalisation(3)
+    mean, std = backbone.normalization(3)
     spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
     engine = backend.build(spec, OptimizerSpec(), World(threads=process.framework_threads()))
     engine.load_state(state)

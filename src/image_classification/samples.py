@@ -35,7 +35,7 @@ class Batch:
     """What one step consumes.
 
     Attributes:
-        images: uint8, N·H·W·C, RGB or grey. A view of a buffer that the loader reuses: it is
+        images: uint8, N·H·W·C, RGB or gray. A view of a buffer that the loader reuses: it is
             valid until the next batch is asked for.
         targets: out of the loader int64 (N,) class indices, or uint8 (N, classes) where a sample
             may have several; float32 (N, classes) soft targets when handed to a backend for

@@ -59,7 +59,7 @@ def _built(name: str) -> str:
 def channels(
     tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
 ) -> dict[str, Path]:
-    """Class folders of three colours."""
+    """Class folders of three colors."""
     root = tmp_path_factory.mktemp("channels")
     return {
         "train": write_class_folders(root / "train"),

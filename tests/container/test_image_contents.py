@@ -107,7 +107,7 @@ def test_the_history_has_neither_secrets_nor_settings_of_the_build_machine(kind:
     assert not re.search("(?i)pip_|proxy|cert|token|password|key", environment)
 
 
-def test_the_inventory_lists_every_package_with_licence_texts(kind: str) -> None:
+def test_the_inventory_lists_every_package_with_license_texts(kind: str) -> None:
     inventory = "/opt/image-classification/inventory"
     listed = json.loads("".join(shell(IMAGES[kind], f"cat {inventory}/python.cdx.json")))
     assert listed["bomFormat"] == "CycloneDX"
@@ -127,7 +127,7 @@ def test_the_dockerfiles_never_ask_a_public_registry_for_a_frontend() -> None:
         assert "# syntax" not in path.read_text()
 
 
-def test_pretrained_weights_are_baked_as_safetensors_with_their_licence() -> None:
+def test_pretrained_weights_are_baked_as_safetensors_with_their_license() -> None:
     for backend in BACKENDS:
         names = shell(train_image(backend), "ls /opt/image-classification/weights")
         assert names == ["LICENSE", "efficientnet_lite0.safetensors"], Path(backend)

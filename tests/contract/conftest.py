@@ -25,7 +25,7 @@ HYPERPARAMETERS = {
 def small_channels(
     tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
 ) -> dict[str, Path]:
-    """Class folders of three colours: train with 36 images, validation with 15."""
+    """Class folders of three colors: train with 36 images, validation with 15."""
     root = tmp_path_factory.mktemp("channels")
     return {
         "train": write_class_folders(root / "train"),

@@ -18,7 +18,7 @@ import pytest
 
 from tests.contract.jobs import Answer, Server, running_server
 from tests.contract.raw_http import calling
-from tests.contract.test_server_faults import BUSY, FAULTY, GREY
+from tests.contract.test_server_faults import BUSY, FAULTY, GRAY
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def listed(server: Server, query: str = "") -> dict[str, object]:
 
 def test_a_ping_is_200_without_a_model_and_invocations_say_where_to_go(server: Server) -> None:
     assert server.get("/ping").status == 200
-    answer = server.invoke(GREY, Content_Type="image/png")
+    answer = server.invoke(GRAY, Content_Type="image/png")
     assert answer.status == 404 and b"/models/<name>/invoke" in answer.body
 
 
@@ -68,11 +68,11 @@ def test_a_model_is_loaded_described_invoked_and_unloaded(server: Server, model:
     described = {"modelName": "a1", "modelUrl": str(model)}
     assert server.get("/models/a1").json() == described
     assert listed(server) == {"models": [described]}
-    answer = invoke(server, "a1", GREY).json()
+    answer = invoke(server, "a1", GRAY).json()
     assert isinstance(answer, list) and len(answer) == 3
     assert load(server, "a1", model).status == 409
     assert unload(server, "a1").status == 200
-    for gone in (unload(server, "a1"), server.get("/models/a1"), invoke(server, "a1", GREY)):
+    for gone in (unload(server, "a1"), server.get("/models/a1"), invoke(server, "a1", GRAY)):
         assert gone.status == 404 and b"'a1' is not loaded" in gone.body
 
 
@@ -115,7 +115,7 @@ def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) 
         caller.send(head.encode() + b"Content-Type: image/png\r\n\r\n" + BUSY)
         time.sleep(0.3)  # it runs for three seconds
         unloading = pool.submit(unload, server, "busy")
-        while invoke(server, "busy", GREY).status != 404:
+        while invoke(server, "busy", GRAY).status != 404:
             pass
         wait([unloading], timeout=0.5)
         assert not unloading.done()
@@ -170,7 +170,7 @@ def test_a_name_may_have_any_characters_but_a_slash(server: Server, model: Path)
         path = f"/models/{quote(name, safe='')}"
         answer = server.get(path).json()
         assert isinstance(answer, dict) and answer["modelName"] == name
-        assert server.send("POST", f"{path}/invoke", GREY, Content_Type="image/png").status == 200
+        assert server.send("POST", f"{path}/invoke", GRAY, Content_Type="image/png").status == 200
         assert server.send("DELETE", path).status == 200
 
 
@@ -191,7 +191,7 @@ def test_memory_is_given_back_when_models_are_unloaded(server: Server, model: Pa
     def load_and_unload() -> None:
         for name in ("g1", "g2", "g3"):
             assert load(server, name, model).status == 200
-            assert invoke(server, name, GREY).status == 200
+            assert invoke(server, name, GRAY).status == 200
         for name in ("g1", "g2", "g3"):
             assert unload(server, name).status == 200
 

@@ -118,7 +118,7 @@ def test_a_pasted_image_is_answered(page: Any, server: Server, red: Path) -> Non
 
 @needs_browser
 def test_the_keyboard_alone_is_enough(page: Any, server: Server, red: Path) -> None:
-    # Chromium hands its file dialogue over only from a while after this on.
+    # Chromium hands its file dialog over only from a while after this on.
     page.on("filechooser", lambda chooser: chooser.set_files(red))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
@@ -175,15 +175,15 @@ def test_text_can_be_read_in_light_and_dark_and_nothing_is_wider_than_a_telephon
 
 
 CONTRASTS = """() => {
-    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const light = (colour) => {
-        const [r, g, b] = numbers(colour).slice(0, 3).map(v => v / 255)
+    const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+    const light = (color) => {
+        const [r, g, b] = numbers(color).slice(0, 3).map(v => v / 255)
             .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
     const behind = (element) => {
-        const colour = getComputedStyle(element).backgroundColor;
-        return numbers(colour)[3] === 0 ? behind(element.parentElement) : colour;
+        const color = getComputedStyle(element).backgroundColor;
+        return numbers(color)[3] === 0 ? behind(element.parentElement) : color;
     };
     const found = {};
     for (const name of ["h1", "header p", "#invitation", ".button", "#status", "#timing", "dt"]) {

@@ -104,7 +104,7 @@ def test_the_contact_sheet_shows_each_image_above_its_class(
         middle = cell[60:84, 60:84].mean((0, 1))
         if number == 4:
             assert (middle == 255).all() and tuple(cell[0, 0]) == (190, 30, 30)
-        else:  # blue, green, red; see write_class_folders for its colours
+        else:  # blue, green, red; see write_class_folders for its colors
             assert int(middle.argmax()) == (number // 3 + 2) % 3
     captions = [pixels[8 + 146 + row * 168 :][:14] for row in range(3)]
     assert all((caption < 128).any() for caption in captions)

@@ -13,22 +13,22 @@ from image_classification.artifact import read_artifact
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, running_server, write_job
 
-COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
+COLORS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 WITHOUT_RESIZE = {name: value for name, value in HYPERPARAMETERS.items() if name != "resize"}
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 × 200 pixels: all of the class's colour but for 40 × 40 in the middle of another."""
+    """160 × 200 pixels: all of the class's color but for 40 × 40 in the middle of another."""
     root = tmp_path_factory.mktemp("photographs")
     generator = np.random.default_rng(0)
-    names = list(COLOURS)
+    names = list(COLORS)
     for index, name in enumerate(names):
         (root / name).mkdir()
         for number in range(24):
             pixels = np.empty((160, 200, 3))
-            pixels[:] = COLOURS[name]
-            pixels[60:100, 80:120] = COLOURS[names[(index + 1) % 3]]
+            pixels[:] = COLORS[name]
+            pixels[60:100, 80:120] = COLORS[names[(index + 1) % 3]]
             pixels += generator.normal(0, 20, pixels.shape)
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(root / name / f"{name}{number:03d}.jpg", quality=95)
@@ -59,7 +59,7 @@ def test_photographs_larger_than_the_records_are_served_as_the_records_were_vali
     assert artifact.manifest["metrics"]["validation"]["accuracy"] == 1.0
     assert accuracy_of_photographs(base, photographs) == 1.0
     with running_server(base / "model") as server:
-        for name in COLOURS:
+        for name in COLORS:
             image = (photographs / name / f"{name}000.jpg").read_bytes()
             answer = server.invoke(
                 image, Content_Type="image/jpeg", Accept="application/json;verbose"

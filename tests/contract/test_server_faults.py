@@ -23,13 +23,13 @@ FAULTY = "tests.contract.faulty_server"
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def one_colour(value: int) -> bytes:
+def one_color(value: int) -> bytes:
     body = io.BytesIO()
     Image.new("RGB", (40, 40), (value, value, value)).save(body, "PNG")
     return body.getvalue()
 
 
-BUSY, GREY, BREAK = one_colour(0), one_colour(128), one_colour(255)
+BUSY, GRAY, BREAK = one_color(0), one_color(128), one_color(255)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def test_beyond_the_queue_callers_get_503_before_the_waiting_ones_are_answered(
         refused = finished[0][1]
         assert refused.headers["Retry-After"] == "1"
         assert "waiting" in json.loads(refused.body)["error"]
-        callers[finished[0][0]].send(request(GREY))
+        callers[finished[0][0]].send(request(GRAY))
         assert callers[finished[0][0]].answer().status == 200
 
 
@@ -110,7 +110,7 @@ def test_a_ping_is_answered_while_every_thread_works_and_callers_stand_half_open
         worker = stack.enter_context(calling(server))
         waiting = stack.enter_context(calling(server))
         worker.send(request(BUSY))
-        waiting.send(request(GREY))
+        waiting.send(request(GRAY))
         assert server.get("/ping").status == 200
         worker.socket.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -125,10 +125,10 @@ def test_what_nobody_waits_for_is_not_computed(trained_job: Path, tmp_path: Path
         with calling(server) as first, calling(server) as last:
             first.send(request(BUSY))
             gone = Caller(server)
-            gone.send(request(GREY, lines="X-Amzn-SageMaker-Inference-Id: gone\r\n"))
+            gone.send(request(GRAY, lines="X-Amzn-SageMaker-Inference-Id: gone\r\n"))
             time.sleep(0.2)
             gone.close()
-            last.send(request(GREY))
+            last.send(request(GRAY))
             assert first.answer().status == last.answer().status == 200
     (line,) = [line for line in access_log(log) if line["id"] == "gone"]
     assert line["status"] == 499 and line["images"] == 0 and line["compute_ms"] == 0
@@ -155,7 +155,7 @@ def test_sigterm_under_load_loses_no_request_that_was_sent(trained_job: Path) ->
     def ask_until_told_to_stop(server: Server) -> None:
         with calling(server) as caller:
             while True:
-                caller.send(request(GREY))
+                caller.send(request(GRAY))
                 answer = caller.answer()
                 answers.append(answer.status)
                 if answer.status != 200 or answer.headers["Connection"] == "close":
@@ -187,7 +187,7 @@ def test_sigterm_answers_those_who_wait_in_the_queue_and_closes_idle_connections
             caller.send(request(BUSY))
         late = stack.enter_context(calling(server))
         server.process.terminate()
-        late.send(request(GREY))
+        late.send(request(GRAY))
         answers = [caller.answer() for caller in [*callers, late]]
         assert [answer.status for answer in answers] == [200] * 5
         assert {answer.headers["Connection"] for answer in answers[2:]} == {"close"}
@@ -203,7 +203,7 @@ def test_a_killed_process_is_back_at_once_and_loses_only_what_it_worked_on(
     def ask(server: Server) -> None:
         while not stop.is_set():
             with calling(server) as caller:
-                caller.send(request(GREY))
+                caller.send(request(GRAY))
                 try:
                     answers.append(caller.answer().status)
                 except ConnectionResetError:
@@ -236,7 +236,7 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
     with faulty(trained_job / "model", log=log) as server:
         broken = server.worker()
         assert server.invoke(BREAK, Content_Type="image/png").status == 500
-        assert server.invoke(GREY, Content_Type="image/png").status == 200
+        assert server.invoke(GRAY, Content_Type="image/png").status == 200
         assert server.get("/ping").status == 200
         assert server.worker() != broken
     assert "illegal memory access" in log.read_text()
@@ -260,7 +260,7 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
             busy.send(request(BUSY))
             assert server.invoke(BREAK, Content_Type="image/png").status == 500
             assert server.get("/ping").status == 503
-            refused = server.invoke(GREY, Content_Type="image/png")
+            refused = server.invoke(GRAY, Content_Type="image/png")
             assert refused.status == 503 and b"being replaced" in refused.body
             assert busy.answer().status == 200
         assert server.process.wait(30) == 3
@@ -273,5 +273,5 @@ def test_a_run_of_the_model_that_hangs_is_ended_with_its_process(trained_job: Pa
         with calling(server) as caller:
             caller.send(request(BUSY))
             assert caller.is_closed()
-        assert server.invoke(GREY, Content_Type="image/png").status == 200
+        assert server.invoke(GRAY, Content_Type="image/png").status == 200
         assert server.worker() != hanging

@@ -94,7 +94,7 @@ def test_hosts_that_see_different_checkpoints_say_so_instead_of_waiting_for_ever
 
 @pytest.fixture
 def parts(tmp_path: Path, write_class_folders: ClassFolders) -> dict[str, Path]:
-    """36 images for the first host, of all three colours; 10 for the second, none of them green."""
+    """36 images for the first host, of all three colors; 10 for the second, none of them green."""
     first = write_class_folders(tmp_path / "part1", per_class=12)
     second = write_class_folders(tmp_path / "part2", per_class=5, seed=3)
     shutil.rmtree(second / "green")

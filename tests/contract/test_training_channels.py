@@ -18,7 +18,7 @@ from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, write_job, write_pipe
 
-COLOURS = ("blue", "green", "red")
+COLORS = ("blue", "green", "red")
 
 
 def write_lists(
@@ -29,7 +29,7 @@ def write_lists(
     for name, folder in channels.items():
         lines = []
         for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
-            label = COLOURS.index(path.parent.name)
+            label = COLORS.index(path.parent.name)
             columns = [str(int(label in pair)) for pair in ((0,), (1, 2), (2,))]
             labels = "\t".join(columns) if multi_label else f"{label}.000000"
             lines.append(f"{number}\t{labels}\t{path.relative_to(folder)}\n")
@@ -47,7 +47,7 @@ def test_a_job_of_images_and_lists_trains(tmp_path: Path, small_channels: dict[s
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
     artifact = read_artifact(base / "model")
-    assert artifact.labels.names == COLOURS
+    assert artifact.labels.names == COLORS
     assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
 
 
@@ -87,7 +87,7 @@ def test_a_job_of_several_labels_serves_sigmoids(
 def records_of(folder: Path) -> bytes:
     content: list[bytes] = []
     for number, path in enumerate(sorted(folder.rglob("*.jpg"), key=lambda p: p.name[-7:])):
-        header = RecordHeader(COLOURS.index(path.parent.name), number)
+        header = RecordHeader(COLORS.index(path.parent.name), number)
         content += frame_parts(pack_image_record(header, path.read_bytes()))
     return b"".join(content)
 
@@ -95,7 +95,7 @@ def records_of(folder: Path) -> bytes:
 def pipe_job(base: Path, channels: dict[str, Path], epochs: int, passes: int) -> Path:
     """A job whose channels are FIFOs with a writer each; writers end when the reader does."""
     given = HYPERPARAMETERS | {"num_classes": 3, "num_training_samples": 36, "epochs": epochs}
-    given |= {"image_shape": "3,32,32", "labels": ",".join(COLOURS)}
+    given |= {"image_shape": "3,32,32", "labels": ",".join(COLORS)}
     write_job(base, given, {})
     (base / "input" / "data").mkdir(exist_ok=True)
     entry = {"TrainingInputMode": "Pipe", "ContentType": "application/x-recordio"}

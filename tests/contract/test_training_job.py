@@ -139,7 +139,7 @@ def write_folders_channel(channels: dict[str, Path], root: Path) -> Path:
     return root
 
 
-def test_a_grey_model_trains(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+def test_a_gray_model_trains(tmp_path: Path, small_channels: dict[str, Path]) -> None:
     given = HYPERPARAMETERS | {"image_shape": "1,32,32", "epochs": 1}
     base = write_job(tmp_path / "ml", given, small_channels)
     assert run_train(base).returncode == 0

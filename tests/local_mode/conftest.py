@@ -56,7 +56,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def network(own_environment: None) -> Iterator[None]:
-    """The SDKs' network with ports on 127.0.0.1 only; its containers and it are gone afterwards.
+    """The SDKs' network with ports on 127.0.0.1 only; its containers and it are gone afterward.
 
     The SDKs never remove the containers of finished jobs; one that still runs was forgotten.
     """
@@ -112,7 +112,7 @@ def free_port() -> int:
 def folders(
     tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
 ) -> dict[str, Path]:
-    """Channels of class folders, three colours: train with 36 images, validation with 15."""
+    """Channels of class folders, three colors: train with 36 images, validation with 15."""
     root = tmp_path_factory.mktemp("folders")
     return {
         "train": write_class_folders(root / "train"),
@@ -136,7 +136,7 @@ Images = Callable[[Path], list[tuple[str, bytes]]]
 
 
 @pytest.fixture(scope="session")
-def labelled_images() -> Images:
+def labeled_images() -> Images:
     """(class name, bytes) of each image in class folders."""
 
     def read(folder: Path) -> list[tuple[str, bytes]]:

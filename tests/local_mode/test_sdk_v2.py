@@ -67,7 +67,7 @@ def test_an_endpoint_of_the_serve_image_names_each_images_class(
     fitted: Fitted,
     serve_image: str,
     folders: dict[str, Path],
-    labelled_images: Images,
+    labeled_images: Images,
     free_port: int,
 ) -> None:
     predictor = fitted.estimator.deploy(
@@ -79,7 +79,7 @@ def test_an_endpoint_of_the_serve_image_names_each_images_class(
         wait=False,
     )
     try:
-        for label, image in labelled_images(folders["validation"]):
+        for label, image in labeled_images(folders["validation"]):
             probabilities = predictor.predict(image)
             answer = predictor.predict(image, initial_args={"Accept": "application/json;verbose"})
             assert len(probabilities) == len(LABELS)
@@ -118,13 +118,13 @@ def test_a_transformer_sends_several_images_in_a_request(
     fitted: Fitted,
     serve_image: str,
     folders: dict[str, Path],
-    labelled_images: Images,
+    labeled_images: Images,
     tmp_path: Path,
     strategy: str | None,
     split_type: str | None,
 ) -> None:
     """JSON lines of base64, with one that is no image. Without a strategy, the server's holds."""
-    images = labelled_images(folders["validation"])
+    images = labeled_images(folders["validation"])
     (tmp_path / "input").mkdir()
     texts = [base64.b64encode(image).decode() for _, image in images]
     lines = [json.dumps({"image": text}) for text in (*texts, "bm8gaW1hZ2U=")]

@@ -23,7 +23,7 @@ def test_a_job_changes_its_image_alone_and_its_model_is_deployed(
     image: str,
     serve_image: str,
     folders: dict[str, Path],
-    labelled_images: Images,
+    labeled_images: Images,
     free_port: int,
     tmp_path: Path,
 ) -> None:
@@ -42,7 +42,7 @@ def test_a_job_changes_its_image_alone_and_its_model_is_deployed(
     try:
         answers = [
             (label, LABELS[max(range(3), key=predictor.predict(image).__getitem__)])
-            for label, image in labelled_images(folders["validation"])
+            for label, image in labeled_images(folders["validation"])
         ]
     finally:
         predictor.delete_endpoint()

@@ -110,7 +110,7 @@ def test_the_local_session_serves_the_archive_and_names_each_images_class(
     trained: Trained,
     serve_image: str,
     folders: dict[str, Path],
-    labelled_images: Images,
+    labeled_images: Images,
     tmp_path: Path,
     free_port: int,
 ) -> None:
@@ -122,28 +122,28 @@ def test_the_local_session_serves_the_archive_and_names_each_images_class(
         "ModelDataUrl": f"file://{trained.archive}",
         "Environment": {},
     }
-    client.create_model(ModelName="colours", PrimaryContainer=container)
+    client.create_model(ModelName="colors", PrimaryContainer=container)
     variant = {
-        "ModelName": "colours",
+        "ModelName": "colors",
         "VariantName": "AllTraffic",
         "InstanceType": "local",
         "InitialInstanceCount": 1,
     }
-    client.create_endpoint_config("colours", [variant])
+    client.create_endpoint_config("colors", [variant])
     try:
-        client.create_endpoint("colours", "colours")
-        for label, image in labelled_images(folders["validation"]):
+        client.create_endpoint("colors", "colors")
+        for label, image in labeled_images(folders["validation"]):
             probabilities, answer = (
-                json.loads(runtime.invoke_endpoint(image, "colours", "image/jpeg", x)["Body"].data)
+                json.loads(runtime.invoke_endpoint(image, "colors", "image/jpeg", x)["Body"].data)
                 for x in ("application/json", "application/json;verbose")
             )
             assert LABELS[probabilities.index(max(probabilities))] == label
             assert answer["labels"] == LABELS and answer["predicted_label"] == label
     finally:
-        client.delete_endpoint("colours")
-    assert client.describe_endpoint_config("colours")["ProductionVariants"] == [variant]
-    client.delete_endpoint_config("colours")
-    client.delete_model("colours")
+        client.delete_endpoint("colors")
+    assert client.describe_endpoint_config("colors")["ProductionVariants"] == [variant]
+    client.delete_endpoint_config("colors")
+    client.delete_model("colors")
 
 
 def test_two_instances_leave_one_model(

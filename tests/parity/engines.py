@@ -62,7 +62,7 @@ def assert_same_change(ours: State, reference: State, before: State) -> None:
     """All arrays changed alike since `before` (an absent slot was zero there).
 
     Each must agree within RELATIVE of its own largest change; or be noise beside the largest
-    change of its kind (weights, one slot of the optimiser); or differ in a value's last bits.
+    change of its kind (weights, one slot of the optimizer); or differ in a value's last bits.
     """
     assert ours.keys() == reference.keys()
     changes = {

@@ -20,7 +20,7 @@ def spec_of(name: str) -> ModelSpec:
     row = BACKBONES[name]
     is_small = name in {f"resnet{depth}" for depth in SMALL_DEPTHS}
     side = 32 if is_small else 64
-    mean, std = row.normalisation(3)
+    mean, std = row.normalization(3)
     return ModelSpec(name, 5, (3, side, side), mean, std, seed=1)
 
 
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_first_weights(subject: str, name: str) -> 
 
 @pytest.mark.parametrize("shape", [(1, 33, 47), (3, 64, 39)])
 @pytest.mark.parametrize("name", ["resnet20", "efficientnet_lite0"])
-def test_odd_sizes_and_grey_images_are_padded_alike(
+def test_odd_sizes_and_gray_images_are_padded_alike(
     subject: str, name: str, shape: tuple[int, int, int]
 ) -> None:
     spec = ModelSpec(name, 3, shape, (120.0,) * shape[0], (60.0,) * shape[0], seed=2)

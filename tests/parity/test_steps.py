@@ -1,4 +1,4 @@
-"""One training step changes everything alike: by optimiser, by loss, by what a recipe asks."""
+"""One training step changes everything alike: by optimizer, by loss, by what a recipe asks."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def class_folders(folder: Path, write_class_folders: ClassFolders) -> Path:
-    return write_class_folders(folder / "colours")
+    return write_class_folders(folder / "colors")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from image_classification.errors import HyperparameterError
 from image_classification.images.augment import Augmentation, augment, plan
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.operations import affine_matrix, shift_colour, warp
+from image_classification.images.operations import affine_matrix, shift_color, warp
 from image_classification.images.preprocessing import Preprocessing, prepare
 from image_classification.images.resize import resize
 
@@ -76,7 +76,7 @@ def test_a_random_crop_is_a_window_of_the_resized_image_at_every_possible_place(
     assert min(map(places.count, windows.values())) > 15  # 40 expected of each
 
 
-def test_a_random_crop_of_a_photograph_is_a_window_of_the_resized_one_to_a_grey_level() -> None:
+def test_a_random_crop_of_a_photograph_is_a_window_of_the_resized_one_to_a_gray_level() -> None:
     data = encode_jpeg(picture(300, 420), 95)
     preprocessing, augmentation = Preprocessing(160, 160, resize=200), Augmentation(crop="random")
     whole = resize(decode(data), 200, 280).astype(int)
@@ -145,7 +145,7 @@ def test_a_random_resized_crop_has_the_area_and_aspect_that_were_asked_for() -> 
     assert 0.85 < np.exp(np.mean(np.log(aspects))) < 1.15  # uniform in the logarithm
 
 
-def test_a_random_resized_crop_of_an_extreme_shape_falls_back_to_the_centre() -> None:
+def test_a_random_resized_crop_of_an_extreme_shape_falls_back_to_the_center() -> None:
     augmentation = Augmentation(crop="random_resized", area=(1.0, 1.0))
     for shape in ((4, 400), (400, 4), (1, 1)):
         data = encode_png(picture(*shape))
@@ -217,10 +217,10 @@ def test_the_layers_of_the_tensorflow_built_in_have_their_ranges() -> None:
         Augmentation.keras("both", 0, 0)
 
 
-def test_colour_offsets_are_clamped_and_act_as_in_opencv() -> None:
-    def shifted(colour: tuple[int, int, int], *offsets: int) -> list[int]:
-        image = np.full((1, 1, 3), colour, np.uint8)
-        shift_colour(image, *offsets)
+def test_color_offsets_are_clamped_and_act_as_in_opencv() -> None:
+    def shifted(color: tuple[int, int, int], *offsets: int) -> list[int]:
+        image = np.full((1, 1, 3), color, np.uint8)
+        shift_color(image, *offsets)
         return image[0, 0].tolist()
 
     # hue, lightness, saturation; the results are those of OpenCV 5.0.0
@@ -231,17 +231,17 @@ def test_colour_offsets_are_clamped_and_act_as_in_opencv() -> None:
     assert shifted((10, 10, 10), 0, -20, 0) == [0, 0, 0]
     assert shifted((250, 250, 250), 0, 20, 0) == [255, 255, 255]
     assert shifted((200, 100, 50), 10, 20, -30) == [198, 163, 92]
-    assert shifted((100, 100, 100), 0, 0, 51) == [120, 80, 80]  # grey has the hue of red
+    assert shifted((100, 100, 100), 0, 0, 51) == [120, 80, 80]  # gray has the hue of red
 
 
-def test_no_colour_offset_leaves_the_picture_nearly_as_it_was() -> None:
+def test_no_color_offset_leaves_the_picture_nearly_as_it_was() -> None:
     image = picture()
     copy = image.copy()
-    shift_colour(copy, 0, 0, 0)
+    shift_color(copy, 0, 0, 0)
     assert np.abs(copy.astype(int) - image).max() <= 6
-    grey = image[:, :, :1].copy()
-    shift_colour(grey, 30, 10, 30)
-    assert (grey == np.minimum(image[:, :, :1].astype(int) + 10, 255)).all()
+    gray = image[:, :, :1].copy()
+    shift_color(gray, 30, 10, 30)
+    assert (gray == np.minimum(image[:, :, :1].astype(int) + 10, 255)).all()
 
 
 def test_the_numbers_of_a_batch_depend_only_on_the_generator() -> None:
@@ -250,8 +250,8 @@ def test_the_numbers_of_a_batch_depend_only_on_the_generator() -> None:
     assert (numbers(augmentation, 5) != numbers(augmentation, 5, seed=1)).any()
 
 
-def test_colour_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
-    """(u1 + 4·u2)/5 of two uniform draws, over the symmetric range, truncated towards 0."""
+def test_color_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
+    """(u1 + 4·u2)/5 of two uniform draws, over the symmetric range, truncated toward 0."""
     augmentation, count = Augmentation.mxnet("crop_color"), 20_000
     numbers = plan(augmentation, np.random.default_rng(0), count)
     draws = np.random.default_rng(1).random((2, count))

@@ -86,9 +86,9 @@ def test_odd_images_are_warnings_and_the_exit_code_stays_0(
     picture(clean / "cat" / "tiny.png", 20, (20, 24))
     picture(clean / "cat" / "long.png", 21, (400, 100))
     Image.new("RGB", (64, 64), "red").save(clean / "dog" / "plain.png")
-    picture(clean / "dog" / "grey.png", 22)
-    grey = Image.open(clean / "dog" / "grey.png").convert("L").convert("RGB")
-    grey.save(clean / "dog" / "grey.png")
+    picture(clean / "dog" / "gray.png", 22)
+    gray = Image.open(clean / "dog" / "gray.png").convert("L").convert("RGB")
+    gray.save(clean / "dog" / "gray.png")
     picture(clean / "dog" / "huge.jpg", 23, (5000, 4000))
     code, verdict = check(capsys, clean)
     assert code == 0
@@ -96,7 +96,7 @@ def test_odd_images_are_warnings_and_the_exit_code_stays_0(
         ("tiny", "cat/tiny.png", "warning"),
         ("odd-aspect", "cat/long.png", "warning"),
         ("plain", "dog/plain.png", "warning"),
-        ("grey", "dog/grey.png", "note"),
+        ("gray", "dog/gray.png", "note"),
         ("huge", "dog/huge.jpg", "note"),
     ):
         assert images_of(verdict, kind) == [f"{clean}/{name}"]

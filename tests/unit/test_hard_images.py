@@ -51,8 +51,8 @@ def test_a_hard_image_is_decoded_or_refused_as_its_manifest_says(entry: dict[str
     if "mean_rgb" in entry:
         tolerance = 25 if entry["mode"] == "CMYK" else 3
         assert np.abs(image.mean((0, 1)) - entry["mean_rgb"]).max() <= tolerance
-    grey = decode(data, channels=1)
-    assert grey.shape == (height, width, 1)
+    gray = decode(data, channels=1)
+    assert gray.shape == (height, width, 1)
     small = prepare(data, Preprocessing(height=32, width=32, resize=36))
     assert small.shape == (32, 32, 3)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from image_classification.contract.hyperparameter import Hyperparameter, parse_all
-from image_classification.contract.interface import INTERFACES, recognise
+from image_classification.contract.interface import INTERFACES, recognize
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.training.settings import settings_of
 
@@ -95,7 +95,7 @@ def test_three_spellings_of_train_only_top_layer_mean_the_same_and_exclude_each_
         TENSORFLOW.parse({"train_only_top_layer": "True", "train_only_on_top": "True"})
 
 
-def test_what_this_version_cannot_honour_is_refused_and_never_ignored() -> None:
+def test_what_this_version_cannot_honor_is_refused_and_never_ignored() -> None:
     entry = Hyperparameter("dtype", "categorical", "a", "", choices=("a", "b"), only=("a",))
     with pytest.raises(HyperparameterError, match="dtype='b': the built-in has it"):
         parse_all([entry], {"dtype": "b"})
@@ -111,23 +111,23 @@ def test_a_required_hyperparameter_that_is_missing_is_named() -> None:
     ("channels", "interface"),
     [(["train", "validation"], "mxnet"), (["training"], "tensorflow")],
 )
-def test_the_interface_is_recognised_from_the_channels(channels: list[str], interface: str) -> None:
-    assert recognise(channels, {}).name == interface
+def test_the_interface_is_recognized_from_the_channels(channels: list[str], interface: str) -> None:
+    assert recognize(channels, {}).name == interface
 
 
 def test_channels_of_both_interfaces_are_a_clear_error() -> None:
     with pytest.raises(ChannelError, match="both channels train and training"):
-        recognise(["train", "training"], {})
+        recognize(["train", "training"], {})
 
 
 def test_an_interface_that_contradicts_the_channels_is_a_clear_error() -> None:
     with pytest.raises(HyperparameterError, match="needs the channel training"):
-        recognise(["train", "validation"], {"interface": '"tensorflow"'})
+        recognize(["train", "validation"], {"interface": '"tensorflow"'})
 
 
 def test_no_training_channel_is_a_clear_error_that_names_what_came() -> None:
     with pytest.raises(ChannelError, match=r"Missing required channel: train .*\['validation'\]"):
-        recognise(["validation"], {})
+        recognize(["validation"], {})
 
 
 def settings(interface: str, **given: str) -> object:

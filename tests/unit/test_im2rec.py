@@ -246,12 +246,12 @@ def test_a_bad_image_fails_the_run_by_name_with_any_number_of_threads(
     assert code == 0 and "skipped a/1.jpg" in out
 
 
-def test_a_16_bit_grey_image_is_scaled_and_not_white(
+def test_a_16_bit_gray_image_is_scaled_and_not_white(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()
     levels = np.full((16, 16), 20_000, np.uint16)
-    Image.fromarray(levels).save(tmp_path / "images" / "grey.png")
+    Image.fromarray(levels).save(tmp_path / "images" / "gray.png")
     im2rec_says(capsys, "--list", tmp_path / "d", tmp_path / "images")
     assert im2rec_says(capsys, "--color", "-1", tmp_path / "d", tmp_path / "images")[0] == 0
     with RecordFile(tmp_path / "d.rec") as file:

@@ -39,7 +39,7 @@ STORED_AS = {  # how an upright picture is stored under each orientation
 
 
 def scene(height: int = 48, width: int = 64) -> np.ndarray:
-    """Four quadrants of different colours: no flip or turn of it looks the same."""
+    """Four quadrants of different colors: no flip or turn of it looks the same."""
     image = np.zeros((height, width, 3), np.uint8)
     image[: height // 2, : width // 2] = (250, 10, 10)
     image[: height // 2, width // 2 :] = (10, 250, 10)
@@ -82,7 +82,7 @@ def test_the_exif_orientation_turns_the_picture_upright(
     data = written(stored(orientation), image_format, exif=exif(orientation), **quality)
     image = decode(data)
     assert image.shape == (48, 64, 3)
-    assert image.flags.c_contiguous and image.flags.writeable
+    assert image.flags.c_contiguous and image.flags.writable
     assert np.abs(image.astype(int) - scene()).mean() < 2
     assert read_header(data).upright_size == (48, 64)
     assert read_header(data).orientation == orientation
@@ -124,7 +124,7 @@ def test_unreadable_exif_counts_as_upright(garbage: bytes) -> None:
         assert image.size == scene().size
 
 
-def test_16_bit_grey_is_scaled_not_clipped() -> None:
+def test_16_bit_gray_is_scaled_not_clipped() -> None:
     wide = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     image = decode(written(Image.fromarray(wide), "PNG"))
     assert image.shape == (32, 32, 3)
@@ -151,7 +151,7 @@ def test_alpha_is_composited_over_white(mode: str) -> None:
     ("dtype", "key", "other"),
     [(np.uint8, 7, 9), (np.uint8, (7, 8, 9), (9, 8, 7)), (np.uint16, 700, 0)],
 )
-def test_the_transparent_colour_of_a_png_becomes_white(
+def test_the_transparent_color_of_a_png_becomes_white(
     dtype: type, key: object, other: object
 ) -> None:
     image = np.full((4, 4, *np.shape(key)), other, dtype)
@@ -163,18 +163,18 @@ def test_the_transparent_colour_of_a_png_becomes_white(
 
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP"])
 def test_an_animation_gives_its_first_frame(image_format: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     options = {"lossless": True} if image_format == "WEBP" else {}
     data = written(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
     assert (decode(data) == (255, 0, 0)).all()
 
 
 def test_one_channel_is_luma_whatever_the_format() -> None:
-    grey = np.asarray(Image.fromarray(scene()).convert("L"))
-    assert (decode(encode_png(scene()), channels=1)[:, :, 0] == grey).all()
+    gray = np.asarray(Image.fromarray(scene()).convert("L"))
+    assert (decode(encode_png(scene()), channels=1)[:, :, 0] == gray).all()
     jpeg = decode(encode_jpeg(scene(), 100), channels=1)
     assert jpeg.shape == (48, 64, 1)
-    assert np.abs(jpeg[:, :, 0].astype(int) - grey).mean() < 2
+    assert np.abs(jpeg[:, :, 0].astype(int) - gray).mean() < 2
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
@@ -369,8 +369,8 @@ def test_png_keeps_every_pixel_and_jpeg_nearly() -> None:
     assert (decode(encode_png(image)) == image).all()
     assert (decode(encode_png(image[:, :, :1]), channels=1) == image[:, :, :1]).all()
     assert np.abs(decode(encode_jpeg(image, 95)).astype(int) - image).mean() < 5
-    grey = decode(encode_jpeg(image[:, :, :1], 95), channels=1)
-    assert np.abs(grey.astype(int) - image[:, :, :1]).mean() < 2
+    gray = decode(encode_jpeg(image[:, :, :1], 95), channels=1)
+    assert np.abs(gray.astype(int) - image[:, :, :1]).mean() < 2
     assert read_header(encode_jpeg(image[:, :, :1])).channels == 1
 
 

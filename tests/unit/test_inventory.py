@@ -160,7 +160,7 @@ def manifest(flat: Path, *samples: object) -> Path:
     return path
 
 
-def test_a_labelling_jobs_manifest_gives_numbers_and_names(flat: Path) -> None:
+def test_a_labeling_jobs_manifest_gives_numbers_and_names(flat: Path) -> None:
     metadata = {"confidence": 0.9, "type": "groundtruth/image-classification"}
     manifest(
         flat,

@@ -40,7 +40,7 @@ FAST = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 
 
 def scene(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Colours that change from pixel to pixel, so that any pixel out of place is seen."""
+    """Colors that change from pixel to pixel, so that any pixel out of place is seen."""
     small = np.random.default_rng(seed).integers(0, 256, (12, 12, 3)).astype(np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -53,15 +53,15 @@ def jpeg(
     interval: int = 0,
     orientation: int = 1,
     progressive: bool = False,
-    grey: bool = False,
+    gray: bool = False,
 ) -> bytes:
     image = scene(height, width)
     content = io.BytesIO()
-    (image.convert("L") if grey else image).save(
+    (image.convert("L") if gray else image).save(
         content,
         "JPEG",
         quality=85,
-        subsampling=-1 if grey else sampling,
+        subsampling=-1 if gray else sampling,
         restart_marker_blocks=interval,
         progressive=progressive,
         exif=EXIF_OF[orientation],
@@ -101,7 +101,7 @@ def files(draw: st.DrawFn) -> bytes:
         interval=draw(st.integers(0, 8)),
         orientation=draw(st.integers(1, 8)),
         progressive=draw(st.booleans()) and draw(st.booleans()),
-        grey=draw(st.booleans()) and draw(st.booleans()),
+        gray=draw(st.booleans()) and draw(st.booleans()),
     )
 
 

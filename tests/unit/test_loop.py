@@ -24,10 +24,10 @@ from image_classification.training.settings import Settings, settings_of
 from image_classification.training.step import StepInputs
 
 
-class Colours:
+class Colors:
     """Ten 8×8 PNGs: even samples are dark (class 0), odd ones bright (class 1)."""
 
-    name = "colours"
+    name = "colors"
 
     def __init__(self) -> None:
         self.class_indices = np.arange(10) % 2
@@ -126,7 +126,7 @@ def prepare_loop(right_share: list[float], **given: str) -> tuple[Loop, Recordin
     settings = replace(settings, batch_size=4)
     recorder = RecordingEngine(right_share)
     engine: Engine = recorder
-    source = Colours()
+    source = Colors()
     training = Loader(source, settings.preprocessing, 4, shuffle=True, seed=settings.seed)
     validation = Loader(source, settings.preprocessing, 10)
     journal = Journal("mxnet", settings.epochs, training.steps)
@@ -200,7 +200,7 @@ def test_an_update_whose_last_batch_is_all_bad_is_made_from_its_other_batches() 
     _, reference = run_loop([0.8], accumulate_batches="2")
     loop, engine = prepare_loop([0.8], accumulate_batches="2")
     source = loop.training.source
-    assert isinstance(source, Colours)
+    assert isinstance(source, Colors)
     source.damaged = {int(key.removeprefix("sample")) for key in reference.keys[4:8]}
     loop.training.bad_samples = loop.validation.bad_samples = BadSamples(4)
     loop.run()
@@ -212,7 +212,7 @@ def test_an_update_whose_last_batch_is_all_bad_is_made_from_its_other_batches() 
 def test_a_batch_of_bad_samples_on_its_own_makes_no_step() -> None:
     loop, engine = prepare_loop([0.8])
     source = loop.training.source
-    assert isinstance(source, Colours)
+    assert isinstance(source, Colors)
     source.damaged = {int(key.removeprefix("sample")) for key in run_loop([0.8])[1].keys[4:8]}
     loop.training.bad_samples = loop.validation.bad_samples = BadSamples(4)
     loop.run()
@@ -393,7 +393,7 @@ def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
         {"num_layers": "20", "image_shape": "3,8,8", "class_weights": "balanced"}
         | {"accumulate_batches": "4"}
     )
-    settings, source = settings_of("mxnet", values), Colours()
+    settings, source = settings_of("mxnet", values), Colors()
     source.class_indices = np.repeat([0, 1], [8, 2])
     sums, shares = [], []
     for rank in range(2):
@@ -413,7 +413,7 @@ def test_balanced_sampling_is_for_training_alone() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "balanced_sampling": "1"})
     settings = settings_of("mxnet", values)
     for split, is_training in (("train", True), ("validation", False)):
-        with loader_of(split, Colours(), settings, BadSamples(), World(), on_cpu=True) as loader:
+        with loader_of(split, Colors(), settings, BadSamples(), World(), on_cpu=True) as loader:
             assert loader.balanced is is_training
 
 
@@ -442,7 +442,7 @@ def test_only_the_training_images_are_shuffled_and_augmented() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "augmentation_type": "crop"})
     settings = settings_of("mxnet", values)
     for split, is_training in (("train", True), ("validation", False), ("test", False)):
-        with loader_of(split, Colours(), settings, BadSamples(), World(), on_cpu=True) as loader:
+        with loader_of(split, Colors(), settings, BadSamples(), World(), on_cpu=True) as loader:
             assert loader.shuffle is is_training
             assert (loader.augmentation is not None) is is_training
 

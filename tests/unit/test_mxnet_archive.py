@@ -81,8 +81,8 @@ def assert_answers(graph: Path, expected: np.ndarray, images: np.ndarray) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_weights_for_another_normalisation_answer_the_same(tmp_path: Path) -> None:
-    """So training goes on with the normalisation of every other job."""
+def test_weights_for_another_normalization_answer_the_same(tmp_path: Path) -> None:
+    """So training goes on with the normalization of every other job."""
     module = train_built_in(tmp_path, small(), (3, 32, 32))
     model = read_built_in(tmp_path)
     spec = ModelSpec(model.backbone, model.classes, model.input_shape, IMAGENET_MEAN, IMAGENET_STD)

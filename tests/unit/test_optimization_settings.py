@@ -1,4 +1,4 @@
-"""What each interface's optimiser hyperparameters become, for each optimiser."""
+"""What each interface's optimizer hyperparameters become, for each optimizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GIVEN = {
 """No value is a default, neither of the interface nor of the value object."""
 
 
-# (interface, its optimiser) → (neutral name, momentum, weight decay): in the MXNet built-in the
+# (interface, its optimizer) → (neutral name, momentum, weight decay): in the MXNet built-in the
 # latter two act for sgd and nag alone, in the TensorFlow one momentum for three.
 @pytest.mark.parametrize(
     ("interface", "optimizer", "name", "momentum", "weight_decay"),
@@ -43,7 +43,7 @@ GIVEN = {
         ("tensorflow", "adadelta", "adadelta", 0.0, 0.02),
     ],
 )
-def test_an_optimiser_gets_the_numbers_that_its_built_in_gives_it(
+def test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it(
     interface: str, optimizer: str, name: str, momentum: float, weight_decay: float
 ) -> None:
     values = INTERFACES[interface].parse(GIVEN[interface] | {"optimizer": optimizer})
@@ -62,7 +62,7 @@ def test_an_optimiser_gets_the_numbers_that_its_built_in_gives_it(
     )
 
 
-def test_what_the_optimiser_does_not_read_is_said_if_it_was_changed(
+def test_what_the_optimizer_does_not_read_is_said_if_it_was_changed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -75,7 +75,7 @@ def test_what_the_optimiser_does_not_read_is_said_if_it_was_changed(
 
 
 def updated(interface: str, given: dict[str, str]) -> np.ndarray:
-    """A weight after three updates by the job's optimiser."""
+    """A weight after three updates by the job's optimizer."""
     spec = settings_of(interface, INTERFACES[interface].parse(given)).optimizer
     generator, slots = np.random.default_rng(0), dict[str, dict[str, np.ndarray]]()
     parameters = {"w": generator.normal(size=(3, 2))}
@@ -86,7 +86,7 @@ def updated(interface: str, given: dict[str, str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
-def test_a_number_acts_with_the_optimisers_that_it_is_declared_for_and_no_others(
+def test_a_number_acts_with_the_optimizers_that_it_is_declared_for_and_no_others(
     interface: str,
 ) -> None:
     entries = {entry.name: entry for entry in INTERFACES[interface].hyperparameters}
@@ -99,8 +99,8 @@ def test_a_number_acts_with_the_optimisers_that_it_is_declared_for_and_no_others
             assert acts == (not declared or optimizer in declared), (optimizer, name)
 
 
-def test_the_table_has_every_optimiser_of_both_interfaces() -> None:
-    marker = test_an_optimiser_gets_the_numbers_that_its_built_in_gives_it.pytestmark  # type: ignore[attr-defined]
+def test_the_table_has_every_optimizer_of_both_interfaces() -> None:
+    marker = test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it.pytestmark  # type: ignore[attr-defined]
     tested = {(row[0], row[1]) for row in marker[0].args[1]}
     declared = {
         (interface.name, choice)

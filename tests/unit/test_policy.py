@@ -35,17 +35,17 @@ def test_an_operation_grows_with_its_magnitude_and_does_nothing_at_zero(index: i
         assert change[0] == change[1] == change[2]
         return
     assert change[0] < 0.5 < change[1]
-    assert change[1] < change[2] or "translate" in name  # what is moved in is all grey
+    assert change[1] < change[2] or "translate" in name  # what is moved in is all gray
     is_same = np.array_equal(apply(index, 0.6), apply(index, -0.6))
     assert is_same is (name in UNSIGNED)
 
 
 @pytest.mark.parametrize("index", range(len(OPERATIONS)), ids=lambda i: OPERATIONS[i].__name__)
-def test_an_operation_takes_grey_images(index: int) -> None:
+def test_an_operation_takes_gray_images(index: int) -> None:
     assert apply(index, 0.5, picture(channels=1)).shape == (40, 60, 1)
 
 
-def test_geometry_moves_the_picture_about_its_centre() -> None:
+def test_geometry_moves_the_picture_about_its_center() -> None:
     marked = np.zeros((41, 41, 3), np.uint8)
     marked[18:23, 18:23] = 255
     names = [operation.__name__ for operation in OPERATIONS]

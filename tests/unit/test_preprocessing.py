@@ -35,7 +35,7 @@ def test_the_json_form_brings_back_the_same_value() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"colour": 1}, {"height": "224"}, {"height": True}, {"resize": 0}, {"mode": "stretch"},
+        {"color": 1}, {"height": "224"}, {"height": True}, {"resize": 0}, {"mode": "stretch"},
         {"mean": [1.0]}, {"mean": 3}, {"std": [1.0, 1.0, 0.0]}, {"std": [1.0, 1.0, "one"]},
         {"interpolation": "sinc"}, {"channels": 4}, {"max_pixels": 0}, {"mode": None},
         {"small_images": "skip"}, {"mean": [1.0, 2.0, float("nan")]}, {"mode": ["crop"]},
@@ -59,7 +59,7 @@ def test_a_missing_field_and_a_wrong_document_are_refused() -> None:
     st.integers(8, 90),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_the_crop_is_the_centre_of_the_image_resized_by_its_shorter_side(
+def test_the_crop_is_the_center_of_the_image_resized_by_its_shorter_side(
     height: int, width: int, rows: int, columns: int, shorter: int
 ) -> None:
     shorter = max(shorter, rows, columns)
@@ -77,7 +77,7 @@ def test_the_crop_is_the_centre_of_the_image_resized_by_its_shorter_side(
     assert difference.max() <= 2 and difference.mean() < 0.5
 
 
-def test_without_resize_the_centre_is_cut_out_pixel_by_pixel() -> None:
+def test_without_resize_the_center_is_cut_out_pixel_by_pixel() -> None:
     image = picture(61, 83)
     assert (prepare(encode_png(image), Preprocessing(20, 31)) == image[20:40, 26:57]).all()
 
@@ -128,11 +128,11 @@ def test_nearest_takes_pixels_of_the_whole_image() -> None:
 
 def test_the_result_is_written_where_the_caller_wants_it() -> None:
     batch = np.zeros((3, 16, 16, 1), np.uint8)
-    grey = Preprocessing(16, 16, channels=1, mean=(0.0,), std=(1.0,), resize=16)
+    gray = Preprocessing(16, 16, channels=1, mean=(0.0,), std=(1.0,), resize=16)
     data = encode_png(picture(30, 40))
     slot = batch[1]
-    assert prepare(data, grey, slot) is slot
-    assert (batch[1] == prepare(data, grey)).all() and batch[1].any()
+    assert prepare(data, gray, slot) is slot
+    assert (batch[1] == prepare(data, gray)).all() and batch[1].any()
     assert not batch[0].any() and not batch[2].any()
 
 

@@ -81,7 +81,7 @@ def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
         ({"mixup_alpha": "0.2", "mini_batch_size": "1"}, "a batch of 1 has no partner"),
         (
             {"randaugment": "2", "augmentation_type": "crop_color", "resize": "40"},
-            "both change colours",
+            "both change colors",
         ),
         (
             {"precision": "bfloat16", "precision_dtype": "float16"},

@@ -22,7 +22,7 @@ from image_classification.records.writer import RecordWriter
 pytestmark = pytest.mark.shared
 
 JPEG_TOLERANCE = (
-    2.0  # grey levels, mean over pixels; two encoders and antialiasing: 0.8 to 1.4 seen
+    2.0  # gray levels, mean over pixels; two encoders and antialiasing: 0.8 to 1.4 seen
 )
 
 

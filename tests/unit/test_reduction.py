@@ -1,4 +1,4 @@
-"""The fast way of resizing is the exact one up to a grey level, with and without its library."""
+"""The fast way of resizing is the exact one up to a gray level, with and without its library."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def test_a_segmented_file_has_the_same_pixels_and_orientation_in_a_grid_of_32_pi
 
 
 @needs_jpegtran
-def test_a_grey_file_is_segmented_too() -> None:
-    data = jpeg(200, 256, grey=True)
+def test_a_gray_file_is_segmented_too() -> None:
+    data = jpeg(200, 256, gray=True)
     segmented = Segmenter().segment(data, LIMIT)
     assert (decode(segmented) == decode(data)).all() and segmented != data
 

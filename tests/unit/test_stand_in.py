@@ -41,7 +41,7 @@ def test_the_stand_in_is_in_the_settings_the_origins_and_a_warning(
     request = request_of(tmp_path)
     assert request.settings.backbone.name == STAND_IN
     assert request.settings.stands_for == "resnet18"
-    assert request.settings.preprocessing.mean == (127.0,) * 3, "the network's own normalisation"
+    assert request.settings.preprocessing.mean == (127.0,) * 3, "the network's own normalization"
     assert ("backbone", STAND_IN, "in place of resnet18") in request.origins()
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     message = record.getMessage()

@@ -47,7 +47,7 @@ def engine(whole: Any) -> Any:
     return whole
 
 
-# ---- optimisers, apart from networks
+# ---- optimizers, apart from networks
 
 
 @pytest.mark.parametrize("name", sorted(update_rules.RULES))
@@ -286,7 +286,7 @@ def test_release_frees_the_network() -> None:
         "engine.predict_step(make_batch().images)\n"
         "network = weakref.ref(engine._model)\n"
         "engine.release()\n"
-        "gc.collect(); gc.collect()  # what was traced has finalisers\n"
+        "gc.collect(); gc.collect()  # what was traced has finalizers\n"
         "print(network())\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

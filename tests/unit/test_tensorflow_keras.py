@@ -49,18 +49,18 @@ def module_of(keras: Any, model: str) -> Any:
 
 
 @pytest.mark.parametrize("family", catalog.FAMILIES, ids=lambda f: next(iter(f.models)))
-def test_the_normalisation_is_what_the_family_was_trained_with(keras: Any, family: Any) -> None:
+def test_the_normalization_is_what_the_family_was_trained_with(keras: Any, family: Any) -> None:
     """Keras's own: a function beside the model, or layers inside it."""
     model = next(iter(family.models))
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     theirs = module_of(keras, model).preprocess_input(pixels.copy())
-    if family.normalises:
-        theirs = own_normalisation(keras, model, pixels)
+    if family.normalizes:
+        theirs = own_normalization(keras, model, pixels)
     ours = (pixels - np.array(family.mean)) / np.array(family.std)
     np.testing.assert_allclose(ours[..., ::-1] if family.is_bgr else ours, theirs, atol=1e-3)
 
 
-def own_normalisation(keras: Any, model: str, pixels: np.ndarray) -> np.ndarray:
+def own_normalization(keras: Any, model: str, pixels: np.ndarray) -> np.ndarray:
     whole = getattr(keras.applications, model)(include_top=False, weights=None)
     x = pixels
     for layer in whole.layers[1:4]:

@@ -110,7 +110,7 @@ def test_initial_weights_are_he_normal_and_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet20"])
 @pytest.mark.parametrize("shape", [(3, 33, 47), (1, 64, 39)])
-def test_odd_sizes_and_grey_images_train_and_export(
+def test_odd_sizes_and_gray_images_train_and_export(
     name: str, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
     spec = change(backbone=name, input_shape=shape)
@@ -129,11 +129,11 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 @pytest.mark.shared
-def test_converted_efficientnet_lite0_recognises_photographs(shared: Path) -> None:
+def test_converted_efficientnet_lite0_recognizes_photographs(shared: Path) -> None:
     weights, photos = lite0_weights(), shared / "data" / "photos"
     rows = list(csv.DictReader((photos / "labels.csv").read_text("utf-8").splitlines()))
     backbone = catalog.find("efficientnet_lite0")
-    images = np.stack([centre_crop(photos / row["file"], backbone) for row in rows])
+    images = np.stack([center_crop(photos / row["file"], backbone) for row in rows])
     expected = np.array([int(row["class_index"]) for row in rows])
     engine = build(ModelSpec(backbone.name, 1000, (3, 224, 224), backbone.mean, backbone.std))
     engine.load_state(weights)
@@ -141,7 +141,7 @@ def test_converted_efficientnet_lite0_recognises_photographs(shared: Path) -> No
     assert (np.concatenate(found) == expected).mean() >= 0.85
 
 
-def centre_crop(path: Path, backbone: Backbone) -> np.ndarray:
+def center_crop(path: Path, backbone: Backbone) -> np.ndarray:
     with Image.open(path) as image:
         scale = backbone.resize / min(image.size)
         size = tuple(round(side * scale) for side in image.size)

@@ -1,4 +1,4 @@
-"""The optimisers' formulas: the definition that every backend is held to."""
+"""The optimizers' formulas: the definition that every backend is held to."""
 
 from __future__ import annotations
 

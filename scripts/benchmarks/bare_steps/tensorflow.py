@@ -1,4 +1,4 @@
-"""The loop that one writes in TensorFlow, with Keras's optimiser."""
+"""The loop that one writes in TensorFlow, with Keras's optimizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How far a contender's crops are from what they should be.
 
 Reference: the whole file decoded with interpolated chroma, the crop cut out and reduced with a
-triangle filter of full width in floating point. Mean absolute difference in grey levels, 0 to 255.
+triangle filter of full width in floating point. Mean absolute difference in gray levels, 0 to 255.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def random_crops(paths: list[Path]) -> list[Crop]:
         path = paths[len(crops) * len(paths) // COUNT]
         with Image.open(path) as image:
             width, height = image.size
-            is_colour = image.mode == "RGB"
+            is_color = image.mode == "RGB"
         area = width * height * generator.uniform(*AREA)
         ratio = np.exp(generator.uniform(*np.log(ASPECT)))
         part = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
-        if not is_colour:
+        if not is_color:
             paths = [x for x in paths if x != path]
         elif part[0] <= height and part[1] <= width:
             top, left = (

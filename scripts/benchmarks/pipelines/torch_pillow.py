@@ -1,6 +1,6 @@
 """torch.utils.data.DataLoader with Pillow: what most training scripts do.
 
-"torch-pillow-float" adds the conversion to normalised float32 on the CPU, "torch-pillow" hands over
+"torch-pillow-float" adds the conversion to normalized float32 on the CPU, "torch-pillow" hands over
 uint8. The crop and the resize are those of torchvision's RandomResizedCrop on a Pillow image.
 """
 

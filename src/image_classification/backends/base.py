@@ -35,13 +35,13 @@ class Backbone:
     Attributes:
         name: the value of the `backbone` hyperparameter.
         input_size: side in pixels the backbone was designed for (or pretrained at).
-        mean, std: normalisation in units of 0–255, one value for all channels or three for RGB.
-        resize: shorter side before the centre crop that its published accuracy was measured with.
+        mean, std: normalization in units of 0–255, one value for all channels or three for RGB.
+        resize: shorter side before the center crop that its published accuracy was measured with.
         interpolation: of that resize.
         dropout_rate: 0–1, before the head.
         weights_package: importable package that carries its ImageNet weights as a file, if any.
         weights_file: glob of that file inside the package.
-        license: SPDX name of the weights' licence.
+        license: SPDX name of the weights' license.
         source: where architecture and weights come from.
         is_given: whether the channel `model` holds the backbone itself, and not weights for it.
     """
@@ -59,8 +59,8 @@ class Backbone:
     source: str = ""
     is_given: bool = False
 
-    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std), one value per channel; a grey image takes the means of the RGB values."""
+    def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std), one value per channel; a gray image takes the means of the RGB values."""
         return _per_channel(self.mean, channels), _per_channel(self.std, channels)
 
 
@@ -76,7 +76,7 @@ class ModelSpec:
         backbone: name in the backend's catalog.
         classes: width of the head, ≥ 1.
         input_shape: (channels, height, width), channels 1 or 3.
-        mean, std: normalisation inside the graph, units of 0–255, one value per channel.
+        mean, std: normalization inside the graph, units of 0–255, one value per channel.
         dropout_rate: 0–1, before the head.
         seed: of the initial weights.
         train_only_head: freeze every layer but the head (its BatchNorm statistics too).
@@ -116,7 +116,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """Which optimiser, by the names and meanings of the built-ins; unused fields are ignored.
+    """Which optimizer, by the names and meanings of the built-ins; unused fields are ignored.
 
     `weight_decay` is added to the gradient (coupled) of convolution and dense weights only.
     `head_l2` is the factor of the head weights' squared sum, added to the loss.
@@ -178,13 +178,13 @@ class StepResult(Protocol):
     def fetch(self) -> tuple[float, FloatArray]:
         """Wait for it: (mean loss over the batch's weights, logits float32 (N, classes)).
 
-        This is a synchronisation point with the device: call it when a log line is due.
+        This is a synchronization point with the device: call it when a log line is due.
         """
         ...
 
 
 class Engine(Protocol):
-    """A built model with its optimiser, on its device."""
+    """A built model with its optimizer, on its device."""
 
     parameter_count: int
     trainable_parameter_count: int
@@ -253,7 +253,7 @@ class EngineModule(Protocol):
     """What `<backend>/engine` offers: it imports the framework."""
 
     def build(self, spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-        """A model with fresh weights and its optimiser, on this process's device."""
+        """A model with fresh weights and its optimizer, on this process's device."""
         ...
 
     def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:

@@ -242,7 +242,7 @@ class BuiltInModel:
         return MEAN if self.input_shape[0] == 3 else (sum(MEAN) / 3,)
 
     def weights_for(self, mean: tuple[float, ...], std: tuple[float, ...]) -> State:
-        """The same network for images that are normalised otherwise.
+        """The same network for images that are normalized otherwise.
 
         The first layer is a BatchNorm with a fixed scale on the images: its running statistics take
         up the difference, and in training it computes them from the batch.
@@ -285,7 +285,7 @@ def read_built_in(directory: Path) -> BuiltInModel:
     nodes = read_symbol(directory / SYMBOL_FILE)
     shape = _input_shape(directory / SHAPES_FILE)
     arrays = {name.partition(":")[2]: array for name, array in read_params(epochs[epoch]).items()}
-    depth, network = _recognise(nodes, arrays, shape)
+    depth, network = _recognize(nodes, arrays, shape)
     weights = _weights(network, nodes, arrays, epochs[epoch].name)
     classes = len(weights[f"{WEIGHT_PREFIX}head.bias"])
     return BuiltInModel(f"resnet{depth}", shape, classes, is_multi_label(nodes), epoch, weights)
@@ -307,7 +307,7 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _recognise(
+def _recognize(
     nodes: Nodes, arrays: dict[str, Array], shape: tuple[int, int, int]
 ) -> tuple[int, Network]:
     """The depth whose layers the graph has, and its network."""

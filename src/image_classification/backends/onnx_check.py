@@ -22,7 +22,7 @@ def check(graph: bytes, predict: Predict, spec: ModelSpec, temperature: float = 
     """Compare ONNX Runtime's probabilities with the backend's in batches of several sizes.
 
     Args:
-        graph: the serialised ONNX model.
+        graph: the serialized ONNX model.
         predict: the backend's own logits of images.
         spec: of the model.
         temperature: > 0; what the graph divides the logits by.

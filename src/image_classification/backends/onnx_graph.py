@@ -6,7 +6,7 @@ give the same bytes, whatever the backend and the version of the onnx package (1
 opset 17, which ONNX Runtime reads since 1.12.
 
 A BatchNorm that follows a convolution is folded into it, one that reads the images into their
-normalisation; padding belongs to its convolution. On one core EfficientNet-Lite0 takes 10.2 ms an
+normalization; padding belongs to its convolution. On one core EfficientNet-Lite0 takes 10.2 ms an
 image; 11.9 from PyTorch's exporter, where each uneven padding is a copy of the image.
 """
 
@@ -60,7 +60,7 @@ def folded_norms(network: Network) -> dict[str, Norm]:
     }
 
 
-def normalisation(spec: ModelSpec) -> Affine:
+def normalization(spec: ModelSpec) -> Affine:
     """What a specification does to the pixels: (1 / std, −mean / std), one value per channel."""
     mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
     channels = spec.input_shape[0]
@@ -81,7 +81,7 @@ def affine_of(norm: Norm, weights: Weights) -> Affine:
 
 _OPSET = 17
 _IR_VERSION = 8  # of onnx 1.12: the oldest that may hold opset 17
-_NORMALISED = "normalised"
+_NORMALIZED = "normalized"
 
 
 def write(
@@ -113,17 +113,17 @@ def write(
 def graph_bytes(
     network: Network, weights: Weights, spec: ModelSpec, temperature: float = 1.0
 ) -> bytes:
-    """The serialised ONNX model; see `write` for the arguments."""
+    """The serialized ONNX model; see `write` for the arguments."""
     writer = _Writer(weights)
     layers = list(network.layers)
-    affine = normalisation(spec)
+    affine = normalization(spec)
     first = INPUT
     if isinstance(layers[0], Norm) and readers(network)[INPUT] == 1:
         scale, shift = affine_of(layers[0], weights)
         affine = affine[0] * scale, affine[1] * scale + shift
         first = layers.pop(0).name
-    writer.add_normalisation(affine, spec.input_shape)
-    writer.names[first] = _NORMALISED
+    writer.add_normalization(affine, spec.input_shape)
+    writer.names[first] = _NORMALIZED
     folded = folded_norms(network)
     for layer in layers:
         if isinstance(layer, Convolution):
@@ -131,7 +131,7 @@ def graph_bytes(
         elif layer not in folded.values():
             writer.add_layer(layer)
     writer.add_head(network.layers[-1].name, spec.multi_label, temperature)
-    return writer.serialised(spec)
+    return writer.serialized(spec)
 
 
 class _Writer:
@@ -147,16 +147,16 @@ class _Writer:
         self._nodes: list[onnx.NodeProto] = []
         self._arrays: list[onnx.TensorProto] = []
 
-    def add_normalisation(self, affine: Affine, shape: tuple[int, int, int]) -> None:
+    def add_normalization(self, affine: Affine, shape: tuple[int, int, int]) -> None:
         """Uint8 N·H·W·C to float32 N·C·H·W, times scale plus shift; small when transposed."""
         self._node("Transpose", ["images"], "images.transposed", perm=[0, 3, 1, 2])
         self._node("Cast", ["images.transposed"], "images.float", to=TensorProto.FLOAT)
         scale, shift = (
-            self._array(f"{_NORMALISED}.{name}", values.reshape(shape[0], 1, 1))
+            self._array(f"{_NORMALIZED}.{name}", values.reshape(shape[0], 1, 1))
             for name, values in zip(("scale", "shift"), affine, strict=True)
         )
         self._node("Mul", ["images.float", scale], "images.scaled")
-        self._node("Add", ["images.scaled", shift], _NORMALISED)
+        self._node("Add", ["images.scaled", shift], _NORMALIZED)
 
     def add_convolution(self, layer: Convolution, norm: Norm | None) -> None:
         """A convolution; with the BatchNorm after it, if that is its only reader."""
@@ -217,7 +217,7 @@ class _Writer:
         else:
             self._node("Softmax", [logits], "probabilities", axis=1)
 
-    def serialised(self, spec: ModelSpec) -> bytes:
+    def serialized(self, spec: ModelSpec) -> bytes:
         """The checked model, as deterministic bytes."""
         channels, height, width = spec.input_shape
         images = helper.make_tensor_value_info(

@@ -54,7 +54,7 @@ class CheckedState:
     Attributes:
         weights: by neutral name; without the head where that does not fit.
         averages: likewise, laid over the weights; {} where none are kept or saved.
-        slots: `{parameter: {slot: array}}` of the optimiser.
+        slots: `{parameter: {slot: array}}` of the optimizer.
         steps: batches so far; 0 where they were not saved.
     """
 

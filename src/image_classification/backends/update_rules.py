@@ -1,6 +1,6 @@
-"""The optimisers of both interfaces by their formulas, in NumPy: what every backend computes.
+"""The optimizers of both interfaces by their formulas, in NumPy: what every backend computes.
 
-In: parameters, gradients, and the slots an optimiser remembers, all float arrays by neutral name.
+In: parameters, gradients, and the slots an optimizer remembers, all float arrays by neutral name.
 Out: the same, after one update. The reference backend runs this; the others use their framework's
 operators and are tested against it. The formulas are `torch.optim`'s.
 
@@ -8,7 +8,7 @@ What is remembered of a parameter is saved as `optimizer/<slot>/<parameter>`, in
 shape; `step`, the number of updates so far, is a float32 scalar. A slot that was never used is
 absent and means zeros (`sum` of adagrad: the initial accumulator).
 
-MXNet's and Keras's own optimisers of these names differ, so none of them is used as it comes: both
+MXNet's and Keras's own optimizers of these names differ, so none of them is used as it comes: both
 fold the learning rate into the momentum, which then lags when the rate changes; both add epsilon
 under the root in adagrad and rmsprop, and before the correction by β₂ in adam; Keras's weight decay
 is decoupled, Gluon's reaches every parameter.
@@ -95,7 +95,7 @@ def _adadelta(gradient: Array, slots: Arrays, rate: float, spec: OptimizerSpec) 
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """One optimiser.
+    """One optimizer.
 
     Attributes:
         change: (gradient, slots, learning rate, settings) → what is subtracted from the parameter;
@@ -127,7 +127,7 @@ def rule_of(spec: OptimizerSpec, backend: str) -> UpdateRule:
     """The rule that `spec` names.
 
     Raises:
-        BackendError: no optimiser has that name; `backend` is for the message.
+        BackendError: no optimizer has that name; `backend` is for the message.
     """
     if spec.name not in RULES:
         raise BackendError(
@@ -199,10 +199,10 @@ def checked_slots(
         state: `optimizer/<slot>/<parameter>` → array; `optimizer/<name>`, an engine's own counter
             or loss scale, is passed over.
         shapes: of the parameters that learn, by neutral name.
-        spec: the optimiser that is to go on with them.
+        spec: the optimizer that is to go on with them.
 
     Raises:
-        ArtifactError: a slot that this optimiser does not have, or one of a parameter that does
+        ArtifactError: a slot that this optimizer does not have, or one of a parameter that does
             not learn here or has another shape.
     """
     slots: dict[str, State] = {}

@@ -132,7 +132,7 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
     add("--center-crop", action="store_true", help="cut out the middle square first")
     add("--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)")
     add("--num-thread", type=int, default=1, metavar="N", help="threads (default: 1)")
-    add("--color", type=int, default=1, choices=(-1, 0, 1), help="1 colour, 0 grey, -1 as stored")
+    add("--color", type=int, default=1, choices=(-1, 0, 1), help="1 color, 0 gray, -1 as stored")
     add("--encoding", default=".jpg", choices=(".jpg", ".png"), help="default: .jpg")
     add(
         "--inter-method",

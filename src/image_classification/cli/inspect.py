@@ -17,7 +17,7 @@ from image_classification.prepare.inspect import (
     describe_record,
     extract,
     labels_beside,
-    summarise,
+    summarize,
 )
 from image_classification.records.reader import RecordFile
 from image_classification.records.rescue import measure_loss, salvage, write_index
@@ -131,7 +131,7 @@ def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
         result["extracted"] = {"images": count, "folder": str(args.extract)}
     if args.salvage is not None:
         result["salvaged"] = {"records": salvage(file, args.salvage), "file": str(args.salvage)}
-    return result or {"summary": summarise(file)}
+    return result or {"summary": summarize(file)}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

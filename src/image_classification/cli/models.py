@@ -38,7 +38,7 @@ def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> Non
     command = add_command(
         subparsers,
         "evaluate",
-        "measure an artifact on labelled images, through the serving path",
+        "measure an artifact on labeled images, through the serving path",
         "image-classification evaluate --model model --data flowers/val --json",
     )
     add_model(command)
@@ -53,14 +53,14 @@ def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> Non
 def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics of an artifact on a data set."""
     from image_classification.artifact import open_artifact
-    from image_classification.evaluate import open_labelled, predict_source
+    from image_classification.evaluate import open_labeled, predict_source
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
     from image_classification.training.evaluation import metrics_of
 
     check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
-        source = open_labelled(namespace.data, artifact.labels, artifact.is_multi_label)
+        source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
         model = Model(artifact, Runtime(artifact.model_file), MAX_PIXELS.read_integer(1))
         threads = cpu_count()
         with Progress("evaluate", len(source), "images") as progress:

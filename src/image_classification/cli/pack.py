@@ -90,7 +90,7 @@ def _add_pack(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--center-crop", action="store_true", help="cut out the middle square first")
     add("--quality", type=int, metavar="Q", help="of the JPEG, 1 to 100 (default: 95)")
     add("--encoding", choices=(".jpg", ".png"), help="default: .jpg")
-    add("--color", type=int, choices=(-1, 0, 1), help="1 colour (default), 0 grey, -1 as stored")
+    add("--color", type=int, choices=(-1, 0, 1), help="1 color (default), 0 gray, -1 as stored")
     add(
         "--interpolation",
         choices=sorted({*INTERPOLATION_NUMBERS.values()}),

@@ -125,8 +125,8 @@ def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
     if entry.kind in {"boolean", "categorical"}:
         values = [str(value) for value in entry.only or entry.choices]
         if entry.kind == "boolean":
-            honoured = [bool(value) for value in entry.only or (True, False)]
-            values = [text for value in honoured for text in _BOOLEANS[value]]
+            honored = [bool(value) for value in entry.only or (True, False)]
+            values = [text for value in honored for text in _BOOLEANS[value]]
         return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
     # The service has closed bounds only: it lets an open one through, and the job refuses it.
     lows, highs = (entry.minimum, entry.above), (entry.maximum, entry.below)

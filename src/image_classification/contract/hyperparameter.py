@@ -43,9 +43,9 @@ class Hyperparameter:
         above, below: open ones.
         choices: allowed values of a categorical, compared without case.
         required: an error if unset.
-        optimizers: those that read it; empty: it acts whatever the optimiser is.
+        optimizers: those that read it; empty: it acts whatever the optimizer is.
         aliases: other spellings that published jobs use.
-        only: if not empty, the values this version can honour; another legal value of the
+        only: if not empty, the values this version can honor; another legal value of the
             built-in is refused with an explanation, never silently ignored.
     """
 
@@ -74,7 +74,7 @@ class Hyperparameter:
         if self.only and value not in self.only:
             raise HyperparameterError(
                 f"{self.name}={text!r}: the built-in has it, this version does not yet; "
-                f"it can honour {_listed(self.only)}"
+                f"it can honor {_listed(self.only)}"
             )
         return value
 

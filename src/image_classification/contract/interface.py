@@ -1,6 +1,6 @@
 """Which built-in a job is written for, and everything that follows from it.
 
-An `Interface` bundles the declarations of one built-in. It is recognised from the channels,
+An `Interface` bundles the declarations of one built-in. It is recognized from the channels,
 unless the hyperparameter `interface` names it.
 """
 
@@ -63,7 +63,7 @@ class Interface:
         return values
 
     def _log_without_effect(self, values: Mapping[str, Value]) -> None:
-        """Say what was changed from its default and is not read by the job's optimiser."""
+        """Say what was changed from its default and is not read by the job's optimizer."""
         chosen = values["optimizer"]
         for entry in self.hyperparameters:
             value = values[entry.name]
@@ -109,7 +109,7 @@ INTERFACES = {
 }
 
 
-def recognise(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
+def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
     """The interface of a job from its channel names, or from the hyperparameter `interface`.
 
     Raises:

@@ -127,13 +127,13 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-BEHAVIOURS: Mapping[str, tuple[tuple[str, str], ...]] = {
+BEHAVIORS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "mxnet": (
         (
-            "The server prepares an image as validation did (resize, centre crop).",
+            "The server prepares an image as validation did (resize, center crop).",
             "The built-in squashes to `image_shape`, which it never trained on: the best known "
             "cause of endpoints below their validation accuracy. `inference_resize=squash` gives "
-            "the old behaviour.",
+            "the old behavior.",
         ),
         (
             "With several hosts `train` may be ShardedByS3Key, the other channels not.",

@@ -72,7 +72,7 @@ HYPERPARAMETERS = (
         "augmentation_type",
         "categorical",
         None,
-        "Unset: centre crop; crop: random crop and mirror; the others add colour, affine.",
+        "Unset: center crop; crop: random crop and mirror; the others add color, affine.",
         choices=("crop", "crop_color", "crop_color_transform"),
     ),
     BETA_1,
@@ -149,7 +149,7 @@ HYPERPARAMETERS = (
         "momentum",
         "continuous",
         0.9,
-        "sgd and nag: momentum; without effect with other optimisers, as in the built-in.",
+        "sgd and nag: momentum; without effect with other optimizers, as in the built-in.",
         0,
         1,
         optimizers=("sgd", "nag"),
@@ -162,7 +162,7 @@ HYPERPARAMETERS = (
     ),
     Hyperparameter("num_layers", "categorical", "152", "ResNet depth.", choices=NUM_LAYERS),
     Hyperparameter(
-        "optimizer", "categorical", "sgd", "Optimiser.", choices=("sgd", "adam", "rmsprop", "nag")
+        "optimizer", "categorical", "sgd", "Optimizer.", choices=("sgd", "adam", "rmsprop", "nag")
     ),
     Hyperparameter(
         "precision_dtype",
@@ -193,7 +193,7 @@ HYPERPARAMETERS = (
         "weight_decay",
         "continuous",
         0.0001,
-        "sgd and nag: weight decay; without effect with other optimisers, as in the built-in.",
+        "sgd and nag: weight decay; without effect with other optimizers, as in the built-in.",
         0,
         1,
         optimizers=("sgd", "nag"),

@@ -85,7 +85,7 @@ RECIPE = (
         "random_erasing",
         "continuous",
         0.0,
-        "Probability that a rectangle of a training image becomes the mean colour.",
+        "Probability that a rectangle of a training image becomes the mean color.",
         minimum=0,
         maximum=1,
     ),
@@ -95,7 +95,7 @@ INTERFACE = Hyperparameter(
     "interface",
     "categorical",
     None,
-    "Which built-in the job is written for; recognised from the channels when unset.",
+    "Which built-in the job is written for; recognized from the channels when unset.",
     choices=("mxnet", "tensorflow"),
 )
 

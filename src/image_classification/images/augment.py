@@ -16,7 +16,7 @@ from image_classification.errors import HyperparameterError
 from image_classification.images.decode import decode_part
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.jpeg_parts import Box
-from image_classification.images.operations import affine_matrix, erase, shift_colour, warp
+from image_classification.images.operations import affine_matrix, erase, shift_color, warp
 from image_classification.images.preprocessing import Preprocessing, cut, decode_for, resized_size
 from image_classification.images.randaugment import (
     MAX_MAGNITUDE,
@@ -27,7 +27,7 @@ from image_classification.images.randaugment import (
 from image_classification.images.resize import HIDING_RATIO, resize, resize_into
 from image_classification.samples import UInt8Array
 
-_TRIALS = 10  # areas and aspect ratios tried before the centre is taken, as in torchvision
+_TRIALS = 10  # areas and aspect ratios tried before the center is taken, as in torchvision
 
 NUMBERS = np.dtype(
     [
@@ -58,8 +58,8 @@ class Augmentation:
         zoom: lowest and highest zoom; 0.1 shows 10 % more of the image, −0.1 less.
         shear: largest shear either way.
         stretch: largest change of the aspect ratio either way: 1 ± stretch.
-        hue, saturation, lightness: largest offsets either way, see `colour`.
-        fill: what lies outside a warped image: "reflect" or a grey level.
+        hue, saturation, lightness: largest offsets either way, see `color`.
+        fill: what lies outside a warped image: "reflect" or a gray level.
         operations, magnitude: of a RandAugment policy, 0 to 4 operations of strength 0 to 30.
         erasing: probability that a rectangle is erased.
     """
@@ -87,12 +87,12 @@ class Augmentation:
         if augmentation_type in (None, "", "none"):
             return cls()
         crop = cls(crop="random", horizontal_flip=0.5)
-        colour = replace(crop, hue=36, saturation=50, lightness=50)
+        color = replace(crop, hue=36, saturation=50, lightness=50)
         levels = {
             "crop": crop,
-            "crop_color": colour,
+            "crop_color": color,
             "crop_color_transform": replace(
-                colour, rotation=(-10.0, 10.0), shear=0.1, stretch=0.25, fill=255
+                color, rotation=(-10.0, 10.0), shear=0.1, stretch=0.25, fill=255
             ),
         }
         if augmentation_type not in levels:
@@ -149,7 +149,7 @@ def plan(
         numbers[name] = low + (high - low) * draws[:, column]
     for column, name in enumerate(("hue", "saturation", "lightness")):
         limit = getattr(augmentation, name)
-        # MXNet's mean of two draws, which makes extremes rarer; truncated towards 0 like there.
+        # MXNet's mean of two draws, which makes extremes rarer; truncated toward 0 like there.
         share = (draws[:, 8 + 2 * column] + 4 * draws[:, 9 + 2 * column]) / 5
         numbers[name] = np.trunc((2 * share - 1) * limit)
     (low, high), (flat, wide) = augmentation.area, np.log(augmentation.aspect)
@@ -178,7 +178,7 @@ def augment(
 ) -> UInt8Array:
     """One training image: a function of the bytes and of `numbers`, a row of `plan`.
 
-    The order is: decode, crop or resize, warp about the centre, flip, colour, policy, erase.
+    The order is: decode, crop or resize, warp about the center, flip, color, policy, erase.
 
     Raises:
         ImageError: as `prepare` does.
@@ -191,9 +191,7 @@ def augment(
     else:
         _crop(data, preprocessing, augmentation, numbers, out)
     if augmentation.hue or augmentation.saturation or augmentation.lightness:
-        shift_colour(
-            out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"])
-        )
+        shift_color(out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"]))
     if augmentation.operations:
         chosen = slice(augmentation.operations)
         strength = numbers["signs"][chosen] * (augmentation.magnitude / MAX_MAGNITUDE)
@@ -210,7 +208,7 @@ def _crop(
     numbers: np.void,
     out: UInt8Array,
 ) -> None:
-    """The input's size at the centre or anywhere in the resized, perhaps warped, image."""
+    """The input's size at the center or anywhere in the resized, perhaps warped, image."""
     header = read_header(data)
     resized = resized_size(header.upright_size, preprocessing)
     room = (resized[0] - out.shape[0], resized[1] - out.shape[1])

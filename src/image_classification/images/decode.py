@@ -1,7 +1,7 @@
 """Bytes to pixels and back: the only place in the project that decodes an image.
 
 In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), of which nothing is trusted. Out: uint8
-H·W·C, upright, RGB or grey, C-contiguous; or an `ImageError` that says what is wrong.
+H·W·C, upright, RGB or gray, C-contiguous; or an `ImageError` that says what is wrong.
 
 Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses whatever it has a complaint about;
 those files and all other formats go to Pillow, which decides. Both free the interpreter lock while
@@ -34,8 +34,8 @@ from image_classification.images.jpeg_parts import Box, cut_jpeg, read_layout
 from image_classification.images.orientation import UPRIGHT, stored_box, turn_upright
 from image_classification.samples import UInt8Array
 
-_CHROMA_REACH = 2  # pixels: the colour of a pixel is interpolated from the colours around it
-_COLOURS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
+_CHROMA_REACH = 2  # pixels: the color of a pixel is interpolated from the colors around it
+_COLORS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
 
 
 def decode_jpeg(
@@ -50,7 +50,7 @@ def decode_jpeg(
             return None
     except (ValueError, RuntimeError):
         return None
-    return _decode(data, size, _COLOURS[channels, False], scale, smooth_chroma)
+    return _decode(data, size, _COLORS[channels, False], scale, smooth_chroma)
 
 
 def decode_jpeg_part(
@@ -80,8 +80,8 @@ def decode_jpeg_part(
     cut = cut_jpeg(data, (header.height, header.width), layout, box, margin)
     if cut is None:
         return None
-    colours = _COLOURS[channels, blue_first]
-    pixels = _decode(cut.data, cut.box[2:], colours, scale, smooth_chroma, is_strict=cut.is_whole)
+    colors = _COLORS[channels, blue_first]
+    pixels = _decode(cut.data, cut.box[2:], colors, scale, smooth_chroma, is_strict=cut.is_whole)
     if pixels is None:
         return None
     top, left = (box[0] - cut.box[0]) // scale, (box[1] - cut.box[1]) // scale
@@ -91,7 +91,7 @@ def decode_jpeg_part(
 def _decode(
     data: bytes | bytearray,
     size: tuple[int, int],
-    colours: str,
+    colors: str,
     scale: int,
     smooth_chroma: bool,
     is_strict: bool = True,
@@ -101,7 +101,7 @@ def _decode(
     try:
         pixels: UInt8Array = simplejpeg.decode_jpeg(
             data,
-            colorspace=colours,
+            colorspace=colors,
             min_height=height if scale > 1 else 0,
             min_width=width if scale > 1 else 0,
             fastupsample=not smooth_chroma,
@@ -187,24 +187,24 @@ def _strip_to_array(image: Image.Image, header: ImageHeader, channels: int) -> U
     elif mode.startswith("I"):
         return _from_16_bits(np.asarray(image), transparency, channels)
     elif transparency is not None and mode in ("1", "L", "RGB"):
-        image = _without_colour_key(image, header.bit_depth)
+        image = _without_color_key(image, header.bit_depth)
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"), np.uint8)
     return pixels.reshape(image.height, image.width, channels)
 
 
-def _from_16_bits(grey: npt.NDArray[Any], transparency: object, channels: int) -> UInt8Array:
-    """16-bit grey (H, W) scaled by 1/257, so that 65,535 becomes 255; Pillow would clip it."""
-    wide = np.clip(grey, 0, 0xFFFF).astype(np.uint32)
+def _from_16_bits(gray: npt.NDArray[Any], transparency: object, channels: int) -> UInt8Array:
+    """16-bit gray (H, W) scaled by 1/257, so that 65,535 becomes 255; Pillow would clip it."""
+    wide = np.clip(gray, 0, 0xFFFF).astype(np.uint32)
     narrow = ((wide + 128) // 257).astype(np.uint8)
     if isinstance(transparency, int):
         narrow[wide == transparency] = 255
     return np.repeat(narrow[:, :, np.newaxis], channels, axis=2)
 
 
-def _without_colour_key(image: Image.Image, bit_depth: int) -> Image.Image:
-    """Pixels of the one transparent colour become white.
+def _without_color_key(image: Image.Image, bit_depth: int) -> Image.Image:
+    """Pixels of the one transparent color become white.
 
-    PNG gives the colour in the file's own depth, but Pillow has scaled the pixels to 8 bits.
+    PNG gives the color in the file's own depth, but Pillow has scaled the pixels to 8 bits.
     """
     transparency = image.info["transparency"]
     pixels = np.array(image.convert("RGB"), np.uint8)
@@ -238,13 +238,13 @@ def decode(
 
     Args:
         data: the file's content.
-        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
         min_size: (height, width). If given, a JPEG may come back at 1/2, 1/4 or 1/8 of its size,
             as long as neither upright side falls below this: several times faster.
         max_pixels: limit of width × height in the file, checked before pixels are allocated.
         header: of `data`, where the caller has read it already.
-        smooth_chroma: False repeats the colour of a JPEG with halved chroma instead of
-            interpolating it: a third faster, and invisible where the picture is shrunk afterwards.
+        smooth_chroma: False repeats the color of a JPEG with halved chroma instead of
+            interpolating it: a third faster, and invisible where the picture is shrunk afterward.
 
     Returns:
         uint8 (height, width, channels), writable and C-contiguous.
@@ -282,7 +282,7 @@ def decode_part(
             long as neither side falls below this. Its edges then move by up to 7 pixels of the
             file, to multiples of the reduction.
         channels, max_pixels, header, smooth_chroma: as in `decode`.
-        blue_first: colours in the order blue, green, red.
+        blue_first: colors in the order blue, green, red.
 
     Returns:
         uint8 (height, width, channels), rows contiguous; not reduced, these are the pixels that

@@ -1,7 +1,7 @@
 """Bytes to pixels and back: the only place in the project that decodes an image.
 
 In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), of which nothing is trusted. Out: uint8
-H·W·C, upright, RGB or grey, C-contiguous; or an `ImageError` that says what is wrong.
+H·W·C, upright, RGB or gray, C-contiguous; or an `ImageError` that says what is wrong.
 
 Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses whatever it has a complaint about;
 those files and all other formats go to Pillow, which decides. Both free the interpreter lock while

@@ -88,7 +88,7 @@ class ImageHeader:
         format: one of `formats.FORMATS`.
         width, height: pixels as stored, each at least 1; see `upright_size`.
         orientation: EXIF orientation, 1 to 8.
-        channels: 1 grey, 2 grey and alpha, 3 colour or palette, 4 with alpha or CMYK.
+        channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
         bit_depth: bits of one channel (or palette index).
         is_progressive: a JPEG of several scans over the whole picture.
     """
@@ -108,7 +108,7 @@ class ImageHeader:
         return (size[1], size[0]) if is_transposed(self.orientation) else size
 
 
-_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
+_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by color type
 _PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_PROFILE_BYTES = 1 << 20
 
@@ -138,12 +138,12 @@ def read_png_header(data: bytes) -> ImageHeader:
     """Size and orientation; struct.error where the file is cut off within its header chunk."""
     if data[12:16] != b"IHDR":
         raise ImageDamagedError("this PNG does not begin with its header chunk (IHDR)")
-    width, height, bit_depth, colour_type = struct.unpack_from(">IIBB", data, 16)
-    if colour_type not in _CHANNELS or bit_depth not in (1, 2, 4, 8, 16):
+    width, height, bit_depth, color_type = struct.unpack_from(">IIBB", data, 16)
+    if color_type not in _CHANNELS or bit_depth not in (1, 2, 4, 8, 16):
         raise ImageDamagedError(
-            f"this PNG has colour type {colour_type} with bit depth {bit_depth}, which do not exist"
+            f"this PNG has color type {color_type} with bit depth {bit_depth}, which do not exist"
         )
-    return ImageHeader("PNG", width, height, _orientation(data), _CHANNELS[colour_type], bit_depth)
+    return ImageHeader("PNG", width, height, _orientation(data), _CHANNELS[color_type], bit_depth)
 
 
 def _orientation(data: bytes) -> int:
@@ -176,7 +176,7 @@ _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # no length follows
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 _EXIF, _ADOBE = 0xE1, 0xEE
-_METADATA = frozenset((*range(0xE0, 0xF0), 0xFE)) - {_ADOBE}  # Adobe: colour transform
+_METADATA = frozenset((*range(0xE0, 0xF0), 0xFE)) - {_ADOBE}  # Adobe: color transform
 
 
 def jpeg_without_metadata(data: bytes) -> bytes:

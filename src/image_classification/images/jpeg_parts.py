@@ -41,7 +41,7 @@ class JpegLayout:
         scan: byte offset of the first byte of code.
         mcu_height, mcu_width: pixels of a minimum coded unit, the smallest piece of the code.
         interval: units between two restart markers; 0 where there are none.
-        has_small_chroma: whether colour is stored in fewer pixels than brightness.
+        has_small_chroma: whether color is stored in fewer pixels than brightness.
         table: byte offset and number of the lengths in the table of pieces; (0, 0) without one.
     """
 

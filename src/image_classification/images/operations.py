@@ -1,7 +1,7 @@
-"""Random erasing: a rectangle of a training image becomes the mean colour.
+"""Random erasing: a rectangle of a training image becomes the mean color.
 
 In and out: uint8 H·W·C. Source: Zhong et al., "Random Erasing Data Augmentation" (2017), with its
-areas and aspect ratios; the mean, which normalisation makes 0, instead of noise.
+areas and aspect ratios; the mean, which normalization makes 0, instead of noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HUE_LIMIT, _LIMIT = 180, 255
 
 
 def _share(hue: _Plane, channel: int) -> _Plane:
-    """How far, −1 to 1, a channel lies from the lightness towards the chroma, for 0 to 180."""
+    """How far, −1 to 1, a channel lies from the lightness toward the chroma, for 0 to 180."""
     sixths = (hue / 30 + (0, 4, 2)[channel]) % 6  # red is full at 0, green at 2, blue at 4 sixths
     return np.asarray(2 * np.clip(np.abs(sixths - 3) - 1, 0, 1) - 1, np.float32)
 
@@ -29,10 +29,10 @@ def _share(hue: _Plane, channel: int) -> _Plane:
 _SHARES = tuple(_share(np.arange(_HUE_LIMIT + 1), channel) for channel in range(3))
 
 
-def shift_colour(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
-    """Add the offsets to every pixel of `image` (uint8, H·W·3 RGB or H·W·1 grey), in place.
+def shift_color(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
+    """Add the offsets to every pixel of `image` (uint8, H·W·3 RGB or H·W·1 gray), in place.
 
-    Grey images have only a lightness. About 3 ms for 224 × 224; frees the interpreter lock.
+    Gray images have only a lightness. About 3 ms for 224 × 224; frees the interpreter lock.
     """
     if image.shape[2] == 1:
         image[...] = np.clip(image.astype(np.int16) + lightness, 0, 255)
@@ -48,7 +48,7 @@ def shift_colour(image: UInt8Array, hue: int, lightness: int, saturation: int) -
 
 
 def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _Plane]:
-    """Hue, lightness, saturation in OpenCV's 8-bit steps; grey pixels have hue 0."""
+    """Hue, lightness, saturation in OpenCV's 8-bit steps; gray pixels have hue 0."""
     high = np.maximum(np.maximum(red, green), blue)
     low = np.minimum(np.minimum(red, green), blue)
     total, chroma = high + low, high - low
@@ -79,17 +79,17 @@ def warp(
 
     Args:
         image: uint8 (H, W, channels), 1 or 3 channels.
-        matrix: (2, 2), where the picture's points go, (x, y) from its centre, y downwards.
+        matrix: (2, 2), where the picture's points go, (x, y) from its center, y downwards.
         corner: (top, left) of the window in the picture's pixels.
-        fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a grey level.
+        fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a gray level.
         out: uint8 (height, width, channels).
         mirror, upside_down: flip the result.
     """
     height, width, channels = out.shape
-    centre = np.array((image.shape[1] / 2, image.shape[0] / 2))
+    center = np.array((image.shape[1] / 2, image.shape[0] / 2))
     inverse: _Float64Array = np.asarray(np.linalg.inv(matrix), np.float64)
     # Pillow asks where an output point comes from: origin + inverse · point.
-    origin: _Float64Array = inverse @ (np.array((corner[1], corner[0])) - centre) + centre
+    origin: _Float64Array = inverse @ (np.array((corner[1], corner[0])) - center) + center
     if fill == "reflect":
         image, margin = _reflected(image, origin, inverse, width, height)
         origin += margin
@@ -146,14 +146,14 @@ AREA = (0.02, 0.33)
 ASPECT = (0.3, 10 / 3)
 
 
-def erase(image: UInt8Array, shares: Sequence[float], colour: Sequence[float]) -> None:
+def erase(image: UInt8Array, shares: Sequence[float], color: Sequence[float]) -> None:
     """Fill a rectangle of `image`, in place.
 
     Args:
         image: uint8 (H, W, C).
         shares: four numbers, 0 to below 1, that place area, aspect ratio (in its logarithm), top
             and left within their ranges.
-        colour: C values, 0–255.
+        color: C values, 0–255.
     """
     rows, columns, _ = image.shape
     area = rows * columns * (AREA[0] + (AREA[1] - AREA[0]) * shares[0])
@@ -163,4 +163,4 @@ def erase(image: UInt8Array, shares: Sequence[float], colour: Sequence[float]) -
     width = min(columns, max(1, round(math.sqrt(area / ratio))))
     top = int(shares[2] * (rows - height + 1))
     left = int(shares[3] * (columns - width + 1))
-    image[top : top + height, left : left + width] = [round(value) for value in colour]
+    image[top : top + height, left : left + width] = [round(value) for value in color]

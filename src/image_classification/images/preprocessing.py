@@ -26,10 +26,10 @@ class Preprocessing:
     """How an image file becomes the input of the model.
 
     Attributes:
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB) or 1 (gray).
         height, width: of the model's input, in pixels.
         resize: the shorter side in pixels before the crop; None crops the image as it is.
-        mode: "crop" (resize the shorter side, then the centre) or "squash" (resize both sides to
+        mode: "crop" (resize the shorter side, then the center) or "squash" (resize both sides to
             the input's, which changes the aspect ratio; `resize` plays no part).
         interpolation: a key of `images.INTERPOLATIONS`.
         mean, std: one for each channel in units of 0 to 255. Not applied here: the model's graph

@@ -1,7 +1,7 @@
 """A RandAugment policy: a few operations drawn from a fixed list, all of one magnitude.
 
 In and out: uint8 H·W·C. Source: Cubuk et al., "RandAugment" (2019), with the operations and ranges
-of torchvision 0.20 `RandAugment`; what is moved in is grey, and interpolation is bilinear.
+of torchvision 0.20 `RandAugment`; what is moved in is gray, and interpolation is bilinear.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from image_classification.samples import IntArray, UInt8Array
 
 MAX_OPERATIONS = 4
 MAX_MAGNITUDE = 30
-_GREY = 128
+_GRAY = 128
 
 
 def _affine(image: Image.Image, *rows: float) -> Image.Image:
     """Six numbers say where a point of the result comes from."""
-    fill = _GREY if image.mode == "L" else (_GREY,) * 3
+    fill = _GRAY if image.mode == "L" else (_GRAY,) * 3
     method, filter_ = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return image.transform(image.size, method, rows, filter_, fillcolor=fill)
 
@@ -55,7 +55,7 @@ def _brightness(image: Image.Image, m: float) -> Image.Image:
     return ImageEnhance.Brightness(image).enhance(1 + 0.9 * m)
 
 
-def _colour(image: Image.Image, m: float) -> Image.Image:
+def _color(image: Image.Image, m: float) -> Image.Image:
     return ImageEnhance.Color(image).enhance(1 + 0.9 * m)
 
 
@@ -89,7 +89,7 @@ def _identity(image: Image.Image, _: float) -> Image.Image:
 
 OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     *(_identity, _shear_x, _shear_y, _translate_x, _translate_y, _rotate, _brightness),
-    *(_colour, _contrast, _sharpness, _posterize, _solarize, _autocontrast, _equalize),
+    *(_color, _contrast, _sharpness, _posterize, _solarize, _autocontrast, _equalize),
 )
 """Each takes a picture and a signed magnitude, −1 to 1; 0 is the unchanged picture for all but
 autocontrast and equalize, which have none."""

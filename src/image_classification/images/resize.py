@@ -1,6 +1,6 @@
 """Resizing with a triangle filter by SIMD: what Pillow's "bilinear" does, in a quarter of the time.
 
-In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 grey levels from
+In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 gray levels from
 Pillow's result, which rounds its weights in another way. Frees the interpreter lock.
 There is no build of the library for Linux on ARM: there Pillow does it.
 """
@@ -89,7 +89,7 @@ def resize_into(
         image: uint8 (H, W, 1 or 3), rows contiguous.
         out: uint8 (height, width, channels), C-contiguous: takes the result.
         interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
-        mirror: flip the result from left to right. `image` must have its colours in reverse order
+        mirror: flip the result from left to right. `image` must have its colors in reverse order
             then (blue first): they are turned round together with the bytes of each row, which
             takes a tenth of the time that moving pixels takes.
         upside_down: flip the result from top to bottom.

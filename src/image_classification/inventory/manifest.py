@@ -1,4 +1,4 @@
-"""Augmented manifests: JSON lines, one image each, as labelling jobs write them.
+"""Augmented manifests: JSON lines, one image each, as labeling jobs write them.
 
 In: lines such as `{"source-ref": "s3://bucket/cat/1.jpg", "class": 3, "class-metadata":
 {"class-name": "cat"}}`. Out: rows; a URI becomes a path whose tail is looked up below the folder.

@@ -40,7 +40,7 @@ class Transcoding:
         interpolation: how pixels are resized: a key of `images.INTERPOLATIONS`, or "auto" (bicubic
             where both sides grow, box where both shrink, else bilinear). All but "nearest" are
             antialiased when shrinking.
-        color: 1 colour, 0 grey, −1 as stored (grey stays grey). Alpha is composited over white and
+        color: 1 color, 0 gray, −1 as stored (gray stays gray). Alpha is composited over white and
             the EXIF orientation applied in every case.
         max_pixels: height times width of the largest image, as it comes and as it is stored.
     """

@@ -54,7 +54,7 @@ class RecordSummary:
     damages: tuple[Damage, ...]
 
 
-def summarise(file: RecordFile) -> RecordSummary:
+def summarize(file: RecordFile) -> RecordSummary:
     """Look at every record; costs about 20 µs each, because every image header is read."""
     sizes = file.record_sizes()
     labels = formats = None

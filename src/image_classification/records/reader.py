@@ -173,7 +173,7 @@ class RecordFile:
         self.close()
 
     def close(self) -> None:
-        """Release the map; reading afterwards is a ValueError."""
+        """Release the map; reading afterward is a ValueError."""
         self.__dict__.pop("_words", None)
         if isinstance(self._map, mmap.mmap):
             with suppress(BufferError):  # a thread is gathering headers: goes with its view

@@ -1,4 +1,4 @@
-"""What can be made of a record file that lacks something: an index, or sound neighbours.
+"""What can be made of a record file that lacks something: an index, or sound neighbors.
 
 In: an open `RecordFile`. Out: an `.idx` with the image ids, or a new record file of what is sound
 and a report of what was lost.
@@ -21,7 +21,7 @@ from image_classification.records.writer import INDEX_SUFFIX, RECORD_SUFFIX, Rec
 
 @dataclass(frozen=True)
 class Loss:
-    """What resynchronising has lost.
+    """What resynchronizing has lost.
 
     Attributes:
         skipped_bytes: in all damaged places.
@@ -86,7 +86,7 @@ def _keys(file: RecordFile) -> list[int]:
 
 
 def measure_loss(file: RecordFile) -> Loss:
-    """What the damaged places of a resynchronised file held, as far as its index tells."""
+    """What the damaged places of a resynchronized file held, as far as its index tells."""
     skipped = sum(damage.skipped_bytes for damage in file.damages)
     try:
         index = read_index(file.path.with_suffix(INDEX_SUFFIX))

@@ -88,7 +88,7 @@ def find_records(
                 break
             if not resync:
                 raise damage.named(path, len(starts)) from None
-            position = _resynchronise(mapped, path, position, damage, starts, damages)
+            position = _resynchronize(mapped, path, position, damage, starts, damages)
             continue
         append(position)
         position = padded(end)
@@ -98,7 +98,7 @@ def find_records(
     return offsets, damages
 
 
-def _resynchronise(
+def _resynchronize(
     mapped: Mapped,
     path: Path,
     position: int,

@@ -118,8 +118,8 @@ class Model:
 
     def _warm_up(self) -> None:
         """One real prediction, from the bytes of a JPEG: what a ping of 200 rests on."""
-        grey = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
-        (prediction,) = self.predict([encode_jpeg(grey, 90)])
+        gray = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
+        (prediction,) = self.predict([encode_jpeg(gray, 90)])
         probabilities, expected = prediction.probabilities, (len(self.artifact.labels),)
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
             raise ArtifactError(

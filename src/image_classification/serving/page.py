@@ -49,11 +49,11 @@ def page_files(artifact: Artifact, providers: Iterable[str]) -> dict[str, tuple[
 
 def _facts(artifact: Artifact, providers: Iterable[str]) -> str:
     shape, manifest = artifact.preprocessing, artifact.manifest
-    colour = "grey" if shape.channels == 1 else "RGB"
+    color = "gray" if shape.channels == 1 else "RGB"
     facts = {
         "Network": manifest["backbone"],
         "Classes": f"{len(artifact.labels)}" + (", several an image" * artifact.is_multi_label),
-        "Input": f"{shape.width} × {shape.height} pixels, {colour}",
+        "Input": f"{shape.width} × {shape.height} pixels, {color}",
         "Backend": manifest["backend"],
         "Answers as": f"{artifact.interface} interface",
         "Runs on": ", ".join(name.removesuffix("ExecutionProvider") for name in providers),

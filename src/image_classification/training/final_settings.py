@@ -63,7 +63,7 @@ def resize_of(inputs: Inputs, preprocessing: Preprocessing, backbone: Backbone) 
             "crop, or give all channels in one form"
         )
     _logger.warning(
-        "resize is not set and the data are records; %s. Their centre is cut out as they are, and "
+        "resize is not set and the data are records; %s. Their center is cut out as they are, and "
         "so is that of a photo that is served: prepare photos like the records, or set resize",
         found,
     )

@@ -92,7 +92,7 @@ class HostLostError(Exception):
 
 
 class Lifeline:
-    """The watch of one process over those of the other hosts; the first of them is the centre.
+    """The watch of one process over those of the other hosts; the first of them is the center.
 
     Args:
         rank: place of this process among `hosts`.

@@ -46,7 +46,7 @@ class Loop:
     """The training of one engine.
 
     Attributes:
-        engine: the model and its optimiser.
+        engine: the model and its optimizer.
         settings: of the job.
         classes: width of the head.
         training, validation: loaders.

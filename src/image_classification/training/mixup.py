@@ -70,7 +70,7 @@ def _blend(images: UInt8Array, share: float) -> None:
 
 
 def _paste(images: UInt8Array, share: float, generator: np.random.Generator) -> float:
-    """Swap a rectangle of area 1 − share about a random centre; the share after clipping."""
+    """Swap a rectangle of area 1 − share about a random center; the share after clipping."""
     rows, columns = images.shape[1:3]
     side = math.sqrt(1.0 - share)
     height, width = round(rows * side), round(columns * side)

@@ -60,7 +60,7 @@ class RunningMetrics:
     def totals(self, group: ProcessGroup | None = None) -> dict[str, float]:
         """Each metric's sum over the samples, and `samples`: of this rank, or of all of `group`.
 
-        A synchronisation point with the device.
+        A synchronization point with the device.
         """
         self._fetch()
         totals = {name: self._sums.get(name, 0.0) for name in self._names}

@@ -12,7 +12,7 @@ from typing import Any
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.hyperparameter import Value
-from image_classification.contract.interface import Interface, recognise
+from image_classification.contract.interface import Interface, recognize
 from image_classification.contract.paths import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.shared import PRESET
 from image_classification.errors import ChannelError, HyperparameterError
@@ -78,7 +78,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     """
     given = read_json(paths.config / "hyperparameters.json") | dict(overrides or {})
     channels = read_channels(paths)
-    interface = recognise(channels, given)
+    interface = recognize(channels, given)
     check_channels(interface.channels, channels)
     values = with_given_backbone(interface.parse(given), channels.get("model"))
     settings = _settings(interface.name, values, channels)

@@ -46,7 +46,7 @@ def class_weights(class_indices: IntArray, classes: int, kind: str) -> FloatArra
         class_indices: int64 (N,), of the training samples.
         classes: number of classes; one without a sample has weight 0.
         kind: "balanced": N / (classes · n), scikit-learn's; "effective": in proportion to
-            (1 − β) / (1 − βⁿ) with β = 0.999, which favours rare classes less, see Cui et al.,
+            (1 − β) / (1 − βⁿ) with β = 0.999, which favors rare classes less, see Cui et al.,
             "Class-Balanced Loss Based on Effective Number of Samples" (2019).
     """
     counts = np.bincount(class_indices, minlength=classes).astype(np.float64)

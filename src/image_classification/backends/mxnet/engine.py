@@ -21,10 +21,10 @@ if importlib.util.find_spec("mxnet") is None:
 
 
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-    """A model with fresh weights and its optimiser, on this process's device.
+    """A model with fresh weights and its optimizer, on this process's device.
 
     Raises:
-        BackendError: the backbone or the optimiser does not exist, the backbone cannot be built
+        BackendError: the backbone or the optimizer does not exist, the backbone cannot be built
             for that input, or MXNet cannot be loaded.
     """
     process.prepare(world.threads)

@@ -58,7 +58,7 @@ def export(
 def _exported(
     spec: ModelSpec, graph: Graph, weights: Mapping[str, FloatArray], temperature: float
 ) -> bytes:
-    """The serialised graph of MXNet's exporter."""
+    """The serialized graph of MXNet's exporter."""
     head = {name: mx.sym.var(name) for name in ("head.weight", "head.bias")}
     logits = mx.sym.FullyConnected(graph.features, *head.values(), num_hidden=spec.classes)
     if temperature != 1:

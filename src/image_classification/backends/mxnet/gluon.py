@@ -39,7 +39,7 @@ class GluonNetwork:
 
 
 def network(spec: ModelSpec, images: Any) -> GluonNetwork:
-    """The network for normalised images of the specification's shape.
+    """The network for normalized images of the specification's shape.
 
     Raises:
         BackendError: the images are too small for it.

@@ -57,7 +57,7 @@ def call(function: str, *arguments: object) -> None:
 
 
 def _ignore(command: int, body: bytes, _: object) -> None:
-    """Do nothing: the one command there is brings a pickled optimiser, and no worker sends it."""
+    """Do nothing: the one command there is brings a pickled optimizer, and no worker sends it."""
 
 
 if __name__ == "__main__":

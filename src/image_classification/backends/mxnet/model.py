@@ -30,7 +30,7 @@ from image_classification.samples import FloatArray, UInt8Array
 
 
 def symbol(network: Network, images: Any, learns: bool = True) -> Any:
-    """The features (N, width) of normalised images; inputs have the tensors' neutral names.
+    """The features (N, width) of normalized images; inputs have the tensors' neutral names.
 
     Args:
         network: its layers.
@@ -107,7 +107,7 @@ def _activation(layer: Activation, value: Any, learns: bool) -> Any:
     """ReLU, or ReLU6: in training in a form that costs a third less of a step than `clip`.
 
     The slice copies all, and so gives the BatchNorm before it a gradient in plain layout: MXNet
-    hands oneDNN two layouts otherwise, which takes its unoptimised code, 100 times slower.
+    hands oneDNN two layouts otherwise, which takes its unoptimized code, 100 times slower.
     """
     if layer.ceiling is None:
         return mx.sym.Activation(value, act_type="relu", name=layer.name)
@@ -151,14 +151,14 @@ def build(spec: ModelSpec) -> Graph:
     Raises:
         BackendError: the backbone cannot be built for images of that shape.
     """
-    images = normalised(spec)
+    images = normalized(spec)
     if not networks.is_shared(spec.backbone):
         return gluon_graph(spec, images)
     network = networks.network(spec.backbone, spec.input_shape)
     features = symbol(network, images)
     predicted = symbol(network, images, learns=False)
     names = tuple(features.list_inputs())
-    constants = {**_normalisation(spec), **fixed_scales(network)}
+    constants = {**_normalization(spec), **fixed_scales(network)}
     return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
 
 
@@ -172,22 +172,22 @@ def gluon_graph(spec: ModelSpec, images: Any) -> Graph:
         network.width,
         network.shapes,
         names,
-        _normalisation(spec),
+        _normalization(spec),
         network.has_dropout,
     )
 
 
-def normalised(spec: ModelSpec) -> Any:
+def normalized(spec: ModelSpec) -> Any:
     """Symbol of the images as float32 N·C·H·W, minus mean, over standard deviation."""
     images = mx.sym.cast(mx.sym.var(IMAGES), dtype="float32")
     channels_first = mx.sym.transpose(images, axes=(0, 3, 1, 2))
     mean, std = (
-        mx.sym.var(name, shape=values.shape) for name, values in _normalisation(spec).items()
+        mx.sym.var(name, shape=values.shape) for name, values in _normalization(spec).items()
     )
     return mx.sym.broadcast_div(mx.sym.broadcast_sub(channels_first, mean), std)
 
 
-def _normalisation(spec: ModelSpec) -> dict[str, FloatArray]:
+def _normalization(spec: ModelSpec) -> dict[str, FloatArray]:
     shape = (1, spec.input_shape[0], 1, 1)
     named = {"images.mean": spec.mean, "images.std": spec.std}
     return {
@@ -242,7 +242,7 @@ class MXNetNetwork:
 
         Args:
             tensors: of every name or all but the head's. They are copied: MXNet rewrites the
-                weights in oneDNN's layout where they lie, and would overwrite their neighbours.
+                weights in oneDNN's layout where they lie, and would overwrite their neighbors.
         """
         symbol = self.graph.predicted
         if self._context.device_type == "cpu":
@@ -288,7 +288,7 @@ class NetworkTensors:
         self.fixed = Tensors(rest, context)
         self.views: dict[str, Any] = {**self.learned.views, **self.fixed.views}
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """Draw the first weights."""
         self.write(
             {name: initial_tensor(name, view.shape, seed) for name, view in self.views.items()}

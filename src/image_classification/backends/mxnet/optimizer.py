@@ -1,7 +1,7 @@
-"""The optimisers' formulas (`backends/update_rules.py`) in MXNet's operators, in place.
+"""The optimizers' formulas (`backends/update_rules.py`) in MXNet's operators, in place.
 
 In: weights, gradients and what is remembered, each in one flat array. Out: the same after one
-update; `optimizer/<slot>/<parameter>` arrays both ways. MXNet's own optimisers differ in the place
+update; `optimizer/<slot>/<parameter>` arrays both ways. MXNet's own optimizers differ in the place
 of epsilon, of the learning rate and of the weight decay: see there.
 """
 
@@ -124,7 +124,7 @@ _DIRECTIONS: dict[str, Callable[[Any, Slots, int, OptimizerSpec], Any]] = {
 
 
 class Optimizer:
-    """One optimiser and what it remembers.
+    """One optimizer and what it remembers.
 
     Args:
         spec: which, and its settings.
@@ -132,7 +132,7 @@ class Optimizer:
         context: MXNet device.
 
     Raises:
-        BackendError: no optimiser has that name.
+        BackendError: no optimizer has that name.
     """
 
     def __init__(self, spec: OptimizerSpec, shapes: Shapes, context: Any) -> None:

@@ -1,7 +1,7 @@
 """The processes that train together: sums over all of them, and nothing when there is only one.
 
 In: arrays of this rank. Out: the same, summed or averaged over the world by MXNet's key-value store
-`dist_sync`, without an optimiser on its servers: they add, and every rank gets the same sum. They
+`dist_sync`, without an optimizer on its servers: they add, and every rank gets the same sum. They
 add in the order in which the arrays come: two ranks repeat a job to the bit, more of them to the
 last digits.
 """

@@ -110,7 +110,7 @@ class MXNetEngine:
         _check_precision(spec.precision, self._context)
         self._network = MXNetNetwork(spec, self._context)
         self._newest = NetworkTensors(self._network, self._context)
-        self._newest.initialise(spec.seed)
+        self._newest.initialize(spec.seed)
         self._average: NetworkTensors | None = None
         if spec.averages_weights:
             self._average = NetworkTensors(self._network, self._context)
@@ -188,7 +188,7 @@ class MXNetEngine:
         return self._ranks.sum_numbers(values)
 
     def state(self) -> State:
-        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        """Copies of the weights, the running statistics, the optimizer and the step count."""
         parts = {WEIGHT_PREFIX: self._newest}
         if self._average is not None:
             parts[AVERAGE_PREFIX] = self._average
@@ -200,10 +200,10 @@ class MXNetEngine:
         return state
 
     def load_state(self, state: State) -> None:
-        """Take weights and, where present, the optimiser; nothing where anything is refused.
+        """Take weights and, where present, the optimizer; nothing where anything is refused.
 
-        A head that is absent or of another width keeps its fresh weights. Without an optimiser
-        part the optimiser and the step count start afresh.
+        A head that is absent or of another width keeps its fresh weights. Without an optimizer
+        part the optimizer and the step count start afresh.
 
         Raises:
             ArtifactError: see `checked_state`; or the parameters had unequal numbers of updates.
@@ -224,7 +224,7 @@ class MXNetEngine:
         export(path, self._spec, self._network.graph, weights, temperature, self.predict_step)
 
     def release(self) -> None:
-        """Leave the other ranks and free the device; the engine cannot be used afterwards."""
+        """Leave the other ranks and free the device; the engine cannot be used afterward."""
         self._ranks.leave()
         del self._network, self._newest, self._gradients, self._optimizer
         self._average = self._predict = self._frozen = None

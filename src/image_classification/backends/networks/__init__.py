@@ -1,7 +1,7 @@
 """Networks as plain data: which layer reads which, for every backend to build the same from.
 
 In: the name of a backbone and the shape of its images. Out: a `Network`, a list of layers in the
-order they run, from normalised images to features. No framework is needed to make or read one;
+order they run, from normalized images to features. No framework is needed to make or read one;
 a backend turns each kind of layer into its own, which is all it has to know of an architecture.
 
 A layer's `name` is also the name of its output and the prefix of its weights: the convolution

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0, 1 and 2 as data: mobile networks with plain, quantisable layers.
+"""EfficientNet-Lite 0, 1 and 2 as data: mobile networks with plain, quantizable layers.
 
 Source: tensorflow/tpu `models/official/efficientnet/lite` (ReLU6, no squeeze and excitation, stem
 and last convolution of fixed width, first and last stage of fixed depth), TensorFlow's SAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 INPUT = "images"
-"""Name of what the first layer reads: normalised float32 images."""
+"""Name of what the first layer reads: normalized float32 images."""
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros ((top, bottom), (left, right)) around an image."""

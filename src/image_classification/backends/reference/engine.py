@@ -69,10 +69,10 @@ _logger = logging.getLogger(__name__)
 
 
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-    """A model with fresh weights and its optimiser.
+    """A model with fresh weights and its optimizer.
 
     Raises:
-        BackendError: the optimiser does not exist, or something is asked for that only a framework
+        BackendError: the optimizer does not exist, or something is asked for that only a framework
             can do: several processes, compilation.
     """
     if world.size > 1:
@@ -149,7 +149,7 @@ class _ReferenceEngine:
         return np.array(values, np.float64)
 
     def state(self) -> State:
-        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        """Copies of the weights, the running statistics, the optimizer and the step count."""
         state: State = {WEIGHT_PREFIX + name: v.copy() for name, v in self._model.tensors.items()}
         for name, tensor in (self._average or {}).items():
             state[AVERAGE_PREFIX + name] = tensor.copy()
@@ -175,7 +175,7 @@ class _ReferenceEngine:
         export(self._model, self._evaluated, path, temperature, self.predict_step)
 
     def release(self) -> None:
-        """Drop the arrays; the engine cannot be used afterwards."""
+        """Drop the arrays; the engine cannot be used afterward."""
         self._model.tensors.clear()
         self._average = None
         self._slots.clear()

@@ -1,4 +1,4 @@
-"""A classifier in NumPy: normalisation, a shared backbone and the head, forwards and backwards."""
+"""A classifier in NumPy: normalization, a shared backbone and the head, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _parts(padded: Array, layer: Convolution) -> Array:
 
 def _norm(layer: Norm, inputs: list[Array], tensors: Tensors) -> Array:
     mean, variance = (tensors[f"{layer.name}.running_{kind}"] for kind in ("mean", "var"))
-    return _scale(layer, tensors) * _standardised(layer, inputs[0], mean, variance) + _channels(
+    return _scale(layer, tensors) * _standardized(layer, inputs[0], mean, variance) + _channels(
         tensors[f"{layer.name}.bias"]
     )
 
@@ -96,14 +96,14 @@ def _norm_back(
     layer: Norm, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
 ) -> Gradients:
     mean, variance = statistics(inputs[0])
-    standard = _standardised(layer, inputs[0], mean, variance)
+    standard = _standardized(layer, inputs[0], mean, variance)
     of_tensors = {f"{layer.name}.bias": gradient.sum(_POSITIONS)}
     if layer.learns_scale:
         of_tensors[f"{layer.name}.weight"] = (gradient * standard).sum(_POSITIONS)
     scaled = gradient * _scale(layer, tensors)
     along = _channels((scaled * standard).mean(_POSITIONS)) * standard
-    centred = scaled - _channels(scaled.mean(_POSITIONS)) - along
-    return [centred / _channels(np.sqrt(variance + layer.epsilon))], of_tensors
+    centered = scaled - _channels(scaled.mean(_POSITIONS)) - along
+    return [centered / _channels(np.sqrt(variance + layer.epsilon))], of_tensors
 
 
 def _activation(layer: Activation, inputs: list[Array], _: Tensors) -> Array:
@@ -176,7 +176,7 @@ def _cropped(padded: Array, layer: Convolution | MaxPool) -> Array:
     return padded[:, :, top : height - bottom, left : width - right]
 
 
-def _standardised(layer: Norm, x: Array, mean: Array, variance: Array) -> Array:
+def _standardized(layer: Norm, x: Array, mean: Array, variance: Array) -> Array:
     return (x - _channels(mean)) / _channels(np.sqrt(variance + layer.epsilon))
 
 
@@ -246,7 +246,7 @@ class Classifier:
         `tensors` replace the classifier's own.
         """
         exact = _exact(self.tensors if tensors is None else tensors)
-        values = {networks.INPUT: self._normalised(images)}
+        values = {networks.INPUT: self._normalized(images)}
         for layer, freed in zip(self.network.layers, self.network.last_uses(), strict=True):
             inputs = [values[name] for name in layer.inputs]
             values[layer.name] = forward(layer, inputs, exact)
@@ -256,7 +256,7 @@ class Classifier:
 
     def training_features(self, images: UInt8Array) -> tuple[Array, Pass]:
         """The same with the batch's statistics, and what `gradients` needs."""
-        made = Pass({networks.INPUT: self._normalised(images)})
+        made = Pass({networks.INPUT: self._normalized(images)})
         tensors = _exact(self.tensors)
         for layer in self.network.layers:
             inputs = [made.values[name] for name in layer.inputs]
@@ -283,7 +283,7 @@ class Classifier:
                 of_values[name] = of_values[name] + part if name in of_values else part
         return of_tensors
 
-    def _normalised(self, images: UInt8Array) -> Array:
+    def _normalized(self, images: UInt8Array) -> Array:
         pixels = images.transpose(0, 3, 1, 2).astype(np.float64)
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in (self.spec.mean, self.spec.std))
         return np.asarray((pixels - mean) / std)

@@ -24,10 +24,10 @@ class Family:
 
     Attributes:
         models: class in keras.applications → side in pixels.
-        mean, std: normalisation of RGB in units of 0–255.
+        mean, std: normalization of RGB in units of 0–255.
         is_bgr: whether its channels are blue, green, red (weights converted from Caffe).
-        normalises: "option" where `include_preprocessing=False` leaves the model's own
-            normalisation out, "layers" where its layers are cut off, "" where it has none.
+        normalizes: "option" where `include_preprocessing=False` leaves the model's own
+            normalization out, "layers" where its layers are cut off, "" where it has none.
         least_size: smallest side that it takes.
         dropout_rate: before its head.
         license: of the weights that Keras publishes.
@@ -37,7 +37,7 @@ class Family:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     is_bgr: bool = False
-    normalises: str = ""
+    normalizes: str = ""
     least_size: int = 32
     dropout_rate: float = 0.0
     license: str = "Apache-2.0"
@@ -61,28 +61,28 @@ _CONVNEXT = ("Tiny", "Small", "Base", "Large", "XLarge")
 _INCEPTION = {"InceptionV3": 299, "InceptionResNetV2": 299}
 
 FAMILIES = (
-    Family({f"ConvNeXt{size}": 224 for size in _CONVNEXT}, *_IMAGENET, normalises="option"),
+    Family({f"ConvNeXt{size}": 224 for size in _CONVNEXT}, *_IMAGENET, normalizes="option"),
     Family({f"DenseNet{depth}": 224 for depth in (121, 169, 201)}, *_IMAGENET),
     Family(
         {f"EfficientNet{name}": size for name, size in _EFFICIENT.items()},
         *_IMAGENET,
-        normalises="layers",
+        normalizes="layers",
         dropout_rate=0.2,
     ),
     Family(
         {f"EfficientNetV2{name}": _EFFICIENT[name] for name in ("B0", "B1", "B2", "B3")},
         *_IMAGENET,
-        normalises="option",
+        normalizes="option",
         dropout_rate=0.2,
     ),
-    Family(_LARGER, (128.0,), (128.0,), normalises="option", dropout_rate=0.2),
+    Family(_LARGER, (128.0,), (128.0,), normalizes="option", dropout_rate=0.2),
     Family(_INCEPTION, *_SYMMETRIC, least_size=75),
     Family({"Xception": 299}, *_SYMMETRIC, least_size=71),
     Family({"MobileNet": 224, "MobileNetV2": 224}, *_SYMMETRIC),
     Family(
         {"MobileNetV3Small": 224, "MobileNetV3Large": 224},
         *_SYMMETRIC,
-        normalises="option",
+        normalizes="option",
         dropout_rate=0.2,
     ),
     Family({"NASNetMobile": 224, "NASNetLarge": 331}, *_SYMMETRIC),

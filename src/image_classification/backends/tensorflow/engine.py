@@ -124,10 +124,10 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
 
 @memory_errors()
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-    """A model with fresh weights and its optimiser, on this process's device.
+    """A model with fresh weights and its optimizer, on this process's device.
 
     Raises:
-        BackendError: the backbone or the optimiser does not exist.
+        BackendError: the backbone or the optimizer does not exist.
         AlgorithmError: there are several ranks, and they do not meet.
     """
     return _TensorFlowEngine(spec, optimizer, world)
@@ -217,7 +217,7 @@ class _TensorFlowEngine:
             return self._ranks.total(values)
 
     def state(self) -> State:
-        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        """Copies of the weights, the running statistics, the optimizer and the step count."""
         state: State = {}
         for prefix, classifier in ((WEIGHT_PREFIX, self._model), (AVERAGE_PREFIX, self._average)):
             if classifier is not None:
@@ -229,10 +229,10 @@ class _TensorFlowEngine:
         return state
 
     def load_state(self, state: State) -> None:
-        """Take weights and, where present, the optimiser; nothing changes when any is refused.
+        """Take weights and, where present, the optimizer; nothing changes when any is refused.
 
-        A head that is absent or of another width keeps its fresh weights. Without an optimiser
-        part the optimiser and the step count start afresh.
+        A head that is absent or of another width keeps its fresh weights. Without an optimizer
+        part the optimizer and the step count start afresh.
 
         Raises:
             ArtifactError: a tensor or a slot that does not fit; see `checked_state`.
@@ -259,7 +259,7 @@ class _TensorFlowEngine:
         formats.write_format(name, path, *parts)
 
     def release(self) -> None:
-        """Leave the other ranks and free the device; the engine cannot be used afterwards."""
+        """Leave the other ranks and free the device; the engine cannot be used afterward."""
         self._ranks.leave()
         for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
             setattr(self, name, None)

@@ -23,7 +23,7 @@ _OPSET = 17
 
 
 def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
-    """The serialised ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
+    """The serialized ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
 
     Raises:
         BackendError: tf2onnx is not installed, or cannot translate the backbone.

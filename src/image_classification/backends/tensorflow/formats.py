@@ -89,7 +89,7 @@ def keras_model(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
     images = keras.Input((height, width, channels), dtype="uint8", name="images")
     std = np.broadcast_to(np.array(spec.std, np.float64), channels)
     offset = -np.broadcast_to(np.array(spec.mean, np.float64), channels) / std
-    x = keras.layers.Rescaling((1 / std).tolist(), offset.tolist(), name="normalisation")(images)
+    x = keras.layers.Rescaling((1 / std).tolist(), offset.tolist(), name="normalization")(images)
     trunk = classifier.trunk
     if isinstance(trunk, SharedTrunk):
         features = _shared(trunk, x)

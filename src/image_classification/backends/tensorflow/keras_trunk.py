@@ -44,7 +44,7 @@ class KerasTrunk:
         self._seeds = [v for v in self._model.variables if v.path.endswith(_SEED_STATE)]
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The pooled features of normalised RGB images, or grey ones."""
+        """The pooled features of normalized RGB images, or gray ones."""
         x = tf.cast(images, tf.float32)
         if self.is_bgr and x.shape[-1] == 3:
             x = tf.reverse(x, axis=[-1])
@@ -82,7 +82,7 @@ def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -
             f"{path} does not hold the weights of {backbone} without its top, as Keras publishes "
             f"them in files that end in _notop.h5: {reason}"
         ) from error
-    model = _without_normalisation(whole, family_of(backbone))
+    model = _without_normalization(whole, family_of(backbone))
     return {_name(variable): variable.value.numpy() for variable in model.weights}
 
 
@@ -99,11 +99,11 @@ def _name(variable: Any) -> str:
 
 
 def _build(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
-    return _without_normalisation(_build_whole(backbone, shape, seed), family_of(backbone))
+    return _without_normalization(_build_whole(backbone, shape, seed), family_of(backbone))
 
 
 def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
-    """The model as Keras makes it, but without the normalisation that can be left out."""
+    """The model as Keras makes it, but without the normalization that can be left out."""
     channels, height, width = shape
     family, name = family_of(backbone), backbone.removeprefix(PREFIX)
     if min(height, width) < family.least_size:
@@ -111,7 +111,7 @@ def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
             f"{backbone} takes images from {family.least_size} pixels on, image_shape is "
             f"{channels},{height},{width}"
         )
-    options = {"include_preprocessing": False} if family.normalises == "option" else {}
+    options = {"include_preprocessing": False} if family.normalizes == "option" else {}
     keras.backend.clear_session(free_memory=False)  # names of layers are numbered from 0 again
     drawn = random.getstate()
     random.seed(seed)  # where Keras takes the seeds of first weights from
@@ -127,11 +127,11 @@ def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
         random.setstate(drawn)
 
 
-def _without_normalisation(model: Any, family: Family) -> Any:
-    """EfficientNet's first layers, before `stem_conv_pad`, scale and normalise: they are cut off.
+def _without_normalization(model: Any, family: Family) -> Any:
+    """EfficientNet's first layers, before `stem_conv_pad`, scale and normalize: they are cut off.
 
     The published weights make them what `mean` and `std` of the family say.
     """
-    if family.normalises != "layers":
+    if family.normalizes != "layers":
         return model
     return keras.Model(model.get_layer("stem_conv_pad").input, model.output)

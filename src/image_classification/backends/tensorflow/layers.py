@@ -84,7 +84,7 @@ def apply(
     if isinstance(layer, Convolution):
         return _convolve(layer, x, tf.cast(variables[f"{layer.name}.weight"], x.dtype))
     if isinstance(layer, Norm):
-        return _normalise(layer, x, variables, is_training)
+        return _normalize(layer, x, variables, is_training)
     if isinstance(layer, Activation):
         return _activate(layer, x)
     if isinstance(layer, MaxPool):
@@ -115,7 +115,7 @@ def _padding(padding: Padding) -> str | list[list[int]]:
     return [[0, 0], list(padding[0]), list(padding[1]), [0, 0]]
 
 
-def _normalise(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool) -> tf.Tensor:
+def _normalize(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool) -> tf.Tensor:
     names = ("bias", "running_mean", "running_var")
     bias, mean, variance = (variables[f"{layer.name}.{name}"] for name in names)
     scale = variables[f"{layer.name}.weight"] if layer.learns_scale else tf.ones_like(bias)

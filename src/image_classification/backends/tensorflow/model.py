@@ -1,4 +1,4 @@
-"""A classifier: normalisation, the trunk of a backbone, dropout and the head.
+"""A classifier: normalization, the trunk of a backbone, dropout and the head.
 
 In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Weights have neutral names and
 layouts outside (see `backends/networks`), TensorFlow's inside (`weight`).
@@ -47,7 +47,7 @@ class SharedTrunk:
         }
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The output of the last layer for normalised images."""
+        """The output of the last layer for normalized images."""
         variables = {name: weight.variable for name, weight in self.weights.items()}
         values = {networks.INPUT: images}
         freed = self.network.last_uses()
@@ -74,7 +74,7 @@ class Trunk(Protocol):
     weights: dict[str, Weight]
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """(N, width) of normalised images (N, H, W, C); in training statistics move."""
+        """(N, width) of normalized images (N, H, W, C); in training statistics move."""
         ...
 
     def start_step(self, entropy: int) -> None:
@@ -104,8 +104,8 @@ class Classifier:
         self, images: tf.Tensor, is_training: bool = False, dtype: tf.DType = tf.float32
     ) -> tf.Tensor:
         """What the head sees: float32 (N, width) of uint8 images; `dtype` computes the trunk."""
-        normalised = (tf.cast(images, tf.float32) - self.mean) / self.std
-        return tf.cast(self.trunk.features(tf.cast(normalised, dtype), is_training), tf.float32)
+        normalized = (tf.cast(images, tf.float32) - self.mean) / self.std
+        return tf.cast(self.trunk.features(tf.cast(normalized, dtype), is_training), tf.float32)
 
     def head(self, features: tf.Tensor) -> tf.Tensor:
         """Logits (N, classes) of features (N, width)."""

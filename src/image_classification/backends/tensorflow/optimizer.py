@@ -1,6 +1,6 @@
 """The number format of a training step: float32, bfloat16, or float16 with a scaled loss.
 
-Weights, statistics, the head, the optimiser and predictions stay float32. float16 has few
+Weights, statistics, the head, the optimizer and predictions stay float32. float16 has few
 exponents: its loss is scaled so that small gradients do not vanish, and an update whose gradients
 overflow is left out.
 """
@@ -26,14 +26,14 @@ _Change = Callable[[tf.Tensor, _Slots, OptimizerSpec], tf.Tensor]
 
 
 class Optimizer:
-    """An optimiser and what it remembers.
+    """An optimizer and what it remembers.
 
     Args:
         spec: name and settings.
         weights: those that learn, by neutral name.
 
     Raises:
-        BackendError: no optimiser has that name.
+        BackendError: no optimizer has that name.
     """
 
     def __init__(self, spec: OptimizerSpec, weights: Mapping[str, Weight]) -> None:

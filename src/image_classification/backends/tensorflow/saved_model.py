@@ -122,7 +122,7 @@ class SavedModelTrunk:
         }
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The model's output for normalised images."""
+        """The model's output for normalized images."""
         return _pooled(
             self._function(tf.cast(images, tf.float32), self._has_training_mode and is_training)
         )

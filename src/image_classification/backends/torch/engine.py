@@ -48,12 +48,12 @@ __all__ = ["build", "pretrained_state"]
 
 
 def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-    """A model with fresh weights and its optimiser, on this process's device.
+    """A model with fresh weights and its optimizer, on this process's device.
 
     Joins the process group when the world has more than one rank.
 
     Raises:
-        BackendError: the backbone or the optimiser does not exist, or timm cannot build it.
+        BackendError: the backbone or the optimizer does not exist, or timm cannot build it.
         MemoryError: the model does not fit; so raise the steps of the engine.
     """
     with memory_errors(device_of(world)):
@@ -124,7 +124,7 @@ class _TorchEngine:
         return np.asarray(summed.cpu().numpy())
 
     def state(self) -> State:
-        """Copies of the weights, the running statistics, the optimiser and the step count."""
+        """Copies of the weights, the running statistics, the optimizer and the step count."""
         networks = {WEIGHT_PREFIX: self._model}
         if self._average is not None:
             networks[AVERAGE_PREFIX] = self._average.model
@@ -139,10 +139,10 @@ class _TorchEngine:
         return state
 
     def load_state(self, state: State) -> None:
-        """Take weights and, where present, the optimiser; nothing changes when any is refused.
+        """Take weights and, where present, the optimizer; nothing changes when any is refused.
 
-        A head that is absent or of another width keeps its fresh weights. Without an optimiser
-        part the optimiser and the step count start afresh.
+        A head that is absent or of another width keeps its fresh weights. Without an optimizer
+        part the optimizer and the step count start afresh.
 
         Raises:
             ArtifactError: a tensor or a slot that does not fit; see `checked_state`.
@@ -164,7 +164,7 @@ class _TorchEngine:
         export(self._evaluated, self._spec, path, temperature)
 
     def release(self) -> None:
-        """Leave the process group and free the device; the engine cannot be used afterwards."""
+        """Leave the process group and free the device; the engine cannot be used afterward."""
         self._ranks.leave()
         self._model.to("meta")
         self._average = None

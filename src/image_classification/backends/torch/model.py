@@ -1,5 +1,5 @@
 # mypy: allow-subclassing-any
-"""A classifier: normalisation, a backbone and the head, in one module.
+"""A classifier: normalization, a backbone and the head, in one module.
 
 In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Parameters have neutral names
 (`stem.conv.weight`, `stage2.block1.conv1.weight`, `head.bias`): convolutions are (out, in, height,
@@ -52,7 +52,7 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalised float32 (N, C, H, W)."""
+        """Features (N, width) of normalized float32 (N, C, H, W)."""
 
     def freeze_all_but_head(self) -> None:
         """Only the head learns from now on; BatchNorms keep their statistics."""
@@ -157,7 +157,7 @@ class SharedClassifier(Classifier):
             self._steps.append(_Step(operation, layer.inputs, layer.name, freed))
 
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalised float32 (N, C, H, W)."""
+        """Features (N, width) of normalized float32 (N, C, H, W)."""
         values = {networks.INPUT: x}
         for step in self._steps:
             x = step.operation(*[values[name] for name in step.inputs])
@@ -220,7 +220,7 @@ class TimmClassifier(Classifier):
         self.trunk = trunk
 
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalised float32 (N, C, H, W)."""
+        """Features (N, width) of normalized float32 (N, C, H, W)."""
         return self.trunk(x)
 
 

@@ -1,6 +1,6 @@
-"""The optimisers by the names of the built-ins, and their state as arrays with neutral names.
+"""The optimizers by the names of the built-ins, and their state as arrays with neutral names.
 
-In: `OptimizerSpec` and the parameters that learn. Out: a `torch.optim` optimiser, and
+In: `OptimizerSpec` and the parameters that learn. Out: a `torch.optim` optimizer, and
 `optimizer/<slot>/<parameter>` arrays both ways. The learning rate is set by the engine each step.
 """
 
@@ -58,10 +58,10 @@ _MAKERS: dict[str, Callable[[OptimizerSpec, Any], torch.optim.Optimizer]] = {
 
 
 def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
-    """The optimiser; its formula is in `backends/update_rules`.
+    """The optimizer; its formula is in `backends/update_rules`.
 
     Raises:
-        BackendError: no optimiser has that name.
+        BackendError: no optimizer has that name.
     """
     rule_of(spec, "torch")
     decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]

@@ -1,6 +1,6 @@
 """The number format of a training step: float32, bfloat16, or float16 with a scaled loss.
 
-Weights, statistics, optimiser and predictions stay float32: autocast computes convolutions and
+Weights, statistics, optimizer and predictions stay float32: autocast computes convolutions and
 products in the short format alone. float16 has few exponents: its loss is scaled so that small
 gradients do not vanish, and a step whose gradients overflow is left out.
 """

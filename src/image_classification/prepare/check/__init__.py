@@ -52,7 +52,7 @@ class Measurement:
     Attributes:
         digest: of the file; equal files have equal digests. Empty where it could not be read.
         height, width: pixels, upright; 0 for an unusable image.
-        is_grey: no colour in it.
+        is_gray: no color in it.
         is_plain: next to nothing in it, so that a perceptual hash says nothing.
         perceptual_hash: 64 bits; None where it was not asked for or would say nothing.
         reason: why it is unusable, or None.
@@ -61,7 +61,7 @@ class Measurement:
     digest: bytes = b""
     height: int = 0
     width: int = 0
-    is_grey: bool = False
+    is_gray: bool = False
     is_plain: bool = False
     perceptual_hash: int | None = None
     reason: str | None = None

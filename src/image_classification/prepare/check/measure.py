@@ -1,7 +1,7 @@
-"""Measures images: readable or not, size, colour, content hash, perceptual hash.
+"""Measures images: readable or not, size, color, content hash, perceptual hash.
 
 The perceptual hash is ImageHash's pHash (the signs of the lowest 8 × 8 frequencies of a 32 × 32
-grey version; C. Zauner, 2010), which survives resizing and recompression.
+gray version; C. Zauner, 2010), which survives resizing and recompression.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from image_classification.work import in_order
 
 _SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded smaller
 _LEAST_SIDE = 16  # pixels; a hash of less says nothing
-_COLOURLESS = 8  # levels between the channels of a grey pixel in a colour JPEG
-_PLAIN = 4.0  # standard deviation of the grey levels
+_COLORLESS = 8  # levels between the channels of a gray pixel in a color JPEG
+_PLAIN = 4.0  # standard deviation of the gray levels
 _BITS = np.array([1 << bit for bit in range(64)], np.uint64)
 
 
@@ -66,15 +66,15 @@ def _measure_one(part: Part, number: int, with_hash: bool, max_pixels: int) -> M
     except (DataError, ValueError) as error:  # ValueError: a NUL in a path
         return Measurement(digest, reason=str(error))
     height, width = header.upright_size
-    grey = pixels.mean(axis=2, dtype=np.float32)
-    is_plain = float(grey.std()) < _PLAIN
+    gray = pixels.mean(axis=2, dtype=np.float32)
+    is_plain = float(gray.std()) < _PLAIN
     is_hashed = with_hash and not is_plain and min(height, width) >= _LEAST_SIDE
     spread = pixels.max(axis=2) - pixels.min(axis=2)
     return Measurement(
         digest,
         height,
         width,
-        is_grey=header.channels <= 2 or bool(np.percentile(spread, 99) <= _COLOURLESS),
+        is_gray=header.channels <= 2 or bool(np.percentile(spread, 99) <= _COLORLESS),
         is_plain=is_plain,
         perceptual_hash=_hash(pixels) if is_hashed else None,
     )

@@ -30,7 +30,7 @@ _LOST_IMAGES = (
 
 
 def image_problems(part: Part, measured: Sequence[Measurement]) -> Iterator[Problem]:
-    """Unreadable, tiny, huge, long, grey and plain images of a part."""
+    """Unreadable, tiny, huge, long, gray and plain images of a part."""
 
     def those(numbers: Sequence[int]) -> list[str]:
         return [image_name(part, number) for number in numbers]
@@ -59,10 +59,10 @@ def image_problems(part: Part, measured: Sequence[Measurement]) -> Iterator[Prob
     if odd:
         message = f"{part.name}: images are more than {ODD_ASPECT:g} times as long as wide"
         yield Problem("warning", "odd-aspect", message, those(odd))
-    grey = [i for i in usable if measured[i].is_grey]
-    if 0 < len(grey) < len(usable):
-        message = f"{part.name}: images are grey among {len(usable) - len(grey)} in colour"
-        yield Problem("note", "grey", message, those(grey))
+    gray = [i for i in usable if measured[i].is_gray]
+    if 0 < len(gray) < len(usable):
+        message = f"{part.name}: images are gray among {len(usable) - len(gray)} in color"
+        yield Problem("note", "grey", message, those(gray))
     plain = [i for i in usable if measured[i].is_plain]
     if plain:
         yield Problem("warning", "plain", f"{part.name}: images show nothing", those(plain))

@@ -9,8 +9,8 @@ from image_classification.training.calibration import Reliability
 
 _WIDTH, _HEIGHT = 440, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
-_COLOURS = ("#1f6fb2", "#d1661b")
-_DASHES = ("", "6 4")  # told apart without colour too
+_COLORS = ("#1f6fb2", "#d1661b")
+_DASHES = ("", "6 4")  # told apart without color too
 
 
 def line_chart(
@@ -32,12 +32,12 @@ def line_chart(
 
     parts, legend = [_grid(low, high, length)], []
     for number, (name, points) in enumerate(series.items()):
-        style = f'stroke="{_COLOURS[number]}" stroke-dasharray="{_DASHES[number]}"'
+        style = f'stroke="{_COLORS[number]}" stroke-dasharray="{_DASHES[number]}"'
         spots = [place(index, value) for index, value in enumerate(points)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
         parts.append(f'<polyline points="{path}" fill="none" stroke-width="2" {style}/>')
         parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_COLOURS[number]}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_COLORS[number]}"/>'
             for x, y in spots
         ]
         legend.append(_legend(name, style))
@@ -63,7 +63,7 @@ def reliability_chart(series: Mapping[str, Reliability]) -> str:
 
     parts, legend = [_unit_square(side)], []
     for number, (name, bins) in enumerate(series.items()):
-        colour, total = _COLOURS[number], max(int(bins.samples.sum()), 1)
+        color, total = _COLORS[number], max(int(bins.samples.sum()), 1)
         columns = (bins.samples.tolist(), bins.confidence.tolist(), bins.accuracy.tolist())
         spots = [
             (*place(confidence, accuracy), count)
@@ -71,11 +71,11 @@ def reliability_chart(series: Mapping[str, Reliability]) -> str:
             if count
         ]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in spots)
-        style = f'stroke="{colour}" stroke-dasharray="{_DASHES[number]}"'
+        style = f'stroke="{color}" stroke-dasharray="{_DASHES[number]}"'
         parts.append(f'<polyline points="{path}" fill="none" stroke-width="1.5" {style}/>')
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 9 * (count / total) ** 0.5:.1f}" '
-            f'fill="{colour}" fill-opacity="0.55"><title>{count}</title></circle>'
+            f'fill="{color}" fill-opacity="0.55"><title>{count}</title></circle>'
             for x, y, count in spots
         ]
         legend.append(_legend(name, style))

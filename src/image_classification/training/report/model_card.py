@@ -34,7 +34,7 @@ def _model(facts: Facts) -> list[str]:
     about, preprocessing = facts.description, facts.preprocessing
     size = "×".join(str(preprocessing[name]) for name in ("channels", "height", "width"))
     resize = f" of the shorter side resized to {preprocessing['resize']}"
-    how = {"crop": "centre crop", "squash": "both sides resized"}[preprocessing["mode"]]
+    how = {"crop": "center crop", "squash": "both sides resized"}[preprocessing["mode"]]
     sums = "each on its own" if facts.is_multi_label else "adding to 1"
     how += resize if preprocessing["resize"] else ""
     return [

@@ -160,8 +160,8 @@ def _matrix(names: tuple[str, ...], pairs: dict[tuple[int, int], int]) -> str:
         for p in range(len(names)):
             count = pairs.get((t, p), 0)
             share = count / max(totals[t], 1)
-            colour = "31,111,178" if t == p else "209,60,40"
-            shade = f"rgba({colour},{min(0.85, share if t == p else 2 * share):.2f})"
+            color = "31,111,178" if t == p else "209,60,40"
+            shade = f"rgba({color},{min(0.85, share if t == p else 2 * share):.2f})"
             dark = ";color:#fff" if share > (0.6 if t == p else 0.3) else ""
             shown = count or "·"
             cells.append(f'<td style="background:{shade}{dark}">{shown}</td>')
@@ -193,7 +193,7 @@ def _figure(mistake: Mistake, names: tuple[str, ...]) -> str:
         picture = f'<img src="{mistake.picture}" alt="">'
     return (
         f"<figure>{picture}<figcaption><b>{text(names[mistake.predicted])}</b> "
-        f"{100 * mistake.probability:.1f} %<br>labelled {text(names[mistake.target])}: "
+        f"{100 * mistake.probability:.1f} %<br>labeled {text(names[mistake.target])}: "
         f"{100 * mistake.target_probability:.1f} %<br>{text(mistake.key)}</figcaption></figure>"
     )
 

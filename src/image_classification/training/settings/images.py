@@ -41,7 +41,7 @@ def preprocessing_of(interface: str, v: Mapping[str, Any], backbone: Backbone) -
         )
     if not is_mxnet:
         resize = resize or (backbone.resize if mode == "crop" else None)
-    mean, std = backbone.normalisation(channels)
+    mean, std = backbone.normalization(channels)
     interpolation = v.get("image_resize_interpolation") or backbone.interpolation
     return Preprocessing(
         channels=channels,
@@ -75,14 +75,14 @@ def augmentation_of(interface: str, v: Mapping[str, Any]) -> Augmentation | None
     """What is random in a training image; None is nothing.
 
     Raises:
-        HyperparameterError: two policies would both change colours.
+        HyperparameterError: two policies would both change colors.
     """
     own = _own_augmentation(interface, v)
     area, operations, erasing = v["min_crop_area"], v["randaugment"], v["random_erasing"]
     if operations and own is not None and own.hue:
         raise HyperparameterError(
             f"randaugment={operations} and augmentation_type={v['augmentation_type']} both change "
-            "colours: set augmentation_type=crop, or leave randaugment out"
+            "colors: set augmentation_type=crop, or leave randaugment out"
         )
     if area is None and not operations and not erasing:
         return own

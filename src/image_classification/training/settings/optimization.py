@@ -1,4 +1,4 @@
-"""The hyperparameters that say how weights move: optimiser, learning rate, precision, the end.
+"""The hyperparameters that say how weights move: optimizer, learning rate, precision, the end.
 
 In: an interface's typed hyperparameters. Out: neutral values, the same for every backend.
 """
