@@ -106,7 +106,7 @@ def test_a_container_of_the_callers_own_user_leaves_files_of_that_user(
 def test_a_users_mistake_exits_2_and_leaves_the_sentence_in_the_failure_file(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
-    base = write_job(tmp_path / "ml", {"optimizer": "sgd"}, channels)
+    base = write_job(tmp_path / "ml", {"optimiser": "sgd"}, channels)
     done = run(image, "train", volumes={base: "/opt/ml"})
     assert done.returncode == 2
     failure = (base / "output" / "failure").read_text()
