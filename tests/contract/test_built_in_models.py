@@ -18,7 +18,7 @@ from image_classification.backends.mxnet_archive import read_built_in
 from tests.contract import jobs
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, running_server, write_job
-from tests.unit.built_in_archive import write_archive
+from tests.unit.backends.built_in_archive import write_archive
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from image_classification import backends
 from image_classification.backends.base import OptimizerSpec
 from image_classification.contract.paths import Cluster
 from image_classification.training.group import world_of
-from tests.unit.torch_cases import change, make_batch
+from tests.unit.backends.torch_cases import change, make_batch
 
 world = world_of(Cluster())
 spec = change(input_shape=(3, 64, 64))

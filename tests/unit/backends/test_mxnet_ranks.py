@@ -86,7 +86,7 @@ _TRAIN = """
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec
 from image_classification.samples import Batch
-from tests.unit.torch_cases import SMALL, make_batch
+from tests.unit.backends.torch_cases import SMALL, make_batch
 
 folder = sys.argv[4]
 addresses = tuple(f"127.0.0.1:{port + number}" for number in range(size))

@@ -15,7 +15,7 @@ from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
 from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
-from tests.unit.torch_cases import change, differences, make_batch
+from tests.unit.backends.torch_cases import change, differences, make_batch
 
 SPEC = change(backbone="keras/MobileNetV3Small", input_shape=(3, 64, 48), dropout_rate=0.2)
 

@@ -24,7 +24,7 @@ from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpe
 from image_classification.backends.torch import catalog, model
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.export import write_pretrained_weights
-from tests.unit.torch_cases import SMALL, change, differences, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
 
 def build(spec: ModelSpec = SMALL) -> Any:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.errors import ArtifactError, BackendError
-from tests.unit.torch_cases import change, make_batch
+from tests.unit.backends.torch_cases import change, make_batch
 
 SPEC = ModelSpec("saved_model", 4, (3, 20, 28), (0.0,), (255.0,), seed=3)
 

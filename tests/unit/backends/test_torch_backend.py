@@ -21,7 +21,7 @@ from image_classification.backends import onnx_check
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, World
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.samples import Batch
-from tests.unit.torch_cases import SMALL, change, differences, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
 OPTIMIZERS = ("sgd", "nag", "nesterov", "adam", "rmsprop", "adagrad", "adadelta")
 

@@ -18,7 +18,7 @@ from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet_archive import read_built_in, read_params
 from image_classification.export import export_built_in
-from tests.unit.mxnet_module import predict, resnet_symbol, train_built_in
+from tests.unit.backends.mxnet_module import predict, resnet_symbol, train_built_in
 
 TOLERANCE = 1e-4
 

@@ -37,7 +37,7 @@ from image_classification.training.evaluation import (
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
 from image_classification.training.step import soft_targets
-from tests.unit.torch_cases import change, make_batch
+from tests.unit.backends.torch_cases import change, make_batch
 
 ROWS = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], np.uint8)
 

@@ -24,7 +24,7 @@ from image_classification.backends.networks import (
 from image_classification.backends.reference import model
 from image_classification.backends.reference.engine import sample_losses
 from image_classification.errors import BackendError
-from tests.unit.torch_cases import SMALL, change, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, make_batch
 
 UNEVEN = ((0, 1), (1, 2))
 LAYERS: list[Layer] = [

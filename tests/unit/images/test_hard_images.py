@@ -17,7 +17,7 @@ from image_classification.images.decode import decode
 from image_classification.images.preprocessing import Preprocessing, prepare
 
 SHARED = Path(
-    os.environ.get("IMAGE_CLASSIFICATION_SHARED", Path(__file__).parents[2].parent / "shared")
+    os.environ.get("IMAGE_CLASSIFICATION_SHARED", Path(__file__).parents[3].parent / "shared")
 )
 HARD = SHARED / "data" / "hard"
 

@@ -22,7 +22,7 @@ from image_classification.cli import main
 from image_classification.images.preprocessing import Preprocessing, prepare
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.results import description_of, engine_writers
-from tests.unit.torch_cases import SMALL, make_batch
+from tests.unit.backends.torch_cases import SMALL, make_batch
 
 PREPROCESSING = Preprocessing(height=20, width=28, resize=32, mean=(120.0,) * 3, std=(60.0,) * 3)
 

@@ -12,7 +12,7 @@ pytest.importorskip("mxnet", reason="MXNet is not installed (Python 3.10 or 3.11
 import mxnet as mx
 
 from image_classification.backends.mxnet.step import memory_errors
-from tests.unit.torch_cases import STEP_WITHOUT_MEMORY
+from tests.unit.backends.torch_cases import STEP_WITHOUT_MEMORY
 
 
 def test_a_step_that_does_not_fit_is_a_memory_error() -> None:

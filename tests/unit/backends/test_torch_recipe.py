@@ -19,7 +19,7 @@ from image_classification.backends.base import ModelSpec, OptimizerSpec, State, 
 from image_classification.backends.torch.step import Precision, compiled, precision_of
 from image_classification.errors import BackendError
 from image_classification.samples import Batch
-from tests.unit.torch_cases import SMALL, change, differences, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from image_classification.backends import networks, onnx_check, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.errors import AlgorithmError
 from image_classification.samples import FloatArray, UInt8Array
-from tests.unit.torch_cases import SMALL, change
+from tests.unit.backends.torch_cases import SMALL, change
 
 LITE = change(backbone="efficientnet_lite0", input_shape=(3, 33, 47))
 

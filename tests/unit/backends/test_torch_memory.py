@@ -15,7 +15,7 @@ from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, World
 from image_classification.backends.torch.step import memory_errors
 from image_classification.contract.failure import describe
-from tests.unit.torch_cases import STEP_WITHOUT_MEMORY, change
+from tests.unit.backends.torch_cases import STEP_WITHOUT_MEMORY, change
 
 
 def test_a_step_that_does_not_fit_is_a_memory_error() -> None:

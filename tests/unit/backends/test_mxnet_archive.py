@@ -19,7 +19,7 @@ from image_classification.backends.mxnet_archive import (
     read_params,
 )
 from image_classification.errors import ArtifactError
-from tests.unit.built_in_archive import params_bytes, write_archive
+from tests.unit.backends.built_in_archive import params_bytes, write_archive
 
 ARRAYS = {
     "arg:a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -23,7 +23,7 @@ from image_classification.backends import onnx_check
 from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
 from image_classification.backends.mxnet import catalog
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
-from tests.unit.torch_cases import SMALL, change, differences, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
 
 def build(spec: ModelSpec = SMALL, **optimizer: Any) -> Any:
@@ -219,7 +219,7 @@ _COUNT_THREADS = """
 import os, sys
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, World
-from tests.unit.torch_cases import SMALL, make_batch
+from tests.unit.backends.torch_cases import SMALL, make_batch
 
 backend = backends.load("mxnet")
 assert "mxnet" not in sys.modules

@@ -21,7 +21,7 @@ from image_classification.backends import update_rules
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.samples import Batch
-from tests.unit.torch_cases import SMALL, change, differences, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
 HEAD_ONLY = change(train_only_head=True)
 
@@ -280,7 +280,7 @@ def test_release_frees_the_network() -> None:
     """In a process of its own: after many traces TensorFlow logs, and the log holds on to them."""
     script = (
         "import gc, weakref\n"
-        "from tests.unit.test_tensorflow_backend import HEAD_ONLY, build, make_batch\n"
+        "from tests.unit.backends.test_tensorflow_backend import HEAD_ONLY, build, make_batch\n"
         "engine = build(HEAD_ONLY)\n"
         "engine.train_step(make_batch(), 0.1)\n"
         "engine.predict_step(make_batch().images)\n"
