@@ -160,8 +160,3 @@ def test_only_the_environment_module_reads_the_environment() -> None:
         text = path.read_text("utf-8")
         assert "os.environ" not in text and "os.getenv" not in text, relative
         assert "/opt/ml" not in text or relative.startswith("cli/"), relative
-
-
-def test_no_module_is_named_after_nothing() -> None:
-    names = {path.stem for path in MODULES}
-    assert not names & {"utils", "helpers", "common", "misc", "manager", "util"}
