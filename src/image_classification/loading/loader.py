@@ -31,7 +31,6 @@ from image_classification.loading.order import (
     rank_count,
     step_generator,
 )
-from image_classification.loading.pipe import StreamSource
 from image_classification.loading.sources import PastTheEnd, Source
 from image_classification.samples import Batch, IntArray, UInt8Array
 
@@ -137,8 +136,7 @@ class _Run:
         if self.stopped.is_set():
             return
         self.stopped.set()
-        if isinstance(self.filler.source, StreamSource):
-            self.filler.source.end()  # wakes the threads that wait for it
+        self.filler.source.interrupt()  # wakes the threads that wait for a sample
         tasks = [task for step in self.pending for task in step.tasks]
         wait([task for task in tasks if not task.cancel()])
         self.pending.clear()
@@ -248,8 +246,7 @@ class Loader:
         if self.balanced:
             return balanced_order(self.source.class_indices, *place)
         shuffle = self.shuffle if shuffle is None else shuffle
-        if isinstance(self.source, StreamSource):
-            shuffle = False  # it shuffles itself
+        shuffle = shuffle and self.source.is_countable  # a stream shuffles itself
         return epoch_order(len(self.source), *place, shuffle)
 
     def close(self) -> None:
@@ -272,10 +269,8 @@ class Loader:
     def _batches(
         self, run: _Run, order: IntArray, epoch: int, first_step: int
     ) -> Generator[Batch, None, None]:
-        stream = self.source if isinstance(self.source, StreamSource) else None
-        if stream is not None:
-            first = first_step * self.batch_size * self.world_size
-            stream.begin(epoch, first, self.rank, self.world_size)
+        first = first_step * self.batch_size * self.world_size
+        self.source.begin(epoch, first, self.rank, self.world_size)
         free: list[UInt8Array] = list(self._buffers)
         upcoming = iter(range(first_step, self.steps))
         try:
@@ -285,8 +280,7 @@ class Loader:
                 while free and (step := next(upcoming, None)) is not None:
                     self._begin(run, order, epoch, step, free.pop())
                 if not run.pending:
-                    if stream is not None:
-                        stream.finish()
+                    self.source.finish()
                     return
                 ready = self._finish(run)
                 batch = ready.batch()

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from image_classification.errors import ChannelError, DataError
-from image_classification.loading.sources import PastTheEnd
+from image_classification.loading.sources import PastTheEnd, Source
 from image_classification.records.format import ImageRecord
-from image_classification.samples import IntArray, Sample, UInt8Array
+from image_classification.samples import IntArray, Sample
 
 PATIENCE_SECONDS = 600.0
 """How long a pass may take to appear, and its writer to deliver the next byte."""
@@ -111,7 +111,7 @@ _CLOSING_SECONDS = 5.0  # a writer that has delivered everything closes at once
 _log = logging.getLogger(__name__)
 
 
-class StreamSource:
+class StreamSource(Source):
     """`count` samples of each pass of a pipe.
 
     `begin` starts a pass and `read` gives its samples by position; positions may be asked for from
@@ -124,9 +124,9 @@ class StreamSource:
         open_pass: opens pass 0, 1, …; each is opened once.
         seed: of the order.
         shuffle_bytes: encoded bytes that are held to be shuffled; 0 keeps the pipe's order.
+        should_stop: asked while the pipe delivers nothing; True ends the pass.
 
     Attributes:
-        should_stop: asked while the pipe delivers nothing; True ends the pass.
         class_indices: int64 (0,): no class is known beforehand.
         multi_hot: None, likewise.
     """
@@ -140,11 +140,11 @@ class StreamSource:
         seed: int = 0,
         shuffle_bytes: int = 0,
         is_multi_label: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
-        self.should_stop: Callable[[], bool] = lambda: False
+        self._should_stop = should_stop
         self.class_indices: IntArray = np.empty(0, np.int64)
-        self.multi_hot: UInt8Array | None = None
         self._count, self._open_pass, self._seed = count, open_pass, seed
         self._shuffle_bytes, self._is_multi_label = shuffle_bytes, is_multi_label
         self._passes = 0
@@ -154,6 +154,8 @@ class StreamSource:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._warned = False
+
+    is_countable = False
 
     def __len__(self) -> int:
         return self._count
@@ -170,7 +172,7 @@ class StreamSource:
             first: a multiple of `world_size`; positions below it will not be asked for.
             rank, world_size: positions rank, rank + world_size, … will be, others are not kept.
         """
-        self.end()
+        self.interrupt()
         self._ready.clear()
         self._is_stopped = self._is_over = False
         self._error = None
@@ -187,9 +189,9 @@ class StreamSource:
         """End a pass of which all samples were taken: its end is waited for, but not for long."""
         if self._thread is not None:
             self._thread.join(_CLOSING_SECONDS)
-        self.end()
+        self.interrupt()
 
-    def end(self) -> None:
+    def interrupt(self) -> None:
         """End the pass, read to its end or not; returns when the pipe is closed."""
         with self._change:
             self._is_stopped = True
@@ -218,13 +220,13 @@ class StreamSource:
 
     def close(self) -> None:
         """End the pass."""
-        self.end()
+        self.interrupt()
 
     def _read_pass(self, number: int, epoch: int, kept: range) -> None:
         """The reader thread."""
         found = 0
         try:
-            records = self._open_pass(number, lambda: self._is_stopped or self.should_stop())
+            records = self._open_pass(number, lambda: self._is_stopped or self._should_stop())
             for record in self._shuffled(records, epoch):
                 if found == self._count:  # closing the pipe before its end is allowed
                     self._warn("more; the others are left out")

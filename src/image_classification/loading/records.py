@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import DataError
+from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import IntArray, Sample, UInt8Array
 
 
-class RecordSource:
+class RecordSource(Source):
     """The image records of `paths`, in the order given; within a file in file order.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +26,13 @@ class PastTheEnd(Exception):
     """There is no such sample in this pass over a stream, which was shorter than announced."""
 
 
-class Source(Protocol):
-    """A finite, randomly accessible set of samples. `read` may be called from several threads."""
+class Source(ABC):
+    """A set of samples; `read` may be called from several threads.
+
+    Most sources are countable: their samples and classes are known before reading, and can be read
+    in any order. A stream is not: the loader opens one pass per epoch, with `begin` and `finish`.
+    Countable sources inherit the methods that do nothing.
+    """
 
     name: str
     """What to call it in messages: the folder or the record files."""
@@ -36,30 +41,41 @@ class Source(Protocol):
     """int64 (len,), the class index of every sample, known without decoding an image. Of several
     labels it is the first, or the number of classes where there is none; int64 (0,) of a stream."""
 
-    multi_hot: UInt8Array | None
+    multi_hot: UInt8Array | None = None
     """uint8 (len, classes), 1 for every class of a sample, where there may be several."""
 
+    is_countable: bool = True
+    """False for a stream: `class_indices` is empty, and `read` gives each position once a pass."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """How many samples there are."""
-        ...
 
+    @abstractmethod
     def key(self, index: int) -> str:
         """The key of sample `index`, 0 to len − 1."""
-        ...
 
+    @abstractmethod
     def read(self, index: int) -> Sample:
         """Sample `index`; a DataError that names file and place if it cannot be read."""
-        ...
+
+    def begin(self, epoch: int, first: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        """Start the pass for `epoch`: `rank` reads positions first + rank, + world_size, …."""
+
+    def finish(self) -> None:
+        """End a pass after its last sample."""
+
+    def interrupt(self) -> None:
+        """End a pass at any point; threads that wait in `read` get `PastTheEnd`."""
 
     def close(self) -> None:
-        """Release files and maps."""
-        ...
+        """Release files and memory maps."""
 
 
 _log = logging.getLogger(__name__)
 
 
-class FolderSource:
+class FolderSource(Source):
     """The images directly inside the class folders of `root`.
 
     Classes and files are sorted by the bytes of their names, as the TensorFlow built-in sorts
@@ -105,7 +121,6 @@ class FolderSource:
         numbers = [self.labels.index(name) for name in classes]
         counts = [len(keys) for keys in classes.values()]
         self.class_indices: IntArray = np.repeat(np.array(numbers, np.int64), counts)
-        self.multi_hot: UInt8Array | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -129,9 +144,6 @@ class FolderSource:
                 f"{self._root / class_name(key)} cannot be read: {error.strerror}"
             ) from error
         return Sample(class_name(key), int(self.class_indices[index]), content)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def _list_classes(root: Path, left_out: LeftOut) -> dict[str, list[str]]:
@@ -177,7 +189,7 @@ def _check_classes(root: Path, labels: LabelMap, found: list[str], may_lack: boo
     )
 
 
-class ListedSource:
+class ListedSource(Source):
     """The image files at `paths` below `root`.
 
     Args:
@@ -219,11 +231,8 @@ class ListedSource:
         row = None if self.multi_hot is None else self.multi_hot[index]
         return Sample(self.key(index), int(self.class_indices[index]), content, row)
 
-    def close(self) -> None:
-        """Nothing is held open."""
 
-
-class SubsetSource:
+class SubsetSource(Source):
     """The samples of `source` at `indices` (int64 (n,)), in that order."""
 
     def __init__(self, source: Source, indices: IntArray, name: str) -> None:

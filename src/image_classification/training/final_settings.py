@@ -14,7 +14,6 @@ from image_classification.contract import environment
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.loading.pipe import StreamSource
 from image_classification.loading.sources import Source
 from image_classification.samples import IntArray
 from image_classification.training.inputs import Inputs
@@ -73,7 +72,7 @@ def resize_of(inputs: Inputs, preprocessing: Preprocessing, backbone: Backbone) 
 def _packed_sides(inputs: Inputs) -> IntArray:
     """Shorter sides of images in records: of the training data, else of what can be looked at."""
     for name, source in inputs.splits.items():
-        if name in inputs.packed and not isinstance(source, StreamSource):
+        if name in inputs.packed and source.is_countable:
             return shorter_sides(source)
     return np.empty(0, np.int64)
 

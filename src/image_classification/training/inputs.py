@@ -6,7 +6,7 @@ Runs before a framework is imported, so that a mistake in the data fails in the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.split import stratified_split
-from image_classification.loading.pipe import StreamSource
 from image_classification.loading.sources import FolderSource, Source, SubsetSource
 from image_classification.samples import IntArray
 from image_classification.training.settings import Settings
@@ -27,6 +26,7 @@ from image_classification.training.sources import (
     open_channel,
     stream_of,
 )
+from image_classification.training.stopping import never
 
 
 def names_for_all_hosts(
@@ -114,6 +114,7 @@ def open_inputs(
     channel: str,
     *,
     is_part: bool = False,
+    should_stop: Callable[[], bool] = never,
 ) -> Inputs:
     """Open the training channel named `channel` and its validation.
 
@@ -121,6 +122,7 @@ def open_inputs(
         channels, settings: of the job.
         channel: the training channel's name.
         is_part: whether each of several hosts has a part of the training channel.
+        should_stop: asked while a training pipe delivers nothing; True ends the pass.
 
     Raises:
         ChannelError: a channel without usable data.
@@ -130,7 +132,7 @@ def open_inputs(
     if is_part:
         given = given or names_for_all_hosts(channels, channel, settings)
     expected = Expected(settings.classes, given, settings.multi_label, is_part)
-    training, labels = _open_training(channels, channel, expected, settings)
+    training, labels = _open_training(channels, channel, expected, settings, should_stop)
     expected = Expected(len(labels), labels, settings.multi_label)
     if "validation" in channels:
         validation = _open(channels, "validation", expected)
@@ -141,10 +143,10 @@ def open_inputs(
         {"test": test} if test is not None else {}
     )
     for name, source in sources.items():
-        if not isinstance(source, StreamSource):
+        if source.is_countable:
             _check_classes(name, source, labels)
             _log_counts(name, source, labels)
-    if not isinstance(training, StreamSource) and not is_part:
+    if training.is_countable and not is_part:
         _compare_count(len(training), settings.expected_samples)
     return Inputs(training, validation, test, labels, _packed(channels, channel))
 
@@ -161,7 +163,11 @@ def _packed(channels: Mapping[str, ChannelInput], training: str) -> frozenset[st
 
 
 def _open_training(
-    channels: Mapping[str, ChannelInput], name: str, expected: Expected, settings: Settings
+    channels: Mapping[str, ChannelInput],
+    name: str,
+    expected: Expected,
+    settings: Settings,
+    should_stop: Callable[[], bool],
 ) -> tuple[Source, LabelMap]:
     channel = channels[name]
     if not channel.is_pipe:
@@ -191,6 +197,7 @@ def _open_training(
         is_multi_label=settings.multi_label,
         seed=settings.seed,
         shuffle_bytes=settings.pipe_shuffle_bytes,
+        should_stop=should_stop,
     )
     return source, labels
 
@@ -237,7 +244,7 @@ def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
             "Missing required channel: validation. Give the channel, or set validation_split_ratio "
             "between 0 and 1 to hold a part of the training images out"
         )
-    if isinstance(training, StreamSource):
+    if not training.is_countable:
         raise ChannelError(
             "Missing required channel: validation. Nothing can be held out of a pipe: give the "
             "channel, or use File or FastFile mode"

@@ -13,7 +13,6 @@ from dataclasses import replace
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
 from image_classification.contract.paths import JobPaths, read_cluster
-from image_classification.loading.pipe import StreamSource
 from image_classification.training.checkpoint import Checkpoints, History
 from image_classification.training.engine_start import given_weights, start_engine
 from image_classification.training.final_settings import final_settings, identity_of, log_settings
@@ -61,6 +60,7 @@ def run_job(
             request.settings,
             request.interface.training_channel,
             is_part=request.is_sharded,
+            should_stop=should_stop,
         )
         request = replace(request, settings=final_settings(request.settings, inputs))
         log_settings(request, inputs)
@@ -99,8 +99,6 @@ def _loop_of(
     should_stop: StopRequest,
 ) -> Loop:
     settings, interface = request.settings, request.interface.name
-    if isinstance(inputs.training, StreamSource):
-        inputs.training.should_stop = should_stop
     journal_type = Journal if group.is_leader else SilentJournal
     identity = identity_of(interface, settings, inputs)
     return Loop(

@@ -21,7 +21,6 @@ from image_classification.contract import environment
 from image_classification.files import write_text
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.loading.bad_samples import BadSamples
-from image_classification.loading.pipe import StreamSource
 from image_classification.training.calibration import Calibration, Reliability
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
@@ -123,9 +122,8 @@ def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
     """Split → samples that have each class; not of a pipe, which is not counted beforehand."""
     counts = {}
     for name, source in inputs.splits.items():
-        if isinstance(source, StreamSource):
-            continue
-        counts[name] = class_counts(source, len(inputs.labels)).tolist()
+        if source.is_countable:
+            counts[name] = class_counts(source, len(inputs.labels)).tolist()
     if inputs.whole is not None:
         counts["train"] = inputs.whole.class_counts.tolist()
     return counts

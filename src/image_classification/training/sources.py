@@ -30,6 +30,7 @@ from image_classification.loading.stream import StreamFormat, image_records, rea
 from image_classification.records.format import ImageRecord, pack_image_record
 from image_classification.records.writer import RecordWriter
 from image_classification.samples import UInt8Array
+from image_classification.training.stopping import never
 
 _SHOWN = 20  # names in a message
 _logger = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ def stream_of(
     is_multi_label: bool,
     seed: int,
     shuffle_bytes: int,
+    should_stop: Callable[[], bool] = never,
 ) -> StreamSource:
     """The training channel in Pipe mode; nothing is read yet."""
     _logger.info("The channel '%s' is in pipe input mode under %s.", channel.name, channel.path)
@@ -137,6 +139,7 @@ def stream_of(
         seed=seed,
         shuffle_bytes=shuffle_bytes,
         is_multi_label=is_multi_label,
+        should_stop=should_stop,
     )
 
 

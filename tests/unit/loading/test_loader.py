@@ -17,6 +17,7 @@ from image_classification.images.preprocessing import Preprocessing, prepare
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
 from image_classification.loading.order import epoch_order, step_generator
+from image_classification.loading.sources import Source
 from image_classification.samples import Batch, IntArray, Sample
 
 PREPROCESSING = Preprocessing(24, 24, resize=28)
@@ -26,7 +27,7 @@ FILES = [
 ]
 
 
-class Pictures:
+class Pictures(Source):
     """A source in memory: 23 noisy pictures, some of which may be damaged or slow."""
 
     name = "pictures"
@@ -51,9 +52,6 @@ class Pictures:
         self.inside -= 1
         data = FILES[index][:200] if index in self.damaged else FILES[index]
         return Sample(self.key(index), int(self.class_indices[index]), data)
-
-    def close(self) -> None:
-        pass
 
 
 Copy = tuple[bytes, tuple[int, ...], tuple[str, ...]]

@@ -197,7 +197,7 @@ def test_a_run_that_stops_while_nobody_writes_does_not_hang(writers: Writers) ->
     reader = threading.Thread(target=lambda: list(batches), daemon=True)
     reader.start()
     time.sleep(0.05)
-    source.end()
+    source.interrupt()
     reader.join(10)
     assert not reader.is_alive()
     loader.close()

@@ -15,6 +15,7 @@ from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Upda
 from image_classification.contract.interface import INTERFACES
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
+from image_classification.loading.sources import Source
 from image_classification.samples import Batch, FloatArray, Sample, UInt8Array
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.journal import Journal
@@ -24,7 +25,7 @@ from image_classification.training.settings import Settings, settings_of
 from image_classification.training.step import StepInputs
 
 
-class Colors:
+class Colors(Source):
     """Ten 8×8 PNGs: even samples are dark (class 0), odd ones bright (class 1)."""
 
     name = "colors"
@@ -45,9 +46,6 @@ class Colors:
         Image.new("RGB", (8, 8), (level, level, level)).save(body, "PNG")
         content = b"no image" if index in self.damaged else body.getvalue()
         return Sample(self.key(index), int(self.class_indices[index]), content)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
