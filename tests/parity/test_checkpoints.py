@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from image_classification.backends.base import Update
 from image_classification.backends.update_rules import RULES
@@ -44,12 +45,14 @@ def test_a_checkpoint_of_either_is_resumed_by_the_other(subject: str, name: str)
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("is_frozen", [False, True], ids=["whole", "head"])
-def test_a_resumed_engine_continues_bit_for_bit(subject: str, name: str, is_frozen: bool) -> None:
+def test_an_engine_resumed_from_a_file_continues_bit_for_bit(
+    subject: str, name: str, is_frozen: bool
+) -> None:
     spec = dataclasses.replace(SPEC, train_only_head=is_frozen)
     whole, resumed = build(subject, spec, name=name), build(subject, spec, name=name)
     for seed in range(2):
         whole.train_step(make_batch(seed=seed), 0.01, Update(average_decay=0.5))
-    resumed.load_state(whole.state())
+    resumed.load_state(safetensors.numpy.load(safetensors.numpy.save(whole.state())))
     for seed in range(2, 4):
         for engine in (whole, resumed):
             engine.train_step(make_batch(seed=seed), 0.01, Update(average_decay=0.5))

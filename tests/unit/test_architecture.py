@@ -21,7 +21,9 @@ FRAMEWORK_ROOMS = re.compile(
     r"backends/\w+/(?!__init__|catalog|kvstore_node)\w+\.py|backends/onnx_\w+\.py"
     r"|serving/(app|runtime)\.py|serving/custom/handlers\.py"
 )
-NEXT_DOOR = re.compile(r"serving/(multi_model|batching|models|server)\.py")  # import from such a room
+NEXT_DOOR = re.compile(
+    r"serving/(multi_model|batching|models|server)\.py"
+)  # import from such a room
 GUNICORN_ROOMS = ("server.py", "worker.py", "incoming.py")
 
 # The table of docs/architecture.md: part → parts of the package it may import.

@@ -83,7 +83,9 @@ class Optimizer:
                 variable.assign(value if slot == _STEP else weight.own(value))
 
     def _neutral(self, name: str, slot: str, variable: tf.Variable) -> npt.NDArray[Any]:
-        return variable.numpy() if slot == _STEP else self._weights[name].neutral(variable)
+        if slot == _STEP:
+            return np.asarray(variable.numpy())  # TensorFlow returns a NumPy scalar
+        return self._weights[name].neutral(variable)
 
 
 def clipped(gradients: Sequence[tf.Tensor], limit: float) -> Sequence[tf.Tensor]:
