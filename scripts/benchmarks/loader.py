@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.contenders import PIPELINES, Process, find_interpreters
-from pipelines.job import prepare
-from pipelines.quality import differences
 from setting import interpreters, photographs
 from setting.machine import machine
 from setting.page_cache import forget
@@ -38,6 +36,9 @@ GOALS = (  # (ours, peer, share of the peer's CPU time)
 def main() -> int:
     """Measure and print."""
     args = parse()
+    from pipelines.job import prepare  # not at the top: --help needs no package
+    from pipelines.quality import differences
+
     found, skipped = find_interpreters(dict(args.python))
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         job = prepare(Path(folder), args.photos, args.images, args.quality, is_cold=args.cold)

@@ -18,7 +18,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from setting import photographs
 from setting.interpreters import CACHE
 from setting.machine import machine
@@ -26,7 +25,7 @@ from setting.machine import machine
 IM2REC = CACHE / "im2rec"
 INSTALL_IM2REC = (
     f"python3.11 -m venv {IM2REC} && {IM2REC}/bin/pip install mxnet==1.9.1 numpy==1.23.5 "
-    "'opencv-python-headless<4.9'  # needs Debian's libgomp1 and libquadmath0"
+    "'opencv-python-headless==4.11.0.86'  # needs Debian's libgomp1 and libquadmath0"
 )
 TRANSCODE = ["--resize", "256", "--center-crop", "--quality", "95"]
 
@@ -122,6 +121,8 @@ def files_to_pack(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]
         f"{args.images} crops of {len(files)} files of {args.photos}, encoded again at 500 × 375 "
         f"or 375 × 500, quality {photographs.QUALITY}, 4:2:0"
     )
+    from PIL import Image  # not at the top: --help needs no package
+
     pictures = (Image.open(path).convert("RGB") for path in files)
     return work, photographs.write_variants(pictures, len(files), args.images, work)
 

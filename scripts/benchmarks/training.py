@@ -10,58 +10,34 @@ momentum; ours adds the dropout, the samples' weights, weight decay and what els
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
 from setting.machine import machine
 
-from image_classification import backends
-from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.contract.process import framework_threads
-from image_classification.errors import BackendError
-from image_classification.samples import Batch
-
-RATE, MOMENTUM = 0.01, 0.9
-BareStep = Callable[[], float]
-
-
-@dataclass
-class Contender:
-    """One kind of step and what its turns took."""
-
-    step: Callable[[], float]
-    finish: Callable[[], None]
-    first: float
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def turn(self, steps: int) -> None:
-        """Some steps, timed together."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            self.step()
-        self.finish()
-        self.wall.append((time.perf_counter() - wall) / steps)
-        self.cpu.append((time.process_time() - cpu) / steps)
+if TYPE_CHECKING:
+    from bare_steps.contenders import Contender
 
 
 def main() -> int:
     """Measure and print."""
     options = _options()
-    spec, batch = _problem(options)
+    from bare_steps.contenders import pair_of, problem  # not at the top: --help needs no package
+
+    from image_classification import backends
+    from image_classification.contract.process import framework_threads
+    from image_classification.errors import BackendError
+
+    spec, batch = problem(options.backbone, options.size, options.batch)
     contenders: dict[str, Contender] = {}
     where = {**machine(), "threads": framework_threads()}
     result: dict[str, object] = {"machine": where, "skipped": {}, "contenders": {}}
     ratios = result["ratios"] = {}
     for name in options.backend or [n for n in backends.names() if n != "reference"]:
         try:
-            pair = _pair(name, spec, batch)
+            pair = pair_of(name, spec, batch)
         except (BackendError, ModuleNotFoundError) as error:
             result["skipped"][name] = str(error)  # type: ignore[index]
             continue
@@ -76,7 +52,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/benchmark training", description=__doc__)
     parser.add_argument("--backend", action="append", help="default: all that are installed")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="a shared backbone")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
@@ -85,35 +61,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=7, help="turns of each")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser.parse_args()
-
-
-def _problem(options: argparse.Namespace) -> tuple[ModelSpec, Batch]:
-    classes, shape = 5, (3, options.size, options.size)
-    spec = ModelSpec(options.backbone, classes, shape, (127.0,), (128.0,), dropout_rate=0.2)
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (options.batch, options.size, options.size, 3), np.uint8)
-    targets = np.eye(classes, dtype=np.float32)[draw.integers(0, classes, options.batch)]
-    keys = tuple(map(str, range(options.batch)))
-    return spec, Batch(images, targets, np.ones(options.batch, np.float32), keys)
-
-
-def _pair(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
-    """Our step and the bare one, both warm."""
-    world = World(threads=framework_threads())
-    engine = backends.load(name).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
-    module = importlib.import_module(f"bare_steps.{name}")
-    # What a framework still does in the background would fall into the other's turn.
-    finish = getattr(module, "finish", lambda: None)
-    bare = module.build(spec, batch, RATE, MOMENTUM)
-    steps = {"bare": bare, "ours": lambda: engine.train_step(batch, RATE).fetch()[0]}
-    contenders = {}
-    for kind, step in steps.items():
-        start = time.perf_counter()
-        step()
-        contenders[kind] = Contender(step, finish, time.perf_counter() - start)
-        step()
-        finish()
-    return contenders
 
 
 def _ratio(pair: dict[str, Contender], kind: str) -> float:

@@ -103,3 +103,11 @@ def test_a_command_is_found_in_its_own_module_and_in_the_whole(command: str) -> 
         choices = next(a.choices for a in parser(name)._actions if a.choices)
         assert choices and command in choices
     assert len(list(choices)) == len(COMMANDS) + 3
+
+
+def test_the_lock_inputs_repeat_no_pin_of_pyproject() -> None:
+    pin = re.compile(r'^\s*"?([\w.-]+)(?:\[[\w,-]+\])?==', re.MULTILINE)
+    pinned = set(pin.findall((REPOSITORY / "pyproject.toml").read_text()))
+    assert {"torch", "mxnet"} <= pinned
+    for path in (REPOSITORY / "containers" / "locks").glob("*.in"):
+        assert not pinned & set(pin.findall(path.read_text())), path.name

@@ -1,4 +1,7 @@
-"""Photographs to measure with: the user's own, or synthetic ones that are as hard to code."""
+"""Photographs to measure with: the user's own, or synthetic ones that are as hard to code.
+
+NumPy and Pillow are imported where they are used, so that `--help` needs neither.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import argparse
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
 QUALITY = 92
 _EXTENSIONS = (".jpg", ".jpeg")
@@ -40,6 +44,9 @@ def write_synthetic(count: int, folder: Path) -> tuple[list[str], str]:
 
 def synthetic(seed: int) -> Image.Image:
     """Smooth shapes at several scales and noise: as hard to code as a photograph."""
+    import numpy as np
+    from PIL import Image
+
     generator = np.random.default_rng(seed)
     pixels = np.zeros((_SIZE[1], _SIZE[0], 3), np.float32)
     for cells, weight in ((4, 60), (16, 40), (64, 25), (200, 12)):
@@ -54,6 +61,8 @@ def write_variants(
     pictures: Iterable[Image.Image], pictures_count: int, count: int, folder: Path
 ) -> list[str]:
     """`count` files: random crops of 85 to 100 % of each picture, each its own several times."""
+    from PIL.Image import Resampling
+
     generator = random.Random(0)  # noqa: S311 - crops, not a secret
     for first, picture in enumerate(pictures):
         size = _SIZE if picture.width >= picture.height else _SIZE[::-1]
@@ -64,6 +73,6 @@ def write_variants(
             left = generator.uniform(0, picture.width - width)
             top = generator.uniform(0, picture.height - height)
             box = (left, top, left + width, top + height)
-            crop = picture.resize(size, Image.Resampling.LANCZOS, box)
+            crop = picture.resize(size, Resampling.LANCZOS, box)
             crop.save(folder / f"{number:05d}.jpg", quality=QUALITY, subsampling="4:2:0")
     return [f"{number:05d}.jpg" for number in range(count)]
