@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from image_classification.images.jpeg_parts import read_layout
+from image_classification.images.jpeg_regions import read_layout
 from image_classification.records.reader import RecordFile
 from tests.conftest import ClassFolders
 from tests.container.engine import run

@@ -9,8 +9,8 @@ import numpy as np
 from worker import AREA, ASPECT, BATCH, SIZE, Crop, Job, serve
 
 import image_classification
-from image_classification.images.augment import Augmentation, augment, plan
-from image_classification.images.decode import decode_part
+from image_classification.images.augment import Augmentation, augment, draw_numbers
+from image_classification.images.decode import decode_region
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.images.resize import HIDING_RATIO, resize_into
 from image_classification.loading.loader import Loader
@@ -42,7 +42,7 @@ def _open(job: Job, variant: str) -> RecordSource | ListedSource:
 def _run_bare(job: Job) -> int:
     """Decode, crop and resize, one after the other, from memory."""
     contents = _contents(job)
-    numbers = plan(AUGMENTATION, np.random.default_rng(next(_epochs)), len(contents))
+    numbers = draw_numbers(AUGMENTATION, np.random.default_rng(next(_epochs)), len(contents))
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     for content, row in zip(contents, numbers, strict=True):
         augment(content, PREPROCESSING, AUGMENTATION, row, out)
@@ -61,7 +61,7 @@ def cut(variant: str, crop: Crop) -> np.ndarray:
     path, *part = crop
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     ratio = min(part[2], part[3]) / SIZE
-    pixels = decode_part(
+    pixels = decode_region(
         Path(path).read_bytes(),
         tuple(part),
         min_size=(SIZE, SIZE),

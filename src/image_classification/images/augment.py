@@ -1,7 +1,7 @@
 """One training image from its bytes and one row of numbers: a pure function.
 
-In: the bytes of an image file and a row of `plan`, in which all randomness is. Out: uint8
-height·width·channels, like `prepare`; equal numbers make equal pixels.
+In: the bytes of an image file and a row of `draw_numbers`, in which all randomness is. Out: uint8
+height·width·channels, like `preprocess`; equal numbers make equal pixels.
 """
 
 from __future__ import annotations
@@ -13,16 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.errors import HyperparameterError
-from image_classification.images.decode import decode_part
+from image_classification.images.decode import decode_region
 from image_classification.images.header import ImageHeader, read_header
-from image_classification.images.jpeg_parts import Box
-from image_classification.images.operations import affine_matrix, erase, shift_color, warp
-from image_classification.images.preprocessing import Preprocessing, cut, decode_for, resized_size
+from image_classification.images.jpeg_regions import Box
+from image_classification.images.operations import (
+    affine,
+    affine_matrix,
+    color_jitter,
+    random_erasing,
+)
+from image_classification.images.preprocessing import (
+    Preprocessing,
+    decode_for,
+    resize_and_crop,
+    resized_size,
+)
 from image_classification.images.randaugment import (
     MAX_MAGNITUDE,
     MAX_OPERATIONS,
     OPERATIONS,
-    apply_policy,
+    randaugment,
 )
 from image_classification.images.resize import HIDING_RATIO, resize, resize_into
 from image_classification.samples import UInt8Array
@@ -32,7 +42,7 @@ _TRIALS = 10  # areas and aspect ratios tried before the center is taken, as in 
 NUMBERS = np.dtype(
     [
         ("top", "f8"), ("left", "f8"), ("tall", "f8", _TRIALS), ("wide", "f8", _TRIALS),
-        ("mirror", "?"), ("upside_down", "?"),
+        ("horizontal_flip", "?"), ("vertical_flip", "?"),
         ("rotation", "f8"), ("zoom", "f8"), ("shear", "f8"), ("ratio", "f8"),
         ("hue", "i8"), ("saturation", "i8"), ("lightness", "i8"),
         ("operations", "i8", MAX_OPERATIONS), ("signs", "f8", MAX_OPERATIONS),
@@ -45,7 +55,7 @@ parts to try, `tall` and `wide` as shares of the side of a square of the image's
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is random in a training image; the default is nothing, which equals `prepare`.
+    """What is random in a training image; the default is nothing, which equals `preprocess`.
 
     Attributes:
         crop: "center", "random" (any position of the resized image) or "random_resized" (a part
@@ -129,15 +139,15 @@ class Augmentation:
         return any((*self.rotation, *self.zoom, self.shear, self.stretch))
 
 
-def plan(
+def draw_numbers(
     augmentation: Augmentation, generator: np.random.Generator, count: int
 ) -> npt.NDArray[np.void]:
     """The numbers of `count` images, dtype `NUMBERS`; as many draws for each, whatever is used."""
     draws = generator.random((count, 20 + 2 * _TRIALS))
     numbers = np.zeros(count, NUMBERS)
     numbers["top"], numbers["left"] = draws[:, 0], draws[:, 1]
-    numbers["mirror"] = draws[:, 2] < augmentation.horizontal_flip
-    numbers["upside_down"] = draws[:, 3] < augmentation.vertical_flip
+    numbers["horizontal_flip"] = draws[:, 2] < augmentation.horizontal_flip
+    numbers["vertical_flip"] = draws[:, 3] < augmentation.vertical_flip
     stretch = augmentation.stretch
     ranges = {
         "rotation": augmentation.rotation,
@@ -156,11 +166,11 @@ def plan(
     area = low + (high - low) * draws[:, 20 : 20 + _TRIALS]
     aspect = np.exp(flat + (wide - flat) * draws[:, 20 + _TRIALS :])
     numbers["tall"], numbers["wide"] = np.sqrt(area / aspect), np.sqrt(area * aspect)
-    _plan_policy(numbers, augmentation, generator.random((count, 5 + 2 * MAX_OPERATIONS)))
+    _draw_randaugment(numbers, augmentation, generator.random((count, 5 + 2 * MAX_OPERATIONS)))
     return numbers
 
 
-def _plan_policy(
+def _draw_randaugment(
     numbers: npt.NDArray[np.void], augmentation: Augmentation, draws: npt.NDArray[np.float64]
 ) -> None:
     numbers["erased"] = draws[:, 0] < augmentation.erasing
@@ -176,12 +186,13 @@ def augment(
     numbers: np.void,
     out: UInt8Array | None = None,
 ) -> UInt8Array:
-    """One training image: a function of the bytes and of `numbers`, a row of `plan`.
+    """One training image: a function of the bytes and of `numbers`, a row of `draw_numbers`.
 
-    The order is: decode, crop or resize, warp about the center, flip, color, policy, erase.
+    The order is: decode, crop or resize, warp about the center, flip, color jitter, RandAugment,
+    random erasing.
 
     Raises:
-        ImageError: as `prepare` does.
+        ImageError: as `preprocess` does.
     """
     if out is None:
         shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
@@ -191,13 +202,15 @@ def augment(
     else:
         _crop(data, preprocessing, augmentation, numbers, out)
     if augmentation.hue or augmentation.saturation or augmentation.lightness:
-        shift_color(out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"]))
+        color_jitter(
+            out, int(numbers["hue"]), int(numbers["lightness"]), int(numbers["saturation"])
+        )
     if augmentation.operations:
         chosen = slice(augmentation.operations)
         strength = numbers["signs"][chosen] * (augmentation.magnitude / MAX_MAGNITUDE)
-        apply_policy(out, numbers["operations"][chosen], strength)
+        randaugment(out, numbers["operations"][chosen], strength)
     if numbers["erased"]:
-        erase(out, numbers["erasing"].tolist(), preprocessing.mean)
+        random_erasing(out, numbers["erasing"].tolist(), preprocessing.mean)
     return out
 
 
@@ -215,7 +228,7 @@ def _crop(
     corner = (room[0] // 2, room[1] // 2)
     if augmentation.crop == "random":
         corner = (_place(numbers["top"], room[0]), _place(numbers["left"], room[1]))
-    flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    flips = bool(numbers["horizontal_flip"]), bool(numbers["vertical_flip"])
     if augmentation.crop == "random" and not augmentation.warps:
         _cut_part(data, header, resized, corner, preprocessing, out, *flips)
         return
@@ -223,9 +236,9 @@ def _crop(
     if augmentation.warps:
         if resized != image.shape[:2]:
             image = resize(image, *resized, preprocessing.interpolation)
-        warp(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
+        affine(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
     else:
-        cut(image, resized, corner, preprocessing, out, *flips)
+        resize_and_crop(image, resized, corner, preprocessing, out, *flips)
 
 
 def _cut_part(
@@ -235,21 +248,21 @@ def _cut_part(
     corner: tuple[int, int],
     preprocessing: Preprocessing,
     out: UInt8Array,
-    mirror: bool,
-    upside_down: bool,
+    horizontal_flip: bool,
+    vertical_flip: bool,
 ) -> None:
-    """What `cut` does, to less than a pixel, but nothing outside the crop is decoded or seen."""
+    """As `resize_and_crop`, to less than a pixel; nothing outside the crop is decoded or seen."""
     size = header.upright_size
     rows, columns = size[0] / resized[0], size[1] / resized[1]
     top, left = corner[0] * rows, corner[1] * columns
     bottom = min(size[0], top + out.shape[0] * rows)
     right = min(size[1], left + out.shape[1] * columns)
     part = (int(top), int(left), math.ceil(bottom) - int(top), math.ceil(right) - int(left))
-    image = _decode_part(data, header, part, preprocessing, blue_first=mirror)
+    image = _decode_part(data, header, part, preprocessing, bgr=horizontal_flip)
     box = None
     if image.shape[:2] == part[2:]:  # else it is reduced, and its edges lie where they can
         box = (left - part[1], top - part[0], right - part[1], bottom - part[0])
-    resize_into(image, out, preprocessing.interpolation, mirror, upside_down, box)
+    resize_into(image, out, preprocessing.interpolation, horizontal_flip, vertical_flip, box)
 
 
 def _crop_resized(
@@ -265,25 +278,25 @@ def _crop_resized(
     height, width = _part(size, numbers, augmentation.aspect)
     top, left = _place(numbers["top"], size[0] - height), _place(numbers["left"], size[1] - width)
     interpolation = preprocessing.interpolation
-    flips = bool(numbers["mirror"]), bool(numbers["upside_down"])
+    flips = bool(numbers["horizontal_flip"]), bool(numbers["vertical_flip"])
     part = (top, left, height, width)
-    blue_first = flips[0] and not augmentation.warps
-    image = _decode_part(data, header, part, preprocessing, blue_first=blue_first)
+    bgr = flips[0] and not augmentation.warps
+    image = _decode_part(data, header, part, preprocessing, bgr=bgr)
     if augmentation.warps:
         unwarped = np.empty_like(out)
         resize_into(image, unwarped, interpolation)
-        warp(unwarped, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
+        affine(unwarped, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
     else:
         resize_into(image, out, interpolation, *flips)
 
 
 def _decode_part(
-    data: bytes, header: ImageHeader, part: Box, preprocessing: Preprocessing, *, blue_first: bool
+    data: bytes, header: ImageHeader, part: Box, preprocessing: Preprocessing, *, bgr: bool
 ) -> UInt8Array:
     """A part that will be resized to the input; for `resize_into`, blue first to be mirrored."""
     target = (preprocessing.height, preprocessing.width)
     ratio = min(part[2] / target[0], part[3] / target[1])
-    return decode_part(
+    return decode_region(
         data,
         part,
         channels=preprocessing.channels,
@@ -292,7 +305,7 @@ def _decode_part(
         max_pixels=preprocessing.max_pixels,
         header=header,
         smooth_chroma=ratio < HIDING_RATIO,
-        blue_first=blue_first,
+        bgr=bgr,
     )
 
 

@@ -30,7 +30,7 @@ from PIL import (
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
 from image_classification.images.header import ImageHeader, read_header, without_metadata
-from image_classification.images.jpeg_parts import Box, cut_jpeg, read_layout
+from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
 from image_classification.images.orientation import UPRIGHT, stored_box, turn_upright
 from image_classification.samples import UInt8Array
 
@@ -53,14 +53,14 @@ def decode_jpeg(
     return _decode(data, size, _COLORS[channels, False], scale, smooth_chroma)
 
 
-def decode_jpeg_part(
+def _decode_jpeg_region(
     data: bytes,
     header: ImageHeader,
     box: Box,
     channels: int,
     scale: int,
     smooth_chroma: bool,
-    blue_first: bool = False,
+    bgr: bool = False,
 ) -> UInt8Array | None:
     """The pixels of `box` at 1/`scale`, the same that cutting them from the whole picture gives.
 
@@ -68,7 +68,7 @@ def decode_jpeg_part(
         data: the file.
         header: of `data`.
         box: as stored; its top and left are multiples of `scale`.
-        channels, scale, smooth_chroma, blue_first: as in `images.decode_part`.
+        channels, scale, smooth_chroma, bgr: as in `images.decode_region`.
 
     Returns:
         A view with contiguous rows, or None: also where a part cannot be had more cheaply.
@@ -80,7 +80,7 @@ def decode_jpeg_part(
     cut = cut_jpeg(data, (header.height, header.width), layout, box, margin)
     if cut is None:
         return None
-    colors = _COLORS[channels, blue_first]
+    colors = _COLORS[channels, bgr]
     pixels = _decode(cut.data, cut.box[2:], colors, scale, smooth_chroma, is_strict=cut.is_whole)
     if pixels is None:
         return None
@@ -262,7 +262,7 @@ def decode(
     return turn_upright(pixels, header.orientation)
 
 
-def decode_part(
+def decode_region(
     data: bytes,
     part: Box,
     *,
@@ -271,7 +271,7 @@ def decode_part(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     header: ImageHeader | None = None,
     smooth_chroma: bool = True,
-    blue_first: bool = False,
+    bgr: bool = False,
 ) -> UInt8Array:
     """Decode a part of an image file, and of a JPEG not much more than that part.
 
@@ -282,7 +282,7 @@ def decode_part(
             long as neither side falls below this. Its edges then move by up to 7 pixels of the
             file, to multiples of the reduction.
         channels, max_pixels, header, smooth_chroma: as in `decode`.
-        blue_first: colors in the order blue, green, red.
+        bgr: colors in the order blue, green, red.
 
     Returns:
         uint8 (height, width, channels), rows contiguous; not reduced, these are the pixels that
@@ -301,12 +301,12 @@ def decode_part(
                box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
     pixels = None
     if header.format == "JPEG" and not header.is_progressive:
-        pixels = decode_jpeg_part(data, header, box, channels, scale, smooth_chroma, blue_first)
+        pixels = _decode_jpeg_region(data, header, box, channels, scale, smooth_chroma, bgr)
     if pixels is None:
         whole = _decode_stored(data, header, channels, scale, smooth_chroma)
         top, left = box[0] // scale, box[1] // scale
         pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
-        if blue_first:
+        if bgr:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     if header.orientation != UPRIGHT:
         pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)

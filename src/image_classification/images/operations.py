@@ -29,7 +29,7 @@ def _share(hue: _Plane, channel: int) -> _Plane:
 _SHARES = tuple(_share(np.arange(_HUE_LIMIT + 1), channel) for channel in range(3))
 
 
-def shift_color(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
+def color_jitter(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
     """Add the offsets to every pixel of `image` (uint8, H·W·3 RGB or H·W·1 gray), in place.
 
     Gray images have only a lightness. About 3 ms for 224 × 224; frees the interpreter lock.
@@ -66,14 +66,14 @@ def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _
 _Float64Array = npt.NDArray[np.float64]
 
 
-def warp(
+def affine(
     image: UInt8Array,
     matrix: _Float64Array,
     corner: tuple[int, int],
     fill: int | str,
     out: UInt8Array,
-    mirror: bool = False,
-    upside_down: bool = False,
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
 ) -> UInt8Array:
     """Warp `image` and write the window of `out`'s size at `corner` to `out`; bilinear.
 
@@ -83,7 +83,7 @@ def warp(
         corner: (top, left) of the window in the picture's pixels.
         fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a gray level.
         out: uint8 (height, width, channels).
-        mirror, upside_down: flip the result.
+        horizontal_flip, vertical_flip: flip the result.
     """
     height, width, channels = out.shape
     center = np.array((image.shape[1] / 2, image.shape[0] / 2))
@@ -102,9 +102,9 @@ def warp(
         Image.Resampling.BILINEAR,
         fillcolor=(int(fill),) * channels if fill != "reflect" else None,
     )
-    if mirror:
+    if horizontal_flip:
         warped = warped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if upside_down:
+    if vertical_flip:
         warped = warped.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     out[...] = np.asarray(warped).reshape(out.shape)
     return out
@@ -142,11 +142,11 @@ def _reflected(
     return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric"), margin
 
 
-AREA = (0.02, 0.33)
-ASPECT = (0.3, 10 / 3)
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = (0.3, 10 / 3)
 
 
-def erase(image: UInt8Array, shares: Sequence[float], color: Sequence[float]) -> None:
+def random_erasing(image: UInt8Array, shares: Sequence[float], color: Sequence[float]) -> None:
     """Fill a rectangle of `image`, in place.
 
     Args:
@@ -156,8 +156,8 @@ def erase(image: UInt8Array, shares: Sequence[float], color: Sequence[float]) ->
         color: C values, 0–255.
     """
     rows, columns, _ = image.shape
-    area = rows * columns * (AREA[0] + (AREA[1] - AREA[0]) * shares[0])
-    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    area = rows * columns * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * shares[0])
+    low, high = math.log(ERASED_ASPECT[0]), math.log(ERASED_ASPECT[1])
     ratio = math.exp(low + (high - low) * shares[1])
     height = min(rows, max(1, round(math.sqrt(area * ratio))))
     width = min(columns, max(1, round(math.sqrt(area / ratio))))

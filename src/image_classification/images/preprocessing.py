@@ -1,7 +1,7 @@
 """The preprocessing of evaluation: one value, saved in the artifact, and its one implementation.
 
 In: the bytes of an image file. Out: uint8 height·width·channels, what the model's graph takes.
-Validation, `predict` and the server all call `prepare`, so they cannot differ.
+Validation, `predict` and the server all call `preprocess`, so they cannot differ.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Preprocessing:
             raise DataError(f"preprocessing: mean and std must be lists: {error}") from error
 
 
-def prepare(
+def preprocess(
     data: bytes,
     preprocessing: Preprocessing,
     out: UInt8Array | None = None,
@@ -119,7 +119,7 @@ def prepare(
     resized = resized_size(header.upright_size, preprocessing)
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
     image = decode_for(data, header, resized, preprocessing)
-    return cut(image, resized, (top, left), preprocessing, out)
+    return resize_and_crop(image, resized, (top, left), preprocessing, out)
 
 
 def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
@@ -163,23 +163,23 @@ def decode_for(
     )
 
 
-def cut(
+def resize_and_crop(
     image: UInt8Array,
     resized: tuple[int, int],
     corner: tuple[int, int],
     preprocessing: Preprocessing,
     out: UInt8Array | None,
-    mirror: bool = False,
-    upside_down: bool = False,
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
 ) -> UInt8Array:
     """Resize `image` to `resized` (height, width) and crop the input's size at `corner`.
 
     In one step, so only the pixels of the crop are computed; rounding may differ from two steps by
-    a level or two of 255. `mirror` and `upside_down` flip the result.
+    a level or two of 255. `horizontal_flip` and `vertical_flip` flip the result.
     """
     height, width = preprocessing.height, preprocessing.width
     (top, left), (rows, columns) = corner, image.shape[:2]
-    if resized == (rows, columns) and not (mirror or upside_down):
+    if resized == (rows, columns) and not (horizontal_flip or vertical_flip):
         cropped = image[top : top + height, left : left + width]
         if out is None:
             return np.ascontiguousarray(cropped)
@@ -191,4 +191,6 @@ def cut(
         (left + width) * columns / resized[1],
         (top + height) * rows / resized[0],
     )
-    return resize(image, height, width, preprocessing.interpolation, box, out, mirror, upside_down)
+    return resize(
+        image, height, width, preprocessing.interpolation, box, out, horizontal_flip, vertical_flip
+    )

@@ -95,9 +95,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 autocontrast and equalize, which have none."""
 
 
-def apply_policy(
-    image: UInt8Array, operations: IntArray, strength: npt.NDArray[np.float64]
-) -> None:
+def randaugment(image: UInt8Array, operations: IntArray, strength: npt.NDArray[np.float64]) -> None:
     """Apply some of `OPERATIONS` in turn, in place; about 0.2–1 ms each for 224 × 224.
 
     Args:

@@ -22,7 +22,7 @@ import numpy as np
 from image_classification.errors import UsageError
 from image_classification.images.decode import check_pixels
 from image_classification.images.header import read_header
-from image_classification.images.jpeg_parts import read_layout, segment_bounds, with_table
+from image_classification.images.jpeg_regions import read_layout, segment_bounds, with_table
 
 PROGRAM = "jpegtran"
 _WANTED, _LEAST = 32, 24  # pixels between markers: finer costs size, coarser decodes too much

@@ -18,7 +18,7 @@ import numpy as np
 from image_classification.errors import DataError, ListError
 from image_classification.inventory import Row, find_files
 from image_classification.labels.label_map import MAX_CLASSES
-from image_classification.labels.values import multi_hot
+from image_classification.labels.values import parse_multi_hot
 from image_classification.samples import UInt8Array
 
 _SOURCE = "source-ref"
@@ -63,7 +63,7 @@ def read_multi_hot_manifest(
     for place, sample in _samples(path):
         attribute = _find_label(place, sample)
         try:
-            labels.append(multi_hot(sample[attribute], classes, label_format))
+            labels.append(parse_multi_hot(sample[attribute], classes, label_format))
         except DataError as error:
             raise ListError(f"{place}, {attribute!r}: {error}") from error
         rows.append(Row(place, _path_of(sample[_SOURCE]), ""))

@@ -147,7 +147,7 @@ class LabelMap:
             raise DataError(f"{path}: {error}; correct it") from error
 
 
-def names_of_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
+def label_map_from_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
     """The class names that the folders in a list tell: the folder above each image.
 
     None where they tell none: a class in several folders, a folder of several classes, images

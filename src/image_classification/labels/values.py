@@ -16,7 +16,7 @@ from image_classification.labels.label_map import MAX_CLASSES
 from image_classification.samples import UInt8Array
 
 
-def value_of(text: str) -> object:
+def parse_label(text: str) -> object:
     """The value that a label's text holds: `0`, `"0"`, `[1, 0]` and `"[1, 0]"` lose their quotes.
 
     Text that is no JSON, such as a class name, is its own value.
@@ -32,13 +32,13 @@ def value_of(text: str) -> object:
     return value
 
 
-def class_index(value: object) -> int:
+def parse_class_index(value: object) -> int:
     """The class in 3, 3.0, "3", or a vector with a single 1.
 
     Raises:
         DataError: anything else.
     """
-    value = value_of(value) if isinstance(value, str) else value
+    value = parse_label(value) if isinstance(value, str) else value
     if isinstance(value, list):
         if value.count(1) == 1 and value.count(0) == len(value) - 1:
             return value.index(1)
@@ -51,7 +51,7 @@ def class_index(value: object) -> int:
     )
 
 
-def multi_hot(value: object, classes: int, label_format: str = "") -> UInt8Array:
+def parse_multi_hot(value: object, classes: int, label_format: str = "") -> UInt8Array:
     """uint8 (classes,), 1 for every class that the value names.
 
     Args:
@@ -63,7 +63,7 @@ def multi_hot(value: object, classes: int, label_format: str = "") -> UInt8Array
     Raises:
         DataError: neither, or a class number that is not below `classes`.
     """
-    value = value_of(value) if isinstance(value, str) else value
+    value = parse_label(value) if isinstance(value, str) else value
     if label_format == "class-id":
         numbers: list[Any] = value if isinstance(value, list) else [value]
         if all(_is_number_below(number, classes) for number in numbers):

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.errors import AlgorithmError, DataError
-from image_classification.images.augment import Augmentation, augment, plan
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.augment import Augmentation, augment, draw_numbers
+from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.order import (
     balanced_order,
@@ -31,7 +31,7 @@ from image_classification.loading.order import (
     rank_count,
     step_generator,
 )
-from image_classification.loading.sources import PastTheEnd, Source
+from image_classification.loading.sources import EndOfPass, Source
 from image_classification.samples import Batch, IntArray, UInt8Array
 
 
@@ -92,13 +92,13 @@ class SlotFiller:
         try:
             sample = self.source.read(index)
             if step.numbers is None or self.augmentation is None:
-                prepare(sample.data, self.preprocessing, step.buffer[slot])
+                preprocess(sample.data, self.preprocessing, step.buffer[slot])
             else:
                 numbers: Any = step.numbers[slot]
                 augment(
                     sample.data, self.preprocessing, self.augmentation, numbers, step.buffer[slot]
                 )
-        except PastTheEnd:
+        except EndOfPass:
             return
         except DataError as error:
             reason = str(error)
@@ -298,7 +298,7 @@ class Loader:
         numbers = None
         if self.augmentation is not None:
             generator = step_generator(self.seed, epoch, self.rank, number)
-            numbers = plan(self.augmentation, generator, len(indices))
+            numbers = draw_numbers(self.augmentation, generator, len(indices))
         step = Step(indices, buffer, numbers)
         run.pending.append(step)
         for start in range(0, len(indices), self._task_samples):

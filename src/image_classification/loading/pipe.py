@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from image_classification.errors import ChannelError, DataError
-from image_classification.loading.sources import PastTheEnd, Source
+from image_classification.loading.sources import EndOfPass, Source
 from image_classification.records.format import ImageRecord
 from image_classification.samples import IntArray, Sample
 
@@ -116,7 +116,7 @@ class StreamSource(Source):
 
     `begin` starts a pass and `read` gives its samples by position; positions may be asked for from
     several threads, in about rising order. Samples beyond `count` are left out, and positions that
-    a short pass has no sample for are `PastTheEnd`; both are reported once.
+    a short pass has no sample for are `EndOfPass`; both are reported once.
 
     Args:
         name: the channel's.
@@ -204,7 +204,7 @@ class StreamSource(Source):
         """The sample at position `index` of the pass, once.
 
         Raises:
-            PastTheEnd: the pass is over, or was ended, before it.
+            EndOfPass: the pass is over, or was ended, before it.
             ChannelError: the stream is damaged.
         """
         with self._change:
@@ -212,7 +212,7 @@ class StreamSource(Source):
                 if self._error is not None:
                     raise self._error
                 if self._is_over or self._is_stopped:
-                    raise PastTheEnd
+                    raise EndOfPass
                 self._change.wait()
             sample = self._ready.pop(index)
             self._change.notify_all()

@@ -22,7 +22,7 @@ from image_classification.labels.tree import (
 from image_classification.samples import IntArray, Sample, UInt8Array
 
 
-class PastTheEnd(Exception):
+class EndOfPass(Exception):
     """There is no such sample in this pass over a stream, which was shorter than announced."""
 
 
@@ -66,7 +66,7 @@ class Source(ABC):
         """End a pass after its last sample."""
 
     def interrupt(self) -> None:
-        """End a pass at any point; threads that wait in `read` get `PastTheEnd`."""
+        """End a pass at any point; threads that wait in `read` get `EndOfPass`."""
 
     def close(self) -> None:
         """Release files and memory maps."""

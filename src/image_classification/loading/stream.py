@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from image_classification.errors import DataError, RecordError
-from image_classification.labels.values import class_index, multi_hot
+from image_classification.labels.values import parse_class_index, parse_multi_hot
 from image_classification.records.format import (
     FIRST,
     LAST,
@@ -127,9 +127,9 @@ def _label(text: bytes, layout: StreamFormat) -> float | tuple[float, ...]:
             "must name the image and then the label"
         ) from None
     if layout.is_multi_label:
-        row = multi_hot(decoded, layout.classes, layout.label_format)
+        row = parse_multi_hot(decoded, layout.classes, layout.label_format)
         return tuple(float(value) for value in row)
-    return float(class_index(decoded))
+    return float(parse_class_index(decoded))
 
 
 def _check_labels(header: RecordHeader, layout: StreamFormat) -> None:

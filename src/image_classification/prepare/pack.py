@@ -22,7 +22,7 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, names_of_folders
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.prepare.encode import PackedImage, Transcoding, pack_image
 from image_classification.prepare.pack_report import PackReport, Tally, check_skipped
@@ -156,7 +156,7 @@ def labels_of(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None:
             largest,
         )
         return None
-    folders = names_of_folders(entries)
+    folders = label_map_from_folders(entries)
     if folders is not None and _is_numbered_otherwise(folders, labels):
         raise DataError(
             f"{path} numbers its classes otherwise than the folders in {list_path}: it belongs to "

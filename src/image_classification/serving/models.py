@@ -14,7 +14,7 @@ from image_classification.errors import ArtifactError, ImageError
 from image_classification.images.decode import check_pixels
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.header import read_header
-from image_classification.images.preprocessing import prepare
+from image_classification.images.preprocessing import preprocess
 from image_classification.samples import UInt8Array
 from image_classification.serving import memory
 from image_classification.serving.admission import GuardedGraph, PixelGate, Plan
@@ -102,11 +102,11 @@ class Model:
         header = read_header(image)
         check_pixels(header.width, header.height, self._preprocessing.max_pixels)
         if self._gate is None:
-            prepare(image, self._preprocessing, slot, header)
+            preprocess(image, self._preprocessing, slot, header)
             return
         with self._gate.decoding(header):
             current_request().refuse_if_abandoned()
-            prepare(image, self._preprocessing, slot, header)
+            preprocess(image, self._preprocessing, slot, header)
 
     def _empty(self, count: int) -> UInt8Array:
         shape = self._preprocessing

@@ -21,7 +21,7 @@ from image_classification.errors import ChannelError, DataError, ListError
 from image_classification.inventory import assemble
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, names_of_folders
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import read_list
 from image_classification.loading.pipe import PATIENCE_SECONDS, StreamSource, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
@@ -81,7 +81,7 @@ def names_of_lists(channel: ChannelInput) -> LabelMap | None:
     """
     paths = _visible(channel.path, "*.lst")
     try:
-        labels = names_of_folders(entry for path in paths for entry in read_list(path))
+        labels = label_map_from_folders(entry for path in paths for entry in read_list(path))
     except ListError as error:
         _logger.warning("Channel %s: no class names from its list: %s", channel.name, error)
         return None

@@ -150,7 +150,7 @@ def test_train_only_head_changes_only_the_head() -> None:
 def test_a_read_only_view_of_the_loaders_buffer_is_accepted() -> None:
     batch = make_batch(size=8)
     images = batch.images[::2, :, ::-1]
-    images.flags.writable = False
+    images.flags.writeable = False
     assert build().predict_step(images).shape == (4, 4)
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from image_classification.errors import HyperparameterError
-from image_classification.images.augment import Augmentation, augment, plan
+from image_classification.images.augment import Augmentation, augment, draw_numbers
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.operations import affine_matrix, shift_color, warp
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.operations import affine, affine_matrix, color_jitter
+from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.images.resize import resize
 
 ALL = {
@@ -33,7 +33,7 @@ def picture(height: int = 60, width: int = 80) -> np.ndarray:
 
 
 def numbers(augmentation: Augmentation, count: int = 1, seed: int = 0) -> np.ndarray:
-    return plan(augmentation, np.random.default_rng(seed), count)
+    return draw_numbers(augmentation, np.random.default_rng(seed), count)
 
 
 @pytest.mark.parametrize("mode", ["crop", "squash"])
@@ -41,7 +41,7 @@ def test_no_augmentation_is_the_preprocessing_of_evaluation(mode: str) -> None:
     preprocessing = Preprocessing(32, 40, resize=48, mode=mode)
     for data in (encode_png(picture()), encode_jpeg(picture(400, 300))):
         result = augment(data, preprocessing, Augmentation(), numbers(Augmentation())[0])
-        assert (result == prepare(data, preprocessing)).all()
+        assert (result == preprocess(data, preprocessing)).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -93,9 +93,9 @@ def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:
     image = picture(10, 10)
     augmentation = Augmentation(horizontal_flip=0.5)
     rows = numbers(augmentation, 1000)
-    assert 400 < rows["mirror"].sum() < 600 and not rows["upside_down"].any()
+    assert 400 < rows["horizontal_flip"].sum() < 600 and not rows["vertical_flip"].any()
     for row in rows[:8]:
-        expected = image[:, ::-1] if row["mirror"] else image
+        expected = image[:, ::-1] if row["horizontal_flip"] else image
         assert (
             augment(encode_png(image), Preprocessing(10, 10), augmentation, row) == expected
         ).all()
@@ -120,9 +120,9 @@ def test_a_flip_changes_nothing_but_the_side(
     data = encode(picture(200, 300))
     row = numbers(Augmentation(crop=crop))[0]
     made = {}
-    for mirror, upside_down in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        row["mirror"], row["upside_down"] = mirror, upside_down
-        made[mirror, upside_down] = augment(data, preprocessing, Augmentation(crop=crop), row)
+    for flips in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        row["horizontal_flip"], row["vertical_flip"] = flips
+        made[flips] = augment(data, preprocessing, Augmentation(crop=crop), row)
     plain = made[0, 0]
     assert (made[1, 0] == plain[:, ::-1]).all() and (made[0, 1] == plain[::-1]).all()
     assert (made[1, 1] == plain[::-1, ::-1]).all()
@@ -157,7 +157,7 @@ def test_rotation_turns_counter_clockwise() -> None:
     image = np.zeros((41, 41, 3), np.uint8)
     image[18:23, 35:40] = 255  # on the right
     out = np.empty_like(image)
-    warp(image, affine_matrix(90, 0, 0, 1), (0, 0), 0, out)
+    affine(image, affine_matrix(90, 0, 0, 1), (0, 0), 0, out)
     assert (out == np.rot90(image)).all()  # now at the top
 
 
@@ -166,7 +166,7 @@ def test_zoom_above_zero_shows_more_of_the_picture() -> None:
     image[10:30, 10:30] = 255
     out = np.empty_like(image)
     bright = [
-        warp(image, affine_matrix(0, zoom, 0, 1), (0, 0), 0, out).mean() / 255
+        affine(image, affine_matrix(0, zoom, 0, 1), (0, 0), 0, out).mean() / 255
         for zoom in (1.0, 0.0, -0.5)
     ]
     np.testing.assert_allclose(bright, [1 / 16, 1 / 4, 1], atol=0.03)
@@ -178,17 +178,17 @@ def test_what_lies_outside_a_turned_picture_is_reflected_or_filled(
 ) -> None:
     image = np.full((40, 40, 3), 200, np.uint8)
     out = np.empty_like(image)
-    warp(image, affine_matrix(45, 0, 0, 1), (0, 0), fill, out)
+    affine(image, affine_matrix(45, 0, 0, 1), (0, 0), fill, out)
     assert (out[0, 0] == corner).all() and (out[20, 20] == 200).all()
 
 
 def test_reflection_mirrors_the_picture_at_its_edge() -> None:
     image = picture(40, 40)
     out = np.empty((40, 40, 3), np.uint8)
-    warp(image, affine_matrix(0, 1.0, 0, 1), (0, 0), "reflect", out)
+    affine(image, affine_matrix(0, 1.0, 0, 1), (0, 0), "reflect", out)
     wide = np.pad(image, ((20, 20), (20, 20), (0, 0)), mode="symmetric")
     assert np.abs(out.astype(int) - resize(wide, 40, 40)).mean() < 12
-    warp(image, affine_matrix(0, 0, 0, 1), (5, 0), "reflect", out)
+    affine(image, affine_matrix(0, 0, 0, 1), (5, 0), "reflect", out)
     assert (out[:35] == image[5:]).all() and (out[35:] == image[:-6:-1]).all()
 
 
@@ -209,7 +209,7 @@ def test_the_levels_of_the_mxnet_built_in_have_its_ranges() -> None:
 
 def test_the_layers_of_the_tensorflow_built_in_have_their_ranges() -> None:
     rows = numbers(Augmentation.keras("vertical", -0.25, 0.1), 4000)
-    assert not rows["mirror"].any() and rows["upside_down"].any()
+    assert not rows["horizontal_flip"].any() and rows["vertical_flip"].any()
     assert -90 <= rows["rotation"].min() < -88 and 88 < rows["rotation"].max() <= 90
     assert -0.1 <= rows["zoom"].min() < -0.095
     assert Augmentation.keras("None", 0, 0) == Augmentation()
@@ -220,7 +220,7 @@ def test_the_layers_of_the_tensorflow_built_in_have_their_ranges() -> None:
 def test_color_offsets_are_clamped_and_act_as_in_opencv() -> None:
     def shifted(color: tuple[int, int, int], *offsets: int) -> list[int]:
         image = np.full((1, 1, 3), color, np.uint8)
-        shift_color(image, *offsets)
+        color_jitter(image, *offsets)
         return image[0, 0].tolist()
 
     # hue, lightness, saturation; the results are those of OpenCV 5.0.0
@@ -237,10 +237,10 @@ def test_color_offsets_are_clamped_and_act_as_in_opencv() -> None:
 def test_no_color_offset_leaves_the_picture_nearly_as_it_was() -> None:
     image = picture()
     copy = image.copy()
-    shift_color(copy, 0, 0, 0)
+    color_jitter(copy, 0, 0, 0)
     assert np.abs(copy.astype(int) - image).max() <= 6
     gray = image[:, :, :1].copy()
-    shift_color(gray, 30, 10, 30)
+    color_jitter(gray, 30, 10, 30)
     assert (gray == np.minimum(image[:, :, :1].astype(int) + 10, 255)).all()
 
 
@@ -253,7 +253,7 @@ def test_the_numbers_of_a_batch_depend_only_on_the_generator() -> None:
 def test_color_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
     """(u1 + 4·u2)/5 of two uniform draws, over the symmetric range, truncated toward 0."""
     augmentation, count = Augmentation.mxnet("crop_color"), 20_000
-    numbers = plan(augmentation, np.random.default_rng(0), count)
+    numbers = draw_numbers(augmentation, np.random.default_rng(0), count)
     draws = np.random.default_rng(1).random((2, count))
     expected = 2 * (draws[0] + 4 * draws[1]) / 5 - 1
     for name, limit in (("hue", 36), ("saturation", 50), ("lightness", 50)):

@@ -14,7 +14,7 @@ import pytest
 
 from image_classification.errors import ImageError
 from image_classification.images.decode import decode
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.preprocessing import Preprocessing, preprocess
 
 SHARED = Path(
     os.environ.get("IMAGE_CLASSIFICATION_SHARED", Path(__file__).parents[3].parent / "shared")
@@ -53,7 +53,7 @@ def test_a_hard_image_is_decoded_or_refused_as_its_manifest_says(entry: dict[str
         assert np.abs(image.mean((0, 1)) - entry["mean_rgb"]).max() <= tolerance
     gray = decode(data, channels=1)
     assert gray.shape == (height, width, 1)
-    small = prepare(data, Preprocessing(height=32, width=32, resize=36))
+    small = preprocess(data, Preprocessing(height=32, width=32, resize=36))
     assert small.shape == (32, 32, 3)
 
 

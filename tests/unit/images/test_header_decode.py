@@ -82,7 +82,7 @@ def test_the_exif_orientation_turns_the_picture_upright(
     data = written(stored(orientation), image_format, exif=exif(orientation), **quality)
     image = decode(data)
     assert image.shape == (48, 64, 3)
-    assert image.flags.c_contiguous and image.flags.writable
+    assert image.flags.c_contiguous and image.flags.writeable
     assert np.abs(image.astype(int) - scene()).mean() < 2
     assert read_header(data).upright_size == (48, 64)
     assert read_header(data).orientation == orientation
@@ -391,6 +391,6 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
 
 def test_resizing_flips_on_demand_and_writes_where_it_is_told() -> None:
     out = np.zeros((48, 64, 3), np.uint8)
-    assert resize(scene(), 48, 64, out=out, mirror=True) is out
+    assert resize(scene(), 48, 64, out=out, horizontal_flip=True) is out
     assert (out == scene()[:, ::-1]).all()
-    assert (resize(scene(), 48, 64, upside_down=True) == scene()[::-1]).all()
+    assert (resize(scene(), 48, 64, vertical_flip=True) == scene()[::-1]).all()

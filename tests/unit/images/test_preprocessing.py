@@ -13,7 +13,7 @@ from PIL import Image
 from image_classification.errors import DataError, ImageError, ImageTooLargeError
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.images.resize import resize
 
 
@@ -71,7 +71,7 @@ def test_the_crop_is_the_center_of_the_image_resized_by_its_shorter_side(
     )
     top, left = (scaled[0] - rows) // 2, (scaled[1] - columns) // 2
     expected = resize(image, *scaled)[top : top + rows, left : left + columns]
-    result = prepare(encode_png(image), Preprocessing(rows, columns, resize=shorter))
+    result = preprocess(encode_png(image), Preprocessing(rows, columns, resize=shorter))
     assert result.shape == (rows, columns, 3)
     difference = np.abs(result.astype(int) - expected)
     assert difference.max() <= 2 and difference.mean() < 0.5
@@ -79,12 +79,12 @@ def test_the_crop_is_the_center_of_the_image_resized_by_its_shorter_side(
 
 def test_without_resize_the_center_is_cut_out_pixel_by_pixel() -> None:
     image = picture(61, 83)
-    assert (prepare(encode_png(image), Preprocessing(20, 31)) == image[20:40, 26:57]).all()
+    assert (preprocess(encode_png(image), Preprocessing(20, 31)) == image[20:40, 26:57]).all()
 
 
 def test_squash_resizes_both_sides_and_ignores_resize() -> None:
     image = picture(60, 90)
-    result = prepare(encode_png(image), Preprocessing(32, 16, mode="squash", resize=77))
+    result = preprocess(encode_png(image), Preprocessing(32, 16, mode="squash", resize=77))
     assert (result == resize(image, 32, 16)).all()
 
 
@@ -92,7 +92,7 @@ def test_squash_resizes_both_sides_and_ignores_resize() -> None:
 def test_a_small_image_is_enlarged_until_it_covers_the_crop(height: int, width: int) -> None:
     image = np.full((height, width, 3), 200, np.uint8)
     for chosen in (None, 20):
-        result = prepare(encode_png(image), Preprocessing(40, 40, resize=chosen))
+        result = preprocess(encode_png(image), Preprocessing(40, 40, resize=chosen))
         assert result.shape == (40, 40, 3)
         assert (result == 200).all()
 
@@ -100,30 +100,30 @@ def test_a_small_image_is_enlarged_until_it_covers_the_crop(height: int, width: 
 def test_a_small_image_keeps_its_aspect_ratio_when_it_is_enlarged() -> None:
     image = picture(10, 100)
     expected = resize(image, 40, 400)[:, 180:220]
-    result = prepare(encode_png(image), Preprocessing(40, 40))
+    result = preprocess(encode_png(image), Preprocessing(40, 40))
     assert np.abs(result.astype(int) - expected).max() <= 2
 
 
 def test_a_small_image_is_refused_with_the_sizes_and_the_remedy_where_that_is_chosen() -> None:
     exact = Preprocessing(40, 30, small_images="refuse")
-    assert prepare(encode_png(picture(40, 30)), exact).shape == (40, 30, 3)
+    assert preprocess(encode_png(picture(40, 30)), exact).shape == (40, 30, 3)
     with pytest.raises(ImageError, match=r"30 × 39 pixels.*at least 30 × 40.*set resize to"):
-        prepare(encode_png(picture(39, 30)), exact)
+        preprocess(encode_png(picture(39, 30)), exact)
     enough = Preprocessing(40, 30, small_images="refuse", resize=40)
-    assert prepare(encode_png(picture(12, 12)), enough).shape == (40, 30, 3)
+    assert preprocess(encode_png(picture(12, 12)), enough).shape == (40, 30, 3)
 
 
 def test_a_large_jpeg_reduced_in_the_decoder_looks_like_one_decoded_whole() -> None:
     data = encode_jpeg(picture(900, 1200))
     preprocessing = Preprocessing(96, 96, resize=110)
     whole = resize(decode(data), 110, 146)[7:103, 25:121]
-    assert np.abs(prepare(data, preprocessing).astype(int) - whole).mean() < 2.5
+    assert np.abs(preprocess(data, preprocessing).astype(int) - whole).mean() < 2.5
 
 
 def test_nearest_takes_pixels_of_the_whole_image() -> None:
     data = encode_jpeg(picture(320, 400))
     chosen = Preprocessing(40, 50, mode="squash", interpolation="nearest")
-    assert (prepare(data, chosen) == resize(decode(data), 40, 50, "nearest")).all()
+    assert (preprocess(data, chosen) == resize(decode(data), 40, 50, "nearest")).all()
 
 
 def test_the_result_is_written_where_the_caller_wants_it() -> None:
@@ -131,11 +131,11 @@ def test_the_result_is_written_where_the_caller_wants_it() -> None:
     gray = Preprocessing(16, 16, channels=1, mean=(0.0,), std=(1.0,), resize=16)
     data = encode_png(picture(30, 40))
     slot = batch[1]
-    assert prepare(data, gray, slot) is slot
-    assert (batch[1] == prepare(data, gray)).all() and batch[1].any()
+    assert preprocess(data, gray, slot) is slot
+    assert (batch[1] == preprocess(data, gray)).all() and batch[1].any()
     assert not batch[0].any() and not batch[2].any()
 
 
 def test_the_pixel_limit_is_the_value_s_own() -> None:
     with pytest.raises(ImageTooLargeError):
-        prepare(encode_png(picture(30, 40)), Preprocessing(8, 8, max_pixels=1199))
+        preprocess(encode_png(picture(30, 40)), Preprocessing(8, 8, max_pixels=1199))

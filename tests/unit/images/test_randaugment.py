@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.images.augment import Augmentation, augment, plan
+from image_classification.images.augment import Augmentation, augment, draw_numbers
 from image_classification.images.encode import encode_png
-from image_classification.images.operations import AREA, ASPECT, erase
+from image_classification.images.operations import ERASED_AREA, ERASED_ASPECT, random_erasing
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.images.randaugment import OPERATIONS, apply_policy
+from image_classification.images.randaugment import OPERATIONS, randaugment
 
 UNSIGNED = {"_autocontrast", "_equalize", "_identity", "_posterize", "_solarize"}
 
@@ -23,7 +23,7 @@ def picture(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
 
 def apply(index: int, magnitude: float, image: np.ndarray | None = None) -> np.ndarray:
     result = picture() if image is None else image.copy()
-    apply_policy(result, np.array([index]), np.array([magnitude]))
+    randaugment(result, np.array([index]), np.array([magnitude]))
     return result
 
 
@@ -58,21 +58,21 @@ def test_geometry_moves_the_picture_about_its_center() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_erasing_fills_one_rectangle_of_allowed_size_with_the_mean(seed: int) -> None:
     image = np.full((100, 120, 3), 200, np.uint8)
-    erase(image, np.random.default_rng(seed).random(4).tolist(), (10.4, 20.0, 30.0))
+    random_erasing(image, np.random.default_rng(seed).random(4).tolist(), (10.4, 20.0, 30.0))
     erased = (image == (10, 20, 30)).all(axis=-1)
     rows, columns = np.nonzero(erased)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert rows.size == height * width
-    assert rows.size <= AREA[1] * image.shape[0] * image.shape[1] * 1.05
+    assert rows.size <= ERASED_AREA[1] * image.shape[0] * image.shape[1] * 1.05
     if height < 100 and width < 120:
-        assert rows.size >= AREA[0] * image.shape[0] * image.shape[1] * 0.9
-        assert ASPECT[0] * 0.9 <= height / width <= ASPECT[1] * 1.1
+        assert rows.size >= ERASED_AREA[0] * image.shape[0] * image.shape[1] * 0.9
+        assert ERASED_ASPECT[0] * 0.9 <= height / width <= ERASED_ASPECT[1] * 1.1
     assert (image[~erased] == 200).all()
 
 
 def test_a_planned_image_is_erased_as_often_as_asked_and_changed_by_as_many_operations() -> None:
     augmentation = Augmentation(operations=2, magnitude=15, erasing=0.25)
-    rows = plan(augmentation, np.random.default_rng(0), 4000)
+    rows = draw_numbers(augmentation, np.random.default_rng(0), 4000)
     assert rows["erased"].mean() == pytest.approx(0.25, abs=0.03)
     assert set(rows["operations"].ravel()) == set(range(len(OPERATIONS)))
     preprocessing, data = Preprocessing(40, 60), encode_png(picture())
@@ -81,7 +81,7 @@ def test_a_planned_image_is_erased_as_often_as_asked_and_changed_by_as_many_oper
 
 
 def test_the_new_numbers_leave_those_of_earlier_versions_as_they_were() -> None:
-    rows = plan(Augmentation.mxnet("crop"), np.random.default_rng(3), 2)
+    rows = draw_numbers(Augmentation.mxnet("crop"), np.random.default_rng(3), 2)
     draws = np.random.default_rng(3).random((2, 40))
     np.testing.assert_array_equal(rows["top"], draws[:, 0])
-    np.testing.assert_array_equal(rows["mirror"], draws[:, 2] < 0.5)
+    np.testing.assert_array_equal(rows["horizontal_flip"], draws[:, 2] < 0.5)

@@ -17,10 +17,10 @@ from image_classification.errors import ImageError, ImageTooLargeError, UsageErr
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_png
 from image_classification.images.header import read_header
-from image_classification.images.jpeg_parts import cut_jpeg, read_layout
+from image_classification.images.jpeg_regions import cut_jpeg, read_layout
 from image_classification.images.restart_markers import PROGRAM, Segmenter, restart_interval
 from image_classification.records.reader import RecordFile
-from tests.unit.images.test_jpeg_parts import jpeg
+from tests.unit.images.test_jpeg_regions import jpeg
 
 needs_jpegtran = pytest.mark.skipif(
     shutil.which(PROGRAM) is None,

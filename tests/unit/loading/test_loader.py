@@ -13,7 +13,7 @@ import pytest
 from image_classification.errors import AlgorithmError, DataError, HyperparameterError
 from image_classification.images.augment import Augmentation
 from image_classification.images.encode import encode_jpeg
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
 from image_classification.loading.order import epoch_order, step_generator
@@ -93,7 +93,7 @@ def test_an_unshuffled_epoch_has_every_sample_in_order_and_a_shorter_last_batch(
         for batch in loader.epoch(0):
             for image, key, target in zip(batch.images, batch.keys, batch.targets, strict=True):
                 index = int(key.removeprefix("picture-").removesuffix(".jpg"))
-                assert (image == prepare(FILES[index], PREPROCESSING)).all()
+                assert (image == preprocess(FILES[index], PREPROCESSING)).all()
                 assert target == index % 3
             assert batch.weights.dtype == np.float32 and (batch.weights == 1).all()
             batches.append(batch.keys)
@@ -154,7 +154,7 @@ def test_a_bad_sample_is_left_out_and_the_others_keep_their_labels() -> None:
                 assert len(batch.targets) == len(batch.weights) == len(batch)
                 for image, key, target in zip(batch.images, batch.keys, batch.targets, strict=True):
                     index = int(key.removeprefix("picture-").removesuffix(".jpg"))
-                    assert (image == prepare(FILES[index], PREPROCESSING)).all()
+                    assert (image == preprocess(FILES[index], PREPROCESSING)).all()
                     assert target == index % 3
                 keys += batch.keys
             assert keys == [source.key(n) for n in range(23) if n not in source.damaged]

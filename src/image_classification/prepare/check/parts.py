@@ -12,7 +12,7 @@ from image_classification.errors import DataError
 from image_classification.inventory import Inventory, find_files, labels_beside, split_named
 from image_classification.inventory.folders import has_class_folders, take_inventory
 from image_classification.inventory.tables import file_rows
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, names_of_folders
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import LeftOut, class_name, list_folder
 from image_classification.prepare.check import Part
@@ -77,7 +77,7 @@ def _list_part(root: Path, listing: Path, is_only: bool) -> Part:
         [entry.labels[0] if len(entry.labels) == 1 else np.nan for entry in entries], np.float64
     )
     whole = bool(np.all(np.floor(labels) == labels))
-    names = labels_beside(listing) or (names_of_folders(entries) if whole else None)
+    names = labels_beside(listing) or (label_map_from_folders(entries) if whole else None)
     name = str(root) if is_only else str(listing)
     # What one of several lists does not name is named by another.
     return _file_part(name, root, paths, labels, names, left_out.reasons() if is_only else ())

@@ -15,12 +15,12 @@ from PIL import Image
 
 from image_classification.errors import ImageDamagedError, ImageError
 from image_classification.images import decode as images
-from image_classification.images import jpeg_parts
+from image_classification.images import jpeg_regions
 from image_classification.images.augment import Augmentation
-from image_classification.images.decode import decode, decode_part
+from image_classification.images.decode import decode, decode_region
 from image_classification.images.encode import encode_png
 from image_classification.images.header import read_header
-from image_classification.images.jpeg_parts import (
+from image_classification.images.jpeg_regions import (
     Box,
     JpegLayout,
     cut_jpeg,
@@ -121,7 +121,7 @@ def test_a_part_has_the_pixels_of_the_whole_picture_bit_for_bit(
 ) -> None:
     top, left, height, width = any_part(draw, read_header(data).upright_size)
     whole = decode(data, channels=channels, smooth_chroma=smooth)
-    part = decode_part(data, (top, left, height, width), channels=channels, smooth_chroma=smooth)
+    part = decode_region(data, (top, left, height, width), channels=channels, smooth_chroma=smooth)
     assert (part == whole[top : top + height, left : left + width]).all()
     assert part.shape == (height, width, channels)
 
@@ -133,7 +133,7 @@ def test_a_reduced_part_is_a_part_of_the_reduced_picture_and_as_large_as_asked(
 ) -> None:
     header = read_header(data)
     part = any_part(draw, header.upright_size)
-    found = decode_part(data, part, min_size=(least, least))
+    found = decode_region(data, part, min_size=(least, least))
     scale = next((s for s in (8, 4, 2) if part[2] // s >= least and part[3] // s >= least), 1)
     assert found.shape[:2] == (part[2] // scale, part[3] // scale)
     if header.orientation == 1:
@@ -190,14 +190,14 @@ def test_a_truncated_file_is_refused_even_where_the_part_is_there(
 ) -> None:
     data = jpeg(96, 128, interval=interval)
     with pytest.raises(ImageDamagedError):
-        decode_part(data[: int(len(data) * keep)], (0, 0, 16, 16))
+        decode_region(data[: int(len(data) * keep)], (0, 0, 16, 16))
 
 
 def test_the_end_mark_of_a_thumbnail_does_not_hide_that_the_picture_is_truncated() -> None:
     data = jpeg(96, 128)
     comment = b"\xff\xfe" + (4).to_bytes(2, "big") + b"\xff\xd9"
     with pytest.raises(ImageDamagedError):
-        decode_part(data[:2] + comment + data[2:-600], (0, 0, 16, 16))
+        decode_region(data[:2] + comment + data[2:-600], (0, 0, 16, 16))
 
 
 def markers_of(data: bytes) -> list[int]:
@@ -220,8 +220,8 @@ def test_a_table_of_pieces_saves_the_search_for_markers(monkeypatch: pytest.Monk
     data = tabled(gridded())
     expected = decode(data)[40:60, 40:60]
     assert (expected == decode(gridded())[40:60, 40:60]).all()
-    monkeypatch.setattr(jpeg_parts.np, "flatnonzero", None)
-    assert (decode_part(data, (40, 40, 20, 20)) == expected).all()
+    monkeypatch.setattr(jpeg_regions.np, "flatnonzero", None)
+    assert (decode_region(data, (40, 40, 20, 20)) == expected).all()
 
 
 @pytest.mark.parametrize("shift", [-300, -2, 2, 300, 4000])
@@ -263,7 +263,7 @@ def test_damaged_bytes_make_pixels_of_the_right_size_or_an_image_error(
             part = any_part(draw, size)
         if part[0] + part[2] > size[0] or part[1] + part[3] > size[1]:
             return
-        found = decode_part(bytes(data), part, max_pixels=1 << 20)
+        found = decode_region(bytes(data), part, max_pixels=1 << 20)
     except ImageError:
         return
     assert found.shape == (part[2], part[3], 3)
@@ -271,14 +271,14 @@ def test_damaged_bytes_make_pixels_of_the_right_size_or_an_image_error(
 
 def test_parts_of_what_is_no_jpeg_are_cut_from_the_whole() -> None:
     image = np.asarray(scene(30, 40))
-    assert (decode_part(encode_png(image), (3, 5, 10, 20)) == image[3:13, 5:25]).all()
+    assert (decode_region(encode_png(image), (3, 5, 10, 20)) == image[3:13, 5:25]).all()
 
 
 def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[int] = []
-    cut_whole = jpeg_parts.cut_jpeg
+    cut_whole = jpeg_regions.cut_jpeg
 
     def noted(*arguments: object) -> object:
         found = cut_whole(*arguments)  # type: ignore[arg-type]
@@ -287,7 +287,7 @@ def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
         return found
 
     monkeypatch.setattr("image_classification.images.decode.cut_jpeg", noted)
-    decode_part(gridded(), (40, 40, 20, 20))
+    decode_region(gridded(), (40, 40, 20, 20))
     assert decoded == [32 * 32]
 
 
@@ -326,7 +326,7 @@ def test_parts_of_the_hard_images_are_those_of_the_whole_or_refused(shared: Path
         try:
             height, width = read_header(data).upright_size
             part = (height // 3, width // 4, max(1, height // 2), max(1, width // 2))
-            found = decode_part(data, part)
+            found = decode_region(data, part)
         except ImageError:
             assert whole is None, entry["file"]
             continue
