@@ -71,3 +71,15 @@ def test_stopping_leaves_a_process_alone_that_is_no_docker_engine(tmp_path: Path
     finally:
         process.kill()
         process.wait()
+
+
+def test_messages_lists_what_users_read_and_no_docstring(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "messages"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    for kind in ("error", "log", "help", "declaration", "page", "text"):
+        assert any(line[7:].startswith(kind) for line in lines), kind
+    assert "src/image_classification/serving/page/index.html" in lines
+    assert "Every error the product raises on purpose" not in ran.stdout

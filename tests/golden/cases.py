@@ -104,8 +104,8 @@ def channels_of(kind: str, folder: Path) -> dict[str, Path]:
         return split | {f"{name}_lst": write_list(folder, name) for name in split}
     if kind == "two classes":
         for name in split:
-            for colour in ("blue", "red"):
-                shutil.copytree(PICTURES / name / colour, folder / name / colour)
+            for color in ("blue", "red"):
+                shutil.copytree(PICTURES / name / color, folder / name / color)
             split[name] = folder / name
     named = {"training": split["train"], "validation": split["validation"]}
     return named | {"test": split["validation"]}
@@ -117,8 +117,8 @@ def write_list(folder: Path, name: str) -> Path:
     target.mkdir(parents=True)
     lines = []
     for number, path in enumerate(sorted((PICTURES / name).rglob("*.png"))):
-        colour = path.parent.name
-        present = (colour == "blue", colour in {"blue", "green"}, colour == "red")
+        color = path.parent.name
+        present = (color == "blue", color in {"blue", "green"}, color == "red")
         columns = "\t".join(str(int(label)) for label in present)
         lines.append(f"{number}\t{columns}\t{path.relative_to(PICTURES / name)}\n")
     (target / f"{name}.lst").write_text("".join(lines))
