@@ -15,23 +15,39 @@ from image_classification.contract import mxnet as mxnet_interface
 from image_classification.contract import tensorflow as tensorflow_interface
 from image_classification.contract.channels import Channel
 from image_classification.contract.hyperparameter import Hyperparameter, Value, parse_all, parse_one
+from image_classification.contract.metrics import LogLines
 from image_classification.contract.presets import added_by
 from image_classification.contract.shared import BACKEND, INTERFACE, PRESET
-from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.errors import ArtifactError, ChannelError, HyperparameterError
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Interface:
-    """The declarations of one built-in.
+class AnswerForm:
+    """How a built-in's server writes the probabilities of one image, when labels are not asked for.
 
     Attributes:
-        name: mxnet or tensorflow.
+        json_key: the name of the array in application/json; None: the bare array.
+        json_lines_key: its name in application/jsonlines.
+    """
+
+    json_key: str | None
+    json_lines_key: str
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Everything that distinguishes one built-in from the other.
+
+    Attributes:
+        name: mxnet or tensorflow, as checkpoints, artifacts and messages name it.
         training_channel: the name of its channel of training images.
         channels, hyperparameters, metrics: its declared tables.
         tuning_ranges: the hyperparameters that a tuning job may vary → the range that the built-in
             recommends; None: all values of a categorical.
+        lines: its log lines.
+        answers: the form of its server's answers.
     """
 
     name: str
@@ -40,6 +56,8 @@ class Interface:
     hyperparameters: tuple[Hyperparameter, ...]
     metrics: tuple[metrics.Metric, ...]
     tuning_ranges: Mapping[str, tuple[float, float] | None]
+    lines: LogLines
+    answers: AnswerForm
 
     def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Typed hyperparameters; names of the other interface get a message that says so.
@@ -97,6 +115,8 @@ INTERFACES = {
         mxnet_interface.HYPERPARAMETERS,
         metrics.MXNET_METRICS,
         mxnet_interface.TUNING_RANGES,
+        metrics.MXNetLines(),
+        AnswerForm(json_key=None, json_lines_key="prediction"),
     ),
     "tensorflow": Interface(
         "tensorflow",
@@ -105,8 +125,19 @@ INTERFACES = {
         tensorflow_interface.HYPERPARAMETERS,
         metrics.TENSORFLOW_METRICS,
         tensorflow_interface.TUNING_RANGES,
+        metrics.KerasLines(),
+        AnswerForm(json_key="probabilities", json_lines_key="probabilities"),
     ),
 }
+
+
+def interface_of(name: str) -> Interface:
+    """Return the interface that an artifact's manifest names; ArtifactError if there is none."""
+    if name not in INTERFACES:
+        raise ArtifactError(
+            f"the artifact's interface is {name!r}; expected {' or '.join(INTERFACES)}"
+        )
+    return INTERFACES[name]
 
 
 def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:

@@ -1,9 +1,11 @@
-"""Metrics as objects: what is logged, the regular expression that scrapes it, its direction.
+"""The log lines of the built-ins, and the metrics that SageMaker scrapes from them.
 
-The lines are those of the built-ins, character by character: MXNet's `Module.fit` lines with six
-decimals, Keras' one line per epoch. No number is ever written with an exponent, because the
-published expressions have no `e`.
+The lines are the built-ins' own, character by character: those of MXNet's `Module.fit` with six
+decimals, and one line per epoch from Keras. No number has an exponent, because the published
+regular expressions do not match an `e`.
 """
+
+# ruff: noqa: ARG002 - a built-in's lines do not use every argument that they get
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A scraped number.
+    """A number that SageMaker reads from the log.
 
     Attributes:
-        name: as in MetricDefinitions.
-        line: the log line, or the part of it, with `{value}` where the number stands.
-        regex: finds it in a log line; group 1 is the value.
-        direction: what a tuning job should do with it.
+        name: its name in MetricDefinitions.
+        line: an example of the log line, or a part of it, with `{value}` in place of the number.
+        regex: finds the number in a log line; group 1 is the value.
+        direction: the goal of a tuning job.
     """
 
     name: str
@@ -75,69 +77,99 @@ TENSORFLOW_METRICS = (
     ),
 )
 
-
-def mxnet_batch_line(epoch: int, step: int, rate: float, values: Mapping[str, float]) -> str:
-    """The line every 20 batches: speed in samples/s and the running training metrics."""
-    tail = "".join(f"\t{name}={value:.6f}" for name, value in values.items())
-    return f"Epoch[{epoch}] Batch [{step}]\tSpeed: {rate:.3f} samples/sec{tail}"
+Lines = Sequence[str]
+Scores = Mapping[str, float]
+"""Metric → value; the names are MXNet's (`top_k_accuracy_5`)."""
 
 
-def mxnet_epoch_lines(
-    epoch: int, seconds: float, train: Mapping[str, float], validation: Mapping[str, float]
-) -> list[str]:
-    """The lines at the end of an epoch; `loss` is not among MXNet's names and is left out."""
-    lines = [f"Epoch[{epoch}] Train-{name}={v:.6f}" for name, v in train.items() if name != "loss"]
-    lines.append(f"Epoch[{epoch}] Time cost={seconds:.3f}")
-    lines += [
-        f"Epoch[{epoch}] Validation-{name}={v:.6f}"
-        for name, v in validation.items()
-        if name != "loss"
-    ]
-    return lines
+class LogLines:
+    """What a built-in logs about its training; this base class logs nothing."""
+
+    def of_batch(self, epoch: int, step: int, rate: float, train: Scores) -> Lines:
+        """Return the lines after every 20th batch; `rate` is in samples per second."""
+        return ()
+
+    def of_epoch(
+        self, epoch: int, steps: int, seconds: float, train: Scores, validation: Scores
+    ) -> Lines:
+        """Return the lines at the end of `epoch`, which is 0 for the first."""
+        return ()
+
+    def of_best(self, accuracy: float) -> Lines:
+        """Return the lines about a new best epoch."""
+        return ()
+
+    def of_model(self, parameters: int, trainable: int) -> Lines:
+        """Return the lines about the size of the model."""
+        return ()
+
+    def of_durations(self, seconds: Sequence[float]) -> Lines:
+        """Return the lines after training, from the seconds of each epoch."""
+        return ()
+
+    def of_test(self, test: Scores, samples: int, seconds: float) -> Lines:
+        """Return the lines about the test channel and the speed of its evaluation."""
+        return ()
 
 
-def keras_epoch_line(
-    steps: int, seconds: float, train: Mapping[str, float], validation: Mapping[str, float]
-) -> str:
-    """Keras' line: `12/12 - 9s - loss: 0.9382 - accuracy: 0.7312 - val_loss: …`."""
-    parts = [f"{_keras_name(name)}: {value:.4f}" for name, value in train.items()]
-    parts += [f"val_{_keras_name(name)}: {value:.4f}" for name, value in validation.items()]
-    return f"{steps}/{steps} - {seconds:.0f}s - " + " - ".join(parts)
+class MXNetLines(LogLines):
+    """The lines of MXNet's `Module.fit`; `loss` is not one of its metrics."""
+
+    def of_batch(self, epoch: int, step: int, rate: float, train: Scores) -> Lines:
+        tail = "".join(f"\t{name}={value:.6f}" for name, value in _without_loss(train))
+        return (f"Epoch[{epoch}] Batch [{step}]\tSpeed: {rate:.3f} samples/sec{tail}",)
+
+    def of_epoch(
+        self, epoch: int, steps: int, seconds: float, train: Scores, validation: Scores
+    ) -> Lines:
+        return (
+            *(f"Epoch[{epoch}] Train-{name}={v:.6f}" for name, v in _without_loss(train)),
+            f"Epoch[{epoch}] Time cost={seconds:.3f}",
+            *(f"Epoch[{epoch}] Validation-{name}={v:.6f}" for name, v in _without_loss(validation)),
+        )
+
+    def of_best(self, accuracy: float) -> Lines:
+        return (f"Storing the best model with validation accuracy: {accuracy:.6f}",)
 
 
-def keras_test_lines(test: Mapping[str, float]) -> list[str]:
-    """The lines about the channel test: `- Test accuracy: 0.8125`."""
-    return [f"- Test {_keras_name(name)}: {value:.4f}" for name, value in test.items()]
+class KerasLines(LogLines):
+    """The lines of Keras: `12/12 - 9s - loss: 0.9382 - accuracy: 0.7312 - val_loss: …`."""
+
+    def of_epoch(
+        self, epoch: int, steps: int, seconds: float, train: Scores, validation: Scores
+    ) -> Lines:
+        parts = [f"{_keras_name(name)}: {value:.4f}" for name, value in train.items()]
+        parts += [f"val_{_keras_name(name)}: {value:.4f}" for name, value in validation.items()]
+        return (f"{steps}/{steps} - {seconds:.0f}s - " + " - ".join(parts),)
+
+    def of_model(self, parameters: int, trainable: int) -> Lines:
+        return (
+            f"- Number of parameters: {parameters}",
+            f"- Number of trainable parameters: {trainable}",
+            f"- Number of non-trainable parameters: {parameters - trainable}",
+        )
+
+    def of_durations(self, seconds: Sequence[float]) -> Lines:
+        total = sum(seconds)
+        return (
+            f"- Total training duration: {total:.4f}",
+            f"- Average training duration per epoch: {total / max(len(seconds), 1):.4f}",
+        )
+
+    def of_test(self, test: Scores, samples: int, seconds: float) -> Lines:
+        return (
+            *(f"- Test {_keras_name(name)}: {value:.4f}" for name, value in test.items()),
+            f"- Test evaluation latency: {seconds:.4f}",
+            f"- Average test latency per sample: {seconds / max(samples, 1):.6f}",
+            f"- Average test throughput: {samples / max(seconds, 1e-9):.4f}",
+        )
 
 
-def keras_model_lines(parameters: int, trainable: int) -> list[str]:
-    """The lines about the size of the model."""
-    return [
-        f"- Number of parameters: {parameters}",
-        f"- Number of trainable parameters: {trainable}",
-        f"- Number of non-trainable parameters: {parameters - trainable}",
-    ]
-
-
-def keras_duration_lines(seconds: Sequence[float]) -> list[str]:
-    """The lines about the time of training, from the seconds of each epoch."""
-    total = sum(seconds)
-    return [
-        f"- Total training duration: {total:.4f}",
-        f"- Average training duration per epoch: {total / max(len(seconds), 1):.4f}",
-    ]
-
-
-def keras_latency_lines(samples: int, seconds: float) -> list[str]:
-    """The lines about the speed of the evaluation on the channel test."""
-    return [
-        f"- Test evaluation latency: {seconds:.4f}",
-        f"- Average test latency per sample: {seconds / max(samples, 1):.6f}",
-        f"- Average test throughput: {samples / max(seconds, 1e-9):.4f}",
-    ]
+def _without_loss(values: Scores) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in values.items() if name != "loss"]
 
 
 def _keras_name(name: str) -> str:
-    """MXNet says top_k_accuracy_5, Keras top_5_accuracy."""
+    """Return Keras' name for a metric: `top_5_accuracy` for `top_k_accuracy_5`."""
     k = name.removeprefix("top_k_accuracy_")
     return name if k == name else f"top_{k}_accuracy"

@@ -24,6 +24,7 @@ from image_classification.contract.environment import (
     MAX_CONCURRENT_TRANSFORMS,
     MAX_PAYLOAD_IN_MB,
 )
+from image_classification.contract.interface import interface_of
 from image_classification.contract.process import cpu_count
 from image_classification.errors import BackendError, ImageError, RequestError, UserError
 from image_classification.serving import multi_model
@@ -109,7 +110,7 @@ def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> F
     def load(directory: Path) -> Responder:
         with open_artifact(directory) as artifact:
             model = load_model(artifact, plan, health, gate)
-        return Answering(model.predict_each, artifact.interface, settings)
+        return Answering(model.predict_each, interface_of(artifact.interface).answers, settings)
 
     store = ModelStore(load, memory_budget())
     app = create_app(multi_model.refuse_invocation, settings, health)
@@ -131,7 +132,7 @@ def _responder(model: Model, settings: RequestSettings, health: Health) -> Respo
     artifact = model.artifact
     own = find_own_code(artifact.directory)
     if own is None:
-        return Answering(model.predict_each, artifact.interface, settings)
+        return Answering(model.predict_each, interface_of(artifact.interface).answers, settings)
     try:
         from image_classification.serving.custom.handlers import OwnHandlers, ServedModel
     except ModuleNotFoundError as error:
@@ -141,7 +142,8 @@ def _responder(model: Model, settings: RequestSettings, health: Health) -> Respo
             f"or unset {environment.PROGRAM.name}"
         ) from error
     served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
-    handlers = OwnHandlers(own, served, artifact.interface, settings, health)
+    form = interface_of(artifact.interface).answers
+    handlers = OwnHandlers(own, served, form, settings, health)
     _logger.info("Answering through code/%s of the artifact", own.program)
     return handlers
 

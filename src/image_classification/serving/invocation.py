@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from image_classification.contract.interface import AnswerForm
 from image_classification.errors import RequestError
 from image_classification.serving.codec.accept import JSON, JSON_LINES
 from image_classification.serving.codec.answers import encode
@@ -51,13 +52,13 @@ class Answering:
 
     Args:
         predict: encoded images → a prediction, or the reason why there is none, for each.
-        interface: mxnet or tensorflow, which decides the form of the answer.
+        form: of the answer, that of the interface.
         settings: of the environment.
     """
 
-    def __init__(self, predict: Predict, interface: str, settings: RequestSettings) -> None:
+    def __init__(self, predict: Predict, form: AnswerForm, settings: RequestSettings) -> None:
         self._predict = predict
-        self._interface = interface
+        self._form = form
         self._settings = settings
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
@@ -75,11 +76,11 @@ class Answering:
         except RequestError as error:
             if error.status != 400 or not self._settings.is_placeholder:
                 raise
-            return encode([Failure(error.message)], False, accept, self._interface)
+            return encode([Failure(error.message)], False, accept, self._form)
         results = self._predict(images.entries)
         if not images.is_list and not self._settings.is_placeholder:
             refuse_failure(results[0])
-        return encode(results, images.is_list, accept, self._interface)
+        return encode(results, images.is_list, accept, self._form)
 
 
 def refuse_failure(result: Prediction | Failure) -> None:

@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 
 def replaced_backbone(
-    interface: str, values: Mapping[str, Any], channels: Mapping[str, ChannelInput]
+    values: Mapping[str, Any], channels: Mapping[str, ChannelInput]
 ) -> tuple[str, str] | None:
     """(the backbone to use, the one it stands in for), or None where the job has what it asks for.
 
@@ -56,14 +56,13 @@ def replaced_backbone(
     `num_layers` in incremental training.
 
     Args:
-        interface: mxnet or tensorflow; only the former names networks by `num_layers`.
-        values: typed hyperparameters.
+        values: typed hyperparameters; only the MXNet interface has `num_layers`.
         channels: of the job.
 
     Raises:
         ArtifactError: the model channel holds no readable artifact.
     """
-    if interface != "mxnet" or values["backbone"]:
+    if "num_layers" not in values or values["backbone"]:
         return None
     depth = int(values["num_layers"])
     catalog = backends.catalog(values["backend"])

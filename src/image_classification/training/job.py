@@ -98,16 +98,16 @@ def _loop_of(
     group: ProcessGroup,
     should_stop: StopRequest,
 ) -> Loop:
-    settings, interface = request.settings, request.interface.name
+    settings, interface = request.settings, request.interface
     journal_type = Journal if group.is_leader else SilentJournal
-    identity = identity_of(interface, settings, inputs)
+    identity = identity_of(interface.name, settings, inputs)
     return Loop(
         engine=group.engine,
         settings=settings,
         classes=len(inputs.labels),
         training=loaders.training,
         validation=loaders.validation,
-        journal=journal_type(interface, settings.epochs, loaders.training.steps),
+        journal=journal_type(interface.lines, settings.epochs, loaders.training.steps),
         checkpoints=Checkpoints(request.paths.checkpoints, identity),
         world=group.world,
         should_stop=should_stop,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from image_classification.contract import metrics
+from image_classification.contract.metrics import LogLines
 from image_classification.training.checkpoint import EpochRecord
 from image_classification.training.report.history import EpochObserver
 
@@ -76,13 +76,13 @@ class Journal:
     """Writes the log lines of training.
 
     Args:
-        interface: mxnet or tensorflow; decides the lines that metrics are scraped from.
+        lines: those of the interface's built-in, from which metrics are scraped.
         epochs: of the whole job.
         steps: of an epoch.
     """
 
-    def __init__(self, interface: str, epochs: int, steps: int) -> None:
-        self._is_mxnet = interface == "mxnet"
+    def __init__(self, lines: LogLines, epochs: int, steps: int) -> None:
+        self._lines = lines
         self._epochs, self._steps = epochs, steps
         self._epoch = self._step = 0
         self._is_validating = False
@@ -109,9 +109,8 @@ class Journal:
     ) -> None:
         """Within an epoch: speed in images/s, share of time waiting for data, running metrics."""
         self._epoch = epoch
-        if self._is_mxnet and step % BATCHES_PER_LINE == 0:
-            values = {name: value for name, value in train.items() if name != "loss"}
-            _logger.info("%s", metrics.mxnet_batch_line(epoch, step, rate, values))
+        if step % BATCHES_PER_LINE == 0:
+            self._log(self._lines.of_batch(epoch, step, rate, train))
         if time.monotonic() - self._last_line > _DUE_SECONDS:
             self._say(
                 f"Epoch {epoch + 1}/{self._epochs}, step {step}/{self._steps}, {rate:.1f} "
@@ -122,12 +121,7 @@ class Journal:
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         """At the end of an epoch: the built-in's lines, then ours with speed and time left."""
         seconds, train, validation = record.seconds, record.train, record.validation
-        if self._is_mxnet:
-            lines = metrics.mxnet_epoch_lines(record.epoch, seconds, train, validation)
-        else:
-            lines = [metrics.keras_epoch_line(self._steps, seconds, train, validation)]
-        for line in lines:
-            _logger.info("%s", line)
+        self._log(self._lines.of_epoch(record.epoch, self._steps, seconds, train, validation))
         self._say(
             f"Epoch {record.epoch + 1}/{self._epochs} took {seconds:.1f} s: "
             f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f} % of the time "
@@ -142,26 +136,23 @@ class Journal:
 
     def model_lines(self, parameters: int, trainable: int) -> None:
         """Before training: the size of the model."""
-        if not self._is_mxnet:
-            self._log(metrics.keras_model_lines(parameters, trainable))
+        self._log(self._lines.of_model(parameters, trainable))
 
     def duration_lines(self, records: Sequence[EpochRecord]) -> None:
         """After training: its time."""
-        if not self._is_mxnet:
-            self._log(metrics.keras_duration_lines([record.seconds for record in records]))
+        self._log(self._lines.of_durations([record.seconds for record in records]))
 
     def test_lines(self, test: Mapping[str, float], samples: int, seconds: float) -> None:
         """What the final model reaches on the channel test, and how fast."""
-        self._log(metrics.keras_test_lines(test) + metrics.keras_latency_lines(samples, seconds))
+        self._log(self._lines.of_test(test, samples, seconds))
 
     def stop_line(self, reason: str) -> None:
         """Training ends before its last epoch."""
         self._say(reason)
 
     def best_line(self, accuracy: float) -> None:
-        """The MXNet built-in's line about a new best epoch."""
-        if self._is_mxnet:
-            self._log([f"Storing the best model with validation accuracy: {accuracy:.6f}"])
+        """The built-in's line about a new best epoch."""
+        self._log(self._lines.of_best(accuracy))
 
     def _say(self, line: str) -> None:
         _logger.info("%s", line)

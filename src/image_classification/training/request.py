@@ -95,7 +95,7 @@ def _settings(
     interface: str, values: Mapping[str, Value], channels: Mapping[str, ChannelInput]
 ) -> Settings:
     """The settings, with a stand-in where the weights of the network asked for are missing."""
-    replaced = replaced_backbone(interface, values, channels)
+    replaced = replaced_backbone(values, channels)
     if replaced is None:
         return settings_of(interface, values)
     backbone, asked = replaced

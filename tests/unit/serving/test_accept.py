@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image_classification.contract.interface import INTERFACES
 from image_classification.errors import RequestError
 from image_classification.labels.label_map import LabelMap
 from image_classification.serving.codec.accept import Accept, parse_accept
@@ -27,7 +28,9 @@ JSON, LINES, CSV = "application/json", "application/jsonlines", "text/csv"
 def answer(
     accept: str, results: list[Result], interface: str = "mxnet", is_list: bool = False
 ) -> bytes:
-    body, content_type = encode(results, is_list, parse_accept(accept, JSON), interface)
+    body, content_type = encode(
+        results, is_list, parse_accept(accept, JSON), INTERFACES[interface].answers
+    )
     assert content_type == parse_accept(accept, JSON).media_type
     return body
 

@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from image_classification.contract import metrics
 from image_classification.contract.interface import INTERFACES
-from image_classification.contract.metrics import Metric
+from image_classification.contract.metrics import KerasLines, Metric, MXNetLines
 from image_classification.training.checkpoint import EpochRecord
 from image_classification.training.journal import Heartbeat, Journal
 
@@ -41,12 +40,8 @@ def test_no_line_of_one_metric_is_taken_for_another() -> None:
 def test_the_objective_of_the_tuning_guides_is_declared(interface: str) -> None:
     declared = {metric.name: metric for metric in INTERFACES[interface].metrics}
     assert declared["validation:accuracy"].direction == "Maximize"
-    values = {"accuracy": 0.75}
-    lines = {
-        "mxnet": "\n".join(metrics.mxnet_epoch_lines(0, 1.0, {"accuracy": 0.5}, values)),
-        "tensorflow": metrics.keras_epoch_line(12, 1.0, {"accuracy": 0.5}, values),
-    }
-    found = re.findall(declared["validation:accuracy"].regex, lines[interface])
+    lines = INTERFACES[interface].lines.of_epoch(0, 12, 1.0, {"accuracy": 0.5}, {"accuracy": 0.75})
+    found = re.findall(declared["validation:accuracy"].regex, "\n".join(lines))
     assert [float(value) for value in found] == [0.75]
 
 
@@ -54,14 +49,14 @@ def test_the_objective_of_the_tuning_guides_is_declared(interface: str) -> None:
 def test_no_number_has_an_exponent(value: float) -> None:
     names = ("loss", "accuracy", "top_k_accuracy_5", "precision")
     values = dict.fromkeys(names, value)
-    lines = [
-        metrics.mxnet_batch_line(0, 20, value, values),
-        *metrics.mxnet_epoch_lines(0, value, values, values),
-        metrics.keras_epoch_line(12, value, values, values),
-        *metrics.keras_test_lines(values),
-        *metrics.keras_duration_lines([value]),
-        *metrics.keras_latency_lines(7, value),
-    ]
+    lines: list[str] = []
+    for built_in in (MXNetLines(), KerasLines()):
+        lines += built_in.of_batch(0, 20, value, values)
+        lines += built_in.of_epoch(0, 12, value, values, values)
+        lines += built_in.of_best(value)
+        lines += built_in.of_durations([value])
+        lines += built_in.of_test(values, 7, value)
+    assert len(lines) == 19
     for line in lines:
         assert not re.search(r"\d[eE][-+]?\d", line), line
         assert "nan" not in line and "inf" not in line
@@ -76,7 +71,7 @@ def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    Journal("mxnet", 3, 4).epoch_lines(record(), 10)
+    Journal(MXNetLines(), 3, 4).epoch_lines(record(), 10)
     line = caplog.messages[-1]
     assert "50.0 images/s, 3.1 % of the time waiting for data" in line
     assert "4.8 % outside the training step" in line and "about 10 s left" in line
@@ -84,7 +79,7 @@ def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
 
 def test_a_silent_job_says_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    journal = Journal("tensorflow", 3, 4)
+    journal = Journal(KerasLines(), 3, 4)
     with Heartbeat(max_silence=0.05).running("opening the channels") as heartbeat:
         await_line(caplog, "Still opening the channels, for 0 s")
         heartbeat.now(journal.still)
@@ -119,7 +114,7 @@ def test_a_step_line_has_speed_waiting_and_time_left_when_a_line_is_due(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    journal = Journal("mxnet", 2, 100)
+    journal = Journal(MXNetLines(), 2, 100)
     journal._last_line -= 25
     journal._epoch_start -= 25
     assert journal.is_line_due(10)

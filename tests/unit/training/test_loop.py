@@ -13,6 +13,7 @@ from PIL import Image
 
 from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Update, World
 from image_classification.contract.interface import INTERFACES
+from image_classification.contract.metrics import MXNetLines
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
@@ -127,7 +128,7 @@ def prepare_loop(right_share: list[float], **given: str) -> tuple[Loop, Recordin
     source = Colors()
     training = Loader(source, settings.preprocessing, 4, shuffle=True, seed=settings.seed)
     validation = Loader(source, settings.preprocessing, 10)
-    journal = Journal("mxnet", settings.epochs, training.steps)
+    journal = Journal(MXNetLines(), settings.epochs, training.steps)
     loop = Loop(engine, settings, 2, training, validation, journal, Checkpoints(None, {}))
     return loop, recorder
 

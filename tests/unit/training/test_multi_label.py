@@ -133,9 +133,10 @@ def test_a_sigmoid_does_not_overflow() -> None:
 def test_a_verbose_answer_names_every_class_above_a_half() -> None:
     p = np.array([0.6, 0.2, 0.9], np.float32)
     prediction = Prediction(p, LabelMap(("cat", "dog", "hat")), is_multi_label=True)
-    body, _ = encode([prediction], False, Accept("application/json", is_verbose=True), "mxnet")
+    form = INTERFACES["mxnet"].answers
+    body, _ = encode([prediction], False, Accept("application/json", is_verbose=True), form)
     assert json.loads(body)["predicted_labels"] == ["cat", "hat"]
-    plain, _ = encode([prediction], False, Accept("application/json"), "mxnet")
+    plain, _ = encode([prediction], False, Accept("application/json"), form)
     assert json.loads(plain) == pytest.approx(p.tolist())
 
 

@@ -25,7 +25,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def replaced(interface: str = "mxnet", **given: str) -> tuple[str, str] | None:
-    return replaced_backbone(interface, INTERFACES[interface].parse(given), {})
+    return replaced_backbone(INTERFACES[interface].parse(given), {})
 
 
 def request_of(tmp_path: Path) -> JobRequest:

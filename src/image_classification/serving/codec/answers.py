@@ -1,4 +1,4 @@
-"""Predictions → the body of the answer, in the form that the interface's built-in gives.
+"""Predictions → the body of the answer, in the form of the interface's built-in.
 
     application/json        mxnet [p, …], tensorflow {"probabilities": [p, …]}
     application/jsonlines   mxnet {"prediction": [p, …]}, tensorflow {"probabilities": [p, …]}
@@ -19,6 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from image_classification.contract.interface import AnswerForm
 from image_classification.errors import RequestError
 from image_classification.serving.codec.accept import CSV, JSON, JSON_LINES, Accept
 from image_classification.serving.prediction import Failure, Prediction
@@ -27,7 +28,7 @@ Result = Prediction | Failure
 
 
 def encode(
-    results: Sequence[Result], is_list: bool, accept: Accept, interface: str
+    results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
 ) -> tuple[bytes, str]:
     """(body, content type) of the answer.
 
@@ -35,7 +36,7 @@ def encode(
         results: one for each image, in order.
         is_list: whether `application/json` is an array; otherwise there is one result.
         accept: what the caller wants.
-        interface: mxnet or tensorflow.
+        form: that of the interface.
 
     Raises:
         RequestError: 500, the model gave no finite probabilities for the one image; in a list this
@@ -44,7 +45,7 @@ def encode(
     results = [_finite(result) for result in results]
     if not is_list and _NOT_FINITE in results:
         raise RequestError(500, _NOT_FINITE.reason)
-    return _ENCODERS[accept.media_type](results, is_list, accept, interface), accept.media_type
+    return _ENCODERS[accept.media_type](results, is_list, accept, form), accept.media_type
 
 
 _NOT_FINITE = Failure("the model gave no finite probabilities for this image")
@@ -77,15 +78,18 @@ def _selected(prediction: Prediction, accept: Accept) -> tuple[list[str], list[f
     return [name for name, _ in chosen], [probability for _, probability in chosen]
 
 
-def _encode_json(results: Sequence[Result], is_list: bool, accept: Accept, interface: str) -> bytes:
-    name = None if interface == "mxnet" else "probabilities"
-    values = [_value(result, accept, name) for result in results]
+def _encode_json(
+    results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
+) -> bytes:
+    values = [_value(result, accept, form.json_key) for result in results]
     return (f"[{', '.join(values)}]" if is_list else values[0]).encode("utf-8")
 
 
-def _encode_json_lines(results: Sequence[Result], _: bool, accept: Accept, interface: str) -> bytes:
-    name = "prediction" if interface == "mxnet" else "probabilities"
-    return "".join(f"{_value(result, accept, name)}\n" for result in results).encode("utf-8")
+def _encode_json_lines(
+    results: Sequence[Result], _: bool, accept: Accept, form: AnswerForm
+) -> bytes:
+    lines = (f"{_value(result, accept, form.json_lines_key)}\n" for result in results)
+    return "".join(lines).encode("utf-8")
 
 
 def _value(result: Result, accept: Accept, name: str | None) -> str:
@@ -101,7 +105,7 @@ def _value(result: Result, accept: Accept, name: str | None) -> str:
     return numbers if name is None else f'{{"{name}": {numbers}}}'
 
 
-def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: str) -> bytes:
+def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: AnswerForm) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for result in results:
@@ -146,7 +150,7 @@ def dump(value: object) -> bytes:
     return _json(value).encode("utf-8")
 
 
-_Encoder = Callable[[Sequence[Result], bool, Accept, str], bytes]
+_Encoder = Callable[[Sequence[Result], bool, Accept, AnswerForm], bytes]
 
 _ENCODERS: dict[str, _Encoder] = {
     JSON: _encode_json,

@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
+from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.images.encode import encode_png
 from image_classification.labels.label_map import LabelMap
@@ -88,8 +89,8 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
     The decoder of the package, which unpickles what it takes for numpy's format, is never reached.
     """
 
-    def __init__(self, model: ServedModel, interface: str, settings: RequestSettings) -> None:
-        self._model, self._interface, self._settings = model, interface, settings
+    def __init__(self, model: ServedModel, form: AnswerForm, settings: RequestSettings) -> None:
+        self._model, self._form, self._settings = model, form, settings
 
     def default_model_fn(self, _: str) -> ServedModel:
         """The model of the artifact, which is loaded already."""
@@ -139,7 +140,7 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
             return dump(prediction), wanted.media_type
         if results is None:
             raise RequestError(406, f"Accept {accept!r}: predict_fn gave no probabilities")
-        return encode(results, results.is_list, wanted, self._interface)
+        return encode(results, results.is_list, wanted, self._form)
 
     def _results_of(self, prediction: object) -> Results | None:
         if isinstance(prediction, Prediction):
@@ -186,7 +187,7 @@ class OwnHandlers:
     Args:
         own: the user's file.
         model: our model, which our defaults use.
-        interface: mxnet or tensorflow.
+        form: of the answers.
         settings: of the environment.
         health: asked how long a call lasts; one that hangs ends the process.
 
@@ -198,12 +199,12 @@ class OwnHandlers:
         self,
         own: OwnCode,
         model: ServedModel,
-        interface: str,
+        form: AnswerForm,
         settings: RequestSettings,
         health: Health,
     ) -> None:
         self._own, self._settings, self._health = own, settings, health
-        self._transformer = _Transformer(Defaults(model, interface, settings))
+        self._transformer = _Transformer(Defaults(model, form, settings))
         sys.path.insert(0, str(own.folder))
         try:
             context = _Context(own, {})
