@@ -82,6 +82,11 @@ class Findings:
     hosts: int = 1
 
     @property
+    def images(self) -> int:
+        """How many images were written."""
+        return sum(split.images for split in self.splits.values())
+
+    @property
     def crossing(self) -> list[Sequence[ListedImage]]:
         """The duplicates that lie in several splits: what is validated on was trained on."""
         return [group for group in self.duplicates if len({image.split for image in group}) > 1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from image_classification.charts import class_bars
 from image_classification.html import document, table, text
+from image_classification.pages.charts import class_bars
 from image_classification.training.calibration import Reliability
 from image_classification.training.evaluation import confusions, per_class
 from image_classification.training.report import MOST_MISTAKES, Facts, Mistake
@@ -29,7 +29,7 @@ def data_classes(facts: Facts) -> str:
         "<h2>Data</h2>"
         + table(header, rows)
         + (f"<ul>{remarks}</ul>" if remarks else "")
-        + class_bars(facts.labels.names, facts.class_counts)
+        + str(class_bars(facts.labels.names, facts.class_counts))
     )
 
 

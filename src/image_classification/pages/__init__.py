@@ -1,0 +1,55 @@
+"""Pages for people, made from the Jinja2 templates in this folder.
+
+A page is one HTML file that loads nothing and runs no script. Its template extends `layout.html`
+and imports `table` and `picture` from `macros.html`. Every value is escaped; a missing one is an
+error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_NUMBER = re.compile(r"–|[-+]?[\d.]+( (%|MB))?")
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the page made from the template `template` (a file name in this folder)."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("image_classification", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    environment.filters["column_classes"] = _column_classes
+    return environment
+
+
+def _printable(value: object) -> object:
+    """Show the bytes of a file name that are not UTF-8 as `\\xe9`."""
+    if not isinstance(value, str) or value.isascii() or hasattr(value, "__html__"):
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _column_classes(rows: Sequence[Sequence[object]], columns: int) -> list[str]:
+    """Return the CSS class of each column: "text" if it holds anything but numbers, else ""."""
+    if not rows:
+        return ["text"] * columns
+    return ["" if all(map(_is_number, column)) else "text" for column in zip(*rows, strict=True)]
+
+
+def _is_number(value: object) -> bool:
+    """True for a number, also as text with a unit."""
+    return not isinstance(value, str) or bool(_NUMBER.fullmatch(value))
