@@ -1,0 +1,79 @@
+"""docs/architecture.md and CONTRIBUTING.md name only what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.unit.test_architecture import ALLOWED, PACKAGE
+
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+
+# A path in backquotes: with a slash, or a file by its extension. <name> and … stand for anything.
+PATH = re.compile(r"(?<!`)`([\w.<>*-]+(?:/[\w.<>*-]+)*/?)`(?!`)")
+NO_PATHS = {
+    "application/x-image",
+    "timm/<model>",
+    "weight/<name>",
+    "average/<name>",
+    "optimizer/<slot>/<name>",
+    "optimizer/<slot>/<parameter>",
+}
+
+
+def paths_in(text: str) -> list[str]:
+    """The paths that a page names in backquotes, outside its blocks of code."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    found = {name for name in PATH.findall(prose) if "/" in name or re.search(r"\.(py|md)$", name)}
+    return sorted(found - NO_PATHS)
+
+
+def exists(name: str) -> bool:
+    """Whether a path is there, relative to the repository or to the package."""
+    pattern = re.sub(r"<\w+>", "*", name).rstrip("/")
+    return any(any(folder.glob(pattern)) for folder in (REPOSITORY, PACKAGE))
+
+
+@pytest.mark.parametrize("name", paths_in(ARCHITECTURE))
+def test_a_path_in_the_architecture_page_exists(name: str) -> None:
+    assert exists(name) or any(PACKAGE.glob(f"backends/*/{name}")), name
+
+
+@pytest.mark.parametrize("name", paths_in(CONTRIBUTING))
+def test_a_path_in_contributing_exists(name: str) -> None:
+    assert exists(name) or any(PACKAGE.glob(f"backends/*/{name}")), name
+
+
+def test_the_import_table_of_the_architecture_page_is_the_one_that_is_enforced() -> None:
+    section = ARCHITECTURE.partition("## Which part may import which")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", section, re.MULTILINE)
+    table = {part: set(re.findall(r"`(\w+)`", parts)) for part, parts in rows}
+    enforced = {part: parts for part, parts in ALLOWED.items() if part != "__init__"}
+    listed = {
+        part: ", ".join(f"`{other}`" for other in sorted(parts)) or "the standard library"
+        for part, parts in enforced.items()
+        if table.get(part) != parts
+    }
+    assert not listed, f"write these into docs/architecture.md: {listed}"
+    assert set(table) == set(enforced)
+
+
+@pytest.mark.parametrize(
+    "page", sorted(REPOSITORY.glob("docs/*.md")) + sorted(REPOSITORY.glob("*.md"))
+)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name) if name else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{page.name}: {target}"
