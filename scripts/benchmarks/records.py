@@ -1,9 +1,9 @@
-"""Packing photographs: ours against MXNet's im2rec.py, interleaved, in CPU time and wall time.
+"""Pack photographs with our im2rec and with MXNet's im2rec.py, in turns; compare CPU and wall time.
 
-Every contender packs the same list in its own process; CPU time is that of the process and its
-children. Rounds are interleaved, so that a busy machine hurts all alike, and the best round counts.
-What a contender needs to start (an import of MXNet takes a second) is measured with a list of one
-image and taken off. Nothing of a contender is part of this repository.
+Every contender packs the same list in its own process; CPU time includes the children. Rounds take
+turns, so that a busy machine slows all contenders alike, and the best round counts. Start-up (the
+import of MXNet takes a second) is measured with a list of one image and subtracted. This repository
+contains nothing of a contender.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from setting.interpreters import CACHE
 from setting.machine import machine
 
 IM2REC = CACHE / "im2rec"
+# The newest OpenCV that pip installs with MXNet's NumPy. Without its dependencies 5.0.0.93 runs too
+# and packs as fast; the wheels before 4.9 decode without SIMD and take twice the CPU time.
 INSTALL_IM2REC = (
     f"python3.11 -m venv {IM2REC} && {IM2REC}/bin/pip install mxnet==1.9.1 numpy==1.23.5 "
     "'opencv-python-headless==4.11.0.86'  # needs Debian's libgomp1 and libquadmath0"
@@ -32,7 +34,7 @@ TRANSCODE = ["--resize", "256", "--center-crop", "--quality", "95"]
 
 @dataclass(frozen=True)
 class Contender:
-    """A program, its flags, and how many workers it may use."""
+    """A program, its flags and its number of workers."""
 
     name: str
     command: list[str]
@@ -42,7 +44,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one run, and its largest resident memory."""
+    """Seconds of one run and its peak resident memory."""
 
     cpu: float
     wall: float
@@ -61,6 +63,7 @@ def main() -> int:
         names = list_names(work, args.names) if args.names else None
     result = {
         "machine": machine(),
+        "opencv": opencv_version(),
         "photographs": args.described,
         "contenders": rows,
         "skipped": skipped,
@@ -77,7 +80,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     photographs.add_options(parser)
     add("--images", type=int, default=2000, metavar="N", help="images to pack (default: 2000)")
-    add("--as-they-are", action="store_true", help="list the files repeatedly, do not re-encode")
+    add("--as-they-are", action="store_true", help="repeat the files instead of encoding crops")
     add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
     add("--names", type=int, default=0, metavar="N", help="also list N empty files, ours only")
     add("--json", action="store_true", help="print JSON")
@@ -85,17 +88,22 @@ def parse() -> argparse.Namespace:
 
 
 def is_installed() -> bool:
-    """Whether im2rec.py can be run."""
     return (IM2REC / "bin" / "python").exists() and im2rec_script() is not None
 
 
 def im2rec_script() -> Path | None:
-    """im2rec.py as MXNet's wheel brings it."""
     return next(IM2REC.glob("lib/python*/site-packages/mxnet/tools/im2rec.py"), None)
 
 
+def opencv_version() -> str | None:
+    """Return the version of the OpenCV that im2rec.py uses; None if it is not installed."""
+    for folder in IM2REC.glob("lib/python*/site-packages/opencv_python*.dist-info"):
+        return folder.name.removesuffix(".dist-info").partition("-")[2]
+    return None
+
+
 def build_contenders(has_im2rec: bool) -> list[Contender]:
-    """Both programs with both tasks, with one worker and with two, side by side."""
+    """Return both programs with both tasks, with one worker and with two, in turns."""
     programs = {"ours": [sys.executable, "-m", "image_classification.cli.im2rec"]}
     if has_im2rec:
         programs["im2rec.py"] = [str(IM2REC / "bin" / "python"), str(im2rec_script())]
@@ -108,7 +116,7 @@ def build_contenders(has_im2rec: bool) -> list[Contender]:
 
 
 def files_to_pack(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]]:
-    """The root and relative paths to list; `args.described` says what they are."""
+    """Return the root and the relative paths to list; set `args.described` to a description."""
     if args.photos is None:
         names, args.described = photographs.write_synthetic(args.images, work)
         return work, names
@@ -130,7 +138,7 @@ def files_to_pack(args: argparse.Namespace, work: Path) -> tuple[Path, list[str]
 def measure(
     contenders: list[Contender], root: Path, paths: list[str], work: Path, rounds: int
 ) -> dict[str, dict[str, object]]:
-    """Name → figures, of the best of the rounds; start-up is taken off."""
+    """Return name → figures of the best round, without start-up."""
     lists = {"one": paths[:1], "all": paths}
     for name, chosen in lists.items():
         lines = (f"{number}\t0.000000\t{path}\n" for number, path in enumerate(chosen))
@@ -168,7 +176,7 @@ def run(contender: Contender, prefix: Path, root: Path) -> Cost:
 
 
 def run_measured(command: list[str]) -> Cost:
-    """Run a program to its end; a failure ends the benchmark."""
+    """Run a program and return its cost; a failure ends the benchmark."""
     start = time.perf_counter()
     # Another environment's libraries must not reach a contender's interpreter.
     own = {**os.environ} if command[0] == sys.executable else {"PATH": os.environ["PATH"]}
@@ -183,7 +191,7 @@ def run_measured(command: list[str]) -> Cost:
 
 
 def list_names(work: Path, count: int) -> dict[str, float]:
-    """What it costs us to list `count` empty files in folders of a thousand."""
+    """Return the cost of listing `count` empty files in folders of a thousand, ours only."""
     root = work / "names"
     for number in range(count):
         if number % 1000 == 0:
@@ -196,9 +204,10 @@ def list_names(work: Path, count: int) -> dict[str, float]:
 
 
 def table(result: dict[str, object]) -> str:
-    """The result for people."""
+    """Return the result as text."""
     rows = result["contenders"]
-    lines = [str(result["machine"]), str(result["photographs"]), ""]
+    lines = [str(result["machine"]), str(result["photographs"])]
+    lines += [f"im2rec.py with OpenCV {result['opencv']}" if result["opencv"] else "", ""]
     head = ("", "CPU-s per 1,000", "images/s, 1 worker", "2 workers", "2 : 1", "MB")
     lines.append("{:26}{:>16}{:>20}{:>11}{:>7}{:>6}".format(*head))
     for name, row in rows.items():
