@@ -165,3 +165,14 @@ def test_only_the_environment_module_reads_the_environment() -> None:
         text = path.read_text("utf-8")
         assert "os.environ" not in text and "os.getenv" not in text, relative
         assert "/opt/ml" not in text or relative.startswith("cli/"), relative
+
+
+def test_only_the_contract_compares_the_name_of_an_interface() -> None:
+    names = {"mxnet", "tensorflow"}
+    for path in MODULES:
+        if part_of(path) in {"contract", "backends"}:  # a backend's name is another thing
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Compare):
+                words = {inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
+                assert not words & names, f"{path}:{node.lineno}: ask the Interface"

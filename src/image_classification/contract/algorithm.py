@@ -93,18 +93,18 @@ def _hyperparameters(interface: Interface) -> list[dict[str, Any]]:
     return [
         _specification(entry, name, interface)
         for entry in interface.hyperparameters
-        for name in (entry.name, *entry.aliases)
+        for name in entry.names
     ]
 
 
-def _specification(entry: Hyperparameter, name: str, interface: Interface) -> dict[str, Any]:
+def _specification(entry: Hyperparameter[Any], name: str, interface: Interface) -> dict[str, Any]:
     kind, legal = _range(entry)
     specification: dict[str, Any] = {
         "Name": name,
         "Description": entry.meaning,
         "Type": kind,
         "IsTunable": entry.name in interface.tuning_ranges,
-        "IsRequired": entry.required,
+        "IsRequired": False,
     }
     if legal:
         specification["Range"] = legal
@@ -119,7 +119,7 @@ def _specification(entry: Hyperparameter, name: str, interface: Interface) -> di
     return specification
 
 
-def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
+def _range(entry: Hyperparameter[Any]) -> tuple[str, dict[str, Any]]:
     if entry.kind == "text":
         return "FreeText", {}
     if entry.kind in {"boolean", "categorical"}:
@@ -129,7 +129,7 @@ def _range(entry: Hyperparameter) -> tuple[str, dict[str, Any]]:
             values = [text for value in honored for text in _BOOLEANS[value]]
         return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
     # The service has closed bounds only: it lets an open one through, and the job refuses it.
-    lows, highs = (entry.minimum, entry.above), (entry.maximum, entry.below)
+    lows, highs = (entry.at_least, entry.above), (entry.at_most, entry.below)
     low = next((bound for bound in lows if bound is not None), -_LARGEST_INTEGER)
     high = next((bound for bound in highs if bound is not None), None)
     if entry.kind == "integer":

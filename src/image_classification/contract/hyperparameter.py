@@ -1,7 +1,18 @@
-"""Hyperparameters as objects: each parses its text, checks it and documents itself.
+"""Declared hyperparameters: each one parses its text, checks it and documents itself.
 
 In: the string-to-string map of hyperparameters.json, in every encoding that the SageMaker SDKs
-produce. Out: typed values by name, or one HyperparameterError with all problems together.
+produce. Out: typed values, or one HyperparameterError with all problems together.
+
+To add a hyperparameter, write one row in a table and read it in one place:
+
+1. Add a row to `SharedHyperparameters` (shared.py): `name = real(default, "Meaning.", 0, 1)`.
+2. Read `values.name` in `training/settings`; mypy knows its type.
+
+Parsing, error messages, the log, `image-classification describe` and docs/hyperparameters.md (run
+`scripts/docs`) follow from the row. A hyperparameter of one built-in only has its row in mxnet.py
+or tensorflow.py, and `SharedHyperparameters` has an `absent(value)` row: the value that jobs of the
+other interface have. Checkpoints store the fields of `Settings`: do not rename them, and add a new
+field that may change between two starts of a job to the list in `training/final_settings.py`.
 """
 
 from __future__ import annotations
@@ -11,75 +22,104 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from image_classification.errors import HyperparameterError
 
 Value = int | float | bool | str | None
-Kind = Literal["integer", "continuous", "categorical", "boolean", "text"]
+Kind = Literal["integer", "continuous", "categorical", "boolean", "text", "absent"]
+T = TypeVar("T", covariant=True)
+V = TypeVar("V")
+H = TypeVar("H", bound="Hyperparameters")
+OptionalInt = TypeVar("OptionalInt", bound=int | None)
+OptionalFloat = TypeVar("OptionalFloat", bound=float | None)
+OptionalFlag = TypeVar("OptionalFlag", bound=bool | None)
+OptionalText = TypeVar("OptionalText", bound=str | None)
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-"""As JSON and the SDKs write numbers; Python alone would read 1_0 as 10."""
+"""Numbers as JSON and the SDKs write them; Python alone would read 1_0 as 10."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _UNSET = {"", "none", "null"}
 
 IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
-"""Keys that the SDKs and tuning jobs add on their own."""
+"""The SDKs and tuning jobs add keys with these prefixes."""
 
 
-@dataclass(frozen=True)
-class Hyperparameter:
-    """A named setting of the job.
+@dataclass(eq=False)
+class Hyperparameter(Generic[T]):
+    """A row of a table of hyperparameters, and the attribute of a job's values that reads it.
 
     Attributes:
-        name: the interface's own name for it.
         kind: how its text is read.
         default: the value when unset; None means "not set".
         meaning: one sentence for the reference.
-        minimum, maximum: closed bounds of numbers.
-        above, below: open ones.
-        choices: allowed values of a categorical, compared without case.
-        required: an error if unset.
-        optimizers: those that read it; empty: it acts whatever the optimizer is.
+        at_least, at_most: closed bounds of a number.
+        above, below: open bounds of a number.
+        choices: the allowed values of a categorical, compared without case.
+        optimizers: the optimizers that use it; empty: it acts with every optimizer.
         aliases: other spellings that published jobs use.
-        only: if not empty, the values this version can honor; another legal value of the
-            built-in is refused with an explanation, never silently ignored.
+        only: if not empty, the values that this version supports; it refuses other legal values of
+            the built-in with an explanation.
+        name: the built-in's name for it; by default the name of the attribute.
     """
 
-    name: str
     kind: Kind
-    default: Value
+    default: T
     meaning: str
-    minimum: float | None = None
-    maximum: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
-    required: bool = False
     optimizers: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     only: tuple[Value, ...] = ()
+    name: str = ""
 
-    def parse(self, text: str) -> Value:
-        """The typed value of `text`; a HyperparameterError says what was expected."""
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self.name = self.name or attribute
+
+    @overload
+    def __get__(self, values: None, owner: type) -> Hyperparameter[T]: ...
+    @overload
+    def __get__(self, values: Hyperparameters, owner: type) -> T: ...
+    def __get__(self, values: Hyperparameters | None, owner: type) -> Hyperparameter[T] | T:
+        return self if values is None else cast(T, values.by_name.get(self.name, self.default))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its other spellings."""
+        return (self.name, *self.aliases)
+
+    def acts_with(self, optimizer: str) -> bool:
+        """Whether the optimizer uses it."""
+        return not self.optimizers or optimizer in self.optimizers
+
+    def parse(self, raw: object) -> Value:
+        """Return the typed value of a JSON value: text as the SDKs write it, a number or null.
+
+        Raises:
+            HyperparameterError: it is not a legal value; the message names the legal ones.
+        """
+        text = raw if isinstance(raw, str) else json.dumps(raw)
         plain = unquote(text)
         if plain.lower() in _UNSET and not (self.kind == "categorical" and plain in self.choices):
-            return self.default
+            return cast(Value, self.default)
         value = self._convert(plain)
         if value is None:
             raise HyperparameterError(f"{self.name}={text!r}: expected {self.expected()}")
         if self.only and value not in self.only:
             raise HyperparameterError(
-                f"{self.name}={text!r}: the built-in has it, this version does not yet; "
-                f"it can honor {_listed(self.only)}"
+                f"{self.name}={text!r}: the built-in supports it, this version does not; "
+                f"choose one of {_listed(self.only)}"
             )
         return value
 
     def expected(self) -> str:
-        """The legal values in words."""
+        """Return the legal values in words."""
         if self.kind == "categorical":
             return f"one of {_listed(self.choices)}"
         if self.kind == "boolean":
@@ -87,7 +127,7 @@ class Hyperparameter:
         if self.kind == "text":
             return "text"
         number = "an integer" if self.kind == "integer" else "a number"
-        bounds = {"≥": self.minimum, ">": self.above, "≤": self.maximum, "<": self.below}
+        bounds = {"≥": self.at_least, ">": self.above, "≤": self.at_most, "<": self.below}
         shown = [f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None]
         return " ".join([number, " and ".join(shown)]).strip()
 
@@ -105,8 +145,8 @@ class Hyperparameter:
         if not _NUMBER.fullmatch(plain):
             return None
         number = float(plain)
-        lower = self.minimum if self.minimum is not None else self.above
-        upper = self.maximum if self.maximum is not None else self.below
+        lower = self.at_least if self.at_least is not None else self.above
+        upper = self.at_most if self.at_most is not None else self.below
         too_small = lower is not None and (number < lower or number == self.above)
         too_large = upper is not None and (number > upper or number == self.below)
         if too_small or too_large or math.isinf(number):
@@ -116,8 +156,79 @@ class Hyperparameter:
         return number
 
 
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The typed hyperparameters of a job, by name and as attributes; subclasses declare them."""
+
+    by_name: Mapping[str, Value]
+
+    @classmethod
+    def declared(cls) -> tuple[Hyperparameter[Any], ...]:
+        """Return the rows of the table: those of the subclass first, without the absent ones."""
+        found: dict[str, Hyperparameter[Any]] = {}
+        for owner in cls.__mro__:
+            for attribute, entry in vars(owner).items():
+                if isinstance(entry, Hyperparameter):
+                    found.setdefault(attribute, entry)
+        return tuple(entry for entry in found.values() if entry.kind != "absent")
+
+    def with_value(self: H, entry: Hyperparameter[Any], value: Value) -> H:
+        """Return a copy with another value of `entry`."""
+        return replace(self, by_name={**self.by_name, entry.name: value})
+
+
+def integer(
+    default: OptionalInt, meaning: str, at_least: int, at_most: int | None = None, *, name: str = ""
+) -> Hyperparameter[int | OptionalInt]:
+    """Declare an integer."""
+    return Hyperparameter("integer", default, meaning, at_least, at_most, name=name)
+
+
+def real(
+    default: OptionalFloat,
+    meaning: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    optimizers: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    name: str = "",
+) -> Hyperparameter[float | OptionalFloat]:
+    """Declare a number."""
+    bounds = (at_least, at_most, above, below)
+    return Hyperparameter(
+        "continuous", default, meaning, *bounds, (), optimizers, aliases, name=name
+    )
+
+
+def flag(
+    default: OptionalFlag, meaning: str, *, aliases: tuple[str, ...] = ()
+) -> Hyperparameter[bool | OptionalFlag]:
+    """Declare a switch."""
+    return Hyperparameter("boolean", default, meaning, aliases=aliases)
+
+
+def choice(
+    default: OptionalText, choices: tuple[str, ...], meaning: str, *, only: tuple[str, ...] = ()
+) -> Hyperparameter[str | OptionalText]:
+    """Declare a categorical."""
+    return Hyperparameter("categorical", default, meaning, choices=choices, only=only)
+
+
+def text(default: OptionalText, meaning: str) -> Hyperparameter[str | OptionalText]:
+    """Declare a free text."""
+    return Hyperparameter("text", default, meaning)
+
+
+def absent(value: V) -> Hyperparameter[V]:
+    """Declare the fixed value of a hyperparameter that only the other interface has."""
+    return Hyperparameter("absent", value, "")
+
+
 def unquote(text: str) -> str:
-    """`text` without the JSON quoting that an SDK put around it, once or twice, and trimmed."""
+    """Return `text` trimmed and without the JSON quoting that SDKs add, once or twice."""
     plain = text.strip()
     for _ in range(2):
         if len(plain) < 2 or plain[0] != '"' or plain[-1] != '"':
@@ -131,34 +242,29 @@ def unquote(text: str) -> str:
 
 
 def integer_list(text: str) -> tuple[int, ...]:
-    """The integers of `10,20`, `10, 20`, `(10, 20)` or `[10,20]`; ValueError if it is no such."""
+    """Return the integers of `10,20`, `10, 20`, `(10, 20)` or `[10,20]`; else raise ValueError."""
     parts = text.strip("()[] ").split(",")
     if not all(_INTEGER.fullmatch(part.strip()) for part in parts):
         raise ValueError(f"not integers separated by commas: {text!r}")
     return tuple(int(part) for part in parts)
 
 
-def parse_one(entry: Hyperparameter, raw: object) -> Value:
-    """The typed value of a JSON value: text as the SDKs write it, or a bare number or null."""
-    return entry.parse(raw if isinstance(raw, str) else json.dumps(raw))
-
-
 def parse_all(
-    declared: Iterable[Hyperparameter],
+    declared: Iterable[Hyperparameter[Any]],
     given: Mapping[str, object],
     known_elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Value]:
-    """Typed values of all declared hyperparameters, by their own names.
+    """Return the typed values of all declared hyperparameters by name, defaults included.
 
     Args:
         declared: the hyperparameters of the interface.
-        given: hyperparameters.json.
-        known_elsewhere: names of the other interface → a remark for the message.
+        given: the content of hyperparameters.json.
+        known_elsewhere: names of the other interface → a remark for the error.
 
     Raises:
-        HyperparameterError: with every problem found, one after the other.
+        HyperparameterError: lists every problem.
     """
-    table = {name: entry for entry in declared for name in (entry.name, *entry.aliases)}
+    table = {name: entry for entry in declared for name in entry.names}
     values: dict[str, Value] = {entry.name: entry.default for entry in table.values()}
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -170,17 +276,12 @@ def parse_all(
             problems.append(_unknown(name, table, known_elsewhere or {}))
             continue
         if entry.name in seen:
-            problems.append(f"{name} and {seen[entry.name]} mean the same: give one of them")
+            problems.append(f"{name} and {seen[entry.name]} mean the same: set only one of them")
         seen[entry.name] = name
         try:
-            values[entry.name] = parse_one(entry, raw)
+            values[entry.name] = entry.parse(raw)
         except HyperparameterError as error:
             problems.append(str(error))
-    problems += [
-        f"{entry.name} is required: {entry.expected()}"
-        for entry in dict.fromkeys(table.values())
-        if entry.required and values[entry.name] is None and entry.name not in seen
-    ]
     if problems:
         count = (
             f"{len(problems)} hyperparameter problems" if len(problems) > 1 else "Hyperparameters"

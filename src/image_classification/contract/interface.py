@@ -1,7 +1,7 @@
-"""Which built-in a job is written for, and everything that follows from it.
+"""The interfaces: which built-in algorithm a job is written for, and what follows from that.
 
-An `Interface` bundles the declarations of one built-in. It is recognized from the channels,
-unless the hyperparameter `interface` names it.
+`recognize` tells from the channels of a job which `Interface` it has. The rest of the package asks
+this object for defaults, spellings, log lines and the form of answers, and never compares its name.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from image_classification.contract import environment, metrics
-from image_classification.contract import mxnet as mxnet_interface
-from image_classification.contract import tensorflow as tensorflow_interface
+from image_classification.contract import environment, metrics, mxnet, tensorflow
 from image_classification.contract.channels import Channel
-from image_classification.contract.hyperparameter import Hyperparameter, Value, parse_all, parse_one
-from image_classification.contract.metrics import LogLines
+from image_classification.contract.hyperparameter import Hyperparameter, Value, parse_all
+from image_classification.contract.metrics import LogLines, Metric
 from image_classification.contract.presets import added_by
-from image_classification.contract.shared import BACKEND, INTERFACE, PRESET
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ArtifactError, ChannelError, HyperparameterError
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +42,8 @@ class Interface:
     Attributes:
         name: mxnet or tensorflow, as checkpoints, artifacts and messages name it.
         training_channel: the name of its channel of training images.
-        channels, hyperparameters, metrics: its declared tables.
+        channels, metrics: its declared tables.
+        declarations: its table of hyperparameters; an instance holds the values of a job.
         tuning_ranges: the hyperparameters that a tuning job may vary → the range that the built-in
             recommends; None: all values of a categorical.
         lines: its log lines.
@@ -53,78 +53,82 @@ class Interface:
     name: str
     training_channel: str
     channels: tuple[Channel, ...]
-    hyperparameters: tuple[Hyperparameter, ...]
-    metrics: tuple[metrics.Metric, ...]
+    declarations: type[SharedHyperparameters]
+    metrics: tuple[Metric, ...]
     tuning_ranges: Mapping[str, tuple[float, float] | None]
     lines: LogLines
     answers: AnswerForm
 
-    def parse(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """Typed hyperparameters; names of the other interface get a message that says so.
+    @property
+    def hyperparameters(self) -> tuple[Hyperparameter[Any], ...]:
+        """The rows of its table."""
+        return self.declarations.declared()
 
-        A job that names no backend gets that of its image.
+    def parse(self, given: Mapping[str, object]) -> SharedHyperparameters:
+        """Return the typed hyperparameters of a job; those of a preset fill in what it leaves out.
+
+        A job that names no backend gets the backend of its image.
+
+        Raises:
+            HyperparameterError: lists every problem; a name of the other interface is explained.
         """
         other = next(entry for entry in INTERFACES.values() if entry is not self)
         remark = (
             f"it belongs to the {other.name} interface (channel {other.training_channel}), "
             f"and this job is read as {self.name}"
         )
-        elsewhere = dict.fromkeys(_names(other), remark)
+        elsewhere = {name: remark for entry in other.hyperparameters for name in entry.names}
         added = self.added_by_preset(given)
-        if given.get(PRESET.name):
+        if given.get("preset"):
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
             nothing = "nothing: the job sets all of it"
-            _logger.info("preset=%s sets %s", given[PRESET.name], shown or nothing)
-        values = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
-        self._log_without_effect(values)
-        values[BACKEND.name] = values[BACKEND.name] or environment.BACKEND.read()
-        return values
-
-    def _log_without_effect(self, values: Mapping[str, Value]) -> None:
-        """Say what was changed from its default and is not read by the job's optimizer."""
-        chosen = values["optimizer"]
+            _logger.info("preset=%s sets %s", given["preset"], shown or nothing)
+        parsed = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
+        values = self.declarations(parsed)
         for entry in self.hyperparameters:
-            value = values[entry.name]
-            if entry.optimizers and chosen not in entry.optimizers and value != entry.default:
-                readers = ", ".join(entry.optimizers)
+            value = parsed[entry.name]
+            if not entry.acts_with(values.optimizer) and value != entry.default:
                 _logger.info(
                     "%s=%s is without effect with optimizer=%s: it acts with %s",
-                    *(entry.name, value, chosen, readers),
+                    *(entry.name, value, values.optimizer, ", ".join(entry.optimizers)),
                 )
+        return values.with_value(
+            SharedHyperparameters.backend, values.backend or environment.BACKEND.read()
+        )
 
     def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
-        """Hyperparameter → value as text: what the preset of a job adds to what it gives."""
-        preset = _preset(given)
-        return added_by(preset, self.name, self._own(given)) if preset else {}
+        """Return the values that the preset of a job adds: hyperparameter → value as text."""
+        preset = _readable(SharedHyperparameters.preset, given.get("preset"))
+        return added_by(str(preset), self.name, self._own(given)) if preset else {}
 
     def _own(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """What a job gives, typed, by the interface's own names; None where it cannot be read."""
-        own: dict[str, Value] = {}
-        for entry in self.hyperparameters:
-            for name in (entry.name, *entry.aliases):
-                if name in given:
-                    own[entry.name] = _readable(entry, given[name])
-        return own
+        """Return the typed values that a job sets itself; None where a value is not legal."""
+        return {
+            entry.name: _readable(entry, given[name])
+            for entry in self.hyperparameters
+            for name in entry.names
+            if name in given
+        }
 
 
 INTERFACES = {
     "mxnet": Interface(
         "mxnet",
         "train",
-        mxnet_interface.CHANNELS,
-        mxnet_interface.HYPERPARAMETERS,
+        mxnet.CHANNELS,
+        mxnet.MXNetHyperparameters,
         metrics.MXNET_METRICS,
-        mxnet_interface.TUNING_RANGES,
+        mxnet.TUNING_RANGES,
         metrics.MXNetLines(),
         AnswerForm(json_key=None, json_lines_key="prediction"),
     ),
     "tensorflow": Interface(
         "tensorflow",
         "training",
-        tensorflow_interface.CHANNELS,
-        tensorflow_interface.HYPERPARAMETERS,
+        tensorflow.CHANNELS,
+        tensorflow.TensorFlowHyperparameters,
         metrics.TENSORFLOW_METRICS,
-        tensorflow_interface.TUNING_RANGES,
+        tensorflow.TUNING_RANGES,
         metrics.KerasLines(),
         AnswerForm(json_key="probabilities", json_lines_key="probabilities"),
     ),
@@ -141,15 +145,15 @@ def interface_of(name: str) -> Interface:
 
 
 def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
-    """The interface of a job from its channel names, or from the hyperparameter `interface`.
+    """Return the interface of a job, which its training channel tells.
 
     Raises:
-        ChannelError: no training channel, or those of both interfaces.
-        HyperparameterError: `interface` names none, or contradicts the channels.
+        ChannelError: the job has no training channel, or those of both interfaces.
+        HyperparameterError: the hyperparameter `interface` contradicts the channels.
     """
     names = set(channels)
     found = [entry for entry in INTERFACES.values() if entry.training_channel in names]
-    wanted = parse_one(INTERFACE, hyperparameters.get("interface"))
+    wanted = SharedHyperparameters.interface.parse(hyperparameters.get("interface"))
     if len(found) > 1:
         raise ChannelError(
             "the job has both channels train and training: train belongs to the mxnet interface, "
@@ -168,18 +172,9 @@ def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
     return found[0]
 
 
-def _preset(given: Mapping[str, object]) -> str | None:
-    name = _readable(PRESET, given.get(PRESET.name))
-    return None if name is None else str(name)
-
-
-def _readable(entry: Hyperparameter, raw: object) -> Value:
-    """The typed value; None for one that `parse_all` will report with all other problems."""
+def _readable(entry: Hyperparameter[Any], raw: object) -> Value:
+    """Return the typed value, or None for one that `parse_all` reports with all other problems."""
     try:
-        return parse_one(entry, raw)
+        return entry.parse(raw)
     except HyperparameterError:
         return None
-
-
-def _names(interface: Interface) -> list[str]:
-    return [name for entry in interface.hyperparameters for name in (entry.name, *entry.aliases)]

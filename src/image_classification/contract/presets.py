@@ -1,4 +1,4 @@
-"""Presets: named tables of hyperparameter values that a job's own values win over."""
+"""Presets: named tables of hyperparameter values. The values that a job sets itself win."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from image_classification.contract.hyperparameter import Value
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe by name.
+    """A recipe by name; hyperparameters and their values are text.
 
     Attributes:
         meaning: one sentence for the reference.
-        values: hyperparameter → value as text, by the names of both interfaces.
-        mxnet, tensorflow: what is called otherwise there.
+        values: those of both interfaces.
+        own: interface → its further values.
     """
 
     meaning: str
     values: Mapping[str, str]
-    mxnet: Mapping[str, str]
-    tensorflow: Mapping[str, str]
+    own: Mapping[str, Mapping[str, str]]
 
     def of(self, interface: str) -> dict[str, str]:
-        """All its values, by the names of an interface."""
-        return dict(self.values) | dict(self.mxnet if interface == "mxnet" else self.tensorflow)
+        """Return all its values, by the names of an interface."""
+        return {**self.values, **self.own[interface]}
 
 
 _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
@@ -35,12 +34,19 @@ _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "randaugment": {"augmentation_type": (), "augmentation": (False,)},
     "label_smoothing": {"multi_label": (True,)},
 }
-"""Value of a preset → what it would contradict if the job gives it, at these values or at any."""
+"""Value of a preset → the job's own values that it contradicts; () stands for any value."""
+
+_FLIPS = {
+    "augmentation": "True",
+    "augmentation_random_flip": "horizontal",
+    "augmentation_random_rotation": "0",
+    "augmentation_random_zoom": "0",
+}
 
 PRESETS = {
     "transfer": Preset(
-        "A new head on an ImageNet backbone that stays as it is: for tens to hundreds of images a "
-        "class, and the fastest; strong weight decay keeps the head from learning them by heart.",
+        "A new head on a frozen ImageNet backbone: the fastest, for tens to hundreds of images per "
+        "class; strong weight decay keeps the head from overfitting.",
         {
             "backbone": "efficientnet_lite0",
             "use_pretrained_model": "1",
@@ -52,14 +58,13 @@ PRESETS = {
             "label_smoothing": "0.1",
             "epochs": "12",
         },
-        {"optimizer": "sgd", "augmentation_type": "crop"},
-        {"optimizer": "sgd", "resize_mode": "crop", "augmentation": "True",
-         "augmentation_random_flip": "horizontal", "augmentation_random_rotation": "0",
-         "augmentation_random_zoom": "0", "regularizers_l2": "0"},
+        {"mxnet": {"optimizer": "sgd", "augmentation_type": "crop"},
+         "tensorflow": {"optimizer": "sgd", "resize_mode": "crop", **_FLIPS,
+                        "regularizers_l2": "0"}},
     ),
     "fine-tune": Preset(
-        "An ImageNet backbone, all of it trained at a low rate: for more images, or images unlike "
-        "photographs.",
+        "Train all of an ImageNet backbone at a low learning rate: for more images, or for images "
+        "unlike photographs.",
         {
             "backbone": "efficientnet_lite0",
             "use_pretrained_model": "1",
@@ -70,12 +75,11 @@ PRESETS = {
             "label_smoothing": "0.1",
             "epochs": "5",
         },
-        {"augmentation_type": "crop"},
-        {"resize_mode": "crop", "augmentation": "True", "augmentation_random_flip": "horizontal",
-         "augmentation_random_rotation": "0", "augmentation_random_zoom": "0"},
+        {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),
     "scratch": Preset(
-        "Random weights: for many images, or images unlike photographs; long and strongly varied.",
+        "Start from random weights, with many epochs and strong augmentation: for many images, or "
+        "for images unlike photographs.",
         {
             "use_pretrained_model": "0",
             "learning_rate": "0.1",
@@ -89,21 +93,19 @@ PRESETS = {
             "ema_decay": "0.999",
             "epochs": "90",
         },
-        {"optimizer": "nag", "augmentation_type": "crop"},
-        {"optimizer": "nesterov", "augmentation": "True",
-         "augmentation_random_flip": "horizontal", "augmentation_random_rotation": "0",
-         "augmentation_random_zoom": "0"},
+        {"mxnet": {"optimizer": "nag", "augmentation_type": "crop"},
+         "tensorflow": {"optimizer": "nesterov", **_FLIPS}},
     ),
 }  # fmt: skip
 
 
 def added_by(preset: str, interface: str, own: Mapping[str, Value]) -> dict[str, str]:
-    """Hyperparameter → value as text: what a preset adds to a job.
+    """Return the values that a preset adds to a job: hyperparameter → value as text.
 
     Args:
         preset: a name of `PRESETS`.
-        interface: mxnet or tensorflow.
-        own: the job's hyperparameters, typed, which win.
+        interface: the name of the job's interface.
+        own: the typed values that the job sets itself; they win.
     """
     return {
         name: value
@@ -113,9 +115,9 @@ def added_by(preset: str, interface: str, own: Mapping[str, Value]) -> dict[str,
 
 
 def depended_on(interface: str) -> frozenset[str]:
-    """Every hyperparameter whose being given changes what some preset adds.
+    """Return the hyperparameters that change what some preset adds, if a job sets them.
 
-    Who fills in a default for one of them makes the preset yield to it.
+    SageMaker must not fill in a default for them, because the preset would yield to it.
     """
     names: set[str] = set()
     for preset in PRESETS.values():

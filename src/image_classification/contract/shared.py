@@ -1,284 +1,157 @@
-"""Hyperparameters of both interfaces that neither built-in has: recipes beyond plain training.
+"""The hyperparameters that both interfaces share, and what each interface declares on its own.
 
-All are off by default.
+Those that neither built-in has are off by default.
 """
 
 from __future__ import annotations
 
-from image_classification.contract.hyperparameter import Hyperparameter
+from image_classification.contract.hyperparameter import (
+    Hyperparameter,
+    Hyperparameters,
+    absent,
+    choice,
+    flag,
+    integer,
+    real,
+    text,
+)
 from image_classification.contract.presets import PRESETS
 
-RECIPE = (
-    Hyperparameter(
-        "mixup_alpha",
-        "continuous",
-        0.0,
-        "Mix each image with another of its batch, by a share from Beta(alpha, alpha); 0 is off.",
-        minimum=0,
-        maximum=100,
-    ),
-    Hyperparameter(
-        "cutmix_alpha",
-        "continuous",
-        0.0,
-        "Swap a rectangle with another image of the batch, its area from Beta(alpha, alpha); 0 is "
-        "off. With mixup_alpha too each step takes one of the two.",
-        minimum=0,
-        maximum=100,
-    ),
-    Hyperparameter(
-        "class_weights",
-        "categorical",
-        None,
-        "Weights of samples by class: balanced (1 / samples of the class) or effective (by the "
-        "effective number of samples, beta 0.999).",
-        choices=("balanced", "effective"),
-    ),
-    Hyperparameter(
-        "balanced_sampling",
-        "boolean",
-        False,
-        "Draw every class equally often; an epoch keeps its number of images.",
-    ),
-    Hyperparameter(
-        "ema_decay",
-        "continuous",
-        0.0,
-        "Decay of a moving average of the weights, which is then validated and served; 0 is off.",
-        minimum=0,
-        maximum=0.99999,
-    ),
-    Hyperparameter(
-        "accumulate_batches",
-        "integer",
-        1,
-        "Batches whose gradients make one update, as one batch of all their images would "
-        "(BatchNorm still sees each batch alone).",
-        minimum=1,
-    ),
-    Hyperparameter(
-        "min_crop_area",
-        "continuous",
-        None,
-        "Train on parts of random area, from this share of the image to all of it, and of random "
-        "aspect ratio, 3/4 to 4/3, resized to image_shape.",
-        minimum=0.01,
-        maximum=1,
-    ),
-    Hyperparameter(
-        "randaugment",
-        "integer",
-        0,
-        "Operations of a RandAugment policy on each training image; 0 is off.",
-        minimum=0,
-        maximum=4,
-    ),
-    Hyperparameter(
-        "randaugment_magnitude",
-        "continuous",
-        9.0,
-        "Strength of these operations.",
-        minimum=0,
-        maximum=30,
-    ),
-    Hyperparameter(
-        "random_erasing",
-        "continuous",
-        0.0,
-        "Probability that a rectangle of a training image becomes the mean color.",
-        minimum=0,
-        maximum=1,
-    ),
-)
+# fmt: off
+# One row per hyperparameter.
 
-INTERFACE = Hyperparameter(
-    "interface",
-    "categorical",
-    None,
-    "Which built-in the job is written for; recognized from the channels when unset.",
-    choices=("mxnet", "tensorflow"),
-)
 
-PRESET = Hyperparameter(
-    "preset",
-    "categorical",
-    None,
-    "A named table of values, see below; the job's own values win.",
-    choices=tuple(PRESETS),
-)
+class SharedHyperparameters(Hyperparameters):
+    """The typed hyperparameters of a job of either interface."""
 
-BETA_1 = Hyperparameter(
-    "beta_1",
-    "continuous",
-    0.9,
-    "adam: decay of the first moment.",
-    minimum=0,
-    below=1,
-    optimizers=("adam",),
-)
-BETA_2 = Hyperparameter(
-    "beta_2",
-    "continuous",
-    0.999,
-    "adam: decay of the second moment.",
-    minimum=0,
-    below=1,
-    optimizers=("adam",),
-)
-LR_SCHEDULER_FACTOR = Hyperparameter(
-    "lr_scheduler_factor",
-    "continuous",
-    0.1,
-    "Multiplier of the learning rate at each step.",
-    minimum=0,
-    maximum=1,
-)
-LR_SCHEDULER_STEP = Hyperparameter(
-    "lr_scheduler_step", "text", None, "Epochs after which the rate is multiplied: 10,20."
-)
-"""Those of a built-in, beside its own in its table."""
+    resize_follows_data = False
+    """If the job does not set `resize`: True takes it from the data, False from the backbone."""
 
-BACKEND = Hyperparameter(
-    "backend",
-    "text",
-    None,
-    "What computes: the name of a backend; unset: the one that the image is made for, without "
-    "an image torch.",
-)
+    # Each interface declares these with the default and range of its built-in.
+    epochs: Hyperparameter[int]
+    batch_size: Hyperparameter[int]
+    learning_rate: Hyperparameter[float]
+    optimizer: Hyperparameter[str]
+    momentum: Hyperparameter[float]
+    weight_decay: Hyperparameter[float]
+    epsilon: Hyperparameter[float]
+    decay: Hyperparameter[float]
+    label_smoothing: Hyperparameter[float]
+    dropout_rate: Hyperparameter[float | None]
+    early_stopping_patience: Hyperparameter[int]
+    resize_mode: Hyperparameter[str]
+    small_images: Hyperparameter[str]
+    top_k: Hyperparameter[int | None]
+    use_pretrained_model: Hyperparameter[bool]
+    train_only_top_layer: Hyperparameter[bool]
+    validation_split_ratio: Hyperparameter[float | None]
+    random_seed: Hyperparameter[int]
 
-SHARED = (
-    INTERFACE,
-    BACKEND,
-    Hyperparameter(
-        "backbone",
-        "text",
-        None,
+    # Only one interface has these; a job of the other one has this value.
+    num_classes: Hyperparameter[int | None] = absent(None)
+    num_training_samples: Hyperparameter[int | None] = absent(None)
+    num_layers: Hyperparameter[str | None] = absent(None)
+    augmentation_type: Hyperparameter[str | None] = absent(None)
+    precision_dtype: Hyperparameter[str | None] = absent(None)
+    early_stopping_min_epochs = absent(0)
+    early_stopping_tolerance = absent(0.0)
+    multi_label = absent(False)
+    use_weighted_loss = absent(False)
+    initial_accumulator_value = absent(0.0)
+    regularizers_l2 = absent(0.0)
+    reinitialize_top_layer = absent("Auto")
+    early_stopping_min_delta = absent(0.0)
+    augmentation = absent(False)
+    augmentation_random_flip = absent("None")
+    augmentation_random_rotation = absent(0.0)
+    augmentation_random_zoom = absent(0.0)
+    binary_mode = absent(False)
+    eval_metric = absent("accuracy")
+    image_resize_interpolation: Hyperparameter[str | None] = absent(None)
+
+    interface = choice(None, ("mxnet", "tensorflow"),
+        "The built-in that the job is written for; by default recognized from the channels.")
+    backend = text(None,
+        "The framework that computes; unset: the one of the training image, torch without an "
+        "image.")
+    backbone = text(None,
         "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
-        "timm/<name>; with backend=mxnet gluon/<name>; with backend=tensorflow keras/<name>, or "
-        "saved_model: the SavedModel of the channel model.",
-    ),
-    Hyperparameter(
-        "labels",
-        "text",
-        None,
+        "also timm/<name>; with backend=mxnet gluon/<name>; with backend=tensorflow keras/<name>, "
+        "or saved_model: the SavedModel of the channel model.")
+    labels = text(None,
         "Class names in the order of their numbers, as a,b,c or a JSON list; unset: a labels.json "
-        "in any channel, the folders in a .lst, the class folders, else the numbers.",
-    ),
-    Hyperparameter(
-        "resize_mode",
-        "categorical",
-        None,
-        "crop: resize the shorter side, then crop; squash: resize both sides to image_shape.",
-        choices=("crop", "squash"),
-    ),
-    Hyperparameter(
-        "inference_resize",
-        "categorical",
-        None,
-        "Served preprocessing; unset serves exactly what was validated, squash is what the MXNet "
-        "built-in serves.",
-        choices=("crop", "squash"),
-    ),
-    Hyperparameter(
-        "small_images",
-        "categorical",
-        None,
-        "Images smaller than image_shape: refuse or enlarge.",
-        choices=("refuse", "enlarge"),
-    ),
-    Hyperparameter(
-        "warmup_epochs",
-        "continuous",
-        0.0,
-        "The learning rate rises linearly from 0 over this many epochs.",
-        minimum=0,
-    ),
-    Hyperparameter(
-        "lr_schedule",
-        "categorical",
-        None,
-        "Learning rate after the warm-up; unset: step if lr_scheduler_step is set, else constant.",
-        choices=("constant", "step", "cosine"),
-    ),
-    Hyperparameter(
-        "max_bad_samples",
-        "text",
-        "0",
-        "Unreadable images that are skipped before the job fails: a count, or a share as 1%.",
-    ),
-    Hyperparameter(
-        "pipe_shuffle_mb",
-        "integer",
-        256,
-        "Pipe mode: MiB of encoded images that are held in memory to be shuffled; 0 keeps the "
-        "order of the pipe.",
-        minimum=0,
-    ),
-    Hyperparameter(
-        "clip_gradient_norm",
-        "continuous",
-        0.0,
-        "Largest norm of the gradient; 0 is off.",
-        minimum=0,
-    ),
-    Hyperparameter(
-        "checkpoint_steps",
-        "integer",
-        None,
-        "Steps between checkpoints within an epoch; unset: none but at the ends of epochs.",
-        minimum=1,
-    ),
-    Hyperparameter(
-        "checkpoint_minutes",
-        "continuous",
-        None,
-        "Minutes between checkpoints within an epoch; unset: none but at the ends of epochs.",
-        minimum=0,
-    ),
-    Hyperparameter(
-        "max_minutes",
-        "continuous",
-        None,
-        "After this time, that before an interruption included, the job stops as at SIGTERM: it "
-        "finishes its step, saves a checkpoint and writes the best epoch.",
-        above=0,
-    ),
-    *RECIPE,
-    Hyperparameter(
-        "precision",
-        "categorical",
-        None,
+        "in any channel, the folders in a .lst, the class folders, else the numbers.")
+    image_shape = text(None,
+        "Input of the network as channels,height,width; unset: that of the backbone, and 3,224,224 "
+        "for num_layers.")
+    resize = integer(None, "With resize_mode=crop: the shorter side in pixels before the crop.", 1)
+    inference_resize = choice(None, ("crop", "squash"),
+        "Preprocessing in the server; unset: exactly that of validation; squash: that of the MXNet "
+        "built-in's server.")
+    beta_1 = real(0.9, "adam: decay of the first moment.", 0, below=1, optimizers=("adam",))
+    beta_2 = real(0.999, "adam: decay of the second moment.", 0, below=1, optimizers=("adam",))
+    clip_gradient_norm = real(0.0, "Largest norm of the gradient; 0 is off.", 0)
+    lr_schedule = choice(None, ("constant", "step", "cosine"),
+        "Learning rate after the warm-up; unset: step if lr_scheduler_step is set, else constant.")
+    lr_scheduler_factor = real(0.1, "Factor of the learning rate at each step.", 0, 1)
+    lr_scheduler_step = text(None,
+        "Epochs after which lr_scheduler_factor multiplies the learning rate, as 10,20.")
+    warmup_epochs = real(0.0, "The learning rate rises linearly from 0 over this many epochs.", 0)
+    early_stopping = flag(False, "Stop when validation accuracy no longer improves.")
+    max_bad_samples = text("0",
+        "Unreadable images to skip before the job fails: a count, or a share as 1%.")
+    pipe_shuffle_mb = integer(256,
+        "Pipe mode: MiB of encoded images that are kept in memory for shuffling; 0 keeps the order "
+        "of the pipe.", 0)
+    checkpoint_frequency = integer(1,
+        "Epochs between checkpoints; the artifact always holds the best epoch.", 1)
+    checkpoint_steps = integer(None,
+        "Steps between checkpoints within an epoch; unset: checkpoints only at the end of epochs.",
+        1)
+    checkpoint_minutes = real(None,
+        "Minutes between checkpoints within an epoch; unset: checkpoints only at the end of "
+        "epochs.", 0)
+    max_minutes = real(None,
+        "Time limit in minutes, including the time before an interruption. The job then stops as "
+        "it does at SIGTERM: it finishes its step, saves a checkpoint and writes the best epoch.",
+        above=0)
+    mixup_alpha = real(0.0,
+        "Mixup: mix each image with another of its batch in a share from Beta(alpha, alpha); 0 is "
+        "off.", 0, 100)
+    cutmix_alpha = real(0.0,
+        "CutMix: replace a rectangle, its area from Beta(alpha, alpha), by that of another image "
+        "of the batch; 0 is off. With mixup_alpha, each step uses one of the two.", 0, 100)
+    class_weights = choice(None, ("balanced", "effective"),
+        "Weights of samples by class: balanced (1 / samples of the class) or effective (by the "
+        "effective number of samples, beta 0.999).")
+    balanced_sampling = flag(False,
+        "Draw every class equally often; an epoch keeps its number of images.")
+    ema_decay = real(0.0,
+        "Decay of a moving average of the weights, which is validated and served instead of the "
+        "weights; 0 is off.", 0, 0.99999)
+    accumulate_batches = integer(1,
+        "Batches whose gradients make one update, equal to that of one batch of all their images "
+        "(but BatchNorm sees each batch alone).", 1)
+    min_crop_area = real(None,
+        "Train on random crops with an area from this share of the image to all of it and an "
+        "aspect ratio of 3/4 to 4/3, resized to image_shape.", 0.01, 1)
+    randaugment = integer(0, "RandAugment operations on each training image; 0 is off.", 0, 4)
+    randaugment_magnitude = real(9.0, "Strength of the RandAugment operations.", 0, 30)
+    random_erasing = real(0.0,
+        "Probability that a rectangle of a training image becomes the mean color.", 0, 1)
+    precision = choice(None, ("auto", "float32", "float16", "bfloat16"),
         "Number format of training steps; unset or auto: bfloat16 on GPUs that have it, else "
-        "float32. Weights and predictions are always float32; what a device lacks is float32 "
-        "with a warning.",
-        choices=("auto", "float32", "float16", "bfloat16"),
-    ),
-    Hyperparameter(
-        "compile",
-        "categorical",
-        "auto",
-        "Compile training steps: torch.compile, which needs a C++ compiler, or TensorFlow's XLA. "
-        "auto is off: whether it pays on a GPU is not measured yet.",
-        choices=("auto", "on", "off"),
-    ),
-    Hyperparameter(
-        "calibrate_probabilities",
-        "boolean",
-        True,
-        "Fit one temperature on validation, and serve probabilities that are as often right as "
-        "they say; kept only where it helps.",
-    ),
-    Hyperparameter(
-        "keep_last_weights",
-        "boolean",
-        False,
-        "Write weights-last.safetensors, the last epoch's, beside weights.safetensors, the best's.",
-    ),
-    Hyperparameter(
-        "tensorboard",
-        "boolean",
-        False,
-        "Write TensorBoard event files into output/tensorboard.",
-    ),
-    PRESET,
-)
+        "float32. Weights and predictions are always float32. A device without the format uses "
+        "float32 with a warning.")
+    compile = choice("auto", ("auto", "on", "off"),
+        "Compile training steps with torch.compile, which needs a C++ compiler, or TensorFlow's "
+        "XLA. auto is off: whether it pays on a GPU is not measured yet.")
+    calibrate_probabilities = flag(True,
+        "Fit one temperature on validation and serve calibrated probabilities; without effect "
+        "where it does not improve them.")
+    keep_last_weights = flag(False,
+        "Write the last epoch's weights to weights-last.safetensors, next to the best epoch's in "
+        "weights.safetensors.")
+    tensorboard = flag(False, "Write TensorBoard event files to output/tensorboard.")
+    preset = choice(None, tuple(PRESETS),
+        "A named table of values, see below; values that the job sets win.")

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from image_classification import backends
 from image_classification.archive import unpacked
@@ -25,7 +24,7 @@ from image_classification.backends.base import (
 from image_classification.backends.pretrained import has_weights
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
-from image_classification.contract.hyperparameter import Value
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.evaluation import positive_weights
@@ -48,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 def replaced_backbone(
-    values: Mapping[str, Any], channels: Mapping[str, ChannelInput]
+    values: SharedHyperparameters, channels: Mapping[str, ChannelInput]
 ) -> tuple[str, str] | None:
     """(the backbone to use, the one it stands in for), or None where the job has what it asks for.
 
@@ -62,14 +61,14 @@ def replaced_backbone(
     Raises:
         ArtifactError: the model channel holds no readable artifact.
     """
-    if "num_layers" not in values or values["backbone"]:
+    if values.num_layers is None or values.backbone:
         return None
-    depth = int(values["num_layers"])
-    catalog = backends.catalog(values["backend"])
+    depth = int(values.num_layers)
+    catalog = backends.catalog(values.backend or "")
     asked = catalog.resnet_name(depth)
     if "model" in channels:
         return _of_artifact(model_path(channels["model"]), asked)
-    if not values["use_pretrained_model"] or depth not in LARGE_DEPTHS:
+    if not values.use_pretrained_model or depth not in LARGE_DEPTHS:
         return None
     folder = Path(environment.WEIGHTS_DIR.read())
     if has_weights(catalog.find(asked), folder):
@@ -110,8 +109,8 @@ def given_row(backend: str) -> Backbone | None:
 
 
 def with_given_backbone(
-    values: Mapping[str, Value], channel: ChannelInput | None
-) -> dict[str, Value]:
+    values: SharedHyperparameters, channel: ChannelInput | None
+) -> SharedHyperparameters:
     """The hyperparameters, with the channel's SavedModel as `backbone` where nothing else is named.
 
     So a job of the TensorFlow built-in fine-tunes the model that it was given, if the backend can.
@@ -121,13 +120,13 @@ def with_given_backbone(
         BackendError: there is no such backend.
         ChannelError, ArtifactError: the channel holds several archives, or a damaged one.
     """
-    if channel is None or values["backbone"] or "num_layers" in values:
-        return dict(values)
-    row = given_row(str(values["backend"]))
+    if channel is None or values.backbone or values.num_layers:
+        return values
+    row = given_row(values.backend or "")
     if row is None or not is_saved_model(model_path(channel)):
-        return dict(values)
+        return values
     _logger.info("Channel model: it holds a SavedModel, hence backbone=%s", row.name)
-    return {**values, "backbone": row.name}
+    return values.with_value(SharedHyperparameters.backbone, row.name)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
     What the data has decided follows: the classes, and the resize where the job sets none.
     """
     interface = request.interface.name
-    _logger.info("Final configuration: %s", json.dumps(request.values, ensure_ascii=False))
+    _logger.info("Final configuration: %s", json.dumps(request.values.by_name, ensure_ascii=False))
     _logger.info("---- Parameters ----")
     for name, value, origin in request.origins():
         is_given = origin != "default" and not origin.startswith("preset ")

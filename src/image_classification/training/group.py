@@ -155,7 +155,7 @@ def _can_be_divided(request: JobRequest, count: int) -> bool:
         _logger.info("Training in one process: a pipe, or a host's own part, is not divided")
         return False
     if settings.batch_size % count:
-        name = "mini_batch_size" if request.interface.name == "mxnet" else "batch_size"
+        name = request.interface.declarations.batch_size.name
         raise HyperparameterError(
             f"{name}={settings.batch_size} cannot be divided among the {count} devices of this "
             f"host: set a multiple of {count}, or {PROCESSES.name}=1 to use one device"

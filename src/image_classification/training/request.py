@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
-from image_classification.contract.hyperparameter import Value
 from image_classification.contract.interface import Interface, recognize
 from image_classification.contract.paths import Cluster, JobPaths, read_cluster, read_json
-from image_classification.contract.shared import PRESET
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.records.tfrecord import require_checksums
@@ -40,7 +39,7 @@ class JobRequest:
     interface: Interface
     channels: Mapping[str, ChannelInput]
     given: Mapping[str, Any]
-    values: Mapping[str, Value]
+    values: SharedHyperparameters
     settings: Settings
     cluster: Cluster
 
@@ -51,17 +50,17 @@ class JobRequest:
         return is_sharded and len(self.cluster.hosts) > 1
 
     def origins(self) -> list[tuple[str, str, str]]:
-        """(name, value, where it comes from) of each hyperparameter.
+        """Return (name, value, origin) of each hyperparameter.
 
-        It comes from the name it was given by, from "preset <name>", or is "default"; a backbone
-        also comes "in place of" one without weights.
+        The origin is the name that the job used, "preset <name>" or "default"; for a backbone
+        without weights, "in place of <name>" with the backbone that replaces it.
         """
         added = self.interface.added_by_preset(self.given)
         rows = []
         for entry in self.interface.hyperparameters:
-            names = [name for name in (entry.name, *entry.aliases) if name in self.given]
-            preset = f"preset {self.values[PRESET.name]}" if entry.name in added else "default"
-            value = self.values[entry.name]
+            names = [name for name in entry.names if name in self.given]
+            preset = f"preset {self.values.preset}" if entry.name in added else "default"
+            value = self.values.by_name[entry.name]
             shown = "unset" if value is None else str(value)
             if entry.name == "backbone" and self.settings.stands_for:
                 asked = self.settings.stands_for
@@ -81,7 +80,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     interface = recognize(channels, given)
     check_channels(interface.channels, channels)
     values = with_given_backbone(interface.parse(given), channels.get("model"))
-    settings = _settings(interface.name, values, channels)
+    settings = _settings(values, channels)
     BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
     if settings.tensorboard:
         require_checksums()  # not after hours of training
@@ -91,15 +90,13 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     return request
 
 
-def _settings(
-    interface: str, values: Mapping[str, Value], channels: Mapping[str, ChannelInput]
-) -> Settings:
+def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput]) -> Settings:
     """The settings, with a stand-in where the weights of the network asked for are missing."""
     replaced = replaced_backbone(values, channels)
     if replaced is None:
-        return settings_of(interface, values)
+        return settings_of(values)
     backbone, asked = replaced
-    settings = settings_of(interface, {**values, "backbone": backbone})
+    settings = settings_of(values.with_value(SharedHyperparameters.backbone, backbone))
     return replace(settings, stands_for=asked)
 
 

@@ -19,7 +19,7 @@ from image_classification.training.settings import settings_of
 
 
 def backend_of(interface: str, given: dict[str, str]) -> str:
-    return settings_of(interface, INTERFACES[interface].parse(given)).backend
+    return settings_of(INTERFACES[interface].parse(given)).backend
 
 
 @pytest.mark.parametrize("interface", INTERFACES)

@@ -106,7 +106,7 @@ CASES = [
 def test_a_hyperparameter_has_the_built_ins_default_and_values(
     interface: Interface, name: str, default: object, legal: list[str], illegal: list[str]
 ) -> None:
-    assert interface.parse({})[name] == default
+    assert interface.parse({}).by_name[name] == default
     for text in legal:
         for encoded in (text, f'"{text}"', f'"\\"{text}\\""', f" {text} "):
             interface.parse({name: encoded})
@@ -123,7 +123,7 @@ def test_what_means_unset_is_the_default(text: str) -> None:
 
 def test_bare_json_values_are_taken_as_their_text() -> None:
     parsed = MXNET.parse({"epochs": 5, "learning_rate": 0.5, "early_stopping": True, "top_k": None})
-    values = (parsed["epochs"], parsed["learning_rate"], parsed["early_stopping"], parsed["top_k"])
+    values = (parsed.epochs, parsed.learning_rate, parsed.early_stopping, parsed.top_k)
     assert values == (5, 0.5, True, None)
 
 
@@ -138,7 +138,8 @@ def test_what_the_platform_adds_is_ignored_and_old_names_are_without_effect() ->
     for interface in INTERFACES.values():
         assert interface.parse(given) == interface.parse({})
     old = MXNET.parse({"model_prefix": "image-classification", "use_lr_scheduler": "1"})
-    assert old | {"model_prefix": None, "use_lr_scheduler": None} == MXNET.parse({})
+    changed = {"model_prefix": None, "use_lr_scheduler": None}
+    assert {**old.by_name, **changed} == MXNET.parse({}).by_name
 
 
 def test_dashes_of_the_first_generation_are_answered_with_the_name_of_today() -> None:

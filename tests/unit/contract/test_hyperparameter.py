@@ -2,7 +2,7 @@
 
 import pytest
 
-from image_classification.contract.hyperparameter import Hyperparameter, parse_all
+from image_classification.contract.hyperparameter import Hyperparameters, absent, parse_all, real
 from image_classification.contract.interface import INTERFACES, recognize
 from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.training.settings import settings_of
@@ -24,22 +24,22 @@ TENSORFLOW = INTERFACES["tensorflow"]
     ],
 )
 def test_a_categorical_is_read_in_every_encoding(text: str, value: str) -> None:
-    assert MXNET.parse({"optimizer": text})["optimizer"] == value
+    assert MXNET.parse({"optimizer": text}).optimizer == value
 
 
 @pytest.mark.parametrize("text", ["True", "true", "1", '"True"', "yes", '"\\"true\\""'])
 def test_true_is_read_in_every_spelling(text: str) -> None:
-    assert TENSORFLOW.parse({"train_only_top_layer": text})["train_only_top_layer"] is True
+    assert TENSORFLOW.parse({"train_only_top_layer": text}).train_only_top_layer is True
 
 
 @pytest.mark.parametrize("text", ["False", "false", "0", '"False"', "no"])
 def test_false_is_read_in_every_spelling(text: str) -> None:
-    assert TENSORFLOW.parse({"use_pretrained_model": text})["use_pretrained_model"] is False
+    assert TENSORFLOW.parse({"use_pretrained_model": text}).use_pretrained_model is False
 
 
 @pytest.mark.parametrize(("text", "value"), [("5", 5), ("5.0", 5), ('"5"', 5)])
 def test_an_integer_may_be_written_as_an_integral_number(text: str, value: int) -> None:
-    assert MXNET.parse({"epochs": text})["epochs"] == value
+    assert MXNET.parse({"epochs": text}).epochs == value
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,25 @@ def test_every_default_is_itself_a_legal_value() -> None:
 
 def test_three_spellings_of_train_only_top_layer_mean_the_same_and_exclude_each_other() -> None:
     for name in ("train_only_top_layer", "train_only_on_top_layer", "train_only_on_top"):
-        assert TENSORFLOW.parse({name: "True"})["train_only_top_layer"] is True
+        assert TENSORFLOW.parse({name: "True"}).train_only_top_layer is True
     with pytest.raises(HyperparameterError, match="mean the same"):
         TENSORFLOW.parse({"train_only_top_layer": "True", "train_only_on_top": "True"})
 
 
 def test_what_this_version_cannot_honor_is_refused_and_never_ignored() -> None:
-    entry = Hyperparameter("dtype", "categorical", "a", "", choices=("a", "b"), only=("a",))
-    with pytest.raises(HyperparameterError, match="dtype='b': the built-in has it"):
-        parse_all([entry], {"dtype": "b"})
+    with pytest.raises(HyperparameterError, match="='lanczos5': the built-in supports it, this"):
+        TENSORFLOW.parse({"image_resize_interpolation": "lanczos5"})
 
 
-def test_a_required_hyperparameter_that_is_missing_is_named() -> None:
-    entry = Hyperparameter("classes", "integer", None, "How many.", minimum=1, required=True)
-    with pytest.raises(HyperparameterError, match="classes is required: an integer ≥ 1"):
-        parse_all([entry], {})
+def test_a_row_of_the_table_is_the_typed_attribute_of_a_jobs_values() -> None:
+    class Table(Hyperparameters):
+        factor = real(0.5, "A factor.", 0, 1, name="built_in_name")
+        only_there = absent(7)
+
+    assert [row.name for row in Table.declared()] == ["built_in_name"]
+    values = Table(parse_all(Table.declared(), {"built_in_name": "1"}))
+    assert (values.factor, values.only_there) == (1.0, 7)
+    assert values.with_value(Table.factor, 0.25).factor == 0.25 and values.factor == 1.0
 
 
 @pytest.mark.parametrize(
@@ -131,18 +135,18 @@ def test_no_training_channel_is_a_clear_error_that_names_what_came() -> None:
 
 
 def settings(interface: str, **given: str) -> object:
-    return settings_of(interface, INTERFACES[interface].parse(given))
+    return settings_of(INTERFACES[interface].parse(given))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr_scheduler_step": "20,10"}, "expected rising epochs"),
-        ({"lr_scheduler_step": "ten"}, "expected rising epochs"),
-        ({"lr_scheduler_step": "1_0"}, "expected rising epochs"),
+        ({"lr_scheduler_step": "20,10"}, "expected increasing epochs"),
+        ({"lr_scheduler_step": "ten"}, "expected increasing epochs"),
+        ({"lr_scheduler_step": "1_0"}, "expected increasing epochs"),
         ({"image_shape": "3,2_24,224"}, "channels,height,width"),
         ({"epochs": "5", "checkpoint_frequency": "6"}, "from 1 to epochs, which is 5"),
-        ({"lr_schedule": "step"}, "needs lr_scheduler_step"),
+        ({"lr_schedule": "step"}, "set lr_scheduler_step"),
         ({"lr_schedule": "cosine", "lr_scheduler_step": "5"}, "contradict"),
         ({"image_shape": "4,224,224"}, "1 or 3 channels"),
         ({"image_shape": "224"}, "channels,height,width"),
@@ -162,7 +166,7 @@ def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
         given = {"lr_schedule": kind, "learning_rate": "0.8", "epochs": "4"}
         if kind == "step":
             given |= {"lr_scheduler_step": "1,2", "lr_scheduler_factor": "0.5"}
-        schedule = settings_of(interface, INTERFACES[interface].parse(given)).schedule
+        schedule = settings_of(INTERFACES[interface].parse(given)).schedule
         assert schedule.kind == kind
         if kind == "step":
             rates = [schedule.rate(epoch) for epoch in (0.5, 1.5, 2.5)]
@@ -172,7 +176,7 @@ def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
 def test_a_limit_of_no_time_is_no_limit_that_a_job_can_have() -> None:
     with pytest.raises(HyperparameterError, match="max_minutes='0': expected a number > 0"):
         MXNET.parse({"max_minutes": "0"})
-    assert MXNET.parse({"max_minutes": "0.5"})["max_minutes"] == 0.5
+    assert MXNET.parse({"max_minutes": "0.5"}).max_minutes == 0.5
 
 
 def test_an_unknown_backbone_suggests_the_nearest() -> None:
@@ -182,13 +186,13 @@ def test_an_unknown_backbone_suggests_the_nearest() -> None:
 
 def test_num_layers_keeps_its_meaning() -> None:
     for depth in ("18", "152", "20", "110"):
-        found = settings_of("mxnet", MXNET.parse({"num_layers": depth}))
+        found = settings_of(MXNET.parse({"num_layers": depth}))
         assert found.backbone.name == f"resnet{depth}"
 
 
 def test_the_mxnet_interface_crops_and_the_tensorflow_interface_squashes() -> None:
-    mxnet = settings_of("mxnet", MXNET.parse({"resize": "256"}))
-    tensorflow = settings_of("tensorflow", TENSORFLOW.parse({}))
+    mxnet = settings_of(MXNET.parse({"resize": "256"}))
+    tensorflow = settings_of(TENSORFLOW.parse({}))
     assert (mxnet.preprocessing.mode, mxnet.preprocessing.resize) == ("crop", 256)
     assert (tensorflow.preprocessing.mode, tensorflow.preprocessing.resize) == ("squash", None)
 
@@ -212,7 +216,7 @@ def test_published_jobs_of_the_mxnet_built_in_are_understood() -> None:
         "lr_scheduler_step": "10, 20",
         "augmentation_type": "crop_color_transform",
     }
-    found = settings_of("mxnet", MXNET.parse(job))
+    found = settings_of(MXNET.parse(job))
     assert (found.backbone.name, found.classes, found.top_k) == ("resnet18", 257, 2)
     assert found.schedule.step_epochs == (10, 20)
     assert found.use_pretrained

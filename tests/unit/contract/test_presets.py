@@ -18,7 +18,7 @@ BOTH = ("mxnet", "tensorflow")
 @pytest.mark.parametrize("interface", BOTH)
 def test_every_preset_is_a_legal_job_of_both_interfaces(interface: str, name: str) -> None:
     values = INTERFACES[interface].parse({"preset": name})
-    settings = settings_of(interface, values)
+    settings = settings_of(values)
     assert settings.use_pretrained is (name != "scratch")
     assert settings.schedule.kind == "cosine"
     augmentation = settings.augmentation
@@ -33,35 +33,35 @@ def test_the_jobs_own_values_win_also_under_another_spelling(
     given = {"preset": "transfer", "train_only_on_top": "False", "epochs": '"2"'}
     with caplog.at_level(logging.INFO):
         values = INTERFACES["tensorflow"].parse(given)
-    assert (values["train_only_top_layer"], values["epochs"]) == (False, 2)
-    assert values["learning_rate"] == 0.03
+    assert (values.train_only_top_layer, values.epochs) == (False, 2)
+    assert values.learning_rate == 0.03
     assert "preset=transfer sets " in caplog.text and "learning_rate=0.03" in caplog.text
     assert "epochs" not in caplog.text and "train_only_top_layer" not in caplog.text
 
 
 def test_what_would_contradict_the_jobs_own_values_is_left_out() -> None:
     given = {"preset": "scratch", "lr_scheduler_step": "3,6", "augmentation_type": "crop_color"}
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    settings = settings_of(INTERFACES["mxnet"].parse(given))
     assert settings.schedule.kind == "step"
     assert settings.augmentation is not None and settings.augmentation.operations == 0
     given = {"preset": "fine-tune", "num_layers": "50"}
-    assert settings_of("mxnet", INTERFACES["mxnet"].parse(given)).backbone.name == "resnet50"
+    assert settings_of(INTERFACES["mxnet"].parse(given)).backbone.name == "resnet50"
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_legal_job_of_several_labels(name: str) -> None:
     given = {"preset": name, "multi_label": "1"}
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    settings = settings_of(INTERFACES["mxnet"].parse(given))
     assert settings.multi_label and settings.label_smoothing == 0
     given["multi_label"] = "0"
-    assert settings_of("mxnet", INTERFACES["mxnet"].parse(given)).label_smoothing == 0.1
+    assert settings_of(INTERFACES["mxnet"].parse(given)).label_smoothing == 0.1
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_job_without_augmentation_gets_none_from_a_preset(name: str) -> None:
     given = {"preset": name, "augmentation": '"False"'}
     parse = INTERFACES["tensorflow"].parse
-    assert settings_of("tensorflow", parse(given)).augmentation is None
+    assert settings_of(parse(given)).augmentation is None
     given["augmentation"] = "True"
     assert parse(given) == parse({"preset": name}), "it says what the preset says"
 

@@ -321,7 +321,7 @@ def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
     caplog.set_level(logging.INFO)
     interface = INTERFACES["mxnet"]
     given = {"num_classes": "2", "num_training_samples": "6", "labels": "even,odd"}
-    settings = settings_of("mxnet", interface.parse(given))
+    settings = settings_of(interface.parse(given))
     channels = {"train": writers.fill("train", records(6))}
     channels["validation"] = writers.fill("validation", records(4))
     inputs = open_inputs(channels, settings, "train")
@@ -346,7 +346,7 @@ def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
 def test_a_pipe_needs_what_cannot_be_counted(
     tmp_path: Path, given: dict[str, str], message: str
 ) -> None:
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    settings = settings_of(INTERFACES["mxnet"].parse(given))
     channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
     with pytest.raises(ChannelError, match=message):
         open_inputs(channels, settings, "train")
@@ -357,7 +357,7 @@ def test_what_needs_the_classes_beforehand_is_refused_in_pipe_mode(
     tmp_path: Path, recipe: dict[str, str]
 ) -> None:
     given = {"num_classes": "2", "num_training_samples": "6"} | recipe
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    settings = settings_of(INTERFACES["mxnet"].parse(given))
     channels = {"train": ChannelInput("train", tmp_path / "train", mode="Pipe")}
     with pytest.raises(HyperparameterError, match="need the class of every image before training"):
         open_inputs(channels, settings, "train")

@@ -84,7 +84,7 @@ def test_the_metric_stands_beside_accuracy_and_decides_the_best_epoch() -> None:
 def test_eval_metric_needs_binary_mode() -> None:
     values = INTERFACES["tensorflow"].parse({"eval_metric": "auc"})
     with pytest.raises(HyperparameterError, match="eval_metric=auc needs binary_mode=True"):
-        settings_of("tensorflow", values)
+        settings_of(values)
     values = INTERFACES["tensorflow"].parse({"eval_metric": '"prc"', "binary_mode": '"True"'})
-    settings = settings_of("tensorflow", values)
+    settings = settings_of(values)
     assert (settings.binary_metric, settings.top_k) == ("prc", None)

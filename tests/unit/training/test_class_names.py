@@ -22,7 +22,7 @@ def open_job(channels: Mapping[str, Path], **hyperparameters: object) -> Inputs:
     interface = INTERFACES["mxnet"]
     given = {"num_classes": 2, "num_training_samples": 4, **hyperparameters}
     text = {name: str(value) for name, value in given.items() if value is not None}
-    settings = settings_of("mxnet", interface.parse(text))
+    settings = settings_of(interface.parse(text))
     inputs = {name: ChannelInput(name, path) for name, path in channels.items()}
     return open_inputs(inputs, settings, "train")
 

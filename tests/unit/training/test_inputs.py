@@ -21,7 +21,7 @@ LINES = "0\t0.000000\tcat/1.jpg\n1\t1\tdog/2.jpg\n\n2\t1.0\tdog/3.jpg\n"
 
 def open_job(root: Path, *names: str, **hyperparameters: object) -> Inputs:
     text = {name: str(value) for name, value in hyperparameters.items()}
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(text))
+    settings = settings_of(INTERFACES["mxnet"].parse(text))
     channels = {name: ChannelInput(name, root / name) for name in names}
     return open_inputs(channels, settings, "train")
 

@@ -121,7 +121,7 @@ def run_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEng
 def prepare_loop(right_share: list[float], **given: str) -> tuple[Loop, RecordingEngine]:
     job = {"epochs": str(len(right_share)), "mini_batch_size": "4", "image_shape": "3,8,8"}
     values = INTERFACES["mxnet"].parse({"num_layers": "20"} | job | given)
-    settings: Settings = settings_of("mxnet", values)
+    settings: Settings = settings_of(values)
     settings = replace(settings, batch_size=4)
     recorder = RecordingEngine(right_share)
     engine: Engine = recorder
@@ -392,7 +392,7 @@ def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
         {"num_layers": "20", "image_shape": "3,8,8", "class_weights": "balanced"}
         | {"accumulate_batches": "4"}
     )
-    settings, source = settings_of("mxnet", values), Colors()
+    settings, source = settings_of(values), Colors()
     source.class_indices = np.repeat([0, 1], [8, 2])
     sums, shares = [], []
     for rank in range(2):
@@ -410,7 +410,7 @@ def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
 
 def test_balanced_sampling_is_for_training_alone() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "balanced_sampling": "1"})
-    settings = settings_of("mxnet", values)
+    settings = settings_of(values)
     for split, is_training in (("train", True), ("validation", False)):
         with loader_of(split, Colors(), settings, BadSamples(), World(), on_cpu=True) as loader:
             assert loader.balanced is is_training
@@ -439,7 +439,7 @@ def test_the_averaged_weights_are_the_best_ones() -> None:
 
 def test_only_the_training_images_are_shuffled_and_augmented() -> None:
     values = INTERFACES["mxnet"].parse({"num_layers": "20", "augmentation_type": "crop"})
-    settings = settings_of("mxnet", values)
+    settings = settings_of(values)
     for split, is_training in (("train", True), ("validation", False), ("test", False)):
         with loader_of(split, Colors(), settings, BadSamples(), World(), on_cpu=True) as loader:
             assert loader.shuffle is is_training

@@ -183,7 +183,7 @@ def test_records_of_other_labels_are_refused(
 
 def open_job(root: Path, *names: str, label_format: str = "", **given: object) -> Inputs:
     text = {name: str(value) for name, value in ({"multi_label": 1} | given).items()}
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(text))
+    settings = settings_of(INTERFACES["mxnet"].parse(text))
     channels = {name: ChannelInput(name, root / name, label_format=label_format) for name in names}
     return open_inputs(channels, settings, "train")
 
@@ -275,4 +275,4 @@ def test_settings_without_a_meaning_for_several_labels_are_refused(
 def test_what_needs_one_class_an_image_is_refused(given: dict[str, str], message: str) -> None:
     values = INTERFACES["mxnet"].parse({"multi_label": "1"} | given)
     with pytest.raises(HyperparameterError, match=message):
-        settings_of("mxnet", values)
+        settings_of(values)

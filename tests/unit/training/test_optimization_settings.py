@@ -48,7 +48,7 @@ def test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it(
 ) -> None:
     values = INTERFACES[interface].parse(GIVEN[interface] | {"optimizer": optimizer})
     is_tensorflow = interface == "tensorflow"
-    assert settings_of(interface, values).optimizer == OptimizerSpec(
+    assert settings_of(values).optimizer == OptimizerSpec(
         name=name,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -76,7 +76,7 @@ def test_what_the_optimizer_does_not_read_is_said_if_it_was_changed(
 
 def updated(interface: str, given: dict[str, str]) -> np.ndarray:
     """A weight after three updates by the job's optimizer."""
-    spec = settings_of(interface, INTERFACES[interface].parse(given)).optimizer
+    spec = settings_of(INTERFACES[interface].parse(given)).optimizer
     generator, slots = np.random.default_rng(0), dict[str, dict[str, np.ndarray]]()
     parameters = {"w": generator.normal(size=(3, 2))}
     for _ in range(3):

@@ -16,7 +16,7 @@ UNEVEN = np.repeat([0, 1, 3], [90, 9, 1])
 
 def settings(interface: str = "mxnet", **given: str) -> Settings:
     defaults = {"num_layers": "20", "image_shape": "3,32,32"} if interface == "mxnet" else {}
-    return settings_of(interface, INTERFACES[interface].parse(defaults | given))
+    return settings_of(INTERFACES[interface].parse(defaults | given))
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

@@ -42,7 +42,7 @@ def write_files(folder: Path, sizes: list[tuple[int, int]]) -> None:
 
 def resize_of_job(root: Path, **hyperparameters: str) -> int | None:
     given = {"image_shape": "3,32,32", "num_layers": "20", "labels": "0,1"} | hyperparameters
-    settings = settings_of("mxnet", INTERFACES["mxnet"].parse(given))
+    settings = settings_of(INTERFACES["mxnet"].parse(given))
     channels = {name: ChannelInput(name, root / name) for name in ("train", "validation")}
     inputs = open_inputs(channels, settings, "train")
     return final_settings(settings, inputs).preprocessing.resize

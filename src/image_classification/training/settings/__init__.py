@@ -1,22 +1,21 @@
-"""What a job does, in neutral terms: the two interfaces' hyperparameters become one value.
+"""The settings of a job: one value that both interfaces and every backend understand.
 
-In: an interface's typed hyperparameters. Out: `Settings`, the same for both interfaces and every
-backend. Where the built-ins differ in meaning (squash or crop, head or whole network), the
-difference is a field here.
+In: the typed hyperparameters of either interface. Out: `Settings`. Checkpoints store its fields,
+so their names and values do not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from image_classification import backends
 from image_classification.backends.base import Backbone, OptimizerSpec, Update
-from image_classification.contract.hyperparameter import Value
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import DataError, HyperparameterError
 from image_classification.images.augment import Augmentation
 from image_classification.images.preprocessing import Preprocessing
@@ -34,7 +33,7 @@ from image_classification.training.stopping import EarlyStopping
 
 
 def labels_of(text: str | None) -> tuple[str, ...] | None:
-    """The class names in index order that the user gives, or None."""
+    """Return the class names in index order that the job sets, or None."""
     if not text:
         return None
     try:
@@ -43,56 +42,51 @@ def labels_of(text: str | None) -> tuple[str, ...] | None:
         raise HyperparameterError(f"labels: {error}") from error
 
 
-def binary_metric_of(v: Mapping[str, Any]) -> str | None:
-    """The metric that stands for accuracy in `binary_mode`, or None."""
-    metric = v.get("eval_metric", "accuracy")
-    if metric == "accuracy":
+def binary_metric_of(v: SharedHyperparameters) -> str | None:
+    """Return the metric that replaces accuracy in `binary_mode`, or None."""
+    if v.eval_metric == "accuracy":
         return None
-    if not v["binary_mode"]:
+    if not v.binary_mode:
         raise HyperparameterError(
-            f"eval_metric={metric} needs binary_mode=True, which needs two classes: set it, or "
-            "leave eval_metric at accuracy"
+            f"eval_metric={v.eval_metric} needs binary_mode=True and two classes: set binary_mode, "
+            "or leave eval_metric at accuracy"
         )
-    return str(metric)
+    return v.eval_metric
 
 
-def is_multi_label_job(v: Mapping[str, Any]) -> bool:
-    """Whether an image may have several classes; the TensorFlow built-in has single labels only.
-
-    Raises:
-        HyperparameterError: with what has no meaning then.
-    """
-    is_multi_label = bool(v.get("multi_label"))
-    if v.get("use_weighted_loss") and not is_multi_label:
-        raise HyperparameterError("use_weighted_loss=1 acts with multi_label=1 only: set both")
-    if is_multi_label and v["label_smoothing"]:
+def check_multi_label(v: SharedHyperparameters) -> None:
+    """Refuse hyperparameters that contradict multi_label with a HyperparameterError."""
+    if not v.multi_label:
+        if v.use_weighted_loss:
+            raise HyperparameterError("use_weighted_loss=1 acts with multi_label=1 only: set both")
+        return
+    if v.label_smoothing:
         raise HyperparameterError(
-            f"label_smoothing={v['label_smoothing']} with multi_label=1: labels are not "
-            "exclusive, so nothing is shared out among them; leave label_smoothing out"
+            f"label_smoothing={v.label_smoothing} with multi_label=1: labels are not exclusive, so "
+            "there is no share to spread over the others; leave label_smoothing out"
         )
-    if is_multi_label and v["top_k"]:
+    if v.top_k:
         raise HyperparameterError(
-            f"top_k={v['top_k']} with multi_label=1: several labels have no rank among k; "
+            f"top_k={v.top_k} with multi_label=1: several labels have no rank among k; "
             "leave top_k out"
         )
-    recipe = {name: v[name] for name in ("class_weights", "balanced_sampling") if v[name]}
-    if is_multi_label and recipe:
-        given = " and ".join(f"{name}={value}" for name, value in recipe.items())
+    given = [f"class_weights={v.class_weights}"] if v.class_weights else []
+    given += [f"balanced_sampling={v.balanced_sampling}"] if v.balanced_sampling else []
+    if given:
         raise HyperparameterError(
-            f"{given} with multi_label=1: an image of several classes has no one class to weigh or "
-            "to be drawn by; use use_weighted_loss=1 instead"
+            f"{' and '.join(given)} with multi_label=1: an image with several classes cannot be "
+            "weighted or drawn by one of them; use use_weighted_loss=1 instead"
         )
-    return is_multi_label
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Switches of training that neither built-in has; all are off by default.
+    """Training methods that neither built-in has; all are off by default.
 
     Attributes:
         mixup_alpha, cutmix_alpha: of the Beta distribution of shares; 0 is off.
-        class_weights: None, "balanced" or "effective", see `targets.class_weights`.
-        balanced_sampling: whether every class is drawn equally often.
+        class_weights: None, "balanced" or "effective", see `step.class_weights`.
+        balanced_sampling: draw every class equally often.
         ema_decay: of the moving average of the weights; 0 is off.
         accumulate_batches: batches of one update.
     """
@@ -105,44 +99,40 @@ class Recipe:
     accumulate_batches: int = 1
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], batch_size: int) -> Recipe:
-        """The recipe of a job's typed hyperparameters.
-
-        Raises:
-            HyperparameterError: values that are legal alone but not together.
-        """
+    def of(cls, v: SharedHyperparameters) -> Recipe:
+        """Return the recipe of a job; raise a HyperparameterError if its values contradict."""
         recipe = cls(
-            mixup_alpha=values["mixup_alpha"],
-            cutmix_alpha=values["cutmix_alpha"],
-            class_weights=values["class_weights"],
-            balanced_sampling=values["balanced_sampling"],
-            ema_decay=values["ema_decay"],
-            accumulate_batches=values["accumulate_batches"],
+            mixup_alpha=v.mixup_alpha,
+            cutmix_alpha=v.cutmix_alpha,
+            class_weights=v.class_weights,
+            balanced_sampling=v.balanced_sampling,
+            ema_decay=v.ema_decay,
+            accumulate_batches=v.accumulate_batches,
         )
         if recipe.class_weights and recipe.balanced_sampling:
             raise HyperparameterError(
-                f"class_weights={recipe.class_weights} and balanced_sampling=True would both make "
-                "up for the same imbalance: keep one"
+                f"class_weights={recipe.class_weights} and balanced_sampling=True both correct "
+                "the same imbalance: keep one"
             )
-        if recipe.mixes and batch_size < 2:
+        if recipe.mixes and v.batch_size < 2:
             raise HyperparameterError(
                 "mixup_alpha and cutmix_alpha mix the images of a batch: a batch of 1 has no "
-                "partner; set at least 2, or leave them out"
+                f"partner; set {type(v).batch_size.name} to at least 2, or leave them out"
             )
         return recipe
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed."""
+        """Whether the images of a batch are mixed."""
         return bool(self.mixup_alpha or self.cutmix_alpha)
 
     def update(self, epoch: int, step: int, weights: npt.NDArray[np.float64]) -> Update:
-        """How the batch of a step takes part in an update.
+        """Return how the batch of a step contributes to an update.
 
-        An update of several batches is the update of one batch of all their samples: an engine
-        takes the mean loss of each batch by its weight, so the batches share the update by theirs
-        (the planned one; bad samples do not change it). Those left at the end of an epoch make a
-        smaller update.
+        An update of several batches equals that of one batch of all their samples. An engine
+        weights the mean loss of each batch, so a batch has the share of its weight in the update
+        (the planned weight; bad samples do not change it). The batches left at the end of an epoch
+        make a smaller update.
 
         Args:
             epoch, step: from 0.
@@ -158,14 +148,14 @@ class Recipe:
 
 
 def average_decay(decay: float, updates: int) -> float:
-    """The decay of the moving average after so many updates: lower at first, as in TensorFlow.
+    """Return the decay of the moving average after `updates` updates.
 
-    The average would otherwise long remember the weights that training began with.
+    It is lower at first, as in TensorFlow; otherwise the first weights would dominate the average.
     """
     return min(decay, (1.0 + updates) / (10.0 + updates))
 
 
-_DEFAULT_TENSORFLOW_BACKBONE = "efficientnet_lite0"
+_DEFAULT_BACKBONE = "efficientnet_lite0"
 _HEADS: Mapping[str, Literal["auto", "new", "keep"]] = {
     "Auto": "auto",
     "True": "new",
@@ -175,43 +165,43 @@ _HEADS: Mapping[str, Literal["auto", "new", "keep"]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """A job's settings.
+    """The settings of a job.
 
     Attributes:
-        backend, backbone: names.
-        stands_for: the backbone that was asked for and that this one stands in for, or None.
+        backend: its name.
+        backbone: the network without its head.
+        stands_for: the backbone that the job asked for, if this one replaces it, or None.
         use_pretrained: start from the backbone's ImageNet weights, with a new head.
-        train_only_head: freeze all else.
-        classes: expected number of classes; None takes it from the data.
-        labels: the class names that the user gives, or None.
-        expected_samples: what the user said the training channel holds, or None.
+        train_only_head: freeze all other weights.
+        classes: expected number of classes; None counts them in the data.
+        labels: the class names that the job sets, or None.
+        expected_samples: the number of training images that the job states, or None.
         preprocessing: evaluation preprocessing, in validation and in the server.
-        served_resize: resize mode of the server where it shall differ from validation's, or None.
-        augmentation: random changes of training images; None is none.
-        epochs, batch_size: passes, and images per step.
-        optimizer, schedule: how weights move.
-        label_smoothing: 0–1.
-        dropout_rate: 0–1.
+        served_resize: resize mode of the server if it differs from that of validation, or None.
+        augmentation: random changes of training images; None is off.
+        epochs, batch_size: passes over the data, and images per step.
+        optimizer, schedule: optimizer and learning rate.
+        label_smoothing, dropout_rate: 0 to 1.
         early_stopping: None is off.
         top_k: k of the second accuracy, or None.
-        multi_label: whether an image may have several classes.
-        weighted_loss: whether rare classes of a multi-label job weigh more.
-        pipe_shuffle_bytes: encoded images that are held to be shuffled in Pipe mode.
+        multi_label: an image may have several classes.
+        weighted_loss: rare classes of a multi-label job weigh more.
+        pipe_shuffle_bytes: encoded images in memory for shuffling in Pipe mode.
         validation_split_ratio: share of training held out without a validation channel, or None.
         checkpoint_frequency: epochs between checkpoints.
-        checkpoint_steps, checkpoint_minutes: between checkpoints within an epoch; None is none.
-        max_minutes: after which training stops, or None.
-        recipe: mixing, class weights, averaging.
+        checkpoint_steps, checkpoint_minutes: between checkpoints within an epoch; None is off.
+        max_minutes: training stops after this time; None is no limit.
+        recipe: training methods that neither built-in has.
         precision: of training steps: auto, float32, bfloat16 or float16.
-        compiles: whether training steps are compiled.
+        compiles: compile training steps.
         max_bad_samples: a count or a share, as text; see BadSamples.allowing.
         seed: of weights, order and augmentation.
         calibrate: fit a temperature on validation.
         head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
-        keep_last_weights: write those of the last epoch beside those of the best.
+        keep_last_weights: write the weights of the last epoch in addition to the best ones.
         tensorboard: write event files.
-        binary_mode: there must be two classes; the second is the positive one.
-        binary_metric: a key of BINARY_METRICS that decides which epoch is the best, or None.
+        binary_mode: the job has two classes; the second is the positive one.
+        binary_metric: a key of BINARY_METRICS that selects the best epoch, or None.
     """
 
     backend: str
@@ -254,61 +244,58 @@ class Settings:
     stands_for: str | None = None
 
 
-def settings_of(interface: str, values: Mapping[str, Value]) -> Settings:
-    """The settings of a job from the typed hyperparameters of its interface.
+def settings_of(v: SharedHyperparameters) -> Settings:
+    """Return the settings of a job.
 
     Raises:
         HyperparameterError: values that are legal alone but not together.
         BackendError: an unknown backend or backbone.
     """
-    v: Mapping[str, Any] = values
-    backbone = _backbone(interface, v)
-    is_mxnet = interface == "mxnet"
-    batch_size = v["mini_batch_size" if is_mxnet else "batch_size"]
+    backbone = _backbone(v)
+    check_multi_label(v)
     return Settings(
-        backend=v["backend"],
+        backend=v.backend or "",
         backbone=backbone,
-        use_pretrained=v["use_pretrained_model"],
-        train_only_head=v["train_only_top_layer"],
-        classes=v["num_classes"] if is_mxnet else None,
-        labels=labels_of(v["labels"]),
-        expected_samples=v["num_training_samples"] if is_mxnet else None,
-        preprocessing=preprocessing_of(interface, v, backbone),
-        served_resize=v["inference_resize"],
-        augmentation=augmentation_of(interface, v),
-        epochs=v["epochs"],
-        batch_size=batch_size,
-        optimizer=optimizer_of(interface, v),
+        use_pretrained=v.use_pretrained_model,
+        train_only_head=v.train_only_top_layer,
+        classes=v.num_classes,
+        labels=labels_of(v.labels),
+        expected_samples=v.num_training_samples,
+        preprocessing=preprocessing_of(v, backbone),
+        served_resize=v.inference_resize,
+        augmentation=augmentation_of(v),
+        epochs=v.epochs,
+        batch_size=v.batch_size,
+        optimizer=optimizer_of(v),
         schedule=schedule_of(v),
-        label_smoothing=v["label_smoothing"],
-        dropout_rate=backbone.dropout_rate if v["dropout_rate"] is None else v["dropout_rate"],
-        early_stopping=early_stopping_of(interface, v),
-        top_k=None if v.get("binary_mode") else v["top_k"],
-        multi_label=is_multi_label_job(v),
-        weighted_loss=bool(v.get("use_weighted_loss")),
-        pipe_shuffle_bytes=v["pipe_shuffle_mb"] << 20,
-        validation_split_ratio=v["validation_split_ratio"],
+        label_smoothing=v.label_smoothing,
+        dropout_rate=backbone.dropout_rate if v.dropout_rate is None else v.dropout_rate,
+        early_stopping=early_stopping_of(v),
+        top_k=None if v.binary_mode else v.top_k,
+        multi_label=v.multi_label,
+        weighted_loss=v.use_weighted_loss,
+        pipe_shuffle_bytes=v.pipe_shuffle_mb << 20,
+        validation_split_ratio=v.validation_split_ratio,
         checkpoint_frequency=checkpoint_frequency_of(v),
-        checkpoint_steps=v["checkpoint_steps"],
-        checkpoint_minutes=v["checkpoint_minutes"],
-        max_minutes=v["max_minutes"],
-        recipe=Recipe.of(v, batch_size),
+        checkpoint_steps=v.checkpoint_steps,
+        checkpoint_minutes=v.checkpoint_minutes,
+        max_minutes=v.max_minutes,
+        recipe=Recipe.of(v),
         precision=precision_of(v),
-        compiles=v["compile"] == "on",
-        max_bad_samples=v["max_bad_samples"],
-        seed=v["random_seed"],
-        calibrate=v["calibrate_probabilities"],
-        head=_HEADS[v.get("reinitialize_top_layer", "Auto")],
-        keep_last_weights=v["keep_last_weights"],
-        tensorboard=v["tensorboard"],
-        binary_mode=bool(v.get("binary_mode")),
+        compiles=v.compile == "on",
+        max_bad_samples=v.max_bad_samples,
+        seed=v.random_seed,
+        calibrate=v.calibrate_probabilities,
+        head=_HEADS[v.reinitialize_top_layer],
+        keep_last_weights=v.keep_last_weights,
+        tensorboard=v.tensorboard,
+        binary_mode=v.binary_mode,
         binary_metric=binary_metric_of(v),
     )
 
 
-def _backbone(interface: str, v: Mapping[str, Any]) -> Backbone:
-    name = v["backbone"]
-    catalog = backends.catalog(v["backend"])
-    if not name and interface == "mxnet":
-        name = catalog.resnet_name(int(v["num_layers"]))
-    return catalog.find(name or _DEFAULT_TENSORFLOW_BACKBONE)
+def _backbone(v: SharedHyperparameters) -> Backbone:
+    catalog = backends.catalog(v.backend or "")
+    if not v.backbone and v.num_layers:
+        return catalog.find(catalog.resnet_name(int(v.num_layers)))
+    return catalog.find(v.backbone or _DEFAULT_BACKBONE)

@@ -1,56 +1,56 @@
-"""The hyperparameters that say what is done to images: preprocessing and augmentation.
+"""Settings of images: preprocessing and augmentation.
 
-In: an interface's typed hyperparameters. Out: `Preprocessing` and `Augmentation`. The built-ins
-differ: MXNet's crops where TensorFlow's squashes.
+In: the typed hyperparameters of either interface. Out: `Preprocessing` and `Augmentation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from image_classification.backends.base import Backbone
 from image_classification.contract.hyperparameter import integer_list
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import HyperparameterError
 from image_classification.images.augment import Augmentation
 from image_classification.images.preprocessing import Preprocessing
 
 _INTERPOLATIONS = {"area": "box", "lanczos3": "lanczos"}
-_DEFAULT_MXNET_SHAPE = "3,224,224"
+_SHAPE_OF_NUM_LAYERS = "3,224,224"  # as in the MXNet built-in, whatever the depth
 
 
-def preprocessing_of(interface: str, v: Mapping[str, Any], backbone: Backbone) -> Preprocessing:
-    """MXNet crops (never squashes) as the built-in trains; TensorFlow squashes as its does."""
-    is_mxnet = interface == "mxnet"
-    shape = v["image_shape"]
-    if is_mxnet and not shape and not v["backbone"]:
-        shape = _DEFAULT_MXNET_SHAPE
+def preprocessing_of(v: SharedHyperparameters, backbone: Backbone) -> Preprocessing:
+    """Return the evaluation preprocessing; `resize` is None where the data decides it later.
+
+    Raises:
+        HyperparameterError: image_shape is not a shape, or `resize` contradicts it or resize_mode.
+    """
+    shape = v.image_shape
+    if not shape and v.num_layers and not v.backbone:
+        shape = _SHAPE_OF_NUM_LAYERS
     channels, height, width = _image_shape(shape, backbone)
-    mode = v["resize_mode"] or ("crop" if is_mxnet else "squash")
-    resize = v["resize"]
-    if mode == "squash" and resize is not None:
+    resize = v.resize
+    if v.resize_mode == "squash" and resize is not None:
         raise HyperparameterError(
             f"resize={resize} with resize_mode=squash: "
             "squash resizes to image_shape; leave resize out"
         )
-    if mode == "crop" and resize is not None and resize < max(height, width):
+    if resize is not None and resize < max(height, width):
         raise HyperparameterError(
             f"resize={resize}: the shorter side must not be below image_shape "
             f"{channels},{height},{width}"
         )
-    if not is_mxnet:
-        resize = resize or (backbone.resize if mode == "crop" else None)
+    if resize is None and v.resize_mode == "crop" and not v.resize_follows_data:
+        resize = backbone.resize
     mean, std = backbone.normalization(channels)
-    interpolation = v.get("image_resize_interpolation") or backbone.interpolation
+    interpolation = v.image_resize_interpolation or backbone.interpolation
     return Preprocessing(
         channels=channels,
         height=height,
         width=width,
         resize=resize,
-        mode=mode,
+        mode=v.resize_mode,
         interpolation=_INTERPOLATIONS.get(interpolation, interpolation),
-        small_images=v["small_images"] or ("refuse" if is_mxnet else "enlarge"),
+        small_images=v.small_images,
         mean=mean,
         std=std,
     )
@@ -71,37 +71,37 @@ def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def augmentation_of(interface: str, v: Mapping[str, Any]) -> Augmentation | None:
-    """What is random in a training image; None is nothing.
+def augmentation_of(v: SharedHyperparameters) -> Augmentation | None:
+    """Return the random changes of training images, or None if there are none.
 
     Raises:
-        HyperparameterError: two policies would both change colors.
+        HyperparameterError: RandAugment and the built-in's augmentation would both change colors.
     """
-    own = _own_augmentation(interface, v)
-    area, operations, erasing = v["min_crop_area"], v["randaugment"], v["random_erasing"]
-    if operations and own is not None and own.hue:
+    own = _of_built_in(v)
+    if v.randaugment and own is not None and own.hue:
         raise HyperparameterError(
-            f"randaugment={operations} and augmentation_type={v['augmentation_type']} both change "
+            f"randaugment={v.randaugment} and augmentation_type={v.augmentation_type} both change "
             "colors: set augmentation_type=crop, or leave randaugment out"
         )
-    if area is None and not operations and not erasing:
+    area = v.min_crop_area
+    if area is None and not v.randaugment and not v.random_erasing:
         return own
     changed = replace(
         own or Augmentation(),
-        operations=operations,
-        magnitude=v["randaugment_magnitude"],
-        erasing=erasing,
+        operations=v.randaugment,
+        magnitude=v.randaugment_magnitude,
+        erasing=v.random_erasing,
     )
     return changed if area is None else replace(changed, crop="random_resized", area=(area, 1.0))
 
 
-def _own_augmentation(interface: str, v: Mapping[str, Any]) -> Augmentation | None:
-    if interface == "mxnet":
-        return Augmentation.mxnet(v["augmentation_type"]) if v["augmentation_type"] else None
-    if not v["augmentation"]:
+def _of_built_in(v: SharedHyperparameters) -> Augmentation | None:
+    if v.augmentation_type:
+        return Augmentation.mxnet(v.augmentation_type)
+    if not v.augmentation:
         return None
     return Augmentation.keras(
-        flip=v["augmentation_random_flip"],
-        rotation=v["augmentation_random_rotation"],
-        zoom=v["augmentation_random_zoom"],
+        flip=v.augmentation_random_flip,
+        rotation=v.augmentation_random_rotation,
+        zoom=v.augmentation_random_zoom,
     )

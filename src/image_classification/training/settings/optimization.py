@@ -1,21 +1,18 @@
-"""The hyperparameters that say how weights move: optimizer, learning rate, precision, the end.
+"""Settings of optimization: optimizer, learning rate, precision, checkpoints and early stopping.
 
-In: an interface's typed hyperparameters. Out: neutral values, the same for every backend.
+In: the typed hyperparameters of either interface. Out: values with one meaning for every backend.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from image_classification.backends.base import OptimizerSpec
 from image_classification.contract.hyperparameter import integer_list
+from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import HyperparameterError
 from image_classification.training.stopping import EarlyStopping
-
-ScheduleKind = Literal["constant", "step", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,12 @@ class Schedule:
             to 0 at the end of the last epoch).
         learning_rate: the rate after the warm-up.
         epochs: length of the job.
-        warmup_epochs: rises linearly from 0 over these; may be a fraction.
-        step_epochs: rising epoch counts; the factor acts once that many epochs are complete.
+        warmup_epochs: the rate rises linearly from 0 over these; a fraction is allowed.
+        step_epochs: increasing numbers of complete epochs after which `factor` acts.
         factor: multiplier at each step.
     """
 
-    kind: ScheduleKind
+    kind: str
     learning_rate: float
     epochs: int
     warmup_epochs: float = 0.0
@@ -40,7 +37,7 @@ class Schedule:
     factor: float = 1.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate when `epoch` epochs (with fraction) are complete; ≥ 0."""
+        """Return the learning rate, ≥ 0, after `epoch` epochs; a fraction is allowed."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
         if self.kind == "step":
@@ -53,52 +50,42 @@ class Schedule:
         return self.learning_rate
 
 
-def optimizer_of(interface: str, v: Mapping[str, Any]) -> OptimizerSpec:
-    """MXNet: weight_decay and momentum act for sgd and nag only, as the built-in documents."""
-    if interface == "tensorflow":
-        return OptimizerSpec(
-            name="nag" if v["optimizer"] == "nesterov" else v["optimizer"],
-            momentum=v["momentum"] if v["optimizer"] in {"sgd", "nesterov", "rmsprop"} else 0.0,
-            weight_decay=v["weight_decay"],
-            beta_1=v["beta_1"],
-            beta_2=v["beta_2"],
-            epsilon=v["epsilon"],
-            decay=v["rho"],
-            initial_accumulator=v["initial_accumulator_value"],
-            head_l2=v["regularizers_l2"],
-            clip_gradient_norm=v["clip_gradient_norm"],
-        )
-    has_momentum = v["optimizer"] in {"sgd", "nag"}
+def optimizer_of(v: SharedHyperparameters) -> OptimizerSpec:
+    """Return the optimizer; momentum and weight decay are 0 if the built-in does not use them."""
+    rows = type(v)
     return OptimizerSpec(
-        name=v["optimizer"],
-        momentum=v["momentum"] if has_momentum else 0.0,
-        weight_decay=v["weight_decay"] if has_momentum else 0.0,
-        beta_1=v["beta_1"],
-        beta_2=v["beta_2"],
-        epsilon=v["eps"],
-        decay=v["gamma"],
-        clip_gradient_norm=v["clip_gradient_norm"],
+        name="nag" if v.optimizer == "nesterov" else v.optimizer,
+        momentum=v.momentum if rows.momentum.acts_with(v.optimizer) else 0.0,
+        weight_decay=v.weight_decay if rows.weight_decay.acts_with(v.optimizer) else 0.0,
+        beta_1=v.beta_1,
+        beta_2=v.beta_2,
+        epsilon=v.epsilon,
+        decay=v.decay,
+        initial_accumulator=v.initial_accumulator_value,
+        head_l2=v.regularizers_l2,
+        clip_gradient_norm=v.clip_gradient_norm,
     )
 
 
-def schedule_of(v: Mapping[str, Any]) -> Schedule:
-    """The schedule; HyperparameterError where its parts contradict one another."""
-    steps = _epoch_list(v["lr_scheduler_step"])
-    kind: ScheduleKind = v["lr_schedule"] or ("step" if steps else "constant")
+def schedule_of(v: SharedHyperparameters) -> Schedule:
+    """Return the schedule; raise a HyperparameterError if its hyperparameters contradict."""
+    steps = _epoch_list(v.lr_scheduler_step)
+    kind = v.lr_schedule or ("step" if steps else "constant")
     if kind == "step" and not steps:
-        raise HyperparameterError("lr_schedule=step needs lr_scheduler_step, as 10,20")
+        raise HyperparameterError(
+            "lr_schedule=step needs the epochs of its steps: set lr_scheduler_step, as 10,20"
+        )
     if kind != "step" and steps:
         raise HyperparameterError(
-            f"lr_schedule={kind} and lr_scheduler_step={v['lr_scheduler_step']!r} contradict: "
-            "keep one"
+            f"lr_schedule={kind} and lr_scheduler_step={v.lr_scheduler_step!r} contradict: keep one"
         )
     return Schedule(
         kind=kind,
-        learning_rate=v["learning_rate"],
-        epochs=v["epochs"],
-        warmup_epochs=v["warmup_epochs"],
+        learning_rate=v.learning_rate,
+        epochs=v.epochs,
+        warmup_epochs=v.warmup_epochs,
         step_epochs=steps,
-        factor=v["lr_scheduler_factor"],
+        factor=v.lr_scheduler_factor,
     )
 
 
@@ -111,42 +98,38 @@ def _epoch_list(text: str | None) -> tuple[int, ...]:
         epochs = (0,)
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
         raise HyperparameterError(
-            f"lr_scheduler_step={text!r}: expected rising epochs separated by commas, as 10,20"
+            f"lr_scheduler_step={text!r}: expected increasing epochs separated by commas, as 10,20"
         )
     return epochs
 
 
-def precision_of(v: Mapping[str, Any]) -> str:
-    """The MXNet built-in's precision_dtype and our precision, of which one may be set."""
-    precision, dtype = v["precision"], v.get("precision_dtype")
+def precision_of(v: SharedHyperparameters) -> str:
+    """Return the precision from ours and the MXNet built-in's precision_dtype, if they agree."""
+    precision, dtype = v.precision, v.precision_dtype
     if precision and dtype and precision not in {"auto", dtype}:
         raise HyperparameterError(
             f"precision={precision} and precision_dtype={dtype} contradict: keep one"
         )
-    return str(precision if precision and precision != "auto" else dtype or "auto")
+    return precision if precision and precision != "auto" else dtype or "auto"
 
 
-def checkpoint_frequency_of(v: Mapping[str, Any]) -> int:
-    """Epochs between checkpoints; HyperparameterError for more than there are."""
-    frequency, epochs = int(v["checkpoint_frequency"]), v["epochs"]
-    if frequency > epochs:
+def checkpoint_frequency_of(v: SharedHyperparameters) -> int:
+    """Return the epochs between checkpoints; raise a HyperparameterError if the job has fewer."""
+    if v.checkpoint_frequency > v.epochs:
         raise HyperparameterError(
-            f"checkpoint_frequency={frequency}: expected an integer from 1 to epochs, which is "
-            f"{epochs}; lower it or leave it out"
+            f"checkpoint_frequency={v.checkpoint_frequency}: expected an integer from 1 to epochs, "
+            f"which is {v.epochs}; lower it or leave it out"
         )
-    return frequency
+    return v.checkpoint_frequency
 
 
-def early_stopping_of(interface: str, v: Mapping[str, Any]) -> EarlyStopping | None:
-    """The rule of the interface's built-in; None where it is off."""
-    if not v["early_stopping"]:
+def early_stopping_of(v: SharedHyperparameters) -> EarlyStopping | None:
+    """Return the rule of the interface's built-in, or None if it is off."""
+    if not v.early_stopping:
         return None
-    if interface == "mxnet":
-        return EarlyStopping(
-            patience=v["early_stopping_patience"],
-            min_epochs=v["early_stopping_min_epochs"],
-            relative_tolerance=v["early_stopping_tolerance"],
-        )
     return EarlyStopping(
-        patience=v["early_stopping_patience"], absolute_tolerance=v["early_stopping_min_delta"]
+        patience=v.early_stopping_patience,
+        min_epochs=v.early_stopping_min_epochs,
+        relative_tolerance=v.early_stopping_tolerance,
+        absolute_tolerance=v.early_stopping_min_delta,
     )
