@@ -22,7 +22,7 @@ from image_classification.cli.command_line import (
     workers_of,
 )
 from image_classification.cli.lists import write_lists
-from image_classification.cli.pack import INTERPOLATION_NUMBERS, report_text
+from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
 from image_classification.labels.lists import ListEntry
@@ -190,7 +190,6 @@ def _pack(args: argparse.Namespace) -> None:
             encoding=args.encoding,
             color=args.color,
             interpolation=INTERPOLATION_NUMBERS[args.inter_method],
-            max_pixels=max_pixels,
         )
     options = PackOptions(
         transcoding, args.pack_label, args.label_width, args.part, args.nsplit, max_pixels
@@ -218,7 +217,7 @@ def _pack(args: argparse.Namespace) -> None:
             on_list=begin,
         )
     for report in reports:
-        say(report_text(report))
+        say(*report.lines())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from image_classification.logs import late_progress
 from image_classification.prepare.append import append
 from image_classification.prepare.encode import AUTO, Transcoding
 from image_classification.prepare.pack import PackOptions, pack
-from image_classification.prepare.pack_report import PackReport
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -129,7 +128,7 @@ def _run_pack(args: argparse.Namespace) -> int:
                 resume=args.resume,
                 **common,
             )
-    say(json.dumps(report.to_json(), indent=1) if args.json else report_text(report))
+    say(*([json.dumps(report.to_json(), indent=1)] if args.json else report.lines()))
     return 0
 
 
@@ -148,18 +147,7 @@ def _options(args: argparse.Namespace) -> PackOptions:
             f"--pass-through stores the files as they are, so {named} cannot be met; drop one"
         )
     max_pixels = environment.MAX_PIXELS.read_integer(1)
-    transcoding = Transcoding(**given, max_pixels=max_pixels) if given else None
+    transcoding = Transcoding(**given) if given else None
     if args.segment and args.encoding == ".png":
         raise UsageError("--segment gives JPEGs restart markers: drop it, or --encoding .png")
     return PackOptions(transcoding, args.pack_label, max_pixels=max_pixels, segment=args.segment)
-
-
-def report_text(report: PackReport) -> str:
-    """The report as lines for people."""
-    shards = f" in {len(report.shards)} shards" if report.shards else ""
-    lines = [f"{report.output}: {report.packed} records, {report.size_bytes} bytes{shards}"]
-    if report.resumed:
-        lines.append(f"{report.resumed} images were done before the interruption")
-    lines += [f"class {label:g}: {count}" for label, count in report.class_counts.items()]
-    lines += [f"skipped {image.path}: {image.reason}" for image in report.skipped]
-    return "\n".join(lines)

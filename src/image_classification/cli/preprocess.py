@@ -17,10 +17,10 @@ from image_classification.inventory.folders import take_inventory
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import late_progress
+from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.encode import Transcoding
-from image_classification.prepare.report import Findings
-from image_classification.prepare.shards import FORMATS
-from image_classification.prepare.write import ChannelPlan, write_channels
+from image_classification.prepare.findings import Findings
+from image_classification.prepare.formats import FORMATS
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -189,7 +189,6 @@ def _plan(
         transcoding = Transcoding(
             resize=namespace.resize or 0,
             quality=_DEFAULT_QUALITY if namespace.quality is None else namespace.quality,
-            max_pixels=max_pixels,
         )
     cluster = read_processing_cluster(JobPaths(base))
     hosts = len(cluster.hosts)

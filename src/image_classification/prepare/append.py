@@ -26,8 +26,7 @@ from image_classification.errors import DataError, RecordError
 from image_classification.files import write_text, written_beside
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import MAX_ID, ListEntry, read_list, write_list
-from image_classification.prepare.pack import PackOptions, pack
-from image_classification.prepare.pack_report import PackReport
+from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.format import padded
 from image_classification.records.index import copy_lines, write_lines
 from image_classification.records.reader import RecordFile
@@ -130,7 +129,7 @@ def _append_alone(
         folder.mkdir(exist_ok=True)
         write_list(folder / "new.lst", entries)
         new = folder / "new.rec"
-        options = replace(options, part=0, parts=1)
+        options = replace(options, slice=0, slices=1)
         report = pack(
             folder / "new.lst",
             root,

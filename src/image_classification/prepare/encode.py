@@ -1,15 +1,22 @@
-"""One image on its way into a channel: read, checked, stored as it is or transcoded.
+"""Images on their way into records, folders or TFRecord files: read, checked, stored or transcoded.
 
-In: an entry of a list and its root. Out: an `EncodedImage`, or the reason why there is none.
+    entries of a list ─► ImageEncoder, in threads ─► EncodedImages, in order ─► a writer
+
+An image that cannot be used is an `EncodedImage` with a reason. `EncodingRun` logs and counts them,
+and fails the run when there are more than its budget allows.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from image_classification.errors import AlgorithmError, DataError, ImageError, UsageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, check_pixels, decode
@@ -18,31 +25,34 @@ from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.resize import HIDING_RATIO, INTERPOLATIONS, resize_box
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.lists import ListEntry
-from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.labels.tree import class_name
 from image_classification.samples import UInt8Array
+from image_classification.work import in_order
 
 AUTO = "auto"
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-_END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
+_END_BYTES = 4096  # the end mark is searched here; other programs append data of their own
+_TRIAL_SIZE = (64, 64)  # least height and width of a trial decode
+_DIGEST_BYTES = 16  # the chance that two of a billion files collide is 1e-21
+_NAMED = 10  # unusable images in the error; the log names all
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Transcoding:
-    """How images are decoded and encoded again when they are packed.
+    """How images are decoded and encoded again.
 
     Attributes:
-        resize: pixels of the shorter side (the other is rounded down), up or down, at most 65,500;
-            0 keeps it.
-        center_crop: cut out the middle square first.
+        resize: pixels of the shorter side, 1 to 65,500 (the other side is rounded down); 0 keeps
+            the size.
+        center_crop: crop the middle square before the resize.
         quality: of a JPEG, 1 to 100.
         encoding: ".jpg" or ".png".
-        interpolation: how pixels are resized: a key of `images.INTERPOLATIONS`, or "auto" (bicubic
-            where both sides grow, box where both shrink, else bilinear). All but "nearest" are
-            antialiased when shrinking.
         color: 1 color, 0 gray, −1 as stored (gray stays gray). Alpha is composited over white and
             the EXIF orientation applied in every case.
-        max_pixels: height times width of the largest image, as it comes and as it is stored.
+        interpolation: a key of `INTERPOLATIONS`, or "auto" (bicubic where both sides grow, box
+            where both shrink, else bilinear). All but "nearest" antialias when they shrink.
     """
 
     resize: int = 0
@@ -51,7 +61,6 @@ class Transcoding:
     encoding: str = ".jpg"
     color: int = 1
     interpolation: str = "bilinear"
-    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not 0 <= self.resize <= _MAX_JPEG_SIDE or not 1 <= self.quality <= 100:
@@ -71,28 +80,21 @@ class Transcoding:
             )
 
 
-def check_stored(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-    """Refuse what is no image or is cut off.
-
-    Decodes only where the end mark is not in place; other damage inside is not seen.
-
-    Raises:
-        ImageError: what is wrong.
-    """
-    header = read_header(content)
-    mark = _END_MARKS.get(header.format, b"")
-    if mark not in content[-_END_BYTES:]:
-        decode(content, header=header, max_pixels=max_pixels)
-
-
-def transcode(content: bytes, transcoding: Transcoding) -> bytes:
+def transcode(
+    content: bytes, transcoding: Transcoding, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> bytes:
     """Decode, crop, resize and encode again.
+
+    Args:
+        content: an image file.
+        transcoding: how.
+        max_pixels: height times width of the largest image, before and after the resize.
 
     Raises:
         ImageError: not an image, damaged, too large, or too long for a JPEG.
     """
     header = read_header(content)
-    image = _decode_cropped(content, header, transcoding)
+    image = _decode_cropped(content, header, transcoding, max_pixels)
     if transcoding.encoding == ".png":
         return encode_png(image)
     if max(image.shape[:2]) > _MAX_JPEG_SIDE:
@@ -103,8 +105,10 @@ def transcode(content: bytes, transcoding: Transcoding) -> bytes:
     return encode_jpeg(image, transcoding.quality)
 
 
-def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcoding) -> UInt8Array:
-    """The picture, cropped and then resized: uint8 (H, W, 1 or 3)."""
+def _decode_cropped(
+    content: bytes, header: ImageHeader, transcoding: Transcoding, max_pixels: int
+) -> UInt8Array:
+    """Return the cropped and resized picture, uint8 (H, W, 1 or 3)."""
     full_height, full_width = header.upright_size
     top, left, height, width = 0, 0, full_height, full_width
     if transcoding.center_crop:
@@ -112,19 +116,17 @@ def _decode_cropped(content: bytes, header: ImageHeader, transcoding: Transcodin
         top, left = (full_height - height) // 2, (full_width - width) // 2
     side = transcoding.resize
     target = _resized(height, width, side) if side else (height, width)
-    # The source too: an image that is reduced while it is decoded must not pass for a small one.
-    check_pixels(full_width, full_height, transcoding.max_pixels)
-    check_pixels(target[1], target[0], transcoding.max_pixels, "after the resize ")
-    channels = 3 if transcoding.color == 1 else 1
-    if transcoding.color == -1 and header.channels > 2:
-        channels = 3
+    # The source counts too: decoding at a fraction of the size must not hide a large image.
+    check_pixels(full_width, full_height, max_pixels)
+    check_pixels(target[1], target[0], max_pixels, "after the resize ")
+    is_color = transcoding.color == 1 or (transcoding.color == -1 and header.channels > 2)
     ratio = min(height / target[0], width / target[1])
     image = decode(
         content,
-        channels=channels,
+        channels=3 if is_color else 1,
         header=header,
         min_size=(side, side) if side and ratio > 1 else None,
-        max_pixels=transcoding.max_pixels,
+        max_pixels=max_pixels,
         smooth_chroma=ratio < HIDING_RATIO,
     )
     # The decoder may have returned 1/2, 1/4 or 1/8 of the size; the box is in its pixels.
@@ -143,64 +145,113 @@ def _interpolation(transcoding: Transcoding, size: tuple[int, int], target: tupl
 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at `side` and the other rounded down."""
+    """Return (height, width) with the shorter side at `side` and the other rounded down."""
     if height > width:
         return height * side // width, side
     return side, width * side // height
 
 
 @dataclass(frozen=True)
-class PackedImage:
-    """The result of one image: its record, or the reason why there is none."""
+class EncodedImage:
+    """What is stored of an image, or the reason why it cannot be used.
+
+    Attributes:
+        entry: its line in the list.
+        content: the image file to store; empty for an unusable image.
+        reason: why it is unusable, or None.
+        digest: of the file as it was read, if the encoder inspects files; equal files have equal
+            digests.
+        has_back_slashes: the file was found by reading the back-slashes of its path as slashes.
+    """
 
     entry: ListEntry
-    record: bytes = b""
+    content: bytes = b""
     reason: str | None = None
+    digest: bytes = b""
     has_back_slashes: bool = False
 
+    @property
+    def shown(self) -> str:
+        """The path as text: bytes that are not UTF-8 as `\\xe9`."""
+        return class_name(self.entry.path)
 
-def pack_image(
-    entry: ListEntry,
-    root: str,
-    transcoding: Transcoding | None,
-    pack_labels: bool,
-    max_pixels: int,
-    segmenter: Segmenter | None = None,
-) -> PackedImage:
-    """Read, check or transcode, and pack one image; what is wrong with it is the result's reason.
+    def to_json(self) -> dict[str, Any]:
+        """Return an unusable image as JSON can hold it."""
+        return {"id": self.entry.id, "path": self.entry.path, "reason": self.reason}
 
-    Raises:
-        AlgorithmError: a fault of ours, with the image's path.
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EncodedImage:
+        """Return the unusable image; raise KeyError where the content is not that of `to_json`."""
+        entry = ListEntry(content["id"], (), content["path"])
+        return cls(entry, reason=content["reason"])
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Makes what is stored of an image from its file; may be called from several threads.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        transcoding: None stores each file's bytes.
+        max_pixels: height times width of the largest image that is decoded.
+        segmenter: gives JPEGs restart markers, or None.
+        inspects: compute digests, and also decode what is stored as it is (a JPEG at a fraction of
+            its size: about 1 ms), so that a channel can be trained on. Otherwise a file that is
+            stored as it is need only be an image that ends where it should: other damage inside
+            stays unseen.
     """
-    try:
-        content, has_back_slashes = read_image_file(root, entry.path)
-        if transcoding is None:
-            check_stored(content, max_pixels)
-        else:
-            content = transcode(content, transcoding)
-        if segmenter is not None:
-            content = segmenter.segment(content, max_pixels)
-        several = pack_labels and len(entry.labels) > 1
-        header = RecordHeader(entry.labels if several else entry.labels[0], entry.id)
-        return PackedImage(entry, pack_image_record(header, content), None, has_back_slashes)
-    except OSError as error:
-        return PackedImage(entry, reason=error.strerror or str(error))
-    except DataError as error:
-        return PackedImage(entry, reason=str(error))
-    except Exception as error:
-        raise AlgorithmError(f"packing {entry.path} failed: {error!r}") from error
+
+    root: str
+    transcoding: Transcoding | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    segmenter: Segmenter | None = None
+    inspects: bool = False
+
+    def encode(self, entry: ListEntry) -> EncodedImage:
+        """Read and encode the file of an entry; a fault of the file is the result's reason.
+
+        Raises:
+            AlgorithmError: a fault of ours, with the image's path.
+        """
+        try:
+            content, has_back_slashes = read_image_file(self.root, entry.path)
+            digest = b""
+            if self.inspects:
+                digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+            if self.transcoding is not None:
+                content = transcode(content, self.transcoding, self.max_pixels)
+            else:
+                self._check(content)
+            if self.segmenter is not None:
+                content = self.segmenter.segment(content, self.max_pixels)
+            return EncodedImage(entry, content, None, digest, has_back_slashes)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except DataError as error:
+            reason = str(error)
+        except Exception as error:
+            raise AlgorithmError(f"encoding {entry.path} failed: {error!r}") from error
+        return EncodedImage(entry, reason=sys.intern(reason))  # a wrong root gives a million
+
+    def _check(self, content: bytes) -> None:
+        header = read_header(content)
+        if self.inspects:
+            decode(content, header=header, min_size=_TRIAL_SIZE, max_pixels=self.max_pixels)
+        elif _END_MARKS.get(header.format, b"") not in content[-_END_BYTES:]:
+            decode(content, header=header, max_pixels=self.max_pixels)
 
 
 def read_image_file(root: str, path: str) -> tuple[bytes, bool]:
-    """The file's bytes, and whether its back-slashes had to be read as slashes (Windows lists).
+    """Return the file's bytes, and whether the back-slashes of a Windows list were read as slashes.
 
     Raises:
         OSError: there is no such regular file, or it cannot be read.
     """
     candidates = dict.fromkeys((path, path.strip(), path.strip().replace("\\", "/")))
-    for candidate in candidates:
+    for candidate in candidates if "\0" not in path else ():
         try:
-            with open(_joined(root, candidate), "rb", buffering=0, opener=_open_at_once) as file:
+            name = os.path.join(root, candidate)
+            with open(name, "rb", buffering=0, opener=_open_without_waiting) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
                 return file.read(), candidate != path and "\\" in path
@@ -209,67 +260,89 @@ def read_image_file(root: str, path: str) -> tuple[bytes, bool]:
     raise FileNotFoundError(errno.ENOENT, f"no such file below {root}")
 
 
-def _joined(root: str, path: str) -> str:
-    if "\0" in path:
-        raise FileNotFoundError(errno.ENOENT, "no file name has a zero byte")
-    return os.path.join(root, path)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """A pipe in the tree is refused instead of waited for."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer must be refused, not waited for."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-_SEEN = (64, 64)  # height and width that are decoded at least
-_DIGEST_BYTES = 16  # two of a billion files collide with a chance of 1e-21
+class EncodingRun:
+    """The images of a run: encoded in threads, counted, the unusable ones logged.
 
+    An unusable image is logged once a usable one has been seen. A wrong root makes all of them
+    unusable: then the error says so, and a million lines of log would hide it.
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """What is stored of an image.
+    Args:
+        encoder: encodes one image.
+        total: images in the run, for the budget and the progress.
+        workers: threads; None for one per core.
+        on_progress: called with (images done, total) from this thread.
+        resumed: unusable images that an interrupted run has met; None without a resumed run.
+        done: images that it has done.
 
     Attributes:
-        entry: where it comes from.
-        content: the image file to store; empty for an unusable image.
-        header: of `content`; None for an unusable image.
-        digest: of the file as it was read; equal files have equal digests. Empty if not read.
-        reason: why it is unusable, or None.
+        unusable: the images that cannot be used, in the order of the run.
     """
 
-    entry: ListEntry
-    content: bytes = b""
-    header: ImageHeader | None = None
-    digest: bytes = b""
-    reason: str | None = None
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        total: int,
+        workers: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        done: int = 0,
+        unusable: Iterable[EncodedImage] = (),
+    ) -> None:
+        self._encoder, self._total, self._on_progress = encoder, total, on_progress
+        self._workers = workers or os.cpu_count() or 1
+        self.unusable = list(unusable)
+        self._done = done
+        self._logged = 0
+        self._warned_of_back_slashes = False
 
+    def images(self, entries: Sequence[ListEntry]) -> Iterator[EncodedImage]:
+        """Encode the images of `entries` and yield them in that order."""
+        for image in in_order(self._encoder.encode, entries, self._workers):
+            self._done += 1
+            if image.reason is not None:
+                self.unusable.append(image)
+            self._log(image)
+            yield image
+            if self._on_progress is not None:
+                self._on_progress(self._done, self._total)
 
-def encode(
-    entry: ListEntry,
-    root: str,
-    transcoding: Transcoding | None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    segmenter: Segmenter | None = None,
-) -> EncodedImage:
-    """Read the file of an entry and encode it; never raises for what is wrong with a file.
+    def _log(self, image: EncodedImage) -> None:
+        if self._done > len(self.unusable):
+            for unusable in self.unusable[self._logged :]:
+                _log.warning("%s cannot be used: %s", unusable.shown, unusable.reason)
+            self._logged = len(self.unusable)
+        if image.has_back_slashes and not self._warned_of_back_slashes:
+            self._warned_of_back_slashes = True
+            _log.warning("%s: back-slashes in the list's paths are read as /", image.shown)
 
-    A file that is stored as it is is decoded too (a JPEG at a fraction of its size: about 1 ms), so
-    that what is in a channel can be trained on.
-    """
-    digest = b""
-    try:
-        with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
-            content = file.read()
-        digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
-        if transcoding is not None:
-            content = transcode(content, transcoding)
-        header = read_header(content)
-        if transcoding is None:
-            decode(content, header=header, min_size=_SEEN, max_pixels=max_pixels)
-        if segmenter is not None:
-            content = segmenter.segment(content, max_pixels)
-        return EncodedImage(entry, content, header, digest)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in a path
-        reason = error.strerror if isinstance(error, OSError) else None
-        return EncodedImage(entry, reason=reason or str(error))
-    except ImageError as error:
-        return EncodedImage(entry, digest=digest, reason=str(error))
+    def finish(self, max_bad: int | float) -> None:
+        """Check the budget of unusable images.
+
+        Args:
+            max_bad: how many may be left out: a count (int) or a share of all (float).
+
+        Raises:
+            DataError: there are more; the message names the first ten.
+        """
+        if self._encoder.segmenter is not None:
+            self._encoder.segmenter.warn()
+        count, total = len(self.unusable), self._total
+        allowed = max_bad if isinstance(max_bad, int) else int(max_bad * total)
+        if count <= allowed and (count < total or not total):
+            return
+        named = "; ".join(f"{image.shown}: {image.reason}" for image in self.unusable[:_NAMED])
+        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
+        if count == total:
+            advice = f"no image could be used: is {self._encoder.root} the folder of the images?"
+        else:
+            more += ", named in the log" if more else ""
+            advice = "repair them, or leave them out with --max-bad N or --max-bad P%"
+        raise DataError(
+            f"expected at most {allowed} unusable images, got {count} of {total}: "
+            f"{named}{more}; {advice}; nothing was written"
+        )

@@ -1,17 +1,18 @@
 """From a list and its images to a record file: stored as they are, or transcoded once.
 
-    list ─► tasks of a few images ─► threads: read, decode, crop, resize, encode ─► parts, in order
+    list ─► EncodingRun: read, decode, crop, resize, encode ─► RecordChunks ─► .rec, .idx
 
-In: a list, its root. Out: `.rec`, `.idx` (or shards), the label map beside them, and a
-`PackReport`; or nothing at all. The order is that of the list at any number of workers.
+In: a list and the folder of its images. Out: `.rec` and `.idx` (or shards), the label map next to
+them, and a `PackReport`; or nothing at all. The records are in the order of the list at any number
+of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,151 +25,120 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import ListEntry, read_list
-from image_classification.prepare.encode import PackedImage, Transcoding, pack_image
-from image_classification.prepare.pack_report import PackReport, Tally, check_skipped
-from image_classification.prepare.parts import RecordParts
+from image_classification.prepare.chunks import RecordChunks
+from image_classification.prepare.encode import (
+    EncodedImage,
+    EncodingRun,
+    ImageEncoder,
+    Transcoding,
+)
 from image_classification.records.writer import RECORD_SUFFIX
-from image_classification.work import in_order
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What goes into the records, beside the images themselves.
+    """Which images go into the records, and how.
 
     Attributes:
-        transcoding: None stores each file's bytes as they are (checked to be an image that ends
-            where it should, not decoded).
+        transcoding: None stores each file's bytes (after a check that it is an image that ends
+            where it should; it is not decoded).
         pack_labels: store all labels of a list with several; otherwise the first.
-        label_width: how many labels every line of the list must have; None takes what is there.
-        part, parts: pack only the lines that fall to part `part` of `parts`, counted from 0.
-        max_pixels: of an image that must be decoded to be checked; `transcoding` has its own.
-        segment: give JPEGs restart markers, so that a reader can decode parts of them.
+        label_width: how many labels every line of the list must have; None allows any number.
+        slice, slices: pack only slice `slice` of the list's `slices`, counted from 0.
+        max_pixels: height times width of the largest image that is decoded.
+        segment: give JPEGs restart markers, so that a reader can decode regions of them.
     """
 
     transcoding: Transcoding | None = None
     pack_labels: bool = False
     label_width: int | None = None
-    part: int = 0
-    parts: int = 1
+    slice: int = 0
+    slices: int = 1
     max_pixels: int = DEFAULT_MAX_PIXELS
     segment: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.part < self.parts:
+        if not 0 <= self.slice < self.slices:
             raise UsageError(
-                f"expected a part from 0 to {self.parts - 1} of {self.parts}, got {self.part}"
+                f"expected a part from 0 to {self.slices - 1} of {self.slices}, got {self.slice}"
             )
         if self.label_width is not None and self.label_width < 1:
             raise UsageError(f"expected a label width of 1 or more, got {self.label_width}")
+
+    def select(self, entries: list[ListEntry]) -> list[ListEntry]:
+        """Return the lines of the slice."""
+        first, stop = (len(entries) * k // self.slices for k in (self.slice, self.slice + 1))
+        return entries[first:stop]
+
+    def describe_job(self, list_path: Path, root: Path) -> dict[str, Any]:
+        """Return what must be the same for a run to be resumed."""
+        with list_path.open("rb") as file:
+            content = hashlib.sha256()
+            while block := file.read(1 << 20):
+                content.update(block)
+        return {
+            "list": content.hexdigest(),
+            "root": str(root.absolute()),
+            "version": __version__,
+            **asdict(self),
+        }
 
 
 AS_STORED = PackOptions()
 """Each file's bytes as they are, with its first label."""
 
 
-def select_part(entries: list[ListEntry], options: PackOptions) -> list[ListEntry]:
-    """The lines that fall to the part that was asked for."""
-    if options.parts == 1:
-        return entries
-    first, stop = (
-        len(entries) * part // options.parts for part in (options.part, options.part + 1)
-    )
-    return entries[first:stop]
+@dataclass(frozen=True)
+class PackReport:
+    """What was packed.
 
-
-def describe_job(list_path: Path, root: Path, options: PackOptions) -> dict[str, Any]:
-    """What must be the same for a run to be resumed."""
-    with list_path.open("rb") as file:
-        content = hashlib.sha256()
-        while block := file.read(1 << 20):
-            content.update(block)
-    return {
-        "list": content.hexdigest(),
-        "root": str(root.absolute()),
-        "version": __version__,
-        **asdict(options),
-    }
-
-
-_log = logging.getLogger(__name__)
-
-
-def check_output(list_path: Path, output: Path) -> None:
-    """Raise a UsageError if `output` is no record file's name, or is the list."""
-    if output.suffix != RECORD_SUFFIX:
-        raise UsageError(
-            f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output"
-        )
-    check_target(output, list_path)
-
-
-def entries_of(list_path: Path, options: PackOptions) -> list[ListEntry]:
-    """The list, or the part of it that was asked for.
-
-    Raises:
-        ListError: the list is malformed.
-        DataError: the list is empty.
-        UsageError: the part is.
+    Attributes:
+        output: the record file; with shards the name they are derived from.
+        packed: records in it.
+        skipped: the unusable images.
+        class_counts: label → records, in ascending order.
+        size_bytes: of the record file or of all shards.
+        shards: names of the shards; empty for one file.
+        resumed: images of the list that an interrupted run had done.
     """
-    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
-    if not entries:
-        raise DataError(f"{list_path}: expected a list of images, got an empty file")
-    if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
-        _log.warning("%s has several labels a line: only the first is packed", list_path)
-    fraction = next((entry for entry in entries if _is_fraction(entry)), None)
-    if fraction is not None:
-        _log.warning(
-            "%s, id %d: the label %g is no class number, which training needs (0, 1, 2, …)",
-            list_path,
-            fraction.id,
-            fraction.labels[0],
-        )
-    selected = select_part(entries, options)
-    if not selected:
-        raise UsageError(
-            f"{list_path}: {len(entries)} images leave part {options.part} of {options.parts} "
-            f"empty; use at most {len(entries)} parts"
-        )
-    return selected
 
+    output: str
+    packed: int
+    skipped: tuple[EncodedImage, ...]
+    class_counts: Mapping[float, int]
+    size_bytes: int
+    shards: tuple[str, ...] = ()
+    resumed: int = 0
 
-def _is_fraction(entry: ListEntry) -> bool:
-    return len(entry.labels) == 1 and not entry.labels[0].is_integer()
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it."""
+        return {
+            **vars(self),
+            "skipped": [image.to_json() for image in self.skipped],
+            "class_counts": {f"{label:g}": count for label, count in self.class_counts.items()},
+        }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> PackReport:
+        """Raise KeyError, TypeError or ValueError for anything that is not from `to_json`."""
+        counts = content["class_counts"].items()
+        replaced = {
+            "skipped": tuple(EncodedImage.from_json(image) for image in content["skipped"]),
+            "class_counts": {float(label): int(count) for label, count in counts},
+            "shards": tuple(content["shards"]),
+        }
+        return cls(**{**content, **replaced})
 
-def labels_of(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None:
-    """The label map beside the list, if there is one and the list's classes are in it.
-
-    Raises:
-        DataError: it numbers the classes otherwise than the folders in the list.
-    """
-    path = list_path.with_name(LABELS_FILE)
-    if not path.is_file():
-        return None
-    labels = LabelMap.read(path)
-    largest = max(entry.labels[0] for entry in entries)
-    if largest >= len(labels):
-        _log.warning(
-            "%s names %d classes, but %s has a label %g: it is not copied beside the record file",
-            path,
-            len(labels),
-            list_path,
-            largest,
-        )
-        return None
-    folders = label_map_from_folders(entries)
-    if folders is not None and _is_numbered_otherwise(folders, labels):
-        raise DataError(
-            f"{path} numbers its classes otherwise than the folders in {list_path}: it belongs to "
-            "another list; keep each list and its label map in a folder of their own"
-        )
-    return labels
-
-
-def _is_numbered_otherwise(folders: LabelMap, labels: LabelMap) -> bool:
-    """Whether a folder of the images is a class of the label map, but under another number."""
-    known = labels.to_prediction_index()
-    return any(known.get(name, number) != number for number, name in enumerate(folders.names))
+    def lines(self) -> Iterator[str]:
+        """Yield the report as lines for people."""
+        shards = f" in {len(self.shards)} shards" if self.shards else ""
+        yield f"{self.output}: {self.packed} records, {self.size_bytes} bytes{shards}"
+        if self.resumed:
+            yield f"{self.resumed} images were done before the interruption"
+        yield from (f"class {label:g}: {count}" for label, count in self.class_counts.items())
+        yield from (f"skipped {image.entry.path}: {image.reason}" for image in self.skipped)
 
 
 def pack(
@@ -183,105 +153,149 @@ def pack(
     resume: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
-    """Pack the images of a list into `output` and the index beside it.
+    """Pack the images of a list into `output` and the index next to it.
 
     Args:
-        list_path: the list; a `labels.json` beside it is copied beside the output.
+        list_path: the list; a `labels.json` in its folder is copied next to the output.
         root: the folder that the paths of the list are relative to.
         output: the `.rec` file; with `shard_bytes`, the name the shards' names are derived from.
-        options: what goes into the records.
-        workers: threads; None for one a core.
+        options: which images, and how.
+        workers: threads; None for one per core.
         max_bad: how many images may be unusable and left out: a count (int) or a share (float).
         shard_bytes: close a file when it has reached this size and begin the next.
-        resume: keep finished parts when the run is interrupted, and take those of the last one.
+        resume: keep finished chunks when the run is interrupted, and take those of the last one.
         on_progress: called with (images done, images in the list), from this thread.
 
     Raises:
         ListError: the list is malformed.
-        DataError: the list is empty, more than `max_bad` images cannot be used, or the output
-            cannot be written or lies beside the label map of other classes. Nothing is left behind
-            (but finished parts, with `resume`) and an older output stays as it was.
+        DataError: the list is empty, more than `max_bad` images cannot be used, the output cannot
+            be written, or the label map of other classes is in its folder. Nothing is left behind
+            (except finished chunks, with `resume`) and an older output stays as it was.
         UsageError: `output` is the list or does not end in `.rec`, or `resume` with another list
             or other options than the interrupted run had.
     """
-    check_output(list_path, output)
-    entries = entries_of(list_path, options)
-    labels = labels_of(list_path, entries)
+    if output.suffix != RECORD_SUFFIX:
+        raise UsageError(
+            f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output"
+        )
+    check_target(output, list_path)
+    entries = _read_entries(list_path, options)
+    labels = _read_labels(list_path, entries)
     if labels is not None:
         labels.check_beside(output)
-    job = describe_job(list_path, root, options)
-    parts = RecordParts(output, job, entries, shard_bytes=shard_bytes, resume=resume)
-    segmenter = Segmenter() if options.segment else None
-    workers = workers or os.cpu_count() or 1
-    packer = _Packer(list_path, root, options, workers, on_progress, segmenter)
-    with _named_errors(output, parts, resume), parts:
-        tally, resumed = packer.fill(parts, entries)
-        check_skipped(tally.skipped, len(entries), max_bad, root)
-        if tally.part.stop > tally.part.first or not parts.finished:
-            parts.end_part(tally.end_part())
+    encoder = ImageEncoder(
+        str(root),
+        options.transcoding,
+        options.max_pixels,
+        Segmenter() if options.segment else None,
+    )
+    chunks = RecordChunks(
+        output,
+        options.describe_job(list_path, root),
+        entries,
+        pack_labels=options.pack_labels,
+        shard_bytes=shard_bytes,
+        resume=resume,
+    )
+    with _named_errors(output, chunks, resume), chunks:
+        _drop_repaired(chunks, entries, encoder)
+        resumed = chunks.done
+        skipped = [image for chunk in chunks.finished for image in chunk.skipped]
+        run = EncodingRun(
+            encoder, len(entries), workers, on_progress, done=resumed, unusable=skipped
+        )
+        for image in run.images(entries[resumed:]):
+            chunks.add(image)
+        run.finish(max_bad)
+        chunks.end()
         if labels is not None:
             labels.write(output.with_name(LABELS_FILE))
-    size = sum(path.stat().st_size for path in parts.paths)
-    return tally.report(output, size, parts.paths if shard_bytes else (), resumed)
+    counts = sum((chunk.class_counts for chunk in chunks.finished), Counter[float]())
+    return PackReport(
+        str(output),
+        counts.total(),
+        tuple(run.unusable),
+        dict(sorted(counts.items())),
+        sum(path.stat().st_size for path in chunks.paths),
+        tuple(path.name for path in chunks.paths) if shard_bytes else (),
+        resumed,
+    )
+
+
+def _read_entries(list_path: Path, options: PackOptions) -> list[ListEntry]:
+    """Return the lines of the list, or of its slice."""
+    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
+    if not entries:
+        raise DataError(f"{list_path}: expected a list of images, got an empty file")
+    if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
+        _log.warning("%s has several labels per line: only the first is packed", list_path)
+    singles = (entry for entry in entries if len(entry.labels) == 1)
+    fraction = next((entry for entry in singles if not entry.labels[0].is_integer()), None)
+    if fraction is not None:
+        _log.warning(
+            "%s, id %d: the label %g is not a class number (0, 1, 2, …), which training needs",
+            list_path,
+            fraction.id,
+            fraction.labels[0],
+        )
+    selected = options.select(entries)
+    if not selected:
+        raise UsageError(
+            f"{list_path}: {len(entries)} images leave part {options.slice} of {options.slices} "
+            f"empty; use at most {len(entries)} parts"
+        )
+    return selected
+
+
+def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None:
+    """Return the label map in the list's folder, if it has the list's classes.
+
+    Raises:
+        DataError: it numbers the classes differently from the folders in the list.
+    """
+    path = list_path.with_name(LABELS_FILE)
+    if not path.is_file():
+        return None
+    labels = LabelMap.read(path)
+    largest = max(entry.labels[0] for entry in entries)
+    if largest >= len(labels):
+        _log.warning(
+            "%s names %d classes, but %s has a label %g: it is not copied to the record file",
+            path,
+            len(labels),
+            list_path,
+            largest,
+        )
+        return None
+    folders, known = label_map_from_folders(entries), labels.to_prediction_index()
+    if folders is not None and any(
+        known.get(name, number) != number for number, name in enumerate(folders.names)
+    ):
+        raise DataError(
+            f"{path} numbers its classes differently from the folders in {list_path}: it belongs "
+            "to another list; keep each list and its label map in a folder of their own"
+        )
+    return labels
 
 
 @contextmanager
-def _named_errors(output: Path, parts: RecordParts, resume: bool) -> Iterator[None]:
-    """An OSError of the block as what could not be written; those of images are reasons by now."""
+def _named_errors(output: Path, chunks: RecordChunks, resume: bool) -> Iterator[None]:
+    """Turn an OSError of the output into a DataError; an image's OSError is its reason by now."""
     try:
         yield
     except OSError as error:
-        kept = resume and parts.finished
-        left = "finished parts wait for --resume" if kept else "nothing was left behind"
+        kept = resume and chunks.finished
+        left = "finished chunks wait for --resume" if kept else "nothing was left behind"
         raise DataError(f"{output} cannot be written: {error.strerror}; {left}") from error
 
 
-@dataclass(frozen=True)
-class _Packer:
-    """Packs images in threads; the fields are arguments of `pack`."""
-
-    list_path: Path
-    root: Path
-    options: PackOptions
-    workers: int
-    on_progress: Callable[[int, int], None] | None
-    segmenter: Segmenter | None
-
-    def fill(self, parts: RecordParts, entries: Sequence[ListEntry]) -> tuple[Tally, int]:
-        """Pack what is not in a finished part yet; the tally, and how many images were."""
-        _drop_repaired(parts, entries, self._process)
-        tally = Tally(self.list_path, parts.finished)
-        resumed = tally.part.stop
-        results = in_order(self._process, entries[resumed:], self.workers)
-        for done, result in enumerate(results, start=resumed + 1):
-            tally.add(result.entry, result.reason, result.has_back_slashes)
-            if result.reason is None and parts.write(result.record, result.entry.id):
-                parts.end_part(tally.end_part())
-            if self.on_progress is not None:
-                self.on_progress(done, len(entries))
-        if self.segmenter is not None:
-            self.segmenter.warn()
-        return tally, resumed
-
-    def _process(self, entry: ListEntry) -> PackedImage:
-        options = self.options
-        return pack_image(
-            entry,
-            str(self.root),
-            options.transcoding,
-            options.pack_labels,
-            options.max_pixels,
-            self.segmenter,
-        )
-
-
 def _drop_repaired(
-    parts: RecordParts, entries: Sequence[ListEntry], process: Callable[[ListEntry], PackedImage]
+    chunks: RecordChunks, entries: Sequence[ListEntry], encoder: ImageEncoder
 ) -> None:
-    """Pack a finished part again if an image that was left out of it can be read by now."""
-    for number, content in enumerate(parts.finished):
-        skipped = {image.id for image in content.skipped}
-        for entry in entries[content.first : content.stop]:
-            if entry.id in skipped and process(entry).reason is None:
-                parts.drop_from(number)
+    """Drop the finished chunks from the first one with a skipped image that is usable now."""
+    for number, chunk in enumerate(chunks.finished):
+        skipped = {image.entry.id for image in chunk.skipped}
+        for entry in entries[chunk.first : chunk.stop]:
+            if entry.id in skipped and encoder.encode(entry).reason is None:
+                chunks.drop_from(number)
                 return

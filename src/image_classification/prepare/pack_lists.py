@@ -15,8 +15,7 @@ from pathlib import Path
 from image_classification.errors import DataError, UsageError
 from image_classification.files import write_text
 from image_classification.labels.lists import read_list
-from image_classification.prepare.pack import PackOptions, describe_job, pack, select_part
-from image_classification.prepare.pack_report import PackReport
+from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.reader import RecordFile
 
 _SUFFIXES = re.compile(r"(_\d+)?(_train|_val|_test)?\.lst")
@@ -98,7 +97,7 @@ def pack_lists(
     for path in lists:
         output = output_of(path, options)
         marker = _marker(output)
-        job = {**describe_job(path, root, options), "shard_bytes": shard_bytes}
+        job = {**options.describe_job(path, root), "shard_bytes": shard_bytes}
         report = _finished(marker, job, output, path, options) if resume else None
         on_progress = on_list(path, report is not None)
         if report is None:
@@ -128,7 +127,7 @@ def _marker(output: Path) -> Path:
 
 def output_of(path: Path, options: PackOptions) -> Path:
     """`data.lst` → `data.rec`, or `data.part003.rec` for one part of several."""
-    suffix = f".part{options.part:03d}.rec" if options.parts > 1 else ".rec"
+    suffix = f".part{options.slice:03d}.rec" if options.slices > 1 else ".rec"
     return path.with_name(path.name.removesuffix(path.suffix) + suffix)
 
 
@@ -145,8 +144,8 @@ def _finished(
         ids = [_ids(output.with_name(name)) for name in names]
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
-    skipped = {image.id for image in report.skipped}
-    entries = select_part(read_list(list_path), options)
+    skipped = {image.entry.id for image in report.skipped}
+    entries = options.select(read_list(list_path))
     expected = [entry.id for entry in entries if entry.id not in skipped]
     return report if [id_ for part in ids for id_ in part] == expected else None
 

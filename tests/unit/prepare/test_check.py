@@ -16,9 +16,9 @@ from PIL import Image
 
 from image_classification.cli import im2rec, main
 from image_classification.inventory.folders import take_inventory
+from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.check import duplicates
 from image_classification.prepare.check.duplicates import connected, near_pairs
-from image_classification.prepare.write import ChannelPlan, write_channels
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
 
@@ -96,7 +96,7 @@ def test_odd_images_are_warnings_and_the_exit_code_stays_0(
         ("tiny", "cat/tiny.png", "warning"),
         ("odd-aspect", "cat/long.png", "warning"),
         ("plain", "dog/plain.png", "warning"),
-        ("gray", "dog/gray.png", "note"),
+        ("grey", "dog/gray.png", "note"),
         ("huge", "dog/huge.jpg", "note"),
     ):
         assert images_of(verdict, kind) == [f"{clean}/{name}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import json
@@ -13,16 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.cli import im2rec, main
-from image_classification.cli import pack as records
+from image_classification.cli import im2rec, main, parser
 from image_classification.errors import DataError, UsageError
 from image_classification.images.decode import decode
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, write_list
 from image_classification.labels.tree import walk
 from image_classification.prepare.encode import Transcoding
-from image_classification.prepare.pack import PackOptions, pack
-from image_classification.prepare.pack_report import PackReport
+from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.reader import RecordFile
 from image_classification.records.writer import RecordWriter
@@ -214,9 +211,9 @@ def test_bad_images_within_the_budget_are_left_out_and_named(
     (root / "d.jpg").unlink()
     report = pack(path, root, tmp_path / "data.rec", max_bad=max_bad)
     assert report.packed == 2
-    assert [(image.id, image.path) for image in report.skipped] == [(1, "b.jpg"), (3, "d.jpg")]
+    assert [image.entry[::2] for image in report.skipped] == [(1, "b.jpg"), (3, "d.jpg")]
     assert "no such file below" in report.skipped[1].reason
-    assert "b.jpg cannot be packed" in caplog.text
+    assert "b.jpg cannot be used" in caplog.text
     with RecordFile(tmp_path / "data.rec") as file:
         assert file.keys is not None and file.keys.tolist() == [0, 2]
 
@@ -233,9 +230,9 @@ def test_a_wrong_root_is_suspected_when_no_image_is_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = build(tmp_path, {f"{n}.jpg": GOOD for n in range(12)})
-    with pytest.raises(DataError, match=r"is .*elsewhere the root of the list") as raised:
+    with pytest.raises(DataError, match=r"is .*elsewhere the folder of the images") as raised:
         pack(path, tmp_path / "elsewhere", tmp_path / "data.rec", max_bad=1.0)
-    assert "and 2 more; not one image could be used" in str(raised.value)
+    assert "and 2 more; no image could be used" in str(raised.value)
     assert not caplog.messages
 
 
@@ -317,9 +314,7 @@ def test_a_side_too_long_for_a_jpeg_is_a_bad_image(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    records.add_commands(parser.add_subparsers())
-    namespace = parser.parse_args(arguments)
+    namespace = parser().parse_args(arguments)
     code: int = namespace.run(namespace)
     return code
 
@@ -395,9 +390,7 @@ def test_the_pack_command_refuses_what_contradicts_itself(tmp_path: Path) -> Non
 def test_the_budget_of_bad_images_is_a_count_or_a_share(
     tmp_path: Path, text: str, amount: float
 ) -> None:
-    parser = argparse.ArgumentParser()
-    records.add_commands(parser.add_subparsers())
-    parsed = parser.parse_args(["pack", "a.lst", "root", "--max-bad", text]).max_bad
+    parsed = parser().parse_args(["pack", "a.lst", "root", "--max-bad", text]).max_bad
     assert (parsed, type(parsed)) == (amount, type(amount))
 
 
@@ -471,9 +464,9 @@ def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocate
 
 def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"1.jpg": encoded(100, 100)})
-    small = Transcoding(resize=10, max_pixels=9_999)
+    options = PackOptions(Transcoding(resize=10), max_pixels=9_999)
     with pytest.raises(DataError, match="expected at most 9999 pixels"):
-        pack(path, root, tmp_path / "data.rec", options=PackOptions(small))
+        pack(path, root, tmp_path / "data.rec", options)
 
 
 def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_packed(
@@ -492,7 +485,7 @@ def test_a_label_with_a_fraction_is_packed_and_reported(
     path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
     path.write_text("7\t0.5\t1.jpg\n")
     pack(path, root, tmp_path / "data.rec")
-    assert "id 7: the label 0.5 is no class number" in caplog.text
+    assert "id 7: the label 0.5 is not a class number" in caplog.text
 
 
 @pytest.mark.parametrize(

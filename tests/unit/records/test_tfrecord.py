@@ -12,8 +12,8 @@ import pytest
 from image_classification.images.decode import decode
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels.lists import read_list
+from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.encode import Transcoding
-from image_classification.prepare.write import ChannelPlan, write_channels
 from image_classification.records.tfrecord import encode_example, frame_tfrecord
 from tests.conftest import ClassFolders
 

@@ -13,10 +13,10 @@ from image_classification.errors import DataError, UsageError
 from image_classification.images.header import read_header
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels.lists import read_list
+from image_classification.prepare.channels import ChannelPlan
+from image_classification.prepare.channels import write_channels as write_inventory
 from image_classification.prepare.encode import Transcoding
-from image_classification.prepare.report import Findings
-from image_classification.prepare.write import ChannelPlan
-from image_classification.prepare.write import write_channels as write_inventory
+from image_classification.prepare.findings import Findings
 from image_classification.records.reader import RecordFile
 from tests.conftest import ClassFolders
 

@@ -16,9 +16,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +31,15 @@ from image_classification.inventory import SPLITS, Inventory
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import ListEntry, write_list
 from image_classification.labels.split import stratified_group_split, stratified_split
-from image_classification.prepare.encode import EncodedImage, Transcoding, encode
-from image_classification.prepare.page import page
-from image_classification.prepare.report import Findings, Tally, check_left_out
-from image_classification.prepare.shards import FORMATS, Shard, check_format, divide, shard_count
+from image_classification.prepare.encode import EncodingRun, ImageEncoder, Transcoding
+from image_classification.prepare.findings import Findings
+from image_classification.prepare.formats import FORMATS, check_format, shard_stem
 from image_classification.samples import IntArray
 from image_classification.work import in_order
 
 DEFAULT_TRAIN_RATIO = 0.8
+_SAMPLED = 64  # images that are encoded to estimate the size of all
+_log = logging.getLogger(__name__)
 
 
 def split_inventory(
@@ -109,15 +111,9 @@ def _drawn_splits(
     return {name: members for name, members in zip(SPLITS, parts, strict=True) if len(members)}
 
 
-FINDINGS_FILE = "findings.json"
-FINDINGS_PAGE = "findings.html"
-
-_logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class ChannelPlan:
-    """What to make of an inventory.
+    """How to make channels of an inventory.
 
     Attributes:
         train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
@@ -125,13 +121,13 @@ class ChannelPlan:
         seed: of the split and of the order inside each split.
         format: a key of `FORMATS`.
         transcoding: how images are encoded again; None stores their bytes.
-        shard_bytes: size of a shard, about; 0 makes one shard of a split, however large.
+        shard_bytes: approximate size of a shard; 0 makes one shard of a split, however large.
         max_bad: unusable images that may be left out: a count (int) or a share (float).
-        workers: threads; None for one a core.
+        workers: threads; None for one per core.
         host, hosts: which of how many hosts this is, from 0. Every hosts-th shard is written.
-        host_name: goes into file names, where hosts have different images; "" where all have all.
-        max_pixels: of an image that is stored as it is; `transcoding` has its own.
-        segment: give JPEGs restart markers, so that a reader can decode parts of them.
+        host_name: part of the file names where hosts have different images; "" where all have all.
+        max_pixels: height times width of the largest image that is decoded.
+        segment: give JPEGs restart markers, so that a reader can decode regions of them.
     """
 
     train_ratio: float | None = None
@@ -148,6 +144,71 @@ class ChannelPlan:
     max_pixels: int = DEFAULT_MAX_PIXELS
     segment: bool = False
 
+    def settings(self, inventory: Inventory) -> dict[str, Any]:
+        """Return what the findings say about the plan, as JSON can hold it."""
+        train = DEFAULT_TRAIN_RATIO if self.train_ratio is None else self.train_ratio
+        transcoding = asdict(self.transcoding) if self.transcoding else None
+        return {
+            "train_ratio": None if inventory.splits else train,
+            "test_ratio": None if inventory.splits else self.test_ratio or 0.0,
+            "seed": self.seed,
+            "format": self.format,
+            "transcoding": transcoding and {**transcoding, "max_pixels": self.max_pixels},
+            "segment": self.segment,
+        }
+
+    def encoder(self, root: Path) -> ImageEncoder:
+        """Return the encoder of the images below `root`."""
+        segmenter = Segmenter() if self.segment else None
+        return ImageEncoder(str(root), self.transcoding, self.max_pixels, segmenter, inspects=True)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A stretch of a split's list, written as a file of its own by one of the hosts.
+
+    Shards are a function of the list: hosts, their number and the order of the work change nothing.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        stem: file name without extension: `train`, or `train-00000-of-00003` of several.
+        entries: in the order they are written.
+    """
+
+    split: str
+    stem: str
+    entries: Sequence[ListEntry]
+
+
+def _divide(split: str, entries: Sequence[ListEntry], count: int, host: str = "") -> list[Shard]:
+    """Cut `entries` into `count` shards whose sizes differ by one image at most."""
+    name = f"{split}-{host}" if host else split
+    if count == 1:
+        return [Shard(split, name, entries)]
+    bounds = [len(entries) * k // count for k in range(count + 1)]
+    return [
+        Shard(split, shard_stem(name, k, count), entries[bounds[k] : bounds[k + 1]])
+        for k in range(count)
+    ]
+
+
+def _shard_count(entries: Sequence[ListEntry], root: Path, plan: ChannelPlan) -> int:
+    """Return how many shards of about the wanted size hold `entries`; 1 to len(entries).
+
+    Up to 64 images, evenly spaced, are encoded as a sample: all hosts that see the same files get
+    the same number.
+    """
+    if not plan.shard_bytes or not entries:
+        return 1
+    sampled = entries[:: -(-len(entries) // _SAMPLED)]
+    encode = replace(plan, segment=False).encoder(root).encode
+    images = in_order(encode, sampled, plan.workers or os.cpu_count() or 1)
+    sizes = [len(image.content) for image in images if image.reason is None]
+    if not sizes:
+        return 1
+    total = sum(sizes) / len(sizes) * len(entries)
+    return min(max(1, -int(-total // plan.shard_bytes)), len(entries))
+
 
 def write_channels(
     inventory: Inventory,
@@ -157,8 +218,8 @@ def write_channels(
 ) -> Findings:
     """Write the channels, or this host's shards of them, into `output`.
 
-    Everything is written into a hidden folder and moved when it is complete: beside `output`, or
-    inside it where it exists, because a container's output is a volume of its own.
+    Everything is written into a hidden folder and moved when it is complete. The hidden folder is
+    next to `output`, or inside it if it exists: a container's output is a volume of its own.
 
     Args:
         inventory: the images.
@@ -173,24 +234,33 @@ def write_channels(
     _check_output(output)
     check_format(plan.format, inventory.labels)
     splits = split_inventory(inventory, plan.train_ratio, plan.test_ratio, plan.seed)
-    shards = _shards(inventory, splits, plan)
+    shards = [
+        shard
+        for name, entries in splits.items()
+        for shard in _divide(
+            name, entries, _shard_count(entries, inventory.root, plan), plan.host_name
+        )
+    ]
     own = shards if plan.host_name else shards[plan.host :: plan.hosts]
     if not inventory.entries:
-        _logger.warning("%s: this host has no image", inventory.name)
+        _log.warning("%s: this host has no image", inventory.name)
     elif not own:
-        _logger.warning(
+        _log.warning(
             "%d shards are too few for %d hosts: this one has nothing to write; make them smaller "
             "with --shard-size",
             len(shards),
             plan.hosts,
         )
+    findings = Findings(inventory, list(splits), plan.settings(inventory), plan.host, plan.hosts)
     name = f".{output.name}.{os.getpid()}{PARTIAL_SUFFIX}"
     partial = output / name if output.exists() else output.with_name(name)
     try:
         partial.mkdir(parents=True)
-        findings = _write_shards(inventory, own, partial, plan, splits, on_progress)
+        _write_shards(inventory, own, partial, plan, findings, on_progress)
         inventory.labels.write(partial / LABELS_FILE)
-        _write_findings(findings, partial, plan)
+        mark = f"-{plan.host_name or plan.host}" if plan.hosts > 1 else ""
+        write_text(partial / f"findings{mark}.json", json.dumps(findings.to_json(), indent=1))
+        write_text(partial / f"findings{mark}.html", findings.page())
         _move_into(partial, output)
     except OSError as error:
         raise DataError(
@@ -202,7 +272,7 @@ def write_channels(
 
 
 def _check_output(output: Path) -> None:
-    """Empty folders of splits are accepted: a Processing job mounts one for each of its outputs."""
+    """Accept empty folders of splits: a Processing job mounts one for each of its outputs."""
     if not output.exists():
         return
     if output.is_dir() and not any(
@@ -213,95 +283,39 @@ def _check_output(output: Path) -> None:
     raise UsageError(f"{output} is not empty: name a folder that is empty or does not exist")
 
 
-def _shards(
-    inventory: Inventory, splits: dict[str, list[ListEntry]], plan: ChannelPlan
-) -> list[Shard]:
-    shards = []
-    for name, entries in splits.items():
-        count = shard_count(
-            entries,
-            str(inventory.root),
-            plan.transcoding,
-            plan.shard_bytes,
-            _workers(plan),
-            plan.max_pixels,
-        )
-        shards += divide(name, entries, count, plan.host_name)
-    return shards
-
-
-def _workers(plan: ChannelPlan) -> int:
-    return plan.workers or os.cpu_count() or 1
-
-
 def _write_shards(
     inventory: Inventory,
     shards: Sequence[Shard],
     folder: Path,
     plan: ChannelPlan,
-    splits: Iterable[str],
+    findings: Findings,
     on_progress: Callable[[int, int], None],
-) -> Findings:
-    tally = Tally(inventory, splits)
-    root, total = str(inventory.root), sum(len(shard.entries) for shard in shards)
-    done = 0
-    segmenter = Segmenter() if plan.segment else None
-
-    def process(entry: ListEntry) -> EncodedImage:
-        return encode(entry, root, plan.transcoding, plan.max_pixels, segmenter)
-
+) -> None:
+    total = sum(len(shard.entries) for shard in shards)
+    run = EncodingRun(plan.encoder(inventory.root), total, plan.workers, on_progress)
     for shard in shards:
         channel = folder / shard.split
         channel.mkdir(exist_ok=True)
         inventory.labels.write(channel / LABELS_FILE)
         written: list[ListEntry] = []
         with FORMATS[plan.format](channel, shard.stem, inventory.labels) as write:
-            for image in in_order(process, shard.entries, _workers(plan)):
-                done += 1
-                size = write(image) if image.reason is None else 0
-                tally.add(shard.split, image, size)
-                if image.reason is None:
-                    written.append(image.entry)
-                on_progress(done, total)
+            for image in run.images(shard.entries):
+                is_usable = image.reason is None
+                findings.add(shard.split, image, write(image) if is_usable else 0)
+                written += [image.entry] if is_usable else []
         write_list(channel / f"{shard.stem}.lst", written)
-        tally.splits[shard.split].files.append(shard.stem)
-    if segmenter is not None:
-        segmenter.warn()
-    check_left_out(tally.left_out(), total, plan.max_bad, inventory.root)
-    settings = {
-        "train_ratio": None
-        if inventory.splits
-        else DEFAULT_TRAIN_RATIO
-        if plan.train_ratio is None
-        else plan.train_ratio,
-        "test_ratio": None if inventory.splits else plan.test_ratio or 0.0,
-        "seed": plan.seed,
-        "format": plan.format,
-        "transcoding": asdict(plan.transcoding) if plan.transcoding else None,
-        "segment": plan.segment,
-    }
-    return tally.findings(settings, plan.host, plan.hosts)
-
-
-def _write_findings(findings: Findings, folder: Path, plan: ChannelPlan) -> None:
-    """One pair of files a host: what each says is its own."""
-    mark = f"-{plan.host_name or plan.host}" if plan.hosts > 1 else ""
-    for name, content in (
-        (FINDINGS_FILE, json.dumps(findings.to_json(), indent=1)),
-        (FINDINGS_PAGE, page(findings)),
-    ):
-        path = folder / name
-        write_text(path.with_stem(path.stem + mark), content)
+        findings.splits[shard.split].files.append(shard.stem)
+    run.finish(plan.max_bad)
 
 
 def _move_into(partial: Path, output: Path) -> None:
-    """Rename the folder, or move its content where the output folder exists."""
+    """Rename the folder, or move its content if the output folder exists."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(output)
         return
     for path in sorted(partial.iterdir()):
-        if (output / path.name).is_dir():  # perhaps a volume of its own
+        if (output / path.name).is_dir():  # it may be a volume of its own
             _move_into(path, output / path.name)
         else:
             shutil.move(path, output / path.name)

@@ -12,8 +12,7 @@ from PIL import Image
 
 from image_classification.errors import DataError, UsageError
 from image_classification.labels.lists import ListEntry, write_list
-from image_classification.prepare import pack as packing
-from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.encode import EncodedImage, ImageEncoder, Transcoding
 from image_classification.prepare.pack import PackOptions, pack
 from image_classification.prepare.pack_lists import pack_lists, select_lists
 from image_classification.records.reader import RecordFile
@@ -70,13 +69,13 @@ def pack_and_stop(tmp_path: Path, root: Path, after: int, **options: object) -> 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that are packed from now on."""
     paths: list[str] = []
-    original = packing.pack_image
+    original = ImageEncoder.encode
 
-    def counted(entry: ListEntry, *rest: object) -> object:
+    def counted(self: ImageEncoder, entry: ListEntry) -> EncodedImage:
         paths.append(entry.path)
-        return original(entry, *rest)  # type: ignore[arg-type]
+        return original(self, entry)
 
-    monkeypatch.setattr(packing, "pack_image", counted)
+    monkeypatch.setattr(ImageEncoder, "encode", counted)
     return paths
 
 
@@ -117,7 +116,7 @@ def test_a_resumed_run_gives_the_same_bytes_without_packing_an_image_twice(
     monkeypatch: pytest.MonkeyPatch,
     shard_bytes: int | None,
 ) -> None:
-    monkeypatch.setattr("image_classification.prepare.parts.PART_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("image_classification.prepare.chunks.CHUNK_BYTES", SHARD_BYTES)
     options = {"shard_bytes": shard_bytes, "options": SMALL, "workers": 2}
     whole = tmp_path / "whole" / "data.rec"
     pack(tmp_path / "data.lst", root, whole, **options)  # type: ignore[arg-type]
@@ -137,12 +136,12 @@ def test_a_resumed_run_gives_the_same_bytes_without_packing_an_image_twice(
         assert (output.parent / name).read_bytes() == (whole.parent / name).read_bytes()
 
 
-def test_a_finished_part_that_was_damaged_is_packed_again(
+def test_a_finished_chunk_that_was_damaged_is_packed_again(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
-    part = tmp_path / "out" / ".data.rec.packing" / "00001.rec"
-    part.write_bytes(part.read_bytes()[:-100])
+    chunk = tmp_path / "out" / ".data.rec.packing" / "00001.rec"
+    chunk.write_bytes(chunk.read_bytes()[:-100])
     report = pack(
         tmp_path / "data.lst",
         root,
@@ -154,7 +153,7 @@ def test_a_finished_part_that_was_damaged_is_packed_again(
     assert 0 < report.resumed < 14 and report.packed == IMAGES
 
 
-def test_a_finished_part_with_other_records_is_packed_again(
+def test_a_finished_chunk_with_other_records_is_packed_again(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
@@ -163,7 +162,7 @@ def test_a_finished_part_with_other_records_is_packed_again(
         (folder / f"00001{suffix}").write_bytes((folder / f"00000{suffix}").read_bytes())
     output = tmp_path / "out" / "data.rec"
     report = pack(tmp_path / "data.lst", root, output, shard_bytes=SHARD_BYTES, resume=True)
-    assert "00001.rec is packed again: it is not what the list says" in caplog.text
+    assert "00001.rec is packed again: its images are not those of the list" in caplog.text
     assert 0 < report.resumed < 14 and report.packed == IMAGES
 
 
@@ -193,7 +192,7 @@ def test_a_bad_image_that_was_repaired_is_in_the_resumed_run(tmp_path: Path, roo
     assert (report.packed, report.skipped, report.resumed) == (IMAGES, (), 0)
 
 
-def test_skipped_images_of_finished_parts_count_when_resuming(tmp_path: Path, root: Path) -> None:
+def test_skipped_images_of_finished_chunks_count_when_resuming(tmp_path: Path, root: Path) -> None:
     (root / "3.jpg").write_bytes(b"")
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
     output = tmp_path / "out" / "data.rec"
@@ -202,7 +201,7 @@ def test_skipped_images_of_finished_parts_count_when_resuming(tmp_path: Path, ro
     report = pack(
         tmp_path / "data.lst", root, output, shard_bytes=SHARD_BYTES, resume=True, max_bad=1
     )
-    assert [image.path for image in report.skipped] == ["3.jpg"]
+    assert [image.entry.path for image in report.skipped] == ["3.jpg"]
     assert report.resumed > 20 and json.dumps(report.to_json())
 
 

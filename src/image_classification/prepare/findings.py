@@ -1,0 +1,216 @@
+"""What preprocessing found: counts, unusable images, equal images; as JSON and as a page.
+
+In: what was written of each split. Out: `findings.json` for programs, `findings.html` for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from image_classification.images.thumbnail import thumbnail
+from image_classification.inventory import Inventory
+from image_classification.labels.tree import class_name
+from image_classification.pages import render
+from image_classification.pages.charts import class_bars
+from image_classification.prepare.encode import EncodedImage
+
+_IMBALANCED = 10  # times more images in the largest class than in the smallest
+_NAMED = 10  # classes in a remark
+_MOST_PICTURES = 24  # in a section of the page; about 4 KB each
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image in messages and reports.
+
+    Attributes:
+        split: the split it was meant for.
+        path: below the folder of the images.
+        label: class name.
+        reason: why it cannot be used, or None.
+    """
+
+    split: str
+    path: str
+    label: str
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """Return the image as JSON can hold it; bytes that are not UTF-8 as `\\xe9`."""
+        described = {"split": self.split, "path": class_name(self.path), "label": self.label}
+        return described if self.reason is None else {**described, "reason": self.reason}
+
+
+@dataclass
+class SplitFindings:
+    """What was written of one split.
+
+    Attributes:
+        class_counts: images of each class, in the order of the label map.
+        files: stems of its shards.
+        images: how many were written.
+        size_bytes: of all shards.
+        left_out: the unusable images.
+    """
+
+    class_counts: list[int]
+    files: list[str] = field(default_factory=list)
+    images: int = 0
+    size_bytes: int = 0
+    left_out: list[ListedImage] = field(default_factory=list)
+
+
+class Findings:
+    """What a host finds and writes, from the first image to the report.
+
+    Args:
+        inventory: the input.
+        splits: the splits that are written.
+        settings: how they are written, as JSON can hold it.
+        host, hosts: which of how many hosts this is, from 0; one host sees its own shards only.
+
+    Attributes:
+        splits: split → what was written of it so far.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        splits: Sequence[str],
+        settings: Mapping[str, Any],
+        host: int = 0,
+        hosts: int = 1,
+    ) -> None:
+        self.inventory, self.labels = inventory, inventory.labels
+        self.settings, self.host, self.hosts = settings, host, hosts
+        self.splits = {name: SplitFindings([0] * len(inventory.labels)) for name in splits}
+        self._by_digest: dict[bytes, list[ListedImage]] = {}
+
+    def add(self, split: str, image: EncodedImage, size: int) -> None:
+        """Count one image, written in `size` bytes or unusable."""
+        findings, class_index = self.splits[split], int(image.entry.labels[0])
+        listed = ListedImage(split, image.entry.path, self.labels.names[class_index], image.reason)
+        if image.reason is not None:
+            findings.left_out.append(listed)
+            return
+        findings.images += 1
+        findings.size_bytes += size
+        findings.class_counts[class_index] += 1
+        self._by_digest.setdefault(image.digest, []).append(listed)
+
+    @property
+    def images(self) -> int:
+        """How many images were written."""
+        return sum(split.images for split in self.splits.values())
+
+    @property
+    def left_out(self) -> list[ListedImage]:
+        """The unusable images of all splits."""
+        return [image for split in self.splits.values() for image in split.left_out]
+
+    @property
+    def duplicates(self) -> list[list[ListedImage]]:
+        """Groups of images with equal bytes."""
+        return [group for group in self._by_digest.values() if len(group) > 1]
+
+    @property
+    def crossing(self) -> list[list[ListedImage]]:
+        """The duplicates in several splits: what is validated on was trained on."""
+        return [group for group in self.duplicates if len({image.split for image in group}) > 1]
+
+    @property
+    def contradicting(self) -> list[list[ListedImage]]:
+        """The duplicates with several classes."""
+        return [group for group in self.duplicates if len({image.label for image in group}) > 1]
+
+    def class_totals(self) -> list[int]:
+        """Return the number of images of each class in all splits."""
+        counts = [split.class_counts for split in self.splits.values()]
+        return [sum(split[i] for split in counts) for i in range(len(self.labels))]
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a user should know before training, one sentence each."""
+        if self.left_out:
+            yield f"images left out because they cannot be used: {len(self.left_out)}"
+        if self.crossing:
+            yield (
+                f"images with equal bytes in several splits: {len(self.crossing)}; the accuracy on "
+                "the held-out splits will be too good"
+            )
+        if self.contradicting:
+            yield f"images with equal bytes in several classes: {len(self.contradicting)}"
+        totals = self.class_totals()
+        if min(totals) and max(totals) >= _IMBALANCED * min(totals):
+            yield (
+                f"the largest class has {max(totals)} images, the smallest {min(totals)}: accuracy "
+                "hides how the model does on the small classes"
+            )
+        # Another host may have the rest.
+        for name, split in self.splits.items() if self.hosts == 1 else ():
+            pairs = zip(self.labels.names, split.class_counts, strict=True)
+            absent = [label for label, count in pairs if not count]
+            if absent:
+                more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+                yield f"{name} has no image of {', '.join(absent[:_NAMED])}{more}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the findings as JSON can hold them."""
+        return {
+            "input": self.inventory.name,
+            "host": self.host,
+            "hosts": self.hosts,
+            **self.settings,
+            "remarks": list(self.remarks()),
+            "splits": {name: self._split_json(split) for name, split in self.splits.items()},
+            "duplicates": [[image.to_json() for image in group] for group in self.duplicates],
+            "not_taken": [
+                {"what": what, "count": count, "example": class_name(example)}
+                for what, count, example in self.inventory.left_out
+            ],
+        }
+
+    def _split_json(self, split: SplitFindings) -> dict[str, Any]:
+        return {
+            "images": split.images,
+            "bytes": split.size_bytes,
+            "files": split.files,
+            "images_per_class": dict(zip(self.labels.names, split.class_counts, strict=True)),
+            "left_out": [image.to_json() for image in split.left_out],
+        }
+
+    def page(self) -> str:
+        """Return the findings as HTML."""
+        splits, suspect = self.splits, [*self.crossing]
+        suspect += [group for group in self.contradicting if group not in suspect]
+        others = [group for group in self.duplicates if group not in suspect]
+        pictured, others = suspect[: _MOST_PICTURES // 2], suspect[_MOST_PICTURES // 2 :] + others
+        totals, names = self.class_totals(), self.labels.names
+        return render(
+            "findings.html",
+            findings=self,
+            splits=[
+                (name, split.images, len(split.left_out), f"{split.size_bytes / 1e6:.1f} MB",
+                 len(split.files))
+                for name, split in splits.items()
+            ],
+            chart=class_bars(names, {name: split.class_counts for name, split in splits.items()}),
+            classes=[
+                (name, *(split.class_counts[i] for split in splits.values()), totals[i])
+                for i, name in enumerate(names)
+            ],
+            left_out=[(image, self._preview(image)) for image in self.left_out[:_MOST_PICTURES]],
+            more_left_out=[(i.path, i.reason) for i in self.left_out[_MOST_PICTURES:]],
+            pictured_duplicates=[(group, self._preview(group[0])) for group in pictured],
+            more_duplicates=[
+                (", ".join(image.path for image in group), group[0].split) for group in others
+            ],
+            settings=[
+                (name.replace("_", " "), "as in the input" if value is None else str(value))
+                for name, value in self.settings.items()
+            ],
+        )  # fmt: skip
+
+    def _preview(self, image: ListedImage) -> str | None:
+        return thumbnail(self.inventory.root / image.path)

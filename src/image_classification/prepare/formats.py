@@ -1,0 +1,119 @@
+"""The files that images are stored in: record files, class folders, TFRecord files.
+
+Each format is a function of a folder, the stem of the file names and the label map; it is a context
+manager that yields what stores one image and returns the bytes it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from image_classification.errors import UsageError
+from image_classification.images.header import read_header
+from image_classification.labels.label_map import LabelMap
+from image_classification.prepare.encode import EncodedImage
+from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.tfrecord import encode_example, frame_tfrecord, require_checksums
+from image_classification.records.writer import RecordWriter
+
+Write = Callable[[EncodedImage], int]
+Format = Callable[[Path, str, LabelMap], AbstractContextManager[Write]]
+
+_MAX_STEM = 50  # characters of the original name; a name has 255 bytes at most
+
+
+@contextmanager
+def write_records(
+    folder: Path, stem: str, _labels: LabelMap | None = None, *, pack_labels: bool = False
+) -> Iterator[Write]:
+    """Write `<stem>.rec` and `<stem>.idx`; ids are those of the list.
+
+    Args:
+        folder, stem: the place and the name of the files.
+        pack_labels: store all labels of an image that has several; otherwise the first.
+    """
+    with RecordWriter(folder / f"{stem}.rec") as writer:
+
+        def write(image: EncodedImage) -> int:
+            labels = image.entry.labels
+            has_several = pack_labels and len(labels) > 1
+            header = RecordHeader(labels if has_several else labels[0], image.entry.id)
+            offset = writer.write(pack_image_record(header, image.content), image.entry.id)
+            return writer.position - offset
+
+        yield write
+
+
+@contextmanager
+def write_class_folders(folder: Path, _stem: str, labels: LabelMap) -> Iterator[Write]:
+    """Write `<class>/<id>-<original name>.jpg`: ids keep equal names of several folders apart."""
+
+    def write(image: EncodedImage) -> int:
+        class_folder = folder / labels.names[int(image.entry.labels[0])]
+        class_folder.mkdir(exist_ok=True)
+        (class_folder / _file_name(image)).write_bytes(image.content)
+        return len(image.content)
+
+    yield write
+
+
+def _file_name(image: EncodedImage) -> str:
+    stem = os.path.splitext(os.path.basename(image.entry.path))[0][:_MAX_STEM]
+    readable = stem.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    extension = read_header(image.content).format.lower().replace("jpeg", "jpg")
+    return f"{image.entry.id:08d}-{readable}.{extension}"
+
+
+@contextmanager
+def write_tfrecords(folder: Path, stem: str, labels: LabelMap) -> Iterator[Write]:
+    """Write `<stem>.tfrecord` with the keys of TensorFlow's ImageNet converter.
+
+    Labels count from 0. Height and width are those of the stored pixels, which TensorFlow's
+    decoders return.
+    """
+    with (folder / f"{stem}.tfrecord").open("wb", 1 << 20) as file:
+
+        def write(image: EncodedImage) -> int:
+            header, label = read_header(image.content), int(image.entry.labels[0])
+            features: dict[str, bytes | int] = {
+                "image/encoded": image.content,
+                "image/format": header.format.lower().encode(),
+                "image/class/label": label,
+                "image/class/text": labels.names[label].encode(),
+                "image/height": header.height,
+                "image/width": header.width,
+                "image/filename": os.fsencode(image.entry.path),
+            }
+            return file.write(frame_tfrecord(encode_example(features)))
+
+        yield write
+
+
+FORMATS: dict[str, Format] = {
+    "recordio": write_records,
+    "folders": write_class_folders,
+    "tfrecord": write_tfrecords,
+}
+
+
+def check_format(name: str, labels: LabelMap) -> None:
+    """Raise a UsageError for a format that cannot be written here, before any work is done."""
+    if name not in FORMATS:
+        raise UsageError(f"expected one of {', '.join(FORMATS)} as format, got {name!r}")
+    if name == "tfrecord":
+        require_checksums()
+    if name == "folders":
+        for label in labels.names:
+            if not label or label.startswith(".") or "/" in label or "\0" in label:
+                raise UsageError(
+                    f"class {label!r} cannot be the name of a folder; rename it, or use another "
+                    "--format"
+                )
+
+
+def shard_stem(stem: str, number: int, count: int) -> str:
+    """Return the stem of a shard's file names, numbered from 0: `train-00000-of-00003`."""
+    return f"{stem}-{number:05d}-of-{count:05d}"
