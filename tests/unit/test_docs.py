@@ -1,4 +1,4 @@
-"""docs/architecture.md and CONTRIBUTING.md name only what exists."""
+"""The pages name only paths, links and imports that exist."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.unit.test_architecture import ALLOWED, PACKAGE
 
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+PAGES = sorted([*REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("*.md")])
 
 # A path in backquotes: with a slash, or a file by its extension. <name> and … stand for anything.
 PATH = re.compile(r"(?<!`)`([\w.<>*-]+(?:/[\w.<>*-]+)*/?)`(?!`)")
@@ -48,6 +49,13 @@ def test_a_path_in_contributing_exists(name: str) -> None:
     assert exists(name) or any(PACKAGE.glob(f"backends/*/{name}")), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_page_names_only_modules_and_files_that_exist(page: Path) -> None:
+    folders = {path.name for root in (REPOSITORY, PACKAGE) for path in root.iterdir()}
+    names = [n for n in paths_in(page.read_text("utf-8")) if n.split("/")[0] in folders]
+    assert [name for name in names if not exists(name)] == []
+
+
 def test_the_import_table_of_the_architecture_page_is_the_one_that_is_enforced() -> None:
     section = ARCHITECTURE.partition("## Which part may import which")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", section, re.MULTILINE)
@@ -62,9 +70,7 @@ def test_the_import_table_of_the_architecture_page_is_the_one_that_is_enforced()
     assert set(table) == set(enforced)
 
 
-@pytest.mark.parametrize(
-    "page", sorted(REPOSITORY.glob("docs/*.md")) + sorted(REPOSITORY.glob("*.md"))
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
