@@ -136,7 +136,11 @@ def test_a_mistake_in_what_a_job_starts_from_is_found_without_a_framework(
     path = os.pathsep.join([str(broken.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     with_model = small_channels | {"model": trained_job / "model"}
     cases: list[tuple[Given, dict[str, Path], str]] = [
-        ({"max_bad_samples": "abc"}, small_channels, "max_bad_samples must be .*got 'abc'"),
+        (
+            {"max_bad_samples": "abc"},
+            small_channels,
+            "max_bad_samples: expected a count .*got 'abc'",
+        ),
         ({"num_layers": 32}, with_model, "backbone resnet20, the job resnet32"),
         ({"use_pretrained_model": 1}, small_channels, "no pretrained weights for resnet20"),
         ({}, small_channels | {"model": small_channels["train"]}, "expected an artifact"),

@@ -1,7 +1,7 @@
 """The order of samples: a function of (seed, epoch, rank) and nothing else.
 
 In: how many samples there are. Out: the indices that one rank reads, in order. Every rank computes
-the same global permutation and takes its own part, so no sample is read twice or left out.
+the same global permutation and takes its own share, so no sample is read twice or left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _ORDER, _AUGMENTATION, _MIXING, _BALANCE = range(4)  # separate streams of rando
 def epoch_order(
     count: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, shuffle: bool = True
 ) -> IntArray:
-    """int64 indices, 0 to count − 1, that `rank` reads in `epoch`.
+    """Return the int64 indices, 0 to count − 1, that `rank` reads in `epoch`.
 
-    Every sample is read exactly once over all ranks; the ranks' numbers differ by at most one.
+    The ranks together read every sample exactly once; their counts differ by at most one.
 
     Args:
         count: samples in all.
@@ -37,11 +37,10 @@ def epoch_order(
 def balanced_order(
     class_indices: IntArray, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> IntArray:
-    """As `epoch_order`, but with every class equally often, within one sample.
+    """As `epoch_order`, but with every class equally often, give or take one sample.
 
-    An epoch has as many samples as without balance: of large classes some are left out, others in
-    each epoch, and small ones are repeated, each sample as often as any other of its class, within
-    one.
+    An epoch keeps its number of samples: it leaves out some samples of large classes, others in
+    each epoch, and repeats those of small classes, all equally often, give or take one.
 
     Args:
         class_indices: int64 (count,), the class of every sample.
@@ -50,29 +49,24 @@ def balanced_order(
     generator = _generator(seed, _BALANCE, epoch)
     classes = generator.permutation(np.unique(class_indices))
     count = len(class_indices)
-    parts = []
-    for place, number in enumerate(classes):
-        members = np.flatnonzero(class_indices == number)
-        quota = len(range(place, count, len(classes)))
+    chosen = []
+    for position, class_index in enumerate(classes):
+        members = np.flatnonzero(class_indices == class_index)
+        quota = len(range(position, count, len(classes)))
         rounds = -(-quota // len(members))
         drawn = [generator.permutation(members) for _ in range(rounds)]
-        parts.append(np.concatenate(drawn)[:quota] if drawn else members[:0])
-    order = generator.permutation(np.concatenate(parts))
+        chosen.append(np.concatenate(drawn)[:quota] if drawn else members[:0])
+    order = generator.permutation(np.concatenate(chosen))
     return np.ascontiguousarray(order[rank::world_size], np.int64)
 
 
-def rank_count(count: int, rank: int, world_size: int) -> int:
-    """How many of `count` samples `rank` reads in an epoch."""
-    return len(range(rank, count, world_size))
-
-
 def step_generator(seed: int, epoch: int, rank: int, step: int) -> np.random.Generator:
-    """The generator of one step's augmentation, so that a job can resume at any step."""
+    """The generator for the augmentation of one step, so that a job can resume at any step."""
     return _generator(seed, _AUGMENTATION, epoch, rank, step)
 
 
 def mixing_generator(seed: int, epoch: int, rank: int, step: int) -> np.random.Generator:
-    """The generator that mixes the images of one step."""
+    """The generator for mixup and cutmix in one step."""
     return _generator(seed, _MIXING, epoch, rank, step)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from image_classification.backends.base import World
 from image_classification.contract import process as environment
 from image_classification.errors import UserError
-from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.bad_samples import BadSamples, parse_limit
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
 from image_classification.training.group import ProcessGroup
@@ -89,7 +89,10 @@ def open_loaders(
         on_cpu: whether the engine computes on the CPU.
     """
     count = sum(len(source) for source in inputs.splits.values())
-    bad_samples = BadSamples.allowing(settings.max_bad_samples, count)
+    bad_samples = BadSamples(
+        parse_limit(settings.max_bad_samples, count),
+        "repair or remove them, or allow more with max_bad_samples (a count, or 1%)",
+    )
     loaders = {
         name: loader_of(
             name, source, settings, bad_samples, world, on_cpu=on_cpu, whole=inputs.whole

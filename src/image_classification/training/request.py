@@ -14,8 +14,8 @@ from image_classification.contract.channels import ChannelInput, check_channels,
 from image_classification.contract.interface import Interface, recognize
 from image_classification.contract.paths import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.shared import SharedHyperparameters
-from image_classification.errors import ChannelError, HyperparameterError
-from image_classification.loading.bad_samples import BadSamples
+from image_classification.errors import ChannelError, DataError, HyperparameterError
+from image_classification.loading.bad_samples import parse_limit
 from image_classification.records.tfrecord import require_checksums
 from image_classification.training.engine_start import replaced_backbone, with_given_backbone
 from image_classification.training.settings import Settings, settings_of
@@ -81,7 +81,10 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     check_channels(interface.channels, channels)
     values = with_given_backbone(interface.parse(given), channels.get("model"))
     settings = _settings(values, channels)
-    BadSamples.allowing(settings.max_bad_samples, 0)  # a mistake in it is found before all else
+    try:
+        parse_limit(settings.max_bad_samples, 0)  # finds a mistake in it before anything is read
+    except DataError as error:
+        raise HyperparameterError(f"max_bad_samples: {error}") from error
     if settings.tensorboard:
         require_checksums()  # not after hours of training
     cluster = read_cluster(paths)

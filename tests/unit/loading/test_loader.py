@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_classification.errors import AlgorithmError, DataError, HyperparameterError
+from image_classification.errors import AlgorithmError, DataError
 from image_classification.images.augment import Augmentation
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.preprocessing import Preprocessing, preprocess
-from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.bad_samples import BadSamples, parse_limit
 from image_classification.loading.loader import Loader
 from image_classification.loading.order import epoch_order, step_generator
 from image_classification.loading.sources import Source
@@ -179,7 +179,7 @@ def test_a_batch_of_bad_samples_only_is_empty() -> None:
 
 def test_the_first_bad_sample_ends_the_job_by_name_unless_some_are_allowed() -> None:
     with Loader(Pictures(damaged=(7,)), PREPROCESSING, 5) as loader:
-        with pytest.raises(DataError, match=r"picture-7.jpg: .*truncated.*max_bad_samples"):
+        with pytest.raises(DataError, match=r"picture-7.jpg: .*truncated.*repair or remove"):
             list(loader.epoch(0))
 
 
@@ -198,13 +198,13 @@ def test_more_bad_samples_than_allowed_are_listed_ten_by_name() -> None:
     ("text", "limit"), [("0", 0), ("5", 5), ("1%", 3), ("0.5 %", 1), ("100%", 333), ("0%", 0)]
 )
 def test_the_budget_is_a_count_or_a_share(text: str, limit: int) -> None:
-    assert BadSamples.allowing(text, 333).limit == limit
+    assert parse_limit(text, 333) == limit
 
 
 @pytest.mark.parametrize("text", ["", "-1", "some", "101%", "nan%", "inf%", "1.5", "1_0", "1_0%"])
 def test_an_unreadable_budget_is_refused(text: str) -> None:
-    with pytest.raises(HyperparameterError, match="max_bad_samples"):
-        BadSamples.allowing(text, 100)
+    with pytest.raises(DataError, match='a count such as "5" or a share such as "1%", got'):
+        parse_limit(text, 100)
 
 
 def test_a_batch_stays_as_it_is_until_the_next_is_asked_for() -> None:

@@ -194,7 +194,7 @@ class Settings:
         recipe: training methods that neither built-in has.
         precision: of training steps: auto, float32, bfloat16 or float16.
         compiles: compile training steps.
-        max_bad_samples: a count or a share, as text; see BadSamples.allowing.
+        max_bad_samples: a count or a share, as text; see bad_samples.parse_limit.
         seed: of weights, order and augmentation.
         calibrate: fit a temperature on validation.
         head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
