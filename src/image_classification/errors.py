@@ -7,6 +7,7 @@
     │   ├── DataError              the data set as a whole cannot be used
     │   │   ├── ListError          a line of a list (.lst) is malformed
     │   │   ├── RecordError        a record file or its index is damaged
+    │   │   ├── LabelError         a label is not one that the classes allow
     │   │   └── ImageError         one image cannot be used
     │   │       ├── ImageFormatError     not an image, or a format that is not accepted
     │   │       ├── ImageDamagedError    truncated or corrupt
@@ -56,6 +57,10 @@ class ListError(DataError):
 
 class RecordError(DataError):
     """A record file or its index is damaged; the message has file, offset and record number."""
+
+
+class LabelError(DataError):
+    """Labels contradict what is expected: one class, or a 0 or 1 for each; and how many classes."""
 
 
 class ImageError(DataError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from image_classification.errors import DataError
+from image_classification.errors import LabelError
 from image_classification.labels.label_map import MAX_CLASSES
 from image_classification.samples import UInt8Array
 
@@ -36,7 +36,7 @@ def parse_class_index(value: object) -> int:
     """The class in 3, 3.0, "3", or a vector with a single 1.
 
     Raises:
-        DataError: anything else.
+        LabelError: anything else.
     """
     value = parse_label(value) if isinstance(value, str) else value
     if isinstance(value, list):
@@ -45,9 +45,8 @@ def parse_class_index(value: object) -> int:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if 0 <= value < MAX_CLASSES and value == int(value):
             return int(value)
-    raise DataError(
-        "expected one class (a number from 0, or a vector with a single 1), got "
-        f"{value!r:.100}; several labels an image need multi_label=1"
+    raise LabelError(
+        f"expected one class (a number from 0, or a vector with a single 1), got {value!r:.100}"
     )
 
 
@@ -61,7 +60,7 @@ def parse_multi_hot(value: object, classes: int, label_format: str = "") -> UInt
         label_format: class-id, or multi-hot, which "" stands for as in the built-in.
 
     Raises:
-        DataError: neither, or a class number that is not below `classes`.
+        LabelError: neither, or a class number that is not below `classes`.
     """
     value = parse_label(value) if isinstance(value, str) else value
     if label_format == "class-id":
@@ -76,9 +75,9 @@ def parse_multi_hot(value: object, classes: int, label_format: str = "") -> UInt
             if all(number in (0, 1) for number in value):
                 return np.array([int(number) for number in value], np.uint8)
         expected = f"{classes} values 0 or 1"
-    raise DataError(
-        f"expected {expected} as label (label-format={label_format or 'multi-hot'} in the "
-        f"channel's ContentType), got {value!r:.100}"
+    raise LabelError(
+        f"expected {expected} as a label in the format {label_format or 'multi-hot'}, got "
+        f"{value!r:.100}"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import DataError
+from image_classification.errors import LabelError
 from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import IntArray, Sample, UInt8Array
@@ -30,8 +30,9 @@ class RecordSource(Source):
 
     Raises:
         RecordError: a file or its index is damaged.
-        DataError: a label is no class index (a whole number from 0), or there are several; with
-            `is_multi_label` there is one, another number than elsewhere, or another than 0 and 1.
+        LabelError: a label is not a class index (a whole number from 0), or a record has several;
+            with `is_multi_label`, a record has one label, a different number of labels than the
+            others, or a label that is not 0 or 1.
     """
 
     def __init__(self, paths: Sequence[Path], *, is_multi_label: bool = False) -> None:
@@ -108,16 +109,16 @@ def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
     flags = shard.record_headers["flag"]
     wrong = np.flatnonzero((flags != width) | (flags < 1))
     if len(wrong):
-        raise DataError(
+        raise LabelError(
             f"{shard.path}: expected {max(width, 1)} labels (a 0 or 1 for every class) in every "
             f"record, got {flags[wrong[0]] or 'one class number'} in record {wrong[0]} "
-            f"({len(wrong)} such records); pack with --pack-label, or set multi_label=0"
+            f"({len(wrong)} such records); pack all labels (--pack-label)"
         )
     rows = shard.record_label_rows(width)
     wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
     if len(wrong):
-        raise DataError(
-            f"{shard.path}: expected labels 0 or 1 with multi_label=1, got "
+        raise LabelError(
+            f"{shard.path}: expected labels that are 0 or 1, got "
             f"{rows[wrong[0]].tolist()[:20]} in record {wrong[0]} ({len(wrong)} such records)"
         )
     return rows.astype(np.uint8)
@@ -128,16 +129,15 @@ def _class_indices(shard: RecordFile) -> IntArray:
     flags, labels = shard.record_headers["flag"], shard.record_labels()
     several = np.flatnonzero(flags > 1)
     if len(several):
-        raise DataError(
+        raise LabelError(
             f"{shard.path}: expected one label in every record, got {flags[several[0]]} in record "
-            f"{several[0]} ({len(several)} such records); set multi_label=1, or "
-            "pack without --pack-label"
+            f"{several[0]} ({len(several)} such records); pack without --pack-label"
         )
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**31)))
     if len(wrong):
         first = int(wrong[0])
-        raise DataError(
+        raise LabelError(
             f"{shard.path}: expected class indices (whole numbers from 0) as labels, got "
             f"{labels[first]} in record {first}, id {shard.record_headers['id'][first]} "
             f"({len(wrong)} such records); correct the list and pack it again"

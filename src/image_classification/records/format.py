@@ -27,9 +27,10 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -200,6 +201,39 @@ def follow_record(mapped: Mapped, start: int) -> list[tuple[int, int]]:
         position = padded(end)
         if position >= len(mapped):
             raise PartDamage(position, "the file ends before the last part of this record")
+
+
+def read_stream(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield the payload of every record, to the end of a stream that cannot be sought.
+
+    Raises (while iterating):
+        RecordError: broken framing, or the stream ends inside a record; with byte and record.
+    """
+    position = number = 0
+    pieces: list[bytes] = []
+    while head := stream.read(PART_HEADER.size):
+        where = f"{name}: damaged at byte {position}, record {number}"
+        if len(head) < PART_HEADER.size:
+            raise RecordError(f"{where}: the stream ends inside a record's header")
+        magic, word = PART_HEADER.unpack(head)
+        if magic != RECORD_MAGIC:
+            raise RecordError(
+                f"{where}: expected the magic {MAGIC_BYTES.hex()}, got {head[:4].hex()}: the "
+                "stream must hold RecordIO records"
+            )
+        kind, length = word >> LENGTH_BITS, word & LENGTH_MASK
+        if kind not in ((MIDDLE, LAST) if pieces else (WHOLE, FIRST)):
+            raise RecordError(f"{where}: a part of kind {kind} is out of order")
+        piece = stream.read(length)
+        if len(piece) < length:
+            raise RecordError(f"{where}: expected {length} bytes, got {len(piece)} to the end")
+        position += len(head) + length + len(stream.read(-length % 4))
+        pieces.append(piece)
+        if kind in (WHOLE, LAST):
+            yield MAGIC_BYTES.join(pieces)
+            pieces, number = [], number + 1
+    if pieces:
+        raise RecordError(f"{name}: the stream ends before the last part of record {number}")
 
 
 def _read_part(mapped: Mapped, position: int) -> tuple[int, int, int]:

@@ -13,21 +13,28 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_classification.contract.channels import MODEL_CHANNEL, ChannelInput
-from image_classification.errors import ChannelError, DataError, ListError
+from image_classification.errors import (
+    ChannelError,
+    DataError,
+    LabelError,
+    ListError,
+    RecordError,
+)
 from image_classification.inventory import assemble
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import read_list
-from image_classification.loading.pipe import PATIENCE_SECONDS, StreamSource, open_fifo
+from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
 from image_classification.loading.sources import FolderSource, ListedSource, Source
-from image_classification.loading.stream import StreamFormat, image_records, read_payloads
-from image_classification.records.format import ImageRecord, pack_image_record
+from image_classification.loading.stream import StreamFormat, StreamSource, image_records
+from image_classification.records.format import ImageRecord, pack_image_record, read_stream
 from image_classification.records.writer import RecordWriter
 from image_classification.samples import UInt8Array
 from image_classification.training.stopping import never
@@ -114,10 +121,42 @@ def open_pipe(
 
     def open_pass(number: int, is_stopped: Callable[[], bool]) -> Iterator[ImageRecord]:
         path = channel.path.with_name(f"{channel.name}_{number}")
-        with open_fifo(path, is_stopped, PATIENCE_SECONDS) as stream:
-            yield from image_records(read_payloads(stream, str(path)), str(path), layout)
+        with (
+            open_fifo(path, is_stopped, PATIENCE_SECONDS, _PIPE_REMEDY) as stream,
+            _remedies(_MANIFEST_REMEDY if channel.is_wrapped else _RECORDS_REMEDY),
+        ):
+            records = image_records(read_stream(stream, str(path)), str(path), layout)
+            first = next(records, None)
+            if first is None:
+                raise ChannelError(
+                    f"Unable to start training. Empty pipe in {channel.name} channel"
+                )
+            yield first
+            yield from records
 
     return open_pass
+
+
+_PIPE_REMEDY = (
+    "is the channel in Pipe mode (TrainingInputMode=Pipe), and is there an object below its S3 "
+    "prefix?"
+)
+_RECORDS_REMEDY = (
+    "the pipe must hold record files, or an augmented manifest with RecordWrapperType=RecordIO"
+)
+_MANIFEST_REMEDY = "AttributeNames must name the image and then the label"
+_LABEL_REMEDY = "multi_label, num_classes and label-format (in ContentType) must match the data"
+
+
+@contextmanager
+def _remedies(for_records: str = "") -> Iterator[None]:
+    """Add to an error of the block which settings of the job to look at."""
+    try:
+        yield
+    except LabelError as error:
+        raise LabelError(f"{error}; {_LABEL_REMEDY}") from error
+    except RecordError as error:
+        raise RecordError(f"{error}; {for_records}" if for_records else str(error)) from error
 
 
 def stream_of(
@@ -140,6 +179,7 @@ def stream_of(
         shuffle_bytes=shuffle_bytes,
         is_multi_label=is_multi_label,
         should_stop=should_stop,
+        remedy="num_training_samples announces them",
     )
 
 
@@ -165,8 +205,6 @@ def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) 
             f"channel {channel.name}: its pipe is copied to {tempfile.gettempdir()}, which failed: "
             f"{error.strerror}; give the instance a larger volume, or use File mode"
         ) from error
-    if not len(source):
-        raise ChannelError(f"Unable to start training. Empty pipe in {channel.name} channel")
     source.name = f"channel {channel.name}"
     _logger.info("The channel '%s' came through a pipe: %d images", channel.name, len(source))
     return source
@@ -319,7 +357,8 @@ def _labels_of_width(channel: ChannelInput, width: int, expected: Expected) -> L
 def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, LabelMap]:
     files = record_files(channel.path)
     _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
-    source = RecordSource(files, is_multi_label=expected.is_multi_label)
+    with _remedies():
+        source = RecordSource(files, is_multi_label=expected.is_multi_label)
     if not len(source):
         raise ChannelError(
             f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"

@@ -20,7 +20,8 @@ from image_classification.errors import ChannelError, HyperparameterError
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.loader import Loader
-from image_classification.loading.pipe import StreamSource
+from image_classification.loading.pipe import open_fifo
+from image_classification.loading.stream import StreamSource
 from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from image_classification.training.inputs import open_inputs
 from image_classification.training.settings import settings_of
@@ -166,7 +167,10 @@ def test_a_short_pipe_is_told_and_its_images_are_used(
     with Loader(source, PREPROCESSING, 4) as loader:
         batches = [list(batch.keys) for batch in loader.epoch(0)]
     assert [len(batch) for batch in batches] == [4, 4, 2, 0, 0, 0, 0, 0]
-    assert "num_training_samples is 30, but the pipe of channel train has 10" in caplog.text
+    assert (
+        "expected 30 samples in a pass of train, but it has 10; epochs are shorter" in caplog.text
+    )
+    assert "num_training_samples" in caplog.text
 
 
 def test_a_long_pipe_is_told_and_closed_before_its_end(
@@ -177,7 +181,7 @@ def test_a_long_pipe_is_told_and_closed_before_its_end(
         assert ids(loader, 0) == list(range(8))
     writers.join()
     assert writers.broken == 1
-    assert "num_training_samples is 8, but the pipe of channel train has more" in caplog.text
+    assert "expected 8 samples in a pass of train, but it has more" in caplog.text
 
 
 def test_a_run_that_stops_in_an_epoch_closes_the_pipe_at_once(writers: Writers) -> None:
@@ -210,6 +214,15 @@ def test_a_pipe_that_appears_later_is_waited_for(writers: Writers) -> None:
         assert ids(loader, 0) == list(range(6))
 
 
+def test_a_pipe_without_a_writer_is_given_up_after_a_while(tmp_path: Path) -> None:
+    with pytest.raises(ChannelError, match=r"train_0 did not appear for 0 s: ask the writer"):
+        open_fifo(tmp_path / "train_0", lambda: False, 0.1, "ask the writer")
+    os.mkfifo(tmp_path / "train_1")
+    with open_fifo(tmp_path / "train_1", lambda: False, 0.1) as stream:
+        with pytest.raises(ChannelError, match=r"train_1 delivered nothing for 0 s"):
+            stream.read(1)
+
+
 Damage = Callable[[bytes], bytes]
 
 
@@ -218,18 +231,18 @@ Damage = Callable[[bytes], bytes]
     [
         (lambda _: b"", "Unable to start training. Empty pipe in train channel"),
         (lambda content: content[:-20], r"damaged at byte \d+, record 9: expected \d+ bytes, got"),
-        (lambda content: content + b"abc", "record 10: the pipe ends inside a record's header"),
+        (lambda content: content + b"abc", "record 10: the stream ends inside a record's header"),
         (
             lambda content: b"JFIF" + content,
             r"record 0: expected the magic 0a23d7ce.*RecordWrapper",
         ),
         (
             lambda content: content + framed(pack_image_record(RecordHeader(7, 3), b"")),
-            "record 10: expected a class from 0 to 1, got 7; num_classes",
+            "record 10: expected a class from 0 to 1, got 7; multi_label, num_classes",
         ),
         (
             lambda content: content + framed(pack_image_record(RecordHeader((1, 0)), b"")),
-            "record 10: expected one label, got 2; set multi_label=1",
+            "record 10: expected one label, got 2; multi_label, num_classes",
         ),
     ],
 )
@@ -291,10 +304,16 @@ def test_several_labels_come_as_vectors_or_as_class_numbers(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pairs(["0", "[1, 1]"]), r"label of image 1: expected one class .*multi_label=1"),
+        (
+            pairs(["0", "[1, 1]"]),
+            r"label of image 1: expected one class .*multi_label, num_classes",
+        ),
         (pairs(["0", "cat"]), r"label of image 1: expected one class .* got 'cat'"),
-        (pairs(["0", "7"]), "label of image 1: expected a class from 0 to 1, got 7"),
-        (pairs(["0"]) + framed(image(1)), "image, number 1, has no label record behind it"),
+        (pairs(["0", "7"]), "label of image 1: expected a class from 0 to 1, got 7.*num_classes"),
+        (
+            pairs(["0"]) + framed(image(1)),
+            "no label record follows the last image, number 1; AttributeNames must",
+        ),
         (framed(b"0") + framed(image(1)), "expected the text of a label"),
     ],
 )
