@@ -3,16 +3,9 @@
 In: the string-to-string map of hyperparameters.json, in every encoding that the SageMaker SDKs
 produce. Out: typed values, or one HyperparameterError with all problems together.
 
-To add a hyperparameter, write one row in a table and read it in one place:
-
-1. Add a row to `SharedHyperparameters` (shared.py): `name = real(default, "Meaning.", 0, 1)`.
-2. Read `values.name` in `training/settings`; mypy knows its type.
-
-Parsing, error messages, the log, `image-classification describe` and docs/hyperparameters.md (run
-`scripts/docs`) follow from the row. A hyperparameter of one built-in only has its row in mxnet.py
-or tensorflow.py, and `SharedHyperparameters` has an `absent(value)` row: the value that jobs of the
-other interface have. Checkpoints store the fields of `Settings`: do not rename them, and add a new
-field that may change between two starts of a job to the list in `training/final_settings.py`.
+To add a hyperparameter, write one row in a table and read it in one place; CONTRIBUTING.md has the
+steps. Parsing, errors, the log, `image-classification describe` and the documentation follow from
+the row.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
-from image_classification.contract import migration
 from image_classification.contract.interface import INTERFACES, Interface
 from image_classification.errors import HyperparameterError
+from tests.conftest import REPOSITORY
 
 MXNET, TENSORFLOW = INTERFACES["mxnet"], INTERFACES["tensorflow"]
 
@@ -154,7 +156,8 @@ def test_the_migration_page_has_every_name_of_the_built_in_and_only_declared_one
     interface = INTERFACES[name]
     table = MXNET_TABLE if name == "mxnet" else TENSORFLOW_TABLE
     declared = {entry.name for entry in interface.hyperparameters}
-    remarks = set(migration.HYPERPARAMETERS[name])
+    reference = runpy.run_path(str(REPOSITORY / "scripts" / "reference.py"))
+    remarks = set(reference["HYPERPARAMETERS"][name])
     assert set(table) <= remarks <= declared
-    assert set(migration.CHANNELS[name]) == {channel.name for channel in interface.channels}
-    assert set(migration.METRICS[name]) <= {metric.name for metric in interface.metrics}
+    assert set(reference["CHANNELS"][name]) == {channel.name for channel in interface.channels}
+    assert set(reference["METRICS"][name]) <= {metric.name for metric in interface.metrics}
