@@ -57,7 +57,7 @@ def test_the_report_is_one_file_without_network_or_script(page: Page, doubtful_j
 
 
 def test_the_report_has_every_section_that_was_promised(page: Page) -> None:
-    for section in ("Epochs", "Confusion", "Top confusions", "Classes", "Surest errors"):
+    for section in ("Epochs", "Confusion", "Top confusions", "Classes", "Most confident mistakes"):
         assert section in page.text
     for section in ("Calibration", "Data", "Unusable images", "Hyperparameters"):
         assert section in page.text

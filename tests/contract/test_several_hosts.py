@@ -154,7 +154,7 @@ def test_a_host_without_a_sample_says_so(
     first.kill()
     first.communicate()
     assert second.returncode == 2
-    assert "this host got no object of it" in log
+    assert "this host received no object" in log
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_after_sigterm_the_channel_test_is_left_out_so_that_the_model_is_written
     process.terminate()
     log = process.communicate(timeout=100)[0]
     assert process.returncode == 0, log
-    assert "Stopping: the channel test is not measured" in log
+    assert "Stopping: the test channel is not measured" in log
     assert "test" not in metrics_of(base)
 
 

@@ -70,7 +70,7 @@ def test_a_job_of_several_labels_serves_sigmoids(
     assert artifact.manifest["calibration"]["temperature"] == 1
     assert "The best epoch was" in done.stdout and "calibrated)" not in done.stdout
     report = (base / "model" / "report.html").read_text()
-    assert "Confusion" not in report and "Surest errors" not in report
+    assert "Confusion" not in report and "Most confident mistakes" not in report
     assert "Of the decisions that the model is 80 % sure of" in report
 
     image = next((small_channels["validation"] / "red").iterdir())

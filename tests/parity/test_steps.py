@@ -12,7 +12,7 @@ import pytest
 from image_classification.backends.base import ModelSpec, Update
 from image_classification.backends.update_rules import RULES
 from image_classification.samples import Batch
-from image_classification.training.step import soft_targets
+from image_classification.training.step import smooth_labels
 from tests.parity.engines import LITE, RESNET, assert_same_change, build, make_batch, pair
 
 Steps = list[tuple[Batch, Update]]
@@ -71,7 +71,7 @@ def test_an_optimizer_updates_every_kind_of_parameter(subject: str, name: str) -
 
 def smoothed(batch: Batch) -> Batch:
     classes = batch.targets.argmax(1)
-    return dataclasses.replace(batch, targets=soft_targets(classes, 4, smoothing=0.2))
+    return dataclasses.replace(batch, targets=smooth_labels(classes, 4, smoothing=0.2))
 
 
 def weighed(batch: Batch) -> Batch:

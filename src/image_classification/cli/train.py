@@ -76,7 +76,7 @@ def run(namespace: argparse.Namespace) -> int:
             return run_script(paths, given, script)
         from image_classification.training.stopping import stop_on_sigterm
 
-        with stop_on_sigterm() as should_stop:  # before the imports that take long
+        with stop_on_sigterm() as stop:  # before the imports that take long
             from image_classification.training.group import run_in_processes
 
             code = run_in_processes(paths, overrides, _command(namespace))
@@ -84,7 +84,7 @@ def run(namespace: argparse.Namespace) -> int:
                 return code
             from image_classification.training.job import run_job
 
-            run_job(paths, overrides, should_stop)
+            run_job(paths, overrides, stop)
     except Exception as error:
         return report_failure(error, failure_file)
     return 0

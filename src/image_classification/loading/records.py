@@ -21,9 +21,10 @@ class RecordSource(Source):
     Args:
         paths: the files.
         is_multi_label: whether a record holds a 0 or 1 for every class instead of one class.
+        name: of the source; None takes the names of the files.
 
     Attributes:
-        name: the names of the files.
+        name: of the source.
         class_indices: int64 (len,), the label of every record's header; of several the first, or
             the number of classes where there is none.
         multi_hot: uint8 (len, classes) with `is_multi_label`, else None.
@@ -35,9 +36,11 @@ class RecordSource(Source):
             others, or a label that is not 0 or 1.
     """
 
-    def __init__(self, paths: Sequence[Path], *, is_multi_label: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], *, is_multi_label: bool = False, name: str | None = None
+    ) -> None:
         self._shards: list[RecordFile] = []
-        self.name = _name(paths)
+        self.name = _name(paths) if name is None else name
         try:
             for path in paths:
                 self._shards.append(RecordFile(path))

@@ -67,6 +67,14 @@ class History:
     lost: set[int] = field(default_factory=set)
     metric: str = "accuracy"
 
+    def add(self, record: EpochRecord) -> None:
+        """Append the record of the next epoch."""
+        self.epochs.append(record)
+
+    def lose(self, epoch: int) -> None:
+        """Note that the weights of an epoch no longer exist: it can no longer be the best."""
+        self.lost.add(epoch)
+
     @property
     def accuracies(self) -> list[float]:
         """Validation accuracy of each epoch, or the metric that stands for it."""
@@ -181,7 +189,7 @@ class Checkpoints:
             while (best := (history.best_epoch + 1, 0)) not in {place, (0, 0)}:
                 if self._read(best) is not None:
                     break
-                history.lost.add(history.best_epoch)
+                history.lose(history.best_epoch)
             partial = PartialEpoch(**content["partial"]) if content["partial"] else None
             state = dict(load_file(self._weights_path(place)))
             return Checkpoint(state, history, partial, content["seconds"])

@@ -1,10 +1,11 @@
-"""The settings once the data is known, in the log, and what identifies a job by them."""
+"""The settings once the data is known: complete them, log them, and identify the job by them."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,59 +19,60 @@ from image_classification.loading.sources import Source
 from image_classification.samples import IntArray
 from image_classification.training.inputs import Inputs
 from image_classification.training.request import JobRequest
-from image_classification.training.results import plain
 from image_classification.training.settings import Settings
 
-_LOOKED_AT = 1000  # headers, spread over the records
-_UNIFORM = 0.99  # share of them that must have the same side: a few small originals are usual
+_SAMPLED_HEADERS = 1000  # spread evenly over the records
+_UNIFORM_SHARE = (
+    0.99  # of these headers with the same shorter side: a few small originals are usual
+)
 
 _logger = logging.getLogger(__name__)
 
 
 def resize_of(inputs: Inputs, preprocessing: Preprocessing, backbone: Backbone) -> int | None:
-    """The shorter side in pixels before the crop; None leaves every image as it is.
+    """Return the shorter side in pixels before the crop; None leaves every image as it is.
 
     Raises:
-        ChannelError: some splits are image files, others records, whose sides are not all the same.
+        ChannelError: some splits are image files, others are records of different sizes.
     """
     files = [name for name in inputs.splits if name not in inputs.packed]
     if not inputs.packed:
         side = max(preprocessing.height, preprocessing.width)
         resize = round(side * backbone.resize / backbone.input_size)
-        _logger.info("resize is not set and the channel holds image files: using %d", resize)
+        _logger.info("resize is not set and the data are image files: using %d", resize)
         return resize
     sides = _packed_sides(inputs)
     values, counts = np.unique(sides, return_counts=True)
-    if len(sides) and counts.max() >= _UNIFORM * len(sides):
+    if len(sides) and counts.max() >= _UNIFORM_SHARE * len(sides):
         resize = int(values[counts.argmax()])
         _logger.info(
-            "resize is not set and the records' images have a shorter side of %d pixels: using "
-            "%d, so that a photo that is served is brought to their size",
-            resize,
-            resize,
+            "resize is not set and the images in the records have a shorter side of %d pixels: "
+            "using %d, so that the server resizes photos to the same size",
+            *(resize, resize),
         )
         return resize
     found = (
         f"their shorter sides are {values[0]} to {values[-1]} pixels"
         if len(sides)
-        else ("their sizes are not known before they come through the pipe")
+        else "the sizes of images in a pipe are unknown before training"
     )
     if files:
         raise ChannelError(
             f"{', '.join(files)} holds image files, {', '.join(sorted(inputs.packed))} records, "
-            f"and {found}: set resize to the shorter side that all images shall have before the "
-            "crop, or give all channels in one form"
+            f"and {found}: set resize to the shorter side of all images before the crop, or give "
+            "all channels in one form"
         )
     _logger.warning(
-        "resize is not set and the data are records; %s. Their center is cut out as they are, and "
-        "so is that of a photo that is served: prepare photos like the records, or set resize",
+        "resize is not set and the data are records; %s. Training and serving crop the center of "
+        "each image without resizing it: send photos of the same size as the records, or set "
+        "resize",
         found,
     )
     return None
 
 
 def _packed_sides(inputs: Inputs) -> IntArray:
-    """Shorter sides of images in records: of the training data, else of what can be looked at."""
+    """Return the shorter sides of images in the first split of records that is not a pipe."""
     for name, source in inputs.splits.items():
         if name in inputs.packed and source.is_countable:
             return shorter_sides(source)
@@ -78,13 +80,15 @@ def _packed_sides(inputs: Inputs) -> IntArray:
 
 
 def shorter_sides(source: Source) -> IntArray:
-    """int64 (N,): shorter sides in pixels of up to 1,000 images, spread evenly over the source.
+    """Return int64 (N,), the shorter sides in pixels of up to 1,000 images spread over a source.
 
-    Only headers are read. Images that cannot be read are left out; the loader reports them.
+    It reads only headers, and skips unreadable images: the loader reports them.
     """
-    places = np.unique(np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT), dtype=int))
+    indices = np.unique(
+        np.linspace(0, len(source) - 1, min(len(source), _SAMPLED_HEADERS), dtype=int)
+    )
     sides = []
-    for index in places.tolist():
+    for index in indices.tolist():
         try:
             sides.append(min(read_header(source.read(index).data).upright_size))
         except DataError:
@@ -97,22 +101,22 @@ _MAY_CHANGE = (
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
     *("calibrate", "head", "keep_last_weights", "tensorboard"),
 )
-"""Settings that a job may change when it goes on from its checkpoints."""
+"""Settings that a job may change when it resumes."""
 
 _SHOWN_LABELS = 20
 
 
 def final_settings(settings: Settings, inputs: Inputs) -> Settings:
-    """What the data decides: the `resize` before the crop.
+    """Return the settings with what the data decides: the `resize` before the crop.
 
     Raises:
-        HyperparameterError: the data has not got the classes that the settings need.
-        ChannelError: nothing tells to which size images and records are to be brought.
+        HyperparameterError: the data lacks the classes that the settings need.
+        ChannelError: image files and records without a common size.
     """
     if settings.binary_mode and len(inputs.labels) != 2:
         raise HyperparameterError(
             f"binary_mode=True needs two classes, the data has {len(inputs.labels)}: "
-            f"{', '.join(inputs.labels.names[:20])}; leave binary_mode out"
+            f"{', '.join(inputs.labels.names[:_SHOWN_LABELS])}; leave binary_mode out"
         )
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     preprocessing = replace(settings.preprocessing, max_pixels=max_pixels)
@@ -123,9 +127,9 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
 
 
 def log_settings(request: JobRequest, inputs: Inputs) -> None:
-    """The final configuration, one line a hyperparameter, as the MXNet built-in shows it.
+    """Log the final configuration, one line per hyperparameter, as the MXNet built-in does.
 
-    What the data has decided follows: the classes, and the resize where the job sets none.
+    What the data decides follows: the classes, and the resize if the job does not set it.
     """
     interface = request.interface.name
     _logger.info("Final configuration: %s", json.dumps(request.values.by_name, ensure_ascii=False))
@@ -145,7 +149,10 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
 
 
 def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
-    """What must be equal for a checkpoint to continue this job; the hosts may be others."""
+    """Return what must be equal for a checkpoint to continue this job.
+
+    The number of hosts may change.
+    """
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
     for name in _MAY_CHANGE:
         del values[name]
@@ -155,3 +162,9 @@ def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str,
         "training_samples": inputs.training_samples,
         "validation_samples": len(inputs.validation),
     }
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Return the settings as JSON values."""
+    values: Mapping[str, Any] = asdict(settings) | {"backbone": settings.backbone.name}
+    return dict(json.loads(json.dumps(values, default=str)))

@@ -1,4 +1,4 @@
-"""From channels to sources: what the data is, which classes it has, and what is wrong with it.
+"""Open a job's channels: sources of samples, the label map of all, and errors in the data.
 
 Runs before a framework is imported, so that a mistake in the data fails in the first second.
 """
@@ -17,59 +17,21 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.labels.split import stratified_split
 from image_classification.loading.sources import FolderSource, Source, SubsetSource
 from image_classification.samples import IntArray
+from image_classification.training import sources
 from image_classification.training.settings import Settings
-from image_classification.training.sources import (
-    Expected,
-    copy_of_pipe,
-    given_names,
-    has_records,
-    open_channel,
-    stream_of,
-)
-from image_classification.training.stopping import never
-
-
-def names_for_all_hosts(
-    channels: Mapping[str, ChannelInput], name: str, settings: Settings
-) -> LabelMap | None:
-    """Class names that a host's part of the training channel cannot tell, from validation.
-
-    Raises:
-        ChannelError: this host has no sample, or nothing says how many classes there are.
-    """
-    if not any(path.is_file() for path in channels[name].path.rglob("[!.]*")):
-        raise ChannelError(
-            f"channel {name}: this host got no object of it: with ShardedByS3Key there must be at "
-            "least as many objects as hosts; make more of them (smaller shards), use fewer hosts, "
-            "or set S3DataDistributionType to FullyReplicated"
-        )
-    validation = channels["validation"]
-    if not validation.is_pipe:
-        expected = Expected(settings.classes, None, settings.multi_label)
-        listing = channels.get("validation" + LIST_SUFFIX)
-        source, labels = open_channel(validation, listing, expected)
-        source.close()
-        if isinstance(source, FolderSource):
-            return labels
-    if settings.classes is None:
-        raise ChannelError(
-            f"channel {name}: with ShardedByS3Key no host sees all classes: set num_classes, or "
-            "name them by labels"
-        )
-    return None
-
+from image_classification.training.sources import Expected
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class WholeTraining:
-    """The training samples of all hosts, where each has a part.
+class TrainingTotals:
+    """The training samples of all hosts, if each host has a shard of them.
 
     Attributes:
-        samples: of all of them.
-        most_samples: of the host that has most.
-        class_counts: int64 (classes,).
+        samples: number of all samples.
+        most_samples: number of samples of the host with the largest shard.
+        class_counts: int64 (classes,), samples of each class.
     """
 
     samples: int
@@ -83,10 +45,10 @@ class Inputs:
 
     Attributes:
         training, validation: sources.
-        test: what the final model is measured on, or None.
-        labels: the label map of all.
-        packed: the splits that come as records; the others are image files.
-        whole: of the training data, where `training` is this host's part of it.
+        test: the source that the final model is measured on, or None.
+        labels: the label map of all sources.
+        packed: the splits that are record files; the others are image files.
+        totals: of the training data of all hosts, if `training` is this host's shard.
     """
 
     training: Source
@@ -94,18 +56,18 @@ class Inputs:
     test: Source | None
     labels: LabelMap
     packed: frozenset[str] = frozenset()
-    whole: WholeTraining | None = None
+    totals: TrainingTotals | None = None
 
     @property
     def training_samples(self) -> int:
-        """How many there are, over all hosts."""
-        return len(self.training) if self.whole is None else self.whole.samples
+        """The number of training samples of all hosts."""
+        return len(self.training) if self.totals is None else self.totals.samples
 
     @property
     def splits(self) -> dict[str, Source]:
-        """The sources there are, as train, validation and test."""
-        sources = {"train": self.training, "validation": self.validation}
-        return sources if self.test is None else sources | {"test": self.test}
+        """The sources by name: train, validation and, if there is one, test."""
+        found = {"train": self.training, "validation": self.validation}
+        return found if self.test is None else found | {"test": self.test}
 
 
 def open_inputs(
@@ -113,25 +75,25 @@ def open_inputs(
     settings: Settings,
     channel: str,
     *,
-    is_part: bool = False,
-    should_stop: Callable[[], bool] = never,
+    is_sharded: bool = False,
+    should_stop: Callable[[], bool] = bool,
 ) -> Inputs:
-    """Open the training channel named `channel` and its validation.
+    """Open the training channel named `channel`, and the validation and test data.
 
     Args:
         channels, settings: of the job.
         channel: the training channel's name.
-        is_part: whether each of several hosts has a part of the training channel.
-        should_stop: asked while a training pipe delivers nothing; True ends the pass.
+        is_sharded: whether each of several hosts has a shard of the training channel.
+        should_stop: called while a pipe delivers nothing; True ends the pass.
 
     Raises:
-        ChannelError: a channel without usable data.
-        DataError: damaged data, or class numbers and names that do not fit together.
+        ChannelError: a channel has no usable data.
+        DataError: damaged data, or class numbers that do not match the names.
     """
-    given = given_names(channels, settings.labels, settings.classes)
-    if is_part:
-        given = given or names_for_all_hosts(channels, channel, settings)
-    expected = Expected(settings.classes, given, settings.multi_label, is_part)
+    given = sources.given_names(channels, settings.labels, settings.classes)
+    if is_sharded:
+        given = given or _names_for_all_hosts(channels, channel, settings)
+    expected = Expected(settings.classes, given, settings.multi_label, is_sharded)
     training, labels = _open_training(channels, channel, expected, settings, should_stop)
     expected = Expected(len(labels), labels, settings.multi_label)
     if "validation" in channels:
@@ -139,26 +101,56 @@ def open_inputs(
     else:
         training, validation = _hold_out(training, settings)
     test = _open(channels, "test", expected) if "test" in channels else None
-    sources = {channel: training, "validation": validation} | (
-        {"test": test} if test is not None else {}
-    )
-    for name, source in sources.items():
+    opened = {channel: training, "validation": validation}
+    if test is not None:
+        opened["test"] = test
+    for name, source in opened.items():
         if source.is_countable:
             _check_classes(name, source, labels)
             _log_counts(name, source, labels)
-    if training.is_countable and not is_part:
+    if training.is_countable and not is_sharded:
         _compare_count(len(training), settings.expected_samples)
     return Inputs(training, validation, test, labels, _packed(channels, channel))
 
 
+def _names_for_all_hosts(
+    channels: Mapping[str, ChannelInput], name: str, settings: Settings
+) -> LabelMap | None:
+    """Return the class names from validation: a shard of the training channel may lack classes.
+
+    Raises:
+        ChannelError: this host has no sample, or the number of classes is unknown.
+    """
+    if not any(path.is_file() for path in channels[name].path.rglob("[!.]*")):
+        raise ChannelError(
+            f"channel {name}: this host received no object: ShardedByS3Key needs at least as many "
+            "objects as hosts; make more objects (smaller shards), use fewer hosts, "
+            "or set S3DataDistributionType to FullyReplicated"
+        )
+    validation = channels["validation"]
+    if not validation.is_pipe:
+        expected = Expected(settings.classes, None, settings.multi_label)
+        listing = channels.get("validation" + LIST_SUFFIX)
+        source, labels = sources.open_channel(validation, listing, expected)
+        source.close()
+        if isinstance(source, FolderSource):
+            return labels
+    if settings.classes is None:
+        raise ChannelError(
+            f"channel {name}: with ShardedByS3Key no host sees all classes: set num_classes or "
+            "labels"
+        )
+    return None
+
+
 def _packed(channels: Mapping[str, ChannelInput], training: str) -> frozenset[str]:
-    """The splits that come as records; what is held out of training comes as training does."""
+    """Return the splits that are record files; a held-out split is like the training channel."""
     found = {"train": channels[training], "validation": channels[training]}
     found |= {name: channels[name] for name in ("validation", "test") if name in channels}
     return frozenset(
         split
         for split, channel in found.items()
-        if channel.name + LIST_SUFFIX not in channels and has_records(channel)
+        if channel.name + LIST_SUFFIX not in channels and sources.has_records(channel)
     )
 
 
@@ -171,26 +163,26 @@ def _open_training(
 ) -> tuple[Source, LabelMap]:
     channel = channels[name]
     if not channel.is_pipe:
-        return open_channel(channel, channels.get(name + LIST_SUFFIX), expected)
+        return sources.open_channel(channel, channels.get(name + LIST_SUFFIX), expected)
     if settings.weighted_loss:
         raise ChannelError(
-            f"channel {name}: use_weighted_loss counts the classes before training, which a pipe "
-            "does not allow; use File or FastFile mode"
+            f"channel {name}: use_weighted_loss counts the classes before training, which Pipe "
+            "mode does not allow; use File or FastFile mode"
         )
     recipe = settings.recipe
     if recipe.class_weights or recipe.balanced_sampling:
         raise HyperparameterError(
             f"channel {name}: class_weights and balanced_sampling need the class of every image "
-            "before training, which a pipe does not tell; leave them out, or use File or FastFile "
-            "mode"
+            "before training, which Pipe mode does not allow; leave them out, or use File or "
+            "FastFile mode"
         )
     if settings.expected_samples is None:
         raise ChannelError(
-            f"channel {name}: in Pipe mode nothing can be counted beforehand: set "
+            f"channel {name}: in Pipe mode images cannot be counted before training: set "
             "num_training_samples to the number of training images"
         )
     labels = _labels_of_pipe(name, expected)
-    source = stream_of(
+    source = sources.stream_of(
         channel,
         labels,
         settings.expected_samples,
@@ -205,8 +197,8 @@ def _open_training(
 def _labels_of_pipe(name: str, expected: Expected) -> LabelMap:
     if expected.labels is None and expected.classes is None:
         raise ChannelError(
-            f"channel {name}: in Pipe mode the classes cannot be counted beforehand: set "
-            "num_classes, or labels"
+            f"channel {name}: in Pipe mode classes cannot be counted before training: set "
+            "num_classes or labels"
         )
     return expected.labels or LabelMap.numbered(expected.classes or 0)
 
@@ -214,12 +206,12 @@ def _labels_of_pipe(name: str, expected: Expected) -> LabelMap:
 def _open(channels: Mapping[str, ChannelInput], name: str, expected: Expected) -> Source:
     channel = channels[name]
     if channel.is_pipe and expected.labels is not None:
-        return copy_of_pipe(channel, expected.labels, expected.is_multi_label)
-    return open_channel(channel, channels.get(name + LIST_SUFFIX), expected)[0]
+        return sources.copy_of_pipe(channel, expected.labels, expected.is_multi_label)
+    return sources.open_channel(channel, channels.get(name + LIST_SUFFIX), expected)[0]
 
 
 def class_counts(source: Source, classes: int) -> IntArray:
-    """int64 (classes,): samples of each class, or with each label."""
+    """Return the number of samples with each class: int64 (classes,)."""
     if source.multi_hot is not None:
         return np.asarray(source.multi_hot.sum(axis=0, dtype=np.int64))
     return np.bincount(source.class_indices, minlength=classes)
@@ -242,12 +234,12 @@ def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
     if not ratio or ratio >= 1:
         raise ChannelError(
             "Missing required channel: validation. Give the channel, or set validation_split_ratio "
-            "between 0 and 1 to hold a part of the training images out"
+            "between 0 and 1 to hold out some of the training images"
         )
     if not training.is_countable:
         raise ChannelError(
-            "Missing required channel: validation. Nothing can be held out of a pipe: give the "
-            "channel, or use File or FastFile mode"
+            "Missing required channel: validation. Pipe mode cannot hold out training images: "
+            "give the channel, or use File or FastFile mode"
         )
     kept, held, _ = stratified_split(training.class_indices, (1 - ratio, ratio, 0), settings.seed)
     _logger.info("No validation channel: %d of %d images held out", len(held), len(training))
@@ -259,24 +251,22 @@ def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
 
 def _check_classes(name: str, source: Source, labels: LabelMap) -> None:
     if not len(source):
-        raise ChannelError(f"channel {name}: {source.name} has no image")
+        raise ChannelError(f"channel {name}: {source.name} has no images")
     if source.multi_hot is not None:
-        return  # as wide as the label map, which was checked on opening
+        return  # `open_channel` has compared the width with the label map
     beyond = np.flatnonzero(source.class_indices >= len(labels))
     if len(beyond):
         first = int(beyond[0])
         raise DataError(
             f"channel {name}: {len(beyond)} samples have a class outside 0 to {len(labels) - 1}, "
             f"the first is {source.key(first)} with {int(source.class_indices[first])}; "
-            "num_classes and the class names must be those of the data"
+            "num_classes and the class names must match the data"
         )
 
 
 def _compare_count(found: int, expected: int | None) -> None:
     if expected is not None and expected != found:
         _logger.warning(
-            "num_training_samples is %d, but the training channel has %d images: %d are used",
-            expected,
-            found,
-            found,
+            "num_training_samples is %d, but the training channel has %d images: using all %d",
+            *(expected, found, found),
         )

@@ -1,4 +1,8 @@
-"""What a job says while it trains: the lines of its interface's built-in, and how fast it is."""
+"""The log lines of training: those of the interface's built-in, progress lines, and a heartbeat.
+
+`Journal` writes the lines that metrics are scraped from. `Heartbeat` makes sure that a job that is
+at work never stays silent for longer than MAX_SILENCE_SECONDS.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from contextlib import contextmanager
 
 from image_classification.contract.metrics import LogLines
 from image_classification.training.checkpoint import EpochRecord
-from image_classification.training.report.history import EpochObserver
+from image_classification.training.progress import EpochProgress
 
 MAX_SILENCE_SECONDS = 30.0
 _PACKAGE = "image_classification"
@@ -19,40 +23,40 @@ _logger = logging.getLogger(__name__)
 
 
 class Heartbeat(logging.Handler):
-    """Watches the package's log; as its handler it sees every line.
+    """Logs what the job does when the package's log has been silent for too long.
 
     Args:
-        max_silence: seconds without a line after which one is written.
+        max_silence: seconds without a line before it writes one.
     """
 
     def __init__(self, max_silence: float = MAX_SILENCE_SECONDS) -> None:
         super().__init__()
         self._max_silence = max_silence
         self._last_line = self._began = time.monotonic()
-        self._what: Callable[[], str] = str
+        self._describe: Callable[[], str] = str
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
-        """A line was written."""
+        """Note that a line was written."""
         self._last_line = time.monotonic()
 
-    def now(self, what: str | Callable[[], str]) -> None:
-        """What the job does from here on, or who can say it in words of its own."""
+    def now(self, activity: str | Callable[[], str]) -> None:
+        """Set what the job does from here on, or a function that returns the whole line."""
         self._began = time.monotonic()
-        if isinstance(what, str):
-            self._what = lambda: f"Still {what}, for {time.monotonic() - self._began:.0f} s"
+        if isinstance(activity, str):
+            self._describe = lambda: f"Still {activity}, for {time.monotonic() - self._began:.0f} s"
         else:
-            self._what = what
+            self._describe = activity
 
     @contextmanager
-    def running(self, what: str) -> Iterator[Heartbeat]:
-        """Watch while the block runs, which begins with `what`."""
-        self.now(what)
+    def running(self, activity: str) -> Iterator[Heartbeat]:
+        """Watch the log while the block runs; the block begins with `activity`."""
+        self.now(activity)
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(self._max_silence / 10):
                 if time.monotonic() - self._last_line >= 0.9 * self._max_silence:
-                    _logger.info("%s", self._what())
+                    _logger.info("%s", self._describe())
 
         thread = threading.Thread(target=watch, name="heartbeat", daemon=True)
         package = logging.getLogger(_PACKAGE)
@@ -67,9 +71,11 @@ class Heartbeat(logging.Handler):
 
 
 BATCHES_PER_LINE = 20
-"""The MXNet built-in's Speedometer interval."""
+"""The interval of the MXNet built-in's Speedometer."""
 
-_DUE_SECONDS = 20.0  # of MAX_SILENCE_SECONDS; a step may take the rest
+DUE_SECONDS = 20.0
+"""Seconds without a line after which a step writes one. The rest of MAX_SILENCE_SECONDS is for the
+next step."""
 
 
 class Journal:
@@ -79,84 +85,85 @@ class Journal:
         lines: those of the interface's built-in, from which metrics are scraped.
         epochs: of the whole job.
         steps: of an epoch.
+
+    Attributes:
+        last_line: time of the last progress line, by `time.monotonic`.
     """
 
     def __init__(self, lines: LogLines, epochs: int, steps: int) -> None:
         self._lines = lines
         self._epochs, self._steps = epochs, steps
-        self._epoch = self._step = 0
+        self._epoch = 0
+        self._progress: EpochProgress | None = None
         self._is_validating = False
         self._epoch_seconds: float | None = None  # of the last whole epoch, validation included
-        self._epoch_start = self._last_line = time.monotonic()
-        self.observers: Sequence[EpochObserver] = ()
+        self._epoch_start = self.last_line = time.monotonic()
 
-    def begin_epoch(self, epoch: int, step: int) -> None:
-        """An epoch (0 for the first) begins, or goes on after `step` steps of it."""
-        self._epoch, self._step, self._is_validating = epoch, step, False
+    def begin_epoch(self, progress: EpochProgress) -> None:
+        """Note that an epoch begins or continues."""
+        self._epoch, self._progress, self._is_validating = progress.epoch, progress, False
 
     def begin_validation(self) -> None:
-        """The epoch's training has ended, or was stopped, and its validation begins."""
+        """Note that the epoch's training is complete, or was stopped, and its validation begins."""
         self._is_validating = True
-
-    def is_line_due(self, step: int) -> bool:
-        """Whether `step_line` should be called after `step` (1 for the first)."""
-        self._step = step
-        is_silent = time.monotonic() - self._last_line > _DUE_SECONDS
-        return step % BATCHES_PER_LINE == 0 or is_silent
 
     def step_line(
         self, epoch: int, step: int, rate: float, wait_share: float, train: Mapping[str, float]
     ) -> None:
-        """Within an epoch: speed in images/s, share of time waiting for data, running metrics."""
-        self._epoch = epoch
+        """Write the line within an epoch that is due after `step` (1 for the first).
+
+        Args:
+            epoch, step: where the job is.
+            rate: images per second.
+            wait_share: share (0–1) of the time spent waiting for data.
+            train: running metrics.
+        """
         if step % BATCHES_PER_LINE == 0:
             self._log(self._lines.of_batch(epoch, step, rate, train))
-        if time.monotonic() - self._last_line > _DUE_SECONDS:
-            self._say(
+        if time.monotonic() - self.last_line > DUE_SECONDS:
+            self._log_progress(
                 f"Epoch {epoch + 1}/{self._epochs}, step {step}/{self._steps}, {rate:.1f} "
                 f"images/s, {100 * wait_share:.1f} % of the time waiting for data, about "
                 f"{self._seconds_left(epoch, step):.0f} s left"
             )
 
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
-        """At the end of an epoch: the built-in's lines, then ours with speed and time left."""
+        """Write the built-in's lines of a complete epoch, then ours with speed and time left."""
         seconds, train, validation = record.seconds, record.train, record.validation
         self._log(self._lines.of_epoch(record.epoch, self._steps, seconds, train, validation))
-        self._say(
+        self._log_progress(
             f"Epoch {record.epoch + 1}/{self._epochs} took {seconds:.1f} s: "
             f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f} % of the time "
             f"waiting for data, {100 * record.outside_share:.1f} % outside the training step, "
             f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left"
         )
-        self._epoch, self._step, self._is_validating = record.epoch + 1, 0, False
-        self._epoch_seconds = self._last_line - self._epoch_start
-        self._epoch_start = self._last_line
-        for observe in self.observers:
-            observe(record)
+        self._epoch, self._progress, self._is_validating = record.epoch + 1, None, False
+        self._epoch_seconds = self.last_line - self._epoch_start
+        self._epoch_start = self.last_line
 
     def model_lines(self, parameters: int, trainable: int) -> None:
-        """Before training: the size of the model."""
+        """Write the size of the model, before training."""
         self._log(self._lines.of_model(parameters, trainable))
 
     def duration_lines(self, records: Sequence[EpochRecord]) -> None:
-        """After training: its time."""
+        """Write the time of each epoch, after training."""
         self._log(self._lines.of_durations([record.seconds for record in records]))
 
     def test_lines(self, test: Mapping[str, float], samples: int, seconds: float) -> None:
-        """What the final model reaches on the channel test, and how fast."""
+        """Write the metrics and the speed of the final model on the `test` channel."""
         self._log(self._lines.of_test(test, samples, seconds))
 
     def stop_line(self, reason: str) -> None:
-        """Training ends before its last epoch."""
-        self._say(reason)
+        """Write why training ends before its last epoch."""
+        self._log_progress(reason)
 
     def best_line(self, accuracy: float) -> None:
-        """The built-in's line about a new best epoch."""
+        """Write the built-in's line about a new best epoch."""
         self._log(self._lines.of_best(accuracy))
 
-    def _say(self, line: str) -> None:
+    def _log_progress(self, line: str) -> None:
         _logger.info("%s", line)
-        self._last_line = time.monotonic()
+        self.last_line = time.monotonic()
 
     @staticmethod
     def _log(lines: Sequence[str]) -> None:
@@ -164,39 +171,34 @@ class Journal:
             _logger.info("%s", line)
 
     def _seconds_left(self, epoch: int, step: int) -> float:
-        """From the last whole epoch, or in the first one from its steps so far."""
         elapsed = time.monotonic() - self._epoch_start
         whole = self._epoch_seconds or elapsed * self._steps / max(step, 1)
         return max(whole - elapsed, 0.0) + whole * (self._epochs - epoch - 1)
 
     def still(self) -> str:
-        """What has been running for so long, as far as the steps tell."""
+        """Return the heartbeat's line: what is running, and for how long."""
+        step = self._progress.step if self._progress else 0
         seconds = time.monotonic() - self._epoch_start
         where = f"Epoch {min(self._epoch + 1, self._epochs)}/{self._epochs}, {seconds:.0f} s: "
         if self._is_validating:
             return where + "validating"
-        if self._epoch >= self._epochs or self._step >= self._steps:
+        if self._epoch >= self._epochs or step >= self._steps:
             return where + "saving"
-        return f"{where}step {self._step + 1} of {self._steps} is running"
+        return f"{where}step {step + 1} of {self._steps} is running"
 
 
 class SilentJournal(Journal):
-    """Of the hosts that do not lead: metrics are scraped from every host's log, so one speaks."""
-
-    def is_line_due(self, step: int) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
-        """Nothing."""
+    """Writes nothing: metrics are scraped from every host's log, so only the leader writes them."""
 
     def still(self) -> str:
-        """Where to look."""
         return "Still training with the other hosts; the first one logs how far the job is"
 
-    def _say(self, line: str) -> None:
-        """Nothing."""
+    def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
+        pass
+
+    def _log_progress(self, line: str) -> None:
+        pass
 
     @staticmethod
     def _log(lines: Sequence[str]) -> None:
-        """Nothing."""
+        pass

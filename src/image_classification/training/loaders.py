@@ -1,4 +1,7 @@
-"""The loaders of a job: which split is shuffled and augmented, and with how many threads."""
+"""The loaders of a job, and what several hosts must agree on before they train.
+
+`loader_of` decides which split is shuffled and augmented, and how many threads decode it.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,28 @@ from image_classification.loading.bad_samples import BadSamples, parse_limit
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
 from image_classification.training.group import ProcessGroup
-from image_classification.training.inputs import Inputs, WholeTraining, class_counts
+from image_classification.training.inputs import Inputs, TrainingTotals, class_counts
 from image_classification.training.settings import Settings
 
 
-def agreed(inputs: Inputs, settings: Settings, group: ProcessGroup, *, is_part: bool) -> Inputs:
-    """The inputs that all hosts agree on; of a host that has a part, with what is known of all.
+def agreed(inputs: Inputs, settings: Settings, group: ProcessGroup, *, is_sharded: bool) -> Inputs:
+    """Return the inputs; with sharded training data, with the totals of all hosts.
 
-    Every rank must call this, and all of them raise, so that none waits for the others.
+    Every rank must call this. All of them raise, so that no rank waits for the others.
 
     Raises:
-        UserError: the hosts have other classes, or would prepare images otherwise.
+        UserError: the hosts have different classes or preprocess images differently.
     """
     if group.world.size == 1:
         return inputs
     _check_agreement(inputs, settings, group)
-    return _with_all_parts(inputs, group) if is_part else inputs
+    if not is_sharded:
+        return inputs
+    sizes = group.gathered(len(inputs.training))
+    counts = class_counts(inputs.training, len(inputs.labels)).astype(np.float64)
+    counts = group.engine.all_reduce(counts)
+    totals = TrainingTotals(int(sum(sizes)), int(max(sizes)), counts.astype(np.int64))
+    return replace(inputs, totals=totals)
 
 
 def _check_agreement(inputs: Inputs, settings: Settings, group: ProcessGroup) -> None:
@@ -41,23 +50,15 @@ def _check_agreement(inputs: Inputs, settings: Settings, group: ProcessGroup) ->
     fingerprint = int.from_bytes(hashlib.sha256(content).digest()[:6], "big")  # exact as float64
     if len(set(group.gathered(fingerprint))) > 1:
         raise UserError(
-            f"the hosts of this job do not agree on the classes or on how images are prepared: "
+            f"the hosts of this job do not agree on the classes or on the preprocessing of images: "
             f"this one has {len(names)} classes, {', '.join(names[:20])}, and resize="
             f"{settings.preprocessing.resize}; give every host the same channels, or with "
-            "ShardedByS3Key name the classes by the hyperparameter labels, and set resize"
+            "ShardedByS3Key set the hyperparameters labels and resize"
         )
 
 
-def _with_all_parts(inputs: Inputs, group: ProcessGroup) -> Inputs:
-    own = inputs.training
-    sizes = group.gathered(len(own))
-    counts = group.engine.all_reduce(class_counts(own, len(inputs.labels)).astype(np.float64))
-    whole = WholeTraining(int(sum(sizes)), int(max(sizes)), counts.astype(np.int64))
-    return replace(inputs, whole=whole)
-
-
-def own_seed(seed: int, rank: int) -> int:
-    """A seed for the order of a host's own part, so that hosts do not draw alike."""
+def _shard_seed(seed: int, rank: int) -> int:
+    """Return a seed for the order of a host's shard, so that no two hosts draw alike."""
     return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
 
 
@@ -68,7 +69,7 @@ class Loaders:
     Attributes:
         training, validation: of every job.
         test: None without that channel.
-        bad_samples: that any of them has left out.
+        bad_samples: the samples that the loaders have skipped.
     """
 
     training: Loader
@@ -81,7 +82,7 @@ class Loaders:
 def open_loaders(
     settings: Settings, inputs: Inputs, world: World, *, on_cpu: bool
 ) -> Iterator[Loaders]:
-    """Yield the loaders; they and their sources are closed at the end of the block.
+    """Yield the loaders; the end of the block closes them and their sources.
 
     Args:
         settings, inputs: of the job.
@@ -95,7 +96,7 @@ def open_loaders(
     )
     loaders = {
         name: loader_of(
-            name, source, settings, bad_samples, world, on_cpu=on_cpu, whole=inputs.whole
+            name, source, settings, bad_samples, world, on_cpu=on_cpu, totals=inputs.totals
         )
         for name, source in inputs.splits.items()
     }
@@ -115,16 +116,17 @@ def loader_of(
     world: World,
     *,
     on_cpu: bool,
-    whole: WholeTraining | None = None,
+    totals: TrainingTotals | None = None,
 ) -> Loader:
-    """The loader of `split`; only train is shuffled, augmented and shared among the ranks.
+    """Return the loader of `split`; only train is shuffled, augmented and divided among the ranks.
 
-    Decodes on all CPUs beside a GPU, on few beside an engine on the CPU, which needs them itself.
+    It decodes on all CPUs if the engine runs on a GPU, else on a quarter of them: the engine needs
+    the others.
     """
     cpus = environment.cpu_count()
     is_training = split == "train"
-    is_part = is_training and whole is not None
-    is_shared = is_training and not is_part
+    shards = totals if is_training else None
+    is_shared = is_training and shards is None
     return Loader(
         source,
         settings.preprocessing,
@@ -132,10 +134,10 @@ def loader_of(
         augmentation=settings.augmentation if is_training else None,
         shuffle=is_training,
         balanced=is_training and settings.recipe.balanced_sampling,
-        seed=own_seed(settings.seed, world.rank) if is_part else settings.seed,
+        seed=_shard_seed(settings.seed, world.rank) if shards else settings.seed,
         rank=world.rank if is_shared else 0,
         world_size=world.size if is_shared else 1,
-        most_samples=whole.most_samples if is_part and whole is not None else None,
+        most_samples=shards.most_samples if shards else None,
         threads=max(1, cpus // 4) if on_cpu else cpus,
         bad_samples=bad_samples,
         key_prefix=f"{split}/",

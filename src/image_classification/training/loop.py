@@ -1,63 +1,73 @@
-"""Epochs and steps: batch, step, log, evaluate, keep the best, checkpoint, stop."""
+"""Epochs and steps: batch, step, log, validate, keep the best weights, checkpoint, stop."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classification.backends.base import Engine, State, Update, World
-from image_classification.samples import Batch
-from image_classification.training.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    EpochRecord,
-    History,
-    PartialEpoch,
-    continued_epoch,
-    division_of,
-    newest_checkpoint,
+from image_classification.backends.base import (
+    AVERAGE_PREFIX,
+    WEIGHT_PREFIX,
+    Engine,
+    State,
+    World,
 )
+from image_classification.loading.loader import Loader
+from image_classification.samples import Batch
+from image_classification.training import checkpoint
+from image_classification.training.checkpoint import Checkpoint, EpochRecord, History
 from image_classification.training.evaluation import Outcomes
 from image_classification.training.group import ProcessGroup
-from image_classification.training.progress import (
-    EpochProgress,
-    LastWeights,
-    RunningMetrics,
-    evaluated_weights,
-    last_weights,
-)
-from image_classification.training.step import StepInputs
-from image_classification.training.stopping import JobClock, never
+from image_classification.training.journal import BATCHES_PER_LINE, DUE_SECONDS, Journal
+from image_classification.training.progress import EpochProgress, JobClock, RunningMetrics
+from image_classification.training.settings import Settings
+from image_classification.training.step import Step, StepInputs
 from image_classification.training.validation import Validation, check_finite
 
-if TYPE_CHECKING:
-    from image_classification.loading.loader import Loader
-    from image_classification.training.journal import Journal
-    from image_classification.training.settings import Settings
+EpochObserver = Callable[[History], None]
+"""Is called with the epochs so far after each of them."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LastWeights:
+    """The weights after the last training step.
+
+    Attributes:
+        weights: `weight/<neutral name>` → array.
+        epoch: 0 for the first.
+        cut_after: number of steps in that epoch if a stop cut it short; 0 for a whole epoch.
+    """
+
+    weights: State
+    epoch: int
+    cut_after: int = 0
 
 
 @dataclass
 class Loop:
-    """The training of one engine.
+    """Trains one engine.
 
     Attributes:
         engine: the model and its optimizer.
         settings: of the job.
         classes: width of the head.
         training, validation: loaders.
-        journal: what is logged.
-        checkpoints: where the job can be resumed from.
+        journal: writes the log lines.
+        checkpoints: where the job resumes from.
         world: this process among those that train together; alone by default.
-        should_stop: asked after each step; training then ends with the best epoch so far.
-        is_out_of_time: after a stop, whether a pass that is needed must end with what it has.
+        should_stop: called after each step; True ends training with the best epoch so far.
+        is_out_of_time: called during a validation that is needed after a stop; True ends it with
+            the images seen so far.
         history: the epochs so far; not empty after a resume.
-        best_weights: weights of the best epoch so far.
-        last_weights: weights of the last step, kept by `run` where the settings ask for them.
+        best_weights: of the best epoch so far.
+        last_weights: set by `run` if the settings ask for them.
     """
 
     engine: Engine
@@ -66,41 +76,36 @@ class Loop:
     training: Loader
     validation: Loader
     journal: Journal
-    checkpoints: Checkpoints
+    checkpoints: checkpoint.Checkpoints
     world: World = field(default_factory=World)
-    should_stop: Callable[[], bool] = never
-    is_out_of_time: Callable[[], bool] = never
-    history: History = field(default_factory=History)
+    should_stop: Callable[[], bool] = bool  # bool() is False: nobody stops the job
+    is_out_of_time: Callable[[], bool] = bool
+    history: History = field(init=False)
     best_weights: State = field(default_factory=dict)
     last_weights: LastWeights | None = None
-    _partial: PartialEpoch | None = None
+    _partial: checkpoint.PartialEpoch | None = None
     _clock: JobClock = field(default_factory=JobClock)
+    _is_over: bool = False
     _best_outcomes: Outcomes | None = None
 
     def __post_init__(self) -> None:
-        """What the best epoch is best in."""
-        self.history.metric = self.settings.binary_metric or "accuracy"
-
-    @property
-    def group(self) -> ProcessGroup:
-        """The processes that train together."""
-        return ProcessGroup(self.engine, self.world)
+        self.history = History(metric=self.settings.binary_metric or "accuracy")
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint, if there is one; says whether there was.
+        """Continue from the newest checkpoint; return whether there was one.
 
         Raises:
-            UserError: it is another job's, has more epochs than this job asks for, or is not the
-                same on all hosts.
+            UserError: it belongs to another job, has more epochs than this job, or differs
+                between hosts.
         """
-        found = newest_checkpoint(
-            self.checkpoints, self.history.metric, self.settings.epochs, self.group
+        found = checkpoint.newest_checkpoint(
+            self.checkpoints, self.history.metric, self.settings.epochs, self._group
         )
         if found is None:
             return False
         self.engine.load_state(found.state)
         self.history = found.history
-        self._partial = continued_epoch(found, self._division)
+        self._partial = checkpoint.continued_epoch(found, self._division)
         self._clock = JobClock(found.seconds)
         best = self.history.best_epoch
         if best >= 0:
@@ -109,7 +114,7 @@ class Loop:
             self.best_weights = evaluated_weights(state)
         return True
 
-    def run(self) -> None:
+    def run(self, observers: Sequence[EpochObserver] = ()) -> None:
         """Train to the last epoch or to a stop; the engine ends with the best weights."""
         rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
@@ -117,97 +122,170 @@ class Loop:
                 self.journal.stop_line(rule.reason(self.history.accuracies, self.history.metric))
                 break
             progress = self._begin(epoch)
-            if not self._run_epoch(progress):
+            if not self._run_epoch(progress, observers):
                 break
         if self.settings.keep_last_weights:
-            self.last_weights = last_weights(self.engine.state(), self.history, progress)
+            self.last_weights = self._last_weights(progress)
         if self.best_weights:
             self.engine.load_state(self.best_weights)
 
     def evaluate(self) -> Outcomes:
-        """The validation with the best weights; measured again only if need be."""
+        """Return the outcomes of the best weights on validation, measuring only if necessary."""
         epoch = len(self.history.epochs)
         found = self._best_outcomes or self.outcomes_of(self.validation)
         return found or self._validation.outcomes_in_time(epoch)
 
     def outcomes_of(self, loader: Loader) -> Outcomes | None:
-        """Every sample of a loader once, None if stopped; UserError if numbers are not finite."""
+        """Return the outcomes of all samples of a loader, or None after a stop.
+
+        Raises:
+            UserError: the network's outputs are not finite.
+        """
         epoch = len(self.history.epochs)
         return self._validation.outcomes_of(loader, epoch, self.should_stop)
 
-    def _run_epoch(self, progress: EpochProgress) -> bool:
-        """Train and validate one epoch; whether the job goes on."""
-        self.journal.begin_epoch(progress.epoch, progress.step)
+    def _begin(self, epoch: int) -> EpochProgress:
+        partial, self._partial = self._partial, None
+        metrics = RunningMetrics(*self._validation.extra_metrics)
+        if partial is None:
+            return EpochProgress(epoch, metrics)
+        return EpochProgress.resumed(epoch, metrics, partial, self._group)
+
+    def _run_epoch(self, progress: EpochProgress, observers: Sequence[EpochObserver]) -> bool:
+        """Train and validate one epoch; return whether the job continues."""
+        self.journal.begin_epoch(progress)
         is_whole = self._train(progress)
         if not is_whole:
             self._save(progress)
             if self.history.best_epoch >= 0:
-                return False  # not to be compared with whole epochs; without any it is all there is
-        totals = progress.metrics.totals(self.group)
+                return False  # a partial epoch does not compare with whole ones
+        totals = progress.metrics.totals(self._group)
         check_finite(totals["loss"], progress.epoch)
         record = progress.record(totals, self.training.wait_seconds)
         self.journal.begin_validation()
-        is_needed = self.history.best_epoch < 0  # without an epoch it is all that there will be
+        is_needed = self.history.best_epoch < 0  # without it the job would have no epoch at all
         must_stop = self.should_stop if is_needed else self._must_stop
-        found = self._validation.measure(progress.epoch, self.group, must_stop, is_needed=is_needed)
+        found = self._validation.measure(
+            progress.epoch, self._group, must_stop, is_needed=is_needed
+        )
         if is_whole and not found.is_whole:
             self._save(progress)  # the next start has all of the epoch but its validation
         if not found.metrics:
             return False
         cut_after = 0 if is_whole else progress.step
         record = replace(record, validation=found.metrics, cut_after=cut_after)
-        self.history.epochs.append(record)
+        self.history.add(record)
         epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
+        for observe in observers:
+            observe(self.history)
         return self._keep(record, found.outcomes, is_whole and found.is_whole)
 
-    def _begin(self, epoch: int) -> EpochProgress:
-        partial, self._partial = self._partial, None
-        metrics = RunningMetrics(*self._validation.asked)
-        if partial is None:
-            return EpochProgress(epoch, metrics)
-        return EpochProgress.resumed(epoch, metrics, partial, self.group)
-
     def _train(self, progress: EpochProgress) -> bool:
-        """Train the rest of an epoch; False if the job was asked to stop on the way."""
+        """Train the rest of an epoch; return False if a stop ended it early."""
+        steps = self._inputs.plan(progress.epoch)
         for batch in self.training.epoch(progress.epoch, progress.step):
-            update = self._inputs.update(progress.epoch, progress.step)
-            self._train_step(progress, batch, update)
-            progress.step += 1
-            self._clock.steps_since_save += 1
-            if self.journal.is_line_due(progress.step):
+            step = steps[progress.step]
+            self._train_step(progress, step, batch)
+            progress.end_step()
+            self._clock.count_step()
+            if self._is_line_due(progress):
                 self._log_step(progress)
-            if not update.is_last:
-                continue  # gradients in the making are not part of a checkpoint
-            steps, minutes = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
-            due = self.group.is_leader and self._clock.is_save_due(steps, minutes)
-            signals = self.group.sum({"stop": self._must_stop(), "save": due})
-            if signals["stop"]:
+            if not step.update.is_last:
+                continue  # a checkpoint has no gradients of an unfinished update
+            stop, save = self._signals()
+            if stop:
                 return False
-            if signals["save"]:
+            if save:
                 self._save(progress)
         return True
 
-    def _train_step(self, progress: EpochProgress, batch: Batch, update: Update) -> None:
-        inputs = self._inputs
-        if not len(batch):  # all its samples were bad, or this rank has one step less
+    def _train_step(self, progress: EpochProgress, step: Step, batch: Batch) -> None:
+        if not batch.keys:  # all its samples were bad, or this rank has one step less
             if self.world.size == 1 and self.settings.recipe.accumulate_batches == 1:
                 return
-            batch = inputs.padding()  # the other ranks, or batches of the update, wait for this one
-        progress.learning_rate = inputs.learning_rate(progress.epoch, progress.step)
+            batch = self._inputs.padding()  # other ranks, or batches of the update, wait for it
         class_indices = batch.targets.astype(np.int64)  # a copy: the loader reuses the batch
-        prepared = inputs.prepared(progress.epoch, progress.step, batch, class_indices)
+        prepared = self._inputs.prepared(step, batch, class_indices)
         before = time.perf_counter()
-        result = self.engine.train_step(prepared, progress.learning_rate, update)
-        progress.step_seconds += time.perf_counter() - before
-        kept = int(np.count_nonzero(batch.weights))
-        if kept:
-            progress.metrics.add(result, class_indices)
-        progress.images += kept
+        result = self.engine.train_step(prepared, step.learning_rate, step.update)
+        seconds = time.perf_counter() - before
+        images = np.count_nonzero(batch.weights)
+        progress.add_result(result, class_indices, images, step.learning_rate, seconds)
+
+    def _is_line_due(self, progress: EpochProgress) -> bool:
+        if self.world.rank:
+            return False  # the leader logs
+        is_silent = time.monotonic() - self.journal.last_line > DUE_SECONDS
+        return progress.step % BATCHES_PER_LINE == 0 or is_silent
+
+    def _log_step(self, progress: EpochProgress) -> None:
+        values = progress.metrics.values()
+        wait_share = progress.wait_share(self.training.wait_seconds)
+        rate = progress.images / max(progress.seconds, 1e-9)
+        self.journal.step_line(progress.epoch, progress.step, rate, wait_share, values)
+
+    def _signals(self) -> tuple[bool, bool]:
+        """Return whether to stop, and whether to save a checkpoint; the same on every rank."""
+        steps, minutes = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
+        stop, save = self._must_stop(), self._clock.is_save_due(steps, minutes)
+        if self.world.size == 1:
+            return stop, save
+        signals = self._group.sum({"stop": stop, "save": save and self._group.is_leader})
+        return signals["stop"] > 0, signals["save"] > 0
+
+    def _must_stop(self) -> bool:
+        if self.should_stop() or self._is_over:
+            return True
+        limit = self.settings.max_minutes
+        if limit is not None and self._clock.seconds >= 60 * limit:
+            self._is_over = True
+            _logger.warning(
+                "max_minutes=%g is over: stopping after this step; the best epoch so far is kept",
+                limit,
+            )
+        return self._is_over
+
+    def _save(self, progress: EpochProgress) -> None:
+        """Write a checkpoint within an epoch: the leader, with the metrics of all ranks."""
+        totals = progress.metrics.totals(self._group)
+        check_finite(totals["loss"], progress.epoch)
+        self._clock.restart_save_interval()
+        if self._group.is_leader:
+            partial = progress.partial(totals, self.training.wait_seconds, self._division)
+            state, seconds = self.engine.state(), self._clock.seconds
+            self.checkpoints.save(Checkpoint(state, self.history, partial, seconds))
+
+    def _keep(self, record: EpochRecord, outcomes: Outcomes | None, is_whole: bool) -> bool:
+        """Keep the best weights, write a due checkpoint; return whether the job continues."""
+        state, done = self.engine.state(), record.epoch + 1
+        is_best = self.history.best_epoch == record.epoch
+        if is_best:
+            self.best_weights, self._best_outcomes = evaluated_weights(state), outcomes
+            self.journal.best_line(self.history.accuracies[-1])
+        goes_on = is_whole and not self._group.any(self._must_stop())
+        is_due = done % self.settings.checkpoint_frequency == 0 or done == self.settings.epochs
+        if is_whole and (is_best or is_due or not goes_on):
+            self._clock.restart_save_interval()
+            if self._group.is_leader:
+                self.checkpoints.save(Checkpoint(state, self.history, None, self._clock.seconds))
+        return goes_on
+
+    def _last_weights(self, progress: EpochProgress | None) -> LastWeights:
+        """Return the engine's weights; `progress` is the epoch begun last in this process."""
+        weights = evaluated_weights(self.engine.state())
+        if progress is not None and progress.epoch == len(self.history.epochs):
+            return LastWeights(weights, progress.epoch, progress.step)  # cut short by a stop
+        record = self.history.epochs[-1]
+        return LastWeights(weights, record.epoch, record.cut_after)
 
     @property
     def _division(self) -> str:
-        return division_of(self.world.size, self.training.world_size)
+        return checkpoint.division_of(self.world.size, self.training.world_size)
+
+    @cached_property
+    def _group(self) -> ProcessGroup:
+        return ProcessGroup(self.engine, self.world)
 
     @cached_property
     def _validation(self) -> Validation:
@@ -217,36 +295,10 @@ class Loop:
     def _inputs(self) -> StepInputs:
         return StepInputs(self.settings, self.classes, self.training, self.world)
 
-    def _log_step(self, progress: EpochProgress) -> None:
-        values = progress.metrics.values()
-        wait_share = progress.wait_share(self.training.wait_seconds)
-        rate = progress.images / max(progress.seconds, 1e-9)
-        self.journal.step_line(progress.epoch, progress.step, rate, wait_share, values)
 
-    def _must_stop(self) -> bool:
-        return self.should_stop() or self._clock.is_over(self.settings.max_minutes)
-
-    def _save(self, progress: EpochProgress) -> None:
-        """Write a checkpoint within an epoch; the leader does, with the metrics of all ranks."""
-        totals = progress.metrics.totals(self.group)
-        check_finite(totals["loss"], progress.epoch)
-        self._clock.saved()
-        if self.group.is_leader:
-            partial = progress.partial(totals, self.training.wait_seconds, self._division)
-            state, seconds = self.engine.state(), self._clock.seconds
-            self.checkpoints.save(Checkpoint(state, self.history, partial, seconds))
-
-    def _keep(self, record: EpochRecord, outcomes: Outcomes | None, is_whole: bool) -> bool:
-        """Remember the best weights, write the checkpoint that is due; whether the job goes on."""
-        state, done = self.engine.state(), record.epoch + 1
-        is_best = self.history.best_epoch == record.epoch
-        if is_best:
-            self.best_weights, self._best_outcomes = evaluated_weights(state), outcomes
-            self.journal.best_line(self.history.accuracies[-1])
-        goes_on = is_whole and not self.group.any(self._must_stop())
-        is_due = done % self.settings.checkpoint_frequency == 0 or done == self.settings.epochs
-        if is_whole and (is_best or is_due or not goes_on):
-            self._clock.saved()
-            if self.group.is_leader:
-                self.checkpoints.save(Checkpoint(state, self.history, None, self._clock.seconds))
-        return goes_on
+def evaluated_weights(state: State) -> State:
+    """Return the weights to evaluate and serve: the averaged ones if the state has them."""
+    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
+    if averages:
+        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
+    return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}

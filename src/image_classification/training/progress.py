@@ -1,4 +1,4 @@
-"""The weights that outlive training: which of a state's, and from where in the training."""
+"""How far a job is: its running time, the epoch under way, and the metrics of that epoch so far."""
 
 from __future__ import annotations
 
@@ -8,35 +8,60 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from image_classification.backends.base import AVERAGE_PREFIX, WEIGHT_PREFIX, State, StepResult
+from image_classification.backends.base import StepResult
 from image_classification.samples import FloatArray, IntArray
-from image_classification.training.checkpoint import EpochRecord, History, PartialEpoch
-from image_classification.training.evaluation import (
-    BINARY_METRICS,
-    POSITIVE_CLASS,
-    label_accuracy,
-    metric_names,
-    sigmoid,
-    softmax,
-    top_k_accuracy,
-)
+from image_classification.training import evaluation
+from image_classification.training.checkpoint import EpochRecord, PartialEpoch
 from image_classification.training.group import ProcessGroup
 
 
 @dataclass
-class RunningMetrics:
-    """Sums over samples; results are kept as they come and fetched when a line is due.
+class JobClock:
+    """The running time of a job over all its starts, and the distance to its last checkpoint.
 
-    Each fetch waits for the device.
+    Attributes:
+        seconds_before: running time before this start.
+    """
+
+    seconds_before: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+    _saved: float = field(default_factory=time.monotonic)
+    _steps_since_save: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Running time in seconds, excluding interruptions."""
+        return self.seconds_before + time.monotonic() - self._began
+
+    def count_step(self) -> None:
+        """Count a step since the last checkpoint."""
+        self._steps_since_save += 1
+
+    def is_save_due(self, steps: int | None, minutes: float | None) -> bool:
+        """Return whether this many steps or minutes have passed since the last checkpoint."""
+        by_steps = steps is not None and self._steps_since_save >= steps
+        by_time = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
+        return by_steps or by_time
+
+    def restart_save_interval(self) -> None:
+        """Measure the distance to the next checkpoint from here."""
+        self._steps_since_save, self._saved = 0, time.monotonic()
+
+
+@dataclass
+class RunningMetrics:
+    """Metrics of an epoch under way, as sums over its samples.
+
+    Results stay on the device until a log line is due: fetching them waits for the device.
 
     Attributes:
         top_k: k of the second accuracy, or None.
-        binary_metric: a key of BINARY_METRICS, or None. It is not a mean over samples, so it is
-            computed exactly for each rank and each part of an epoch that was interrupted (the
-            scores of the earlier part are not in a checkpoint) and then averaged over these by
-            their samples.
-        samples: how many were fetched on this rank.
-        fetch_seconds: spent waiting for results, since the process began the epoch.
+        binary_metric: a key of BINARY_METRICS, or None. It is not a mean over samples. Each rank
+            computes it exactly over its own samples; the values are then averaged by the number of
+            samples. So are those of the two parts of an interrupted epoch, because a checkpoint
+            does not hold the scores.
+        samples: number of samples fetched on this rank.
+        fetch_seconds: time spent waiting for results since this process began the epoch.
     """
 
     top_k: int | None
@@ -49,16 +74,16 @@ class RunningMetrics:
     _targets: list[IntArray] = field(default_factory=list)
 
     def restore(self, totals: Mapping[str, float]) -> None:
-        """Go on from `totals`; before the first sample."""
+        """Continue from `totals`; call it before the first sample."""
         self._sums = {name: totals[name] for name in self._names}
         self.samples = round(totals["samples"])
 
     def add(self, result: StepResult, class_indices: IntArray) -> None:
-        """One step's result and its samples' classes: int64 (N,), or multi-hot (N, classes)."""
+        """Add a step's result; its classes are int64 (N,), or multi-hot (N, classes)."""
         self._pending.append((result, class_indices))
 
     def totals(self, group: ProcessGroup | None = None) -> dict[str, float]:
-        """Each metric's sum over the samples, and `samples`: of this rank, or of all of `group`.
+        """Return each metric's sum over the samples, and `samples`: of this rank, or of `group`.
 
         A synchronization point with the device.
         """
@@ -66,18 +91,18 @@ class RunningMetrics:
         totals = {name: self._sums.get(name, 0.0) for name in self._names}
         if self.binary_metric and self._scores:
             targets, scores = np.concatenate(self._targets), np.concatenate(self._scores)
-            value = BINARY_METRICS[self.binary_metric](targets, scores)
+            value = evaluation.BINARY_METRICS[self.binary_metric](targets, scores)
             totals[self.binary_metric] += value * len(targets)
         totals["samples"] = float(self.samples)
         return totals if group is None else group.sum(totals)
 
     def values(self) -> dict[str, float]:
-        """Loss, accuracy and what else is asked for so far, of this rank; waits for the device."""
+        """Return this rank's metrics so far. A synchronization point with the device."""
         return means(self.totals())
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return metric_names(self.top_k, self.binary_metric)
+        return evaluation.metric_names(self.top_k, self.binary_metric)
 
     def _fetch(self) -> None:
         for result, class_indices in self._pending:
@@ -85,25 +110,26 @@ class RunningMetrics:
             loss, logits = result.fetch()
             self.fetch_seconds += time.perf_counter() - before  # the device was still at the step
             count = len(class_indices)
-            found = {"loss": loss}
+            values = {"loss": loss}
             if class_indices.ndim == 2:
-                found["accuracy"] = label_accuracy(class_indices, sigmoid(logits))
+                probabilities = evaluation.sigmoid(logits)
+                values["accuracy"] = evaluation.label_accuracy(class_indices, probabilities)
             else:
-                found["accuracy"] = top_k_accuracy(class_indices, logits)
+                values["accuracy"] = evaluation.top_k_accuracy(class_indices, logits)
             if self.top_k:
-                name = f"top_k_accuracy_{self.top_k}"
-                found[name] = top_k_accuracy(class_indices, logits, self.top_k)
+                accuracy = evaluation.top_k_accuracy(class_indices, logits, self.top_k)
+                values[f"top_k_accuracy_{self.top_k}"] = accuracy
             if self.binary_metric:
-                self._scores.append(softmax(logits)[:, POSITIVE_CLASS])
+                self._scores.append(evaluation.softmax(logits)[:, evaluation.POSITIVE_CLASS])
                 self._targets.append(class_indices)
-            for name, value in found.items():
+            for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value * count
             self.samples += count
         self._pending.clear()
 
 
 def means(totals: Mapping[str, float]) -> dict[str, float]:
-    """Metric name → mean over the samples of `RunningMetrics.totals`; 0 without samples."""
+    """Return the mean over the samples of each metric in `RunningMetrics.totals`; 0 without any."""
     count = max(totals["samples"], 1.0)
     return {name: value / count for name, value in totals.items() if name != "samples"}
 
@@ -114,12 +140,12 @@ class EpochProgress:
 
     Attributes:
         epoch: 0 for the first.
-        metrics: over the samples seen so far.
-        step: steps that are complete.
-        images: samples of these, on this rank.
-        learning_rate: at the last of them.
-        step_seconds: that the engine was called for them, before an interruption too.
-        seconds_before, wait_seconds_before: spent before the process was interrupted.
+        metrics: of the samples seen so far.
+        step: number of complete steps.
+        images: number of samples in these steps, on this rank.
+        learning_rate: at the last of these steps.
+        step_seconds: time spent in calls of the engine, also before an interruption.
+        seconds_before, wait_seconds_before: time spent before an interruption.
     """
 
     epoch: int
@@ -136,7 +162,7 @@ class EpochProgress:
     def resumed(
         cls, epoch: int, metrics: RunningMetrics, partial: PartialEpoch, group: ProcessGroup
     ) -> EpochProgress:
-        """The rest of an interrupted epoch; the leader goes on with the metrics of all ranks."""
+        """Return the rest of an interrupted epoch; the leader carries the metrics of all ranks."""
         if group.is_leader:
             metrics.restore(partial.totals)
         return cls(
@@ -150,20 +176,51 @@ class EpochProgress:
             partial.wait_seconds,
         )
 
+    def add_result(
+        self,
+        result: StepResult,
+        class_indices: IntArray,
+        images: int,
+        learning_rate: float,
+        seconds: float,
+    ) -> None:
+        """Add the engine's result of a step.
+
+        Args:
+            result: as the engine returned it.
+            class_indices: of the batch.
+            images: number of samples in the batch; padding does not count.
+            learning_rate: of the step.
+            seconds: time spent in the call of the engine.
+        """
+        self.learning_rate = learning_rate
+        self.step_seconds += seconds
+        self.images += images
+        if images:
+            self.metrics.add(result, class_indices)
+
+    def end_step(self) -> None:
+        """Count a complete step."""
+        self.step += 1
+
     @property
     def seconds(self) -> float:
-        """Spent on the epoch so far."""
+        """Time spent on the epoch so far."""
         return self.seconds_before + time.monotonic() - self._began
 
     def wait_share(self, wait_seconds: float) -> float:
-        """0–1, the share of the time spent waiting for data, `wait_seconds` by this process."""
+        """Return the share (0–1) of the time spent waiting for data.
+
+        Args:
+            wait_seconds: the waiting time of this process.
+        """
         return (self.wait_seconds_before + wait_seconds) / max(self.seconds, 1e-9)
 
     @property
     def outside_share(self) -> float:
-        """0–1, the share of the time outside the training step: waiting, metrics, logging.
+        """The share (0–1) of the time outside the training step: waiting, metrics, logging.
 
-        Fetching results belongs to the step: the device was still at it.
+        Fetching results belongs to the step: the device is still working on it.
         """
         return max(0.0, 1 - self._in_steps / max(self.seconds, 1e-9))
 
@@ -172,7 +229,7 @@ class EpochProgress:
         return self.step_seconds + self.metrics.fetch_seconds
 
     def record(self, totals: Mapping[str, float], wait_seconds: float) -> EpochRecord:
-        """What the epoch brought up to now; the validation is still to come."""
+        """Return the record of the epoch so far, without its validation."""
         return EpochRecord(
             epoch=self.epoch,
             train=means(totals),
@@ -185,7 +242,7 @@ class EpochProgress:
         )
 
     def partial(self, totals: dict[str, float], wait_seconds: float, division: str) -> PartialEpoch:
-        """What a checkpoint within the epoch says of it."""
+        """Return what a checkpoint within the epoch stores about it."""
         return PartialEpoch(
             self.step,
             totals,
@@ -195,42 +252,3 @@ class EpochProgress:
             self._in_steps,
             division,
         )
-
-
-@dataclass(frozen=True)
-class LastWeights:
-    """The weights that training ended with.
-
-    Attributes:
-        weights: `weight/<neutral name>` → array.
-        epoch: 0 for the first.
-        cut_after: steps of it, where a stop cut it short; 0 for a whole epoch.
-    """
-
-    weights: State
-    epoch: int
-    cut_after: int = 0
-
-
-def evaluated_weights(state: State) -> State:
-    """Those that are evaluated and served: the averaged ones where there are any."""
-    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
-    if averages:
-        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
-    return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}
-
-
-def last_weights(state: State, history: History, progress: EpochProgress | None) -> LastWeights:
-    """Those of an engine's state at the end of training.
-
-    Args:
-        state: of the engine.
-        history: the epochs that count, one at least.
-        progress: of the epoch begun last, which a stop may have kept out of `history`; None where
-            this process began none.
-    """
-    weights = evaluated_weights(state)
-    if progress is not None and progress.epoch == len(history.epochs):
-        return LastWeights(weights, progress.epoch, progress.step)
-    record = history.epochs[-1]
-    return LastWeights(weights, record.epoch, record.cut_after)

@@ -1,11 +1,10 @@
-"""One channel → one source, whatever form its images come in.
+"""Open one channel as a source of samples, with its label map.
 
-    a list in `<name>_lst`  image files that the list names
-    .rec files              records
-    one .manifest file      image files that the augmented manifest names
-    else                    class folders
-
-Channels in Pipe mode are in `pipes`.
+Pipe mode               a stream of records (training), or a copy of it (validation, test)
+a list in `<name>_lst`  the image files that the list names
+.rec files              records
+one .manifest file      the image files that the augmented manifest names
+anything else           class folders
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from image_classification.loading.stream import StreamFormat, StreamSource, imag
 from image_classification.records.format import ImageRecord, pack_image_record, read_stream
 from image_classification.records.writer import RecordWriter
 from image_classification.samples import UInt8Array
-from image_classification.training.stopping import never
 
 _SHOWN = 20  # names in a message
 _logger = logging.getLogger(__name__)
@@ -48,15 +46,15 @@ def given_names(
     hyperparameter: tuple[str, ...] | None,
     classes: int | None,
 ) -> LabelMap | None:
-    """The names that the job or its data give, wherever below a channel a labels.json lies.
+    """Return the class names that the job gives, or a labels.json anywhere in its channels.
 
     Args:
-        channels: the job's channels; that of a model is not looked into.
-        hyperparameter: the names of `labels`, or None.
+        channels: the job's channels; the one named `model` is ignored.
+        hyperparameter: the value of `labels`, or None.
         classes: num_classes, or None.
 
     Raises:
-        DataError: two origins that differ, or another number of names than `classes`.
+        DataError: two origins differ, or the number of names is not `classes`.
     """
     origins: dict[str, LabelMap] = {}
     if hyperparameter is not None:
@@ -73,7 +71,7 @@ def given_names(
             raise DataError(
                 f"the class names contradict each other: {first} has {list(labels.names)[:_SHOWN]},"
                 f" {origin} has {list(other.names)[:_SHOWN]}; the class numbers must mean the same "
-                "everywhere: pack with one label map, or remove the wrong file"
+                "everywhere: pack all data with one label map, or remove the wrong file"
             )
     if classes is not None and classes != len(labels):
         raise DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
@@ -82,9 +80,9 @@ def given_names(
 
 
 def names_of_lists(channel: ChannelInput) -> LabelMap | None:
-    """The names that the `.lst` files beside record files tell: the folders of their images.
+    """Return the folder names in the `.lst` files next to record files as class names.
 
-    None without a list, or where its folders name no classes, as with several labels an image.
+    None if there is no list, or if its folders are not classes, as with multiple labels per image.
     """
     paths = _visible(channel.path, "*.lst")
     try:
@@ -102,7 +100,7 @@ def _read(path: Path) -> LabelMap:
     try:
         return LabelMap.read(path)
     except DataError as error:
-        raise DataError(f"{error}; if it is another program's file, leave it out") from error
+        raise DataError(f"{error}; if another program wrote this file, remove it") from error
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -116,7 +114,10 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 def open_pipe(
     channel: ChannelInput, labels: LabelMap, is_multi_label: bool
 ) -> Callable[[int, Callable[[], bool]], Iterator[ImageRecord]]:
-    """What opens a pass of a channel in Pipe mode: its number, and whether to stop → records."""
+    """Return what opens a pass of a channel in Pipe mode and yields its records.
+
+    Its arguments: the number of the pass, and a function that ends the pass by returning True.
+    """
     layout = StreamFormat(channel.is_wrapped, len(labels), is_multi_label, channel.label_format)
 
     def open_pass(number: int, is_stopped: Callable[[], bool]) -> Iterator[ImageRecord]:
@@ -167,9 +168,9 @@ def stream_of(
     is_multi_label: bool,
     seed: int,
     shuffle_bytes: int,
-    should_stop: Callable[[], bool] = never,
+    should_stop: Callable[[], bool] = bool,
 ) -> StreamSource:
-    """The training channel in Pipe mode; nothing is read yet."""
+    """Return the source of a training channel in Pipe mode; nothing is read yet."""
     _logger.info("The channel '%s' is in pipe input mode under %s.", channel.name, channel.path)
     return StreamSource(
         channel.name,
@@ -184,13 +185,13 @@ def stream_of(
 
 
 def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) -> Source:
-    """The first pass of a channel, kept in an unnamed file on this machine's disk.
+    """Return a source over the first pass of a channel, copied to an unnamed file on disk.
 
     Validation needs the same samples after every epoch, and the report needs them by number. The
-    file goes with the process: it is mapped, and removed at once.
+    file is mapped and removed at once, so that it disappears with the process.
 
     Raises:
-        ChannelError: the pipe is empty or damaged, or the disk too small for it.
+        ChannelError: the pipe is empty or damaged, or the disk is too small.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
@@ -199,14 +200,14 @@ def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) 
                 for record in open_pipe(channel, labels, is_multi_label)(0, lambda: False):
                     payload = pack_image_record(record.header, record.content)
                     writer.write(payload, record.header.id)
-            source = RecordSource([path], is_multi_label=is_multi_label)
+            name = f"channel {channel.name}"
+            source = RecordSource([path], is_multi_label=is_multi_label, name=name)
     except OSError as error:
         raise ChannelError(
-            f"channel {channel.name}: its pipe is copied to {tempfile.gettempdir()}, which failed: "
+            f"channel {channel.name}: copying its pipe to {tempfile.gettempdir()} failed: "
             f"{error.strerror}; give the instance a larger volume, or use File mode"
         ) from error
-    source.name = f"channel {channel.name}"
-    _logger.info("The channel '%s' came through a pipe: %d images", channel.name, len(source))
+    _logger.info("Copied the pipe of channel '%s': %d images", channel.name, len(source))
     return source
 
 
@@ -215,28 +216,33 @@ _RECORD_CONTENT_TYPE = "application/x-recordio"
 
 @dataclass(frozen=True)
 class Expected:
-    """What the job says of its data.
+    """What the job says about its data.
 
     Attributes:
-        classes: how many, or None if the data tells.
-        labels: the names, or None if the data tells.
-        is_multi_label: several labels an image.
-        is_part: whether the channel is this host's part of a larger one, which may lack classes.
+        classes: number of classes, or None to take it from the data.
+        labels: class names, or None to take them from the data.
+        is_multi_label: whether an image may have multiple labels.
+        is_shard: whether the channel is this host's shard, which may lack classes.
     """
 
     classes: int | None
     labels: LabelMap | None
     is_multi_label: bool = False
-    is_part: bool = False
+    is_shard: bool = False
 
 
 def open_channel(
     channel: ChannelInput, listing: ChannelInput | None, expected: Expected
 ) -> tuple[Source, LabelMap]:
-    """The source of a channel that has a folder, and the label map of its class numbers.
+    """Return the source of a channel with a folder, and the label map of its class numbers.
+
+    Args:
+        channel: the channel.
+        listing: the channel of its list, or None.
+        expected: what the job says about the data.
 
     Raises:
-        ChannelError: nothing usable in it.
+        ChannelError: there is nothing usable in it.
         DataError: damaged or contradictory data.
     """
     if listing is not None:
@@ -250,9 +256,10 @@ def open_channel(
     if expected.is_multi_label:
         raise ChannelError(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
-            "give records, a list or a manifest with several labels, or leave multi_label out"
+            "give records, a list or a manifest with multiple labels per image, or leave out "
+            "multi_label"
         )
-    folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_part)
+    folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_shard)
     if expected.classes is not None and len(folder.labels) != expected.classes:
         raise DataError(
             f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
@@ -262,12 +269,12 @@ def open_channel(
 
 
 def record_files(directory: Path) -> list[Path]:
-    """The record files of a channel, in name order; hidden ones are left out."""
+    """Return the record files below a directory in name order, without hidden ones."""
     return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith("."))
 
 
 def has_records(channel: ChannelInput) -> bool:
-    """Whether a channel is read as record files: by its content type, else by what is in it."""
+    """Return whether a channel is read as record files: by its content type, else by its files."""
     if channel.is_pipe:
         return not channel.is_wrapped
     files = record_files(channel.path)
@@ -301,7 +308,7 @@ def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tupl
     _logger.info("Channel %s: %s names %d images", channel.name, listing, len(inventory.entries))
     paths = [entry.path for entry in inventory.entries]
     classes = inventory.class_indices
-    if expected.is_part:  # the list is of all hosts' images
+    if expected.is_shard:  # the list names the images of all hosts
         here = [n for n, path in enumerate(paths) if (channel.path / path).is_file()]
         _logger.info("Channel %s: %d of them are on this host", channel.name, len(here))
         paths, classes = [paths[n] for n in here], classes[here]
@@ -326,13 +333,13 @@ def _open_manifest(
 
 
 def _wide_enough(labels: LabelMap, expected: Expected) -> LabelMap:
-    """Numbers instead of names where the data has fewer classes than the job says."""
+    """Return numbers instead of names if the data has fewer classes than the job says."""
     if expected.classes is None or len(labels) == expected.classes:
         return labels
     if len(labels) > expected.classes:
         raise DataError(
             f"the data has a class {len(labels) - 1}, but num_classes is {expected.classes}; "
-            "num_classes and the class names must be those of the data"
+            "num_classes and the class names must match the data"
         )
     return LabelMap.numbered(expected.classes)
 
@@ -348,8 +355,8 @@ def _labels_of_width(channel: ChannelInput, width: int, expected: Expected) -> L
     classes = len(expected.labels) if expected.labels else expected.classes or width
     if classes != width:
         raise DataError(
-            f"channel {channel.name}: an image has {width} labels 0 or 1, but there are {classes} "
-            "classes; num_classes and the class names must be those of the data"
+            f"channel {channel.name}: an image has {width} labels of 0 or 1, but there are "
+            f"{classes} classes; num_classes and the class names must match the data"
         )
     return expected.labels or _numbered(channel, width)
 
@@ -369,7 +376,7 @@ def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, La
 
 
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
-    """Names from the folders in its lists where they name all classes, else numbers."""
+    """Return the folder names in the channel's lists if they name all classes, else numbers."""
     count = int(source.class_indices.max()) + 1 if classes is None else classes
     labels = names_of_lists(channel)
     if labels is not None and len(labels) == count:
@@ -379,9 +386,8 @@ def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -
 
 def _numbered(channel: ChannelInput, count: int) -> LabelMap:
     _logger.warning(
-        "Channel %s has no %s: classes are named by their numbers; the hyperparameter labels names "
-        "them",
-        channel.name,
-        LABELS_FILE,
+        "Channel %s has no %s: classes are named by their numbers; set the hyperparameter labels "
+        "to name them",
+        *(channel.name, LABELS_FILE),
     )
     return LabelMap.numbered(count)

@@ -1,31 +1,32 @@
-"""What a training step hands to the engine, as numbers: rate, targets, weights, mixed images."""
+"""What a training step hands to the engine: learning rate, targets, weights, mixed images.
+
+Everything is a function of the settings, the epoch and the step (both from 0), so that a job that
+resumes within an epoch continues with the same numbers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from image_classification.backends.base import Update, World
+from image_classification.loading.loader import Loader
 from image_classification.loading.order import mixing_generator
-from image_classification.samples import Batch, FloatArray, IntArray, UInt8Array
-from image_classification.training.mixup import blended, mix
-
-if TYPE_CHECKING:
-    from image_classification.loading.loader import Loader
-    from image_classification.training.settings import Settings
-
+from image_classification.samples import Batch, FloatArray, IntArray
+from image_classification.training.mixup import mix_images, mix_targets
+from image_classification.training.settings import Settings
 
 _BETA = 0.999
 
 
-def soft_targets(
+def smooth_labels(
     class_indices: npt.NDArray[np.integer[Any]], classes: int, smoothing: float = 0.0
 ) -> FloatArray:
-    """Float32 (N, classes); each row adds to 1, but multi-hot rows stay what they are.
+    """Return soft targets, float32 (N, classes); each row adds to 1. Multi-hot rows stay as is.
 
     Args:
         class_indices: int64 (N,), 0 to classes − 1; or multi-hot (N, classes).
@@ -40,13 +41,13 @@ def soft_targets(
 
 
 def class_weights(class_indices: IntArray, classes: int, kind: str) -> FloatArray:
-    """Float32 (classes,) weights of samples by class; their mean over the samples is 1.
+    """Return the weight of each class's samples, float32 (classes,); their mean over samples is 1.
 
     Args:
         class_indices: int64 (N,), of the training samples.
         classes: number of classes; one without a sample has weight 0.
-        kind: "balanced": N / (classes · n), scikit-learn's; "effective": in proportion to
-            (1 − β) / (1 − βⁿ) with β = 0.999, which favors rare classes less, see Cui et al.,
+        kind: "balanced": N / (classes · n), as in scikit-learn; "effective": in proportion to
+            (1 − β) / (1 − βⁿ) with β = 0.999, which favors rare classes less; see Cui et al.,
             "Class-Balanced Loss Based on Effective Number of Samples" (2019).
     """
     counts = np.bincount(class_indices, minlength=classes).astype(np.float64)
@@ -55,9 +56,26 @@ def class_weights(class_indices: IntArray, classes: int, kind: str) -> FloatArra
     return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Step:
+    """One training step, as planned before its epoch begins.
+
+    Attributes:
+        epoch, index: from 0.
+        learning_rate: the rate in the middle of the step, so that a warm-up never wastes a step
+            on rate 0.
+        update: the step's part in an update of the weights; the same on every rank.
+    """
+
+    epoch: int
+    index: int
+    learning_rate: float
+    update: Update
+
+
+@dataclass(frozen=True)
 class StepInputs:
-    """All of it is a function of the settings, the epoch (from 0) and the step (from 0).
+    """Plans the steps of an epoch and prepares their batches.
 
     Attributes:
         settings: of the job.
@@ -70,42 +88,48 @@ class StepInputs:
     classes: int
     loader: Loader
     world: World
-    _epoch: int = -1
-    _step_weights: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
-    def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate in the middle of the step: a warm-up then never wastes a step on rate 0."""
-        return self.settings.schedule.rate(epoch + (step + 0.5) / self.loader.steps)
+    def plan(self, epoch: int) -> list[Step]:
+        """Return the steps of an epoch."""
+        schedule, recipe, count = self.settings.schedule, self.settings.recipe, self.loader.steps
+        weights = self._planned_weights(epoch)
+        return [
+            Step(
+                epoch,
+                index,
+                schedule.rate(epoch + (index + 0.5) / count),
+                recipe.update(epoch, index, weights),
+            )
+            for index in range(count)
+        ]
 
-    def update(self, epoch: int, step: int) -> Update:
-        """How the step takes part in an update; the same on every rank."""
-        if epoch != self._epoch:
-            self._epoch, self._step_weights = epoch, self._planned_weights(epoch)
-        return self.settings.recipe.update(epoch, step, self._step_weights)
-
-    def prepared(self, epoch: int, step: int, batch: Batch, class_indices: IntArray) -> Batch:
-        """With soft targets, class weights and mixed images, which are mixed in place."""
+    def prepared(self, step: Step, batch: Batch, class_indices: IntArray) -> Batch:
+        """Return the batch with soft targets and class weights; its images are mixed in place."""
         recipe, weights = self.settings.recipe, batch.weights
-        targets = soft_targets(class_indices, self.classes, self.settings.label_smoothing)
+        targets = smooth_labels(class_indices, self.classes, self.settings.label_smoothing)
         if self._class_weights is not None:
             weights = weights * self._class_weights[class_indices]
-        if recipe.mixes and len(batch) > 1 and batch.weights.any():
-            generator = mixing_generator(self.settings.seed, epoch, self.world.rank, step)
-            share = mix(batch.images, generator, recipe.mixup_alpha, recipe.cutmix_alpha)
-            targets, weights = blended(targets, weights, share)
+        alphas = (recipe.mixup_alpha, recipe.cutmix_alpha)
+        if any(alphas) and len(batch) > 1 and batch.weights.any():
+            place = (self.settings.seed, step.epoch, self.world.rank, step.index)
+            share = mix_images(batch.images, mixing_generator(*place), *alphas)
+            targets, weights = mix_targets(targets, weights, share)
         return replace(batch, targets=targets, weights=weights)
 
     def padding(self) -> Batch:
-        """Two samples of weight 0: they change neither the weights nor the statistics."""
+        """Return two samples of weight 0: they change neither the weights nor the statistics."""
         like = self.loader.preprocessing
-        images: UInt8Array = np.zeros((2, like.height, like.width, like.channels), np.uint8)
+        images = np.zeros((2, like.height, like.width, like.channels), np.uint8)
         return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
 
     def _planned_weights(self, epoch: int) -> npt.NDArray[np.float64]:
-        """Float64 (steps,), proportional to the weight of each step's samples if none is bad."""
+        """Return float64 (steps,), proportional to the weight of each step's samples.
+
+        Bad samples are not known in advance and count as well.
+        """
         loader = self.loader
         starts = np.arange(loader.steps) * loader.batch_size
-        if self._class_weights is None:  # by the rank that has most
+        if self._class_weights is None:  # those of the rank with the most samples
             return np.diff(starts, append=loader.most_samples).astype(np.float64)
         order = loader.order(epoch, rank=0, world_size=1)  # of all ranks, which take turns in it
         weights = self._class_weights[loader.source.class_indices[order]]

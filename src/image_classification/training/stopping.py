@@ -1,4 +1,4 @@
-"""When training ends before its last epoch: early stopping, SIGTERM, or its time is over."""
+"""Reasons to end training before its last epoch: the early-stopping rule, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 SECONDS_TO_VALIDATE = 60.0
-"""After SIGTERM; the platform kills 120 s after it, and the artifact must be written by then."""
+"""The time for validation after SIGTERM. The platform kills the job 120 s after it; the artifact
+must be written by then."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """The rule.
+    """Stops a job whose validation accuracy no longer improves.
 
     Attributes:
-        patience: epochs without improvement that are tolerated.
-        min_epochs: epochs that must be complete before it may act.
-        relative_tolerance: a gain of at most this share of the best is none (MXNet's rule).
-        absolute_tolerance: a gain of at most this is none (Keras' min_delta).
+        patience: epochs without improvement to tolerate.
+        min_epochs: epochs to complete before the rule applies.
+        relative_tolerance: the smallest gain that counts, as a share of the best accuracy (MXNet).
+        absolute_tolerance: the smallest gain that counts (Keras' `min_delta`).
     """
 
     patience: int
@@ -34,13 +35,13 @@ class EarlyStopping:
     absolute_tolerance: float = 0.0
 
     def is_due(self, accuracies: Sequence[float]) -> bool:
-        """Whether to stop after epochs that reached these validation accuracies, in order."""
-        waited = len(accuracies) - self.counted_from(accuracies) - 1
+        """Return whether to stop after epochs with these validation accuracies, in order."""
+        waited = len(accuracies) - self._last_improvement(accuracies) - 1
         return len(accuracies) >= self.min_epochs and waited >= self.patience
 
     def reason(self, accuracies: Sequence[float], metric: str) -> str:
-        """Why the job ends after these epochs, for the log."""
-        best = self.counted_from(accuracies)
+        """Explain in a log line why the job ends after these epochs."""
+        best = self._last_improvement(accuracies)
         gains = [f"{self.absolute_tolerance:g}"] if self.absolute_tolerance else []
         gains += [f"{100 * self.relative_tolerance:g} %"] if self.relative_tolerance else []
         more = f" by more than {' and '.join(gains)}" if gains else ""
@@ -50,102 +51,54 @@ class EarlyStopping:
             f"{accuracies[best]:.6f}, was better{more} (early_stopping_patience={self.patience})"
         )
 
-    def counted_from(self, accuracies: Sequence[float]) -> int:
-        """The last epoch, 0 for the first, that gained enough on those before; −1 without any."""
-        best, place = float("-inf"), -1
+    def _last_improvement(self, accuracies: Sequence[float]) -> int:
+        """Return the last epoch (from 0) that improved enough on those before it, or −1."""
+        best, improved = float("-inf"), -1
         for epoch, accuracy in enumerate(accuracies):
             margin = self.absolute_tolerance
             if best > 0:
                 margin = max(margin, self.relative_tolerance * best)
             if accuracy > best + (margin if best > float("-inf") else 0.0):
-                best, place = accuracy, epoch
-        return place
+                best, improved = accuracy, epoch
+        return improved
 
 
-@dataclass
-class JobClock:
-    """How long a job has run, over all its starts, and how long ago it was saved.
-
-    Attributes:
-        seconds_before: that it ran before this start.
-        steps_since_save: steps since the last checkpoint, or since this start.
-    """
-
-    seconds_before: float = 0.0
-    steps_since_save: int = 0
-    _began: float = field(default_factory=time.monotonic)
-    _saved: float = field(default_factory=time.monotonic)
-    _is_over: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """That the job has run, interruptions left out."""
-        return self.seconds_before + time.monotonic() - self._began
-
-    def is_over(self, max_minutes: float | None) -> bool:
-        """Whether the job has used up its time; None is never."""
-        if max_minutes is not None and not self._is_over and self.seconds >= 60 * max_minutes:
-            self._is_over = True
-            _logger.warning(
-                "max_minutes=%g is over: stopping after this step; the best epoch so far is kept",
-                max_minutes,
-            )
-        return self._is_over
-
-    def is_save_due(self, steps: int | None, minutes: float | None) -> bool:
-        """Whether a checkpoint within the epoch is due by steps or by minutes."""
-        by_steps = steps is not None and self.steps_since_save >= steps
-        by_time = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
-        return by_steps or by_time
-
-    def saved(self) -> None:
-        """A checkpoint is being written."""
-        self.steps_since_save, self._saved = 0, time.monotonic()
-
-
-def never() -> bool:
-    """What is asked of a job that nobody stops."""
-    return False
-
-
-class StopRequest:
-    """Whether SIGTERM has come, and how much of the time after it is left.
-
-    Attributes:
-        is_training: False until there is something worth saving; SIGTERM then ends the process at
-            once, whatever it waits for.
-    """
+class StopRequest(threading.Event):
+    """Is set when SIGTERM arrives, and knows how much time is left after it."""
 
     def __init__(self) -> None:
-        self.is_training = False
+        super().__init__()
+        self._is_training = False
         self._received: float | None = None
 
-    def __call__(self) -> bool:
-        """Whether SIGTERM has come."""
-        return self._received is not None
+    def begin_training(self) -> None:
+        """From now on SIGTERM sets the event; before, it ends the process at once."""
+        self._is_training = True
 
     def is_out_of_time(self) -> bool:
-        """Whether it came so long ago that nothing but the artifact can be made any more."""
+        """Return whether only the time to write the artifact is left."""
         return self._received is not None and (
             time.monotonic() - self._received >= SECONDS_TO_VALIDATE
         )
 
     def receive(self, _: int, __: FrameType | None) -> None:
-        """The signal handler."""
-        if not self.is_training:
+        """Handle the signal."""
+        if not self._is_training:
             _logger.warning("SIGTERM before training has begun: nothing was written")
             raise SystemExit(0)
         _logger.warning("SIGTERM: stopping after this step; the best epoch so far is kept")
-        self._received = time.monotonic()
+        is_first, self._received = self._received is None, self._received or time.monotonic()
+        if is_first:  # a second signal could interrupt `set`, which holds a lock
+            self.set()
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[StopRequest]:
-    """Yield what says whether SIGTERM has come; the process lives on meanwhile.
+    """Yield a request that SIGTERM sets; the process survives the signal within the block.
 
-    The platform stops a job with SIGTERM and kills it 120 s later. Process 1 of a container has no
-    default action for it, so without a handler it would not even end. Only the main thread of a
-    process can install one; elsewhere the request never comes.
+    Process 1 of a container has no default action for SIGTERM: without a handler it would not end
+    before the platform kills it. Only a process's main thread can install a handler; in another
+    thread the request is never set.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

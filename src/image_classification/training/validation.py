@@ -1,4 +1,4 @@
-"""Passes over data in evaluation mode: every sample once, through the engine."""
+"""Validation: predict each sample of a split once, measure the result, and detect divergence."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from image_classification.backends.base import Engine
 from image_classification.errors import UserError
+from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training.evaluation import (
     Outcomes,
@@ -22,41 +22,37 @@ from image_classification.training.evaluation import (
     softmax,
 )
 from image_classification.training.group import ProcessGroup
+from image_classification.training.settings import Settings
 
-if TYPE_CHECKING:
-    from image_classification.loading.loader import Loader
-    from image_classification.training.settings import Settings
+_logger = logging.getLogger(__name__)
 
 
 def check_finite(loss: float, epoch: int) -> None:
-    """Raise `diverged` if the loss of `epoch` is no finite number."""
+    """Raise the error of `diverged` if the loss of `epoch` is not finite."""
     if not math.isfinite(loss):
         raise diverged(epoch)
 
 
 def diverged(epoch: int) -> UserError:
-    """The error of training that left the finite numbers in `epoch` (0 for the first)."""
+    """Return the error of training whose numbers are no longer finite in `epoch` (from 0)."""
     return UserError(
         f"training diverged in epoch {epoch + 1}: the loss is no longer a finite number; lower "
         "learning_rate, or set warmup_epochs or clip_gradient_norm"
     )
 
 
-_logger = logging.getLogger(__name__)
-
-
 class _StoppedError(Exception):
-    """The job was asked to stop in the middle of a pass."""
+    """The job must stop in the middle of a pass."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a validation pass brought.
+    """The result of a validation pass.
 
     Attributes:
         outcomes: on the leader, if there are metrics.
         metrics: name → value, the same on every rank; empty if the pass was stopped.
-        is_whole: whether every sample was seen.
+        is_whole: whether the pass saw every sample.
     """
 
     outcomes: Outcomes | None
@@ -72,7 +68,8 @@ class Validation:
         engine: the model.
         settings: of the job.
         loader: of the validation data.
-        is_out_of_time: after a stop, whether a pass that is needed must end with what it has.
+        is_out_of_time: called during a pass that is needed after a stop; True ends it with the
+            images seen so far.
     """
 
     engine: Engine
@@ -81,17 +78,17 @@ class Validation:
     is_out_of_time: Callable[[], bool]
 
     @property
-    def asked(self) -> tuple[int | None, str | None]:
-        """The metrics beside loss and accuracy: k of the top-k accuracy, and a binary one."""
+    def extra_metrics(self) -> tuple[int | None, str | None]:
+        """The metrics in addition to loss and accuracy: k of a top-k accuracy, a binary metric."""
         return self.settings.top_k, self.settings.binary_metric
 
     def outcomes_of(
         self, loader: Loader, epoch: int, must_stop: Callable[[], bool]
     ) -> Outcomes | None:
-        """Every sample of a loader once; None if `must_stop` says so meanwhile.
+        """Return the outcomes of all samples of a loader; None if `must_stop` returns True.
 
         Raises:
-            UserError: the network's numbers are no longer finite after `epoch`.
+            UserError: the network's outputs after `epoch` are not finite.
         """
         try:
             return self._outcomes(_until(must_stop, loader.epoch(0)), epoch)
@@ -99,9 +96,9 @@ class Validation:
             return None
 
     def outcomes_in_time(self, epoch: int) -> Outcomes:
-        """As many validation samples as the time after a stop allows.
+        """Return the outcomes of the validation samples that the time after a stop allows.
 
-        They are taken at random: those of a class may lie together.
+        They are a random choice, because the samples of a class may be next to one another.
         """
         batches = _while_in_time(self.is_out_of_time, self.loader.epoch(0, shuffle=True))
         outcomes = self._outcomes(batches, epoch)
@@ -112,12 +109,12 @@ class Validation:
     def measure(
         self, epoch: int, group: ProcessGroup, must_stop: Callable[[], bool], *, is_needed: bool
     ) -> Measured:
-        """The leader's outcomes, and its metrics on all ranks: they must not differ in the best.
+        """Validate on the leader, and give its metrics to all ranks: they must agree on the best.
 
-        If `must_stop` says so meanwhile there are no metrics, unless they are needed: then they are
-        those of `outcomes_in_time`. Every rank must call this.
+        If `must_stop` returns True during the pass there are no metrics, unless they are needed:
+        then they are those of `outcomes_in_time`. Every rank must call this.
         """
-        values, outcomes = dict.fromkeys(metric_names(*self.asked), 0.0), None
+        values, outcomes = dict.fromkeys(metric_names(*self.extra_metrics), 0.0), None
         stopped = 0.0
         if group.is_leader:
             outcomes = self.outcomes_of(self.loader, epoch, must_stop)
@@ -125,7 +122,7 @@ class Validation:
             if outcomes is None and is_needed:
                 outcomes = self.outcomes_in_time(epoch)
             if outcomes is not None:
-                values = metrics_of(outcomes, *self.asked)
+                values = metrics_of(outcomes, *self.extra_metrics)
         values = group.from_leader(values | {"stopped": stopped})
         is_whole = not values.pop("stopped")
         return Measured(outcomes, values if is_whole or is_needed else {}, is_whole)
@@ -147,7 +144,7 @@ def _until(must_stop: Callable[[], bool], batches: Iterator[Batch]) -> Iterator[
 
 
 def _while_in_time(is_out_of_time: Callable[[], bool], batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches until the time is over, but one at least."""
+    """Yield at least one batch, then more until the time is over."""
     for batch in batches:
         yield batch
         if is_out_of_time():

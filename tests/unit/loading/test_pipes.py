@@ -355,10 +355,10 @@ def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
     ("given", "message"),
     [
         ({"num_classes": "2"}, "set num_training_samples"),
-        ({"num_training_samples": "6"}, "set num_classes, or labels"),
+        ({"num_training_samples": "6"}, "set num_classes or labels"),
         (
             {"num_classes": "2", "num_training_samples": "6", "validation_split_ratio": "0.5"},
-            "Nothing can be held out of a pipe",
+            "Pipe mode cannot hold out training images",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_records_without_names_are_numbered(
     records: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert open_job(records).labels.names == ("0", "1")
-    assert "the hyperparameter labels names them" in caplog.text
+    assert "set the hyperparameter labels to name them" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,7 @@ def test_a_labels_file_of_another_program_is_an_error_with_the_remedy(
     records: dict[str, Path],
 ) -> None:
     (records["train"] / "labels.json").write_text('{"classes": ["cat"], "labels": {"a": 0}}')
-    with pytest.raises(
-        DataError, match=r'labels\.json: expected a list under "labels".*leave it out'
-    ):
+    with pytest.raises(DataError, match=r'labels\.json: expected a list under "labels".*remove it'):
         open_job(records)
 
 

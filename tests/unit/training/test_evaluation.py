@@ -11,7 +11,7 @@ from image_classification.training.evaluation import (
     softmax,
     top_k_accuracy,
 )
-from image_classification.training.step import soft_targets
+from image_classification.training.step import smooth_labels
 
 TARGETS = np.array([0, 1, 2, 2])
 SCORES = np.array([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]], np.float32)
@@ -49,6 +49,6 @@ def test_confusions_are_pairs_of_true_and_predicted_class() -> None:
     assert metrics_of(outcomes, 2)["top_k_accuracy_2"] == 0.75
 
 
-def test_soft_targets_add_to_one_and_spread_the_smoothing_over_all_classes() -> None:
-    targets = soft_targets(np.array([2, 0]), 4, 0.2)
+def test_smooth_labels_add_to_one_and_spread_the_smoothing_over_all_classes() -> None:
+    targets = smooth_labels(np.array([2, 0]), 4, 0.2)
     np.testing.assert_allclose(targets, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]])

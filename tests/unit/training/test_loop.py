@@ -399,9 +399,10 @@ def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
         place = {"seed": 3, "rank": rank, "world_size": 2}
         with Loader(source, settings.preprocessing, 2, shuffle=True, **place) as loader:
             inputs = StepInputs(settings, 2, loader, World(rank, 2))
-            shares.append([inputs.update(1, step).share for step in range(loader.steps)])
-            batches = enumerate(loader.epoch(1))
-            prepared = [inputs.prepared(1, step, batch, batch.targets) for step, batch in batches]
+            steps = inputs.plan(1)
+            shares.append([step.update.share for step in steps])
+            batches = zip(steps, loader.epoch(1), strict=True)
+            prepared = [inputs.prepared(step, batch, batch.targets) for step, batch in batches]
             sums.append([float(batch.weights.sum()) for batch in prepared])
     assert shares[0] == shares[1]
     expected = np.sum(sums, axis=0) / np.sum(sums)

@@ -36,7 +36,7 @@ from image_classification.training.evaluation import (
 )
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
-from image_classification.training.step import soft_targets
+from image_classification.training.step import smooth_labels
 from tests.unit.backends.torch_cases import change, make_batch
 
 ROWS = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], np.uint8)
@@ -97,7 +97,7 @@ def test_weights_make_both_sides_of_a_class_equal() -> None:
 
 
 def test_multi_hot_rows_are_their_own_targets() -> None:
-    targets = soft_targets(ROWS.astype(np.int64), 4)
+    targets = smooth_labels(ROWS.astype(np.int64), 4)
     assert targets.dtype == np.float32 and np.array_equal(targets, ROWS)
 
 
@@ -193,7 +193,7 @@ def test_num_classes_must_be_the_width_of_the_records(tmp_path: Path, jpeg: byte
         write_records(tmp_path / name / "x.rec", jpeg, ROWS)
     inputs = open_job(tmp_path, "train", "validation", labels="w,x,y,z")
     assert inputs.labels.names == ("w", "x", "y", "z")
-    with pytest.raises(DataError, match="an image has 4 labels 0 or 1, but there are 3 classes"):
+    with pytest.raises(DataError, match="an image has 4 labels of 0 or 1, but there are 3 classes"):
         open_job(tmp_path, "train", "validation", num_classes=3)
     held_out = open_job(tmp_path, "train", validation_split_ratio=0.5)
     assert held_out.validation.multi_hot is not None

@@ -67,7 +67,7 @@ def test_records_of_many_sizes_stay_as_they_are_with_a_warning(
         write_records(tmp_path / name, [(60, 48), (70, 50)])
     assert resize_of_job(tmp_path) is None
     assert "their shorter sides are 48 to 50 pixels" in caplog.text
-    assert "prepare photos like the records, or set resize" in caplog.text
+    assert "send photos of the same size as the records, or set resize" in caplog.text
 
 
 @pytest.mark.parametrize("packed", ["train", "validation"])

@@ -39,33 +39,32 @@ class Mistake:
     picture: str | None
 
 
-def surest_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
-    """At most MOST_MISTAKES, the surest first; the pictures are read from `source`.
+def confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
+    """Return at most MOST_MISTAKES mistakes, the most confident first; `source` has the pictures.
 
-    None with several labels an image: it is seldom right or wrong as a whole.
+    An image with multiple labels is seldom right or wrong as a whole: there are no mistakes then.
     """
     if outcomes.targets.ndim == 2:
         return []
     predicted = outcomes.probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != outcomes.targets)
-    sureness = outcomes.probabilities[wrong, predicted[wrong]]
-    shown = wrong[np.argsort(-sureness, kind="stable")][:MOST_MISTAKES].tolist()
-    keys = {outcomes.keys[index] for index in shown}
-    places = {source.key(place): place for place in range(len(source)) if keys}
+    confidence = outcomes.probabilities[wrong, predicted[wrong]]
+    shown = wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES].tolist()
+    positions = {source.key(position): position for position in range(len(source)) if shown}
     mistakes = []
     for index in shown:
         row, key = outcomes.probabilities[index], outcomes.keys[index]
         target, answer = int(outcomes.targets[index]), int(predicted[index])
-        picture = _picture(source, places[key]) if key in places else None
+        picture = _picture(source, positions[key]) if key in positions else None
         mistakes.append(
             Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
         )
     return mistakes
 
 
-def _picture(source: Source, place: int) -> str | None:
+def _picture(source: Source, position: int) -> str | None:
     try:
-        return thumbnail_of(source.read(place).data)
+        return thumbnail_of(source.read(position).data)
     except DataError:  # the file is gone by now
         return None
 

@@ -1,4 +1,7 @@
-"""What programs read of each epoch: history.json, and TensorBoard's event file."""
+"""Files about the epochs, for programs: history.json, and TensorBoard's event file.
+
+The event file is TFRecords of TensorFlow's `Event` messages (tensorflow/core/util/event.proto).
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from image_classification.files import write_text
 from image_classification.records.tfrecord import encode_field, encode_varint, frame_tfrecord
-from image_classification.training.checkpoint import EpochRecord, History
+from image_classification.training.checkpoint import History
+from image_classification.training.loop import EpochObserver
 
 _VERSION = b"brain.Event:2"
 _VARINT, _FIXED64, _FIXED32 = 0, 1, 5  # wire types
 
 
 class EventFile:
-    """A new event file in `directory`, which is created; what is written is on disk at once.
+    """A new event file in `directory`, which is created; every write is on disk at once.
 
     Raises:
         UsageError: google-crc32c, which the format's checksums need, is not installed.
@@ -34,7 +38,7 @@ class EventFile:
         self.path.write_bytes(first)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars by tag at `step`, ≥ 0."""
+        """Append scalars by tag at `step`, ≥ 0."""
         summary = b"".join(
             encode_field(
                 1, encode_field(1, tag.encode()) + _key(2, _FIXED32) + struct.pack("<f", v)
@@ -57,34 +61,29 @@ def _key(number: int, wire_type: int) -> bytes:
 HISTORY_FILE = "history.json"
 """Written to output/data after every epoch."""
 
-EpochObserver = Callable[[EpochRecord], None]
-"""Is told of every epoch at its end."""
 
+def history_writer(directory: Path) -> EpochObserver:
+    """Return what writes all epochs so far into HISTORY_FILE, replacing the file each time."""
 
-def history_writer(directory: Path, earlier: History) -> EpochObserver:
-    """Writes all epochs so far, those of `earlier` first, into HISTORY_FILE, whole each time."""
-    records = list(earlier.epochs)
-
-    def write(record: EpochRecord) -> None:
-        records.append(record)
-        epochs = [asdict(one) | {"epoch": one.epoch + 1} for one in records]
+    def write(history: History) -> None:
+        epochs = [asdict(record) | {"epoch": record.epoch + 1} for record in history.epochs]
+        content = {"best_epoch": history.best_epoch + 1, "epochs": epochs}
         directory.mkdir(parents=True, exist_ok=True)
-        best = History(records, metric=earlier.metric).best_epoch + 1
-        content = {"best_epoch": best, "epochs": epochs}
         write_text(directory / HISTORY_FILE, json.dumps(content, indent=1))
 
     return write
 
 
 def tensorboard_writer(directory: Path) -> EpochObserver:
-    """Writes each epoch's numbers as scalars; training and validation share a chart.
+    """Return what appends an epoch's numbers as scalars; training and validation share a chart.
 
     Raises:
         UsageError: google-crc32c is not installed.
     """
     events = EventFile(directory)
 
-    def write(record: EpochRecord) -> None:
+    def write(history: History) -> None:
+        record = history.epochs[-1]
         values = {f"{name}/train": value for name, value in record.train.items()}
         values |= {f"{name}/validation": value for name, value in record.validation.items()}
         values |= {

@@ -178,11 +178,11 @@ def surest_errors(facts: Facts) -> str:
     if facts.is_multi_label:
         return ""
     if not facts.mistakes:
-        return "<h2>Surest errors</h2><p>None.</p>"
+        return "<h2>Most confident mistakes</h2><p>None.</p>"
     figures = "".join(_figure(mistake, facts.labels.names) for mistake in facts.mistakes)
     return (
-        f"<h2>Surest errors</h2><p>The model is wrong here and does not doubt it, the surest first "
-        f"(at most {MOST_MISTAKES}). Look for wrong labels.</p>"
+        f"<h2>Most confident mistakes</h2><p>The model is wrong and confident; the most "
+        f"confident mistakes come first (at most {MOST_MISTAKES}). Look for wrong labels.</p>"
         f'<div class="gallery small">{figures}</div>'
     )
 
