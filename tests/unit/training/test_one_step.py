@@ -33,7 +33,7 @@ MOST = 11
 def listed() -> list[str]:
     text = ARCHITECTURE.read_text("utf-8")
     section = text.partition("## One training step\n")[2].partition("\n## ")[0]
-    return re.findall(r"^\| \d+ \| `([\w/]+)` \|", section, re.MULTILINE)
+    return re.findall(r"^\| \d+ \| `([\w/]+)\.py` \|", section, re.MULTILINE)
 
 
 def modules_of_a_step(**given: str) -> list[str]:
