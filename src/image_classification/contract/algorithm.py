@@ -1,7 +1,7 @@
-"""A CreateAlgorithm request: the declarations of an interface as SageMaker's API wants them.
+"""The CreateAlgorithm request: the declarations of an interface in the form of SageMaker's API.
 
 Shapes, limits and enumerations are those of the service model in botocore
-(`sagemaker/2017-07-24/service-2.json`), against which a test validates what is built here.
+(`sagemaker/2017-07-24/service-2.json`); a test validates the request against it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SERVING_INSTANCES = (
 
 _LARGEST_INTEGER = 2**31 - 1
 _LARGEST_NUMBER = 1e9
-_BOOLEANS = {True: ("True", "true", "1"), False: ("False", "false", "0")}
-"""What the SDKs write: the service compares a value with these before the image sees it."""
+_BOOLEANS = ["True", "true", "1", "False", "false", "0"]
+"""The spellings of the SDKs; the service refuses other values before the image sees them."""
 
 
 def algorithm_request(
@@ -41,13 +41,13 @@ def algorithm_request(
     content_types: Sequence[str],
     response_types: Sequence[str],
 ) -> dict[str, Any]:
-    """The request, as `aws sagemaker create-algorithm --cli-input-json` reads it.
+    """Return the request for `aws sagemaker create-algorithm --cli-input-json`.
 
     Args:
-        interface: whose declarations.
-        name: of the algorithm.
+        interface: the interface of the algorithm.
+        name: the name of the algorithm.
         training_image, serving_image: URIs of the images.
-        content_types, response_types: what the server accepts and answers.
+        content_types, response_types: those of requests to the server and of its answers.
     """
     return {
         "AlgorithmName": name,
@@ -77,7 +77,7 @@ def algorithm_request(
 
 
 def _channel(channel: Channel) -> dict[str, Any]:
-    is_pipe = "Pipe" in channel.input_modes  # there the platform unpacks
+    is_pipe = "Pipe" in channel.input_modes  # in Pipe mode the platform decompresses
     return {
         "Name": channel.name,
         "Description": channel.meaning,
@@ -89,7 +89,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
 
 
 def _hyperparameters(interface: Interface) -> list[dict[str, Any]]:
-    """Every spelling has an entry of its own, because the service refuses names it has not."""
+    """Return an entry for every spelling, because the service refuses undeclared names."""
     return [
         _specification(entry, name, interface)
         for entry in interface.hyperparameters
@@ -110,8 +110,8 @@ def _specification(entry: Hyperparameter[Any], name: str, interface: Interface) 
         specification["Range"] = legal
     if entry.default is None:
         return specification
-    # The service fills in defaults, and cannot be told from the user: with several spellings that
-    # would be two values for one, and a preset would yield to all of them.
+    # The service fills in defaults, and the job cannot tell them from the user's values: with
+    # several spellings it would get two values, and a preset would yield to all of them.
     if entry.aliases or entry.name in depended_on(interface.name):
         specification["Description"] += f" Default: {entry.default}."
     else:
@@ -123,12 +123,9 @@ def _range(entry: Hyperparameter[Any]) -> tuple[str, dict[str, Any]]:
     if entry.kind == "text":
         return "FreeText", {}
     if entry.kind in {"boolean", "categorical"}:
-        values = [str(value) for value in entry.only or entry.choices]
-        if entry.kind == "boolean":
-            honored = [bool(value) for value in entry.only or (True, False)]
-            values = [text for value in honored for text in _BOOLEANS[value]]
+        values = _BOOLEANS if entry.kind == "boolean" else list(entry.only or entry.choices)
         return "Categorical", {"CategoricalParameterRangeSpecification": {"Values": values}}
-    # The service has closed bounds only: it lets an open one through, and the job refuses it.
+    # The service has only closed bounds: it accepts an open bound itself, and the job refuses it.
     lows, highs = (entry.at_least, entry.above), (entry.at_most, entry.below)
     low = next((bound for bound in lows if bound is not None), -_LARGEST_INTEGER)
     high = next((bound for bound in highs if bound is not None), None)

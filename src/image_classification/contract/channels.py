@@ -1,4 +1,4 @@
-"""Channels: the named inputs of a job, as declared by an interface and as found on disk."""
+"""Channels, the named inputs of a job: what an interface declares and what a job has."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ FOLDER_MODES = ("File", "FastFile")
 ALL_MODES = (*FOLDER_MODES, "Pipe")
 LABEL_FORMATS = ("class-id", "multi-hot")
 LIST_SUFFIX = "_lst"
-"""The list of the images in channel `x` comes in the channel `x_lst`."""
+"""The channel `x_lst` holds the list of the images in the channel `x`."""
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A declared channel: its name, whether a job must have it, and what it may contain.
+    """A channel that an interface declares.
 
     Attributes:
         name: its name.
-        required: whether a job fails without it.
-        content_types: what ContentType may be, without parameters; empty: anything.
+        required: a job without it fails.
+        content_types: the legal values of ContentType, without parameters; empty: any value.
         meaning: one sentence for the reference.
-        input_modes: what TrainingInputMode may be.
+        input_modes: the legal values of TrainingInputMode.
     """
 
     name: str
@@ -39,7 +39,7 @@ MODEL_CHANNEL = Channel(
     "model",
     False,
     ("application/x-sagemaker-model",),
-    "model.tar.gz to start from: of an earlier job or of the MXNet built-in, or a SavedModel.",
+    "Start from this model.tar.gz of an earlier job or of the MXNet built-in, or this SavedModel.",
     input_modes=("File",),
 )
 
@@ -50,12 +50,12 @@ class ChannelInput:
 
     Attributes:
         name: its name.
-        path: its folder; of a pipe what its FIFOs' names begin with, before `_<pass>`.
-        content_type: without parameters and in lower case; "" when the job does not say.
-        is_sharded: whether each host sees another part of it (S3DistributionType=ShardedByS3Key).
+        path: its folder; for a pipe, the path of its FIFOs without `_<pass>`.
+        content_type: without parameters and in lower case; "" if the job does not set it.
+        is_sharded: each host has other objects of it (S3DistributionType=ShardedByS3Key).
         mode: File, FastFile or Pipe.
-        label_format: class-id or multi-hot by the parameter of ContentType; "" without.
-        is_wrapped: whether each object is wrapped in a record (RecordWrapperType=RecordIO).
+        label_format: class-id or multi-hot, a parameter of ContentType; "" without it.
+        is_wrapped: each object is wrapped in a record (RecordWrapperType=RecordIO).
     """
 
     name: str
@@ -68,15 +68,15 @@ class ChannelInput:
 
     @property
     def is_pipe(self) -> bool:
-        """Whether it comes as FIFOs and has no folder."""
+        """Whether it is a series of FIFOs instead of a folder."""
         return self.mode == "Pipe"
 
 
 def read_channels(paths: JobPaths) -> dict[str, ChannelInput]:
-    """The job's channels: those of `paths`, of inputdataconfig.json, or the folders there are.
+    """Return the channels of a job: those of `paths`, of inputdataconfig.json, or all folders.
 
     Raises:
-        ChannelError: a channel in an unknown input mode or label format, or without a folder.
+        ChannelError: a channel has an unknown input mode or label format, or no folder.
     """
     if paths.channel_folders:
         given = sorted(paths.channel_folders.items())
@@ -109,9 +109,8 @@ def _configured(name: str, entry: object, paths: JobPaths) -> ChannelInput:
 
 
 def _label_format(name: str, parameters: str) -> str:
-    """The value of label-format; other parameters of a ContentType mean nothing here."""
     for parameter in parameters.split(";"):
-        key, _, value = (part.strip().strip('"') for part in parameter.partition("="))
+        key, _, value = (word.strip().strip('"') for word in parameter.partition("="))
         if key == "label-format":
             if value not in LABEL_FORMATS:
                 raise ChannelError(
@@ -129,10 +128,10 @@ def _existing(name: str, folder: Path) -> Path:
 
 
 def check_channels(declared: Sequence[Channel], given: Mapping[str, ChannelInput]) -> None:
-    """Refuse missing, extra, mistyped and contradictory channels, all problems in one ChannelError.
+    """Refuse missing, extra, mistyped and contradictory channels.
 
     Raises:
-        ChannelError: with every problem, one after the other.
+        ChannelError: lists every problem.
     """
     known = {channel.name: channel for channel in declared}
     problems = [
@@ -152,7 +151,6 @@ def check_channels(declared: Sequence[Channel], given: Mapping[str, ChannelInput
 
 
 def _problems_of(channel: Channel, given: ChannelInput) -> Iterator[str]:
-    """What is wrong with one channel, whatever the others are."""
     allowed = channel.content_types
     if allowed and given.content_type and given.content_type not in allowed:
         yield (
@@ -167,7 +165,7 @@ def _problems_of(channel: Channel, given: ChannelInput) -> Iterator[str]:
     elif given.is_pipe and not given.is_wrapped and "image" in given.content_type:
         yield (
             f"channel {given.name}: images through a pipe need RecordWrapperType=RecordIO and an "
-            "augmented manifest, or nothing says where one ends and which class it has"
+            "augmented manifest, which tell where an image ends and which class it has"
         )
     elif given.is_wrapped and not given.is_pipe:
         yield (
@@ -177,7 +175,6 @@ def _problems_of(channel: Channel, given: ChannelInput) -> Iterator[str]:
 
 
 def _list_problems(given: Mapping[str, ChannelInput]) -> Iterator[str]:
-    """Where channels of images and channels of lists do not fit together."""
     lists = [name for name in given if name.endswith(LIST_SUFFIX)]
     for name in lists:
         images = given.get(name.removesuffix(LIST_SUFFIX))
@@ -186,7 +183,7 @@ def _list_problems(given: Mapping[str, ChannelInput]) -> Iterator[str]:
         elif images.is_pipe or images.content_type == "application/x-recordio":
             yield (
                 f"channel {name}: a list names image files, but channel {images.name} has "
-                f"{'TrainingInputMode=Pipe' if images.is_pipe else 'ContentType of records'}; "
+                f"{'TrainingInputMode=Pipe' if images.is_pipe else 'a ContentType of records'}; "
                 f"leave {name} out, or give {images.name} as image files in File mode"
             )
     if lists and "validation" in given and f"validation{LIST_SUFFIX}" not in given:

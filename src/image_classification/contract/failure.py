@@ -1,4 +1,4 @@
-"""From an exception to what the platform shows: the failure file's first line and the exit code."""
+"""Failure reports: the reason of an exception for the platform, and the exit code."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from image_classification.errors import ImageClassificationError
 
 MAX_REASON_CHARACTERS = 1024
-"""The platform keeps this much of the failure file (DescribeTrainingJob's FailureReason)."""
+"""FailureReason of DescribeTrainingJob keeps this much of the failure file."""
 
 _logger = logging.getLogger(__name__)
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """(one-line reason with its prefix, exit code): 2 for a user's mistake, 1 for our own fault."""
+    """Return the reason in one line with its prefix, and the exit code: 2 if the user can fix it."""
     if isinstance(error, ImageClassificationError):
         prefix, code, text = error.prefix, error.exit_code, str(error)
     elif isinstance(error, MemoryError):
         prefix, code = "ClientError", 2
         text = (
             "out of memory: set a smaller mini_batch_size (batch_size in the tensorflow interface; "
-            "accumulate_batches keeps the update's size), a smaller image_shape or backbone, or "
-            f"use a larger instance. {error}"
+            "accumulate_batches keeps the size of an update), a smaller image_shape or a smaller "
+            f"backbone, or use a larger instance. {error}"
         )
     elif isinstance(error, OSError) and error.errno == 28:
         prefix, code = "ClientError", 2
@@ -38,8 +38,8 @@ def describe(error: BaseException) -> tuple[str, int]:
 def report_failure(error: BaseException, failure_file: Path | None) -> int:
     """Write the reason to standard error and to `failure_file`; return the exit code.
 
-    The reason comes first and alone in the first 1,024 characters; the trace of a fault of ours
-    follows it in the file and goes to the log as one record.
+    The file starts with the reason alone, in 1,024 characters. After it, and in one log record,
+    stands the traceback of an internal error.
     """
     reason, code = describe(error)
     content = reason[: MAX_REASON_CHARACTERS - 1] + "\n"
@@ -53,7 +53,7 @@ def report_failure(error: BaseException, failure_file: Path | None) -> int:
 
 
 def note_failure(error: BaseException, failure_file: Path | None) -> None:
-    """Write the reason to `failure_file` alone: this process may end before it can report it."""
+    """Write only `failure_file`, for a process that can end before it reports the failure."""
     _write(failure_file, describe(error)[0][: MAX_REASON_CHARACTERS - 1] + "\n")
 
 

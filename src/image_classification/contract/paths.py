@@ -1,4 +1,4 @@
-"""Which hosts a job has, which of them this is, and whether each has its own part of an input."""
+"""The files of a job, and its hosts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class JobPaths:
     """The files of a training job.
 
     Attributes:
-        base: the tree's root, `/opt/ml` on SageMaker.
-        channel_folders: channel name → folder; empty: those of the tree.
-        artifact: where the artifact and other results go; None: the tree's model and output/data.
+        base: the root of its tree, `/opt/ml` on SageMaker.
+        channel_folders: channel name → folder; empty: the folders of the tree.
+        artifact: folder of the artifact and other results; None: model and output/data of the tree.
     """
 
     base: Path = DEFAULT_BASE_DIR
@@ -28,42 +28,42 @@ class JobPaths:
 
     @property
     def config(self) -> Path:
-        """hyperparameters.json, inputdataconfig.json, resourceconfig.json."""
+        """The folder of hyperparameters.json, inputdataconfig.json and resourceconfig.json."""
         return self.base / "input" / "config"
 
     @property
     def processing_config(self) -> Path:
-        """resourceconfig.json and processingjobconfig.json of a Processing job."""
+        """The folder of resourceconfig.json and processingjobconfig.json of a Processing job."""
         return self.base / "config"
 
     @property
     def data(self) -> Path:
-        """One folder per channel."""
+        """The folder with one folder per channel."""
         return self.base / "input" / "data"
 
     @property
     def model(self) -> Path:
-        """The artifact; becomes model.tar.gz."""
+        """The folder of the artifact, which SageMaker packs into model.tar.gz."""
         return self.artifact or self.base / "model"
 
     @property
     def output_data(self) -> Path:
-        """Other results; becomes output.tar.gz."""
+        """The folder of other results, which SageMaker packs into output.tar.gz."""
         return self.artifact or self.base / "output" / "data"
 
     @property
     def tensorboard(self) -> Path:
-        """Event files; the platform copies them while the job runs."""
+        """The folder of event files, which the platform copies while the job runs."""
         return (self.artifact or self.base / "output") / "tensorboard"
 
     @property
     def failure(self) -> Path:
-        """The reason of a failure, read by the platform after a non-zero exit."""
+        """The file with the reason of a failure, which the platform reads after a non-zero exit."""
         return self.base / "output" / "failure"
 
     @property
     def checkpoints(self) -> Path | None:
-        """checkpointconfig.json's path, else <base>/checkpoints if it exists, else None."""
+        """The path in checkpointconfig.json, else <base>/checkpoints if it exists, else None."""
         configured = read_json(self.config / "checkpointconfig.json").get("LocalPath")
         if configured:
             return Path(str(configured))
@@ -72,7 +72,7 @@ class JobPaths:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, or {} if there is no such file; a UserError if it is not one."""
+    """Return the JSON object in `path`, or {} if there is no file; else raise a UserError."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -94,21 +94,21 @@ class Cluster:
 
 
 def read_cluster(paths: JobPaths) -> Cluster:
-    """The cluster from resourceconfig.json; one host without it. Unknown keys are ignored."""
+    """Return the cluster in resourceconfig.json, or one host without the file."""
     return _cluster_of(read_json(paths.config / "resourceconfig.json"))
 
 
 def read_processing_cluster(paths: JobPaths) -> Cluster:
-    """The cluster of a Processing job, whose configuration is in `<base>/config`.
+    """Return the cluster of a Processing job, whose configuration is in `<base>/config`.
 
-    Without it, that of a training job that runs our program.
+    Without that folder, it is the cluster of a training job that runs our program.
     """
     config = read_json(paths.processing_config / "resourceconfig.json")
     return _cluster_of(config) if config else read_cluster(paths)
 
 
 def is_sharded_input(paths: JobPaths, folder: Path) -> bool:
-    """Whether a Processing job gives each host its own part of `folder` (ShardedByS3Key)."""
+    """Whether each host of a Processing job has other objects in `folder` (ShardedByS3Key)."""
     inputs = read_json(paths.processing_config / "processingjobconfig.json").get("ProcessingInputs")
     for entry in inputs if isinstance(inputs, list) else []:
         source = entry.get("S3Input") if isinstance(entry, dict) else None

@@ -1,4 +1,4 @@
-"""What this process may use, and what libraries and child processes find in its environment."""
+"""The CPUs and GPUs of this process, and the environment of libraries and child processes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from image_classification.contract.environment import (
-    CPU_COUNT,
-    LOCAL_RANK,
-    LOCAL_WORLD_SIZE,
-    OMP_NUM_THREADS,
-)
+from image_classification.contract import environment
+from image_classification.contract.environment import CPU_COUNT, LOCAL_RANK, LOCAL_WORLD_SIZE
 
 
 def cpu_count() -> int:
-    """CPUs this process may use, ≥ 1: the setting, else the least of affinity and cgroup quota."""
+    """Return the CPUs for this process, ≥ 1: the setting, else the least of affinity and quota."""
     setting = CPU_COUNT.read_integer(0)
     if setting:
         return setting
@@ -25,24 +21,24 @@ def cpu_count() -> int:
 
 
 def framework_threads() -> int:
-    """Threads for a framework's own work, ≥ 1: the CPUs, or OMP_NUM_THREADS where that is less.
+    """Return the threads of a framework, ≥ 1: the CPUs, or OMP_NUM_THREADS if it is less.
 
-    Of a list, OpenMP's form for nested regions, the first number counts.
+    OMP_NUM_THREADS may be a list, OpenMP's form for nested regions; its first number counts.
     """
-    outermost = OMP_NUM_THREADS.read().split(",")[0]
+    variable = environment.OMP_NUM_THREADS
+    outermost = variable.read().split(",")[0]
     if not outermost.strip():
         return cpu_count()
-    given = {OMP_NUM_THREADS.name: outermost}
-    return min(cpu_count(), OMP_NUM_THREADS.read_integer(1, given))
+    return min(cpu_count(), variable.read_integer(1, {variable.name: outermost}))
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs of this machine, ≥ 0, by their device files: no framework is loaded for it."""
+    """Count the NVIDIA GPUs of this machine by their device files, without loading a framework."""
     return sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _cgroup_cpus() -> int:
-    """CPUs allowed by the container's quota (cgroup v2, then v1); a large number without one."""
+    """Return the CPUs in the container's quota (cgroup v2, then v1); a large number without one."""
     unlimited = 1_000_000
     root = Path("/sys/fs/cgroup")
     try:
@@ -59,43 +55,40 @@ def _cgroup_cpus() -> int:
 
 
 def disable_telemetry() -> None:
-    """Keep ONNX Runtime, whose wheels have telemetry switched on, from writing and sending its own.
+    """Switch off the telemetry of ONNX Runtime, which its wheels switch on; the user's choice wins.
 
-    It reads the variable when it is loaded, so this comes before its import. A user's choice wins.
+    Call it before the import of ONNX Runtime, which reads the variable then.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    _set_default(environment.NO_TELEMETRY, environment.NO_TELEMETRY.default)
 
 
 def with_python_path(folder: Path, added: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `added`, and with `folder` first on PYTHONPATH."""
+    """Return this process's environment with `added`, and with `folder` first on PYTHONPATH."""
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, **added, "PYTHONPATH": path}
 
 
 def use_network_interface(name: str) -> None:
-    """Have the frameworks' libraries reach the other hosts through it, unless the user chose one.
+    """Connect to the other hosts through the network interface `name`; the user's choice wins.
 
-    They read these variables when they are loaded, so this comes before the framework's import.
+    Call it before the import of a framework, whose libraries read the variables then.
     """
-    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        os.environ.setdefault(variable, name)
+    _set_default(environment.GLOO_INTERFACE, name)
+    _set_default(environment.NCCL_INTERFACE, name)
 
 
-def local_place() -> tuple[int, int] | None:
-    """(number, count) of this process among those that train on this host; None if it is alone."""
+def _set_default(variable: environment.Variable, value: str) -> None:
+    os.environ.setdefault(variable.name, value)
+
+
+def local_rank() -> tuple[int, int] | None:
+    """Return (rank, number) of the training processes of this host; None if this one is alone."""
     if not (LOCAL_RANK.read() and LOCAL_WORLD_SIZE.read()):
         return None
     return LOCAL_RANK.read_integer(0), LOCAL_WORLD_SIZE.read_integer(1)
 
 
-def of_local_processes(count: int) -> list[dict[str, str]]:
-    """What the environment of each process of this host has more: its place, and its CPUs."""
-    cpus = str(max(1, cpu_count() // count))
-    return [
-        {
-            LOCAL_RANK.name: str(number),
-            LOCAL_WORLD_SIZE.name: str(count),
-            CPU_COUNT.name: cpus,
-        }
-        for number in range(count)
-    ]
+def local_environments(count: int) -> list[dict[str, str]]:
+    """Return the variables to set for each of `count` processes on this host: rank and CPUs."""
+    shared = {LOCAL_WORLD_SIZE.name: str(count), CPU_COUNT.name: str(max(1, cpu_count() // count))}
+    return [{LOCAL_RANK.name: str(rank)} | shared for rank in range(count)]

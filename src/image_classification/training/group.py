@@ -20,8 +20,8 @@ from image_classification.contract.paths import Cluster, JobPaths
 from image_classification.contract.process import (
     framework_threads,
     gpu_count,
-    local_place,
-    of_local_processes,
+    local_environments,
+    local_rank,
     use_network_interface,
 )
 from image_classification.errors import AlgorithmError, HyperparameterError
@@ -51,7 +51,7 @@ def world_of(cluster: Cluster) -> World:
 
 def place_of(cluster: Cluster) -> tuple[int, int]:
     """(rank of this process, processes on each host): ranks run over a host's, host after host."""
-    number, count = local_place() or (0, 1)
+    number, count = local_rank() or (0, 1)
     return cluster.hosts.index(cluster.current_host) * count + number, count
 
 
@@ -130,7 +130,7 @@ def run_in_processes(
         AlgorithmError: the processes were killed before they could say why.
     """
     wanted = PROCESSES.read_integer(0)
-    if local_place() is not None or (wanted or gpu_count()) <= 1:
+    if local_rank() is not None or (wanted or gpu_count()) <= 1:
         return None  # before the framework is asked, which takes seconds to load
     request = read_request(paths, overrides)
     launcher = backends.launcher(request.settings.backend)
@@ -141,7 +141,7 @@ def run_in_processes(
     failure = None if paths.artifact else paths.failure
     if failure is not None:
         failure.unlink(missing_ok=True)  # of an earlier start
-    code = launcher.launch(arguments, of_local_processes(count))
+    code = launcher.launch(arguments, local_environments(count))
     if code and failure is not None and not failure.exists():
         raise AlgorithmError(
             "the processes that train on this host were killed, perhaps for want of memory"

@@ -1,4 +1,4 @@
-"""Channels as inputdataconfig.json describes them: what is taken, what is refused and how."""
+"""Channels in inputdataconfig.json: which are accepted, which are refused, and why."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_a_content_type_may_have_parameters(
     assert (channel.content_type, channel.label_format) == (content_type, label_format)
 
 
-def test_local_mode_leaves_everything_but_the_mode_out(tmp_path: Path) -> None:
+def test_local_mode_sets_only_the_input_mode(tmp_path: Path) -> None:
     channel = read(tmp_path, {"train": {"TrainingInputMode": "File"}})["train"]
     assert channel == ChannelInput("train", tmp_path / "input" / "data" / "train")
 
 
-def test_an_unknown_label_format_names_the_two_there_are(tmp_path: Path) -> None:
+def test_the_error_of_an_unknown_label_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ChannelError, match="label-format='one-hot'; expected class-id or multi-hot"
     ):
@@ -69,7 +69,7 @@ def test_a_pipe_needs_no_folder_and_a_folder_channel_does(tmp_path: Path) -> Non
         read(tmp_path, {"train": {"TrainingInputMode": "Stream"}})
 
 
-def test_every_mode_and_kind_of_the_mxnet_interface_is_taken(tmp_path: Path) -> None:
+def test_every_mode_and_content_of_the_mxnet_interface_is_accepted(tmp_path: Path) -> None:
     images = {"ContentType": "application/x-image"}
     check(tmp_path / "1", train=images, validation=images, train_lst=images, validation_lst=images)
     records = {"ContentType": "application/x-recordio", "TrainingInputMode": "Pipe"}
@@ -82,7 +82,7 @@ def test_every_mode_and_kind_of_the_mxnet_interface_is_taken(tmp_path: Path) -> 
     check(tmp_path / "4", train=fast, validation=fast, model=model)
 
 
-def test_all_problems_of_the_channels_are_told_together(tmp_path: Path) -> None:
+def test_one_error_lists_all_problems_of_the_channels(tmp_path: Path) -> None:
     with pytest.raises(ChannelError) as raised:
         check(
             tmp_path,
@@ -105,7 +105,7 @@ def test_all_problems_of_the_channels_are_told_together(tmp_path: Path) -> None:
         ({"train": {}, "validation": {}, "validation_lst": {}}, "Missing .* channel: train_lst"),
         (
             {"train": {"ContentType": "application/x-recordio"}, "train_lst": {}},
-            "a list names image files, but channel train has ContentType of records",
+            "a list names image files, but channel train has a ContentType of records",
         ),
         (
             {"train": {"TrainingInputMode": "Pipe"}, "train_lst": {}},
@@ -125,6 +125,6 @@ def test_contradictory_channels_are_refused(
         check(tmp_path, **channels)
 
 
-def test_the_tensorflow_interface_has_no_pipes_as_its_built_in_has_none(tmp_path: Path) -> None:
+def test_the_tensorflow_interface_refuses_pipes_like_its_built_in(tmp_path: Path) -> None:
     with pytest.raises(ChannelError, match="channel training: TrainingInputMode='Pipe' is not"):
         check(tmp_path, "tensorflow", training={"TrainingInputMode": "Pipe"})

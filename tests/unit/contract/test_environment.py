@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from image_classification.contract.environment import METRICS, PAGE, Variable
+from image_classification.contract.environment import MAX_PIXELS, METRICS, PAGE, Variable
 from image_classification.errors import UserError
+from image_classification.images.decode import DEFAULT_MAX_PIXELS
 
 
 @pytest.mark.parametrize("text", ["true", "1", "yes", "on", " TRUE ", "On"])
@@ -31,3 +32,7 @@ def test_a_switch_that_is_unset_or_empty_is_its_default(
 def test_a_misspelled_switch_is_refused_with_the_accepted_words(text: str) -> None:
     with pytest.raises(UserError, match=rf"{PAGE.name} must be .*true.*off.*got '{text}'"):
         PAGE.read_switch({PAGE.name: text})
+
+
+def test_the_default_size_limit_of_images_is_that_of_the_decoder() -> None:
+    assert MAX_PIXELS.read_integer(1, {}) == DEFAULT_MAX_PIXELS
