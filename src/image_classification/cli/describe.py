@@ -1,4 +1,4 @@
-"""`image-classification describe`: the CreateAlgorithm request of an interface, as JSON."""
+"""`image-classification describe`: print the CreateAlgorithm request of an interface as JSON."""
 
 from __future__ import annotations
 
@@ -31,23 +31,30 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
         "describe",
         help="print hyperparameters, channels and metrics as a CreateAlgorithm request",
         description="Print a CreateAlgorithm request: channels, hyperparameters with ranges and "
-        "defaults, metric definitions, what the server accepts.",
+        "defaults, metric definitions, and the content types of the server.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--interface", choices=sorted(INTERFACES), default="mxnet")
-    command.add_argument("--name", help="of the algorithm (default: image-classification-<…>)")
+    command.add_argument(
+        "--interface",
+        choices=sorted(INTERFACES),
+        default="mxnet",
+        help="the built-in whose channels and hyperparameters the algorithm has",
+    )
+    command.add_argument(
+        "--name", help="name of the algorithm (default: image-classification-<interface>)"
+    )
     command.add_argument(
         "--image",
         metavar="URI",
         default=f"image-classification-train:{__version__}-torch",
-        help="of the training image (default: %(default)s)",
+        help="training image (default: %(default)s)",
     )
     command.add_argument(
         "--serve-image",
         metavar="URI",
         default=f"image-classification-serve:{__version__}",
-        help="of the serving image (default: %(default)s)",
+        help="serving image (default: %(default)s)",
     )
     command.set_defaults(run=describe)
 

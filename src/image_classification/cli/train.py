@@ -1,4 +1,4 @@
-"""`image-classification train`: the container's job, in the container or on a laptop."""
+"""`image-classification train`: run a training job, in the container or on a laptop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   image-classification train
-      the container's job, with everything below /opt/ml
+      run the job below /opt/ml, as the container does
   image-classification train --channel train=flowers/train --channel validation=flowers/val \\
       --set backbone=efficientnet_lite0 --set use_pretrained_model=1 --set resize=256 \\
       --set epochs=5 --set learning_rate=0.01 --output model
-      the same job on a laptop, from class folders to an artifact
+      train on a laptop, from class folders to an artifact
 """
 
 
@@ -33,36 +33,37 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
     command = subparsers.add_parser(
         "train",
         help="train a classifier and write its artifact",
-        description="Run the training job whose files are below the base directory.",
+        description="Run the training job in a base directory, or train on folders of images.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
         "--base-dir",
         type=Path,
-        help="folder that stands for /opt/ml (default: $IMAGE_CLASSIFICATION_BASE_DIR or /opt/ml)",
+        help="folder to use instead of /opt/ml (default: $IMAGE_CLASSIFICATION_BASE_DIR or "
+        "/opt/ml)",
     )
     command.add_argument(
         "--channel",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="a channel's folder, as train=DIR; may be repeated",
+        help="folder of a channel, as train=DIR; repeat for more channels",
     )
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a hyperparameter; may be repeated and wins over hyperparameters.json",
+        help="a hyperparameter, which wins over hyperparameters.json; repeat for more",
     )
-    command.add_argument("--output", type=Path, metavar="DIR", help="where the artifact goes")
+    command.add_argument("--output", type=Path, metavar="DIR", help="folder of the artifact")
     # The platform scrapes metrics from standard output.
     command.set_defaults(run=run, log_stream=sys.stdout)
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Run the job; in a job's tree, a failure is also written to <base>/output/failure."""
+    """Run the job; below a base directory, write a failure to <base>/output/failure too."""
     failure_file = None
     try:
         paths = _paths(namespace)
@@ -76,7 +77,7 @@ def run(namespace: argparse.Namespace) -> int:
             return run_script(paths, given, script)
         from image_classification.training.stopping import stop_on_sigterm
 
-        with stop_on_sigterm() as stop:  # before the imports that take long
+        with stop_on_sigterm() as stop:  # before the slow imports
             from image_classification.training.group import run_in_processes
 
             code = run_in_processes(paths, overrides, _command(namespace))
@@ -91,7 +92,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _command(namespace: argparse.Namespace) -> list[str]:
-    """Python's arguments for a process that runs the same job."""
+    """Return Python's arguments for a process that runs the same job."""
     given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
     given += [f"--channel={pair}" for pair in namespace.channel]
     given += [f"--set={pair}" for pair in namespace.set]
@@ -100,11 +101,13 @@ def _command(namespace: argparse.Namespace) -> list[str]:
 
 
 def _paths(namespace: argparse.Namespace) -> JobPaths:
-    """The job's tree, or the folders named on the command line."""
     if not (namespace.channel or namespace.output):
         return JobPaths(namespace.base_dir or Path(environment.BASE_DIR.read()))
     if namespace.base_dir is not None:
-        raise UsageError("--base-dir holds channels and model: leave out --channel and --output")
+        raise UsageError(
+            "--base-dir already contains the channels and the model folder: leave out --channel "
+            "and --output"
+        )
     if namespace.output is None or not namespace.channel:
         raise UsageError("--channel NAME=DIR and --output DIR go together")
     channels = _pairs(namespace.channel, "--channel")

@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """Return the reason in one line with its prefix, and the exit code: 2 if the user can fix it."""
+    """Return the reason in one line with its prefix, and the exit code; 2 is a user error."""
     if isinstance(error, ImageClassificationError):
         prefix, code, text = error.prefix, error.exit_code, str(error)
     elif isinstance(error, MemoryError):

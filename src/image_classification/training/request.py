@@ -1,7 +1,7 @@
-"""What a job asks for, read and checked before any data is opened or framework imported.
+"""The request of a job, read and checked before data is opened or a framework is imported.
 
-In: the platform's files. Out: a `JobRequest`: interface, channels, typed hyperparameters, the
-settings that follow from them, and the hosts.
+In: the platform's files. Out: a `JobRequest` with interface, channels, typed hyperparameters,
+settings and hosts.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from image_classification.training.settings import Settings, settings_of
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A job as it was asked for.
+    """The request of a job.
 
     Attributes:
-        paths: where its files are.
-        interface: of which built-in.
-        channels: name → what the platform says of it.
-        given: hyperparameters as they came, by whatever spelling.
-        values: all of them, typed, defaults and the preset's included.
-        settings: what follows from them.
+        paths: its files.
+        interface: the interface of its built-in.
+        channels: its channels by name.
+        given: the hyperparameters that it sets, in its own spelling.
+        values: all typed hyperparameters, with defaults and the values of a preset.
+        settings: the settings that follow from `values`.
         cluster: its hosts.
     """
 
@@ -45,7 +45,7 @@ class JobRequest:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each of several hosts has training samples of its own."""
+        """Whether the job has several hosts, each with its own training samples."""
         is_sharded = self.channels[self.interface.training_channel].is_sharded
         return is_sharded and len(self.cluster.hosts) > 1
 
@@ -94,7 +94,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
 
 
 def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput]) -> Settings:
-    """The settings, with a stand-in where the weights of the network asked for are missing."""
+    """Return the settings, with another backbone if the weights of the requested one are missing."""
     replaced = replaced_backbone(values, channels)
     if replaced is None:
         return settings_of(values)
@@ -104,7 +104,7 @@ def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput
 
 
 def _check_shards(request: JobRequest) -> None:
-    """What a job with several hosts may have as ShardedByS3Key: its training channel."""
+    """Refuse ShardedByS3Key with several hosts where the job cannot train or validate with it."""
     hosts, training = len(request.cluster.hosts), request.interface.training_channel
     if hosts == 1:
         return
@@ -116,24 +116,24 @@ def _check_shards(request: JobRequest) -> None:
     if others:
         raise ChannelError(
             f"channel {', '.join(others)}: with {hosts} hosts only {training} may be "
-            "ShardedByS3Key; the first host reads the others whole: set S3DataDistributionType to "
-            "FullyReplicated"
+            "ShardedByS3Key, because the first host reads all of every other channel: set "
+            "S3DataDistributionType to FullyReplicated"
         )
     if not request.is_sharded:
         return
     remedy = f"set S3DataDistributionType of {training} to FullyReplicated"
     if request.channels[training].is_pipe:
         raise ChannelError(
-            f"channel {training}: with ShardedByS3Key and {hosts} hosts nothing says how many "
-            f"images the pipe of each host has: use File or FastFile mode, or {remedy}"
+            f"channel {training}: with ShardedByS3Key and {hosts} hosts, the number of images in "
+            f"the pipe of each host is unknown: use File or FastFile mode, or {remedy}"
         )
     if "validation" not in request.channels:
         raise ChannelError(
-            "Missing required channel: validation. With ShardedByS3Key nothing is held out of "
-            f"{training}, of which each host has a part: give the channel, or {remedy}"
+            "Missing required channel: validation. With ShardedByS3Key each host has only some "
+            f"objects of {training}, so no images can be held out: add the channel, or {remedy}"
         )
     if request.settings.weighted_loss or request.settings.recipe.class_weights:
         raise HyperparameterError(
-            "use_weighted_loss and class_weights count the classes of all training images, of "
-            f"which each host has a part: leave them out, or {remedy}"
+            "use_weighted_loss and class_weights count the classes of all training images, but "
+            f"each host has only some of them: leave them out, or {remedy}"
         )
