@@ -161,7 +161,7 @@ def test_a_host_without_a_sample_says_so(
     ("sharded", "without", "given", "reason"),
     [
         ("validation", (), {}, "channel validation: with 2 hosts only train may be Sharded"),
-        ("train", ("validation",), {"validation_split_ratio": 0.2}, "nothing is held out of train"),
+        ("train", ("validation",), {"validation_split_ratio": 0.2}, "so no images can be held out"),
         ("train", (), {"class_weights": "balanced"}, "class_weights count the classes of all"),
     ],
 )

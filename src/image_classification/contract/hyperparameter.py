@@ -23,12 +23,8 @@ from image_classification.errors import HyperparameterError
 Value = int | float | bool | str | None
 Kind = Literal["integer", "continuous", "categorical", "boolean", "text", "absent"]
 T = TypeVar("T", covariant=True)
-V = TypeVar("V")
+D = TypeVar("D", bound=Value)
 H = TypeVar("H", bound="Hyperparameters")
-OptionalInt = TypeVar("OptionalInt", bound=int | None)
-OptionalFloat = TypeVar("OptionalFloat", bound=float | None)
-OptionalFlag = TypeVar("OptionalFlag", bound=bool | None)
-OptionalText = TypeVar("OptionalText", bound=str | None)
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
@@ -171,14 +167,14 @@ class Hyperparameters:
 
 
 def integer(
-    default: OptionalInt, meaning: str, at_least: int, at_most: int | None = None, *, name: str = ""
-) -> Hyperparameter[int | OptionalInt]:
+    default: D, meaning: str, at_least: int, at_most: int | None = None, *, name: str = ""
+) -> Hyperparameter[int | D]:
     """Declare an integer."""
     return Hyperparameter("integer", default, meaning, at_least, at_most, name=name)
 
 
 def real(
-    default: OptionalFloat,
+    default: D,
     meaning: str,
     at_least: float | None = None,
     at_most: float | None = None,
@@ -188,7 +184,7 @@ def real(
     optimizers: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     name: str = "",
-) -> Hyperparameter[float | OptionalFloat]:
+) -> Hyperparameter[float | D]:
     """Declare a number."""
     bounds = (at_least, at_most, above, below)
     return Hyperparameter(
@@ -196,26 +192,24 @@ def real(
     )
 
 
-def flag(
-    default: OptionalFlag, meaning: str, *, aliases: tuple[str, ...] = ()
-) -> Hyperparameter[bool | OptionalFlag]:
+def flag(default: D, meaning: str, *, aliases: tuple[str, ...] = ()) -> Hyperparameter[bool | D]:
     """Declare a switch."""
     return Hyperparameter("boolean", default, meaning, aliases=aliases)
 
 
 def choice(
-    default: OptionalText, choices: tuple[str, ...], meaning: str, *, only: tuple[str, ...] = ()
-) -> Hyperparameter[str | OptionalText]:
+    default: D, choices: tuple[str, ...], meaning: str, *, only: tuple[str, ...] = ()
+) -> Hyperparameter[str | D]:
     """Declare a categorical."""
     return Hyperparameter("categorical", default, meaning, choices=choices, only=only)
 
 
-def text(default: OptionalText, meaning: str) -> Hyperparameter[str | OptionalText]:
+def text(default: D, meaning: str) -> Hyperparameter[str | D]:
     """Declare a free text."""
     return Hyperparameter("text", default, meaning)
 
 
-def absent(value: V) -> Hyperparameter[V]:
+def absent(value: D) -> Hyperparameter[D]:
     """Declare the fixed value of a hyperparameter that only the other interface has."""
     return Hyperparameter("absent", value, "")
 

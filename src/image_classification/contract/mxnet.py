@@ -28,15 +28,9 @@ CHANNELS = (
 )
 
 TUNING_RANGES = {
-    "beta_1": (1e-6, 0.999),
-    "beta_2": (1e-6, 0.999),
-    "eps": (1e-8, 1.0),
-    "gamma": (1e-8, 0.999),
-    "learning_rate": (1e-6, 0.5),
-    "mini_batch_size": (8, 512),
-    "momentum": (0.0, 0.999),
-    "optimizer": None,
-    "weight_decay": (0.0, 0.999),
+    "beta_1": (1e-6, 0.999), "beta_2": (1e-6, 0.999), "eps": (1e-8, 1.0), "gamma": (1e-8, 0.999),
+    "learning_rate": (1e-6, 0.5), "mini_batch_size": (8, 512), "momentum": (0.0, 0.999),
+    "optimizer": None, "weight_decay": (0.0, 0.999),
 }
 
 

@@ -36,67 +36,42 @@ _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
 }
 """Value of a preset → the job's own values that it contradicts; () stands for any value."""
 
+# fmt: off
 _FLIPS = {
-    "augmentation": "True",
-    "augmentation_random_flip": "horizontal",
-    "augmentation_random_rotation": "0",
-    "augmentation_random_zoom": "0",
+    "augmentation": "True", "augmentation_random_flip": "horizontal",
+    "augmentation_random_rotation": "0", "augmentation_random_zoom": "0",
 }
 
 PRESETS = {
     "transfer": Preset(
         "A new head on a frozen ImageNet backbone: the fastest, for tens to hundreds of images per "
         "class; strong weight decay keeps the head from overfitting.",
-        {
-            "backbone": "efficientnet_lite0",
-            "use_pretrained_model": "1",
-            "train_only_top_layer": "1",
-            "momentum": "0.9",
-            "learning_rate": "0.03",
-            "lr_schedule": "cosine",
-            "weight_decay": "0.04",
-            "label_smoothing": "0.1",
-            "epochs": "12",
-        },
-        {"mxnet": {"optimizer": "sgd", "augmentation_type": "crop"},
-         "tensorflow": {"optimizer": "sgd", "resize_mode": "crop", **_FLIPS,
-                        "regularizers_l2": "0"}},
+        {"backbone": "efficientnet_lite0", "use_pretrained_model": "1", "train_only_top_layer": "1",
+         "momentum": "0.9", "learning_rate": "0.03", "lr_schedule": "cosine",
+         "weight_decay": "0.04", "label_smoothing": "0.1", "epochs": "12", "optimizer": "sgd"},
+        {"mxnet": {"augmentation_type": "crop"},
+         "tensorflow": {"resize_mode": "crop", **_FLIPS, "regularizers_l2": "0"}},
     ),
     "fine-tune": Preset(
         "Train all of an ImageNet backbone at a low learning rate: for more images, or for images "
         "unlike photographs.",
-        {
-            "backbone": "efficientnet_lite0",
-            "use_pretrained_model": "1",
-            "optimizer": "adam",
-            "learning_rate": "0.0005",
-            "lr_schedule": "cosine",
-            "warmup_epochs": "0.5",
-            "label_smoothing": "0.1",
-            "epochs": "5",
-        },
+        {"backbone": "efficientnet_lite0", "use_pretrained_model": "1", "optimizer": "adam",
+         "learning_rate": "0.0005", "lr_schedule": "cosine", "warmup_epochs": "0.5",
+         "label_smoothing": "0.1", "epochs": "5"},
         {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),
     "scratch": Preset(
         "Start from random weights, with many epochs and strong augmentation: for many images, or "
         "for images unlike photographs.",
-        {
-            "use_pretrained_model": "0",
-            "learning_rate": "0.1",
-            "momentum": "0.9",
-            "weight_decay": "0.0005",
-            "lr_schedule": "cosine",
-            "warmup_epochs": "5",
-            "label_smoothing": "0.1",
-            "min_crop_area": "0.35",
-            "randaugment": "2",
-            "ema_decay": "0.999",
-            "epochs": "90",
-        },
+        {"use_pretrained_model": "0", "learning_rate": "0.1", "momentum": "0.9",
+         "weight_decay": "0.0005", "lr_schedule": "cosine", "warmup_epochs": "5",
+         "label_smoothing": "0.1", "min_crop_area": "0.35", "randaugment": "2",
+         "ema_decay": "0.999", "epochs": "90"},
         {"mxnet": {"optimizer": "nag", "augmentation_type": "crop"},
          "tensorflow": {"optimizer": "nesterov", **_FLIPS}},
     ),
-}  # fmt: skip
+}
+# fmt: on
 
 
 def added_by(preset: str, interface: str, own: Mapping[str, Value]) -> dict[str, str]:

@@ -23,15 +23,9 @@ CHANNELS = (
 )
 
 TUNING_RANGES = {
-    "batch_size": (8, 512),
-    "beta_1": (1e-6, 0.999),
-    "beta_2": (1e-6, 0.999),
-    "epsilon": (1e-8, 1.0),
-    "learning_rate": (1e-6, 0.5),
-    "momentum": (0.0, 0.999),
-    "optimizer": None,
-    "regularizers_l2": (0.0, 0.999),
-    "train_only_top_layer": None,
+    "batch_size": (8, 512), "beta_1": (1e-6, 0.999), "beta_2": (1e-6, 0.999),
+    "epsilon": (1e-8, 1.0), "learning_rate": (1e-6, 0.5), "momentum": (0.0, 0.999),
+    "optimizer": None, "regularizers_l2": (0.0, 0.999), "train_only_top_layer": None,
 }
 
 _INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "area", "lanczos3")

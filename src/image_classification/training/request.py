@@ -94,7 +94,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
 
 
 def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput]) -> Settings:
-    """Return the settings, with another backbone if the weights of the requested one are missing."""
+    """Return the settings; another backbone replaces one whose weights are missing."""
     replaced = replaced_backbone(values, channels)
     if replaced is None:
         return settings_of(values)
