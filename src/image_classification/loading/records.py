@@ -1,4 +1,7 @@
-"""Samples out of record files: one file or several shards, read from memory maps."""
+"""Samples from record files: one file or several shards, read from memory maps.
+
+In: paths of `.rec` files. Out: `Sample`s, and the classes of all records, checked on opening.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,12 @@ from image_classification.samples import IntArray, Sample, UInt8Array
 
 
 class RecordSource(Source):
-    """The image records of `paths`, in the order given; within a file in file order.
+    """The image records of `paths`, in the given order; within a file in file order.
 
     Args:
         paths: the files.
-        is_multi_label: whether a record holds a 0 or 1 for every class instead of one class.
+        is_multi_label: whether a record has a 0 or 1 for every class instead of one class.
         name: of the source; None takes the names of the files.
-
-    Attributes:
-        name: of the source.
-        class_indices: int64 (len,), the label of every record's header; of several the first, or
-            the number of classes where there is none.
-        multi_hot: uint8 (len, classes) with `is_multi_label`, else None.
 
     Raises:
         RecordError: a file or its index is damaged.
@@ -45,17 +42,17 @@ class RecordSource(Source):
             for path in paths:
                 self._shards.append(RecordFile(path))
             self._starts = [0, *accumulate(len(shard) for shard in self._shards)]
-            self.multi_hot = stacked_rows(self._shards) if is_multi_label else None
-            if self.multi_hot is None:
-                labels = [_class_indices(shard) for shard in self._shards]
-            else:
+            if is_multi_label:
+                self.multi_hot = _stacked_rows(self._shards)
                 labels = [first_labels(self.multi_hot)]
-            for opened in self._shards:
-                opened.forget_headers()
+            else:
+                labels = [_class_indices(shard) for shard in self._shards]
+            for shard in self._shards:
+                shard.forget_headers()
         except BaseException:
             self.close()
             raise
-        self.class_indices: IntArray = np.concatenate([np.empty(0, np.int64), *labels])
+        self.class_indices = np.concatenate([np.empty(0, np.int64), *labels])
         names = [path.name for path in paths]
         self._names = names if len(set(names)) == len(names) else [str(path) for path in paths]
 
@@ -64,12 +61,12 @@ class RecordSource(Source):
 
     def key(self, index: int) -> str:
         """`file.rec#<image id>`; the file's path where two shards have the same name."""
-        shard, number = self._place(index)
+        shard, number = self._locate(index)
         return f"{self._names[shard]}#{self._shards[shard].record_id(number)}"
 
     def read(self, index: int) -> Sample:
-        """Sample `index`; a RecordError names file, byte offset and record."""
-        shard, number = self._place(index)
+        """Read sample `index`; a RecordError names file, byte offset and record."""
+        shard, number = self._locate(index)
         record = self._shards[shard].read_image(number)
         row = None if self.multi_hot is None else self.multi_hot[index]
         key = f"{self._names[shard]}#{record.header.id}"
@@ -80,11 +77,18 @@ class RecordSource(Source):
         for shard in self._shards:
             shard.close()
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the shard of sample `index` and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         shard = bisect_right(self._starts, index) - 1
         return shard, index - self._starts[shard]
+
+
+def first_labels(multi_hot: UInt8Array) -> IntArray:
+    """int64 (N,): the lowest class of every row of (N, classes); `classes` for an empty row."""
+    lowest = multi_hot.argmax(axis=1).astype(np.int64)
+    return np.where(multi_hot.any(axis=1), lowest, multi_hot.shape[1])
 
 
 def _name(paths: Sequence[Path]) -> str:
@@ -93,14 +97,8 @@ def _name(paths: Sequence[Path]) -> str:
     return f"{len(paths)} record files" + (f" from {paths[0]} on" if paths else "")
 
 
-def first_labels(multi_hot: UInt8Array) -> IntArray:
-    """int64 (N,): the lowest class of every row of (N, classes); `classes` where a row has none."""
-    lowest = multi_hot.argmax(axis=1).astype(np.int64)
-    return np.where(multi_hot.any(axis=1), lowest, multi_hot.shape[1])
-
-
-def stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
-    """uint8 (records, classes) of all shards; the first record says how many classes there are."""
+def _stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
+    """uint8 (records, classes) of all shards; the first record sets the number of classes."""
     filled = [shard for shard in shards if len(shard)]
     if not filled:
         return np.empty((0, 0), np.uint8)
@@ -121,14 +119,13 @@ def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
     wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
     if len(wrong):
         raise LabelError(
-            f"{shard.path}: expected labels that are 0 or 1, got "
-            f"{rows[wrong[0]].tolist()[:20]} in record {wrong[0]} ({len(wrong)} such records)"
+            f"{shard.path}: expected labels that are 0 or 1, got {rows[wrong[0]].tolist()[:20]} "
+            f"in record {wrong[0]} ({len(wrong)} such records)"
         )
     return rows.astype(np.uint8)
 
 
 def _class_indices(shard: RecordFile) -> IntArray:
-    """int64 (records,); a DataError for the first record whose label is no class index."""
     flags, labels = shard.record_headers["flag"], shard.record_labels()
     several = np.flatnonzero(flags > 1)
     if len(several):
