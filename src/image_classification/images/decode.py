@@ -1,11 +1,12 @@
-"""Bytes to pixels and back: the only place in the project that decodes an image.
+"""Bytes to pixels: the only place in the project that decodes an image.
 
-In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), of which nothing is trusted. Out: uint8
-H·W·C, upright, RGB or gray, C-contiguous; or an `ImageError` that says what is wrong.
+In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), which are not trusted. Out: uint8 H·W·C,
+upright, RGB or gray; or an `ImageError` that says what is wrong.
 
-Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses whatever it has a complaint about;
-those files and all other formats go to Pillow, which decides. Both free the interpreter lock while
-they decode and resize.
+Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses a file at the slightest fault; the
+refused files and all other formats go to Pillow, which decides. Of a JPEG, `decode_region` decodes
+little more than the region (see `jpeg_regions`). Both libraries release the interpreter lock while
+they decode.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,11 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     WebPImagePlugin,
 )
+from PIL.ImageFile import ImageFile
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
 from image_classification.images.header import ImageHeader, read_header, without_metadata
@@ -34,14 +36,168 @@ from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
 from image_classification.images.orientation import UPRIGHT, stored_box, turn_upright
 from image_classification.samples import UInt8Array
 
+DEFAULT_MAX_PIXELS = 64 << 20
+"""67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
+
+_SCALES = (8, 4, 2)  # other DCT scales cost more than a full decode
+_MAX_JPEG_SCANS = 100  # encoders write about 10; each costs a pass over the whole picture
 _CHROMA_REACH = 2  # pixels: the color of a pixel is interpolated from the colors around it
 _COLORS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
+# The readers themselves instead of `Image.open`, which warns (about large images and damaged
+# multi-picture headers); warnings cannot be silenced in one thread only.
+_READERS: dict[str, type[ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+_STRIP_PIXELS = 1 << 20  # smaller pictures are converted whole
+# What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
+_PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
+    ArithmeticError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error, Warning,
+)  # fmt: skip
 
 
-def decode_jpeg(
+def decode(
+    data: bytes,
+    *,
+    channels: int = 3,
+    min_size: tuple[int, int] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    header: ImageHeader | None = None,
+    smooth_chroma: bool = True,
+) -> UInt8Array:
+    """Decode an image file.
+
+    Alpha is composited over white, 16 bits are scaled to 8, an animation gives its first frame, and
+    the EXIF orientation is applied (an illegal one counts as upright).
+
+    Args:
+        data: the file's content.
+        channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
+        min_size: (height, width). If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size,
+            as long as neither upright side falls below this: several times faster.
+        max_pixels: limit of width × height in the file, checked before pixels are allocated.
+        header: of `data`, if the caller has read it already.
+        smooth_chroma: False repeats the color of a JPEG with halved chroma instead of
+            interpolating it: a third faster, and invisible where the picture is shrunk afterward.
+
+    Returns:
+        uint8 (height, width, channels), writable and C-contiguous.
+
+    Raises:
+        ImageFormatError: not an accepted image format.
+        ImageDamagedError: truncated or corrupt.
+        ImageTooLargeError: more than `max_pixels`.
+    """
+    if header is None:
+        header = read_header(data)
+    check_pixels(header.width, header.height, max_pixels)
+    scale = _jpeg_scale(header, header.upright_size, min_size)
+    pixels = _decode_stored(data, header, channels, scale, smooth_chroma)
+    return turn_upright(pixels, header.orientation)
+
+
+def decode_region(
+    data: bytes,
+    region: Box,
+    *,
+    channels: int = 3,
+    min_size: tuple[int, int] | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    header: ImageHeader | None = None,
+    smooth_chroma: bool = True,
+    bgr: bool = False,
+) -> UInt8Array:
+    """Decode a region of an image file, and of a JPEG little more than that region.
+
+    Args:
+        data: the file's content.
+        region: (top, left, height, width) in pixels of the upright picture, inside it.
+        min_size: (height, width). If given, the region of a JPEG may be decoded at 1/2, 1/4 or 1/8,
+            as long as neither side falls below this. Its edges then move by up to 7 pixels of the
+            file, to multiples of the scale.
+        channels, max_pixels, header, smooth_chroma: as in `decode`.
+        bgr: colors in the order blue, green, red.
+
+    Returns:
+        uint8 (height, width, channels), rows contiguous; at full scale these are the pixels that
+        `decode` gives there, bit for bit.
+
+    Raises:
+        ImageError: as `decode` does; damage outside the region may go unnoticed.
+    """
+    if header is None:
+        header = read_header(data)
+    check_pixels(header.width, header.height, max_pixels)
+    scale = _jpeg_scale(header, region[2:], min_size)
+    box = stored_box(region, (header.height, header.width), header.orientation)
+    if scale > 1:
+        box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
+               box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
+    pixels = None
+    if header.format == "JPEG" and not header.is_progressive:
+        pixels = _decode_jpeg_region(
+            data, header, box, _COLORS[channels, bgr], scale, smooth_chroma
+        )
+    if pixels is None:
+        whole = _decode_stored(data, header, channels, scale, smooth_chroma)
+        top, left = box[0] // scale, box[1] // scale
+        pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
+        if bgr:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    if header.orientation != UPRIGHT:
+        pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)
+    return pixels
+
+
+def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> None:
+    """Raise an ImageTooLargeError for more than `max_pixels` pixels; `when` names the stage."""
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"expected at most {max_pixels} pixels ({max_pixels / 1e6:.1f} megapixels), {when}got "
+            f"{width} × {height} = {width * height / 1e6:.1f} megapixels; "
+            "make the image smaller or raise the limit (IMAGE_CLASSIFICATION_MAX_PIXELS)"
+        )
+
+
+def _jpeg_scale(
+    header: ImageHeader, size: tuple[int, int], min_size: tuple[int, int] | None
+) -> int:
+    """The largest of 8, 4, 2 that leaves both sides of `size` at `min_size` or above, else 1."""
+    if min_size is None or header.format != "JPEG":
+        return 1
+    height, width = size
+    for scale in _SCALES:
+        if height // scale >= min_size[0] and width // scale >= min_size[1]:
+            return scale
+    return 1
+
+
+def _decode_stored(
     data: bytes, header: ImageHeader, channels: int, scale: int, smooth_chroma: bool
+) -> UInt8Array:
+    """All pixels as stored (H·W·C), at 1/`scale`."""
+    pixels = None
+    if header.format == "JPEG":
+        scans = data.count(b"\xff\xda") if header.is_progressive else 1
+        if scans > _MAX_JPEG_SCANS:
+            raise ImageDamagedError(
+                f"expected at most {_MAX_JPEG_SCANS} scans in a progressive JPEG, got {scans}: it "
+                "would take minutes to decode"
+            )
+        pixels = _decode_whole_jpeg(data, header, _COLORS[channels, False], scale, smooth_chroma)
+    if pixels is None:
+        pixels = _decode_with_pillow(data, header, channels, scale)
+    return pixels
+
+
+def _decode_whole_jpeg(
+    data: bytes, header: ImageHeader, colors: str, scale: int, smooth_chroma: bool
 ) -> UInt8Array | None:
-    """The whole picture at 1/`scale`: uint8 (height, width, channels), C-contiguous."""
+    """The picture by libjpeg-turbo, C-contiguous; None where it finds any fault."""
     if header.channels not in (1, 3):
         return None  # CMYK: Pillow knows Adobe's inversion
     size = (header.height, header.width)
@@ -50,28 +206,16 @@ def decode_jpeg(
             return None
     except (ValueError, RuntimeError):
         return None
-    return _decode(data, size, _COLORS[channels, False], scale, smooth_chroma)
+    return _decode_jpeg(data, size, colors, scale, smooth_chroma)
 
 
 def _decode_jpeg_region(
-    data: bytes,
-    header: ImageHeader,
-    box: Box,
-    channels: int,
-    scale: int,
-    smooth_chroma: bool,
-    bgr: bool = False,
+    data: bytes, header: ImageHeader, box: Box, colors: str, scale: int, smooth_chroma: bool
 ) -> UInt8Array | None:
     """The pixels of `box` at 1/`scale`, the same that cutting them from the whole picture gives.
 
-    Args:
-        data: the file.
-        header: of `data`.
-        box: as stored; its top and left are multiples of `scale`.
-        channels, scale, smooth_chroma, bgr: as in `images.decode_region`.
-
-    Returns:
-        A view with contiguous rows, or None: also where a part cannot be had more cheaply.
+    `box` is as stored; its top and left are multiples of `scale`. Returns a view with contiguous
+    rows, or None where libjpeg-turbo finds a fault or decoding the region saves nothing.
     """
     layout = read_layout(data)
     if layout is None or header.channels not in (1, 3):
@@ -80,21 +224,20 @@ def _decode_jpeg_region(
     cut = cut_jpeg(data, (header.height, header.width), layout, box, margin)
     if cut is None:
         return None
-    colors = _COLORS[channels, bgr]
-    pixels = _decode(cut.data, cut.box[2:], colors, scale, smooth_chroma, is_strict=cut.is_whole)
+    pixels = _decode_jpeg(cut.data, cut.box[2:], colors, scale, smooth_chroma, strict=cut.is_whole)
     if pixels is None:
         return None
     top, left = (box[0] - cut.box[0]) // scale, (box[1] - cut.box[1]) // scale
     return pixels[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
 
 
-def _decode(
+def _decode_jpeg(
     data: bytes | bytearray,
     size: tuple[int, int],
     colors: str,
     scale: int,
     smooth_chroma: bool,
-    is_strict: bool = True,
+    strict: bool = True,
 ) -> UInt8Array | None:
     # What libjpeg makes of 1/scale; any smaller scale would fall below it.
     height, width = -(-size[0] // scale), -(-size[1] // scale)
@@ -105,40 +248,22 @@ def _decode(
             min_height=height if scale > 1 else 0,
             min_width=width if scale > 1 else 0,
             fastupsample=not smooth_chroma,
-            strict=is_strict,
+            strict=strict,
         )
     except (ValueError, RuntimeError):
         return None
     return pixels if pixels.shape[:2] == (height, width) else None
 
 
-# The readers themselves instead of `Image.open`: that one warns (about large images and damaged
-# multi-picture headers), and warnings cannot be silenced in one thread only.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-_STRIP_PIXELS = 1 << 20  # smaller pictures are converted whole
-# Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
-# thread that ever had a picture of 36 megapixels. Blocks beyond 32 MiB go back to the system.
-Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
-# What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
-_PILLOW_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
-    ArithmeticError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error, Warning,
-)  # fmt: skip
+@cache
+def _configure_pillow() -> None:
+    # Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
+    # thread that ever had a picture of 36 megapixels. Blocks beyond 32 MiB go back to the system.
+    Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
 
 
-def decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: int) -> UInt8Array:
-    """Pixels as stored, uint8 (H, W, channels); a JPEG at 1/`scale`.
-
-    Raises:
-        ImageDamagedError: truncated or corrupt.
-        ImageTooLargeError: Pillow's own limit.
-    """
+def _decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: int) -> UInt8Array:
+    _configure_pillow()
     content = io.BytesIO(without_metadata(data, header))
     try:
         with _READERS[header.format](content) as image:
@@ -154,9 +279,7 @@ def decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: i
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(
-            f"{error}; make the image smaller (Pillow has a limit of its own)"
-        ) from error
+        raise ImageTooLargeError(f"{error}; make the image smaller (Pillow's own limit)") from error
     except _PILLOW_ERRORS as error:
         raise ImageDamagedError(
             f"this {header.format} of {header.width} × {header.height} pixels "
@@ -167,7 +290,7 @@ def decode_with_pillow(data: bytes, header: ImageHeader, channels: int, scale: i
 def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
     """uint8 (H, W, channels) of a loaded Pillow image of any mode.
 
-    In strips, because each step makes a copy: of a whole picture of 64 megapixels 1 GB together.
+    In strips, because each step makes a copy: 1 GB together for a picture of 64 megapixels.
     """
     pixels = np.empty((image.height, image.width, channels), np.uint8)
     rows = max(1, _STRIP_PIXELS // image.width)
@@ -202,7 +325,7 @@ def _from_16_bits(gray: npt.NDArray[Any], transparency: object, channels: int) -
 
 
 def _without_color_key(image: Image.Image, bit_depth: int) -> Image.Image:
-    """Pixels of the one transparent color become white.
+    """Make the pixels of the one transparent color white.
 
     PNG gives the color in the file's own depth, but Pillow has scaled the pixels to 8 bits.
     """
@@ -213,143 +336,3 @@ def _without_color_key(image: Image.Image, bit_depth: int) -> Image.Image:
         levels = levels >> 8 if bit_depth == 16 else levels * 255 // ((1 << bit_depth) - 1)
     pixels[(pixels == levels).all(axis=2)] = 255
     return Image.fromarray(pixels)
-
-
-DEFAULT_MAX_PIXELS = 64 << 20
-"""67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
-
-_SCALES = (8, 4, 2)  # other DCT scales cost more than a full decode
-_MAX_JPEG_SCANS = 100  # encoders write about 10; each costs a pass over the whole picture
-
-
-def decode(
-    data: bytes,
-    *,
-    channels: int = 3,
-    min_size: tuple[int, int] | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    header: ImageHeader | None = None,
-    smooth_chroma: bool = True,
-) -> UInt8Array:
-    """Decode an image file.
-
-    Alpha is composited over white, 16 bits are scaled to 8, the first frame of an animation is
-    taken, and the EXIF orientation is applied (an illegal one counts as upright).
-
-    Args:
-        data: the file's content.
-        channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
-        min_size: (height, width). If given, a JPEG may come back at 1/2, 1/4 or 1/8 of its size,
-            as long as neither upright side falls below this: several times faster.
-        max_pixels: limit of width × height in the file, checked before pixels are allocated.
-        header: of `data`, where the caller has read it already.
-        smooth_chroma: False repeats the color of a JPEG with halved chroma instead of
-            interpolating it: a third faster, and invisible where the picture is shrunk afterward.
-
-    Returns:
-        uint8 (height, width, channels), writable and C-contiguous.
-
-    Raises:
-        ImageFormatError: not an accepted image format.
-        ImageDamagedError: truncated or corrupt.
-        ImageTooLargeError: more than `max_pixels`.
-    """
-    if header is None:
-        header = read_header(data)
-    check_pixels(header.width, header.height, max_pixels)
-    scale = _reduction(header, header.upright_size, min_size)
-    pixels = _decode_stored(data, header, channels, scale, smooth_chroma)
-    return turn_upright(pixels, header.orientation)
-
-
-def decode_region(
-    data: bytes,
-    part: Box,
-    *,
-    channels: int = 3,
-    min_size: tuple[int, int] | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    header: ImageHeader | None = None,
-    smooth_chroma: bool = True,
-    bgr: bool = False,
-) -> UInt8Array:
-    """Decode a part of an image file, and of a JPEG not much more than that part.
-
-    Args:
-        data: the file's content.
-        part: (top, left, height, width) in pixels of the upright picture, inside it.
-        min_size: (height, width). If given, the part of a JPEG may come back at 1/2, 1/4 or 1/8, as
-            long as neither side falls below this. Its edges then move by up to 7 pixels of the
-            file, to multiples of the reduction.
-        channels, max_pixels, header, smooth_chroma: as in `decode`.
-        bgr: colors in the order blue, green, red.
-
-    Returns:
-        uint8 (height, width, channels), rows contiguous; not reduced, these are the pixels that
-        `decode` gives there, bit for bit.
-
-    Raises:
-        ImageError: as `decode` does; damage outside the part may go unnoticed.
-    """
-    if header is None:
-        header = read_header(data)
-    check_pixels(header.width, header.height, max_pixels)
-    scale = _reduction(header, part[2:], min_size)
-    box = stored_box(part, (header.height, header.width), header.orientation)
-    if scale > 1:
-        box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
-               box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
-    pixels = None
-    if header.format == "JPEG" and not header.is_progressive:
-        pixels = _decode_jpeg_region(data, header, box, channels, scale, smooth_chroma, bgr)
-    if pixels is None:
-        whole = _decode_stored(data, header, channels, scale, smooth_chroma)
-        top, left = box[0] // scale, box[1] // scale
-        pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
-        if bgr:
-            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-    if header.orientation != UPRIGHT:
-        pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)
-    return pixels
-
-
-def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> None:
-    """An ImageTooLargeError for more than `max_pixels` pixels; `when` says at which stage."""
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"expected at most {max_pixels} pixels ({max_pixels / 1e6:.1f} megapixels), {when}got "
-            f"{width} × {height} = {width * height / 1e6:.1f} megapixels; "
-            "make the image smaller or raise the limit (IMAGE_CLASSIFICATION_MAX_PIXELS)"
-        )
-
-
-def _check_scans(data: bytes, header: ImageHeader) -> None:
-    if header.is_progressive and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise ImageDamagedError(
-            f"expected at most {_MAX_JPEG_SCANS} scans in a progressive JPEG, "
-            f"got {data.count(bytes((0xFF, 0xDA)))}: it would take minutes to decode"
-        )
-
-
-def _decode_stored(
-    data: bytes, header: ImageHeader, channels: int, scale: int, smooth_chroma: bool
-) -> UInt8Array:
-    """All pixels as stored (H·W·C), at 1/`scale`."""
-    pixels = None
-    if header.format == "JPEG":
-        _check_scans(data, header)
-        pixels = decode_jpeg(data, header, channels, scale, smooth_chroma)
-    if pixels is None:
-        pixels = decode_with_pillow(data, header, channels, scale)
-    return pixels
-
-
-def _reduction(header: ImageHeader, size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
-    """The largest of 8, 4, 2 that leaves both sides of `size` at `min_size` or above, else 1."""
-    if min_size is None or header.format != "JPEG":
-        return 1
-    height, width = size
-    for scale in _SCALES:
-        if height // scale >= min_size[0] and width // scale >= min_size[1]:
-            return scale
-    return 1
