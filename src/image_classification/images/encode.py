@@ -1,26 +1,27 @@
-"""Bytes to pixels and back: the only place in the project that decodes an image.
-
-In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), of which nothing is trusted. Out: uint8
-H·W·C, upright, RGB or gray, C-contiguous; or an `ImageError` that says what is wrong.
-
-Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses whatever it has a complaint about;
-those files and all other formats go to Pillow, which decides. Both free the interpreter lock while
-they decode and resize.
-"""
+"""Pixels to files: JPEG, PNG, and the thumbnails of pages."""
 
 from __future__ import annotations
 
+import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from image_classification.errors import ImageError
+from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.images.header import read_header
+from image_classification.images.resize import resize
 from image_classification.samples import UInt8Array
+
+_SIDE = 128  # pixels of a thumbnail's longer side
+_QUALITY = 80
 
 
 def encode_jpeg(image: UInt8Array, quality: int = 95) -> bytes:
-    """`image` (uint8, H·W·3 or H·W·1) as a baseline JPEG, 4:2:0, quality 1 to 100."""
+    """Encode `image` (uint8, H·W·3 or H·W·1) as a baseline JPEG, 4:2:0, quality 1 to 100."""
     kinds = ("RGB", "420") if image.shape[2] == 3 else ("GRAY", "Gray")
     encoded: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality, colorspace=kinds[0], colorsubsampling=kinds[1]
@@ -29,7 +30,42 @@ def encode_jpeg(image: UInt8Array, quality: int = 95) -> bytes:
 
 
 def encode_png(image: UInt8Array) -> bytes:
-    """`image` (uint8, H·W·3 or H·W·1) as a PNG, without loss."""
+    """Encode `image` (uint8, H·W·3 or H·W·1) as a PNG, without loss."""
     content = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
     return content.getvalue()
+
+
+def thumbnail_of_file(path: Path) -> str | None:
+    """The thumbnail of the image file at `path`; None also if it cannot be read."""
+    try:
+        return thumbnail(path.read_bytes())
+    except OSError:
+        return None
+
+
+def thumbnail(content: bytes) -> str | None:
+    """A JPEG of at most 128 pixels a side as `data:` URI; None if nothing can be decoded.
+
+    A damaged JPEG is shown as far as it goes: this is the only place that looks at pixels of a file
+    that `decode` refuses, and they go nowhere but into the page.
+    """
+    try:
+        image = _decode_leniently(content)
+    except (ImageError, ValueError, RuntimeError):
+        return None
+    height, width = image.shape[:2]
+    scale = min(1.0, _SIDE / max(height, width))
+    small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(small, _QUALITY)).decode()
+
+
+def _decode_leniently(content: bytes) -> UInt8Array:
+    header = read_header(content)
+    try:
+        return decode(content, header=header, min_size=(_SIDE // 2, _SIDE // 2))
+    except ImageError:
+        if header.format != "JPEG" or header.width * header.height > DEFAULT_MAX_PIXELS:
+            raise
+        pixels: UInt8Array = simplejpeg.decode_jpeg(content, "RGB", strict=False)
+        return pixels

@@ -1,18 +1,24 @@
-"""A part of a JPEG file as a small JPEG file, made without decoding.
+"""A region of a JPEG file as a small JPEG file, made without decoding.
 
-In: a JPEG and the rows and columns that are wanted. Out: a `JpegCut` that holds them, to be handed
-to any decoder. The decoder's cost is that of the pixels it is given, so nothing is decoded that is
-not needed, beyond whole pieces of code.
+In: a JPEG and a box of pixels. Out: a `JpegCut` that holds the box, for any decoder. A decoder's
+cost is that of the pixels it is given, so nothing is decoded that is not needed, beyond whole
+pieces of code. `read_layout` returns None for a file that cannot be cut because its pixels are not
+one run of code from top to bottom. Source: ITU-T T.81, annexes A.2 and B.2.
 
-With restart markers (see `segmenting`) the picture is a grid of pieces that can be decoded on their
-own: those that are needed are put together, their markers numbered anew. Without them the code can
-be entered at the top only: the file is told to be less high, and what lies below is not decoded.
+With restart markers (see `restart_markers`) the picture is a grid of pieces that can be decoded
+separately: the pieces of the box are put together, their markers numbered anew. Without markers,
+decoding must start at the top: the header announces fewer rows, and what lies below is not decoded.
 
     ┌──┬──┬──┬──┐                    ┌───────────┐
     │  │▒▒│▒▒│  │  restart markers:  │▒▒▒▒▒▒▒▒▒▒▒│  none: all down to
     │  │▒▒│▒▒│  │  a rectangle of    │▒▒▒▒▒▒▒▒▒▒▒│  the lowest row
     │  │  │  │  │  the grid          │           │
     └──┴──┴──┴──┘                    └───────────┘
+
+A file that `restart_markers` has made holds a table of its pieces, so that a reader need not search
+for the markers: an application segment (APP9) just before the scan, `SEGMENTS`, a zero byte, and
+the bytes from each marker to the next as big-endian 16-bit numbers; the first counts from two bytes
+before the code, the last ends at the end mark. A reader must not trust it.
 """
 
 from __future__ import annotations
@@ -21,15 +27,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from image_classification.images.header import END_BYTES, FRAME_MARKERS, JPEG_END, SCAN
 from image_classification.samples import IntArray, UInt8Array
 
 _BASELINE, _EXTENDED = 0xC0, 0xC1  # Huffman code, sequential
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_RESTARTS, _SCAN = 0xDD, 0xDA
+_RESTARTS = 0xDD
 _MAX_SEGMENTS = 1000
 _TABLE, _TABLE_NAME = 0xE9, b"SEGMENTS\0"
 _MAX_PIECE = 0xFFFF  # bytes of one piece, and of the table
 _BLOCK = 8  # pixels of a side
+_RESTART = 0xD0  # the first of 8 markers that are used in turn
+_TURNS = np.tile(np.arange(_RESTART, _RESTART + 8, dtype=np.uint8), 512)
+
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) in pixels of the picture as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class JpegLayout:
     """A sequential JPEG of one scan.
 
     Attributes:
-        frame: byte offset of the frame header's marker; its height is 5 bytes on, its width 7.
+        frame: byte offset of the frame header's marker; the height is 5 bytes on, the width 7.
         scan: byte offset of the first byte of code.
         mcu_height, mcu_width: pixels of a minimum coded unit, the smallest piece of the code.
         interval: units between two restart markers; 0 where there are none.
@@ -55,19 +66,16 @@ class JpegLayout:
 
 
 def read_layout(data: bytes) -> JpegLayout | None:
-    """The layout of a JPEG file; None where the picture is not one sequential scan.
-
-    Only the headers are read: whether the code is whole is not seen.
-    """
+    """Read the layout of a JPEG file from its headers; None if it is not one sequential scan."""
     position, frame, interval, table = 2, 0, 0, (0, 0)
     try:
         for _ in range(_MAX_SEGMENTS):
             if data[position] != 0xFF:
                 return None
             marker = data[position + 1]
-            if marker == _SCAN:
+            if marker == SCAN:
                 return _layout(data, frame, position, interval, table) if frame else None
-            if marker in _FRAMES:
+            if marker in FRAME_MARKERS:
                 if frame or marker not in (_BASELINE, _EXTENDED):
                     return None
                 frame = position
@@ -84,7 +92,7 @@ def read_layout(data: bytes) -> JpegLayout | None:
 
 
 def with_table(data: bytes, scan: int, lengths: IntArray) -> bytes:
-    """The file with a table of its pieces, or as it is where they do not fit into one.
+    """Add a table of its pieces to a file, if they fit into one.
 
     Args:
         data: a JPEG with restart markers.
@@ -121,24 +129,15 @@ def _layout(
     )
 
 
-_END = b"\xff\xd9"
-_RESTART = 0xD0  # the first of 8 markers that are used in turn
-_TURNS = np.tile(np.arange(_RESTART, _RESTART + 8, dtype=np.uint8), 512)
-_END_BYTES = 4096  # where the end mark is looked for; other programs append their data there
-
-Box = tuple[int, int, int, int]
-"""(top, left, height, width) in pixels of the picture as it is stored."""
-
-
 @dataclass(frozen=True)
 class JpegCut:
-    """A JPEG that shows a part of another.
+    """A JPEG that shows a box of another.
 
     Attributes:
         data: the file.
         box: what it shows.
-        is_whole: whether its code ends where its picture does. If not, a decoder warns of the code
-            that is left over, which is as it should be.
+        is_whole: whether its code ends where its picture does. If not, a decoder warns about the
+            code that is left over, which is expected.
     """
 
     data: bytes | bytearray
@@ -149,14 +148,14 @@ class JpegCut:
 def cut_jpeg(
     data: bytes, size: tuple[int, int], layout: JpegLayout, box: Box, margin: int = 0
 ) -> JpegCut | None:
-    """The smallest cut that holds `box`.
+    """Make the smallest cut that holds `box`.
 
     Args:
         data: a JPEG file.
         size: (height, width) of its picture in pixels, as stored.
         layout: of `data`.
         box: lies inside the picture.
-        margin: pixels around `box` that must be there too, as far as the picture goes.
+        margin: pixels around `box` that the cut must hold too, as far as the picture goes.
 
     Returns:
         None where the whole file must be decoded: it is cut off, damaged, or all of it is needed.
@@ -179,9 +178,9 @@ def _cut_bottom(
 ) -> JpegCut | None:
     if bottom > size[0] - layout.mcu_height:
         return None
-    # Here, because a decoder that is told not to mind what is left over does not mind what is
-    # missing either. Not in the headers: a thumbnail has an end mark of its own.
-    if data.find(_END, max(layout.scan, len(data) - _END_BYTES)) < 0:
+    # Checked here, because a decoder that ignores left-over code ignores missing code too. Not
+    # searched in the headers: a thumbnail has its own end mark.
+    if data.find(JPEG_END, max(layout.scan, len(data) - END_BYTES)) < 0:
         return None
     patched = _patched(data[: layout.scan], layout, bottom, size[1])
     return JpegCut(patched + data[layout.scan :], (0, 0, bottom, size[1]), False)
@@ -190,7 +189,7 @@ def _cut_bottom(
 def _cut_segments(
     data: bytes, size: tuple[int, int], layout: JpegLayout, box: Box
 ) -> JpegCut | None:
-    """None where the pieces are no grid, or the markers are not what the headers announce."""
+    """None if the pieces are not a grid, or the markers are not what the headers announce."""
     units = -(-size[1] // layout.mcu_width)
     across, odd = divmod(units, layout.interval)
     if odd:
@@ -215,27 +214,27 @@ def _cut_segments(
     cut = bytearray().join(pieces)
     grid = np.diff(bounds).reshape(down, across)
     lengths = grid[rows.start : rows.stop, columns.start : columns.stop]
-    places = layout.scan - 1 + np.cumsum(lengths)
-    np.frombuffer(cut, np.uint8)[places] = _turns(len(places))
-    cut[-1] = _END[1]  # what follows the last piece, a marker or already the end
+    markers = layout.scan - 1 + np.cumsum(lengths)
+    np.frombuffer(cut, np.uint8)[markers] = _turns(len(markers))
+    cut[-1] = JPEG_END[1]  # what follows the last piece, a marker or already the end
     return JpegCut(cut, (top, left, height, width), True)
 
 
 def segment_bounds(data: bytes, layout: JpegLayout, count: int) -> IntArray | None:
     """int64 (count + 1,): byte offset of the marker before every piece, and of the end mark.
 
-    Before the first piece there is none: two bytes before it. None where the file has another
-    number of pieces, or markers out of turn.
+    The first piece has no marker: two bytes before it. None if the file does not have `count`
+    pieces, or markers out of turn.
     """
     code = np.frombuffer(data, np.uint8)
-    place, listed = layout.table
+    table, listed = layout.table
     if listed == count:
         bounds = np.empty(count + 1, np.int64)
         bounds[0] = 0
-        np.cumsum(np.frombuffer(data, ">u2", count, place), out=bounds[1:])
+        np.cumsum(np.frombuffer(data, ">u2", count, table), out=bounds[1:])
         bounds += layout.scan - 2
         if bounds[-1] + 2 <= len(data) and _are_turns(code, bounds[1:-1]):
-            if data.startswith(_END, int(bounds[-1])):
+            if data.startswith(JPEG_END, int(bounds[-1])):
                 return bounds
     is_marker = code[layout.scan : -1] == 0xFF
     is_marker &= (code[layout.scan + 1 :] & 0xF8) == _RESTART
@@ -243,12 +242,11 @@ def segment_bounds(data: bytes, layout: JpegLayout, count: int) -> IntArray | No
     if len(markers) != count - 1 or not _are_turns(code, markers):
         return None
     last = int(markers[-1]) + 2 if count > 1 else layout.scan
-    end = data.find(_END, last)
+    end = data.find(JPEG_END, last)
     return np.concatenate(([layout.scan - 2], markers, [end])) if end >= last else None
 
 
 def _are_turns(code: UInt8Array, markers: IntArray) -> bool:
-    """Whether the restart markers are there, and numbered in turn."""
     return bool((code[markers] == 0xFF).all() and (code[markers + 1] == _turns(len(markers))).all())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from image_classification.errors import AlgorithmError, DataError, ImageError, UsageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, check_pixels, decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.header import ImageHeader, read_header
+from image_classification.images.header import ImageHeader, has_end_mark, read_header
 from image_classification.images.resize import HIDING_RATIO, INTERPOLATIONS, resize_box
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.lists import ListEntry
@@ -31,8 +31,6 @@ from image_classification.work import in_order
 
 AUTO = "auto"
 _MAX_JPEG_SIDE = 65_500  # libjpeg-turbo's limit
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-_END_BYTES = 4096  # the end mark is searched here; other programs append data of their own
 _TRIAL_SIZE = (64, 64)  # least height and width of a trial decode
 _DIGEST_BYTES = 16  # the chance that two of a billion files collide is 1e-21
 _NAMED = 10  # unusable images in the error; the log names all
@@ -237,7 +235,7 @@ class ImageEncoder:
         header = read_header(content)
         if self.inspects:
             decode(content, header=header, min_size=_TRIAL_SIZE, max_pixels=self.max_pixels)
-        elif _END_MARKS.get(header.format, b"") not in content[-_END_BYTES:]:
+        elif not has_end_mark(content, header.format):
             decode(content, header=header, max_pixels=self.max_pixels)
 
 

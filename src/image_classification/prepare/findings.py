@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from image_classification.images.thumbnail import thumbnail
+from image_classification.images.encode import thumbnail_of_file
 from image_classification.inventory import Inventory
 from image_classification.labels.tree import class_name
 from image_classification.pages import render
@@ -213,4 +213,4 @@ class Findings:
         )  # fmt: skip
 
     def _preview(self, image: ListedImage) -> str | None:
-        return thumbnail(self.inventory.root / image.path)
+        return thumbnail_of_file(self.inventory.root / image.path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from image_classification.errors import DataError
-from image_classification.images.thumbnail import thumbnail_of
+from image_classification.images.encode import thumbnail
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.sources import Source
 from image_classification.training.calibration import Calibration, Reliability
@@ -64,7 +64,7 @@ def confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
 
 def _picture(source: Source, position: int) -> str | None:
     try:
-        return thumbnail_of(source.read(position).data)
+        return thumbnail(source.read(position).data)
     except DataError:  # the file is gone by now
         return None
 
