@@ -1,6 +1,6 @@
-"""What users of the built-ins have seen fail says here what to do, in the first 1,024 characters.
+"""Failures that users of the built-ins report tell what to do, in the first 1,024 characters.
 
-The messages are those of `DescribeTrainingJob` that public issues quote; ours are their equals.
+Public issues quote the reasons in `DescribeTrainingJob`; these tests cause the same failures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def replace_by(folder: Path, name: str | None, content: bytes) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
-def test_a_mistake_is_a_client_error_that_says_what_to_do(
+def test_a_user_error_is_a_client_error_that_tells_what_to_do(
     tmp_path: Path,
     small_channels: dict[str, Path],
     spoil: Callable[[Path], None],
@@ -127,7 +127,7 @@ def test_a_mistake_is_a_client_error_that_says_what_to_do(
     assert "Traceback" not in reason + done.stderr
 
 
-def test_a_mistake_in_what_a_job_starts_from_is_found_without_a_framework(
+def test_bad_first_weights_are_found_before_the_framework_is_imported(
     tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
 ) -> None:
     broken = tmp_path / "packages" / jobs.BACKEND
@@ -154,7 +154,7 @@ def test_a_mistake_in_what_a_job_starts_from_is_found_without_a_framework(
         assert re.search(reason, (base / "output" / "failure").read_text())
 
 
-def test_fewer_images_than_a_batch_train_instead_of_failing(
+def test_a_job_with_fewer_images_than_a_batch_trains(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = HYPERPARAMETERS | {"mini_batch_size": 512, "epochs": 1}
@@ -163,7 +163,7 @@ def test_fewer_images_than_a_batch_train_instead_of_failing(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_one_channel_model_is_served(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+def test_a_gray_model_is_served(tmp_path: Path, small_channels: dict[str, Path]) -> None:
     given = HYPERPARAMETERS | {"image_shape": "1,32,32", "epochs": 1}
     base = write_job(tmp_path / "ml", given, small_channels)
     assert run_train(base).returncode == 0

@@ -1,4 +1,4 @@
-"""Script mode: the user's own script in a process of its own, by sagemaker-training's contract."""
+"""Script mode runs the user's script in its own process, like sagemaker-training."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_no_value_of_a_hyperparameter_is_logged(
 
 
 @pytest.mark.parametrize("kind", ["tar", "folder"])
-def test_the_code_may_be_submitted(
+def test_the_code_can_be_a_submitted_folder_or_tar_file(
     tmp_path: Path, small_channels: dict[str, Path], kind: str
 ) -> None:
     source = tmp_path / "source"
@@ -110,7 +110,7 @@ def test_the_code_may_be_submitted(
     assert seen_by(base)["beside"] == 8
 
 
-def test_a_script_that_fails_gives_its_code_and_its_last_words(
+def test_a_failed_script_determines_the_exit_code_and_the_reason(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     text = "raise ValueError('the data has no roses')"
@@ -179,7 +179,7 @@ while True:
     ],
     ids=["no program", "no code", "no archive", "not a script"],
 )
-def test_code_that_cannot_be_had_is_a_clear_error(
+def test_missing_code_is_a_client_error(
     tmp_path: Path,
     small_channels: dict[str, Path],
     code: dict[str, str],
@@ -194,7 +194,7 @@ def test_code_that_cannot_be_had_is_a_clear_error(
     assert "Traceback" not in done.stderr
 
 
-def test_the_program_that_jobs_of_the_built_in_carry_is_not_a_users(
+def test_our_algorithm_runs_jobs_that_name_the_script_of_the_built_in(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = {"sagemaker_program": '"transfer_learning.py"', "epoch": "1"}

@@ -51,9 +51,7 @@ def test_a_job_of_images_and_lists_trains(tmp_path: Path, small_channels: dict[s
     assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
 
 
-def test_a_job_of_several_labels_serves_sigmoids(
-    tmp_path: Path, small_channels: dict[str, Path]
-) -> None:
+def test_a_multi_label_job_serves_sigmoids(tmp_path: Path, small_channels: dict[str, Path]) -> None:
     channels = write_lists(small_channels, tmp_path, multi_label=True)
     given = HYPERPARAMETERS | {"num_classes": 3, "multi_label": 1, "use_weighted_loss": 1}
     given |= {"labels": "blue,other,red", "epochs": 3}
@@ -111,7 +109,7 @@ def pipe_job(base: Path, channels: dict[str, Path], epochs: int, passes: int) ->
     return base
 
 
-def test_a_job_in_pipe_mode_reads_one_fifo_an_epoch(
+def test_a_job_in_pipe_mode_reads_one_fifo_per_epoch(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     base = pipe_job(tmp_path / "ml", small_channels, epochs=3, passes=3)
@@ -125,7 +123,7 @@ def test_a_job_in_pipe_mode_reads_one_fifo_an_epoch(
     assert "num_training_samples is" not in done.stdout
 
 
-def test_sigterm_while_a_pipe_delivers_nothing_ends_the_job_with_its_model(
+def test_sigterm_while_a_pipe_is_silent_ends_the_job_with_its_model(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     base = pipe_job(tmp_path / "ml", small_channels, epochs=9, passes=2)

@@ -105,7 +105,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("interface", "name", "default", "legal", "illegal"), CASES)
-def test_a_hyperparameter_has_the_built_ins_default_and_values(
+def test_a_hyperparameter_has_the_default_and_the_values_of_its_built_in(
     interface: Interface, name: str, default: object, legal: list[str], illegal: list[str]
 ) -> None:
     assert interface.parse({}).by_name[name] == default
@@ -118,18 +118,18 @@ def test_a_hyperparameter_has_the_built_ins_default_and_values(
 
 
 @pytest.mark.parametrize("text", ["", "None", "null", '"None"'])
-def test_what_means_unset_is_the_default(text: str) -> None:
+def test_a_value_that_means_unset_gives_the_default(text: str) -> None:
     given = dict.fromkeys((name for name in MXNET_TABLE), text)
     assert MXNET.parse(given) == MXNET.parse({})
 
 
-def test_bare_json_values_are_taken_as_their_text() -> None:
+def test_json_values_are_read_like_their_text() -> None:
     parsed = MXNET.parse({"epochs": 5, "learning_rate": 0.5, "early_stopping": True, "top_k": None})
     values = (parsed.epochs, parsed.learning_rate, parsed.early_stopping, parsed.top_k)
     assert values == (5, 0.5, True, None)
 
 
-def test_what_the_platform_adds_is_ignored_and_old_names_are_without_effect() -> None:
+def test_keys_of_the_platform_are_ignored_and_old_names_have_no_effect() -> None:
     given = {
         "_tuning_objective_metric": "validation:accuracy",
         "_tuning_anything": "1",
@@ -144,13 +144,13 @@ def test_what_the_platform_adds_is_ignored_and_old_names_are_without_effect() ->
     assert {**old.by_name, **changed} == MXNET.parse({}).by_name
 
 
-def test_dashes_of_the_first_generation_are_answered_with_the_name_of_today() -> None:
+def test_the_error_of_a_name_with_dashes_suggests_the_name_with_underscores() -> None:
     with pytest.raises(HyperparameterError, match="did you mean 'batch_size'"):
         TENSORFLOW.parse({"batch-size": "32"})
 
 
 @pytest.mark.parametrize("name", sorted(INTERFACES))
-def test_the_migration_page_has_every_name_of_the_built_in_and_only_declared_ones(
+def test_the_migration_page_has_every_name_of_the_built_in_and_no_undeclared_one(
     name: str,
 ) -> None:
     interface = INTERFACES[name]

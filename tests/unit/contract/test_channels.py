@@ -38,7 +38,7 @@ def check(base: Path, interface: str = "mxnet", **channels: Mapping[str, str]) -
         ("", "", ""),
     ],
 )
-def test_a_content_type_may_have_parameters(
+def test_a_content_type_can_have_parameters(
     tmp_path: Path, text: str, content_type: str, label_format: str
 ) -> None:
     channel = read(tmp_path, {"train": {"ContentType": text}})["train"]

@@ -1,4 +1,4 @@
-"""`describe` prints what CreateAlgorithm takes, by SageMaker's own service model."""
+"""`describe` prints a request that is valid by SageMaker's own service model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_request_is_valid_by_the_service_model(
     assert len(specification["MetricDefinitions"]) <= 40
 
 
-def test_names_and_images_are_those_that_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_request_has_the_given_names_and_images(capsys: pytest.CaptureFixture[str]) -> None:
     request = described(capsys, "--image", "a/b:1", "--serve-image", "a/c:1", "--name", "mine")
     assert request["AlgorithmName"] == "mine"
     assert request["TrainingSpecification"]["TrainingImage"] == "a/b:1"
@@ -79,7 +79,7 @@ def hyperparameters(interface: str) -> dict[str, dict[str, Any]]:
     return {row["Name"]: row for row in rows}
 
 
-def test_ranges_defaults_and_tunable_flags_are_those_declared() -> None:
+def test_the_request_has_the_declared_ranges_defaults_and_tunable_flags() -> None:
     rows = hyperparameters("mxnet")
     assert rows["beta_1"] | {"Description": ""} == {
         "Name": "beta_1",
@@ -107,26 +107,26 @@ def filled_in(interface: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
-def test_defaults_that_the_service_fills_in_are_a_legal_job(interface: str) -> None:
+def test_a_job_with_the_defaults_that_the_service_fills_in_is_legal(interface: str) -> None:
     declared = INTERFACES[interface].hyperparameters
     assert parse_all(declared, filled_in(interface)) == parse_all(declared, {})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
-def test_defaults_that_the_service_fills_in_leave_a_preset_what_it_is(
+def test_defaults_that_the_service_fills_in_do_not_change_a_preset(
     interface: str, preset: str
 ) -> None:
     parse = INTERFACES[interface].parse
     assert parse(filled_in(interface) | {"preset": preset}) == parse({"preset": preset})
 
 
-def test_a_default_that_the_service_must_not_fill_in_is_told_in_words() -> None:
+def test_a_default_that_the_service_must_not_fill_in_is_in_the_description() -> None:
     row = hyperparameters("mxnet")["num_layers"]
     assert "DefaultValue" not in row and row["Description"].endswith("Default: 152.")
 
 
-def test_every_spelling_is_known_and_none_has_a_default_beside_another() -> None:
+def test_every_spelling_is_declared_and_only_one_of_them_can_have_a_default() -> None:
     rows = hyperparameters("tensorflow")
     for name in ("train_only_top_layer", "train_only_on_top_layer", "train_only_on_top", "eps"):
         assert "DefaultValue" not in rows[name]

@@ -1,4 +1,4 @@
-"""Environment variables: what their values mean, and which are refused."""
+"""Environment variables: the accepted values and the refused ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_switch_that_is_unset_or_empty_is_its_default(
 
 
 @pytest.mark.parametrize("text", ["enabled", "falsch", "2", "y", "true,"])
-def test_a_misspelled_switch_is_refused_with_the_accepted_words(text: str) -> None:
+def test_the_error_of_a_misspelled_switch_lists_the_accepted_words(text: str) -> None:
     with pytest.raises(UserError, match=rf"{PAGE.name} must be .*true.*off.*got '{text}'"):
         PAGE.read_switch({PAGE.name: text})
 

@@ -1,4 +1,4 @@
-"""Whoever has to act is named first, in the log, the failure file and the exit code."""
+"""Failures: the prefix of the reason and the exit code tell who has to act; log records; progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from image_classification.errors import (
 )
 
 
-def test_a_users_mistake_is_a_client_error_with_exit_code_2(
+def test_a_user_error_is_a_client_error_with_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failure = tmp_path / "output" / "failure"
@@ -27,7 +27,7 @@ def test_a_users_mistake_is_a_client_error_with_exit_code_2(
     assert capsys.readouterr().err == "ClientError: epochs='x': expected an integer\n"
 
 
-def test_a_fault_of_ours_is_an_algorithm_error_with_its_trace_after_the_reason(
+def test_an_internal_error_is_an_algorithm_error_with_a_traceback_after_the_reason(
     tmp_path: Path,
 ) -> None:
     failure = tmp_path / "failure"
@@ -40,7 +40,7 @@ def test_a_fault_of_ours_is_an_algorithm_error_with_its_trace_after_the_reason(
     assert "Traceback" in rest
 
 
-def test_the_reason_fits_what_the_platform_keeps(tmp_path: Path) -> None:
+def test_the_reason_fits_into_what_the_platform_keeps(tmp_path: Path) -> None:
     failure = tmp_path / "failure"
     report_failure(UserError("long " * 1000), failure)
     assert len(failure.read_text()) <= 1024
@@ -63,7 +63,7 @@ def test_every_error_has_a_prefix_and_an_exit_code(
     assert reason.startswith(prefix) and found == code
 
 
-def test_the_error_tree_of_the_docstring_is_the_error_tree() -> None:
+def test_the_docstring_draws_the_tree_of_the_error_classes() -> None:
     import image_classification.errors as errors
 
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
@@ -72,14 +72,14 @@ def test_the_error_tree_of_the_docstring_is_the_error_tree() -> None:
         assert error.__name__ in (errors.__doc__ or "").split(), error.__name__
 
 
-def test_a_log_record_is_one_line_whatever_it_holds() -> None:
+def test_a_log_record_is_always_one_line() -> None:
     stream = io.StringIO()
     logs.configure(stream=stream)
     logging.getLogger("image_classification.x").info("two\nlines\r")
     assert stream.getvalue().count("\n") == 1 and "two | lines" in stream.getvalue()
 
 
-def test_progress_off_a_terminal_is_plain_lines() -> None:
+def test_progress_without_a_terminal_is_plain_lines() -> None:
     stream = io.StringIO()
     with logs.Progress("pack", 10, "images", stream) as progress:
         for _ in range(10):
@@ -93,7 +93,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_on_a_terminal_is_one_bar_that_ends_its_line() -> None:
+def test_progress_in_a_terminal_is_one_bar_that_ends_its_line() -> None:
     stream = Terminal()
     with logs.Progress("pack", 3, "images", stream) as progress:
         progress.reach(3)

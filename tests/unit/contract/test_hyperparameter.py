@@ -38,14 +38,14 @@ def test_false_is_read_in_every_spelling(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("5", 5), ("5.0", 5), ('"5"', 5)])
-def test_an_integer_may_be_written_as_an_integral_number(text: str, value: int) -> None:
+def test_an_integer_can_be_written_with_a_decimal_point(text: str, value: int) -> None:
     assert MXNET.parse({"epochs": text}).epochs == value
 
 
 @pytest.mark.parametrize(
     "text", ["5.5", "0", "-1", "ten", "nan", "inf", "1e400", "[5]", "1_0", "٥"]
 )
-def test_a_bad_integer_is_refused_with_its_name_value_and_range(text: str) -> None:
+def test_the_error_of_a_bad_integer_has_its_name_value_and_range(text: str) -> None:
     with pytest.raises(HyperparameterError) as caught:
         MXNET.parse({"epochs": text})
     assert f"epochs={text!r}: expected an integer ≥ 1" in str(caught.value)
@@ -53,7 +53,7 @@ def test_a_bad_integer_is_refused_with_its_name_value_and_range(text: str) -> No
 
 @pytest.mark.parametrize("text", ["1", "1.0", "1e0", '"1"'])
 @pytest.mark.parametrize("name", ["beta_1", "beta_2", "dropout_rate"])
-def test_what_divides_by_nothing_at_one_is_refused_there(name: str, text: str) -> None:
+def test_hyperparameters_that_would_divide_by_zero_at_one_refuse_it(name: str, text: str) -> None:
     for interface in (MXNET, TENSORFLOW):
         with pytest.raises(HyperparameterError, match=f"{name}=.*: expected a number ≥ 0 and < 1"):
             interface.parse({name: text})
@@ -88,14 +88,14 @@ def test_every_default_is_itself_a_legal_value() -> None:
                 assert entry.parse(str(entry.default)) == entry.default, entry.name
 
 
-def test_three_spellings_of_train_only_top_layer_mean_the_same_and_exclude_each_other() -> None:
+def test_train_only_top_layer_has_three_spellings_of_which_a_job_can_set_one() -> None:
     for name in ("train_only_top_layer", "train_only_on_top_layer", "train_only_on_top"):
         assert TENSORFLOW.parse({name: "True"}).train_only_top_layer is True
     with pytest.raises(HyperparameterError, match="mean the same"):
         TENSORFLOW.parse({"train_only_top_layer": "True", "train_only_on_top": "True"})
 
 
-def test_what_this_version_cannot_honor_is_refused_and_never_ignored() -> None:
+def test_a_value_that_only_the_built_in_supports_is_refused() -> None:
     with pytest.raises(HyperparameterError, match="='lanczos5': the built-in supports it, this"):
         TENSORFLOW.parse({"image_resize_interpolation": "lanczos5"})
 
@@ -119,17 +119,17 @@ def test_the_interface_is_recognized_from_the_channels(channels: list[str], inte
     assert recognize(channels, {}).name == interface
 
 
-def test_channels_of_both_interfaces_are_a_clear_error() -> None:
+def test_channels_of_both_interfaces_are_refused() -> None:
     with pytest.raises(ChannelError, match="both channels train and training"):
         recognize(["train", "training"], {})
 
 
-def test_an_interface_that_contradicts_the_channels_is_a_clear_error() -> None:
+def test_an_interface_that_contradicts_the_channels_is_refused() -> None:
     with pytest.raises(HyperparameterError, match="needs the channel training"):
         recognize(["train", "validation"], {"interface": '"tensorflow"'})
 
 
-def test_no_training_channel_is_a_clear_error_that_names_what_came() -> None:
+def test_the_error_of_a_missing_training_channel_lists_the_channels() -> None:
     with pytest.raises(ChannelError, match=r"Missing required channel: train .*\['validation'\]"):
         recognize(["validation"], {})
 
@@ -160,7 +160,7 @@ def test_values_that_contradict_each_other_are_refused(given: dict[str, str], me
 
 
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
-def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
+def test_every_declared_schedule_can_be_selected(interface: str) -> None:
     choices = next(e for e in INTERFACES[interface].hyperparameters if e.name == "lr_schedule")
     for kind in choices.choices:
         given = {"lr_schedule": kind, "learning_rate": "0.8", "epochs": "4"}
@@ -173,7 +173,7 @@ def test_every_schedule_that_is_offered_can_be_had(interface: str) -> None:
             assert rates == pytest.approx([0.8, 0.4, 0.2])
 
 
-def test_a_limit_of_no_time_is_no_limit_that_a_job_can_have() -> None:
+def test_a_time_limit_of_zero_is_refused() -> None:
     with pytest.raises(HyperparameterError, match="max_minutes='0': expected a number > 0"):
         MXNET.parse({"max_minutes": "0"})
     assert MXNET.parse({"max_minutes": "0.5"}).max_minutes == 0.5
@@ -197,8 +197,8 @@ def test_the_mxnet_interface_crops_and_the_tensorflow_interface_squashes() -> No
     assert (tensorflow.preprocessing.mode, tensorflow.preprocessing.resize) == ("squash", None)
 
 
-def test_published_jobs_of_the_mxnet_built_in_are_understood() -> None:
-    """The hyperparameters of the public Caltech-256 notebooks, letter by letter."""
+def test_published_jobs_of_the_mxnet_built_in_are_accepted() -> None:
+    """The hyperparameters are those of the public Caltech-256 notebooks."""
     job = {
         "num_layers": "18",
         "image_shape": "3,224,224",

@@ -1,4 +1,4 @@
-"""docs/operations.md says what is so: its code parses, its metrics are ours, its commands exist."""
+"""docs/operations.md is correct: its code parses, its metrics are ours, its commands exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A preset fills in what a job leaves open, and the job's own values win."""
+"""A preset sets what a job leaves out; the job's own values win."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_preset_is_a_legal_job_of_both_interfaces(interface: str, name: st
     assert settings.preprocessing.mode == "crop" or name == "scratch"
 
 
-def test_the_jobs_own_values_win_also_under_another_spelling(
+def test_the_jobs_own_values_win_in_every_spelling(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     given = {"preset": "transfer", "train_only_on_top": "False", "epochs": '"2"'}
@@ -39,7 +39,7 @@ def test_the_jobs_own_values_win_also_under_another_spelling(
     assert "epochs" not in caplog.text and "train_only_top_layer" not in caplog.text
 
 
-def test_what_would_contradict_the_jobs_own_values_is_left_out() -> None:
+def test_a_preset_leaves_out_values_that_contradict_the_jobs_own() -> None:
     given = {"preset": "scratch", "lr_scheduler_step": "3,6", "augmentation_type": "crop_color"}
     settings = settings_of(INTERFACES["mxnet"].parse(given))
     assert settings.schedule.kind == "step"
@@ -49,7 +49,7 @@ def test_what_would_contradict_the_jobs_own_values_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_legal_job_of_several_labels(name: str) -> None:
+def test_every_preset_is_a_legal_multi_label_job(name: str) -> None:
     given = {"preset": name, "multi_label": "1"}
     settings = settings_of(INTERFACES["mxnet"].parse(given))
     assert settings.multi_label and settings.label_smoothing == 0
@@ -58,7 +58,7 @@ def test_every_preset_is_a_legal_job_of_several_labels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_job_without_augmentation_gets_none_from_a_preset(name: str) -> None:
+def test_a_preset_adds_no_augmentation_to_a_job_that_switches_it_off(name: str) -> None:
     given = {"preset": name, "augmentation": '"False"'}
     parse = INTERFACES["tensorflow"].parse
     assert settings_of(parse(given)).augmentation is None
@@ -66,6 +66,6 @@ def test_a_job_without_augmentation_gets_none_from_a_preset(name: str) -> None:
     assert parse(given) == parse({"preset": name}), "it says what the preset says"
 
 
-def test_an_unknown_preset_is_reported_with_the_names() -> None:
+def test_the_error_of_an_unknown_preset_lists_the_names() -> None:
     with pytest.raises(HyperparameterError, match="one of transfer, fine-tune, scratch"):
         INTERFACES["mxnet"].parse({"preset": "best"})

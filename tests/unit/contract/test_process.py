@@ -11,7 +11,7 @@ from image_classification.errors import UserError
 @pytest.mark.parametrize(
     ("setting", "threads"), [("", 4), ("1", 1), ("3", 3), ("9", 4), ("2,8", 2), (" 2 ", 2)]
 )
-def test_a_framework_gets_the_cpus_or_what_openmp_may_have_where_that_is_less(
+def test_a_framework_gets_one_thread_per_cpu_or_omp_num_threads_if_that_is_less(
     monkeypatch: pytest.MonkeyPatch, setting: str, threads: int
 ) -> None:
     monkeypatch.setenv("IMAGE_CLASSIFICATION_CPU_COUNT", "4")
@@ -20,7 +20,7 @@ def test_a_framework_gets_the_cpus_or_what_openmp_may_have_where_that_is_less(
 
 
 @pytest.mark.parametrize("setting", ["0", "all", "-1", "1.5"])
-def test_what_is_no_number_of_threads_is_refused_by_name(
+def test_a_bad_number_of_threads_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", setting)

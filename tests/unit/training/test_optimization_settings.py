@@ -1,4 +1,4 @@
-"""What each interface's optimizer hyperparameters become, for each optimizer."""
+"""The settings that follow from the optimizer hyperparameters of each interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIVEN = {
         "regularizers_l2": "0.04", "clip_gradient_norm": "3",
     },
 }  # fmt: skip
-"""No value is a default, neither of the interface nor of the value object."""
+"""No value is a default of the interface or of the value object."""
 
 
 # (interface, its optimizer) → (neutral name, momentum, weight decay): in the MXNet built-in the
@@ -43,7 +43,7 @@ GIVEN = {
         ("tensorflow", "adadelta", "adadelta", 0.0, 0.02),
     ],
 )
-def test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it(
+def test_an_optimizer_gets_the_same_numbers_as_in_its_built_in(
     interface: str, optimizer: str, name: str, momentum: float, weight_decay: float
 ) -> None:
     values = INTERFACES[interface].parse(GIVEN[interface] | {"optimizer": optimizer})
@@ -62,7 +62,7 @@ def test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it(
     )
 
 
-def test_what_the_optimizer_does_not_read_is_said_if_it_was_changed(
+def test_changed_hyperparameters_that_the_optimizer_ignores_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -86,7 +86,7 @@ def updated(interface: str, given: dict[str, str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
-def test_a_number_acts_with_the_optimizers_that_it_is_declared_for_and_no_others(
+def test_a_number_acts_only_with_the_optimizers_of_its_declaration(
     interface: str,
 ) -> None:
     entries = {entry.name: entry for entry in INTERFACES[interface].hyperparameters}
@@ -100,7 +100,7 @@ def test_a_number_acts_with_the_optimizers_that_it_is_declared_for_and_no_others
 
 
 def test_the_table_has_every_optimizer_of_both_interfaces() -> None:
-    marker = test_an_optimizer_gets_the_numbers_that_its_built_in_gives_it.pytestmark  # type: ignore[attr-defined]
+    marker = test_an_optimizer_gets_the_same_numbers_as_in_its_built_in.pytestmark  # type: ignore[attr-defined]
     tested = {(row[0], row[1]) for row in marker[0].args[1]}
     declared = {
         (interface.name, choice)

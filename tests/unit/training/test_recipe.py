@@ -1,4 +1,4 @@
-"""Class weights, balanced sampling, grouping of batches, averaging: their numbers."""
+"""The numbers of class weights, balanced sampling, accumulated batches and weight averaging."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def settings(interface: str = "mxnet", **given: str) -> Settings:
     return settings_of(INTERFACES[interface].parse(defaults | given))
 
 
-def test_balanced_weights_are_those_of_scikit_learn() -> None:
+def test_balanced_class_weights_equal_those_of_scikit_learn() -> None:
     weights = class_weights(UNEVEN, 4, "balanced")
     np.testing.assert_allclose(weights, [100 / 270, 100 / 27, 0, 100 / 3], rtol=1e-6)
     assert weights[UNEVEN].mean() == pytest.approx(1)
 
 
-def test_effective_weights_follow_the_paper_and_lie_between_none_and_balanced() -> None:
+def test_effective_class_weights_follow_the_paper_and_are_milder_than_balanced_ones() -> None:
     weights = class_weights(UNEVEN, 4, "effective")
     expected = [(1 - 0.999) / (1 - 0.999**n) if n else 0 for n in (90, 9, 0, 1)]
     np.testing.assert_allclose(weights / weights[3], np.array(expected) / expected[3], rtol=1e-5)
@@ -36,7 +36,7 @@ def test_effective_weights_follow_the_paper_and_lie_between_none_and_balanced() 
     assert 1 < ratio["effective"] < ratio["balanced"] == pytest.approx(100)
 
 
-def test_balanced_order_draws_every_class_equally_and_every_sample_of_it_alike() -> None:
+def test_balanced_order_draws_every_class_and_every_sample_of_a_class_equally() -> None:
     order = balanced_order(UNEVEN, 7, 0)
     assert len(order) == len(UNEVEN)
     assert sorted(np.bincount(UNEVEN[order], minlength=4)) == [0, 33, 33, 34]
@@ -52,11 +52,11 @@ def test_the_ranks_share_a_balanced_epoch() -> None:
     assert np.array_equal(together, np.sort(balanced_order(UNEVEN, 7, 2)))
 
 
-def test_more_classes_than_samples_of_an_epoch_are_no_trouble() -> None:
+def test_an_epoch_can_have_fewer_samples_than_classes() -> None:
     assert sorted(balanced_order(np.arange(5), 0, 0)) == [0, 1, 2, 3, 4]
 
 
-def test_batches_of_an_update_share_it_by_their_weight() -> None:
+def test_each_batch_has_the_share_of_its_weight_in_an_update() -> None:
     recipe, weights = Recipe(accumulate_batches=3), np.array([8.0, 8, 8, 8, 3])
     updates = [recipe.update(0, step, weights) for step in range(5)]  # 8 8 8 | 8 3
     shares = [update.share for update in updates]
@@ -65,7 +65,7 @@ def test_batches_of_an_update_share_it_by_their_weight() -> None:
     assert Recipe().update(2, 3, weights).share == 1.0
 
 
-def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
+def test_the_decay_of_the_average_is_lower_during_the_first_updates() -> None:
     assert average_decay(0.99, 0) == pytest.approx(0.1)
     assert average_decay(0.99, 90) == pytest.approx(0.91)
     assert average_decay(0.99, 10_000) == 0.99
@@ -89,7 +89,7 @@ def test_the_average_forgets_its_beginning_and_then_keeps_its_decay() -> None:
         ),
     ],
 )
-def test_what_cannot_go_together_is_refused_with_what_to_change(
+def test_the_error_of_a_contradiction_tells_what_to_change(
     given: dict[str, str], message: str
 ) -> None:
     with pytest.raises(HyperparameterError, match=message):
