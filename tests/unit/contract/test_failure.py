@@ -1,4 +1,4 @@
-"""Failures: the prefix of the reason and the exit code tell who has to act; log records; progress."""
+"""The prefix of the reason and the exit code tell who has to act; log records; progress."""
 
 from __future__ import annotations
 
