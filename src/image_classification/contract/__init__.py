@@ -1,1 +1,1 @@
-"""SageMaker's side: files, names, hyperparameters, channels, metrics. Knows nothing of images."""
+"""The contract with SageMaker: files, environment, hyperparameters, channels, metrics, failures."""

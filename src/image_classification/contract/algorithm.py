@@ -103,7 +103,7 @@ def _specification(entry: Hyperparameter[Any], name: str, interface: Interface) 
         "Name": name,
         "Description": entry.meaning,
         "Type": kind,
-        "IsTunable": entry.name in interface.tuning_ranges,
+        "IsTunable": bool(entry.tuned),
         "IsRequired": False,
     }
     if legal:

@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 from image_classification.errors import HyperparameterError
 
 Value = int | float | bool | str | None
+Tuned = tuple[float, float] | bool
 Kind = Literal["integer", "continuous", "categorical", "boolean", "text", "absent"]
 T = TypeVar("T", covariant=True)
 D = TypeVar("D", bound=Value)
@@ -53,6 +54,7 @@ class Hyperparameter(Generic[T]):
         only: if not empty, the values that this version supports; it refuses other legal values of
             the built-in with an explanation.
         name: the built-in's name for it; by default the name of the attribute.
+        tuned: the range that the built-in recommends for tuning; True: all values; False: none.
     """
 
     kind: Kind
@@ -67,6 +69,7 @@ class Hyperparameter(Generic[T]):
     aliases: tuple[str, ...] = ()
     only: tuple[Value, ...] = ()
     name: str = ""
+    tuned: Tuned = False
 
     def __set_name__(self, owner: type, attribute: str) -> None:
         self.name = self.name or attribute
@@ -167,10 +170,16 @@ class Hyperparameters:
 
 
 def integer(
-    default: D, meaning: str, at_least: int, at_most: int | None = None, *, name: str = ""
+    default: D,
+    meaning: str,
+    at_least: int,
+    at_most: int | None = None,
+    *,
+    name: str = "",
+    tuned: Tuned = False,
 ) -> Hyperparameter[int | D]:
     """Declare an integer."""
-    return Hyperparameter("integer", default, meaning, at_least, at_most, name=name)
+    return Hyperparameter("integer", default, meaning, at_least, at_most, name=name, tuned=tuned)
 
 
 def real(
@@ -184,24 +193,32 @@ def real(
     optimizers: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     name: str = "",
+    tuned: Tuned = False,
 ) -> Hyperparameter[float | D]:
     """Declare a number."""
     bounds = (at_least, at_most, above, below)
     return Hyperparameter(
-        "continuous", default, meaning, *bounds, (), optimizers, aliases, name=name
+        "continuous", default, meaning, *bounds, (), optimizers, aliases, name=name, tuned=tuned
     )
 
 
-def flag(default: D, meaning: str, *, aliases: tuple[str, ...] = ()) -> Hyperparameter[bool | D]:
+def flag(
+    default: D, meaning: str, *, aliases: tuple[str, ...] = (), tuned: bool = False
+) -> Hyperparameter[bool | D]:
     """Declare a switch."""
-    return Hyperparameter("boolean", default, meaning, aliases=aliases)
+    return Hyperparameter("boolean", default, meaning, aliases=aliases, tuned=tuned)
 
 
 def choice(
-    default: D, choices: tuple[str, ...], meaning: str, *, only: tuple[str, ...] = ()
+    default: D,
+    choices: tuple[str, ...],
+    meaning: str,
+    *,
+    only: tuple[str, ...] = (),
+    tuned: bool = False,
 ) -> Hyperparameter[str | D]:
     """Declare a categorical."""
-    return Hyperparameter("categorical", default, meaning, choices=choices, only=only)
+    return Hyperparameter("categorical", default, meaning, choices=choices, only=only, tuned=tuned)
 
 
 def text(default: D, meaning: str) -> Hyperparameter[str | D]:

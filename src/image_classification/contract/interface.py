@@ -44,8 +44,6 @@ class Interface:
         training_channel: the name of its channel of training images.
         channels, metrics: its declared tables.
         declarations: its table of hyperparameters; an instance holds the values of a job.
-        tuning_ranges: the hyperparameters that a tuning job may vary → the range that the built-in
-            recommends; None: all values of a categorical.
         lines: its log lines.
         answers: the form of its server's answers.
     """
@@ -55,7 +53,6 @@ class Interface:
     channels: tuple[Channel, ...]
     declarations: type[SharedHyperparameters]
     metrics: tuple[Metric, ...]
-    tuning_ranges: Mapping[str, tuple[float, float] | None]
     lines: LogLines
     answers: AnswerForm
 
@@ -74,14 +71,14 @@ class Interface:
         """
         other = next(entry for entry in INTERFACES.values() if entry is not self)
         remark = (
-            f"it belongs to the {other.name} interface (channel {other.training_channel}), "
-            f"and this job is read as {self.name}"
+            f"it belongs to the {other.name} interface (channel {other.training_channel}), but the "
+            f"job has the {self.name} interface"
         )
         elsewhere = {name: remark for entry in other.hyperparameters for name in entry.names}
         added = self.added_by_preset(given)
         if given.get("preset"):
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
-            nothing = "nothing: the job sets all of it"
+            nothing = "nothing: the job sets all its values"
             _logger.info("preset=%s sets %s", given["preset"], shown or nothing)
         parsed = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
         values = self.declarations(parsed)
@@ -118,7 +115,6 @@ INTERFACES = {
         mxnet.CHANNELS,
         mxnet.MXNetHyperparameters,
         metrics.MXNET_METRICS,
-        mxnet.TUNING_RANGES,
         metrics.MXNetLines(),
         AnswerForm(json_key=None, json_lines_key="prediction"),
     ),
@@ -128,7 +124,6 @@ INTERFACES = {
         tensorflow.CHANNELS,
         tensorflow.TensorFlowHyperparameters,
         metrics.TENSORFLOW_METRICS,
-        tensorflow.TUNING_RANGES,
         metrics.KerasLines(),
         AnswerForm(json_key="probabilities", json_lines_key="probabilities"),
     ),

@@ -27,12 +27,6 @@ CHANNELS = (
     MODEL_CHANNEL,
 )
 
-TUNING_RANGES = {
-    "beta_1": (1e-6, 0.999), "beta_2": (1e-6, 0.999), "eps": (1e-8, 1.0), "gamma": (1e-8, 0.999),
-    "learning_rate": (1e-6, 0.5), "mini_batch_size": (8, 512), "momentum": (0.0, 0.999),
-    "optimizer": None, "weight_decay": (0.0, 0.999),
-}
-
 
 class MXNetHyperparameters(SharedHyperparameters):
     """The typed hyperparameters of a job of the MXNet interface."""
@@ -48,20 +42,22 @@ class MXNetHyperparameters(SharedHyperparameters):
         "ResNet depth.")
     multi_label = flag(False, "An image may have several classes; each class is a sigmoid.")
     epochs = integer(30, "Passes over the training data.", 1)
-    batch_size = integer(32, "Images per step on one host.", 1, name="mini_batch_size")
-    learning_rate = real(0.1, "Initial learning rate.", 0, 1)
-    optimizer = choice("sgd", ("sgd", "adam", "rmsprop", "nag"), "Optimizer.")
+    batch_size = integer(32,
+        "Images per step on one host.", 1, name="mini_batch_size", tuned=(8, 512))
+    learning_rate = real(0.1, "Initial learning rate.", 0, 1, tuned=(1e-6, 0.5))
+    optimizer = choice("sgd", ("sgd", "adam", "rmsprop", "nag"), "Optimizer.", tuned=True)
     momentum = real(0.9,
         "sgd and nag: momentum; without effect with other optimizers, as in the built-in.", 0, 1,
-        optimizers=("sgd", "nag"))
+        optimizers=("sgd", "nag"), tuned=(0.0, 0.999))
     weight_decay = real(0.0001,
         "sgd and nag: weight decay; without effect with other optimizers, as in the built-in.", 0,
-        1, optimizers=("sgd", "nag"))
+        1, optimizers=("sgd", "nag"), tuned=(0.0, 0.999))
     epsilon = real(1e-8,
-        "adam and rmsprop: epsilon.", 0, 1, optimizers=("adam", "rmsprop"), name="eps")
+        "adam and rmsprop: epsilon.", 0, 1, optimizers=("adam", "rmsprop"), name="eps",
+        tuned=(1e-8, 1.0))
     decay = real(0.9,
         "rmsprop: decay of the squared gradient's average.", 0, 1, optimizers=("rmsprop",),
-        name="gamma")
+        name="gamma", tuned=(1e-8, 0.999))
     augmentation_type = choice(None, ("crop", "crop_color", "crop_color_transform"),
         "Random changes of training images. crop: crop and horizontal flip; crop_color: color too; "
         "crop_color_transform: affine transforms too. Unset: none, the center is cropped.")

@@ -88,8 +88,10 @@ class SharedHyperparameters(Hyperparameters):
     inference_resize = choice(None, ("crop", "squash"),
         "Preprocessing in the server; unset: exactly that of validation; squash: that of the MXNet "
         "built-in's server.")
-    beta_1 = real(0.9, "adam: decay of the first moment.", 0, below=1, optimizers=("adam",))
-    beta_2 = real(0.999, "adam: decay of the second moment.", 0, below=1, optimizers=("adam",))
+    beta_1 = real(0.9,
+        "adam: decay of the first moment.", 0, below=1, optimizers=("adam",), tuned=(1e-6, 0.999))
+    beta_2 = real(0.999,
+        "adam: decay of the second moment.", 0, below=1, optimizers=("adam",), tuned=(1e-6, 0.999))
     clip_gradient_norm = real(0.0, "Largest norm of the gradient; 0 is off.", 0)
     lr_schedule = choice(None, ("constant", "step", "cosine"),
         "Learning rate after the warm-up; unset: step if lr_scheduler_step is set, else constant.")

@@ -22,12 +22,6 @@ CHANNELS = (
     MODEL_CHANNEL,
 )
 
-TUNING_RANGES = {
-    "batch_size": (8, 512), "beta_1": (1e-6, 0.999), "beta_2": (1e-6, 0.999),
-    "epsilon": (1e-8, 1.0), "learning_rate": (1e-6, 0.5), "momentum": (0.0, 0.999),
-    "optimizer": None, "regularizers_l2": (0.0, 0.999), "train_only_top_layer": None,
-}
-
 _INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "area", "lanczos3")
 
 
@@ -35,27 +29,29 @@ class TensorFlowHyperparameters(SharedHyperparameters):
     """The typed hyperparameters of a job of the TensorFlow interface."""
 
     epochs = integer(3, "Passes over the training data.", 1, 1000)
-    batch_size = integer(32, "Images per step.", 1, 1024)
+    batch_size = integer(32, "Images per step.", 1, 1024, tuned=(8, 512))
     optimizer = choice("adam", ("adam", "sgd", "nesterov", "rmsprop", "adagrad", "adadelta"),
-        "Optimizer.")
-    learning_rate = real(0.001, "Initial learning rate.", 0, 1)
+        "Optimizer.", tuned=True)
+    learning_rate = real(0.001, "Initial learning rate.", 0, 1, tuned=(1e-6, 0.5))
     momentum = real(0.9,
-        "sgd, nesterov, rmsprop: momentum.", 0, 1, optimizers=("sgd", "nesterov", "rmsprop"))
+        "sgd, nesterov, rmsprop: momentum.", 0, 1, optimizers=("sgd", "nesterov", "rmsprop"),
+        tuned=(0.0, 0.999))
     epsilon = real(1e-7,
         "adam, rmsprop, adadelta, adagrad: epsilon.", 0, 1,
-        optimizers=("adam", "rmsprop", "adadelta", "adagrad"), aliases=("eps",))
+        optimizers=("adam", "rmsprop", "adadelta", "adagrad"), aliases=("eps",), tuned=(1e-8, 1.0))
     decay = real(0.95,
         "adadelta, rmsprop: decay of the squared gradient's average.", 0, 1,
         optimizers=("adadelta", "rmsprop"), name="rho")
     initial_accumulator_value = real(0.0001,
         "adagrad: first value of the accumulator.", 0, 1, optimizers=("adagrad",))
     weight_decay = real(0.0, "Weight decay of the optimizer.", 0, 1)
-    regularizers_l2 = real(0.0001, "L2 factor of the head's weights.", 0, 1)
+    regularizers_l2 = real(0.0001, "L2 factor of the head's weights.", 0, 1, tuned=(0.0, 0.999))
     label_smoothing = real(0.1, "Share of the target that is spread over all classes.", 0, 1)
     dropout_rate = real(0.2, "Dropout before the head.", 0, below=1)
     use_pretrained_model = flag(True, "Start from pretrained weights.")
     train_only_top_layer = flag(False,
-        "Train only the head.", aliases=("train_only_on_top_layer", "train_only_on_top"))
+        "Train only the head.", aliases=("train_only_on_top_layer", "train_only_on_top"),
+        tuned=True)
     reinitialize_top_layer = choice("Auto", ("Auto", "True", "False"),
         "Auto: a new head on a pretrained backbone, but keep the head of a model of the same "
         "classes; True: always a new head; False: always keep the head, or fail if its classes "
