@@ -156,4 +156,4 @@ class SharedHyperparameters(Hyperparameters):
         "weights.safetensors.")
     tensorboard = flag(False, "Write TensorBoard event files to output/tensorboard.")
     preset = choice(None, tuple(PRESETS),
-        "A named table of values, see below; values that the job sets win.")
+        "A table of values in docs/hyperparameters.md; values that the job sets itself win.")

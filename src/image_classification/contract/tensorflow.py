@@ -58,7 +58,7 @@ class TensorFlowHyperparameters(SharedHyperparameters):
         "differ.")
     early_stopping_patience = integer(5, "Epochs without improvement.", 1, 1000)
     early_stopping_min_delta = real(0.0, "Absolute gain that counts as improvement.", 0, 1)
-    augmentation = flag(False, "Switch on the three augmentations below.")
+    augmentation = flag(False, "Switch on random flips, rotation and zoom of training images.")
     augmentation_random_flip = choice("horizontal_and_vertical",
         ("horizontal_and_vertical", "horizontal", "vertical", "None"),
         "Random flips.")
@@ -70,7 +70,7 @@ class TensorFlowHyperparameters(SharedHyperparameters):
         "What to do with images smaller than image_shape.")
     image_resize_interpolation = choice("bilinear",
         (*_INTERPOLATIONS, "lanczos5", "gaussian", "mitchellcubic"),
-        "How images are resized.", only=_INTERPOLATIONS)
+        "Interpolation of resized images.", only=_INTERPOLATIONS)
     binary_mode = flag(False,
         "Two classes, of which the second by name is the positive one. Answers hold both "
         "probabilities of a softmax; the built-in has one sigmoid.")
