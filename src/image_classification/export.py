@@ -14,7 +14,6 @@ from image_classification import artifact as artifacts
 from image_classification import backends
 from image_classification.archive import unpacked
 from image_classification.artifact import Artifact, open_artifact
-from image_classification.backends import catalog, load, of_format
 from image_classification.backends.base import (
     WEIGHT_PREFIX,
     FormatWriter,
@@ -67,8 +66,8 @@ def export_built_in(
         std,
         multi_label=model.multi_label,
     )
-    backend = backends.load(backend_name)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=process.framework_threads()))
+    world = World(threads=process.framework_threads())
+    engine = backends.load(backend_name, world.threads).build(spec, OptimizerSpec(), world)
     engine.load_state(model.weights)
     preprocessing = Preprocessing(height, width, channels, mode="squash", mean=model.mean, std=std)
     description = description_of(backend_name, model.backbone, "mxnet") | {
@@ -101,14 +100,15 @@ def export_format(model: Path, format_name: str, output: Path) -> None:
         ArtifactError: no artifact, or one without weights.
         BackendError: no backend has such a format, or its backend not that backbone.
     """
-    backend_name = of_format(format_name)
+    backend_name = backends.of_format(format_name)
     with open_artifact(model) as artifact:
         weights_file = artifact.directory / artifacts.WEIGHTS_FILE
         if not weights_file.is_file():
             raise ArtifactError(f"{model}: it has no {artifacts.WEIGHTS_FILE} to export")
-        catalog(backend_name).find(artifact.manifest["backbone"])
+        backends.catalog(backend_name).find(artifact.manifest["backbone"])
         world = World(threads=process.framework_threads())
-        engine = load(backend_name).build(_spec_of(artifact), OptimizerSpec(), world)
+        backend = backends.load(backend_name, world.threads)
+        engine = backend.build(_spec_of(artifact), OptimizerSpec(), world)
         named = load_file(weights_file)
         engine.load_state({WEIGHT_PREFIX + name: array for name, array in named.items()})
         temperature = artifact.manifest.get("calibration", {}).get("temperature", 1.0)
@@ -144,7 +144,8 @@ def export_pretrained(
         DataError: another number of labels than the head has.
     """
     backbone = backends.catalog(backend_name).find(backbone_name)
-    backend = backends.load(backend_name)
+    world = World(threads=process.framework_threads())
+    backend = backends.load(backend_name, world.threads)
     state = pretrained_weights(backend, backbone)
     classes = len(state.get(HEAD_PREFIX + "bias", ()))
     if not classes:
@@ -157,7 +158,7 @@ def export_pretrained(
     size = backbone.input_size
     mean, std = backbone.normalization(3)
     spec = ModelSpec(backbone.name, classes, (3, size, size), mean, std)
-    engine = backend.build(spec, OptimizerSpec(), World(threads=process.framework_threads()))
+    engine = backend.build(spec, OptimizerSpec(), world)
     engine.load_state(state)
     preprocessing = Preprocessing(
         height=size,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_classification import backends
-from image_classification.backends import onnx_check
+from image_classification.backends import onnx_graph
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet_archive import read_built_in
 from tests.contract import jobs
@@ -52,7 +52,7 @@ def test_the_server_answers_from_an_archive_as_its_network_computes(
     Image.fromarray(pixels).save(file, "PNG")
     with running_server(model) as server:
         answer = server.invoke(file.getvalue(), Content_Type="image/png")
-    (expected,) = onnx_check.probabilities_of(engine.predict_step(pixels[None]), spec)
+    (expected,) = onnx_graph.probabilities_of(engine.predict_step(pixels[None]), spec)
     np.testing.assert_allclose(answer.json(), expected, rtol=0, atol=1e-4)
     assert json.loads((model / "preprocessing.json").read_text())["mode"] == "squash"
 

@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 import onnxruntime
 
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.onnx_check import probabilities_of
+from image_classification.backends.onnx_graph import probabilities_of
 from tests.conftest import ClassFolders
 from tests.contract.jobs import run_train, write_job
 from tests.parity.engines import LITE, RESNET, make_batch, pair

@@ -16,7 +16,7 @@ from tests.unit.backends.torch_cases import change, make_batch
 
 world = world_of(Cluster())
 spec = change(input_shape=(3, 64, 64))
-engine = backends.load(sys.argv[1]).build(spec, OptimizerSpec(), world)
+engine = backends.load(sys.argv[1], world.threads).build(spec, OptimizerSpec(), world)
 engine.train_step(make_batch(spec), 0.01).fetch()
 print(len(os.listdir("/proc/self/task")))
 """

@@ -51,7 +51,7 @@ def problem(backbone: str, size: int, count: int) -> tuple[ModelSpec, Batch]:
 def pair_of(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
     """Our step and the bare one, both warm."""
     world = World(threads=framework_threads())
-    engine = backends.load(name).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
+    engine = backends.load(name, world.threads).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
     module = importlib.import_module(f"bare_steps.{name}")
     # What a framework still does in the background would fall into the other's turn.
     finish = getattr(module, "finish", lambda: None)

@@ -31,8 +31,12 @@ def _onnx(model: Path) -> object:
 
 def _torch(model: Path) -> object:
     import numpy as np
-    import torch
     from PIL import Image
+
+    from image_classification import backends
+
+    backends.load("torch")  # before PyTorch is imported elsewhere
+    import torch
 
     from image_classification.backends.base import ModelSpec
     from image_classification.backends.torch.model import build

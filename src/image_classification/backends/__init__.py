@@ -1,11 +1,9 @@
-"""Backends by name: list them, read a catalog, load an engine. Nothing is imported before its use.
+"""Find and load backends by name; nothing is imported before it is needed.
 
-In: the value of the `backend` hyperparameter. Out: plain data (`catalog`) or a module that builds
-engines (`load`). The name of a folder here is the name of the backend and of the extra that
-installs its framework; `base.py` has the protocol.
+In: the value of the hyperparameter `backend`. Out: its catalog, which is plain data, or its engine
+module, which imports the framework. A backend is a folder here; its name is also that of the extra
+that installs its framework. `base.py` has the whole protocol.
 """
-
-from __future__ import annotations
 
 import difflib
 import importlib
@@ -16,49 +14,80 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from image_classification.backends.base import Catalog, EngineModule, Launcher
+from image_classification.backends.base import Catalog, EngineModule, Framework, Launcher
 from image_classification.errors import BackendError, ImageClassificationError
 
 _DISTRIBUTION = "sagemaker-image-classification"
 
 
 def names() -> tuple[str, ...]:
-    """The backends this package has, sorted, whether their framework is installed or not."""
+    """Return the names of all backends, sorted; their frameworks may not be installed."""
     folders = Path(__file__).parent.iterdir()
     return tuple(sorted(folder.name for folder in folders if (folder / "catalog.py").is_file()))
 
 
 def catalog(name: str) -> Catalog:
-    """The backbones of a backend. Imports no framework. Raises BackendError for unknown names."""
-    _require(name)
-    return cast(Catalog, importlib.import_module(f"{__name__}.{name}.catalog"))
+    """Return the catalog of a backend, without its framework; BackendError for unknown names."""
+    return cast(Catalog, importlib.import_module(f"{_package(name)}.catalog"))
 
 
-def load(name: str) -> EngineModule:
-    """The engine module of a backend.
+def load(name: str, threads: int = 1) -> EngineModule:
+    """Import a backend's engine module and with it the framework.
+
+    Args:
+        name: of the backend.
+        threads: how many the framework may use, as in `World`. Some frameworks read the number
+            only while they are imported, so the first call in a process decides.
 
     Raises:
-        BackendError: the name is unknown, or its framework is not installed or cannot be loaded.
+        BackendError: the name is unknown, or the framework is not installed or cannot be imported.
     """
-    _require(name)
-    with import_errors(f"backend {name!r} needs its framework", name):
-        return cast(EngineModule, importlib.import_module(f"{__name__}.{name}.engine"))
+    package = _package(name)
+    framework = cast(Framework, importlib.import_module(package))
+    framework.prepare(threads)
+    with import_errors(f"backend {name!r} needs its framework", name, framework.REQUIREMENTS):
+        return cast(EngineModule, importlib.import_module(f"{package}.engine"))
+
+
+def launcher(name: str, threads: int = 1) -> Launcher | None:
+    """Import a backend's launcher; None for a backend that trains in one process per host.
+
+    Raises:
+        BackendError: see `load`.
+    """
+    load(name, threads)
+    module = f"{_package(name)}.ranks"
+    if importlib.util.find_spec(module) is None:
+        return None
+    return cast(Launcher, importlib.import_module(module))
+
+
+def of_format(name: str) -> str:
+    """Return the backend that writes a model format; BackendError with the list of formats."""
+    owners = {
+        format_name: backend for backend in names() for format_name in catalog(backend).FORMATS
+    }
+    if name not in owners:
+        raise BackendError(
+            f"there is no format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
+        )
+    return owners[name]
 
 
 @contextmanager
-def import_errors(need: str, extra: str, beside: str = "") -> Iterator[None]:
-    """While the block imports, whatever is wrong with a library becomes a BackendError.
+def import_errors(need: str, extra: str, requirements: str = "") -> Iterator[None]:
+    """Turn any error of a library that the block imports into a BackendError.
 
-    Builds for other machines or other versions of NumPy, missing libraries of the system and half
-    an installation have no error in common; what is raised by a line of ours stays as it is.
+    A build for another machine or another NumPy, a missing system library and an incomplete
+    installation raise errors of different types. Errors raised by our own code pass unchanged.
 
     Args:
-        need: who needs which library: the beginning of the message.
-        extra: what installs it.
-        beside: what it must be installed with.
+        need: who needs which library; the message begins with it.
+        extra: of our distribution, which installs the library.
+        requirements: what must be installed with it.
 
     Raises:
-        BackendError: a library is not installed or cannot be loaded.
+        BackendError: a library is not installed or cannot be imported.
     """
     try:
         yield
@@ -69,49 +98,23 @@ def import_errors(need: str, extra: str, beside: str = "") -> Iterator[None]:
         cause = error.name if isinstance(error, ImportError) else frame.f_globals["__name__"]
         if (cause or "").startswith("image_classification"):
             raise
-        install = f"install it with {beside}" if beside else "install it"
+        install = f"install it with {requirements}" if requirements else "install it"
         raise BackendError(
             f"{need}, which could not be imported ({type(error).__name__}: {error}); "
             f"{install}: pip install '{_DISTRIBUTION}[{extra}]'"
         ) from error
 
 
-def of_format(name: str) -> str:
-    """The backend that a model format is of; BackendError with the formats there are."""
-    owners = {
-        format_name: backend
-        for backend in names()
-        for format_name in getattr(catalog(backend), "FORMATS", ())
-    }
-    if name not in owners:
-        raise BackendError(
-            f"there is no format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
-        )
-    return owners[name]
-
-
-def launcher(name: str) -> Launcher | None:
-    """The launcher of a backend, None where it trains in one process a host.
-
-    Raises:
-        BackendError: as `load`, which comes first.
-    """
-    load(name)
-    module = f"{__name__}.{name}.ranks"
-    if importlib.util.find_spec(module) is None:
-        return None
-    return cast(Launcher, importlib.import_module(module))
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of a sentence about an unknown name: `; did you mean 'x'?`, or `.` when none is close."""
+    """Return the end of a sentence about an unknown name: `; did you mean 'x'?`, or `.`."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
-def _require(name: str) -> None:
+def _package(name: str) -> str:
     known = names()
     if name not in known:
         raise BackendError(
             f"there is no backend {name!r}{nearest(name, known)} Backends: {', '.join(known)}"
         )
+    return f"{__name__}.{name}"

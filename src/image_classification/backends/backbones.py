@@ -1,12 +1,9 @@
-"""The catalog rows that every backend has: the backbones of `networks`, which each can build.
+"""The catalog rows of the shared backbones (`networks`), which every backend can build.
 
-A backend's `catalog.py` begins with these and adds the families that only its framework has.
-
-`resnet18` … `resnet200` and `resnet20` … `resnet110` keep the meaning of the built-in's
-`num_layers`; `efficientnet_lite0` … `2` have ImageNet weights as installable packages.
+A backend's catalog adds the families that only its framework has. `resnet18` … `resnet200` and
+`resnet20` … `resnet110` keep the meaning of the built-in's `num_layers`; `efficientnet_lite0` … `2`
+have ImageNet weights in packages that can be installed.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
@@ -62,17 +59,17 @@ BACKBONES: dict[str, Backbone] = {
 def find(
     name: str, backend: str, rows: Mapping[str, Backbone] = BACKBONES, families: Sequence[str] = ()
 ) -> Backbone:
-    """The row called `name`.
+    """Return the row of a backbone.
 
     Args:
-        name: value of the `backbone` hyperparameter.
+        name: value of the hyperparameter `backbone`.
         backend: its name, for the message.
         rows: of the backend's catalog.
-        families: what else the backend has, for the message: `timm/<model name>`.
+        families: patterns of further names, for the message: `timm/<model name>`.
 
     Raises:
-        BackendError: no such backbone; the message has the backend that has one of that name, or
-            the nearest name, and the list.
+        BackendError: no such backbone; the message names the backend that has it, or the nearest
+            name, and lists all names.
     """
     if name in rows:
         return rows[name]
@@ -85,11 +82,7 @@ def find(
 
 
 def resnet_name(num_layers: int) -> str:
-    """The backbone meant by the built-in's `num_layers`.
-
-    Raises:
-        BackendError: a depth for which no table of stages exists.
-    """
+    """Return the backbone of the built-in's `num_layers`; BackendError for another depth."""
     if f"resnet{num_layers}" in BACKBONES:
         return f"resnet{num_layers}"
     depths = ", ".join(str(depth) for depth in sorted((*LARGE_DEPTHS, *SMALL_DEPTHS)))

@@ -1,11 +1,10 @@
-"""Backends by name: list them, read a catalog, load an engine. Nothing is imported before its use.
+"""The protocol of a backend: what its modules and its engine offer, and the values they exchange.
 
-In: the value of the `backend` hyperparameter. Out: plain data (`catalog`) or a module that builds
-engines (`load`). The name of a folder here is the name of the backend and of the extra that
-installs its framework; `base.py` has the protocol.
+A backend is a folder with the same files as the others: `__init__` (`Framework`), `catalog`
+(`Catalog`), `engine` (`EngineModule`, `Engine`), `model`, `optimizer`, `export`, and `ranks`
+(`Launcher`) if a host's devices train in a process each. Images are uint8 (N, H, W, C); tensors
+have neutral names and layouts (`networks`), the same in every backend.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.errors import AlgorithmError
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.samples import Batch, FloatArray, UInt8Array
 
@@ -25,7 +23,7 @@ WEIGHT_PREFIX = "weight/"
 OPTIMIZER_PREFIX = "optimizer/"
 AVERAGE_PREFIX = "average/"
 STEPS = OPTIMIZER_PREFIX + "steps"
-"""Of a state: how many batches the engine has taken, int64 scalar."""
+"""Key of a state: the number of batches that the engine has trained on, int64 scalar."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,16 @@ class Backbone:
 
     Attributes:
         name: the value of the `backbone` hyperparameter.
-        input_size: side in pixels the backbone was designed for (or pretrained at).
+        input_size: side in pixels that the backbone was designed for or pretrained at.
         mean, std: normalization in units of 0–255, one value for all channels or three for RGB.
-        resize: shorter side before the center crop that its published accuracy was measured with.
+        resize: shorter side before the center crop with which its published accuracy was measured.
         interpolation: of that resize.
         dropout_rate: 0–1, before the head.
-        weights_package: importable package that carries its ImageNet weights as a file, if any.
+        weights_package: importable package that contains its ImageNet weights as a file, if any.
         weights_file: glob of that file inside the package.
         license: SPDX name of the weights' license.
-        source: where architecture and weights come from.
-        is_given: whether the channel `model` holds the backbone itself, and not weights for it.
+        source: of the architecture and the weights.
+        is_given: the channel `model` holds the backbone itself instead of weights for it.
     """
 
     name: str
@@ -60,7 +58,7 @@ class Backbone:
     is_given: bool = False
 
     def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std), one value per channel; a gray image takes the means of the RGB values."""
+        """Return (mean, std), one value per channel; gray images take the average of RGB."""
         return _per_channel(self.mean, channels), _per_channel(self.std, channels)
 
 
@@ -70,7 +68,7 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to build.
+    """The model to build.
 
     Attributes:
         backbone: name in the backend's catalog.
@@ -79,15 +77,16 @@ class ModelSpec:
         mean, std: normalization inside the graph, units of 0–255, one value per channel.
         dropout_rate: 0–1, before the head.
         seed: of the initial weights.
-        train_only_head: freeze every layer but the head (its BatchNorm statistics too).
-        averages_weights: keep a moving average of all weights and statistics; `predict_step` and
-            `export` then use it.
+        train_only_head: freeze all layers but the head, including BatchNorm statistics.
+        averages_weights: keep a moving average of all weights and statistics, which `predict_step`
+            and `export` then use.
         precision: of training steps: "auto", "float32", "bfloat16" or "float16".
-        compiles: whether training steps are compiled, where the framework can.
+        compiles: compile training steps, if the framework can.
         multi_label: each class has a sigmoid and binary cross-entropy (mean over the classes)
-            instead of all a softmax and cross-entropy; targets are then 0 or 1 for every class.
-        positive_weights: with multi_label, the weight of a class's loss where it is present; ().
-        folder: where the files of a backbone lie that `is_given`, while the engine is built.
+            instead of one softmax and cross-entropy; targets are 0 or 1 for each class.
+        positive_weights: with multi_label, the weight of each class's loss where the class is
+            present; () for 1.
+        folder: with the files of a backbone that `is_given`, while the engine is built.
     """
 
     backbone: str
@@ -105,21 +104,13 @@ class ModelSpec:
     positive_weights: tuple[float, ...] = ()
     folder: Path | None = None
 
-    def check_images(self, images: UInt8Array) -> None:
-        """AlgorithmError unless these are (N, H, W, C) of the input shape: a fault of the core."""
-        channels, height, width = self.input_shape
-        if images.shape[1:] != (height, width, channels):
-            raise AlgorithmError(
-                f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
-            )
-
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """Which optimizer, by the names and meanings of the built-ins; unused fields are ignored.
+    """An optimizer, by the names and meanings of the built-ins; some use only a few fields.
 
     `weight_decay` is added to the gradient (coupled) of convolution and dense weights only.
-    `head_l2` is the factor of the head weights' squared sum, added to the loss.
+    `head_l2` times the sum of the squared head weights is added to the loss.
     """
 
     name: str = "sgd"
@@ -139,11 +130,11 @@ class World:
     """This process among those that train together.
 
     Attributes:
-        rank, size: its number among all of them, and how many these are.
-        threads: what the framework may use.
-        addresses: `host:port` of every rank, where a framework may listen; all of them meet at the
-            first. Empty where there is one rank.
-        local_size: how many of them are on each host; ranks of a host follow one another.
+        rank, size: its number, from 0, and the number of processes.
+        threads: how many the framework may use.
+        addresses: `host:port` of every rank, where a framework may listen; the ranks meet at the
+            first. Empty with one rank.
+        local_size: number of processes on each host; the ranks of a host are consecutive.
     """
 
     rank: int = 0
@@ -155,12 +146,12 @@ class World:
 
 @dataclass(frozen=True)
 class Update:
-    """How a batch takes part in an update of the weights; by default it is the whole of one.
+    """A batch's part in an update of the weights; by default an update has one batch.
 
     Attributes:
-        share: 0–1, factor of this batch's mean loss in the update's; the shares of an update's
-            batches add to 1.
-        is_last: whether the weights are updated after this batch.
+        share: 0–1, factor of this batch's mean loss in the update's loss; the shares of an
+            update's batches add to 1.
+        is_last: update the weights after this batch.
         average_decay: 0–1: average = decay · average + (1 − decay) · weights, after the update.
     """
 
@@ -173,18 +164,23 @@ WHOLE_UPDATE = Update()
 
 
 class StepResult(Protocol):
-    """The outcome of one step, possibly still on its way from the device."""
+    """The result of one step, which the device may still be computing."""
 
     def fetch(self) -> tuple[float, FloatArray]:
-        """Wait for it: (mean loss over the batch's weights, logits float32 (N, classes)).
+        """Wait for the device and return (weighted mean loss, logits float32 (N, classes)).
 
-        This is a synchronization point with the device: call it when a log line is due.
+        The loss is without the head's L2 term; samples of weight 0 have logits of zeros. Call this
+        only when a log line is due: it synchronizes with the device.
         """
         ...
 
 
 class Engine(Protocol):
-    """A built model with its optimizer, on its device."""
+    """A model with its optimizer, on its device.
+
+    It runs on the GPU of its rank if the framework sees one, else on the CPU. On the CPU the same
+    seed, batches and number of threads give bit-equal weights, also after a stop and a resume.
+    """
 
     parameter_count: int
     trainable_parameter_count: int
@@ -193,96 +189,150 @@ class Engine(Protocol):
     def train_step(
         self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
     ) -> StepResult:
-        """Gradients of soft targets (N, classes) and weights (N,), and the update they are for.
+        """Compute the gradients of a batch and, if it is the last of an update, update the weights.
 
-        A batch without weight takes part with gradients of zero; where no batch of an update, on
-        any rank, has a sample of weight, nothing changes. The state between the batches of one
-        update is not part of `state`.
+        Samples of weight 0 are left out of the forward pass. A batch in which all have weight 0
+        adds gradients of zero; an update in which no rank has a sample of weight changes nothing.
+        `state` does not contain the gradients of an update that is not finished.
+
+        Args:
+            batch: images, soft targets float32 (N, classes) and weights float32 (N,).
+            learning_rate: of the update.
+            update: the batch's part in it.
 
         Raises:
-            MemoryError: the batch does not fit the device's memory; so does `predict_step`.
+            MemoryError: the batch does not fit into the device's memory; so does `predict_step`.
         """
         ...
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        """Logits, float32 (N, classes), of uint8 N·H·W·C images, in evaluation mode."""
+        """Return logits, float32 (N, classes), of uint8 (N, H, W, C), in evaluation mode."""
         ...
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,) values summed over the ranks of the world; returns when all have called."""
+        """Return float64 (N,) values summed over the ranks, once all ranks have called this."""
         ...
 
     def state(self) -> State:
-        """Everything that resuming needs: `weight/<neutral name>` and `optimizer/<name>`.
+        """Return copies of all that resuming needs.
 
-        With averaged weights also `average/<neutral name>`.
+        The keys are `weight/<neutral name>`, `average/<neutral name>` with averaged weights, and
+        `optimizer/<slot>/<neutral name>` or `optimizer/<name>`.
         """
         ...
 
     def load_state(self, state: State) -> None:
-        """The inverse of `state`; an absent part starts afresh, the average at the weights."""
+        """Take over a state, also of another backend; nothing changes if any of it is refused.
+
+        A head that is absent or of another width keeps its fresh weights. Without optimizer slots
+        the optimizer starts afresh, and without averages the average starts at the weights.
+
+        Raises:
+            ArtifactError: a tensor or a slot does not fit; see `state.checked_state`.
+        """
         ...
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
-        """Write an ONNX file: input `images` uint8 N·H·W·C, output `probabilities` float32.
+        """Write an ONNX file: input `images` uint8 (N, H, W, C), output `probabilities` float32.
 
-        The logits are divided by `temperature` (> 0) before the softmax.
+        The file appears whole or not at all; the same weights give the same bytes.
+
+        Args:
+            path: of the file, in an existing folder.
+            temperature: > 0, by which the logits are divided first.
+
+        Raises:
+            AlgorithmError: ONNX Runtime gives other probabilities than this engine.
+            BackendError: the backbone cannot be translated.
         """
         ...
 
     def release(self) -> None:
-        """Free the device."""
+        """Leave the other ranks and free the device; the engine cannot be used afterward."""
         ...
 
 
 class Catalog(Protocol):
-    """What `<backend>/catalog.py` offers: plain data, no framework."""
+    """A backend's `catalog.py`: plain data, without the framework."""
 
     BACKBONES: Mapping[str, Backbone]
+    FORMATS: Sequence[str]  # model formats besides ONNX; its engines are then `FormatWriter`s
 
     def find(self, name: str) -> Backbone:
-        """The row of that name; BackendError with the nearest name when there is none."""
+        """Return the row of a backbone; BackendError with the nearest name for unknown ones."""
         ...
 
-    def resnet_name(self, num_layers: int) -> str:
-        """The backbone that the built-in's `num_layers` means; BackendError for another depth."""
+
+class Framework(Protocol):
+    """A backend's `__init__.py`, which does not import the framework."""
+
+    REQUIREMENTS: str  # what the framework needs besides its extra, for error messages; or ""
+
+    def prepare(self, threads: int, /) -> None:
+        """Set in this process what the framework reads while it is imported."""
         ...
 
 
 class EngineModule(Protocol):
-    """What `<backend>/engine` offers: it imports the framework."""
+    """A backend's `engine.py`, which imports the framework."""
 
     def build(self, spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-        """A model with fresh weights and its optimizer, on this process's device."""
+        """Return a model with fresh weights and its optimizer; with several ranks, meet the others.
+
+        Raises:
+            BackendError: the backbone or the optimizer does not exist, or the framework cannot
+                build the backbone for this input.
+            AlgorithmError: the ranks do not meet.
+            MemoryError: the model does not fit into the device's memory.
+        """
         ...
 
     def pretrained_state(self, backbone: Backbone, weights_dir: Path | None) -> State | None:
-        """ImageNet weights found on this machine as `weight/<name>`, or None; never a download."""
+        """Return the ImageNet weights on this machine as `weight/<name>`; None without any.
+
+        Nothing is downloaded.
+
+        Raises:
+            ArtifactError: a file is damaged, altered or of another network.
+        """
         ...
 
 
 class FormatWriter(Protocol):
-    """What an engine offers besides, where the backend's `catalog.py` has FORMATS of its own."""
+    """What the engines of a backend with FORMATS offer besides `Engine`."""
 
     def write_format(
         self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
     ) -> None:
-        """Write the model, whole or not at all; its logits are divided by `temperature` (> 0).
+        """Write the model in one of the FORMATS, whole or not at all.
+
+        Args:
+            name: of the format.
+            path: of the new file or folder.
+            temperature: > 0, by which the logits are divided first.
+            preprocessing: of the images, for formats that include it.
 
         Raises:
-            BackendError: the backbone has no such form.
-            UsageError: something is at `path` already.
+            BackendError: the backbone does not exist in this format.
+            UsageError: `path` exists.
         """
         ...
 
 
 class Launcher(Protocol):
-    """What `<backend>/ranks.py` offers, where a host's devices are a process each."""
+    """A backend's `ranks.py`, if a host's devices train in a process each."""
 
     def device_count(self) -> int:
-        """The devices of this machine that can train."""
+        """Return the number of devices of this machine that can train."""
         ...
 
     def launch(self, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-        """Run `python <arguments>` once for each environment; the exit code of all."""
+        """Run `python <arguments>` once with each environment added, and wait for all of them.
+
+        They share the standard streams of this process. If one fails, the others are stopped;
+        SIGTERM is passed on to them.
+
+        Returns:
+            0, or the highest exit code of a process that failed; 1 if signals killed all of these.
+        """
         ...

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from image_classification.backends import networks
 from image_classification.backends.backbones import LARGE_DEPTHS, SMALL_DEPTHS
 from image_classification.backends.base import WEIGHT_PREFIX, State
-from image_classification.backends.networks import Convolution, Network, Norm
+from image_classification.backends.networks import layers
 from image_classification.errors import ArtifactError
 from image_classification.samples import FloatArray
 
@@ -156,7 +156,7 @@ def has_fixed_scale(nodes: Nodes, name: str) -> bool:
     return nodes[name][1].get("fix_gamma", "True") in ("True", "1", "true")
 
 
-def check_layers(nodes: Nodes, network: Network, names: Mapping[str, str]) -> None:
+def check_layers(nodes: Nodes, network: layers.Network, names: Mapping[str, str]) -> None:
     """That the graph computes what the network does, layer for layer.
 
     Args:
@@ -168,7 +168,7 @@ def check_layers(nodes: Nodes, network: Network, names: Mapping[str, str]) -> No
         ArtifactError: a layer is absent or has another stride, kernel, padding or epsilon.
     """
     for layer in network.layers:
-        if isinstance(layer, Convolution):
+        if isinstance(layer, layers.Convolution):
             (top, _), (left, _) = layer.padding
             expected: dict[str, object] = {
                 "kernel": layer.kernel,
@@ -176,7 +176,7 @@ def check_layers(nodes: Nodes, network: Network, names: Mapping[str, str]) -> No
                 "pad": (top, left),
             }
             defaults = {"stride": "(1, 1)", "pad": "(0, 0)"}
-        elif isinstance(layer, Norm):
+        elif isinstance(layer, layers.Norm):
             expected, defaults = {"eps": layer.epsilon}, {"eps": "0.001"}
         else:
             continue
@@ -309,7 +309,7 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
 
 def _recognize(
     nodes: Nodes, arrays: dict[str, Array], shape: tuple[int, int, int]
-) -> tuple[int, Network]:
+) -> tuple[int, layers.Network]:
     """The depth whose layers the graph has, and its network."""
     units = {name for name in nodes if re.fullmatch(r"stage\d_unit\d+_conv\d", name)}
     for depth in (*LARGE_DEPTHS, *SMALL_DEPTHS):
@@ -325,8 +325,8 @@ def _recognize(
     )
 
 
-def _weights(network: Network, nodes: Nodes, arrays: dict[str, Array], file: str) -> State:
-    norms = {layer.name: layer for layer in network.layers if isinstance(layer, Norm)}
+def _weights(network: layers.Network, nodes: Nodes, arrays: dict[str, Array], file: str) -> State:
+    norms = {layer.name: layer for layer in network.layers if isinstance(layer, layers.Norm)}
     weights: State = {}
     for name, shape in network.tensor_shapes().items():
         layer, _, tensor = name.rpartition(".")
@@ -360,8 +360,8 @@ def _name(layer: str) -> str:
     return _OUTSIDE_STAGES.get(layer, "")
 
 
-def _input_norm(model: BuiltInModel) -> Norm:
+def _input_norm(model: BuiltInModel) -> layers.Norm:
     first = networks.network(model.backbone, model.input_shape).layers[0]
-    if not isinstance(first, Norm):
+    if not isinstance(first, layers.Norm):
         raise TypeError(f"{model.backbone} does not begin with a BatchNorm")
     return first

@@ -1,75 +1,138 @@
-"""The artifact's ONNX graph of a shared backbone: one writer for every backend.
+"""The ONNX graph of a shared backbone, and the check of any graph against its engine.
 
-In: a `Network`, its weights by neutral name, and what is around it. Out: a file with input
-`images` (uint8 N·H·W·C, N free) and output `probabilities` (float32 N, classes). The same weights
-give the same bytes, whatever the backend and the version of the onnx package (1.14 and later):
-opset 17, which ONNX Runtime reads since 1.12.
+In: a `Network`, its weights by neutral name and the specification of the model. Out: a file with
+the input `images`, uint8 (N, H, W, C) with free N, and the output `probabilities`, float32 (N,
+classes). The same weights give the same bytes with every backend and version of the onnx package
+from 1.14 on.
 
-A BatchNorm that follows a convolution is folded into it, one that reads the images into their
-normalization; padding belongs to its convolution. On one core EfficientNet-Lite0 takes 10.2 ms an
-image; 11.9 from PyTorch's exporter, where each uneven padding is a copy of the image.
+A BatchNorm after a convolution is folded into it, and one that reads the images into their
+normalization; padding belongs to its convolution. On one core EfficientNet-Lite0 takes 10.2 ms per
+image, and 11.9 in the graph of PyTorch's exporter, where each uneven padding copies the image.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from image_classification import files
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.networks import (
-    INPUT,
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Network,
-    Norm,
-)
-from image_classification.backends.networks.layers import Padding
-from image_classification.backends.onnx_check import Predict, check
+from image_classification.backends.networks import layers
+from image_classification.errors import AlgorithmError
+from image_classification.samples import FloatArray, UInt8Array
 
+OPSET = 17  # ONNX Runtime reads it since 1.12
+TOLERANCE = 1e-4
+"""The largest difference of a probability between ONNX Runtime and the backend."""
+
+Predict = Callable[[UInt8Array], FloatArray]
+"""Uint8 images (N, H, W, C) to the engine's logits, float32 (N, classes)."""
 Weights = Mapping[str, npt.NDArray[Any]]
 Affine = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """(scale, shift), each (channels,)."""
 
+_IR_VERSION = 8  # of onnx 1.12, the oldest version that may contain opset 17
+_NORMALIZED = "normalised"  # codespell:ignore normalised - as in 0.1.0, for the same bytes
+_CHECKED_BATCHES = (1, 2, 7)
 
-def readers(network: Network) -> Counter[str]:
-    """How many layers read each value of the network."""
+
+def write(
+    path: Path,
+    network: layers.Network,
+    weights: Weights,
+    spec: ModelSpec,
+    temperature: float,
+    predict: Predict,
+) -> None:
+    """Write the graph of a model whose backbone is shared, once `check` has accepted it.
+
+    Args:
+        path: of the file; it appears whole or not at all.
+        network: of the backbone.
+        weights: of the network and the head, by neutral name without a prefix.
+        spec: of the model.
+        temperature: > 0, by which the logits are divided first.
+        predict: the engine's logits.
+
+    Raises:
+        AlgorithmError: see `check`; nothing is written.
+    """
+    graph = graph_bytes(network, weights, spec, temperature)
+    check(graph, predict, spec, temperature)
+    files.write_bytes(path, graph)
+
+
+def check(graph: bytes, predict: Predict, spec: ModelSpec, temperature: float = 1.0) -> None:
+    """Compare ONNX Runtime's probabilities with the engine's in batches of several sizes.
+
+    Raises:
+        AlgorithmError: they differ by more than TOLERANCE or are not finite.
+    """
+    channels, height, width = spec.input_shape
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # more threads spin next to the framework's: slower
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    for size in _CHECKED_BATCHES:
+        batch = images[:size]
+        logits = predict(batch)
+        if not np.isfinite(logits).all():
+            raise AlgorithmError("the model has diverged: its own predictions are not finite")
+        expected = probabilities_of(logits, spec, temperature)
+        (probabilities,) = session.run(["probabilities"], {"images": batch})
+        difference = float(np.abs(probabilities - expected).max())
+        if not difference <= TOLERANCE:  # also for a NaN
+            raise AlgorithmError(
+                f"the exported graph differs from the model by {difference:.2g} in a batch of "
+                f"{size}; at most {TOLERANCE:g} is allowed"
+            )
+
+
+def probabilities_of(logits: FloatArray, spec: ModelSpec, temperature: float = 1.0) -> FloatArray:
+    """Return float32 (N, classes): a sigmoid of each logit, or a softmax over them."""
+    scaled = logits.astype(np.float64) / temperature
+    if spec.multi_label:
+        return np.asarray(0.5 + 0.5 * np.tanh(scaled / 2), np.float32)
+    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True), np.float32)
+
+
+def readers(network: layers.Network) -> Counter[str]:
+    """Count the layers that read each value of the network."""
     return Counter(name for layer in network.layers for name in layer.inputs)
 
 
-def folded_norms(network: Network) -> dict[str, Norm]:
-    """The BatchNorm of each convolution that nothing else reads."""
+def folded_norms(network: layers.Network) -> dict[str, layers.Norm]:
+    """Return the BatchNorm of each convolution that nothing else reads."""
     counts = readers(network)
-    convolutions = {layer.name for layer in network.layers if isinstance(layer, Convolution)}
+    convolutions = {layer.name for layer in network.layers if isinstance(layer, layers.Convolution)}
     return {
         layer.inputs[0]: layer
         for layer in network.layers
-        if isinstance(layer, Norm)
+        if isinstance(layer, layers.Norm)
         and layer.inputs[0] in convolutions
         and counts[layer.inputs[0]] == 1
     }
 
 
 def normalization(spec: ModelSpec) -> Affine:
-    """What a specification does to the pixels: (1 / std, −mean / std), one value per channel."""
+    """Return what normalizes the pixels: (1 / std, −mean / std), one value per channel."""
     mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
     channels = spec.input_shape[0]
     scale, shift = np.broadcast_to(1 / std, channels), np.broadcast_to(-mean / std, channels)
     return scale, shift
 
 
-def affine_of(norm: Norm, weights: Weights) -> Affine:
-    """What an evaluated BatchNorm computes, in float64: times scale, plus shift."""
+def affine_of(norm: layers.Norm, weights: Weights) -> Affine:
+    """Return float64 (scale, shift) of a BatchNorm in evaluation mode: x · scale + shift."""
     ones = np.ones(norm.width)
     weight, bias, mean, variance = (
         np.asarray(weights.get(f"{norm.name}.{tensor}", ones), np.float64)
@@ -79,54 +142,23 @@ def affine_of(norm: Norm, weights: Weights) -> Affine:
     return scale, bias - mean * scale
 
 
-_OPSET = 17
-_IR_VERSION = 8  # of onnx 1.12: the oldest that may hold opset 17
-_NORMALIZED = "normalized"
-
-
-def write(
-    path: Path,
-    network: Network,
-    weights: Weights,
-    spec: ModelSpec,
-    temperature: float,
-    predict: Predict,
-) -> None:
-    """Write the graph of a model, once ONNX Runtime has given the model's own probabilities.
-
-    Args:
-        path: of the file; it appears whole or not at all.
-        network: of the shared backbone.
-        weights: of the network and the head, by neutral name without a prefix.
-        spec: of the model.
-        temperature: > 0; what the logits are divided by first.
-        predict: the backend's own logits of images.
-
-    Raises:
-        AlgorithmError: they differ by more than `onnx_check.TOLERANCE`; nothing is written.
-    """
-    graph = graph_bytes(network, weights, spec, temperature)
-    check(graph, predict, spec, temperature)
-    files.write_bytes(path, graph)
-
-
 def graph_bytes(
-    network: Network, weights: Weights, spec: ModelSpec, temperature: float = 1.0
+    network: layers.Network, weights: Weights, spec: ModelSpec, temperature: float = 1.0
 ) -> bytes:
-    """The serialized ONNX model; see `write` for the arguments."""
+    """Return the serialized ONNX model; see `write` for the arguments."""
     writer = _Writer(weights)
-    layers = list(network.layers)
+    remaining = list(network.layers)
     affine = normalization(spec)
-    first = INPUT
-    if isinstance(layers[0], Norm) and readers(network)[INPUT] == 1:
-        scale, shift = affine_of(layers[0], weights)
+    first = layers.INPUT
+    if isinstance(remaining[0], layers.Norm) and readers(network)[layers.INPUT] == 1:
+        scale, shift = affine_of(remaining[0], weights)
         affine = affine[0] * scale, affine[1] * scale + shift
-        first = layers.pop(0).name
+        first = remaining.pop(0).name
     writer.add_normalization(affine, spec.input_shape)
     writer.names[first] = _NORMALIZED
     folded = folded_norms(network)
-    for layer in layers:
-        if isinstance(layer, Convolution):
+    for layer in remaining:
+        if isinstance(layer, layers.Convolution):
             writer.add_convolution(layer, folded.get(layer.name))
         elif layer not in folded.values():
             writer.add_layer(layer)
@@ -135,11 +167,7 @@ def graph_bytes(
 
 
 class _Writer:
-    """The nodes and weights written so far.
-
-    Attributes:
-        names: the value in the graph of each of the network's values.
-    """
+    """The nodes and weights so far; `names` maps the network's values to the graph's."""
 
     def __init__(self, weights: Weights) -> None:
         self.names: dict[str, str] = {}
@@ -148,7 +176,7 @@ class _Writer:
         self._arrays: list[onnx.TensorProto] = []
 
     def add_normalization(self, affine: Affine, shape: tuple[int, int, int]) -> None:
-        """Uint8 N·H·W·C to float32 N·C·H·W, times scale plus shift; small when transposed."""
+        """Add uint8 (N, H, W, C) → float32 (N, C, H, W) · scale + shift; bytes are transposed."""
         self._node("Transpose", ["images"], "images.transposed", perm=[0, 3, 1, 2])
         self._node("Cast", ["images.transposed"], "images.float", to=TensorProto.FLOAT)
         scale, shift = (
@@ -158,8 +186,8 @@ class _Writer:
         self._node("Mul", ["images.float", scale], "images.scaled")
         self._node("Add", ["images.scaled", shift], _NORMALIZED)
 
-    def add_convolution(self, layer: Convolution, norm: Norm | None) -> None:
-        """A convolution; with the BatchNorm after it, if that is its only reader."""
+    def add_convolution(self, layer: layers.Convolution, norm: layers.Norm | None) -> None:
+        """Add a convolution, with the BatchNorm that is folded into it."""
         kernel = self._weights[f"{layer.name}.weight"].astype(np.float64)
         inputs, output = [self.names[layer.inputs[0]]], layer.name
         if norm is None:
@@ -181,29 +209,28 @@ class _Writer:
             pads=_pads(layer.padding),
         )
 
-    def add_layer(self, layer: Layer) -> None:
-        """Any other layer."""
+    def add_layer(self, layer: layers.Layer) -> None:
         inputs = [self.names[name] for name in layer.inputs]
         self.names[layer.name] = layer.name
-        if isinstance(layer, Norm):
+        if isinstance(layer, layers.Norm):
             self._add_norm(layer, inputs)
-        elif isinstance(layer, Activation) and layer.ceiling is None:
+        elif isinstance(layer, layers.Activation) and layer.ceiling is None:
             self._node("Relu", inputs, layer.name)
-        elif isinstance(layer, Activation):
+        elif isinstance(layer, layers.Activation):
             bounds = {"floor": 0.0, "ceiling": layer.ceiling}
             named = [self._array(f"{layer.name}.{k}", np.array(v)) for k, v in bounds.items()]
             self._node("Clip", [*inputs, *named], layer.name)
-        elif isinstance(layer, MaxPool):
+        elif isinstance(layer, layers.MaxPool):
             size = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
             self._node("MaxPool", inputs, layer.name, pads=_pads(layer.padding), **size)
-        elif isinstance(layer, Add):
+        elif isinstance(layer, layers.Add):
             self._node("Add", inputs, layer.name)
         else:
             self._node("GlobalAveragePool", inputs, f"{layer.name}.map")
             self._node("Flatten", [f"{layer.name}.map"], layer.name)
 
     def add_head(self, features: str, is_multi_label: bool, temperature: float) -> None:
-        """The dense layer, the temperature and the activation: the graph's output."""
+        """Add the dense layer, the temperature and the activation."""
         inputs = [self.names[features]]
         inputs += [self._array(name, self._weights[name]) for name in ("head.weight", "head.bias")]
         self._node("Gemm", inputs, "logits", transB=1)
@@ -218,7 +245,6 @@ class _Writer:
             self._node("Softmax", [logits], "probabilities", axis=1)
 
     def serialized(self, spec: ModelSpec) -> bytes:
-        """The checked model, as deterministic bytes."""
         channels, height, width = spec.input_shape
         images = helper.make_tensor_value_info(
             "images", TensorProto.UINT8, ["batch", height, width, channels]
@@ -228,12 +254,12 @@ class _Writer:
         )
         ends = [images], [probabilities]
         graph = helper.make_graph(self._nodes, spec.backbone, *ends, self._arrays)
-        opsets = [helper.make_opsetid("", _OPSET)]
+        opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString(deterministic=True))
 
-    def _add_norm(self, norm: Norm, inputs: list[str]) -> None:
+    def _add_norm(self, norm: layers.Norm, inputs: list[str]) -> None:
         ones = np.ones(norm.width, np.float32)
         for tensor in ("weight", "bias", "running_mean", "running_var"):
             name = f"{norm.name}.{tensor}"
@@ -249,6 +275,6 @@ class _Writer:
         return name
 
 
-def _pads(padding: Padding) -> list[int]:
+def _pads(padding: layers.Padding) -> list[int]:
     (top, bottom), (left, right) = padding
     return [top, left, bottom, right]

@@ -1,10 +1,8 @@
-"""ImageNet weights found on this machine, under neutral names, the same for every backend.
+"""ImageNet weights of shared backbones on this machine, under neutral names.
 
-In: a row of a catalog. Out: `{"weight/<name>": array}`, the 1000-class head of ImageNet included
-as `weight/head.*`; nothing is ever downloaded, and nothing in a file is executed.
+In: a row of a catalog. Out: `{"weight/<name>": array}` with the 1000-class head as `weight/head.*`.
+Nothing is downloaded, and nothing in a file is executed.
 """
-
-from __future__ import annotations
 
 import hashlib
 import importlib.util
@@ -37,10 +35,9 @@ _IN_BLOCK = {
 
 
 def neutral_name(published: str, backbone: str) -> str:
-    """`_blocks.1._expand_conv.weight` → `stage2.block1.expand.conv.weight`.
+    """Translate a name in a published file; ValueError if the backbone has no such tensor.
 
-    Raises:
-        ValueError: the backbone has no such tensor.
+    `_blocks.1._expand_conv.weight` → `stage2.block1.expand.conv.weight`
     """
     layer, _, tensor = published.rpartition(".")
     if layer in _OUTSIDE_BLOCKS:
@@ -48,7 +45,7 @@ def neutral_name(published: str, backbone: str) -> str:
     blocks, _, rest = layer.partition(".")
     number, _, layer = rest.partition(".")
     if backbone in SCALES and blocks == "_blocks" and number.isdecimal() and layer in _IN_BLOCK:
-        block = int(number)  # they count the blocks of all stages together
+        block = int(number)  # published names count the blocks of all stages together
         for stage, count in enumerate(depths(backbone), start=1):
             if block < count:
                 return f"stage{stage}.block{block + 1}.{_IN_BLOCK[layer]}.{tensor}"
@@ -56,19 +53,18 @@ def neutral_name(published: str, backbone: str) -> str:
     raise ValueError(f"{backbone} has no tensor {published!r}")
 
 
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth")  # PyTorch's convention: begins the SHA-256
-_COUNTER = "num_batches_tracked"  # PyTorch's own; no network needs it
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth")  # PyTorch's convention: start of the SHA-256
+_COUNTER = "num_batches_tracked"  # PyTorch's own; no other framework has it
 
 
 def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | None:
-    """The weights of `<weights_dir>/<backbone>.safetensors`, else of its installed package.
+    """Read `<weights_dir>/<backbone>.safetensors`, or else the backbone's installed package.
 
     Returns:
-        `weight/<neutral name>` → float32 array: convolutions (out, in, height, width), dense
-        layers (out, in); None when neither place has them.
+        `weight/<neutral name>` → float32 array; None if neither exists.
 
     Raises:
-        ArtifactError: a file is there but damaged, altered or of another network.
+        ArtifactError: the file is damaged, altered or of another network.
     """
     baked = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
     if baked is not None and baked.is_file():
@@ -82,9 +78,9 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
 
 
 def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
-    """Whether there is a file, of whatever format, that a backend may take weights from.
+    """Return whether there is a file of any format from which a backend may read weights.
 
-    Asked before a framework is loaded; only reading the file tells whether it is sound.
+    This needs no framework; only reading the file shows whether it is intact.
     """
     folder, name = (weights_dir / backbone.name).parent, Path(backbone.name).name
     return any(folder.glob(f"{name}.*")) or _find_installed(backbone) is not None
@@ -98,7 +94,7 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _find_installed(backbone: Backbone) -> Path | None:
-    """The weights file inside the backbone's package, found without importing the package."""
+    """Find the weights file in the backbone's package without importing the package."""
     if backbone.weights_package is None or backbone.weights_file is None:
         return None
     spec = importlib.util.find_spec(backbone.weights_package)

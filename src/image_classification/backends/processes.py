@@ -1,6 +1,4 @@
-"""How processes that train together wait for each other: some begin minutes after others."""
-
-from __future__ import annotations
+"""Start the processes that train together on a host, and wait for those of other hosts."""
 
 import signal
 import socket
@@ -11,24 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-SECONDS_TO_STOP = 115
-"""For the processes, after SIGTERM, to write the artifact; the platform kills after 120."""
-_SECONDS_TO_FAIL = 30.0
-"""For the others, when one has failed: to write the reason."""
+SECONDS_TO_STOP = 115  # after SIGTERM, to write the artifact; the platform kills after 120
+_SECONDS_TO_FAIL = 30.0  # for the other processes to write the reason when one has failed
 _PAUSE_SECONDS = 0.2
 
 _Processes = Sequence[subprocess.Popen[bytes]]
 
 
 def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-    """Run `python <arguments>` once for each environment, to the end of all.
-
-    They write where this process writes. When one fails the others are stopped; SIGTERM is passed
-    on to them.
-
-    Returns:
-        0, or the highest exit code of a process that failed; 1 where all of these were killed.
-    """
+    """See `base.Launcher`."""
     with _stop_signals() as received:
         processes = [_start(arguments, added) for added in environments]
         try:
@@ -39,14 +28,18 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
             for process in processes:
                 process.kill()
                 process.wait()
-    codes = [process.returncode for process in processes]
+    return exit_code([process.returncode for process in processes])
+
+
+def exit_code(codes: Sequence[int]) -> int:
+    """Return the highest exit code; 1 if signals killed all processes that failed."""
     return max(codes) if max(codes) > 0 else int(any(codes))
 
 
 def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A process in a session of its own: what a terminal interrupts is this one, which says so.
+    """Start a process in its own session: a terminal then interrupts only this process.
 
-    `env` adds to the environment, which only `contract/environment` reads, and becomes Python.
+    `env` adds the variables, because only `contract/environment` reads this process's environment.
     """
     settings = [f"{name}={value}" for name, value in added.items()]
     return subprocess.Popen(  # noqa: S603 - our own program
@@ -63,7 +56,7 @@ def _have_failed(processes: _Processes) -> bool:
 
 
 def _end(processes: _Processes, seconds: float) -> None:
-    """Send SIGTERM to who is running, and wait so long for all."""
+    """Send SIGTERM to all and wait for their end, at most `seconds`."""
     for process in processes:
         process.terminate()
     deadline = time.monotonic() + seconds
@@ -73,7 +66,7 @@ def _end(processes: _Processes, seconds: float) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Yield the numbers of SIGTERM and of keyboard interruptions that come in the block."""
+    """Yield a list that receives the numbers of SIGTERM and SIGINT during the block."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -92,11 +85,10 @@ _ATTEMPT_SECONDS = 5.0
 
 
 def await_listeners(addresses: Sequence[str]) -> None:
-    """Return when something listens at each `host:port`.
+    """Wait without a limit until something listens at each `host:port`.
 
-    Without end: a host may be slow to get its data, and who watches for lost ones is the core
-    (`training/lifeline`). Frameworks have waits of their own, but those hear no SIGTERM, and their
-    timeouts end a job whose other host is alive.
+    A host may be slow to fetch its data; `training/lifeline` detects lost ones. The frameworks' own
+    waits ignore SIGTERM, and their timeouts end a job whose other host is alive.
     """
     for address in addresses:
         host, _, port = address.rpartition(":")

@@ -1,6 +1,4 @@
-"""Whether a state is this engine's, asked before any of its arrays is copied."""
-
-from __future__ import annotations
+"""The tensors of an engine: their first values, and the check of a state before it is loaded."""
 
 import zlib
 from collections.abc import Iterable, Mapping
@@ -8,31 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from image_classification.backends.base import (
-    AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
-    STEPS,
-    WEIGHT_PREFIX,
-    ModelSpec,
-    OptimizerSpec,
-    State,
-)
+from image_classification.backends import base
 from image_classification.backends.update_rules import checked_slots
 from image_classification.errors import ArtifactError
 from image_classification.samples import FloatArray
 
 
 def initial_tensor(name: str, shape: tuple[int, ...], seed: int) -> FloatArray:
-    """Float32 array of a tensor before training.
+    """Return the float32 array of a tensor before training.
 
-    Convolution and dense weights are drawn as the built-in draws them: Xavier, gaussian, by fan
-    in, magnitude 2, which is a standard deviation of √(2 / fan in). BatchNorms begin with scale 1,
+    Convolution and dense weights are drawn as in the built-in: Xavier, gaussian, by fan in, with
+    magnitude 2, which is a standard deviation of √(2 / fan in). BatchNorms start with scale 1,
     shift 0, mean 0 and variance 1; biases are 0.
 
     Args:
-        name: neutral; with the seed it decides the numbers, so that one more layer elsewhere
-            changes no other.
-        shape: in the neutral layout: convolutions (out, in, height, width), dense (out, in).
+        name: neutral; with the seed it determines the numbers, so that adding a layer does not
+            change the others.
+        shape: in the neutral layout.
         seed: of the job, 0 or more.
     """
     if len(shape) < 2:
@@ -49,70 +39,72 @@ _HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class CheckedState:
-    """What an engine takes of a state.
+    """The parts of a state that an engine takes over.
 
     Attributes:
-        weights: by neutral name; without the head where that does not fit.
-        averages: likewise, laid over the weights; {} where none are kept or saved.
+        weights: by neutral name; without the head if that does not fit.
+        averages: the same for the averages; {} if the engine keeps none or none were saved.
         slots: `{parameter: {slot: array}}` of the optimizer.
-        steps: batches so far; 0 where they were not saved.
+        steps: batches so far; 0 if they were not saved.
     """
 
-    weights: State
-    averages: State
-    slots: dict[str, State]
+    weights: base.State
+    averages: base.State
+    slots: dict[str, base.State]
     steps: int
 
 
 def checked_state(
-    state: State,
+    state: base.State,
     shapes: Mapping[str, tuple[int, ...]],
     learning: Iterable[str],
-    spec: ModelSpec,
-    settings: OptimizerSpec,
+    spec: base.ModelSpec,
+    settings: base.OptimizerSpec,
 ) -> CheckedState:
-    """All that `Engine.load_state` copies; what else is in the state is passed over.
+    """Check all that `Engine.load_state` copies; other keys of the state are ignored.
 
     Args:
-        state: as `Engine.state` gives it, or parts of it.
-        shapes: of every tensor of the network, in the neutral layout.
-        learning: names of those that learn.
+        state: of `Engine.state`, or parts of it.
+        shapes: of each tensor of the network, in the neutral layout.
+        learning: names of the tensors that learn.
         spec, settings: of the engine.
 
     Raises:
-        ArtifactError: a tensor or a slot that does not fit; see `checked_weights`,
-            `checked_slots`.
+        ArtifactError: a tensor or a slot does not fit; see `checked_weights`, `checked_slots`.
     """
     weights, averages, slots = (
         {key: value for key, value in state.items() if key.startswith(prefix)}
-        for prefix in (WEIGHT_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX)
+        for prefix in (base.WEIGHT_PREFIX, base.AVERAGE_PREFIX, base.OPTIMIZER_PREFIX)
     )
-    named = {key.replace(AVERAGE_PREFIX, WEIGHT_PREFIX, 1): v for key, v in averages.items()}
+    named = {
+        key.replace(base.AVERAGE_PREFIX, base.WEIGHT_PREFIX, 1): v for key, v in averages.items()
+    }
     takes_averages = spec.averages_weights and bool(named)
     return CheckedState(
         checked_weights(weights, shapes, spec.backbone),
         checked_weights(named, shapes, spec.backbone) if takes_averages else {},
         checked_slots(slots, {name: shapes[name] for name in learning}, settings),
-        int(state.get(STEPS, 0)),
+        int(state.get(base.STEPS, 0)),
     )
 
 
-def checked_weights(state: State, shapes: Mapping[str, tuple[int, ...]], backbone: str) -> State:
-    """The arrays to copy, by neutral name without prefix.
+def checked_weights(
+    state: base.State, shapes: Mapping[str, tuple[int, ...]], backbone: str
+) -> base.State:
+    """Return the arrays to copy, by neutral name without prefix.
 
-    Those of the head are left out when one of them is absent or of another shape: the network then
-    keeps the head it has.
+    If a tensor of the head is absent or of another shape, both are left out: the network keeps the
+    head it has.
 
     Args:
-        state: `weight/<neutral name>` → array; nothing else.
-        shapes: of every tensor of the network, in the neutral layout: convolutions (out, in,
-            height, width), dense layers (out, in).
+        state: `weight/<neutral name>` → array, nothing else.
+        shapes: of each tensor of the network, in the neutral layout.
         backbone: its name, for the message.
 
     Raises:
-        ArtifactError: a tensor of the backbone is missing, unknown, or of another shape.
+        ArtifactError: a tensor of the backbone is missing, unknown or of another shape.
     """
-    arrays = {key.removeprefix(WEIGHT_PREFIX): value for key, value in state.items()}
+    arrays = {key.removeprefix(base.WEIGHT_PREFIX): value for key, value in state.items()}
     received = {name: tuple(array.shape) for name, array in arrays.items()}
     expected = dict(shapes)
     if any(received.get(name) != expected[name] for name in _HEAD):

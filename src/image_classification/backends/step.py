@@ -1,45 +1,47 @@
-"""Dropout before the head: the same features are dropped whatever the framework or the device."""
-
-from __future__ import annotations
+"""What a training step computes alike in every backend: its samples and the dropout of the head."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.samples import FloatArray, IntArray
+from image_classification.backends.base import ModelSpec
+from image_classification.errors import AlgorithmError
+from image_classification.samples import FloatArray, IntArray, UInt8Array
 
 
 @dataclass(frozen=True)
 class StepSamples:
     """The samples of one batch that go through the network.
 
-    Samples of weight 0 are left out, so that padding does not enter the BatchNorm statistics. A
-    sample that is alone enters twice with half its weight, because a BatchNorm on 1×1 maps needs
-    two values. A batch without any sample of weight enters whole, for gradients of zero: the other
-    ranks' sums, or an update of several batches, wait for it. It must leave the BatchNorm
-    statistics as they are, and an update of such batches alone the weights.
+    Samples of weight 0 stay out, so that padding does not enter the BatchNorm statistics. A single
+    sample enters twice with half its weight, because a BatchNorm on 1×1 maps needs two values. A
+    batch in which all weights are 0 enters whole, for gradients of zero: the other ranks' sums, or
+    an update of several batches, wait for them. Such a batch must not change the BatchNorm
+    statistics, and an update of such batches alone must not change the weights.
 
     Attributes:
         batch_size: N, samples of the batch.
-        indices: int64 (M,), their places in the batch; M ≥ 2 unless N is 1 and its weight 0.
+        indices: int64 (M,), their indices in the batch; M ≥ 2 unless N is 1 and its weight 0.
         weights: float32 (M,), of their losses.
         has_weight: whether any sample has a weight.
+        is_whole: whether the samples are the batch as it is.
     """
 
     batch_size: int
     indices: IntArray
     weights: FloatArray
     has_weight: bool
+    is_whole: bool
 
-    @property
-    def is_everyone(self) -> bool:
-        """Whether the samples are the batch as it is: then nothing needs to be picked."""
-        return np.array_equal(self.indices, np.arange(self.batch_size))
+    def picked(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the rows (M, …) of the batch's (N, …); no copy if the batch enters as it is."""
+        return rows if self.is_whole else rows[self.indices]
 
     def scattered(self, logits: FloatArray) -> FloatArray:
-        """Float32 (N, classes) of the step's logits (M, classes); zeros for who was left out."""
-        if self.is_everyone:
+        """Return logits (N, classes) of the batch from the step's (M, classes), else zeros."""
+        if self.is_whole:
             return logits
         everyone = np.zeros((self.batch_size, logits.shape[1]), logits.dtype)
         everyone[self.indices] = logits
@@ -47,7 +49,7 @@ class StepSamples:
 
 
 def step_samples(weights: FloatArray) -> StepSamples:
-    """Of a batch whose samples have these weights, float32 (N,), 0 or more."""
+    """Select the samples of a batch by their weights, float32 (N,), 0 or more."""
     weights = np.asarray(weights, dtype=np.float32)
     indices = np.flatnonzero(weights)
     has_weight = len(indices) > 0
@@ -55,25 +57,36 @@ def step_samples(weights: FloatArray) -> StepSamples:
         indices = np.arange(len(weights))
     elif len(indices) == 1:
         indices, weights = np.repeat(indices, 2), weights / np.float32(2)
-    return StepSamples(len(weights), indices, weights[indices], has_weight)
+    is_whole = np.array_equal(indices, np.arange(len(weights)))
+    return StepSamples(len(weights), indices, weights[indices], has_weight, is_whole)
+
+
+def check_images(images: UInt8Array, spec: ModelSpec) -> None:
+    """Raise AlgorithmError unless images are (N, H, W, C) of the model's input shape."""
+    channels, height, width = spec.input_shape
+    if images.shape[1:] != (height, width, channels):
+        raise AlgorithmError(
+            f"expected images (N, {height}, {width}, {channels}), received {images.shape}"
+        )
 
 
 def kept_features(
-    rate: float, shape: tuple[int, int], seed: int, step: int, rank: int
+    spec: ModelSpec, shape: tuple[int, ...], step: int, rank: int
 ) -> npt.NDArray[np.bool_] | None:
-    """Bool (samples, features): which features a step keeps; None when all of them.
+    """Return bool (samples, features): the features that dropout keeps; None without dropout.
 
-    What is kept is divided by 1 − rate (inverted dropout). A function of its arguments, so that a
-    job that is resumed drops what the whole job would have dropped.
+    The backend divides kept features by 1 − rate (inverted dropout). The result depends on the
+    arguments alone, so a resumed job drops the same features, with any framework and device.
 
     Args:
-        rate: 0 to below 1, share of the features to drop.
+        spec: of the model; its dropout rate and seed.
         shape: (samples that enter the step, features).
-        seed: of the job.
         step: of the job, from 0.
         rank: of this process.
     """
-    if rate == 0:
+    if spec.dropout_rate == 0:
         return None
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step, rank])))
-    return generator.random(shape, np.float32) >= rate
+    entropy = np.random.SeedSequence([spec.seed, step, rank])
+    return np.random.Generator(np.random.PCG64(entropy)).random(shape, np.float32) >= (
+        spec.dropout_rate
+    )

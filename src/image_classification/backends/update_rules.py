@@ -1,20 +1,18 @@
-"""The optimizers of both interfaces by their formulas, in NumPy: what every backend computes.
+"""The optimizers of both interfaces as formulas in NumPy, which every backend follows.
 
-In: parameters, gradients, and the slots an optimizer remembers, all float arrays by neutral name.
-Out: the same, after one update. The reference backend runs this; the others use their framework's
-operators and are tested against it. The formulas are `torch.optim`'s.
+In: parameters, gradients and the optimizer's slots, float arrays by neutral name. Out: the same
+after one update. The reference backend runs these functions; the others use their framework's
+operators and are tested against it. The formulas are those of `torch.optim`.
 
-What is remembered of a parameter is saved as `optimizer/<slot>/<parameter>`, in the parameter's
-shape; `step`, the number of updates so far, is a float32 scalar. A slot that was never used is
-absent and means zeros (`sum` of adagrad: the initial accumulator).
+A slot is saved as `optimizer/<slot>/<parameter>` in the parameter's shape; `step`, the number of
+updates so far, is a float32 scalar. A slot that was never used is absent and means zeros (`sum` of
+adagrad: the initial accumulator).
 
-MXNet's and Keras's own optimizers of these names differ, so none of them is used as it comes: both
+MXNet's and Keras's optimizers of these names compute something else, so no backend uses them: both
 fold the learning rate into the momentum, which then lags when the rate changes; both add epsilon
 under the root in adagrad and rmsprop, and before the correction by β₂ in adam; Keras's weight decay
-is decoupled, Gluon's reaches every parameter.
+is decoupled, and Gluon's includes every parameter.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,13 +28,13 @@ from image_classification.errors import ArtifactError, BackendError
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Slots = dict[str, Arrays]
-"""For each parameter its slots by name."""
+"""The slots of each parameter by name."""
 
 _SCALAR = "step"
 
 
 def _velocity(direction: Array, slots: Arrays, spec: OptimizerSpec) -> Array:
-    """v = momentum · v + direction; nothing is remembered without momentum."""
+    """v = momentum · v + direction; without momentum there is no slot."""
     if spec.momentum == 0:
         return direction
     velocity: Array = spec.momentum * slots["momentum_buffer"] + direction
@@ -98,16 +96,16 @@ class UpdateRule:
     """One optimizer.
 
     Attributes:
-        change: (gradient, slots, learning rate, settings) → what is subtracted from the parameter;
-            the slots are replaced by their next values.
-        slots: what it remembers of each parameter.
+        change: (gradient, slots, learning rate, settings) → the array to subtract from the
+            parameter; it replaces the slots by their next values.
+        slots: their names.
     """
 
     change: Callable[[Array, Arrays, float, OptimizerSpec], Array]
     slots: tuple[str, ...]
 
     def slots_of(self, spec: OptimizerSpec) -> tuple[str, ...]:
-        """Those in use with these settings: without momentum there is nothing to remember it by."""
+        """Return the slots in use with these settings."""
         return tuple(s for s in self.slots if s != "momentum_buffer" or spec.momentum != 0)
 
 
@@ -124,11 +122,7 @@ RULES: dict[str, UpdateRule] = {
 
 
 def rule_of(spec: OptimizerSpec, backend: str) -> UpdateRule:
-    """The rule that `spec` names.
-
-    Raises:
-        BackendError: no optimizer has that name; `backend` is for the message.
-    """
+    """Return the rule that `spec` names; BackendError, which names the backend, if none does."""
     if spec.name not in RULES:
         raise BackendError(
             f"backend {backend!r} has no optimizer {spec.name!r}{nearest(spec.name, RULES)} "
@@ -138,14 +132,14 @@ def rule_of(spec: OptimizerSpec, backend: str) -> UpdateRule:
 
 
 def first_slot(slot: str, shape: tuple[int, ...], spec: OptimizerSpec) -> Array:
-    """The float32 array that an unused slot of a parameter of this shape stands for."""
+    """Return the float32 array that an absent slot of a parameter of this shape means."""
     if slot == _SCALAR:
         return np.zeros((), np.float32)
     return np.full(shape, spec.initial_accumulator if slot == "sum" else 0.0, np.float32)
 
 
 def is_decayed(shape: tuple[int, ...]) -> bool:
-    """Whether weight decay reaches a parameter: only convolution and dense weights."""
+    """Return whether weight decay includes a parameter: only convolution and dense weights."""
     return len(shape) > 1
 
 
@@ -156,15 +150,15 @@ def update(
     rate: float,
     spec: OptimizerSpec,
 ) -> Arrays:
-    """The parameters after one update.
+    """Return the parameters after one update.
 
-    Gradients are first clipped together, then weight decay is added to those it reaches.
+    Gradients are first clipped together; then weight decay is added.
 
     Args:
         parameters, gradients: by neutral name.
-        slots: of each parameter, changed in place; absent ones are begun.
+        slots: of each parameter, changed in place; absent ones start.
         rate: learning rate.
-        spec: which rule, and its settings.
+        spec: name of the rule and its settings.
     """
     rule = RULES[spec.name]
     factor = clip_factor(gradients, spec.clip_gradient_norm)
@@ -183,7 +177,7 @@ def update(
 
 
 def clip_factor(gradients: Mapping[str, Array], limit: float) -> float:
-    """min(1, limit / (‖all gradients‖₂ + 1e-6)); 1 where the limit is 0, which means none."""
+    """Return min(1, limit / (‖all gradients‖₂ + 1e-6)); 1 for a limit of 0, which means none."""
     if limit == 0:
         return 1.0
     norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
@@ -193,17 +187,17 @@ def clip_factor(gradients: Mapping[str, Array], limit: float) -> float:
 def checked_slots(
     state: State, shapes: Mapping[str, tuple[int, ...]], spec: OptimizerSpec
 ) -> dict[str, State]:
-    """The saved slots of each parameter: `{parameter: {slot: array}}`.
+    """Return the saved slots as `{parameter: {slot: array}}`.
 
     Args:
-        state: `optimizer/<slot>/<parameter>` → array; `optimizer/<name>`, an engine's own counter
-            or loss scale, is passed over.
+        state: `optimizer/<slot>/<parameter>` → array; it ignores `optimizer/<name>`, an engine's
+            own counter or loss scale.
         shapes: of the parameters that learn, by neutral name.
-        spec: the optimizer that is to go on with them.
+        spec: the optimizer that continues with them.
 
     Raises:
-        ArtifactError: a slot that this optimizer does not have, or one of a parameter that does
-            not learn here or has another shape.
+        ArtifactError: this optimizer has no such slot, or the parameter does not learn here or has
+            another shape.
     """
     slots: dict[str, State] = {}
     for key, value in state.items():

@@ -11,8 +11,7 @@ from pathlib import Path
 from image_classification import backends
 from image_classification.archive import unpacked
 from image_classification.artifact import open_artifact
-from image_classification.backends.backbones import BACKBONES as SHARED
-from image_classification.backends.backbones import LARGE_DEPTHS
+from image_classification.backends import backbones
 from image_classification.backends.base import (
     Backbone,
     Engine,
@@ -65,10 +64,10 @@ def replaced_backbone(
         return None
     depth = int(values.num_layers)
     catalog = backends.catalog(values.backend or "")
-    asked = catalog.resnet_name(depth)
+    asked = backbones.resnet_name(depth)
     if "model" in channels:
         return _of_artifact(model_path(channels["model"]), asked)
-    if not values.use_pretrained_model or depth not in LARGE_DEPTHS:
+    if not values.use_pretrained_model or depth not in backbones.LARGE_DEPTHS:
         return None
     folder = Path(environment.WEIGHTS_DIR.read())
     if has_weights(catalog.find(asked), folder):
@@ -297,12 +296,12 @@ def start_engine(
         UserError: no such backbone or backend, or weights that are missing or do not fit.
         BackendError: the backbone has no ONNX graph.
     """
-    backend = backends.load(settings.backend)
+    backend = backends.load(settings.backend, world.threads)
     with given_folder(settings.backbone, model_channel) as folder:
         spec = _spec_of(settings, inputs, folder)
         engine = backend.build(spec, settings.optimizer, world)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, given)
-    if world.rank == 0 and settings.backbone.name not in SHARED:
+    if world.rank == 0 and settings.backbone.name not in backbones.BACKBONES:
         _check_graph(engine, settings.backbone.name)
     _logger.info(
         "Built %s on %s (threads: %d): %d parameters, %d of them trained",

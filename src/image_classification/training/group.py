@@ -133,7 +133,7 @@ def run_in_processes(
     if local_rank() is not None or (wanted or gpu_count()) <= 1:
         return None  # before the framework is asked, which takes seconds to load
     request = read_request(paths, overrides)
-    launcher = backends.launcher(request.settings.backend)
+    launcher = backends.launcher(request.settings.backend, framework_threads())
     count = (wanted or launcher.device_count()) if launcher else 1
     if launcher is None or count <= 1 or not _can_be_divided(request, count):
         return None

@@ -13,7 +13,7 @@ import mxnet as mx
 import onnxruntime
 
 from image_classification import backends
-from image_classification.backends import onnx_check
+from image_classification.backends import onnx_graph
 from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
 from image_classification.backends.mxnet_archive import read_built_in, read_params
@@ -88,5 +88,5 @@ def test_weights_for_another_normalization_answer_the_same(tmp_path: Path) -> No
     spec = ModelSpec(model.backbone, model.classes, model.input_shape, IMAGENET_MEAN, IMAGENET_STD)
     engine = backends.load("mxnet").build(spec, OptimizerSpec(), World())
     engine.load_state(model.weights_for(spec.mean, spec.std))
-    found = onnx_check.probabilities_of(engine.predict_step(pictures(32)), spec)
+    found = onnx_graph.probabilities_of(engine.predict_step(pictures(32)), spec)
     np.testing.assert_allclose(found, predict(module, pictures(32)), atol=TOLERANCE)

@@ -11,7 +11,7 @@ pytest.importorskip("mxnet", reason="MXNet is not installed (Python 3.10 or 3.11
 
 import mxnet as mx
 
-from image_classification.backends.mxnet.step import memory_errors
+from image_classification.backends.mxnet.engine import memory_errors
 from tests.unit.backends.torch_cases import STEP_WITHOUT_MEMORY
 
 

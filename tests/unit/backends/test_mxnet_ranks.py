@@ -20,8 +20,8 @@ from tests.contract.hosts import free_ports
 _JOIN = """
 import os, pickle, sys, time
 from image_classification.backends.base import World
-from image_classification.backends import mxnet as process
-process.prepare(1)
+from image_classification.backends import mxnet as framework
+framework.prepare(1)
 from image_classification.backends.mxnet import ranks
 import mxnet as mx
 import numpy as np
@@ -194,7 +194,7 @@ if rank == 0:
     with started(script) as processes:
         code, _, errors = ends(processes[0])
     assert code == 1
-    assert "AlgorithmError: the 2 processes of this job did not all come within 3 s" in errors
+    assert "AlgorithmError: the 2 processes of this job did not meet within 3 s" in errors
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_set() -> None:

@@ -9,15 +9,16 @@ import pytest
 
 from image_classification.backends import networks
 from image_classification.backends.backbones import BACKBONES, SMALL_DEPTHS
+from image_classification.backends.networks import layers
 from image_classification.backends.networks.efficientnet_lite import same_padding
 
 
 def sides(name: str, shape: tuple[int, int, int]) -> dict[str, int]:
     """The height of each value of a network."""
-    heights = {networks.INPUT: shape[1]}
+    heights = {layers.INPUT: shape[1]}
     for layer in networks.network(name, shape).layers:
         height = heights[layer.inputs[0]]
-        if isinstance(layer, networks.Convolution | networks.MaxPool):
+        if isinstance(layer, layers.Convolution | layers.MaxPool):
             kernel = layer.kernel if isinstance(layer.kernel, int) else layer.kernel[0]
             height = (height + sum(layer.padding[0]) - kernel) // layer.stride + 1
         heights[layer.name] = height
@@ -46,7 +47,7 @@ def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_catalog_row_is_a_network_whose_layers_read_what_came_before(name: str) -> None:
     assert networks.is_shared(name)
-    known = {networks.INPUT}
+    known = {layers.INPUT}
     network = networks.network(name, (3, 64, 64))
     for layer, freed in zip(network.layers, network.last_uses(), strict=True):
         assert known.issuperset(layer.inputs), layer.name

@@ -14,8 +14,9 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 import onnx
 import onnxruntime
 
-from image_classification.backends import networks, onnx_check, onnx_graph
+from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
+from image_classification.backends.networks import layers
 from image_classification.errors import AlgorithmError
 from image_classification.samples import FloatArray, UInt8Array
 from tests.unit.backends.torch_cases import SMALL, change
@@ -75,8 +76,10 @@ def test_the_input_is_uint8_images_in_batches_of_any_size(spec: ModelSpec) -> No
 def test_a_norm_after_a_convolution_costs_nothing_and_no_padding_is_a_node_of_its_own() -> None:
     kinds = [node.op_type for node in onnx.load_from_string(graph_of(LITE)).graph.node]
     assert "BatchNormalization" not in kinds and "Pad" not in kinds
-    layers = networks.network(LITE.backbone, LITE.input_shape).layers
-    assert kinds.count("Conv") == sum(isinstance(layer, networks.Convolution) for layer in layers)
+    network = networks.network(LITE.backbone, LITE.input_shape)
+    assert kinds.count("Conv") == sum(
+        isinstance(layer, layers.Convolution) for layer in network.layers
+    )
 
 
 def test_the_temperature_divides_the_logits_and_several_labels_have_a_sigmoid_each() -> None:
@@ -109,10 +112,10 @@ def test_numbers_that_are_not_finite_do_not_pass_the_check() -> None:
     def lost(images: UInt8Array) -> FloatArray:
         return np.full((len(images), 4), np.nan, np.float32)
 
-    with pytest.raises(AlgorithmError, match="own answers are no finite numbers"):
-        onnx_check.check(graph_of(SMALL), lost, SMALL)
+    with pytest.raises(AlgorithmError, match="own predictions are not finite"):
+        onnx_graph.check(graph_of(SMALL), lost, SMALL)
     weights = weights_of(SMALL) | {"head.bias": np.full(4, np.nan, np.float32)}
     network = networks.network(SMALL.backbone, SMALL.input_shape)
     graph = onnx_graph.graph_bytes(network, weights, SMALL)
     with pytest.raises(AlgorithmError, match="by nan"):
-        onnx_check.check(graph, lambda images: np.zeros((len(images), 4), np.float32), SMALL)
+        onnx_graph.check(graph, lambda images: np.zeros((len(images), 4), np.float32), SMALL)

@@ -12,53 +12,45 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.backends.networks import (
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Norm,
-)
+from image_classification.backends.networks import layers
 from image_classification.backends.reference import model
 from image_classification.backends.reference.engine import sample_losses
 from image_classification.errors import BackendError
 from tests.unit.backends.torch_cases import SMALL, change, make_batch
 
 UNEVEN = ((0, 1), (1, 2))
-LAYERS: list[Layer] = [
-    Convolution("layer", ("x",), 4, 6, (3, 2), 2, padding=UNEVEN),
-    Convolution("layer", ("x",), 4, 4, (3, 3), 2, groups=4, padding=UNEVEN),
-    Norm("layer", ("x",), 4, 1e-3, 0.9),
-    Norm("layer", ("x",), 4, 1e-3, 0.9, learns_scale=False),
-    Activation("layer", ("x",)),
-    Activation("layer", ("x",), 0.5),
-    MaxPool("layer", ("x",)),
-    Add("layer", ("x", "y")),
-    Mean("layer", ("x",)),
+LAYERS: list[layers.Layer] = [
+    layers.Convolution("layer", ("x",), 4, 6, (3, 2), 2, padding=UNEVEN),
+    layers.Convolution("layer", ("x",), 4, 4, (3, 3), 2, groups=4, padding=UNEVEN),
+    layers.Norm("layer", ("x",), 4, 1e-3, 0.9),
+    layers.Norm("layer", ("x",), 4, 1e-3, 0.9, learns_scale=False),
+    layers.Activation("layer", ("x",)),
+    layers.Activation("layer", ("x",), 0.5),
+    layers.MaxPool("layer", ("x",)),
+    layers.Add("layer", ("x", "y")),
+    layers.Mean("layer", ("x",)),
 ]
 
 
-def tensors_of(layer: Layer, generator: np.random.Generator) -> dict[str, Any]:
-    if isinstance(layer, Convolution):
+def tensors_of(layer: layers.Layer, generator: np.random.Generator) -> dict[str, Any]:
+    if isinstance(layer, layers.Convolution):
         shape = (layer.width, layer.width_in // layer.groups, *layer.kernel)
         return {"layer.weight": generator.normal(size=shape)}
-    if isinstance(layer, Norm):
+    if isinstance(layer, layers.Norm):
         names = ["layer.weight", "layer.bias"][0 if layer.learns_scale else 1 :]
         return {name: generator.normal(size=4) for name in names}
     return {}
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_gradients_are_the_limits_of_difference_quotients(layer: Layer) -> None:
+def test_gradients_are_the_limits_of_difference_quotients(layer: layers.Layer) -> None:
     generator = np.random.default_rng(0)
     inputs = [generator.normal(size=(3, 4, 5, 6)) for _ in layer.inputs]
     tensors = tensors_of(layer, generator)
 
     def output() -> Any:
         found = dict(tensors)
-        if isinstance(layer, Norm):
+        if isinstance(layer, layers.Norm):
             statistics = model.statistics(inputs[0])
             found |= dict(zip(("layer.running_mean", "layer.running_var"), statistics, strict=True))
         return model.forward(layer, inputs, found)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from image_classification.backends.state import checked_weights, initial_tensor
 from image_classification.backends.step import kept_features, step_samples
 from image_classification.errors import ArtifactError
+from tests.unit.backends.torch_cases import SMALL
 
 # ---- samples
 
@@ -15,7 +18,7 @@ from image_classification.errors import ArtifactError
 def test_samples_without_weight_stay_out_and_their_logits_are_zeros() -> None:
     samples = step_samples(np.array([1, 0, 2, 0], np.float32))
     assert samples.indices.tolist() == [0, 2] and samples.weights.tolist() == [1, 2]
-    assert samples.has_weight and not samples.is_everyone
+    assert samples.has_weight and not samples.is_whole
     logits = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     assert samples.scattered(logits).tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 6], [0, 0, 0]]
 
@@ -30,13 +33,13 @@ def test_a_sample_alone_enters_twice_with_half_its_weight() -> None:
 def test_a_batch_of_padding_enters_whole_with_no_weight() -> None:
     samples = step_samples(np.zeros(3, np.float32))
     assert samples.indices.tolist() == [0, 1, 2] and samples.weights.tolist() == [0, 0, 0]
-    assert not samples.has_weight and samples.is_everyone
+    assert not samples.has_weight and samples.is_whole
 
 
 def test_a_full_batch_is_left_as_it_is() -> None:
     samples = step_samples(np.ones(3, np.float32))
     logits = np.eye(3, dtype=np.float32)
-    assert samples.is_everyone and samples.scattered(logits) is logits
+    assert samples.is_whole and samples.scattered(logits) is logits
 
 
 # ---- dropout
@@ -44,7 +47,9 @@ def test_a_full_batch_is_left_as_it_is() -> None:
 
 def test_dropout_drops_its_share_and_differs_by_step_rank_and_seed_alone() -> None:
     def kept(*key: int) -> np.ndarray:
-        mask = kept_features(0.3, (50, 200), *key)
+        mask = kept_features(
+            dataclasses.replace(SMALL, dropout_rate=0.3, seed=key[0]), (50, 200), *key[1:]
+        )
         assert mask is not None
         return mask
 
@@ -55,7 +60,7 @@ def test_dropout_drops_its_share_and_differs_by_step_rank_and_seed_alone() -> No
 
 
 def test_without_dropout_there_is_no_mask() -> None:
-    assert kept_features(0.0, (2, 3), 0, 0, 0) is None
+    assert kept_features(SMALL, (2, 3), 0, 0) is None
 
 
 # ---- first weights

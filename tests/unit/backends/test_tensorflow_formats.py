@@ -99,7 +99,7 @@ def test_what_is_there_already_is_not_overwritten(
 ) -> None:
     arguments = ["--model", str(model), "--format", "keras", "--output", str(tmp_path)]
     assert main(["export", *arguments]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "exists: name a new path" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import onnxruntime
 import torch
 
 from image_classification import backends
-from image_classification.backends import onnx_check
+from image_classification.backends import onnx_graph
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, World
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.samples import Batch
@@ -280,7 +280,7 @@ def test_an_export_is_quiet_repeatable_and_tells_nothing_of_this_machine(
 def test_an_export_that_disagrees_is_an_error_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_check, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_graph, "TOLERANCE", -1.0)
     with pytest.raises(AlgorithmError, match="the exported graph differs from the model by"):
         build().export(tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

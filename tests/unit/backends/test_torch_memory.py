@@ -13,7 +13,7 @@ import torch
 
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, World
-from image_classification.backends.torch.step import memory_errors
+from image_classification.backends.torch.engine import memory_errors
 from image_classification.contract.failure import describe
 from tests.unit.backends.torch_cases import STEP_WITHOUT_MEMORY, change
 

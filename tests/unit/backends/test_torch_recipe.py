@@ -16,7 +16,8 @@ import torch
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
-from image_classification.backends.torch.step import Precision, compiled, precision_of
+from image_classification.backends.torch.model import compiled
+from image_classification.backends.torch.optimizer import precision, precision_of
 from image_classification.errors import BackendError
 from image_classification.samples import Batch
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
@@ -112,7 +113,7 @@ def padding() -> Batch:
 def test_float16_on_a_cpu_is_float32_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert precision_of("float16", CPU).dtype == torch.float32
-    assert "precision=float16: cpu computes in float32 instead" in caplog.text
+    assert "precision=float16: PyTorch computes in float32 on cpu" in caplog.text
     assert precision_of("auto", CPU).dtype == torch.float32
     assert precision_of("bfloat16", CPU).dtype == torch.bfloat16
 
@@ -129,20 +130,20 @@ def test_bfloat16_steps_learn_and_keep_float32_weights() -> None:
 def test_a_scaled_loss_leaves_an_overflowing_step_out_and_its_scale_is_resumed() -> None:
     """The scaler runs here on the CPU; on a GPU the same code runs in float16."""
     engine = build(name="adam", clip_gradient_norm=1.0)
-    engine._precision = Precision(CPU, torch.float16)
+    engine._precision = precision(torch.float16, CPU)
     engine.train_step(make_batch(), 0.0)  # the scale exists from the first step on
     before = part(engine.state(), "weight/stem.conv")
     scale = float(engine.state()["optimizer/loss_scale"])
-    engine._precision._scaler.update(1e38)  # gradients times this overflow
+    engine._precision.scaler.update(1e38)  # gradients times this overflow
     engine.train_step(make_batch(), 0.01)
     assert differences(before, part(engine.state(), "weight/stem.conv")) == set()
     assert float(engine.state()["optimizer/loss_scale"]) == pytest.approx(5e37)
-    engine._precision._scaler.update(scale)
+    engine._precision.scaler.update(scale)
     engine.train_step(make_batch(), 0.01)
     assert differences(before, part(engine.state(), "weight/stem.conv"))
     state = engine.state()
     resumed = build(name="adam", clip_gradient_norm=1.0)
-    resumed._precision = Precision(CPU, torch.float16)
+    resumed._precision = precision(torch.float16, CPU)
     resumed.load_state(state)
     assert differences(state, resumed.state()) == set()
 

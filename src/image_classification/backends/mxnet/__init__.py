@@ -1,30 +1,18 @@
-"""The MXNet backend. Only `catalog` and `pretrained_state` can be used without MXNet."""
+"""The MXNet backend; this file and `catalog` do not import MXNet."""
 
-from __future__ import annotations
+from image_classification.backends import c_library
 
-import ctypes
-
-_M_TRIM_THRESHOLD = -1  # <malloc.h>
-_M_MMAP_MAX = -4
-_NEVER = 2**31 - 1
+REQUIREMENTS = "Python 3.10 or 3.11, NumPy 1.23 and the system's libgomp1 and libquadmath0"
 
 
 def prepare(threads: int) -> None:
-    """Set all for a process of so many threads; does nothing where the C library is not glibc.
+    """Set what MXNet and OpenMP read while they are loaded.
 
-    The variables are set in the C library, which is where OpenMP and MXNet look for them; but for
-    the number of threads one that has a value keeps it.
+    - Memory: MXNet too frees every activation. With freed memory kept, a training step of 8 images,
+      EfficientNet-Lite0 at 224 pixels, takes 1.15 instead of 1.22 s of CPU time.
+    - Threads: one worker of MXNet's engine, because each worker would start an OpenMP team of its
+      own. The size of the team is fixed when MXNet is loaded, by default to half of the CPUs.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return
-    library.mallopt(_M_MMAP_MAX, 0)
-    library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    variables = {
-        "THP_MEM_ALLOC_ENABLE": "1",
-        "GOMP_SPINCOUNT": "1000",
-        "MXNET_CPU_WORKER_NTHREADS": "1",
-    }
-    for name, value in variables.items():
-        library.setenv(name.encode(), value.encode(), 0)
-    library.setenv(b"OMP_NUM_THREADS", str(threads).encode(), 1)
+    c_library.prepare_training()
+    c_library.set_defaults({"MXNET_CPU_WORKER_NTHREADS": "1"})
+    c_library.set_variables({"OMP_NUM_THREADS": str(threads)})

@@ -1,16 +1,7 @@
-"""The backbones of the MXNet backend: plain data, so that a wrong name fails at once.
-
-The shared backbones, and `gluon/<name>`: the classifiers of Gluon's model zoo.
-"""
-
-from __future__ import annotations
+"""The backbones of the MXNet backend: the shared ones and `gluon/<name>`, Gluon's model zoo."""
 
 from image_classification.backends import backbones
-from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD, resnet_name
 from image_classification.backends.base import Backbone
-
-__all__ = ["BACKBONES", "find", "resnet_name"]
-
 
 PREFIX = "gluon/"
 
@@ -32,18 +23,17 @@ def _row(name: str) -> Backbone:
     return Backbone(
         name=PREFIX + name,
         input_size=299 if is_inception else 224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=backbones.IMAGENET_MEAN,
+        std=backbones.IMAGENET_STD,
         resize=342 if is_inception else 256,  # the shorter side is 8/7 of the crop
         source="apache/mxnet python/mxnet/gluon/model_zoo/vision",
     )
 
 
-ROWS: dict[str, Backbone] = {row.name: row for row in map(_row, _NAMES)}
-
-BACKBONES: dict[str, Backbone] = {**backbones.BACKBONES, **ROWS}
+BACKBONES = {**backbones.BACKBONES, **{row.name: row for row in map(_row, _NAMES)}}
+FORMATS = ()
 
 
 def find(name: str) -> Backbone:
-    """The row called `name`; BackendError with the nearest name when there is none."""
+    """See `base.Catalog`."""
     return backbones.find(name, "mxnet", BACKBONES)

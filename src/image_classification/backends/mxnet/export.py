@@ -1,11 +1,8 @@
-"""The classifier as an ONNX file, checked against MXNet before anybody relies on it.
+"""The classifier as an ONNX file, checked against MXNet before it is written.
 
-Shared backbones go through the writer that all backends have; those of Gluon's zoo through MXNet's
-own exporter, whose graph is put into the same form: input `images` (uint8 N·H·W·C, N free), output
-`probabilities` (float32 N, classes).
+Shared backbones use the writer of all backends (`onnx_graph`). MXNet's own exporter writes those of
+Gluon's zoo; its graph is then brought into the same form.
 """
-
-from __future__ import annotations
 
 import contextlib
 import io
@@ -20,7 +17,7 @@ import numpy as np
 import onnx
 
 from image_classification import files
-from image_classification.backends import networks, onnx_check, onnx_graph
+from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.mxnet.model import IMAGES, Graph
 from image_classification.samples import FloatArray
@@ -32,33 +29,21 @@ def export(
     graph: Graph,
     weights: Mapping[str, FloatArray],
     temperature: float,
-    predict: onnx_check.Predict,
+    predict: onnx_graph.Predict,
 ) -> None:
-    """Write the file, whole or not at all.
-
-    Args:
-        path: of the file; its folder exists.
-        spec, graph: of the model.
-        weights: every tensor by neutral name.
-        temperature: > 0; what the logits are divided by first.
-        predict: uint8 images to logits, what the file is compared with.
-
-    Raises:
-        AlgorithmError: ONNX Runtime and MXNet disagree by more than `onnx_check.TOLERANCE`.
-    """
+    """Write the ONNX file of a graph with these weights; see `base.Engine.export`."""
     if networks.is_shared(spec.backbone):
         network = networks.network(spec.backbone, spec.input_shape)
         onnx_graph.write(path, network, weights, spec, temperature, predict)
         return
     written = _exported(spec, graph, weights, temperature)
-    onnx_check.check(written, predict, spec, temperature)
+    onnx_graph.check(written, predict, spec, temperature)
     files.write_bytes(path, written)
 
 
 def _exported(
     spec: ModelSpec, graph: Graph, weights: Mapping[str, FloatArray], temperature: float
 ) -> bytes:
-    """The serialized graph of MXNet's exporter."""
     head = {name: mx.sym.var(name) for name in ("head.weight", "head.bias")}
     logits = mx.sym.FullyConnected(graph.features, *head.values(), num_hidden=spec.classes)
     if temperature != 1:
@@ -89,7 +74,7 @@ def _exported(
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Weights are not inputs (ONNX Runtime would not fold them); the output gets our name."""
+    """Remove weights from the inputs (ONNX Runtime would not fold them) and name the output."""
     graph = model.graph
     images = [value for value in graph.input if value.name == IMAGES]
     del graph.input[:]
@@ -107,7 +92,7 @@ def _tidy(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """MXNet's exporter tells every node to the root logger."""
+    """Silence MXNet's exporter, which logs every node with the root logger."""
     level = logging.getLogger().level
     with contextlib.redirect_stdout(io.StringIO()):
         logging.getLogger().setLevel(logging.WARNING)

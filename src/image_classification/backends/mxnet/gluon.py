@@ -1,10 +1,8 @@
-"""Networks of Gluon's model zoo as symbols; imported by name, weights never downloaded.
+"""Networks of Gluon's model zoo as symbols; weights are never downloaded.
 
-A tensor's neutral name is its place in the network, as Gluon's own parameter files have it, with
-the BatchNorm names of every other backbone: `features.1.weight`, `features.1.running_mean`.
+A tensor's neutral name is its path in the network, as in Gluon's parameter files, with the usual
+names of BatchNorm tensors: `features.1.weight`, `features.1.running_mean`.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +26,7 @@ class GluonNetwork:
         width: number of features.
         shapes: of every tensor by neutral name.
         neutral_names: of the symbol's inputs that are tensors.
-        has_dropout: whether it drops values in training.
+        has_dropout: whether the network itself drops values in training.
     """
 
     symbol: Any
@@ -39,11 +37,7 @@ class GluonNetwork:
 
 
 def network(spec: ModelSpec, images: Any) -> GluonNetwork:
-    """The network for normalized images of the specification's shape.
-
-    Raises:
-        BackendError: the images are too small for it.
-    """
+    """Return the network that reads normalized images; BackendError if they are too small."""
     block = vision.get_model(spec.backbone.removeprefix(_PREFIX), pretrained=False)
     channels, height, width = spec.input_shape
     try:
@@ -54,7 +48,7 @@ def network(spec: ModelSpec, images: Any) -> GluonNetwork:
         raise BackendError(
             f"{spec.backbone} cannot be built for input {channels},{height},{width}: {reason}"
         ) from error
-    if len(output) > 2:  # SqueezeNet: its own head is a convolution
+    if len(output) > 2:  # SqueezeNet, whose own head is a convolution
         pooled = mx.sym.Pooling(symbol, global_pool=True, pool_type="avg", kernel=(1, 1))
         symbol = mx.sym.Flatten(pooled)
     neutral_names = _neutral_names(block)
@@ -69,9 +63,9 @@ def network(spec: ModelSpec, images: Any) -> GluonNetwork:
 
 
 def _neutral_names(block: Any) -> dict[str, str]:
-    """Gluon's name of each parameter → its place in the network."""
+    """Map Gluon's name of each parameter to its neutral name."""
     names = {}
-    for place, parameter in block._collect_params_with_prefix().items():
-        layer, _, tensor = place.rpartition(".")
+    for path, parameter in block._collect_params_with_prefix().items():
+        layer, _, tensor = path.rpartition(".")
         names[parameter.name] = f"{layer}.{_NEUTRAL.get(tensor, tensor)}"
     return names

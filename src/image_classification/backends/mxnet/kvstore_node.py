@@ -1,10 +1,8 @@
-"""The scheduler or a server of MXNet's key-value store: the program of a process of its own.
+"""A program: the scheduler or a server of MXNet's key-value store, in a process of its own.
 
-It ends when the process that started it does, however that ends. MXNet's own program for it
-(`mxnet/kvstore/kvstore_server.py`) unpickles what comes over the network; this one ignores it.
+It ends with the process that started it, however that ends. MXNet's own program
+(`mxnet/kvstore/kvstore_server.py`) unpickles commands from the network; this one ignores them.
 """
-
-from __future__ import annotations
 
 import ctypes
 import os
@@ -12,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping
 
-from image_classification.backends import mxnet as process
+from image_classification.backends import mxnet as framework
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -21,13 +19,13 @@ def main(parent: int, settings: Mapping[str, str]) -> None:
     """Serve until killed.
 
     Args:
-        parent: process that started this one, from a thread that lives as long as it does.
+        parent: process that started this one, from a thread that lives as long as the process.
         settings: of ps-lite; see `configure`.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was told
+    if os.getppid() != parent:  # it ended before the call
         return
-    process.prepare(threads=1)  # additions wait for memory, not for the processor
+    framework.prepare(1)  # additions wait for memory, not for the processor
 
     from mxnet import kvstore
 
@@ -38,11 +36,7 @@ def main(parent: int, settings: Mapping[str, str]) -> None:
 
 
 def configure(settings: Mapping[str, str]) -> None:
-    """Give ps-lite, which MXNet's store talks through, what it else reads in the environment.
-
-    Args:
-        settings: by the names of its environment variables.
-    """
+    """Pass ps-lite, the network layer of MXNet's store, values for its environment variables."""
     from mxnet.base import c_str_array
 
     names, values = c_str_array(list(settings)), c_str_array(list(settings.values()))
@@ -50,14 +44,14 @@ def configure(settings: Mapping[str, str]) -> None:
 
 
 def call(function: str, *arguments: object) -> None:
-    """Call MXNet's C interface; MXNetError where that fails."""
+    """Call MXNet's C interface; MXNetError if the call fails."""
     from mxnet import base
 
     base.check_call(getattr(base._LIB, function)(*arguments))
 
 
 def _ignore(command: int, body: bytes, _: object) -> None:
-    """Do nothing: the one command there is brings a pickled optimizer, and no worker sends it."""
+    """Ignore commands: the only one has a pickled optimizer, and our workers do not send it."""
 
 
 if __name__ == "__main__":

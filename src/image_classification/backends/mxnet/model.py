@@ -1,4 +1,4 @@
-"""A network with its weights on a device: features and logits of images, in either mode."""
+"""A network with its weights on a device: features and logits in training and prediction mode."""
 
 from __future__ import annotations
 
@@ -13,69 +13,59 @@ from image_classification.backends import networks
 from image_classification.backends.base import ModelSpec, State
 from image_classification.backends.mxnet import gluon
 from image_classification.backends.mxnet.optimizer import Shapes, Tensors
-from image_classification.backends.networks import (
-    INPUT,
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Network,
-    Norm,
-)
+from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.backends.update_rules import is_decayed
 from image_classification.samples import FloatArray, UInt8Array
 
 
-def symbol(network: Network, images: Any, learns: bool = True) -> Any:
-    """The features (N, width) of normalized images; inputs have the tensors' neutral names.
+def symbol(network: layers.Network, images: Any, learns: bool = True) -> Any:
+    """Return the symbol of features (N, width); its inputs have the tensors' neutral names.
 
     Args:
         network: its layers.
-        images: symbol of float32 N·C·H·W.
-        learns: whether in the form that trains faster, or the one that oneDNN can fuse.
+        images: symbol of normalized images, float32 (N, C, H, W).
+        learns: return the form that trains faster, instead of the one that oneDNN can fuse.
     """
-    values = {INPUT: images}
+    values = {layers.INPUT: images}
     for layer in network.layers:
         inputs = [values[name] for name in layer.inputs]
         values[layer.name] = _applied(layer, inputs, learns)
     return values[network.layers[-1].name]
 
 
-def fixed_scales(network: Network) -> dict[str, FloatArray]:
-    """Inputs of the symbol that are no tensors of the network: scales that are always 1."""
+def fixed_scales(network: layers.Network) -> dict[str, FloatArray]:
+    """Return the scales that are always 1: inputs of the symbol, but not tensors of the network."""
     return {
         f"{layer.name}.weight": np.ones(layer.width, np.float32)
         for layer in network.layers
-        if isinstance(layer, Norm) and not layer.learns_scale
+        if isinstance(layer, layers.Norm) and not layer.learns_scale
     }
 
 
-def _applied(layer: Layer, inputs: list[Any], learns: bool) -> Any:
+def _applied(layer: layers.Layer, inputs: list[Any], learns: bool) -> Any:
     value = inputs[0]
-    if isinstance(layer, Convolution):
+    if isinstance(layer, layers.Convolution):
         return _convolution(layer, value)
-    if isinstance(layer, Norm):
+    if isinstance(layer, layers.Norm):
         return _norm(layer, value)
-    if isinstance(layer, Activation):
+    if isinstance(layer, layers.Activation):
         return _activation(layer, value, learns)
-    if isinstance(layer, MaxPool):
-        (top, _), (left, _) = layer.padding  # equal on both sides
+    if isinstance(layer, layers.MaxPool):
+        (top, _), (left, _) = layer.padding  # the same on opposite sides
         sides = {"kernel": (layer.kernel,) * 2, "stride": (layer.stride,) * 2, "pad": (top, left)}
         return mx.sym.Pooling(value, pool_type="max", name=layer.name, **sides)
-    if isinstance(layer, Add):
+    if isinstance(layer, layers.Add):
         return mx.sym.elemwise_add(*inputs, name=layer.name)
-    if isinstance(layer, Mean):
+    if isinstance(layer, layers.Mean):
         return mx.sym.mean(value, axis=(2, 3), name=layer.name)
     raise TypeError(f"no operator for {layer}")
 
 
-def _convolution(layer: Convolution, value: Any) -> Any:
+def _convolution(layer: layers.Convolution, value: Any) -> Any:
     (top, bottom), (left, right) = layer.padding
     pad = (top, left)
-    if (top, left) != (bottom, right):  # MXNet's convolution pads both sides alike
+    if (top, left) != (bottom, right):  # MXNet's convolution pads opposite sides equally
         widths = (0, 0, 0, 0, top, bottom, left, right)
         value, pad = mx.sym.pad(value, mode="constant", pad_width=widths, constant_value=0), (0, 0)
     return mx.sym.Convolution(
@@ -91,7 +81,7 @@ def _convolution(layer: Convolution, value: Any) -> Any:
     )
 
 
-def _norm(layer: Norm, value: Any) -> Any:
+def _norm(layer: layers.Norm, value: Any) -> Any:
     tensors = ("weight", "bias", "running_mean", "running_var")
     return mx.sym.BatchNorm(
         value,
@@ -103,11 +93,11 @@ def _norm(layer: Norm, value: Any) -> Any:
     )
 
 
-def _activation(layer: Activation, value: Any, learns: bool) -> Any:
-    """ReLU, or ReLU6: in training in a form that costs a third less of a step than `clip`.
+def _activation(layer: layers.Activation, value: Any, learns: bool) -> Any:
+    """Return ReLU or ReLU6; in the form for training, a step takes a third less time.
 
-    The slice copies all, and so gives the BatchNorm before it a gradient in plain layout: MXNet
-    hands oneDNN two layouts otherwise, which takes its unoptimized code, 100 times slower.
+    The slice copies all values, so that the BatchNorm before it gets a gradient in plain layout.
+    Otherwise MXNet passes two layouts to oneDNN, whose generic code is 100 times slower.
     """
     if layer.ceiling is None:
         return mx.sym.Activation(value, act_type="relu", name=layer.name)
@@ -127,12 +117,12 @@ class Graph:
 
     Attributes:
         features: MXNet symbol of the output, for training.
-        predicted: symbol of the same in prediction mode, with the same inputs.
+        predicted: symbol for prediction, with the same inputs.
         width: number of features.
-        shapes: of every tensor by neutral name, learned ones and running statistics.
+        shapes: of the weights and running statistics by neutral name.
         names: the symbol's inputs in order, as neutral names; IMAGES is one of them.
-        constants: inputs that never change and are not among `shapes`: mean and standard deviation
-            of the images, and the scales of BatchNorms that learn none.
+        constants: further inputs, which never change: mean and standard deviation of the images,
+            and the scales of BatchNorms that learn none.
         has_dropout: whether the network itself drops values in training.
     """
 
@@ -146,14 +136,10 @@ class Graph:
 
 
 def build(spec: ModelSpec) -> Graph:
-    """The graph of a specification.
-
-    Raises:
-        BackendError: the backbone cannot be built for images of that shape.
-    """
+    """Return the graph of a specification; BackendError if the images are too small for it."""
     images = normalized(spec)
     if not networks.is_shared(spec.backbone):
-        return gluon_graph(spec, images)
+        return _gluon_graph(spec, images)
     network = networks.network(spec.backbone, spec.input_shape)
     features = symbol(network, images)
     predicted = symbol(network, images, learns=False)
@@ -162,8 +148,7 @@ def build(spec: ModelSpec) -> Graph:
     return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
 
 
-def gluon_graph(spec: ModelSpec, images: Any) -> Graph:
-    """The graph of a network of Gluon's zoo; its tensors are named by their place in it."""
+def _gluon_graph(spec: ModelSpec, images: Any) -> Graph:
     network = gluon.network(spec, images)
     names = tuple(network.neutral_names.get(name, name) for name in network.symbol.list_inputs())
     return Graph(
@@ -178,7 +163,7 @@ def gluon_graph(spec: ModelSpec, images: Any) -> Graph:
 
 
 def normalized(spec: ModelSpec) -> Any:
-    """Symbol of the images as float32 N·C·H·W, minus mean, over standard deviation."""
+    """Return the symbol of normalized images, float32 (N, C, H, W)."""
     images = mx.sym.cast(mx.sym.var(IMAGES), dtype="float32")
     channels_first = mx.sym.transpose(images, axes=(0, 3, 1, 2))
     mean, std = (
@@ -200,12 +185,7 @@ _HEAD = ("head.weight", "head.bias")
 
 
 class MXNetNetwork:
-    """The graph of a specification, compiled once for all batch sizes, and the shapes it needs.
-
-    Args:
-        spec: of the model.
-        context: MXNet device.
-    """
+    """A network on an MXNet device (`context`), compiled once for all batch sizes."""
 
     def __init__(self, spec: ModelSpec, context: Any) -> None:
         self._spec, self._context = spec, context
@@ -219,7 +199,7 @@ class MXNetNetwork:
         self._compiled = mx.nd.CachedOp(self.graph.features, (("static_alloc", True),))
 
     def learned_shapes(self) -> Shapes:
-        """Of the parameters that learn; those that weight decay reaches first."""
+        """Return the shapes of parameters that learn, those with weight decay first."""
         names = [name for name in self.shapes if ".running_" not in name]
         if self._spec.train_only_head:
             names = list(_HEAD)
@@ -227,22 +207,22 @@ class MXNetNetwork:
         return {name: self.shapes[name] for name in names}
 
     def features(self, images: Any, tensors: Mapping[str, Any]) -> Any:
-        """Float32 (N, width) of uint8 images (N, H, W, C), in training mode.
+        """Return float32 (N, width) of uint8 images (N, H, W, C), in training mode.
 
-        The running statistics among `tensors` are updated.
+        This updates the running statistics among `tensors`.
         """
         known = {**self._constants, **tensors, IMAGES: images}
         return self._compiled(*(known[name] for name in self.graph.names))
 
     def predictor(self, tensors: Mapping[str, Any]) -> Callable[[Any], Any]:
-        """A function from images to features in prediction mode, with the tensors as they are now.
+        """Return a function from images to features in prediction mode, with the current tensors.
 
         On CPUs BatchNorms and activations are fused into the convolutions (EfficientNet-Lite0: 72
-        to 24 ms an image). What is fused is kept, hence a new function for new weights.
+        to 24 ms per image). The fused weights are fixed, so new weights need a new function.
 
         Args:
-            tensors: of every name or all but the head's. They are copied: MXNet rewrites the
-                weights in oneDNN's layout where they lie, and would overwrite their neighbors.
+            tensors: all, or all but the head's. They are copied: MXNet rewrites the weights in
+                oneDNN's layout in place, and would overwrite their neighbors.
         """
         symbol = self.graph.predicted
         if self._context.device_type == "cpu":
@@ -259,26 +239,21 @@ class MXNetNetwork:
         return features
 
     def logits(self, features: Any, tensors: Mapping[str, Any]) -> Any:
-        """Float32 (N, classes)."""
         weight, bias = (tensors[name] for name in _HEAD)
         return mx.nd.broadcast_add(mx.nd.dot(features, weight, transpose_b=True), bias)
 
     def images(self, images: UInt8Array) -> Any:
-        """A copy on the device; AlgorithmError where their shape is not the specification's."""
-        self._spec.check_images(images)
+        """Copy images to the device."""
         return mx.nd.array(images, ctx=self._context, dtype=np.uint8)
 
 
 class NetworkTensors:
-    """All tensors of a network: those that learn, and the frozen ones and running statistics.
-
-    Args:
-        network: whose.
-        context: MXNet device.
+    """All tensors of a network.
 
     Attributes:
-        learned, fixed: the two parts.
-        views: every tensor by neutral name.
+        learned: those that learn.
+        fixed: frozen ones and running statistics.
+        views: all of them by neutral name.
     """
 
     def __init__(self, network: MXNetNetwork, context: Any) -> None:
@@ -289,24 +264,23 @@ class NetworkTensors:
         self.views: dict[str, Any] = {**self.learned.views, **self.fixed.views}
 
     def initialize(self, seed: int) -> None:
-        """Draw the first weights."""
         self.write(
             {name: initial_tensor(name, view.shape, seed) for name, view in self.views.items()}
         )
 
     def write(self, arrays: State) -> None:
-        """Copy these in, by neutral name."""
+        """Copy these arrays into the tensors of their neutral names."""
         self.learned.write({k: v for k, v in arrays.items() if k in self.learned.views})
         self.fixed.write({k: v for k, v in arrays.items() if k in self.fixed.views})
 
     def read(self) -> dict[str, FloatArray]:
-        """Copies on the host, by neutral name; waits for the device."""
+        """Wait for the device and return copies by neutral name."""
         return {**self.learned.read(), **self.fixed.read()}
 
     def approach(self, newest: NetworkTensors, decay: float) -> None:
-        """Become decay · self + (1 − decay) · newest; decay 0 makes them equal."""
+        """Set self = decay · self + (1 − decay) · newest."""
         for mine, theirs in ((self.learned, newest.learned), (self.fixed, newest.fixed)):
-            if decay == 0:  # whatever was there before, NaN included
+            if decay == 0:  # also if it contained NaN
                 mine.flat[:] = theirs.flat
             else:
                 mine.flat *= decay

@@ -1,11 +1,7 @@
-"""The optimizers' formulas (`backends/update_rules.py`) in MXNet's operators, in place.
+"""The formulas of `update_rules` with MXNet's operators, in place.
 
-In: weights, gradients and what is remembered, each in one flat array. Out: the same after one
-update; `optimizer/<slot>/<parameter>` arrays both ways. MXNet's own optimizers differ in the place
-of epsilon, of the learning rate and of the weight decay: see there.
+Weights, gradients and each slot are one flat array, so that an update takes a few operators.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,15 +19,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Tensors:
-    """Float32 tensors in one array.
-
-    Args:
-        shapes: by name, in the order they lie in.
-        context: MXNet device.
+    """Float32 tensors in one array on an MXNet device (`context`).
 
     Attributes:
-        flat: the array, (sum of sizes,); (1,) where there are none.
-        views: each tensor; writing to it writes to `flat`.
+        flat: the array, (sum of sizes,); (1,) without tensors.
+        views: each tensor by name; writing to it writes to `flat`.
     """
 
     def __init__(self, shapes: Shapes, context: Any) -> None:
@@ -44,12 +36,12 @@ class Tensors:
         }
 
     def write(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Copy these in; the others stay as they are."""
+        """Copy these arrays into the tensors of their names."""
         for name, array in arrays.items():
             self.views[name][:] = np.asarray(array, np.float32)
 
     def read(self) -> dict[str, FloatArray]:
-        """A copy of each on the host; waits for the device."""
+        """Wait for the device and return copies by name."""
         host, start, arrays = self.flat.asnumpy(), 0, {}
         for name, view in self.views.items():
             arrays[name] = host[start : start + view.size].reshape(view.shape).copy()
@@ -124,15 +116,12 @@ _DIRECTIONS: dict[str, Callable[[Any, Slots, int, OptimizerSpec], Any]] = {
 
 
 class Optimizer:
-    """One optimizer and what it remembers.
+    """An optimizer with its slots.
 
     Args:
-        spec: which, and its settings.
-        shapes: of the parameters that learn; those that weight decay reaches come first.
+        spec: its name and settings; BackendError for an unknown name.
+        shapes: of the parameters that learn, those with weight decay first.
         context: MXNet device.
-
-    Raises:
-        BackendError: no optimizer has that name.
     """
 
     def __init__(self, spec: OptimizerSpec, shapes: Shapes, context: Any) -> None:
@@ -144,15 +133,15 @@ class Optimizer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Set all slots to their first values."""
         self._updates = 0
         for slot, tensors in self._slots.items():
             tensors.flat[:] = float(first_slot(slot, (1,), self._spec)[0])
 
     def update(self, weights: Any, gradients: Any, learning_rate: float) -> None:
-        """One update of the flat `weights`; the flat `gradients` are used up."""
+        """Update the flat `weights`; the flat `gradients` are overwritten."""
         spec = self._spec
-        if spec.clip_gradient_norm:  # the factor stays on the device: nobody waits for it
+        if spec.clip_gradient_norm:  # the factor stays on the device: no wait
             norm = mx.nd.sqrt(mx.nd.sum(mx.nd.square(gradients), keepdims=True))
             factor = mx.nd.minimum(spec.clip_gradient_norm / (norm + 1e-6), 1.0)
             gradients[:] = mx.nd.broadcast_mul(gradients, factor)
@@ -164,7 +153,7 @@ class Optimizer:
         weights -= learning_rate * _DIRECTIONS[spec.name](gradients, slots, self._updates, spec)
 
     def state(self) -> State:
-        """`optimizer/<slot>/<parameter>` → array; nothing before the first update."""
+        """Return `optimizer/<slot>/<parameter>` → array; {} before the first update."""
         if self._updates == 0:
             return {}
         state: State = {
@@ -178,16 +167,16 @@ class Optimizer:
         return state
 
     def load(self, slots: Mapping[str, State]) -> None:
-        """The inverse of `state`: the slots of each parameter by name, checked already.
+        """Replace all slots by `{parameter: {slot: array}}`, checked already.
 
         Raises:
-            ArtifactError: the parameters had unequal numbers of updates; then nothing was changed.
+            ArtifactError: the parameters had unequal numbers of updates; nothing has changed.
         """
         counts = {float(own[_COUNT]) for own in slots.values() if _COUNT in own}
         if len(counts) > 1:
             raise ArtifactError(
-                f"the parameters of this checkpoint had {sorted(counts)} updates: the backend "
-                "'mxnet' goes on with equal numbers only"
+                f"the parameters of this checkpoint had {sorted(counts)} updates; the backend "
+                "'mxnet' expects the same number for all: resume with another backend"
             )
         self.reset()
         for slot, tensors in self._slots.items():

@@ -1,12 +1,9 @@
-"""The processes that train together: sums over all of them, and nothing when there is only one.
+"""The processes that train together, with MXNet's key-value store `dist_sync`.
 
-In: arrays of this rank. Out: the same, summed or averaged over the world by MXNet's key-value store
-`dist_sync`, without an optimizer on its servers: they add, and every rank gets the same sum. They
-add in the order in which the arrays come: two ranks repeat a job to the bit, more of them to the
-last digits.
+In: arrays of this rank. Out: the same arrays, summed or averaged over the ranks. The servers of the
+store have no optimizer; they only add, and every rank gets the same sum. They add in the order in
+which arrays arrive: two ranks repeat a job bit for bit, more ranks up to the last digits.
 """
-
-from __future__ import annotations
 
 import atexit
 import ctypes
@@ -35,7 +32,7 @@ __all__ = ["device_count", "launch"]
 
 
 def device_count() -> int:
-    """The GPUs of this machine that MXNet may use: none with its builds from PyPI."""
+    """See `base.Launcher`; MXNet's builds on PyPI use no GPUs."""
     return int(mx.context.num_gpus())
 
 
@@ -43,19 +40,16 @@ _NODE = f"{__package__}.kvstore_node"
 
 
 class KVStoreProcesses:
-    """Those that this rank starts: its server, and the scheduler if it is the first.
+    """The processes that a rank starts: its server and, for the first rank, the scheduler.
 
-    To be made in the main thread: the kernel ends them with the thread that started them.
-
-    Args:
-        world: of more than one rank.
+    Make it in the main thread: the kernel kills the processes with the thread that started them.
 
     Attributes:
         settings: of ps-lite in this process; see `kvstore_node.configure`.
 
     Raises:
-        AlgorithmError: the first host has no IPv4 address, or no way leads to it.
-        UserError: this is the first host, and its port is taken.
+        AlgorithmError: the first host has no IPv4 address or cannot be reached.
+        UserError: this is the first host, and its port is in use.
     """
 
     def __init__(self, world: World) -> None:
@@ -68,17 +62,16 @@ class KVStoreProcesses:
         self._running = {role: _start({**shared, "DMLC_ROLE": role}) for role in roles}
 
     def check(self) -> None:
-        """Raise AlgorithmError when one of them has ended: no sum would ever."""
+        """Raise AlgorithmError if one of them has ended: sums would then wait forever."""
         for role, process in self._running.items():
             code = process.poll()
             if code is not None:
                 raise AlgorithmError(
-                    f"the {role} of MXNet's key-value store ended with exit code {code}: the log "
-                    "says why, or it was killed, perhaps for want of memory"
+                    f"the {role} of MXNet's key-value store ended with exit code {code}: see the "
+                    "log for the reason, or it was killed, possibly out of memory"
                 )
 
     def end(self) -> None:
-        """End them."""
         for process in self._running.values():
             process.kill()
             process.wait()
@@ -96,7 +89,7 @@ def _check_port(port: str) -> None:
 
 
 def _start(settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """In a session of its own: what stops a group of processes leaves it to this one's end."""
+    """Start a process in its own session: a signal to this process's group does not end it."""
     words = [f"{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", _NODE, str(os.getpid()), *words]
     return subprocess.Popen(  # noqa: S603 - our own program
@@ -105,13 +98,13 @@ def _start(settings: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def _shared_settings(world: World) -> dict[str, str]:
-    """What all roles of this rank have, by the names of ps-lite's variables."""
+    """Return the variables of ps-lite that all roles of this rank share."""
     hosts = [address.rpartition(":")[0] for address in world.addresses]
     try:
         first, own = socket.gethostbyname(hosts[0]), _own_address(hosts, world.rank)
     except OSError as error:
         raise AlgorithmError(
-            f"the hosts of this job do not reach one another over IPv4 ({error}), which MXNet "
+            f"the hosts of this job cannot reach one another over IPv4 ({error}), which MXNet "
             f"needs: host {hosts[world.rank]} of {', '.join(dict.fromkeys(hosts))}"
         ) from error
     return {
@@ -120,14 +113,14 @@ def _shared_settings(world: World) -> dict[str, str]:
         "DMLC_NUM_WORKER": str(world.size),
         "DMLC_NUM_SERVER": str(world.size),
         "DMLC_NODE_HOST": own,
-        # The scheduler then listens at all addresses of its host, and nothing else changes: its
-        # name may mean another one to itself (Debian's 127.0.1.1).
+        # Only makes the scheduler listen at all addresses of its host: on the host itself, its
+        # name may mean another address (Debian's 127.0.1.1).
         "DMLC_USE_KUBERNETES": "1",
     }
 
 
 def _own_address(hosts: list[str], rank: int) -> str:
-    """The IPv4 address that this host has for another one: the route's, whatever its interface."""
+    """Return this host's IPv4 address on the route to another host, whatever the interface."""
     other = next((host for host in hosts if host != hosts[rank]), hosts[rank])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((other, 9))  # sends nothing
@@ -135,10 +128,9 @@ def _own_address(hosts: list[str], rank: int) -> str:
 
 
 _PATIENCE_SECONDS = 5 * 24 * 3600.0
-"""The others wait in a sum while the first rank validates and saves, or for a host whose data is
-still on its way; who watches for lost ranks is the core (`training/lifeline`)."""
-_FAREWELL_SECONDS = 10.0
-"""For the last sum to reach all ranks; one that fails waits in vain, and then says why."""
+"""Of a wait in a sum, while the first rank validates and saves, or another host still fetches its
+data. `training/lifeline` detects lost ranks."""
+_FAREWELL_SECONDS = 10.0  # for the last sum to reach all ranks; after a failure it never does
 _CHECK_SECONDS = 1.0
 
 _T = TypeVar("_T")
@@ -147,21 +139,14 @@ _Queue = SimpleQueue[tuple[Callable[[], Any], Future[Any]]]
 
 
 class _Store(mx.kvstore.KVStore):  # type: ignore[misc]  # MXNet has no types
-    """One that is never freed: MXNet would wait in that for all ranks, and for all sums."""
+    """A store that is never freed: freeing waits for all ranks and all sums."""
 
     def __del__(self) -> None:
         pass
 
 
 class Ranks:
-    """Membership in the key-value store of a world.
-
-    Args:
-        world: its rank, its size and where the ranks meet.
-
-    Raises:
-        AlgorithmError: the ranks cannot meet.
-    """
+    """Membership in the key-value store of a world; AlgorithmError if the ranks cannot meet."""
 
     def __init__(self, world: World) -> None:
         self.size, self._rank = world.size, world.rank
@@ -172,12 +157,12 @@ class Ranks:
             configure(self._processes.settings)
             self._queue: _Queue = SimpleQueue()
             threading.Thread(target=_serve, args=(self._queue,), daemon=True).start()
-            atexit.unregister(mx.base._notify_shutdown)  # waits for sums as well
+            atexit.unregister(mx.base._notify_shutdown)  # it also waits for sums
             atexit.register(_skip_destructors)
             self._store = self._finished(_new_store, _PATIENCE_SECONDS)
 
     def sum(self, array: Any) -> None:
-        """Replace a flat float32 NDArray by its sum over the ranks; returns when that is there."""
+        """Replace a flat float32 NDArray by its sum over the ranks, and wait for it."""
         if self.size > 1:
             self._finished(lambda: self._add(array), _PATIENCE_SECONDS)
 
@@ -189,11 +174,11 @@ class Ranks:
             array /= count
 
     def sum_numbers(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,) values summed over the ranks, in their order: exact as float64 is.
+        """Return float64 (N,) values summed over the ranks, in their order and in float64.
 
-        MXNet's servers are sure of float32 only (`multi_precision_` of kvstore_dist_server.h has
-        no first value). So each rank has a row for the 16-bit parts of its numbers, which float32
-        holds exactly, and where the others have zeros.
+        MXNet's servers are reliable in float32 only (kvstore_dist_server.h does not initialize
+        `multi_precision_`). So each rank has a row for the 16-bit words of its numbers, which are
+        exact in float32; the other ranks have zeros there.
         """
         own = np.array(values, np.float64)
         if self.size == 1 or own.size == 0:
@@ -202,17 +187,17 @@ class Ranks:
         rows[self._rank] = own.view(np.uint16)
         shared = mx.nd.array(rows.reshape(-1))
         self.sum(shared)
-        parts = shared.asnumpy().astype(np.uint16).reshape(rows.shape)
-        summed: npt.NDArray[np.float64] = np.add.reduce(parts.view(np.float64), axis=0)
+        words = shared.asnumpy().astype(np.uint16).reshape(rows.shape)
+        summed: npt.NDArray[np.float64] = np.add.reduce(words.view(np.float64), axis=0)
         return summed
 
     def leave(self) -> None:
-        """Wait for the device and for the last sum of all; then end this rank's server."""
+        """Wait for the device and for the last sum of all ranks; then end this rank's server."""
         if self._processes is None:
             mx.nd.waitall()
             return
         try:
-            with suppress(AlgorithmError):  # a sum was interrupted, or a rank failed
+            with suppress(AlgorithmError):  # a sum was interrupted or a rank failed
                 self._finished(self._farewell, _FAREWELL_SECONDS)
         finally:
             self._processes.end()
@@ -229,7 +214,10 @@ class Ranks:
         array.wait_to_read()
 
     def _finished(self, work: Callable[[], _T], seconds: float) -> _T:
-        """What `work` returns, from the thread: MXNet's own waits heed no signal and no loss."""
+        """Run `work` in the thread and return its result.
+
+        MXNet's own waits ignore signals and lost ranks.
+        """
         future: Future[_T] = Future()
         self._queue.put((work, future))
         deadline = time.monotonic() + seconds
@@ -238,14 +226,14 @@ class Ranks:
                 self._processes.check()
             if time.monotonic() > deadline:
                 raise AlgorithmError(
-                    f"the {self.size} processes of this job did not all come within "
-                    f"{seconds:.0f} s: did all hosts start, and may they reach one another?"
+                    f"the {self.size} processes of this job did not meet within {seconds:.0f} s: "
+                    "check that all hosts have started and can reach one another"
                 )
         return future.result()
 
 
 def _serve(queue: _Queue) -> None:
-    """Do what is asked for: in one thread, because MXNet keeps something of every one."""
+    """Run all work of a queue in one thread: MXNet keeps data of every thread."""
     while True:
         work, future = queue.get()
         try:
@@ -261,9 +249,9 @@ def _new_store() -> _Store:
 
 
 def _skip_destructors() -> None:
-    """Have the C library end the process, when Python has, before MXNet's static destructors.
+    """Have the C library end the process after Python, before MXNet's static destructors.
 
-    These abort where ps-lite's threads still run, and they do: ps-lite leaves only together.
+    These abort if ps-lite's threads still run, which only end when all ranks leave together.
     """
     library = ctypes.CDLL(None)
     library.on_exit(library._exit, None)

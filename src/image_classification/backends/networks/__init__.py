@@ -1,55 +1,26 @@
-"""Networks as plain data: which layer reads which, for every backend to build the same from.
+"""The shared backbones as plain data, from which every backend builds the same network.
 
 In: the name of a backbone and the shape of its images. Out: a `Network`, a list of layers in the
-order they run, from normalized images to features. No framework is needed to make or read one;
-a backend turns each kind of layer into its own, which is all it has to know of an architecture.
+order they run, from normalized images to features. It needs no framework; a backend only translates
+each kind of layer.
 
-A layer's `name` is also the name of its output and the prefix of its weights: the convolution
-`stage2.block1.conv1` owns `stage2.block1.conv1.weight`. Convolutions are (out, in / groups, height,
-width); a `Norm` owns `weight` (unless it is fixed at one), `bias`, `running_mean` and
-`running_var`, each (width,). The head is not part of a network: `head.weight` (classes, width) and
-`head.bias` (classes,) are the same for all.
+Neutral names and layouts: a layer's name is also the name of its output and the prefix of its
+weights; the convolution `stage2.block1.conv1` owns `stage2.block1.conv1.weight`. Convolutions are
+(out, in / groups, height, width). A `Norm` owns `weight` (unless it is fixed at one), `bias`,
+`running_mean` and `running_var`, each (width,). The head is not part of a network: all models have
+`head.weight` (classes, width) and `head.bias` (classes,).
 """
 
-from __future__ import annotations
-
 from image_classification.backends.networks import efficientnet_lite, resnet
-from image_classification.backends.networks.layers import (
-    INPUT,
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Network,
-    Norm,
-)
-
-__all__ = [
-    "INPUT",
-    "Activation",
-    "Add",
-    "Convolution",
-    "Layer",
-    "MaxPool",
-    "Mean",
-    "Network",
-    "Norm",
-    "is_shared",
-    "network",
-]
+from image_classification.backends.networks.layers import Network
 
 
 def network(backbone: str, shape: tuple[int, int, int]) -> Network:
-    """The network of a shared backbone.
+    """Return the network of a shared backbone; KeyError for other names.
 
     Args:
         backbone: `resnet18` … `resnet200`, `resnet20` … `resnet110`, `efficientnet_lite0` … `2`.
         shape: (channels, height, width) of the images; padding at an even stride depends on it.
-
-    Raises:
-        KeyError: no such shared backbone; catalogs are asked first.
     """
     channels, height, width = shape
     if backbone in resnet.PLANS:
@@ -58,5 +29,5 @@ def network(backbone: str, shape: tuple[int, int, int]) -> Network:
 
 
 def is_shared(backbone: str) -> bool:
-    """Whether `network` knows it, so that each backend can build it."""
+    """Return whether every backend can build the backbone."""
     return backbone in resnet.PLANS or backbone in efficientnet_lite.SCALES

@@ -1,11 +1,9 @@
-"""The kinds of layer a shared network is made of, and the network: layers that read each other."""
-
-from __future__ import annotations
+"""The kinds of layer in a shared network, and the network: layers that read each other's values."""
 
 from dataclasses import dataclass
 
 INPUT = "images"
-"""Name of what the first layer reads: normalized float32 images."""
+"""The name of the first layer's input: normalized float32 images."""
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros ((top, bottom), (left, right)) around an image."""
@@ -34,7 +32,7 @@ class Convolution(Layer):
         width_in, width: channels in and out.
         kernel: (height, width).
         stride: of both axes.
-        groups: 1, or `width_in` where each channel has a filter of its own.
+        groups: 1, or `width_in` if each channel has a filter of its own.
         padding: zeros around the input.
     """
 
@@ -48,15 +46,15 @@ class Convolution(Layer):
 
 @dataclass(frozen=True)
 class Norm(Layer):
-    """BatchNorm: (x − mean) / √(variance + epsilon) · weight + bias, a value for each channel.
+    """BatchNorm: (x − mean) / √(variance + epsilon) · weight + bias, per channel.
 
-    In training mean and (biased) variance are the batch's, and running = momentum · running +
-    (1 − momentum) · batch; in evaluation they are the running ones.
+    In training, mean and (biased) variance are those of the batch, and running = momentum · running
+    + (1 − momentum) · batch; in evaluation they are the running ones.
 
     Attributes:
         width: channels.
         epsilon, momentum: see above.
-        learns_scale: whether `weight` exists; it is 1 otherwise.
+        learns_scale: whether `weight` exists; otherwise the scale is 1.
     """
 
     width: int
@@ -67,14 +65,14 @@ class Norm(Layer):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """max(x, 0), and min(that, `ceiling`) where there is one (6 for ReLU6)."""
+    """ReLU: max(x, 0), at most `ceiling` if there is one (6 for ReLU6)."""
 
     ceiling: float | None = None
 
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """The largest value of each window; padding never wins."""
+    """The largest value of each window; padding counts as −∞."""
 
     kernel: int = 3
     stride: int = 2
@@ -96,15 +94,15 @@ class Network:
     """Layers from images to features.
 
     Attributes:
-        layers: in an order in which each layer's inputs have been computed before it.
-        width: number of features, the length of the last layer's output.
+        layers: in an order in which each layer's inputs precede it.
+        width: number of features, the last layer's output.
     """
 
     layers: tuple[Layer, ...]
     width: int
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor by neutral name, learned ones and running statistics, in order."""
+        """Return the shape of each tensor, weights and running statistics, by neutral name."""
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in self.layers:
             if isinstance(layer, Convolution):
@@ -118,7 +116,7 @@ class Network:
         return shapes
 
     def last_uses(self) -> tuple[tuple[str, ...], ...]:
-        """For each layer the values that no later layer reads: they may be freed after it."""
+        """Return for each layer the values that no later layer reads, to free them after it."""
         seen: set[str] = set()
         freed = []
         for layer in reversed(self.layers):

@@ -1,10 +1,7 @@
-"""The reference engine: one training step, one prediction step, state in and out, in one process.
+"""The reference engine: training steps, predictions, state and export, in one process.
 
-In: batches of uint8 images N·H·W·C and soft targets. Out: losses and logits, arrays under neutral
-names, an ONNX file. The number of threads is that of NumPy's BLAS (OMP_NUM_THREADS).
+NumPy's BLAS takes the number of threads from OMP_NUM_THREADS.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
@@ -15,39 +12,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.backends import update_rules
-from image_classification.backends.base import (
-    AVERAGE_PREFIX,
-    OPTIMIZER_PREFIX,
-    STEPS,
-    WEIGHT_PREFIX,
-    WHOLE_UPDATE,
-    Engine,
-    ModelSpec,
-    OptimizerSpec,
-    State,
-    Update,
-    World,
-)
+from image_classification.backends import base, update_rules
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.reference.export import export
 from image_classification.backends.reference.model import Classifier, Pass, head
 from image_classification.backends.state import checked_state
-from image_classification.backends.step import StepSamples, kept_features, step_samples
+from image_classification.backends.step import (
+    StepSamples,
+    check_images,
+    kept_features,
+    step_samples,
+)
 from image_classification.errors import BackendError
 from image_classification.samples import Batch, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
 
-
 Array = npt.NDArray[Any]
 
+_logger = logging.getLogger(__name__)
 
-def sample_losses(logits: Array, targets: Array, spec: ModelSpec) -> tuple[Array, Array]:
-    """(losses (N,), gradients (N, classes)).
 
-    With one class for an image the cross entropy −Σ t · log softmax(x); with several the mean over
-    the classes of −w · t · log σ(x) − (1 − t) · log(1 − σ(x)), w being the positive weight.
+def sample_losses(logits: Array, targets: Array, spec: base.ModelSpec) -> tuple[Array, Array]:
+    """Return (losses (N,), gradients (N, classes)).
+
+    The loss is the cross-entropy −Σ t · log softmax(x); with multi_label the mean over the classes
+    of −w · t · log σ(x) − (1 − t) · log(1 − σ(x)), where w is the positive weight.
     """
     if spec.multi_label:
         return _several(logits, targets, np.array(spec.positive_weights or 1.0))
@@ -65,16 +55,8 @@ def _several(logits: Array, targets: Array, positive: Array) -> tuple[Array, Arr
     return losses.mean(axis=1), gradients / logits.shape[1]
 
 
-_logger = logging.getLogger(__name__)
-
-
-def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
-    """A model with fresh weights and its optimizer.
-
-    Raises:
-        BackendError: the optimizer does not exist, or something is asked for that only a framework
-            can do: several processes, compilation.
-    """
+def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World) -> base.Engine:
+    """See `base.EngineModule`; also BackendError for several processes and for compilation."""
     if world.size > 1:
         raise BackendError(
             f"backend 'reference' trains in one process, and this job has {world.size}: "
@@ -83,7 +65,7 @@ def build(spec: ModelSpec, optimizer: OptimizerSpec, world: World) -> Engine:
     if spec.compiles:
         raise BackendError("compile=on: backend 'reference' has no compiler; set compile=off")
     if spec.precision not in ("auto", "float32"):
-        _logger.warning("precision=%s: NumPy computes in full precision instead", spec.precision)
+        _logger.warning("precision=%s: NumPy computes in float64", spec.precision)
     return _ReferenceEngine(spec, optimizer)
 
 
@@ -97,11 +79,11 @@ class _Step:
 
 
 class _ReferenceEngine:
-    """See `backends/base.py` for the protocol."""
+    """See `base.Engine`."""
 
     device = "cpu"
 
-    def __init__(self, spec: ModelSpec, settings: OptimizerSpec) -> None:
+    def __init__(self, spec: base.ModelSpec, settings: base.OptimizerSpec) -> None:
         update_rules.rule_of(settings, "reference")
         self._spec, self._settings = spec, settings
         self._model = Classifier(spec)
@@ -109,23 +91,22 @@ class _ReferenceEngine:
         self._slots: update_rules.Slots = {}
         self._gradients: dict[str, Array] = {}
         self._steps = 0
-        self._has_weight = False  # any batch of the update so far
+        self._has_weight = False  # of any batch of the update so far
         sizes = {name: tensor.size for name, tensor in self._model.tensors.items()}
         self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)
         self.trainable_parameter_count = sum(sizes[name] for name in self._model.learning)
 
     def train_step(
-        self, batch: Batch, learning_rate: float, update: Update = WHOLE_UPDATE
+        self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        """The gradients of one batch and, if it is the update's last, the update."""
+        check_images(batch.images, self._spec)
         samples = step_samples(batch.weights)
-        self._spec.check_images(batch.images)
-        images = batch.images[samples.indices]
+        images = samples.picked(batch.images)
         if self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
         else:
             features, made = self._model.training_features(images)
-        targets = np.asarray(batch.targets, np.float64)[samples.indices]
+        targets = samples.picked(np.asarray(batch.targets, np.float64))
         loss, logits = self._add_gradients(features, targets, samples, made, update.share)
         if samples.has_weight:
             self._model.tensors.update(made.statistics)
@@ -138,29 +119,27 @@ class _ReferenceEngine:
         return _Step(loss, samples.scattered(logits.astype(np.float32)))
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        """Logits, float32 (N, classes), in evaluation mode."""
-        self._spec.check_images(images)
+        check_images(images, self._spec)
         tensors = self._evaluated
         logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
 
     def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Float64 (N,): the sum over one process."""
         return np.array(values, np.float64)
 
-    def state(self) -> State:
-        """Copies of the weights, the running statistics, the optimizer and the step count."""
-        state: State = {WEIGHT_PREFIX + name: v.copy() for name, v in self._model.tensors.items()}
+    def state(self) -> base.State:
+        state: base.State = {
+            base.WEIGHT_PREFIX + name: v.copy() for name, v in self._model.tensors.items()
+        }
         for name, tensor in (self._average or {}).items():
-            state[AVERAGE_PREFIX + name] = tensor.copy()
+            state[base.AVERAGE_PREFIX + name] = tensor.copy()
         for name, slots in self._slots.items():
             for slot, value in slots.items():
-                state[f"{OPTIMIZER_PREFIX}{slot}/{name}"] = value.copy()
-        state[STEPS] = np.array(self._steps, np.int64)
+                state[f"{base.OPTIMIZER_PREFIX}{slot}/{name}"] = value.copy()
+        state[base.STEPS] = np.array(self._steps, np.int64)
         return state
 
-    def load_state(self, state: State) -> None:
-        """The inverse of `state`; nothing is changed when anything is refused."""
+    def load_state(self, state: base.State) -> None:
         shapes = {name: tensor.shape for name, tensor in self._model.tensors.items()}
         learning = self._model.learning
         checked = checked_state(state, shapes, learning, self._spec, self._settings)
@@ -187,11 +166,10 @@ class _ReferenceEngine:
     def _add_gradients(
         self, features: Array, targets: Array, samples: StepSamples, made: Pass, share: float
     ) -> tuple[float, Array]:
-        """Add those of one batch; (its weighted mean loss, its logits)."""
+        """Add the gradients of one batch; return (its weighted mean loss, its logits)."""
         spec, tensors = self._spec, self._model.tensors
-        rate, width = spec.dropout_rate, features.shape[1]
-        kept = kept_features(rate, (len(features), width), spec.seed, self._steps, rank=0)
-        factor = 1.0 if kept is None else kept / (1.0 - rate)
+        kept = kept_features(spec, features.shape, self._steps, rank=0)
+        factor = 1.0 if kept is None else kept / (1.0 - spec.dropout_rate)
         seen = features * factor
         logits = head(seen, tensors)
         losses, of_logits = sample_losses(logits, targets, spec)

@@ -1,11 +1,8 @@
-"""The graph of a reference model, by the writer that all backends share."""
-
-from __future__ import annotations
+"""The classifier as an ONNX file, by the writer of all backends."""
 
 from pathlib import Path
 
 from image_classification.backends import onnx_graph
-from image_classification.backends.onnx_check import Predict
 from image_classification.backends.reference.model import Classifier
 from image_classification.samples import FloatArray
 
@@ -15,7 +12,7 @@ def export(
     tensors: dict[str, FloatArray],
     path: Path,
     temperature: float,
-    predict: Predict,
+    predict: onnx_graph.Predict,
 ) -> None:
-    """Write the ONNX file of `tensors`, checked against `predict`; see `onnx_graph.write`."""
+    """Write the ONNX file of a classifier with these tensors; see `base.Engine.export`."""
     onnx_graph.write(path, classifier.network, tensors, classifier.spec, temperature, predict)

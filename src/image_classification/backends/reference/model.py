@@ -1,6 +1,4 @@
-"""A classifier in NumPy: normalization, a shared backbone and the head, forwards and backwards."""
-
-from __future__ import annotations
+"""A classifier in NumPy: normalization, a shared backbone and the head, forward and backward."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,81 +9,73 @@ import numpy.typing as npt
 
 from image_classification.backends import networks
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.networks import (
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Norm,
-)
+from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.samples import FloatArray, UInt8Array
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Gradients = tuple[list[Array], dict[str, Array]]
-"""Of a layer's inputs, in order, and of its weights by name."""
+"""Those of a layer's inputs, in order, and of its weights by name."""
 
 _POSITIONS = (0, 2, 3)  # all axes but the channels
 
 
-def forward(layer: Layer, inputs: list[Array], tensors: Tensors) -> Array:
-    """The layer's output. A BatchNorm uses the statistics it finds in `tensors`."""
+def forward(layer: layers.Layer, inputs: list[Array], tensors: Tensors) -> Array:
+    """Return a layer's output; a BatchNorm uses the statistics in `tensors`."""
     return _FORWARD[type(layer)](layer, inputs, tensors)
 
 
 def backward(
-    layer: Layer, inputs: list[Array], output: Array, gradient: Array, tensors: Tensors
+    layer: layers.Layer, inputs: list[Array], output: Array, gradient: Array, tensors: Tensors
 ) -> Gradients:
-    """From the gradient of the output; a BatchNorm's is that of a training step."""
+    """Return a layer's gradients from that of its output; BatchNorms are in training mode."""
     return _BACKWARD[type(layer)](layer, inputs, output, gradient, tensors)
 
 
 def statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel over samples and positions, (C,) each."""
+    """Return the mean and the biased variance of each channel, (C,) each."""
     return x.mean(_POSITIONS), x.var(_POSITIONS)
 
 
-def _convolution(layer: Convolution, inputs: list[Array], tensors: Tensors) -> Array:
-    kernel, parts = _kernel(layer, tensors), _parts(_padded(inputs[0], layer), layer)
+def _convolution(layer: layers.Convolution, inputs: list[Array], tensors: Tensors) -> Array:
+    kernel, patches = _kernel(layer, tensors), _patches(_padded(inputs[0], layer), layer)
     if layer.groups > 1:  # a filter for each channel
-        return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], parts))
-    return np.moveaxis(np.tensordot(kernel, parts, ([1, 2], [1, 2])), 0, 1)
+        return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], patches))
+    return np.moveaxis(np.tensordot(kernel, patches, ([1, 2], [1, 2])), 0, 1)
 
 
 def _convolution_back(
-    layer: Convolution, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
+    layer: layers.Convolution, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
 ) -> Gradients:
     padded = _padded(inputs[0], layer)
-    kernel, parts = _kernel(layer, tensors), _parts(padded, layer)
+    kernel, patches = _kernel(layer, tensors), _patches(padded, layer)
     if layer.groups > 1:
-        of_kernel = np.einsum("nchw,nckhw->ck", gradient, parts)
-        of_parts = kernel[:, 0, :, None, None] * gradient[:, :, None]
+        of_kernel = np.einsum("nchw,nckhw->ck", gradient, patches)
+        of_patches = kernel[:, 0, :, None, None] * gradient[:, :, None]
     else:
-        of_kernel = np.tensordot(gradient, parts, ([0, 2, 3], [0, 3, 4]))
-        of_parts = np.moveaxis(np.tensordot(kernel, gradient, (0, 1)), 2, 0)
+        of_kernel = np.tensordot(gradient, patches, ([0, 2, 3], [0, 3, 4]))
+        of_patches = np.moveaxis(np.tensordot(kernel, gradient, (0, 1)), 2, 0)
     of_padded = np.zeros_like(padded)
-    for place, window in enumerate(_windows(padded, layer.kernel, layer.stride)):
-        of_padded[window] += of_parts[:, :, place]
+    for position, window in enumerate(_windows(padded, layer.kernel, layer.stride)):
+        of_padded[window] += of_patches[:, :, position]
     name = f"{layer.name}.weight"
     return [_cropped(of_padded, layer)], {name: of_kernel.reshape(tensors[name].shape)}
 
 
-def _kernel(layer: Convolution, tensors: Tensors) -> Array:
-    """(out, in / groups, places): the places of a kernel in one axis."""
+def _kernel(layer: layers.Convolution, tensors: Tensors) -> Array:
+    """(out, in / groups, positions): one axis for the positions in a kernel."""
     weight = tensors[f"{layer.name}.weight"]
     return weight.reshape(*weight.shape[:2], -1)
 
 
-def _parts(padded: Array, layer: Convolution) -> Array:
-    """(N, C, places, height, width): what meets each place of a kernel, for each output."""
+def _patches(padded: Array, layer: layers.Convolution) -> Array:
+    """(N, C, positions, height, width): the pixels under each position, for each output."""
     windows = _windows(padded, layer.kernel, layer.stride)
     return np.stack([padded[window] for window in windows], axis=2)
 
 
-def _norm(layer: Norm, inputs: list[Array], tensors: Tensors) -> Array:
+def _norm(layer: layers.Norm, inputs: list[Array], tensors: Tensors) -> Array:
     mean, variance = (tensors[f"{layer.name}.running_{kind}"] for kind in ("mean", "var"))
     return _scale(layer, tensors) * _standardized(layer, inputs[0], mean, variance) + _channels(
         tensors[f"{layer.name}.bias"]
@@ -93,7 +83,7 @@ def _norm(layer: Norm, inputs: list[Array], tensors: Tensors) -> Array:
 
 
 def _norm_back(
-    layer: Norm, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
+    layer: layers.Norm, inputs: list[Array], _: Array, gradient: Array, tensors: Tensors
 ) -> Gradients:
     mean, variance = statistics(inputs[0])
     standard = _standardized(layer, inputs[0], mean, variance)
@@ -106,18 +96,18 @@ def _norm_back(
     return [centered / _channels(np.sqrt(variance + layer.epsilon))], of_tensors
 
 
-def _activation(layer: Activation, inputs: list[Array], _: Tensors) -> Array:
+def _activation(layer: layers.Activation, inputs: list[Array], _: Tensors) -> Array:
     return np.clip(inputs[0], 0, layer.ceiling)
 
 
 def _activation_back(
-    layer: Activation, inputs: list[Array], _: Array, gradient: Array, __: Tensors
+    layer: layers.Activation, inputs: list[Array], _: Array, gradient: Array, __: Tensors
 ) -> Gradients:
     ceiling = np.inf if layer.ceiling is None else layer.ceiling
     return [gradient * ((inputs[0] > 0) & (inputs[0] < ceiling))], {}
 
 
-def _max_pool(layer: MaxPool, inputs: list[Array], _: Tensors) -> Array:
+def _max_pool(layer: layers.MaxPool, inputs: list[Array], _: Tensors) -> Array:
     padded = _padded(inputs[0], layer, -np.inf)
     kernel = (layer.kernel, layer.kernel)
     windows = (padded[window] for window in _windows(padded, kernel, layer.stride))
@@ -125,7 +115,7 @@ def _max_pool(layer: MaxPool, inputs: list[Array], _: Tensors) -> Array:
 
 
 def _max_pool_back(
-    layer: MaxPool, inputs: list[Array], output: Array, gradient: Array, _: Tensors
+    layer: layers.MaxPool, inputs: list[Array], output: Array, gradient: Array, _: Tensors
 ) -> Gradients:
     padded = _padded(inputs[0], layer, -np.inf)
     of_padded, is_open = np.zeros_like(padded), np.ones(output.shape, bool)
@@ -136,20 +126,22 @@ def _max_pool_back(
     return [_cropped(of_padded, layer)], {}
 
 
-def _add(_: Layer, inputs: list[Array], __: Tensors) -> Array:
+def _add(_: layers.Layer, inputs: list[Array], __: Tensors) -> Array:
     return inputs[0] + inputs[1]
 
 
-def _add_back(_: Layer, __: list[Array], ___: Array, gradient: Array, ____: Tensors) -> Gradients:
+def _add_back(
+    _: layers.Layer, __: list[Array], ___: Array, gradient: Array, ____: Tensors
+) -> Gradients:
     return [gradient, gradient], {}
 
 
-def _mean(_: Layer, inputs: list[Array], __: Tensors) -> Array:
+def _mean(_: layers.Layer, inputs: list[Array], __: Tensors) -> Array:
     return np.asarray(inputs[0].mean((2, 3)))
 
 
 def _mean_back(
-    _: Layer, inputs: list[Array], __: Array, gradient: Array, ___: Tensors
+    _: layers.Layer, inputs: list[Array], __: Array, gradient: Array, ___: Tensors
 ) -> Gradients:
     height, width = inputs[0].shape[2:]
     share = gradient[:, :, None, None] / (height * width)
@@ -157,7 +149,7 @@ def _mean_back(
 
 
 def _windows(padded: Array, kernel: tuple[int, int], stride: int) -> Iterator[tuple[slice, ...]]:
-    """For each place in a kernel, row by row: the pixels that meet it, one for each output."""
+    """Yield for each position in a kernel, row by row, the pixels under it for all outputs."""
     height, width = padded.shape[2:]
     for row in range(kernel[0]):
         for column in range(kernel[1]):
@@ -166,21 +158,21 @@ def _windows(padded: Array, kernel: tuple[int, int], stride: int) -> Iterator[tu
             yield slice(None), slice(None), rows, columns
 
 
-def _padded(x: Array, layer: Convolution | MaxPool, value: float = 0.0) -> Array:
+def _padded(x: Array, layer: layers.Convolution | layers.MaxPool, value: float = 0.0) -> Array:
     return np.pad(x, ((0, 0), (0, 0), *layer.padding), constant_values=value)
 
 
-def _cropped(padded: Array, layer: Convolution | MaxPool) -> Array:
+def _cropped(padded: Array, layer: layers.Convolution | layers.MaxPool) -> Array:
     (top, bottom), (left, right) = layer.padding
     height, width = padded.shape[2:]
     return padded[:, :, top : height - bottom, left : width - right]
 
 
-def _standardized(layer: Norm, x: Array, mean: Array, variance: Array) -> Array:
+def _standardized(layer: layers.Norm, x: Array, mean: Array, variance: Array) -> Array:
     return (x - _channels(mean)) / _channels(np.sqrt(variance + layer.epsilon))
 
 
-def _scale(layer: Norm, tensors: Tensors) -> Array | float:
+def _scale(layer: layers.Norm, tensors: Tensors) -> Array | float:
     return _channels(tensors[f"{layer.name}.weight"]) if layer.learns_scale else 1.0
 
 
@@ -188,43 +180,34 @@ def _channels(values: Array) -> Array:
     return values[:, None, None]
 
 
-_FORWARD: dict[type[Layer], Callable[..., Array]] = {
-    Convolution: _convolution,
-    Norm: _norm,
-    Activation: _activation,
-    MaxPool: _max_pool,
-    Add: _add,
-    Mean: _mean,
+_FORWARD: dict[type[layers.Layer], Callable[..., Array]] = {
+    layers.Convolution: _convolution,
+    layers.Norm: _norm,
+    layers.Activation: _activation,
+    layers.MaxPool: _max_pool,
+    layers.Add: _add,
+    layers.Mean: _mean,
 }
-_BACKWARD: dict[type[Layer], Callable[..., Gradients]] = {
-    Convolution: _convolution_back,
-    Norm: _norm_back,
-    Activation: _activation_back,
-    MaxPool: _max_pool_back,
-    Add: _add_back,
-    Mean: _mean_back,
+_BACKWARD: dict[type[layers.Layer], Callable[..., Gradients]] = {
+    layers.Convolution: _convolution_back,
+    layers.Norm: _norm_back,
+    layers.Activation: _activation_back,
+    layers.MaxPool: _max_pool_back,
+    layers.Add: _add_back,
+    layers.Mean: _mean_back,
 }
 
 
 @dataclass
 class Pass:
-    """What a training pass leaves for the way back.
-
-    Attributes:
-        values: each layer's output by name.
-        statistics: each BatchNorm's new running statistics by neutral name.
-    """
+    """A forward pass in training mode: each layer's output, and each new running statistic."""
 
     values: dict[str, Array] = field(default_factory=dict)
     statistics: dict[str, FloatArray] = field(default_factory=dict)
 
 
 class Classifier:
-    """The network and its tensors: float32 by neutral name, what is saved and exchanged.
-
-    Args:
-        spec: of the model; its initial weights follow from `seed`.
-    """
+    """The network and its tensors: float32 by neutral name, drawn from the seed of `spec`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -241,12 +224,12 @@ class Classifier:
         ]
 
     def features(self, images: UInt8Array, tensors: dict[str, FloatArray] | None = None) -> Array:
-        """Float64 (N, width) of uint8 images (N, H, W, C), with the running statistics.
+        """Return float64 (N, width) of uint8 images (N, H, W, C), with running statistics.
 
         `tensors` replace the classifier's own.
         """
         exact = _exact(self.tensors if tensors is None else tensors)
-        values = {networks.INPUT: self._normalized(images)}
+        values = {layers.INPUT: self._normalized(images)}
         for layer, freed in zip(self.network.layers, self.network.last_uses(), strict=True):
             inputs = [values[name] for name in layer.inputs]
             values[layer.name] = forward(layer, inputs, exact)
@@ -255,12 +238,12 @@ class Classifier:
         return values[self.network.layers[-1].name]
 
     def training_features(self, images: UInt8Array) -> tuple[Array, Pass]:
-        """The same with the batch's statistics, and what `gradients` needs."""
-        made = Pass({networks.INPUT: self._normalized(images)})
+        """Return the same with the batch's statistics, and the pass that `gradients` needs."""
+        made = Pass({layers.INPUT: self._normalized(images)})
         tensors = _exact(self.tensors)
         for layer in self.network.layers:
             inputs = [made.values[name] for name in layer.inputs]
-            if isinstance(layer, Norm):
+            if isinstance(layer, layers.Norm):
                 of_batch = statistics(inputs[0])
                 for kind, batch in zip(("mean", "var"), of_batch, strict=True):
                     name = f"{layer.name}.running_{kind}"
@@ -271,16 +254,16 @@ class Classifier:
         return made.values[self.network.layers[-1].name], made
 
     def gradients(self, made: Pass, of_features: Array) -> dict[str, Array]:
-        """Of every weight of the network, from the gradient of the features (N, width)."""
-        layers, tensors = self.network.layers, _exact(self.tensors)
-        of_values, of_tensors = {layers[-1].name: of_features}, {}
-        for layer in reversed(layers):
+        """Return the gradients of all weights from that of the features (N, width)."""
+        order, tensors = self.network.layers, _exact(self.tensors)
+        of_values, of_tensors = {order[-1].name: of_features}, {}
+        for layer in reversed(order):
             inputs = [made.values[name] for name in layer.inputs]
             gradient, output = of_values.pop(layer.name), made.values[layer.name]
             of_inputs, of_own = backward(layer, inputs, output, gradient, tensors)
             of_tensors.update(of_own)
-            for name, part in zip(layer.inputs, of_inputs, strict=True):
-                of_values[name] = of_values[name] + part if name in of_values else part
+            for name, of_input in zip(layer.inputs, of_inputs, strict=True):
+                of_values[name] = of_values[name] + of_input if name in of_values else of_input
         return of_tensors
 
     def _normalized(self, images: UInt8Array) -> Array:
@@ -294,5 +277,5 @@ def _exact(tensors: dict[str, FloatArray]) -> dict[str, Array]:
 
 
 def head(features: Array, tensors: dict[str, FloatArray]) -> Array:
-    """Logits, float64 (N, classes)."""
+    """Return logits, float64 (N, classes)."""
     return features @ tensors["head.weight"].astype(np.float64).T + tensors["head.bias"]

@@ -1,35 +1,29 @@
-"""The backbones of the TensorFlow backend: plain data, so that a wrong name fails at once.
+"""The backbones of the TensorFlow backend.
 
-The shared backbones; `keras/<name>`, every classifier of keras.applications; and `saved_model`,
-the SavedModel of the channel `model`: what TensorFlow Hub and the closed built-in have.
+They are the shared ones; `keras/<name>`, each classifier of keras.applications; and `saved_model`,
+the SavedModel in the channel `model`, as TensorFlow Hub and the closed built-in use them.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
 from image_classification.backends import backbones
-from image_classification.backends.backbones import IMAGENET_MEAN, IMAGENET_STD, resnet_name
 from image_classification.backends.base import Backbone
-
-__all__ = ["BACKBONES", "FORMATS", "find", "resnet_name"]
-
 
 PREFIX = "keras/"
 
 
 @dataclass(frozen=True)
 class Family:
-    """Models that are prepared for alike.
+    """Models of keras.applications with the same preprocessing.
 
     Attributes:
-        models: class in keras.applications → side in pixels.
+        models: class → side in pixels.
         mean, std: normalization of RGB in units of 0–255.
-        is_bgr: whether its channels are blue, green, red (weights converted from Caffe).
-        normalizes: "option" where `include_preprocessing=False` leaves the model's own
-            normalization out, "layers" where its layers are cut off, "" where it has none.
-        least_size: smallest side that it takes.
-        dropout_rate: before its head.
+        is_bgr: whether the channels are blue, green, red (weights converted from Caffe).
+        normalizes: "option" if `include_preprocessing=False` omits the model's own normalization,
+            "layers" if its layers must be cut off, "" if it has none.
+        least_size: smallest side in pixels.
+        dropout_rate: before the head.
         license: of the weights that Keras publishes.
     """
 
@@ -45,18 +39,10 @@ class Family:
 
 _SYMMETRIC = ((127.5,), (127.5,))  # to −1…1
 _CAFFE = ((123.68, 116.779, 103.939), (1.0,))
-_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+_IMAGENET = (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
 _LARGER = {"EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480}
-_EFFICIENT = {
-    "B0": 224,
-    "B1": 240,
-    "B2": 260,
-    "B3": 300,
-    "B4": 380,
-    "B5": 456,
-    "B6": 528,
-    "B7": 600,
-}
+_EFFICIENT_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)
+_EFFICIENT = {f"B{number}": size for number, size in enumerate(_EFFICIENT_SIZES)}
 _CONVNEXT = ("Tiny", "Small", "Base", "Large", "XLarge")
 _INCEPTION = {"InceptionV3": 299, "InceptionResNetV2": 299}
 
@@ -95,7 +81,7 @@ FAMILIES = (
 
 
 def family_of(backbone: str) -> Family:
-    """The family of `keras/<class>`; KeyError where there is none."""
+    """Return the family of `keras/<class>`; KeyError for another name."""
     name = backbone.removeprefix(PREFIX)
     for family in FAMILIES:
         if name in family.models:
@@ -103,7 +89,7 @@ def family_of(backbone: str) -> Family:
     raise KeyError(backbone)
 
 
-KERAS_BACKBONES: dict[str, Backbone] = {
+_KERAS_BACKBONES = {
     f"{PREFIX}{name}": Backbone(
         name=f"{PREFIX}{name}",
         input_size=size,
@@ -123,7 +109,7 @@ FORMATS = ("saved_model", "keras")
 _SAVED_MODEL = Backbone(
     name="saved_model",
     input_size=224,
-    mean=(0.0,),  # images from 0 to 1: the convention of TensorFlow Hub
+    mean=(0.0,),  # pixels from 0 to 1: the convention of TensorFlow Hub
     std=(255.0,),
     resize=256,
     license="",
@@ -133,15 +119,11 @@ _SAVED_MODEL = Backbone(
 
 BACKBONES: dict[str, Backbone] = {
     **backbones.BACKBONES,
-    **KERAS_BACKBONES,
+    **_KERAS_BACKBONES,
     _SAVED_MODEL.name: _SAVED_MODEL,
 }
 
 
 def find(name: str) -> Backbone:
-    """The row called `name`.
-
-    Raises:
-        BackendError: no such backbone; the message has the nearest name and the list.
-    """
+    """See `base.Catalog`."""
     return backbones.find(name, "tensorflow", BACKBONES)

@@ -1,6 +1,7 @@
-"""The classifier as an ONNX file, checked against TensorFlow before anybody relies on it."""
+"""The classifier as an ONNX file, checked against TensorFlow before it is written.
 
-from __future__ import annotations
+Shared backbones use the writer of all backends (`onnx_graph`); tf2onnx translates the others.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -15,20 +16,12 @@ import tensorflow as tf
 from image_classification import files
 from image_classification.backends import import_errors, onnx_graph
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.onnx_check import Predict, check
 from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
 from image_classification.errors import BackendError
 
-_OPSET = 17
 
-
-def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
-    """The serialized ONNX model: `images` uint8 N·H·W·C to `probabilities` float32 (N, classes).
-
-    Raises:
-        BackendError: tf2onnx is not installed, or cannot translate the backbone.
-    """
-    with import_errors(f"backbone {spec.backbone!r} is exported by tf2onnx", "tensorflow"):
+def _graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
+    with import_errors(f"the export of backbone {spec.backbone!r} needs tf2onnx", "tensorflow"):
         import tf2onnx
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = probabilities_function(classifier, spec, temperature)
@@ -37,7 +30,7 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
             model, _ = tf2onnx.convert.from_function(
                 function,
                 input_signature=function.input_signature,
-                opset=_OPSET,
+                opset=onnx_graph.OPSET,
                 custom_op_handlers={"Erfc": (_erfc, [])},
             )
         _strip(model)
@@ -54,7 +47,7 @@ def graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
 
 
 def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
-    """A traced function of uint8 images to `{"probabilities": …}`."""
+    """Return a traced function of uint8 images to `{"probabilities": …}`."""
     channels, height, width = spec.input_shape
     images = tf.TensorSpec([None, height, width, channels], tf.uint8, name="images")
 
@@ -68,9 +61,9 @@ def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature:
 
 @contextmanager
 def _inlined() -> Iterator[None]:
-    """While the block runs, functions within a traced one become its own operations.
+    """Inline the functions that a traced function calls.
 
-    Keras has XLA compile a convolution in groups (ConvNeXt's), as a call that has no translation.
+    Keras lets XLA compile a convolution in groups (ConvNeXt's); tf2onnx cannot translate that call.
     """
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
@@ -81,7 +74,7 @@ def _inlined() -> Iterator[None]:
 
 
 def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
-    """1 − erf(x), of GELU; tf2onnx has no translation of it. In place, as its handlers are."""
+    """Translate 1 − erf(x) of GELU in place, which tf2onnx cannot."""
     value, output, dtypes, shapes = (
         node.input[0],
         node.output,
@@ -97,30 +90,23 @@ def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove free text: a converter may put what it likes there."""
+    """Remove free text, which depends on the converter."""
     for described in (model, model.graph, *model.graph.node):
         described.ClearField("doc_string")
 
 
 def export(
-    classifier: Classifier, spec: ModelSpec, path: Path, temperature: float, predict: Predict
+    classifier: Classifier,
+    spec: ModelSpec,
+    path: Path,
+    temperature: float,
+    predict: onnx_graph.Predict,
 ) -> None:
-    """Write the file; the same weights give the same bytes.
-
-    Args:
-        classifier: whose weights are written; it is left as it was.
-        spec: of the model.
-        path: of the file to write; its folder exists.
-        temperature: > 0; what the logits are divided by first.
-        predict: the engine's own logits of images.
-
-    Raises:
-        AlgorithmError: ONNX Runtime and TensorFlow disagree by more than 1e-4.
-    """
+    """Write the ONNX file of a classifier; see `base.Engine.export`."""
     if isinstance(classifier.trunk, SharedTrunk):
         network, weights = classifier.trunk.network, classifier.state()
         onnx_graph.write(path, network, weights, spec, temperature, predict)
         return
-    graph = graph_bytes(classifier, spec, temperature)
-    check(graph, predict, spec, temperature)
+    graph = _graph_bytes(classifier, spec, temperature)
+    onnx_graph.check(graph, predict, spec, temperature)
     files.write_bytes(path, graph)

@@ -1,9 +1,7 @@
 """The classifier in TensorFlow's own formats: a SavedModel, or a `.keras` file.
 
-They are for TensorFlow Serving, TFLite converters and notebooks; the artifact's graph stays ONNX.
+They are for TensorFlow Serving, TFLite converters and notebooks; an artifact always has ONNX.
 """
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -14,19 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from image_classification.backends import import_errors, networks
+from image_classification.backends import import_errors, onnx_graph
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.networks import (
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Norm,
-)
-from image_classification.backends.networks.layers import NO_PADDING
-from image_classification.backends.onnx_check import TOLERANCE, Predict, probabilities_of
+from image_classification.backends.networks import layers
 from image_classification.backends.tensorflow.export import probabilities_function
 from image_classification.backends.tensorflow.keras_trunk import KerasTrunk
 from image_classification.backends.tensorflow.layers import is_depthwise
@@ -45,17 +33,13 @@ _METHODS = {
 
 
 def prepared(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Uint8 (N, H, W, C) of strings (N,), each a JPEG, PNG, GIF or BMP file."""
-    height, width, channels = (
-        preprocessing.height,
-        preprocessing.width,
-        preprocessing.channels,
-    )
+    """Return uint8 (N, H, W, C) of strings (N,), each a JPEG, PNG, GIF or BMP file."""
+    shape = [preprocessing.height, preprocessing.width, preprocessing.channels]
 
     def one(data: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(data, channels=channels, expand_animations=False)
-        resized = _resized(tf.ensure_shape(image, [None, None, channels]), preprocessing)
-        return tf.ensure_shape(tf.cast(resized, tf.uint8), [height, width, channels])
+        image = tf.io.decode_image(data, channels=shape[-1], expand_animations=False)
+        resized = _resized(tf.ensure_shape(image, [None, None, shape[-1]]), preprocessing)
+        return tf.ensure_shape(tf.cast(resized, tf.uint8), shape)
 
     return tf.map_fn(one, encoded, fn_output_signature=tf.uint8)
 
@@ -80,10 +64,10 @@ def _resized(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
 
 
 def keras_model(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
-    """The model; its weights are copies.
+    """Return a Keras model with copies of the weights.
 
     Raises:
-        BackendError: the backbone is neither a shared nor a Keras one.
+        BackendError: the backbone is neither a shared one nor from Keras.
     """
     channels, height, width = spec.input_shape
     images = keras.Input((height, width, channels), dtype="uint8", name="images")
@@ -106,40 +90,40 @@ def keras_model(classifier: Classifier, spec: ModelSpec, temperature: float) -> 
 
 
 def _shared(trunk: SharedTrunk, x: Any) -> Any:
-    values = {networks.INPUT: x}
+    values = {layers.INPUT: x}
     for layer in trunk.network.layers:
         inputs = [values[name] for name in layer.inputs]
         values[layer.name] = _applied(layer, inputs, trunk)
     return values[trunk.network.layers[-1].name]
 
 
-def _applied(layer: Layer, inputs: list[Any], trunk: SharedTrunk) -> Any:
-    x, name, layers = inputs[0], layer.name.replace(".", "_"), keras.layers
-    if isinstance(layer, Convolution):
+def _applied(layer: layers.Layer, inputs: list[Any], trunk: SharedTrunk) -> Any:
+    x, name = inputs[0], layer.name.replace(".", "_")
+    if isinstance(layer, layers.Convolution):
         return _convolution(layer, x, trunk)
-    if isinstance(layer, Norm):
-        norm = layers.BatchNormalization(
+    if isinstance(layer, layers.Norm):
+        norm = keras.layers.BatchNormalization(
             momentum=layer.momentum, epsilon=layer.epsilon, scale=layer.learns_scale, name=name
         )
         y = norm(x)
         tensors = ("weight", "bias", "running_mean", "running_var")[not layer.learns_scale :]
         norm.set_weights([trunk.weights[f"{layer.name}.{t}"].variable.numpy() for t in tensors])
         return y
-    if isinstance(layer, Activation):
-        return layers.ReLU(max_value=layer.ceiling, name=name)(x)
-    if isinstance(layer, MaxPool):  # of a ReLU's output: zeros never win
-        padded = layers.ZeroPadding2D(layer.padding, name=f"{name}_pad")(x)
-        return layers.MaxPooling2D(layer.kernel, layer.stride, name=name)(padded)
-    if isinstance(layer, Add):
-        return layers.Add(name=name)(inputs)
-    if isinstance(layer, Mean):
-        return layers.GlobalAveragePooling2D(name=name)(x)
+    if isinstance(layer, layers.Activation):
+        return keras.layers.ReLU(max_value=layer.ceiling, name=name)(x)
+    if isinstance(layer, layers.MaxPool):  # of a ReLU's output, so zeros may be padding
+        padded = keras.layers.ZeroPadding2D(layer.padding, name=f"{name}_pad")(x)
+        return keras.layers.MaxPooling2D(layer.kernel, layer.stride, name=name)(padded)
+    if isinstance(layer, layers.Add):
+        return keras.layers.Add(name=name)(inputs)
+    if isinstance(layer, layers.Mean):
+        return keras.layers.GlobalAveragePooling2D(name=name)(x)
     raise BackendError(f"backend 'tensorflow' has no layer {type(layer).__name__}")
 
 
-def _convolution(layer: Convolution, x: Any, trunk: SharedTrunk) -> Any:
+def _convolution(layer: layers.Convolution, x: Any, trunk: SharedTrunk) -> Any:
     name, options = layer.name.replace(".", "_"), {"strides": layer.stride, "use_bias": False}
-    if layer.padding != NO_PADDING:
+    if layer.padding != layers.NO_PADDING:
         x = keras.layers.ZeroPadding2D(layer.padding, name=f"{name}_pad")(x)
     if is_depthwise(layer):
         convolution = keras.layers.DepthwiseConv2D(layer.kernel, name=name, **options)
@@ -152,7 +136,7 @@ def _convolution(layer: Convolution, x: Any, trunk: SharedTrunk) -> Any:
 
 
 def _reversed(x: Any) -> Any:
-    """Blue, green, red of red, green, blue: a convolution, as no plain layer reverses."""
+    """Reverse the channels, with a convolution because no plain layer does it."""
     swap = keras.layers.Conv2D(3, 1, use_bias=False, trainable=False, name="bgr")
     y = swap(x)
     swap.set_weights([np.eye(3, dtype=np.float32)[::-1].reshape(1, 1, 3, 3)])
@@ -166,23 +150,21 @@ def write_format(
     spec: ModelSpec,
     temperature: float,
     preprocessing: Preprocessing,
-    predict: Predict,
+    predict: onnx_graph.Predict,
 ) -> None:
-    """Write a new folder (`saved_model`) or file (`keras`), whole or not at all.
+    """Write a new folder (`saved_model`) or file (`keras`); see `base.FormatWriter`.
 
     A SavedModel has two signatures: `serving_default` takes `image_bytes`, strings (N,), and
-    `images` takes `images`, uint8 N·H·W·C; both answer `probabilities`, float32 (N, classes). A
-    `.keras` file takes the images and loads with `safe_mode=True`.
+    `images` takes `images`, uint8 (N, H, W, C); both return `probabilities`, float32 (N, classes).
+    A `.keras` file takes the images and loads with `safe_mode=True`.
 
     Raises:
-        BackendError: the backbone has no such form.
-        UsageError: something is at `path` already.
-        AlgorithmError: what was written answers otherwise than the model.
+        AlgorithmError: the written model gives other probabilities than the engine.
     """
     if path.exists():
-        raise UsageError(f"{path} exists already: name a new place for the {name} export")
+        raise UsageError(f"{path} exists: name a new path for the {name} export")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Keras goes by the end of the name.
+    # Keras chooses the format by the suffix.
     suffix = ".keras" if name == "keras" else ""
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}{suffix}")
     try:
@@ -232,13 +214,13 @@ def _write_keras(path: Path, classifier: Classifier, spec: ModelSpec, temperatur
     return lambda images: np.asarray(read(images, training=False))
 
 
-def _check(answer: Any, predict: Predict, spec: ModelSpec, temperature: float) -> None:
+def _check(answer: Any, predict: onnx_graph.Predict, spec: ModelSpec, temperature: float) -> None:
     channels, height, width = spec.input_shape
     images = np.random.default_rng(0).integers(0, 256, (3, height, width, channels), np.uint8)
-    expected = probabilities_of(predict(images), spec, temperature)
+    expected = onnx_graph.probabilities_of(predict(images), spec, temperature)
     difference = float(np.abs(answer(images) - expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= onnx_graph.TOLERANCE:
         raise AlgorithmError(
             f"the written model differs from the trained one by {difference:.2g}; at most "
-            f"{TOLERANCE:g} is allowed"
+            f"{onnx_graph.TOLERANCE:g} is allowed"
         )

@@ -1,10 +1,8 @@
-"""A backbone of keras.applications: built without its head, its pooled features.
+"""The pooled features of a classifier of keras.applications.
 
-Its weights keep Keras's names and layouts behind the prefix `trunk.`, as
-`trunk.conv1_conv.kernel` (height, width, in, out). It computes in float32 whatever the precision.
+Its weights keep Keras's names and layouts after the prefix `trunk.`: `trunk.conv1_conv.kernel` is
+(height, width, in, out). It computes in float32 with any precision.
 """
-
-from __future__ import annotations
 
 import random
 from pathlib import Path
@@ -18,12 +16,12 @@ from image_classification.backends.tensorflow.catalog import PREFIX, Family, fam
 from image_classification.backends.tensorflow.layers import Weight
 from image_classification.errors import ArtifactError, BackendError
 
-_MOMENTUM = 0.9  # not Keras's 0.99: see `networks/efficientnet_lite`, the reason is the same
+_MOMENTUM = 0.9  # not Keras's 0.99, for the reason in `networks/efficientnet_lite`
 _SEED_STATE = "seed_generator_state"
 
 
 class KerasTrunk:
-    """See `Trunk`."""
+    """The `model.Trunk` of a backbone `keras/<class>`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         _check_keras()
@@ -40,38 +38,38 @@ class KerasTrunk:
             )
             for variable in self._model.weights
         }
-        # What its dropouts and stochastic depths draw from.
+        # Of its dropouts and stochastic depths.
         self._seeds = [v for v in self._model.variables if v.path.endswith(_SEED_STATE)]
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The pooled features of normalized RGB images, or gray ones."""
+        """Return the pooled features of normalized images, RGB or gray."""
         x = tf.cast(images, tf.float32)
         if self.is_bgr and x.shape[-1] == 3:
             x = tf.reverse(x, axis=[-1])
         return self._model(x, training=is_training)
 
     def copy_on(self, images: Any) -> Any:
-        """The features of a symbolic input, by layers that share nothing with this trunk's."""
+        """Return the features of a symbolic input, from copies of this trunk's layers."""
         copy = keras.models.clone_model(self._model)
         copy.set_weights([variable.value.numpy() for variable in self._model.weights])
         return copy(images)
 
     def start_step(self, entropy: int) -> None:
-        """What the layers draw follows from `entropy` and the place of the layer."""
-        for place, state in enumerate(self._seeds):
-            state.assign([entropy, place])
+        """Seed each layer with `entropy` and its index."""
+        for index, state in enumerate(self._seeds):
+            state.assign([entropy, index])
 
 
 def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -> State:
-    """The weights of a file that Keras publishes for a backbone without its top, by neutral name.
+    """Read the weights that Keras publishes for a backbone without its top, by neutral name.
 
     Args:
         backbone: `keras/<class>`.
-        path: HDF5, as `resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5`.
-        shape: (channels, height, width) to build it for.
+        path: of an HDF5 file like `resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5`.
+        shape: (channels, height, width) for which the backbone is built.
 
     Raises:
-        ArtifactError: the file is damaged, or of another network.
+        ArtifactError: the file is damaged or of another network.
     """
     whole = _build_whole(backbone, shape, seed=0)
     try:
@@ -79,8 +77,8 @@ def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -
     except (ValueError, OSError, KeyError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"{path} does not hold the weights of {backbone} without its top, as Keras publishes "
-            f"them in files that end in _notop.h5: {reason}"
+            f"{path} does not contain the weights of {backbone} without its top, which Keras "
+            f"publishes in files that end in _notop.h5: {reason}"
         ) from error
     model = _without_normalization(whole, family_of(backbone))
     return {_name(variable): variable.value.numpy() for variable in model.weights}
@@ -89,7 +87,7 @@ def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -
 def _check_keras() -> None:
     if keras.config.backend() != "tensorflow":
         raise BackendError(
-            f"Keras is set to compute with {keras.config.backend()!r} on this machine: set the "
+            f"Keras is set to use {keras.config.backend()!r} on this machine: set the environment "
             "variable KERAS_BACKEND=tensorflow"
         )
 
@@ -103,18 +101,18 @@ def _build(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
 
 
 def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
-    """The model as Keras makes it, but without the normalization that can be left out."""
+    """Return the model as Keras builds it, without the normalization that is optional."""
     channels, height, width = shape
     family, name = family_of(backbone), backbone.removeprefix(PREFIX)
     if min(height, width) < family.least_size:
         raise BackendError(
-            f"{backbone} takes images from {family.least_size} pixels on, image_shape is "
+            f"{backbone} needs images of at least {family.least_size} pixels, image_shape is "
             f"{channels},{height},{width}"
         )
     options = {"include_preprocessing": False} if family.normalizes == "option" else {}
-    keras.backend.clear_session(free_memory=False)  # names of layers are numbered from 0 again
+    keras.backend.clear_session(free_memory=False)  # restart the numbers in layer names
     drawn = random.getstate()
-    random.seed(seed)  # where Keras takes the seeds of first weights from
+    random.seed(seed)  # Keras draws the seeds of its first weights from this generator
     try:
         return getattr(keras.applications, name)(
             include_top=False,
@@ -128,9 +126,9 @@ def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
 
 
 def _without_normalization(model: Any, family: Family) -> Any:
-    """EfficientNet's first layers, before `stem_conv_pad`, scale and normalize: they are cut off.
+    """Cut off EfficientNet's first layers, before `stem_conv_pad`, which scale and normalize.
 
-    The published weights make them what `mean` and `std` of the family say.
+    With the published weights they compute the same as `mean` and `std` of the family.
     """
     if family.normalizes != "layers":
         return model

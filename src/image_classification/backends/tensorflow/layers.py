@@ -1,11 +1,9 @@
-"""The layers of a shared network as TensorFlow operations on N·H·W·C.
+"""The layers of a shared network as TensorFlow operations on (N, H, W, C).
 
-In: a layer of `backends/networks`, the values it reads, its variables. Out: its value. Convolution
-weights are (height, width, in / groups, out) here, except where each channel has a filter of its
-own: those are (height, width, channels, 1), as TensorFlow's depthwise convolution has them.
+In: a layer of `networks`, the values that it reads, and its variables. Out: its value. Convolution
+weights are (height, width, in / groups, out) here, and (height, width, channels, 1) for depthwise
+convolutions, in which each channel has a filter of its own.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from image_classification.backends.networks import (
-    Activation,
-    Add,
-    Convolution,
-    Layer,
-    MaxPool,
-    Mean,
-    Norm,
-)
-from image_classification.backends.networks.layers import NO_PADDING, Padding
+from image_classification.backends.networks import layers
 from image_classification.errors import BackendError
 
 Array = npt.NDArray[Any]
@@ -40,7 +29,7 @@ class Weight:
 
     Attributes:
         variable: float32.
-        axes: which axis of the variable each neutral axis is.
+        axes: the axis of the variable for each neutral axis.
         learns: whether it has a gradient; running statistics have none.
     """
 
@@ -50,20 +39,20 @@ class Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """In the neutral layout."""
+        """The shape in the neutral layout."""
         return tuple(int(self.variable.shape[axis]) for axis in self.axes)
 
     def neutral(self, variable: tf.Variable) -> Array:
-        """A copy of a variable of this weight's layout, as it is saved."""
+        """Return a copy of a variable of this weight's shape, in the neutral layout."""
         return np.array(np.transpose(variable.numpy(), self.axes), order="C")
 
     def own(self, array: Array) -> Array:
-        """A neutral array in the layout of the variable."""
+        """Return a neutral array in the layout of the variable."""
         return np.ascontiguousarray(np.transpose(array, np.argsort(self.axes)))
 
 
 def new_weight(array: Array, axes: Sequence[int] | None = None, learns: bool = True) -> Weight:
-    """A variable that begins as a neutral array; without `axes` the layouts are the same."""
+    """Return a variable with the values of a neutral array; without `axes` in its layout."""
     order = tuple(range(array.ndim)) if axes is None else tuple(axes)
     own = np.ascontiguousarray(np.transpose(array, np.argsort(order)))
     return Weight(tf.Variable(own, trainable=learns, dtype=tf.float32), order, learns)
@@ -73,49 +62,51 @@ Tensors = Mapping[str, tf.Variable]
 
 
 def apply(
-    layer: Layer, values: list[tf.Tensor], variables: Tensors, is_training: bool
+    layer: layers.Layer, values: list[tf.Tensor], variables: Tensors, is_training: bool
 ) -> tf.Tensor:
-    """The value of a layer; in training a Norm also moves its running statistics.
+    """Return the value of a layer; in training a Norm also updates its running statistics.
 
     Raises:
-        BackendError: a kind of layer that this backend does not know.
+        BackendError: this backend does not know the kind of layer.
     """
     x = values[0]
-    if isinstance(layer, Convolution):
+    if isinstance(layer, layers.Convolution):
         return _convolve(layer, x, tf.cast(variables[f"{layer.name}.weight"], x.dtype))
-    if isinstance(layer, Norm):
+    if isinstance(layer, layers.Norm):
         return _normalize(layer, x, variables, is_training)
-    if isinstance(layer, Activation):
+    if isinstance(layer, layers.Activation):
         return _activate(layer, x)
-    if isinstance(layer, MaxPool):
-        padding = [[0, 0], *layer.padding, [0, 0]]  # of −∞: it never wins
+    if isinstance(layer, layers.MaxPool):
+        padding = [[0, 0], *layer.padding, [0, 0]]  # with −∞
         return tf.nn.max_pool2d(x, layer.kernel, layer.stride, padding)
-    if isinstance(layer, Add):
+    if isinstance(layer, layers.Add):
         return tf.add(*values)
-    if isinstance(layer, Mean):
+    if isinstance(layer, layers.Mean):
         return tf.reduce_mean(x, axis=[1, 2])
     raise BackendError(f"backend 'tensorflow' has no layer {type(layer).__name__}")
 
 
-def is_depthwise(layer: Convolution) -> bool:
-    """Whether each channel has a filter of its own."""
+def is_depthwise(layer: layers.Convolution) -> bool:
+    """Return whether each channel has a filter of its own."""
     return layer.groups > 1 and layer.groups == layer.width_in == layer.width
 
 
-def _convolve(layer: Convolution, x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+def _convolve(layer: layers.Convolution, x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     padding, stride = _padding(layer.padding), layer.stride
     if is_depthwise(layer):
         return tf.nn.depthwise_conv2d(x, weight, [1, stride, stride, 1], padding)
     return tf.nn.conv2d(x, weight, stride, padding)
 
 
-def _padding(padding: Padding) -> str | list[list[int]]:
-    if padding == NO_PADDING:
+def _padding(padding: layers.Padding) -> str | list[list[int]]:
+    if padding == layers.NO_PADDING:
         return "VALID"
     return [[0, 0], list(padding[0]), list(padding[1]), [0, 0]]
 
 
-def _normalize(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool) -> tf.Tensor:
+def _normalize(
+    layer: layers.Norm, x: tf.Tensor, variables: Tensors, is_training: bool
+) -> tf.Tensor:
     names = ("bias", "running_mean", "running_var")
     bias, mean, variance = (variables[f"{layer.name}.{name}"] for name in names)
     scale = variables[f"{layer.name}.weight"] if layer.learns_scale else tf.ones_like(bias)
@@ -128,13 +119,13 @@ def _normalize(layer: Norm, x: tf.Tensor, variables: Tensors, is_training: bool)
         x, scale, bias, epsilon=layer.epsilon, is_training=True
     )
     count = tf.cast(tf.size(x) // layer.width, tf.float32)
-    biased = batch_variance * (count - 1.0) / count  # the operation gives the unbiased one
+    biased = batch_variance * (count - 1.0) / count  # the operation returns the unbiased one
     for running, batch in ((mean, batch_mean), (variance, biased)):
         running.assign(layer.momentum * running + (1.0 - layer.momentum) * batch)
     return y
 
 
-def _activate(layer: Activation, x: tf.Tensor) -> tf.Tensor:
+def _activate(layer: layers.Activation, x: tf.Tensor) -> tf.Tensor:
     if layer.ceiling is None:
         return tf.nn.relu(x)
     return tf.nn.relu6(x) if layer.ceiling == 6.0 else tf.clip_by_value(x, 0.0, layer.ceiling)

@@ -1,10 +1,8 @@
-"""A classifier: normalization, the trunk of a backbone, dropout and the head.
+"""A classifier: normalization, the trunk of a backbone and the head.
 
-In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Weights have neutral names and
-layouts outside (see `backends/networks`), TensorFlow's inside (`weight`).
+In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Outside, weights have their
+neutral layouts (`networks`); inside, TensorFlow's (`layers.Weight`).
 """
-
-from __future__ import annotations
 
 from typing import Protocol
 
@@ -13,7 +11,7 @@ import tensorflow as tf
 
 from image_classification.backends import import_errors, networks
 from image_classification.backends.base import ModelSpec, State
-from image_classification.backends.networks import Convolution
+from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.backends.tensorflow import catalog
 from image_classification.backends.tensorflow.layers import (
@@ -29,7 +27,7 @@ from image_classification.backends.tensorflow.saved_model import SavedModelTrunk
 
 
 class SharedTrunk:
-    """See `Trunk`."""
+    """The `Trunk` of a shared backbone."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.network = networks.network(spec.backbone, spec.input_shape)
@@ -37,7 +35,7 @@ class SharedTrunk:
         axes = {
             f"{layer.name}.weight": DEPTHWISE if is_depthwise(layer) else CONVOLUTION
             for layer in self.network.layers
-            if isinstance(layer, Convolution)
+            if isinstance(layer, layers.Convolution)
         }
         self.weights: dict[str, Weight] = {
             name: new_weight(
@@ -47,9 +45,8 @@ class SharedTrunk:
         }
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The output of the last layer for normalized images."""
         variables = {name: weight.variable for name, weight in self.weights.items()}
-        values = {networks.INPUT: images}
+        values = {layers.INPUT: images}
         freed = self.network.last_uses()
         for layer, unused in zip(self.network.layers, freed, strict=True):
             inputs = [values[name] for name in layer.inputs]
@@ -63,22 +60,22 @@ class SharedTrunk:
 
 
 class Trunk(Protocol):
-    """A backbone without head.
+    """A backbone without its head.
 
     Attributes:
         width: number of features.
-        weights: by neutral name, in order.
+        weights: by neutral name.
     """
 
     width: int
     weights: dict[str, Weight]
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """(N, width) of normalized images (N, H, W, C); in training statistics move."""
+        """Return (N, width) of normalized images (N, H, W, C); training updates statistics."""
         ...
 
     def start_step(self, entropy: int) -> None:
-        """What the next training step draws at random follows from this number, 0 to 2³² − 1."""
+        """Seed the random numbers of the next training step with 0 to 2³² − 1."""
         ...
 
 
@@ -87,7 +84,7 @@ class Classifier:
 
     def __init__(self, trunk: Trunk, spec: ModelSpec) -> None:
         self.trunk = trunk
-        # Not tensors: a traced function would capture them, and the exporter take them for inputs.
+        # Not tensors: a traced function would capture them, and the exporter make them inputs.
         self.mean, self.std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
         head = {"head.weight": (spec.classes, trunk.width), "head.bias": (spec.classes,)}
         self.weights: dict[str, Weight] = dict(trunk.weights)
@@ -103,40 +100,39 @@ class Classifier:
     def features(
         self, images: tf.Tensor, is_training: bool = False, dtype: tf.DType = tf.float32
     ) -> tf.Tensor:
-        """What the head sees: float32 (N, width) of uint8 images; `dtype` computes the trunk."""
+        """Return the head's input, float32 (N, width), of uint8 images; the trunk uses `dtype`."""
         normalized = (tf.cast(images, tf.float32) - self.mean) / self.std
         return tf.cast(self.trunk.features(tf.cast(normalized, dtype), is_training), tf.float32)
 
     def head(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits (N, classes) of features (N, width)."""
         return tf.matmul(features, self.head_weight) + self.weights["head.bias"].variable
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Of uint8 images, in evaluation mode."""
+        """Return logits (N, classes) of uint8 images, in evaluation mode."""
         return self.head(self.features(images))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every weight, in the neutral layout."""
+        """Return the shape of each weight in the neutral layout."""
         return {name: weight.shape for name, weight in self.weights.items()}
 
     def state(self) -> State:
-        """Copies of all weights by neutral name."""
+        """Return copies of all weights by neutral name."""
         return {name: weight.neutral(weight.variable) for name, weight in self.weights.items()}
 
     def assign(self, arrays: State) -> None:
-        """Take neutral arrays that fit; the weights that are not named stay."""
+        """Set the named weights to arrays in the neutral layout, checked already."""
         for name, array in arrays.items():
             weight = self.weights[name]
             weight.variable.assign(weight.own(array))
 
 
 def build(spec: ModelSpec) -> Classifier:
-    """The classifier of a specification with weights drawn from its seed.
+    """Return a classifier with weights drawn from the seed of `spec`.
 
     Raises:
-        BackendError: Keras cannot build that backbone for that input, or a SavedModel does not
-            take it.
-        ArtifactError: the folder of the specification has no SavedModel that may be loaded.
+        BackendError: Keras cannot build the backbone for this input, or the SavedModel does not
+            accept it.
+        ArtifactError: `spec.folder` contains no SavedModel that can be loaded.
     """
     return Classifier(_trunk(spec), spec)
 
@@ -146,7 +142,7 @@ def _trunk(spec: ModelSpec) -> Trunk:
         return SavedModelTrunk(spec)
     if not spec.backbone.startswith(catalog.PREFIX):
         return SharedTrunk(spec)
-    # Here: Keras takes two seconds to import.
+    # Imported here: Keras takes two seconds.
     with import_errors(f"backbone {spec.backbone!r} needs Keras", "tensorflow"):
         from image_classification.backends.tensorflow.keras_trunk import KerasTrunk
 

@@ -1,9 +1,4 @@
-"""The number format of a training step: float32, bfloat16, or float16 with a scaled loss.
-
-Weights, statistics, the head, the optimizer and predictions stay float32. float16 has few
-exponents: its loss is scaled so that small gradients do not vanish, and an update whose gradients
-overflow is left out.
-"""
+"""Optimizers with TensorFlow's operators (formulas: `update_rules`), and the precision of steps."""
 
 from __future__ import annotations
 
@@ -26,14 +21,11 @@ _Change = Callable[[tf.Tensor, _Slots, OptimizerSpec], tf.Tensor]
 
 
 class Optimizer:
-    """An optimizer and what it remembers.
+    """An optimizer with its slots.
 
     Args:
-        spec: name and settings.
+        spec: its name and settings; BackendError for an unknown name.
         weights: those that learn, by neutral name.
-
-    Raises:
-        BackendError: no optimizer has that name.
     """
 
     def __init__(self, spec: OptimizerSpec, weights: Mapping[str, Weight]) -> None:
@@ -49,10 +41,10 @@ class Optimizer:
             }
             for (name, shape), weight in zip(self._shapes.items(), weights.values(), strict=True)
         }
-        self.has_updated = False
+        self._has_updated = False
 
     def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
-        """Update every weight: within a traced function."""
+        """Update every weight, in a traced function."""
         spec, change = self._spec, _CHANGES[self._spec.name]
         for (name, weight), gradient in zip(self._weights.items(), gradients, strict=True):
             if spec.weight_decay and is_decayed(self._shapes[name]):
@@ -62,9 +54,13 @@ class Optimizer:
                 slots[_STEP].assign_add(1.0)
             weight.variable.assign_sub(rate * change(gradient, slots, spec))
 
+    def note_update(self) -> None:
+        """Record that a traced function has updated the weights."""
+        self._has_updated = True
+
     def state(self) -> State:
-        """A copy of every slot; nothing before the first update."""
-        if not self.has_updated:
+        """Return copies of all slots; {} before the first update."""
+        if not self._has_updated:
             return {}
         return {
             f"{OPTIMIZER_PREFIX}{slot}/{name}": self._neutral(name, slot, variable)
@@ -73,8 +69,8 @@ class Optimizer:
         }
 
     def load(self, saved: Mapping[str, State]) -> None:
-        """Go on with these slots, checked already; the ones that are absent begin afresh."""
-        self.has_updated = bool(saved)
+        """Replace all slots by `{parameter: {slot: array}}`, checked already."""
+        self._has_updated = bool(saved)
         for name, slots in self._slots.items():
             weight = self._weights[name]
             for slot, variable in slots.items():
@@ -89,7 +85,7 @@ class Optimizer:
 
 
 def clipped(gradients: Sequence[tf.Tensor], limit: float) -> Sequence[tf.Tensor]:
-    """All gradients times min(1, limit / (their common norm + 1e-6)); a limit of 0 is none."""
+    """Return all gradients · min(1, limit / (their common norm + 1e-6)); a limit of 0 is none."""
     if not limit:
         return gradients
     factor = tf.minimum(1.0, limit / (tf.linalg.global_norm(gradients) + 1e-6))
@@ -138,12 +134,12 @@ def _adadelta(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Ten
 
 
 def _moved(slot: tf.Variable, factor: float, value: tf.Tensor) -> tf.Tensor:
-    """slot = factor · slot + value; its new value."""
+    """Set slot = factor · slot + value, and return it."""
     return slot.assign(factor * slot + value).read_value()
 
 
 def _averaged(slot: tf.Variable, decay: float, value: tf.Tensor) -> tf.Tensor:
-    """slot = decay · slot + (1 − decay) · value; its new value."""
+    """Set slot = decay · slot + (1 − decay) · value, and return it."""
     return _moved(slot, decay, (1.0 - decay) * value)
 
 
@@ -166,10 +162,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Precision:
-    """The format of the trunk and, for float16, the scale of the loss.
+    """The number format of training steps: tf.float32, tf.bfloat16 or tf.float16.
 
-    Args:
-        dtype: tf.float32, tf.bfloat16 or tf.float16.
+    Weights, statistics, the head, the optimizer and predictions stay float32. float16 has few
+    exponents: its loss is scaled so that small gradients do not vanish, and updates whose gradients
+    overflow are left out.
     """
 
     def __init__(self, dtype: tf.DType) -> None:
@@ -179,13 +176,13 @@ class Precision:
         self._age = tf.Variable(0, dtype=tf.int64)
 
     def scaled(self, objective: tf.Tensor) -> tf.Tensor:
-        """What is differentiated instead of the objective."""
+        """Return the objective to differentiate."""
         return objective * self._scale if self._is_scaled else objective
 
     def update(
         self, gradients: Sequence[tf.Tensor], apply: Callable[[Sequence[tf.Tensor]], None]
     ) -> None:
-        """Apply the unscaled gradients, unless they overflowed; then adapt the scale."""
+        """Apply the unscaled gradients unless they overflowed, and adapt the scale."""
         if not self._is_scaled:
             apply(gradients)
             return
@@ -202,7 +199,7 @@ class Precision:
             self._age.assign(0)
 
     def state(self) -> State:
-        """The loss scale and for how many updates it has held; nothing but for float16."""
+        """Return the loss scale and its age in updates; {} unless the dtype is float16."""
         if not self._is_scaled:
             return {}
         return {
@@ -211,7 +208,7 @@ class Precision:
         }
 
     def load(self, state: State) -> None:
-        """Go on with the scale of an engine's state, where it has one."""
+        """Continue with the loss scale of an engine's state, if it has one."""
         scale, age = state.get(_SCALE), state.get(_AGE)
         if self._is_scaled and scale is not None and age is not None:
             self._scale.assign(float(scale))
@@ -219,7 +216,7 @@ class Precision:
 
 
 def precision_of(name: str, device: str) -> Precision:
-    """The precision that was asked for; float32 with a warning on a CPU.
+    """Return the precision of that name, or float32 with a warning on a CPU.
 
     Args:
         name: "auto" (bfloat16 on a GPU, else float32), "float32", "bfloat16" or "float16".
@@ -229,6 +226,6 @@ def precision_of(name: str, device: str) -> Precision:
     if name == "auto":
         name = "bfloat16" if has_gpu else "float32"
     if name != "float32" and not has_gpu:
-        _logger.warning("precision=%s: TensorFlow computes in float32 on a CPU", name)
+        _logger.warning("precision=%s: TensorFlow computes in float32 on %s", name, device)
         name = "float32"
     return Precision(tf.as_dtype(name))

@@ -1,11 +1,9 @@
-"""A SavedModel as a backbone: what TensorFlow Hub, the closed built-in and Keras leave behind.
+"""A SavedModel as a backbone, from TensorFlow Hub, the closed built-in or Keras.
 
-In: a folder with a `saved_model.pb` somewhere in it: a callable of float32 images N·H·W·C, or one
-whose signature `serving_default` takes such images. Out: its output as features; maps are averaged
-over their positions. Weights are `trunk.<number>.<their own name>`, in TensorFlow's layouts.
+In: a folder that contains a `saved_model.pb`; the model is callable with float32 images (N, H, W,
+C), or its signature `serving_default` takes such images. Out: its output as features; maps are
+averaged over their positions. Weights are `trunk.<number>.<own name>` in TensorFlow's layouts.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +27,7 @@ _CALLS = {"StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case", "
 _RANDOM = {"RandomUniform", "RandomStandardNormal", "RandomUniformInt", "TruncatedNormal"}
 _INPUTS = {"Placeholder", "PlaceholderWithDefault", "NoOp"}
 _WITH_EFFECTS = _VARIABLES | _ASSIGNMENTS | _CALLS | _RANDOM | _INPUTS
-_FORBIDDEN = {  # registered as if they had no effect
+_FORBIDDEN = {  # TensorFlow registers these as free of effects
     *("ReadFile", "MatchingFiles", "ImmutableConst", "PyFuncStateless", "LoadAndRemapMatrix"),
     *("Restore", "RestoreSlice", "RestoreV2", "ShardedFilespec", "DebugIdentity"),
 }
@@ -37,10 +35,10 @@ _SAVER_FUNCTIONS = ("__inference__traced_save", "__inference__traced_restore")
 
 
 def check_saved_model(folder: Path) -> bool:
-    """Look at the program of a SavedModel without loading it; whether it draws random numbers.
+    """Check the operations of a SavedModel without loading it; return whether any is random.
 
     Raises:
-        ArtifactError: it is damaged, of TensorFlow 1, or has an operation that is not allowed.
+        ArtifactError: it is damaged, of TensorFlow 1, or has a forbidden operation.
     """
     path = folder / MODEL_FILE
     try:
@@ -49,8 +47,8 @@ def check_saved_model(folder: Path) -> bool:
         raise ArtifactError(f"{path} is not a SavedModel: {error}") from error
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
         raise ArtifactError(
-            f"{path}: expected a SavedModel of TensorFlow 2, with one graph and its objects; this "
-            "one is of TensorFlow 1: load and save it again with TensorFlow 2"
+            f"{path}: expected a SavedModel of TensorFlow 2, with one graph and its objects, got "
+            "one of TensorFlow 1: load it with TensorFlow 2 and save it again"
         )
     is_random = False
     for function, operation in _operations(model.meta_graphs[0].graph_def):
@@ -59,19 +57,19 @@ def check_saved_model(folder: Path) -> bool:
         has_effects = is_known and definition.is_stateful and operation not in _WITH_EFFECTS
         if not is_known or has_effects or operation in _FORBIDDEN:
             raise ArtifactError(
-                f"{path}: function {function!r} has the operation {operation!r}, which reaches out "
-                "of the model (files, Python, other resources) or is unknown; a backbone may only "
-                "compute"
+                f"{path}: function {function!r} has the operation {operation!r}, which is unknown "
+                "or uses files, Python or other resources outside of the model; a backbone may "
+                "only compute"
             )
         is_random |= "Random" in operation or operation == "TruncatedNormal"
     return is_random
 
 
 def _operations(graph: Any) -> Iterator[tuple[str, str]]:
-    """(function, operation) of every function but those that save and restore.
+    """Yield (function, operation) of every function except those that save and restore.
 
-    Those two are not called: loading reads the variables by itself. The main graph holds nothing
-    but calls of them. A function of that name which another one calls counts like the others.
+    Those two are never called, because loading itself reads the variables; the main graph only
+    calls them. A function of that name counts if another function calls it.
     """
     own = {function.signature.name: function.node_def for function in graph.library.function}
     called = {name for nodes in own.values() for name in _callees(nodes)}
@@ -100,43 +98,38 @@ _Variables = list[tuple[tf.Variable, bool]]
 
 
 class SavedModelTrunk:
-    """See `Trunk`."""
+    """The `model.Trunk` of the SavedModel in `spec.folder`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = find_saved_model(spec.folder)
         self._has_training_mode = not check_saved_model(folder)
         if not self._has_training_mode:
             _logger.warning(
-                "The SavedModel draws random numbers, which a resumed job could not repeat: it is "
-                "trained in its evaluation mode (no dropout, BatchNorms keep their statistics)"
+                "The SavedModel draws random numbers, which a resumed job could not repeat: "
+                "training uses its evaluation mode (no dropout, BatchNorms keep their statistics)"
             )
         self._loaded = _load(folder)
         candidates, variables = _functions(self._loaded, folder)
         self._function, features = _first_that_answers(candidates, spec.input_shape)
         self.width = int(features.shape[-1])
         self.weights = {
-            f"trunk.{place}.{variable.name.split(':')[0].replace('/', '.')}": Weight(
+            f"trunk.{number}.{variable.name.split(':')[0].replace('/', '.')}": Weight(
                 variable, tuple(range(len(variable.shape))), learns
             )
-            for place, (variable, learns) in enumerate(variables)
+            for number, (variable, learns) in enumerate(variables)
         }
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
-        """The model's output for normalized images."""
         return _pooled(
             self._function(tf.cast(images, tf.float32), self._has_training_mode and is_training)
         )
 
     def start_step(self, entropy: int) -> None:
-        """Nothing is random in the mode that is used."""
+        """Do nothing: the mode in use is not random."""
 
 
 def find_saved_model(folder: Path | None) -> Path:
-    """The folder of the one `saved_model.pb` in the channel.
-
-    Raises:
-        ArtifactError: there is none, or there are several.
-    """
+    """Return the folder of the only `saved_model.pb`; ArtifactError for none or several."""
     found = sorted(folder.rglob(MODEL_FILE)) if folder else []
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(folder or ".")) for path in found) or "none"
@@ -157,9 +150,9 @@ def _load(folder: Path) -> Any:
 
 
 def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
-    """What may compute the features, the best first, and its variables with whether they learn."""
+    """Return functions that may compute the features, the best first, and their variables."""
     if callable(loaded):
-        # TensorFlow Hub's callables know a training mode.
+        # TensorFlow Hub's callables have a training mode.
         candidates = [
             lambda images, is_training: loaded(images, training=is_training),
             lambda images, _: loaded(images),
@@ -170,8 +163,8 @@ def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
     inputs = signature.structured_input_signature[1] if signature is not None else {}
     if signature is None or len(inputs) != 1:
         raise ArtifactError(
-            f"{folder.name}: the SavedModel is neither callable nor has it a signature "
-            f"{_SIGNATURE!r} with one input"
+            f"{folder.name}: expected a SavedModel that is callable or has a signature "
+            f"{_SIGNATURE!r} with one input, got neither"
         )
     (name,) = inputs
     # A signature has no training mode: BatchNorms keep their statistics.
@@ -179,7 +172,7 @@ def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
 
 
 def _variables(captured: Iterable[tf.Variable]) -> _Variables:
-    """Each float variable once, and whether it learns."""
+    """Return each float32 variable once, and whether it learns."""
     once = {variable.ref(): variable for variable in captured}
     return [(v, bool(v.trainable)) for v in once.values() if v.dtype == tf.float32]
 
@@ -195,8 +188,8 @@ def _first_that_answers(
         except (ValueError, TypeError, tf.errors.OpError) as error:
             reasons.append(" ".join(str(error).split())[:300])
     raise BackendError(
-        f"the SavedModel of the channel model does not take float32 images of {height} × {width} × "
-        f"{channels}: set image_shape to what it was made for ({reasons[-1]})"
+        f"the SavedModel of the channel model does not accept float32 images of {height} × "
+        f"{width} × {channels}: set image_shape to its input shape ({reasons[-1]})"
     )
 
 
@@ -207,8 +200,8 @@ def _pooled(output: Any) -> tf.Tensor:
         output = tf.reduce_mean(output, axis=[1, 2])
     if len(output.shape) != 2 or output.dtype != tf.float32:
         raise BackendError(
-            f"the SavedModel of the channel model answers {output.dtype.name} of shape "
-            f"{output.shape}: expected float32 features (N, width) or maps (N, H, W, C)"
+            "the SavedModel of the channel model: expected float32 features (N, width) or maps "
+            f"(N, H, W, C), got {output.dtype.name} of shape {output.shape}"
         )
     return output
 
@@ -219,6 +212,6 @@ def _only(outputs: dict[str, tf.Tensor]) -> tf.Tensor:
     if "default" in outputs:  # TensorFlow Hub's name
         return outputs["default"]
     raise BackendError(
-        f"the SavedModel of the channel model has the outputs {', '.join(sorted(outputs))}: "
-        "expected one, or one of them called default"
+        "the SavedModel of the channel model: expected one output, or one called default, got "
+        f"{', '.join(sorted(outputs))}"
     )

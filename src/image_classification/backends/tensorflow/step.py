@@ -1,8 +1,11 @@
-"""The training step of one rank among several: what they learn from is the batches of all."""
+"""The traced functions of a training step: gradients, and updates of the weights.
 
-from __future__ import annotations
+`Step` is for one process. With several ranks each takes a `SharedStep` with a batch of its own, and
+they learn from the samples of all.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +17,7 @@ from image_classification.backends.tensorflow.ranks import Ranks
 
 
 def losses(logits: tf.Tensor, targets: tf.Tensor, spec: ModelSpec) -> tf.Tensor:
-    """Float32 (N,): cross entropy of each sample; of several labels the mean over the classes.
+    """Return float32 (N,): cross-entropy, with multi_label its mean over the classes.
 
     With positive weights p the loss of a class is −p · t · log σ(x) − (1 − t) · log(1 − σ(x)).
     """
@@ -32,29 +35,34 @@ _ROWS = tf.TensorSpec([None, None], tf.float32)
 _TINY = 1.1754944e-38  # the smallest normal float32
 
 
+@dataclass(frozen=True)
+class Learner:
+    """A model with all that changes it in training; `average` is its moving average, if any."""
+
+    classifier: Classifier
+    average: Classifier | None
+    optimizer: Optimizer
+    precision: Precision
+    spec: ModelSpec
+    settings: OptimizerSpec
+
+
 class Step:
     """Gradients of a batch and updates of the weights.
 
-    A batch is (images uint8 N·H·W·C, targets float32 (N, classes), weights float32 (N,), dropout
-    factors of the features float32 (N, width) or (1, 1), share float32). `whole(*batch, rate,
-    decay)` makes an update of one batch; `add(*batch)` gathers gradients for `finish(rate, decay)`;
-    `add_empty(*batch)` those of a batch without weight, which has only the head's penalty. All but
-    `finish` return the batch's weighted mean loss and the logits float32 (N, classes).
+    A batch is (images uint8 (N, H, W, C), targets float32 (N, classes), weights float32 (N,),
+    dropout factors of the features float32 (N, width) or (1, 1), share float32). `whole(*batch,
+    rate, decay)` updates the weights from one batch; `add(*batch)` gathers gradients for
+    `finish(rate, decay)`; `add_empty(*batch)` gathers those of a batch without weight, which has
+    only the head's penalty. All but `finish` return the batch's weighted mean loss and the logits
+    float32 (N, classes).
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        average: Classifier | None,
-        optimizer: Optimizer,
-        precision: Precision,
-        spec: ModelSpec,
-        settings: OptimizerSpec,
-    ) -> None:
-        self._classifier, self._average, self._optimizer = classifier, average, optimizer
-        self._precision, self._spec, self._settings = precision, spec, settings
-        self._head_l2 = settings.head_l2
-        self._learning = [weight.variable for weight in learning(classifier, spec).values()]
+    def __init__(self, learner: Learner) -> None:
+        self._learner, self._spec, spec = learner, learner.spec, learner.spec
+        self._head_l2 = learner.settings.head_l2
+        learned = learning(learner.classifier, spec)
+        self._learning = [weight.variable for weight in learned.values()]
         self._gathered: list[tf.Variable] = []
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
@@ -65,7 +73,7 @@ class Step:
         self.finish = self._traced(self._finish, [_SCALAR, _SCALAR])
 
     def start_gathering(self) -> None:
-        """Forget the gradients that `add` has gathered."""
+        """Set the gathered gradients to zero."""
         if not self._gathered:
             self._gathered = [tf.Variable(tf.zeros_like(v)) for v in self._learning]
         for gathered in self._gathered:
@@ -106,12 +114,13 @@ class Step:
         share: tf.Tensor,
         weight: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """(loss, logits, gradients of share · loss), the head's L2 term in the gradients only.
+        """Return (loss, logits, gradients of share · loss); only gradients include the L2 term.
 
-        With `is_frozen` the trunk keeps its statistics, and its gradients are zeros. `weight` is
-        what the losses' sum is divided by in the gradients: by default the batch's.
+        With `is_frozen` the trunk keeps its statistics, and its gradients are zeros. In the
+        gradients the sum of the losses is divided by `weight`, by default the batch's.
         """
-        classifier, dtype = self._classifier, self._precision.dtype
+        classifier, precision = self._learner.classifier, self._learner.precision
+        dtype = precision.dtype
         features = classifier.features(images, dtype=dtype) if is_frozen else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._learning)
@@ -124,25 +133,27 @@ class Step:
             if self._head_l2:
                 penalty = tf.reduce_sum(tf.square(classifier.head_weight))
                 objective += self._head_l2 * penalty
-            objective = self._precision.scaled(objective * share)
+            objective = precision.scaled(objective * share)
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(objective, self._learning, unconnected_gradients=zero)
         return loss, logits, gradients
 
     def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, decay: tf.Tensor) -> None:
-        def apply(unscaled: Sequence[tf.Tensor]) -> None:
-            self._optimizer.apply(clipped(unscaled, self._settings.clip_gradient_norm), rate)
+        learner = self._learner
 
-        self._precision.update(gradients, apply)
-        if self._average is None:
+        def apply(unscaled: Sequence[tf.Tensor]) -> None:
+            learner.optimizer.apply(clipped(unscaled, learner.settings.clip_gradient_norm), rate)
+
+        learner.precision.update(gradients, apply)
+        if learner.average is None:
             return
-        for name, weight in self._average.weights.items():
-            newest = self._classifier.weights[name].variable
+        for name, weight in learner.average.weights.items():
+            newest = learner.classifier.weights[name].variable
             weight.variable.assign_sub((1.0 - decay) * (weight.variable - newest))
 
 
 def learning(classifier: Classifier, spec: ModelSpec) -> dict[str, Any]:
-    """The weights that have a gradient, by neutral name: all, or those of the head."""
+    """Return the weights that have a gradient, by neutral name: all, or those of the head."""
     return {
         name: weight
         for name, weight in classifier.weights.items()
@@ -153,31 +164,21 @@ def learning(classifier: Classifier, spec: ModelSpec) -> dict[str, Any]:
 class SharedStep(Step):
     """A `Step` that all ranks take together, each with a batch of its own.
 
-    The gradients are those of all their samples, the running statistics the mean over the ranks
-    that had samples. Where none had any, nothing changes.
+    The gradients are those of all samples, and the running statistics the mean over the ranks that
+    had samples. If none had any, nothing changes.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        average: Classifier | None,
-        optimizer: Optimizer,
-        precision: Precision,
-        spec: ModelSpec,
-        settings: OptimizerSpec,
-        ranks: Ranks,
-    ) -> None:
+    def __init__(self, learner: Learner, ranks: Ranks) -> None:
         self._ranks = ranks
-        moves = () if spec.train_only_head else classifier.weights.values()
-        self._moving = [weight.variable for weight in moves if not weight.learns]
+        weights = () if learner.spec.train_only_head else learner.classifier.weights.values()
+        self._moving = [weight.variable for weight in weights if not weight.learns]
         self._weight = tf.Variable(0.0)  # of the update's samples, on all ranks
-        super().__init__(classifier, average, optimizer, precision, spec, settings)
-        self._head_l2 = settings.head_l2 / ranks.size
+        super().__init__(learner)
+        self._head_l2 = learner.settings.head_l2 / ranks.size
         self._own_gradients = self._compiled(super()._gradients)
         self._own_update = self._compiled(super()._update)
 
     def start_gathering(self) -> None:
-        """Forget the gradients that `add` has gathered."""
         super().start_gathering()
         self._weight.assign(0.0)
 
@@ -185,7 +186,7 @@ class SharedStep(Step):
         return self._ranks.traced(function, signature)
 
     def _compiled(self, function: Any) -> Any:
-        """What has no sums in it: those cannot be compiled."""
+        """Compile a function without sums over the ranks, which cannot be compiled."""
         return tf.function(function, jit_compile=True) if self._spec.compiles else function
 
     def _gradients(  # type: ignore[override]

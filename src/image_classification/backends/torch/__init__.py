@@ -1,27 +1,10 @@
-"""The PyTorch backend. Only `catalog` can be imported without PyTorch."""
+"""The PyTorch backend; this file and `catalog` do not import PyTorch."""
 
-from __future__ import annotations
+from image_classification.backends import c_library
 
-import ctypes
-
-_M_TRIM_THRESHOLD = -1  # <malloc.h>
-_M_MMAP_MAX = -4
-_NEVER = 2**31 - 1
+REQUIREMENTS = ""
 
 
-def prepare() -> None:
-    """Set both; does nothing where the C library is not glibc.
-
-    The variables are set in the C library, which is where OpenMP and PyTorch look for them; one
-    that has a value keeps it.
-    """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return
-    library.mallopt(_M_MMAP_MAX, 0)
-    library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    for name, value in ((b"THP_MEM_ALLOC_ENABLE", b"1"), (b"GOMP_SPINCOUNT", b"1000")):
-        library.setenv(name, value, 0)
-
-
-prepare()  # here, because every module of this folder runs it before it imports PyTorch
+def prepare(_: int) -> None:
+    """Set what PyTorch and OpenMP read while they are loaded."""
+    c_library.prepare_training()

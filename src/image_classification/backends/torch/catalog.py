@@ -1,28 +1,18 @@
-"""The backbones of the PyTorch backend: plain data, so that a wrong name fails at once.
-
-The shared backbones, and `timm/<name>`: any model of the timm library.
-"""
-
-from __future__ import annotations
+"""The backbones of the PyTorch backend: the shared ones and `timm/<name>`, any model of timm."""
 
 import re
 
 from image_classification.backends import backbones
-from image_classification.backends.backbones import BACKBONES, resnet_name
 from image_classification.backends.base import Backbone
-
-__all__ = ["BACKBONES", "find", "resnet_name"]
-
 
 _TIMM_NAME = re.compile(r"timm/\w+(\.\w+)?")
 
+BACKBONES = backbones.BACKBONES
+FORMATS = ()
+
 
 def find(name: str) -> Backbone:
-    """The row called `name`; a generic row for `timm/<name>`, which timm itself checks later.
-
-    Raises:
-        BackendError: no such backbone; the message has the nearest name and the list.
-    """
+    """See `base.Catalog`; `timm/<name>` has a general row, and timm checks the name later."""
     if not _TIMM_NAME.fullmatch(name):
         return backbones.find(name, "torch", families=["timm/<model name>"])
     return Backbone(

@@ -1,12 +1,10 @@
 # mypy: allow-subclassing-any
-"""The classifier as an ONNX file, checked against PyTorch before anybody relies on it.
+"""The classifier as an ONNX file, checked against PyTorch before it is written.
 
-Shared backbones have one writer for all backends (`backends/onnx_graph`). timm's are traced by
-PyTorch's TorchScript exporter: 0.7–1.2 s where the newer one takes 3–12 s and writes this
-machine's paths and source lines into every node.
+Shared backbones use the writer of all backends (`onnx_graph`). PyTorch's TorchScript exporter
+traces the others: it takes 0.7–1.2 s; the newer exporter takes 3–12 s and writes this machine's
+paths and source lines into every node.
 """
-
-from __future__ import annotations
 
 import copy
 import io
@@ -21,28 +19,16 @@ from torch import nn
 from image_classification import files
 from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
-from image_classification.backends.onnx_check import check
 from image_classification.backends.torch.model import Classifier
 from image_classification.samples import FloatArray, UInt8Array
 
-_OPSET = 17
 _KNOWN_WARNINGS = (
     "You are using the legacy|The feature will be removed|Constant folding - Only steps=1"
 )
 
 
 def export(classifier: Classifier, spec: ModelSpec, path: Path, temperature: float = 1.0) -> None:
-    """Write the file; the same weights give the same bytes.
-
-    Args:
-        classifier: on any device; it is left as it was.
-        spec: of the classifier.
-        path: of the file; it appears whole or not at all.
-        temperature: > 0; what the logits are divided by first.
-
-    Raises:
-        AlgorithmError: ONNX Runtime and PyTorch disagree by more than `onnx_check.TOLERANCE`.
-    """
+    """Write the ONNX file of a classifier on any device; see `base.Engine.export`."""
     model = copy.deepcopy(classifier).cpu().eval()
 
     def predict(images: UInt8Array) -> FloatArray:
@@ -55,7 +41,7 @@ def export(classifier: Classifier, spec: ModelSpec, path: Path, temperature: flo
         onnx_graph.write(path, network, weights, spec, temperature, predict)
     else:
         graph = _trace(_Probabilities(model, temperature, spec.multi_label), spec.input_shape)
-        check(graph, predict, spec, temperature)
+        onnx_graph.check(graph, predict, spec, temperature)
         files.write_bytes(path, graph)
 
 
@@ -87,7 +73,7 @@ def _trace(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
             input_names=["images"],
             output_names=["probabilities"],
             dynamic_axes={"images": free, "probabilities": free},
-            opset_version=_OPSET,
+            opset_version=onnx_graph.OPSET,
             dynamo=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
@@ -97,7 +83,7 @@ def _trace(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove free text: an exporter may put paths and source lines of this machine there."""
+    """Remove free text, where an exporter may write paths and source lines of this machine."""
     for described in (model, model.graph, *model.graph.node):
         described.ClearField("doc_string")
         described.ClearField("metadata_props")

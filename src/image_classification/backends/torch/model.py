@@ -1,13 +1,11 @@
 # mypy: allow-subclassing-any
-"""A classifier: normalization, a backbone and the head, in one module.
+"""The classifier as PyTorch modules: normalization, a backbone and the head.
 
-In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Parameters have neutral names
-(`stem.conv.weight`, `stage2.block1.conv1.weight`, `head.bias`): convolutions are (out, in, height,
-width), dense layers (out, in), whatever the backend.
+In: uint8 images (N, H, W, C). Out: logits, float32 (N, classes). Parameters have their neutral
+names and layouts (`networks`), so state dictionaries are exchanged as they are.
 """
 
-from __future__ import annotations
-
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +27,7 @@ _NOT_SAVED = "num_batches_tracked"  # PyTorch's own counter; no other backend ha
 
 
 class Classifier(nn.Module, ABC):
-    """The network that is trained, evaluated and exported; a subclass adds the backbone.
-
-    Args:
-        width: number of features.
-        spec: classes, mean and std (units of 0–255).
-    """
+    """The network that is trained, evaluated and exported; a subclass adds the backbone."""
 
     def __init__(self, width: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -43,24 +36,19 @@ class Classifier(nn.Module, ABC):
         self.head = nn.Linear(width, spec.classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of uint8 images (N, H, W, C)."""
+        """Return logits (N, classes) of uint8 images (N, H, W, C)."""
         return self.head(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head sees: float32 (N, width) of uint8 images (N, H, W, C)."""
+        """Return the input of the head, (N, width), of uint8 images (N, H, W, C)."""
         return self.backbone((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
     @abstractmethod
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalized float32 (N, C, H, W)."""
-
-    def freeze_all_but_head(self) -> None:
-        """Only the head learns from now on; BatchNorms keep their statistics."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith("head."))
+        """Return features (N, width) of normalized float32 (N, C, H, W)."""
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Parameters and running statistics by neutral name: what is saved, exchanged, restored."""
+        """Yield the parameters and running statistics with their neutral names."""
         for name, tensor in self.state_dict(keep_vars=True).items():
             if not name.endswith(_NOT_SAVED):
                 yield name, tensor.detach()
@@ -71,11 +59,11 @@ def _per_channel(values: Sequence[float]) -> torch.Tensor:
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that pads each side of the image by a number of its own."""
+    """A convolution with a padding of its own on each side of the image."""
 
     def __init__(self, layer: layers.Convolution) -> None:
         (top, bottom), (left, right) = layer.padding
-        is_even = top == bottom and left == right  # then the convolution pads without a copy
+        is_even = top == bottom and left == right  # then PyTorch pads without a copy
         super().__init__(
             layer.width_in,
             layer.width,
@@ -88,14 +76,13 @@ class Convolution(nn.Conv2d):
         self.uneven_padding = None if is_even else (left, right, top, bottom)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C', H', W')."""
         if self.uneven_padding is not None:
             x = functional.pad(x, self.uneven_padding)
         return super().forward(x)
 
 
 class Norm(nn.Module):
-    """BatchNorm whose running variance is the mean of the biased ones, as in other frameworks."""
+    """BatchNorm whose running variance averages biased variances, as in other frameworks."""
 
     def __init__(self, layer: layers.Norm) -> None:
         super().__init__()
@@ -110,8 +97,7 @@ class Norm(nn.Module):
         self.register_buffer("running_var", ones)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same shape; the statistics move when training."""
-        # A copy, because autograd keeps it: a buffer that changes later would be an error.
+        # A copy: autograd keeps it, and rejects a buffer that changes later.
         variance = self.running_var.clone() if self.training else self.running_var
         y = functional.batch_norm(
             x,
@@ -120,58 +106,53 @@ class Norm(nn.Module):
             self.weight,
             self.bias,
             self.training,
-            1.0 - self.momentum,  # PyTorch weighs the new value
+            1.0 - self.momentum,  # PyTorch's momentum is the weight of the new value
             self.epsilon,
         )
-        if self.training:  # PyTorch added n / (n − 1) of the batch's variance
+        if self.training:  # PyTorch has added n / (n − 1) times the batch's variance
             share = x.shape[1] / x.numel()
             self.running_var.mul_(self.momentum * share).add_(variance, alpha=1.0 - share)
         return y
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One operation, the values it reads, the one it makes, and those to free after it."""
+class _Operation:
+    """One operation, the values it reads, the value it writes, and the values to free after it."""
 
-    operation: Callable[..., torch.Tensor]
+    function: Callable[..., torch.Tensor]
     inputs: tuple[str, ...]
     output: str
     freed: tuple[str, ...]
 
 
 class SharedClassifier(Classifier):
-    """A classifier of a shared backbone; its modules have the layers' names.
-
-    Args:
-        spec: of the model; its backbone is one of `networks`.
-    """
+    """A classifier of a shared backbone (`networks`); its modules have the layers' names."""
 
     def __init__(self, spec: ModelSpec) -> None:
         network = networks.network(spec.backbone, spec.input_shape)
         super().__init__(network.width, spec)
-        self._steps = []
+        self._operations = []
         for layer, freed in zip(network.layers, network.last_uses(), strict=True):
-            operation = _operation(layer, is_alone=layer.inputs[0] in freed)
-            if isinstance(operation, nn.Module):
-                _place(self, layer.name, operation)
-            self._steps.append(_Step(operation, layer.inputs, layer.name, freed))
+            function = _function(layer, is_only_reader=layer.inputs[0] in freed)
+            if isinstance(function, nn.Module):
+                _add_module(self, layer.name, function)
+            self._operations.append(_Operation(function, layer.inputs, layer.name, freed))
 
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalized float32 (N, C, H, W)."""
-        values = {networks.INPUT: x}
-        for step in self._steps:
-            x = step.operation(*[values[name] for name in step.inputs])
-            values[step.output] = x
-            for name in step.freed:
+        values = {layers.INPUT: x}
+        for operation in self._operations:
+            x = operation.function(*[values[name] for name in operation.inputs])
+            values[operation.output] = x
+            for name in operation.freed:
                 del values[name]
         return x
 
 
-def _operation(layer: layers.Layer, is_alone: bool) -> Callable[..., Any]:
-    """The module of a layer with weights, a function for any other.
+def _function(layer: layers.Layer, is_only_reader: bool) -> Callable[..., Any]:
+    """Return the module of a layer with weights, a function for any other.
 
-    `is_alone` says that nobody else reads the input: an activation then overwrites it. It is a
-    BatchNorm's output, which the BatchNorm's gradient does not need.
+    An activation overwrites its input if nothing else reads it. That input is a BatchNorm's output,
+    which the BatchNorm's gradient does not need.
     """
     if isinstance(layer, layers.Convolution):
         return Convolution(layer)
@@ -179,23 +160,20 @@ def _operation(layer: layers.Layer, is_alone: bool) -> Callable[..., Any]:
         return Norm(layer)
     if isinstance(layer, layers.Activation):
         if layer.ceiling is None:
-            return partial(functional.relu, inplace=is_alone)
-        return partial(functional.hardtanh, min_val=0.0, max_val=layer.ceiling, inplace=is_alone)
+            return partial(functional.relu, inplace=is_only_reader)
+        bounds = {"min_val": 0.0, "max_val": layer.ceiling}
+        return partial(functional.hardtanh, **bounds, inplace=is_only_reader)
     if isinstance(layer, layers.MaxPool):
         (top, _), (left, _) = layer.padding
-        return partial(
-            functional.max_pool2d,
-            kernel_size=layer.kernel,
-            stride=layer.stride,
-            padding=(top, left),
-        )
+        sizes = {"kernel_size": layer.kernel, "stride": layer.stride, "padding": (top, left)}
+        return partial(functional.max_pool2d, **sizes)
     if isinstance(layer, layers.Add):
         return partial(torch.add)
     return partial(torch.mean, dim=(2, 3))
 
 
-def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Make `module` reachable as `root.<name>`, through modules that only hold others."""
+def _add_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Add `module` as `root.<name>`; a dot in the name is a module that only contains others."""
     *folders, last = name.split(".")
     for folder in folders:
         if not hasattr(root, folder):
@@ -208,11 +186,7 @@ PREFIX = "timm/"
 
 
 class TimmClassifier(Classifier):
-    """A classifier of a backbone named `timm/<name>`.
-
-    Raises:
-        BackendError: timm cannot be imported, or it cannot build that model for that input.
-    """
+    """A classifier of a backbone `timm/<name>`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         trunk, width = _trunk(spec)
@@ -220,15 +194,14 @@ class TimmClassifier(Classifier):
         self.trunk = trunk
 
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, width) of normalized float32 (N, C, H, W)."""
         return self.trunk(x)
 
 
 def _trunk(spec: ModelSpec) -> tuple[nn.Module, int]:
     name = spec.backbone.removeprefix(PREFIX)
     channels, height, width = spec.input_shape
-    beside = "the torchvision that belongs to this PyTorch build"
-    with import_errors(f"backbone {spec.backbone!r} needs timm", "timm", beside):
+    requirements = "the torchvision that belongs to this PyTorch build"
+    with import_errors(f"backbone {spec.backbone!r} needs timm", "timm", requirements):
         import timm
     try:
         trunk = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
@@ -242,26 +215,67 @@ def _trunk(spec: ModelSpec) -> tuple[nn.Module, int]:
 
 
 def build(spec: ModelSpec) -> Classifier:
-    """The classifier of a specification, on the CPU, with weights drawn from its seed.
+    """Return a classifier on the CPU with weights drawn from the seed of `spec`.
 
     Raises:
-        BackendError: timm cannot be imported, or it cannot build that model for that input.
+        BackendError: timm cannot be imported, or it cannot build the model for this input.
     """
-    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when made
+    with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator
         torch.random.default_generator.manual_seed(spec.seed)
         is_timm = spec.backbone.startswith(PREFIX)
         model = TimmClassifier(spec) if is_timm else SharedClassifier(spec)
     for name, tensor in model.tensors():
-        if not name.startswith("trunk."):  # timm draws its own
+        if not name.startswith("trunk."):  # timm has drawn those
             tensor.copy_(torch.from_numpy(initial_tensor(name, tuple(tensor.shape), spec.seed)))
     if spec.train_only_head:
-        model.freeze_all_but_head()
-    model.to(memory_format=torch.channels_last)  # on CPUs 4–17 % less time a step
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+    model.to(memory_format=torch.channels_last)  # on CPUs 4–17 % less time per step
     return model
 
 
 def load_weights(classifier: Classifier, arrays: State) -> None:
-    """Copy arrays, by neutral name and checked already, into a model."""
+    """Copy checked arrays into the tensors of their neutral names."""
     tensors = dict(classifier.tensors())
     for name, array in arrays.items():
         tensors[name].copy_(torch.from_numpy(np.array(array)))
+
+
+class AveragedModel:
+    """A model and its moving average, a second model for predictions and export."""
+
+    def __init__(self, newest: Classifier) -> None:
+        self.model = copy.deepcopy(newest)
+        self._newest = newest
+
+    def update(self, decay: float) -> None:
+        """Set average = decay · average + (1 − decay) · weights; decay 0 copies the weights."""
+        pairs = zip(self.model.tensors(), self._newest.tensors(), strict=True)
+        for (_, average), (_, newest) in pairs:
+            average.lerp_(newest, 1.0 - decay)
+
+    def load(self, arrays: State) -> None:
+        """Start the average at the model's weights, with these arrays in their place."""
+        self.update(0.0)
+        load_weights(self.model, arrays)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, which PyTorch compiles at its first call.
+
+    Raises (when called):
+        BackendError: the machine has no compiler, or the compiler cannot translate the function.
+    """
+    faster = torch.compile(function)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return faster(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).strip().splitlines())[:300]
+            raise BackendError(
+                f"compile=on: PyTorch could not compile the network ({reason}); "
+                "install a C++ compiler, or set compile=off"
+            ) from error
+
+    return call

@@ -1,12 +1,12 @@
-"""The optimizers by the names of the built-ins, and their state as arrays with neutral names.
+"""Optimizers and the precision of training steps, with their state under neutral names.
 
-In: `OptimizerSpec` and the parameters that learn. Out: a `torch.optim` optimizer, and
-`optimizer/<slot>/<parameter>` arrays both ways. The learning rate is set by the engine each step.
+The formulas (`update_rules`) are those of `torch.optim`. The engine sets the learning rate before
+each update.
 """
 
-from __future__ import annotations
-
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,7 @@ _MAKERS: dict[str, Callable[[OptimizerSpec, Any], torch.optim.Optimizer]] = {
 
 
 def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
-    """The optimizer; its formula is in `backends/update_rules`.
-
-    Raises:
-        BackendError: no optimizer has that name.
-    """
+    """Return the optimizer that `spec` names; BackendError if there is none of that name."""
     rule_of(spec, "torch")
     decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]
     plain = [p for p in parameters.values() if not is_decayed(tuple(p.shape))]
@@ -74,7 +70,7 @@ def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
 
 
 def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:
-    """A copy of every slot (momentum, moments, step count) as `optimizer/<slot>/<parameter>`."""
+    """Copy all slots (momentum, moments, step count) as `optimizer/<slot>/<parameter>`."""
     return {
         f"{OPTIMIZER_PREFIX}{slot}/{name}": np.array(value.cpu().numpy(), order="C")
         for name, parameter in parameters.items()
@@ -86,14 +82,85 @@ def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> Stat
 def write_state(
     optimizer: torch.optim.Optimizer, parameters: Parameters, slots: Mapping[str, State]
 ) -> None:
-    """The inverse of `read_state`: `slots` of each parameter by name, checked already."""
+    """Replace all slots by `{parameter: {slot: array}}`, checked already."""
     optimizer.state.clear()
     for name, own in slots.items():
         parameter = parameters[name]
         for slot, value in own.items():
             restored = torch.from_numpy(np.array(value))
-            if slot != "step":  # in the parameter's memory format: fused kernels walk both in step
+            if slot != "step":  # fused kernels need the parameter's memory format
                 restored = torch.empty_like(parameter, requires_grad=False).copy_(restored)
             elif optimizer.defaults.get("fused"):
                 restored = restored.to(parameter.device)
             optimizer.state[parameter][slot] = restored
+
+
+_SCALE = OPTIMIZER_PREFIX + "loss_scale"
+_AGE = OPTIMIZER_PREFIX + "loss_scale_age"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of training steps.
+
+    Weights, statistics, optimizer and predictions stay float32: autocast computes only convolutions
+    and products in the short format. float16 has few exponents: the scaler scales its loss so that
+    small gradients do not vanish, and leaves out updates whose gradients overflow.
+
+    Attributes:
+        dtype: torch.float32, torch.bfloat16 or torch.float16.
+        autocast: context of the forward pass.
+        scaler: of the loss; it does nothing unless the dtype is float16.
+    """
+
+    dtype: torch.dtype
+    autocast: torch.autocast
+    scaler: torch.amp.GradScaler
+
+    def state(self) -> State:
+        """Return the loss scale and its age in steps; {} unless the dtype is float16."""
+        if not self.scaler.is_enabled():
+            return {}
+        state = self.scaler.state_dict()
+        return {
+            _SCALE: np.array(state["scale"], np.float64),
+            _AGE: np.array(state["_growth_tracker"], np.int64),
+        }
+
+    def load(self, state: State) -> None:
+        """Continue with the loss scale of an engine's state, if it has one."""
+        scale, age = state.get(_SCALE), state.get(_AGE)
+        if self.scaler.is_enabled() and scale is not None and age is not None:
+            saved = {"scale": float(scale), "_growth_tracker": int(age)}
+            self.scaler.load_state_dict(self.scaler.state_dict() | saved)
+
+
+def precision_of(name: str, device: torch.device) -> Precision:
+    """Return the precision of that name, or float32 with a warning if the device lacks it.
+
+    Args:
+        name: "auto" (bfloat16 on GPUs that have it, else float32), "float32", "bfloat16" or
+            "float16".
+        device: of the engine.
+    """
+    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported()
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" and has_bfloat16 else "float32"
+    lacks_float16 = name == "float16" and device.type == "cpu"
+    if lacks_float16 or (name == "bfloat16" and not has_bfloat16):
+        _logger.warning("precision=%s: PyTorch computes in float32 on %s", name, device)
+        name = "float32"
+    return precision(getattr(torch, name), device)
+
+
+def precision(dtype: torch.dtype, device: torch.device) -> Precision:
+    """Return the precision of a dtype, whether the device is fast with it or not."""
+    is_short = dtype != torch.float32
+    short = dtype if is_short else torch.bfloat16
+    return Precision(
+        dtype,
+        torch.autocast(device.type, short, enabled=is_short),
+        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+    )

@@ -1,9 +1,7 @@
-"""The processes that train together: sums over all of them, and nothing when there is only one.
+"""The processes that train together, as a process group of torch.distributed.
 
-In: tensors of this rank. Out: the same tensors, summed or averaged in place over the world.
+In: tensors of this rank. Out: the same tensors, summed or averaged in place over the ranks.
 """
-
-from __future__ import annotations
 
 import gc
 import signal
@@ -22,26 +20,29 @@ from torch.distributed.elastic.multiprocessing import (
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from image_classification.backends.base import World
-from image_classification.backends.processes import SECONDS_TO_STOP, await_listeners
+from image_classification.backends.processes import SECONDS_TO_STOP, await_listeners, exit_code
 from image_classification.errors import AlgorithmError
 
-__all__ = []
+_FOREVER = timedelta(days=5)
+"""Of a wait in a sum, while the first rank validates and saves, or another host still fetches its
+data. `training/lifeline` detects lost ranks."""
 
 
 def device_count() -> int:
-    """The CUDA devices of this machine that this process may use."""
+    """See `base.Launcher`: the CUDA devices that this process may use."""
     return int(torch.cuda.device_count())
 
 
+def device_of(world: World) -> torch.device:
+    """Return the CUDA device of this rank, or the CPU if there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
+    return torch.device("cuda", world.rank % torch.cuda.device_count())
+
+
 def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-    """Run `python <arguments>` once for each environment, to the end of all.
-
-    They write where this process writes. When one fails the others are stopped; SIGTERM is passed
-    on to them.
-
-    Returns:
-        0, or the highest exit code of a process that failed; 1 where all of these were killed.
-    """
+    """See `base.Launcher`; by PyTorch's own launcher."""
     context = start_processes(
         "train",
         sys.executable,
@@ -54,48 +55,44 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
         context.wait(period=0.2)
     except SignalException as stop:
         context.close(signal.Signals(stop.sigval), SECONDS_TO_STOP)
-    codes = [handler.proc.returncode for handler in context.subprocess_handlers.values()]
-    return max(codes) if max(codes) > 0 else int(any(codes))
-
-
-_FOREVER = timedelta(days=5)
-"""The others wait in a sum while the first rank validates and saves, or for a host whose data is
-still on its way; who watches for lost ranks is the core (`training/lifeline`)."""
+    return exit_code([handler.proc.returncode for handler in context.subprocess_handlers.values()])
 
 
 class Ranks:
-    """Membership in the process group of a world.
+    """Membership in the process group of a world with several ranks.
 
     Args:
-        world: its rank, its size and where the ranks meet.
-        device: where the tensors live: NCCL carries them on GPUs, gloo on CPUs.
+        world: of this process.
+        device: of the tensors; NCCL sums them on GPUs, gloo on CPUs.
+
+    Raises:
+        AlgorithmError: the ranks do not meet.
     """
 
     def __init__(self, world: World, device: torch.device) -> None:
-        self.size = world.size
-        if self.size > 1:
-            try:
-                _meet(world, "nccl" if device.type == "cuda" else "gloo")
-            except RuntimeError as error:  # DistError and its kin
-                raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
+        try:
+            _meet(world, "nccl" if device.type == "cuda" else "gloo")
+        except RuntimeError as error:  # DistError and similar ones
+            raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks: one message for all of them."""
-        if self.size == 1 or not tensors:
+        """Replace each tensor by its sum over the ranks; one message carries all tensors."""
+        if not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         try:
             distributed.all_reduce(flat)
         except RuntimeError as error:
             raise AlgorithmError(
-                f"another host of this job ended or is out of reach; its log says why ({error})"
+                "another host of this job ended or cannot be reached; see its log for the reason "
+                f"({error})"
             ) from error
         for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view(tensor.shape))
 
     def average(self, tensors: Sequence[torch.Tensor], has_samples: bool) -> None:
         """Replace each tensor by its mean over the ranks that had samples in this step."""
-        if self.size == 1 or not tensors:
+        if not tensors:
             return
         count = tensors[0].new_tensor(float(has_samples))
         shares = [tensor * count for tensor in tensors]
@@ -107,16 +104,15 @@ class Ranks:
     def leave(self) -> None:
         """Leave the process group.
 
-        Its threads drop their last tensors a moment later, and need the interpreter for it: one
-        that ends meanwhile aborts (seen in 1 of 30 jobs). Collecting the group joins its threads.
+        Its threads free their last tensors a moment later and need the interpreter for that: if it
+        exits meanwhile, the process aborts (seen in 1 of 30 jobs). Collecting the group joins them.
         """
-        if self.size > 1:
-            distributed.destroy_process_group()
-            gc.collect()
+        distributed.destroy_process_group()
+        gc.collect()
 
 
 def _meet(world: World, backend: str) -> None:
-    """Join the process group when every rank has come."""
+    """Wait for every rank and join the process group."""
     host, _, port = world.addresses[0].rpartition(":")
     if world.rank > 0:
         await_listeners(world.addresses[:1])
@@ -129,11 +125,3 @@ def _meet(world: World, backend: str) -> None:
     distributed.init_process_group(
         backend, store=store, rank=world.rank, world_size=world.size, timeout=_FOREVER
     )
-
-
-def device_of(world: World) -> torch.device:
-    """The CUDA device of this rank, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
-    return torch.device("cuda", world.rank % torch.cuda.device_count())

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification import backends
+from image_classification.backends import backbones
 from image_classification.backends.base import Backbone, OptimizerSpec, Update
 from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import DataError, HyperparameterError
@@ -297,5 +298,5 @@ def settings_of(v: SharedHyperparameters) -> Settings:
 def _backbone(v: SharedHyperparameters) -> Backbone:
     catalog = backends.catalog(v.backend or "")
     if not v.backbone and v.num_layers:
-        return catalog.find(catalog.resnet_name(int(v.num_layers)))
+        return catalog.find(backbones.resnet_name(int(v.num_layers)))
     return catalog.find(v.backbone or _DEFAULT_BACKBONE)
