@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import image_classification
+from image_classification import backends
 
 PACKAGE = Path(image_classification.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -176,3 +177,18 @@ def test_only_the_contract_compares_the_name_of_an_interface() -> None:
             if isinstance(node, ast.Compare):
                 words = {inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
                 assert not words & names, f"{path}:{node.lineno}: ask the Interface"
+
+
+EVERY_BACKEND = {"__init__", "catalog", "model", "engine", "export"}
+BACKEND_FILES = EVERY_BACKEND | {"optimizer", "ranks"}
+FILES_OF_ONE_FRAMEWORK = {
+    "tensorflow": {"step", "layers", "keras_trunk", "saved_model", "formats"},
+    "mxnet": {"gluon", "kvstore_node"},
+}
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_the_same_file_names_mean_the_same_in_every_backend(name: str) -> None:
+    files = {path.stem for path in (PACKAGE / "backends" / name).iterdir() if path.is_file()}
+    assert files >= EVERY_BACKEND
+    assert files - BACKEND_FILES == FILES_OF_ONE_FRAMEWORK.get(name, set())

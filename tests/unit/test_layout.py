@@ -23,7 +23,8 @@ SMALL = 60  # lines; a smaller module that one other imports joins it
 SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
     # module → why it stays a file of its own, in one line
     "backends.reference.export": "every backend has the file `export`",
-    "backends.tensorflow": "runs before any module of the backend imports TensorFlow",
+    "backends.mxnet": "every backend's package says how its framework is prepared",
+    "backends.mxnet.kvstore_node": "a program that runs in a process of its own",
 }
 
 TESTS_OF_SEVERAL_PARTS = {

@@ -1,6 +1,6 @@
 """Settings of the C library in this process: frameworks and OpenMP read them there when loaded.
 
-Python's `os.environ` is a copy that only `contract/environment` reads. Where the C library is not
+Python's own copy of the environment is `contract/environment`'s. Where the C library is not
 glibc, the memory settings do nothing.
 """
 
