@@ -68,21 +68,26 @@ def stop_midway(prefix: Path, tree: Path, number: int, *flags: str) -> tuple[int
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_says_so_and_leaves_nothing(prefix: Path, tree: Path, number: int) -> None:
-    code, errors = stop_midway(prefix, tree, number, "--num-thread", "2")
-    assert code == 130
-    assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_stopped_run_says_so_and_leaves_nothing(
+    prefix: Path, tree: Path, number: int, code: int, message: str
+) -> None:
+    found, errors = stop_midway(prefix, tree, number, "--num-thread", "2")
+    assert found == code
+    assert errors.splitlines()[-1] == message and "Traceback" not in errors
     assert left_behind(prefix) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_with_resume_goes_on_and_gives_the_same_bytes(
     prefix: Path, tree: Path, number: int
 ) -> None:
     flags = ["--pass-through", "--shard-size", "8", "--resume"]
     code, _ = stop_midway(prefix, tree, number, *flags)
-    assert code == (130 if number == signal.SIGINT else -number)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
     assert left_behind(prefix) == [".data.rec.packing"]
     again = subprocess.run(
         [*COMMAND, *flags, str(prefix), str(tree)], check=True, capture_output=True, text=True

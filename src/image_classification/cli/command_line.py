@@ -1,44 +1,67 @@
-"""The parser of the commands: argparse, with mistakes said as every other mistake is."""
+"""What the commands share: the parser, the options of several commands, exit codes, output."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
+from image_classification import logs
 from image_classification.contract import process
+from image_classification.contract.environment import LOG_LEVEL
+from image_classification.contract.failure import report_failure
 from image_classification.errors import UsageError
 from image_classification.files import check_target
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
 
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """In this block SIGTERM (a container is stopped) raises KeyboardInterrupt in the main thread.
+_MEGABYTE = 1 << 20
 
-    Finished parts of a run with `--resume` stay, everything else is cleaned up; the exit code is
-    that of an interruption.
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: a container or a job is stopped."""
+
+
+def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
+    """Run a command and return its exit code.
+
+    What a command returns; 2 for a user's mistake, 1 for a fault of ours, 130 after SIGINT, 143
+    after SIGTERM (128 + the signal's number). Both signals raise an exception in the main thread,
+    so that nothing half-written is left. `train` and `serve` handle SIGTERM themselves.
+
+    Args:
+        run: the command.
+        log_stream: receives the log.
     """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _terminate) if is_main_thread else None
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever owns it decides
-        yield
-        return
-    try:
-        yield
+        logs.configure(LOG_LEVEL.read_integer(0), log_stream)
+        return run()
+    except KeyboardInterrupt as stop:
+        is_terminated = isinstance(stop, _Terminated)
+        sys.stderr.write("terminated\n" if is_terminated else "interrupted\n")
+        return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        return report_failure(error, None)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
 
 
 def say(*lines: str) -> None:
@@ -47,56 +70,97 @@ def say(*lines: str) -> None:
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
 
 
-def check_sheet(path: Path, sources: Iterable[Path]) -> None:
-    """Refuse to draw over a file that is read, or over anything that is not an older sheet."""
-    from image_classification.images.header import PNG_SIGNATURE
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors begin with `ClientError: `; the exit code is 2.
 
-    for source in sources:
-        check_target(path, source)
-    if path.exists():
-        with path.open("rb") as existing:
-            if existing.read(len(PNG_SIGNATURE)) not in (PNG_SIGNATURE, b""):
-                raise UsageError(f"{path} exists and is no PNG: name another file for the sheet")
+    The parsers of its commands are of this class too.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error, then the usage of the command, and exit."""
+        usage = self.format_usage()
+        self.exit(UsageError.exit_code, f"{UsageError.prefix}: {message}\n{usage}")
 
 
-_MEGABYTE = 1 << 20
+def add_command(
+    commands: Commands, name: str, text: str, examples: str, description: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    Args:
+        commands: the commands of the parser.
+        name: what the user types.
+        text: what it does, in a phrase for the list of commands.
+        examples: lines for the end of its help, indented by two spaces after the first.
+        description: lines for the beginning of its help; without it, `text`.
+    """
+    return commands.add_parser(
+        name,
+        help=text,
+        description=description or f"{text[0].upper()}{text[1:]}.",
+        epilog=f"example{'s' if chr(10) in examples else ''}:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_robustness(command: argparse.ArgumentParser) -> None:
-    """The options about bad images, shards and interruptions: `pack`, `im2rec`."""
-    add = command.add_argument
-    add(
-        "--max-bad",
-        type=max_bad_of,
-        default=0,
-        metavar="N|P%",
-        help="how many images may be unusable and left out (default: 0)",
-    )
-    add(
+    """Add the options for bad images, shards and interruptions: `pack`, `im2rec`."""
+    add_max_bad(command)
+    command.add_argument(
         "--shard-size",
-        type=shard_size_of,
+        type=_parse_shard_size,
         metavar="MB",
         help="close a file at this size (MiB) and begin the next: NAME-00000-of-00012.rec",
     )
-    add(
+    command.add_argument(
         "--resume",
         action="store_true",
-        help="keep what is finished when interrupted, and go on after it the next time",
+        help="when interrupted, keep what is finished, and continue from there the next time",
+    )
+
+
+def add_max_bad(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--max-bad`: `pack`, `im2rec`, `preprocess`."""
+    command.add_argument(
+        "--max-bad",
+        type=_parse_max_bad,
+        default=0,
+        metavar="N|P%",
+        help="unusable images to leave out before the run fails (default: 0)",
     )
 
 
 def add_segment(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """`--segment`: `pack`, `preprocess`."""
+    """Add `--segment`: `pack`, `preprocess`."""
     command.add_argument(
         "--segment",
         action="store_true",
         help="rewrite JPEGs without loss, with restart markers, so that training decodes only the "
-        "part of a picture that it crops (needs the program jpegtran)",
+        "region of a picture that it crops (needs the program jpegtran)",
     )
 
 
-def max_bad_of(text: str) -> int | float:
-    """A count as int, a percentage as share (float)."""
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add `--model`, for a command that reads an artifact."""
+    command.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="artifact folder or model.tar.gz"
+    )
+
+
+def add_workers(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--workers`; `workers_of` reads it."""
+    command.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
+
+
+def workers_of(count: int | None, option: str = "--workers") -> int:
+    """Return the number of threads: the value of `option`, or one per core."""
+    if count is not None and count < 1:
+        raise UsageError(f"{option} {count}: expected 1 or more")
+    return count or process.cpu_count()
+
+
+def _parse_max_bad(text: str) -> int | float:
+    """Return a count as int, a percentage as a share (float)."""
     try:
         amount = float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError:
@@ -106,8 +170,8 @@ def max_bad_of(text: str) -> int | float:
     return amount
 
 
-def shard_size_of(text: str) -> int:
-    """Mebibytes as bytes."""
+def _parse_shard_size(text: str) -> int:
+    """Return mebibytes as bytes."""
     try:
         size = int(float(text) * _MEGABYTE)
     except (ValueError, OverflowError):
@@ -117,46 +181,19 @@ def shard_size_of(text: str) -> int:
     return size
 
 
-def workers_of(count: int | None, option: str = "--workers") -> int:
-    """The number of threads: what was asked for by `option`, or one a core."""
-    if count is not None and count < 1:
-        raise UsageError(f"{option} {count}: expected 1 or more")
-    return count or process.cpu_count()
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors begin with `ClientError: `; the exit code is 2.
-
-    Its sub-commands are parsers of this class too.
-    """
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, then how the command is used."""
-        usage = self.format_usage()
-        self.exit(UsageError.exit_code, f"{UsageError.prefix}: {message}\n{usage}")
-
-
-def add_command(
-    subparsers: _SubParsersAction[argparse.ArgumentParser], name: str, text: str, example: str
-) -> argparse.ArgumentParser:
-    """A command with what it does in a phrase, and an example."""
-    return subparsers.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def add_model(command: argparse.ArgumentParser) -> None:
-    """`--model`, for a command that reads an artifact."""
-    command.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="artifact folder or model.tar.gz"
-    )
-
-
 def check_top_k(top_k: int | None) -> None:
-    """A UsageError for less than 1."""
+    """Raise a UsageError for less than 1."""
     if top_k is not None and top_k < 1:
         raise UsageError(f"--top-k {top_k}: expected 1 or more")
+
+
+def check_sheet(path: Path, sources: Iterable[Path]) -> None:
+    """Raise an error if `path` is a file that is read, or anything but an older contact sheet."""
+    from image_classification.images.header import PNG_SIGNATURE
+
+    for source in sources:
+        check_target(path, source)
+    if path.exists():
+        with path.open("rb") as existing:
+            if existing.read(len(PNG_SIGNATURE)) not in (PNG_SIGNATURE, b""):
+                raise UsageError(f"{path} exists and is not a PNG: name another file for the sheet")

@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from image_classification import __version__
+from image_classification.cli.command_line import Commands
 from image_classification.contract.algorithm import algorithm_request
 from image_classification.contract.interface import INTERFACES
-
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
 
 _EPILOG = """\
 example:
@@ -25,7 +21,7 @@ example:
 """
 
 
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subparsers: Commands) -> None:
     """Add `describe`."""
     command = subparsers.add_parser(
         "describe",

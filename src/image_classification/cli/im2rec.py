@@ -1,7 +1,7 @@
 """`im2rec PREFIX ROOT`: MXNet's im2rec.py, its flags and files, over our lists and records.
 
-With `--list` it writes lists, without it packs the lists of PREFIX. What differs from im2rec.py
-1.9.1 on purpose, and how to have it back, is in docs/records.md.
+With `--list` it writes lists, without it packs the lists of PREFIX. docs/records.md lists the
+intended differences from im2rec.py 1.9.1 and how to restore its behavior.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from image_classification import __version__, logs
+from image_classification import __version__
 from image_classification.cli.command_line import (
     Parser,
     add_robustness,
-    ended_by_sigterm,
+    exit_code_of,
     say,
     workers_of,
 )
 from image_classification.cli.lists import write_lists
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
-from image_classification.contract.failure import report_failure
 from image_classification.labels.lists import ListEntry
 from image_classification.labels.tree import IM2REC_EXTENSIONS
 from image_classification.logs import late_progress
@@ -32,7 +32,6 @@ from image_classification.prepare.encode import Transcoding
 from image_classification.prepare.pack import PackOptions
 from image_classification.prepare.pack_lists import pack_lists, select_lists
 
-_EXIT_INTERRUPTED = 130
 _SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _EPILOG = """\
@@ -45,26 +44,18 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run im2rec; the exit code is 0, 2 for a user's mistake, 1 for a fault of ours."""
+    """Run im2rec and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     namespace = parser().parse_args(without_old_values(words))
-    try:
-        logs.configure(environment.LOG_LEVEL.read_integer(0), sys.stderr)
-        with ended_by_sigterm():
-            (_list if namespace.list else _pack)(namespace)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return _EXIT_INTERRUPTED
-    except Exception as error:
-        return report_failure(error, None)
-    return 0
+    run = _list if namespace.list else _pack
+    return exit_code_of(partial(run, namespace), sys.stderr)
 
 
 def without_old_values(words: Sequence[str]) -> list[str]:
-    """The command line of today for one of before 2018, when switches took values.
+    """Translate a command line of before 2018, when switches took values.
 
-    `--list True` → `--list`, `--recursive 0` → nothing, `--shuffle False` → `--no-shuffle`. A value
-    is what follows a switch and is True, False, 1 or 0 (a folder of that name is written `./1`).
+    `--list True` → `--list`, `--recursive 0` → nothing, `--shuffle False` → `--no-shuffle`. True,
+    False, 1 or 0 after a switch is its value (write a folder of that name as `./1`).
     """
     result: list[str] = []
     rest = list(words)
@@ -85,7 +76,7 @@ def without_old_values(words: Sequence[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of im2rec.py, and what ours adds."""
+    """Return the parser: the command line of im2rec.py, and our additions."""
     top = Parser(
         prog="im2rec",
         description="Make lists of the images below ROOT, or pack the lists of PREFIX into record\n"
@@ -112,24 +103,24 @@ def _add_list_options(group: argparse._ArgumentGroup) -> None:
         metavar="EXT",
         help=f"in any case; default: {' '.join(IM2REC_EXTENSIONS)}",
     )
-    add("--chunks", type=int, default=1, metavar="N", help="cut the list in N (default: 1)")
+    add("--chunks", type=int, default=1, metavar="N", help="cut the list into N (default: 1)")
     add("--train-ratio", type=float, default=1.0, metavar="R", help="default: 1.0")
     add("--test-ratio", type=float, default=0.0, metavar="R", help="default: 0")
     add("--recursive", action="store_true", help="visit sub-folders, one class each")
     add("--no-shuffle", dest="shuffle", action="store_false", help="keep the order of the walk")
-    add("--skip-hidden", action="store_true", help="leave out names that begin with a dot")
+    add("--skip-hidden", action="store_true", help="skip names that begin with a dot")
     add(
         "--exact-im2rec-ratios",
         action="store_true",
-        help="the split sizes of im2rec.py, which lose images where ratios add up to 1",
+        help="the split sizes of im2rec.py, which lose images when the ratios add up to 1",
     )
 
 
 def _add_pack_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--pass-through", action="store_true", help="store the files as they are")
-    add("--resize", type=int, default=0, metavar="N", help="shorter side (default: 0, as it is)")
-    add("--center-crop", action="store_true", help="cut out the middle square first")
+    add("--resize", type=int, default=0, metavar="N", help="shorter side (default: 0, unchanged)")
+    add("--center-crop", action="store_true", help="crop the middle square first")
     add("--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)")
     add("--num-thread", type=int, default=1, metavar="N", help="threads (default: 1)")
     add("--color", type=int, default=1, choices=(-1, 0, 1), help="1 color, 0 gray, -1 as stored")
@@ -139,7 +130,7 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=1,
         choices=sorted(INTERPOLATION_NUMBERS),
-        help="0 nearest, 1 bilinear (default), 2 cubic, 3 area, 4 Lanczos, 9 by size",
+        help="0 nearest, 1 bilinear (default), 2 bicubic, 3 area, 4 Lanczos, 9 by size",
     )
     add("--pack-label", action="store_true", help="store all labels of a list with several")
     add("--label-width", type=int, metavar="N", help="labels that every line must have")
@@ -152,21 +143,12 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _list(args: argparse.Namespace) -> None:
-    tree = write_lists(
-        os.path.abspath(args.prefix),
-        args.root,
-        recursive=args.recursive,
-        extensions=args.exts,
-        include_hidden=not args.skip_hidden,
-        is_shuffled=args.shuffle,
-        chunks=args.chunks,
-        train_ratio=args.train_ratio,
-        test_ratio=args.test_ratio,
-        exact_im2rec_ratios=args.exact_im2rec_ratios,
-    )
+def _list(args: argparse.Namespace) -> int:
+    prefix = os.path.abspath(args.prefix)
+    tree = write_lists(prefix, args, include_hidden=not args.skip_hidden)
     if not args.skip_hidden:
         _warn_of_hidden(tree.entries)
+    return 0
 
 
 def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
@@ -174,12 +156,12 @@ def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
     hidden = [path for path in paths if path.startswith(".") or f"{os.sep}." in path]
     if hidden:
         sys.stderr.write(
-            f"{len(hidden)} hidden files are listed, as im2rec.py does it ({hidden[0]!a}); "
-            "--skip-hidden leaves them out\n"
+            f"{len(hidden)} hidden files are listed, as im2rec.py does ({hidden[0]!a}); "
+            "--skip-hidden skips them\n"
         )
 
 
-def _pack(args: argparse.Namespace) -> None:
+def _pack(args: argparse.Namespace) -> int:
     transcoding = None
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     if not args.pass_through:
@@ -200,7 +182,7 @@ def _pack(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
 
         def begin(path: Path, is_done: bool) -> Callable[[int, int], None]:
-            stack.close()  # the progress of the list before
+            stack.close()  # ends the progress of the previous list
             done = ": done before the interruption" if is_done else ""
             say(f"Creating .rec file from {path} in {path.parent}{done}")
             sys.stdout.flush()
@@ -218,6 +200,7 @@ def _pack(args: argparse.Namespace) -> None:
         )
     for report in reports:
         say(*report.lines())
+    return 0
 
 
 if __name__ == "__main__":

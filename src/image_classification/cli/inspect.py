@@ -6,9 +6,9 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from image_classification.cli.command_line import check_sheet, say
+from image_classification.cli.command_line import Commands, add_command, check_sheet, say
 from image_classification.errors import UsageError
 from image_classification.files import written_beside
 from image_classification.prepare.contact_sheet import draw_contact_sheet
@@ -23,76 +23,65 @@ from image_classification.records.reader import RecordFile
 from image_classification.records.rescue import measure_loss, salvage, write_index
 from image_classification.records.writer import INDEX_SUFFIX
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-
 _NAMED = 20  # lost ids in the text for people; JSON has all
-_INSPECT_EPILOG = """\
-examples:
-  image-classification inspect data/flowers_train.rec
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `inspect` and `rec2idx`."""
+    _add_inspect(commands)
+    _add_rec2idx(commands)
+
+
+def _add_inspect(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "inspect",
+        "show what is in a record file",
+        """image-classification inspect data/flowers_train.rec
   image-classification inspect data/flowers_train.rec --record 17
   image-classification inspect data/flowers_train.rec --contact-sheet first.png
   image-classification inspect data/flowers_train.rec --extract some/folder
-  image-classification inspect damaged.rec --on-damage resync --salvage sound.rec
-"""
-_REC2IDX_EPILOG = """\
-examples:
-  image-classification rec2idx data/flowers_train.rec
-      data/flowers_train.idx with the image ids, as the packer wrote it
-"""
-
-
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `inspect` and `rec2idx`."""
-    _add_inspect(subparsers)
-    _add_rec2idx(subparsers)
-
-
-def _add_inspect(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = subparsers.add_parser(
-        "inspect",
-        help="show what is in a record file",
-        description="Count records, classes, sizes and formats; show one record or the first;\n"
-        "extract images; save what is sound in a damaged file.",
-        epilog=_INSPECT_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+  image-classification inspect damaged.rec --on-damage resync --salvage sound.rec""",
+        "Count records, classes, sizes and formats; show one record; draw or extract images;\n"
+        "save the sound records of a damaged file.",
     )
     add = command.add_argument
     add("file", type=Path, metavar="FILE.rec")
     add("--record", type=int, metavar="K", help="show (or extract) record K only, from 0")
     add("--extract", type=Path, metavar="DIR", help="write images to DIR/<label>/<id>.<ext>")
     add("--contact-sheet", type=Path, metavar="FILE.png", help="draw the first records on a sheet")
-    add("--first", type=int, default=64, metavar="N", help="how many on the sheet (default: 64)")
-    add_on_damage(command)
+    add("--first", type=int, default=64, metavar="N", help="records on the sheet (default: 64)")
+    _add_on_damage(command)
     add("--salvage", type=Path, metavar="NEW.rec", help="write the sound records to a new file")
     add("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run_inspect)
 
 
-def _add_rec2idx(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = subparsers.add_parser(
+def _add_rec2idx(commands: Commands) -> None:
+    command = add_command(
+        commands,
         "rec2idx",
-        help="write the index of a record file",
-        description="Write the index (.idx) of a record file, with the image ids as keys.",
-        epilog=_REC2IDX_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "write the index of a record file",
+        """image-classification rec2idx data/flowers_train.rec
+      data/flowers_train.idx with the image ids, as the packer wrote it""",
+        "Write the index (.idx) of a record file, with the image ids as keys.",
     )
     add = command.add_argument
     add("file", type=Path, metavar="FILE.rec")
-    add("index", type=Path, nargs="?", metavar="FILE.idx", help="default: beside the record file")
-    add("--numbered", action="store_true", help="keys 0, 1, 2, … as MXNet's rec2idx.py writes them")
-    add_on_damage(command)
+    add("index", type=Path, nargs="?", metavar="FILE.idx", help="default: next to the record file")
+    add(
+        "--numbered", action="store_true", help="keys 0, 1, 2, …, as MXNet's rec2idx.py writes them"
+    )
+    _add_on_damage(command)
     command.set_defaults(run=_run_rec2idx)
 
 
-def add_on_damage(command: argparse.ArgumentParser) -> None:
-    """What to do at a damaged place."""
+def _add_on_damage(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--on-damage",
         choices=("fail", "resync"),
         default="fail",
-        help="resync: skip damaged places, say what was lost (default: fail)",
+        help="resync: skip damaged bytes and report what was lost (default: fail)",
     )
 
 
@@ -116,7 +105,7 @@ def _run_inspect(args: argparse.Namespace) -> int:
 
 
 def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, as JSON can hold it."""
+    """Do what the options ask for; return the results as JSON can hold them."""
     result: dict[str, Any] = {}
     if args.record is not None:
         result.update(describe_record(file, args.record))

@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from image_classification.cli.command_line import add_command, add_model, check_top_k
+from image_classification.cli.command_line import Commands, add_command, add_model, check_top_k
 from image_classification.contract.environment import (
     BACKEND,
     BASE_DIR,
@@ -22,11 +21,8 @@ from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
 from image_classification.logs import Progress
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
-
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subparsers: Commands) -> None:
     """Add the commands."""
     _add_evaluate(subparsers)
     _add_serve(subparsers)
@@ -34,7 +30,7 @@ def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None
     _add_weights(subparsers)
 
 
-def _add_evaluate(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_evaluate(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "evaluate",
@@ -82,7 +78,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     return 2 if skipped else 0
 
 
-def _add_serve(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_serve(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "serve",
@@ -111,7 +107,7 @@ def serve(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _add_export(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_export(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "export",
@@ -169,7 +165,7 @@ def export(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _add_weights(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_weights(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "weights",

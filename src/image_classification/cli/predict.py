@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from image_classification.cli.command_line import (
+    Commands,
     add_command,
     add_model,
     check_top_k,
-    ended_by_sigterm,
 )
 from image_classification.contract.environment import MAX_PIXELS
 from image_classification.contract.process import cpu_count
@@ -29,8 +29,6 @@ from image_classification.serving.codec.answers import verbose
 from image_classification.serving.prediction import Failure, Prediction
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from PIL.Image import Image
 
     from image_classification.artifact import Artifact
@@ -138,7 +136,7 @@ class _Seen(NamedTuple):
     thumbnail: Image | None
 
 
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subparsers: Commands) -> None:
     """Add the command."""
     command = add_command(
         subparsers,
@@ -193,7 +191,7 @@ def predict(namespace: argparse.Namespace) -> int:
     shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
     sheet = ContactSheet(shown) if shown else None
     failures = 0
-    with ended_by_sigterm(), open_artifact(namespace.model) as artifact:
+    with open_artifact(namespace.model) as artifact:
         form = FORMS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
         with (
             _lines_to(namespace.output) as write,

@@ -1,19 +1,17 @@
-"""`image-classification preprocess`: a download → channels of a training job."""
+"""`image-classification preprocess`: from images as downloaded to channels of a training job."""
 
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from image_classification.cli.command_line import add_segment, max_bad_of, say, workers_of
+from image_classification.cli import command_line
 from image_classification.contract.environment import BASE_DIR, MAX_PIXELS
 from image_classification.contract.paths import JobPaths, is_sharded_input, read_processing_cluster
 from image_classification.errors import UsageError
-from image_classification.inventory import Inventory
 from image_classification.inventory.folders import take_inventory
+from image_classification.inventory.rows import Inventory
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import late_progress
@@ -22,33 +20,23 @@ from image_classification.prepare.encode import Transcoding
 from image_classification.prepare.findings import Findings
 from image_classification.prepare.formats import FORMATS
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-
 _DEFAULT_QUALITY = 95
-_EXIT_TERMINATED = 128 + signal.SIGTERM
 _DEFAULT_SHARD_MEGABYTES = 512
 
-_EPILOG = """\
-examples:
-  image-classification preprocess --input flowers --output channels --resize 256
+
+def add_commands(commands: command_line.Commands) -> None:
+    """Add `preprocess`."""
+    command = command_line.add_command(
+        commands,
+        "preprocess",
+        "make train, validation and test channels from images",
+        """image-classification preprocess --input flowers --output channels --resize 256
   image-classification preprocess --input images --list labels.csv --group-by patient \\
       --output channels --resize 256 --format tfrecord --test-ratio 0.1
   image-classification preprocess
-      as a SageMaker Processing job: /opt/ml/processing/input → /opt/ml/processing/output
-"""
-
-
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `preprocess`."""
-    command = subparsers.add_parser(
-        "preprocess",
-        help="make train, validation and test channels of images",
-        description="Split images by class and write each split as a channel, with the class names "
-        "and a report of what was found.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+      as a SageMaker Processing job: /opt/ml/processing/input → /opt/ml/processing/output""",
+        "Split images by class and write each split as a channel, with the class names and a\n"
+        "report of what was found.",
     )
     _add_input(command)
     _add_split(command)
@@ -63,11 +51,11 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         "--list",
         type=Path,
         metavar="FILE",
-        help="which image has which class: .csv, .lst, .manifest or .jsonl (default: the class "
-        "folders, or the one list in DIR)",
+        help="the class of each image: .csv, .tsv, .lst, .manifest or .jsonl (default: the class "
+        "folders, or the only list in DIR)",
     )
     add("--label-attribute", metavar="NAME", help="of a manifest: the attribute with the class")
-    add("--group-by", metavar="COLUMN", help="images of one group stay in one split")
+    add("--group-by", metavar="COLUMN", help="keep the images of a group in one split")
     add(
         "--labels",
         metavar="NAMES",
@@ -83,45 +71,39 @@ def _add_input(command: argparse.ArgumentParser) -> None:
     add(
         "--distribution",
         choices=("replicated", "sharded"),
-        help="several hosts: every host has all images, or each its own (default: as the job's "
-        "configuration says, else replicated)",
+        help="with several hosts: every host has all images, or each its own (default: from the "
+        "job's configuration, else replicated)",
     )
 
 
 def _add_split(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("split").add_argument
-    add("--train-ratio", type=float, metavar="R", help="default 0.8")
-    add("--test-ratio", type=float, metavar="R", help="default 0")
-    add("--seed", type=int, default=0, metavar="N", help="of split and order")
+    add("--train-ratio", type=float, metavar="R", help="default: 0.8")
+    add("--test-ratio", type=float, metavar="R", help="default: 0")
+    add("--seed", type=int, default=0, metavar="N", help="of the split and the order (default: 0)")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
     output = command.add_argument_group("output")
     add = output.add_argument
     add("--output", type=Path, metavar="DIR", help="default: <base>/processing/output")
-    add("--format", choices=tuple(FORMATS), default="recordio", help="default recordio")
-    add("--resize", type=int, metavar="N", help="shorter side in pixels (default: as it is)")
+    add("--format", choices=tuple(FORMATS), default="recordio", help="default: recordio")
+    add("--resize", type=int, metavar="N", help="shorter side in pixels (default: unchanged)")
     add("--quality", type=int, metavar="Q", help="of JPEGs that are encoded again (default: 95)")
-    add_segment(output)
+    command_line.add_segment(output)
     add(
         "--shard-size",
         type=float,
         default=_DEFAULT_SHARD_MEGABYTES,
         metavar="MB",
-        help="files of about this size (default: 512); 0: one file a split, however large",
+        help="approximate size of a file (default: 512); 0: one file per split, however large",
     )
-    add("--workers", type=int, metavar="N", help="threads (default: the cores)")
-    add(
-        "--max-bad",
-        type=max_bad_of,
-        default=0,
-        metavar="N|P%",
-        help="unusable images that may be left out (default: 0)",
-    )
+    command_line.add_workers(output)
+    command_line.add_max_bad(output)
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Write the channels and say what is in them."""
+    """Write the channels and print what is in them."""
     _check_numbers(namespace)
     base = Path(namespace.base_dir)
     root = namespace.input or base / "processing" / "input"
@@ -130,7 +112,7 @@ def run(namespace: argparse.Namespace) -> int:
     labels = _labels_of(namespace.labels, root)
     plan = _plan(namespace, base, root, labels)
     if plan.host_name and not (root.is_dir() and find_images(root, LeftOut())):
-        # With fewer objects than hosts some hosts get none.
+        # With fewer objects than hosts, some hosts get none.
         inventory = Inventory(str(root), root, (), labels or LabelMap(()))
     else:
         inventory = take_inventory(
@@ -140,18 +122,16 @@ def run(namespace: argparse.Namespace) -> int:
             group_by=namespace.group_by,
             label_attribute=namespace.label_attribute,
         )
-    # As an exception, so that what is half-written is taken away when the platform stops the job.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
     with late_progress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)
-    say(*_summary(findings, output))
+    command_line.say(*_summary(findings, output))
     return 0
 
 
 def _check_apart(root: Path, output: Path) -> None:
-    """What is written below the input would be read as images of it the next time."""
+    """Refuse an output below the input: the next run would read it as images."""
     if output.resolve().is_relative_to(root.resolve()):
-        raise UsageError(f"--output {output} lies in the input {root}: name a folder outside it")
+        raise UsageError(f"--output {output} is in the input {root}: name a folder outside it")
 
 
 def _check_numbers(namespace: argparse.Namespace) -> None:
@@ -162,7 +142,7 @@ def _check_numbers(namespace: argparse.Namespace) -> None:
 
 
 def _listing_of(path: Path | None, root: Path) -> Path | None:
-    """A relative name may also be meant from the input: a job does not choose where it runs."""
+    """Find a relative name in the input too: a job does not choose its working directory."""
     if path is None or path.is_file():
         return path
     if (root / path).is_file():
@@ -171,7 +151,7 @@ def _listing_of(path: Path | None, root: Path) -> Path | None:
 
 
 def _labels_of(text: str | None, root: Path) -> LabelMap | None:
-    """The names that are given, or those of a labels.json in the input."""
+    """Return the given names, or those of a labels.json in the input."""
     if text is None:
         beside = root / LABELS_FILE
         return LabelMap.read(beside) if beside.is_file() else None
@@ -208,7 +188,7 @@ def _plan(
         transcoding=transcoding,
         shard_bytes=int(namespace.shard_size * 1e6),
         max_bad=namespace.max_bad,
-        workers=workers_of(namespace.workers),
+        workers=command_line.workers_of(namespace.workers),
         host=cluster.hosts.index(cluster.current_host),
         hosts=hosts,
         host_name=cluster.current_host if is_sharded and hosts > 1 else "",
@@ -217,13 +197,12 @@ def _plan(
     )
 
 
-def _summary(findings: Findings, output: Path) -> list[str]:
-    lines = []
+def _summary(findings: Findings, output: Path) -> Iterator[str]:
     for name, split in findings.splits.items():
         left_out = f", {len(split.left_out)} left out" if split.left_out else ""
         shards = f" in {len(split.files)} shards" if len(split.files) != 1 else ""
-        lines.append(
+        yield (
             f"{name}: {split.images} images, {split.size_bytes / 1e6:.1f} MB{shards}{left_out} → "
             f"{output / name}"
         )
-    return lines + [f"note: {remark}" for remark in findings.remarks()]
+    yield from (f"note: {remark}" for remark in findings.remarks())

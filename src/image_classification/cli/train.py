@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from image_classification.cli.command_line import Commands
 from image_classification.contract import environment
 from image_classification.contract.failure import report_failure
 from image_classification.contract.paths import JobPaths, read_json
 from image_classification.errors import UsageError
 from image_classification.script_mode import requested_script
-
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
 
 _EPILOG = """\
 examples:
@@ -28,7 +24,7 @@ examples:
 """
 
 
-def add_commands(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(subparsers: Commands) -> None:
     """Add `train`."""
     command = subparsers.add_parser(
         "train",

@@ -1,4 +1,4 @@
-"""Takes the inventory of a folder, whatever kind of input it is."""
+"""The inventory of a folder: from its class folders, or from the list in it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
-from image_classification.inventory import Inventory, assemble, split_named
 from image_classification.inventory.manifest import read_manifest
+from image_classification.inventory.rows import Inventory, assemble, split_named
 from image_classification.inventory.tables import read_list_inventory, read_table
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
@@ -20,26 +20,25 @@ from image_classification.labels.tree import (
 )
 from image_classification.loading.sources import FolderSource
 
+_TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
+_log = logging.getLogger(__name__)
+
 
 def has_class_folders(root: Path) -> bool:
-    """Whether two sub-folders hold images, or two splits hold class folders."""
-    folders = _folders(root)
-    if split_folders(root):
-        return True
-    return sum(_has_image(folder) for folder in folders) > 1
+    """Return True if two sub-folders hold images, or two splits hold class folders."""
+    return bool(_split_folders(root)) or sum(map(_has_image, subfolders(root))) > 1
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """Split → sub-folder, where all sub-folders are named after splits and hold class folders.
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return split → sub-folder if all sub-folders are named after splits and hold class folders.
 
     Raises:
         DataError: two folders are named after the same split.
     """
-    folders = _folders(root)
     splits: dict[str, Path] = {}
-    for folder in folders:
+    for folder in subfolders(root):
         split = split_named(folder.name)
-        if split is None or not any(map(_has_image, _folders(folder))):
+        if split is None or not any(map(_has_image, subfolders(folder))):
             return {}
         if split in splits:
             raise DataError(
@@ -50,14 +49,14 @@ def split_folders(root: Path) -> dict[str, Path]:
     return splits
 
 
-def read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
-    """The images directly inside the class folders of `root`, or of its split folders.
+def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
+    """Return the images directly inside the class folders of `root`, or of its split folders.
 
     Raises:
         DataError: no image, or a class that is not in `labels`.
         ListError: a name holds a TAB or a line break.
     """
-    splits = split_folders(root)
+    splits = _split_folders(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
     names = {name for source in sources.values() for name in source.labels.names}
     labels = labels or LabelMap(tuple(sorted(names, key=str.encode)))
@@ -75,17 +74,14 @@ def read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
 
 
-def _folders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
+    """Return the folders in `root`, without hidden ones."""
     found = list_folder(str(root), LeftOut(), include_hidden=False)
     return [Path(entry.path) for entry in found if entry.is_dir()]
 
 
 def _has_image(folder: Path) -> bool:
     return any(path.suffix.lower() in IMAGE_EXTENSIONS for path in folder.iterdir())
-
-
-_TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
-_log = logging.getLogger(__name__)
 
 
 def take_inventory(
@@ -96,16 +92,16 @@ def take_inventory(
     group_by: str | None = None,
     label_attribute: str | None = None,
 ) -> Inventory:
-    """The inventory of a folder.
+    """Return the inventory of a folder.
 
-    Without `listing`, class folders are what they are; a folder without any is read by the one
-    list that lies in it.
+    Without `listing`, class folders give the classes; in a folder without class folders, the only
+    list in it does.
 
     Args:
         root: the folder of images.
-        listing: the list that says which image has which class.
+        listing: the list with the class of each image.
         labels: the class names in the order of their numbers; without it, a `labels.json` in the
-            folder or beside the list decides, else the input itself.
+            folder or next to the list decides, else the input itself.
         group_by: the column or attribute whose values are the groups.
         label_attribute: the attribute of a manifest that holds the class.
 
@@ -120,7 +116,7 @@ def take_inventory(
     listing = listing or _only_listing(root)
     _check_options(listing, group_by, label_attribute)
     if listing is None:
-        return read_class_folders(root, labels)
+        return _read_class_folders(root, labels)
     _log.info("%s: classes are read from %s", root, listing)
     kind = listing.suffix.lower()
     if kind in _LISTS:
@@ -130,7 +126,7 @@ def take_inventory(
     else:
         rows = read_manifest(listing, label_attribute, group_by)
     inventory = assemble(root, listing, rows, labels)
-    if inventory.splits and not group_by:  # a column called group is no wish to split anew
+    if inventory.splits and not group_by:  # a column named group does not ask for a new split
         return replace(inventory, groups=())
     return inventory
 
@@ -147,7 +143,7 @@ def _check_options(listing: Path | None, group_by: str | None, label_attribute: 
 
 
 def _only_listing(root: Path) -> Path | None:
-    """The list directly in a folder that has no two class folders; None where it has."""
+    """Return the only list in a folder without class folders; None with class folders."""
     found = sorted(
         path
         for path in root.iterdir()

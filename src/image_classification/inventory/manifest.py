@@ -1,7 +1,7 @@
-"""Augmented manifests: JSON lines, one image each, as labeling jobs write them.
+"""Augmented manifests: JSON lines with one image each, as labeling jobs write them.
 
 In: lines such as `{"source-ref": "s3://bucket/cat/1.jpg", "class": 3, "class-metadata":
-{"class-name": "cat"}}`. Out: rows; a URI becomes a path whose tail is looked up below the folder.
+{"class-name": "cat"}}`. Out: rows; a URI becomes a path whose tail is searched below the folder.
 Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth's "output data".
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from image_classification.errors import DataError, ListError
-from image_classification.inventory import Row, find_files
+from image_classification.inventory.rows import Row, find_files
 from image_classification.labels.label_map import MAX_CLASSES
 from image_classification.labels.values import parse_multi_hot
 from image_classification.samples import UInt8Array
@@ -30,89 +30,88 @@ _OTHERS = ("split", "group", "id")
 def read_manifest(
     path: Path, label_attribute: str | None = None, group_by: str | None = None
 ) -> list[Row]:
-    """The rows of a manifest.
+    """Return the rows of a manifest.
 
     Args:
         path: the file.
-        label_attribute: the attribute that holds the class; without it the one that has metadata
-            with a class name, else one called class-id, class, label or category, else the only
-            one there is.
+        label_attribute: the attribute that holds the class; without it, the one with metadata,
+            else one called class-id, class, label or category, else the only one there is.
         group_by: the attribute of the groups; without it, `group`.
 
     Raises:
-        ListError: a line is no JSON object, or has no image, no class, or several.
+        ListError: a line is not a JSON object, or has no image, no class, or several classes.
     """
-    return [_row(place, sample, label_attribute, group_by) for place, sample in _samples(path)]
+    return [_row(where, sample, label_attribute, group_by) for where, sample in _samples(path)]
 
 
 def read_multi_hot_manifest(
     root: Path, path: Path, classes: int, label_format: str = ""
 ) -> tuple[list[str], UInt8Array]:
-    """Paths below `root` and uint8 (lines, classes) of a manifest with several labels an image.
+    """Return paths below `root` and uint8 (lines, classes) of a manifest with multiple labels.
 
     Args:
         root: folder of the images.
         path: the manifest.
-        classes: how many there are.
-        label_format: class-id or multi-hot, see `label_values.multi_hot`.
+        classes: number of classes.
+        label_format: class-id or multi-hot, see `labels.values.multi_hot`.
 
     Raises:
-        ListError: a line is no JSON object, or has no image or other labels.
+        ListError: a line is not a JSON object, or has no image or other labels.
     """
     rows, labels = [], []
-    for place, sample in _samples(path):
-        attribute = _find_label(place, sample)
+    for where, sample in _samples(path):
+        attribute = _find_label(where, sample)
         try:
             labels.append(parse_multi_hot(sample[attribute], classes, label_format))
         except DataError as error:
-            raise ListError(f"{place}, {attribute!r}: {error}") from error
-        rows.append(Row(place, _path_of(sample[_SOURCE]), ""))
+            raise ListError(f"{where}, {attribute!r}: {error}") from error
+        rows.append(Row(where, _path_of(sample[_SOURCE]), ""))
     if not rows:
-        raise ListError(f"{path}: expected one line for each image, found none")
+        raise ListError(f"{path}: expected one line per image, found none")
     found, left_out = find_files(root, rows)
-    left_out.warn(root, f"{path.name} decides what is taken")
+    left_out.warn(root, f"only the images in {path.name} are used")
     return found, np.stack(labels)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, JSON object) of every line that is not blank."""
+    """Yield (file and line, JSON object) of every line that is not blank."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ListError(f"{path}: expected a manifest of JSON lines: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            place = f"{path}, line {number}"
-            yield place, _parse(place, line)
+            where = f"{path}, line {number}"
+            yield where, _parse(where, line)
 
 
-def _parse(place: str, line: str) -> dict[str, Any]:
+def _parse(where: str, line: str) -> dict[str, Any]:
     try:
         sample = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ListError(f"{place}: expected one JSON object a line: {error}") from error
+        raise ListError(f"{where}: expected one JSON object per line: {error}") from error
     if not isinstance(sample, dict) or not isinstance(sample.get(_SOURCE), str):
-        raise ListError(f'{place}: expected an object with "{_SOURCE}": "…", got {line[:200]!r}')
+        raise ListError(f'{where}: expected an object with "{_SOURCE}": "…", got {line[:200]!r}')
     return sample
 
 
 def _row(
-    place: str, sample: Mapping[str, Any], label_attribute: str | None, group_by: str | None
+    where: str, sample: Mapping[str, Any], label_attribute: str | None, group_by: str | None
 ) -> Row:
-    attribute = label_attribute or _find_label(place, sample)
+    attribute = label_attribute or _find_label(where, sample)
     if attribute not in sample:
-        raise ListError(f"{place}: no attribute {attribute!r}; it has {', '.join(sample)}")
-    number, name = _class_of(place, attribute, sample[attribute])
+        raise ListError(f"{where}: no attribute {attribute!r}; it has {', '.join(sample)}")
+    number, name = _class_of(where, attribute, sample[attribute])
     metadata = sample.get(attribute + _METADATA)
     named = metadata.get("class-name") if isinstance(metadata, dict) else None
     group = sample.get(group_by or "group")
     if group_by and group is None:
         raise ListError(
-            f"{place}: no attribute {group_by!r} to group by; it has {', '.join(sample)}"
+            f"{where}: no attribute {group_by!r} to group by; it has {', '.join(sample)}"
         )
     split = sample.get("split")
     return Row(
-        place,
+        where,
         _path_of(sample[_SOURCE]),
         str(named) if isinstance(named, str) and named else name,
         number,
@@ -121,7 +120,7 @@ def _row(
     )
 
 
-def _find_label(place: str, sample: Mapping[str, Any]) -> str:
+def _find_label(where: str, sample: Mapping[str, Any]) -> str:
     candidates = [
         name for name in sample if not name.endswith(("-ref", _METADATA)) and name not in _OTHERS
     ]
@@ -131,21 +130,21 @@ def _find_label(place: str, sample: Mapping[str, Any]) -> str:
         if len(names) == 1:
             return names[0]
     raise ListError(
-        f"{place}: expected one attribute with the class, got "
+        f"{where}: expected one attribute with the class, got "
         f"{', '.join(candidates) or 'none'}; name it with --label-attribute"
     )
 
 
-def _class_of(place: str, attribute: str, value: object) -> tuple[int | None, str]:
-    """Class number where the value has one, and the class as text.
+def _class_of(where: str, attribute: str, value: object) -> tuple[int | None, str]:
+    """Return the class number, or None, and the class as text.
 
-    3, 3.0, "3", "cat", and the one-hot vectors [0, 0, 0, 1] and "[0, 0, 0, 1]".
+    Values may be 3, 3.0, "3", "cat", and the one-hot vectors [0, 0, 0, 1] and "[0, 0, 0, 1]".
     """
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
             try:
-                return _class_of(place, attribute, json.loads(text))
+                return _class_of(where, attribute, json.loads(text))
             except (ValueError, RecursionError):
                 pass
         if text.isdecimal() and len(text) < len(str(MAX_CLASSES)):
@@ -158,13 +157,13 @@ def _class_of(place: str, attribute: str, value: object) -> tuple[int | None, st
         if 0 <= value < MAX_CLASSES and value == int(value):
             return int(value), str(int(value))
     raise ListError(
-        f"{place}: expected one class in {attribute!r} (a number from 0, a name, or a vector with "
+        f"{where}: expected one class in {attribute!r} (a number from 0, a name, or a vector with "
         f"a single 1), got {value!r:.100}"
     )
 
 
 def _path_of(reference: str) -> str:
-    """The path of a URI, without scheme and bucket; a plain path as it is."""
+    """Return the path of a URI, without scheme and bucket; a plain path unchanged."""
     if "://" not in reference:
         return reference
     return urlsplit(reference, allow_fragments=False).path.lstrip("/")

@@ -1,4 +1,8 @@
-"""The inventory of a folder with a `.lst`: ids and class numbers are those of the list."""
+"""Tables (.csv, .tsv) and lists (.lst) with the class of each image.
+
+A table has a first line that names its columns. A list gives ids and class numbers, which an
+inventory keeps; or a column 0 or 1 for every class, where images have multiple labels.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import ListError
-from image_classification.inventory import Inventory, Row, find_files, labels_beside
+from image_classification.inventory.rows import Inventory, Row, find_files, labels_beside
 from image_classification.labels.label_map import (
     MAX_CLASSES,
     LabelMap,
@@ -34,15 +38,15 @@ _NAMES = {
 
 
 def read_table(path: Path, group_by: str | None = None) -> list[Row]:
-    """The rows of a table.
+    """Return the rows of a table.
 
     Args:
         path: the file.
         group_by: the column of the groups; without it, one called `group`.
 
     Raises:
-        ListError: it cannot be read, a column is missing, or a line has no file or no class,
-            a column that is used is there twice, or text other than file names is not UTF-8.
+        ListError: the file cannot be read, a column is missing or occurs twice, a line has no file
+            or no class, or text other than file names is not UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
@@ -63,7 +67,7 @@ def read_table(path: Path, group_by: str | None = None) -> list[Row]:
 
 
 def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, int]:
-    """Meaning → position of its column."""
+    """Return meaning → index of its column."""
     lowered = [name.lower() for name in header]
     columns: dict[str, int] = {}
     for meaning, names in _NAMES.items():
@@ -78,7 +82,7 @@ def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, i
         if lowered.count(name) > 1:
             raise ListError(
                 f"{path}: the first line names {lowered.count(name)} columns {name!r}; rename all "
-                "but the one that is meant"
+                "but one of them"
             )
     missing = [meaning for meaning in ("file", "label") if meaning not in columns]
     if missing:
@@ -90,42 +94,40 @@ def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, i
     return columns
 
 
-def _row(place: str, fields: list[str], columns: Mapping[str, int], width: int) -> Row:
+def _row(where: str, fields: list[str], columns: Mapping[str, int], width: int) -> Row:
     if len(fields) != width:
         raise ListError(
-            f"{place}: expected {width} fields as in the first line, got {len(fields)}: "
-            f"{','.join(fields)[:200]!r}; quote a field that holds the separator"
+            f"{where}: expected {width} fields as in the first line, got {len(fields)}: "
+            f"{','.join(fields)[:200]!r}; quote a field that contains the separator"
         )
     values = {meaning: fields[position].strip() for meaning, position in columns.items()}
     for meaning, value in values.items():
         if meaning != "file" and not is_utf8(value):  # names of files are bytes to the system
             raise ListError(
-                f"{place}: the {meaning} {value!a} is not UTF-8 (Latin-1, perhaps); open the "
-                "table in the program it comes from and save it as UTF-8"
+                f"{where}: the {meaning} {value!a} is not UTF-8 (possibly Latin-1); open the "
+                "table in the program that wrote it and save it as UTF-8"
             )
     for meaning in ("file", "label"):
         if not values[meaning]:
-            raise ListError(f"{place}: the {meaning} is empty; fill it in or remove the line")
+            raise ListError(f"{where}: the {meaning} is empty; fill it in or remove the line")
     if values.get("group") == "":
-        raise ListError(f"{place}: the group is empty; every line needs one, alone or shared")
+        raise ListError(f"{where}: the group is empty; every line needs one, alone or shared")
     label, number = values["label"], None
     if values.get("name") and label.isdecimal() and len(label) < len(str(MAX_CLASSES)):
         label, number = values["name"], int(label)
-    return Row(place, values["file"], label, number, values.get("split"), values.get("group"))
+    return Row(where, values["file"], label, number, values.get("split"), values.get("group"))
 
 
 def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> Inventory:
-    """The images of a list.
+    """Return the images of a list.
 
-    The names are `labels`, else those of a `labels.json` beside the list, else the folders of the
-    images where every class has one of its own, else the numbers.
+    The names are `labels`, else those of a `labels.json` next to the list, else the folders of the
+    images if every class has one of its own, else the numbers.
 
     Raises:
-        ListError: a malformed list, no image in it, or a label that is no class number.
+        ListError: a malformed list, no image in it, or a label that is not a class number.
     """
-    entries = read_list(listing)
-    if not entries:
-        raise ListError(f"{listing}: expected a list of images, got an empty file")
+    entries = _read_entries(listing)
     for entry in entries:
         if len(entry.labels) > 1 or not entry.labels[0].is_integer() or entry.labels[0] < 0:
             raise ListError(
@@ -141,23 +143,20 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
             f"{list(labels.names)[:20]}"
         )
     found, left_out = find_files(root, file_rows(listing, entries))
-    left_out.warn(root, f"{listing.name} decides what is taken")
-    placed = [
-        ListEntry(entry.id, entry.labels, path) for entry, path in zip(entries, found, strict=True)
-    ]
+    left_out.warn(root, f"only the images in {listing.name} are used")
+    entries = [entry._replace(path=path) for entry, path in zip(entries, found, strict=True)]
     name = f"{root} by {listing}"
-    return Inventory(name, root, placed, labels, left_out=left_out.reasons())
+    return Inventory(name, root, entries, labels, left_out=left_out.reasons())
 
 
 def read_multi_hot_list(root: Path, listing: Path) -> tuple[list[str], UInt8Array]:
-    """Paths below `root` and uint8 (len, classes) of a list with a column 0 or 1 for every class.
+    """Return paths below `root` and uint8 (len, classes) of a list with a column per class.
 
     Raises:
-        ListError: a malformed list, no image in it, or lines of another width or other values.
+        ListError: a malformed list, no image in it, or lines of another width or other values than
+            0 and 1.
     """
-    entries = read_list(listing)
-    if not entries:
-        raise ListError(f"{listing}: expected a list of images, got an empty file")
+    entries = _read_entries(listing)
     width = len(entries[0].labels)
     for entry in entries:
         if len(entry.labels) != width or not set(entry.labels) <= {0.0, 1.0}:
@@ -166,12 +165,19 @@ def read_multi_hot_list(root: Path, listing: Path) -> tuple[list[str], UInt8Arra
                 f"got {', '.join(f'{label:g}' for label in entry.labels)}"
             )
     found, left_out = find_files(root, file_rows(listing, entries))
-    left_out.warn(root, f"{listing.name} decides what is taken")
+    left_out.warn(root, f"only the images in {listing.name} are used")
     return found, np.array([entry.labels for entry in entries], np.uint8)
 
 
+def _read_entries(listing: Path) -> list[ListEntry]:
+    entries = read_list(listing)
+    if not entries:
+        raise ListError(f"{listing}: expected a list of images, got an empty file")
+    return entries
+
+
 def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
-    """The entries of a list as rows, to look their files up."""
+    """Return the entries of a list as rows, to find their files."""
     return [
         Row(f"{listing}, id {entry.id}", entry.path, f"{entry.labels[0]:g}") for entry in entries
     ]

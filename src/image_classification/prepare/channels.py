@@ -27,7 +27,7 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import PARTIAL_SUFFIX, write_text
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
-from image_classification.inventory import SPLITS, Inventory
+from image_classification.inventory.rows import SPLITS, Inventory
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import ListEntry, write_list
 from image_classification.labels.split import stratified_group_split, stratified_split

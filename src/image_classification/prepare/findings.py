@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from image_classification.images.encode import thumbnail_of_file
-from image_classification.inventory import Inventory
+from image_classification.inventory.rows import Inventory
 from image_classification.labels.tree import class_name
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars

@@ -24,8 +24,8 @@ from image_classification.errors import (
     ListError,
     RecordError,
 )
-from image_classification.inventory import assemble
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
+from image_classification.inventory.rows import assemble
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import read_list

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from image_classification.errors import DataError, ListError, UsageError
-from image_classification.inventory import Inventory
 from image_classification.inventory.folders import take_inventory
+from image_classification.inventory.rows import Inventory
 from image_classification.labels.label_map import LabelMap
 
 
@@ -100,7 +100,7 @@ def test_groups_that_nobody_asked_for_do_not_disturb_given_splits(flat: Path) ->
         ("file,size\na1.jpg,3\n", r"missing label: one of label, class"),
         ("file,label\na1.jpg\n", r"t\.csv, line 2: expected 2 fields .* got 1"),
         ("file,label\na1.jpg,\n", r"line 2: the label is empty"),
-        ("file,label\n", "expected one line for each image, found none"),
+        ("file,label\n", "expected one line per image, found none"),
         ("", "expected a first line"),
         ('file,label\n"a1.jpg,cat\n', r"t\.csv, line \d"),
         (
@@ -201,7 +201,7 @@ def test_numbers_that_contradict_the_labels_are_refused(
     flat: Path, sample: dict[str, object], labels: tuple[str, ...]
 ) -> None:
     manifest(flat, {"source-ref": "a1.jpg"} | sample)
-    with pytest.raises(ListError, match="use those that the list was made with"):
+    with pytest.raises(ListError, match="use the labels that the list was made with"):
         take_inventory(flat, labels=LabelMap(labels))
 
 
@@ -218,7 +218,7 @@ def test_the_forms_of_a_class_in_a_manifest_mean_the_same(flat: Path, value: obj
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1: expected one JSON object a line"),
+        ("{", "line 1: expected one JSON object per line"),
         ('{"label": 1}', 'line 1: expected an object with "source-ref"'),
         ('{"source-ref": "a1.jpg"}', "expected one attribute with the class, got none"),
         ('{"source-ref": "a1.jpg", "x": 1, "y": 2}', "got x, y; name it with --label-attribute"),
@@ -286,7 +286,7 @@ def test_a_file_name_in_latin_1_is_found_all_the_same(flat: Path) -> None:
 @pytest.mark.parametrize("beginning", ["", '{"source-ref": "a1.jpg", "class": '])
 def test_a_manifest_nested_without_end_is_refused_with_its_line(flat: Path, beginning: str) -> None:
     (flat / "output.manifest").write_text(beginning + "[" * 100_000 + "\n")
-    with pytest.raises(ListError, match="line 1: expected one JSON object a line"):
+    with pytest.raises(ListError, match="line 1: expected one JSON object per line"):
         take_inventory(flat)
 
 

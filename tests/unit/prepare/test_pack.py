@@ -380,7 +380,7 @@ def test_records_that_hold_no_images_are_inspected_too(
 
 
 def test_the_pack_command_refuses_what_contradicts_itself(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--pass-through .* so --resize, --color cannot be met"):
+    with pytest.raises(UsageError, match=r"--pass-through .* drop --resize, --color"):
         run("pack", "a.lst", "root", "--pass-through", "--resize", "8", "--color", "0")
 
 

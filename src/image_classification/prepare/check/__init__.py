@@ -1,9 +1,6 @@
-"""Is a data set fit for training: what is looked at, what is measured, what is wrong.
+"""Is a data set fit for training: subsets of images, their measurements, and the problems found.
 
-    paths ─► parts (train, validation, …) ─► a measurement of every image ─► problems
-
-A problem is an error where training would fail or its figures would be wrong, a warning where a
-person should look, a note where it is good to know.
+paths ─► subsets (train, validation, …) ─► a measurement of every image ─► problems
 """
 
 from __future__ import annotations
@@ -19,21 +16,24 @@ import numpy.typing as npt
 from image_classification.labels.label_map import LabelMap
 
 Severity = Literal["error", "warning", "note"]
+"""error: training would fail or its figures would be wrong; warning: a person should look; note:
+good to know."""
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Images that belong together: a split, a folder, a channel of records.
 
     Attributes:
-        name: what it is called; no two parts have one name.
+        name: unique among the subsets of a check.
         folder: the path that the keys are below.
         keys: names of the images, for messages.
-        labels: float64 (images,), class numbers as they stand; nan where there is none.
-        names: class names, or None where nothing names them.
-        read: number of an image, from 0 → the bytes of its file; an OSError or a DataError if
-            they cannot be had. Called from several threads.
-        left_out: (what, how many, one example) of what lies there and is no image of the part.
+        labels: float64 (images,), class numbers as they stand; nan for a missing label.
+        names: class names, or None if nothing names the classes.
+        read: index of an image → the bytes of its file; raises an OSError or a DataError for an
+            unreadable file. Called from several threads.
+        left_out: (what, how many, one example) of files in the folder that are not images of the
+            subset.
     """
 
     name: str
@@ -44,18 +44,29 @@ class Part:
     read: Callable[[int], bytes]
     left_out: Sequence[tuple[str, int, str]] = ()
 
+    def image_name(self, index: int) -> str:
+        """Return a path that can be opened, or `file.rec#<image id>`."""
+        return os.path.join(self.folder, self.keys[index])
+
+    def class_of(self, index: int) -> str:
+        """Return the class name of an image, or its label where nothing names it."""
+        label = self.labels[index]
+        if self.names is not None and 0 <= label < len(self.names) and label == int(label):
+            return self.names.names[int(label)]
+        return f"{label:g}"
+
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one image is.
+    """Properties of one image.
 
     Attributes:
-        digest: of the file; equal files have equal digests. Empty where it could not be read.
+        digest: of the file; equal files have equal digests. Empty for an unreadable file.
         height, width: pixels, upright; 0 for an unusable image.
-        is_gray: no color in it.
-        is_plain: next to nothing in it, so that a perceptual hash says nothing.
-        perceptual_hash: 64 bits; None where it was not asked for or would say nothing.
-        reason: why it is unusable, or None.
+        is_gray: it has no color.
+        is_plain: it shows next to nothing, so that a perceptual hash is meaningless.
+        perceptual_hash: 64 bits; None if it was not asked for or is meaningless.
+        reason: why the image is unusable, or None.
     """
 
     digest: bytes = b""
@@ -72,18 +83,13 @@ class Problem:
     """Something about the data set that a person should know.
 
     Attributes:
-        severity: see above.
+        severity: how bad it is.
         kind: a fixed name for programs.
         message: one sentence.
-        images: the images it is about, or nothing.
+        images: the affected images, if any.
     """
 
     severity: Severity
     kind: str
     message: str
     images: Sequence[str] = ()
-
-
-def image_name(part: Part, number: int) -> str:
-    """An image in a message: a path that can be opened, or `file.rec#<image id>`."""
-    return os.path.join(part.folder, part.keys[number])

@@ -1,6 +1,6 @@
-"""Images that are the same, in one part or across parts, as problems.
+"""Problems with equal and similar images, within a subset or across subsets.
 
-In: the parts and the measurements of their images. Out: problems that name the images of a group.
+In: the subsets and the measurements of their images. Out: problems that name each group of images.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.prepare.check import Measurement, Part, Problem, image_name
+from image_classification.prepare.check import Measurement, Problem, Subset
 from image_classification.samples import IntArray
 
 _HASH_BITS = 64
 
 
 def equal_groups(values: Sequence[Hashable]) -> list[list[int]]:
-    """Positions of values that occur twice or more, a list a value; None and b"" are left out."""
-    positions: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for position, value in enumerate(values):
+    """Return the indices of each value that occurs twice or more; None and b"" do not count."""
+    indices: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, value in enumerate(values):
         if value is not None and value != b"":
-            positions[value].append(position)
-    return [group for group in positions.values() if len(group) > 1]
+            indices[value].append(index)
+    return [group for group in indices.values() if len(group) > 1]
 
 
 def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> IntArray:
-    """Pairs of hashes that differ in 1 to `distance` bits.
+    """Return the pairs of hashes that differ in 1 to `distance` bits.
 
-    The bits are cut in distance + 1 bands: two hashes within the distance agree in at least one
-    (the pigeonhole principle), so only hashes with an equal band are compared, all at once: sorted
-    by the band, with the next one, the one after, and so on. No pair is missed. 50,000 hashes of
-    different photographs take 0.1 s; the worst case, all with an equal band, is quadratic.
+    The bits are cut into distance + 1 bands: two hashes within the distance agree in at least one
+    band (the pigeonhole principle). So only hashes with an equal band are compared: sorted by the
+    band, each with the next one, all at once, then each with the one after, and so on. No pair is
+    missed. 50,000 hashes of different photographs take 0.1 s; the worst case, all with an equal
+    band, is quadratic.
 
     Args:
         hashes: uint64 (n,), all different.
         distance: 1 to 63.
 
     Returns:
-        int64 (pairs, 2), each pair once, the smaller position first, sorted.
+        int64 (pairs, 2), each pair once, the smaller index first, sorted.
     """
     bounds = np.linspace(0, _HASH_BITS, distance + 2).astype(np.uint64)
     found: list[IntArray] = [np.empty((0, 2), np.int64)]
@@ -50,7 +51,7 @@ def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> IntArray:
         band = (hashes >> low) & mask
         order = np.argsort(band, kind="stable")
         ordered, band = hashes[order], band[order]
-        ends = np.searchsorted(band, band, side="right")  # where the run of equal bands ends
+        ends = np.searchsorted(band, band, side="right")  # of the run of equal bands
         first: IntArray = np.arange(len(order))
         for shift in range(1, len(order)):
             first = first[first + shift < ends[first]]
@@ -63,10 +64,10 @@ def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> IntArray:
 
 
 def _bit_counts(values: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
-    """Set bits of each value.
+    """Return the number of set bits of each value.
 
-    Source of what stands in for `bitwise_count`, which numpy has from version 2 on: H. S. Warren,
-    Hacker's Delight, figure 5-2.
+    `bitwise_count` needs NumPy 2. Source of the substitute: H. S. Warren, Hacker's Delight,
+    figure 5-2.
     """
     if hasattr(np, "bitwise_count"):
         counted: npt.NDArray[np.uint8] = np.bitwise_count(values)
@@ -84,106 +85,100 @@ def _bit_counts(values: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
 
 
 def connected(pairs: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Groups of positions that are connected through pairs, each sorted."""
+    """Return the groups of indices that are connected through pairs, each sorted."""
     parents: dict[int, int] = {}
 
-    def root(position: int) -> int:
-        parents.setdefault(position, position)
-        while parents[position] != position:
-            parents[position] = parents[parents[position]]
-            position = parents[position]
-        return position
+    def root(index: int) -> int:
+        parents.setdefault(index, index)
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
 
     for one, other in pairs:
         parents[root(other)] = root(one)
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for position in sorted(parents):
-        groups[root(position)].append(position)
+    for index in sorted(parents):
+        groups[root(index)].append(index)
     return list(groups.values())
 
 
 NEAR_BITS = 4
-"""Of 64. Measured on 900 photographs: of resized and recompressed copies 99.7 % differ in at most
-this many; of the 404,550 pairs of different photographs all but 7 differ in 12 or more."""
+"""Of 64. Measured on 900 photographs: 99.7 % of the resized and recompressed copies differ in at
+most this many; of the 404,550 pairs of different photographs all but 7 differ in 12 or more."""
 
-_Place = tuple[Part, int]
+_Image = tuple[Subset, int]
 
 
 def duplicate_problems(
-    parts: Sequence[Part], measured: Sequence[Sequence[Measurement]]
+    subsets: Sequence[Subset], measured: Sequence[Sequence[Measurement]]
 ) -> Iterator[Problem]:
-    """Equal images across parts, of several classes and within a part; then nearly equal ones."""
-    places = [(part, number) for part in parts for number in range(len(part.keys))]
-    images = [image for part in measured for image in part]
-    equal = equal_groups([image.digest for image in images])
-    yield from _equal_problems([[places[i] for i in group] for group in equal])
+    """Yield problems of equal images (across subsets, of several classes, within a subset), then of
+    similar ones."""
+    images = [(subset, index) for subset in subsets for index in range(len(subset.keys))]
+    found = [measurement for measurements in measured for measurement in measurements]
+    equal = equal_groups([measurement.digest for measurement in found])
+    yield from _equal_problems([[images[i] for i in group] for group in equal])
     near = [
-        [places[i] for i in group]
-        for group in _near_groups(images)
-        if len({images[i].digest for i in group}) > 1
+        [images[i] for i in group]
+        for group in _near_groups(found)
+        if len({found[i].digest for i in group}) > 1
     ]
     crossing = [group for group in near if _crosses(group)]
     if crossing:
         yield Problem(
             "warning",
             "near-duplicates-across-parts",
-            "images that look the same lie in several parts: what is validated on may have been "
-            "trained on",
-            _named(crossing),
+            "similar images are in several subsets: the validation images may have been trained on",
+            _names(crossing),
         )
     within = [group for group in near if not _crosses(group)]
     if within:
-        message = "images look the same within a part"
-        yield Problem("note", "near-duplicates", message, _named(within))
+        message = "images within a subset look the same"
+        yield Problem("note", "near-duplicates", message, _names(within))
 
 
-def _equal_problems(groups: Sequence[Sequence[_Place]]) -> Iterator[Problem]:
+def _equal_problems(groups: Sequence[Sequence[_Image]]) -> Iterator[Problem]:
     crossing = [group for group in groups if _crosses(group)]
     if crossing:
         yield Problem(
             "error",
             "duplicates-across-parts",
-            "images lie in several parts with equal bytes: what is validated on was trained on; "
-            "keep each in one",
-            _named(crossing),
+            "images with equal bytes are in several subsets: validation images were trained on; "
+            "keep each in one subset",
+            _names(crossing),
         )
-    several = [group for group in groups if len({_class_of(place) for place in group}) > 1]
+    several = [
+        group for group in groups if len({subset.class_of(index) for subset, index in group}) > 1
+    ]
     if several:
         message = "images with equal bytes have several classes"
-        yield Problem("error", "contradicting-duplicates", message, _named(several))
+        yield Problem("error", "contradicting-duplicates", message, _names(several))
     within = [group for group in groups if group not in crossing and group not in several]
     if within:
         message = "images occur several times with equal bytes"
-        yield Problem("warning", "duplicates", message, _named(within))
+        yield Problem("warning", "duplicates", message, _names(within))
 
 
 def _near_groups(images: Sequence[Measurement]) -> list[list[int]]:
-    """Positions of images whose hashes are equal or near, connected to groups."""
+    """Return the indices of images with equal or near hashes, connected to groups."""
     hashed = [i for i, image in enumerate(images) if image.perceptual_hash is not None]
     hashes = np.array([images[i].perceptual_hash for i in hashed], np.uint64)
     unique, inverse = np.unique(hashes, return_inverse=True)
     first = np.full(len(unique), -1)
     pairs: list[tuple[int, int]] = []
-    for position, value in zip(hashed, inverse.tolist(), strict=True):
+    for index, value in zip(hashed, inverse.tolist(), strict=True):
         if first[value] < 0:
-            first[value] = position
+            first[value] = index
         else:
-            pairs.append((int(first[value]), position))
+            pairs.append((int(first[value]), index))
     near = first[near_pairs(unique, NEAR_BITS)]
     return connected([*pairs, *near.tolist()])
 
 
-def _crosses(group: Sequence[_Place]) -> bool:
-    return len({part.name for part, _ in group}) > 1
+def _crosses(group: Sequence[_Image]) -> bool:
+    return len({subset.name for subset, _ in group}) > 1
 
 
-def _class_of(place: _Place) -> str:
-    part, number = place
-    label = part.labels[number]
-    if part.names is not None and 0 <= label < len(part.names) and label == int(label):
-        return part.names.names[int(label)]
-    return f"{label:g}"
-
-
-def _named(groups: Sequence[Sequence[_Place]]) -> list[str]:
-    return [" = ".join(image_name(part, number) for part, number in group) for group in groups]
+def _names(groups: Sequence[Sequence[_Image]]) -> list[str]:
+    return [" = ".join(subset.image_name(index) for subset, index in group) for group in groups]

@@ -1,7 +1,7 @@
-"""Measures images: readable or not, size, color, content hash, perceptual hash.
+"""Measures images: readable or not, size, color, digest, perceptual hash.
 
 The perceptual hash is ImageHash's pHash (the signs of the lowest 8 × 8 frequencies of a 32 × 32
-gray version; C. Zauner, 2010), which survives resizing and recompression.
+gray version; C. Zauner, 2010). It survives resizing and recompression.
 """
 
 from __future__ import annotations
@@ -16,48 +16,53 @@ from PIL import Image
 from image_classification.errors import DataError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
-from image_classification.prepare.check import Measurement, Part
+from image_classification.prepare.check import Measurement, Subset
 from image_classification.samples import UInt8Array
 from image_classification.work import in_order
 
-_SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded smaller
-_LEAST_SIDE = 16  # pixels; a hash of less says nothing
+_SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded at a smaller size
+_LEAST_SIDE = 16  # pixels; the hash of a smaller image is meaningless
 _COLORLESS = 8  # levels between the channels of a gray pixel in a color JPEG
 _PLAIN = 4.0  # standard deviation of the gray levels
 _BITS = np.array([1 << bit for bit in range(64)], np.uint64)
 
 
 def has_perceptual_hash() -> bool:
-    """Whether the library for it is installed."""
+    """Return True if the library for it is installed."""
     return find_spec("imagehash") is not None
 
 
 def measure(
-    part: Part, workers: int, with_hash: bool, max_pixels: int, on_progress: Callable[[int], None]
+    subset: Subset,
+    workers: int,
+    with_hash: bool,
+    max_pixels: int,
+    on_progress: Callable[[int], None],
 ) -> list[Measurement]:
-    """A measurement of every image of a part, in order.
+    """Return a measurement of every image of a subset, in order.
 
     Args:
-        part: the images.
+        subset: the images.
         workers: threads.
         with_hash: compute perceptual hashes.
         max_pixels: larger images are unusable.
         on_progress: called with 1 for every image.
     """
+
+    def measure_one(index: int) -> Measurement:
+        return _measure_one(subset, index, with_hash, max_pixels)
+
     found = []
-    numbers = range(len(part.keys))
-    for result in in_order(
-        lambda i: _measure_one(part, i, with_hash, max_pixels), numbers, workers
-    ):
+    for result in in_order(measure_one, range(len(subset.keys)), workers):
         found.append(result)
         on_progress(1)
     return found
 
 
-def _measure_one(part: Part, number: int, with_hash: bool, max_pixels: int) -> Measurement:
+def _measure_one(subset: Subset, index: int, with_hash: bool, max_pixels: int) -> Measurement:
     digest = b""
     try:
-        content = part.read(number)
+        content = subset.read(index)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         header = read_header(content)
         pixels = decode(content, header=header, min_size=(_SIDE, _SIDE), max_pixels=max_pixels)

@@ -1,4 +1,4 @@
-"""The whole check of a data set: measure every image, then say what is wrong."""
+"""The whole check of a data set: measure every image, then report what is wrong."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
-from image_classification.prepare.check import Measurement, Part, Problem, Severity, image_name
+from image_classification.prepare.check import Measurement, Problem, Severity, Subset
 from image_classification.prepare.check.duplicates import duplicate_problems
 from image_classification.prepare.check.measure import has_perceptual_hash, measure
 
-TINY_SIDE = 32  # pixels of the shorter side
-HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
-ODD_ASPECT = 3.0  # a crop shows a third of such an image
-IMBALANCED = 10  # times more images in the largest class than in the smallest
+_TINY_SIDE = 32  # pixels of the shorter side
+_HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
+_ODD_ASPECT = 3.0  # a crop shows a third of such an image
+_IMBALANCED = 10  # times more images in the largest class than in the smallest
 _NAMED = 10
 
-# What in a folder makes a person look, and what is only said.
+# Files and folders that deserve a warning; all others are a note.
 _LOST_IMAGES = (
     "class folders without an image",
     "folders inside a class folder",
@@ -29,109 +29,118 @@ _LOST_IMAGES = (
 )
 
 
-def image_problems(part: Part, measured: Sequence[Measurement]) -> Iterator[Problem]:
-    """Unreadable, tiny, huge, long, gray and plain images of a part."""
-
-    def those(numbers: Sequence[int]) -> list[str]:
-        return [image_name(part, number) for number in numbers]
-
+def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
+    """Yield unreadable, tiny, huge, long, gray and plain images."""
     reasons = [
-        f"{image_name(part, i)}: {image.reason}"
+        f"{subset.image_name(i)}: {image.reason}"
         for i, image in enumerate(measured)
         if image.reason is not None
     ]
     if reasons:
-        yield Problem("error", "unreadable", f"{part.name}: images cannot be used", reasons)
-    usable = [i for i, image in enumerate(measured) if image.reason is None]
-    sizes = [(min(measured[i].height, measured[i].width), i) for i in usable]
-    tiny = [i for side, i in sizes if side < TINY_SIDE]
-    if tiny:
-        message = f"{part.name}: images have a side below {TINY_SIDE} pixels"
-        yield Problem("warning", "tiny", message, those(tiny))
-    huge = [i for i in usable if measured[i].height * measured[i].width > HUGE_PIXELS]
-    if huge:
-        message = (
-            f"{part.name}: images have more than {HUGE_PIXELS // 10**6} megapixels: preprocess "
-            "--resize makes training several times faster"
+        yield Problem("error", "unreadable", f"{subset.name}: images cannot be used", reasons)
+    usable = [(i, image) for i, image in enumerate(measured) if image.reason is None]
+
+    def problem(
+        severity: Severity, kind: str, message: str, is_one: Callable[[Measurement], bool]
+    ) -> Iterator[Problem]:
+        names = [subset.image_name(i) for i, image in usable if is_one(image)]
+        if names:
+            yield Problem(severity, kind, f"{subset.name}: {message}", names)
+
+    yield from problem(
+        "warning",
+        "tiny",
+        f"images have a side below {_TINY_SIDE} pixels",
+        lambda image: min(image.height, image.width) < _TINY_SIDE,
+    )
+    yield from problem(
+        "note",
+        "huge",
+        f"images have more than {_HUGE_PIXELS // 10**6} megapixels: preprocess --resize makes "
+        "training several times faster",
+        lambda image: image.height * image.width > _HUGE_PIXELS,
+    )
+    yield from problem(
+        "warning",
+        "odd-aspect",
+        f"images are more than {_ODD_ASPECT:g} times as long as wide",
+        lambda image: max(image.height, image.width) > _ODD_ASPECT * min(image.height, image.width),
+    )
+    in_color = sum(not image.is_gray for _, image in usable)
+    if in_color:
+        yield from problem(
+            "note",
+            "grey",
+            f"images are gray among {in_color} in color",
+            lambda image: image.is_gray,
         )
-        yield Problem("note", "huge", message, those(huge))
-    odd = [i for s, i in sizes if max(measured[i].height, measured[i].width) > ODD_ASPECT * s]
-    if odd:
-        message = f"{part.name}: images are more than {ODD_ASPECT:g} times as long as wide"
-        yield Problem("warning", "odd-aspect", message, those(odd))
-    gray = [i for i in usable if measured[i].is_gray]
-    if 0 < len(gray) < len(usable):
-        message = f"{part.name}: images are gray among {len(usable) - len(gray)} in color"
-        yield Problem("note", "grey", message, those(gray))
-    plain = [i for i in usable if measured[i].is_plain]
-    if plain:
-        yield Problem("warning", "plain", f"{part.name}: images show nothing", those(plain))
+    yield from problem("warning", "plain", "images show nothing", lambda image: image.is_plain)
 
 
-def label_problems(part: Part) -> Iterator[Problem]:
-    """Labels that are no class number, classes without an image, imbalance."""
-    if not len(part.keys):
-        yield Problem("error", "empty", f"{part.name}: no image")
+def _label_problems(subset: Subset) -> Iterator[Problem]:
+    """Yield labels that are not class numbers, classes without an image, imbalance."""
+    if not len(subset.keys):
+        yield Problem("error", "empty", f"{subset.name}: no image")
         return
-    labels = part.labels
-    limit = len(part.names) if part.names is not None else float("inf")
+    labels = subset.labels
+    limit = len(subset.names) if subset.names is not None else float("inf")
     with np.errstate(invalid="ignore"):
         is_class = (labels >= 0) & (labels == np.floor(labels)) & (labels < limit)
     wrong = np.flatnonzero(~is_class).tolist()
     if wrong:
-        meant = f"0 to {limit - 1:g}" if part.names is not None else "a whole number from 0"
+        expected = f"0 to {limit - 1:g}" if subset.names is not None else "a whole number from 0"
         yield Problem(
             "error",
             "label-out-of-range",
-            f"{part.name}: labels are not one class number, {meant}",
-            [f"{image_name(part, i)}: {labels[i]:g}" for i in wrong],
+            f"{subset.name}: labels are not one class number, {expected}",
+            [f"{subset.image_name(i)}: {labels[i]:g}" for i in wrong],
         )
-    counts = class_counts(part)
-    if not counts:
-        return
+    counts = _class_counts(subset)
     absent = [name for name, count in counts.items() if not count]
     if absent:
         yield Problem(
-            "warning", "absent-class", f"{part.name}: no image of {_listed(absent)}", absent
+            "warning", "absent-class", f"{subset.name}: no image of {_listed(absent)}", absent
         )
     present = {name: count for name, count in counts.items() if count}
     if not present:  # every label is out of range
         return
     most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
-    if present[most] >= IMBALANCED * present[least]:
-        message = f"{part.name}: {present[most]} images of {most}, but {present[least]} of {least}"
+    if present[most] >= _IMBALANCED * present[least]:
+        message = (
+            f"{subset.name}: {present[most]} images of {most}, but {present[least]} of {least}"
+        )
         yield Problem("warning", "imbalance", message)
 
 
-def class_counts(part: Part) -> dict[str, int]:
-    """Class name → images, in the order of the class numbers; absent classes of known names too."""
-    numbers = Counter(part.labels[np.isfinite(part.labels)].tolist())
-    if part.names is None:
+def _class_counts(subset: Subset) -> dict[str, int]:
+    """Return class name → images in the order of the class numbers, with absent named classes."""
+    numbers = Counter(subset.labels[np.isfinite(subset.labels)].tolist())
+    if subset.names is None:
         return {f"{number:g}": count for number, count in sorted(numbers.items()) if number >= 0}
-    return {name: numbers.get(float(i), 0) for i, name in enumerate(part.names.names)}
+    return {name: numbers.get(float(i), 0) for i, name in enumerate(subset.names.names)}
 
 
-def folder_problems(part: Part) -> Iterator[Problem]:
-    """What lies in the folder and is no image of the part."""
-    for what, count, example in part.left_out:
+def _folder_problems(subset: Subset) -> Iterator[Problem]:
+    """Yield files and folders that are not images of the subset."""
+    for what, count, example in subset.left_out:
         severity: Severity = "warning" if what in _LOST_IMAGES or "hidden" in what else "note"
         kind = what.replace(" ", "-")
-        yield Problem(severity, kind, f"{part.name}: {count} {what}, as {example}")
+        yield Problem(severity, kind, f"{subset.name}: {count} {what}, as {example}")
 
 
-def name_problems(parts: Sequence[Part]) -> Iterator[Problem]:
-    """Parts whose class numbers mean different names, or whose classes differ."""
-    named = [part for part in parts if part.names is not None]
-    for part in named[1:]:
-        if part.names == named[0].names:
+def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
+    """Yield subsets whose class numbers mean different names, or whose classes differ."""
+    named = [(subset.name, subset.names) for subset in subsets if subset.names is not None]
+    for name, labels in named[1:]:
+        first_name, first = named[0]
+        if labels == first:
             continue
-        assert part.names is not None and named[0].names is not None
-        ours, theirs = set(part.names.names), set(named[0].names.names)
-        only = _listed(sorted(ours ^ theirs)) if ours != theirs else "nothing but the order"
+        differing = set(labels.names) ^ set(first.names)
+        only = _listed(sorted(differing)) if differing else "nothing but the order"
         yield Problem(
             "error",
             "other-classes",
-            f"{part.name} has other classes than {named[0].name}; they differ in {only}",
+            f"{name} has other classes than {first_name}; they differ in {only}",
         )
 
 
@@ -144,8 +153,15 @@ _ORDER = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
-class PartSummary:
-    """A part in numbers: its path, images, those that cannot be used, images of each class."""
+class SubsetSummary:
+    """A subset in numbers.
+
+    Attributes:
+        name: of the subset.
+        images: how many it has.
+        unusable: how many of them cannot be used.
+        class_counts: class name → images.
+    """
 
     name: str
     images: int
@@ -155,61 +171,62 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found; problems are sorted, errors first."""
+    """What a check found: the subsets and their problems, errors first."""
 
-    parts: Sequence[PartSummary]
+    subsets: Sequence[SubsetSummary]
     problems: Sequence[Problem]
 
     @property
     def has_errors(self) -> bool:
-        """Whether the data set should not be trained on as it is."""
+        """True if the data set should not be trained on as it is."""
         return any(problem.severity == "error" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as JSON can hold it."""
+        """Return the verdict as JSON can hold it."""
         return {
             "ok": not self.has_errors,
-            "parts": [asdict(part) for part in self.parts],
+            "parts": [asdict(subset) for subset in self.subsets],
             "problems": [asdict(problem) for problem in self.problems],
         }
 
 
 def check(
-    parts: Sequence[Part],
+    subsets: Sequence[Subset],
     workers: int,
     on_progress: Callable[[int], None],
     damaged: Sequence[Problem] = (),
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Verdict:
-    """Check the parts of a data set, each alone and against the others.
+    """Check the subsets of a data set, each alone and against the others.
 
     Args:
-        parts: what to check.
+        subsets: what to check.
         workers: threads.
         on_progress: called with 1 for every image.
-        damaged: what could not be opened as a part.
+        damaged: problems of paths that could not be opened.
         max_pixels: larger images are unusable.
     """
     with_hash = has_perceptual_hash()
-    measured = [measure(part, workers, with_hash, max_pixels, on_progress) for part in parts]
-    problems = [*damaged, *name_problems(parts)]
-    for part, images in zip(parts, measured, strict=True):
-        problems += [*image_problems(part, images), *label_problems(part), *folder_problems(part)]
-    problems += duplicate_problems(parts, measured)
+    measured = [measure(subset, workers, with_hash, max_pixels, on_progress) for subset in subsets]
+    problems = [*damaged, *_name_problems(subsets)]
+    for subset, images in zip(subsets, measured, strict=True):
+        problems += _image_problems(subset, images)
+        problems += [*_label_problems(subset), *_folder_problems(subset)]
+    problems += duplicate_problems(subsets, measured)
     if not with_hash:
         message = (
-            "near-duplicates were not searched: pip install "
+            "near-duplicates were not searched for: pip install "
             "'sagemaker-image-classification[check]' (ImageHash)"
         )
         problems.append(Problem("note", "no-perceptual-hash", message))
     problems.sort(key=lambda problem: _ORDER.index(problem.severity))
     summaries = [
-        PartSummary(
-            part.name,
+        SubsetSummary(
+            subset.name,
             len(images),
             sum(image.reason is not None for image in images),
-            class_counts(part),
+            _class_counts(subset),
         )
-        for part, images in zip(parts, measured, strict=True)
+        for subset, images in zip(subsets, measured, strict=True)
     ]
     return Verdict(summaries, problems)
