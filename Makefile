@@ -1,7 +1,7 @@
 # Every target calls one script in scripts/; `make` alone prints this help.
 .DEFAULT_GOAL := help
 DATA ?=
-# Settings of the image targets; those left empty are decided by scripts/image-names.
+# Variables of the image targets; scripts/image-names sets those that are empty.
 export BACKEND ?= torch
 export DEVICE ?= cpu
 export VERSION ?=
@@ -12,18 +12,18 @@ export REGION ?=
 .PHONY: help
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Settings: BACKEND=torch DEVICE=cpu|cuda VERSION= BASE_IMAGE= REGISTRY= REGION="
+	@echo "Variables: BACKEND=torch DEVICE=cpu|cuda VERSION= BASE_IMAGE= REGISTRY= REGION="
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
 	@scripts/demo "$(DATA)"
 
 .PHONY: demo-docker
-demo-docker: ## The same with the two images and docker run
+demo-docker: ## The same with both images and docker run
 	@scripts/demo-docker "$(DATA)"
 
 .PHONY: install
-install: ## Make .venv with everything needed to develop
+install: ## Make .venv with everything for development
 	@scripts/install
 
 .PHONY: test
@@ -31,15 +31,15 @@ test: ## Run the tests
 	@scripts/test
 
 .PHONY: test-backends
-test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, each in its environment (minutes)
+test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, each in its own environment (minutes)
 	@scripts/test-backends
 
 .PHONY: test-photographs
-test-photographs: ## Train on real photographs and hold the promised figures (minutes)
+test-photographs: ## Train on real photographs and check the documented accuracies (minutes)
 	@scripts/test-photographs
 
 .PHONY: test-container
-test-container: ## Build the images and test what they do under docker run (minutes)
+test-container: ## Build the images and test them with docker run (minutes)
 	@scripts/test-container
 
 .PHONY: test-local-mode
@@ -47,7 +47,7 @@ test-local-mode: ## Train, deploy and transform with SageMaker's SDKs v2 and v3 
 	@scripts/test-local-mode
 
 .PHONY: test-registry
-test-registry: ## Build a registry on this machine and test login, push, sbom, buildspec and docker run (minutes)
+test-registry: ## Test login, push, sbom, buildspec and docker run with a local registry (minutes)
 	@scripts/test-registry
 
 .PHONY: check
@@ -55,7 +55,7 @@ check: ## Lint, format, types, spelling
 	@scripts/check
 
 .PHONY: fix
-fix: ## Format and repair what can be repaired
+fix: ## Format, fix what can be fixed, write the generated pages
 	@scripts/fix
 
 .PHONY: build
@@ -75,7 +75,7 @@ login: ## Log Docker in to the Amazon ECR registry of your account (or REGISTRY)
 	@scripts/login
 
 .PHONY: create-repository
-create-repository: ## Make the images' ECR repositories if they are not there
+create-repository: ## Create the images' ECR repositories if they do not exist
 	@scripts/create-repository
 
 .PHONY: push
@@ -87,5 +87,5 @@ sbom: ## Write the images' SBOMs and license texts to dist/
 	@scripts/sbom
 
 .PHONY: clean
-clean: ## Remove what the other targets made
+clean: ## Remove everything that the other targets make
 	@scripts/clean

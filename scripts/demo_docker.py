@@ -1,7 +1,7 @@
-"""The demo with the images: class folders → `docker run train` → `docker run serve` → answers.
+"""Run the demo with the images: class folders → `docker run` train and serve → predictions.
 
-As scripts/demo.py, whose data, hyperparameters and client it takes; the containers are started by
-scripts/train-local and scripts/serve-local, as a user would.
+It uses the data, hyperparameters and client of scripts/demo.py, and starts the containers with
+scripts/train-local and scripts/serve-local.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WORK = Path("demo/docker")
 
 
 def main() -> int:
-    """0 when the served model answered every held-back image."""
+    """Return 0 if the server predicted every held-out image."""
     start = time.monotonic()
     own = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     shutil.rmtree(WORK, ignore_errors=True)
@@ -41,13 +41,13 @@ def main() -> int:
     if code:
         return code
     demo.say(f"preprocess and train took {time.monotonic() - trained:.0f} s")
-    held_back = run / "channels" / "test"
-    if not held_back.is_dir():
-        raise SystemExit(f"{images}: every class needs at least three images for the demo")
+    held_out = run / "channels" / "test"
+    if not held_out.is_dir():
+        raise SystemExit(f"{images}: the demo needs at least three images per class")
     port = demo.free_port()
     os.environ["PORT"] = str(port)
-    accuracy = demo.query(["scripts/serve-local", str(run / "model")], port, held_back)
-    demo.say(f"accuracy over the wire: {100 * accuracy:.1f} %")
+    accuracy = demo.query(["scripts/serve-local", str(run / "model")], port, held_out)
+    demo.say(f"accuracy over HTTP: {100 * accuracy:.1f} %")
     demo.say(f"artifact: {run / 'model'}; serve it again: scripts/serve-local {run / 'model'}")
     demo.say(f"done in {time.monotonic() - start:.0f} s")
     return 0

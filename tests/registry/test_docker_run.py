@@ -70,7 +70,7 @@ def test_a_users_class_folders_become_an_artifact_that_belongs_to_the_user(
     output = home / "run"
     result = train(output, class_folders, *JOB, prefix=prefix, DOCKER_CONFIG=str(home))
     assert result.returncode == 0, result.stderr
-    assert "holds class folders: packing them" in result.stdout
+    assert "contains class folders: packing them" in result.stdout
     assert "Epoch[1] Validation-accuracy=" in result.stdout
     files = [output, *output.rglob("*")]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(OTHER_USER,) * 2}
@@ -150,7 +150,7 @@ def test_an_output_that_holds_something_is_left_alone(tmp_path: Path, trained: P
     [
         (["/nowhere"], {}, "ClientError: /nowhere: expected a folder"),
         (["/tmp", "epochs"], {}, "ClientError: epochs: expected a hyperparameter as NAME=VALUE"),
-        (["/tmp"], {"VERSION": "9.9.9"}, "9.9.9-torch is not built: run make build-train"),
+        (["/tmp"], {"VERSION": "9.9.9"}, "9.9.9-torch does not exist: run make build-train"),
         (["/tmp"], {"DEVICE": "tpu"}, "ClientError: DEVICE=tpu: expected cpu or cuda"),
     ],
 )

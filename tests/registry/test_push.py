@@ -69,7 +69,10 @@ def test_an_image_that_is_not_built_is_named_and_the_other_one_is_pushed(
     docker("image", "rm", images["train"])
     result = make("login", "push", REGISTRY=registry, VERSION=VERSION)
     assert result.returncode == 0, result.stderr
-    assert f"{images['train']} is not built and not pushed (make build-train)" in result.stderr
+    assert (
+        f"not pushed: the image {images['train']} does not exist (run make build-train)"
+        in result.stderr
+    )
     assert f"pushed {registry}/{images['serve']}" in result.stdout
     assert "image-classification-train" not in result.stdout
 
@@ -87,10 +90,10 @@ def test_repositories_are_made_once_with_immutable_tags_and_scanning(
     team = f"{registry}/vision"
     first = make("create-repository", REGISTRY=team)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.count(": made") == 2
+    assert first.stdout.count(": created") == 2
     second = make("create-repository", REGISTRY=team)
     assert second.returncode == 0, second.stderr
-    assert second.stdout.count(": is there") == 2
+    assert second.stdout.count(": already exists") == 2
     names = [f"vision/image-classification-{image}" for image in ("train", "serve")]
     for entry in ecr.describe_repositories(repositoryNames=names)["repositories"]:
         assert entry["imageTagMutability"] == "IMMUTABLE"

@@ -47,4 +47,4 @@ def test_both_images_sboms_are_valid_cyclonedx_and_name_what_the_images_hold(mak
 def test_without_an_image_there_is_no_sbom(make: Run) -> None:
     result = make("sbom", VERSION="0.0.0-never-built")
     assert result.returncode != 0
-    assert "ClientError: expected a built image of VERSION=0.0.0-never-built" in result.stderr
+    assert "ClientError: no image of VERSION=0.0.0-never-built" in result.stderr
