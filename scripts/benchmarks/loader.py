@@ -1,10 +1,10 @@
-"""Loading photographs for training: ours against its peers, interleaved, CPU time and wall time.
+"""Load photographs for training with ours and with its peers, in turns; compare CPU and wall time.
 
-Everybody makes the same: batches of 224 × 224 uint8 from random crops (8 to 100 % of the area,
-aspect 3/4 to 4/3), mirrored half of the time, in random order, from the same files in the page
-cache, or from the disk. Each contender is a process that stays (see pipelines/), so that starting
-costs nothing, and passes go round in turn, so that a busy machine hurts all alike; the best round
-counts.
+All contenders make the same: batches of 224 × 224 uint8 from random crops (8 to 100 % of the area,
+aspect 3/4 to 4/3), flipped with probability 0.5, in random order, from the same files in the page
+cache or on the disk. Each contender is a process that stays alive (see pipelines/), so that
+start-up does not count. Passes take turns, so that a busy machine slows all contenders alike; the
+best round counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ GOALS = (  # (ours, peer, share of the peer's CPU time)
 
 
 def main() -> int:
-    """Measure and print."""
     args = parse()
     from pipelines.job import prepare  # not at the top: --help needs no package
     from pipelines.quality import differences
@@ -70,15 +69,14 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark loader", description=__doc__)
     add = parser.add_argument
     photographs.add_options(parser)
-    add("--images", type=int, default=1000, metavar="N", help="images a pass (default: 1000)")
-    add("--quality", type=int, metavar="Q", help="encode them again first, 4:2:0")
-    add("--cold", action="store_true", help="have every pass read its files from the disk")
+    add("--images", type=int, default=1000, metavar="N", help="images per pass (default: 1000)")
+    add("--quality", type=int, metavar="Q", help="encode the photographs again first, 4:2:0")
+    add("--cold", action="store_true", help="read the files from the disk in every pass")
     add("--rounds", type=int, default=3, metavar="N", help="the best one counts (default: 3)")
-    add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
+    add("--only", nargs="+", metavar="NAME", help="only contenders with these prefixes")
     interpreters.add_option(parser, [p.library for p in PIPELINES if p.library])
     add("--json", action="store_true", help="print JSON")
     add("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
@@ -92,7 +90,7 @@ def measure(
     only: set[str],
     before: Callable[[], None],
 ) -> dict[str, dict[str, object]]:
-    """Name → figures of the best round; `before` is called before each pass."""
+    """Return name → figures of the best round; call `before` before each pass."""
     passes = [
         (process, variant, threads)
         for threads in THREADS
@@ -119,7 +117,7 @@ def measure(
 
 
 def table(result: dict[str, object]) -> str:
-    """The result for people."""
+    """Return the result as text."""
     rows = result["contenders"]
     lines = [str(result["machine"]), str(result["photographs"]), ""]
     head = ("", "CPU-s per 1,000", "images/s, 1 thread", "2 threads", "2 : 1", "gray levels")
@@ -139,7 +137,7 @@ def table(result: dict[str, object]) -> str:
 
 
 def markdown(result: dict[str, object]) -> str:
-    """The figures as a table for a page."""
+    """Return the result as the Markdown table of docs/benchmarks.md."""
     lines = [
         f"{result['photographs']}; {result['machine']}",
         "",

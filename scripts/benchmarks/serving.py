@@ -1,9 +1,9 @@
-"""Serving photographs: ours against its peers and the floor, interleaved, requests and CPU time.
+"""Serve photographs with ours, its peers and the floor, in turns; compare requests and CPU time.
 
-A closed-loop client in its own process keeps 16 requests under way, then one. Everybody serves the
-same network; peers run it with torch as they come, and with our decoder and ONNX Runtime inside.
-The floor is that decoding, inference and JSON in bare processes without any server. Only one
-contender runs at a time; rounds go round in turn, and the median round counts.
+A closed-loop client in its own process keeps 16 requests in flight, then one. All contenders serve
+the same network; peers run it with torch, and with our decoder and ONNX Runtime. The floor is that
+decoding, inference and JSON in bare processes without a server. Only one contender runs at a time.
+Rounds take turns, and the median round counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ CLIENTS = 16
 
 
 def main() -> int:
-    """Measure and print."""
     args = parse()
     found, skipped = find_interpreters(dict(args.python))
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
@@ -60,17 +59,18 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark serving", description=__doc__)
     add = parser.add_argument
     photographs.add_options(parser)
-    add("--images", type=int, default=100, metavar="N", help="how many are sent (default: 100)")
+    add("--images", type=int, default=100, metavar="N", help="images to send (default: 100)")
     add(
         "--model", type=Path, metavar="DIR", help="artifact (default: EfficientNet-Lite0, exported)"
     )
-    add("--seconds", type=float, default=5, metavar="S", help="of a measurement (default: 5)")
+    add(
+        "--seconds", type=float, default=5, metavar="S", help="length of a measurement (default: 5)"
+    )
     add("--rounds", type=int, default=3, metavar="N", help="the median counts (default: 3)")
-    add("--only", nargs="+", metavar="NAME", help="contenders that begin with one of these")
+    add("--only", nargs="+", metavar="NAME", help="only contenders with these prefixes")
     interpreters.add_option(parser, [server.name for server in PEERS])
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
@@ -79,17 +79,17 @@ def parse() -> argparse.Namespace:
 
 
 def export(folder: Path) -> Path:
-    """EfficientNet-Lite0 with ImageNet's 1,000 classes, as an artifact."""
+    """Write EfficientNet-Lite0 with ImageNet's 1,000 classes as an artifact; return its folder."""
     words = ["export", "--backbone", "efficientnet_lite0", "--output", str(folder)]
     own = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-m", "image_classification", *words]
     if subprocess.run(command, env=own).returncode:
-        raise SystemExit("no model to serve: give --model, an artifact's folder")
+        raise SystemExit("no model to serve: give --model, the folder of an artifact")
     return folder
 
 
 def collect_photographs(args: argparse.Namespace) -> str:
-    """Put what is sent into `args.folder / "photos"`; what that is, for people."""
+    """Put the photographs to send into `args.folder / "photos"`; return their description."""
     folder: Path = args.folder / "photos"
     folder.mkdir()
     if args.photos is None:
@@ -104,7 +104,7 @@ def collect_photographs(args: argparse.Namespace) -> str:
 def measure(
     contenders: dict[str, tuple[Server, str, str]], args: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Name → the median of the rounds' figures."""
+    """Return name → median figures of the rounds."""
     seen: dict[str, list[dict[str, float]]] = {}
     for number in range(args.rounds):
         for name in ("floor", "in-process"):
@@ -120,7 +120,7 @@ def measure(
 
 
 def bare(processes: int, args: argparse.Namespace) -> dict[str, float]:
-    """The floor's figures in so many processes."""
+    """Return the floor's figures with the given number of processes."""
     words = ["--model", str(args.model), "--photos", str(args.folder / "photos")]
     words += ["--processes", str(processes), "--seconds", str(args.seconds)]
     own = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
@@ -130,7 +130,7 @@ def bare(processes: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def visit(server: Server, python: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
-    """Start a server, measure it, end it."""
+    """Start a server, measure it and stop it."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         endpoint = Endpoint(server, python, kind, args.model.absolute(), args.cpus, Path(folder))
         try:
@@ -156,7 +156,7 @@ def visit(server: Server, python: str, kind: str, args: argparse.Namespace) -> d
 
 
 def warm_up(endpoint: Endpoint, photos: Path) -> None:
-    """Two seconds of requests, of which some are answered: some servers ping before they can."""
+    """Send requests for two seconds; some servers answer pings before they can predict."""
     for _ in range(20):
         client = start_client(endpoint.port, CLIENTS, 2, endpoint.server.path, photos)
         if finding(client)["answers"]:
@@ -165,7 +165,7 @@ def warm_up(endpoint: Endpoint, photos: Path) -> None:
 
 
 def faults(peak: float, args: argparse.Namespace) -> dict[str, object]:
-    """What our server does beside load, beyond its capacity and when its process dies."""
+    """Return our server's figures under load, beyond its capacity and when its process dies."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         place = Path(folder)
         model = args.model.absolute()

@@ -1,10 +1,8 @@
-"""A training step against a bare loop of the same network in the same framework.
+"""Compare a training step with a bare loop of the same network in the same framework.
 
-    scripts/benchmark training [--backend NAME]... [--backbone NAME] [--json]
-
-Both run in one process on the same batch in turns, so that whatever else the machine does meets
-both alike. The bare loop is what one writes in a notebook: forward, loss, gradients, SGD with
-momentum; ours adds the dropout, the samples' weights, weight decay and what else the protocol asks.
+Both run in one process on the same batch in turns, so that a busy machine slows both alike. The
+bare loop is what people write in a notebook: forward, loss, gradients, SGD with momentum. Ours adds
+dropout, sample weights, weight decay and the rest of the protocol.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Measure and print."""
     options = _options()
     from bare_steps.contenders import pair_of, problem  # not at the top: --help needs no package
 
@@ -56,15 +53,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--backend", action="append", help="default: all that are installed")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="a shared backbone")
     parser.add_argument("--size", type=int, default=224, help="side in pixels")
-    parser.add_argument("--batch", type=int, default=32, help="images a step")
-    parser.add_argument("--steps", type=int, default=3, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=7, help="turns of each")
+    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser.add_argument("--steps", type=int, default=3, help="steps per turn")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each kind")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser.parse_args()
 
 
 def _ratio(pair: dict[str, Contender], kind: str) -> float:
-    """How many times the images ours makes a second, or a CPU-second: the median of the turns."""
+    """Return images per second or CPU-second, ours to bare: the median of the turns."""
     turns = zip(getattr(pair["bare"], kind), getattr(pair["ours"], kind), strict=True)
     return statistics.median(bare / ours for bare, ours in turns)
 
@@ -78,7 +75,7 @@ def _row(contender: Contender, images: int) -> dict[str, float]:
 
 
 def table(result: dict[str, object]) -> str:
-    """The result for people."""
+    """Return the result as text."""
     lines = [str(result["machine"]), "", f"{'':20}{'images/s':>10}{'CPU-s/1,000':>13}{'first':>8}"]
     for name, row in result["contenders"].items():
         lines.append("{:20}{:10.1f}{:13.1f}{:8.1f}".format(name, *row.values()))

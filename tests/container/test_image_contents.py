@@ -44,13 +44,15 @@ def shell(image: str, script: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_size_is_bounded(kind: str, record_figure: Callable[[str, str], None]) -> None:
+def test_the_image_is_not_larger_than_its_limit(
+    kind: str, record_figure: Callable[[str, str], None]
+) -> None:
     megabytes = inspect("image", IMAGES[kind])["Size"] / 1e6
     record_figure(f"size of {IMAGES[kind]}", f"{megabytes:.0f} MB, bound {MAX_MEGABYTES[kind]} MB")
     assert megabytes <= MAX_MEGABYTES[kind]
 
 
-def test_labels_entry_point_and_command_are_what_the_platform_reads(kind: str) -> None:
+def test_labels_entry_point_and_command_are_those_the_platform_expects(kind: str) -> None:
     config = inspect("image", IMAGES[kind])["Config"]
     labels = config["Labels"]
     assert labels["com.amazonaws.sagemaker.capabilities.multi-models"] == "true"
@@ -94,7 +96,7 @@ def test_the_serve_image_has_no_training_framework(kind: str) -> None:
         "find /opt/venv -name '*.h' -o -name '*.a' -o -name '*.c' -o -name '*.cpp'",
     ],
 )
-def test_nothing_of_the_build_is_left(kind: str, leftover: str) -> None:
+def test_no_build_tool_or_cache_is_in_the_image(kind: str, leftover: str) -> None:
     assert shell(IMAGES[kind], f"{leftover} 2>/dev/null; true") == []
 
 
@@ -127,7 +129,7 @@ def test_the_dockerfiles_never_ask_a_public_registry_for_a_frontend() -> None:
         assert "# syntax" not in path.read_text()
 
 
-def test_pretrained_weights_are_baked_as_safetensors_with_their_license() -> None:
+def test_the_image_has_pretrained_weights_as_safetensors_with_their_license() -> None:
     for backend in BACKENDS:
         names = shell(train_image(backend), "ls /opt/image-classification/weights")
         assert names == ["LICENSE", "efficientnet_lite0.safetensors"], Path(backend)

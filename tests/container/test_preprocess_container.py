@@ -14,7 +14,7 @@ from tests.contract.test_preprocess import tree_of, write_processing_job
 HOSTS = {"one": ["algo-1"], "first": ["algo-1", "algo-2"], "second": ["algo-1", "algo-2"]}
 
 
-def test_a_processing_job_on_two_hosts_writes_together_what_one_host_writes(
+def test_two_hosts_of_a_processing_job_write_the_same_files_as_one(
     image: str, write_class_folders: ClassFolders, tmp_path: Path
 ) -> None:
     outputs = {}
@@ -37,7 +37,7 @@ def test_a_processing_job_on_two_hosts_writes_together_what_one_host_writes(
     assert first | second == alone
 
 
-def test_every_format_is_written_by_the_image(
+def test_the_image_writes_every_format(
     image: str, write_class_folders: ClassFolders, tmp_path: Path
 ) -> None:
     images = write_class_folders(tmp_path / "images")
@@ -55,7 +55,7 @@ def test_every_format_is_written_by_the_image(
         assert (output / "findings.html").is_file()
 
 
-def test_the_image_has_what_segmented_records_need(
+def test_the_image_can_write_segmented_records(
     image: str, write_class_folders: ClassFolders, tmp_path: Path
 ) -> None:
     images = write_class_folders(tmp_path / "images")
@@ -69,7 +69,7 @@ def test_the_image_has_what_segmented_records_need(
     assert layout is not None and layout.interval
 
 
-def test_im2rec_in_the_image_writes_the_bytes_that_it_writes_elsewhere(
+def test_im2rec_writes_the_same_bytes_in_the_image_and_outside(
     image: str, write_class_folders: ClassFolders, tmp_path: Path
 ) -> None:
     write_class_folders(tmp_path / "in" / "images")

@@ -18,7 +18,7 @@ trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 """
 
 
-def test_the_readmes_docker_commands_end_with_a_labeled_answer(
+def test_the_readmes_docker_commands_end_with_a_labeled_prediction(
     image: str, serve_image: str, tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     classes = ("daisy", "dandelion", "roses")

@@ -26,7 +26,7 @@ def photo(trained: Path) -> bytes:
     return next(folder.iterdir()).read_bytes()
 
 
-def test_a_container_without_rights_on_a_read_only_root_answers_with_the_labels(
+def test_an_unprivileged_container_with_a_read_only_root_returns_labels(
     serve_image: str, trained: Path, photo: bytes, record_figure: Callable[[str, str], None]
 ) -> None:
     with serving(serve_image, trained / "model") as server:
@@ -40,14 +40,14 @@ def test_a_container_without_rights_on_a_read_only_root_answers_with_the_labels(
         )
 
 
-def test_no_argument_serves(serve_image: str, trained: Path) -> None:
+def test_the_serve_image_serves_without_an_argument(serve_image: str, trained: Path) -> None:
     mount = ["-v", f"{trained / 'model'}:/opt/ml/model:ro"]
     with running(serve_image, options=mount) as container:
         container.wait_for("(?i)serving|listening", 30)
         assert container.stop(30) == 0
 
 
-def test_the_port_of_sagemaker_bind_to_port_is_used(serve_image: str, trained: Path) -> None:
+def test_sagemaker_bind_to_port_sets_the_port(serve_image: str, trained: Path) -> None:
     options = ["-v", f"{trained / 'model'}:/opt/ml/model:ro", "-e", "SAGEMAKER_BIND_TO_PORT=9000"]
     code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/ping').status)"
     with running(serve_image, "serve", options=options) as container:
@@ -57,7 +57,7 @@ def test_the_port_of_sagemaker_bind_to_port_is_used(serve_image: str, trained: P
         assert done.stdout.strip() == "200"
 
 
-def test_a_crowd_of_large_photographs_stays_within_400_mb(
+def test_many_large_photographs_at_once_stay_within_400_mb(
     serve_image: str, trained: Path, photo: bytes, tmp_path: Path
 ) -> None:
     large = _photograph(4000, 3000, tmp_path)
@@ -81,7 +81,7 @@ def _photograph(width: int, height: int, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_sigterm_answers_the_requests_that_run_and_ends_with_code_0(
+def test_sigterm_finishes_running_requests_and_exits_with_code_0(
     serve_image: str, trained: Path, tmp_path: Path
 ) -> None:
     large = _photograph(4000, 3000, tmp_path)
@@ -102,7 +102,7 @@ def test_sigterm_answers_the_requests_that_run_and_ends_with_code_0(
     assert [answer.status for answer in answers] == [200] * 4
 
 
-def test_the_page_is_off_where_the_platform_runs_the_image(serve_image: str, trained: Path) -> None:
+def test_the_page_is_off_on_the_platform(serve_image: str, trained: Path) -> None:
     with serving(serve_image, trained / "model") as server:
         for path in ("/", "/page.js"):
             assert server.get(path).status == 404
@@ -114,7 +114,7 @@ def test_the_page_is_off_where_the_platform_runs_the_image(serve_image: str, tra
         assert server.get("/page.js").status == server.get("/page.css").status == 200
 
 
-def test_a_transform_job_asks_what_to_send_and_sends_several_images(
+def test_a_transform_job_reads_the_execution_parameters_and_sends_several_images(
     serve_image: str, trained: Path, photo: bytes
 ) -> None:
     given = ["SAGEMAKER_BATCH=true", "IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER=true"]
@@ -135,7 +135,7 @@ def test_a_transform_job_asks_what_to_send_and_sends_several_images(
         assert single.status == 200 and list(json.loads(single.body)) == ["error"]
 
 
-def test_own_handlers_answer_in_the_image_as_it_is(
+def test_own_handlers_run_in_the_unchanged_image(
     serve_image: str, trained: Path, photo: bytes, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
@@ -153,7 +153,7 @@ def test_own_handlers_answer_in_the_image_as_it_is(
         assert (answer.status, json.loads(answer.body)) == (200, [classes])
 
 
-def test_a_model_that_is_not_one_ends_the_container_with_a_sentence(
+def test_an_invalid_model_ends_the_container_with_a_message(
     serve_image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
@@ -163,14 +163,14 @@ def test_a_model_that_is_not_one_ends_the_container_with_a_sentence(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_the_serve_image_says_which_image_trains(serve_image: str) -> None:
+def test_train_in_the_serve_image_names_the_train_image(serve_image: str) -> None:
     done = run(serve_image, "train")
     assert done.returncode == 2
     assert "image-classification-train" in done.stderr
 
 
 @pytest.mark.shared
-def test_every_hard_image_is_answered_as_its_manifest_says(
+def test_every_hard_image_gets_the_status_in_its_manifest(
     serve_image: str, trained: Path, shared: Path
 ) -> None:
     hard = shared / "data" / "hard"

@@ -37,7 +37,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_overload_is_refused_with_503_and_pings_are_answered_meanwhile(
+def test_overload_gets_503_and_pings_are_still_answered(
     serve_image: str, trained: Path, large: bytes
 ) -> None:
     options = [*SMALL, "--cpus", "0.5", *setting("SAGEMAKER_MODEL_JOB_QUEUE_SIZE", "4")]
@@ -56,7 +56,7 @@ def test_overload_is_refused_with_503_and_pings_are_answered_meanwhile(
         assert server.invoke(large, Content_Type="image/jpeg").status == 200
 
 
-def test_a_crowd_of_unfinished_large_bodies_does_not_exceed_the_memory(
+def test_many_unfinished_large_bodies_stay_within_the_memory(
     serve_image: str, trained: Path, photo: bytes
 ) -> None:
     with serving(serve_image, trained / "model", SMALL) as server:
@@ -78,9 +78,7 @@ def test_a_crowd_of_unfinished_large_bodies_does_not_exceed_the_memory(
             assert time.monotonic() < deadline, server.container.log()
 
 
-def test_docker_stop_answers_those_who_wait_in_the_queue(
-    serve_image: str, trained: Path, large: bytes
-) -> None:
+def test_docker_stop_answers_queued_requests(serve_image: str, trained: Path, large: bytes) -> None:
     with serving(serve_image, trained / "model", [*HARDENED, "--cpus", "0.5"]) as server:
         callers = [Caller(server) for _ in range(8)]
         for caller in callers:
@@ -93,7 +91,7 @@ def test_docker_stop_answers_those_who_wait_in_the_queue(
             caller.close()
 
 
-def test_a_killed_worker_is_replaced_and_the_container_stays(
+def test_a_killed_worker_is_replaced_and_the_container_keeps_running(
     serve_image: str, trained: Path, photo: bytes
 ) -> None:
     kill = (
@@ -106,7 +104,7 @@ def test_a_killed_worker_is_replaced_and_the_container_stays(
         assert server.container.is_running()
 
 
-def test_slow_callers_are_told_408_by_a_container_on_a_read_only_root(
+def test_slow_clients_get_408_from_a_container_with_a_read_only_root(
     serve_image: str, trained: Path
 ) -> None:
     options = [*HARDENED, *setting("IMAGE_CLASSIFICATION_READ_TIMEOUT", "1")]

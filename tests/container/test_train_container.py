@@ -29,7 +29,7 @@ PHOTOGRAPHS_JOB = {
 
 
 @pytest.mark.shared
-def test_the_readmes_path_from_class_folders_to_answers_runs_in_containers_without_a_network(
+def test_class_folders_become_predictions_in_containers_without_a_network(
     image: str, serve_image: str, flowers: Path, tmp_path: Path
 ) -> None:
     processing = tmp_path / "processing"
@@ -65,7 +65,7 @@ def test_class_folders_train_as_well_as_records(image: str, flowers: Path, tmp_p
     assert max(map(float, accuracies)) > 0.6
 
 
-def test_no_argument_trains_and_chmod_passes_through_as_sdk_v3_needs(
+def test_the_train_image_trains_without_an_argument_and_runs_chmod_for_sdk_v3(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     given = HYPERPARAMETERS | {"epochs": 1}
@@ -80,7 +80,7 @@ def test_no_argument_trains_and_chmod_passes_through_as_sdk_v3_needs(
     assert secret.stat().st_mode & 0o777 == 0o777
 
 
-def test_results_of_a_root_container_can_be_changed_and_removed_by_anybody(trained: Path) -> None:
+def test_everybody_can_change_and_remove_the_results_of_a_root_container(trained: Path) -> None:
     results = (trained / "model", trained / "output" / "data")
     written = [path for folder in results for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 5
@@ -88,7 +88,7 @@ def test_results_of_a_root_container_can_be_changed_and_removed_by_anybody(train
         assert path.stat().st_mode & 0o666 == 0o666, path
 
 
-def test_a_container_of_the_callers_own_user_leaves_files_of_that_user(
+def test_a_container_run_as_the_user_leaves_files_that_the_user_owns(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
@@ -103,7 +103,7 @@ def test_a_container_of_the_callers_own_user_leaves_files_of_that_user(
     assert owners == {1234}
 
 
-def test_a_users_mistake_exits_2_and_leaves_the_sentence_in_the_failure_file(
+def test_a_users_mistake_exits_2_with_the_message_in_the_failure_file(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     base = write_job(tmp_path / "ml", {"optimiser": "sgd"}, channels)
@@ -115,7 +115,7 @@ def test_a_users_mistake_exits_2_and_leaves_the_sentence_in_the_failure_file(
     assert not list((base / "model").iterdir())
 
 
-def test_a_small_job_fits_in_1_gb_and_the_cpu_limit_is_seen(
+def test_a_small_job_fits_in_1_gb_and_respects_the_cpu_limit(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
@@ -191,7 +191,7 @@ def test_the_train_image_also_serves_what_it_trained(image: str, trained: Path) 
     assert answer["predicted_label"] == "green"  # type: ignore[index]
 
 
-def test_pipe_mode_reads_one_fifo_an_epoch_through_a_mounted_volume(
+def test_pipe_mode_reads_one_fifo_per_epoch_from_a_mounted_volume(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     base = pipe_job(tmp_path / "ml", channels, epochs=3, passes=3)
@@ -202,7 +202,7 @@ def test_pipe_mode_reads_one_fifo_an_epoch_through_a_mounted_volume(
     assert measured["validation"]["accuracy"] > 0.6
 
 
-def test_an_augmented_manifest_beside_its_images_is_a_channel(
+def test_an_augmented_manifest_next_to_its_images_is_a_channel(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:
     names = ("blue", "green", "red")

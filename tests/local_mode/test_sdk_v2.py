@@ -50,7 +50,7 @@ def fitted(
     return Fitted(job, fit(job, file_uris(folders)), root)
 
 
-def test_the_sdks_environment_holds_no_deep_learning_framework() -> None:
+def test_the_sdks_environment_has_no_deep_learning_framework() -> None:
     for name in ("torch", "tensorflow", "mxnet", "image_classification"):
         assert importlib.util.find_spec(name) is None, f"{name} is installed beside the SDK"
 
@@ -63,7 +63,7 @@ def test_fit_trains_on_class_folders_with_hyperparameters_of_each_type(fitted: F
     assert {"manifest.json", "labels.json", "model.onnx"} <= members(fitted.output / "model.tar.gz")
 
 
-def test_an_endpoint_of_the_serve_image_names_each_images_class(
+def test_an_endpoint_with_the_serve_image_names_the_class_of_each_image(
     fitted: Fitted,
     serve_image: str,
     folders: dict[str, Path],
@@ -92,7 +92,7 @@ def test_an_endpoint_of_the_serve_image_names_each_images_class(
         urllib.request.urlopen(f"http://127.0.0.1:{free_port}/ping", timeout=5)
 
 
-def test_a_transformer_answers_each_file_of_a_folder(
+def test_a_transformer_predicts_each_file_in_a_folder(
     fitted: Fitted, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """With the train image, which can serve too; and without its default strategy, MultiRecord,
@@ -114,7 +114,7 @@ def test_a_transformer_answers_each_file_of_a_folder(
 @pytest.mark.parametrize(
     ("strategy", "split_type"), [(None, None), ("MultiRecord", "Line"), ("SingleRecord", "Line")]
 )
-def test_a_transformer_sends_several_images_in_a_request(
+def test_a_transformer_sends_several_images_per_request(
     fitted: Fitted,
     serve_image: str,
     folders: dict[str, Path],
@@ -150,7 +150,7 @@ def test_a_transformer_sends_several_images_in_a_request(
     assert list(said[-1]) == ["error"]
 
 
-def test_a_transform_job_goes_on_after_what_is_no_image(
+def test_a_transform_job_continues_after_a_file_that_is_not_an_image(
     fitted: Fitted, serve_image: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "input").mkdir()
@@ -169,7 +169,7 @@ def test_a_transform_job_goes_on_after_what_is_no_image(
     assert answers == {".DS_Store.out": ["error"], "red.jpg.out": ["prediction"]}
 
 
-def test_a_job_goes_on_from_the_model_of_an_earlier_one(
+def test_a_job_starts_from_the_model_of_an_earlier_job(
     fitted: Fitted, folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
     session = local_session(tmp_path / "root", 0)
@@ -186,7 +186,7 @@ def test_a_job_goes_on_from_the_model_of_an_earlier_one(
     assert best_accuracy(log) == pytest.approx(best_accuracy(fitted.log), abs=0.07)
 
 
-def test_values_in_json_quotes_are_read_as_without(
+def test_values_in_json_quotes_equal_values_without(
     folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
     """With a source_dir, the SDK writes every value as JSON and adds keys of its own."""
@@ -231,7 +231,7 @@ def test_a_users_own_script_runs_in_the_image(
     assert members(tmp_path / "model.tar.gz") == {"mine.txt"}
 
 
-def test_two_instances_leave_one_model(
+def test_two_instances_write_one_model(
     folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
     session = local_session(tmp_path / "root", 0)
@@ -241,7 +241,7 @@ def test_two_instances_leave_one_model(
     assert {"manifest.json", "model.onnx"} <= members(tmp_path / "model.tar.gz")
 
 
-def test_a_failing_jobs_sentence_is_in_the_log_and_in_the_failure_file(
+def test_the_message_of_a_failing_job_is_in_the_log_and_in_the_failure_file(
     folders: dict[str, Path],
     train_image: str,
     tmp_path: Path,

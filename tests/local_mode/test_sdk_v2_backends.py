@@ -19,7 +19,7 @@ LABELS = ["blue", "green", "red"]
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.rpartition("-")[2])
-def test_a_job_changes_its_image_alone_and_its_model_is_deployed(
+def test_a_job_needs_only_another_image_and_its_model_can_be_deployed(
     image: str,
     serve_image: str,
     folders: dict[str, Path],

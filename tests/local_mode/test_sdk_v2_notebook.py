@@ -12,7 +12,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 
 
-def test_the_quickstart_notebook_leads_to_right_predictions(
+def test_the_quickstart_notebook_ends_with_correct_predictions(
     train_image: str,
     serve_image: str,
     free_port: int,

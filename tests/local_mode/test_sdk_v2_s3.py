@@ -63,7 +63,7 @@ def test_a_job_on_records_in_s3_uploads_its_archives(model_data: str) -> None:
     }
 
 
-def test_a_job_goes_on_from_a_model_in_s3(
+def test_a_job_starts_from_a_model_in_s3(
     session: LocalSession, inputs: dict[str, TrainingInput], model_data: str, train_image: str
 ) -> None:
     hyperparameters = HYPERPARAMETERS | {"epochs": 1, "learning_rate": 0.0}
@@ -77,7 +77,7 @@ def test_a_job_goes_on_from_a_model_in_s3(
     assert best_accuracy(fit(job, inputs)) > 0.9
 
 
-def test_a_transform_job_reads_images_from_s3_and_writes_answers_there(
+def test_a_transform_job_reads_images_from_s3_and_writes_predictions_to_s3(
     session: LocalSession,
     model_data: str,
     serve_image: str,

@@ -72,12 +72,12 @@ def trained(
     return train(tmp_path_factory.mktemp("v3") / "trained", train_image, folders)
 
 
-def test_the_sdks_environment_holds_no_deep_learning_framework() -> None:
+def test_the_sdks_environment_has_no_deep_learning_framework() -> None:
     for name in ("torch", "tensorflow", "mxnet", "image_classification"):
         assert importlib.util.find_spec(name) is None, f"{name} is installed beside the SDK"
 
 
-def test_a_model_trainer_trains_and_leaves_the_archive_where_the_sdk_says(trained: Trained) -> None:
+def test_a_model_trainer_writes_the_archive_where_the_sdk_expects_it(trained: Trained) -> None:
     for line in PARAMETER_LINES:
         assert line in trained.log
     assert best_accuracy(trained.log) > 0.9
@@ -86,7 +86,7 @@ def test_a_model_trainer_trains_and_leaves_the_archive_where_the_sdk_says(traine
     assert not left & {"algo-1", "input", "shared"}, "the SDK could not delete a job's files"
 
 
-def test_the_sdks_clean_up_of_roots_files_runs_chmod_in_our_image(
+def test_the_sdk_cleans_up_files_of_root_with_chmod_in_our_image(
     train_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is not root cannot delete what Docker made; here the first refusal is played."""
@@ -106,7 +106,7 @@ def test_the_sdks_clean_up_of_roots_files_runs_chmod_in_our_image(
     assert modes == [0o600, 0o777] and not folder.exists()
 
 
-def test_the_local_session_serves_the_archive_and_names_each_images_class(
+def test_the_local_session_serves_the_archive_and_names_the_class_of_each_image(
     trained: Trained,
     serve_image: str,
     folders: dict[str, Path],
@@ -146,7 +146,7 @@ def test_the_local_session_serves_the_archive_and_names_each_images_class(
     client.delete_model("colors")
 
 
-def test_two_instances_leave_one_model(
+def test_two_instances_write_one_model(
     folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
     """The SDK says that the hosts' network is `ethwe`, which its containers do not have."""
@@ -155,7 +155,7 @@ def test_two_instances_leave_one_model(
     assert {"manifest.json", "model.onnx"} <= members(job.archive)
 
 
-def test_a_failing_jobs_sentence_is_in_the_log_and_in_the_failure_file(
+def test_the_message_of_a_failing_job_is_in_the_log_and_in_the_failure_file(
     folders: dict[str, Path],
     train_image: str,
     tmp_path: Path,

@@ -80,7 +80,7 @@ def phases_of(output: str) -> list[str]:
 
 
 @pytest.mark.timeout(1800)  # the images may have to be built from nothing
-def test_a_tag_builds_tests_and_pushes_both_images_under_its_version(
+def test_a_tag_builds_tests_and_pushes_both_images_as_its_version(
     codebuild: CodeBuild, registry: str, ecr: Any, remove_images: Callable[[str], None]
 ) -> None:
     remove_images("0.0.0-codebuild")
@@ -103,7 +103,7 @@ def test_a_tag_builds_tests_and_pushes_both_images_under_its_version(
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("trigger", ["", "branch/main"])
-def test_a_build_of_no_tag_builds_and_tests_and_pushes_nothing(
+def test_a_build_without_a_tag_tests_the_images_and_pushes_nothing(
     codebuild: CodeBuild,
     registry: str,
     remove_images: Callable[[str], None],
@@ -131,7 +131,7 @@ def test_a_tag_whose_tests_fail_is_not_pushed(
     assert "pushing" not in result.stdout
 
 
-def test_a_tag_whose_role_may_not_log_in_ends_before_anything_is_built(
+def test_a_role_that_cannot_log_in_fails_before_the_build(
     codebuild: CodeBuild,
 ) -> None:
     result = codebuild(
@@ -142,14 +142,14 @@ def test_a_tag_whose_role_may_not_log_in_ends_before_anything_is_built(
     assert phases_of(result.stdout) == ["install", "pre_build"]
 
 
-def test_without_privileged_mode_the_build_says_so(codebuild: CodeBuild) -> None:
+def test_without_privileged_mode_the_build_fails_with_a_hint(codebuild: CodeBuild) -> None:
     result = codebuild(DOCKER_HOST="unix:///nowhere/docker.sock")
     assert result.returncode != 0
     assert "switch on privileged mode" in result.stderr
     assert phases_of(result.stdout) == ["install"]
 
 
-def test_every_target_that_the_buildspec_makes_is_in_the_makefile(
+def test_every_target_in_the_buildspec_exists_in_the_makefile(
     buildspec: dict[str, Any],
 ) -> None:
     text = json.dumps(buildspec["phases"])

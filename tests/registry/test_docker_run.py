@@ -58,7 +58,7 @@ def train(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
-def test_a_users_class_folders_become_an_artifact_that_belongs_to_the_user(
+def test_class_folders_become_an_artifact_that_the_user_owns(
     folder: Path, class_folders: Path, environment: dict[str, str]
 ) -> None:
     home = folder / "home"
@@ -78,7 +78,7 @@ def test_a_users_class_folders_become_an_artifact_that_belongs_to_the_user(
     assert (output / "output" / "data" / "validation-predictions.jsonl").exists()
 
 
-def test_channels_are_taken_as_they_are(tmp_path: Path, trained: Path) -> None:
+def test_channels_are_used_without_preprocessing(tmp_path: Path, trained: Path) -> None:
     result = train(tmp_path / "run", trained / "channels", *JOB)
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "run" / "channels").exists()
@@ -95,7 +95,7 @@ def test_train_can_be_the_name_of_a_class(
     assert "train" in json.dumps(labels)
 
 
-def test_the_jobs_exit_code_and_failure_file_come_out_with_every_character_of_a_value(
+def test_a_failing_job_returns_its_exit_code_and_failure_file_with_values_unchanged(
     tmp_path: Path, trained: Path
 ) -> None:
     value = r'a "quoted\" value, 100 %'
@@ -137,7 +137,9 @@ def test_a_signal_reaches_the_job(
     assert f"train-local-{process.pid}" not in docker("ps", "--all", "--format", "{{.Names}}")
 
 
-def test_an_output_that_holds_something_is_left_alone(tmp_path: Path, trained: Path) -> None:
+def test_an_output_folder_with_files_is_refused_and_unchanged(
+    tmp_path: Path, trained: Path
+) -> None:
     (tmp_path / "mine").write_text("precious")
     result = train(tmp_path, trained / "channels", *JOB)
     assert result.returncode == 2
@@ -154,7 +156,7 @@ def test_an_output_that_holds_something_is_left_alone(tmp_path: Path, trained: P
         (["/tmp"], {"DEVICE": "tpu"}, "ClientError: DEVICE=tpu: expected cpu or cuda"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_written(
+def test_a_wrong_argument_fails_before_anything_is_written(
     tmp_path: Path, arguments: list[str], settings: dict[str, str], reason: str
 ) -> None:
     result = train(tmp_path / "run", *arguments, **settings)
@@ -195,7 +197,7 @@ class Server:
         return docker("ps", "--quiet", "--filter", f"publish={self.port}")
 
 
-def test_an_artifact_is_served_with_no_more_rights_than_it_needs(
+def test_the_serving_container_is_read_only_and_unprivileged(
     trained: Path, class_folders: Path
 ) -> None:
     server = Server(trained)
@@ -220,7 +222,7 @@ def test_an_artifact_is_served_with_no_more_rights_than_it_needs(
     assert not server.container
 
 
-def test_an_archive_is_served_too(tmp_path: Path, trained: Path, jpeg: bytes) -> None:
+def test_serve_local_accepts_an_archive(tmp_path: Path, trained: Path, jpeg: bytes) -> None:
     archive = tmp_path / "model.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for path in (trained / "model").iterdir():

@@ -32,7 +32,7 @@ def images(tmp_path: Path, registry: str, remove_images: Callable[[str], None]) 
     return names
 
 
-def test_after_login_and_create_repository_both_images_are_pushed_and_come_back_by_digest(
+def test_after_login_and_create_repository_both_images_can_be_pushed_and_pulled_by_digest(
     make: Run, registry: str, images: dict[str, str], environment: dict[str, str], password: str
 ) -> None:
     result = make("login", "create-repository", "push", REGISTRY=registry, VERSION=VERSION)
@@ -53,7 +53,7 @@ def test_after_login_and_create_repository_both_images_are_pushed_and_come_back_
         docker("image", "rm", by_digest)
 
 
-def test_push_without_a_login_is_refused_and_names_make_login(
+def test_push_without_a_login_fails_and_suggests_make_login(
     make: Run, registry: str, images: dict[str, str]
 ) -> None:
     result = make("push", REGISTRY=registry, VERSION=VERSION)
@@ -63,7 +63,7 @@ def test_push_without_a_login_is_refused_and_names_make_login(
     assert "image_uri" not in result.stdout
 
 
-def test_an_image_that_is_not_built_is_named_and_the_other_one_is_pushed(
+def test_push_reports_a_missing_image_and_pushes_the_other_one(
     make: Run, registry: str, images: dict[str, str]
 ) -> None:
     docker("image", "rm", images["train"])
@@ -77,14 +77,14 @@ def test_an_image_that_is_not_built_is_named_and_the_other_one_is_pushed(
     assert "image-classification-train" not in result.stdout
 
 
-def test_nothing_built_is_an_error_that_names_make_build(make: Run, registry: str) -> None:
+def test_push_without_images_suggests_make_build(make: Run, registry: str) -> None:
     result = make("push", REGISTRY=registry, VERSION="0.0.0-never-built")
     assert result.returncode != 0
     assert "ClientError: nothing to push" in result.stderr
     assert "run make build" in result.stderr
 
 
-def test_repositories_are_made_once_with_immutable_tags_and_scanning(
+def test_repositories_are_created_once_with_immutable_tags_and_scanning(
     make: Run, registry: str, ecr: Any
 ) -> None:
     team = f"{registry}/vision"
@@ -101,7 +101,7 @@ def test_repositories_are_made_once_with_immutable_tags_and_scanning(
 
 
 @pytest.mark.parametrize("target", ["login", "create-repository", "push"])
-def test_no_region_is_an_error_that_says_how_to_give_one(
+def test_a_missing_region_is_an_error_that_tells_how_to_set_it(
     make: Run, images: dict[str, str], target: str
 ) -> None:
     result = make(target, VERSION=VERSION, AWS_REGION="")
@@ -109,7 +109,7 @@ def test_no_region_is_an_error_that_says_how_to_give_one(
     assert "ClientError: no AWS region: give REGION=" in result.stderr
 
 
-def test_a_registry_in_another_region_than_region_is_refused(make: Run) -> None:
+def test_a_registry_in_another_region_is_refused(make: Run) -> None:
     result = make(
         "login", REGION="eu-west-1", REGISTRY="1" * 12 + ".dkr.ecr.us-east-1.amazonaws.com"
     )
@@ -120,7 +120,7 @@ def test_a_registry_in_another_region_than_region_is_refused(make: Run) -> None:
 @pytest.mark.parametrize(
     ("region", "domain"), [("eu-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")]
 )
-def test_the_default_registry_is_ecr_of_the_account_in_the_region(
+def test_the_default_registry_is_the_accounts_ecr_in_the_region(
     environment: dict[str, str], region: str, domain: str
 ) -> None:
     show = ["bash", "-euc", '. scripts/registry-name; find_registry; echo "$REGISTRY"']
@@ -130,7 +130,7 @@ def test_the_default_registry_is_ecr_of_the_account_in_the_region(
     assert result.stdout == f"123456789012.dkr.ecr.{region}.{domain}\n", result.stderr
 
 
-def test_a_version_that_no_tag_can_hold_is_refused(make: Run) -> None:
+def test_a_version_that_is_not_a_valid_tag_is_refused(make: Run) -> None:
     result = make("push", VERSION="release/1.0")
     assert result.returncode != 0
     assert "ClientError: VERSION=release/1.0" in result.stderr

@@ -25,7 +25,7 @@ def validate(path: Path) -> None:
     assert error is None, f"{path}: {error}"
 
 
-def test_both_images_sboms_are_valid_cyclonedx_and_name_what_the_images_hold(make: Run) -> None:
+def test_the_sboms_of_both_images_are_valid_cyclonedx_and_list_their_packages(make: Run) -> None:
     shutil.rmtree(SBOMS, ignore_errors=True)
     result = make("sbom")
     assert result.returncode == 0, result.stderr
@@ -44,7 +44,7 @@ def test_both_images_sboms_are_valid_cyclonedx_and_name_what_the_images_hold(mak
         assert (SBOMS / folder / "system-licenses" / "libc6.txt").exists()
 
 
-def test_without_an_image_there_is_no_sbom(make: Run) -> None:
+def test_without_images_sbom_is_an_error(make: Run) -> None:
     result = make("sbom", VERSION="0.0.0-never-built")
     assert result.returncode != 0
     assert "ClientError: no image of VERSION=0.0.0-never-built" in result.stderr

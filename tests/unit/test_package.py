@@ -67,7 +67,7 @@ def test_the_containers_programs_run_the_package(program: str) -> None:
     assert f"image-classification {path.name}" in done.stdout
 
 
-def test_every_pin_says_why_it_is_there() -> None:
+def test_every_pin_has_a_reason() -> None:
     text = (REPOSITORY / "pyproject.toml").read_text()
     for line in text.splitlines():
         if re.match(r'\s+"[a-z0-9-]+(==|>=)', line):
@@ -77,7 +77,7 @@ def test_every_pin_says_why_it_is_there() -> None:
 @pytest.mark.parametrize(
     "notebook", sorted(REPOSITORY.glob("notebooks/*.ipynb")), ids=lambda p: p.name
 )
-def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
+def test_notebooks_have_no_outputs(notebook: Path) -> None:
     for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
@@ -98,7 +98,7 @@ def test_a_command_is_parsed_without_importing_the_others() -> None:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "rec2idx", "weights", "describe"])
-def test_a_command_is_found_in_its_own_module_and_in_the_whole(command: str) -> None:
+def test_a_command_is_found_with_and_without_its_name_given(command: str) -> None:
     for name in (command, None):
         choices = next(a.choices for a in parser(name)._actions if a.choices)
         assert choices and command in choices

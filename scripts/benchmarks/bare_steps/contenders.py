@@ -19,7 +19,7 @@ RATE, MOMENTUM = 0.01, 0.9
 
 @dataclass
 class Contender:
-    """One kind of step and what its turns took."""
+    """One kind of step and the times of its turns."""
 
     step: Callable[[], float]
     finish: Callable[[], None]
@@ -28,7 +28,7 @@ class Contender:
     cpu: list[float] = field(default_factory=list)
 
     def turn(self, steps: int) -> None:
-        """Some steps, timed together."""
+        """Run `steps` steps and record their time."""
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self.step()
@@ -49,7 +49,7 @@ def problem(backbone: str, size: int, count: int) -> tuple[ModelSpec, Batch]:
 
 
 def pair_of(name: str, spec: ModelSpec, batch: Batch) -> dict[str, Contender]:
-    """Our step and the bare one, both warm."""
+    """Return our step and the bare one, both after a first run."""
     world = World(threads=framework_threads())
     engine = backends.load(name, world.threads).build(spec, OptimizerSpec(momentum=MOMENTUM), world)
     module = importlib.import_module(f"bare_steps.{name}")

@@ -1,4 +1,4 @@
-"""The loop that one writes in Gluon: a hybridised network, autograd, a Trainer."""
+"""The usual loop in Gluon: a hybridized network, autograd, a Trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:
-    """A step on always the same batch; it returns the loss."""
+    """Return a step on the same batch each time; it returns the loss."""
     graph = model.build(spec)
     network = gluon.SymbolBlock(graph.features, [mx.sym.var(model.IMAGES)])
     first = {name: initial_tensor(name, shape, 0) for name, shape in graph.shapes.items()}
@@ -46,5 +46,5 @@ def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callab
 
 
 def finish() -> None:
-    """Wait for what MXNet does in the background: a loss is known before its gradients are."""
+    """Wait for MXNet's background work: it knows a loss before the gradients."""
     mx.nd.waitall()

@@ -1,4 +1,4 @@
-"""The loop that one writes in TensorFlow, with Keras's optimizer."""
+"""The usual loop in TensorFlow, with Keras's optimizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:
-    """A step on always the same batch; it returns the loss."""
+    """Return a step on the same batch each time; it returns the loss."""
     classifier = model.build(spec)
     learning = [weight.variable for weight in classifier.weights.values() if weight.learns]
     optimizer = keras.optimizers.SGD(rate, momentum)

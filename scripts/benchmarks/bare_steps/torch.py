@@ -1,4 +1,4 @@
-"""The loop that one writes in PyTorch."""
+"""The usual loop in PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from image_classification.samples import Batch
 
 
 def build(spec: ModelSpec, batch: Batch, rate: float, momentum: float) -> Callable[[], float]:
-    """A step on always the same batch; it returns the loss."""
+    """Return a step on the same batch each time; it returns the loss."""
     classifier = model.build(spec).train()
     optimizer = torch.optim.SGD(classifier.parameters(), rate, momentum)
 

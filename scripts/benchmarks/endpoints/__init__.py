@@ -1,1 +1,1 @@
-"""The servers that the serving benchmark compares, and what drives and watches them."""
+"""The servers of the serving benchmark, their client and their measurement."""

@@ -1,4 +1,4 @@
-"""BentoML with one worker for each CPU."""
+"""BentoML with one worker per CPU."""
 
 import os
 from pathlib import Path
@@ -12,12 +12,9 @@ Jpeg = Annotated[Path, bentoml.validators.ContentType("image/jpeg")]
 
 @bentoml.service(workers=int(os.environ["BENCHMARK_CPUS"]), traffic={"timeout": 60})
 class Classifier:
-    """One image in, probabilities out."""
-
     def __init__(self) -> None:
         self.model = predictor.load()
 
     @bentoml.api(route="/invocations")
     def predict(self, image: Jpeg, /) -> list[float]:
-        """The probabilities."""
         return self.model(image.read_bytes())

@@ -43,7 +43,7 @@ class Finding:
     longest_gap: float = 0.0
 
     def summary(self) -> dict[str, object]:
-        """For JSON: milliseconds and answers a second."""
+        """Return the figures for JSON: milliseconds and responses per second."""
         ordered = sorted(self.latencies)
         refused = sorted(self.refusals)
         return {
@@ -63,7 +63,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 class _Caller:
-    """One connection and the request it waits for."""
+    """One connection and its current request."""
 
     def __init__(self, port: int, requests: list[bytes], number: int) -> None:
         self._address = ("127.0.0.1", port)
@@ -73,7 +73,7 @@ class _Caller:
         self.started = 0.0
 
     def open(self) -> bool:
-        """Connect; False if nobody listens."""
+        """Connect; return False if nothing listens."""
         try:
             self.socket = socket.create_connection(self._address, 10)
         except OSError:
@@ -82,7 +82,7 @@ class _Caller:
         return True
 
     def ask(self) -> bool:
-        """Send the next request; False if the connection is broken."""
+        """Send the next request; return False if the connection is broken."""
         assert self.socket is not None
         self._buffer.clear()
         request = self._requests[self._next % len(self._requests)]
@@ -95,13 +95,12 @@ class _Caller:
         return True
 
     def close(self) -> None:
-        """End the connection."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
 
     def receive(self) -> tuple[int, bool] | None:
-        """(status, whether the server closes) once the answer is whole; status 0: it broke."""
+        """Return (status, whether the server closes) of a complete response; status 0: broken."""
         assert self.socket is not None
         try:
             data = self.socket.recv(1 << 16)
@@ -189,13 +188,12 @@ def _start(caller: _Caller, poller: selectors.BaseSelector) -> bool:
 
 
 def invocation(path: str, body: bytes, content_type: str = "image/jpeg") -> bytes:
-    """A whole request that asks for a prediction."""
+    """Return the bytes of a request for a prediction."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def main() -> None:
-    """Measure as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--clients", type=int, required=True)

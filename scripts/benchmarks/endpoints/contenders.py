@@ -1,4 +1,4 @@
-"""Who takes part in the serving benchmark, which interpreter runs it, and how it is started."""
+"""The contenders of the serving benchmark, their interpreters and their start commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Server:
 
     @property
     def install(self) -> str:
-        """The command that makes the environment this benchmark looks for."""
+        """Return the command that makes the environment of this contender."""
         folder = CACHE / self.name
         java = "apt-get install --yes openjdk-17-jre-headless && " if self.needs_java else ""
         install = f"{folder}/bin/pip install {self.requirements} {_MODEL}"
@@ -66,7 +66,7 @@ PEERS = (
 
 
 def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Name → interpreter that has it, and name → the command that installs a missing one."""
+    """Return name → interpreter, and for missing ones name → install command."""
     found, skipped = {}, {}
     for server in PEERS:
         has_java = not server.needs_java or shutil.which("java")

@@ -1,4 +1,4 @@
-"""The bring-your-own-container sample as people copy it: Flask, a model in each gunicorn worker."""
+"""The usual bring-your-own-container sample: Flask, one model per gunicorn worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ predict = None
 
 @app.get("/ping")
 def ping() -> flask.Response:
-    """Whether the model is there."""
     global predict
     predict = predict or predictor.load()
     return flask.Response(status=200)
@@ -19,7 +18,6 @@ def ping() -> flask.Response:
 
 @app.post("/invocations")
 def invocations() -> flask.Response:
-    """One image."""
     global predict
     predict = predict or predictor.load()
     return flask.jsonify(predict(flask.request.data))

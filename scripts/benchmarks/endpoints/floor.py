@@ -17,7 +17,6 @@ from typing import Any
 
 
 def main() -> None:
-    """Measure as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
@@ -50,7 +49,7 @@ def main() -> None:
 def work(
     model: Path, photos: Path, seconds: float, number: int, barrier: Barrier, results: Any
 ) -> None:
-    """One process: images until the time is over."""
+    """Predict images in one process until the time is over."""
     from image_classification.artifact import open_artifact
     from image_classification.images.preprocessing import prepare
     from image_classification.serving.codec.accept import parse_accept

@@ -1,4 +1,4 @@
-"""The handler of TorchServe and of multi-model-server: both call `handle` with a batch of one."""
+"""The handler for TorchServe and multi-model-server: both call `handle` with a batch of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _predict = None
 
 
 def handle(data: list[dict[str, bytes]] | None, _: object) -> list[str] | None:
-    """Load at the first call, then answer each request."""
+    """Load the model at the first call; return the responses of a batch."""
     global _predict
     _predict = _predict or predictor.load()
     if data is None:

@@ -1,4 +1,4 @@
-"""LitServe with one worker for each CPU: `litserve_server.py PORT WORKERS`."""
+"""LitServe with one worker per CPU: `litserve_server.py PORT WORKERS`."""
 
 import sys
 from typing import Annotated
@@ -11,22 +11,16 @@ Image = Annotated[bytes, Body(media_type="image/jpeg")]
 
 
 class Api(litserve.LitAPI):
-    """One image in, probabilities out."""
-
     def setup(self, _: str) -> None:
-        """Load the model in a worker."""
         self.model = predictor.load()
 
     def decode_request(self, request: Image) -> bytes:
-        """The body is the image."""
         return request
 
     def predict(self, data: bytes) -> list[float]:
-        """The probabilities."""
         return self.model(data)
 
     def encode_response(self, probabilities: list[float]) -> dict[str, list[float]]:
-        """The answer."""
         return {"probabilities": probabilities}
 
 

@@ -1,4 +1,4 @@
-"""What only our server is asked: pings beside load, overload, a killed process, its start."""
+"""Figures of our server only: pings under load, overload, a killed process, start-up."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _pings_beside_half_open(endpoint: Endpoint, seconds: float) -> dict[str, obj
 
 
 def _overload(endpoint: Endpoint, photos: Path, peak: float, seconds: float) -> dict[str, object]:
-    """Four times as many requests a second as it can answer: who is refused comes again."""
+    """Send four times as many requests as the server can answer; refused clients retry."""
     clients = 4 * _WAITING
     retry = (clients - _WAITING) / ((OVERLOAD - 1) * peak)
     load = start_client(endpoint.port, clients, seconds + 2, "/invocations", photos, retry)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def load() -> object:
-    """A function: the bytes of an image file → probabilities as a list of floats."""
+    """Return a function from the bytes of an image file to its probabilities."""
     model = Path(os.environ["BENCHMARK_MODEL"])
     return _torch(model) if os.environ["BENCHMARK_KIND"] == "torch" else _onnx(model)
 

@@ -1,4 +1,4 @@
-"""A running contender: its processes' CPU time and memory, and the client that is sent to it."""
+"""A running contender: the CPU time and memory of its processes, and its client."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Endpoint:
         raise SystemExit(f"{self.server.name} did not answer its ping:\n{self.log()}")
 
     def log(self) -> str:
-        """The end of what it wrote."""
+        """Return the end of its output."""
         return (self.work / "log").read_text(errors="replace")[-3000:]
 
     def ping(self) -> int:
-        """The status of a ping; 0 without an answer."""
+        """Return the status of a ping; 0 without a response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", self.server.ping)
@@ -71,14 +71,14 @@ class Endpoint:
             connection.close()
 
     def processes(self) -> list[int]:
-        """The ids of its processes, the first one first."""
+        """Return the ids of its processes, the oldest first."""
         found, children = [self._process.pid], _children()
         for process in found:
             found += children.get(process, [])
         return found
 
     def cpu_seconds(self) -> float:
-        """CPU time of its processes so far."""
+        """Return the CPU seconds of its processes so far."""
         total = 0.0
         for process in self.processes():
             with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ class Endpoint:
         return total
 
     def megabytes(self) -> float:
-        """Memory of its processes: what they share counts once (PSS)."""
+        """Return the memory of its processes in MB; shared pages count once (PSS)."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(OSError):
@@ -96,11 +96,10 @@ class Endpoint:
         return total / 1024
 
     def kill_worker(self) -> None:
-        """kill -9 of the process that computes: the youngest one."""
+        """Kill the process that computes, the youngest one, with SIGKILL."""
         os.kill(self.processes()[-1], signal.SIGKILL)
 
     def close(self) -> None:
-        """End it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -124,7 +123,7 @@ def _environment(python: str, kind: str, model: Path, cpus: int, work: Path) -> 
 
 
 def _children() -> dict[int, list[int]]:
-    """Process → its children, oldest first."""
+    """Return process id → its children, oldest first."""
     children: dict[int, list[int]] = {}
     for entry in sorted(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
         with contextlib.suppress(OSError):
@@ -134,7 +133,7 @@ def _children() -> dict[int, list[int]]:
 
 
 def _free_port() -> int:
-    """A port with the two after it free, below 32,768: the Java servers take no other and more."""
+    """Return a port below 32,768 with two free ports after it, as the Java servers need."""
     for port in range(20_000 + os.getpid() % 1000 * 10, 32_000, 10):
         with contextlib.ExitStack() as stack:
             try:
@@ -149,7 +148,7 @@ def _free_port() -> int:
 def start_client(
     port: int, clients: int, seconds: float, path: str, photos: Path | None, retry: float = 0.05
 ) -> subprocess.Popen[str]:
-    """The client in its own process; `finding` reads what it saw."""
+    """Start the client in its own process; `finding` reads its result."""
     words = [sys.executable, str(HERE / "client.py"), "--port", str(port), "--path", path]
     words += ["--clients", str(clients), "--seconds", str(seconds), "--retry", str(retry)]
     words += ["--photos", str(photos)] if photos else []
@@ -157,7 +156,7 @@ def start_client(
 
 
 def finding(client: subprocess.Popen[str]) -> dict[str, object]:
-    """What a client saw."""
+    """Return a client's result."""
     output, _ = client.communicate()
     if client.returncode:
         raise SystemExit("the client failed")
@@ -166,7 +165,7 @@ def finding(client: subprocess.Popen[str]) -> dict[str, object]:
 
 @contextmanager
 def half_open(port: int, count: int) -> Iterator[None]:
-    """`count` connections that have sent half of a request's head and say no more."""
+    """Return `count` connections that have sent half of a request's head and stay silent."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))

@@ -1,4 +1,4 @@
-"""The serving benchmark's table, and which of the goals were reached."""
+"""The serving benchmark's table and its goals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WIDTHS = (28, 11, 10, 8, 9, 8, 8, 6, 9)
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Return the result as text."""
     rows = result["contenders"]
     lines = [str(result["machine"]), str(result["photographs"]), ""]
     lines.append("".join(f"{word:>{width}}" for word, width in zip(_HEAD, _WIDTHS, strict=True)))

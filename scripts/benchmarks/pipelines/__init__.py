@@ -1,1 +1,1 @@
-"""The contenders of the loader's benchmark, each a program of its own, and what runs them."""
+"""The contenders of the loader benchmark, each a separate program, and their driver."""

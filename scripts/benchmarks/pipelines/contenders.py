@@ -1,4 +1,4 @@
-"""Who takes part in the loader's benchmark, which interpreter runs it, and its process."""
+"""The contenders of the loader benchmark, their interpreters and processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pipeline:
 
     @property
     def install(self) -> str:
-        """The command that makes the environment this benchmark looks for."""
+        """Return the command that makes the environment of this contender."""
         folder = CACHE / self.library
         return f"python3.11 -m venv {folder} && {folder}/bin/pip install {self.requirements}"
 
@@ -75,7 +75,7 @@ PIPELINES = (
 
 
 def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Library → interpreter that has it, and module → the command that installs a missing one."""
+    """Return library → interpreter, and for missing ones module → install command."""
     found, skipped = {}, {}
     for pipeline in PIPELINES:
         chosen = interpreters.find(pipeline.library, [pipeline.imports], given)
@@ -87,7 +87,7 @@ def find_interpreters(given: dict[str, str]) -> tuple[dict[str, str], dict[str, 
 
 
 class Process:
-    """A contender's process, which waits between its passes."""
+    """A contender's process, which stays alive between passes."""
 
     def __init__(self, pipeline: Pipeline, interpreter: str, folder: Path) -> None:
         self.pipeline = pipeline
@@ -106,7 +106,7 @@ class Process:
         self.version: str = self._answer()["version"]
 
     def ask(self, order: dict[str, object]) -> dict[str, float]:
-        """Send an order and wait for the answer."""
+        """Send an order and return the answer."""
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return self._answer()
@@ -119,7 +119,6 @@ class Process:
         return json.loads(line)
 
     def close(self) -> None:
-        """End the process."""
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()

@@ -10,7 +10,6 @@ from worker import AREA, ASPECT, BATCH, SIZE, Crop, Job, serve
 
 @pipeline_def
 def random_crops(files: list[str], is_antialiased: bool) -> object:
-    """The work of an epoch."""
     content, _ = fn.readers.file(files=files, random_shuffle=True, name="reader")
     image = fn.decoders.image_random_crop(
         content, random_area=AREA, random_aspect_ratio=ASPECT, num_attempts=10
@@ -23,7 +22,6 @@ def random_crops(files: list[str], is_antialiased: bool) -> object:
 
 @pipeline_def
 def one_crop(crop: Crop, is_antialiased: bool) -> object:
-    """A given crop of a file."""
     path, top, left, height, width = crop
     content, _ = fn.readers.file(files=[path])
     image = fn.decoders.image_slice(
@@ -35,7 +33,7 @@ def one_crop(crop: Crop, is_antialiased: bool) -> object:
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
-    """An epoch of a new pipeline."""
+    """Run an epoch of a new pipeline."""
     pipeline = random_crops(
         job.files,
         variant.endswith("antialias"),
@@ -53,7 +51,6 @@ def run_pass(job: Job, variant: str, threads: int) -> int:
 
 
 def cut(variant: str, crop: Crop) -> np.ndarray:
-    """One crop."""
     pipeline = one_crop(
         crop, variant.endswith("antialias"), batch_size=1, num_threads=1, device_id=None
     )

@@ -11,7 +11,7 @@ from worker import Job, serve
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
-    """Decode all files, with threads that share them evenly."""
+    """Decode all files in threads."""
 
     def decode(part: list[str]) -> None:
         for path in part:

@@ -1,4 +1,4 @@
-"""What the contenders load: files, a record file of them, and one with restart segments."""
+"""The input of the contenders: files, a record file, and one with restart segments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SYNTHETIC = 100
 
 @dataclass(frozen=True)
 class Prepared:
-    """The files, and what is known of them.
+    """The files and their description.
 
     Attributes:
         paths: the files, each once.

@@ -1,4 +1,4 @@
-"""This project's loader, and the sum of its decoding and resizing without the loader around it."""
+"""This project's loader, and its decoding and resizing without the loader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _epochs = iter(range(1_000_000))
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
-    """An epoch of the loader; "ours-bare" has neither loader nor source."""
+    """Run an epoch of the loader; "ours-bare" has neither loader nor source."""
     if variant == "ours-bare":
         return _run_bare(job)
     source = _open(job, variant)
@@ -40,7 +40,7 @@ def _open(job: Job, variant: str) -> RecordSource | ListedSource:
 
 
 def _run_bare(job: Job) -> int:
-    """Decode, crop and resize, one after the other, from memory."""
+    """Decode, crop and resize images from memory in sequence."""
     contents = _contents(job)
     numbers = draw_numbers(AUGMENTATION, np.random.default_rng(next(_epochs)), len(contents))
     out = np.empty((SIZE, SIZE, 3), np.uint8)
@@ -57,7 +57,7 @@ def _contents(job: Job) -> list[bytes]:
 
 
 def cut(variant: str, crop: Crop) -> np.ndarray:
-    """The same two calls that `augment` makes."""
+    """Make the same two calls as `augment`."""
     path, *part = crop
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     ratio = min(part[2], part[3]) / SIZE

@@ -1,4 +1,4 @@
-"""How far a contender's crops are from what they should be.
+"""The difference between a contender's crops and the reference.
 
 Reference: the whole file decoded with interpolated chroma, the crop cut out and reduced with a
 triangle filter of full width in floating point. Mean absolute difference in gray levels, 0 to 255.
@@ -19,7 +19,7 @@ COUNT = 120
 
 
 def differences(processes: list[Process], paths: list[Path], folder: Path) -> dict[str, float]:
-    """Variant → mean difference over crops that are the same for all."""
+    """Return variant → mean difference over the same crops."""
     crops = random_crops(paths)
     expected = np.stack([reference(crop) for crop in crops])
     found = {}
@@ -35,7 +35,7 @@ def differences(processes: list[Process], paths: list[Path], folder: Path) -> di
 
 
 def random_crops(paths: list[Path]) -> list[Crop]:
-    """Crops as the pipelines draw them, of files spread over all."""
+    """Return crops drawn like those of the pipelines, from files spread over all."""
     generator = random.Random(0)
     crops: list[Crop] = []
     while len(crops) < COUNT:
@@ -58,7 +58,7 @@ def random_crops(paths: list[Path]) -> list[Crop]:
 
 
 def reference(crop: Crop) -> np.ndarray:
-    """float32 (224, 224, 3)."""
+    """Return the reference for a crop: float32 (224, 224, 3)."""
     path, top, left, height, width = crop
     with Image.open(path) as image:
         part = np.asarray(image, np.float32)[top : top + height, left : left + width]

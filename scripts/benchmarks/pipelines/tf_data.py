@@ -1,7 +1,7 @@
 """tf.data with `decode_and_crop_jpeg`: decodes only the crop; fast IDCT; antialiasing or not.
 
-"tf-data" is its fastest: no antialiasing and chroma that is repeated; "tf-data-antialias" resizes
-as the other antialiased contenders do.
+"tf-data" is the fastest form: no antialiasing, repeated chroma. "tf-data-antialias" resizes like
+the other antialiased contenders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def load(path: tf.Tensor, is_antialiased: bool) -> tf.Tensor:
-    """A random crop of a file: uint8 (224, 224, 3)."""
+    """Return a random crop of a file: uint8 (224, 224, 3)."""
     content = tf.io.read_file(path)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         tf.image.extract_jpeg_shape(content),
@@ -35,7 +35,6 @@ def load(path: tf.Tensor, is_antialiased: bool) -> tf.Tensor:
 
 
 def resized(content: tf.Tensor, window: tf.Tensor, is_antialiased: bool) -> tf.Tensor:
-    """Decode the window and resize it."""
     image = tf.image.decode_and_crop_jpeg(
         content,
         window,
@@ -48,7 +47,7 @@ def resized(content: tf.Tensor, window: tf.Tensor, is_antialiased: bool) -> tf.T
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
-    """An epoch with a private pool of threads."""
+    """Run an epoch with a private pool of threads."""
     is_antialiased = variant.endswith("antialias")
     data = tf.data.Dataset.from_tensor_slices(job.files).shuffle(len(job.files))
     data = data.map(lambda path: load(path, is_antialiased), num_parallel_calls=threads)
@@ -60,7 +59,6 @@ def run_pass(job: Job, variant: str, threads: int) -> int:
 
 
 def cut(variant: str, crop: Crop) -> np.ndarray:
-    """One crop."""
     path, *window = crop
     content = tf.io.read_file(path)
     return resized(content, tf.constant(window), variant.endswith("antialias")).numpy()

@@ -43,7 +43,7 @@ class Photographs(Dataset):
 
 
 def random_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) as torchvision draws it."""
+    """Return (left, top, width, height) as torchvision draws it."""
     for _ in range(10):
         area = width * height * random.uniform(*AREA)
         ratio = math.exp(random.uniform(*map(math.log, ASPECT)))
@@ -55,20 +55,19 @@ def random_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def resized(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
-    """Crop, then Pillow's antialiased triangle filter."""
+    """Crop, then resize with Pillow's antialiased triangle filter."""
     part = image.crop((left, top, left + width, top + height))
     return part.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
 
 def run_pass(job: Job, variant: str, threads: int) -> int:
-    """An epoch with as many worker processes as threads."""
+    """Run an epoch with `threads` worker processes."""
     data = Photographs(job.files, variant.endswith("float"))
     loader = DataLoader(data, BATCH, shuffle=True, num_workers=threads)
     return sum(len(batch) for batch in loader)
 
 
 def cut(variant: str, crop: Crop) -> np.ndarray:
-    """One crop."""
     path, top, left, height, width = crop
     with Image.open(path) as image:
         return np.array(resized(image.convert("RGB"), left, top, width, height))

@@ -1,1 +1,1 @@
-"""What the benchmarks have in common: the machine, photographs, and where peers are installed."""
+"""Shared by the benchmarks: the machine, photographs, interpreters of peers."""

@@ -1,4 +1,4 @@
-"""Which interpreter has a peer: the one that is given, one that is installed for it, or our own."""
+"""Find the interpreter of a peer: the given one, its own environment, or ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 
 
 def add_option(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """`--python NAME=PATH`, any number of times; `dict(args.python)` is name → interpreter."""
+    """Add `--python NAME=PATH`, repeatable; `dict(args.python)` is name → interpreter."""
 
     def pair(text: str) -> tuple[str, str]:
         name, _, path = text.partition("=")
@@ -32,7 +32,7 @@ def add_option(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         default=[],
         type=pair,
         metavar="NAME=PATH",
-        help="interpreter that has a peer: " + ", ".join(names),
+        help="interpreter with a peer: " + ", ".join(names),
     )
 
 

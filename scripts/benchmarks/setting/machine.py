@@ -10,7 +10,7 @@ _LOAD_BEFORE = os.getloadavg()[0]
 
 
 def machine() -> dict[str, object]:
-    """What it ran on, and how busy that was."""
+    """Return the CPU, the number of cores and the load at the start."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""What a first epoch meets: files that are on the disk and not in memory."""
+"""Drop files from memory, so that a pass reads them from the disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def forget(folder: Path) -> None:
-    """Have the kernel forget what it holds of all files below a folder.
+    """Make the kernel drop all files in a folder from its page cache.
 
     It keeps what a process has mapped, so nobody may have them open. Only this machine forgets: the
     disk, and the host of a virtual one, may have a cache of their own.

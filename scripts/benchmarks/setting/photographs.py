@@ -1,4 +1,4 @@
-"""Photographs to measure with: the user's own, or synthetic ones that are as hard to code.
+"""Photographs to measure with: the user's own, or synthetic ones that are as hard to encode.
 
 NumPy and Pillow are imported where they are used, so that `--help` needs neither.
 """
@@ -21,14 +21,19 @@ _PICTURES = 20  # different synthetic ones; more of them are crops
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """`--photos` and `--work`."""
+    """Add `--photos` and `--work`."""
     add = parser.add_argument
     add("--photos", type=Path, metavar="DIR", help="photographs (JPEG); default: synthetic ones")
-    add("--work", type=Path, metavar="DIR", help="where to write (default: the temporary folder)")
+    add(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder to write to (default: the temporary folder)",
+    )
 
 
 def find(folder: Path) -> list[Path]:
-    """The JPEG files of a folder and those in it; without any the benchmark ends."""
+    """Return the JPEG files in a folder and its subfolders; exit if there are none."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _EXTENSIONS)
     if not paths:
         raise SystemExit(f"{folder}: expected photographs ({' '.join(_EXTENSIONS)}), found none")
@@ -36,14 +41,14 @@ def find(folder: Path) -> list[Path]:
 
 
 def write_synthetic(count: int, folder: Path) -> tuple[list[str], str]:
-    """(names of `count` synthetic files in `folder`, what they are, for people)."""
+    """Write `count` synthetic files to `folder`; return their names and a description."""
     pictures = (synthetic(seed) for seed in range(_PICTURES))
     names = write_variants(pictures, _PICTURES, count, folder)
     return names, f"{count} synthetic JPEGs of {_SIZE[0]} × {_SIZE[1]}, quality {QUALITY}"
 
 
 def synthetic(seed: int) -> Image.Image:
-    """Smooth shapes at several scales and noise: as hard to code as a photograph."""
+    """Return smooth shapes at several scales plus noise: as hard to encode as a photograph."""
     import numpy as np
     from PIL import Image
 
@@ -60,7 +65,7 @@ def synthetic(seed: int) -> Image.Image:
 def write_variants(
     pictures: Iterable[Image.Image], pictures_count: int, count: int, folder: Path
 ) -> list[str]:
-    """`count` files: random crops of 85 to 100 % of each picture, each its own several times."""
+    """Write `count` random crops, 85 to 100 % of each picture; return their names."""
     from PIL.Image import Resampling
 
     generator = random.Random(0)  # noqa: S311 - crops, not a secret
