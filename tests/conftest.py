@@ -1,4 +1,4 @@
-"""What every test gets: its own environment, the shared real data if it is there, job trees."""
+"""Fixtures of every test: a clean environment, the shared real data if it exists, class folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-# Before NumPy: its small products are eight times dearer with threads that wait for each other.
+# Before NumPy is imported: with threads its small products take eight times longer.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
@@ -23,7 +23,7 @@ SHARED = Path(os.environ.get("IMAGE_CLASSIFICATION_SHARED", REPOSITORY.parent / 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The backend of the contract tests that train."""
+    """Add `--backend`, the backend of the contract tests that train."""
     parser.addoption(
         "--backend",
         default="torch",
@@ -32,10 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Jobs that name no backend run on it, as they do in the image of a backend."""
+    """Make `--backend` the default backend of jobs, as the image of a backend does."""
     jobs.BACKEND = os.environ[jobs.BACKEND_VARIABLE] = config.getoption("--backend")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # A shell lets what it runs in the background ignore Ctrl-C, and so would what we start.
+        # A shell's background processes ignore Ctrl-C; the tests' processes would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -47,7 +47,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's shell reaches a test."""
+    """Hide the variables of the developer's shell from the tests."""
     for name in list(os.environ):
         if name.startswith(("SAGEMAKER_", "SM_", "IMAGE_CLASSIFICATION_", "TRAINING_JOB")):
             if name != "IMAGE_CLASSIFICATION_SHARED":
@@ -68,7 +68,7 @@ ClassFolders = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_class_folders() -> ClassFolders:
-    """Write a small tree of class folders: noisy JPEGs whose color tells the class."""
+    """Return a function that writes class folders of noisy JPEGs, with a color per class."""
 
     def write(
         root: Path,

@@ -1,4 +1,4 @@
-"""Built images, and one artifact trained in a container, for the container suite."""
+"""Fixtures of the container suite: images, and an artifact trained in a container."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIGURES: dict[str, str] = {}
 
 @pytest.fixture(scope="session")
 def record_figure() -> Callable[[str, str], None]:
-    """Have a measured value printed at the end of the run, under a name."""
+    """Return a function that prints a measured value at the end of the run."""
     return _FIGURES.__setitem__
 
 
@@ -59,7 +59,7 @@ def _built(name: str) -> str:
 def channels(
     tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders
 ) -> dict[str, Path]:
-    """Class folders of three colors."""
+    """Class folders in three colors."""
     root = tmp_path_factory.mktemp("channels")
     return {
         "train": write_class_folders(root / "train"),
@@ -71,7 +71,7 @@ def channels(
 def trained(
     image: str, channels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The /opt/ml of a job that a container of `image` has finished."""
+    """The /opt/ml of a job that ran in a container of `image`."""
     base = write_job(tmp_path_factory.mktemp("trained") / "ml", HYPERPARAMETERS, channels)
     done = run(image, "train", volumes={base: "/opt/ml"})
     assert done.returncode == 0, done.stdout + done.stderr

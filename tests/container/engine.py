@@ -1,4 +1,4 @@
-"""Containers for the tests: started with the options a platform would use, and always removed."""
+"""Containers for the tests, with the options of a platform; they are always removed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HARDENED = [
 
 
 def train_image(backend: str) -> str:
-    """The name that scripts/build gives the CPU variant."""
+    """Return the name that scripts/build gives to the CPU variant."""
     return f"image-classification-train:{VERSION}-{backend}"
 
 
 def docker(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A docker command; its exit code is the caller's business."""
+    """Run a docker command; the caller checks its exit code."""
     command = ["docker", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
@@ -53,7 +53,7 @@ def run(
 
 
 def inspect(kind: str, name: str) -> dict[str, Any]:
-    """`docker image inspect` or `docker container inspect`."""
+    """Return the result of `docker image inspect` or `docker container inspect`."""
     done = docker(kind, "inspect", name)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout)[0])
@@ -70,7 +70,7 @@ class Container:
         return done.stdout + done.stderr
 
     def wait_for(self, text: str, seconds: float = 90) -> None:
-        """Until the log has `text`."""
+        """Wait until the log contains `text`."""
         deadline = time.monotonic() + seconds
         while not re.search(text, self.log()):
             assert time.monotonic() < deadline and self.is_running(), self.log()
@@ -80,7 +80,7 @@ class Container:
         return bool(inspect("container", self.name)["State"]["Running"])
 
     def stop(self, seconds: int) -> int:
-        """SIGTERM, and SIGKILL after `seconds`, as the platform does; the exit code."""
+        """Send SIGTERM, and SIGKILL after `seconds`, as the platform does; return the exit code."""
         docker("stop", "-t", str(seconds), self.name)
         return self.exit_code()
 
@@ -91,7 +91,7 @@ class Container:
 
 @contextmanager
 def running(image: str, *command: str, options: Sequence[str | Path] = ()) -> Iterator[Container]:
-    """A container in the background, removed when the block ends."""
+    """Start a container in the background; remove it when the block ends."""
     name = f"image-classification-test-{uuid.uuid4().hex[:12]}"
     started = docker("run", "--detach", "--name", name, *options, image, *command)
     assert started.returncode == 0, started.stderr

@@ -1,4 +1,4 @@
-"""What is in the images and what is not: size, labels, packages, traces of the build."""
+"""The contents of the images: size, labels, packages, no traces of the build."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def shell(image: str, script: str) -> list[str]:
-    """Lines that a script prints in a container of the image."""
+    """Return the lines that a script prints in a container of the image."""
     done = run(image, "sh", "-c", script)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""What the serve image does under `docker run`, with as few rights as a container can have."""
+"""The serve image with `docker run`, as an unprivileged container."""
 
 from __future__ import annotations
 

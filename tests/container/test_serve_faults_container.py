@@ -28,7 +28,7 @@ def photo(trained: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A photograph of 12 megapixels, which half a CPU decodes for more than a tenth of a second."""
+    """A photograph of 12 megapixels, which half a CPU decodes in more than a tenth of a second."""
     from PIL import Image
 
     path = tmp_path_factory.mktemp("large") / "large.jpg"
@@ -66,7 +66,7 @@ def test_many_unfinished_large_bodies_stay_within_the_memory(
                 try:
                     caller.send(request(b"\0" * 15_000_000, length=16_000_000))
                 except (BrokenPipeError, ConnectionResetError):
-                    pass  # refused, and closed on
+                    pass  # refused, and the connection is closed
             state = inspect("container", server.container.name)["State"]
             assert state["Running"] and not state["OOMKilled"]
             assert server.get("/ping").status == 200

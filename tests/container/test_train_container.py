@@ -1,4 +1,4 @@
-"""What the train image does under `docker run`, always without a network."""
+"""The train image with `docker run`, always without a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_class_folders_become_predictions_in_containers_without_a_network(
     done = run(image, "train", volumes={base: "/opt/ml"})
     assert done.returncode == 0, done.stdout + done.stderr
     accuracies = re.findall(r"Validation-accuracy=(\d\.\d+)", done.stdout)
-    assert max(map(float, accuracies)) > 0.6  # of 40 images, from 160; a guess is right for 0.2
+    assert max(map(float, accuracies)) > 0.6  # 40 images, trained on 160; guessing reaches 0.2
     source = RecordSource(sorted(channels["validation"].glob("*.rec")))
     predictions = (base / "output" / "data" / "validation-predictions.jsonl").read_text()
     rows = {row["key"]: row for row in map(json.loads, predictions.splitlines())}

@@ -1,4 +1,4 @@
-"""The server with a device that obeys the pictures it is shown; for tests only.
+"""A server whose device fails as its pictures command; for tests only.
 
 A white image breaks the device, a black one keeps it busy for BUSY_SECONDS. With FAKE_CUDA set, the
 device calls itself one of CUDA. Everything else is the product.

@@ -1,4 +1,4 @@
-"""Several hosts on one machine: real processes that meet over TCP, each with a tree of its own."""
+"""Several hosts on one machine: processes that connect over TCP, each with its own job tree."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
 
 HOSTS = ["127.0.0.1", "localhost"]
-"""Two names that resolve here; the first leads."""
+"""Two names that resolve to this machine; the first leads."""
 
 
 def free_ports(count: int) -> str:
-    """The first of so many TCP ports in a row that are free, below those the kernel hands out."""
+    """Return the first of `count` consecutive free ports, below the ephemeral ones."""
     while True:
         first = random.randrange(20_000, 30_000)
         with ExitStack() as sockets, suppress(OSError):
@@ -38,7 +38,7 @@ def start_hosts(
     namespaces: Mapping[str, str] | None = None,
     interface: str = "ethwe",
 ) -> list[subprocess.Popen[str]]:
-    """One `train` process for each host of one job; `parts` are their own train channels.
+    """Start a `train` process per host of one job; `parts` are their own train channels.
 
     A changed hyperparameter of None is left out. A host in a network namespace runs in it; the
     default interface is one that does not exist, as in local mode.
@@ -73,7 +73,7 @@ def start_hosts(
 
 
 def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """(exit code, log) of each, which must end within two minutes."""
+    """Return (exit code, log) of each process; they must end within two minutes."""
     try:
         logs = [process.communicate(timeout=120)[0] for process in processes]
     finally:
@@ -84,7 +84,7 @@ def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 
 def shard(base: Path, *channels: str) -> None:
-    """What the platform says of channels of which each host got other objects."""
+    """Return the platform's configuration of channels with different objects on each host."""
     path = base / "input" / "config" / "inputdataconfig.json"
     inputs = json.loads(path.read_text())
     for name in channels:

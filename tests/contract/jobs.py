@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BACKEND = "torch"
-"""What jobs run on that name no backend themselves; `pytest --backend` sets it."""
+"""The backend of jobs that name none; `pytest --backend` sets it."""
 
 ONE_HOST = ("reference",)
 """Backends that refuse a job of several hosts."""
@@ -32,7 +32,7 @@ def write_job(
     channels: Mapping[str, Path],
     content_types: Mapping[str, str] | None = None,
 ) -> Path:
-    """A made-up /opt/ml: configuration files as the platform writes them, channels copied in."""
+    """Write a job tree like /opt/ml, with the configuration files and copies of the channels."""
     config = base / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
     text = {name: str(value) for name, value in hyperparameters.items()}
@@ -52,7 +52,7 @@ def write_job(
 
 
 def write_pipe(path: Path, content: bytes) -> None:
-    """Write a FIFO from a thread, as the platform does; a reader may end before it is all read."""
+    """Write a FIFO from a thread, as the platform does; a reader can stop before its end."""
 
     def write() -> None:
         with suppress(BrokenPipeError), path.open("wb") as fifo:
@@ -67,7 +67,7 @@ def run_command(
     folder: Path | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """The `image-classification` command, or another program, in a process of its own."""
+    """Run the `image-classification` command, or another program, in its own process."""
     return subprocess.run(
         [sys.executable, "-m", program, *map(str, arguments)],
         cwd=folder,
@@ -78,12 +78,12 @@ def run_command(
 
 
 def run_train(base: Path) -> subprocess.CompletedProcess[str]:
-    """The container's `train` on a job tree."""
+    """Run the container's `train` on a job tree."""
     return run_command("train", "--base-dir", base)
 
 
 def read_to(process: subprocess.Popen[str], text: str) -> str:
-    """The log up to a line with `text`."""
+    """Read the log up to a line with `text`."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:
@@ -107,7 +107,7 @@ class Answer:
 
 @dataclass
 class Server:
-    """A real server process on this machine."""
+    """A server process on this machine."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -125,7 +125,7 @@ class Server:
         return self._send(urllib.request.Request(url, data=body, headers=named, method=method))
 
     def worker(self) -> int:
-        """The process that answers: the only child of the one that was started."""
+        """Return the worker process, the only child of the started process."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert len(children) == 1, children
@@ -149,7 +149,7 @@ def running_server(
     exit_code: int = 0,
     **environment: str,
 ) -> Iterator[Server]:
-    """Serve `model` until the block ends; the process then ends by SIGTERM with `exit_code`.
+    """Serve `model` until the block ends; SIGTERM then ends the process with `exit_code`.
 
     Its output goes to the file `log` where one is given.
     """

@@ -1,4 +1,4 @@
-"""HTTP by hand, for callers that do what no HTTP library would."""
+"""HTTP by hand, for clients that do what no HTTP library does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.contract.jobs import Answer, Server
 
 
 class Caller:
-    """A connection to the server, and the answers that come over it."""
+    """A connection to the server."""
 
     def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
@@ -20,7 +20,7 @@ class Caller:
         self.socket.sendall(data)
 
     def answer(self) -> Answer:
-        """The next answer; status 0 if the server has closed the connection."""
+        """Return the next response; status 0 if the server has closed the connection."""
         first = self._answers.readline()
         if not first:
             return Answer(0, b"")
@@ -32,7 +32,7 @@ class Caller:
         return Answer(int(first.split()[1]), body, headers)
 
     def is_closed(self) -> bool:
-        """Whether the server has closed, after whatever it still sent."""
+        """Return whether the server has closed the connection, after reading what it sent."""
         try:
             return self._answers.read() == b""
         except ConnectionResetError:
@@ -53,7 +53,7 @@ def calling(server: Server) -> Iterator[Caller]:
 
 
 def request(body: bytes = b"", *, length: int | None = None, lines: str = "") -> bytes:
-    """An invocation; `length` and `lines` (each ending in CR LF) make it a false one."""
+    """Return an invocation; `length` and `lines` (each ending in CR LF) make it invalid."""
     announced = len(body) if length is None else length
     return (
         "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
@@ -62,7 +62,7 @@ def request(body: bytes = b"", *, length: int | None = None, lines: str = "") ->
 
 
 def chunked_head(lines: str = "") -> bytes:
-    """The head of an invocation in chunks."""
+    """Return the head of an invocation with chunked encoding."""
     return (
         "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         f"Transfer-Encoding: chunked\r\n{lines}\r\n"

@@ -1,4 +1,4 @@
-"""scripts/benchmark: runs without any contender, and says how to install what it misses."""
+"""scripts/benchmark runs without contenders and prints how to install them."""
 
 from __future__ import annotations
 

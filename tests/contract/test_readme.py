@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there."""
+"""The README's commands, run unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, ClassFolders
 
-# Stops the server that the README leaves running in the background, whatever happens before.
+# Always stops the server that the README starts in the background.
 SCRIPT = """\
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT

@@ -1,4 +1,4 @@
-"""What both SDKs' tests get: made-up AWS settings, the images' names, a network, small channels.
+"""Fixtures of both SDKs' tests: fake AWS settings, image names, a network, small channels.
 
 These modules run in an environment that holds one of the SDKs and not our package; see
 scripts/test-local-mode. Everything that is ours runs inside the built images.
@@ -20,7 +20,7 @@ from tests.conftest import ClassFolders
 collect_ignore_glob = [] if importlib.util.find_spec("sagemaker") else ["test_*.py"]
 
 NETWORK = "sagemaker-local"
-"""The Docker network whose name both SDKs have built in."""
+"""The name of the Docker network in both SDKs."""
 
 AWS_SETTINGS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -40,7 +40,7 @@ SageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No AWS account, and no telemetry: the SDKs' default is to report each call."""
+    """Remove the AWS account and switch off telemetry: by default the SDKs report each call."""
     settings = tmp_path_factory.mktemp("sdk") / "config.yaml"
     settings.write_text(SDK_SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def network(own_environment: None) -> Iterator[None]:
-    """The SDKs' network with ports on 127.0.0.1 only; its containers and it are gone afterward.
+    """The SDKs' network with ports on 127.0.0.1 only; it is removed with its containers.
 
     The SDKs never remove the containers of finished jobs; one that still runs was forgotten.
     """
@@ -78,7 +78,7 @@ def network(own_environment: None) -> Iterator[None]:
 
 
 def docker(*arguments: str) -> str:
-    """What a docker command says."""
+    """Run a docker command and return its output."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
     return done.stdout
@@ -90,7 +90,7 @@ def _containers(*options: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def train_image() -> str:
-    """Name and tag of the train image, which scripts/test-local-mode has built."""
+    """Name and tag of the train image that scripts/test-local-mode built."""
     return os.environ["TRAIN_IMAGE"]
 
 
@@ -102,7 +102,7 @@ def serve_image() -> str:
 
 @pytest.fixture(scope="session")
 def free_port() -> int:
-    """A port for the one endpoint that runs at a time."""
+    """A port for the endpoint; only one runs at a time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -124,7 +124,7 @@ def folders(
 def records(
     tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path], train_image: str
 ) -> dict[str, Path]:
-    """Channels of records that the image's own `preprocess` made of class folders."""
+    """Channels of records that the image's `preprocess` wrote from class folders."""
     root = tmp_path_factory.mktemp("records")
     mounts = [f"--volume={folders['train']}:/images:ro", f"--volume={root}:/records"]
     command = ["preprocess", "--input", "/images", "--output", "/records", "--resize", "36"]
@@ -137,7 +137,7 @@ Images = Callable[[Path], list[tuple[str, bytes]]]
 
 @pytest.fixture(scope="session")
 def labeled_images() -> Images:
-    """(class name, bytes) of each image in class folders."""
+    """Return (class name, bytes) of each image in class folders."""
 
     def read(folder: Path) -> list[tuple[str, bytes]]:
         return [(path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*.jpg"))]

@@ -1,4 +1,4 @@
-"""What the SDKs' jobs share: hyperparameters of each type, what a job says and leaves."""
+"""Shared by the SDKs' tests: hyperparameters of each type, logs and archives of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROLE = "arn:aws:iam::111122223333:role/local"
-"""Shaped like a role; nobody asks for it."""
+"""Has the form of a role; nothing uses it."""
 
 HYPERPARAMETERS: dict[str, object] = {
     "num_layers": 20,
@@ -25,7 +25,7 @@ HYPERPARAMETERS: dict[str, object] = {
     "early_stopping": True,
     "use_pretrained_model": False,
 }
-"""Integers, a number, booleans and text: each SDK writes them in its own way."""
+"""Integers, a number, booleans and text, which each SDK writes differently."""
 
 PARAMETER_LINES = [
     "epochs: 6 (given)",
@@ -34,11 +34,11 @@ PARAMETER_LINES = [
     "early_stopping: True (given)",
     "use_pretrained_model: False (given)",
 ]
-"""What the job's log says of them when they arrived."""
+"""The job's log lines about them."""
 
 
 def said(action: Callable[[], object]) -> str:
-    """What `action` prints, which is printed again: the SDKs pass on a job's output this way."""
+    """Run `action`, print its output again and return it: the SDKs print a job's output."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output):
@@ -49,20 +49,20 @@ def said(action: Callable[[], object]) -> str:
 
 
 def best_accuracy(log: str) -> float:
-    """Validation accuracy of the epoch that a job keeps, as its last line says it."""
+    """Return the validation accuracy of the best epoch from a job's last line."""
     found = re.search(r"The best epoch was \d+ with validation accuracy ([\d.]+)", log)
     assert found, f"the job did not end well:\n{log}"
     return float(found.group(1))
 
 
 def members(archive: Path) -> set[str]:
-    """Names of the files in a .tar.gz."""
+    """Return the names of the files in a .tar.gz."""
     with tarfile.open(archive) as tar:
         return {member.name.removeprefix("./") for member in tar if member.isfile()}
 
 
 def member_text(archive: Path, name: str) -> str:
-    """The text of one file in a .tar.gz."""
+    """Return the text of one file in a .tar.gz."""
     with tarfile.open(archive) as tar:
         content = tar.extractfile(name)
         assert content is not None

@@ -14,7 +14,7 @@ from tests.local_mode.jobs import HYPERPARAMETERS, ROLE, said
 
 
 def local_session(root: Path, port: int, **options: Any) -> LocalSession:
-    """A session whose jobs live below `root` and whose endpoints listen on `port`."""
+    """Return a session with jobs in `root` and endpoints on `port`."""
     root.mkdir(exist_ok=True)
     local = {"local_code": True, "container_root": str(root), "serving_port": port}
     session = LocalSession(boto3.Session(), **options)
@@ -23,7 +23,7 @@ def local_session(root: Path, port: int, **options: Any) -> LocalSession:
 
 
 def estimator(session: LocalSession, image: str, output: str, **options: Any) -> Estimator:
-    """An estimator on one local instance, unless `options` say otherwise."""
+    """Return an estimator with one local instance; `options` override the defaults."""
     defaults = {"instance_count": 1, "hyperparameters": HYPERPARAMETERS}
     return Estimator(
         image_uri=image,
@@ -36,10 +36,10 @@ def estimator(session: LocalSession, image: str, output: str, **options: Any) ->
 
 
 def fit(job: Estimator, inputs: Mapping[str, Any]) -> str:
-    """Run the job; returns its log."""
+    """Run the job and return its log."""
     return said(lambda: job.fit(dict(inputs)))
 
 
 def file_uris(folders: Mapping[str, Path]) -> dict[str, str]:
-    """Channel → `file://` address of its folder."""
+    """Return channel → `file://` address of its folder."""
     return {name: f"file://{folder}" for name, folder in folders.items()}

@@ -30,7 +30,7 @@ LABELS = ["blue", "green", "red"]
 
 @dataclass
 class Fitted:
-    """A finished job: its estimator, what it said, where its archives are."""
+    """A finished job: its estimator, log and archives."""
 
     estimator: Estimator
     log: str
@@ -123,7 +123,7 @@ def test_a_transformer_sends_several_images_per_request(
     strategy: str | None,
     split_type: str | None,
 ) -> None:
-    """JSON lines of base64, with one that is no image. Without a strategy, the server's holds."""
+    """JSON lines of base64, one of which is not an image, with the server's default strategy."""
     images = labeled_images(folders["validation"])
     (tmp_path / "input").mkdir()
     texts = [base64.b64encode(image).decode() for _, image in images]
@@ -189,10 +189,10 @@ def test_a_job_starts_from_the_model_of_an_earlier_job(
 def test_values_in_json_quotes_equal_values_without(
     folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
-    """With a source_dir, the SDK writes every value as JSON and adds keys of its own."""
+    """With a source_dir, the SDK writes every value as JSON and adds its own keys."""
     source = tmp_path / "source"
     source.mkdir()
-    (source / "transfer_learning.py").write_text("")  # the name that the built-in's jobs carry
+    (source / "transfer_learning.py").write_text("")  # the name in jobs of the built-in
     session = local_session(tmp_path / "root", 0)
     job = estimator(
         session,

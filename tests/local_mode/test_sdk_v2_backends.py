@@ -1,4 +1,4 @@
-"""The train images of the other backends under SDK v2: the job is the same but for its image."""
+"""The train images of the other backends with SDK v2: only the image of the job differs."""
 
 from __future__ import annotations
 

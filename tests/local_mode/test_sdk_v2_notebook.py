@@ -1,4 +1,4 @@
-"""notebooks/quickstart.ipynb, executed as it is with papermill."""
+"""notebooks/quickstart.ipynb, executed unchanged with papermill."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_quickstart_notebook_ends_with_correct_predictions(
 
 
 def _result(notebook: Any, tag: str) -> object:
-    """The value of the last expression of the cell with this tag."""
+    """Return the value of the last expression in the cell with this tag."""
     (cell,) = (cell for cell in notebook.cells if tag in cell.metadata.get("tags", []))
     (result,) = (output for output in cell.outputs if output.output_type == "execute_result")
     return ast.literal_eval(result.data["text/plain"])

@@ -1,4 +1,4 @@
-"""SageMaker's SDK v2 in local mode on S3, which is moto's server."""
+"""SageMaker's SDK v2 in local mode with S3, which moto replaces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUCKET = "images"
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Iterator[LocalSession]:
-    """A session that finds its bucket on this machine."""
+    """A session with a bucket on this machine."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -47,7 +47,7 @@ def inputs(session: LocalSession, records: dict[str, Path]) -> dict[str, Trainin
 
 @pytest.fixture(scope="module")
 def model_data(session: LocalSession, inputs: dict[str, TrainingInput], train_image: str) -> str:
-    """Address of the archive of a finished job."""
+    """The address of the archive of a finished job."""
     job = estimator(session, train_image, f"s3://{BUCKET}/jobs")
     assert best_accuracy(fit(job, inputs)) > 0.9
     return str(job.model_data)

@@ -33,7 +33,7 @@ LABELS = ["blue", "green", "red"]
 
 @dataclass
 class Trained:
-    """A finished job: what it said, where its files are."""
+    """A finished job: its log and files."""
 
     log: str
     root: Path
@@ -50,7 +50,7 @@ def train(
     instance_count: int = 1,
     hyperparameters: dict[str, object] = HYPERPARAMETERS,
 ) -> Trained:
-    """Run a job below `root`. The SDK starts the image without an argument."""
+    """Run a job in `root`. The SDK starts the image without an argument."""
     root.mkdir()
     trainer = ModelTrainer(
         training_image=image,
@@ -89,7 +89,7 @@ def test_a_model_trainer_writes_the_archive_where_the_sdk_expects_it(trained: Tr
 def test_the_sdk_cleans_up_files_of_root_with_chmod_in_our_image(
     train_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is not root cannot delete what Docker made; here the first refusal is played."""
+    """Only root can delete what Docker made; this test simulates the first refusal."""
     folder = tmp_path / "roots"
     make = "mkdir -m 700 /delete/roots && touch /delete/roots/file && chmod 600 /delete/roots/file"
     docker("run", "--rm", f"--volume={tmp_path}:/delete", train_image, "sh", "-c", make)
@@ -149,7 +149,7 @@ def test_the_local_session_serves_the_archive_and_names_the_class_of_each_image(
 def test_two_instances_write_one_model(
     folders: dict[str, Path], train_image: str, tmp_path: Path
 ) -> None:
-    """The SDK says that the hosts' network is `ethwe`, which its containers do not have."""
+    """The SDK names the hosts' network `ethwe`, which its containers do not have."""
     job = train(tmp_path / "two", train_image, folders, instance_count=2)
     assert best_accuracy(job.log) > 0.9
     assert {"manifest.json", "model.onnx"} <= members(job.archive)

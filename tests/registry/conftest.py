@@ -1,4 +1,4 @@
-"""A registry with a password, moto in AWS's place, and a Docker configuration of the test's own.
+"""A registry with a password, moto instead of AWS, and a separate Docker configuration.
 
 What only the registry suite's environment has is imported where it is used: the default suite
 collects this folder too, and leaves its tests out by their marker.
@@ -25,14 +25,14 @@ REGION = "us-east-1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs an engine."""
+    """Mark all tests in this folder: they need a Docker engine."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.registry)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -50,7 +50,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that lead the AWS CLI to a moto of this session."""
+    """The variables that direct the AWS CLI to this session's moto."""
     port = free_port()
     server = Path(sys.executable).with_name("moto_server")
     command = [server, "-H", "127.0.0.1", "-p", str(port)]
@@ -73,7 +73,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ecr(aws: dict[str, str]) -> Any:
-    """A client of moto's ECR, to see what the scripts did there."""
+    """A client of moto's ECR, to check what the scripts did."""
     import boto3
 
     return boto3.client(
@@ -87,7 +87,7 @@ def ecr(aws: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="session")
 def password(ecr: Any) -> str:
-    """What ECR gives out for 12 hours."""
+    """The password that ECR issues for 12 hours."""
     (grant,) = ecr.get_authorization_token()["authorizationData"]
     user, _, text = base64.b64decode(grant["authorizationToken"]).decode().partition(":")
     assert user == "AWS"
@@ -96,7 +96,7 @@ def password(ecr: Any) -> str:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory, password: str) -> Iterator[str]:
-    """host:port of a registry that lets in the user AWS with ECR's password, and nobody else."""
+    """host:port of a registry that accepts only the user AWS with ECR's password."""
     import bcrypt
 
     program = shutil.which("docker-registry")
@@ -125,7 +125,7 @@ auth: {{htpasswd: {{realm: ECR, path: '{folder / "htpasswd"}'}}}}
 
 @pytest.fixture
 def environment(tmp_path: Path, aws: dict[str, str]) -> dict[str, str]:
-    """The scripts' environment: moto's AWS and a Docker configuration that knows no login."""
+    """The scripts' environment: moto's AWS and a Docker configuration without logins."""
     settings = ("REGISTRY", "REGION", "BACKEND", "DEVICE", "OUTPUT", "PORT", "PREPROCESS")
     inherited = {
         name: value
@@ -145,7 +145,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def make(environment: dict[str, str]) -> Run:
-    """Run `make TARGET...` in the checkout, with more settings as keyword arguments."""
+    """Run `make TARGET...` in the checkout, with variables as keyword arguments."""
 
     def run(*targets: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -160,7 +160,7 @@ def make(environment: dict[str, str]) -> Run:
 
 
 def docker(*arguments: str, **options: object) -> str:
-    """Run docker and return what it prints."""
+    """Run docker and return its output."""
     result = subprocess.run(["docker", *arguments], capture_output=True, text=True, **options)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -168,7 +168,7 @@ def docker(*arguments: str, **options: object) -> str:
 
 @pytest.fixture
 def remove_images() -> Iterator[Callable[[str], None]]:
-    """Remember a part of image names; those images go when the test ends."""
+    """Register a part of image names; those images are removed when the test ends."""
     parts: list[str] = []
     yield parts.append
     for line in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines():

@@ -1,4 +1,4 @@
-"""buildspec.yml, run as CodeBuild runs it: phases in order, in one shell, with moto and a registry.
+"""buildspec.yml, run like CodeBuild: phases in order, in one shell, with moto and a registry.
 
 What CodeBuild does is documented in its build specification reference: variables of the project
 win over `env.variables`; a failed command ends its phase; `build` needs install and pre_build to
@@ -38,14 +38,14 @@ CodeBuild = Callable[..., "subprocess.CompletedProcess[str]"]
 def codebuild(
     tmp_path: Path, buildspec: dict[str, Any], environment: dict[str, str], registry: str
 ) -> CodeBuild:
-    """Run the phases; `settings` are the variables of the project."""
+    """Run the phases with the variables of the project."""
 
     def run(**settings: str) -> subprocess.CompletedProcess[str]:
         variables = {
             **{name: str(value) for name, value in buildspec["env"]["variables"].items()},
             "CODEBUILD_RESOLVED_SOURCE_VERSION": COMMIT,
             "REGISTRY": registry,
-            "TESTS": "help",  # the container suite has its own place
+            "TESTS": "help",  # the container suite runs elsewhere
             **settings,
         }
         script = tmp_path / "phases"
@@ -59,7 +59,7 @@ def codebuild(
 
 
 def as_bash(phases: dict[str, Any]) -> Iterator[str]:
-    """The phases as one script that says where it is and ends with the build's verdict."""
+    """Return the phases as one script that prints each phase and exits with the build's result."""
     yield "export CODEBUILD_BUILD_SUCCEEDING=1"
     for name in PHASES:
         condition = '[ "$CODEBUILD_BUILD_SUCCEEDING" = 1 ]'
@@ -79,7 +79,7 @@ def phases_of(output: str) -> list[str]:
     return [line.split()[1] for line in output.splitlines() if line.startswith("PHASE ")]
 
 
-@pytest.mark.timeout(1800)  # the images may have to be built from nothing
+@pytest.mark.timeout(1800)  # the images may have to be built first
 def test_a_tag_builds_tests_and_pushes_both_images_as_its_version(
     codebuild: CodeBuild, registry: str, ecr: Any, remove_images: Callable[[str], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""scripts/train-local and scripts/serve-local: the images under plain docker run."""
+"""scripts/train-local and scripts/serve-local: the images with plain docker run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_USER = 4242
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's own."""
+    """A folder that every user can enter, unlike pytest's."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o755)
     yield path
@@ -130,7 +130,7 @@ def test_a_signal_reaches_the_job(
         for line in process.stdout:
             if "Epoch[1] Train-accuracy" in line:
                 break
-        os.killpg(process.pid, number)  # what a terminal does on Ctrl-C
+        os.killpg(process.pid, number)  # as a terminal does on Ctrl-C
         rest = process.stdout.read()
     assert process.returncode == code, rest
     assert (tmp_path / "run" / "model" / "model.onnx").exists() == (code == 0)
@@ -166,7 +166,7 @@ def test_a_wrong_argument_fails_before_anything_is_written(
 
 
 class Server:
-    """scripts/serve-local in a process of its own."""
+    """scripts/serve-local in its own process."""
 
     def __init__(self, model: Path) -> None:
         self.port = free_port()

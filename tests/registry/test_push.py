@@ -1,4 +1,4 @@
-"""`make login create-repository push`, against a registry that asks for ECR's password."""
+"""`make login create-repository push` with a registry that requires ECR's password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = "0.0.0-push-test"
 
 @pytest.fixture
 def images(tmp_path: Path, registry: str, remove_images: Callable[[str], None]) -> dict[str, str]:
-    """Two images of a few bytes, under the names that `make build` would give them."""
+    """Two images of a few bytes with the names that `make build` gives."""
     remove_images(VERSION)
     names = {
         "train": f"image-classification-train:{VERSION}-torch",

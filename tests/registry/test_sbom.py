@@ -1,4 +1,4 @@
-"""`make sbom`: the inventories of the really built images."""
+"""`make sbom`: the inventories of the built images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SBOMS = REPOSITORY / "dist" / "sbom"
 
 
 def validate(path: Path) -> None:
-    """Against the JSON schema of the version that the file says it has."""
+    """Validate against the JSON schema of the version in the file."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
