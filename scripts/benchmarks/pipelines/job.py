@@ -38,7 +38,7 @@ class Prepared:
     install_segmenter: str
 
 
-def preprocess(
+def prepare(
     folder: Path, photos: Path | None, count: int, quality: int | None, *, is_cold: bool
 ) -> Prepared:
     """Write `files.txt`, `plain.rec` and `segmented.rec` of `count` images into `folder`.
