@@ -63,7 +63,7 @@ def test_the_report_has_every_section_that_was_promised(page: Page) -> None:
         assert section in page.text
 
 
-def test_the_surest_errors_are_the_wrong_labels_with_a_picture_each(page: Page) -> None:
+def test_the_most_confident_mistakes_are_the_wrong_labels_each_with_a_picture(page: Page) -> None:
     for number in range(8):
         assert f"red/blue{number:03d}.jpg" in page.text
     assert 8 <= len(page.references) <= 24
@@ -78,7 +78,7 @@ def test_the_report_names_what_was_skipped_and_what_was_given(page: Page) -> Non
 
 def test_the_model_card_says_what_a_model_card_should(doubtful_job: Path) -> None:
     card = (doubtful_job / "model" / "model-card.md").read_text()
-    for part in ("What it is for", "What it learned from", "How good it is", "What to beware of"):
+    for part in ("Intended use", "Training data", "Evaluation", "Limitations"):
         assert f"## {part}" in card
     assert "started from random weights" in card
     assert "36 training and 59 validation images; 1 could not be read" in card

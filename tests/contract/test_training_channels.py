@@ -64,12 +64,12 @@ def test_a_multi_label_job_serves_sigmoids(tmp_path: Path, small_channels: dict[
     assert artifact.manifest["metrics"]["validation"]["accuracy"] > 0.9
     lines = (base / "output" / "data" / "validation-predictions.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["labels"] == ["other", "red"]
-    assert "one temperature cannot serve several independent labels" in done.stdout
+    assert "one temperature does not fit several independent labels" in done.stdout
     assert artifact.manifest["calibration"]["temperature"] == 1
     assert "The best epoch was" in done.stdout and "calibrated)" not in done.stdout
     report = (base / "model" / "report.html").read_text()
     assert "Confusion" not in report and "Most confident mistakes" not in report
-    assert "Of the decisions that the model is 80 % sure of" in report
+    assert "Of the decisions that the model predicts with a confidence of 80 %" in report
 
     image = next((small_channels["validation"] / "red").iterdir())
     said = run_command("predict", "--model", base / "model", image)

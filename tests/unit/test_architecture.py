@@ -35,7 +35,6 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "work": set(),
     "samples": set(),
-    "html": set(),
     "pages": set(),
     "archive": {"errors"},
     "images": {"errors", "samples"},
@@ -49,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"errors", "files", "samples", "images"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
-    | {"html", "pages"},
+    | {"pages"},
     "evaluate": {"errors", "samples", "work", "labels", "loading", "training"},
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
     | {"backends", "training"},

@@ -1,7 +1,7 @@
-"""Temperature calibration: one number that makes the probabilities mean what they say.
+"""Temperature calibration: one number that makes the probabilities match the accuracy.
 
-In: what the validation pass said. Out: a temperature T; the served graph divides the logits by it
-before its softmax, so the order of the classes, and with it every accuracy, stays as it is.
+In: the outcomes of the validation pass. Out: a temperature T. The served graph divides the logits
+by T before its softmax; the order of the classes, and with it every accuracy, stays the same.
 Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature scaling, and
 the expected calibration error with 15 bins).
 """
@@ -25,19 +25,19 @@ from image_classification.training.evaluation import (
 )
 
 BINS = 15
-SMALLEST, LARGEST = 0.2, 5.0  # beyond these it is the model that is wrong, not its scale
+SMALLEST, LARGEST = 0.2, 5.0  # beyond these the model is wrong, not its scale
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _TINY = np.float32(1e-45)  # the smallest float32: keeps the logarithm of a probability of 0 finite
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and what it changed on validation.
+    """The fitted temperature and its effect on validation.
 
     Attributes:
         temperature: the divisor of the logits; 1 leaves them as they are.
-        reason: why it is 1, or "" where one was fitted.
-        samples: of the validation split.
+        reason: why it is 1, or "" for a fitted one.
+        samples: number of validation samples.
         error_before, error_after: expected calibration error, 0–1.
         loss_before, loss_after: mean negative log-likelihood, natural logarithm.
     """
@@ -51,7 +51,6 @@ class Calibration:
     loss_after: float
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
         return {
             "temperature": self.temperature,
             "reason": self.reason,
@@ -61,10 +60,10 @@ class Calibration:
         }
 
     def line(self) -> str:
-        """For the log."""
+        """Return the log line."""
         if self.reason:
             return (
-                f"Probabilities are served as the network gives them: {self.reason} (expected "
+                f"Serving the network's probabilities without calibration: {self.reason} (expected "
                 f"calibration error {self.error_before:.4f})"
             )
         return (
@@ -76,12 +75,11 @@ class Calibration:
 
 
 def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
-    """Fit the temperature on `outcomes`; it is kept only where it helps.
+    """Fit the temperature on `outcomes`; keep it only if it helps.
 
-    A temperature is refused when every sample is right (the best one would be 0: endless
-    confidence), when it gains no more than chance would, and when the calibration error rises.
-    A parameter without any use still gains 1/(2N) of log-likelihood on its own N samples, so the
-    gain must exceed 1/N.
+    It stays at 1 if every sample is correct (the best temperature would then be 0), if the gain is
+    no more than chance, and if the calibration error rises. A useless parameter still gains 1/(2N)
+    of log-likelihood on its own N samples, so the gain must exceed 1/N.
     """
     targets, probabilities = outcomes.targets, outcomes.probabilities
     is_multi_label = targets.ndim == 2
@@ -94,28 +92,30 @@ def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
     if not is_wanted:
         return refused("calibrate_probabilities is off")
     if is_multi_label:
-        return refused("one temperature cannot serve several independent labels")
+        return refused("one temperature does not fit several independent labels")
     if bool((probabilities.argmax(axis=1) == targets).all()):
-        return refused("every validation image is right, which says nothing about doubt")
+        return refused(
+            "every validation image is correct, so there are no mistakes to fit a temperature on"
+        )
     temperature = fit_temperature(targets, probabilities)
     after = at_temperature(outcomes, temperature)
     new_loss = cross_entropy(targets, after.probabilities)
     new_error = calibration_error(after)
     if loss - new_loss <= 1 / len(targets):
-        return refused(f"no temperature helps more than chance would on {len(targets)} images")
+        return refused(f"no temperature helps more than chance on {len(targets)} images")
     if new_error > error:
-        return refused("the temperature of the lowest loss would raise the calibration error")
+        return refused("the temperature with the lowest loss would raise the calibration error")
     return Calibration(temperature, "", len(targets), error, new_error, loss, new_loss)
 
 
 def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
-    """The temperature in SMALLEST…LARGEST with the lowest negative log-likelihood.
+    """Return the temperature in SMALLEST…LARGEST with the lowest negative log-likelihood.
+
+    Golden-section search over log T: the loss is convex in 1/T and so has one minimum.
 
     Args:
         targets: int64 (N,) class indices.
         probabilities: float32 (N, classes).
-
-    Golden-section search over log T: the loss has one minimum in 1/T, which it is convex in.
     """
     logits = _log(probabilities).astype(np.float64)
     rows = np.arange(len(targets))
@@ -142,10 +142,10 @@ def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
 
 
 def at_temperature(outcomes: Outcomes, temperature: float) -> Outcomes:
-    """`outcomes` as a model says them whose logits are divided by `temperature`.
+    """Return the outcomes of the same model with its logits divided by `temperature`.
 
-    softmax(log p / T) is softmax(logits / T): a logarithm of probabilities differs from the logits
-    by one constant a row, which the softmax removes.
+    softmax(log p / T) equals softmax(logits / T): the logarithm of the probabilities differs from
+    the logits by one constant per row, which the softmax removes.
     """
     if temperature == 1:
         return outcomes
@@ -168,38 +168,38 @@ class Reliability:
 
 
 def reliability(outcomes: Outcomes) -> Reliability:
-    """How often predictions of each confidence are right.
+    """Return how often predictions of each confidence are correct.
 
-    With several labels a sample every class is a decision of its own, as sure as the more probable
-    of its two answers.
+    With multiple labels per sample every class is a decision of its own; its confidence is the
+    probability of the more probable answer.
     """
-    confidence, is_right = _decisions(outcomes)
+    confidence, is_correct = _decisions(outcomes)
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     samples = np.bincount(bins, minlength=BINS)
     divisor = np.maximum(samples, 1)
     return Reliability(
         samples,
         np.bincount(bins, confidence, BINS) / divisor,
-        np.bincount(bins, is_right, BINS) / divisor,
+        np.bincount(bins, is_correct, BINS) / divisor,
     )
 
 
 def _decisions(
     outcomes: Outcomes,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(confidence, 1 where it is right) of each decision."""
+    """Return (confidence, 1 if correct else 0) of each decision."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        is_right = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
+        is_correct = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
     else:
         confidence = probabilities.max(axis=1)
-        is_right = probabilities.argmax(axis=1) == targets
-    return confidence.astype(np.float64), is_right.astype(np.float64)
+        is_correct = probabilities.argmax(axis=1) == targets
+    return confidence.astype(np.float64), is_correct.astype(np.float64)
 
 
 def calibration_error(outcomes: Outcomes) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy, 0–1."""
+    """Return the expected calibration error, 0–1: mean distance of confidence and accuracy."""
     bins = reliability(outcomes)
     gaps = np.abs(bins.accuracy - bins.confidence)
     return float((gaps * bins.samples).sum() / max(int(bins.samples.sum()), 1))

@@ -1,4 +1,9 @@
-"""Metrics in numpy, the same for every backend: each sample counts once."""
+"""Metrics in numpy, the same for every backend: each sample counts once.
+
+The predictions for a split are `Outcomes`; `collect` makes them and `metrics_of` measures them. For
+classes that exclude one another there are accuracy, top-k accuracy and cross entropy, for multiple
+labels per sample label accuracy and binary cross entropy, for two classes also the binary metrics.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from image_classification.errors import DataError
 from image_classification.samples import Batch, FloatArray, IntArray, UInt8Array
 
 POSITIVE_CLASS = 1
-"""The second class in the order of the label map, which is that of the names."""
+"""The second class of the label map."""
 
 THRESHOLD = 0.5
 
@@ -22,26 +27,26 @@ _Counts = npt.NDArray[np.float64]
 
 
 def precision(targets: IntArray, scores: FloatArray) -> float:
-    """Share of the samples called positive that are; 0–1, 0 where none is called so.
+    """Return the share (0–1) of the predicted positives that are positive; 0 without any.
 
     Args:
         targets: int64 (N,), 1 for a positive sample, 0 for a negative one.
         scores: float32 (N,), probability of the positive class; above THRESHOLD is positive.
     """
-    called = scores > THRESHOLD
-    return _share(int((called & (targets == POSITIVE_CLASS)).sum()), int(called.sum()))
+    predicted = scores > THRESHOLD
+    return _share(int((predicted & (targets == POSITIVE_CLASS)).sum()), int(predicted.sum()))
 
 
 def recall(targets: IntArray, scores: FloatArray) -> float:
-    """Share of the positive samples that are called so; 0–1, 0 where there is none."""
+    """Return the share (0–1) of the positives that are predicted positive; 0 without any."""
     positive = targets == POSITIVE_CLASS
     return _share(int((positive & (scores > THRESHOLD)).sum()), int(positive.sum()))
 
 
 def roc_auc(targets: IntArray, scores: FloatArray) -> float:
-    """Area under the ROC curve, 0–1: how often a positive sample scores above a negative one.
+    """Return the area under the ROC curve (0–1): how often a positive scores above a negative.
 
-    Equal scores count one half. 0 where a class is absent, as a number is needed in every epoch.
+    Equal scores count one half. 0 if a class is absent, because every epoch needs a number.
     """
     true, false = _cumulative(targets, scores)
     if not true[-1] or not false[-1]:
@@ -51,7 +56,10 @@ def roc_auc(targets: IntArray, scores: FloatArray) -> float:
 
 
 def average_precision(targets: IntArray, scores: FloatArray) -> float:
-    """Area under the precision-recall curve, 0–1, as a sum of steps; 0 without a positive."""
+    """Return the area under the precision-recall curve (0–1) as a sum of rectangles.
+
+    0 without a positive sample.
+    """
     true, false = _cumulative(targets, scores)
     if not true[-1]:
         return 0.0
@@ -65,11 +73,11 @@ BINARY_METRICS: Mapping[str, Callable[[IntArray, FloatArray], float]] = {
     "auc": roc_auc,
     "prc": average_precision,
 }
-"""The values of eval_metric beside accuracy."""
+"""The values of `eval_metric` other than accuracy."""
 
 
 def _cumulative(targets: IntArray, scores: FloatArray) -> tuple[_Counts, _Counts]:
-    """(true, false) positives at each distinct threshold, the highest first, beginning at none."""
+    """Return (true, false) positives from no positive on, at each threshold, the highest first."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     true = np.cumsum(targets[order] == POSITIVE_CLASS, dtype=np.float64)[ends]
@@ -85,56 +93,33 @@ MultiHot = UInt8Array | IntArray
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:
-    """Float32 (N, classes) probabilities of (N, classes) logits, without overflow."""
+    """Return float32 (N, classes) probabilities of (N, classes) logits, without overflow."""
     positive = 1.0 / (1.0 + np.exp(-np.abs(logits)))
     return np.asarray(np.where(logits >= 0, positive, 1.0 - positive), np.float32)
 
 
 def binary_cross_entropy(multi_hot: MultiHot, probabilities: FloatArray) -> float:
-    """Mean of −log p(right decision) over samples and classes; p is kept above 1e-12."""
+    """Return the mean of −log p(correct decision) over samples and classes; p is at least 1e-12."""
     if not multi_hot.size:
         return 0.0
-    right = np.where(multi_hot, probabilities, 1.0 - probabilities)
-    return float(-np.log(np.maximum(right, 1e-12)).mean())
+    correct = np.where(multi_hot, probabilities, 1.0 - probabilities)
+    return float(-np.log(np.maximum(correct, 1e-12)).mean())
 
 
 def label_accuracy(multi_hot: MultiHot, probabilities: FloatArray) -> float:
-    """Share of right decisions over samples and classes; one that is not a number is wrong."""
+    """Return the share of correct decisions over samples and classes; NaN is wrong."""
     if not multi_hot.size:
         return 0.0
     yes, no = probabilities >= THRESHOLD, probabilities < THRESHOLD
     return float(np.where(multi_hot, yes, no).mean())
 
 
-def per_label(
-    multi_hot: MultiHot, probabilities: FloatArray, names: Sequence[str]
-) -> list[dict[str, object]]:
-    """One row a class: samples that have it, recall and precision (None where undefined)."""
-    predicted = probabilities >= THRESHOLD
-    counts = [
-        multi_hot.sum(axis=0),
-        predicted.sum(axis=0),
-        (predicted & (multi_hot > 0)).sum(axis=0),
-    ]
-    rows: list[dict[str, object]] = []
-    for name, samples, said, hits in zip(names, *np.stack(counts).tolist(), strict=True):
-        rows.append(
-            {
-                "label": name,
-                "samples": int(samples),
-                "recall": hits / samples if samples else None,
-                "precision": hits / said if said else None,
-            }
-        )
-    return rows
-
-
 def positive_weights(multi_hot: MultiHot) -> tuple[float, ...]:
-    """How much a class weighs where it is present: images without it per image with it.
+    """Return the weight of each class where it is present: images without it per image with it.
 
-    Both sides of every class then add up to the same in the loss. A class that all images or no
-    image has weighs 1. The built-in says "from class frequencies" and no formula; this is the
-    usual one.
+    The images with a class and those without it then weigh the same in the loss. A class that all
+    images have, or none, weighs 1. The built-in's documentation says "from class frequencies" and
+    gives no formula; this is the usual one.
     """
     present = multi_hot.sum(axis=0, dtype=np.int64)
     absent = len(multi_hot) - present
@@ -144,11 +129,11 @@ def positive_weights(multi_hot: MultiHot) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a model said of a split.
+    """The predictions of a model for a split.
 
     Attributes:
         keys: N sample keys.
-        targets: int64 (N,) class indices, or uint8 (N, classes) with several labels a sample.
+        targets: int64 (N,) class indices, or uint8 (N, classes) with multiple labels per sample.
         probabilities: float32 (N, classes).
     """
 
@@ -158,14 +143,14 @@ class Outcomes:
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """Float32 (N, classes) probabilities of (N, classes) logits, without overflow."""
+    """Return float32 (N, classes) probabilities of (N, classes) logits, without overflow."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted, dtype=np.float32)
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
 def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray]) -> Outcomes:
-    """Outcomes of all batches; `predict` maps uint8 images to probabilities.
+    """Return the outcomes of all batches; `predict` maps uint8 images to probabilities.
 
     Raises:
         DataError: there is no usable sample.
@@ -180,33 +165,34 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         keys.extend(batch.keys)
         targets.append(batch.targets.copy())
     if not keys:
-        raise DataError("not one image of the split could be used; the log names them")
+        raise DataError(
+            "no image of the split could be used; the log names each one with the reason"
+        )
     return Outcomes(tuple(keys), np.concatenate(targets), np.concatenate(probabilities))
 
 
 def top_k_accuracy(targets: IntArray, scores: FloatArray, k: int = 1) -> float:
-    """Share of samples whose class is among the k highest scores; 0 to 1, 0 for no sample.
+    """Return the share (0–1) of samples whose class is among the k highest scores; 0 without any.
 
-    A tie counts against the sample only as far as classes with a lower index tie with it. A score
-    that is not a number is never right.
+    Of tied classes the lower index ranks first. A score of NaN is never correct.
     """
     if not len(targets):
         return 0.0
     own = scores[np.arange(len(targets)), targets][:, None]
     columns = np.arange(scores.shape[1])[None, :]
     behind = (scores < own) | ((scores == own) & (columns >= targets[:, None]))
-    ahead = ~behind  # what is not provably behind, so that a NaN counts against the sample
+    ahead = ~behind  # not "scores > own": a NaN counts against the sample
     return float((ahead.sum(axis=1) < k).mean())
 
 
 def cross_entropy(targets: IntArray, probabilities: FloatArray) -> float:
-    """Mean of −log p(class), natural logarithm; probabilities are kept above 1e-12."""
+    """Return the mean of −log p(class), natural logarithm; p is at least 1e-12."""
     own = probabilities[np.arange(len(targets)), targets]
     return float(-np.log(np.maximum(own, 1e-12)).mean()) if len(targets) else 0.0
 
 
 def metric_names(top_k: int | None = None, binary_metric: str | None = None) -> tuple[str, ...]:
-    """The names that `metrics_of` gives."""
+    """Return the names of the metrics that `metrics_of` returns."""
     asked = ((f"top_k_accuracy_{top_k}",) if top_k else ()) + (
         (binary_metric,) if binary_metric else ()
     )
@@ -216,7 +202,7 @@ def metric_names(top_k: int | None = None, binary_metric: str | None = None) -> 
 def metrics_of(
     outcomes: Outcomes, top_k: int | None = None, binary_metric: str | None = None
 ) -> dict[str, float]:
-    """loss, accuracy and, when asked, top_k_accuracy_<k> and a binary metric of a split."""
+    """Return loss, accuracy and, if requested, top_k_accuracy_<k> and a binary metric."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         loss = binary_cross_entropy(targets, probabilities)
@@ -231,10 +217,10 @@ def metrics_of(
 
 
 def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
-    """(true class, predicted class) → samples, for the pairs that occur; the most frequent first.
+    """Return (true class, predicted class) → samples for the pairs that occur, most frequent first.
 
-    Sparse, because a matrix of ImageNet-21k's classes would be 3.8 GB. Several labels a sample
-    cannot be confused one with another: there are no pairs.
+    Sparse, because a matrix of ImageNet-21k's classes would have 3.8 GB. Empty with multiple labels
+    per sample, which cannot be confused with one another.
     """
     if outcomes.targets.ndim == 2:
         return {}
@@ -244,20 +230,20 @@ def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
 
 
 def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
-    """One row a class: samples, recall and precision (None where undefined)."""
+    """Return one row per class: samples, recall and precision (None where undefined)."""
     if outcomes.targets.ndim == 2:
-        return per_label(outcomes.targets, outcomes.probabilities, names)
-    predictions = outcomes.probabilities.argmax(axis=1)
-    right = outcomes.targets[predictions == outcomes.targets]
-    counts = [np.bincount(v, minlength=len(names)) for v in (outcomes.targets, predictions, right)]
-    rows: list[dict[str, object]] = []
-    for name, samples, predicted, hits in zip(names, *np.stack(counts).tolist(), strict=True):
-        rows.append(
-            {
-                "label": name,
-                "samples": samples,
-                "recall": hits / samples if samples else None,
-                "precision": hits / predicted if predicted else None,
-            }
-        )
-    return rows
+        present, predicted = outcomes.targets > 0, outcomes.probabilities >= THRESHOLD
+        counts = [v.sum(axis=0) for v in (present, predicted, present & predicted)]
+    else:
+        classes, found = outcomes.targets, outcomes.probabilities.argmax(axis=1)
+        hits = classes[found == classes]
+        counts = [np.bincount(v, minlength=len(names)) for v in (classes, found, hits)]
+    return [
+        {
+            "label": name,
+            "samples": samples,
+            "recall": hits / samples if samples else None,
+            "precision": hits / predictions if predictions else None,
+        }
+        for name, samples, predictions, hits in zip(names, *np.stack(counts).tolist(), strict=True)
+    ]

@@ -64,6 +64,18 @@ class Inputs:
         return len(self.training) if self.totals is None else self.totals.samples
 
     @property
+    def class_counts(self) -> dict[str, list[int]]:
+        """Samples of each class by split, without splits that cannot be counted (pipes)."""
+        counts = {
+            name: class_counts(source, len(self.labels)).tolist()
+            for name, source in self.splits.items()
+            if source.is_countable
+        }
+        if self.totals is not None:
+            counts["train"] = self.totals.class_counts.tolist()
+        return counts
+
+    @property
     def splits(self) -> dict[str, Source]:
         """The sources by name: train, validation and, if there is one, test."""
         found = {"train": self.training, "validation": self.validation}

@@ -21,9 +21,10 @@ from image_classification.training.journal import Heartbeat, Journal, SilentJour
 from image_classification.training.lifeline import watched
 from image_classification.training.loaders import Loaders, agreed, open_loaders
 from image_classification.training.loop import EpochObserver, Loop
+from image_classification.training.output import write_artifact, write_predictions
 from image_classification.training.report.history import history_writer, tensorboard_writer
 from image_classification.training.request import JobRequest, read_request
-from image_classification.training.results import measure, write_predictions, write_results
+from image_classification.training.results import measure
 from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
@@ -81,7 +82,7 @@ def run_job(
             artifact = None
             if results is not None:
                 write_predictions(paths.output_data / PREDICTIONS_FILE, results)
-                artifact = write_results(paths.model, results, engine)
+                artifact = write_artifact(paths.model, results, engine)
                 _logger.info("%s; artifact in %s", results.line(), paths.model)
             group.wait()  # a host that ends before the first one has saved ends the whole job
         finally:

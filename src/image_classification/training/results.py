@@ -1,27 +1,18 @@
-"""The results of a finished job: measure the best weights, write the artifact and predictions."""
+"""The results of a finished job: what its best weights reach, in the probabilities to be served."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from pathlib import Path
-from platform import python_version
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from safetensors.numpy import save
 
-from image_classification import __version__
-from image_classification import artifact as artifacts
-from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
-from image_classification.contract import environment
-from image_classification.files import write_text
-from image_classification.images.preprocessing import Preprocessing
+from image_classification.errors import DataError
+from image_classification.images.encode import thumbnail
 from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.sources import Source
 from image_classification.training.calibration import (
     Calibration,
     Reliability,
@@ -31,17 +22,35 @@ from image_classification.training.calibration import (
 )
 from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import Outcomes, metrics_of
-from image_classification.training.final_settings import plain
-from image_classification.training.inputs import Inputs, class_counts
+from image_classification.training.inputs import Inputs
 from image_classification.training.loaders import Loaders
 from image_classification.training.loop import LastWeights, Loop
-from image_classification.training.report import Facts, Mistake, confident_mistakes
-from image_classification.training.report.model_card import model_card
-from image_classification.training.report.page import page
 from image_classification.training.request import JobRequest
 from image_classification.training.settings import Settings
 
+MOST_MISTAKES = 24  # about 4 KB each in the page
+
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction.
+
+    Attributes:
+        key: of the sample.
+        target, predicted: class indices.
+        probability: 0–1, of the predicted class.
+        target_probability: 0–1, of the true class.
+        picture: a `data:` URI, or None if the image can no longer be read.
+    """
+
+    key: str
+    target: int
+    predicted: int
+    probability: float
+    target_probability: float
+    picture: str | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,11 @@ class Results:
     last_weights: LastWeights | None
     started_from: str
     hyperparameters: Sequence[tuple[str, str, str]]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have multiple labels."""
+        return self.validation.targets.ndim == 2
 
     def line(self) -> str:
         """Return the log line about the best epoch."""
@@ -112,7 +126,7 @@ def measure(
         test=_test(loop, loaders, fitted.temperature),
         calibration=fitted,
         reliability=(reliability(outcomes), reliability(validation)),
-        mistakes=confident_mistakes(validation, inputs.validation),
+        mistakes=_confident_mistakes(validation, inputs.validation),
         bad_samples=loaders.bad_samples,
         last_weights=loop.last_weights,
         started_from=started_from,
@@ -134,149 +148,31 @@ def _test(loop: Loop, loaders: Loaders, temperature: float) -> Outcomes | None:
     return outcomes
 
 
-def write_predictions(path: Path, results: Results) -> None:
-    """Write one JSON line per validation sample: its key, its label, the probabilities."""
-    names, outcomes = results.inputs.labels.names, results.validation
-    lines = (
-        json.dumps(
-            {"key": key, **_named(target, names), "probabilities": row.tolist()},
-            ensure_ascii=False,
-        )
-        for key, target, row in zip(
-            outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
-        )
-    )
-    write_text(path, "\n".join(lines))
+def _confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
+    """Return at most MOST_MISTAKES mistakes, the most confident first; `source` has the pictures.
 
-
-def _named(target: Any, names: Sequence[str]) -> dict[str, object]:
-    if np.ndim(target):
-        return {"labels": [names[index] for index in np.flatnonzero(target)]}
-    return {"label": names[target]}
-
-
-def write_results(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:
-    """Write the artifact of `engine`, which holds the best weights, to `directory`."""
-    description = _description(results)
-    preprocessing = served_preprocessing(results.settings)
-    facts = Facts(
-        description=description,
-        labels=results.inputs.labels,
-        preprocessing=preprocessing.to_json(),
-        history=results.history,
-        outcomes=results.validation,
-        calibration=results.calibration,
-        reliability=results.reliability,
-        mistakes=results.mistakes,
-        class_counts=_class_counts(results.inputs),
-        bad_samples=tuple(results.bad_samples.reasons.items()),
-        hyperparameters=results.hyperparameters,
-    )
-    pages: dict[str, artifacts.FileWriter] = {
-        artifacts.REPORT_FILE: lambda path: path.write_text(page(facts), "utf-8"),
-        artifacts.MODEL_CARD_FILE: lambda path: path.write_text(model_card(facts), "utf-8"),
-    }
-    writers = engine_writers(engine, results.calibration.temperature) | pages
-    if results.last_weights is not None:
-        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights.weights)
-    labels = results.inputs.labels
-    return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
-
-
-def _class_counts(inputs: Inputs) -> dict[str, list[int]]:
-    """Return the samples of each class by split, without splits that cannot be counted (pipes)."""
-    counts = {}
-    for name, source in inputs.splits.items():
-        if source.is_countable:
-            counts[name] = class_counts(source, len(inputs.labels)).tolist()
-    if inputs.totals is not None:
-        counts["train"] = inputs.totals.class_counts.tolist()
-    return counts
-
-
-def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
-    """Return the writers of an engine's graph and weights, by the artifact's file names."""
-    return {
-        artifacts.MODEL_FILE: lambda path: engine.export(path, temperature),
-        artifacts.WEIGHTS_FILE: weights_writer(engine.state()),
-    }
-
-
-def weights_writer(state: State) -> artifacts.FileWriter:
-    """Return what writes the weights of a state under their neutral names."""
-    weights = {
-        name.removeprefix(WEIGHT_PREFIX): value
-        for name, value in state.items()
-        if name.startswith(WEIGHT_PREFIX)
-    }
-    return lambda path: path.write_bytes(save(weights))
-
-
-def description_of(backend: str, backbone: str, interface: str) -> dict[str, Any]:
-    """Return the fields that every manifest has."""
-    return {
-        "interface": interface,
-        "backend": backend,
-        "backbone": backbone,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"sagemaker-image-classification": __version__, "python": python_version()},
-    }
-
-
-def served_preprocessing(settings: Settings) -> Preprocessing:
-    """Return the preprocessing of validation, except that small images are enlarged, not refused.
-
-    `inference_resize=squash` restores what the MXNet built-in serves, a resize that ignores the
-    aspect ratio. The model was not validated with it.
+    An image with multiple labels is seldom right or wrong as a whole: there are no mistakes then.
     """
-    validated = replace(settings.preprocessing, small_images="enlarge")
-    if settings.served_resize in {None, validated.mode}:
-        return validated
-    _logger.warning(
-        "inference_resize=%s: the server preprocesses images differently from validation; expect a "
-        "different accuracy",
-        settings.served_resize,
-    )
-    return replace(validated, mode=settings.served_resize, resize=None)
+    if outcomes.targets.ndim == 2:
+        return []
+    predicted = outcomes.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != outcomes.targets)
+    confidence = outcomes.probabilities[wrong, predicted[wrong]]
+    shown = wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES].tolist()
+    positions = {source.key(position): position for position in range(len(source)) if shown}
+    mistakes = []
+    for index in shown:
+        row, key = outcomes.probabilities[index], outcomes.keys[index]
+        target, answer = int(outcomes.targets[index]), int(predicted[index])
+        picture = _picture(source, positions[key]) if key in positions else None
+        mistakes.append(
+            Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
+        )
+    return mistakes
 
 
-def _weights_named(results: Results) -> dict[str, Any]:
-    """Return for each file of weights its epoch, from 1, and the step if a stop cut that short."""
-    history, last = results.history, results.last_weights
-    best_record = history.epochs[history.best_epoch]
-    best = _position(best_record.epoch, best_record.cut_after) | {"is": "best"}
-    named = {artifacts.MODEL_FILE: best, artifacts.WEIGHTS_FILE: best}
-    if last is not None:
-        last_position = _position(last.epoch, last.cut_after)
-        named[artifacts.LAST_WEIGHTS_FILE] = last_position | {"is": "last"}
-    return named
-
-
-def _position(epoch: int, cut_after: int) -> dict[str, Any]:
-    return {"epoch": epoch + 1} | ({"step": cut_after} if cut_after else {})
-
-
-def _description(results: Results) -> dict[str, Any]:
-    settings, history = results.settings, results.history
-    best = history.epochs[history.best_epoch]
-    measured: dict[str, Any] = {
-        "best_epoch": best.epoch + 1,
-        "epochs": len(history.epochs),
-        "train": best.train,
-        "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
-        "validation_before_calibration": best.validation,
-        "training_samples": results.inputs.training_samples,
-        "validation_samples": len(results.validation.keys),
-    }
-    if results.test is not None:
-        measured["test"] = metrics_of(results.test, settings.top_k, settings.binary_metric)
-        measured["test_samples"] = len(results.test.keys)
-    return description_of(settings.backend, settings.backbone.name, results.interface) | {
-        "job": environment.JOB_NAME.read(),
-        "multi_label": settings.multi_label,
-        "metrics": measured,
-        "calibration": results.calibration.to_json(),
-        "weights": _weights_named(results),
-        "started_from": results.started_from,
-        "hyperparameters": plain(settings),
-    }
+def _picture(source: Source, position: int) -> str | None:
+    try:
+        return thumbnail(source.read(position).data)
+    except DataError:  # the file is gone by now
+        return None

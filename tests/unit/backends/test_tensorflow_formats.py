@@ -21,7 +21,7 @@ from image_classification.backends.base import OptimizerSpec, World
 from image_classification.cli import main
 from image_classification.images.preprocessing import Preprocessing, prepare
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.results import description_of, engine_writers
+from image_classification.training.output import description_of, engine_writers
 from tests.unit.backends.torch_cases import SMALL, make_batch
 
 PREPROCESSING = Preprocessing(height=20, width=28, resize=32, mean=(120.0,) * 3, std=(60.0,) * 3)

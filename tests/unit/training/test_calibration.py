@@ -76,7 +76,7 @@ def test_dividing_the_logits_is_what_at_temperature_does_even_where_a_probabilit
         (outcomes_of(1.5, samples=12), "more than chance"),
         (
             Outcomes(("a", "b"), np.array([0, 1]), np.array([[0.6, 0.4], [0.3, 0.7]], np.float32)),
-            "every validation image is right",
+            "every validation image is correct",
         ),
     ],
     ids=["already right", "tiny", "perfect"],

@@ -1,0 +1,155 @@
+"""What a job writes at its end: the artifact with its report, and the validation predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from image_classification import __version__
+from image_classification import artifact as artifacts
+from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
+from image_classification.contract import environment
+from image_classification.files import write_text
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.training.evaluation import metrics_of
+from image_classification.training.final_settings import plain
+from image_classification.training.report.pages import model_card, report_page
+from image_classification.training.results import Results
+from image_classification.training.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+def write_predictions(path: Path, results: Results) -> None:
+    """Write one JSON line per validation sample: its key, its label, the probabilities."""
+    names, outcomes = results.inputs.labels.names, results.validation
+    lines = (
+        json.dumps(
+            {"key": key, **_named(target, names), "probabilities": row.tolist()},
+            ensure_ascii=False,
+        )
+        for key, target, row in zip(
+            outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
+        )
+    )
+    write_text(path, "\n".join(lines))
+
+
+def _named(target: Any, names: Sequence[str]) -> dict[str, object]:
+    if np.ndim(target):
+        return {"labels": [names[index] for index in np.flatnonzero(target)]}
+    return {"label": names[target]}
+
+
+def write_artifact(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:
+    """Write the artifact of `engine`, which holds the best weights, to `directory`."""
+    description = _description(results)
+    preprocessing = _served_preprocessing(results.settings)
+    report = report_page(results, description)
+    card = model_card(results, description, preprocessing)
+    pages: dict[str, artifacts.FileWriter] = {
+        artifacts.REPORT_FILE: lambda path: path.write_text(report, "utf-8"),
+        artifacts.MODEL_CARD_FILE: lambda path: path.write_text(card, "utf-8"),
+    }
+    writers = engine_writers(engine, results.calibration.temperature) | pages
+    if results.last_weights is not None:
+        writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights.weights)
+    labels = results.inputs.labels
+    return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
+
+
+def engine_writers(engine: Engine, temperature: float = 1.0) -> dict[str, artifacts.FileWriter]:
+    """Return the writers of an engine's graph and weights, by the artifact's file names."""
+    return {
+        artifacts.MODEL_FILE: lambda path: engine.export(path, temperature),
+        artifacts.WEIGHTS_FILE: weights_writer(engine.state()),
+    }
+
+
+def weights_writer(state: State) -> artifacts.FileWriter:
+    """Return what writes the weights of a state under their neutral names."""
+    weights = {
+        name.removeprefix(WEIGHT_PREFIX): value
+        for name, value in state.items()
+        if name.startswith(WEIGHT_PREFIX)
+    }
+    return lambda path: path.write_bytes(save(weights))
+
+
+def description_of(backend: str, backbone: str, interface: str) -> dict[str, Any]:
+    """Return the fields that every manifest has."""
+    return {
+        "interface": interface,
+        "backend": backend,
+        "backbone": backbone,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"sagemaker-image-classification": __version__, "python": python_version()},
+    }
+
+
+def _served_preprocessing(settings: Settings) -> Preprocessing:
+    """Return the preprocessing of validation, except that small images are enlarged, not refused.
+
+    `inference_resize=squash` restores what the MXNet built-in serves, a resize that ignores the
+    aspect ratio. The model was not validated with it.
+    """
+    validated = replace(settings.preprocessing, small_images="enlarge")
+    if settings.served_resize in {None, validated.mode}:
+        return validated
+    _logger.warning(
+        "inference_resize=%s: the server preprocesses images differently from validation; expect a "
+        "different accuracy",
+        settings.served_resize,
+    )
+    return replace(validated, mode=settings.served_resize, resize=None)
+
+
+def _weights_named(results: Results) -> dict[str, Any]:
+    """Return for each file of weights its epoch, from 1, and the step if a stop cut that short."""
+    history, last = results.history, results.last_weights
+    best_record = history.epochs[history.best_epoch]
+    best = _position(best_record.epoch, best_record.cut_after) | {"is": "best"}
+    named = {artifacts.MODEL_FILE: best, artifacts.WEIGHTS_FILE: best}
+    if last is not None:
+        last_position = _position(last.epoch, last.cut_after)
+        named[artifacts.LAST_WEIGHTS_FILE] = last_position | {"is": "last"}
+    return named
+
+
+def _position(epoch: int, cut_after: int) -> dict[str, Any]:
+    return {"epoch": epoch + 1} | ({"step": cut_after} if cut_after else {})
+
+
+def _description(results: Results) -> dict[str, Any]:
+    settings, history = results.settings, results.history
+    best = history.epochs[history.best_epoch]
+    measured: dict[str, Any] = {
+        "best_epoch": best.epoch + 1,
+        "epochs": len(history.epochs),
+        "train": best.train,
+        "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
+        "validation_before_calibration": best.validation,
+        "training_samples": results.inputs.training_samples,
+        "validation_samples": len(results.validation.keys),
+    }
+    if results.test is not None:
+        measured["test"] = metrics_of(results.test, settings.top_k, settings.binary_metric)
+        measured["test_samples"] = len(results.test.keys)
+    return description_of(settings.backend, settings.backbone.name, results.interface) | {
+        "job": environment.JOB_NAME.read(),
+        "multi_label": settings.multi_label,
+        "metrics": measured,
+        "calibration": results.calibration.to_json(),
+        "weights": _weights_named(results),
+        "started_from": results.started_from,
+        "hyperparameters": plain(settings),
+    }

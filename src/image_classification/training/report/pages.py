@@ -1,0 +1,229 @@
+"""report.html and model-card.md: what a finished job did, how good its model is, where it is wrong.
+
+In: `Results`, and the manifest's description of the job. Out: text, made from the templates
+`pages/report.html` and `pages/model-card.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from image_classification.images.preprocessing import Preprocessing
+from image_classification.pages import charts, render
+from image_classification.training.calibration import Reliability
+from image_classification.training.checkpoint import EpochRecord
+from image_classification.training.evaluation import confusions, per_class
+from image_classification.training.results import MOST_MISTAKES, Results
+
+_IMBALANCED = 10  # times more images in the largest class than in the smallest
+_MOST_NAMED = 10  # classes in a remark
+_MOST_BAD = 200  # unusable images in the report
+_MOST_CONFUSIONS = 15
+_LARGEST_MATRIX = 30  # classes
+_MOST_CLASSES = 200  # in the model card
+
+
+def report_page(results: Results, about: Mapping[str, Any]) -> str:
+    """Return the report as HTML; `about` is the manifest's description of the job."""
+    names, history = results.inputs.labels.names, results.history.epochs
+    return render(
+        "report.html",
+        **_shared(results, about),
+        title=f"{about['backbone']}, {len(names)} classes",
+        figures=_figures(results, about["metrics"]),
+        line_charts=[_line_chart(name, history) for name in history[0].train],
+        epochs=[_epoch_row(record) for record in history],
+        matrix=_matrix(results) if len(names) <= _LARGEST_MATRIX else (),
+        confusions=[
+            (names[target], names[predicted], count)
+            for (target, predicted), count in confusions(results.validation).items()
+            if target != predicted
+        ][:_MOST_CONFUSIONS],
+        classes=_class_rows(results),
+        mistakes=results.mistakes,
+        most_mistakes=MOST_MISTAKES,
+        things="decisions" if results.is_multi_label else "images",
+        reliability=_reliability_chart(results),
+        splits=[
+            (split, sum(counts), sum(count > 0 for count in counts), min(counts), max(counts))
+            for split, counts in results.inputs.class_counts.items()
+        ],
+        remarks=_remarks(names, results.inputs.class_counts),
+        class_bars=charts.class_bars(names, results.inputs.class_counts),
+        bad_samples=list(results.bad_samples.reasons.items()),
+        most_bad=_MOST_BAD,
+        given=[
+            (_with_origin(name, origin), value)
+            for name, value, origin in results.hyperparameters
+            if origin != "default"
+        ],
+        defaults=[row[:2] for row in results.hyperparameters if row[2] == "default"],
+        effective_values=json.dumps(about["hyperparameters"], indent=1, ensure_ascii=False),
+    )
+
+
+def model_card(results: Results, about: Mapping[str, Any], preprocessing: Preprocessing) -> str:
+    """Return the model card: Markdown with YAML front matter in the form that model hubs read."""
+    names, counts = results.inputs.labels.names, results.inputs.class_counts.get("train")
+    seconds = sum(record.seconds for record in results.history.epochs)
+    resize = {"crop": "center crop", "squash": "both sides resized"}[preprocessing.mode]
+    if preprocessing.resize:
+        resize += f" after resizing the shorter side to {preprocessing.resize}"
+    size = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    text = render(
+        "model-card.md",
+        **_shared(results, about),
+        size="×".join(map(str, size)),
+        resize=resize,
+        bad_samples=len(results.bad_samples.reasons),
+        minutes=f"{seconds / 60:.1f}",
+        given=[
+            f"`{name}={value}`"
+            for name, value, origin in results.hyperparameters
+            if origin != "default"
+        ],
+        metric_splits=[name for name in ("validation", "test") if name in about["metrics"]],
+        rarest=min(zip(names, counts, strict=True), key=lambda pair: pair[1]) if counts else None,
+        classes=per_class(results.validation, names),
+        most_classes=_MOST_CLASSES,
+    )
+    return text.strip() + "\n"
+
+
+def _shared(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "about": about,
+        "measured": about["metrics"],
+        "names": results.inputs.labels.names,
+        "is_multi_label": results.is_multi_label,
+        "calibration_line": results.calibration.line().replace("->", "→"),
+        "percent": percent,
+        "metric_title": metric_title,
+    }
+
+
+def metric_title(name: str) -> str:
+    """Return a metric's name for people: `top_k_accuracy_5` is "Top-5 accuracy"."""
+    k = name.removeprefix("top_k_accuracy_")
+    return name.replace("_", " ").capitalize() if k == name else f"Top-{k} accuracy"
+
+
+def percent(share: object) -> str:
+    """Return a share as a percentage, "–" if it is undefined."""
+    return f"{100 * share:.1f} %" if isinstance(share, float) else "–"
+
+
+def _figures(results: Results, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (value, name) of the figures below the title."""
+    epochs, test = results.history.epochs, measured.get("test")
+    seconds = sum(record.seconds for record in epochs)
+    rate = sum(record.images_per_second for record in epochs) / len(epochs)
+    figures = [
+        (f"{value:.4f}", f"validation {metric_title(name).lower()}")
+        for name, value in measured["validation"].items()
+        if name != "accuracy"
+    ]
+    if test is not None:
+        samples = f"of {measured['test_samples']} test images correct"
+        figures.append((percent(test["accuracy"]), samples))
+    return [
+        *figures,
+        (f"{results.calibration.error_after:.4f}", "expected calibration error"),
+        (f"{measured['best_epoch']} of {measured['epochs']}", "best epoch"),
+        (f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s", "of training steps"),
+        (f"{rate:.0f}", "images/s"),
+    ]
+
+
+def _line_chart(name: str, history: Sequence[EpochRecord]) -> str:
+    series = {
+        "training": [record.train[name] for record in history],
+        "validation": [record.validation[name] for record in history],
+    }
+    ceiling = float("inf") if name == "loss" else 1.0
+    return charts.line_chart(metric_title(name), series, ceiling)
+
+
+def _epoch_row(record: EpochRecord) -> list[object]:
+    return [
+        record.epoch + 1,
+        f"{record.train['loss']:.4f}",
+        f"{record.validation['loss']:.4f}",
+        f"{record.train['accuracy']:.4f}",
+        f"{record.validation['accuracy']:.4f}",
+        f"{record.learning_rate:.6f}",
+        f"{record.images_per_second:.1f}",
+        percent(record.wait_share),
+        percent(record.outside_share),
+    ]
+
+
+def _matrix(results: Results) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return (true class, [(count, CSS style)]), shaded by the share of the row.
+
+    Correct predictions are blue, the others red.
+    """
+    names, pairs = results.inputs.labels.names, confusions(results.validation)
+    rows = []
+    for target, name in enumerate(names):
+        counts = [pairs.get((target, predicted), 0) for predicted in range(len(names))]
+        cells = []
+        for predicted, count in enumerate(counts):
+            share = count / max(sum(counts), 1)
+            if target == predicted:
+                color, opacity, is_dark = "31,111,178", min(0.85, share), share > 0.6
+            else:
+                color, opacity, is_dark = "209,60,40", min(0.85, 2 * share), share > 0.3
+            style = f"background:rgba({color},{opacity:.2f})" + ";color:#fff" * is_dark
+            cells.append((count, style))
+        rows.append((name, cells))
+    return rows
+
+
+def _class_rows(results: Results) -> list[tuple[str, object, str, str]]:
+    """Return the rows of the class table, the lowest recall first."""
+    rows = per_class(results.validation, results.inputs.labels.names)
+    rows.sort(key=lambda row: (row["recall"] is None, row["recall"] or 0.0))
+    return [
+        (str(row["label"]), row["samples"], percent(row["recall"]), percent(row["precision"]))
+        for row in rows
+    ]
+
+
+def _reliability_chart(results: Results) -> str:
+    before, after = results.reliability
+    series = {"as trained": _bins(before)}
+    if not results.calibration.reason:
+        series["as served"] = _bins(after)
+    return charts.reliability_chart(series)
+
+
+def _bins(found: Reliability) -> list[tuple[int, float, float]]:
+    columns = (found.samples.tolist(), found.confidence.tolist(), found.accuracy.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def _remarks(names: Sequence[str], class_counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return one sentence for each oddity of the data."""
+    remarks = []
+    for split, counts in class_counts.items():
+        absent = [name for name, count in zip(names, counts, strict=True) if not count]
+        if absent:
+            more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+            remarks.append(f"{split} has no image of {', '.join(absent[:_MOST_NAMED])}{more}")
+        present = [count for count in counts if count]
+        if present and max(present) >= _IMBALANCED * min(present):
+            remarks.append(
+                f"{split}: the largest class has {max(present)} images, the smallest "
+                f"{min(present)}: the accuracy says little about the small classes"
+            )
+    return remarks
+
+
+def _with_origin(name: str, origin: str) -> str:
+    """Return a hyperparameter's name with the spelling or the preset that gave it."""
+    if origin.startswith("preset "):
+        return f"{name} ({origin})"
+    return name if name == origin else f"{name} (given as {origin})"
