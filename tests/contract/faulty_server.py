@@ -20,9 +20,9 @@ load = server._Server.load
 
 def load_with_obedient_device(application: Any) -> Any:
     """Runs in the worker: ONNX Runtime must not be imported before the fork."""
-    from image_classification.serving import runtime
+    from image_classification.serving import models
 
-    class ObedientRuntime(runtime.Runtime):
+    class ObedientRuntime(models.Runtime):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             if os.environ.get("FAKE_CUDA"):
@@ -35,7 +35,7 @@ def load_with_obedient_device(application: Any) -> Any:
                 time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
             return super().run(images)
 
-    runtime.Runtime = ObedientRuntime  # type: ignore[misc]
+    models.Runtime = ObedientRuntime  # type: ignore[misc]
     return load(application)
 
 

@@ -20,12 +20,10 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "
 
 FRAMEWORK_ROOMS = re.compile(
     r"backends/\w+/(?!__init__|catalog|kvstore_node)\w+\.py|backends/onnx_\w+\.py"
-    r"|serving/(app|runtime)\.py|serving/custom/handlers\.py"
+    r"|serving/(app|models)\.py|serving/custom/handlers\.py"
 )
-NEXT_DOOR = re.compile(
-    r"serving/(multi_model|batching|models|server)\.py"
-)  # import from such a room
-GUNICORN_ROOMS = ("server.py", "worker.py", "incoming.py")
+NEXT_DOOR = re.compile(r"serving/(multi_model|batching|startup)\.py")  # import from such a room
+GUNICORN_ROOMS = ("server.py", "worker.py")
 
 # The table of docs/architecture.md: part → parts of the package it may import.
 DATA = {"errors", "files", "work", "samples", "images", "records", "labels"}
@@ -94,10 +92,10 @@ def test_a_framework_is_imported_only_in_its_own_room(path: Path) -> None:
     for name in imports(path):
         top = name.split(".")[0]
         if top in {"onnxruntime"}:
-            allowed = relative == "serving/runtime.py" or relative.startswith("backends/")
+            allowed = relative == "serving/models.py" or relative.startswith("backends/")
         elif top in {"flask", "werkzeug"}:
-            rooms = {"serving/app.py", "serving/server.py", "serving/multi_model.py"}
-            allowed = relative in rooms or (
+            rooms = ("app", "server", "startup", "multi_model")
+            allowed = relative in {f"serving/{room}.py" for room in rooms} or (
                 relative == "serving/codec/bodies.py" and top == "werkzeug"
             )
         elif top in FRAMEWORKS:
@@ -108,6 +106,8 @@ def test_a_framework_is_imported_only_in_its_own_room(path: Path) -> None:
             allowed = relative == "pages/__init__.py"
         elif top in {"gunicorn"}:
             allowed = relative.removeprefix("serving/") in GUNICORN_ROOMS
+        elif top in {"httptools"}:
+            allowed = relative == "serving/http.py"
         elif top in {"prometheus_client"}:
             allowed = relative == "serving/metrics.py"
         elif top in {"sagemaker_inference"}:

@@ -25,6 +25,7 @@ SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
     "backends.reference.export": "every backend has the file `export`",
     "backends.mxnet": "every backend's package says how its framework is prepared",
     "backends.mxnet.kvstore_node": "a program that runs in a process of its own",
+    "serving.page": "lies next to the style sheet, script and icon that it serves",
 }
 
 TESTS_OF_SEVERAL_PARTS = {

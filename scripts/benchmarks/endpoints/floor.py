@@ -52,10 +52,8 @@ def work(
     """Predict images in one process until the time is over."""
     from image_classification.artifact import open_artifact
     from image_classification.images.preprocessing import prepare
-    from image_classification.serving.codec.accept import parse_accept
-    from image_classification.serving.codec.answers import encode
-    from image_classification.serving.prediction import Prediction
-    from image_classification.serving.runtime import Runtime
+    from image_classification.serving.codec.answers import Prediction, encode, parse_accept
+    from image_classification.serving.models import Runtime
 
     bodies = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
     latencies: list[float] = []

@@ -20,7 +20,7 @@ def load() -> object:
 
 def _onnx(model: Path) -> object:
     from image_classification.images.preprocessing import Preprocessing, prepare
-    from image_classification.serving.runtime import Runtime
+    from image_classification.serving.models import Runtime
 
     preprocessing = Preprocessing.from_json(
         json.loads((model / "preprocessing.json").read_text("utf-8"))

@@ -57,7 +57,7 @@ def add_commands(subparsers: Commands) -> None:
 
 def describe(namespace: argparse.Namespace) -> int:
     """Print the request."""
-    from image_classification.serving.codec.accept import PRODUCED
+    from image_classification.serving.codec.answers import PRODUCED
     from image_classification.serving.codec.bodies import content_types
 
     request = algorithm_request(

@@ -50,8 +50,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics of an artifact on a data set."""
     from image_classification.artifact import open_artifact
     from image_classification.evaluate import open_labeled, predict_source
-    from image_classification.serving.models import Model
-    from image_classification.serving.runtime import Runtime
+    from image_classification.serving.models import Model, Runtime
     from image_classification.training.evaluation import metrics_of
 
     check_top_k(namespace.top_k)

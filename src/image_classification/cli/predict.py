@@ -24,9 +24,7 @@ from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
 from image_classification.labels.label_map import LabelMap
 from image_classification.logs import Progress
-from image_classification.serving.codec.accept import JSON, Accept
-from image_classification.serving.codec.answers import verbose
-from image_classification.serving.prediction import Failure, Prediction
+from image_classification.serving.codec.answers import JSON, Accept, Failure, Prediction, verbose
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -184,7 +182,7 @@ def predict(namespace: argparse.Namespace) -> int:
     from image_classification.artifact import open_artifact
     from image_classification.files import written_beside
     from image_classification.prepare.contact_sheet import ContactSheet
-    from image_classification.serving.prediction import Failure
+    from image_classification.serving.codec.answers import Failure
 
     paths = _find_images(namespace.images)
     _check(namespace, paths)
@@ -224,9 +222,8 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         shown: how many of them, from the first, get a picture for the sheet.
     """
     from image_classification.prepare.contact_sheet import thumbnail_of
-    from image_classification.serving.models import Model
-    from image_classification.serving.prediction import Failure
-    from image_classification.serving.runtime import Runtime
+    from image_classification.serving.codec.answers import Failure
+    from image_classification.serving.models import Model, Runtime
     from image_classification.work import in_order
 
     max_pixels = MAX_PIXELS.read_integer(1)
@@ -297,7 +294,7 @@ def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 def _draw(sheet: ContactSheet, seen: _Seen) -> None:
-    from image_classification.serving.prediction import Failure
+    from image_classification.serving.codec.answers import Failure
 
     if isinstance(seen.result, Failure):
         sheet.add(None, seen.path.name)

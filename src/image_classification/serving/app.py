@@ -1,246 +1,258 @@
 """The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker asks.
 
-What an answer is made of is in `invocation`; here are the routes, the body's limit and the form of
-every refusal: one line of JSON that says what came, what is accepted and what to do.
+An invocation is the images in the body, what the client accepts, a prediction for each image and
+the answer (`Answering`). Every refusal is a `RequestError`: one line of JSON that says what came,
+what is accepted and what to do. The body's limit is checked before this, while the body arrives
+(`http`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from image_classification import logs
-from image_classification.artifact import Artifact, open_artifact
-from image_classification.contract import environment
-from image_classification.contract.environment import (
-    BATCH_STRATEGY,
-    IS_BATCH,
-    MAX_CONCURRENT_TRANSFORMS,
-    MAX_PAYLOAD_IN_MB,
+from image_classification.contract.interface import AnswerForm
+from image_classification.errors import ImageError, RequestError
+from image_classification.serving import http
+from image_classification.serving.codec import answers
+from image_classification.serving.codec.answers import Failure, Prediction
+from image_classification.serving.codec.bodies import media_type_of, read_images
+from image_classification.serving.observation import Health
+from image_classification.serving.request_settings import RequestSettings, execution_parameters
+
+if TYPE_CHECKING:
+    from image_classification.serving.metrics import Metrics
+
+ROUTES = (
+    ("GET", "/ping", "200 with an empty body once the model has answered a real image"),
+    ("POST", "/invocations", "the predictions of the images in the body"),
+    (
+        "GET",
+        "/execution-parameters",
+        "the concurrency, strategy and payload of a transform job that chose none",
+    ),
+    ("GET", "/metrics", "Prometheus' text, if `IMAGE_CLASSIFICATION_METRICS` is true"),
+    (
+        "POST",
+        "/models",
+        "multi-model endpoint: load a model; 409 if it is loaded, 507 without memory for it",
+    ),
+    ("GET", "/models", "multi-model endpoint: the loaded models, a page at a time"),
+    ("GET", "/models/<name>", "multi-model endpoint: one model; 404 if it is not loaded"),
+    ("DELETE", "/models/<name>", "multi-model endpoint: unload it once no request uses it"),
+    ("POST", "/models/<name>/invoke", "multi-model endpoint: takes the place of /invocations"),
+    ("GET", "/", "a page to try the model, if `IMAGE_CLASSIFICATION_PAGE` is true"),
 )
-from image_classification.contract.interface import interface_of
-from image_classification.contract.process import cpu_count
-from image_classification.errors import BackendError, ImageError, RequestError, UserError
-from image_classification.serving import multi_model
-from image_classification.serving.admission import PixelGate, Plan
-from image_classification.serving.codec.accept import JSON
-from image_classification.serving.custom.selection import find_own_code
-from image_classification.serving.health import Health
-from image_classification.serving.http_interface import body_too_large, routes
-from image_classification.serving.invocation import (
-    CUSTOM_ATTRIBUTES,
-    Answering,
-    Invocation,
-    Responder,
-    echoed_attributes,
+"""Method, path and meaning."""
+
+STATUSES = (
+    (200, "the answer; in a list, an image that cannot be used is an `error` in its position"),
+    (400, "no usable image: not an image, damaged, too many pixels, an empty or broken body"),
+    (404, "no such route"),
+    (405, "another method; `Allow` names the right one"),
+    (406, "no media range of Accept can be produced, or `top_k` or `threshold` is impossible"),
+    (408, "the head or the body did not arrive in time"),
+    (409, "a multi-model endpoint has already loaded this model"),
+    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may hold"),
+    (414, "a request line longer than 4,094 bytes"),
+    (415, "a Content-Type that holds no images"),
+    (417, "an Expect other than `100-continue`"),
+    (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
+    (499, "the client disconnected before processing; only the log shows it"),
+    (500, "a fault of the server or of the user's own code; the log has its traceback"),
+    (501, "a Transfer-Encoding other than `chunked`"),
+    (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
+    (507, "a multi-model endpoint has no memory for another model"),
 )
-from image_classification.serving.models import Model, load_model, log_start
-from image_classification.serving.observation import configure_access_log
-from image_classification.serving.page import HEADERS, page_files
-from image_classification.serving.settings import RequestSettings, read_settings
-from image_classification.serving.store import ModelStore, memory_budget
+"""Status and when it is answered."""
 
-_MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
-_USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
-_STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
-"""The service's spelling → that of the SDK's local mode, which refuses every other."""
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_MAX_ATTRIBUTES = 1024  # visible US-ASCII characters: InvokeEndpoint's limit
 
-_LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
+HEADERS = (
+    ("Content-Type", "the form of the body; without it `application/x-image`"),
+    (
+        "Accept",
+        "the form of the answer; without it or with `*/*` `SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT`, "
+        "else `application/jsonlines` in a transform job or for a body of JSON lines, else "
+        "`application/json`",
+    ),
+    (
+        CUSTOM_ATTRIBUTES,
+        "is returned as it was sent: at most 1,024 visible US-ASCII characters",
+    ),
+)
+"""Request header and meaning; others are ignored."""
 
-
-def execution_parameters(max_content_length: int) -> dict[str, int | str]:
-    """The parameters for a job that did not choose its own; what it chose comes back.
-
-    One image a request (SINGLE_RECORD) and one request for each CPU, as far as their payloads,
-    which `max_content_length` (bytes) allows, fit the platform's limit for all of them together.
-
-    Raises:
-        UserError: a variable of the job has an impossible value.
-    """
-    chosen = MAX_CONCURRENT_TRANSFORMS.read_integer(0)
-    at_once = chosen or min(cpu_count(), _MAX_TOGETHER_MB // _USUAL_PAYLOAD_MB)
-    largest = max(1, max_content_length >> 20)
-    payload = MAX_PAYLOAD_IN_MB.read_integer(0) or min(largest, max(1, _MAX_TOGETHER_MB // at_once))
-    strategy = BATCH_STRATEGY.read().upper()
-    if strategy not in _STRATEGIES:
-        raise UserError(f"{BATCH_STRATEGY.name}={strategy}: expected {' or '.join(_STRATEGIES)}")
-    is_local = IS_BATCH.read() == _LOCAL_MODE
-    return {
-        "MaxConcurrentTransforms": at_once,
-        "BatchStrategy": _STRATEGIES[strategy] if is_local else strategy,
-        "MaxPayloadInMB": payload,
-    }
-
-
-_MAX_MESSAGE = 2000  # characters: SageMaker passes 2,048 of a refusal on, and a header may be long
 _logger = logging.getLogger(__name__)
 
+Predict = Callable[[Sequence[bytes | Failure]], list[Prediction | Failure]]
+"""`Model.predict_each`."""
 
-def create_server_app(artifact: Artifact | None, plan: Plan, health: Health) -> Flask:
-    """The application of a server process: settings from the environment, the model of `artifact`.
 
-    Without an artifact it is a multi-model endpoint.
+@dataclass(frozen=True)
+class Invocation:
+    """What a client sent.
 
-    Called by each gunicorn worker after the fork, because a framework's threads do not survive one.
+    Attributes:
+        body: at most `max_content_length` bytes.
+        content_type, accept: the headers, or None.
     """
-    logs.configure(environment.LOG_LEVEL.read_integer(0))
-    configure_access_log(environment.ACCESS_LOG.read_switch())
-    settings = read_settings()
-    if artifact is None:
-        return _multi_model_app(settings, plan, health)
-    model = load_model(artifact, plan, health, PixelGate(plan.large_pixels))
-    app = create_app(_responder(model, settings, health), settings, health)
-    if environment.PAGE.read_switch():
-        _add_page(app, model)
-    log_start(model, plan)
-    return app
+
+    body: bytes
+    content_type: str | None = None
+    accept: str | None = None
 
 
-def _multi_model_app(settings: RequestSettings, plan: Plan, health: Health) -> Flask:
-    """The application of a multi-model endpoint: it starts without a model."""
+class Responder(Protocol):
+    """Answers invocations, from any thread: `Answering`, or the user's own handlers."""
 
-    gate = PixelGate(plan.large_pixels)
-
-    def load(directory: Path) -> Responder:
-        with open_artifact(directory) as artifact:
-            model = load_model(artifact, plan, health, gate)
-        return Answering(model.predict_each, interface_of(artifact.interface).answers, settings)
-
-    store = ModelStore(load, memory_budget())
-    app = create_app(multi_model.refuse_invocation, settings, health)
-    app.register_blueprint(multi_model.routes(store, partial(_answer, settings=settings)))
-    _logger.info(
-        "Serving the models that POST /models names, in %d MiB; %s", store.budget >> 20, plan
-    )
-    return app
+    def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
+        """Return (body, content type) of the answer; a RequestError refuses the invocation."""
+        ...
 
 
-def _responder(model: Model, settings: RequestSettings, health: Health) -> Responder:
-    """What answers invocations: the user's own handlers where there are any, else our model.
+class Answering:
+    """The answers of our own model.
 
     Args:
-        model: has already answered once; so a ping may say 200.
+        predict: encoded images → a prediction, or the reason why there is none, for each.
+        form: of the answer, that of the interface.
         settings: of the environment.
-        health: watches the user's own handlers, as it does the model.
     """
-    artifact = model.artifact
-    own = find_own_code(artifact.directory)
-    if own is None:
-        return Answering(model.predict_each, interface_of(artifact.interface).answers, settings)
-    try:
-        from image_classification.serving.custom.handlers import OwnHandlers, ServedModel
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"code/{own.program} needs the package sagemaker-inference, which is not installed "
-            f"({error.name} is missing): pip install 'sagemaker-image-classification[own-code]', "
-            f"or unset {environment.PROGRAM.name}"
-        ) from error
-    served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
-    form = interface_of(artifact.interface).answers
-    handlers = OwnHandlers(own, served, form, settings, health)
-    _logger.info("Answering through code/%s of the artifact", own.program)
-    return handlers
+
+    def __init__(self, predict: Predict, form: AnswerForm, settings: RequestSettings) -> None:
+        self._predict, self._form, self._settings = predict, form, settings
+
+    def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
+        """Return (body, content type) of the answer.
+
+        Raises:
+            RequestError: 400 for a body that cannot be taken apart or a single image that cannot
+                be used; 406, 413 and 415 as in `read_images` and `parse_accept`.
+        """
+        settings = self._settings
+        is_lines = media_type_of(invocation.content_type or "") == answers.JSON_LINES
+        default = settings.default_accept or (answers.JSON_LINES if is_lines else answers.JSON)
+        accept = answers.parse_accept(
+            invocation.accept, default, settings.top_k, settings.threshold
+        )
+        try:
+            images = read_images(invocation.body, invocation.content_type)
+        except RequestError as error:
+            if error.status != 400 or not settings.is_placeholder:
+                raise
+            return answers.encode([Failure(error.message)], False, accept, self._form)
+        results = self._predict(images.entries)
+        if not images.is_list and not settings.is_placeholder:
+            refuse_failure(results[0])
+        return answers.encode(results, images.is_list, accept, self._form)
 
 
-def create_app(respond: Responder, settings: RequestSettings, health: Health) -> Flask:
-    """The application around what answers invocations, which is ready.
+def refuse_failure(result: Prediction | Failure) -> None:
+    """Raise a RequestError 400 if the result is a Failure."""
+    if isinstance(result, Failure):
+        raise RequestError(400, result.reason)
+
+
+def create_app(
+    respond: Responder,
+    settings: RequestSettings,
+    health: Health,
+    metrics: Metrics | None = None,
+) -> Flask:
+    """Make the application around what answers invocations, which is ready.
 
     Args:
         respond: our model, the user's own handlers, or what refuses.
         settings: of the environment.
-        health: decides what a ping is answered; the worker's loop answers most by itself.
+        health: decides what a ping is answered.
+        metrics: shown at `/metrics`; None: there is no such route.
     """
     app = Flask(__name__, static_folder=None)
-    # Here, where a variable with an impossible value ends the server before it listens.
+    # Read here, where a variable with an impossible value ends the server before it listens.
     parameters = execution_parameters(settings.max_content_length)
 
     @app.get("/ping")
     def ping() -> Response:
-        return Response(status=health.ping_status)
+        return Response(status=503 if health.fault else 200)
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return _answer(respond, settings=settings)
+        return answer_current(respond)
 
     @app.get("/execution-parameters")
     def parameters_of_a_transform_job() -> Response:
-        return Response(json.dumps(parameters), content_type=JSON)
+        return Response(json.dumps(parameters), content_type=answers.JSON)
+
+    if metrics is not None:
+
+        @app.get("/metrics")
+        def numbers() -> Response:
+            return Response(metrics.text(), content_type=metrics.content_type)
 
     _answer_refusals(app)
     return app
 
 
-def _answer(respond: Responder, *, settings: RequestSettings) -> Response:
-    """The answer to the invocation that Flask's current request is."""
+def answer_current(respond: Responder) -> Response:
+    """Answer Flask's current request, which is an invocation."""
     headers = request.headers
-    echoed = echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
-    body = _read_body(settings.max_content_length)
-    invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
+    echoed = _echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
+    invocation = Invocation(request.get_data(), headers.get("Content-Type"), headers.get("Accept"))
     answer, content_type = respond(invocation)
     return Response(answer, headers=echoed, content_type=content_type)
 
 
-def _add_page(app: Flask, model: Model) -> None:
-    """`GET /` and what the page loads."""
-    pages = page_files(model.artifact, model.providers)
+def _echoed_attributes(value: str | None) -> dict[str, str]:
+    """Return the header that repeats the client's custom attributes, if it sent any.
 
-    def page() -> Response:
-        body, content_type = pages[request.path]
-        return Response(body, headers=HEADERS, content_type=content_type)
-
-    for path in pages:
-        app.add_url_rule(path, view_func=page, endpoint=f"page {path}", methods=["GET"])
+    Raises:
+        RequestError: 400, more than 1,024 characters or others than visible US-ASCII.
+    """
+    if value is None:
+        return {}
+    if len(value) > _MAX_ATTRIBUTES or not all(" " <= character <= "~" for character in value):
+        raise RequestError(
+            400,
+            f"{CUSTOM_ATTRIBUTES} has {len(value)} characters: expected at most "
+            f"{_MAX_ATTRIBUTES}, visible US-ASCII only",
+        )
+    return {CUSTOM_ATTRIBUTES: value}
 
 
 def _answer_refusals(app: Flask) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
-        headers = {"Retry-After": "1"} if error.status == 503 else None
-        return _error(error.status, error.message, headers)
+        return _refusal(error.status, error.message)
 
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:
-        return _error(400, f"the image cannot be used: {error}")
+        return _refusal(400, f"the image cannot be used: {error}")
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> Response:
-        return _error(
-            error.code or 500,
-            f"{request.method} {request.path}: {error.name}; routes: {routes()}",
-            {name: value for name, value in error.get_headers() if name == "Allow"},
+        routes = ", ".join(f"{method} {path}" for method, path, _ in ROUTES[:3])
+        answer = _refusal(
+            error.code or 500, f"{request.method} {request.path}: {error.name}; routes: {routes}"
         )
+        answer.headers.extend((n, value) for n, value in error.get_headers() if n == "Allow")
+        return answer
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> Response:
-        _logger.error("invocation failed", exc_info=error)
-        return _error(500, f"internal error ({type(error).__name__}); the log has the details")
+        _logger.error("Invocation failed", exc_info=error)
+        return _refusal(500, f"internal error ({type(error).__name__}); the log has the details")
 
 
-def _read_body(max_content_length: int) -> bytes:
-    """The request's body, in chunks or not; may be empty.
-
-    Raises:
-        RequestError: 413, it is larger than the limit; by Content-Length before it is read.
-    """
-    length = request.content_length
-    if length is not None and length > max_content_length:
-        raise body_too_large(length, max_content_length)
-    # Werkzeug would cut off a body in chunks silently, hence one byte more.
-    request.max_content_length = max_content_length + 1
-    body = request.stream.read(max_content_length + 1)
-    if len(body) > max_content_length:
-        raise body_too_large(None, max_content_length)
-    return body
-
-
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    line = " ".join(message.split())[:_MAX_MESSAGE]
+def _refusal(status: int, message: str) -> Response:
+    answer = http.refusal(status, message)
+    line = " ".join(message.split())[:2000]
     _logger.warning("%s %s answered %s: %s", request.method, request.path[:200], status, line)
-    body = json.dumps({"error": line}, ensure_ascii=False)
-    return Response(body, status=status, headers=headers, content_type=JSON)
+    return Response(answer.body, status, dict(answer.headers))

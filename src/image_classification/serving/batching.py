@@ -1,9 +1,9 @@
 """The micro-batcher: one thread owns the device and runs what waits as one batch.
 
-While a batch runs, requests gather; the next batch is all of them. An idle device starts at once.
-Only while batches are forming anyway does it wait a moment for the batch to reach the size of the
-last one, never longer than a quarter of a run. Batches are padded to powers of two, so that the
-device sees few shapes and has run each of them before the first request.
+While a batch runs, requests gather; together they are the next batch. An idle device starts at
+once. If requests gathered for the last batch, the next one waits to reach the same size, for at
+most a quarter of a run. Batches are padded to powers of two, so that the device sees few shapes and
+has run each of them before the first request.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 
 from image_classification.errors import RequestError
 from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving.models import BoundRun, Runtime
 from image_classification.serving.observation import RequestRecord, current_request
-from image_classification.serving.runtime import BoundRun, Runtime
 
 _WAIT_SHARE = 0.25
 
@@ -60,18 +60,18 @@ class Batcher:
         warmed.result()
 
     def run(self, images: UInt8Array) -> FloatArray:
-        """Probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N."""
-        parts = [
+        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N."""
+        pieces = [
             _Waiting(images[start : start + self._max_batch], current_request())
             for start in range(0, len(images), self._max_batch)
         ]
-        for part in parts:
-            self._waiting.put(part)
-        results = [part.result.result() for part in parts]
+        for piece in pieces:
+            self._waiting.put(piece)
+        results = [piece.result.result() for piece in pieces]
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def close(self) -> None:
-        """End the thread once what waits has run."""
+        """Run what waits, then end the thread."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -97,7 +97,7 @@ class Batcher:
         return sizes if sizes[-1] >= self._max_batch else [*sizes, 2 * sizes[-1]]
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
-        """The next batch, and what did not fit into it."""
+        """Return the next batch, and the request that did not fit into it."""
         batch, count = [first], len(first.images)
         patience = time.monotonic() + _WAIT_SHARE * self._last_seconds
         while count < self._max_batch:
@@ -116,34 +116,34 @@ class Batcher:
         return batch, None
 
     def _run_batch(self, gathered: list[_Waiting]) -> None:
-        batch = [part for part in gathered if _is_wanted(part)]
+        batch = [waiting for waiting in gathered if _is_wanted(waiting)]
         if not batch:
             return
         start = time.monotonic()
-        count = sum(len(part.images) for part in batch)
+        count = sum(len(waiting.images) for waiting in batch)
         size = next(size for size in self._sizes() if size >= count)
         try:
             images = np.zeros((size, *self._shape), np.uint8)
-            np.concatenate([part.images for part in batch], out=images[:count])
+            np.concatenate([waiting.images for waiting in batch], out=images[:count])
             probabilities = self._runs[size].run(images)
         except Exception as error:
-            for part in batch:
-                part.result.set_exception(error)
+            for waiting in batch:
+                waiting.result.set_exception(error)
             return
         self._last_size, self._last_seconds = count, time.monotonic() - start
         done = 0
-        for part in batch:
-            part.record.queue_ms += (start - part.since) * 1000
-            part.record.batch_size = max(part.record.batch_size, count)
-            part.result.set_result(probabilities[done : done + len(part.images)])
-            done += len(part.images)
+        for waiting in batch:
+            waiting.record.waited(start - waiting.since)
+            waiting.record.took_part(count)
+            waiting.result.set_result(probabilities[done : done + len(waiting.images)])
+            done += len(waiting.images)
 
 
-def _is_wanted(part: _Waiting) -> bool:
-    """Whether somebody still waits for it; if not, its request is refused."""
+def _is_wanted(waiting: _Waiting) -> bool:
+    """Whether a client still waits for it; if not, refuse its request."""
     try:
-        part.record.refuse_if_abandoned()
+        waiting.record.refuse_if_abandoned()
     except RequestError as error:
-        part.result.set_exception(error)
+        waiting.result.set_exception(error)
         return False
     return True

@@ -1,27 +1,29 @@
 """The connections of a process: whole requests come out, answers go in, nobody is waited for.
 
-Runs in the worker's main loop, on its poller. A caller who is slow, silent or too large costs a
-connection and the bytes it has sent, never a thread.
+Runs in the worker's main loop. A client that is slow, silent or greedy costs a connection and the
+bytes it has sent, never a thread.
 """
 
 from __future__ import annotations
 
 import enum
-import json
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from image_classification.errors import RequestError
-from image_classification.serving.incoming import Received, RequestReader
+from image_classification.serving.http import CONTINUE, Head, Request, RequestReader, refusal
 
-_BYTES_PER_SECOND = 64 * 2**10  # a body that comes faster than this is never late
+_BYTES_PER_SECOND = 64 * 2**10  # a body that arrives faster than this is never late
 _RECEIVE_SIZE = 64 * 2**10  # a larger buffer is mapped and unmapped by malloc for each call
+_SEND_SECONDS = 30.0
+
+LINGER_SECONDS = 2.0
+"""For a client to read its refusal, or to send what is on its way when the process ends."""
 
 
 class Phase(enum.Enum):
@@ -30,42 +32,39 @@ class Phase(enum.Enum):
     IDLE = "the first byte of a request"
     RECEIVING = "the rest of a request"
     WORKING = "the answer, from a thread"
-    SENDING = "the caller to take the answer"
-    LINGERING = "the caller to close after a refusal"
+    SENDING = "the client to take the answer"
+    LINGERING = "the client to close after a refusal"
 
 
 class Connection:
-    """A caller's connection, as the main loop sees it; its socket never blocks.
+    """A client's connection; its socket never blocks.
 
     Attributes:
-        phase: what it waits for.
-        deadline: when (monotonic) waiting for that ends; none while WORKING.
-        outgoing: bytes of the answer that the caller has not taken yet.
+        phase: what it waits for, since the time `since`.
+        deadline: when (monotonic) waiting ends; infinity while WORKING.
+        outgoing: bytes of the answer that the client has not taken yet.
         closes: whether the connection ends with the present answer.
-        held: bytes of request that count against the process's limit.
-        watched: the events the main loop waits for; 0: none.
+        held: bytes of request that count against the limit of the process.
     """
 
-    def __init__(self, sock: socket.socket, peer: Any, reader: RequestReader) -> None:
+    def __init__(self, sock: socket.socket, peer: Any, max_body: int) -> None:
         sock.setblocking(False)
-        self.socket, self.peer, self.reader = sock, peer, reader
-        self.server = sock.getsockname()
-        self.phase = Phase.IDLE
-        self.deadline = float("inf")
+        self.socket, self.peer, self.server = sock, peer, sock.getsockname()
+        self.reader = RequestReader(max_body)
+        self.phase, self.since, self.deadline = Phase.IDLE, 0.0, float("inf")
         self.outgoing = b""
         self.closes = False
         self.held = 0
-        self.watched = 0
-        self.since = 0.0  # when its phase began
+        self._watched = 0  # the events the main loop waits for
 
-    def wait_for(self, phase: Phase, seconds: float) -> None:
+    def wait_for(self, phase: Phase, seconds: float = float("inf")) -> None:
         """Enter `phase`, for at most `seconds`."""
         self.phase = phase
         self.since = time.monotonic()
         self.deadline = self.since + seconds
 
     def receive(self) -> bytes | None:
-        """What has arrived; b"" if the caller has closed, None if nothing came after all."""
+        """Return what has arrived: b"" if the client has closed, None if nothing has."""
         try:
             return self.socket.recv(_RECEIVE_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -73,24 +72,35 @@ class Connection:
         except OSError:
             return b""
 
-    def take(self, data: bytes, read_timeout: float) -> Received | None:
-        """The request that `data` completes; else the deadline for more of it is set.
+    def take(self, data: bytes, read_timeout: float) -> Request | None:
+        """Return the request that `data` completes, or set the deadline for the rest of it.
 
-        The head has `read_timeout` seconds from its first byte, the body as many from the head and
-        one more for each 64 KiB that came.
+        The head has `read_timeout` seconds from its first byte; the body has as many from the head
+        on, and one more for each 64 KiB received.
         """
-        had_head, had_begun = self.reader.has_head, self.phase is Phase.RECEIVING
-        received = self.reader.take(data)
-        if received is None and self.reader.has_begun:
-            if not had_begun or self.reader.has_head != had_head:
+        had_head, had_begun = self.reader.head is not None, self.phase is Phase.RECEIVING
+        request = self.reader.take(data)
+        if request is None and self.reader.has_begun:
+            has_head = self.reader.head is not None
+            if not had_begun or has_head != had_head:
                 self.wait_for(Phase.RECEIVING, read_timeout)
-            came = self.reader.buffered / _BYTES_PER_SECOND if self.reader.has_head else 0
-            self.deadline = self.since + read_timeout + came
-        return received
+            received = self.reader.buffered / _BYTES_PER_SECOND if has_head else 0
+            self.deadline = self.since + read_timeout + received
+        return request
 
-    def send(self, data: bytes = b"") -> bool:
-        """Send what is outgoing, then `data`, as far as the caller takes it; False: it is gone."""
+    def hold(self, size: int) -> int:
+        """Count `size` bytes of request from now on; return how many more than before."""
+        change, self.held = size - self.held, size
+        return change
+
+    def answer(self, data: bytes, *, closes: bool) -> bool:
+        """Send an answer, as far as the client takes it; False if the client is gone."""
+        self.closes = closes
         self.outgoing += data
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Send what is outgoing, as far as the client takes it; False if the client is gone."""
         try:
             while self.outgoing:
                 self.outgoing = self.outgoing[self.socket.send(self.outgoing) :]
@@ -101,7 +111,7 @@ class Connection:
         return True
 
     def is_gone(self) -> bool:
-        """Whether the caller has closed its side; from any thread, without taking any bytes."""
+        """Whether the client has closed its side; callable in any thread, takes no bytes."""
         try:
             return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -110,51 +120,31 @@ class Connection:
             return True
 
     def half_close(self) -> None:
-        """Say that no more will be sent; an answer on its way still arrives."""
+        """Announce that no more will be sent; an answer on its way still arrives."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the caller was quicker
+            pass  # the client closed first
 
-
-def plain_answer(
-    status: int, headers: Mapping[str, str], body: bytes, *, is_closing: bool, has_body: bool = True
-) -> bytes:
-    """An answer that the main loop gives by itself, without the application."""
-    lines = [f"HTTP/1.1 {status} {_reason(status)}", "Server: gunicorn"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"Content-Length: {len(body)}", f"Connection: {_persistence(is_closing)}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + (body if has_body else b"")
-
-
-def refusal(status: int, message: str, *, is_closing: bool) -> bytes:
-    """One line of JSON that says why; with Retry-After where the same request may pass later."""
-    headers = {"Content-Type": "application/json"}
-    if status == 503:
-        headers["Retry-After"] = "1"
-    body = json.dumps({"error": " ".join(message.split())}, ensure_ascii=False).encode()
-    return plain_answer(status, headers, body, is_closing=is_closing)
-
-
-def _reason(status: int) -> str:
-    return "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
-
-
-def _persistence(is_closing: bool) -> str:
-    return "close" if is_closing else "keep-alive"
-
-
-_SEND_SECONDS = 30.0
-LINGER_SECONDS = 2.0
-"""For a caller to read its refusal, or to send what was on its way when the process ends."""
+    def watch(self, selector: selectors.BaseSelector, events: int, callback: Any) -> None:
+        """Have `selector` report these events from now on; 0 for none."""
+        if events == self._watched:
+            return
+        if not events:
+            selector.unregister(self.socket)
+        elif self._watched:
+            selector.modify(self.socket, events, callback)
+        else:
+            selector.register(self.socket, events, callback)
+        self._watched = events
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process takes from its callers.
+    """What a process takes from its clients.
 
     Attributes:
-        connections: at once.
+        connections: open at once.
         max_body: bytes of one body.
         body_memory: bytes of all requests that are held.
         read_seconds: for a head to arrive, and for a body; see `Connection.take`.
@@ -168,37 +158,49 @@ class Limits:
     idle_seconds: float
 
 
-class Front:
+class Receiver(Protocol):
+    """What whole requests are given to: the worker."""
+
+    def admit(self, head: Head) -> None:
+        """Raise a RequestError if a request with this head is refused before its body arrives."""
+        ...
+
+    def dispatch(self, connection: Connection, request: Request) -> None:
+        """Answer with `Connections.answer`, now or later, in this thread.
+
+        Another thread may send the answer by `Connection.answer`; this one then calls
+        `Connections.sent`.
+        """
+        ...
+
+    def note_refusal(self, connection: Connection, error: RequestError, sent_bytes: int) -> None:
+        """Record the refusal of a request that did not arrive whole."""
+        ...
+
+    def defer(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call a function in the next turn of the main loop."""
+        ...
+
+
+class Connections:
     """The connections of a process.
 
     Args:
-        poller: waits for the sockets; its keys' data are called with the socket.
-        config: gunicorn's configuration.
-        limits: what is taken.
-        on_head: called with the head of a request whose body is still to come; raises a
-            RequestError where that body is not worth reading.
-        on_request: called with a connection and its whole request; answers with `answer`, or later
-            with `Connection.send` in another thread and `sent` in this one.
-        on_refusal: told of a request that did not arrive as it should, and of its answer's size.
-        defer: calls a function in the next turn of the loop.
+        selector: waits for the sockets; the data of its keys is called with the socket.
+        limits: what is taken from clients.
+        receiver: gets the requests.
     """
 
     def __init__(
-        self,
-        poller: selectors.BaseSelector,
-        config: Any,
-        limits: Limits,
-        on_head: Callable[[Any], None],
-        on_request: Callable[[Connection, Received], None],
-        on_refusal: Callable[[Connection, RequestError, int], None],
-        defer: Callable[..., None],
+        self, selector: selectors.BaseSelector, limits: Limits, receiver: Receiver
     ) -> None:
-        self._poller, self._config, self._limits = poller, config, limits
-        self._on_head, self._on_request = on_head, on_request
-        self._on_refusal, self._defer = on_refusal, defer
+        self._selector, self._limits, self._receiver = selector, limits, receiver
         self._idle_seconds = limits.idle_seconds
         self._held = 0
-        self.connections: set[Connection] = set()
+        self._open: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def accept(self, listener: Any) -> bool:
         """Take a new connection if there is one."""
@@ -206,76 +208,70 @@ class Front:
             sock, peer = listener.accept()
         except OSError:  # none, or gone again
             return False
-        connection = Connection(
-            sock, peer, RequestReader(self._config, peer, self._limits.max_body)
-        )
-        self.connections.add(connection)
-        self._next(connection)
+        connection = Connection(sock, peer, self._limits.max_body)
+        self._open.add(connection)
+        self._await_next(connection)
         return True
 
     def has_room(self) -> bool:
-        """Whether another connection can be taken; the one that idles longest makes room."""
-        if len(self.connections) < self._limits.connections:
+        """Whether another connection can be taken; the one that is idle longest makes room."""
+        if len(self._open) < self._limits.connections:
             return True
-        idle = [c for c in self.connections if c.phase is Phase.IDLE]
+        idle = [c for c in self._open if c.phase is Phase.IDLE]
         if idle:
             self._close(min(idle, key=lambda connection: connection.since))
         return bool(idle)
 
     def close_late(self) -> None:
-        """End the connections whose time is up; a request that did not arrive is told so (408)."""
+        """End the connections whose time is up; incomplete requests get a 408."""
         now = time.monotonic()
-        for connection in [c for c in self.connections if c.deadline < now]:
+        for connection in [c for c in self._open if c.deadline < now]:
             if connection.phase is Phase.RECEIVING:
-                part = "body" if connection.reader.has_head else "head"
-                self._refuse(connection, RequestError(408, f"the {part} did not arrive in time"))
+                missing = "head" if connection.reader.head is None else "body"
+                self._refuse(connection, RequestError(408, f"the {missing} did not arrive in time"))
             else:
                 self._close(connection)
 
     def let_go(self, idle_seconds: float) -> None:
-        """From now on, connections between two requests stay open only for so long."""
+        """From now on, keep connections open between two requests only for `idle_seconds`."""
         self._idle_seconds = idle_seconds
-        for connection in self.connections:
+        for connection in self._open:
             if connection.phase is Phase.IDLE:
                 connection.wait_for(Phase.IDLE, idle_seconds)
 
-    def set_aside(self, connection: Connection) -> None:
-        """Another thread makes the answer."""
-        connection.phase, connection.deadline = Phase.WORKING, float("inf")
-
-    def answer(self, connection: Connection, data: bytes) -> None:
-        """Send an answer; `connection.closes` says whether it is the last one."""
-        self.sent(connection, connection.send(data))
+    def answer(self, connection: Connection, data: bytes, *, closes: bool) -> None:
+        """Send an answer; `closes` if it is the last one of the connection."""
+        self.sent(connection, connection.answer(data, closes=closes))
 
     def sent(self, connection: Connection, is_open: bool) -> None:
-        """Go on after an answer was sent as far as it goes: its rest, the end, the next one."""
+        """Continue after an answer: send its rest, close, or await the next request."""
         if not is_open:
             self._close(connection)
         elif connection.outgoing:
             connection.wait_for(Phase.SENDING, _SEND_SECONDS)
             self._watch(connection, selectors.EVENT_WRITE)
         elif connection.closes:
-            self._release(connection)
+            self._held += connection.hold(0)
             connection.half_close()
             connection.wait_for(Phase.LINGERING, LINGER_SECONDS)
             self._watch(connection, selectors.EVENT_READ)
         else:
-            self._release(connection)
-            self._next(connection)
+            self._held += connection.hold(0)
+            self._await_next(connection)
 
-    def _next(self, connection: Connection) -> None:
+    def _await_next(self, connection: Connection) -> None:
         """Wait for the connection's next request, some of which may be here already."""
         connection.wait_for(Phase.IDLE, self._idle_seconds)
         if connection.reader.has_begun:
-            self._defer(self._advance, connection, b"")
+            self._receiver.defer(self._advance, connection, b"")
         else:
             self._watch(connection, selectors.EVENT_READ)
 
     def _on_event(self, connection: Connection, _: Any) -> None:
         if connection.phase is Phase.SENDING:
-            self.sent(connection, connection.send())
+            self.sent(connection, connection.send_rest())
             return
-        if connection.phase is Phase.WORKING:  # its next request, or its end: after the answer
+        if connection.phase is Phase.WORKING:  # its next request or its end: after the answer
             self._watch(connection, 0)
             return
         data = connection.receive()
@@ -285,64 +281,50 @@ class Front:
             self._advance(connection, data)
 
     def _advance(self, connection: Connection, data: bytes) -> None:
-        """Put `data` to what the connection has sent; hand the request over if it is whole."""
-        if connection not in self.connections:  # closed since this call was deferred
+        """Add `data` to what the connection has sent; pass on the request if it is whole."""
+        if connection not in self._open:  # closed since this call was deferred
             return
-        had_head = connection.reader.has_head
+        reader, had_head = connection.reader, connection.reader.head is not None
         try:
-            received = connection.take(data, self._limits.read_seconds)
-            if connection.reader.has_head and not had_head:
-                self._on_head(connection.reader.head)
-            body = len(received.body) if received else 0
-            self._hold(connection, connection.reader.buffered + body)
+            request = connection.take(data, self._limits.read_seconds)
+            if reader.head is not None and not had_head:
+                self._receiver.admit(reader.head)
+            self._hold(connection, reader.buffered + (len(request.body) if request else 0))
         except RequestError as error:
             self._refuse(connection, error)
             return
-        if received is not None:
-            # Still watched: most callers send nothing before the answer, and to unregister and
+        if request is not None:
+            # Still watched: most clients send nothing before the answer, and to unregister and
             # register a socket for each request costs more than to look once in vain.
-            self._on_request(connection, received)
+            connection.wait_for(Phase.WORKING)
+            self._receiver.dispatch(connection, request)
             return
-        if connection.reader.wants_continue():
-            connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if reader.wants_continue():
+            connection.answer(CONTINUE, closes=False)
         self._watch(connection, selectors.EVENT_READ)
 
     def _hold(self, connection: Connection, size: int) -> None:
-        self._held += size - connection.held
-        connection.held = size
+        self._held += connection.hold(size)
         limit = self._limits.body_memory
         if self._held > limit and size:
             raise RequestError(
                 503,
-                f"{limit // 2**20} MiB of requests are held, which is the limit: send it later",
+                f"the server holds {limit >> 20} MiB of requests, which is the limit: "
+                "send it again later",
             )
 
     def _refuse(self, connection: Connection, error: RequestError) -> None:
-        """Answer a request that did not arrive as it should; nothing after it can be read."""
-        connection.closes = True
-        data = refusal(error.status, error.message, is_closing=True)
-        self._on_refusal(connection, error, len(data))
+        """Answer a request that did not arrive whole; nothing after it can be read."""
+        data = refusal(error.status, error.message).to_bytes(is_closing=True)
+        self._receiver.note_refusal(connection, error, len(data))
         connection.reader.forget()
-        self.answer(connection, data)
+        self.answer(connection, data, closes=True)
 
     def _watch(self, connection: Connection, events: int) -> None:
-        if events == connection.watched:
-            return
-        callback = partial(self._on_event, connection)
-        if not events:
-            self._poller.unregister(connection.socket)
-        elif connection.watched:
-            self._poller.modify(connection.socket, events, callback)
-        else:
-            self._poller.register(connection.socket, events, callback)
-        connection.watched = events
-
-    def _release(self, connection: Connection) -> None:
-        self._held -= connection.held
-        connection.held = 0
+        connection.watch(self._selector, events, partial(self._on_event, connection))
 
     def _close(self, connection: Connection) -> None:
         self._watch(connection, 0)
-        self._release(connection)
-        self.connections.discard(connection)
+        self._held += connection.hold(0)
+        self._open.discard(connection)
         connection.socket.close()

@@ -1,6 +1,6 @@
 """`GET /metrics`: what this process has done, in Prometheus' text format.
 
-The only module that imports prometheus-client, and only where metrics are asked for.
+The only module that imports prometheus-client; it is imported only if metrics are switched on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from image_classification.serving import memory
+from image_classification.serving.admission import memory_used
 from image_classification.serving.observation import RequestRecord
 
 _SECONDS = (
@@ -35,51 +35,50 @@ _STAGES = ("queue", "decode", "compute")
 
 
 class Metrics:
-    """Counters and histograms of one process.
-
-    Args:
-        in_flight: how many requests are waiting or worked on now.
-        lost: requests that ended with processes before this one, killed under them.
-    """
+    """Counters and histograms of one process."""
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, in_flight: Callable[[], int], lost: int) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
         prefix = "image_classification"
         self._requests = Counter(
-            f"{prefix}_requests", "Requests by status", ["status"], registry=self._registry
+            f"{prefix}_requests", "Requests by status", ["status"], registry=registry
         )
-        self._images = Counter(
-            f"{prefix}_images", "Images the graph has run on", registry=self._registry
-        )
-        lost_counter = Counter(
+        self._images = Counter(f"{prefix}_images", "Images the graph has run on", registry=registry)
+        self._lost = Counter(
             f"{prefix}_requests_lost",
             "Requests without an answer because their process was killed",
-            registry=self._registry,
+            registry=registry,
         )
-        lost_counter.inc(lost)
         self._stages = Histogram(
             f"{prefix}_stage_seconds",
             "Time of a request by stage",
             ["stage"],
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self._batches = Histogram(
             f"{prefix}_batch_size",
             "Images in the run of the graph that a request took part in",
             buckets=_SIZES,
-            registry=self._registry,
+            registry=registry,
         )
-        running = Gauge(
-            f"{prefix}_requests_in_flight", "Waiting or worked on now", registry=self._registry
+        self._in_flight = Gauge(
+            f"{prefix}_requests_in_flight", "Requests waiting or worked on now", registry=registry
         )
-        running.set_function(in_flight)
-        resident = Gauge(
-            f"{prefix}_resident_bytes", "Memory of this process", registry=self._registry
-        )
-        resident.set_function(memory.used)
+        resident = Gauge(f"{prefix}_resident_bytes", "Memory of this process", registry=registry)
+        resident.set_function(memory_used)
+
+    def follow(self, in_flight: Callable[[], int], lost: int) -> None:
+        """Show what the process works on.
+
+        Args:
+            in_flight: returns how many requests wait or are worked on now.
+            lost: requests that ended with processes killed before this one.
+        """
+        self._in_flight.set_function(in_flight)
+        self._lost.inc(lost)
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that is over."""
@@ -92,5 +91,5 @@ class Metrics:
                 self._stages.labels(stage).observe(milliseconds / 1000)
 
     def text(self) -> bytes:
-        """The page."""
+        """Return the whole text."""
         return generate_latest(self._registry)

@@ -1,30 +1,221 @@
-"""From a verified artifact to a model that has answered once."""
+"""A verified artifact that answers: decode, preprocess, run the graph, and what guards each step.
+
+The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
+preprocess an image with the function that validation uses in training. The only module that
+imports onnxruntime.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+from image_classification import errors
 from image_classification.artifact import Artifact
-from image_classification.contract import environment
-from image_classification.errors import ArtifactError, ImageError
 from image_classification.images.decode import check_pixels
 from image_classification.images.encode import encode_jpeg
-from image_classification.images.header import read_header
+from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.preprocessing import preprocess
-from image_classification.samples import UInt8Array
-from image_classification.serving import memory
-from image_classification.serving.admission import GuardedGraph, PixelGate, Plan
-from image_classification.serving.batching import Batcher
-from image_classification.serving.health import Health
-from image_classification.serving.observation import current_request, decoding
-from image_classification.serving.prediction import Failure, Graph, Prediction
-from image_classification.serving.runtime import Runtime
+from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving.codec.answers import Failure, Prediction
+from image_classification.serving.observation import Health, current_request
 
 _TOGETHER = 32  # images of a request in one run: thousands must not take the memory of all
+_FREE_PIXELS = 8 << 20  # what a thread's own memory in the plan is enough for
+_JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
+_CUDA = "CUDAExecutionProvider"
+
+
+class Graph(Protocol):
+    """What executes the artifact's graph: a `Runtime`, or what runs or guards one."""
+
+    providers: list[str]
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
+        ...
+
+
+class Runtime:
+    """An ONNX Runtime session; `run` may be called from several threads at once.
+
+    Args:
+        model_file: the ONNX graph.
+        threads: threads one run may use. Request threads share the session, so with as many
+            request threads as CPUs one is right: two that spin for each other cost 4× (measured).
+
+    Raises:
+        ArtifactError: the graph cannot be loaded.
+    """
+
+    def __init__(self, model_file: Path, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        available = onnxruntime.get_available_providers()
+        providers = [p for p in (_CUDA, "CPUExecutionProvider") if p in available]
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model_file), sess_options=options, providers=providers
+            )
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise errors.ArtifactError(
+                f"{model_file}: ONNX Runtime cannot load it: {error}"
+            ) from error
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+        self.providers: list[str] = self._session.get_providers()
+
+    @property
+    def device(self) -> str:
+        """Where the graph runs: `cuda` or `cpu`."""
+        return "cuda" if _CUDA in self.providers else "cpu"
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
+
+        Raises:
+            DeviceError: the runtime failed.
+        """
+        try:
+            (probabilities,) = self._session.run(None, {self._input: images})
+        except InvalidArgument as error:
+            raise errors.AlgorithmError(f"the graph does not take its input: {error}") from error
+        except Exception as error:
+            raise errors.DeviceError(f"ONNX Runtime failed on {self.device}: {error}") from error
+        return np.asarray(probabilities, np.float32)
+
+    def bound(self, shape: tuple[int, ...]) -> BoundRun:
+        """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device."""
+        return BoundRun(self._session, self._input, self._output, shape, self.device)
+
+
+class BoundRun:
+    """Runs of one batch size on fixed device buffers, for one thread (ONNX Runtime's IO binding).
+
+    Nothing is allocated on the device while serving, and a batch is copied to it once.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        input_name: str,
+        output_name: str,
+        shape: tuple[int, ...],
+        device: str,
+    ) -> None:
+        self._session, self._device = session, device
+        self._binding = session.io_binding()
+        self._images = onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.zeros(shape, np.uint8), device, 0
+        )
+        self._binding.bind_ortvalue_input(input_name, self._images)
+        self._binding.bind_output(output_name, device)
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Return probabilities, float32 (N, classes), of images of the bound shape.
+
+        Raises:
+            DeviceError: the runtime failed.
+        """
+        try:
+            self._images.update_inplace(images)
+            self._session.run_with_iobinding(self._binding)
+            return np.asarray(self._binding.copy_outputs_to_cpu()[0], np.float32)
+        except Exception as error:
+            raise errors.DeviceError(f"ONNX Runtime failed on {self._device}: {error}") from error
+
+
+class GuardedGraph:
+    """A graph whose runs are recorded in the request, watched, and not begun for nobody.
+
+    Args:
+        graph: executes the runs.
+        health: told when the device fails, and asked how long a run lasts.
+    """
+
+    def __init__(self, graph: Graph, health: Health) -> None:
+        self._graph, self._health = graph, health
+        self.providers = graph.providers
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
+
+        Raises:
+            RequestError: nobody waits for the answer any more (499, 503).
+            DeviceError: the runtime failed; the process is unhealthy from now on.
+        """
+        record = current_request()
+        record.refuse_if_abandoned()
+        begin = record.busy_ms()
+        try:
+            with self._health.running():
+                probabilities = self._graph.run(images)
+        except errors.DeviceError as error:
+            self._health.fail(str(error), is_device_lost=_CUDA in self.providers)
+            raise
+        record.computed(len(images), record.busy_ms() - begin)
+        return probabilities
+
+
+class LargeImages:
+    """Bounds the pixels of large images that are decoded at once, first come first served.
+
+    Images of up to 8 megapixels, and baseline JPEGs of up to 32, never wait here.
+
+    Args:
+        limit: pixels; an image that has more is decoded while no other large one is.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(1, limit)
+        self._used = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def decoding(self, header: ImageHeader) -> Iterator[None]:
+        """Wait until the image of `header` may be decoded; count it as decoded after the block.
+
+        The wait counts as queueing of the thread's current request.
+        """
+        pixels = header.width * header.height
+        if header.format == "JPEG" and not header.is_progressive:
+            pixels //= _JPEG_SHARE
+        if pixels <= _FREE_PIXELS:
+            yield
+            return
+        pixels = min(pixels, self._limit)
+        self._enter(pixels)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+    def _enter(self, pixels: int) -> None:
+        ticket, start = object(), time.monotonic()
+        with self._changed:
+            self._waiting.append(ticket)
+            self._changed.wait_for(
+                lambda: self._waiting[0] is ticket and self._used + pixels <= self._limit
+            )
+            self._waiting.popleft()
+            self._used += pixels
+            self._changed.notify_all()  # there may be room for the next one too
+        current_request().waited(time.monotonic() - start)
 
 
 class Model:
@@ -32,79 +223,79 @@ class Model:
 
     Args:
         artifact: verified artifact.
-        runtime: executes its graph.
+        graph: executes its graph.
         max_pixels: larger images are refused; None keeps the artifact's own limit.
-        gate: where large images wait for each other; None: they do not.
+        large_images: where large images wait for each other; None: they do not.
 
     Raises:
-        ArtifactError: the first real prediction does not give what the artifact promises.
+        ArtifactError: the first real prediction differs in form from what the artifact promises.
     """
 
     def __init__(
         self,
         artifact: Artifact,
-        runtime: Graph,
+        graph: Graph,
         max_pixels: int | None = None,
-        gate: PixelGate | None = None,
+        large_images: LargeImages | None = None,
     ) -> None:
         self.artifact = artifact
         self._preprocessing = artifact.preprocessing
         if max_pixels is not None:
             self._preprocessing = replace(artifact.preprocessing, max_pixels=max_pixels)
-        self._runtime = runtime
-        self._gate = gate
+        self._labels, self._is_multi_label = artifact.labels, artifact.is_multi_label
+        self._graph, self._large_images = graph, large_images
         self._warm_up()
 
     @property
     def providers(self) -> list[str]:
         """What executes the graph, by ONNX Runtime's names."""
-        return self._runtime.providers
+        return self._graph.providers
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:
-        """Predictions of encoded images, in order; an ImageError of the first unusable one."""
+        """Predict encoded images, in order; raise the ImageError of the first unusable one."""
         batch = self._empty(len(images))
-        with decoding():
+        with current_request().decoding():
             for image, slot in zip(images, batch, strict=True):
-                self._prepare(image, slot)
+                self._preprocess(image, slot)
         return self._run(batch)
 
     def predict_each(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
-        """A prediction for each encoded image, in order; an unusable one fails only its own place.
+        """Predict encoded images, in order; an unusable one fails alone, in its position.
 
         Args:
             images: of any number; a Failure stays where it is.
         """
         starts = range(0, len(images), _TOGETHER)
         return [
-            r for start in starts for r in self._predict_part(images[start : start + _TOGETHER])
+            r for start in starts for r in self._predict_some(images[start : start + _TOGETHER])
         ]
 
-    def _predict_part(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
-        """The same for as many images as run together."""
+    def _predict_some(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
+        """Predict as many images as run together."""
         failures: dict[int, Failure] = {}
         batch = self._empty(len(images))
         usable = 0
-        with decoding():
-            for place, image in enumerate(images):
+        with current_request().decoding():
+            for index, image in enumerate(images):
                 try:
                     if isinstance(image, Failure):
-                        failures[place] = image
+                        failures[index] = image
                         continue
-                    self._prepare(image, batch[usable])
+                    self._preprocess(image, batch[usable])
                     usable += 1
-                except ImageError as error:
-                    failures[place] = Failure(f"the image cannot be used: {error}")
+                except errors.ImageError as error:
+                    failures[index] = Failure(f"the image cannot be used: {error}")
         found = iter(self._run(batch[:usable]) if usable else [])
-        return [failures.get(place) or next(found) for place in range(len(images))]
+        return [failures.get(index) or next(found) for index in range(len(images))]
 
-    def _prepare(self, image: bytes, slot: UInt8Array) -> None:
-        """Decode and prepare into `slot`; a RequestError if nobody waits for it any more."""
+    def _preprocess(self, image: bytes, slot: UInt8Array) -> None:
+        """Decode and preprocess into `slot`; a RequestError if nobody waits for it any more."""
         header = read_header(image)
         check_pixels(header.width, header.height, self._preprocessing.max_pixels)
-        if self._gate is None:
+        if self._large_images is None:
             preprocess(image, self._preprocessing, slot, header)
             return
-        with self._gate.decoding(header):
+        with self._large_images.decoding(header):
             current_request().refuse_if_abandoned()
             preprocess(image, self._preprocessing, slot, header)
 
@@ -113,53 +304,16 @@ class Model:
         return np.empty((count, shape.height, shape.width, shape.channels), np.uint8)
 
     def _run(self, batch: UInt8Array) -> list[Prediction]:
-        labels, is_multi = self.artifact.labels, self.artifact.is_multi_label
-        return [Prediction(row, labels, is_multi) for row in self._runtime.run(batch)]
+        rows = self._graph.run(batch)
+        return [Prediction(row, self._labels, self._is_multi_label) for row in rows]
 
     def _warm_up(self) -> None:
-        """One real prediction, from the bytes of a JPEG: what a ping of 200 rests on."""
+        """Predict the bytes of a JPEG once: a ping of 200 rests on a real prediction."""
         gray = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
         (prediction,) = self.predict([encode_jpeg(gray, 90)])
-        probabilities, expected = prediction.probabilities, (len(self.artifact.labels),)
+        probabilities, expected = prediction.probabilities, (len(self._labels),)
         if probabilities.shape != expected or not np.isfinite(probabilities).all():
-            raise ArtifactError(
+            raise errors.ArtifactError(
                 f"{self.artifact.model_file}: expected finite probabilities of shape {expected}, "
                 f"got shape {probabilities.shape}"
             )
-
-
-_logger = logging.getLogger(__name__)
-
-
-def load_model(artifact: Artifact, plan: Plan, health: Health, gate: PixelGate) -> Model:
-    """The model of `artifact`, run as `plan` says and watched by `health`.
-
-    `gate` is the process's: all its models decode in the same memory.
-
-    Raises:
-        ArtifactError: its graph cannot be loaded, or does not give what the artifact promises.
-    """
-    runtime = Runtime(artifact.model_file)
-    graph: Graph = runtime
-    if plan.max_batch > 1:
-        size = artifact.preprocessing
-        graph = Batcher(runtime, (size.height, size.width, size.channels), plan.max_batch)
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
-    return Model(artifact, GuardedGraph(graph, health), max_pixels, gate)
-
-
-def log_start(model: Model, plan: Plan) -> None:
-    """One line that says what serves, on what, how many at once and with how much memory."""
-    artifact = model.artifact
-    manifest = artifact.manifest
-    _logger.info(
-        "Serving %s (%s classes, %s interface, trained by %s) with %s; %s; %d MiB of %d MiB used",
-        manifest["backbone"],
-        manifest["classes"],
-        artifact.interface,
-        manifest["backend"],
-        ", ".join(model.providers),
-        plan,
-        memory.used() >> 20,
-        memory.limit() >> 20,
-    )

@@ -1,4 +1,8 @@
-"""What is known of one request: filled in where it happens, written as one line when it is over."""
+"""What is known about each request and about the process, and the access log.
+
+A request's record is filled in where things happen and written as one line when the request is
+over. `Health` decides what a ping is answered and when the process must be replaced.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,25 +22,27 @@ from image_classification.errors import RequestError
 
 ID_HEADER = "X-AMZN-SAGEMAKER-INFERENCE-ID"
 _ID = re.compile(r"[!-~]{1,64}")
+_QUICK_PATHS = ("/ping", "/metrics")
 
 _access_logger = logging.getLogger("image_classification.access")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
 class RequestRecord:
-    """One request on its way through this process.
+    """One request on its way through this process; times are in milliseconds.
 
     Attributes:
-        id: the caller's X-Amzn-SageMaker-Inference-Id, or one of our own.
+        id: the client's X-Amzn-SageMaker-Inference-Id, or one of our own.
         received_bytes: of its body.
         deadline: after this time (monotonic) nobody waits for the answer.
-        is_caller_gone: whether the connection was closed by the caller.
-        queue_ms: waiting for a thread, for room to decode a large picture, for a batch to begin.
+        is_client_gone: whether the client has closed the connection.
+        queue_ms: waiting for a thread, for room to decode a large image, for a batch to begin.
         decode_ms: from encoded images to the graph's input.
         compute_ms: running the graph.
-        images: how many went through the graph for it.
+        images: how many of its images the graph has run on.
         batch_size: of the largest run of the graph it took part in.
-        status: of the answer; 499 if the caller had gone.
+        status: of the answer; 499 if the client had gone.
     """
 
     method: str
@@ -43,7 +50,7 @@ class RequestRecord:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     received_bytes: int = 0
     deadline: float = float("inf")
-    is_caller_gone: Callable[[], bool] = field(default=lambda: False, repr=False)
+    is_client_gone: Callable[[], bool] = field(default=lambda: False, repr=False)
     started: float = field(default_factory=time.monotonic)
     queue_ms: float = 0.0
     decode_ms: float = 0.0
@@ -54,21 +61,67 @@ class RequestRecord:
     sent_bytes: int = 0
 
     @property
+    def is_read(self) -> bool:
+        """Whether the method is GET or HEAD, which have no body and are never refused for load."""
+        return self.method in ("GET", "HEAD")
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the main loop answers it at once: pings and metrics."""
+        return self.is_read and self.path in _QUICK_PATHS
+
+    @property
     def is_administration(self) -> bool:
         """Whether it loads, lists or unloads models."""
         return self.path.startswith("/models") and not self.path.endswith("/invoke")
 
     def refuse_if_abandoned(self) -> None:
-        """Raise RequestError 499 if the caller has gone, 503 if the deadline has passed."""
-        if self.is_caller_gone():
-            raise RequestError(499, "the caller closed the connection before the answer")
+        """Raise RequestError 499 if the client has gone, 503 if the deadline has passed."""
+        if self.is_client_gone():
+            raise RequestError(499, "the client closed the connection before the answer")
         if time.monotonic() > self.deadline:
             raise RequestError(
                 503, "the request waited too long for its turn: send it again, or more slowly"
             )
 
+    def busy_ms(self) -> float:
+        """The time since the request arrived, without what it waited."""
+        return (time.monotonic() - self.started) * 1000 - self.queue_ms
+
+    def waited(self, seconds: float) -> None:
+        """Count a wait as queueing."""
+        self.queue_ms += seconds * 1000
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Count the block's time as decoding, without what it waits."""
+        begin = self.busy_ms()
+        try:
+            yield
+        finally:
+            self.decode_ms += self.busy_ms() - begin
+
+    def computed(self, images: int, milliseconds: float) -> None:
+        """Count a run of the graph on `images` images of this request."""
+        self.compute_ms += milliseconds
+        self.images += images
+        self.took_part(images)
+
+    def took_part(self, batch_size: int) -> None:
+        """Note a run of the graph on `batch_size` images, some of them of this request."""
+        self.batch_size = max(self.batch_size, batch_size)
+
+    def answered(self, status: int, sent_bytes: int) -> None:
+        """Note the answer."""
+        self.status, self.sent_bytes = status, sent_bytes
+
+    def write_line(self) -> None:
+        """Write the access log's line, if it is on; pings and metrics have none."""
+        if self.path not in _QUICK_PATHS and _access_logger.isEnabledFor(logging.INFO):
+            _access_logger.info(self.to_json())
+
     def to_json(self) -> str:
-        """The access log's line; no part of an image is in it."""
+        """The access log's line; it holds nothing of an image."""
         line = {
             "time": round(time.time(), 3),
             "id": self.id,
@@ -88,7 +141,7 @@ class RequestRecord:
 
 
 def request_id(header: str | None) -> str:
-    """The caller's id where it is one (1–64 visible ASCII characters), else a new one."""
+    """Return the client's id if it has 1 to 64 visible ASCII characters, else a new one."""
     return header if header and _ID.fullmatch(header) else uuid.uuid4().hex
 
 
@@ -98,29 +151,18 @@ _current: contextvars.ContextVar[RequestRecord | None] = contextvars.ContextVar(
 
 
 def current_request() -> RequestRecord:
-    """The request this thread works on; outside the server a record that nobody reads."""
+    """Return the request this thread works on; outside the server a record that nobody reads."""
     return _current.get() or RequestRecord("", "")
 
 
 @contextmanager
 def working_on(record: RequestRecord) -> Iterator[None]:
-    """While the block runs, `record` is this thread's current request."""
+    """Make `record` this thread's current request while the block runs."""
     token = _current.set(record)
     try:
         yield
     finally:
         _current.reset(token)
-
-
-@contextmanager
-def decoding() -> Iterator[None]:
-    """Count the block's time as decoding, but for what it counts as waiting."""
-    record = current_request()
-    start, queued = time.monotonic(), record.queue_ms
-    try:
-        yield
-    finally:
-        record.decode_ms += (time.monotonic() - start) * 1000 - (record.queue_ms - queued)
 
 
 def configure_access_log(is_on: bool) -> None:
@@ -134,7 +176,48 @@ def configure_access_log(is_on: bool) -> None:
         _access_logger.addHandler(handler)
 
 
-def log_access(record: RequestRecord) -> None:
-    """Write the line of a request that is over."""
-    if _access_logger.isEnabledFor(logging.INFO):
-        _access_logger.info(record.to_json())
+class Health:
+    """The state of one server process, which goes from sound to faulty and never back."""
+
+    def __init__(self) -> None:
+        self._fault: str | None = None
+        self._is_device_lost = False
+        self._running: dict[int, float] = {}  # thread → when its run began
+
+    @property
+    def fault(self) -> str | None:
+        """Why the process can no longer answer, in one line; None while it can."""
+        return self._fault
+
+    @property
+    def is_device_lost(self) -> bool:
+        """Whether a new process on the same machine would fail too, because the GPU failed."""
+        return self._is_device_lost
+
+    def fail(self, reason: str, *, is_device_lost: bool = False) -> None:
+        """Log why the process cannot go on; the worker then ends it."""
+        if self._fault is None:
+            _logger.error("This process can no longer answer: %s", reason)
+        self._is_device_lost |= is_device_lost
+        self._fault = self._fault or reason
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch a run of a graph, or of the user's code, which may run the graph in turn.
+
+        A run that never ends is a fault that nothing else would notice.
+        """
+        thread = threading.get_ident()
+        if thread in self._running:  # the outer run is watched already
+            yield
+            return
+        self._running[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._running[thread]
+
+    def longest_run(self) -> float:
+        """Return how many seconds the oldest of the current runs has lasted; 0 without one."""
+        now = time.monotonic()
+        return now - min(list(self._running.values()), default=now)

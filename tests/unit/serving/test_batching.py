@@ -54,7 +54,7 @@ def test_every_batch_size_runs_once_before_the_first_request(device: Device) -> 
     batcher.close()
 
 
-def test_what_waits_while_a_batch_runs_is_the_next_batch(device: Device) -> None:
+def test_requests_that_gather_while_a_batch_runs_are_the_next_batch(device: Device) -> None:
     batcher = Batcher(device, SHAPE, 4)  # type: ignore[arg-type]
     device.sizes.clear()
     device.may_run.clear()
@@ -84,7 +84,7 @@ def test_an_abandoned_request_leaves_the_batch_and_the_others_are_answered(
 ) -> None:
     batcher = Batcher(device, SHAPE, 4)  # type: ignore[arg-type]
     device.sizes.clear()
-    with working_on(RequestRecord("POST", "/", is_caller_gone=lambda: True)):
+    with working_on(RequestRecord("POST", "/", is_client_gone=lambda: True)):
         with pytest.raises(RequestError) as refused:
             batcher.run(image(1))
     assert refused.value.status == 499 and device.sizes == []

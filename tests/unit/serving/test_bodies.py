@@ -1,4 +1,4 @@
-"""Bodies as callers send them become images in order; what is no image fails in its place."""
+"""Bodies as clients send them become images in order; what is not an image fails alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from image_classification.errors import RequestError
 from image_classification.records.format import RecordHeader, frame_parts, pack_image_record
 from image_classification.serving.codec import bodies
+from image_classification.serving.codec.answers import Failure
 from image_classification.serving.codec.bodies import Images, content_types, read_images
-from image_classification.serving.prediction import Failure
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 a picture", b"\x89PNG\r\n\x1a\n another"
 TEXT = base64.b64encode(JPEG).decode()
@@ -71,7 +71,7 @@ def test_base64_is_found_where_clients_put_it(value: object) -> None:
         assert read_images(body, "application/json") == Images([JPEG, JPEG], True)
 
 
-def test_lines_that_are_no_image_fail_alone() -> None:
+def test_lines_that_are_not_images_fail_alone() -> None:
     lines = [json.dumps(TEXT), "", "not json", '{"image": "%%%"}', "[1, 2]", json.dumps(TEXT)]
     images = read_images("\r\n".join(lines).encode(), "application/jsonlines")
     assert images.is_list
@@ -121,7 +121,7 @@ def test_a_broken_form_is_400(body: bytes, header: str, message: str) -> None:
     assert caught.value.status == 400
 
 
-def test_records_of_im2rec_and_bare_images_come_in_order() -> None:
+def test_im2rec_records_and_bare_images_keep_their_order() -> None:
     magic = struct.pack("<I", 0xCED7230A)
     cut = PNG + b"\0" * (-len(PNG) % 4) + magic + b"behind the magic"
     payloads = [
@@ -138,7 +138,7 @@ def test_records_of_im2rec_and_bare_images_come_in_order() -> None:
 
 
 def test_a_payload_without_its_frame_is_one_image() -> None:
-    """What a transform job with SingleRecord sends."""
+    """A transform job with SingleRecord sends such payloads."""
     for payload in (JPEG, pack_image_record(RecordHeader(3.0, 7), JPEG)):
         assert read_images(payload, RECORDIO) == Images([JPEG], is_list=False)
 
@@ -198,13 +198,13 @@ def test_a_record_of_a_million_parts_is_413_before_they_are_followed() -> None:
     assert caught.value.status == 413
 
 
-def test_what_came_instead_of_an_image_is_repeated_only_in_part() -> None:
+def test_an_error_repeats_only_the_beginning_of_a_wrong_value() -> None:
     for value in ({"k" * 100_000: 1}, 10**3000):
         (failure,) = read_images(json.dumps([value]).encode(), "application/json").entries
         assert isinstance(failure, Failure) and len(failure.reason) < 300
 
 
-def test_fields_that_are_no_files_count_as_parts_of_a_form() -> None:
+def test_fields_without_a_file_count_as_parts_of_a_form() -> None:
     body = b"".join(part("text", b"x") for _ in range(10_001)) + part("i", JPEG, "i") + b"--B--\r\n"
     with pytest.raises(RequestError, match="more than 10000 parts") as caught:
         read_images(body, "multipart/form-data; boundary=B")

@@ -23,9 +23,7 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.loading.records import RecordSource
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
-from image_classification.serving.codec.accept import Accept
-from image_classification.serving.codec.answers import encode
-from image_classification.serving.prediction import Prediction
+from image_classification.serving.codec.answers import Accept, Prediction, encode
 from image_classification.training.evaluation import (
     Outcomes,
     confusions,

@@ -1,9 +1,5 @@
-"""Bodies in and out of the server.
+"""Bodies in and out of the server; nothing here knows of Flask or of a model.
 
-    accept        the Accept header → what the caller wants
-    bodies        content type and body → encoded images (its parts: base64_images, multipart,
-                  record_bodies)
-    answers       predictions → the body of the answer
-
-Nothing here knows of Flask or of a model.
+bodies        Content-Type and body → encoded images
+answers       the Accept header and predictions → the body of the answer
 """

@@ -1,12 +1,14 @@
-"""Predictions → the body of the answer, in the form of the interface's built-in.
+"""Predictions and the Accept header → the body of the answer, in the form of the built-in.
 
     application/json        mxnet [p, …], tensorflow {"probabilities": [p, …]}
     application/jsonlines   mxnet {"prediction": [p, …]}, tensorflow {"probabilities": [p, …]}
     …;verbose               {"probabilities": […], "labels": […], "predicted_label": "…"}
     text/csv                p,…         text/csv;verbose   label,p,label,p,…
 
-Several images are an array of these, or a line each; `{"error": "…"}` stands for an image that
-cannot be used.
+Several images are an array of these, or one line each; `{"error": "…"}` stands for an image that
+cannot be used. Accept is parsed as users write it: `application/json;verbose`, `application/json;
+verbose; top_k=5`, several media ranges with or without `q`, or nothing at all (RFC 9110, 12.5.1;
+`verbose` is a parameter without a value, as in the TensorFlow built-in).
 """
 
 from __future__ import annotations
@@ -15,32 +17,228 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from image_classification.contract.interface import AnswerForm
 from image_classification.errors import RequestError
-from image_classification.serving.codec.accept import CSV, JSON, JSON_LINES, Accept
-from image_classification.serving.prediction import Failure, Prediction
+from image_classification.labels.label_map import LabelMap
+from image_classification.samples import FloatArray
+
+JSON = "application/json"
+JSON_LINES = "application/jsonlines"
+CSV = "text/csv"
+
+PRODUCED = (JSON, JSON_LINES, CSV)
+"""The media types of answers, the preferred one first."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's answer to one image.
+
+    Attributes:
+        probabilities: float32 (classes,), adding to 1 unless `is_multi_label`.
+        labels: the label map; a position is a class index.
+        is_multi_label: whether an image may have several classes, or none.
+    """
+
+    probabilities: FloatArray
+    labels: LabelMap
+    is_multi_label: bool = False
+
+    @property
+    def class_index(self) -> int:
+        """The most probable class; the lowest index of equals."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def label(self) -> str:
+        """The name of the most probable class."""
+        return self.labels.names[self.class_index]
+
+    def labels_from(self, threshold: float) -> list[str]:
+        """Return the names of the classes with this probability or more, in label order."""
+        return [self.labels.names[i] for i in np.flatnonzero(self.probabilities >= threshold)]
+
+    def to_list(self) -> list[float]:
+        """Return the probabilities in label order, as they are written: see `short`."""
+        return [short(value) for value in self.probabilities.tolist()]
+
+    def top(self, count: int, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """Return (name, probability) of the `count` most probable classes, in falling order.
+
+        Classes below `threshold` are left out; probabilities are as in `to_list`.
+        """
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [
+            (self.labels.names[i], short(float(self.probabilities[i])))
+            for i in order
+            if self.probabilities[i] >= threshold
+        ]
+
+
+def short(value: float) -> float:
+    """Round a float32 to nine digits, of which `repr` and `json` write no more.
+
+    Nine digits tell any two float32 apart; as a float64 the value itself has seventeen.
+    """
+    return float(f"{value:.9g}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands for a prediction: why this image cannot be used."""
+
+    reason: str
+
 
 Result = Prediction | Failure
+
+
+@dataclass(frozen=True)
+class Accept:
+    """What the client wants.
+
+    Attributes:
+        media_type: one of `PRODUCED`.
+        is_verbose: whether the answer has labels next to the probabilities.
+        top_k: only this many classes, ≥ 1; None for all of them.
+        threshold: only classes with at least this probability, 0 to 1; None for all of them.
+    """
+
+    media_type: str
+    is_verbose: bool = False
+    top_k: int | None = None
+    threshold: float | None = None
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether classes may be left out; the others are then in falling order."""
+        return self.top_k is not None or self.threshold is not None
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A media range of the header: `type`, its parameters in lower case, and its weight."""
+
+    media_type: str
+    parameters: dict[str, str]
+    quality: float
+
+    @staticmethod
+    def parse(text: str) -> _Range:
+        media_type, *parameters = [piece.strip().lower() for piece in text.split(";")]
+        values = {}
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            values[name.strip()] = value.strip().strip('"')
+        try:
+            quality = float(values.get("q", "1"))
+        except ValueError:
+            quality = 0.0  # RFC 9110, 12.4.2
+        return _Range(media_type, values, quality)
+
+    def covers(self, media_type: str) -> bool:
+        return self.media_type in ("*/*", media_type) or (
+            self.media_type.endswith("/*") and media_type.startswith(self.media_type[:-1])
+        )
+
+
+def parse_accept(
+    header: str | None,
+    default: str,
+    top_k: int | None = None,
+    threshold: float | None = None,
+) -> Accept:
+    """Return the client's most wanted range that can be produced.
+
+    Ranges of equal weight count in the order they are written. A wildcard means `default` where it
+    covers that, else the first of `PRODUCED` that it covers.
+
+    Args:
+        header: the Accept header; None and "" mean `default`.
+        default: an accept such as `application/json;verbose`.
+        top_k, threshold: of a verbose answer if the header has neither.
+
+    Raises:
+        RequestError: 406, nothing can be produced, or a parameter has an impossible value.
+    """
+    if not (header or "").strip(" ,"):
+        header = default
+    ranges = [_Range.parse(part) for part in (header or "").split(",") if part.strip()]
+    refused = {entry.media_type for entry in ranges if entry.quality <= 0}
+    for wanted in sorted(ranges, key=lambda entry: entry.quality, reverse=True):
+        found = _produce(wanted, default, refused) if wanted.quality > 0 else None
+        if found is not None and found.is_verbose and not found.is_selection:
+            return Accept(found.media_type, True, top_k, threshold)
+        if found is not None:
+            return found
+    raise RequestError(
+        406,
+        f"Accept {header!r} cannot be produced; accepted: "
+        + ", ".join(f"{media_type}, {media_type};verbose" for media_type in PRODUCED)
+        + "; with ;top_k=N or ;threshold=P for some of the classes only",
+    )
+
+
+def _produce(wanted: _Range, default: str, refused: set[str]) -> Accept | None:
+    if wanted.media_type in PRODUCED:
+        return _with_parameters(wanted.media_type, wanted.parameters)
+    preferred = _Range.parse(default)
+    for media_type in (preferred.media_type, *PRODUCED):
+        if wanted.covers(media_type) and media_type in PRODUCED and media_type not in refused:
+            inherited = preferred.parameters if media_type == preferred.media_type else {}
+            return _with_parameters(media_type, inherited | wanted.parameters)
+    return None
+
+
+def _with_parameters(media_type: str, values: dict[str, str]) -> Accept:
+    """Parameters that are not ours are ignored, as the built-ins ignore them."""
+    top_k, threshold = values.get("top_k"), values.get("threshold")
+    return Accept(
+        media_type,
+        is_verbose="verbose" in values or top_k is not None or threshold is not None,
+        top_k=None if top_k is None else parse_top_k(top_k),
+        threshold=None if threshold is None else parse_threshold(threshold),
+    )
+
+
+def parse_top_k(text: str) -> int:
+    """Read an integer from 1 to 999,999,999; anything else is a RequestError 406."""
+    # Nine digits are more classes than any model has; int() itself fails at 4,301.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
+        raise RequestError(406, f"top_k={text[:20]!r}: expected an integer from 1 to 999999999")
+    return int(text)
+
+
+def parse_threshold(text: str) -> float:
+    """Read a number from 0 to 1; anything else is a RequestError 406."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise RequestError(406, f"threshold={text[:20]!r}: expected a number from 0 to 1")
+    return value
 
 
 def encode(
     results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
 ) -> tuple[bytes, str]:
-    """(body, content type) of the answer.
+    """Return (body, content type) of the answer.
 
     Args:
         results: one for each image, in order.
         is_list: whether `application/json` is an array; otherwise there is one result.
-        accept: what the caller wants.
+        accept: what the client wants.
         form: that of the interface.
 
     Raises:
         RequestError: 500, the model gave no finite probabilities for the one image; in a list this
-            is an error in its place.
+            is an error in its position.
     """
     results = [_finite(result) for result in results]
     if not is_list and _NOT_FINITE in results:
@@ -52,13 +250,13 @@ _NOT_FINITE = Failure("the model gave no finite probabilities for this image")
 
 
 def _finite(result: Result) -> Result:
-    """The result, or a Failure instead of numbers that JSON cannot hold."""
+    """Return the result, or a Failure instead of numbers that JSON cannot hold."""
     is_number = isinstance(result, Failure) or np.isfinite(result.probabilities).all()
     return result if is_number else _NOT_FINITE
 
 
 def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
-    """Labels and probabilities: all in label order, or the selected ones in falling order."""
+    """Return labels and probabilities: all in label order, or a selection in falling order."""
     labels, probabilities = _selected(prediction, accept)
     answer: dict[str, object] = {
         "probabilities": probabilities,
@@ -93,7 +291,7 @@ def _encode_json_lines(
 
 
 def _value(result: Result, accept: Accept, name: str | None) -> str:
-    """The JSON of one result; probabilities alone stand under `name`, or bare without one."""
+    """Return the JSON of one result; `name` is the key of bare probabilities, None for no key."""
     if isinstance(result, Failure):
         return _json({"error": result.reason})
     if accept.is_selection or (accept.is_verbose and result.is_multi_label):
@@ -120,9 +318,9 @@ def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: AnswerFo
 
 
 def _numbers(prediction: Prediction) -> list[str]:
-    """The probabilities as text, the same as `repr` of `Prediction.to_list`.
+    """Return the probabilities as text, equal to `repr` of each in `Prediction.to_list`.
 
-    All of one template, which for 1,000 classes costs a third of what `json` takes for the
+    One template for all of them costs, for 1,000 classes, a third of what `json` takes for the
     seventeen digits of a float64 (0.4 ms, a twelfth of a small network).
     """
     row = prediction.probabilities
@@ -146,7 +344,7 @@ def _json(value: object) -> str:
 
 
 def dump(value: object) -> bytes:
-    """A JSON value on one line, names as they are (UTF-8)."""
+    """Return a JSON value on one line, with names in UTF-8."""
     return _json(value).encode("utf-8")
 
 

@@ -1,7 +1,7 @@
-"""Content type and body → the encoded images of a request, in order.
+"""Content-Type and body → the encoded images of a request, in order.
 
-A body is one image or a list of images. In a list, an entry that is no image is a `Failure` in its
-place; only a body that cannot be taken apart is refused as a whole.
+A body is one image or a list of images. In a list, an entry that is not an image is a `Failure` in
+its position; only a body that cannot be taken apart is refused as a whole.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from image_classification.records.format import (
     padded,
     unpack_image_record,
 )
-from image_classification.serving.codec.accept import JSON, JSON_LINES
-from image_classification.serving.prediction import Failure
+from image_classification.serving.codec.answers import JSON, JSON_LINES, Failure
 
 _NAMES = ("image", "b64", "image_bytes", "data", "body")
 _LIST_NAMES = ("instances", "images", "inputs")
 _DEPTH = 3  # {"inputs": {"image_bytes": {"b64": …}}} and no deeper
 _MOST_VALUES = 500_000  # 16 MB of `[],` take 450 MB and Python's lock for seconds, pings included
-_SHOWN = 40  # characters of what came that an error repeats
+_SHOWN = 40  # characters of a value that an error repeats
 
 
 def read_json(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
-    """(at most `limit` images, whether the body is a list); a RequestError 400 for no JSON."""
+    """Return (at most `limit` images, whether the body is a list); not JSON: a RequestError 400."""
     value = _parse(body)
     if isinstance(value, dict):
         for name in _LIST_NAMES:
@@ -47,9 +46,9 @@ def read_json(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]
 
 
 def read_json_lines(body: bytes, limit: int) -> list[bytes | Failure]:
-    """The image of each of the first `limit` lines that are not empty.
+    """Return the image of each of the first `limit` lines that are not empty.
 
-    A line that is no JSON fails alone.
+    A line that is not JSON fails alone.
     """
     entries: list[bytes | Failure] = []
     for line in io.BytesIO(body):
@@ -78,14 +77,14 @@ def _parse(text: bytes) -> object:
     except (ValueError, RecursionError) as error:
         raise RequestError(
             400,
-            f"expected JSON with the base64 text of an image, got {len(text)} bytes that are none "
-            f"({error}); send the image file itself as application/x-image, or encode it",
+            f"expected JSON with the base64 text of an image, got {len(text)} bytes that are not "
+            f"JSON ({error}); send the image file itself as application/x-image, or encode it",
         ) from error
     return value
 
 
 def _decode(value: object) -> bytes | Failure:
-    """The image in a JSON value."""
+    """Return the image in a JSON value."""
     text = _find_text(value, _DEPTH)
     if text is None:
         return Failure(
@@ -98,8 +97,8 @@ def _decode(value: object) -> bytes | Failure:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         return Failure(
-            f"expected the base64 text of an image file, got {len(text)} characters that are none "
-            f"({error})"
+            f"expected the base64 text of an image file, got {len(text)} characters that are not "
+            f"valid base64 ({error})"
         )
 
 
@@ -127,12 +126,12 @@ _HEAD_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 def read_multipart(body: bytes, content_type: str, max_parts: int) -> Sequence[bytes]:
-    """The contents of the parts that have a file name, in order.
+    """Return the contents of the parts that have a file name, in order.
 
     Args:
         body: of the request.
         content_type: the whole header, with its boundary.
-        max_parts: more are refused.
+        max_parts: a body with more is refused.
 
     Raises:
         RequestError: 400 without a boundary, for a body that does not follow it, or for a part
@@ -148,7 +147,7 @@ def read_multipart(body: bytes, content_type: str, max_parts: int) -> Sequence[b
             400, f"Content-Type {content_type!r} names no boundary between the parts"
         )
     _check_heads(body, b"--" + boundary.encode("ascii", "ignore"), max_parts)
-    # Parts stay in memory, as the body is already; a disk may be read-only.
+    # Parts stay in memory, where the body is already; a disk may be read-only.
     parser = MultiPartParser(lambda *_, **__: io.BytesIO(), max_form_parts=max_parts)
     try:
         _, files = parser.parse(io.BytesIO(body), boundary.encode("ascii"), len(body))
@@ -171,7 +170,7 @@ def read_multipart(body: bytes, content_type: str, max_parts: int) -> Sequence[b
 
 
 def _check_heads(body: bytes, delimiter: bytes, max_parts: int) -> None:
-    """Refuse header lines by the million before the parser holds Python's lock over them."""
+    """Refuse millions of header lines before the parser holds Python's lock to read them."""
     start = body.find(delimiter)
     for _ in range(max_parts):
         if start < 0 or body.startswith(b"--", start + len(delimiter)):  # after it: an epilogue
@@ -190,11 +189,11 @@ _PARTS_PER_RECORD = 4
 
 
 def read_records(body: bytes, limit: int) -> tuple[Sequence[bytes | Failure], bool]:
-    """(at most `limit` images, whether the body is framed, and so a list).
+    """Return (at most `limit` images, whether the body is framed, and so a list).
 
     Raises:
-        RequestError: 400, broken framing: what comes behind it cannot be found; 413, records in
-            many more parts than `limit`.
+        RequestError: 400, broken framing, after which no record can be found; 413, records in many
+            more parts than `limit`.
     """
     if not body.startswith(MAGIC_BYTES):
         return [_image_in(body)], False
@@ -229,17 +228,17 @@ def _image_in(payload: bytes) -> bytes | Failure:
         try:
             return unpack_image_record(payload).content
         except RecordError as error:
-            return Failure(f"neither an image nor a record of im2rec: {error}")
+            return Failure(f"neither an image nor an im2rec record: {error}")
     return payload
 
 
 DEFAULT_CONTENT_TYPE = "application/x-image"
 
 MAX_IMAGES = 10_000
-"""Images in one request: a body of many tiny entries costs an answer much larger than itself."""
+"""Images in one request: the answer to many tiny entries is much larger than the body."""
 
 CODE_IN_DATA = ("application/x-npy", "application/x-npz", "application/x-pickle")
-"""Refused also where the user's own code would read them."""
+"""Refused even if the user's own code would read them."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +246,8 @@ class Images:
     """The images of a request.
 
     Attributes:
-        entries: the bytes of an image file each, or why there are none.
-        is_list: whether the body could have held several; the answer is a list then too.
+        entries: for each image the bytes of its file, or why there are none.
+        is_list: whether the body could have held several; then the answer is a list too.
     """
 
     entries: Sequence[bytes | Failure]
@@ -260,10 +259,10 @@ class BodyForm:
     """How the bodies of some content types are read.
 
     Attributes:
-        media_types: in lower case; one that ends with `/*` is every type of that kind.
-        meaning, shape: what the body is and what its answer is, for people.
-        read: (body, whole Content-Type header) → images; a RequestError 400 for a body that
-            cannot be taken apart.
+        media_types: in lower case; one that ends with `/*` means every type of that kind.
+        meaning, shape: what the body holds and what its answer is, for people.
+        read: (body, whole Content-Type header) → images; a body that cannot be taken apart is a
+            RequestError 400.
     """
 
     media_types: tuple[str, ...]
@@ -296,7 +295,7 @@ def _records(body: bytes, _: str) -> Images:
 FORMS = (
     BodyForm(
         ("application/x-image", "image/jpeg", "image/png", "image/*", "application/octet-stream"),
-        "the bytes of one image file: JPEG, PNG, GIF, WEBP or BMP, told by its first bytes",
+        "the bytes of one image file: JPEG, PNG, GIF, WEBP or BMP, recognized by its first bytes",
         "of one image",
         _one_image,
     ),
@@ -309,13 +308,13 @@ FORMS = (
     ),
     BodyForm(
         (JSON_LINES,),
-        "one of these JSON values a line; empty lines do not count",
-        "a list, as JSON lines where Accept leaves it open",
+        "one of these JSON values per line; empty lines are skipped",
+        "a list, as JSON lines unless Accept wants another form",
         _json_lines,
     ),
     BodyForm(
         ("multipart/form-data",),
-        "several image files, each a part with a file name; the other fields do not count",
+        "several image files, each a part with a file name; other fields are skipped",
         "a list",
         _multipart,
     ),
@@ -330,12 +329,12 @@ FORMS = (
 
 
 def content_types() -> list[str]:
-    """Every content type that is accepted by name."""
+    """Return every content type that is accepted by name."""
     return [name for form in FORMS for name in form.media_types if not name.endswith("/*")]
 
 
 def read_images(body: bytes, content_type: str | None) -> Images:
-    """The images of a body.
+    """Return the images of a body.
 
     Args:
         body: of the request; may be empty.
@@ -352,7 +351,7 @@ def read_images(body: bytes, content_type: str | None) -> Images:
     images = form.read(body, header)
     if not images.entries:
         raise RequestError(
-            400, f"the {media_type_of(header)} body holds no image: send one or more"
+            400, f"the {media_type_of(header)} body holds no image: send at least one"
         )
     if len(images.entries) > MAX_IMAGES:
         raise RequestError(
@@ -363,7 +362,7 @@ def read_images(body: bytes, content_type: str | None) -> Images:
 
 
 def media_type_of(header: str) -> str:
-    """The media type of a Content-Type header, in lower case and without its parameters."""
+    """Return the media type of a Content-Type header, in lower case and without parameters."""
     return header.split(";")[0].strip().lower()
 
 

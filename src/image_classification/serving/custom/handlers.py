@@ -1,10 +1,10 @@
-"""The user's handlers as a responder: the sagemaker-inference package's transformer around them."""
+"""The user's handlers as a responder, run by the sagemaker-inference package's transformer."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,25 +18,17 @@ from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.images.encode import encode_png
 from image_classification.labels.label_map import LabelMap
-from image_classification.serving.codec.accept import CSV, JSON
-from image_classification.serving.codec.answers import dump, encode
-from image_classification.serving.codec.bodies import (
-    CODE_IN_DATA,
-    DEFAULT_CONTENT_TYPE,
-    Images,
-    media_type_of,
-    read_images,
-)
-from image_classification.serving.custom.selection import CODE_FOLDER, OwnCode
-from image_classification.serving.health import Health
-from image_classification.serving.invocation import Invocation, Predict, refuse_failure
-from image_classification.serving.prediction import Failure, Prediction
-from image_classification.serving.settings import RequestSettings
+from image_classification.serving.app import Invocation, Predict, refuse_failure
+from image_classification.serving.codec import answers, bodies
+from image_classification.serving.codec.answers import Failure, Prediction
+from image_classification.serving.custom import CODE_FOLDER, CustomCode
+from image_classification.serving.observation import Health
+from image_classification.serving.request_settings import RequestSettings
 
 
 @contextmanager
 def _scipy_if_missing() -> Iterator[None]:
-    """An empty module in SciPy's place while the block imports; the user's code never sees it."""
+    """Stand in for SciPy while the block imports; the user's code never sees the empty module."""
     if find_spec("scipy") is not None:
         yield
         return
@@ -69,7 +61,7 @@ class ServedModel:
         self._predict = predict
 
     def predict(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
-        """A prediction for each encoded image, in order; a Failure for an unusable one."""
+        """Predict encoded images, in order; a Failure stands for an unusable one."""
         return self._predict(images)
 
 
@@ -80,7 +72,9 @@ class Results(list[Prediction | Failure]):
         is_list: whether the request could have held several images.
     """
 
-    is_list = True
+    def __init__(self, entries: Iterable[Prediction | Failure], is_list: bool = True) -> None:
+        super().__init__(entries)
+        self.is_list = is_list
 
 
 class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package carries no types
@@ -93,16 +87,16 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         self._model, self._form, self._settings = model, form, settings
 
     def default_model_fn(self, _: str) -> ServedModel:
-        """The model of the artifact, which is loaded already."""
+        """Return the model of the artifact, which is loaded already."""
         return self._model
 
-    def default_input_fn(self, input_data: bytes | str, content_type: str | None) -> Images:
-        """The encoded images of the body (`.entries`)."""
+    def default_input_fn(self, input_data: bytes | str, content_type: str | None) -> bodies.Images:
+        """Return the encoded images of the body (`.entries`)."""
         body = input_data.encode("utf-8") if isinstance(input_data, str) else input_data
-        return read_images(body, content_type)
+        return bodies.read_images(body, content_type)
 
     def default_predict_fn(self, data: object, model: ServedModel) -> Results:
-        """Predictions of what an input_fn returned, ours or the user's.
+        """Predict what an input_fn returned, ours or the user's.
 
         Args:
             data: `Images`, an encoded image (bytes), a Pillow image, a uint8 array (H, W, 3), or a
@@ -110,43 +104,41 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
             model: what model_fn returned.
 
         Raises:
-            TypeError: `data` is something else, or `model` has no `predict` of ours.
+            TypeError: `data` is something else, or `model` is not a `ServedModel`.
         """
         if not isinstance(model, ServedModel):
-            raise TypeError(
-                f"model_fn returned a {type(model).__name__}: then predict_fn is needed too"
-            )
-        is_list = data.is_list if isinstance(data, Images) else isinstance(data, (list, tuple))
-        entries = data.entries if isinstance(data, Images) else data
+            raise TypeError(f"model_fn returned a {type(model).__name__}: write predict_fn too")
+        entries, is_list = data, isinstance(data, (list, tuple))
+        if isinstance(data, bodies.Images):
+            entries, is_list = data.entries, data.is_list
         many = entries if isinstance(entries, (list, tuple)) else [entries]
-        results = Results(model.predict([_encoded(entry) for entry in many]))
-        results.is_list = is_list
+        results = Results(model.predict([_encoded(entry) for entry in many]), is_list)
         if not is_list:
             refuse_failure(results[0])
         return results
 
     def default_output_fn(self, prediction: object, accept: str) -> tuple[bytes, str]:
-        """The answer of what a predict_fn returned, ours or the user's.
+        """Return (body, content type) of the answer for what a predict_fn returned.
 
         Args:
-            prediction: `Results`, what our model's `predict` gives or one of it, or probabilities
-                (classes,) or (N, classes) of any array or list. Anything else must be what JSON can
-                hold.
+            prediction: `Results`, what `ServedModel.predict` returns or one entry of it, or an
+                array or list of probabilities, (classes,) or (N, classes). Anything else must fit
+                into JSON.
             accept: the Accept header.
         """
-        wanted = self._settings.accept(accept)
+        settings = self._settings
+        default = settings.default_accept or answers.JSON
+        wanted = answers.parse_accept(accept, default, settings.top_k, settings.threshold)
         results = prediction if isinstance(prediction, Results) else self._results_of(prediction)
-        if results is None and wanted.media_type != CSV:
-            return dump(prediction), wanted.media_type
+        if results is None and wanted.media_type != answers.CSV:
+            return answers.dump(prediction), wanted.media_type
         if results is None:
             raise RequestError(406, f"Accept {accept!r}: predict_fn gave no probabilities")
-        return encode(results, results.is_list, wanted, self._form)
+        return answers.encode(results, results.is_list, wanted, self._form)
 
     def _results_of(self, prediction: object) -> Results | None:
         if isinstance(prediction, Prediction):
-            results = Results([prediction])
-            results.is_list = False
-            return results
+            return Results([prediction], is_list=False)
         if isinstance(prediction, list) and all(
             isinstance(entry, (Prediction, Failure)) for entry in prediction
         ):
@@ -158,13 +150,12 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         labels, is_multi = self._model.labels, self._model.is_multi_label
         if rows.ndim not in (1, 2) or rows.shape[-1] != len(labels):
             return None
-        results = Results(Prediction(row, labels, is_multi) for row in np.atleast_2d(rows))
-        results.is_list = rows.ndim == 2
-        return results
+        found = (Prediction(row, labels, is_multi) for row in np.atleast_2d(rows))
+        return Results(found, is_list=rows.ndim == 2)
 
 
 def _encoded(entry: object) -> bytes | Failure:
-    """An image in the form that our model reads."""
+    """Return an image in a form that our model reads."""
     if isinstance(entry, (bytes, Failure)):
         return entry
     if isinstance(entry, Image.Image):
@@ -181,13 +172,13 @@ def _encoded(entry: object) -> bytes | Failure:
 _logger = logging.getLogger(__name__)
 
 
-class OwnHandlers:
+class CustomHandlers:
     """Answers invocations through the user's functions; ours where the file has none.
 
     Args:
-        own: the user's file.
+        code: the user's file.
         model: our model, which our defaults use.
-        form: of the answers.
+        form: of our answers.
         settings: of the environment.
         health: asked how long a call lasts; one that hangs ends the process.
 
@@ -197,28 +188,28 @@ class OwnHandlers:
 
     def __init__(
         self,
-        own: OwnCode,
+        code: CustomCode,
         model: ServedModel,
         form: AnswerForm,
         settings: RequestSettings,
         health: Health,
     ) -> None:
-        self._own, self._settings, self._health = own, settings, health
+        self._code, self._settings, self._health = code, settings, health
         self._transformer = _Transformer(Defaults(model, form, settings))
-        sys.path.insert(0, str(own.folder))
+        sys.path.insert(0, str(code.folder))
         try:
-            context = _Context(own, {})
-            self._transformer.validate_and_initialize(str(own.model_dir), context)
+            context = _Context(code, {})
+            self._transformer.validate_and_initialize(str(code.model_dir), context)
         except (Exception, SystemExit) as error:
-            _logger.error("%s/%s cannot be used", CODE_FOLDER, own.program, exc_info=error)
-            raise UserError(f"{CODE_FOLDER}/{own.program}: {_described(error)}") from error
-        _check_imported(own)
+            _logger.error("%s/%s cannot be used", CODE_FOLDER, code.program, exc_info=error)
+            raise UserError(f"{CODE_FOLDER}/{code.program}: {_described(error)}") from error
+        _check_imported(code)
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
-        """(body, content type) of the user's answer; a RequestError for one that is refused."""
-        accept = invocation.accept or self._settings.default_accept or JSON
+        """Return (body, content type) of the user's answer, or raise a RequestError."""
+        accept = invocation.accept or self._settings.default_accept or answers.JSON
         content_type = _for_handlers(invocation.content_type)
-        context = _Context(self._own, {"Content-Type": content_type, "Accept": accept})
+        context = _Context(self._code, {"Content-Type": content_type, "Accept": accept})
         try:
             with self._health.running():
                 (answer,) = self._transformer.transform([{"body": invocation.body}], context)
@@ -230,10 +221,10 @@ class OwnHandlers:
             raise RequestError(int(error.status_code), str(error.message)) from error
         except UnicodeDecodeError as error:
             raise RequestError(400, f"the {content_type} body is not UTF-8: {error}") from error
-        except BaseException as error:  # sys.exit too: its caller would never get an answer
-            _logger.error("%s/%s failed", CODE_FOLDER, self._own.program, exc_info=error)
+        except BaseException as error:  # sys.exit too: the client would never get an answer
+            _logger.error("%s/%s failed", CODE_FOLDER, self._code.program, exc_info=error)
             raise RequestError(
-                500, f"{CODE_FOLDER}/{self._own.program} failed: {_described(error)}"
+                500, f"{CODE_FOLDER}/{self._code.program} failed: {_described(error)}"
             ) from error
         return self._as_bytes(answer), context.content_type.split(",")[0].strip()
 
@@ -244,7 +235,7 @@ class OwnHandlers:
             return bytes(answer)
         raise RequestError(
             500,
-            f"{CODE_FOLDER}/{self._own.program}: output_fn returned a {type(answer).__name__}: "
+            f"{CODE_FOLDER}/{self._code.program}: output_fn returned a {type(answer).__name__}: "
             "expected text or bytes",
         )
 
@@ -252,47 +243,47 @@ class OwnHandlers:
 class _Transformer(Transformer):  # type: ignore[misc]  # the package carries no types
     @staticmethod
     def handle_error(*_: object) -> NoReturn:
-        """Let what is being handled through; the package would answer the caller with its trace."""
+        """Raise the error again; the package would answer the client with its traceback."""
         raise
 
 
 class _Context:
-    """The part of a model server's context that the transformer uses, and handlers may."""
+    """The part of a model server's context that the transformer and handlers use."""
 
-    def __init__(self, own: OwnCode, headers: Mapping[str, str]) -> None:
-        self.system_properties = {"model_dir": str(own.model_dir)}
+    def __init__(self, code: CustomCode, headers: Mapping[str, str]) -> None:
+        self.system_properties = {"model_dir": str(code.model_dir)}
         self.request_processor = [self]
         self.content_type = ""
         self._headers = dict(headers)
 
     def get_request_properties(self) -> dict[str, str]:
-        """The request's headers."""
+        """Return the request's headers."""
         return self._headers
 
     def set_response_content_type(self, _: int, content_type: str) -> None:
-        """Of the one answer."""
+        """Set the content type of the one answer."""
         self.content_type = content_type
 
 
-def _check_imported(own: OwnCode) -> None:
-    """A UserError if Python knows another module by the file's name, which it imports instead."""
-    imported = getattr(sys.modules.get(own.program[:-3]), "__file__", None)
-    if imported is None or Path(imported).resolve() != (own.folder / own.program).resolve():
+def _check_imported(code: CustomCode) -> None:
+    """Raise a UserError if another module has the file's name, which Python imports instead."""
+    imported = getattr(sys.modules.get(code.program[:-3]), "__file__", None)
+    if imported is None or Path(imported).resolve() != (code.folder / code.program).resolve():
         raise UserError(
-            f"{CODE_FOLDER}/{own.program} has the name of another module ({imported}): rename it, "
+            f"{CODE_FOLDER}/{code.program} has the name of another module ({imported}): rename it, "
             "for example inference.py"
         )
 
 
 def _for_handlers(header: str | None) -> str:
-    """The content type as handlers compare it: without parameters, but for a boundary.
+    """Return the content type as handlers compare it: without parameters other than a boundary.
 
     Raises:
         RequestError: 415 for types whose bodies can hold code.
     """
-    header = header or DEFAULT_CONTENT_TYPE
-    media_type = media_type_of(header)
-    if media_type in CODE_IN_DATA:
+    header = header or bodies.DEFAULT_CONTENT_TYPE
+    media_type = bodies.media_type_of(header)
+    if media_type in bodies.CODE_IN_DATA:
         raise RequestError(
             415,
             f"Content-Type {media_type!r} is not accepted because its files can hold code "

@@ -1,4 +1,4 @@
-// Ask /invocations about the chosen, dropped or pasted image and draw what it answers.
+// Send the chosen, dropped or pasted image to /invocations and draw the answer.
 "use strict";
 
 const SHOWN = 10;
@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const drop = byId("drop"), file = byId("file"), preview = byId("preview");
 const invitation = byId("invitation"), status = byId("status"), error = byId("error");
 const bars = byId("bars"), timing = byId("timing");
-let asked = 0; // so that a late answer does not replace that to a later image
+let asked = 0; // a late answer must not replace the answer to a later image
 
 file.addEventListener("change", () => file.files[0] && ask(file.files[0]));
 document.addEventListener("paste", (event) => take(event, event.clipboardData));
@@ -17,7 +17,7 @@ document.addEventListener("dragleave", (event) => event.relatedTarget || drop.cl
 function take(event, data) {
   event.preventDefault();
   if (data && data.files[0]) ask(data.files[0]);
-  else fail("That was no file: drop, paste or choose an image file.");
+  else fail("That was not a file: drop, paste or choose an image file.");
 }
 
 async function ask(image) {
@@ -56,15 +56,15 @@ function draw(answer, milliseconds, bytes) {
   const several = answer.predicted_labels;
   const found = several ? several.join(", ") || "none of the classes" : answer.predicted_label;
   status.textContent = several ? `Predicted: ${found}` : `${found}, ${percent(answer.probabilities[0])}`;
-  bars.tBodies[0].replaceChildren(...answer.labels.map((label, place) => row(label, answer.probabilities[place], place)));
+  bars.tBodies[0].replaceChildren(...answer.labels.map((label, rank) => row(label, answer.probabilities[rank], rank)));
   timing.textContent = `Answered in ${milliseconds.toFixed(0)} ms, upload of ${Math.ceil(bytes / 1024)} KB included.`;
   bars.hidden = timing.hidden = false;
 }
 
-function row(label, probability, place) {
+function row(label, probability, rank) {
   const line = document.createElement("tr");
-  line.role = "row"; // said aloud, because the style sheet lays the table out as something else
-  if (place === 0) line.className = "first";
+  line.role = "row"; // named, because the style sheet displays the table as something else
+  if (rank === 0) line.className = "first";
   const name = cell("th", "rowheader", label), value = cell("td", "cell", percent(probability));
   const groove = document.createElement("td"), bar = document.createElement("div");
   groove.className = "groove";

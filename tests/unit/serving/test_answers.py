@@ -1,4 +1,4 @@
-"""Accept headers as callers write them, and the bodies of both interfaces."""
+"""Accept headers as clients write them, and the answers of both interfaces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import RequestError
 from image_classification.labels.label_map import LabelMap
-from image_classification.serving.codec.accept import Accept, parse_accept
-from image_classification.serving.codec.answers import Result, encode
-from image_classification.serving.prediction import Failure, Prediction
-from image_classification.serving.settings import RequestSettings
+from image_classification.serving.codec.answers import (
+    Accept,
+    Failure,
+    Prediction,
+    Result,
+    encode,
+    parse_accept,
+)
 
 PREDICTION = Prediction(np.array([0.25, 0.75], np.float32), LabelMap(("cat", "dog")))
 VERBOSE = {"probabilities": [0.25, 0.75], "labels": ["cat", "dog"], "predicted_label": "dog"}
@@ -59,7 +63,7 @@ def answer(
         ("text/csv;threshold=0.25", Accept(CSV, True, None, 0.25)),
     ],
 )
-def test_accept_is_understood_as_callers_write_it(header: str | None, accept: Accept) -> None:
+def test_accept_is_parsed_as_clients_write_it(header: str | None, accept: Accept) -> None:
     assert parse_accept(header, JSON) == accept
 
 
@@ -134,7 +138,7 @@ def test_csv_has_a_row_for_each_image() -> None:
     assert rows == [["dog", "0.75"]]
 
 
-def test_a_selection_comes_in_falling_order_and_keeps_the_predicted_label() -> None:
+def test_a_selection_is_in_falling_order_and_keeps_the_predicted_label() -> None:
     expected = {"probabilities": [0.75], "labels": ["dog"], "predicted_label": "dog"}
     assert json.loads(answer(JSON + ";top_k=1", [PREDICTION])) == expected
     assert json.loads(answer(JSON + ";threshold=0.5", [PREDICTION])) == expected
@@ -178,7 +182,7 @@ def test_every_answer_writes_a_probability_with_the_same_nine_digits(
     assert written == [repr(float(f"{value:.9g}")) for value in sorted(probabilities.tolist())]
 
 
-def test_what_is_no_number_is_a_fault_and_no_answer() -> None:
+def test_probabilities_that_are_not_numbers_are_an_error_and_never_an_answer() -> None:
     broken = Prediction(np.array([np.nan, 1.0], np.float32), PREDICTION.labels)
     for accept in (JSON, JSON + ";verbose", LINES, CSV, JSON + ";top_k=1", CSV + ";verbose"):
         with pytest.raises(RequestError, match="finite") as caught:
@@ -189,12 +193,14 @@ def test_what_is_no_number_is_a_fault_and_no_answer() -> None:
 
 
 def test_the_environments_selection_holds_for_verbose_answers_without_one() -> None:
-    settings = RequestSettings(top_k=3, threshold=0.1)
-    assert settings.accept("application/json") == Accept(JSON)
-    assert settings.accept("application/json;verbose") == Accept(JSON, True, 3, 0.1)
-    assert settings.accept("application/json;top_k=7") == Accept(JSON, True, 7)
+    for header, expected in [
+        ("application/json", Accept(JSON)),
+        ("application/json;verbose", Accept(JSON, True, 3, 0.1)),
+        ("application/json;top_k=7", Accept(JSON, True, 7)),
+    ]:
+        assert parse_accept(header, JSON, top_k=3, threshold=0.1) == expected
 
 
-def test_the_most_probable_classes_come_in_falling_order() -> None:
+def test_the_most_probable_classes_are_in_falling_order() -> None:
     assert PREDICTION.top(5) == [("dog", 0.75), ("cat", 0.25)]
     assert PREDICTION.top(1) == [("dog", 0.75)]

@@ -1,0 +1,102 @@
+"""How requests are answered, from the environment; read before anything listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from image_classification.contract import environment
+from image_classification.contract.process import cpu_count
+from image_classification.errors import RequestError, UserError
+from image_classification.serving.codec import answers
+
+_MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
+_USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
+_STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
+"""The service's spelling → that of the SDK's local mode, which refuses every other."""
+
+_LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
+
+
+@dataclass(frozen=True)
+class RequestSettings:
+    """What the environment says about requests and answers.
+
+    Attributes:
+        max_content_length: bytes; a larger body is refused with 413.
+        default_accept: what a request without Accept, or with `*/*`, gets; "" leaves it to the
+            form of the body.
+        top_k, threshold: of verbose answers whose Accept has neither.
+        is_placeholder: whether an image that cannot be used is answered 200 with an error line.
+    """
+
+    max_content_length: int = 16 * 2**20
+    default_accept: str = ""
+    top_k: int | None = None
+    threshold: float | None = None
+    is_placeholder: bool = False
+
+
+def read_settings() -> RequestSettings:
+    """Read the settings; a UserError names a variable with an impossible value."""
+    is_batch = environment.IS_BATCH.read_switch()
+    default_accept = environment.DEFAULT_ACCEPT.read()
+    try:
+        answers.parse_accept(default_accept, answers.JSON)
+    except RequestError as error:
+        raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
+    top_k, threshold = environment.TOP_K.read(), environment.THRESHOLD.read()
+    try:
+        return RequestSettings(
+            environment.max_content_length(),
+            default_accept or (answers.JSON_LINES if is_batch else ""),
+            answers.parse_top_k(top_k) if top_k else None,
+            answers.parse_threshold(threshold) if threshold else None,
+            is_batch and environment.BATCH_PLACEHOLDER.read_switch(),
+        )
+    except RequestError as error:
+        names = f"{environment.TOP_K.name}, {environment.THRESHOLD.name}"
+        raise UserError(f"{names}: {error}") from error
+
+
+def execution_parameters(max_content_length: int) -> dict[str, int | str]:
+    """Return the parameters for a transform job that chose none; its own choices are repeated.
+
+    The defaults are one image per request (SINGLE_RECORD) and one request for each CPU, as far as
+    payloads of up to `max_content_length` bytes fit the platform's limit for all of them together.
+
+    Raises:
+        UserError: a variable of the job has an impossible value.
+    """
+    chosen = environment.MAX_CONCURRENT_TRANSFORMS.read_integer(0)
+    at_once = chosen or min(cpu_count(), _MAX_TOGETHER_MB // _USUAL_PAYLOAD_MB)
+    largest = max(1, max_content_length >> 20)
+    usual = min(largest, max(1, _MAX_TOGETHER_MB // at_once))
+    payload = environment.MAX_PAYLOAD_IN_MB.read_integer(0) or usual
+    strategy = environment.BATCH_STRATEGY.read().upper()
+    if strategy not in _STRATEGIES:
+        raise UserError(
+            f"{environment.BATCH_STRATEGY.name}={strategy}: expected {' or '.join(_STRATEGIES)}"
+        )
+    is_local = environment.IS_BATCH.read() == _LOCAL_MODE
+    return {
+        "MaxConcurrentTransforms": at_once,
+        "BatchStrategy": _STRATEGIES[strategy] if is_local else strategy,
+        "MaxPayloadInMB": payload,
+    }
+
+
+def check_settings() -> None:
+    """Raise a UserError for a bad setting here, where it ends the command, and not in a worker."""
+    for variable in (environment.MAX_PIXELS, environment.READ_TIMEOUT, environment.STARTUP_TIMEOUT):
+        variable.read_integer(1)
+    environment.MODEL_MEMORY.read_integer(0)
+    for switch in (
+        environment.ACCESS_LOG,
+        environment.METRICS,
+        environment.PAGE,
+        environment.IS_BATCH,
+        environment.BATCH_PLACEHOLDER,
+        environment.IS_MULTI_MODEL,
+    ):
+        switch.read_switch()
+    execution_parameters(read_settings().max_content_length)

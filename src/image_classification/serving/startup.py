@@ -1,0 +1,155 @@
+"""From a verified artifact to an application that is ready: what a worker does after the fork."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, request
+
+from image_classification import logs
+from image_classification.artifact import Artifact, open_artifact
+from image_classification.contract import environment
+from image_classification.contract.interface import interface_of
+from image_classification.errors import BackendError
+from image_classification.serving import app, models, multi_model, page
+from image_classification.serving.admission import Plan, memory_limit, memory_used
+from image_classification.serving.batching import Batcher
+from image_classification.serving.custom import find_custom_code
+from image_classification.serving.observation import Health, configure_access_log
+from image_classification.serving.request_settings import RequestSettings, read_settings
+
+if TYPE_CHECKING:
+    from image_classification.serving.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+
+def open_metrics() -> Metrics | None:
+    """Return the process's metrics, or None if they are switched off."""
+    if not environment.METRICS.read_switch():
+        return None
+    from image_classification.serving.metrics import Metrics
+
+    return Metrics()
+
+
+def create_server_app(
+    artifact: Artifact | None, plan: Plan, health: Health, metrics: Metrics | None = None
+) -> Flask:
+    """Make the application of a server process, with settings from the environment.
+
+    Without an artifact it is a multi-model endpoint. Each gunicorn worker calls this after the
+    fork, because a framework's threads do not survive one.
+    """
+    logs.configure(environment.LOG_LEVEL.read_integer(0))
+    configure_access_log(environment.ACCESS_LOG.read_switch())
+    settings = read_settings()
+    large_images = models.LargeImages(plan.large_pixels)
+    if artifact is None:
+        return _multi_model_app(settings, plan, health, metrics, large_images)
+    model = load_model(artifact, plan, health, large_images)
+    application = app.create_app(_responder(model, settings, health), settings, health, metrics)
+    if environment.PAGE.read_switch():
+        _add_page(application, model)
+    _log_start(model, plan)
+    return application
+
+
+def load_model(
+    artifact: Artifact, plan: Plan, health: Health, large_images: models.LargeImages
+) -> models.Model:
+    """Load the model of `artifact`, run as `plan` says and watched by `health`.
+
+    Args:
+        artifact: verified artifact.
+        plan: how the process works.
+        health: of the process.
+        large_images: of the process: all its models decode in the same memory.
+
+    Raises:
+        ArtifactError: its graph cannot be loaded, or differs from what the artifact promises.
+    """
+    runtime = models.Runtime(artifact.model_file)
+    graph: models.Graph = runtime
+    if plan.max_batch > 1:
+        size = artifact.preprocessing
+        graph = Batcher(runtime, (size.height, size.width, size.channels), plan.max_batch)
+    guarded = models.GuardedGraph(graph, health)
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    return models.Model(artifact, guarded, max_pixels, large_images)
+
+
+def _multi_model_app(
+    settings: RequestSettings,
+    plan: Plan,
+    health: Health,
+    metrics: Metrics | None,
+    large_images: models.LargeImages,
+) -> Flask:
+    """Make the application of a multi-model endpoint, which starts without a model."""
+
+    def load(directory: Path) -> app.Responder:
+        with open_artifact(directory) as artifact:
+            model = load_model(artifact, plan, health, large_images)
+        form = interface_of(artifact.interface).answers
+        return app.Answering(model.predict_each, form, settings)
+
+    store = multi_model.ModelStore(load, multi_model.memory_budget())
+    application = app.create_app(multi_model.refuse_invocation, settings, health, metrics)
+    application.register_blueprint(multi_model.routes(store))
+    _logger.info(
+        "Serving the models that POST /models names, in %d MiB; %s", store.budget >> 20, plan
+    )
+    return application
+
+
+def _responder(model: models.Model, settings: RequestSettings, health: Health) -> app.Responder:
+    """Return what answers invocations: the user's own handlers if there are any, else our model."""
+    artifact = model.artifact
+    form = interface_of(artifact.interface).answers
+    code = find_custom_code(artifact.directory)
+    if code is None:
+        return app.Answering(model.predict_each, form, settings)
+    try:
+        from image_classification.serving.custom.handlers import CustomHandlers, ServedModel
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"code/{code.program} needs the package sagemaker-inference, which is not installed "
+            f"({error.name} is missing): pip install 'sagemaker-image-classification[own-code]', "
+            f"or unset {environment.PROGRAM.name}"
+        ) from error
+    served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
+    handlers = CustomHandlers(code, served, form, settings, health)
+    _logger.info("Answering through code/%s of the artifact", code.program)
+    return handlers
+
+
+def _add_page(application: Flask, model: models.Model) -> None:
+    """Add `GET /` and the files that the page loads."""
+    files = page.page_files(model.artifact, model.providers)
+
+    def show() -> Response:
+        body, content_type = files[request.path]
+        return Response(body, headers=page.HEADERS, content_type=content_type)
+
+    for path in files:
+        application.add_url_rule(path, view_func=show, endpoint=f"page {path}", methods=["GET"])
+
+
+def _log_start(model: models.Model, plan: Plan) -> None:
+    """Log what is served, on what, how many requests at once and with how much memory."""
+    artifact = model.artifact
+    manifest = artifact.manifest
+    _logger.info(
+        "Serving %s (%s classes, %s interface, trained by %s) with %s; %s; %d MiB of %d MiB used",
+        manifest["backbone"],
+        manifest["classes"],
+        artifact.interface,
+        manifest["backend"],
+        ", ".join(model.providers),
+        plan,
+        memory_used() >> 20,
+        memory_limit() >> 20,
+    )

@@ -1,0 +1,204 @@
+"""A request is the same whatever pieces it arrives in, or it is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_classification.errors import RequestError
+from image_classification.serving.http import Answer, RequestReader, refusal
+
+SIZED = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'3;name="value"\r\nhel\r\n02\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n'
+)
+EMPTY = b"GET /c HTTP/1.1\r\nHost: x\r\n\r\n"
+STREAM = b"\r\n" + SIZED + CHUNKED + EMPTY + CHUNKED + SIZED
+
+
+def reader(max_body: int = 100) -> RequestReader:
+    return RequestReader(max_body)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(STREAM)), max_size=30))
+def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    requests, read = [], reader()
+    for start, end in itertools.pairwise(edges):
+        request = read.take(STREAM[start:end])
+        while request is not None:
+            requests.append((request.head.path, request.body))
+            request = read.take() if read.has_begun else None
+    assert [path for path, _ in requests] == ["/a", "/b", "/c", "/b", "/a"]
+    assert [body for _, body in requests] == [b"hello", b"hello", b"", b"hello", b"hello"]
+    assert not read.has_begun and read.buffered == 0
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_wait_complete_a_request_or_are_refused(data: bytes) -> None:
+    for start in (b"", CHUNKED[:55], SIZED[:30]):
+        try:
+            reader().take(start + data)
+        except RequestError as error:
+            assert 400 <= error.status < 600
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000, 431),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: magic\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+            501,
+        ),
+        (b"POST / HTTP/1.1\r\nExpect: wonders\r\n\r\n", 417),
+        (b"POST / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", 413),
+        (CHUNKED[: CHUNKED.index(b"3;")] + b"65\r\n", 413),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ],
+)
+def test_each_refusal_has_its_status(text: bytes, status: int) -> None:
+    with pytest.raises(RequestError) as refused:
+        reader().take(text)
+    assert refused.value.status == status
+
+
+def test_continue_is_wanted_once_and_only_before_the_body() -> None:
+    read = reader()
+    read.take(SIZED[:-5].replace(b"Host: x", b"Expect: 100-continue"))
+    assert read.wants_continue() and not read.wants_continue()
+    early = reader()
+    early.take(SIZED[:-3].replace(b"Host: x", b"Expect: 100-continue"))
+    assert not early.wants_continue()
+
+
+def in_chunks(size: int, count: int) -> bytes:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + (f"{size:x}\r\n".encode() + b"x" * size + b"\r\n") * count + b"0\r\n\r\n"
+
+
+def test_many_tiny_chunks_are_refused_before_they_hold_up_the_loop() -> None:
+    with pytest.raises(RequestError, match="chunks of 64 bytes or more") as caught:
+        reader(2**20).take(in_chunks(1, 5000))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1000), (64, 5000)])
+def test_a_few_tiny_chunks_and_many_small_ones_are_a_body(size: int, count: int) -> None:
+    received = reader(2**20).take(in_chunks(size, count))
+    assert received is not None and received.body == b"x" * size * count
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"GET   / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+        b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/0.9\r\nHost: x\r\n\r\n",
+        b"SOURCE / ICE/1.0\r\nHost: x\r\n\r\n",
+        b"DESCRIBE / RTSP/1.0\r\nHost: x\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEAD + b"Host: y\r\n\r\n",
+        HEAD + b"Content-Type: a\r\nContent-Type: b\r\n\r\n",
+        HEAD + b"A: b\n\r\n\r\n",
+        HEAD + b"A: \0\r\n\r\n",
+        HEAD + b"A: b\r\n c\r\n\r\n",
+        HEAD + b": a\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+        HEAD + b"Content-Length: 1, 1\r\n\r\nx",
+        HEAD + b"Content-Length: +1\r\n\r\nx",
+        HEAD + b"Content-Length: \xb2\r\n\r\nx",
+        HEAD + b"Content-Length:\r\n\r\n",
+        HEAD + b"Content-Length : 1\r\n\r\nx",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: identity\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        *(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk
+            for chunk in (
+                b"1; =x\r\nx\r\n0\r\n\r\n",
+                b"1 \r\nx\r\n0\r\n\r\n",
+                b"1\nx\r\n0\r\n\r\n",
+                b"1\r\nxy\r\n0\r\n\r\n",
+                b"1;" + b"a" * 2000,
+            )
+        ),
+    ],
+)
+def test_a_request_that_a_proxy_might_read_differently_is_refused(text: bytes) -> None:
+    with pytest.raises(RequestError) as refused:
+        reader(1000).take(text)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "query"),
+    [
+        (b"GET /a%20b?c=d#e HTTP/1.1\r\n\r\n", "/a%20b", "c=d"),
+        (b"GET //a HTTP/1.1\r\n\r\n", "//a", ""),
+        (b"GET http://host:80/a?b HTTP/1.1\r\n\r\n", "/a", "b"),
+        (b"GET http://host HTTP/1.1\r\n\r\n", "/", ""),
+        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "/", ""),
+    ],
+)
+def test_path_and_query_are_found_in_every_form_of_target(
+    text: bytes, path: str, query: str
+) -> None:
+    request = reader().take(text)
+    assert request is not None and (request.head.path, request.head.query) == (path, query)
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "is_persistent"),
+    [
+        ("1.1", "", True),
+        ("1.1", "Connection: Close\r\n", False),
+        ("1.1", "Connection: x, close\r\n", False),
+        ("1.0", "", False),
+        ("1.0", "Connection: keep-alive\r\n", True),
+    ],
+)
+def test_a_connection_stays_open_as_version_and_connection_field_say(
+    version: str, connection: str, is_persistent: bool
+) -> None:
+    request = reader().take(f"GET / HTTP/{version}\r\n{connection}\r\n".encode())
+    assert request is not None and request.head.is_persistent is is_persistent
+
+
+def test_names_with_an_underscore_are_left_out_and_values_are_trimmed() -> None:
+    request = reader().take(b"GET / HTTP/1.1\r\nA_B: c\r\nA-B: \t d \t\r\n\r\n")
+    assert request is not None and request.head.headers == [("A-B", "d")]
+
+
+def test_an_answer_has_its_length_and_says_whether_the_connection_ends() -> None:
+    answer = Answer(499, [("A", "b")], b"body")
+    head, _, body = answer.to_bytes(is_closing=True).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 499 Client Closed Request\r\n") and body == b"body"
+    assert {b"A: b", b"Content-Length: 4", b"Connection: close"} <= set(head.split(b"\r\n"))
+    assert answer.to_bytes(is_closing=False, has_body=False).endswith(b"Length: 4\r\n\r\n")
+
+
+def test_a_refusal_is_one_line_that_sagemaker_passes_on_whole() -> None:
+    answer = refusal(503, "too\nmuch " * 1000)
+    assert b"\n" not in answer.body and len(answer.body) < 2048
+    assert ("Retry-After", "1") in answer.headers
+    assert "Retry-After" not in dict(refusal(400, "no").headers)
