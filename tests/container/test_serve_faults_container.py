@@ -11,7 +11,7 @@ import pytest
 
 from tests.container.engine import HARDENED, docker, inspect, serving
 from tests.contract.jobs import Answer
-from tests.contract.raw_http import Caller, calling, request
+from tests.contract.raw_http import Client, connected, request
 
 SMALL = [*HARDENED, "--memory", "400m", "--memory-swap", "400m", "--pids-limit", "128"]
 
@@ -60,19 +60,19 @@ def test_many_unfinished_large_bodies_stay_within_the_memory(
     serve_image: str, trained: Path, photo: bytes
 ) -> None:
     with serving(serve_image, trained / "model", SMALL) as server:
-        callers = [Caller(server) for _ in range(40)]  # 600 MB together
+        clients = [Client(server) for _ in range(40)]  # 600 MB together
         try:
-            for caller in callers:
+            for client in clients:
                 try:
-                    caller.send(request(b"\0" * 15_000_000, length=16_000_000))
+                    client.send(request(b"\0" * 15_000_000, length=16_000_000))
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # refused, and the connection is closed
             state = inspect("container", server.container.name)["State"]
             assert state["Running"] and not state["OOMKilled"]
             assert server.get("/ping").status == 200
         finally:
-            for caller in callers:
-                caller.close()
+            for client in clients:
+                client.close()
         deadline = time.monotonic() + 30
         while server.invoke(photo, Content_Type="image/jpeg").status != 200:
             assert time.monotonic() < deadline, server.container.log()
@@ -80,15 +80,15 @@ def test_many_unfinished_large_bodies_stay_within_the_memory(
 
 def test_docker_stop_answers_queued_requests(serve_image: str, trained: Path, large: bytes) -> None:
     with serving(serve_image, trained / "model", [*HARDENED, "--cpus", "0.5"]) as server:
-        callers = [Caller(server) for _ in range(8)]
-        for caller in callers:
-            caller.send(request(large))
+        clients = [Client(server) for _ in range(8)]
+        for client in clients:
+            client.send(request(large))
         with ThreadPoolExecutor(8) as pool:
-            answers = [pool.submit(caller.answer) for caller in callers]
+            answers = [pool.submit(client.answer) for client in clients]
             assert server.container.stop(30) == 0, server.container.log()
             assert [answer.result().status for answer in answers] == [200] * 8
-        for caller in callers:
-            caller.close()
+        for client in clients:
+            client.close()
 
 
 def test_a_killed_worker_is_replaced_and_the_container_keeps_running(
@@ -108,9 +108,9 @@ def test_slow_clients_get_408_from_a_container_with_a_read_only_root(
     serve_image: str, trained: Path
 ) -> None:
     options = [*HARDENED, *setting("IMAGE_CLASSIFICATION_READ_TIMEOUT", "1")]
-    with serving(serve_image, trained / "model", options) as server, calling(server) as caller:
-        caller.send(request(b"half", length=1000))
-        assert caller.answer().status == 408
+    with serving(serve_image, trained / "model", options) as server, connected(server) as client:
+        client.send(request(b"half", length=1000))
+        assert client.answer().status == 408
 
 
 def test_the_image_is_a_multi_model_endpoint(serve_image: str, trained: Path, photo: bytes) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tests.contract.jobs import Answer, Server
 
 
-class Caller:
+class Client:
     """A connection to the server."""
 
     def __init__(self, server: Server) -> None:
@@ -44,12 +44,12 @@ class Caller:
 
 
 @contextmanager
-def calling(server: Server) -> Iterator[Caller]:
-    caller = Caller(server)
+def connected(server: Server) -> Iterator[Client]:
+    client = Client(server)
     try:
-        yield caller
+        yield client
     finally:
-        caller.close()
+        client.close()
 
 
 def request(body: bytes = b"", *, length: int | None = None, lines: str = "") -> bytes:

@@ -1,4 +1,4 @@
-"""scripts/benchmark serving: measures our server without any peer, and lists those it misses."""
+"""scripts/benchmark serving measures our server without peers and lists the missing ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
 
 
-def test_our_server_is_measured_beside_the_floor_and_missing_peers_are_listed(
+def test_our_server_is_measured_next_to_the_floor_and_missing_peers_are_listed(
     trained_job: Path, tmp_path: Path
 ) -> None:
     ran = subprocess.run(
@@ -33,7 +33,7 @@ def test_our_server_is_measured_beside_the_floor_and_missing_peers_are_listed(
     assert "pip install litserve" in result["skipped"]["litserve"]
 
 
-def test_a_peer_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_peer_is_refused() -> None:
     ran = subprocess.run(
         [str(BENCHMARK), "serving", "--python", "triton=/nowhere"],
         env={**os.environ, "PYTHON": sys.executable},

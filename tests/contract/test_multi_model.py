@@ -1,4 +1,4 @@
-"""A multi-model endpoint: five routes, their codes, and models that come and go under load."""
+"""A multi-model endpoint: five routes, their codes, and models loaded and unloaded under load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.contract.jobs import Answer, Server, running_server
-from tests.contract.raw_http import calling
+from tests.contract.raw_http import connected
 from tests.contract.test_server_faults import BUSY, FAULTY, GRAY
 
 
@@ -57,7 +57,7 @@ def listed(server: Server, query: str = "") -> dict[str, object]:
     return answer
 
 
-def test_a_ping_is_200_without_a_model_and_invocations_say_where_to_go(server: Server) -> None:
+def test_a_ping_is_200_without_a_model_and_invocations_name_the_right_route(server: Server) -> None:
     assert server.get("/ping").status == 200
     answer = server.invoke(GRAY, Content_Type="image/png")
     assert answer.status == 404 and b"/models/<name>/invoke" in answer.body
@@ -76,7 +76,9 @@ def test_a_model_is_loaded_described_invoked_and_unloaded(server: Server, model:
         assert gone.status == 404 and b"'a1' is not loaded" in gone.body
 
 
-def test_loads_at_once_fill_the_memory_and_the_rest_get_507(server: Server, model: Path) -> None:
+def test_simultaneous_loads_fill_the_memory_and_the_rest_get_507(
+    server: Server, model: Path
+) -> None:
     names = [f"m{number}" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda name: load(server, name, model), names))
@@ -91,7 +93,7 @@ def test_loads_at_once_fill_the_memory_and_the_rest_get_507(server: Server, mode
         assert unload(server, name).status == 200
 
 
-def test_the_list_of_models_comes_in_pages(server: Server, model: Path) -> None:
+def test_the_list_of_models_has_pages(server: Server, model: Path) -> None:
     for name in ("p1", "p2", "p3"):
         assert load(server, name, model).status == 200
     seen, token = [], ""
@@ -110,16 +112,16 @@ def test_the_list_of_models_comes_in_pages(server: Server, model: Path) -> None:
 
 def test_unloading_waits_for_the_request_that_runs(server: Server, model: Path) -> None:
     assert load(server, "busy", model).status == 200
-    with calling(server) as caller, ThreadPoolExecutor(1) as pool:
+    with connected(server) as client, ThreadPoolExecutor(1) as pool:
         head = f"POST /models/busy/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BUSY)}\r\n"
-        caller.send(head.encode() + b"Content-Type: image/png\r\n\r\n" + BUSY)
+        client.send(head.encode() + b"Content-Type: image/png\r\n\r\n" + BUSY)
         time.sleep(0.3)  # it runs for three seconds
         unloading = pool.submit(unload, server, "busy")
         while invoke(server, "busy", GRAY).status != 404:
             pass
         wait([unloading], timeout=0.5)
         assert not unloading.done()
-        assert caller.answer().status == 200
+        assert client.answer().status == 200
         assert unloading.result().status == 200
 
 
@@ -141,7 +143,7 @@ def test_a_load_without_name_or_url_is_400(server: Server, body: bytes) -> None:
     assert answer.status == 400 and b"model_name" in answer.body
 
 
-def test_what_is_no_artifact_is_400_and_leaves_nothing_behind(
+def test_loading_something_else_than_an_artifact_is_400_and_leaves_nothing_behind(
     server: Server, model: Path, tmp_path: Path
 ) -> None:
     linked = tmp_path / "linked"
@@ -164,7 +166,7 @@ def test_what_is_no_artifact_is_400_and_leaves_nothing_behind(
     assert unload(server, "bad").status == 200
 
 
-def test_a_name_may_have_any_characters_but_a_slash(server: Server, model: Path) -> None:
+def test_a_name_may_have_any_characters_except_a_slash(server: Server, model: Path) -> None:
     for name in ("модель 1", "a%2Fb", "?limit=1", "é" * 512):
         assert load(server, name, model).status == 200
         path = f"/models/{quote(name, safe='')}"
@@ -184,7 +186,7 @@ def test_the_server_ends_when_the_process_with_the_models_dies(model: Path, tmp_
     assert "the loaded models ended with their process" in log.read_text()
 
 
-def test_memory_is_given_back_when_models_are_unloaded(server: Server, model: Path) -> None:
+def test_memory_is_freed_when_models_are_unloaded(server: Server, model: Path) -> None:
     def resident() -> int:
         return int(Path(f"/proc/{server.worker()}/statm").read_text().split()[1]) * 4096
 

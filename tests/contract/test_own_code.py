@@ -1,4 +1,4 @@
-"""The user's code/inference.py in the artifact answers, where SAGEMAKER_PROGRAM names it."""
+"""The user's code/inference.py in the artifact answers if SAGEMAKER_PROGRAM names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.contract.jobs import Answer, run_command, running_server
-from tests.contract.raw_http import calling, request
+from tests.contract.raw_http import connected, request
 
 pytest.importorskip("sagemaker_inference")
 
@@ -164,7 +164,7 @@ def test_the_file_alone_changes_nothing(
     assert isinstance(answer.json(), list)
 
 
-def test_each_function_may_come_alone_and_ours_do_the_rest(
+def test_each_function_can_be_alone_and_ours_do_the_rest(
     model_with: Callable[[str], Path], red: bytes, tmp_path: Path
 ) -> None:
     jpeg = {"Content_Type": "image/jpeg"}
@@ -200,7 +200,7 @@ def test_the_documented_example_runs(model_with: Callable[[str], Path], red: byt
     assert answer.status == 200 and answer.json() in (["red"], ["unsure"])
 
 
-def test_a_pickle_in_numpys_clothes_is_never_loaded(
+def test_a_pickle_sent_as_numpys_format_is_never_loaded(
     model_with: Callable[[str], Path], tmp_path: Path
 ) -> None:
     class Attack:
@@ -219,7 +219,9 @@ def test_a_pickle_in_numpys_clothes_is_never_loaded(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_our_refusals_stay_what_they_are(model_with: Callable[[str], Path], red: bytes) -> None:
+def test_our_refusals_reach_the_client_unchanged(
+    model_with: Callable[[str], Path], red: bytes
+) -> None:
     broken, strange, no_text = answers_of(
         model_with("def model_warmup_fn(model_dir, model): pass\n"),
         (red[:200], {"Content_Type": "image/jpeg"}),
@@ -241,7 +243,7 @@ def predict_fn(data, model):
 """
 
 
-def test_handlers_that_exit_or_hang_cost_others_nothing(
+def test_handlers_that_exit_or_hang_do_not_harm_other_requests(
     model_with: Callable[[str], Path], red: bytes
 ) -> None:
     settings = {
@@ -254,9 +256,9 @@ def test_handlers_that_exit_or_hang_cost_others_nothing(
         exited = server.invoke(b"exit", **jpeg)
         assert exited.status == 500 and b"code/inference.py failed: SystemExit" in exited.body
         hanging = server.worker()
-        with calling(server) as caller:
-            caller.send(request(b"hang"))
-            assert caller.is_closed()
+        with connected(server) as client:
+            client.send(request(b"hang"))
+            assert client.is_closed()
         assert server.invoke(red, **jpeg).status == 200
         assert server.worker() != hanging
 
@@ -280,7 +282,7 @@ def test_handlers_that_exit_or_hang_cost_others_nothing(
         ("", "json.py", ["code/json.py has the name of another module"]),
     ],
 )
-def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
+def test_code_that_cannot_be_used_ends_the_server_with_an_error_message(
     model_with: Callable[[str], Path], code: str, program: str, parts: list[str]
 ) -> None:
     model = model_with(code)
@@ -294,7 +296,7 @@ def test_code_that_cannot_be_used_ends_the_server_with_a_sentence(
         assert part in sentences[0]
 
 
-def test_the_toolkit_runs_without_scipy_and_leaves_no_trace_of_one() -> None:
+def test_the_toolkit_runs_without_scipy_and_leaves_no_stand_in_behind() -> None:
     code = (
         "import sys; sys.modules['scipy'] = None\n"
         "import image_classification.serving.custom.handlers\n"

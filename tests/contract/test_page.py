@@ -1,4 +1,4 @@
-"""The page at `/`, used in a real browser as a person would: by mouse, by keyboard, by dropping."""
+"""The page at `/` in a real browser, used by mouse, by keyboard and by dropping files."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_the_keyboard_alone_is_enough(page: Any, server: Server, red: Path) -> N
 
 
 @needs_browser
-def test_a_screen_reader_is_told_what_things_are(page: Any, red: Path) -> None:
+def test_a_screen_reader_finds_names_and_roles(page: Any, red: Path) -> None:
     assert page.locator("html").get_attribute("lang") == "en"
     for heading in ("Image classification", "Image", "Answer", "Model"):
         assert page.get_by_role("heading", name=heading, exact=True).count() == 1
@@ -144,7 +144,7 @@ def test_a_screen_reader_is_told_what_things_are(page: Any, red: Path) -> None:
 
 
 @needs_browser
-def test_what_cannot_be_used_is_said_and_the_next_image_is_answered(
+def test_an_unusable_file_shows_an_error_and_the_next_image_is_answered(
     page: Any, server: Server, red: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
@@ -162,7 +162,7 @@ def test_what_cannot_be_used_is_said_and_the_next_image_is_answered(
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark_and_nothing_is_wider_than_a_telephone(
+def test_text_is_legible_in_light_and_dark_and_nothing_is_wider_than_a_phone(
     page: Any, red: Path, scheme: str
 ) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -195,7 +195,7 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_the_page_comes_with_a_strict_policy_and_asks_for_nothing_else(server: Server) -> None:
+def test_the_page_has_a_strict_policy_and_loads_nothing_else(server: Server) -> None:
     answer = server.get("/")
     assert answer.status == 200
     policy = answer.headers["Content-Security-Policy"]

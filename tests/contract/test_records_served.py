@@ -1,4 +1,4 @@
-"""A model that was trained on records gets photographs as they are when it is served."""
+"""A model trained on records is served photographs of any size."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_photographs_larger_than_the_records_are_served_as_the_records_were_vali
     base = write_job(tmp_path / "ml", WITHOUT_RESIZE | {"epochs": 4}, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the records' images have a shorter side of 40 pixels: using 40" in done.stdout
+    assert "the images in the records have a shorter side of 40 pixels: using 40" in done.stdout
     artifact = read_artifact(base / "model")
     assert artifact.manifest["metrics"]["validation"]["accuracy"] == 1.0
     assert accuracy_of_photographs(base, photographs) == 1.0
@@ -68,7 +68,7 @@ def test_photographs_larger_than_the_records_are_served_as_the_records_were_vali
             assert isinstance(answered, dict) and answered["predicted_label"] == name
 
 
-def test_records_to_train_on_and_image_files_to_validate_on_meet_at_one_size(
+def test_training_records_and_validation_image_files_end_at_one_size(
     tmp_path: Path, photographs: Path
 ) -> None:
     channels = channels_of(photographs, tmp_path / "channels", "--resize", "40")

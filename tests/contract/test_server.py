@@ -1,4 +1,4 @@
-"""A real server process answers over HTTP as SageMaker and the built-ins' callers expect."""
+"""A real server process answers over HTTP as SageMaker and the built-ins' clients expect."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_image_is_answered_with_the_bare_array_of_the_mxnet_interface(
         "text/html, application/json;Verbose",
     ],
 )
-def test_verbose_answers_carry_labels(server: Server, red: bytes, accept: str) -> None:
+def test_verbose_answers_have_labels(server: Server, red: bytes, accept: str) -> None:
     answer = server.invoke(red, Content_Type="image/jpeg", Accept=accept).json()
     assert isinstance(answer, dict)
     assert list(answer) == ["probabilities", "labels", "predicted_label"]
@@ -89,7 +89,7 @@ def test_json_lines_are_one_object_on_one_line(server: Server, red: bytes) -> No
         (b"\xff" * 200_001, {}, 413, ["200001 bytes", "200000 bytes", "MAX_CONTENT_LENGTH"]),
     ],
 )
-def test_a_refusal_is_one_line_of_json_that_says_what_to_do(
+def test_a_refusal_is_one_line_of_json_with_the_remedy(
     server: Server,
     red: bytes,
     body: bytes | None,
@@ -109,7 +109,9 @@ def test_a_refusal_is_one_line_of_json_that_says_what_to_do(
     assert "Traceback" not in message
 
 
-def test_a_truncated_image_is_refused_and_the_server_goes_on(server: Server, red: bytes) -> None:
+def test_a_truncated_image_is_refused_and_the_server_keeps_answering(
+    server: Server, red: bytes
+) -> None:
     assert server.invoke(red[: len(red) // 2], Content_Type="image/jpeg").status == 400
     assert server.invoke(red, Content_Type="image/jpeg").status == 200
 
@@ -148,7 +150,7 @@ def test_an_altered_artifact_is_refused_before_anything_listens(
     assert done.stderr.startswith("ClientError: ") and "model.onnx: changed" in done.stderr
 
 
-def test_a_folder_without_an_artifact_is_refused_with_what_was_found(tmp_path: Path) -> None:
+def test_a_folder_without_an_artifact_is_refused_and_its_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "something.bin").write_bytes(b"1")
     done = run_command("serve", "--model", tmp_path)
     assert done.returncode == 2
@@ -178,7 +180,7 @@ def test_no_command_leaves_telemetry_or_anything_else_in_the_home_folder(
     assert not list((tmp_path / "home").rglob("*"))
 
 
-def test_predict_names_a_bad_image_and_goes_on(
+def test_predict_names_a_bad_image_and_continues(
     trained_job: Path, small_channels: dict[str, Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
@@ -216,13 +218,13 @@ def test_a_body_in_chunks_is_answered_and_a_too_large_one_is_413(
     assert chunked(server, red + b"\0" * 250_000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_wrong_method_is_405_and_says_which_is_right(server: Server) -> None:
+def test_a_wrong_method_is_405_and_names_the_right_one(server: Server) -> None:
     answer = server.get("/invocations")
     assert answer.status == 405
     assert "POST" in answer.headers["Allow"]
 
 
-def test_many_callers_at_once_all_get_their_own_answer(
+def test_many_clients_at_once_each_get_their_own_answer(
     server: Server, small_channels: dict[str, Path]
 ) -> None:
     images = sorted(small_channels["validation"].rglob("*.jpg")) * 6
@@ -237,7 +239,7 @@ def test_many_callers_at_once_all_get_their_own_answer(
         assert list(pool.map(ask, images)) == alone
 
 
-def test_a_ping_is_answered_while_slow_callers_hold_their_connections(server: Server) -> None:
+def test_a_ping_is_answered_while_slow_clients_hold_connections(server: Server) -> None:
     head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(16)]
     try:
@@ -249,7 +251,7 @@ def test_a_ping_is_answered_while_slow_callers_hold_their_connections(server: Se
             connection.close()
 
 
-def test_a_request_that_is_running_when_sigterm_comes_is_answered(
+def test_a_request_that_runs_when_sigterm_arrives_is_answered(
     trained_job: Path, red: bytes
 ) -> None:
     with running_server(trained_job / "model") as server:

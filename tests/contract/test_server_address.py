@@ -1,4 +1,4 @@
-"""Where the server listens, and how it ends before it does."""
+"""The server's address, and how the server ends before it listens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def red(small_channels: dict[str, Path]) -> bytes:
     return (small_channels["validation"] / "red" / "red000.jpg").read_bytes()
 
 
-def test_a_port_in_use_ends_the_server_with_a_sentence(trained_job: Path) -> None:
+def test_a_port_in_use_ends_the_server_with_an_error_message(trained_job: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Callers that are slow, silent, greedy or false harm nobody but themselves."""
+"""Slow, silent, greedy or malformed clients harm nobody but themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.contract.jobs import Server, running_server
-from tests.contract.raw_http import Caller, calling, chunked_head, request
+from tests.contract.raw_http import Client, chunked_head, connected, request
 
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -30,84 +30,84 @@ def red(small_channels: dict[str, Path]) -> bytes:
     return (small_channels["validation"] / "red" / "red000.jpg").read_bytes()
 
 
-def test_forty_half_sent_requests_time_out_with_408_and_hold_up_nobody(
-    server: Server, red: bytes
-) -> None:
-    half_heads = [Caller(server) for _ in range(20)]
-    half_bodies = [Caller(server) for _ in range(20)]
-    for caller in half_heads:
-        caller.send(b"POST /invocations HTTP/1.1\r\nHost: local")
-    for caller in half_bodies:
-        caller.send(request(red[:100], length=len(red)))
+def test_forty_half_sent_requests_get_408_and_delay_nobody(server: Server, red: bytes) -> None:
+    half_heads = [Client(server) for _ in range(20)]
+    half_bodies = [Client(server) for _ in range(20)]
+    for client in half_heads:
+        client.send(b"POST /invocations HTTP/1.1\r\nHost: local")
+    for client in half_bodies:
+        client.send(request(red[:100], length=len(red)))
     assert server.get("/ping").status == 200
     assert server.invoke(red, Content_Type="image/jpeg").status == 200
-    for caller, part in [*((c, "head") for c in half_heads), *((c, "body") for c in half_bodies)]:
-        answer = caller.answer()
+    for client, part in [*((c, "head") for c in half_heads), *((c, "body") for c in half_bodies)]:
+        answer = client.answer()
         assert answer.status == 408 and part in json.loads(answer.body)["error"]
-        assert caller.is_closed()
-        caller.close()
+        assert client.is_closed()
+        client.close()
 
 
-def test_a_caller_who_sends_one_byte_at_a_time_is_cut_off(server: Server, red: bytes) -> None:
-    with calling(server) as caller:
-        caller.socket.settimeout(0.1)
-        caller.send(request(length=len(red)))
+def test_a_client_that_sends_one_byte_at_a_time_is_disconnected(server: Server, red: bytes) -> None:
+    with connected(server) as client:
+        client.socket.settimeout(0.1)
+        client.send(request(length=len(red)))
         for position in range(200):
             try:
-                caller.send(red[position : position + 1])
-                assert b" 408 " in caller.socket.recv(1000)
+                client.send(red[position : position + 1])
+                assert b" 408 " in client.socket.recv(1000)
                 return
             except TimeoutError:
                 continue
         raise AssertionError("a body of 200 bytes in 20 s was waited for")
 
 
-def test_a_large_body_is_413_from_its_head_alone(server: Server) -> None:
-    with calling(server) as caller:
-        caller.send(request(length=20_000_000))
-        answer = caller.answer()
+def test_a_large_body_is_413_by_its_head_alone(server: Server) -> None:
+    with connected(server) as client:
+        client.send(request(length=20_000_000))
+        answer = client.answer()
         assert answer.status == 413 and b"20000000 bytes" in answer.body
         assert answer.headers["Connection"] == "close"
 
 
-def test_a_large_body_that_is_sent_all_the_same_still_gets_its_413(server: Server) -> None:
-    with calling(server) as caller:
-        caller.send(request(b"\0" * 2_000_000))
-        assert caller.answer().status == 413
+def test_a_large_body_that_is_sent_anyway_still_gets_its_413(server: Server) -> None:
+    with connected(server) as client:
+        client.send(request(b"\0" * 2_000_000))
+        assert client.answer().status == 413
 
 
 def test_a_body_in_chunks_is_413_as_soon_as_it_is_too_large(server: Server) -> None:
-    with calling(server) as caller:
-        caller.send(chunked_head())
+    with connected(server) as client:
+        client.send(chunked_head())
         for _ in range(17):
-            caller.send(b"10000\r\n" + b"\0" * 65_536 + b"\r\n")
-        assert caller.answer().status == 413
+            client.send(b"10000\r\n" + b"\0" * 65_536 + b"\r\n")
+        assert client.answer().status == 413
 
 
-def test_expect_100_continue_is_answered_before_the_body_comes(server: Server, red: bytes) -> None:
-    with calling(server) as caller:
-        caller.send(request(length=len(red), lines="Expect: 100-continue\r\n"))
-        assert caller.answer().status == 100
-        caller.send(red)
-        assert caller.answer().status == 200
-        caller.send(request(length=20_000_000, lines="Expect: 100-continue\r\n"))
-        assert caller.answer().status == 413
+def test_expect_100_continue_is_answered_before_the_body_arrives(
+    server: Server, red: bytes
+) -> None:
+    with connected(server) as client:
+        client.send(request(length=len(red), lines="Expect: 100-continue\r\n"))
+        assert client.answer().status == 100
+        client.send(red)
+        assert client.answer().status == 200
+        client.send(request(length=20_000_000, lines="Expect: 100-continue\r\n"))
+        assert client.answer().status == 413
 
 
 def test_requests_on_one_connection_are_answered_in_their_order(server: Server, red: bytes) -> None:
-    with calling(server) as caller:
+    with connected(server) as client:
         chunks = chunked_head() + f"{len(red):x};a=b\r\n".encode() + red + b"\r\n0\r\nX: y\r\n\r\n"
-        caller.send(request(red) + PING + chunks + request(b"no image") + PING)
-        answers = [caller.answer() for _ in range(5)]
+        client.send(request(red) + PING + chunks + request(b"no image") + PING)
+        answers = [client.answer() for _ in range(5)]
         assert [answer.status for answer in answers] == [200, 200, 200, 400, 200]
         assert answers[0].body == answers[2].body and answers[1].body == b""
 
 
 def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
-    with calling(server) as caller:
+    with connected(server) as client:
         for _ in range(100):
-            caller.send(PING * 100)
-            assert {caller.answer().status for _ in range(100)} == {200}
+            client.send(PING * 100)
+            assert {client.answer().status for _ in range(100)} == {200}
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,19 @@ def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
         b"what is this?\r\n\r\n",
     ],
 )
-def test_a_request_of_doubtful_length_is_refused_and_nothing_after_it_is_read(
+def test_a_request_of_ambiguous_length_is_refused_and_nothing_after_it_is_read(
     server: Server, false: bytes
 ) -> None:
-    with calling(server) as caller:
-        caller.send(false + PING)
-        answer = caller.answer()
+    with connected(server) as client:
+        client.send(false + PING)
+        answer = client.answer()
         assert answer.status == 400, answer
         assert b"\n" not in answer.body and json.loads(answer.body)["error"]
-        assert caller.answer().status == 0
+        assert client.answer().status == 0
 
 
-def test_a_caller_who_reads_nothing_does_not_hold_up_the_others(server: Server, red: bytes) -> None:
-    with calling(server) as deaf:
+def test_a_client_that_reads_nothing_does_not_delay_the_others(server: Server, red: bytes) -> None:
+    with connected(server) as deaf:
         deaf.socket.settimeout(2)
         with pytest.raises(TimeoutError):
             while True:  # until both directions are full of answers nobody reads
@@ -172,7 +172,7 @@ def test_a_png_of_a_gigapixel_is_refused_without_the_memory_for_it(
     assert memory_peak(server.worker()) - before < 50 * 2**20
 
 
-def test_large_images_that_come_together_are_decoded_one_after_the_other(
+def test_large_images_sent_together_are_decoded_one_after_the_other(
     trained_job: Path, red: bytes
 ) -> None:
     content = io.BytesIO()
@@ -181,11 +181,11 @@ def test_large_images_that_come_together_are_decoded_one_after_the_other(
         assert server.invoke(red, Content_Type="image/jpeg").status == 200
         before = memory_peak(server.worker())
         with ExitStack() as stack:
-            callers = [stack.enter_context(calling(server)) for _ in range(4)]
-            for caller in callers:
-                caller.send(request(content.getvalue()))
+            clients = [stack.enter_context(connected(server)) for _ in range(4)]
+            for client in clients:
+                client.send(request(content.getvalue()))
             assert server.invoke(red, Content_Type="image/jpeg").status == 200
-            assert {caller.answer().status for caller in callers} == {200}
+            assert {client.answer().status for client in clients} == {200}
         assert memory_peak(server.worker()) - before < 800 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Overload, termination, killed processes and broken devices: who is answered, and what."""
+"""Overload, termination, killed processes and broken devices: which client gets which answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.contract.jobs import Answer, Server, running_server
-from tests.contract.raw_http import Caller, calling, request
+from tests.contract.raw_http import Client, connected, request
 
 FAULTY = "tests.contract.faulty_server"
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -44,20 +44,20 @@ def access_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith('{"time"')]
 
 
-def test_beyond_the_queue_callers_get_503_before_the_waiting_ones_are_answered(
+def test_clients_beyond_the_queue_get_503_before_the_waiting_ones_are_answered(
     trained_job: Path,
 ) -> None:
     settings = {"SAGEMAKER_MODEL_JOB_QUEUE_SIZE": "2", "BUSY_SECONDS": "2"}
     finished: list[tuple[int, Answer]] = []
     with faulty(trained_job / "model", **settings) as server, ExitStack() as stack:
-        callers = [stack.enter_context(calling(server)) for _ in range(8)]
+        clients = [stack.enter_context(connected(server)) for _ in range(8)]
 
         def collect(number: int) -> None:
-            finished.append((number, callers[number].answer()))
+            finished.append((number, clients[number].answer()))
 
         threads = [threading.Thread(target=collect, args=(number,)) for number in range(8)]
-        for caller, thread in zip(callers, threads, strict=True):
-            caller.send(request(BUSY))
+        for client, thread in zip(clients, threads, strict=True):
+            client.send(request(BUSY))
             thread.start()
         for thread in threads:
             thread.join()
@@ -66,49 +66,49 @@ def test_beyond_the_queue_callers_get_503_before_the_waiting_ones_are_answered(
         refused = finished[0][1]
         assert refused.headers["Retry-After"] == "1"
         assert "waiting" in json.loads(refused.body)["error"]
-        callers[finished[0][0]].send(request(GRAY))
-        assert callers[finished[0][0]].answer().status == 200
+        clients[finished[0][0]].send(request(GRAY))
+        assert clients[finished[0][0]].answer().status == 200
 
 
-def test_beyond_the_queue_a_head_alone_is_503_and_pings_are_still_answered(
+def test_a_full_queue_refuses_a_head_alone_and_still_answers_pings(
     trained_job: Path, tmp_path: Path
 ) -> None:
     settings = {"SAGEMAKER_MODEL_JOB_QUEUE_SIZE": "1", "BUSY_SECONDS": "3"}
     log = tmp_path / "log"
     named = "X-Amzn-SageMaker-Inference-Id: refused\r\nExpect: 100-continue\r\n"
     with faulty(trained_job / "model", log=log, **settings) as server, ExitStack() as stack:
-        taken = [stack.enter_context(calling(server)) for _ in range(2)]
-        for caller in taken:
-            caller.send(request(BUSY))
+        taken = [stack.enter_context(connected(server)) for _ in range(2)]
+        for client in taken:
+            client.send(request(BUSY))
         assert server.get("/ping").status == 200  # by now both are in the queue
-        refused = [stack.enter_context(calling(server)) for _ in range(40)]
-        for caller in refused:
-            caller.send(request(length=1_000_000, lines=named))
-        for caller in refused:
-            answer = caller.answer()
+        refused = [stack.enter_context(connected(server)) for _ in range(40)]
+        for client in refused:
+            client.send(request(length=1_000_000, lines=named))
+        for client in refused:
+            answer = client.answer()
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1"), answer
             assert answer.headers["Connection"] == "close"
-            caller.send(b"\0" * 1_000_000)  # who sends it all the same is not cut off
-            assert caller.is_closed()
+            client.send(b"\0" * 1_000_000)  # who sends it all the same is not cut off
+            assert client.is_closed()
         assert server.get("/ping").status == 200
         taken[0].socket.setblocking(False)
         with pytest.raises(BlockingIOError):  # all of that came before the first answer
             taken[0].socket.recv(1)
         taken[0].socket.settimeout(30)
-        assert [caller.answer().status for caller in taken] == [200, 200]
+        assert [client.answer().status for client in taken] == [200, 200]
     lines = [line for line in access_log(log) if line["id"] == "refused"]
     assert [line["status"] for line in lines] == [503] * 40
 
 
-def test_a_ping_is_answered_while_every_thread_works_and_callers_stand_half_open(
+def test_a_ping_is_answered_while_every_thread_works_and_requests_are_half_sent(
     trained_job: Path,
 ) -> None:
     with faulty(trained_job / "model", BUSY_SECONDS="3") as server, ExitStack() as stack:
-        half_open = [stack.enter_context(calling(server)) for _ in range(40)]
-        for caller in half_open:
-            caller.send(request(b"x", length=1000))
-        worker = stack.enter_context(calling(server))
-        waiting = stack.enter_context(calling(server))
+        half_open = [stack.enter_context(connected(server)) for _ in range(40)]
+        for client in half_open:
+            client.send(request(b"x", length=1000))
+        worker = stack.enter_context(connected(server))
+        waiting = stack.enter_context(connected(server))
         worker.send(request(BUSY))
         waiting.send(request(GRAY))
         assert server.get("/ping").status == 200
@@ -119,12 +119,14 @@ def test_a_ping_is_answered_while_every_thread_works_and_callers_stand_half_open
         assert worker.answer().status == waiting.answer().status == 200
 
 
-def test_what_nobody_waits_for_is_not_computed(trained_job: Path, tmp_path: Path) -> None:
+def test_the_request_of_a_disconnected_client_is_not_computed(
+    trained_job: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     with faulty(trained_job / "model", log=log) as server:
-        with calling(server) as first, calling(server) as last:
+        with connected(server) as first, connected(server) as last:
             first.send(request(BUSY))
-            gone = Caller(server)
+            gone = Client(server)
             gone.send(request(GRAY, lines="X-Amzn-SageMaker-Inference-Id: gone\r\n"))
             time.sleep(0.2)
             gone.close()
@@ -140,10 +142,10 @@ def test_a_request_that_waited_too_long_is_503_and_not_computed(
     log = tmp_path / "log"
     settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "2", "BUSY_SECONDS": "1.5"}
     with faulty(trained_job / "model", log=log, **settings) as server, ExitStack() as stack:
-        callers = [stack.enter_context(calling(server)) for _ in range(3)]
-        for caller in callers:
-            caller.send(request(BUSY))
-        answers = [caller.answer() for caller in callers]
+        clients = [stack.enter_context(connected(server)) for _ in range(3)]
+        for client in clients:
+            client.send(request(BUSY))
+        answers = [client.answer() for client in clients]
     assert [answer.status for answer in answers] == [200, 200, 503]
     assert "Retry-After" in answers[2].headers
     assert [line["images"] for line in access_log(log)] == [1, 1, 0]
@@ -153,10 +155,10 @@ def test_sigterm_under_load_loses_no_request_that_was_sent(trained_job: Path) ->
     answers: list[int] = []
 
     def ask_until_told_to_stop(server: Server) -> None:
-        with calling(server) as caller:
+        with connected(server) as client:
             while True:
-                caller.send(request(GRAY))
-                answer = caller.answer()
+                client.send(request(GRAY))
+                answer = client.answer()
                 answers.append(answer.status)
                 if answer.status != 200 or answer.headers["Connection"] == "close":
                     return
@@ -175,26 +177,26 @@ def test_sigterm_under_load_loses_no_request_that_was_sent(trained_job: Path) ->
     assert set(answers) == {200} and len(answers) > 8
 
 
-def test_sigterm_answers_those_who_wait_in_the_queue_and_closes_idle_connections(
+def test_sigterm_answers_the_queue_and_closes_idle_connections(
     trained_job: Path,
 ) -> None:
     with faulty(trained_job / "model") as server, ExitStack() as stack:
-        idle = stack.enter_context(calling(server))
+        idle = stack.enter_context(connected(server))
         idle.send(PING)
         assert idle.answer().status == 200
-        callers = [stack.enter_context(calling(server)) for _ in range(4)]
-        for caller in callers:
-            caller.send(request(BUSY))
-        late = stack.enter_context(calling(server))
+        clients = [stack.enter_context(connected(server)) for _ in range(4)]
+        for client in clients:
+            client.send(request(BUSY))
+        late = stack.enter_context(connected(server))
         server.process.terminate()
         late.send(request(GRAY))
-        answers = [caller.answer() for caller in [*callers, late]]
+        answers = [client.answer() for client in [*clients, late]]
         assert [answer.status for answer in answers] == [200] * 5
         assert {answer.headers["Connection"] for answer in answers[2:]} == {"close"}
         assert idle.is_closed()
 
 
-def test_a_killed_process_is_back_at_once_and_loses_only_what_it_worked_on(
+def test_a_killed_process_is_replaced_at_once_and_loses_only_its_own_requests(
     trained_job: Path, tmp_path: Path
 ) -> None:
     answers: list[int] = []
@@ -202,10 +204,10 @@ def test_a_killed_process_is_back_at_once_and_loses_only_what_it_worked_on(
 
     def ask(server: Server) -> None:
         while not stop.is_set():
-            with calling(server) as caller:
-                caller.send(request(GRAY))
+            with connected(server) as client:
+                client.send(request(GRAY))
                 try:
-                    answers.append(caller.answer().status)
+                    answers.append(client.answer().status)
                 except ConnectionResetError:
                     answers.append(0)
 
@@ -242,7 +244,7 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
     assert "illegal memory access" in log.read_text()
 
 
-def test_a_server_whose_processes_die_one_after_the_other_ends(trained_job: Path) -> None:
+def test_a_server_whose_processes_keep_dying_ends(trained_job: Path) -> None:
     with running_server(trained_job / "model", program=FAULTY, exit_code=1) as server:
         for _ in range(5):
             assert server.invoke(BREAK, Content_Type="image/png").status == 500
@@ -256,7 +258,7 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
     settings = {"FAKE_CUDA": "1", "SAGEMAKER_GUNICORN_THREADS": "2", "BUSY_SECONDS": "2"}
     model = trained_job / "model"
     with running_server(model, program=FAULTY, log=log, exit_code=3, **settings) as server:
-        with calling(server) as busy:
+        with connected(server) as busy:
             busy.send(request(BUSY))
             assert server.invoke(BREAK, Content_Type="image/png").status == 500
             assert server.get("/ping").status == 503
@@ -266,12 +268,12 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
         assert server.process.wait(30) == 3
 
 
-def test_a_run_of_the_model_that_hangs_is_ended_with_its_process(trained_job: Path) -> None:
+def test_a_hanging_run_of_the_model_ends_its_process(trained_job: Path) -> None:
     settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "1", "BUSY_SECONDS": "3600"}
     with faulty(trained_job / "model", **settings) as server:
         hanging = server.worker()
-        with calling(server) as caller:
-            caller.send(request(BUSY))
-            assert caller.is_closed()
+        with connected(server) as client:
+            client.send(request(BUSY))
+            assert client.is_closed()
         assert server.invoke(GRAY, Content_Type="image/png").status == 200
         assert server.worker() != hanging

@@ -1,4 +1,4 @@
-"""What a server tells of its work: the line at its start, the access log, metrics, its port."""
+"""What a server reports: the line at its start, the access log, metrics; and its one port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def access_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith('{"time"')]
 
 
-def test_each_request_is_one_line_of_json_with_its_id_and_times_but_pings_are_not(
+def test_each_request_except_pings_is_one_line_of_json_with_its_id_and_times(
     trained_job: Path, tmp_path: Path, red: bytes
 ) -> None:
     log = tmp_path / "log"
@@ -53,7 +53,7 @@ def test_the_access_log_can_be_switched_off(trained_job: Path, tmp_path: Path, r
     assert access_log(log) == []
 
 
-def test_a_refusal_repeats_in_the_log_no_more_than_in_the_answer(
+def test_the_log_of_a_refusal_is_no_longer_than_its_answer(
     trained_job: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -63,7 +63,7 @@ def test_a_refusal_repeats_in_the_log_no_more_than_in_the_answer(
     assert max(map(len, log.read_text().splitlines())) < 2500
 
 
-def test_metrics_are_given_in_the_form_of_prometheus_when_they_are_asked_for(
+def test_metrics_are_in_prometheus_format_if_they_are_switched_on(
     trained_job: Path, red: bytes
 ) -> None:
     from prometheus_client.parser import text_string_to_metric_families as parsed
@@ -94,7 +94,7 @@ def listening_ports(server: Server) -> set[int]:
     return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
-def test_the_server_takes_no_port_but_its_own(trained_job: Path) -> None:
+def test_the_server_listens_on_one_port_only(trained_job: Path) -> None:
     with running_server(trained_job / "model", SAGEMAKER_SAFE_PORT_RANGE="25000-25999") as server:
         assert listening_ports(server) == {server.port}
 

@@ -1,4 +1,4 @@
-"""A real server answers several images in one request, in order, and says which it cannot use."""
+"""A real server answers several images in one request, in order, and names unusable ones."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_one_base64_image_is_answered_as_its_bytes_are(server: Server, files: li
     assert broken.status == 400
 
 
-def test_csv_holds_a_row_for_each_image(server: Server, files: list[Path]) -> None:
+def test_csv_has_a_row_for_each_image_of_a_request(server: Server, files: list[Path]) -> None:
     answer = server.invoke(
         records(files), Content_Type="application/x-recordio", Accept="text/csv;top_k=1"
     )
@@ -117,7 +117,7 @@ def test_a_form_larger_than_the_limit_is_413(server: Server) -> None:
     assert answer.status == 413
 
 
-def test_selected_classes_come_from_accept_or_from_the_environment(
+def test_accept_or_the_environment_selects_classes(
     trained_job: Path, files: list[Path], server: Server
 ) -> None:
     red = files[0].read_bytes()
@@ -130,12 +130,12 @@ def test_selected_classes_come_from_accept_or_from_the_environment(
         assert len(everything) == 3  # type: ignore[arg-type]
 
 
-def test_a_refusal_fits_what_the_platform_passes_on(server: Server) -> None:
+def test_a_refusal_fits_into_what_the_platform_passes_on(server: Server) -> None:
     answer = server.invoke(b"x", Content_Type="image/jpeg", Accept="text/" + "x" * 4000)
     assert answer.status == 406 and len(answer.body) <= 2048 and json.loads(answer.body)["error"]
 
 
-def test_custom_attributes_come_back(server: Server, files: list[Path]) -> None:
+def test_custom_attributes_are_returned(server: Server, files: list[Path]) -> None:
     name = "X-Amzn-SageMaker-Custom-Attributes"
     red = files[0].read_bytes()
     headers = {"Content_Type": "image/jpeg", name: "trace=1; c000b4f9"}
@@ -145,7 +145,7 @@ def test_custom_attributes_come_back(server: Server, files: list[Path]) -> None:
     assert refused.status == 400 and "1024" in refused.json()["error"]  # type: ignore[index,call-overload]
 
 
-def test_a_transform_job_learns_what_to_send(trained_job: Path, server: Server) -> None:
+def test_a_transform_job_is_told_what_to_send(trained_job: Path, server: Server) -> None:
     answer = server.get("/execution-parameters")
     said = answer.json()
     assert answer.headers["Content-Type"] == "application/json" and isinstance(said, dict)
@@ -169,14 +169,14 @@ def test_a_transform_job_learns_what_to_send(trained_job: Path, server: Server) 
         assert job.invoke(body, Content_Type="image/jpeg").status == 400
 
 
-def test_the_local_mode_of_the_sdk_learns_it_in_its_own_spelling(trained_job: Path) -> None:
+def test_the_local_mode_of_the_sdk_is_told_in_its_own_spelling(trained_job: Path) -> None:
     """It sets True where the service sets true, and fails on the service's spelling."""
     with running_server(trained_job / "model", SAGEMAKER_BATCH="True") as job:
         said = json.loads(job.get("/execution-parameters").body)
         assert said["BatchStrategy"] == "SingleRecord"
 
 
-def test_a_transform_job_with_placeholders_goes_on_after_a_bad_file(
+def test_a_transform_job_with_placeholders_continues_after_a_bad_file(
     trained_job: Path, files: list[Path]
 ) -> None:
     settings = {"SAGEMAKER_BATCH": "true", "IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER": "true"}

@@ -1,4 +1,4 @@
-"""A minute of everything a server meets, and its memory does not grow."""
+"""A minute of every kind of request does not grow the server's memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.jobs import running_server
-from tests.contract.raw_http import Caller, calling, chunked_head, request
+from tests.contract.raw_http import Client, chunked_head, connected, request
 
 SECONDS = 60
 
@@ -32,19 +32,19 @@ def test_memory_is_flat_under_good_bad_large_and_broken_requests(
 
     def ask(bodies: list[bytes]) -> None:
         for body in itertools.cycle(bodies):
-            with calling(server) as caller:
+            with connected(server) as client:
                 for _ in range(20):
-                    caller.send(body)
-                    statuses.append(caller.answer().status)
+                    client.send(body)
+                    statuses.append(client.answer().status)
                     if stop.is_set():
                         return
 
     def break_off() -> None:
         while not stop.is_set():
             for half in (good[:50], good[:-10], request(length=20_000_000), b"\r\n\r\nx\r\n\r\n"):
-                caller = Caller(server)
-                caller.send(half)
-                caller.close()
+                client = Client(server)
+                client.send(half)
+                client.close()
             stop.wait(0.05)
 
     def resident() -> int:

@@ -115,7 +115,6 @@ class Responder(Protocol):
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
         """Return (body, content type) of the answer; a RequestError refuses the invocation."""
-        ...
 
 
 class Answering:

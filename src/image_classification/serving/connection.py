@@ -163,7 +163,6 @@ class Receiver(Protocol):
 
     def admit(self, head: Head) -> None:
         """Raise a RequestError if a request with this head is refused before its body arrives."""
-        ...
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Answer with `Connections.answer`, now or later, in this thread.
@@ -171,15 +170,12 @@ class Receiver(Protocol):
         Another thread may send the answer by `Connection.answer`; this one then calls
         `Connections.sent`.
         """
-        ...
 
     def note_refusal(self, connection: Connection, error: RequestError, sent_bytes: int) -> None:
         """Record the refusal of a request that did not arrive whole."""
-        ...
 
     def defer(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call a function in the next turn of the main loop."""
-        ...
 
 
 class Connections:

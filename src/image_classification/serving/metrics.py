@@ -6,6 +6,7 @@ The only module that imports prometheus-client; it is imported only if metrics a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -13,23 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from image_classification.serving.admission import memory_used
 from image_classification.serving.observation import RequestRecord
 
-_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-)
+_MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _STAGES = ("queue", "decode", "compute")
 
@@ -40,34 +25,19 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        prefix = "image_classification"
-        self._requests = Counter(
-            f"{prefix}_requests", "Requests by status", ["status"], registry=registry
-        )
-        self._images = Counter(f"{prefix}_images", "Images the graph has run on", registry=registry)
-        self._lost = Counter(
-            f"{prefix}_requests_lost",
-            "Requests without an answer because their process was killed",
-            registry=registry,
-        )
-        self._stages = Histogram(
-            f"{prefix}_stage_seconds",
-            "Time of a request by stage",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._batches = Histogram(
-            f"{prefix}_batch_size",
-            "Images in the run of the graph that a request took part in",
-            buckets=_SIZES,
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            f"{prefix}_requests_in_flight", "Requests waiting or worked on now", registry=registry
-        )
-        resident = Gauge(f"{prefix}_resident_bytes", "Memory of this process", registry=registry)
+        self._registry = CollectorRegistry()
+        ours: dict[str, Any] = {"namespace": "image_classification", "registry": self._registry}
+        self._requests = Counter("requests", "Requests by status", ["status"], **ours)
+        self._images = Counter("images", "Images the graph has run on", **ours)
+        lost = "Requests without an answer because their process was killed"
+        self._lost = Counter("requests_lost", lost, **ours)
+        seconds = [milliseconds / 1000 for milliseconds in _MILLISECONDS]
+        stages = "Time of a request by stage"
+        self._stages = Histogram("stage_seconds", stages, ["stage"], buckets=seconds, **ours)
+        batch = "Images in the run of the graph that a request took part in"
+        self._batches = Histogram("batch_size", batch, buckets=_SIZES, **ours)
+        self._in_flight = Gauge("requests_in_flight", "Requests waiting or worked on now", **ours)
+        resident = Gauge("resident_bytes", "Memory of this process", **ours)
         resident.set_function(memory_used)
 
     def follow(self, in_flight: Callable[[], int], lost: int) -> None:

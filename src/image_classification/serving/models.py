@@ -43,7 +43,6 @@ class Graph(Protocol):
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
-        ...
 
 
 class Runtime:

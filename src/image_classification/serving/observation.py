@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from image_classification.errors import RequestError
 
+READ_METHODS = ("GET", "HEAD")
 ID_HEADER = "X-AMZN-SAGEMAKER-INFERENCE-ID"
 _ID = re.compile(r"[!-~]{1,64}")
 _QUICK_PATHS = ("/ping", "/metrics")
@@ -61,14 +62,9 @@ class RequestRecord:
     sent_bytes: int = 0
 
     @property
-    def is_read(self) -> bool:
-        """Whether the method is GET or HEAD, which have no body and are never refused for load."""
-        return self.method in ("GET", "HEAD")
-
-    @property
     def is_quick(self) -> bool:
         """Whether the main loop answers it at once: pings and metrics."""
-        return self.is_read and self.path in _QUICK_PATHS
+        return self.method in READ_METHODS and self.path in _QUICK_PATHS
 
     @property
     def is_administration(self) -> bool:

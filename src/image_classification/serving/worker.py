@@ -39,6 +39,7 @@ from image_classification.serving.connection import (
 from image_classification.serving.http import Answer, Head, Request, refusal
 from image_classification.serving.observation import (
     ID_HEADER,
+    READ_METHODS,
     RequestRecord,
     request_id,
     working_on,
@@ -126,11 +127,11 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
         A body still on its way takes no place in the queue, or silent clients could fill it.
         """
-        if head.method not in ("GET", "HEAD"):
+        if head.method not in READ_METHODS:
             self._check_load()
 
     def dispatch(self, connection: Connection, request: Request) -> None:
-        """Answer at once what needs no thread, give the rest to one, refuse what is too much."""
+        """Answer at once what needs no thread; give the rest to a thread or refuse it."""
         record = _record_of(request.head)
         record.deadline = record.started + self._plan.timeout
         record.is_client_gone = connection.is_gone
@@ -177,7 +178,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._connections.accept(listener)
 
     def _accept_if(self, is_on: bool) -> None:
-        """Begin or cease to watch the listeners."""
+        """Start or stop watching the listeners."""
         if is_on == self._is_accepting:
             return
         self._is_accepting = is_on
@@ -189,7 +190,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
                 self._selector.unregister(listener)
 
     def _turn(self) -> None:
-        """Handle what has happened; now and then give a sign of life and end who is late."""
+        """Handle events; now and then give a sign of life and end late connections."""
         for key, _ in self._selector.select(_TICK_SECONDS):
             key.data(key.fileobj)
         now = time.monotonic()
@@ -199,7 +200,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._connections.close_late()
 
     def _turns(self, seconds: float) -> Iterator[None]:
-        """Turn until the caller of this stops, for at most `seconds`."""
+        """Turn the loop between the caller's checks, for at most `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             yield
@@ -235,7 +236,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         for _ in self._turns(_FAULT_SECONDS):
             if not self._in_flight:
                 break
-        self._turn()  # for those who sent a request before the fault
+        self._turn()  # for requests sent before the fault
         logging.shutdown()
         # Not sys.exit, which would wait for a thread that hangs in the device.
         os._exit(CANNOT_START if is_lost else 1)
@@ -354,7 +355,7 @@ def run_application(application: Application, request: Request, peer: Any, serve
 
 
 def after_worker(arbiter: Arbiter, worker: Worker) -> None:
-    """Count what was lost with a worker that has ended; gunicorn's `child_exit`, in the arbiter.
+    """Count what was lost with a worker that has ended: gunicorn's `child_exit`, in the arbiter.
 
     Raises:
         HaltServer: too many have died lately for the next one to fare better, or the models of a

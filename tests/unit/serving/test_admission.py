@@ -1,4 +1,4 @@
-"""How a server works follows from CPUs, memory and settings."""
+"""The plan of a server follows from CPUs, memory and settings; what guards a run of the graph."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> No
     assert choose_plan(64, 2**40).large_pixels == 2**30 // 16
 
 
-def test_a_batching_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_value_of_batching_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_CLASSIFICATION_BATCHING", "maybe")
     with pytest.raises(UserError, match="auto, on or off, got 'maybe'"):
         choose_plan(4, 2**30)

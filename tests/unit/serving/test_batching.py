@@ -1,4 +1,4 @@
-"""The micro-batcher gathers what waits and gives everyone their own answer."""
+"""The micro-batcher gathers waiting requests and gives each its own answer."""
 
 from __future__ import annotations
 

@@ -82,13 +82,13 @@ def test_lines_that_are_not_images_fail_alone() -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_json_is_400(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_400(body: bytes) -> None:
     with pytest.raises(RequestError, match="expected JSON") as caught:
         read_images(body, "application/json")
     assert caught.value.status == 400
 
 
-def test_the_files_of_a_form_come_in_order_and_its_fields_do_not_count() -> None:
+def test_the_files_of_a_form_keep_their_order_and_other_fields_are_skipped() -> None:
     body = (
         part("a", JPEG, "1.jpg") + part("note", b"hello") + part("a", PNG, "2.png") + b"--B--\r\n"
     )
@@ -143,7 +143,7 @@ def test_a_payload_without_its_frame_is_one_image() -> None:
         assert read_images(payload, RECORDIO) == Images([JPEG], is_list=False)
 
 
-def test_broken_frames_are_400_and_say_where() -> None:
+def test_broken_frames_are_400_and_the_error_names_the_position() -> None:
     whole = framed(JPEG)
     for body in (whole + b"\1\2\3\4\5\6\7\10", whole + whole[:-8]):
         with pytest.raises(RequestError, match=f"byte {len(whole)}, record 1") as caught:
@@ -191,7 +191,7 @@ def test_json_of_a_million_values_is_413_before_it_is_parsed(
     assert caught.value.status == 413
 
 
-def test_a_record_of_a_million_parts_is_413_before_they_are_followed() -> None:
+def test_a_record_of_many_parts_is_413_before_they_are_followed() -> None:
     body = framed(b"\x0a\x23\xd7\xce" * 50_000)
     with pytest.raises(RequestError, match="more than 40004 parts") as caught:
         read_images(body, RECORDIO)

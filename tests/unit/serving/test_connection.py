@@ -102,9 +102,12 @@ def test_a_request_refused_by_its_head_holds_no_memory_and_its_body_is_drained(
     room.turn()
     assert room.refused == [503] and room.received == []
     assert len(room.connections) == 1
+    room.is_full = False
+    room.call(body(99_000))
+    assert len(room.received[0]) == 99_000
     client.shutdown(socket.SHUT_WR)
     room.turn()
-    assert client.recv(1) == b"" and not len(room.connections)
+    assert client.recv(1) == b"" and len(room.connections) == 1
 
 
 def test_the_connection_that_is_idle_longest_makes_room_for_a_new_one(room: Room) -> None:

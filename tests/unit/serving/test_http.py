@@ -73,7 +73,7 @@ def test_each_refusal_has_its_status(text: bytes, status: int) -> None:
     assert refused.value.status == status
 
 
-def test_continue_is_wanted_once_and_only_before_the_body() -> None:
+def test_100_continue_is_sent_once_and_only_before_the_body() -> None:
     read = reader()
     read.take(SIZED[:-5].replace(b"Host: x", b"Expect: 100-continue"))
     assert read.wants_continue() and not read.wants_continue()
@@ -87,14 +87,14 @@ def in_chunks(size: int, count: int) -> bytes:
     return head + (f"{size:x}\r\n".encode() + b"x" * size + b"\r\n") * count + b"0\r\n\r\n"
 
 
-def test_many_tiny_chunks_are_refused_before_they_hold_up_the_loop() -> None:
+def test_many_tiny_chunks_are_refused_before_they_block_the_loop() -> None:
     with pytest.raises(RequestError, match="chunks of 64 bytes or more") as caught:
         reader(2**20).take(in_chunks(1, 5000))
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 1000), (64, 5000)])
-def test_a_few_tiny_chunks_and_many_small_ones_are_a_body(size: int, count: int) -> None:
+def test_a_few_tiny_chunks_or_many_small_ones_are_accepted(size: int, count: int) -> None:
     received = reader(2**20).take(in_chunks(size, count))
     assert received is not None and received.body == b"x" * size * count
 
