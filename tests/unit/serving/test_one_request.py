@@ -26,6 +26,7 @@ PACKAGE = Path(image_classification.__file__).parent
 ARTIFACT = ROOT / "tests" / "golden" / "artifacts" / "torch.tar.gz"
 
 MOST_MODULES = 13
+LOOP = {"serving/worker.py", "serving/connection.py", "serving/observation.py"}
 
 
 class Recorder:
@@ -95,5 +96,8 @@ def test_one_request_runs_through_the_modules_that_the_docs_list(
     worker.tmp.close()
     for end in worker.PIPE:
         os.close(end)
-    assert recorder.modules == listed_in_the_docs()
-    assert len(recorder.modules) <= MOST_MODULES
+    listed = listed_in_the_docs()
+    assert set(recorder.modules) == set(listed)
+    assert len(listed) == len(set(listed)) <= MOST_MODULES
+    # The loop's modules also run between requests, so their turn depends on the moment.
+    assert [m for m in recorder.modules if m not in LOOP] == [m for m in listed if m not in LOOP]
