@@ -182,7 +182,7 @@ EVERY_BACKEND = {"__init__", "catalog", "model", "engine", "export"}
 BACKEND_FILES = EVERY_BACKEND | {"optimizer", "ranks"}
 FILES_OF_ONE_FRAMEWORK = {
     "tensorflow": {"step", "layers", "keras_trunk", "saved_model", "formats"},
-    "mxnet": {"gluon", "kvstore_node"},
+    "mxnet": {"kvstore_node"},
 }
 
 

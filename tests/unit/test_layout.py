@@ -24,6 +24,7 @@ SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
     # module → why it stays a file of its own, in one line
     "backends.reference.export": "every backend has the file `export`",
     "backends.mxnet": "every backend's package says how its framework is prepared",
+    "backends.mxnet.catalog": "every backend has the file `catalog`",
     "backends.mxnet.kvstore_node": "a program that runs in a process of its own",
     "serving.page": "lies next to the style sheet, script and icon that it serves",
 }

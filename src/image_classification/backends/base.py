@@ -24,6 +24,9 @@ OPTIMIZER_PREFIX = "optimizer/"
 AVERAGE_PREFIX = "average/"
 STEPS = OPTIMIZER_PREFIX + "steps"
 """Key of a state: the number of batches that the engine has trained on, int64 scalar."""
+LOSS_SCALE = OPTIMIZER_PREFIX + "loss_scale"
+LOSS_SCALE_AGE = OPTIMIZER_PREFIX + "loss_scale_age"
+"""Keys of a state with float16: the scale of the loss and the steps since it changed."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
-"""Weights as PyTorch saved them before version 1.6, read without PyTorch and without running them.
+"""Read weights that PyTorch saved before version 1.6, without PyTorch and without executing them.
 
-The packages that carry ImageNet weights hold such files. Source of the format: pytorch/pytorch
-`torch/serialization.py`, `_legacy_save`: five pickles (magic number, protocol version, sizes of the
-writer's machine, the dictionary of tensors, the keys of the storages), then, for every key, the
-number of its elements (int64) and the elements, little-endian. A tensor is a call of
+The packages with ImageNet weights contain such files. Source of the format: pytorch/pytorch
+`torch/serialization.py`, `_legacy_save`: five pickles (magic number, protocol version, sizes on the
+writing machine, the dictionary of tensors, the keys of the storages), then for each key the number
+of its elements (int64) and the elements, little-endian. A tensor is a call of
 `torch._utils._rebuild_tensor_v2` with a storage, an offset, a shape and strides.
 """
-
-from __future__ import annotations
 
 import math
 import pickletools
@@ -28,14 +26,14 @@ _MARK = object()
 
 @dataclass(frozen=True)
 class Name:
-    """What the pickle would import: `"module name"`."""
+    """An object that the pickle would import: `"module name"`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the pickle would call, and with what."""
+    """A call that the pickle would make."""
 
     function: Name
     arguments: tuple[Any, ...]
@@ -43,21 +41,20 @@ class Call:
 
 @dataclass(frozen=True)
 class Reference:
-    """An object that lies outside the pickle, by its persistent id."""
+    """An object outside of the pickle, by its persistent id."""
 
     identity: Any
 
 
 def read_inert(stream: BytesIO) -> Any:
-    """The value of the pickle at the stream's position; the stream ends up behind it.
+    """Read the pickle at the stream's position as plain values, up to its end.
 
-    A stream in memory, so that a length in the file can claim no more than there is.
-
-    The attributes that a pickle would set on an object (instruction BUILD) are left out; an
+    The stream is in memory, so that lengths in the file cannot allocate more than the file has.
+    Attributes that the pickle would set on an object (instruction BUILD) are ignored, and an
     `OrderedDict()` is a dictionary.
 
     Raises:
-        ValueError: an instruction that plain values do not need, or no pickle at all.
+        ValueError: not a pickle, or an instruction that plain values do not need.
     """
     reader = _Reader()
     try:
@@ -65,19 +62,19 @@ def read_inert(stream: BytesIO) -> Any:
             reader.take(operation.name, argument)
         (value,) = reader.stack
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"a damaged pickle: {error!r}") from error
+        raise ValueError(f"a damaged pickle ({error!r})") from error
     return value
 
 
 class _Reader:
-    """The machine of the pickle format: a stack of values and a memory of earlier ones."""
+    """A machine for the pickle format, with a stack of values and a memory of earlier ones."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self._memory: dict[int, Any] = {}
 
     def take(self, operation: str, argument: Any) -> None:
-        """Follow one instruction, by the names of `pickletools`."""
+        """Execute one instruction, by its name in `pickletools`."""
         stack = self.stack
         match operation:
             case "PROTO" | "STOP":
@@ -114,12 +111,12 @@ class _Reader:
             case "BUILD":
                 stack.pop()
             case _:
-                raise ValueError(f"instruction {operation} is not one of plain values")
+                raise ValueError(f"the instruction {operation}, which plain values do not need")
 
     def _since_mark(self) -> list[Any]:
-        place = max(i for i, value in enumerate(self.stack) if value is _MARK)
-        items = self.stack[place + 1 :]
-        del self.stack[place:]
+        mark = max(i for i, value in enumerate(self.stack) if value is _MARK)
+        items = self.stack[mark + 1 :]
+        del self.stack[mark:]
         return items
 
     def _last(self, count: int) -> list[Any]:
@@ -132,13 +129,13 @@ class _Reader:
     def _set_items(self, items: list[Any]) -> None:
         keys, target = items[::2], self.stack[-1]
         if not isinstance(target, dict) or not all(isinstance(key, str) for key in keys):
-            raise TypeError("a dictionary has a key that is no text")
+            raise TypeError("a dictionary with a key that is not text")
         target.update(zip(keys, items[1::2], strict=True))
 
 
 def _called(function: Any, arguments: Any) -> Any:
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise TypeError("a call of what is no name")
+        raise TypeError("a call of something other than a name")
     if function == Name("collections OrderedDict") and not arguments:
         return {}
     return Call(function, arguments)
@@ -151,45 +148,45 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "torch FloatStorage": np.dtype("<f4"),
     "torch LongStorage": np.dtype("<i8"),
 }
-_LIMIT = 2**40  # of offsets, sizes and strides, in elements: beyond it numpy's own would overflow
+_LIMIT = 2**40  # of offsets, sizes and strides, in elements; more would overflow in NumPy
 
 _Storages = Mapping[str, npt.NDArray[np.generic]]
 
 
 def read_legacy_weights(path: Path) -> State:
-    """The tensors of a state dictionary by their names, as new float32 or int64 arrays.
+    """Read the tensors of a state dictionary by name, as new float32 or int64 arrays.
 
     Raises:
-        ArtifactError: it is no such file, is damaged, or holds anything but such tensors.
+        ArtifactError: not such a file, a damaged one, or one with anything but such tensors.
     """
     try:
         return _read(BytesIO(path.read_bytes()))
     except (ValueError, OSError) as error:
         raise ArtifactError(
-            f"{path}: expected a dictionary of tensors as PyTorch saved it before version 1.6: "
-            f"{error}; reinstall the package it is from"
+            f"{path}: expected a dictionary of tensors saved by PyTorch before version 1.6, got "
+            f"{error}; reinstall the package that contains it"
         ) from error
 
 
 def _read(stream: BytesIO) -> State:
     if [read_inert(stream), read_inert(stream)] != [_MAGIC_NUMBER, _PROTOCOL]:
-        raise ValueError("it does not begin with the numbers of that format")
+        raise ValueError("a file that does not start with the numbers of this format")
     machine, named, keys = (read_inert(stream) for _ in range(3))
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise ValueError("it was not written by a little-endian machine")
+        raise ValueError("a file of a machine that is not little-endian")
     if not isinstance(named, dict) or not isinstance(keys, list):
-        raise ValueError("it is no dictionary of tensors")
+        raise ValueError("something other than a dictionary of tensors")
     tensors = {name: _described(name, value) for name, value in named.items()}
     dtypes = {tensor.storage: tensor.dtype for tensor in tensors.values()}
     if not all(isinstance(key, str) and key in dtypes for key in keys):
-        raise ValueError("a storage belongs to no tensor")
+        raise ValueError("a storage without a tensor")
     storages = {key: _read_storage(stream, dtypes[key]) for key in keys}
     return {name: tensor.array(storages) for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where a tensor's elements lie; offset and strides count elements."""
+    """The position of a tensor's elements; offset and strides are in elements."""
 
     storage: str
     dtype: np.dtype[Any]
@@ -198,14 +195,14 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self, storages: _Storages) -> npt.NDArray[np.generic]:
-        """A copy of the elements; ValueError where they are not within their storage."""
+        """Copy the elements; ValueError if they are not within their storage."""
         storage = storages.get(self.storage, np.empty(0, self.dtype))
         last = sum(
             (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
         )
         is_within = self.offset + last < len(storage) and math.prod(self.shape) <= len(storage)
         if storage.dtype != self.dtype or not is_within:
-            raise ValueError(f"a tensor {self.shape} reaches out of its storage")
+            raise ValueError(f"a tensor {self.shape} that exceeds its storage")
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         strides = [stride * self.dtype.itemsize for stride in self.strides]
@@ -228,7 +225,7 @@ def _described(name: str, value: Any) -> _Tensor:
             if is_sound and len(shape) == len(strides):
                 return _Tensor(key, _DTYPES[kind], offset, shape, strides)
     what = f"a call of {value.function.text}" if isinstance(value, Call) else type(value).__name__
-    raise ValueError(f"{name!r} is no tensor of float32 or int64 but {what}")
+    raise ValueError(f"{name!r}, which is not a tensor of float32 or int64 but {what}")
 
 
 def _read_storage(stream: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
@@ -236,5 +233,5 @@ def _read_storage(stream: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[np.gener
     size = count * dtype.itemsize
     content = stream.read(size) if 0 <= count < _LIMIT else b""
     if len(content) != size:
-        raise ValueError(f"a storage of {count} elements has {len(content)} bytes")
+        raise ValueError(f"a storage of {count} elements with {len(content)} bytes")
     return np.frombuffer(content, dtype)

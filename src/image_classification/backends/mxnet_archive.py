@@ -1,13 +1,10 @@
-"""What the closed MXNet built-in leaves in its `model.tar.gz`, as a model of ours; without MXNet.
+"""Read the model of the closed MXNet built-in from its `model.tar.gz`, without MXNet.
 
 In: a folder with `image-classification-NNNN.params` (weights after epoch NNNN),
 `image-classification-symbol.json` (the graph) and `model-shapes.json` (the input's shape). Out: a
-`BuiltInModel`: backbone, shape and weights under our neutral names. The network is ResNet v2 of the
-public example (apache/mxnet `example/image-classification/symbols/resnet.py`); anything else is
-refused.
+`BuiltInModel` with backbone, shape and weights under neutral names. Only ResNet v2 of the public
+example (apache/mxnet `example/image-classification/symbols/resnet.py`) is accepted.
 """
-
-from __future__ import annotations
 
 import ast
 import json
@@ -40,42 +37,44 @@ _Entry = TypeVar("_Entry")
 
 
 def read_params(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name, as MXNet wrote them.
+    """Read the arrays of a `.params` file by name.
 
     Raises:
-        ArtifactError: the file is not one, is cut short, or holds what no network's weights are
-            (sparse or unnamed arrays); the message has the place.
+        ArtifactError: not such a file, a truncated one, or one with sparse or unnamed arrays, which
+            are no network's weights; the message has the position.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{path}: not readable: {error}") from error
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
     return _Reader(content, path.name).named_arrays()
 
 
 class _Reader:
-    """A cursor over the bytes of a file; nothing is read or allocated beyond their end."""
+    """A cursor over the bytes of a file; it never reads or allocates beyond their end."""
 
     def __init__(self, content: bytes, name: str) -> None:
-        self._content, self._name, self._at = content, name, 0
+        self._content, self._name, self._position = content, name, 0
 
     def named_arrays(self) -> dict[str, Array]:
         magic, _ = self._numbers("<QQ")
         if magic != _MAGIC:
-            raise self._error(f"not MXNet's .params: it begins with {magic:#x}, not {_MAGIC:#x}")
+            raise self._error(
+                f"expected MXNet's .params, which start with {_MAGIC:#x}, got {magic:#x}"
+            )
         arrays = self._many(self._array)
         names = self._many(self._text)
         if len(names) != len(arrays) or len(set(names)) != len(names):
             raise self._error(f"{len(arrays)} arrays, but {len(set(names))} names")
-        if self._at != len(self._content):
-            raise self._error(f"{len(self._content) - self._at} bytes too many")
+        if self._position != len(self._content):
+            raise self._error(f"{len(self._content) - self._position} bytes too many")
         return dict(zip(names, arrays, strict=True))
 
     def _many(self, read: Callable[[], _Entry]) -> list[_Entry]:
         (count,) = self._numbers("<Q")
-        # Each takes 8 bytes at the least: a damaged count ends here and not in a full memory.
-        if count > (len(self._content) - self._at) // 8:
-            raise self._error(f"{count} entries do not fit into what is left")
+        # Each entry takes at least 8 bytes: a damaged count fails here instead of filling memory.
+        if count > (len(self._content) - self._position) // 8:
+            raise self._error(f"{count} entries do not fit into the rest of the file")
         return [read() for _ in range(count)]
 
     def _array(self) -> Array:
@@ -83,7 +82,7 @@ class _Reader:
         if magic in (_V2, _V3):
             (storage,) = self._numbers("<i")
             if storage != _DENSE:
-                raise self._error(f"an array of storage type {storage}; only dense (0) is read")
+                raise self._error(f"an array of storage type {storage}; expected dense (0)")
         is_old = magic not in (_V1, _V2, _V3)
         dimensions = magic if is_old else self._numbers("<i")[0]
         if not 0 < dimensions <= _MAX_DIMENSIONS:
@@ -108,41 +107,42 @@ class _Reader:
         return struct.unpack(layout, self._bytes(struct.calcsize(layout)))
 
     def _bytes(self, size: int) -> bytes:
-        end = self._at + size
+        end = self._position + size
         if end > len(self._content):
-            raise self._error(f"cut short: {size} bytes are announced")
-        raw = self._content[self._at : end]
-        self._at = end
+            raise self._error(f"truncated: {size} more bytes expected")
+        raw = self._content[self._position : end]
+        self._position = end
         return raw
 
     def _error(self, reason: str) -> ArtifactError:
-        return ArtifactError(f"{self._name}, byte {self._at} of {len(self._content)}: {reason}")
+        size = len(self._content)
+        return ArtifactError(f"{self._name}, byte {self._position} of {size}: {reason}")
 
 
 Attributes = Mapping[str, str]
 Nodes = dict[str, tuple[str, Attributes]]
-"""Operator and attributes of each node by name, in the order they run."""
+"""Operator and attributes of each node by name, in the order in which they run."""
 
 _MULTI_LABEL = {"LogisticRegressionOutput", "sigmoid"}
 _SINGLE_LABEL = {"SoftmaxOutput", "Softmax", "softmax"}
 
 
 def read_symbol(path: Path) -> Nodes:
-    """The nodes of a `-symbol.json`; ArtifactError where it is none."""
+    """Read the nodes of a `-symbol.json`; ArtifactError if it is not one."""
     try:
         nodes = json.loads(path.read_text("utf-8"))["nodes"]
         return {node["name"]: (node["op"], _attributes(node)) for node in nodes}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{path.name}: not an MXNet graph: {error!r}") from error
+        raise ArtifactError(f"{path.name} is not an MXNet graph: {error!r}") from error
 
 
 def _attributes(node: Mapping[str, Any]) -> Attributes:
-    """They were called `param` and `attr` before MXNet 1.0."""
+    """Return a node's attributes, which were called `param` and `attr` before MXNet 1.0."""
     return {**node.get("param", {}), **node.get("attr", {}), **node.get("attrs", {})}
 
 
 def is_multi_label(nodes: Nodes) -> bool:
-    """Whether the last operator is a sigmoid for each class instead of a softmax over all."""
+    """Return whether the last operator is a sigmoid per class instead of a softmax over all."""
     *_, (kind, attributes) = [("", {}), *nodes.values()]
     if kind in _SINGLE_LABEL:
         return False
@@ -152,17 +152,17 @@ def is_multi_label(nodes: Nodes) -> bool:
 
 
 def has_fixed_scale(nodes: Nodes, name: str) -> bool:
-    """Whether a BatchNorm ignores its scale, which is MXNet's default."""
+    """Return whether a BatchNorm ignores its scale, which is MXNet's default."""
     return nodes[name][1].get("fix_gamma", "True") in ("True", "1", "true")
 
 
 def check_layers(nodes: Nodes, network: layers.Network, names: Mapping[str, str]) -> None:
-    """That the graph computes what the network does, layer for layer.
+    """Check that the graph computes the same as a network of ours, layer by layer.
 
     Args:
         nodes: of the graph.
-        network: what its weights are about to be used in.
-        names: of each of the network's layers with weights, in the graph.
+        network: for the graph's weights.
+        names: the graph's names of the network's layers with weights.
 
     Raises:
         ArtifactError: a layer is absent or has another stride, kernel, padding or epsilon.
@@ -185,13 +185,13 @@ def check_layers(nodes: Nodes, network: layers.Network, names: Mapping[str, str]
             written = attributes.get(key, defaults.get(key, "None"))
             if _value(written) != value:
                 raise ArtifactError(
-                    f"MXNet graph: {names[layer.name]} has {key}={written}, the ResNet of the "
-                    f"built-in {value}; only its own models can be read"
+                    f"MXNet graph: {names[layer.name]} has {key}={written}, but {value} in the "
+                    "ResNet of the built-in; only models of the built-in can be read"
                 )
 
 
 def _value(text: str) -> object:
-    """A number or a tuple of numbers, as MXNet writes attributes."""
+    """Read a number or a tuple of numbers, as MXNet writes attributes."""
     try:
         value: object = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):  # MemoryError: nested too deep
@@ -202,7 +202,7 @@ def _value(text: str) -> object:
 SYMBOL_FILE = "image-classification-symbol.json"
 SHAPES_FILE = "model-shapes.json"
 MEAN = (123.68, 116.779, 103.939)
-"""RGB, units of 0–255: what the public example subtracts; it divides by nothing."""
+"""RGB, in units of 0–255, which the public example subtracts; it does not divide."""
 
 _PARAMS = re.compile(r"image-classification-(\d{4})\.params")
 _OUTSIDE_STAGES = {"input.bn": "bn_data", "stem.conv": "conv0", "stem.bn": "bn0", "final.bn": "bn1"}
@@ -221,11 +221,11 @@ class BuiltInModel:
     """A model of the MXNet built-in.
 
     Attributes:
-        backbone: in every catalog.
+        backbone: its name in every catalog.
         input_shape: (channels, height, width).
-        classes: width of its head.
+        classes: width of the head.
         multi_label: whether each class has a probability of its own.
-        epoch: number of its file.
+        epoch: number of the file.
         weights: `weight/<neutral name>` → float32, for images minus MEAN.
     """
 
@@ -238,14 +238,14 @@ class BuiltInModel:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """What is subtracted from the images, one value for each channel."""
+        """The mean that is subtracted from the images, one value per channel."""
         return MEAN if self.input_shape[0] == 3 else (sum(MEAN) / 3,)
 
     def weights_for(self, mean: tuple[float, ...], std: tuple[float, ...]) -> State:
-        """The same network for images that are normalized otherwise.
+        """Return weights with which the network gives the same for another normalization.
 
-        The first layer is a BatchNorm with a fixed scale on the images: its running statistics take
-        up the difference, and in training it computes them from the batch.
+        The first layer is a BatchNorm with a fixed scale on the images: its running statistics
+        absorb the difference, and training computes them from the batch.
         """
         prefix, epsilon = f"{WEIGHT_PREFIX}input.bn.", _input_norm(self).epsilon
         theirs, ours, scale = (np.array(v, np.float64) for v in (self.mean, mean, std))
@@ -260,12 +260,12 @@ class BuiltInModel:
 
 
 def is_built_in(directory: Path) -> bool:
-    """Whether a folder looks like an unpacked archive of the built-in."""
+    """Return whether a folder seems to be an unpacked archive of the built-in."""
     return (directory / SYMBOL_FILE).is_file()
 
 
 def read_built_in(directory: Path) -> BuiltInModel:
-    """The model of an unpacked archive; of several epochs the last.
+    """Read the model of an unpacked archive, after its last epoch.
 
     Raises:
         ArtifactError: a file is missing or damaged, or the network is not the built-in's.
@@ -278,7 +278,7 @@ def read_built_in(directory: Path) -> BuiltInModel:
     if not epochs or not is_built_in(directory):
         found = sorted(path.name for path in directory.iterdir())[:10]
         raise ArtifactError(
-            f"not an archive of the MXNet built-in: expected image-classification-NNNN.params, "
+            "not an archive of the MXNet built-in: expected image-classification-NNNN.params, "
             f"{SYMBOL_FILE} and {SHAPES_FILE}, found {', '.join(found) or 'nothing'}"
         )
     epoch = max(epochs)
@@ -292,7 +292,7 @@ def read_built_in(directory: Path) -> BuiltInModel:
 
 
 def _input_shape(path: Path) -> tuple[int, int, int]:
-    """(channels, height, width) of the input called data: `[{"name": "data", "shape": […]}]`."""
+    """Read (channels, height, width) from `[{"name": "data", "shape": […]}]`."""
     try:
         entries = json.loads(path.read_text("utf-8"))
         (shape,) = (entry["shape"] for entry in entries if entry["name"] == "data")
@@ -310,7 +310,7 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
 def _recognize(
     nodes: Nodes, arrays: dict[str, Array], shape: tuple[int, int, int]
 ) -> tuple[int, layers.Network]:
-    """The depth whose layers the graph has, and its network."""
+    """Find the depth with the same layers as the graph; return it and its network."""
     units = {name for name in nodes if re.fullmatch(r"stage\d_unit\d+_conv\d", name)}
     for depth in (*LARGE_DEPTHS, *SMALL_DEPTHS):
         network = networks.network(f"resnet{depth}", shape)
@@ -319,9 +319,9 @@ def _recognize(
             check_layers(nodes, network, names)
             return depth, network
     raise ArtifactError(
-        f"MXNet graph: {len(units)} convolutions in units, which is no ResNet of the built-in "
-        f"(num_layers {', '.join(map(str, sorted((*LARGE_DEPTHS, *SMALL_DEPTHS))))}); "
-        f"its weights begin with {', '.join(sorted(arrays)[:3])}"
+        "MXNet graph: expected a ResNet of the built-in (num_layers "
+        f"{', '.join(map(str, sorted((*LARGE_DEPTHS, *SMALL_DEPTHS))))}), got {len(units)} "
+        f"convolutions in units; its first weights are {', '.join(sorted(arrays)[:3])}"
     )
 
 
@@ -348,12 +348,12 @@ def _float32(
     array = arrays.get(name)
     if array is None or (shape is not None and array.shape != shape):
         received = "absent" if array is None else array.shape
-        raise ArtifactError(f"{file}: {name} should be {shape or 'there'} and is {received}")
+        raise ArtifactError(f"{file}: {name} should be {shape or 'present'} and is {received}")
     return array.astype(np.float32)
 
 
 def _name(layer: str) -> str:
-    """The built-in's name of one of our layers with weights; "" for one without."""
+    """Return the built-in's name of a layer with weights; "" for other layers."""
     match = _IN_STAGE.fullmatch(layer)
     if match:
         return f"stage{match[1]}_unit{match[2]}_{match[3] or 'sc'}"

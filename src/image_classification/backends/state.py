@@ -3,8 +3,10 @@
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from image_classification.backends import base
 from image_classification.backends.update_rules import checked_slots
@@ -52,6 +54,16 @@ class CheckedState:
     averages: base.State
     slots: dict[str, base.State]
     steps: int
+
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def joined_state(weights: Arrays, averages: Arrays | None, slots: Arrays, steps: int) -> base.State:
+    """Return the whole state of an engine: weights by neutral name, slots by their keys."""
+    state: base.State = {base.WEIGHT_PREFIX + name: array for name, array in weights.items()}
+    state |= {base.AVERAGE_PREFIX + name: array for name, array in (averages or {}).items()}
+    return {**state, **slots, base.STEPS: np.array(steps, np.int64)}
 
 
 def checked_state(

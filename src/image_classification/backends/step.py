@@ -1,5 +1,9 @@
-"""What a training step computes alike in every backend: its samples and the dropout of the head."""
+"""What every backend does alike in a training step: its samples, dropout and precision."""
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +13,8 @@ import numpy.typing as npt
 from image_classification.backends.base import ModelSpec
 from image_classification.errors import AlgorithmError
 from image_classification.samples import FloatArray, IntArray, UInt8Array
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,19 @@ class StepSamples:
     has_weight: bool
     is_whole: bool
 
+    @classmethod
+    def of(cls, weights: FloatArray) -> StepSamples:
+        """Select the samples of a batch by their weights, float32 (N,), 0 or more."""
+        weights = np.asarray(weights, dtype=np.float32)
+        indices = np.flatnonzero(weights)
+        has_weight = len(indices) > 0
+        if not has_weight:
+            indices = np.arange(len(weights))
+        elif len(indices) == 1:
+            indices, weights = np.repeat(indices, 2), weights / np.float32(2)
+        is_whole = np.array_equal(indices, np.arange(len(weights)))
+        return cls(len(weights), indices, weights[indices], has_weight, is_whole)
+
     def picked(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the rows (M, …) of the batch's (N, …); no copy if the batch enters as it is."""
         return rows if self.is_whole else rows[self.indices]
@@ -46,19 +65,6 @@ class StepSamples:
         everyone = np.zeros((self.batch_size, logits.shape[1]), logits.dtype)
         everyone[self.indices] = logits
         return everyone
-
-
-def step_samples(weights: FloatArray) -> StepSamples:
-    """Select the samples of a batch by their weights, float32 (N,), 0 or more."""
-    weights = np.asarray(weights, dtype=np.float32)
-    indices = np.flatnonzero(weights)
-    has_weight = len(indices) > 0
-    if not has_weight:
-        indices = np.arange(len(weights))
-    elif len(indices) == 1:
-        indices, weights = np.repeat(indices, 2), weights / np.float32(2)
-    is_whole = np.array_equal(indices, np.arange(len(weights)))
-    return StepSamples(len(weights), indices, weights[indices], has_weight, is_whole)
 
 
 def check_images(images: UInt8Array, spec: ModelSpec) -> None:
@@ -90,3 +96,21 @@ def kept_features(
     return np.random.Generator(np.random.PCG64(entropy)).random(shape, np.float32) >= (
         spec.dropout_rate
     )
+
+
+def precision_of(asked: str, has: Collection[str], framework: str, device: object) -> str:
+    """Return the precision of training steps; float32 with a warning if the device lacks it.
+
+    Args:
+        asked: the `precision` of a `ModelSpec`; "auto" is bfloat16 on GPUs that have it, else
+            float32.
+        has: the precisions that the framework has on the device.
+        framework, device: names for the warning.
+    """
+    if asked == "auto":
+        is_gpu = "float16" in has  # no framework here computes in float16 on CPUs
+        return "bfloat16" if is_gpu and "bfloat16" in has else "float32"
+    if asked in has:
+        return asked
+    _logger.warning("precision=%s: %s computes in float32 on %s", asked, framework, device)
+    return "float32"

@@ -107,7 +107,9 @@ def test_what_a_tensor_would_call_is_named(tmp_path: Path) -> None:
     parts = parts_of(saved(tmp_path / "x.pth", {"a": torch.ones(2)}))
     parts[3] = pickle.dumps({"a": Hostile(tmp_path / "executed")}, protocol=2)
     (tmp_path / "x.pth").write_bytes(b"".join(parts))
-    with pytest.raises(ArtifactError, match=r"'a' is no tensor of .* but a call of posix system"):
+    with pytest.raises(
+        ArtifactError, match=r"'a', which is not a tensor of .* but a call of posix system"
+    ):
         read_legacy_weights(tmp_path / "x.pth")
 
 
@@ -123,7 +125,7 @@ def test_a_name_is_read_as_text_and_a_call_as_its_parts() -> None:
 @pytest.mark.parametrize("protocol", [0, 4])
 def test_instructions_of_other_pickles_are_refused(protocol: int) -> None:
     text = pickle.dumps({"a": [1.5, Name("x")]}, protocol=protocol)
-    with pytest.raises(ValueError, match="is not one of plain values"):
+    with pytest.raises(ValueError, match="which plain values do not need"):
         read_inert(io.BytesIO(text))
 
 
@@ -152,12 +154,12 @@ def test_every_truncation_and_every_changed_byte_is_an_error_or_other_numbers(
 def test_a_tensor_larger_than_its_storage_is_refused_before_it_is_made(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     expanded = torch.ones(1).expand(10**6, 10**6)  # 4 TB of one number
-    with pytest.raises(ArtifactError, match="reaches out of its storage"):
+    with pytest.raises(ArtifactError, match="that exceeds its storage"):
         read_legacy_weights(saved(tmp_path / "x.pth", {"a": expanded}))
 
 
 def test_the_newer_format_of_pytorch_is_refused_by_what_was_expected(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.save({"a": torch.ones(2)}, tmp_path / "zip.pth")
-    with pytest.raises(ArtifactError, match=r"as PyTorch saved it before version 1\.6"):
+    with pytest.raises(ArtifactError, match=r"saved by PyTorch before version 1\.6"):
         read_legacy_weights(tmp_path / "zip.pth")

@@ -63,12 +63,12 @@ def test_a_damaged_file_is_refused_or_read_but_never_anything_else(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c[:-1], "cut short"),
+        (lambda c: c[:-1], "truncated"),
         (lambda c: c + b"x", "1 bytes too many"),
-        (lambda c: b"PK" + c[2:], "not MXNet's .params"),
+        (lambda c: b"PK" + c[2:], "expected MXNet's .params"),
         (lambda c: c[:16] + struct.pack("<Q", 2**60) + c[24:], "entries do not fit"),
         (lambda c: c[:28] + struct.pack("<i", 1) + c[32:], "storage type 1"),
-        (lambda c: c[:36] + struct.pack("<q", 2**62) + c[44:], "cut short"),
+        (lambda c: c[:36] + struct.pack("<q", 2**62) + c[44:], "truncated"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: object, message: str) -> None:
@@ -142,7 +142,7 @@ def test_a_network_that_only_has_the_names_is_refused(
         ("image-classification-symbol.json", None, "not an archive of the MXNet built-in"),
         ("image-classification-0007.params", None, "not an archive of the MXNet built-in"),
         ("image-classification-symbol.json", "{}", "not an MXNet graph"),
-        ("image-classification-symbol.json", '{"nodes": []}', "no ResNet of the built-in"),
+        ("image-classification-symbol.json", '{"nodes": []}', "expected a ResNet of the built-in"),
         ("model-shapes.json", None, "model-shapes.json: expected"),
         ("model-shapes.json", '[{"name": "data", "shape": [1, 4, 8, 8]}]', "images of shape"),
     ],

@@ -103,19 +103,24 @@ def test_a_graph_that_disagrees_is_an_error_and_nothing_is_written(tmp_path: Pat
     def wrong(images: UInt8Array) -> FloatArray:
         return np.eye(4, dtype=np.float32)[[0] * len(images)] * 9
 
-    with pytest.raises(AlgorithmError, match=r"differs from the model by .* in a batch of 1; at"):
+    with pytest.raises(
+        AlgorithmError, match=r"differs from the trained one by .* in a batch of 1; at"
+    ):
         onnx_graph.write(tmp_path / "model.onnx", network, weights_of(SMALL), SMALL, 1.0, wrong)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_that_are_not_finite_do_not_pass_the_check() -> None:
+def test_numbers_that_are_not_finite_do_not_pass_the_check(tmp_path: Path) -> None:
+    def zeros(images: UInt8Array) -> FloatArray:
+        return np.zeros((len(images), 4), np.float32)
+
     def lost(images: UInt8Array) -> FloatArray:
         return np.full((len(images), 4), np.nan, np.float32)
 
     with pytest.raises(AlgorithmError, match="own predictions are not finite"):
-        onnx_graph.check(graph_of(SMALL), lost, SMALL)
+        onnx_graph.write_checked(tmp_path / "model.onnx", graph_of(SMALL), SMALL, 1.0, lost)
     weights = weights_of(SMALL) | {"head.bias": np.full(4, np.nan, np.float32)}
     network = networks.network(SMALL.backbone, SMALL.input_shape)
     graph = onnx_graph.graph_bytes(network, weights, SMALL)
     with pytest.raises(AlgorithmError, match="by nan"):
-        onnx_graph.check(graph, lambda images: np.zeros((len(images), 4), np.float32), SMALL)
+        onnx_graph.write_checked(tmp_path / "model.onnx", graph, SMALL, 1.0, zeros)

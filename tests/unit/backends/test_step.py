@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from image_classification.backends.state import checked_weights, initial_tensor
-from image_classification.backends.step import kept_features, step_samples
+from image_classification.backends.step import StepSamples, kept_features, precision_of
 from image_classification.errors import ArtifactError
 from tests.unit.backends.torch_cases import SMALL
 
@@ -16,7 +16,7 @@ from tests.unit.backends.torch_cases import SMALL
 
 
 def test_samples_without_weight_stay_out_and_their_logits_are_zeros() -> None:
-    samples = step_samples(np.array([1, 0, 2, 0], np.float32))
+    samples = StepSamples.of(np.array([1, 0, 2, 0], np.float32))
     assert samples.indices.tolist() == [0, 2] and samples.weights.tolist() == [1, 2]
     assert samples.has_weight and not samples.is_whole
     logits = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
@@ -24,20 +24,20 @@ def test_samples_without_weight_stay_out_and_their_logits_are_zeros() -> None:
 
 
 def test_a_sample_alone_enters_twice_with_half_its_weight() -> None:
-    samples = step_samples(np.array([0, 0.5, 0], np.float32))
+    samples = StepSamples.of(np.array([0, 0.5, 0], np.float32))
     assert samples.indices.tolist() == [1, 1] and samples.weights.tolist() == [0.25, 0.25]
     logits = np.full((2, 3), 7, np.float32)
     assert samples.scattered(logits).tolist() == [[0, 0, 0], [7, 7, 7], [0, 0, 0]]
 
 
 def test_a_batch_of_padding_enters_whole_with_no_weight() -> None:
-    samples = step_samples(np.zeros(3, np.float32))
+    samples = StepSamples.of(np.zeros(3, np.float32))
     assert samples.indices.tolist() == [0, 1, 2] and samples.weights.tolist() == [0, 0, 0]
     assert not samples.has_weight and samples.is_whole
 
 
 def test_a_full_batch_is_left_as_it_is() -> None:
-    samples = step_samples(np.ones(3, np.float32))
+    samples = StepSamples.of(np.ones(3, np.float32))
     logits = np.eye(3, dtype=np.float32)
     assert samples.is_whole and samples.scattered(logits) is logits
 
@@ -61,6 +61,27 @@ def test_dropout_drops_its_share_and_differs_by_step_rank_and_seed_alone() -> No
 
 def test_without_dropout_there_is_no_mask() -> None:
     assert kept_features(SMALL, (2, 3), 0, 0) is None
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "chosen"),
+    [
+        ("auto", {"float32", "bfloat16"}, "float32"),  # a CPU
+        ("auto", {"float32", "float16"}, "float32"),  # an older GPU
+        ("auto", {"float32", "float16", "bfloat16"}, "bfloat16"),
+        ("bfloat16", {"float32", "bfloat16"}, "bfloat16"),
+        ("float16", {"float32", "bfloat16"}, "float32"),
+    ],
+)
+def test_steps_have_the_precision_of_the_job_if_the_device_has_it(
+    asked: str, has: set[str], chosen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert precision_of(asked, has, "PyTorch", "cpu") == chosen
+    warned = "precision=float16: PyTorch computes in float32 on cpu" in caplog.text
+    assert warned == (asked == "float16")
 
 
 # ---- first weights

@@ -281,7 +281,7 @@ def test_an_export_that_disagrees_is_an_error_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_graph, "TOLERANCE", -1.0)
-    with pytest.raises(AlgorithmError, match="the exported graph differs from the model by"):
+    with pytest.raises(AlgorithmError, match="the exported model differs from the trained one by"):
         build().export(tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 

@@ -17,7 +17,7 @@ import torch
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
 from image_classification.backends.torch.model import compiled
-from image_classification.backends.torch.optimizer import precision, precision_of
+from image_classification.backends.torch.optimizer import precision
 from image_classification.errors import BackendError
 from image_classification.samples import Batch
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
@@ -111,11 +111,11 @@ def padding() -> Batch:
 
 
 def test_float16_on_a_cpu_is_float32_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    first = build().train_step(make_batch(), 0.0).fetch()[0]
     with caplog.at_level(logging.WARNING):
-        assert precision_of("float16", CPU).dtype == torch.float32
+        engine = build(change(precision="float16"))
     assert "precision=float16: PyTorch computes in float32 on cpu" in caplog.text
-    assert precision_of("auto", CPU).dtype == torch.float32
-    assert precision_of("bfloat16", CPU).dtype == torch.bfloat16
+    assert engine.train_step(make_batch(), 0.0).fetch()[0] == first
 
 
 def test_bfloat16_steps_learn_and_keep_float32_weights() -> None:

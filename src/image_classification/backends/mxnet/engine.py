@@ -4,7 +4,6 @@ MXNet works in the background: a step returns once it has been queued. With more
 sums of a repeated job differ in the last digits; see `ranks`.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from image_classification.backends.mxnet.model import MXNetNetwork, NetworkTenso
 from image_classification.backends.mxnet.optimizer import Optimizer, Tensors
 from image_classification.backends.mxnet.ranks import Ranks
 from image_classification.backends.pretrained import pretrained_state
-from image_classification.backends.state import checked_state
+from image_classification.backends.state import checked_state, joined_state
 from image_classification.backends.step import (
     StepSamples,
     check_images,
     kept_features,
-    step_samples,
+    precision_of,
 )
 from image_classification.samples import Batch, FloatArray, UInt8Array
 
@@ -36,8 +35,6 @@ __all__ = ["build", "pretrained_state"]
 # MXNet's errors have no types. These are of the host (cpu_device_storage.h), of a GPU
 # (pooled_storage_manager.h), and of the C++ library.
 _MEMORY_MESSAGES = ("Failed to allocate CPU Memory", "out of memory", "bad_alloc")
-
-_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -81,10 +78,7 @@ class _MXNetEngine:
         self._spec, self._settings, self._rank = spec, settings, world.rank
         gpus = mx.context.num_gpus()
         self._context = mx.gpu(world.rank % gpus) if gpus else mx.cpu()
-        if spec.precision not in {"auto", "float32"}:
-            _logger.warning(
-                "precision=%s: MXNet computes in float32 on %s", spec.precision, self._context
-            )
+        precision_of(spec.precision, {"float32"}, "MXNet", self._context)
         self._network = MXNetNetwork(spec, self._context)
         self._newest = NetworkTensors(self._network, self._context)
         self._newest.initialize(spec.seed)
@@ -111,7 +105,7 @@ class _MXNetEngine:
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
         check_images(batch.images, self._spec)
-        samples = step_samples(batch.weights)
+        samples = StepSamples.of(batch.weights)
         images = self._network.images(samples.picked(batch.images))
         targets = self._array(samples.picked(np.asarray(batch.targets, np.float32)))
         own = float(samples.weights.sum())
@@ -162,17 +156,8 @@ class _MXNetEngine:
         return self._ranks.sum_numbers(values)
 
     def state(self) -> base.State:
-        networks = {base.WEIGHT_PREFIX: self._newest}
-        if self._average is not None:
-            networks[base.AVERAGE_PREFIX] = self._average
-        state: base.State = {
-            prefix + name: array
-            for prefix, tensors in networks.items()
-            for name, array in tensors.read().items()
-        }
-        state.update(self._optimizer.state())
-        state[base.STEPS] = np.array(self._steps, dtype=np.int64)
-        return state
+        average = None if self._average is None else self._average.read()
+        return joined_state(self._newest.read(), average, self._optimizer.state(), self._steps)
 
     def load_state(self, state: base.State) -> None:
         """See `base.Engine`; ArtifactError also if parameters had unequal numbers of updates."""

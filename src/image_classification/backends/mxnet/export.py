@@ -16,7 +16,6 @@ import mxnet as mx
 import numpy as np
 import onnx
 
-from image_classification import files
 from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.mxnet.model import IMAGES, Graph
@@ -36,9 +35,8 @@ def export(
         network = networks.network(spec.backbone, spec.input_shape)
         onnx_graph.write(path, network, weights, spec, temperature, predict)
         return
-    written = _exported(spec, graph, weights, temperature)
-    onnx_graph.check(written, predict, spec, temperature)
-    files.write_bytes(path, written)
+    exported = _exported(spec, graph, weights, temperature)
+    onnx_graph.write_checked(path, exported, spec, temperature, predict)
 
 
 def _exported(
@@ -69,8 +67,7 @@ def _exported(
         )
         model = onnx.load(path)
     _tidy(model)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    return onnx_graph.serialized(model)
 
 
 def _tidy(model: onnx.ModelProto) -> None:
@@ -86,8 +83,6 @@ def _tidy(model: onnx.ModelProto) -> None:
             for index, name in enumerate(names):
                 if name == old:
                     names[index] = "probabilities"
-    for described in (model, graph, *graph.node):
-        described.ClearField("doc_string")
 
 
 @contextlib.contextmanager

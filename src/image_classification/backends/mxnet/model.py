@@ -8,14 +8,16 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet.gluon.model_zoo import vision
 
 from image_classification.backends import networks
 from image_classification.backends.base import ModelSpec, State
-from image_classification.backends.mxnet import gluon
+from image_classification.backends.mxnet.catalog import PREFIX
 from image_classification.backends.mxnet.optimizer import Shapes, Tensors
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.backends.update_rules import is_decayed
+from image_classification.errors import BackendError
 from image_classification.samples import FloatArray, UInt8Array
 
 
@@ -109,6 +111,7 @@ def _activation(layer: layers.Activation, value: Any, learns: bool) -> Any:
 
 
 IMAGES = "images"
+_GLUON_TENSORS = {"gamma": "weight", "beta": "bias"}
 
 
 @dataclass(frozen=True)
@@ -149,16 +152,41 @@ def build(spec: ModelSpec) -> Graph:
 
 
 def _gluon_graph(spec: ModelSpec, images: Any) -> Graph:
-    network = gluon.network(spec, images)
-    names = tuple(network.neutral_names.get(name, name) for name in network.symbol.list_inputs())
+    """Return a network of Gluon's model zoo; its weights are never downloaded.
+
+    A tensor's neutral name is its path in the network, as in Gluon's parameter files, with the
+    usual names of BatchNorm tensors: `features.1.weight`, `features.1.running_mean`.
+    """
+    block = vision.get_model(spec.backbone.removeprefix(PREFIX), pretrained=False)
+    channels, height, width = spec.input_shape
+    try:
+        symbol = block.features(images)
+        arguments, (output,), statistics = symbol.infer_shape(images=(1, height, width, channels))
+    except mx.base.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise BackendError(
+            f"{spec.backbone} cannot be built for input {channels},{height},{width}: {reason}"
+        ) from error
+    if len(output) > 2:  # SqueezeNet, whose own head is a convolution
+        pooled = mx.sym.Pooling(symbol, global_pool=True, pool_type="avg", kernel=(1, 1))
+        symbol = mx.sym.Flatten(pooled)
+    neutral_names = {}
+    for path, parameter in block._collect_params_with_prefix().items():
+        layer, _, tensor = path.rpartition(".")
+        neutral_names[parameter.name] = f"{layer}.{_GLUON_TENSORS.get(tensor, tensor)}"
+    inputs = zip(
+        symbol.list_arguments() + symbol.list_auxiliary_states(),
+        arguments + statistics,
+        strict=True,
+    )
     return Graph(
-        network.symbol,
-        network.symbol,
-        network.width,
-        network.shapes,
-        names,
+        symbol,
+        symbol,
+        output[1],
+        {neutral_names[name]: shape for name, shape in inputs if name in neutral_names},
+        tuple(neutral_names.get(name, name) for name in symbol.list_inputs()),
         _normalization(spec),
-        network.has_dropout,
+        has_dropout='"op": "Dropout"' in symbol.tojson(),
     )
 
 

@@ -3,7 +3,6 @@
 NumPy's BLAS takes the number of threads from OMP_NUM_THREADS.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from image_classification.backends import base, update_rules
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.reference.export import export
 from image_classification.backends.reference.model import Classifier, Pass, head
-from image_classification.backends.state import checked_state
+from image_classification.backends.state import checked_state, joined_state
 from image_classification.backends.step import (
     StepSamples,
     check_images,
     kept_features,
-    step_samples,
+    precision_of,
 )
 from image_classification.errors import BackendError
 from image_classification.samples import Batch, FloatArray, UInt8Array
@@ -29,8 +28,6 @@ from image_classification.samples import Batch, FloatArray, UInt8Array
 __all__ = ["build", "pretrained_state"]
 
 Array = npt.NDArray[Any]
-
-_logger = logging.getLogger(__name__)
 
 
 def sample_losses(logits: Array, targets: Array, spec: base.ModelSpec) -> tuple[Array, Array]:
@@ -64,8 +61,7 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
         )
     if spec.compiles:
         raise BackendError("compile=on: backend 'reference' has no compiler; set compile=off")
-    if spec.precision not in ("auto", "float32"):
-        _logger.warning("precision=%s: NumPy computes in float64", spec.precision)
+    precision_of(spec.precision, {"float32"}, "the reference", "cpu")
     return _ReferenceEngine(spec, optimizer)
 
 
@@ -100,7 +96,7 @@ class _ReferenceEngine:
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
         check_images(batch.images, self._spec)
-        samples = step_samples(batch.weights)
+        samples = StepSamples.of(batch.weights)
         images = samples.picked(batch.images)
         if self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
@@ -128,16 +124,13 @@ class _ReferenceEngine:
         return np.array(values, np.float64)
 
     def state(self) -> base.State:
-        state: base.State = {
-            base.WEIGHT_PREFIX + name: v.copy() for name, v in self._model.tensors.items()
+        slots = {
+            f"{base.OPTIMIZER_PREFIX}{slot}/{name}": value
+            for name, own in self._slots.items()
+            for slot, value in own.items()
         }
-        for name, tensor in (self._average or {}).items():
-            state[base.AVERAGE_PREFIX + name] = tensor.copy()
-        for name, slots in self._slots.items():
-            for slot, value in slots.items():
-                state[f"{base.OPTIMIZER_PREFIX}{slot}/{name}"] = value.copy()
-        state[base.STEPS] = np.array(self._steps, np.int64)
-        return state
+        state = joined_state(self._model.tensors, self._average, slots, self._steps)
+        return {key: array.copy() for key, array in state.items()}
 
     def load_state(self, state: base.State) -> None:
         shapes = {name: tensor.shape for name, tensor in self._model.tensors.items()}

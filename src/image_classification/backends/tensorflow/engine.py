@@ -17,16 +17,16 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends import base, import_errors, pretrained
-from image_classification.backends.state import checked_state
+from image_classification.backends.state import checked_state, joined_state
 from image_classification.backends.step import (
     StepSamples,
     check_images,
     kept_features,
-    step_samples,
+    precision_of,
 )
 from image_classification.backends.tensorflow import catalog, formats, model
 from image_classification.backends.tensorflow.export import export
-from image_classification.backends.tensorflow.optimizer import Optimizer, precision_of
+from image_classification.backends.tensorflow.optimizer import Optimizer, Precision
 from image_classification.backends.tensorflow.ranks import Ranks
 from image_classification.backends.tensorflow.step import Learner, SharedStep, Step, learning
 from image_classification.images.preprocessing import Preprocessing
@@ -125,7 +125,9 @@ class _TensorFlowEngine:
             self._average = model.build(spec) if spec.averages_weights else None
             learned = learning(self._model, spec)
             self._optimizer = Optimizer(settings, learned)
-            self._precision = precision_of(spec.precision, self._device)
+            has = {"float32", "bfloat16", "float16"} if "GPU" in self._device else {"float32"}
+            precision = precision_of(spec.precision, has, "TensorFlow", self._device)
+            self._precision = Precision(tf.as_dtype(precision))
             learner = Learner(
                 *(self._model, self._average, self._optimizer, self._precision, spec, settings)
             )
@@ -146,7 +148,7 @@ class _TensorFlowEngine:
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
         check_images(batch.images, self._spec)
-        samples = step_samples(batch.weights)
+        samples = StepSamples.of(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
         # With several ranks the step itself determines whether any of them has samples.
         has_weight = samples.has_weight or self._ranks.size > 1
@@ -181,18 +183,9 @@ class _TensorFlowEngine:
             return self._ranks.total(values)
 
     def state(self) -> base.State:
-        networks = {base.WEIGHT_PREFIX: self._model}
-        if self._average is not None:
-            networks[base.AVERAGE_PREFIX] = self._average
-        state: base.State = {
-            prefix + name: array
-            for prefix, network in networks.items()
-            for name, array in network.state().items()
-        }
-        state.update(self._optimizer.state())
-        state.update(self._precision.state())
-        state[base.STEPS] = np.array(self._steps, dtype=np.int64)
-        return state
+        average = self._average.state() if self._average else None
+        slots = self._optimizer.state() | self._precision.state()
+        return joined_state(self._model.state(), average, slots, self._steps)
 
     def load_state(self, state: base.State) -> None:
         learned, shapes = learning(self._model, self._spec), self._model.shapes()

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from image_classification import files
 from image_classification.backends import import_errors, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
@@ -33,8 +32,7 @@ def _graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) ->
                 opset=onnx_graph.OPSET,
                 custom_op_handlers={"Erfc": (_erfc, [])},
             )
-        _strip(model)
-        onnx.checker.check_model(model)
+        return onnx_graph.serialized(model)
     except (
         *(ValueError, RuntimeError, TypeError, KeyError),
         *(tf.errors.OpError, onnx.checker.ValidationError),
@@ -43,7 +41,6 @@ def _graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) ->
         raise BackendError(
             f"tf2onnx cannot translate backbone {spec.backbone!r} into a graph: {reason}"
         ) from error
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
@@ -89,12 +86,6 @@ def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
     )
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove free text, which depends on the converter."""
-    for described in (model, model.graph, *model.graph.node):
-        described.ClearField("doc_string")
-
-
 def export(
     classifier: Classifier,
     spec: ModelSpec,
@@ -108,5 +99,4 @@ def export(
         onnx_graph.write(path, network, weights, spec, temperature, predict)
         return
     graph = _graph_bytes(classifier, spec, temperature)
-    onnx_graph.check(graph, predict, spec, temperature)
-    files.write_bytes(path, graph)
+    onnx_graph.write_checked(path, graph, spec, temperature, predict)

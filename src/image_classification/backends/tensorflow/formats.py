@@ -19,7 +19,7 @@ from image_classification.backends.tensorflow.export import probabilities_functi
 from image_classification.backends.tensorflow.keras_trunk import KerasTrunk
 from image_classification.backends.tensorflow.layers import is_depthwise
 from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
-from image_classification.errors import AlgorithmError, BackendError, UsageError
+from image_classification.errors import BackendError, UsageError
 from image_classification.files import PARTIAL_SUFFIX
 from image_classification.images.preprocessing import Preprocessing
 
@@ -172,7 +172,7 @@ def write_format(
             answer = _write_keras(partial, classifier, spec, temperature)
         else:
             answer = _write_saved_model(partial, classifier, spec, temperature, preprocessing)
-        _check(answer, predict, spec, temperature)
+        onnx_graph.check(answer, predict, spec, temperature)
         os.replace(partial, path)
     finally:
         if partial.is_dir():
@@ -212,15 +212,3 @@ def _write_keras(path: Path, classifier: Classifier, spec: ModelSpec, temperatur
     keras_model(classifier, spec, temperature).save(path)
     read = keras.saving.load_model(path, compile=False, safe_mode=True)
     return lambda images: np.asarray(read(images, training=False))
-
-
-def _check(answer: Any, predict: onnx_graph.Predict, spec: ModelSpec, temperature: float) -> None:
-    channels, height, width = spec.input_shape
-    images = np.random.default_rng(0).integers(0, 256, (3, height, width, channels), np.uint8)
-    expected = onnx_graph.probabilities_of(predict(images), spec, temperature)
-    difference = float(np.abs(answer(images) - expected).max())
-    if not difference <= onnx_graph.TOLERANCE:
-        raise AlgorithmError(
-            f"the written model differs from the trained one by {difference:.2g}; at most "
-            f"{onnx_graph.TOLERANCE:g} is allowed"
-        )

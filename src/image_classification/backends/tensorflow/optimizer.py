@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
+from image_classification.backends.base import (
+    LOSS_SCALE,
+    LOSS_SCALE_AGE,
+    OPTIMIZER_PREFIX,
+    OptimizerSpec,
+    State,
+)
 from image_classification.backends.tensorflow.layers import Weight
 from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
 
@@ -153,12 +158,8 @@ _CHANGES: dict[str, _Change] = {
     "adadelta": _adadelta,
 }
 
-_SCALE = OPTIMIZER_PREFIX + "loss_scale"
-_AGE = OPTIMIZER_PREFIX + "loss_scale_age"
 _FIRST_SCALE = 65536.0
 _GROWTH_STEPS = 2000  # updates without overflow after which the scale doubles
-
-_logger = logging.getLogger(__name__)
 
 
 class Precision:
@@ -203,29 +204,13 @@ class Precision:
         if not self._is_scaled:
             return {}
         return {
-            _SCALE: np.array(self._scale.numpy(), np.float64),
-            _AGE: np.array(self._age.numpy(), np.int64),
+            LOSS_SCALE: np.array(self._scale.numpy(), np.float64),
+            LOSS_SCALE_AGE: np.array(self._age.numpy(), np.int64),
         }
 
     def load(self, state: State) -> None:
         """Continue with the loss scale of an engine's state, if it has one."""
-        scale, age = state.get(_SCALE), state.get(_AGE)
+        scale, age = state.get(LOSS_SCALE), state.get(LOSS_SCALE_AGE)
         if self._is_scaled and scale is not None and age is not None:
             self._scale.assign(float(scale))
             self._age.assign(int(age))
-
-
-def precision_of(name: str, device: str) -> Precision:
-    """Return the precision of that name, or float32 with a warning on a CPU.
-
-    Args:
-        name: "auto" (bfloat16 on a GPU, else float32), "float32", "bfloat16" or "float16".
-        device: of the engine.
-    """
-    has_gpu = "GPU" in device
-    if name == "auto":
-        name = "bfloat16" if has_gpu else "float32"
-    if name != "float32" and not has_gpu:
-        _logger.warning("precision=%s: TensorFlow computes in float32 on %s", name, device)
-        name = "float32"
-    return Precision(tf.as_dtype(name))

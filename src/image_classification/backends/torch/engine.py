@@ -17,12 +17,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from image_classification.backends import base
 from image_classification.backends.pretrained import pretrained_state
-from image_classification.backends.state import checked_state
+from image_classification.backends.state import checked_state, joined_state
 from image_classification.backends.step import (
     StepSamples,
     check_images,
     kept_features,
-    step_samples,
+    precision_of,
 )
 from image_classification.backends.torch import model, optimizer
 from image_classification.backends.torch.export import export
@@ -82,7 +82,9 @@ class _TorchEngine:
             if parameter.requires_grad
         }
         self._optimizer = optimizer.build(settings, self._learning)
-        self._precision = optimizer.precision_of(spec.precision, self._device)
+        has = optimizer.precision_names(self._device)
+        precision = precision_of(spec.precision, has, "PyTorch", self._device)
+        self._precision = optimizer.precision(getattr(torch, precision), self._device)
         self._features = self._model.features
         if spec.compiles:
             self._features = model.compiled(self._model.features)
@@ -98,7 +100,7 @@ class _TorchEngine:
     ) -> _Step:
         with memory_errors(self._device):
             check_images(batch.images, self._spec)
-            samples = step_samples(batch.weights)
+            samples = StepSamples.of(batch.weights)
             # BatchNorms keep their statistics if they are frozen or see only padding.
             self._model.train(samples.has_weight and not self._spec.train_only_head)
             logits = self._logits(self._tensor(samples.picked(batch.images)))
@@ -126,18 +128,10 @@ class _TorchEngine:
         return np.asarray(summed.cpu().numpy())
 
     def state(self) -> base.State:
-        networks = {base.WEIGHT_PREFIX: self._model}
-        if self._average is not None:
-            networks[base.AVERAGE_PREFIX] = self._average.model
-        state: base.State = {
-            prefix + name: np.array(tensor.cpu().numpy(), order="C")
-            for prefix, network in networks.items()
-            for name, tensor in network.tensors()
-        }
-        state.update(optimizer.read_state(self._optimizer, self._learning))
-        state.update(self._precision.state())
-        state[base.STEPS] = np.array(self._steps, dtype=np.int64)
-        return state
+        average = None if self._average is None else self._average.model.arrays()
+        slots = optimizer.read_state(self._optimizer, self._learning)
+        slots.update(self._precision.state())
+        return joined_state(self._model.arrays(), average, slots, self._steps)
 
     def load_state(self, state: base.State) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._model.tensors()}

@@ -16,7 +16,6 @@ import onnx
 import torch
 from torch import nn
 
-from image_classification import files
 from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.torch.model import Classifier
@@ -41,8 +40,7 @@ def export(classifier: Classifier, spec: ModelSpec, path: Path, temperature: flo
         onnx_graph.write(path, network, weights, spec, temperature, predict)
     else:
         graph = _trace(_Probabilities(model, temperature, spec.multi_label), spec.input_shape)
-        onnx_graph.check(graph, predict, spec, temperature)
-        files.write_bytes(path, graph)
+        onnx_graph.write_checked(path, graph, spec, temperature, predict)
 
 
 class _Probabilities(nn.Module):
@@ -76,14 +74,4 @@ def _trace(module: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
             opset_version=onnx_graph.OPSET,
             dynamo=False,
         )
-    model = onnx.load_from_string(buffer.getvalue())
-    _strip(model)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove free text, where an exporter may write paths and source lines of this machine."""
-    for described in (model, model.graph, *model.graph.node):
-        described.ClearField("doc_string")
-        described.ClearField("metadata_props")
+    return onnx_graph.serialized(onnx.load_from_string(buffer.getvalue()))

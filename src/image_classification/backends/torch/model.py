@@ -53,6 +53,10 @@ class Classifier(nn.Module, ABC):
             if not name.endswith(_NOT_SAVED):
                 yield name, tensor.detach()
 
+    def arrays(self) -> State:
+        """Return copies of all tensors on the host by neutral name."""
+        return {name: np.array(t.cpu().numpy(), order="C") for name, t in self.tensors()}
+
 
 def _per_channel(values: Sequence[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)

@@ -4,7 +4,6 @@ The formulas (`update_rules`) are those of `torch.optim`. The engine sets the le
 each update.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
+from image_classification.backends.base import (
+    LOSS_SCALE,
+    LOSS_SCALE_AGE,
+    OPTIMIZER_PREFIX,
+    OptimizerSpec,
+    State,
+)
 from image_classification.backends.update_rules import is_decayed, rule_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
@@ -95,12 +100,6 @@ def write_state(
             optimizer.state[parameter][slot] = restored
 
 
-_SCALE = OPTIMIZER_PREFIX + "loss_scale"
-_AGE = OPTIMIZER_PREFIX + "loss_scale_age"
-
-_logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Precision:
     """The number format of training steps.
@@ -125,38 +124,20 @@ class Precision:
             return {}
         state = self.scaler.state_dict()
         return {
-            _SCALE: np.array(state["scale"], np.float64),
-            _AGE: np.array(state["_growth_tracker"], np.int64),
+            LOSS_SCALE: np.array(state["scale"], np.float64),
+            LOSS_SCALE_AGE: np.array(state["_growth_tracker"], np.int64),
         }
 
     def load(self, state: State) -> None:
         """Continue with the loss scale of an engine's state, if it has one."""
-        scale, age = state.get(_SCALE), state.get(_AGE)
+        scale, age = state.get(LOSS_SCALE), state.get(LOSS_SCALE_AGE)
         if self.scaler.is_enabled() and scale is not None and age is not None:
             saved = {"scale": float(scale), "_growth_tracker": int(age)}
             self.scaler.load_state_dict(self.scaler.state_dict() | saved)
 
 
-def precision_of(name: str, device: torch.device) -> Precision:
-    """Return the precision of that name, or float32 with a warning if the device lacks it.
-
-    Args:
-        name: "auto" (bfloat16 on GPUs that have it, else float32), "float32", "bfloat16" or
-            "float16".
-        device: of the engine.
-    """
-    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported()
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and has_bfloat16 else "float32"
-    lacks_float16 = name == "float16" and device.type == "cpu"
-    if lacks_float16 or (name == "bfloat16" and not has_bfloat16):
-        _logger.warning("precision=%s: PyTorch computes in float32 on %s", name, device)
-        name = "float32"
-    return precision(getattr(torch, name), device)
-
-
 def precision(dtype: torch.dtype, device: torch.device) -> Precision:
-    """Return the precision of a dtype, whether the device is fast with it or not."""
+    """Return the precision of a dtype on a device."""
     is_short = dtype != torch.float32
     short = dtype if is_short else torch.bfloat16
     return Precision(
@@ -164,3 +145,11 @@ def precision(dtype: torch.dtype, device: torch.device) -> Precision:
         torch.autocast(device.type, short, enabled=is_short),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
     )
+
+
+def precision_names(device: torch.device) -> set[str]:
+    """Return the names of the precisions that PyTorch has on a device."""
+    if device.type == "cpu":
+        return {"float32", "bfloat16"}
+    bfloat16 = {"bfloat16"} if torch.cuda.is_bf16_supported() else set()
+    return {"float32", "float16"} | bfloat16
