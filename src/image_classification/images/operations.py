@@ -1,7 +1,11 @@
-"""Random erasing: a rectangle of a training image becomes the mean color.
+"""Three changes of training images: color jitter, an affine warp and random erasing.
 
-In and out: uint8 H·W·C. Source: Zhong et al., "Random Erasing Data Augmentation" (2017), with its
-areas and aspect ratios; the mean, which normalization makes 0, instead of noise.
+In and out: uint8 H·W·C. Color jitter adds offsets in OpenCV's 8-bit HLS space (hue 0 to 180 in
+steps of two degrees, lightness and saturation 0 to 255) and clamps the sums, the hue too.
+Sources: color jitter and affine matrix: apache/mxnet 1.9.1, `src/io/image_aug_default.cc`, times
+Keras' zoom; HLS: OpenCV's `cvtColor`; random erasing: Zhong et al., "Random Erasing Data
+Augmentation" (2017), with its areas and aspect ratios, but with the mean color, which normalization
+makes 0, instead of noise.
 """
 
 from __future__ import annotations
@@ -14,9 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from image_classification.images.resize import flipped
 from image_classification.samples import UInt8Array
 
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = (0.3, 10 / 3)
+
 _Plane = npt.NDArray[Any]  # float32 (H, W)
+_Float64Array = npt.NDArray[np.float64]
 _HUE_LIMIT, _LIMIT = 180, 255
 
 
@@ -32,7 +41,7 @@ _SHARES = tuple(_share(np.arange(_HUE_LIMIT + 1), channel) for channel in range(
 def color_jitter(image: UInt8Array, hue: int, lightness: int, saturation: int) -> None:
     """Add the offsets to every pixel of `image` (uint8, H·W·3 RGB or H·W·1 gray), in place.
 
-    Gray images have only a lightness. About 3 ms for 224 × 224; frees the interpreter lock.
+    Gray images have only a lightness. About 3 ms for 224 × 224; releases the interpreter lock.
     """
     if image.shape[2] == 1:
         image[...] = np.clip(image.astype(np.int16) + lightness, 0, 255)
@@ -63,9 +72,6 @@ def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _
     return np.rint(30 * hue), np.rint(total / 2), np.rint(saturation)
 
 
-_Float64Array = npt.NDArray[np.float64]
-
-
 def affine(
     image: UInt8Array,
     matrix: _Float64Array,
@@ -79,7 +85,7 @@ def affine(
 
     Args:
         image: uint8 (H, W, channels), 1 or 3 channels.
-        matrix: (2, 2), where the picture's points go, (x, y) from its center, y downwards.
+        matrix: (2, 2), where the picture's points go, (x, y) from its center, y downward.
         corner: (top, left) of the window in the picture's pixels.
         fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a gray level.
         out: uint8 (height, width, channels).
@@ -102,19 +108,15 @@ def affine(
         Image.Resampling.BILINEAR,
         fillcolor=(int(fill),) * channels if fill != "reflect" else None,
     )
-    if horizontal_flip:
-        warped = warped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if vertical_flip:
-        warped = warped.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    out[...] = np.asarray(warped).reshape(out.shape)
+    out[...] = np.asarray(flipped(warped, horizontal_flip, vertical_flip)).reshape(out.shape)
     return out
 
 
 def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> _Float64Array:
-    """The (2, 2) matrix for `warp`.
+    """Return the (2, 2) matrix for `affine`.
 
     Args:
-        rotation: degrees, positive counter-clockwise.
+        rotation: degrees, positive counterclockwise.
         zoom: above 0 shrinks the picture by 1 + zoom, so that more of it is seen.
         shear: sideways shift per unit of height.
         ratio: height to width change; 1 leaves it.
@@ -142,17 +144,13 @@ def _reflected(
     return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric"), margin
 
 
-ERASED_AREA = (0.02, 0.33)
-ERASED_ASPECT = (0.3, 10 / 3)
-
-
 def random_erasing(image: UInt8Array, shares: Sequence[float], color: Sequence[float]) -> None:
     """Fill a rectangle of `image`, in place.
 
     Args:
         image: uint8 (H, W, C).
-        shares: four numbers, 0 to below 1, that place area, aspect ratio (in its logarithm), top
-            and left within their ranges.
+        shares: four random numbers, 0 to below 1, that decide area, aspect ratio (in its
+            logarithm), top and left within their ranges.
         color: C values, 0–255.
     """
     rows, columns, _ = image.shape

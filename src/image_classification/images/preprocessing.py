@@ -1,6 +1,6 @@
-"""The preprocessing of evaluation: one value, saved in the artifact, and its one implementation.
+"""The preprocessing of evaluation: one value, saved in the artifact, and its only implementation.
 
-In: the bytes of an image file. Out: uint8 height·width·channels, what the model's graph takes.
+In: the bytes of an image file. Out: uint8 height·width·channels, the input of the model's graph.
 Validation, `predict` and the server all call `preprocess`, so they cannot differ.
 """
 
@@ -29,14 +29,13 @@ class Preprocessing:
         channels: 3 (RGB) or 1 (gray).
         height, width: of the model's input, in pixels.
         resize: the shorter side in pixels before the crop; None crops the image as it is.
-        mode: "crop" (resize the shorter side, then the center) or "squash" (resize both sides to
-            the input's, which changes the aspect ratio; `resize` plays no part).
-        interpolation: a key of `images.INTERPOLATIONS`.
-        mean, std: one for each channel in units of 0 to 255. Not applied here: the model's graph
-            computes (pixel − mean) / std; carried so that the artifact can be read by people.
+        mode: "crop" (resize the shorter side, then crop the center) or "squash" (resize both sides
+            to the input's, which changes the aspect ratio; ignores `resize`).
+        interpolation: a key of `resize.INTERPOLATIONS`.
+        mean, std: one per channel in units of 0 to 255. Not applied here: the model's graph
+            computes (pixel − mean) / std. People can read them in the artifact.
         max_pixels: larger images are refused.
-        small_images: what the crop does where the resized image does not cover it: "enlarge" the
-            image until it does, or "refuse" it.
+        small_images: "enlarge" a resized image that is smaller than the crop, or "refuse" it.
     """
 
     height: int
@@ -51,7 +50,7 @@ class Preprocessing:
     small_images: str = "enlarge"
 
     def __post_init__(self) -> None:
-        """A DataError names the field whose value is impossible."""
+        """Raise a DataError that names a field with an impossible value."""
         sides = {"height": self.height, "width": self.width, "max_pixels": self.max_pixels}
         for name, value in {**sides, "resize": 1 if self.resize is None else self.resize}.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -78,13 +77,13 @@ class Preprocessing:
             raise DataError(f"preprocessing: std must be above 0, got {self.std}")
 
     def to_json(self) -> dict[str, object]:
-        """A JSON object of all fields."""
+        """Return a JSON object of all fields."""
         content = asdict(self)
         return {**content, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, content: object) -> Preprocessing:
-        """The value of `to_json`; a DataError names unknown, missing or impossible fields."""
+        """Read what `to_json` returns; a DataError names unknown, missing or impossible fields."""
         expected = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != expected:
             came = sorted(content) if isinstance(content, dict) else repr(content)[:200]
@@ -101,16 +100,16 @@ def preprocess(
     out: UInt8Array | None = None,
     header: ImageHeader | None = None,
 ) -> UInt8Array:
-    """The model's input for one image file: a deterministic function of the bytes.
+    """Turn one image file into the model's input: a deterministic function of the bytes.
 
     Args:
         data: the file's content.
         preprocessing: what to do.
-        out: where to write the result, uint8 (height, width, channels); else a new array.
-        header: of `data`, where the caller has read it already.
+        out: where to write the result, uint8 (height, width, channels); None makes a new array.
+        header: of `data`, if the caller has read it already.
 
     Raises:
-        ImageError: one of its kinds, see `images.decode`; itself where the image is too small and
+        ImageError: one of its subclasses, see `decode`; itself if the image is too small and
             `small_images` is "refuse".
     """
     height, width = preprocessing.height, preprocessing.width
@@ -123,7 +122,7 @@ def preprocess(
 
 
 def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """(height, width) in pixels to which an image is resized before the crop."""
+    """Return the (height, width) in pixels to which an image is resized before the crop."""
     height, width = upright_size
     needed = (preprocessing.height, preprocessing.width)
     if preprocessing.mode == "squash":
@@ -132,10 +131,7 @@ def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) ->
     if preprocessing.resize is not None:
         shorter = min(upright_size)
         # Whole numbers: the longer side is rounded down, the shorter one is exact.
-        size = (
-            preprocessing.resize * height // shorter,
-            preprocessing.resize * width // shorter,
-        )
+        size = (preprocessing.resize * height // shorter, preprocessing.resize * width // shorter)
     if size[0] >= needed[0] and size[1] >= needed[1]:
         return size
     if preprocessing.small_images == "refuse":
@@ -151,13 +147,13 @@ def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) ->
 def decode_for(
     data: bytes, header: ImageHeader, min_size: tuple[int, int], preprocessing: Preprocessing
 ) -> UInt8Array:
-    """The upright image, at a reduced scale where `min_size` (height, width) allows it."""
-    # Reducing in the decoder averages, which "nearest" promises not to do.
-    is_reducible = preprocessing.interpolation != "nearest"
+    """Decode the upright image, at a smaller scale if `min_size` (height, width) allows it."""
+    # The decoder's smaller scales average, which "nearest" promises not to do.
+    may_shrink = preprocessing.interpolation != "nearest"
     return decode(
         data,
         channels=preprocessing.channels,
-        min_size=min_size if is_reducible else None,
+        min_size=min_size if may_shrink else None,
         max_pixels=preprocessing.max_pixels,
         header=header,
     )
@@ -172,14 +168,15 @@ def resize_and_crop(
     horizontal_flip: bool = False,
     vertical_flip: bool = False,
 ) -> UInt8Array:
-    """Resize `image` to `resized` (height, width) and crop the input's size at `corner`.
+    """Resize `image` to `resized` (height, width), crop the input's size at `corner`, and flip.
 
-    In one step, so only the pixels of the crop are computed; rounding may differ from two steps by
-    a level or two of 255. `horizontal_flip` and `vertical_flip` flip the result.
+    All in one step, so only the pixels of the crop are computed; rounding may differ from separate
+    steps by a level or two of 255.
     """
     height, width = preprocessing.height, preprocessing.width
     (top, left), (rows, columns) = corner, image.shape[:2]
-    if resized == (rows, columns) and not (horizontal_flip or vertical_flip):
+    flips = (horizontal_flip, vertical_flip)
+    if resized == (rows, columns) and not any(flips):
         cropped = image[top : top + height, left : left + width]
         if out is None:
             return np.ascontiguousarray(cropped)
@@ -191,6 +188,4 @@ def resize_and_crop(
         (left + width) * columns / resized[1],
         (top + height) * rows / resized[0],
     )
-    return resize(
-        image, height, width, preprocessing.interpolation, box, out, horizontal_flip, vertical_flip
-    )
+    return resize(image, height, width, preprocessing.interpolation, box, out, *flips)

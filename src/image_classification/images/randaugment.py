@@ -1,7 +1,7 @@
-"""A RandAugment policy: a few operations drawn from a fixed list, all of one magnitude.
+"""RandAugment: a few operations drawn from a fixed list, all of one magnitude.
 
 In and out: uint8 H·W·C. Source: Cubuk et al., "RandAugment" (2019), with the operations and ranges
-of torchvision 0.20 `RandAugment`; what is moved in is gray, and interpolation is bilinear.
+of torchvision 0.20 `RandAugment`; uncovered areas are gray, and interpolation is bilinear.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GRAY = 128
 
 
 def _affine(image: Image.Image, *rows: float) -> Image.Image:
-    """Six numbers say where a point of the result comes from."""
+    """The six numbers are where a point of the result comes from."""
     fill = _GRAY if image.mode == "L" else (_GRAY,) * 3
     method, filter_ = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return image.transform(image.size, method, rows, filter_, fillcolor=fill)
@@ -91,8 +91,8 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     *(_identity, _shear_x, _shear_y, _translate_x, _translate_y, _rotate, _brightness),
     *(_color, _contrast, _sharpness, _posterize, _solarize, _autocontrast, _equalize),
 )
-"""Each takes a picture and a signed magnitude, −1 to 1; 0 is the unchanged picture for all but
-autocontrast and equalize, which have none."""
+"""Each takes a picture and a signed magnitude, −1 to 1. At 0 all leave the picture unchanged but
+autocontrast and equalize, which have no magnitude."""
 
 
 def randaugment(image: UInt8Array, operations: IntArray, strength: npt.NDArray[np.float64]) -> None:

@@ -1,8 +1,9 @@
-"""Resizing with a triangle filter by SIMD: what Pillow's "bilinear" does, in a quarter of the time.
+"""Resizing: exactly as Pillow does, or with a triangle filter by SIMD in a quarter of the time.
 
-In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking; on photographs 0.2 gray levels from
-Pillow's result, which rounds its weights in another way. Frees the interpreter lock.
-There is no build of the library for Linux on ARM: there Pillow does it.
+In: uint8 pixels. Out: uint8 pixels, antialiased when shrinking. `resize` is Pillow, for
+evaluation; `resize_into` and `resize_box` prefer cykooz.resizer for "bilinear": on photographs 0.2
+gray levels from Pillow's result, which rounds its weights differently. Both release the interpreter
+lock. There is no build of cykooz.resizer for Linux on ARM; there Pillow does it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from PIL import Image
 
 from image_classification.samples import UInt8Array
 
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
@@ -26,13 +32,19 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 
+HIDING_RATIO = 1.25
+"""Shrinking by this hides how small chroma was enlarged: it may be repeated, not interpolated."""
+
+_FloatBox = tuple[float, float, float, float]  # left, top, right, bottom; fractions allowed
+_own = threading.local()  # a resizer has its own buffers, so every thread has one
+
 
 def resize(
     image: UInt8Array,
     height: int,
     width: int,
     interpolation: str = "bilinear",
-    box: tuple[float, float, float, float] | None = None,
+    box: _FloatBox | None = None,
     out: UInt8Array | None = None,
     horizontal_flip: bool = False,
     vertical_flip: bool = False,
@@ -43,37 +55,30 @@ def resize(
         image: uint8 (H, W, channels), 1 or 3 channels.
         height, width: of the result, in pixels.
         interpolation: a key of `INTERPOLATIONS`.
-        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to
-            resize. The filter may look at pixels beyond it, so the result is what resizing the
-            whole image and then cropping gives.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: what to resize. The
+            filter may look at pixels beyond it, so the result is what resizing the whole image and
+            then cropping gives.
         out: where to write the result, uint8 (height, width, channels).
-        horizontal_flip, vertical_flip: flip the result; 25 µs here, ten times that as a copy
-            in NumPy.
+        horizontal_flip, vertical_flip: flip the result; 25 µs here, ten times that in NumPy.
 
     Returns:
         `out`, or a new C-contiguous array.
     """
     picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
     resized = picture.resize((width, height), INTERPOLATIONS[interpolation], box)
-    if horizontal_flip:
-        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if vertical_flip:
-        resized = resized.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if out is None:
         out = np.empty((height, width, image.shape[2]), np.uint8)
-    out[...] = np.asarray(resized).reshape(out.shape)
+    out[...] = np.asarray(flipped(resized, horizontal_flip, vertical_flip)).reshape(out.shape)
     return out
 
 
-try:
-    import cykooz_resizer
-except ImportError:
-    cykooz_resizer = None
-
-HIDING_RATIO = 1.25
-"""Shrinking by this hides how small chroma was enlarged: it may be repeated, not interpolated."""
-
-_own = threading.local()  # a resizer has buffers of its own, so every thread has one
+def flipped(picture: Image.Image, horizontal_flip: bool, vertical_flip: bool) -> Image.Image:
+    """Flip a Pillow picture from left to right, from top to bottom, both, or not at all."""
+    if horizontal_flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if vertical_flip:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return picture
 
 
 def resize_into(
@@ -82,18 +87,18 @@ def resize_into(
     interpolation: str = "bilinear",
     horizontal_flip: bool = False,
     vertical_flip: bool = False,
-    box: tuple[float, float, float, float] | None = None,
+    box: _FloatBox | None = None,
 ) -> None:
     """Resize a picture into a slot of a batch, and flip it there.
 
     Args:
         image: uint8 (H, W, 1 or 3), rows contiguous.
         out: uint8 (height, width, channels), C-contiguous: takes the result.
-        interpolation: a key of `images.INTERPOLATIONS`; only "bilinear" has a fast way.
+        interpolation: a key of `INTERPOLATIONS`; only "bilinear" has a fast way.
         horizontal_flip: flip the result from left to right. `image` must then be BGR: reversing
             the bytes of a row turns its colors around too, in a tenth of the time of moving pixels.
         vertical_flip: flip the result from top to bottom.
-        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part to take.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: what to resize.
     """
     height, width = out.shape[:2]
     if image.shape == out.shape and box in (None, (0, 0, width, height)):
@@ -105,59 +110,42 @@ def resize_into(
     rows, slots = resized.reshape(height, -1), out.reshape(height, -1)
     if not horizontal_flip:
         slots[...] = rows
-    elif rows.shape[1] % 8 == 0:  # eight bytes at a time, each eight turned round as a number
+    elif rows.shape[1] % 8 == 0:  # eight bytes at a time, each eight reversed as a number
         slots.view("<u8")[...] = rows.view(">u8")[:, ::-1]
     else:
         slots[...] = rows[:, ::-1]
 
 
 def resize_box(
-    image: UInt8Array,
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float],
-    interpolation: str = "bilinear",
+    image: UInt8Array, height: int, width: int, box: _FloatBox, interpolation: str = "bilinear"
 ) -> UInt8Array:
-    """Resize a part of a picture; a part that has the size already is cut out, to whole pixels.
+    """Resize a box of a picture; one that has the size already is cut out, to whole pixels.
 
     Args:
         image: uint8 (H, W, 1 or 3), C-contiguous.
         height, width: of the result, in pixels.
-        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: the part.
-        interpolation: a key of `images.INTERPOLATIONS`.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed.
+        interpolation: a key of `INTERPOLATIONS`.
 
     Returns:
-        uint8 (height, width, channels), perhaps read-only or a view of `image`.
+        uint8 (height, width, channels), possibly read-only or a view of `image`.
     """
     left, top, right, bottom = box
     rows, columns = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
-    part = image[rows, columns]  # nothing outside may be looked at
-    if part.shape[:2] == (height, width):
-        return part
+    region = image[rows, columns]  # the filter must not look at anything outside
+    if region.shape[:2] == (height, width):
+        return region
     inside = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
-    return _resize(part, height, width, interpolation, inside)
+    return _resize(region, height, width, interpolation, inside)
 
 
 def _resize(
-    image: UInt8Array,
-    height: int,
-    width: int,
-    interpolation: str,
-    box: tuple[float, float, float, float] | None,
+    image: UInt8Array, height: int, width: int, interpolation: str, box: _FloatBox | None
 ) -> UInt8Array:
     if interpolation != "bilinear" or cykooz_resizer is None:
         # Contiguous, because Pillow takes 2 ms to copy a view.
         return resize(np.ascontiguousarray(image), height, width, interpolation, box)
-    return _resize_fast(image, height, width, box)
-
-
-def _resize_fast(
-    part: UInt8Array,
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float] | None,
-) -> UInt8Array:
-    channels = part.shape[2]
+    channels = image.shape[2]
     kind = cykooz_resizer.PixelType.U8x3 if channels == 3 else cykooz_resizer.PixelType.U8
     if not hasattr(_own, "resizer"):
         _own.resizer, _own.options = cykooz_resizer.Resizer(), _options()
@@ -166,7 +154,7 @@ def _resize_fast(
         left, top, right, bottom = box
         options = _options()
         options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
-    source = cykooz_resizer.ImageData(part.shape[1], part.shape[0], kind, _to_bytes(part))
+    source = cykooz_resizer.ImageData(image.shape[1], image.shape[0], kind, _to_bytes(image))
     target = cykooz_resizer.ImageData(width, height, kind)
     _own.resizer.resize(source, target, options)
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
@@ -179,11 +167,7 @@ def _options() -> Any:
     return options
 
 
-def _to_bytes(part: UInt8Array) -> bytes:
-    """The pixels, row by row; `part.tobytes()` goes pixel by pixel through a view, 20 times slower.
-
-    Args:
-        part: uint8 (H, W, channels) whose rows are contiguous, as in a view of a picture.
-    """
-    rows = part.reshape(part.shape[0], -1)
+def _to_bytes(image: UInt8Array) -> bytes:
+    """The pixels, row by row; `tobytes` goes pixel by pixel through a view, 20 times slower."""
+    rows = image.reshape(image.shape[0], -1)
     return rows.view(f"V{rows.shape[1]}")[:, 0].tobytes()
