@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from image_classification.errors import DataError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
+BUFFER_BYTES = 1 << 20
+"""Buffer of a file that is written piece by piece."""
 
 
 def check_target(path: Path, source: Path) -> None:
-    """Refuse a file to write that is the one that is read, or a folder.
+    """Refuse to write to a folder or to the file that is being read.
 
     Raises:
         UsageError: both are the same file, by whatever name.
@@ -22,7 +24,7 @@ def check_target(path: Path, source: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
     if path.exists() and source.exists() and os.path.samefile(path, source):
-        raise UsageError(f"{path} is the file that is read ({source}): name another one to write")
+        raise UsageError(f"{path} is also the file to read ({source}); name another file to write")
 
 
 @contextmanager

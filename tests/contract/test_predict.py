@@ -115,8 +115,8 @@ def test_the_contact_sheet_shows_each_image_above_its_class(
     [
         (["--top-k", "0"], "--top-k 0"),
         (["--threshold", "1.5"], "--threshold 1.5"),
-        (["--output", "{photos}/blue/blue000.jpg"], "is the file that is read"),
-        (["--contact-sheet", "{photos}/red/red000.jpg"], "is the file that is read"),
+        (["--output", "{photos}/blue/blue000.jpg"], "is also the file to read"),
+        (["--contact-sheet", "{photos}/red/red000.jpg"], "is also the file to read"),
         (["--contact-sheet", "{photos}/notes.txt"], "is no PNG"),
         (["{empty}"], "expected images in this folder"),
     ],

@@ -19,9 +19,9 @@ from image_classification.prepare.inspect import (
     labels_beside,
     summarize,
 )
+from image_classification.records.index import INDEX_SUFFIX
 from image_classification.records.reader import RecordFile
 from image_classification.records.rescue import measure_loss, salvage, write_index
-from image_classification.records.writer import INDEX_SUFFIX
 
 _NAMED = 20  # lost ids in the text for people; JSON has all
 

@@ -1,13 +1,12 @@
-"""JPEG files with restart markers, so that a reader can decode any part of them on its own.
+"""Restart markers for JPEG files, so that a reader can decode any region of them.
 
 In: the bytes of a JPEG file. Out: the same picture, coefficient for coefficient, as a sequential
-JPEG with a restart marker about every 32 pixels and Huffman tables made for it: the markers, and a
-table of where they are (`jpeg_layout`), cost what the Huffman tables save, so the size stays within
-a few percent. It is an ordinary JPEG for everybody
-else; `jpeg_cutting` reads parts of it. Metadata is kept, the orientation with it.
+JPEG with a restart marker about every 32 pixels, a table of where they are, and optimized Huffman
+tables. These save what the markers cost, so the size stays within a few percent. It is an ordinary
+JPEG for everybody else; `jpeg_regions` reads regions of it. Metadata and orientation are kept.
 
-The work is done by jpegtran, the lossless tool of libjpeg, in a process of its own: 4 to 7 ms an
-image. Documentation: jpegtran(1); restart markers: ITU-T T.81, B.2.4.4 and F.1.1.5.
+jpegtran, the lossless tool of libjpeg, does the work in its own process: 4 to 7 ms per image.
+Sources: jpegtran(1); restart markers: ITU-T T.81, B.2.4.4 and F.1.1.5.
 """
 
 from __future__ import annotations
@@ -21,23 +20,22 @@ import numpy as np
 
 from image_classification.errors import UsageError
 from image_classification.images.decode import check_pixels
-from image_classification.images.header import read_header
+from image_classification.images.header import SCAN, read_header
 from image_classification.images.jpeg_regions import read_layout, segment_bounds, with_table
 
 PROGRAM = "jpegtran"
 _WANTED, _LEAST = 32, 24  # pixels between markers: finer costs size, coarser decodes too much
 _MAX_INTERVAL = 0xFFFF
-_SCAN = b"\xff\xda"
 _SECONDS = 60.0  # far above what a picture of 67 megapixels takes
 _log = logging.getLogger(__name__)
 
 
 class Segmenter:
-    """Rewrites JPEG files; may be called from several threads.
+    """Rewrites JPEG files. Thread-safe.
 
     Attributes:
-        segmented: how many files have been rewritten.
-        kept: how many stayed as they were: no JPEG, CMYK, or damaged.
+        segmented: how many files were rewritten.
+        kept: how many stayed as they were: not a JPEG, CMYK, or damaged.
 
     Raises:
         UsageError: jpegtran is not installed.
@@ -56,14 +54,14 @@ class Segmenter:
         self._lock = threading.Lock()
 
     def segment(self, content: bytes, max_pixels: int) -> bytes:
-        """The file with restart markers, or `content` itself where that cannot be.
+        """Return the file with restart markers, or `content` itself if it cannot have them.
 
         Args:
             content: an image file.
-            max_pixels: of the picture; it is held in memory as coefficients, 6 bytes a pixel.
+            max_pixels: of the picture; it is held in memory as coefficients, 6 bytes per pixel.
 
         Raises:
-            ImageError: no image file, or too large.
+            ImageError: not an image file, or too large.
         """
         header = read_header(content)
         check_pixels(header.width, header.height, max_pixels)
@@ -81,8 +79,8 @@ class Segmenter:
         """Log how many files could not be rewritten, if any."""
         if self.kept:
             _log.warning(
-                "%d of %d images stay as they were, without restart markers: they are no JPEG, "
-                "CMYK, or damaged",
+                "%d of %d images stay as they were, without restart markers: they are not JPEG, "
+                "are CMYK, or are damaged",
                 self.kept,
                 self.kept + self.segmented,
             )
@@ -105,10 +103,12 @@ class Segmenter:
         bounds = segment_bounds(rewritten, found, across * -(-header.height // found.mcu_height))
         if bounds is None:
             return None
-        return with_table(rewritten, rewritten.rindex(_SCAN, 0, found.scan), np.diff(bounds))
+        return with_table(
+            rewritten, rewritten.rindex(bytes((0xFF, SCAN)), 0, found.scan), np.diff(bounds)
+        )
 
     def _run(self, content: bytes, *options: str) -> bytes | None:
-        """What jpegtran makes of the file; None where it has any complaint."""
+        """Run jpegtran on the file; None if it reports any fault."""
         command = [self._program, "-copy", "all", "-optimize", *options]
         try:
             done = subprocess.run(command, input=content, capture_output=True, timeout=_SECONDS)  # noqa: S603
@@ -118,9 +118,9 @@ class Segmenter:
 
 
 def restart_interval(width: int, mcu_width: int) -> int:
-    """Coded units between two markers: a divisor of a row's units, so that the pieces are a grid.
+    """Return the coded units between two markers: a divisor of a row's units, to make a grid.
 
-    The one nearest to 32 pixels from 24 on; a whole row where there is none in between (a prime
+    It is the divisor nearest to 32 pixels, from 24 on; a whole row if that is the only one (a prime
     number of units), which still saves the rows above and below a crop.
 
     Args:

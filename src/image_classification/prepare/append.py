@@ -28,9 +28,8 @@ from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import MAX_ID, ListEntry, read_list, write_list
 from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.format import padded
-from image_classification.records.index import copy_lines, write_lines
+from image_classification.records.index import INDEX_SUFFIX, copy_lines, write_lines
 from image_classification.records.reader import RecordFile
-from image_classification.records.writer import INDEX_SUFFIX
 from image_classification.samples import IntArray
 
 _COPY_BYTES = 1 << 20

@@ -31,9 +31,8 @@ from image_classification.files import write_text, written_beside
 from image_classification.labels.lists import ListEntry
 from image_classification.prepare.encode import EncodedImage
 from image_classification.prepare.formats import Write, shard_stem, write_records
-from image_classification.records.index import copy_lines
+from image_classification.records.index import INDEX_SUFFIX, copy_lines
 from image_classification.records.reader import RecordFile
-from image_classification.records.writer import INDEX_SUFFIX
 
 try:
     import fcntl

@@ -8,8 +8,8 @@ A record file is a run of parts, each at a multiple of 4 bytes; all integers lit
     offset 8      n bytes payload
     offset 8 + n          0 to 3 zero bytes up to the next multiple of 4
 
-Kinds: 0 a whole record; 1, 2, 3 first, middle and last part of a record whose payload held the
-magic at a multiple of 4. The magic is dropped there, so an aligned magic always begins a part.
+Kinds: 0 a whole record; 1, 2, 3 the first, middle and last part of a record whose payload held the
+magic at a multiple of 4. The magic is dropped there, so an aligned magic always starts a part.
 
 An image record's payload is (mxnet `python/mxnet/recordio.py`, `pack`):
 
@@ -53,18 +53,18 @@ REMEDY = (
 )
 
 Mapped = mmap.mmap | bytes
-"""A mapped record file; `bytes` for an empty one, which cannot be mapped."""
+"""A mapped record file; `bytes` if it is empty, because an empty file cannot be mapped."""
 
 
 class PartDamage(Exception):
-    """A part that breaks the format, at byte `position`; callers add file and record number."""
+    """A part breaks the format at byte `position`; the caller adds file and record number."""
 
     def __init__(self, position: int, what: str) -> None:
         super().__init__(what)
         self.position = position
 
     def named(self, path: Path, record: int) -> RecordError:
-        """The error for the user."""
+        """The error for the user, with file and record number."""
         before = f"the {record} records before it are sound" if record else "is it a record file?"
         return RecordError(
             f"{path}: damaged at byte {self.position}, record {record}: {self}; {before}; {REMEDY}"
@@ -76,8 +76,8 @@ class RecordHeader:
     """What precedes the image in a record.
 
     Attributes:
-        label: one number (written with flag 0), or a sequence (written with its length as flag;
-            an empty one reads back as 0.0, as in MXNet). Stored as float32: whole numbers above
+        label: one number (written with flag 0), or a tuple (written with its length as flag; an
+            empty one reads back as 0.0, as in MXNet). Stored as float32, so whole numbers above
             16,777,216 are rounded.
         id: image id, 0 to 2**64 − 1.
         id2: high half of a 128-bit id.
@@ -89,20 +89,20 @@ class RecordHeader:
 
     @property
     def labels(self) -> tuple[float, ...]:
-        """All labels, also where there is one."""
+        """All labels as a tuple, even a single one."""
         return self.label if isinstance(self.label, tuple) else (self.label,)
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One unpacked record: its header, and the encoded image file as it was stored."""
+    """An unpacked record: its header and the encoded image file as it was stored."""
 
     header: RecordHeader
     content: bytes
 
 
 def pack_image_record(header: RecordHeader, content: bytes) -> bytes:
-    """Header, labels and image as one payload.
+    """Pack header, labels and image into one payload.
 
     Raises:
         RecordError: an id outside 0 to 2**64 − 1, or a label outside float32.
@@ -119,7 +119,7 @@ def pack_image_record(header: RecordHeader, content: bytes) -> bytes:
 
 
 def unpack_image_record(record: Mapped, begin: int = 0, end: int | None = None) -> ImageRecord:
-    """The parts of the image record in `record[begin:end]`, copying only the image.
+    """Unpack the image record in `record[begin:end]`, copying only the image.
 
     Raises:
         RecordError: shorter than its header and labels; the caller adds file and record number.
@@ -140,10 +140,10 @@ def unpack_image_record(record: Mapped, begin: int = 0, end: int | None = None) 
 
 
 def frame_parts(payload: bytes) -> tuple[bytes, bytes, bytes]:
-    """The bytes of one record in a file, in three pieces: parts with headers and padding.
+    """Frame one record for a file, as three pieces: parts with headers and padding.
 
-    The payload is cut at every magic that begins at a multiple of 4; the magic itself is dropped.
-    Where there is none, the middle piece is `payload` itself, so that it is not copied.
+    The payload is cut at every magic that starts at a multiple of 4; the magic itself is dropped.
+    If there is none, the middle piece is `payload` itself, which saves a copy.
 
     Raises:
         RecordError: 2**29 bytes or more.
@@ -178,12 +178,12 @@ def _frame_cut(payload: bytes) -> bytes:
 
 
 def follow_record(mapped: Mapped, start: int) -> list[tuple[int, int]]:
-    """The payload ranges (begin, end) of the record at byte `start`; one for each part.
+    """Return the payload ranges (begin, end) of the record at byte `start`, one per part.
 
-    The last range may end up to 3 bytes before the file does: its padding is not looked for.
+    The padding of the last part is not checked, so it may be missing at the end of the file.
 
     Raises:
-        PartDamage: not a record start, cut off, or parts in an impossible order.
+        PartDamage: not a record start, cut off, or parts in the wrong order.
     """
     ranges: list[tuple[int, int]] = []
     position = start

@@ -1,7 +1,7 @@
-"""What can be made of a record file that lacks something: an index, or sound neighbors.
+"""Repair of record files: a new index, or a new record file of the sound records.
 
-In: an open `RecordFile`. Out: an `.idx` with the image ids, or a new record file of what is sound
-and a report of what was lost.
+In: an open `RecordFile`. Out: an `.idx` with the image ids, or a `.rec` with its index, and how
+much was lost.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy.typing as npt
 
 from image_classification.errors import RecordError, UsageError
 from image_classification.files import check_target, written_beside
-from image_classification.records.index import read_index, write_lines
+from image_classification.records.index import INDEX_SUFFIX, read_index, write_lines
 from image_classification.records.reader import RecordFile
-from image_classification.records.writer import INDEX_SUFFIX, RECORD_SUFFIX, RecordWriter
+from image_classification.records.writer import RECORD_SUFFIX, RecordWriter
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What resynchronizing has lost.
+    """What was lost to damage.
 
     Attributes:
         skipped_bytes: in all damaged places.
-        lost_keys: keys that the old index has and the sound records have not, in file order; None
-            without an index that can be read.
+        lost_keys: keys of the old index that no sound record has, in file order; None without a
+            readable index.
     """
 
     skipped_bytes: int
@@ -34,12 +34,12 @@ class Loss:
 
 
 def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
-    """Write the index of a record file; how many lines.
+    """Write the index of a record file and return its number of lines.
 
     Args:
         file: the records.
         path: the `.idx` file to write, whole or not at all.
-        numbered: take 0, 1, 2, … as keys, as MXNet's rec2idx does, instead of the image ids.
+        numbered: use 0, 1, 2, … as keys, as MXNet's rec2idx does, instead of the image ids.
 
     Raises:
         RecordError: the records have no image header, so no ids.
@@ -47,7 +47,9 @@ def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
     """
     check_target(path, file.path)
     if path.suffix == RECORD_SUFFIX:
-        raise UsageError(f"{path}: expected the name of an index ({INDEX_SUFFIX}), got a record's")
+        raise UsageError(
+            f"{path}: expected the name of an index ({INDEX_SUFFIX}), got that of a record file"
+        )
     keys: list[int] = list(range(len(file)))
     if len(file) and not numbered:
         keys = file.record_headers["id"].tolist()
@@ -57,7 +59,7 @@ def write_index(file: RecordFile, path: Path, *, numbered: bool = False) -> int:
 
 
 def salvage(file: RecordFile, output: Path) -> int:
-    """Write the sound records of `file` to a new record file with an index; how many.
+    """Write the sound records of `file` to a new record file with an index; return how many.
 
     Raises:
         UsageError: `output` is the file itself, exists, or does not end in `.rec`.
@@ -67,7 +69,7 @@ def salvage(file: RecordFile, output: Path) -> int:
     if output.suffix != RECORD_SUFFIX:
         raise UsageError(f"{output}: expected the name of a record file ({RECORD_SUFFIX})")
     if output.exists():
-        raise UsageError(f"{output} exists: name a file that does not")
+        raise UsageError(f"{output} exists: name a file that does not exist")
     keys = _keys(file)
     with RecordWriter(output) as writer:
         for number, key in enumerate(keys):
@@ -76,7 +78,7 @@ def salvage(file: RecordFile, output: Path) -> int:
 
 
 def _keys(file: RecordFile) -> list[int]:
-    """Ids of image records; else the numbers."""
+    """Ids of image records; the record numbers if they are not image records."""
     try:
         ids: npt.NDArray[np.uint64] = file.record_headers["id"]
     except RecordError:
@@ -86,7 +88,7 @@ def _keys(file: RecordFile) -> list[int]:
 
 
 def measure_loss(file: RecordFile) -> Loss:
-    """What the damaged places of a resynchronized file held, as far as its index tells."""
+    """Measure what the damaged places of a resynchronized file held, as far as its index tells."""
     skipped = sum(damage.skipped_bytes for damage in file.damages)
     try:
         index = read_index(file.path.with_suffix(INDEX_SUFFIX))
@@ -97,7 +99,7 @@ def measure_loss(file: RecordFile) -> Loss:
         ids = file.record_headers["id"]
         known = dict(zip(file.offsets.tolist(), ids.tolist(), strict=True))
         pairs = zip(index.offsets.tolist(), index.keys.tolist(), strict=True)
-        # Keys that are ids, not plain numbers: the record is there, only the offset is wrong.
+        # The keys are ids: a record that still has its id is not lost, only its offset is wrong.
         if all(known.get(offset, key) == key for offset, key in pairs):
             lost &= ~np.isin(index.keys, ids)
     return Loss(skipped, tuple(index.keys[lost].tolist()))

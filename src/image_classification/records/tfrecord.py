@@ -1,7 +1,7 @@
 """TFRecord files of `tf.train.Example`s, written without TensorFlow.
 
-In: encoded images. Out: files that `tf.data.TFRecordDataset` and `tf.io.parse_single_example` read.
-A record is `length (uint64) · masked CRC-32C of the length · data · masked CRC-32C of the data`,
+In: encoded images. Out: records for `tf.data.TFRecordDataset` and `tf.io.parse_single_example`. A
+record is `length (uint64) · masked CRC-32C of the length · data · masked CRC-32C of the data`,
 little-endian. Source: tensorflow `tensorflow/core/lib/io/record_writer.h` (framing),
 `tensorflow/core/example/{example,feature}.proto` (messages), Protocol Buffers' "Encoding".
 """
@@ -21,16 +21,15 @@ _BYTES_LIST, _INT64_LIST = 1, 3  # fields of Feature
 
 
 def frame_tfrecord(data: bytes) -> bytes:
-    """One record of a TFRecord file."""
+    """Frame `data` as one record of a TFRecord file."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
 
 def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-    """A `tf.train.Example` with one value a feature: a bytes_list or an int64_list.
+    """Encode a `tf.train.Example` with one value per feature: a bytes_list or an int64_list.
 
-    Keys are written in the given order, so equal features give equal bytes. Integers are those of
-    an int64 from 0.
+    Keys are written in the given order, so equal features give equal bytes. Integers are 0 or more.
     """
     entries = []
     for key, value in features.items():
@@ -43,14 +42,14 @@ def encode_example(features: Mapping[str, bytes | int]) -> bytes:
 
 
 def encode_field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
+    """Encode a length-delimited field of a protocol buffer."""
     return b"".join(
         (encode_varint(number << 3 | _LENGTH_DELIMITED), encode_varint(len(content)), content)
     )
 
 
 def encode_varint(value: int) -> bytes:
-    """An integer from 0 in groups of seven bits, the lowest first."""
+    """Encode an integer, 0 or more, in groups of seven bits, the lowest first."""
     groups = bytearray()
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)
@@ -70,12 +69,12 @@ def _crc32c() -> Any:
         import google_crc32c
     except ImportError as error:
         raise UsageError(
-            "--format tfrecord and tensorboard=True need google-crc32c for their checksums: "
+            "TFRecord and TensorBoard files need google-crc32c for their checksums: "
             "pip install 'sagemaker-image-classification[tfrecord]'"
         ) from error
     return google_crc32c
 
 
 def require_checksums() -> None:
-    """A UsageError that says what to install, before any work is done."""
+    """Raise a UsageError that names what to install, before any work is done."""
     _crc32c()

@@ -9,21 +9,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from image_classification.files import written_beside
+from image_classification.files import BUFFER_BYTES, written_beside
 from image_classification.records.format import frame_parts
-from image_classification.records.index import index_line
+from image_classification.records.index import INDEX_SUFFIX, index_line
 
-RECORD_SUFFIX, INDEX_SUFFIX = ".rec", ".idx"
-
-_WRITE_BUFFER_BYTES = 1 << 20
+RECORD_SUFFIX = ".rec"
 
 
 class RecordWriter:
-    """Writes `path` and the index beside it, both whole or not at all.
+    """Writes `path` and the index next to it, both whole or not at all.
 
-    A context manager: leaving it renames both files into place (the record file first, so that a
-    crash in between leaves an index that the reader finds out and rebuilds); an exception removes
-    what was written and leaves earlier files as they were. Not safe to share by threads.
+    A context manager: leaving it renames both files into place (the record file first: the reader
+    notices an outdated index after a crash in between); an exception removes what was written and
+    leaves earlier files as they were. Not thread-safe.
 
     Attributes:
         position: bytes written to the record file so far.
@@ -39,7 +37,7 @@ class RecordWriter:
             index = stack.enter_context(written_beside(self.path.with_suffix(INDEX_SUFFIX)))
             records = stack.enter_context(written_beside(self.path))
             self._index = stack.enter_context(index.open("wb"))
-            self._records = stack.enter_context(records.open("wb", _WRITE_BUFFER_BYTES))
+            self._records = stack.enter_context(records.open("wb", BUFFER_BYTES))
             self._stack = stack.pop_all()
         return self
 

@@ -424,7 +424,7 @@ def test_a_list_that_is_named_as_a_record_file_is_not_overwritten(tmp_path: Path
     path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
     path = path.rename(tmp_path / "data.rec")
     content = path.read_bytes()
-    with pytest.raises(UsageError, match="the file that is read"):
+    with pytest.raises(UsageError, match="the file to read"):
         pack(path, root, path)
     assert path.read_bytes() == content
 
