@@ -2,10 +2,10 @@
 
 On a CPU, one thread more than there are CPUs shares one session: batches gain nothing there. The
 extra one runs while another waits for Python's lock or for the main loop (measured on two CPUs, 16
-clients: with two threads 0.88 of what bare processes do, with three 0.94, with four 0.95). On a
-GPU one thread owns the device and runs what waits as one batch (`batching`), while further threads
-decode. One process by default: the threads leave Python's lock for decoding and for the graph, and
-a second process is a second copy of the model.
+clients: two threads answer 0.88 of what bare processes do, three 0.94, four 0.95). On a GPU one
+thread owns the device and runs the waiting requests as one batch (`batching`), while further
+threads decode. One process by default: decoding and the graph release Python's lock, and a second
+process is a second copy of the model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker asks.
 
-An invocation is the images in the body, what the client accepts, a prediction for each image and
-the answer (`Answering`). Every refusal is a `RequestError`: one line of JSON that says what came,
-what is accepted and what to do. The body's limit is checked before this, while the body arrives
-(`http`).
+`Answering` reads the images in the body, predicts each and writes the answer that the client
+accepts. Every refusal is a `RequestError`: one line of JSON that names what the server received,
+what it accepts and what to do. The limit of the body is checked while it arrives (`http`).
 """
 
 from __future__ import annotations
@@ -166,12 +165,12 @@ def create_app(
     health: Health,
     metrics: Metrics | None = None,
 ) -> Flask:
-    """Make the application around what answers invocations, which is ready.
+    """Make the application around a responder that is ready.
 
     Args:
-        respond: our model, the user's own handlers, or what refuses.
+        respond: answers invocations.
         settings: of the environment.
-        health: decides what a ping is answered.
+        health: decides the answer to a ping.
         metrics: shown at `/metrics`; None: there is no such route.
     """
     app = Flask(__name__, static_folder=None)

@@ -1,4 +1,4 @@
-"""The micro-batcher: one thread owns the device and runs what waits as one batch.
+"""The micro-batcher: one thread owns the device and runs the waiting requests as one batch.
 
 While a batch runs, requests gather; together they are the next batch. An idle device starts at
 once. If requests gathered for the last batch, the next one waits to reach the same size, for at
@@ -71,7 +71,7 @@ class Batcher:
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def close(self) -> None:
-        """Run what waits, then end the thread."""
+        """Run the waiting requests, then end the thread."""
         self._waiting.put(None)
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""The connections of a process: whole requests come out, answers go in, nobody is waited for.
+"""The connections of a process: they give whole requests, take answers and wait for no client.
 
 Runs in the worker's main loop. A client that is slow, silent or greedy costs a connection and the
 bytes it has sent, never a thread.
@@ -23,7 +23,7 @@ _RECEIVE_SIZE = 64 * 2**10  # a larger buffer is mapped and unmapped by malloc f
 _SEND_SECONDS = 30.0
 
 LINGER_SECONDS = 2.0
-"""For a client to read its refusal, or to send what is on its way when the process ends."""
+"""Time for a client to read its refusal, or to finish sending when the process ends."""
 
 
 class Phase(enum.Enum):
@@ -64,7 +64,7 @@ class Connection:
         self.deadline = self.since + seconds
 
     def receive(self) -> bytes | None:
-        """Return what has arrived: b"" if the client has closed, None if nothing has."""
+        """Return received bytes: b"" if the client has closed, None if there are none yet."""
         try:
             return self.socket.recv(_RECEIVE_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -94,13 +94,13 @@ class Connection:
         return change
 
     def answer(self, data: bytes, *, closes: bool) -> bool:
-        """Send an answer, as far as the client takes it; False if the client is gone."""
+        """Send an answer, as far as the client takes it; False if it is gone."""
         self.closes = closes
         self.outgoing += data
         return self.send_rest()
 
     def send_rest(self) -> bool:
-        """Send what is outgoing, as far as the client takes it; False if the client is gone."""
+        """Send the rest of the answer, as far as the client takes it; False if it is gone."""
         try:
             while self.outgoing:
                 self.outgoing = self.outgoing[self.socket.send(self.outgoing) :]
@@ -141,7 +141,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process takes from its clients.
+    """How much a process takes from its clients.
 
     Attributes:
         connections: open at once.
@@ -159,7 +159,7 @@ class Limits:
 
 
 class Receiver(Protocol):
-    """What whole requests are given to: the worker."""
+    """Takes whole requests: the worker."""
 
     def admit(self, head: Head) -> None:
         """Raise a RequestError if a request with this head is refused before its body arrives."""
@@ -183,7 +183,7 @@ class Connections:
 
     Args:
         selector: waits for the sockets; the data of its keys is called with the socket.
-        limits: what is taken from clients.
+        limits: how much is taken from clients.
         receiver: gets the requests.
     """
 
@@ -277,7 +277,7 @@ class Connections:
             self._advance(connection, data)
 
     def _advance(self, connection: Connection, data: bytes) -> None:
-        """Add `data` to what the connection has sent; pass on the request if it is whole."""
+        """Add `data` to the connection's request; pass the request on if it is whole."""
         if connection not in self._open:  # closed since this call was deferred
             return
         reader, had_head = connection.reader, connection.reader.head is not None

@@ -1,9 +1,9 @@
 """HTTP/1.1 as bytes: requests are put together from whatever arrives, answers are written out.
 
 Nothing here waits, reads a socket or knows the server. llhttp (the package httptools) parses each
-head. Before it does, the checks below refuse what llhttp accepts and a proxy in front of the server
-might read differently: other protocols and versions, spaces and empty lines, two Host fields.
-Bodies are delimited here, so that every limit holds before the bytes that exceed it arrive.
+head. The checks here refuse heads that llhttp accepts, but that a proxy in front of the server
+might read differently: other protocols and versions, extra spaces, two Host fields. This module
+delimits bodies itself, so that every limit holds before the bytes that exceed it arrive.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _REASONS = responses | {499: "Client Closed Request"}
 
 
 def refusal(status: int, message: str) -> Answer:
-    """The answer to every request that is refused: one line of JSON that says why.
+    """Return the answer to a refused request: one line of JSON with the reason.
 
     A 503 has Retry-After, because the same request can succeed later.
     """
@@ -182,16 +182,16 @@ def _check_codings(fields: list[bytes], minor_version: int) -> None:
         raise _not_http(f"Transfer-Encoding {coding!r} in HTTP/1.{minor_version}")
 
 
-def _not_http(what: str) -> RequestError:
-    return RequestError(400, f"not an HTTP/1.1 request: {what}")
+def _not_http(found: str) -> RequestError:
+    return RequestError(400, f"not an HTTP/1.1 request: {found}")
 
 
 def _body_too_large(length: int | None, limit: int) -> RequestError:
-    """The refusal of a body of `length` bytes; None means more than the limit, in chunks."""
-    came = f"{length} bytes" if length is not None else "more"
+    """Refuse a body of `length` bytes; None means more than the limit, in chunks."""
+    size = f"{length} bytes" if length is not None else "more"
     return RequestError(
         413,
-        f"the body has {came}, the limit is {limit} bytes: send a smaller image or set "
+        f"the body has {size}, the limit is {limit} bytes: send a smaller image or set "
         f"{MAX_CONTENT_LENGTH.name}",
     )
 
@@ -234,7 +234,7 @@ class RequestReader:
         return len(self._buffer) + (self._body.size if self._body else 0)
 
     def forget(self) -> None:
-        """Drop what has come of a request that is refused."""
+        """Drop the received bytes of a refused request."""
         self._buffer.clear()
         self._head = self._body = None
 

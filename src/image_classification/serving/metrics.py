@@ -41,7 +41,7 @@ class Metrics:
         resident.set_function(memory_used)
 
     def follow(self, in_flight: Callable[[], int], lost: int) -> None:
-        """Show what the process works on.
+        """Show the requests that the process works on, and those lost before it.
 
         Args:
             in_flight: returns how many requests wait or are worked on now.

@@ -1,4 +1,4 @@
-"""A verified artifact that answers: decode, preprocess, run the graph, and what guards each step.
+"""A verified artifact that answers: it decodes, preprocesses and runs the graph, each guarded.
 
 The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
 preprocess an image with the function that validation uses in training. The only module that
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,13 +31,13 @@ from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.observation import Health, current_request
 
 _TOGETHER = 32  # images of a request in one run: thousands must not take the memory of all
-_FREE_PIXELS = 8 << 20  # what a thread's own memory in the plan is enough for
+_FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
 _CUDA = "CUDAExecutionProvider"
 
 
 class Graph(Protocol):
-    """What executes the artifact's graph: a `Runtime`, or what runs or guards one."""
+    """Executes the artifact's graph: a `Runtime`, or a wrapper of one."""
 
     providers: list[str]
 
@@ -97,30 +97,23 @@ class Runtime:
 
     def bound(self, shape: tuple[int, ...]) -> BoundRun:
         """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device."""
-        return BoundRun(self._session, self._input, self._output, shape, self.device)
+        binding = self._session.io_binding()
+        images = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.uint8), self.device, 0)
+        binding.bind_ortvalue_input(self._input, images)
+        binding.bind_output(self._output, self.device)
+        return BoundRun(self._session, binding, images)
 
 
+@dataclass(frozen=True)
 class BoundRun:
     """Runs of one batch size on fixed device buffers, for one thread (ONNX Runtime's IO binding).
 
     Nothing is allocated on the device while serving, and a batch is copied to it once.
     """
 
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        input_name: str,
-        output_name: str,
-        shape: tuple[int, ...],
-        device: str,
-    ) -> None:
-        self._session, self._device = session, device
-        self._binding = session.io_binding()
-        self._images = onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros(shape, np.uint8), device, 0
-        )
-        self._binding.bind_ortvalue_input(input_name, self._images)
-        self._binding.bind_output(output_name, device)
+    session: onnxruntime.InferenceSession
+    binding: onnxruntime.IOBinding
+    images: onnxruntime.OrtValue
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of images of the bound shape.
@@ -129,15 +122,16 @@ class BoundRun:
             DeviceError: the runtime failed.
         """
         try:
-            self._images.update_inplace(images)
-            self._session.run_with_iobinding(self._binding)
-            return np.asarray(self._binding.copy_outputs_to_cpu()[0], np.float32)
+            self.images.update_inplace(images)
+            self.session.run_with_iobinding(self.binding)
+            return np.asarray(self.binding.copy_outputs_to_cpu()[0], np.float32)
         except Exception as error:
-            raise errors.DeviceError(f"ONNX Runtime failed on {self._device}: {error}") from error
+            device = self.images.device_name()
+            raise errors.DeviceError(f"ONNX Runtime failed on {device}: {error}") from error
 
 
 class GuardedGraph:
-    """A graph whose runs are recorded in the request, watched, and not begun for nobody.
+    """A graph whose runs are recorded and watched, and begin only if a client still waits.
 
     Args:
         graph: executes the runs.
@@ -152,7 +146,7 @@ class GuardedGraph:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
 
         Raises:
-            RequestError: nobody waits for the answer any more (499, 503).
+            RequestError: no client waits for the answer any more (499, 503).
             DeviceError: the runtime failed; the process is unhealthy from now on.
         """
         record = current_request()
@@ -227,7 +221,7 @@ class Model:
         large_images: where large images wait for each other; None: they do not.
 
     Raises:
-        ArtifactError: the first real prediction differs in form from what the artifact promises.
+        ArtifactError: the first real prediction contradicts the artifact.
     """
 
     def __init__(
@@ -288,7 +282,7 @@ class Model:
         return [failures.get(index) or next(found) for index in range(len(images))]
 
     def _preprocess(self, image: bytes, slot: UInt8Array) -> None:
-        """Decode and preprocess into `slot`; a RequestError if nobody waits for it any more."""
+        """Decode and preprocess into `slot`; a RequestError if no client waits any more."""
         header = read_header(image)
         check_pixels(header.width, header.height, self._preprocessing.max_pixels)
         if self._large_images is None:

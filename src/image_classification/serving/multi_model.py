@@ -51,7 +51,7 @@ def memory_needed(path: Path) -> int:
         graph = path / MODEL_FILE if path.is_dir() else path
         return graph.stat().st_size * _COPIES + _ARENA
     except OSError:
-        return 0  # no artifact: loading it raises the error that names what is missing
+        return 0  # no artifact: loading it names the missing file
 
 
 @dataclass
@@ -178,7 +178,7 @@ def refuse_invocation(invocation: Invocation) -> tuple[bytes, str]:
     """Refuse `/invocations`, which names no model; a `Responder`."""
     raise RequestError(
         404,
-        f"{len(invocation.body)} bytes came to /invocations of a multi-model endpoint, which "
+        f"{len(invocation.body)} bytes arrived at /invocations of a multi-model endpoint, which "
         "answers POST /models/<name>/invoke: name the model (TargetModel of InvokeEndpoint)",
     )
 

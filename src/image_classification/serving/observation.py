@@ -1,7 +1,7 @@
 """What is known about each request and about the process, and the access log.
 
 A request's record is filled in where things happen and written as one line when the request is
-over. `Health` decides what a ping is answered and when the process must be replaced.
+over. `Health` decides the answer to a ping and when the process must be replaced.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RequestRecord:
     Attributes:
         id: the client's X-Amzn-SageMaker-Inference-Id, or one of our own.
         received_bytes: of its body.
-        deadline: after this time (monotonic) nobody waits for the answer.
+        deadline: after this time (monotonic) the request is given up.
         is_client_gone: whether the client has closed the connection.
         queue_ms: waiting for a thread, for room to decode a large image, for a batch to begin.
         decode_ms: from encoded images to the graph's input.
@@ -81,7 +81,7 @@ class RequestRecord:
             )
 
     def busy_ms(self) -> float:
-        """The time since the request arrived, without what it waited."""
+        """Return the time since the request arrived, without its waits."""
         return (time.monotonic() - self.started) * 1000 - self.queue_ms
 
     def waited(self, seconds: float) -> None:
@@ -90,7 +90,7 @@ class RequestRecord:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Count the block's time as decoding, without what it waits."""
+        """Count the block's time as decoding, without its waits."""
         begin = self.busy_ms()
         try:
             yield

@@ -14,12 +14,12 @@ _USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves
 _STRATEGIES = {"SINGLE_RECORD": "SingleRecord", "MULTI_RECORD": "MultiRecord"}
 """The service's spelling → that of the SDK's local mode, which refuses every other."""
 
-_LOCAL_MODE = "True"  # what local mode sets SAGEMAKER_BATCH to; the service writes true
+_LOCAL_MODE = "True"  # the value of SAGEMAKER_BATCH in local mode; the service writes true
 
 
 @dataclass(frozen=True)
 class RequestSettings:
-    """What the environment says about requests and answers.
+    """The environment's settings of requests and answers.
 
     Attributes:
         max_content_length: bytes; a larger body is refused with 413.

@@ -60,16 +60,16 @@ def serve(model: Path, host: str, port: int) -> None:
 
 
 def _import_ahead() -> None:
-    """Import before the fork what a worker needs and may inherit, so that it is replaced sooner.
+    """Import before the fork whatever a worker can inherit, so that it is replaced sooner.
 
     Not ONNX Runtime: a process that inherits it aborts when it ends (a thread it joins is not its
     own).
     """
-    import flask  # noqa: F401
+    from image_classification.serving import app  # noqa: F401
 
 
 def _check_address(host: str, port: int) -> None:
-    """Raise a UserError if the port is taken; gunicorn would retry for 5 s and not say why."""
+    """Raise a UserError if the port is taken; gunicorn would retry for 5 s and give no reason."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM

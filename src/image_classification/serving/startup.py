@@ -1,4 +1,4 @@
-"""From a verified artifact to an application that is ready: what a worker does after the fork."""
+"""From a verified artifact to an application that is ready: a worker's work after the fork."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def load_model(
         large_images: of the process: all its models decode in the same memory.
 
     Raises:
-        ArtifactError: its graph cannot be loaded, or differs from what the artifact promises.
+        ArtifactError: its graph cannot be loaded, or contradicts the artifact.
     """
     runtime = models.Runtime(artifact.model_file)
     graph: models.Graph = runtime
@@ -106,7 +106,7 @@ def _multi_model_app(
 
 
 def _responder(model: models.Model, settings: RequestSettings, health: Health) -> app.Responder:
-    """Return what answers invocations: the user's own handlers if there are any, else our model."""
+    """Return the user's own handlers if there are any, else our model."""
     artifact = model.artifact
     form = interface_of(artifact.interface).answers
     code = find_custom_code(artifact.directory)
@@ -139,7 +139,7 @@ def _add_page(application: Flask, model: models.Model) -> None:
 
 
 def _log_start(model: models.Model, plan: Plan) -> None:
-    """Log what is served, on what, how many requests at once and with how much memory."""
+    """Log the model, the device, the number of simultaneous requests and the memory."""
     artifact = model.artifact
     manifest = artifact.manifest
     _logger.info(

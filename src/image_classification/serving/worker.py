@@ -104,7 +104,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         # gunicorn's pipe, to which Python writes at each signal and `defer` at each call.
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._run_calls)
         self._connections = Connections(self._selector, self._limits(), self)
-        gc.freeze()  # what is loaded stays: collections during requests need not look at it
+        gc.freeze()  # loaded objects stay: the garbage collector need not visit them
         while self.alive and self.ppid == os.getppid() and not self._is_faulty():
             self._accept_if(self._connections.has_room())
             self._turn()
@@ -125,7 +125,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
     def admit(self, head: Head) -> None:
         """Refuse a request by its head alone if there is no room for it: a RequestError 503.
 
-        A body still on its way takes no place in the queue, or silent clients could fill it.
+        A body that has not arrived occupies no slot of the queue, or silent clients could fill it.
         """
         if head.method not in READ_METHODS:
             self._check_load()
@@ -307,7 +307,7 @@ def run_application(application: Application, request: Request, peer: Any, serve
     """Call a WSGI application (PEP 3333) with a whole request.
 
     Args:
-        application: what to call.
+        application: the WSGI application.
         request: the request.
         peer, server: the addresses of the client and of the server, as sockets name them.
     """
@@ -333,7 +333,7 @@ def run_application(application: Application, request: Request, peer: Any, serve
         key = "HTTP_" + name.replace("-", "_")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
-    environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is whole, however it came
+    environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is complete and no longer chunked
     environ["CONTENT_LENGTH"] = str(len(request.body))
     started: list[Any] = []
     written: list[bytes] = []

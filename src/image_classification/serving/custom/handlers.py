@@ -80,7 +80,7 @@ class Results(list[Prediction | Failure]):
 class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package carries no types
     """Our model, our content types, our answers.
 
-    The decoder of the package, which unpickles what it takes for numpy's format, is never reached.
+    The package's decoder, which unpickles some of numpy's files, is never reached.
     """
 
     def __init__(self, model: ServedModel, form: AnswerForm, settings: RequestSettings) -> None:
@@ -118,7 +118,7 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         return results
 
     def default_output_fn(self, prediction: object, accept: str) -> tuple[bytes, str]:
-        """Return (body, content type) of the answer for what a predict_fn returned.
+        """Return (body, content type) of the answer to a predict_fn's result.
 
         Args:
             prediction: `Results`, what `ServedModel.predict` returns or one entry of it, or an
