@@ -94,6 +94,14 @@ def test_expect_100_continue_is_answered_before_the_body_arrives(
         assert client.answer().status == 413
 
 
+def test_a_body_sent_together_with_expect_100_continue_is_answered(
+    server: Server, red: bytes
+) -> None:
+    with connected(server) as client:
+        client.send(request(red, lines="Expect: 100-continue\r\n"))
+        assert client.answer().status == 200
+
+
 def test_requests_on_one_connection_are_answered_in_their_order(server: Server, red: bytes) -> None:
     with connected(server) as client:
         chunks = chunked_head() + f"{len(red):x};a=b\r\n".encode() + red + b"\r\n0\r\nX: y\r\n\r\n"
