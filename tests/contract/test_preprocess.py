@@ -149,7 +149,7 @@ def test_a_list_with_splits_and_a_ratio_contradict_each_other(
     write_class_folders(tmp_path / "in" / "val", per_class=1, seed=1)
     command = ("preprocess", "--input", tmp_path / "in", "--output", tmp_path / "out")
     refused = run_command(*command, "--train-ratio", "0.5")
-    assert refused.returncode == 2 and "says which image is in which split" in refused.stderr
+    assert refused.returncode == 2 and "has splits of its own" in refused.stderr
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     assert "train: 9 images" in done.stdout and "validation: 3 images" in done.stdout

@@ -1,7 +1,7 @@
-"""Adding images to an existing record file without writing it again.
+"""Adds images to an existing record file without writing it again.
 
     .data.rec.appending/   the new images, packed whole first; removed at the end
-        end.json           where the old records end: an append that was killed is undone from it
+        end.json           where the old records end: a killed append is undone from it
 
 In: a list, its root, an existing `.rec` file. Out: the same file with the new records at its end
 and an index of all; or the file as it was.
@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +41,8 @@ def append(
     list_path: Path,
     root: Path,
     record_path: Path,
-    *,
     options: PackOptions,
+    *,
     renumber: bool = False,
     workers: int | None = None,
     max_bad: int | float = 0,
@@ -51,8 +51,8 @@ def append(
     """Pack the images of a list and add them at the end of `record_path`.
 
     Args:
-        list_path, root, options, workers, max_bad, on_progress: as `pack` takes them.
-        record_path: the `.rec` file; its index is written again, from its ids where it has none.
+        list_path, root, options, workers, max_bad, on_progress: as for `pack`.
+        record_path: the `.rec` file; its index is written again, from its ids if it has none.
         renumber: give the new images the ids after the largest one in the file.
 
     Returns:
@@ -63,27 +63,45 @@ def append(
         DataError: another append to the file is running, an id of the list is in it already, the
             classes contradict those of the file, or the errors of `pack`; the file is as it was.
     """
-    with _alone(record_path):
-        return _append_alone(
-            list_path,
-            root,
-            record_path,
-            options,
-            renumber,
-            workers=workers,
-            max_bad=max_bad,
-            on_progress=on_progress,
+    folder = record_path.with_name(f".{record_path.name}.appending")
+    new = folder / "new.rec"
+    with _locked(record_path):
+        _undo_killed(folder, record_path)
+        keys, offsets, end = _read_existing(record_path)
+        entries = read_list(
+            list_path, label_width=options.label_width, same_width=options.pack_labels
         )
+        if renumber:
+            entries = _renumbered(entries, int(keys.max()) + 1 if len(keys) else 0)
+        _check_ids(entries, keys, list_path, record_path)
+        labels = _combined_labels(list_path, record_path)
+        try:
+            folder.mkdir(exist_ok=True)
+            write_list(folder / "new.lst", entries)
+            report = pack(
+                folder / "new.lst",
+                root,
+                new,
+                replace(options, slice=0, slices=1),
+                workers=workers,
+                max_bad=max_bad,
+                on_progress=on_progress,
+            )
+            _copy_to_end(new, record_path, keys, offsets, end)
+            if labels is not None:
+                labels.write(record_path.with_name(LABELS_FILE))
+        except OSError as error:
+            raise DataError(
+                f"{record_path} cannot be extended: {error.strerror}; it is as it was"
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return replace(report, output=str(record_path), size_bytes=record_path.stat().st_size)
 
 
 @contextmanager
-def _alone(record_path: Path) -> Iterator[None]:
-    """Hold the lock of the record file, which the kernel releases even if this process is killed.
-
-    Raises:
-        RecordError: the file cannot be read.
-        DataError: another append to it is running.
-    """
+def _locked(record_path: Path) -> Iterator[None]:
+    """Hold the lock of the record file; the kernel releases it even if this process is killed."""
     try:
         file = record_path.open("rb")
     except OSError as error:
@@ -95,7 +113,7 @@ def _alone(record_path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"another append to {record_path} is running: wait until it has ended, then begin "
+                f"another append to {record_path} is running: wait until it has ended, then start "
                 "again; nothing was changed"
             ) from None
         except OSError as error:  # some network file systems have no locks
@@ -105,69 +123,37 @@ def _alone(record_path: Path) -> Iterator[None]:
         yield
 
 
-def _append_alone(
-    list_path: Path,
-    root: Path,
-    record_path: Path,
-    options: PackOptions,
-    renumber: bool,
-    *,
-    workers: int | None,
-    max_bad: int | float,
-    on_progress: Callable[[int, int], None] | None,
-) -> PackReport:
-    folder = record_path.with_name(f".{record_path.name}.appending")
-    _undo_killed(folder, record_path)
-    keys, offsets, end = _existing(record_path)
-    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
-    if renumber:
-        entries = _renumbered(entries, int(keys.max()) + 1 if len(keys) else 0)
-    _check_ids(entries, keys, list_path, record_path)
-    labels = _combined_labels(list_path, record_path)
+def _undo_killed(folder: Path, record_path: Path) -> None:
+    """Cut off what a killed append has left after the old records."""
     try:
-        folder.mkdir(exist_ok=True)
-        write_list(folder / "new.lst", entries)
-        new = folder / "new.rec"
-        options = replace(options, slice=0, slices=1)
-        report = pack(
-            folder / "new.lst",
-            root,
-            new,
-            options=options,
-            workers=workers,
-            max_bad=max_bad,
-            on_progress=on_progress,
+        end = int(json.loads((folder / "end.json").read_text("utf-8"))["end"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if record_path.stat().st_size > end:
+        _log.warning(
+            "%s: an append to it was killed; its incomplete records are removed", record_path
         )
-        _add(new, record_path, keys, offsets, end)
-        if labels is not None:
-            labels.write(record_path.with_name(LABELS_FILE))
-    except OSError as error:
-        raise DataError(
-            f"{record_path} cannot be extended: {error.strerror}; it is as it was"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return replace(report, output=str(record_path), size_bytes=record_path.stat().st_size)
+        os.truncate(record_path, end)
+    (folder / "end.json").unlink()
 
 
-def _existing(record_path: Path) -> tuple[npt.NDArray[np.uint64], IntArray, int]:
-    """Keys and offsets of the records, and the byte where the next record may begin."""
+def _read_existing(record_path: Path) -> tuple[npt.NDArray[np.uint64], IntArray, int]:
+    """Return keys and offsets of the records, and the byte where the next record may begin."""
     with RecordFile(record_path) as file:
         if not len(file):
             return np.empty(0, np.uint64), np.empty(0, np.int64), 0
         keys = file.record_headers["id"].copy() if file.keys is None else file.keys
-        end = padded(file.end_of_last_record())
-    return keys, file.offsets, end
+        return keys, file.offsets, padded(file.end_of_last_record())
 
 
-def _renumbered(entries: list[ListEntry], first: int) -> list[ListEntry]:
+def _renumbered(entries: Sequence[ListEntry], first: int) -> list[ListEntry]:
     if first + len(entries) > MAX_ID:
         raise DataError(f"{len(entries)} ids from {first} on do not fit in 64 bits")
     return [entry._replace(id=first + number) for number, entry in enumerate(entries)]
 
 
 def _check_ids(
-    entries: list[ListEntry], keys: npt.NDArray[np.uint64], list_path: Path, record_path: Path
+    entries: Sequence[ListEntry], keys: npt.NDArray[np.uint64], list_path: Path, record_path: Path
 ) -> None:
     known = set(keys.tolist())
     repeated = [entry.id for entry in entries if entry.id in known]
@@ -180,25 +166,23 @@ def _check_ids(
 
 
 def _combined_labels(list_path: Path, record_path: Path) -> LabelMap | None:
-    """The label map after the append: that of the list may only add classes at the end."""
+    """Return the list's label map if it adds classes at the end of the file's, else None."""
     paths = [path.with_name(LABELS_FILE) for path in (record_path, list_path)]
     old, new = (LabelMap.read(path) if path.is_file() else None for path in paths)
-    if old is None or new is None:
+    if old is None or new is None or old.names[: len(new)] == new.names:
         return None
     if new.names[: len(old)] == old.names:
         return new
-    if old.names[: len(new)] == new.names:
-        return None
     raise DataError(
-        f"{paths[1]} numbers its classes in another way than {paths[0]}: {list(new.names)!r:.200} "
+        f"{paths[1]} and {paths[0]} number their classes differently: {list(new.names)!r:.200} "
         f"and {list(old.names)!r:.200}; list the new images with the classes of the old"
     )
 
 
-def _add(
+def _copy_to_end(
     new: Path, record_path: Path, keys: npt.NDArray[np.uint64], offsets: IntArray, end: int
 ) -> None:
-    """Copy the records to the end, then write the index of all; undone if anything fails."""
+    """Copy the records to the end, then write the index of all; undo it if anything fails."""
     journal = new.with_name("end.json")
     write_text(journal, json.dumps({"end": end}))
     try:
@@ -208,31 +192,13 @@ def _add(
             shutil.copyfileobj(source, records, _COPY_BYTES)
             records.flush()
             os.fsync(records.fileno())
-        _write_index(new, record_path, keys, offsets, end)
+        with (
+            written_beside(record_path.with_suffix(INDEX_SUFFIX)) as path,
+            path.open("wb") as index,
+        ):
+            write_lines(index, keys.tolist(), offsets.tolist())
+            copy_lines(index, new.with_suffix(INDEX_SUFFIX), end)
     except BaseException:
         os.truncate(record_path, end)
         raise
     journal.unlink()
-
-
-def _write_index(
-    new: Path, record_path: Path, keys: npt.NDArray[np.uint64], offsets: IntArray, end: int
-) -> None:
-    with (
-        written_beside(record_path.with_suffix(INDEX_SUFFIX)) as path,
-        path.open("wb") as index,
-    ):
-        write_lines(index, keys.tolist(), offsets.tolist())
-        copy_lines(index, new.with_suffix(INDEX_SUFFIX), end)
-
-
-def _undo_killed(folder: Path, record_path: Path) -> None:
-    """Cut off what an append that was killed has left behind the old records."""
-    try:
-        end = int(json.loads((folder / "end.json").read_text("utf-8"))["end"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if record_path.stat().st_size > end:
-        _log.warning("%s: an append to it was killed; what it left is cut off", record_path)
-        os.truncate(record_path, end)
-    (folder / "end.json").unlink()

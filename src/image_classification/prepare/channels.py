@@ -1,4 +1,4 @@
-"""From an inventory to ready channels: split, divide in shards, write, with the findings.
+"""From an inventory to channels: split, divided into shards, written, with the findings.
 
     output/
       labels.json  findings.json  findings.html
@@ -6,8 +6,8 @@
       validation/  …
       test/        only with a test ratio
 
-A split is one folder because a channel of a training job is one. Large splits are several shards,
-`train-00000-of-00003.rec`; which host writes which shard changes nothing in them.
+Each split is a folder, because a channel of a training job is one. Large splits have several
+shards, `train-00000-of-00003.rec`; their content does not depend on which host writes them.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ _log = logging.getLogger(__name__)
 def split_inventory(
     inventory: Inventory, train_ratio: float | None, test_ratio: float | None, seed: int
 ) -> dict[str, list[ListEntry]]:
-    """Split → its list, shuffled: readers without an index shuffle in a small window only.
+    """Return split → its list, shuffled: readers without an index only shuffle in a small window.
 
     Args:
-        inventory: its own splits are kept; its groups are not torn apart. Without an image there
-            are no splits.
+        inventory: its own splits are kept, and each group stays in one split. Without an image
+            there are no splits.
         train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
             None: the inventory's own splits, or 0.8 and 0.
         seed: 0 or more.
 
     Raises:
-        UsageError: ratios that leave a split empty, or ratios for an input with splits of its own.
-        DataError: an input with splits of its own that lacks one.
+        UsageError: ratios that leave a split empty, or ratios for an input with its own splits.
+        DataError: an input whose own splits lack train or validation.
     """
     if not inventory.entries:
         return {}
     if inventory.splits:
         if train_ratio is not None or test_ratio is not None or inventory.groups:
             raise UsageError(
-                f"{inventory.name} says which image is in which split, so ratios and groups cannot "
-                "be met: leave them out, or remove the splits from the input"
+                f"{inventory.name} has splits of its own: leave out ratios and groups, or remove "
+                "the splits from the input"
             )
         indices = _given_splits(inventory)
     else:
@@ -84,7 +84,7 @@ def _given_splits(inventory: Inventory) -> dict[str, IntArray]:
         if not len(indices[name]):
             raise DataError(
                 f"{inventory.name} has splits, but no image in {name}; add some, or remove the "
-                "splits from the input to have them drawn"
+                "splits from the input to have them drawn at random"
             )
     return {name: members for name, members in indices.items() if len(members)}
 

@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, each with a line of text below it.
+"""A sheet of small pictures, each with a line of text below it.
 
 In: the bytes of image files, or an open `RecordFile` and the numbers of records. Out: an RGB
 picture (Pillow).
@@ -24,7 +24,7 @@ _PAPER, _INK, _ALARM = (255, 255, 255), (40, 40, 40), (190, 30, 30)
 
 
 class ContactSheet:
-    """A sheet with room for `count` pictures, filled from left to right and down."""
+    """A sheet with room for `count` pictures, filled row by row."""
 
     def __init__(self, count: int) -> None:
         self._columns = max(1, min(_MAX_COLUMNS, math.ceil(math.sqrt(count))))
@@ -37,7 +37,7 @@ class ContactSheet:
         self._used = 0
 
     def add(self, thumbnail: Image.Image | None, caption: str) -> None:
-        """The next picture; None is a red frame with the word "damaged"."""
+        """Add the next picture; None draws a red frame with the word "damaged"."""
         left = _GAP + self._used % self._columns * self._cell[0]
         top = _GAP + self._used // self._columns * self._cell[1]
         self._used += 1
@@ -54,12 +54,12 @@ class ContactSheet:
 def draw_contact_sheet(
     file: RecordFile, numbers: Sequence[int], labels: LabelMap | None = None
 ) -> Image.Image:
-    """Draw the records; one whose image cannot be decoded is a red frame with the word "damaged".
+    """Draw the images of records; one that cannot be decoded is a red frame.
 
     Args:
         file: the records.
-        numbers: which, in the order to draw.
-        labels: names instead of class indices in the captions.
+        numbers: of the records, in the order to draw.
+        labels: class names for the captions; None shows class indices.
 
     Raises:
         RecordError: a record has no image header.
@@ -73,7 +73,7 @@ def draw_contact_sheet(
 
 
 def thumbnail_of(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image | None:
-    """An image file at no more than `THUMBNAIL` pixels a side; None for an unusable one."""
+    """Return an image file with sides of at most `THUMBNAIL` pixels; None for an unusable one."""
     try:
         pixels = decode(content, min_size=(THUMBNAIL, THUMBNAIL), max_pixels=max_pixels)
     except ImageError:
@@ -91,7 +91,7 @@ def _name(values: Sequence[float], labels: LabelMap | None) -> str:
 
 
 def _fitting(text: str, draw: ImageDraw.ImageDraw) -> str:
-    """The text, cut so that it is no wider than a thumbnail; what the font lacks as `?`."""
+    """Cut the text to the width of a thumbnail; show characters that the font lacks as `?`."""
     text = text.encode("latin-1", "replace").decode("latin-1")
     if draw.textlength(text) <= THUMBNAIL:
         return text

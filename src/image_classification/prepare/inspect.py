@@ -1,4 +1,4 @@
-"""What is in a record file: counts, labels, formats, sizes; one record; images back to files.
+"""The content of a record file: counts, labels, formats, sizes; one record; images back to files.
 
 In: an open `RecordFile`. Out: values that JSON can hold, or image files in a folder.
 """
@@ -32,13 +32,13 @@ class RecordSummary:
         path: the file.
         size_bytes: of the file.
         records: how many.
-        labels: label → records, ascending; None where a record has no image header.
-        names: label → class name, where a `labels.json` lies beside the file.
-        formats: image format, or "no image" → records; None likewise.
+        labels: label → records, ascending; None if the records are not image records.
+        names: label → class name, from the `labels.json` next to the file.
+        formats: image format, or "no image" → records; None if these are not image records.
         widths, heights: smallest, median and largest in pixels, upright; None without an image.
         content_bytes: smallest, median and largest payload, without header and labels.
         index: "absent", "agrees", or what is wrong with it.
-        damages: what was skipped; empty for a sound file.
+        damages: the skipped bytes; empty for a sound file.
     """
 
     path: str
@@ -55,15 +55,16 @@ class RecordSummary:
 
 
 def summarize(file: RecordFile) -> RecordSummary:
-    """Look at every record; costs about 20 µs each, because every image header is read."""
+    """Summarize all records; takes about 20 µs each, because every image header is read."""
     sizes = file.record_sizes()
     labels = formats = None
     headers: list[ImageHeader | None] = []
-    if len(sizes) and _has_image_headers(file):
+    # If any image header fits, these are image records, and one that does not fit is damage.
+    if len(sizes) and file.fitting_headers().any():
         sizes = sizes - 24 - 4 * file.record_headers["flag"].astype(np.int64)
         values, counts = np.unique(file.record_labels(), return_counts=True)
         labels = {f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)}
-        headers = [_header(file, number) for number in range(len(file))]
+        headers = [_read_header(file, number) for number in range(len(file))]
         kinds = Counter(header.format if header else _NO_IMAGE for header in headers)
         formats = dict(kinds.most_common())
     upright = [header.upright_size for header in headers if header]
@@ -77,13 +78,13 @@ def summarize(file: RecordFile) -> RecordSummary:
         widths=_spread([width for _, width in upright]),
         heights=_spread([height for height, _ in upright]),
         content_bytes=_spread(sizes),
-        index=_index_state(file),
+        index="absent" if file.index_path is None else file.index_problem or "agrees",
         damages=tuple(file.damages),
     )
 
 
 def labels_beside(file: RecordFile) -> LabelMap | None:
-    """The label map in the folder of the record file; None without one."""
+    """Return the label map in the folder of the record file, or None."""
     path = file.path.with_name(LABELS_FILE)
     return LabelMap.read(path) if path.is_file() else None
 
@@ -95,17 +96,17 @@ def _class_names(file: RecordFile, labels: dict[str, int]) -> dict[str, str]:
 
 
 def _spread(values: IntArray | list[int]) -> tuple[int, int, int] | None:
-    """Smallest, median and largest."""
+    """Return smallest, median and largest."""
     if not len(values):
         return None
     return int(np.min(values)), int(np.median(values)), int(np.max(values))
 
 
 def describe_record(file: RecordFile, number: int) -> dict[str, Any]:
-    """Header, place and image of one record.
+    """Return header, offset and image properties of one record.
 
     Raises:
-        DataError: there is no such record, or it is no image record.
+        DataError: there is no such record, or it is not an image record.
     """
     if not 0 <= number < len(file):
         raise DataError(
@@ -139,17 +140,17 @@ def describe_record(file: RecordFile, number: int) -> dict[str, Any]:
 
 
 def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
-    """Write images to `folder/<label>/<id>.<extension>`; how many.
+    """Write images to `folder/<label>/<id>.<extension>` and return how many.
 
-    The names are made of numbers only. A second image of the same id gets `-<record>` appended.
+    The names consist of numbers only. A second image of the same id gets `-<record>` appended.
 
     Raises:
-        DataError: a file of that name was there before; nothing is overwritten.
+        DataError: a file of that name exists; nothing is overwritten.
     """
     written: set[Path] = set()
     for number in numbers:
         record = file.read_image(number)
-        header = _header(file, number)
+        header = _read_header(file, number)
         extension = _EXTENSIONS[header.format] if header else "bin"
         inside = folder / f"{record.header.labels[0]:g}"
         path = inside / f"{record.header.id}.{extension}"
@@ -165,19 +166,8 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
     return len(written)
 
 
-def _has_image_headers(file: RecordFile) -> bool:
-    """Whether these are image records: where a header fits, one that does not is damage."""
-    return bool(file.fitting_headers().any())
-
-
-def _header(file: RecordFile, number: int) -> ImageHeader | None:
+def _read_header(file: RecordFile, number: int) -> ImageHeader | None:
     try:
         return read_header(file.read_image(number).content)
     except ImageError:
         return None
-
-
-def _index_state(file: RecordFile) -> str:
-    if file.index_path is None:
-        return "absent"
-    return file.index_problem or "agrees"

@@ -1,7 +1,7 @@
-"""Packing several lists, one after the other: a list that an interrupted run had finished stays.
+"""Packs several lists one after the other; a resumed run skips the lists that are done.
 
-In: lists, their root. Out: a record file beside each list. `.data_train.rec.done` beside an output
-says that it is complete, until the last list is.
+In: lists and the folder of their images. Out: a record file next to each list, and until all lists
+are packed, a marker `.data_train.rec.done` next to each complete one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 def select_lists(prefix: Path, *, exact_im2rec_prefix: bool = False) -> list[Path]:
-    """The lists to pack, sorted by name.
-
-    A folder means every list in it; a file that ends in `.lst` itself; anything else `PREFIX.lst`,
-    `PREFIX_train.lst`, `PREFIX_0.lst`, `PREFIX_0_val.lst` and their like.
+    """Return the lists to pack, sorted by name.
 
     Args:
-        prefix: what the user gave.
-        exact_im2rec_prefix: take every list whose name begins with the prefix, as im2rec does.
+        prefix: a folder, for every list in it; a `.lst` file, for itself; or a prefix, for
+            `PREFIX.lst`, `PREFIX_train.lst`, `PREFIX_0.lst`, `PREFIX_0_val.lst` and similar names.
+        exact_im2rec_prefix: return every list whose name begins with the prefix, as im2rec does.
 
     Raises:
-        UsageError: no such list; the message names what is there.
+        UsageError: no such list; the message names the lists that are there.
     """
     if prefix.is_dir():
         found = _lists_in(prefix, "")
@@ -48,12 +46,14 @@ def select_lists(prefix: Path, *, exact_im2rec_prefix: bool = False) -> list[Pat
     others = [path.name for path in beginning if path not in own]
     if others and own:
         _log.warning(
-            "%s not packed: begins with %s, but is another list (--exact-im2rec-prefix packs it)",
+            "not packed: %s (the name begins with %s; --exact-im2rec-prefix packs such lists too)",
             ", ".join(others),
             prefix.name,
         )
     seen = f" (there is {', '.join(others)}; name one of them)" if others else ""
-    return _some(own, f"expected {prefix}.lst, {prefix}_train.lst or their like, found none{seen}")
+    return _some(
+        own, f"expected {prefix}.lst, {prefix}_train.lst or similar names, found none{seen}"
+    )
 
 
 def _lists_in(folder: Path, beginning: str) -> list[Path]:
@@ -81,21 +81,19 @@ def pack_lists(
     resume: bool = False,
     on_list: Callable[[Path, bool], Callable[[int, int], None]],
 ) -> list[PackReport]:
-    """Pack each list into the record file beside it.
+    """Pack each list into the record file next to it.
 
     Args:
         lists: paths of `.lst` files; only their last extension is replaced.
-        root: the folder that the paths in them are relative to.
-        options: what goes into the records.
-        workers, max_bad, shard_bytes, resume: as `pack` takes them.
-        on_list: called with (list, whether it is done already); returns what is called with
-            (images done, images in the list).
+        root, options, workers, max_bad, shard_bytes, resume: as for `pack`.
+        on_list: called with (list, True if it is done already); returns the `on_progress` of
+            `pack`.
 
-    Raises: as `pack`; the lists before are complete.
+    Raises: as `pack`; the lists before the failing one are complete.
     """
     reports = []
     for path in lists:
-        output = output_of(path, options)
+        output = _output_of(path, options)
         marker = _marker(output)
         job = {**options.describe_job(path, root), "shard_bytes": shard_bytes}
         report = _finished(marker, job, output, path, options) if resume else None
@@ -117,7 +115,7 @@ def pack_lists(
                 write_text(marker, json.dumps({"job": job, "report": report.to_json()}))
         reports.append(report)
     for path in lists:
-        _marker(output_of(path, options)).unlink(missing_ok=True)
+        _marker(_output_of(path, options)).unlink(missing_ok=True)
     return reports
 
 
@@ -125,8 +123,8 @@ def _marker(output: Path) -> Path:
     return output.with_name(f".{output.name}.done")
 
 
-def output_of(path: Path, options: PackOptions) -> Path:
-    """`data.lst` → `data.rec`, or `data.part003.rec` for one part of several."""
+def _output_of(path: Path, options: PackOptions) -> Path:
+    """Return `data.rec` for `data.lst`, or `data.part003.rec` for a slice of it."""
     suffix = f".part{options.slice:03d}.rec" if options.slices > 1 else ".rec"
     return path.with_name(path.name.removesuffix(path.suffix) + suffix)
 
@@ -134,23 +132,23 @@ def output_of(path: Path, options: PackOptions) -> Path:
 def _finished(
     marker: Path, job: dict[str, object], output: Path, list_path: Path, options: PackOptions
 ) -> PackReport | None:
-    """What an interrupted run reported of this output, if it is there and as it was."""
+    """Return what an interrupted run reported of this output, if the output is still as it was."""
     try:
         content = json.loads(marker.read_text("utf-8"))
         if content["job"] != json.loads(json.dumps(job)):
             return None
         report = PackReport.from_json(content["report"])
         names = report.shards or (output.name,)
-        ids = [_ids(output.with_name(name)) for name in names]
+        ids = [id_ for name in names for id_ in _read_ids(output.with_name(name))]
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
     skipped = {image.entry.id for image in report.skipped}
     entries = options.select(read_list(list_path))
     expected = [entry.id for entry in entries if entry.id not in skipped]
-    return report if [id_ for part in ids for id_ in part] == expected else None
+    return report if ids == expected else None
 
 
-def _ids(path: Path) -> list[int]:
+def _read_ids(path: Path) -> list[int]:
     with RecordFile(path) as file:
         ids: list[int] = file.record_headers["id"].tolist() if len(file) else []
         return ids

@@ -128,7 +128,7 @@ def test_classes_may_be_added_but_not_renumbered(tmp_path: Path, root: Path) -> 
     LabelMap(("cat", "dog")).write(target.with_name("labels.json"))
     LabelMap(("bird", "cat")).write(new.with_name("labels.json"))
     before = state(tmp_path / "old")
-    with pytest.raises(DataError, match="numbers its classes in another way"):
+    with pytest.raises(DataError, match="number their classes differently"):
         append(new, root, target, options=OPTIONS)
     assert state(tmp_path / "old") == before
     LabelMap(("cat", "dog", "bird")).write(new.with_name("labels.json"))

@@ -216,7 +216,7 @@ def test_a_prefix_means_the_lists_that_were_written_under_it(
         (tmp_path / f"{name}.lst").write_text("")
     (tmp_path / "data_test.lst").mkdir()  # a folder of that name is no list
     assert names_of(tmp_path, "data") == ["data.lst", "data_1_val.lst", "data_train.lst"]
-    assert "data2.lst, data_old.lst not packed" in caplog.text
+    assert "not packed: data2.lst, data_old.lst" in caplog.text
     assert len(names_of(tmp_path, "data", exact=True)) == 5
     assert names_of(tmp_path, "v1.2") == ["v1.2.lst"]
     assert names_of(tmp_path, "data2.lst") == ["data2.lst"]
