@@ -27,9 +27,8 @@ from image_classification.errors import ArtifactError, BackendError, DataError
 from image_classification.files import write_bytes
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.engine_start import pretrained_weights
+from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
 from image_classification.training.output import description_of, engine_writers
-from image_classification.training.weights import HEAD_PREFIX
 
 _logger = logging.getLogger(__name__)
 

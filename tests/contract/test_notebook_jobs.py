@@ -101,7 +101,10 @@ def test_training_from_images_and_lists(flowers: dict[str, Path], tmp_path: Path
     log = run(write_job(tmp_path / "ml", given, channels, dict.fromkeys(channels, IMAGES)))
     artifact = read_artifact(tmp_path / "ml" / "model")
     assert artifact.labels.names == CLASSES
-    assert "ANOTHER NETWORK THAN ASKED FOR: there are no ImageNet weights of resnet18" in log
+    assert (
+        "SUBSTITUTING efficientnet_lite0 FOR resnet18: there are no ImageNet weights of resnet18"
+        in log
+    )
     assert artifact.manifest["backbone"] == "efficientnet_lite0"
     assert artifact.manifest["started_from"].endswith("a new head, in place of resnet18")
     assert artifact.manifest["metrics"]["training_samples"] == 500

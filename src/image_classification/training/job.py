@@ -13,9 +13,10 @@ from dataclasses import replace
 from image_classification.artifact import Artifact
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.training.checkpoint import Checkpoints
-from image_classification.training.engine_start import given_weights, start_engine
+from image_classification.training.engine import start_engine
 from image_classification.training.final_settings import final_settings, identity_of, log_settings
 from image_classification.training.group import ProcessGroup, world_of
+from image_classification.training.initial_weights import channel_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Heartbeat, Journal, SilentJournal
 from image_classification.training.lifeline import watched
@@ -60,11 +61,11 @@ def run_job(
         request = replace(request, settings=final_settings(request.settings, inputs))
         log_settings(request, inputs)
         model_channel = request.channels.get("model")
-        given = given_weights(request.settings, inputs.labels, model_channel)
+        weights = channel_weights(request.settings, inputs.labels, model_channel)
 
         heartbeat.now("building the network")
         world = world_of(request.cluster)
-        engine, started_from = start_engine(request.settings, inputs, given, model_channel, world)
+        engine, started_from = start_engine(request.settings, inputs, weights, model_channel, world)
         stop.begin_training()
         try:
             group = ProcessGroup(engine, world)

@@ -17,7 +17,7 @@ from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.loading.bad_samples import parse_limit
 from image_classification.records.tfrecord import require_checksums
-from image_classification.training.engine_start import replaced_backbone, with_given_backbone
+from image_classification.training.backbone import substitute_backbone, with_channel_backbone
 from image_classification.training.settings import Settings, settings_of
 
 
@@ -79,7 +79,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     channels = read_channels(paths)
     interface = recognize(channels, given)
     check_channels(interface.channels, channels)
-    values = with_given_backbone(interface.parse(given), channels.get("model"))
+    values = with_channel_backbone(interface.parse(given), channels.get("model"))
     settings = _settings(values, channels)
     try:
         parse_limit(settings.max_bad_samples, 0)  # finds a mistake in it before anything is read
@@ -95,7 +95,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
 
 def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput]) -> Settings:
     """Return the settings; another backbone replaces one whose weights are missing."""
-    replaced = replaced_backbone(values, channels)
+    replaced = substitute_backbone(values, channels)
     if replaced is None:
         return settings_of(values)
     backbone, asked = replaced

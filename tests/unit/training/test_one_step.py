@@ -17,7 +17,7 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training.checkpoint import Checkpoints
-from image_classification.training.engine_start import start_engine
+from image_classification.training.engine import start_engine
 from image_classification.training.inputs import Inputs
 from image_classification.training.journal import Journal
 from image_classification.training.loop import Loop

