@@ -82,7 +82,7 @@ def test_a_process_that_is_killed_ends_the_job_with_its_name(
     log, _ = process.communicate(timeout=60)
     assert process.returncode == 1, log
     failure = (base / "output" / "failure").read_text().splitlines()[0]
-    assert "host algo-1 (process 2 of 2) ended without a word" in failure
+    assert "host algo-1 (process 2 of 2) disconnected unexpectedly" in failure
     assert not list((base / "model").iterdir())
 
 

@@ -63,7 +63,7 @@ def test_a_host_killed_within_an_epoch(tmp_path: Path, start: Start, victim: int
     processes = start(400, 5)  # 50 steps
     read_to(processes[0], "Epoch[0] Batch [20]")
     processes[victim].kill()
-    assert_lost(processes, tmp_path, victim, "ended without a word")
+    assert_lost(processes, tmp_path, victim, "disconnected unexpectedly")
 
 
 def test_a_host_killed_while_the_first_one_validates(tmp_path: Path, start: Start) -> None:
@@ -71,7 +71,7 @@ def test_a_host_killed_while_the_first_one_validates(tmp_path: Path, start: Star
     read_to(processes[0], "Epoch[0] Validation-accuracy=")
     time.sleep(1.0)
     processes[1].kill()
-    assert_lost(processes, tmp_path, 1, "ended without a word")
+    assert_lost(processes, tmp_path, 1, "disconnected unexpectedly")
 
 
 def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) -> None:
@@ -79,7 +79,7 @@ def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) 
     processes[2].send_signal(signal.SIGSTOP)
     read_to(processes[1], "Reached the first host")
     processes[0].kill()
-    assert_lost(processes[:2], tmp_path, 0, "ended without a word")
+    assert_lost(processes[:2], tmp_path, 0, "disconnected unexpectedly")
 
 
 @pytest.mark.slow  # of waiting: the silence that is allowed

@@ -59,7 +59,7 @@ def test_when_one_host_dies_the_other_ends_with_the_reason(
     (code, log), _ = end([first, second])
     assert code == 1
     failure = (tmp_path / HOSTS[0] / "output" / "failure").read_text()
-    assert "host localhost ended without a word" in failure
+    assert "host localhost disconnected unexpectedly" in failure
     assert "Traceback" not in failure.splitlines()[0]
     assert not list((tmp_path / HOSTS[0] / "model").iterdir()), log
 

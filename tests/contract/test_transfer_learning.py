@@ -52,7 +52,7 @@ def write_base_model(folder: Path, *, is_archive: bool) -> Path:
 
 
 @pytest.mark.parametrize("is_archive", [True, False])
-def test_the_base_model_of_a_tensorflow_job_is_left_with_a_warning_and_the_job_trains(
+def test_the_base_model_of_a_tensorflow_job_is_ignored_with_a_warning_and_the_job_trains(
     tmp_path: Path, small_channels: dict[str, Path], is_archive: bool
 ) -> None:
     base_model = write_base_model(tmp_path / "base", is_archive=is_archive)
@@ -60,12 +60,12 @@ def test_the_base_model_of_a_tensorflow_job_is_left_with_a_warning_and_the_job_t
     base, log, code = job(tmp_path, channels, use_pretrained_model="False")
     assert code == 0, log
     cannot = "backbone=resnet20" if jobs.BACKEND == "tensorflow" else f"backend={jobs.BACKEND}"
-    assert f"holds a TensorFlow SavedModel, which {cannot} does not start from" in log
+    assert f"ignoring its TensorFlow SavedModel, which {cannot}" in log
     assert "starts from random weights of resnet20 instead" in log
     assert read_artifact(base / "model").manifest["started_from"] == "random weights"
 
 
-def test_the_base_model_of_a_tensorflow_job_stands_for_our_pretrained_weights(
+def test_our_pretrained_weights_replace_the_base_model_of_a_tensorflow_job(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     base_model = write_base_model(tmp_path / "base", is_archive=True)
@@ -76,11 +76,11 @@ def test_the_base_model_of_a_tensorflow_job_stands_for_our_pretrained_weights(
     assert "no pretrained weights for resnet20" in (base / "output" / "failure").read_text()
     base, log, code = job(tmp_path / "keep", channels, reinitialize_top_layer="False")
     assert code == 2, log
-    assert "that is a TensorFlow SavedModel" in (base / "output" / "failure").read_text()
+    assert "the head of a TensorFlow SavedModel" in (base / "output" / "failure").read_text()
 
 
 @pytest.mark.parametrize("rule", ["Auto", "False", "True"])
-def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_a_new_one_is_asked_for(
+def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_the_job_wants_a_new_one(
     tmp_path: Path, small_channels: dict[str, Path], trained_job: Path, rule: str
 ) -> None:
     channels = {"training": small_channels["train"], "model": trained_job / "model"}
@@ -91,7 +91,7 @@ def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_a_new_one_is_ask
     assert kept is (rule != "True")
     message = "head included" if kept else "with a new head: reinitialize_top_layer=True"
     assert message in log
-    assert "use_pretrained_model is without effect: the channel model is given" in log
+    assert "use_pretrained_model has no effect: there is a channel model" in log
 
 
 def test_other_classes_get_a_new_head_or_an_error_where_it_must_be_kept(

@@ -1,6 +1,7 @@
-"""Which checkpoint a job goes on from, and whether within its epoch.
+"""Checkpoints: write them, read the newest, and decide where a job resumes.
 
-It must be this job's, and the same on all hosts; their number may be another one than before.
+A checkpoint is a pair of files: the engine's state as safetensors, and JSON about the job and its
+epochs. It must belong to this job and be the same on all hosts; their number may have changed.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch brought.
+    """The record of one epoch.
 
     Attributes:
         epoch: 0 for the first.
         train, validation: metric name → value.
-        seconds: of training, without validation.
-        images_per_second: of training.
-        wait_share: 0–1, of the training time spent waiting for data.
+        seconds: training time, without validation.
+        images_per_second: speed of training.
+        wait_share: share (0–1) of the training time spent waiting for data.
         learning_rate: at the epoch's last step.
-        outside_share: 0–1, of the training time spent outside the training step: waiting for data,
-            metrics, logging.
-        cut_after: steps, where a stop cut the epoch short; 0 for a whole one.
+        outside_share: share (0–1) of the training time spent outside the training step: waiting
+            for data, metrics, logging.
+        cut_after: number of steps if a stop cut the epoch short; 0 for a whole epoch.
     """
 
     epoch: int
@@ -60,7 +61,7 @@ class History:
     Attributes:
         epochs: one record each.
         lost: epochs whose weights no longer exist.
-        metric: the validation metric that decides which epoch is the best; more is better.
+        metric: the validation metric of the best epoch; higher is better.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -77,14 +78,14 @@ class History:
 
     @property
     def accuracies(self) -> list[float]:
-        """Validation accuracy of each epoch, or the metric that stands for it."""
+        """The validation accuracy of each epoch, or the metric that replaces it."""
         return [record.validation[self.metric] for record in self.epochs]
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest validation accuracy, of equals the one with the lowest loss.
+        """The epoch with the highest validation accuracy, among equals that with the lowest loss.
 
-        Small validation sets tie often, and the loss tells a sure model from a lucky one. −1
+        Small validation sets tie often, and the loss tells a confident model from a lucky one. −1
         before any epoch.
         """
         kept = [record for record in self.epochs if record.epoch not in self.lost]
@@ -95,15 +96,15 @@ class History:
 
 @dataclass(frozen=True)
 class PartialEpoch:
-    """How far an epoch had come when a checkpoint was written within it.
+    """The progress of an epoch when a checkpoint was written within it.
 
     Attributes:
-        step: steps that are complete, from 1; with all of them only the validation is missing.
+        step: number of complete steps, from 1; with all of them only the validation is missing.
         totals: sums over the samples of all ranks, see `RunningMetrics.totals`.
-        seconds, wait_seconds: of training, and of waiting for data, so far.
+        seconds, wait_seconds: time spent training, and waiting for data, so far.
         learning_rate: at the last step.
-        step_seconds: of these, within the training step.
-        division: how many hosts shared the epoch's samples, and how; in words.
+        step_seconds: the part of `seconds` within the training step.
+        division: how the epoch's samples are divided among processes, see `division_of`.
     """
 
     step: int
@@ -117,13 +118,13 @@ class PartialEpoch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a job needs to go on.
+    """Everything that a job needs to resume.
 
     Attributes:
         state: of the engine.
         history: the whole epochs so far.
         partial: the epoch after them, if it had begun.
-        seconds: that the job had trained and validated.
+        seconds: running time of the job.
     """
 
     state: State
@@ -132,15 +133,15 @@ class Checkpoint:
     seconds: float = 0.0
 
 
-_Place = tuple[int, int]
-"""(whole epochs, steps of the next one) that a checkpoint has behind it."""
+_Position = tuple[int, int]
+"""(whole epochs, steps of the next one) before a checkpoint."""
 
 
 class Checkpoints:
-    """A folder of checkpoints: the newest and the one of the best epoch are kept.
+    """A folder of checkpoints: it keeps the newest and the one of the best epoch.
 
     Args:
-        directory: None keeps nothing, and nothing is resumed.
+        directory: the folder; None keeps nothing and resumes nothing.
         identity: what must be equal for a checkpoint to continue this job.
     """
 
@@ -149,12 +150,12 @@ class Checkpoints:
         self._identity = json.loads(json.dumps(identity))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove those not kept."""
+        """Write a checkpoint, then remove those no longer needed."""
         if self._directory is None:
             return
         history, partial = checkpoint.history, checkpoint.partial
-        place = (len(history.epochs), partial.step if partial else 0)
-        with written_beside(self._weights_path(place)) as file:
+        position = (len(history.epochs), partial.step if partial else 0)
+        with written_beside(self._weights_path(position)) as file:
             file.write_bytes(save(checkpoint.state))  # save_file would hide it from other users
         content = {
             "job": self._identity,
@@ -162,20 +163,20 @@ class Checkpoints:
             "partial": asdict(partial) if partial else None,
             "seconds": checkpoint.seconds,
         }
-        write_text(self._json_path(place), json.dumps(content, indent=1))
-        _logger.info('Saved checkpoint to "%s"', self._weights_path(place))
-        self._remove_all_but({place, (history.best_epoch + 1, 0)})
+        write_text(self._json_path(position), json.dumps(content, indent=1))
+        _logger.info('Saved checkpoint to "%s"', self._weights_path(position))
+        self._remove_all_but({position, (history.best_epoch + 1, 0)})
 
     def load_latest(self, metric: str = "accuracy") -> Checkpoint | None:
-        """The newest complete checkpoint, or None; `metric` decides which epoch is the best.
+        """Return the newest complete checkpoint, or None; `metric` decides on the best epoch.
 
         If the checkpoint of the best epoch is lost, that epoch can no longer be the best.
 
         Raises:
-            UserError: it was written by another job (other classes, backbone or hyperparameters).
+            UserError: another job wrote it (other classes, backbone or hyperparameters).
         """
-        for place in reversed(self._places()):
-            content = self._read(place)
+        for position in reversed(self._positions()):
+            content = self._read(position)
             if content is None:
                 continue
             if content["job"] != self._identity:
@@ -186,21 +187,21 @@ class Checkpoints:
                 )
             records = [EpochRecord(**record) for record in content["epochs"]]
             history = History(records, metric=metric)
-            while (best := (history.best_epoch + 1, 0)) not in {place, (0, 0)}:
+            while (best := (history.best_epoch + 1, 0)) not in {position, (0, 0)}:
                 if self._read(best) is not None:
                     break
                 history.lose(history.best_epoch)
             partial = PartialEpoch(**content["partial"]) if content["partial"] else None
-            state = dict(load_file(self._weights_path(place)))
+            state = dict(load_file(self._weights_path(position)))
             return Checkpoint(state, history, partial, content["seconds"])
         return None
 
     def load(self, epoch: int) -> State:
-        """The state after `epoch`."""
+        """Return the state after `epoch`."""
         return dict(load_file(self._weights_path((epoch + 1, 0))))
 
-    def _places(self) -> list[_Place]:
-        """Where there are checkpoints, in order."""
+    def _positions(self) -> list[_Position]:
+        """Return the positions of the checkpoints in order."""
         if self._directory is None or not self._directory.is_dir():
             return []
         found = [(_NAME.fullmatch(path.stem), path) for path in self._directory.glob("*.json")]
@@ -210,36 +211,38 @@ class Checkpoints:
             if match and path.with_suffix(".safetensors").is_file()
         )
 
-    def _read(self, place: _Place) -> dict[str, Any] | None:
-        """The JSON of a checkpoint whose arrays can be read; None, with a warning, otherwise."""
+    def _read(self, position: _Position) -> dict[str, Any] | None:
+        """Return the JSON of a checkpoint, or None with a warning if its files cannot be read."""
         try:
-            load_file(self._weights_path(place))
-            content = json.loads(self._json_path(place).read_text("utf-8"))
+            load_file(self._weights_path(position))
+            content = json.loads(self._json_path(position).read_text("utf-8"))
             return (
                 dict(content) if {"job", "epochs", "partial", "seconds"} <= set(content) else None
             )
         except (OSError, ValueError, SafetensorError) as error:
-            _logger.warning("The checkpoint %s is unusable: %s", self._json_path(place).stem, error)
+            _logger.warning(
+                "The checkpoint %s is unusable: %s", self._json_path(position).stem, error
+            )
             return None
 
-    def _remove_all_but(self, kept: set[_Place]) -> None:
+    def _remove_all_but(self, kept: set[_Position]) -> None:
         assert self._directory is not None
-        stems = {self._weights_path(place).stem for place in kept}
-        for path in self._directory.glob("checkpoint-*.safetensors"):  # also those without a JSON
+        stems = {self._weights_path(position).stem for position in kept}
+        for path in self._directory.glob("checkpoint-*.safetensors"):  # also without their JSON
             if _NAME.fullmatch(path.stem) and path.stem not in stems:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink()
         for leftover in self._directory.glob(f"checkpoint-*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 
-    def _weights_path(self, place: _Place) -> Path:
+    def _weights_path(self, position: _Position) -> Path:
         assert self._directory is not None
-        epochs, steps = place
+        epochs, steps = position
         name = f"{epochs:04d}-{steps:06d}" if steps else f"{epochs - 1:04d}"
         return self._directory / f"checkpoint-{name}.safetensors"
 
-    def _json_path(self, place: _Place) -> Path:
-        return self._weights_path(place).with_suffix(".json")
+    def _json_path(self, position: _Position) -> Path:
+        return self._weights_path(position).with_suffix(".json")
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -250,17 +253,17 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 def newest_checkpoint(
     checkpoints: Checkpoints, metric: str, epochs: int, group: ProcessGroup
 ) -> Checkpoint | None:
-    """The newest checkpoint, or None.
+    """Return the newest checkpoint, or None.
 
     Args:
         checkpoints: of this host.
         metric: decides which epoch is the best.
-        epochs: of the whole job.
+        epochs: number of epochs of the job.
         group: the processes that train together.
 
     Raises:
-        UserError: it is another job's, has more epochs than this job asks for, or is not the
-            same on all hosts.
+        UserError: it belongs to another job, has more epochs than this job, or differs between
+            hosts.
     """
     found = checkpoints.load_latest(metric)
     done = len(found.history.epochs) if found else 0
@@ -283,16 +286,16 @@ def newest_checkpoint(
 
 
 def division_of(processes: int, sharing: int) -> str:
-    """How an epoch's samples are divided, in words: among so many, of which so many share."""
+    """Describe how an epoch's samples are divided: `sharing` of the processes share one source."""
     own = ", each with samples of its own" if sharing < processes else ""
     return f"{processes} process{'es' if processes > 1 else ''}{own}"
 
 
 def continued_epoch(found: Checkpoint, division: str) -> PartialEpoch | None:
-    """The epoch that goes on at its step, None where the next one begins; the log says which.
+    """Log where the job resumes; return the epoch to continue, or None if one begins.
 
-    Which samples are left of an epoch depends on how it was divided. Divided otherwise, the epoch
-    begins again, with the weights it has reached.
+    The samples left of an epoch depend on how it was divided. If that has changed, the epoch begins
+    again with its latest weights.
     """
     done, partial = len(found.history.epochs), found.partial
     if partial is None:
@@ -302,7 +305,7 @@ def continued_epoch(found: Checkpoint, division: str) -> PartialEpoch | None:
     else:
         _logger.warning(
             "Resumed in epoch %d with the weights after its step %d. The epoch was divided among "
-            "%s and is now among %s: it begins again, with the samples it has seen",
+            "%s and is now divided among %s: it begins again with all its samples",
             done + 1,
             partial.step,
             partial.division,

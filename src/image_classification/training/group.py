@@ -1,7 +1,7 @@
-"""A job on a host with several GPUs: one process for each, all of them ranks of one job.
+"""The processes of a job: which rank this one is, what they sum, and how a host starts several.
 
-This process then only starts them and waits. Each reads the same data and takes its part of every
-epoch, as hosts do; a host's batch is divided among its processes.
+On a host with several GPUs one process starts another for each GPU and waits. Each of them reads
+the same data and its share of every epoch, as hosts do; they divide the host's batch among them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ _logger = logging.getLogger(__name__)
 
 
 def world_of(cluster: Cluster) -> World:
-    """This process among those of the cluster's hosts, and where they meet.
+    """Return this process's rank among those of the cluster's hosts, and their addresses.
 
-    They start at different times, and a name may resolve late: who waits for them, and how long, is
-    `lifeline`'s.
+    Hosts start at different times, and a name may resolve late: `lifeline` waits for them.
     """
     threads, hosts = framework_threads(), cluster.hosts
     rank, count = place_of(cluster)
@@ -44,21 +43,22 @@ def world_of(cluster: Cluster) -> World:
         host = hosts.index(cluster.current_host) + 1
         _logger.info("This is host %d of %d: %s", host, len(hosts), cluster.current_host)
     interface = cluster.network_interface
-    if interface and Path("/sys/class/net", interface).exists():  # local mode names one that is not
+    if interface and Path("/sys/class/net", interface).exists():  # in local mode it may not exist
         use_network_interface(interface)
     return World(rank, len(hosts) * count, threads, _addresses(cluster, count), count)
 
 
 def place_of(cluster: Cluster) -> tuple[int, int]:
-    """(rank of this process, processes on each host): ranks run over a host's, host after host."""
+    """Return (rank of this process, processes per host); the ranks of a host are consecutive."""
     number, count = local_rank() or (0, 1)
     return cluster.hosts.index(cluster.current_host) * count + number, count
 
 
 def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
-    """Of every rank, `count` of them on each host; the port after the first is the lifeline's.
+    """Return `host:port` of every rank, with `count` ranks per host.
 
-    No two have the same port: the names of several hosts may be of one machine.
+    All ports differ, because several host names may mean one machine. The lifeline uses the second
+    port.
     """
     port = MASTER_PORT.read_integer(1)
     hosts = cluster.hosts if len(cluster.hosts) > 1 else [meeting_host(cluster)]
@@ -67,17 +67,17 @@ def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
 
 
 def meeting_host(cluster: Cluster) -> str:
-    """The address of the first process; that of a host alone need not resolve."""
+    """Return the address of the first process; the name of a single host need not resolve."""
     return cluster.hosts[0] if len(cluster.hosts) > 1 else "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a job; each method but `is_leader` must be called by all of them.
+    """The processes of a job. All of them must call each method except `is_leader`.
 
     Attributes:
-        engine: this process's, which sums over the ranks.
-        world: this process among them.
+        engine: of this process; it sums over the ranks.
+        world: this process among those that train together.
     """
 
     engine: Engine
@@ -89,7 +89,7 @@ class ProcessGroup:
         return self.world.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each value summed over the ranks; all ranks give the same names."""
+        """Return each value summed over the ranks; all ranks pass the same names."""
         if self.world.size == 1:
             return dict(values)
         names = sorted(values)
@@ -97,41 +97,40 @@ class ProcessGroup:
         return dict(zip(names, sums.tolist(), strict=True))
 
     def from_leader(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The leader's values; the others give the same names with any finite value."""
+        """Return the leader's values; the others pass the same names with any finite value."""
         return self.sum({name: value * self.is_leader for name, value in values.items()})
 
     def gathered(self, value: float) -> list[float]:
-        """The value of every rank, in their order; exact for whole numbers below 2⁵³."""
+        """Return the values of all ranks in order; exact for whole numbers below 2⁵³."""
         values = np.zeros(self.world.size)
         values[self.world.rank] = value
         return [float(x) for x in self.engine.all_reduce(values)]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         return self.sum({"flag": float(flag)})["flag"] > 0
 
     def wait(self) -> None:
-        """Return when every rank has called this."""
+        """Wait until every rank has called this."""
         self.any(False)
 
 
 def run_in_processes(
     paths: JobPaths, overrides: Mapping[str, str], arguments: Sequence[str]
 ) -> int | None:
-    """Run the job in one process for each device; its exit code, or None where one is enough.
+    """Run the job in one process per device; return its exit code, or None if one is enough.
 
     Args:
-        paths, overrides: as of `run_job`.
-        arguments: of Python, to run the same job; what it does in a process depends on the
-            environment that is given to it.
+        paths, overrides: as in `run_job`.
+        arguments: Python's, to run the same job; the environment of a process tells its rank.
 
     Raises:
-        UserError: the job is wrong, or its batch cannot be divided.
-        AlgorithmError: the processes were killed before they could say why.
+        UserError: the job has a mistake, or its batch cannot be divided.
+        AlgorithmError: the processes were killed before they could report the reason.
     """
     wanted = PROCESSES.read_integer(0)
     if local_rank() is not None or (wanted or gpu_count()) <= 1:
-        return None  # before the framework is asked, which takes seconds to load
+        return None  # before loading the framework, which takes seconds
     request = read_request(paths, overrides)
     launcher = backends.launcher(request.settings.backend, framework_threads())
     count = (wanted or launcher.device_count()) if launcher else 1
@@ -140,11 +139,11 @@ def run_in_processes(
     _logger.info("Training in %d processes on this host", count)
     failure = None if paths.artifact else paths.failure
     if failure is not None:
-        failure.unlink(missing_ok=True)  # of an earlier start
+        failure.unlink(missing_ok=True)  # left by an earlier start
     code = launcher.launch(arguments, local_environments(count))
     if code and failure is not None and not failure.exists():
         raise AlgorithmError(
-            "the processes that train on this host were killed, perhaps for want of memory"
+            "the training processes on this host were killed, possibly out of memory"
         )
     return code
 
@@ -152,7 +151,9 @@ def run_in_processes(
 def _can_be_divided(request: JobRequest, count: int) -> bool:
     settings = request.settings
     if request.is_sharded or any(channel.is_pipe for channel in request.channels.values()):
-        _logger.info("Training in one process: a pipe, or a host's own part, is not divided")
+        _logger.info(
+            "Training in one process: the data of a pipe or of a sharded channel is not divided"
+        )
         return False
     if settings.batch_size % count:
         name = request.interface.declarations.batch_size.name

@@ -1,4 +1,10 @@
-"""This process among those of its job: it ends, with the reason, when another one is lost."""
+"""The lifeline between the processes of a job: each one ends, with the reason, if another is lost.
+
+Every process has a TCP connection to the first one. They exchange lines of text: `host <rank>` as
+the introduction, `beat` every few seconds, at the end `end`, or `lost <exit code> <reason>` after a
+failure. `LineConnection` carries the lines, `Lifeline` watches them in a thread, and a job runs in
+the block of `watched`.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +26,11 @@ from image_classification.errors import AlgorithmError, ImageClassificationError
 from image_classification.training.group import meeting_host, place_of
 
 _MOST_BYTES = 4096
-"""Of a line: whoever sends a longer one is none of ours."""
+"""The limit for a line: a stranger may send more."""
 
 
 class LineConnection:
-    """Lines to and from another process; the socket is closed by `close`."""
+    """Exchanges lines with another process. `close` closes the socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -34,19 +40,19 @@ class LineConnection:
 
     @property
     def silent_seconds(self) -> float:
-        """Since anything came."""
+        """Seconds since the last data arrived."""
         return time.monotonic() - self._last_heard
 
     def send(self, line: str) -> None:
-        """Send a line, or drop it where the connection is broken or takes no more."""
+        """Send a line, or drop it if the connection is broken or its buffer full."""
         with suppress(OSError):
             self.socket.send(" ".join(line.splitlines()).encode("utf-8", "replace") + b"\n")
 
     def receive(self) -> list[str]:
-        """The whole lines that have come.
+        """Return the complete lines that have arrived.
 
         Raises:
-            EOFError: the other side has closed or broken the connection, or sends no lines.
+            EOFError: the connection is closed or broken, or the other side does not send lines.
         """
         try:
             content = self.socket.recv(_MOST_BYTES)
@@ -63,48 +69,48 @@ class LineConnection:
         return [line.decode("utf-8", "replace") for line in lines]
 
     def close(self) -> None:
-        """Close the socket; what was sent still arrives."""
+        """Close the socket; lines already sent still arrive."""
         self.socket.close()
 
 
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 40.0
-"""After which a host is taken for gone: the others then end well within a minute."""
+"""After this silence a host counts as lost; the others then end well within a minute."""
 ARRIVAL_SECONDS = 900.0
-"""Within which all hosts must have begun: their data takes different times to come."""
+"""Within this time all hosts must connect: their downloads of the data take different times."""
 GRACE_SECONDS = 5.0
-"""For a process that notices by itself, in a sum, to end by itself."""
+"""The time for a process to notice the loss itself, in a sum over the ranks, and end."""
 _REASON_CHARACTERS = 700  # of the 1,024 that a failure may have
 
 _logger = logging.getLogger(__name__)
 
 
 class HostLostError(Exception):
-    """A host is gone; `code` is the exit code that follows: 2 where the user can mend it."""
+    """A host is lost; `code` is the exit code of the job: 2 if the user can fix the cause."""
 
     def __init__(self, reason: str, code: int = 1) -> None:
         super().__init__(reason)
         self.code = code
 
     def as_failure(self) -> ImageClassificationError:
-        """The same, as the failure of this process."""
+        """Return this error as the failure of this process."""
         return (UserError if self.code == UserError.exit_code else AlgorithmError)(str(self))
 
 
 class Lifeline:
-    """The watch of one process over those of the other hosts; the first of them is the center.
+    """Watches the other processes of a job; the first one is connected to all others.
 
     Args:
-        rank: place of this process among `hosts`.
-        hosts: their names, each with its process where a host has several.
+        rank: index of this process in `hosts`.
+        hosts: names of all processes' hosts; with several processes per host also the process.
         address: name and TCP port of the first host.
         on_loss: called in the watching thread when a host is lost.
-        on_stuck: called in it GRACE_SECONDS later, unless this process has ended the watch by then.
+        on_stuck: called in that thread GRACE_SECONDS later, unless `close` has been called.
         silence: seconds without a line after which a host is lost.
-        arrival: seconds within which every host must have come.
+        arrival: seconds within which every host must connect.
 
     Raises:
-        UserError: the first host cannot listen at the port.
+        UserError: the first host cannot listen on the port.
     """
 
     def __init__(
@@ -133,18 +139,18 @@ class Lifeline:
         self._thread.start()
 
     def lost(self, seconds: float) -> HostLostError | None:
-        """The host that was lost, if one is within so many seconds."""
+        """Return the error of the lost host; wait up to `seconds` for it."""
         self._noticed.wait(seconds)
         return self._lost
 
     def close(self, failure: BaseException | None = None) -> None:
-        """End the watch; the other hosts hear that all went well, or of the failure."""
+        """End the watch, and tell the other hosts of success or of the failure."""
         if failure is not None and self._lost is None:
             reason, code = describe(failure)
             if isinstance(failure, SystemExit):
                 reason = "it was stopped before training had begun"
-            said = f"host {self._hosts[self._rank]} ended: {reason}"[:_REASON_CHARACTERS]
-            self._last_line = f"lost {code} {said}"
+            text = f"host {self._hosts[self._rank]} ended: {reason}"[:_REASON_CHARACTERS]
+            self._last_line = f"lost {code} {text}"
         self._closing.set()
         self._thread.join(GRACE_SECONDS)
 
@@ -156,20 +162,20 @@ class Lifeline:
                 self._connect()
             last_beat = 0.0
             while not self._closing.is_set():
-                self._hear()
+                self._receive()
                 if time.monotonic() - last_beat >= BEAT_SECONDS:
                     last_beat = time.monotonic()
-                    self._say("beat")
+                    self._send("beat")
         except HostLostError as lost:
             self._lost = lost
             self._last_line = f"lost {lost.code} {lost}"
             self._on_loss(lost)
             self._noticed.set()
-            self._say(self._last_line)
+            self._send(self._last_line)
             if not self._closing.wait(GRACE_SECONDS):
                 self._on_stuck(lost)
         finally:
-            self._say(self._last_line)
+            self._send(self._last_line)
             for peer in self._peers.values():
                 peer.close()
             if self._listener is not None:
@@ -177,7 +183,7 @@ class Lifeline:
             self._selector.close()
 
     def _connect(self) -> None:
-        """Reach the first host, which may begin later than this one."""
+        """Connect to the first host, which may start later than this one."""
         while not self._closing.is_set():
             try:
                 connection = socket.create_connection(self._address, timeout=5.0)
@@ -185,13 +191,13 @@ class Lifeline:
                 if time.monotonic() - self._began > self._arrival:
                     raise HostLostError(
                         f"host {self._hosts[0]} was not reached at port {self._address[1]} within "
-                        f"{self._arrival:.0f} s ({error}): did it start, and may the hosts of "
-                        "this job reach one another?"
+                        f"{self._arrival:.0f} s ({error}): did it start, and can the hosts of "
+                        "this job connect to one another?"
                     ) from error
                 self._closing.wait(0.5)
                 continue
             self._peers[0] = self._registered(connection)
-            self._say(f"host {self._rank}")
+            self._send(f"host {self._rank}")
             _logger.info("Reached the first host, %s", self._hosts[0])
             return
 
@@ -200,8 +206,8 @@ class Lifeline:
         self._selector.register(connection, selectors.EVENT_READ, peer)
         return peer
 
-    def _hear(self) -> None:
-        """Wait a moment for lines, and take them; HostLostError if a host is gone."""
+    def _receive(self) -> None:
+        """Wait a moment for lines and handle them; raise HostLostError if a host is lost."""
         for key, _ in self._selector.select(0.2):
             if key.data is not None:
                 self._take(key.data)
@@ -212,17 +218,17 @@ class Lifeline:
             if rank not in self._done and peer.silent_seconds > self._silence:
                 raise HostLostError(
                     f"host {self._hosts[rank]} has not answered for {self._silence:.0f} s: it "
-                    "hangs, or is out of reach"
+                    "hangs, or cannot be reached"
                 )
         absent = set(range(1, len(self._hosts))) - set(self._peers) if self._rank == 0 else set()
         if absent and time.monotonic() - self._began > self._arrival:
             raise HostLostError(
-                f"host {self._hosts[min(absent)]} did not come within {self._arrival:.0f} s: did "
-                "it start, and may the hosts of this job reach one another?"
+                f"host {self._hosts[min(absent)]} did not connect within {self._arrival:.0f} s: "
+                "did it start, and can the hosts of this job connect to one another?"
             )
 
     def _take(self, peer: LineConnection) -> None:
-        """The lines of a connection, which on the first host may be a stranger's."""
+        """Handle the lines of a connection; on the first host it may be a stranger's."""
         rank = next((rank for rank, known in self._peers.items() if known is peer), None)
         try:
             lines = peer.receive()
@@ -232,8 +238,8 @@ class Lifeline:
                 peer.close()
             elif rank not in self._done:
                 raise HostLostError(
-                    f"host {self._hosts[rank]} ended without a word: it was killed, perhaps for "
-                    "want of memory, or its machine failed"
+                    f"host {self._hosts[rank]} disconnected unexpectedly: it was killed, "
+                    "possibly out of memory, or its machine failed"
                 ) from None
             return
         for line in lines:
@@ -254,7 +260,7 @@ class Lifeline:
         self._peers[rank] = peer
         return rank
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         for rank, peer in self._peers.items():
             if rank not in self._done:
                 peer.send(line)
@@ -269,16 +275,16 @@ def _listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise UserError(
             f"the hosts of this job watch each other through port {port} of the first host, which "
-            f"it cannot open ({error}): set MASTER_PORT so that it and the next port are free"
+            f"it cannot open ({error}): set MASTER_PORT so that this port and the next are free"
         ) from error
 
 
 @contextmanager
 def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
-    """In this block the process ends, with the reason in `failure_file`, when a host is lost.
+    """End the process, with the reason in `failure_file`, if a host is lost during the block.
 
     Raises:
-        ImageClassificationError: of a host that was lost, where this process failed for that.
+        ImageClassificationError: about a lost host, if this process failed because of it.
     """
     rank, count = place_of(cluster)
     if len(cluster.hosts) * count == 1:
@@ -286,11 +292,11 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
         return
 
     def note(lost: HostLostError) -> None:
-        """At once: NCCL may abort the process when it loses a peer."""
+        """Write the reason at once: NCCL may abort the process when it loses a peer."""
         note_failure(lost.as_failure(), failure_file)
 
     def end(lost: HostLostError) -> None:
-        """The main thread may be in a sum that never returns."""
+        """End the process from this thread: the main thread may be in a sum that never returns."""
         code = report_failure(lost.as_failure(), failure_file)
         sys.stdout.flush()
         os._exit(code)
@@ -304,7 +310,7 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
     lifeline = Lifeline(rank, names, address, note, end)
     try:
         yield
-    except AlgorithmError as error:  # of a sum: why did the other host end?
+    except AlgorithmError as error:  # a sum failed: why did the other host end?
         lost = lifeline.lost(GRACE_SECONDS / 2)
         lifeline.close(error)
         if lost is not None:
@@ -315,4 +321,6 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
         raise
     lifeline.close()
     if lifeline.lost(0.0) is not None and failure_file is not None:
-        failure_file.unlink(missing_ok=True)  # too late to matter: this process has done its part
+        failure_file.unlink(
+            missing_ok=True
+        )  # the host was lost after this process had done its part

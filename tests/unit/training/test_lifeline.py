@@ -97,7 +97,7 @@ def test_a_host_that_is_killed_is_lost_at_once_and_the_others_hear_which(job: Jo
     assert leader.lost(1.5) is None
     second.close()
     for lifeline in (leader, third):
-        assert "host algo-2 ended without a word" in str(lost(lifeline))
+        assert "host algo-2 disconnected unexpectedly" in str(lost(lifeline))
 
 
 def test_a_host_that_says_nothing_is_lost(job: Job) -> None:
@@ -109,7 +109,7 @@ def test_a_host_that_says_nothing_is_lost(job: Job) -> None:
 def test_a_host_that_never_comes_is_lost(job: Job) -> None:
     leader = job.start(0, arrival=1.0)
     with pretend(job.port, "host 1"):
-        assert "host algo-3 did not come within 1 s" in str(lost(leader))
+        assert "host algo-3 did not connect within 1 s" in str(lost(leader))
 
 
 def test_a_first_host_that_is_not_there_is_lost(job: Job) -> None:
