@@ -332,8 +332,8 @@ class Launcher(Protocol):
     def launch(self, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
         """Run `python <arguments>` once with each environment added, and wait for all of them.
 
-        They share the standard streams of this process. If one fails, the others are stopped;
-        SIGTERM is passed on to them.
+        They share the standard streams of this process. If one fails, the others are stopped.
+        SIGTERM and other signals that ask this process to end are passed on to them.
 
         Returns:
             0, or the highest exit code of a process that failed; 1 if signals killed all of these.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-SECONDS_TO_STOP = 115  # after SIGTERM, to write the artifact; the platform kills after 120
+_SECONDS_TO_STOP = 115.0  # after SIGTERM, to write the artifact; the platform kills after 120
 _SECONDS_TO_FAIL = 30.0  # for the other processes to write the reason when one has failed
 _PAUSE_SECONDS = 0.2
 
@@ -23,16 +23,15 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
         try:
             while _are_running(processes) and not _have_failed(processes) and not received:
                 time.sleep(_PAUSE_SECONDS)
-            _end(processes, SECONDS_TO_STOP if received else _SECONDS_TO_FAIL)
+            if received:
+                _end(processes, received[0], _SECONDS_TO_STOP)
+            else:
+                _end(processes, signal.SIGTERM, _SECONDS_TO_FAIL)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
-    return exit_code([process.returncode for process in processes])
-
-
-def exit_code(codes: Sequence[int]) -> int:
-    """Return the highest exit code; 1 if signals killed all processes that failed."""
+    codes = [process.returncode for process in processes]
     return max(codes) if max(codes) > 0 else int(any(codes))
 
 
@@ -55,10 +54,10 @@ def _have_failed(processes: _Processes) -> bool:
     return any(process.poll() not in (None, 0) for process in processes)
 
 
-def _end(processes: _Processes, seconds: float) -> None:
-    """Send SIGTERM to all and wait for their end, at most `seconds`."""
+def _end(processes: _Processes, number: int, seconds: float) -> None:
+    """Send a signal to all and wait for their end, at most `seconds`."""
     for process in processes:
-        process.terminate()
+        process.send_signal(number)
     deadline = time.monotonic() + seconds
     while _are_running(processes) and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)
@@ -66,13 +65,13 @@ def _end(processes: _Processes, seconds: float) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list that receives the numbers of SIGTERM and SIGINT during the block."""
+    """Yield a list that receives the numbers of signals that ask this process to end."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     previous = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield received

@@ -4,9 +4,8 @@ The formulas (`update_rules`) are those of `torch.optim`. The engine sets the le
 each update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,55 +22,34 @@ from image_classification.backends.update_rules import is_decayed, rule_of
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
-def _sgd(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, momentum=spec.momentum, fused=True)
-
-
-def _nag(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    nesterov = spec.momentum > 0  # without momentum there is nothing to look ahead with
-    return torch.optim.SGD(groups, momentum=spec.momentum, nesterov=nesterov, fused=True)
-
-
-def _adam(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    betas = (spec.beta_1, spec.beta_2)
-    return torch.optim.Adam(groups, betas=betas, eps=spec.epsilon, fused=True)
-
-
-def _rmsprop(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    momentum = spec.momentum
-    return torch.optim.RMSprop(groups, alpha=spec.decay, eps=spec.epsilon, momentum=momentum)
-
-
-def _adagrad(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    start = spec.initial_accumulator
-    return torch.optim.Adagrad(groups, initial_accumulator_value=start, eps=spec.epsilon)
-
-
-def _adadelta(spec: OptimizerSpec, groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adadelta(groups, rho=spec.decay, eps=spec.epsilon)
-
-
-_MAKERS: dict[str, Callable[[OptimizerSpec, Any], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "nag": _nag,
-    "nesterov": _nag,
-    "adam": _adam,
-    "rmsprop": _rmsprop,
-    "adagrad": _adagrad,
-    "adadelta": _adadelta,
-}
-
-
 def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
     """Return the optimizer that `spec` names; BackendError if there is none of that name."""
     rule_of(spec, "torch")
     decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]
     plain = [p for p in parameters.values() if not is_decayed(tuple(p.shape))]
+    momentum = spec.momentum
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return _MAKERS[spec.name](spec, groups)
+    match spec.name:
+        case "sgd":
+            return torch.optim.SGD(groups, momentum=momentum, fused=True)
+        case "nag" | "nesterov":
+            nesterov = momentum > 0  # without momentum there is nothing to look ahead with
+            return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, fused=True)
+        case "adam":
+            return torch.optim.Adam(
+                groups, betas=(spec.beta_1, spec.beta_2), eps=spec.epsilon, fused=True
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                groups, alpha=spec.decay, eps=spec.epsilon, momentum=momentum
+            )
+        case "adagrad":
+            first = spec.initial_accumulator
+            return torch.optim.Adagrad(groups, initial_accumulator_value=first, eps=spec.epsilon)
+    return torch.optim.Adadelta(groups, rho=spec.decay, eps=spec.epsilon)
 
 
 def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:

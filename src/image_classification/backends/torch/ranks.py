@@ -4,24 +4,18 @@ In: tensors of this rank. Out: the same tensors, summed or averaged in place ove
 """
 
 import gc
-import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import (
-    DefaultLogsSpecs,
-    SignalException,
-    start_processes,
-)
-from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from image_classification.backends.base import World
-from image_classification.backends.processes import SECONDS_TO_STOP, await_listeners, exit_code
+from image_classification.backends.processes import await_listeners, launch
 from image_classification.errors import AlgorithmError
+
+__all__ = ["device_count", "launch"]
 
 _FOREVER = timedelta(days=5)
 """Of a wait in a sum, while the first rank validates and saves, or another host still fetches its
@@ -39,23 +33,6 @@ def device_of(world: World) -> torch.device:
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
     return torch.device("cuda", world.rank % torch.cuda.device_count())
-
-
-def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-    """See `base.Launcher`; by PyTorch's own launcher."""
-    context = start_processes(
-        "train",
-        sys.executable,
-        {number: tuple(arguments) for number in range(len(environments))},
-        {number: dict(added) for number, added in enumerate(environments)},
-        DefaultLogsSpecs(),
-    )
-    assert isinstance(context, SubprocessContext)
-    try:
-        context.wait(period=0.2)
-    except SignalException as stop:
-        context.close(signal.Signals(stop.sigval), SECONDS_TO_STOP)
-    return exit_code([handler.proc.returncode for handler in context.subprocess_handlers.values()])
 
 
 class Ranks:
