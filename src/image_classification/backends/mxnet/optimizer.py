@@ -3,7 +3,7 @@
 Weights, gradients and each slot are one flat array, so that an update takes a few operators.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mxnet as mx
@@ -71,48 +71,29 @@ def _decayed_mean(slot: Any, decay: float, value: Any) -> Any:
     return slot
 
 
-def _sgd(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
-    return _velocity(gradient, slots, spec)
-
-
-def _nag(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
-    return gradient + spec.momentum * _velocity(gradient, slots, spec)
-
-
-def _adam(gradient: Any, slots: Slots, number: int, spec: OptimizerSpec) -> Any:
-    mean = _decayed_mean(slots["exp_avg"], spec.beta_1, gradient)
-    square = _decayed_mean(slots["exp_avg_sq"], spec.beta_2, mx.nd.square(gradient))
-    root = mx.nd.sqrt(square / (1 - spec.beta_2**number)) + spec.epsilon
-    return mean / (1 - spec.beta_1**number) / root
-
-
-def _rmsprop(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
-    square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))
-    return _velocity(gradient / (mx.nd.sqrt(square) + spec.epsilon), slots, spec)
-
-
-def _adagrad(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
-    slots["sum"] += mx.nd.square(gradient)
-    return gradient / (mx.nd.sqrt(slots["sum"]) + spec.epsilon)
-
-
-def _adadelta(gradient: Any, slots: Slots, _: int, spec: OptimizerSpec) -> Any:
-    square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))
+def _direction(gradient: Any, slots: Slots, number: int, spec: OptimizerSpec) -> Any:
+    """Return the array that update `number` subtracts, times the learning rate."""
+    match spec.name:
+        case "sgd":
+            return _velocity(gradient, slots, spec)
+        case "nag" | "nesterov":
+            return gradient + spec.momentum * _velocity(gradient, slots, spec)
+        case "adam":
+            mean = _decayed_mean(slots["exp_avg"], spec.beta_1, gradient)
+            square = _decayed_mean(slots["exp_avg_sq"], spec.beta_2, mx.nd.square(gradient))
+            root = mx.nd.sqrt(square / (1 - spec.beta_2**number)) + spec.epsilon
+            return mean / (1 - spec.beta_1**number) / root
+        case "rmsprop":
+            square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))
+            return _velocity(gradient / (mx.nd.sqrt(square) + spec.epsilon), slots, spec)
+        case "adagrad":
+            slots["sum"] += mx.nd.square(gradient)
+            return gradient / (mx.nd.sqrt(slots["sum"]) + spec.epsilon)
+    square = _decayed_mean(slots["square_avg"], spec.decay, mx.nd.square(gradient))  # adadelta
     ratio = (slots["acc_delta"] + spec.epsilon) / (square + spec.epsilon)
     change = gradient * mx.nd.sqrt(ratio)
     _decayed_mean(slots["acc_delta"], spec.decay, mx.nd.square(change))
     return change
-
-
-_DIRECTIONS: dict[str, Callable[[Any, Slots, int, OptimizerSpec], Any]] = {
-    "sgd": _sgd,
-    "nag": _nag,
-    "nesterov": _nag,
-    "adam": _adam,
-    "rmsprop": _rmsprop,
-    "adagrad": _adagrad,
-    "adadelta": _adadelta,
-}
 
 
 class Optimizer:
@@ -150,7 +131,7 @@ class Optimizer:
             decayed += spec.weight_decay * weights[: self._decayed]
         self._updates += 1
         slots = {slot: tensors.flat for slot, tensors in self._slots.items()}
-        weights -= learning_rate * _DIRECTIONS[spec.name](gradients, slots, self._updates, spec)
+        weights -= learning_rate * _direction(gradients, slots, self._updates, spec)
 
     def state(self) -> State:
         """Return `optimizer/<slot>/<parameter>` → array; {} before the first update."""

@@ -24,7 +24,7 @@ from image_classification.backends.step import (
     kept_features,
     precision_of,
 )
-from image_classification.backends.tensorflow import catalog, formats, model
+from image_classification.backends.tensorflow import catalog, model
 from image_classification.backends.tensorflow.export import export
 from image_classification.backends.tensorflow.optimizer import Optimizer, Precision
 from image_classification.backends.tensorflow.ranks import Ranks
@@ -205,6 +205,9 @@ class _TensorFlowEngine:
         self, name: str, path: Path, temperature: float, preprocessing: Preprocessing
     ) -> None:
         """See `base.FormatWriter`."""
+        with import_errors(f"format {name!r} needs Keras", "tensorflow"):
+            from image_classification.backends.tensorflow import formats
+
         predict = self.predict_step
         formats.write_format(
             name, path, self._evaluated, self._spec, temperature, preprocessing, predict

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from image_classification.backends import import_errors, onnx_graph
+from image_classification.backends import onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
 from image_classification.backends.tensorflow.export import probabilities_function
@@ -206,9 +206,6 @@ def _write_saved_model(
 
 
 def _write_keras(path: Path, classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
-    with import_errors("format 'keras' needs Keras", "tensorflow"):
-        import keras
-
     keras_model(classifier, spec, temperature).save(path)
     read = keras.saving.load_model(path, compile=False, safe_mode=True)
     return lambda images: np.asarray(read(images, training=False))

@@ -22,7 +22,6 @@ from image_classification.backends.update_rules import first_slot, is_decayed, r
 _STEP = "step"
 
 _Slots = Mapping[str, tf.Variable]
-_Change = Callable[[tf.Tensor, _Slots, OptimizerSpec], tf.Tensor]
 
 
 class Optimizer:
@@ -50,14 +49,14 @@ class Optimizer:
 
     def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
         """Update every weight, in a traced function."""
-        spec, change = self._spec, _CHANGES[self._spec.name]
+        spec = self._spec
         for (name, weight), gradient in zip(self._weights.items(), gradients, strict=True):
             if spec.weight_decay and is_decayed(self._shapes[name]):
                 gradient += spec.weight_decay * weight.variable
             slots = self._slots[name]
             if _STEP in slots:
                 slots[_STEP].assign_add(1.0)
-            weight.variable.assign_sub(rate * change(gradient, slots, spec))
+            weight.variable.assign_sub(rate * _direction(gradient, slots, spec))
 
     def note_update(self) -> None:
         """Record that a traced function has updated the weights."""
@@ -97,45 +96,38 @@ def clipped(gradients: Sequence[tf.Tensor], limit: float) -> Sequence[tf.Tensor]
     return [gradient * factor for gradient in gradients]
 
 
-def _sgd(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    if not spec.momentum:
-        return gradient
-    return _moved(slots["momentum_buffer"], spec.momentum, gradient)
-
-
-def _nag(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    if not spec.momentum:
-        return gradient
-    return gradient + spec.momentum * _moved(slots["momentum_buffer"], spec.momentum, gradient)
-
-
-def _adam(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    number = slots[_STEP]
-    mean = _averaged(slots["exp_avg"], spec.beta_1, gradient)
-    square = _averaged(slots["exp_avg_sq"], spec.beta_2, tf.square(gradient))
-    corrected = tf.sqrt(square) / tf.sqrt(1.0 - tf.pow(spec.beta_2, number))
-    return mean / (1.0 - tf.pow(spec.beta_1, number)) / (corrected + spec.epsilon)
-
-
-def _rmsprop(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))
-    direction = gradient / (tf.sqrt(square) + spec.epsilon)
-    if not spec.momentum:
-        return direction
-    return _moved(slots["momentum_buffer"], spec.momentum, direction)
-
-
-def _adagrad(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    total = _moved(slots["sum"], 1.0, tf.square(gradient))
-    return gradient / (tf.sqrt(total) + spec.epsilon)
-
-
-def _adadelta(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
-    square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))
+def _direction(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    """Return the tensor that an update subtracts, times the learning rate."""
+    match spec.name:
+        case "sgd":
+            return _velocity(gradient, slots, spec)
+        case "nag" | "nesterov":
+            if not spec.momentum:
+                return gradient
+            return gradient + spec.momentum * _velocity(gradient, slots, spec)
+        case "adam":
+            mean = _averaged(slots["exp_avg"], spec.beta_1, gradient)
+            square = _averaged(slots["exp_avg_sq"], spec.beta_2, tf.square(gradient))
+            corrected = tf.sqrt(square) / tf.sqrt(1.0 - tf.pow(spec.beta_2, slots[_STEP]))
+            correction = 1.0 - tf.pow(spec.beta_1, slots[_STEP])
+            return mean / correction / (corrected + spec.epsilon)
+        case "rmsprop":
+            square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))
+            return _velocity(gradient / (tf.sqrt(square) + spec.epsilon), slots, spec)
+        case "adagrad":
+            total = _moved(slots["sum"], 1.0, tf.square(gradient))
+            return gradient / (tf.sqrt(total) + spec.epsilon)
+    square = _averaged(slots["square_avg"], spec.decay, tf.square(gradient))  # adadelta
     earlier = slots["acc_delta"]
     change = gradient * tf.sqrt((earlier + spec.epsilon) / (square + spec.epsilon))
     _averaged(earlier, spec.decay, tf.square(change))
     return change
+
+
+def _velocity(direction: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+    if not spec.momentum:
+        return direction
+    return _moved(slots["momentum_buffer"], spec.momentum, direction)
 
 
 def _moved(slot: tf.Variable, factor: float, value: tf.Tensor) -> tf.Tensor:
@@ -147,16 +139,6 @@ def _averaged(slot: tf.Variable, decay: float, value: tf.Tensor) -> tf.Tensor:
     """Set slot = decay · slot + (1 − decay) · value, and return it."""
     return _moved(slot, decay, (1.0 - decay) * value)
 
-
-_CHANGES: dict[str, _Change] = {
-    "sgd": _sgd,
-    "nag": _nag,
-    "nesterov": _nag,
-    "adam": _adam,
-    "rmsprop": _rmsprop,
-    "adagrad": _adagrad,
-    "adadelta": _adadelta,
-}
 
 _FIRST_SCALE = 65536.0
 _GROWTH_STEPS = 2000  # updates without overflow after which the scale doubles
