@@ -1,4 +1,4 @@
-"""What a backend leaves behind tells its name and nothing else of it."""
+"""Artifacts of all backends are the same but for the backend's name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESNET18 = dataclasses.replace(RESNET, backbone="resnet18", input_shape=(1, 40, 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("spec", [RESNET, LITE, SEVERAL, RESNET18], ids=str)
-def test_equal_weights_give_equal_graphs_that_answer_like_the_engine(
+def test_equal_weights_give_equal_graphs_that_predict_what_the_engine_predicts(
     subject: str, spec: ModelSpec, temperature: float, tmp_path: Path
 ) -> None:
     ours, reference = pair(subject, spec)
@@ -40,7 +40,7 @@ def test_equal_weights_give_equal_graphs_that_answer_like_the_engine(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_the_graph_of_averaged_weights_is_the_averages(subject: str, tmp_path: Path) -> None:
+def test_the_exported_graph_has_the_averaged_weights(subject: str, tmp_path: Path) -> None:
     spec = dataclasses.replace(RESNET, averages_weights=True)
     ours, plain = pair(subject, spec)[0], pair(subject, RESNET)[0]
     ours.train_step(make_batch(), 0.01)
@@ -52,7 +52,7 @@ def test_the_graph_of_averaged_weights_is_the_averages(subject: str, tmp_path: P
     assert (tmp_path / "average").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
-def test_jobs_on_two_backends_leave_the_same_artifact(
+def test_jobs_on_two_backends_write_the_same_artifact(
     subject: str, tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     channels = {

@@ -1,4 +1,4 @@
-"""A checkpoint says nothing of the backend that wrote it: any other goes on from it."""
+"""Every backend resumes from the checkpoints of every other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATE = 0.001
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_checkpoint_of_either_is_resumed_by_the_other(subject: str, name: str) -> None:
+def test_each_backend_resumes_from_the_others_checkpoint(subject: str, name: str) -> None:
     writers = pair(subject, SPEC, name=name, **SETTINGS)
     readers = [build(b, SPEC, name=name, **SETTINGS) for b in ("reference", subject)]
     for writer, reader in zip(writers, readers, strict=True):
@@ -61,7 +61,7 @@ def test_an_engine_resumed_from_a_file_continues_bit_for_bit(
     assert [key for key in first if not np.array_equal(first[key], second[key])] == []
 
 
-def test_weights_alone_start_the_rest_afresh(subject: str) -> None:
+def test_with_weights_alone_everything_else_starts_afresh(subject: str) -> None:
     engine, fresh = build(subject, SPEC), build(subject, SPEC)
     weights = of_weights(fresh.state())
     engine.train_step(make_batch(), 0.1, Update(average_decay=0.5))
@@ -84,7 +84,7 @@ def test_a_head_of_another_width_stays_fresh(subject: str, spec: object) -> None
         assert np.array_equal(found[key], expected[key]), key
 
 
-def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(subject: str) -> None:
+def test_a_state_that_does_not_fit_is_rejected_by_name_and_changes_nothing(subject: str) -> None:
     engine = build(subject, dataclasses.replace(RESNET, averages_weights=True))
     before = engine.state()
     spoilt = {key: value + 1 for key, value in before.items()}

@@ -1,4 +1,4 @@
-"""Equal weights give equal logits, whatever the backend."""
+"""Equal weights give equal logits with every backend."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_first_weights(subject: str, name: str) -> 
 
 @pytest.mark.parametrize("shape", [(1, 33, 47), (3, 64, 39)])
 @pytest.mark.parametrize("name", ["resnet20", "efficientnet_lite0"])
-def test_odd_sizes_and_gray_images_are_padded_alike(
+def test_odd_sizes_and_gray_images_are_padded_in_the_same_way(
     subject: str, name: str, shape: tuple[int, int, int]
 ) -> None:
     spec = ModelSpec(name, 3, shape, (120.0,) * shape[0], (60.0,) * shape[0], seed=2)

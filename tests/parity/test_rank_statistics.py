@@ -50,7 +50,9 @@ def statistics(state: State) -> State:
     return {key: value for key, value in state.items() if ".running_" in key}
 
 
-def test_they_are_the_mean_over_the_ranks_that_had_samples(tmp_path: Path, subject: str) -> None:
+def test_running_statistics_are_the_mean_over_the_ranks_that_had_samples(
+    tmp_path: Path, subject: str
+) -> None:
     if subject in ONE_HOST:
         pytest.skip(f"backend {subject} trains in one process")
     command = [sys.executable, "-W", "ignore", "-c", _RANK, subject, str(tmp_path)]

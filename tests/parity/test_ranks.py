@@ -1,4 +1,4 @@
-"""Two and three processes with uneven shares of each batch learn what one process learns."""
+"""Two and three processes with unequal shares of each batch learn the same as one process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def trained(folder: Path, backend: str, size: int) -> list[dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_losses_and_weights_of_twenty_steps_are_those_of_one_process(
+def test_twenty_steps_of_several_processes_have_the_losses_and_weights_of_one(
     tmp_path: Path, subject: str, size: int
 ) -> None:
     if subject in ONE_HOST:

@@ -1,4 +1,4 @@
-"""One training step changes everything alike: by optimizer, by loss, by what a recipe asks."""
+"""One training step gives the same with every backend, for all optimizers, losses and recipes."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ HEAD = change(RESNET, train_only_head=True)
 
 
 @pytest.mark.parametrize("spec", [RESNET, LITE], ids=["resnet20", "efficientnet_lite0"])
-def test_a_step_has_equal_loss_gradients_and_statistics(subject: str, spec: ModelSpec) -> None:
+def test_a_step_has_the_same_loss_gradients_and_statistics(subject: str, spec: ModelSpec) -> None:
     """The momentum after one step of sgd without decay is the gradient."""
     compare(subject, spec, [(make_batch(spec), WHOLE)], weight_decay=0.0)
 
 
-def test_a_bottleneck_with_a_max_pool_has_equal_gradients(subject: str) -> None:
+def test_a_bottleneck_with_a_max_pool_has_the_same_gradients(subject: str) -> None:
     spec = change(RESNET, backbone="resnet50", input_shape=(3, 64, 64))
     compare(subject, spec, [(make_batch(spec, 4), WHOLE)])
 
@@ -86,11 +86,13 @@ def with_bad_samples(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("prepare", [smoothed, weighed, with_bad_samples])
-def test_targets_and_weights_mean_the_same(subject: str, prepare: Callable[[Batch], Batch]) -> None:
+def test_targets_and_weights_have_the_same_meaning(
+    subject: str, prepare: Callable[[Batch], Batch]
+) -> None:
     compare(subject, RESNET, [(prepare(make_batch()), WHOLE)])
 
 
-def test_a_sample_that_is_alone_makes_the_same_step(subject: str) -> None:
+def test_a_batch_with_one_sample_gives_the_same_step(subject: str) -> None:
     batch = make_batch()
     weights = np.zeros(len(batch), np.float32)
     weights[3] = 1
@@ -98,7 +100,7 @@ def test_a_sample_that_is_alone_makes_the_same_step(subject: str) -> None:
 
 
 @pytest.mark.parametrize("positive", [(), (1.0, 3.0, 0.5, 2.0)])
-def test_several_labels_have_a_loss_each(subject: str, positive: tuple[float, ...]) -> None:
+def test_multi_label_losses_are_the_same(subject: str, positive: tuple[float, ...]) -> None:
     batch = make_batch()
     targets = np.random.default_rng(4).integers(0, 2, batch.targets.shape).astype(np.float32)
     several = dataclasses.replace(batch, targets=targets)
@@ -108,19 +110,19 @@ def test_several_labels_have_a_loss_each(subject: str, positive: tuple[float, ..
 
 @pytest.mark.parametrize("optimizer", [{"head_l2": 0.1}, {"clip_gradient_norm": 0.05}])
 @pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
-def test_a_penalty_and_a_limit_act_alike(
+def test_the_head_penalty_and_the_gradient_limit_are_the_same(
     subject: str, spec: ModelSpec, optimizer: dict[str, float]
 ) -> None:
     compare(subject, spec, [(make_batch(), WHOLE)], **optimizer)
 
 
-def test_batches_of_one_update_add_up_alike(subject: str) -> None:
+def test_batches_of_one_update_add_up_to_the_same(subject: str) -> None:
     updates = [Update(0.25, False), Update(0.5, False), Update(0.25, True), Update(1.0, True)]
     steps = [(make_batch(seed=seed), update) for seed, update in enumerate(updates)]
     compare(subject, RESNET, steps, rate=0.01, head_l2=0.1, clip_gradient_norm=1.0)
 
 
-def test_averaged_weights_follow_alike_and_predict(subject: str) -> None:
+def test_averaged_weights_are_the_same_and_predict(subject: str) -> None:
     spec = change(RESNET, averages_weights=True)
     ours, reference = pair(subject, spec)
     before = reference.state()
@@ -132,7 +134,7 @@ def test_averaged_weights_follow_alike_and_predict(subject: str) -> None:
     np.testing.assert_allclose(ours.predict_step(images), reference.predict_step(images), atol=1e-3)
 
 
-def test_a_frozen_network_learns_its_head_alone(subject: str) -> None:
+def test_a_frozen_network_trains_only_its_head(subject: str) -> None:
     ours, reference = pair(subject, HEAD)
     before = reference.state()
     for engine in (ours, reference):
@@ -151,13 +153,13 @@ def test_dropout_keeps_the_same_features(subject: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
-def test_parameters_are_counted_alike(subject: str, spec: ModelSpec) -> None:
+def test_parameter_counts_are_the_same(subject: str, spec: ModelSpec) -> None:
     ours, reference = pair(subject, spec)
     assert ours.parameter_count == reference.parameter_count
     assert ours.trainable_parameter_count == reference.trainable_parameter_count
 
 
-def test_twenty_steps_from_the_same_seed_stay_together(subject: str) -> None:
+def test_twenty_steps_from_the_same_seed_give_the_same_weights(subject: str) -> None:
     ours, reference = build(subject, RESNET), build("reference", RESNET)
     losses = []
     for seed in range(20):

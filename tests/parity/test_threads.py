@@ -1,4 +1,4 @@
-"""Each backend starts as many threads as the CPUs allow and no more than OMP_NUM_THREADS."""
+"""Each backend starts a thread per CPU, but at most OMP_NUM_THREADS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(len(os.listdir("/proc/self/task")))
 """
 
 
-def test_a_step_has_threads_for_the_cpus_and_fewer_where_the_environment_says(
+def test_a_step_uses_a_thread_per_cpu_or_fewer_with_omp_num_threads(
     subject: str,
 ) -> None:
     def threads(**variables: str) -> int:

@@ -110,7 +110,7 @@ def _add_export(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "export",
-        "write an artifact without training, or an artifact in a format of TensorFlow",
+        "write an artifact without training, or an artifact in another model format",
         "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
         "  image-classification export --from-mxnet model.tar.gz --output model\n"
         "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
@@ -129,7 +129,9 @@ def _add_export(subparsers: Commands) -> None:
         "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
     )
     command.add_argument(
-        "--format", metavar="NAME", help="of --model: saved_model or keras; needs TensorFlow"
+        "--format",
+        metavar="NAME",
+        help="format of --model, such as saved_model; needs the framework",
     )
     backend = BACKEND.read()
     command.add_argument("--backend", default=backend, help=f"default: {backend}")

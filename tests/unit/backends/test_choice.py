@@ -1,4 +1,4 @@
-"""Which backend a job runs on: the one it names, else its image's. What a broken one says."""
+"""The choice of the backend by job and container image, and the errors of broken frameworks."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def test_a_job_that_names_no_backend_runs_on_that_of_its_image(
     assert backend_of(interface, given) == "torch"
 
 
-def test_an_image_made_for_an_unknown_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_image_for_an_unknown_backend_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(environment.BACKEND.name, "tensorflw")
     with pytest.raises(BackendError, match="did you mean 'tensorflow'"):
         backend_of("tensorflow", {})
 
 
-def test_a_format_belongs_to_its_backend_and_an_unknown_one_is_answered_with_the_list(
+def test_an_unknown_format_is_an_error_that_lists_all_formats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert backends.of_format("saved_model") == backends.of_format("keras") == "tensorflow"
@@ -59,7 +61,7 @@ def test_a_format_belongs_to_its_backend_and_an_unknown_one_is_answered_with_the
     ],
 )
 @pytest.mark.parametrize("name", [name for name in backends.names() if name != "reference"])
-def test_a_framework_that_cannot_be_loaded_is_a_mistake_of_the_installation(
+def test_a_framework_that_cannot_be_imported_is_an_error_that_says_what_to_install(
     name: str, kind: str, reason: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).mkdir()
@@ -78,7 +80,7 @@ def test_a_framework_that_cannot_be_loaded_is_a_mistake_of_the_installation(
     assert f"pip install 'sagemaker-image-classification[{name}]'" in run.stdout
 
 
-def test_a_fault_of_ours_is_not_taken_for_a_broken_framework() -> None:
+def test_an_error_in_our_code_is_not_blamed_on_the_framework() -> None:
     with pytest.raises(ModuleNotFoundError), backends.import_errors("x needs y", "y"):
         importlib.import_module("image_classification.no_such_module")
     with pytest.raises(AttributeError), backends.import_errors("x needs y", "y"):

@@ -84,7 +84,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_a_file_that_would_run_a_command_is_refused_and_runs_nothing(
+def test_a_file_that_would_run_a_command_is_rejected_and_runs_nothing(
     place: int, tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -102,7 +102,7 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_nothing(
     assert not marker.exists()
 
 
-def test_what_a_tensor_would_call_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_function_that_a_tensor_would_call(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     parts = parts_of(saved(tmp_path / "x.pth", {"a": torch.ones(2)}))
     parts[3] = pickle.dumps({"a": Hostile(tmp_path / "executed")}, protocol=2)
@@ -113,7 +113,7 @@ def test_what_a_tensor_would_call_is_named(tmp_path: Path) -> None:
         read_legacy_weights(tmp_path / "x.pth")
 
 
-def test_a_name_is_read_as_text_and_a_call_as_its_parts() -> None:
+def test_names_and_calls_are_read_without_executing_them() -> None:
     class Runs:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.getcwd, ()
@@ -123,13 +123,13 @@ def test_a_name_is_read_as_text_and_a_call_as_its_parts() -> None:
 
 
 @pytest.mark.parametrize("protocol", [0, 4])
-def test_instructions_of_other_pickles_are_refused(protocol: int) -> None:
+def test_instructions_of_other_pickles_are_rejected(protocol: int) -> None:
     text = pickle.dumps({"a": [1.5, Name("x")]}, protocol=protocol)
     with pytest.raises(ValueError, match="which plain values do not need"):
         read_inert(io.BytesIO(text))
 
 
-def test_every_truncation_and_every_changed_byte_is_an_error_or_other_numbers(
+def test_truncated_and_changed_files_give_an_error_or_other_numbers(
     tmp_path: Path,
 ) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -151,14 +151,16 @@ def test_every_truncation_and_every_changed_byte_is_an_error_or_other_numbers(
         assert all(isinstance(value, np.ndarray) and value.size <= 6 for value in tensors.values())
 
 
-def test_a_tensor_larger_than_its_storage_is_refused_before_it_is_made(tmp_path: Path) -> None:
+def test_a_tensor_larger_than_its_storage_is_rejected_before_it_is_allocated(
+    tmp_path: Path,
+) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     expanded = torch.ones(1).expand(10**6, 10**6)  # 4 TB of one number
     with pytest.raises(ArtifactError, match="that exceeds its storage"):
         read_legacy_weights(saved(tmp_path / "x.pth", {"a": expanded}))
 
 
-def test_the_newer_format_of_pytorch_is_refused_by_what_was_expected(tmp_path: Path) -> None:
+def test_the_newer_format_of_pytorch_is_rejected_with_the_expected_format(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.save({"a": torch.ones(2)}, tmp_path / "zip.pth")
     with pytest.raises(ArtifactError, match=r"saved by PyTorch before version 1\.6"):

@@ -1,4 +1,4 @@
-"""The MXNet built-in's files, read without MXNet; damaged and foreign ones are refused clearly."""
+"""Reading the MXNet built-in's files without MXNet, and errors for damaged and foreign files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARRAYS = {
 }
 
 
-def test_arrays_of_every_type_come_back_with_their_names(tmp_path: Path) -> None:
+def test_arrays_of_every_type_are_read_with_their_names(tmp_path: Path) -> None:
     (tmp_path / "x.params").write_bytes(params_bytes(ARRAYS))
     found = read_params(tmp_path / "x.params")
     assert list(found) == list(ARRAYS)
@@ -37,7 +37,7 @@ def test_arrays_of_every_type_come_back_with_their_names(tmp_path: Path) -> None
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_a_file_of_before_mxnet_1_is_read(tmp_path: Path) -> None:
+def test_a_file_from_before_mxnet_1_is_read(tmp_path: Path) -> None:
     """There an array begins with its number of dimensions, and sizes have 32 bits."""
     array = struct.pack("<III", 2, 1, 2) + struct.pack("<iii", 1, 0, 0) + struct.pack("<ff", 3, 4)
     content = struct.pack("<QQQ", 0x112, 0, 1) + array + struct.pack("<QQ", 1, 5) + b"arg:x"
@@ -47,7 +47,7 @@ def test_a_file_of_before_mxnet_1_is_read(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_a_damaged_file_is_refused_or_read_but_never_anything_else(
+def test_a_damaged_file_is_rejected_or_read_but_never_crashes_the_reader(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = bytearray(params_bytes(ARRAYS))
@@ -71,7 +71,9 @@ def test_a_damaged_file_is_refused_or_read_but_never_anything_else(
         (lambda c: c[:36] + struct.pack("<q", 2**62) + c[44:], "truncated"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: object, message: str) -> None:
+def test_the_error_says_what_is_wrong_with_a_file(
+    tmp_path: Path, change: object, message: str
+) -> None:
     (tmp_path / "x.params").write_bytes(change(params_bytes(ARRAYS)))  # type: ignore[operator]
     with pytest.raises(ArtifactError, match=message):
         read_params(tmp_path / "x.params")
@@ -96,7 +98,7 @@ def test_an_archive_becomes_a_resnet_under_neutral_names(tmp_path: Path, dtype: 
         np.testing.assert_array_equal(model.weights[ours], arrays[theirs].astype(np.float32))
 
 
-def test_of_several_epochs_the_last_is_read(tmp_path: Path) -> None:
+def test_the_last_of_several_epochs_is_read(tmp_path: Path) -> None:
     write_archive(tmp_path, epoch=12, seed=1)
     newest = read_built_in(tmp_path).weights
     write_archive(tmp_path, epoch=3)
@@ -127,7 +129,7 @@ def test_a_batchnorm_without_a_scale_of_its_own_has_ones(tmp_path: Path) -> None
         ("stage1_unit1_conv1", "pad", "(0, 0)"),
     ],
 )
-def test_a_network_that_only_has_the_names_is_refused(
+def test_a_network_with_the_same_names_but_other_layers_is_rejected(
     tmp_path: Path, name: str, attribute: str, value: str
 ) -> None:
     write_archive(tmp_path)
@@ -147,7 +149,7 @@ def test_a_network_that_only_has_the_names_is_refused(
         ("model-shapes.json", '[{"name": "data", "shape": [1, 4, 8, 8]}]', "images of shape"),
     ],
 )
-def test_what_an_archive_lacks_is_named(
+def test_the_error_names_what_an_archive_lacks(
     tmp_path: Path, file: str, content: str | None, message: str
 ) -> None:
     write_archive(tmp_path)
@@ -158,7 +160,7 @@ def test_what_an_archive_lacks_is_named(
         read_built_in(tmp_path)
 
 
-def test_a_missing_array_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_array(tmp_path: Path) -> None:
     arrays = write_archive(tmp_path)
     del arrays["aux:stage1_unit2_bn1_moving_mean"]
     (tmp_path / "image-classification-0007.params").write_bytes(params_bytes(arrays))
@@ -177,7 +179,7 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
         (SHAPES_FILE, "", '[{"name": "data", "shape": 3}]'),
     ],
 )
-def test_text_that_is_made_to_exhaust_a_parser_is_refused_like_any_other(
+def test_text_that_exhausts_a_parser_is_rejected(
     tmp_path: Path, file: str, old: str, new: str
 ) -> None:
     write_archive(tmp_path)

@@ -1,4 +1,4 @@
-"""Archives that MXNet's own Module API wrote: what we answer is what MXNet predicts."""
+"""Models written with MXNet's own Module API: our artifacts predict what MXNet predicts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_the_reader_finds_what_mxnet_finds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_the_artifact_of_a_small_model_answers_as_mxnet(tmp_path: Path, multi_label: bool) -> None:
+def test_the_artifact_of_a_small_model_predicts_what_mxnet_predicts(
+    tmp_path: Path, multi_label: bool
+) -> None:
     module = train_built_in(tmp_path, small(multi_label=multi_label), (3, 32, 32))
     artifact = export_built_in(tmp_path, "mxnet", None, tmp_path / "ours")
     assert artifact.is_multi_label == multi_label
@@ -60,7 +62,7 @@ def test_the_artifact_of_a_small_model_answers_as_mxnet(tmp_path: Path, multi_la
         ((3, 4, 6, 3), (64, 256, 512, 1024, 2048), True, "resnet50"),
     ],
 )
-def test_the_artifact_of_a_large_model_answers_as_mxnet(
+def test_the_artifact_of_a_large_model_predicts_what_mxnet_predicts(
     tmp_path: Path,
     units: tuple[int, ...],
     filters: tuple[int, ...],
@@ -81,7 +83,7 @@ def assert_answers(graph: Path, expected: np.ndarray, images: np.ndarray) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_weights_for_another_normalization_answer_the_same(tmp_path: Path) -> None:
+def test_weights_for_another_normalization_predict_the_same(tmp_path: Path) -> None:
     """So training goes on with the normalization of every other job."""
     module = train_built_in(tmp_path, small(), (3, 32, 32))
     model = read_built_in(tmp_path)

@@ -44,7 +44,7 @@ def test_equal_seeds_and_batches_give_bit_equal_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adagrad", "adadelta"])
-def test_a_resumed_engine_goes_on_bit_for_bit(name: str) -> None:
+def test_a_resumed_engine_continues_bit_for_bit(name: str) -> None:
     spec = change(dropout_rate=0.4, averages_weights=True)
     update = Update(average_decay=0.9)
     whole, first = build(spec, name=name), build(spec, name=name)
@@ -72,7 +72,7 @@ def test_a_prediction_between_two_steps_changes_no_weight() -> None:
     assert not differences(quiet.state(), asked.state())
 
 
-def test_a_prediction_follows_the_newest_weights() -> None:
+def test_predictions_use_the_newest_weights() -> None:
     engine = build()
     before = engine.predict_step(make_batch().images)
     engine.train_step(make_batch(), 0.05)
@@ -83,7 +83,7 @@ def test_a_prediction_follows_the_newest_weights() -> None:
     assert np.array_equal(after, fresh.predict_step(make_batch().images))
 
 
-def test_batches_of_any_size_take_turns() -> None:
+def test_batches_may_differ_in_size() -> None:
     engine = build()
     for size in (6, 2, 7, 1, 6):
         loss, logits = engine.train_step(make_batch(size=size), 0.01).fetch()
@@ -91,7 +91,7 @@ def test_batches_of_any_size_take_turns() -> None:
         assert engine.predict_step(make_batch(size=size).images).shape == (size, 4)
 
 
-def test_a_step_is_handed_over_before_its_numbers_are_known() -> None:
+def test_a_step_returns_before_its_result_is_computed() -> None:
     engine = build()
     steps = [engine.train_step(make_batch(seed=seed), 0.05) for seed in range(3)]
     again = build()
@@ -104,7 +104,7 @@ def test_a_step_is_handed_over_before_its_numbers_are_known() -> None:
 # ---- refusals
 
 
-def test_a_state_of_another_optimizer_is_refused_and_changes_nothing() -> None:
+def test_a_state_of_another_optimizer_is_rejected_and_changes_nothing() -> None:
     other, engine = build(name="adam"), build(name="sgd")
     other.train_step(make_batch(), 0.01)
     before = engine.state()
@@ -113,14 +113,14 @@ def test_a_state_of_another_optimizer_is_refused_and_changes_nothing() -> None:
     assert not differences(before, engine.state())
 
 
-def test_wrong_images_and_optimizers_are_refused() -> None:
+def test_wrong_images_and_optimizers_are_rejected() -> None:
     with pytest.raises(AlgorithmError, match=r"expected images \(N, 20, 28, 3\)"):
         build().predict_step(np.zeros((1, 28, 20, 3), np.uint8))
     with pytest.raises(BackendError, match=r"'adma'; did you mean 'adam'\?"):
         build(name="adma")
 
 
-def test_a_short_precision_is_answered_with_what_is_done_instead(
+def test_a_short_precision_logs_that_mxnet_computes_in_float32(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     build(change(precision="bfloat16"))
@@ -140,7 +140,7 @@ def test_a_graph_that_differs_from_the_model_is_not_written(
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_network_of_gluon_trains_and_answers_the_same_as_a_graph(
+def test_a_network_of_gluon_trains_and_its_graph_predicts_the_same(
     tmp_path: Path, multi_label: bool
 ) -> None:
     spec = change(
@@ -175,7 +175,7 @@ def test_the_catalog_has_every_classifier_of_gluons_model_zoo() -> None:
 @pytest.mark.parametrize(
     ("name", "side"), [("densenet121", 224), ("resnet18_v2", 64), ("vgg11", 64), ("alexnet", 224)]
 )
-def test_a_family_trains_and_answers_the_same_as_a_graph(
+def test_a_family_trains_and_its_graph_predicts_the_same(
     name: str, side: int, tmp_path: Path
 ) -> None:
     spec = change(backbone=f"gluon/{name}", input_shape=(3, side, side))
@@ -185,7 +185,7 @@ def test_a_family_trains_and_answers_the_same_as_a_graph(
 
 
 @pytest.mark.parametrize("name", ["gluon/squeezenet1.1", "gluon/vgg11", "gluon/resnet18_v1"])
-def test_the_weights_of_a_gluon_network_have_the_places_of_its_own_files(name: str) -> None:
+def test_the_weights_of_a_gluon_network_have_the_names_of_gluons_files(name: str) -> None:
     """So that a `.params` file of the zoo can be converted by renaming gamma and beta."""
     spec = change(backbone=name, input_shape=(3, 64, 64))
     ours = {key.removeprefix("weight/") for key in build(spec).state() if "weight/" in key}
@@ -195,7 +195,7 @@ def test_the_weights_of_a_gluon_network_have_the_places_of_its_own_files(name: s
     assert ours == renamed | {"head.weight", "head.bias"}
 
 
-def test_dropout_within_a_network_is_the_same_after_a_resume() -> None:
+def test_a_resumed_job_repeats_the_dropout_inside_a_network() -> None:
     spec = change(backbone="gluon/squeezenet1.1", input_shape=(3, 64, 64))
     whole, first = build(spec), build(spec)
     for engine in (whole, first):
@@ -208,7 +208,7 @@ def test_dropout_within_a_network_is_the_same_after_a_resume() -> None:
     assert not differences(whole.state(), second.state())
 
 
-def test_an_image_too_small_for_a_network_is_refused_in_one_sentence() -> None:
+def test_images_too_small_for_a_network_are_a_backend_error() -> None:
     with pytest.raises(BackendError, match="gluon/inceptionv3 cannot be built for input 3,20,28"):
         build(change(backbone="gluon/inceptionv3"))
 
@@ -229,7 +229,7 @@ print(len(os.listdir("/proc/self/task")))
 """
 
 
-def test_the_world_says_how_many_threads_mxnet_starts_whatever_the_environment_says() -> None:
+def test_mxnet_starts_the_given_number_of_threads_whatever_the_environment_has() -> None:
     def threads_of(world: int, **variables: str) -> int:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _COUNT_THREADS, str(world)],

@@ -1,4 +1,4 @@
-"""Too little memory is said to be that, though MXNet says it late and without a type."""
+"""MXNet's errors about memory, which have no type and may be late, become a MemoryError."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_a_step_that_does_not_fit_is_a_memory_error() -> None:
     assert done.stdout.startswith(first), done.stdout + done.stderr
 
 
-def test_an_error_of_a_gpus_pool_is_a_memory_error() -> None:
+def test_an_error_of_the_gpu_allocator_is_a_memory_error() -> None:
     said = 'File "pooled_storage_manager.h", line 161\nMXNetError: cudaMalloc failed: out of memory'
     with pytest.raises(MemoryError, match=r"^cudaMalloc failed: out of memory$"), memory_errors():
         raise mx.base.MXNetError(said)
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(mx.base.MXNetError), memory_errors():
         mx.nd.zeros((2, 3)).reshape((4, 4)).asnumpy()

@@ -1,4 +1,4 @@
-"""Ranks of the MXNet backend: what they add, and what becomes of their store's processes."""
+"""Ranks of the MXNet backend: their sums, and the processes of their key-value store."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_numbers_are_added_as_float64_and_a_rank_may_come_and_leave_later_than_another() -> None:
+def test_ranks_add_in_float64_and_may_start_and_leave_at_different_times() -> None:
     script = """
 time.sleep(4.0 * rank)
 joined = join()
@@ -104,7 +104,7 @@ for ranked in (World(), World(rank, size, 1, addresses)):
 """
 
 
-def test_running_statistics_are_averaged_and_two_ranks_repeat_a_training_bit_for_bit(
+def test_two_ranks_average_running_statistics_and_repeat_a_job_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     for name in ("first", "second"):
@@ -130,7 +130,7 @@ def test_running_statistics_are_averaged_and_two_ranks_repeat_a_training_bit_for
         assert all(np.array_equal(value, other[key]) for key, value in first.items()), name
 
 
-def test_a_server_does_not_execute_what_it_is_sent(tmp_path: Path) -> None:
+def test_a_server_does_not_execute_commands(tmp_path: Path) -> None:
     script = """
 joined = join()
 class Evil:
@@ -147,7 +147,7 @@ joined.leave()
     assert not list(tmp_path.iterdir())
 
 
-def test_no_server_outlives_a_killed_rank() -> None:
+def test_the_server_of_a_killed_rank_ends() -> None:
     script = "joined = join(); print('met', flush=True); joined.sum_numbers(np.ones(1 + rank))"
     with started(script) as processes:
         for process, count in zip(processes, (2, 1), strict=True):
@@ -162,7 +162,7 @@ def test_no_server_outlives_a_killed_rank() -> None:
                 time.sleep(0.05)
 
 
-def test_a_sum_ends_with_the_reason_when_its_server_does() -> None:
+def test_a_sum_whose_server_has_ended_fails_with_the_reason() -> None:
     script = """
 joined = join()
 joined.sum_numbers(np.ones(1))
@@ -185,7 +185,7 @@ finally:
         assert "exit code -9" in errors
 
 
-def test_ranks_that_do_not_meet_say_so() -> None:
+def test_ranks_that_do_not_meet_fail_with_the_reason() -> None:
     script = """
 ranks._PATIENCE_SECONDS = 3.0
 if rank == 0:
@@ -197,7 +197,7 @@ if rank == 0:
     assert "AlgorithmError: the 2 processes of this job did not meet within 3 s" in errors
 
 
-def test_a_port_that_is_taken_is_named_with_what_to_set() -> None:
+def test_a_port_in_use_is_an_error_that_says_what_to_set() -> None:
     script = """
 import socket
 if rank == 0:

@@ -45,7 +45,7 @@ def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: 
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_catalog_row_is_a_network_whose_layers_read_what_came_before(name: str) -> None:
+def test_every_catalog_row_is_a_network_whose_layers_read_earlier_values(name: str) -> None:
     assert networks.is_shared(name)
     known = {layers.INPUT}
     network = networks.network(name, (3, 64, 64))
@@ -57,7 +57,7 @@ def test_every_catalog_row_is_a_network_whose_layers_read_what_came_before(name:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "efficientnet_lite0"])
-def test_neutral_names_follow_one_pattern(name: str) -> None:
+def test_neutral_names_have_one_pattern(name: str) -> None:
     pattern = re.compile(
         r"(input|stem|stage[1-7]\.block\d+|final)(\.(expand|depthwise|project))?"
         r"\.(conv\d?|bn\d?|shortcut)\.(weight|bias|running_mean|running_var)"
@@ -67,7 +67,7 @@ def test_neutral_names_follow_one_pattern(name: str) -> None:
     assert {"final.bn.running_var", "stem.conv.weight"} <= set(names)
 
 
-def test_the_batch_norm_on_the_data_learns_no_scale() -> None:
+def test_the_batch_norm_on_the_images_learns_no_scale() -> None:
     names = networks.network("resnet20", (3, 32, 32)).tensor_shapes()
     found = [name for name in names if name.startswith("input.")]
     assert found == ["input.bn.bias", "input.bn.running_mean", "input.bn.running_var"]

@@ -1,4 +1,4 @@
-"""The one writer of the artifact's graph: what it computes, its bytes, and what it refuses."""
+"""The writer of the artifact's graph: what it computes, its bytes, and its checks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_input_is_uint8_images_in_batches_of_any_size(spec: ModelSpec) -> No
     np.testing.assert_allclose(together.sum(1), 1, atol=1e-6)
 
 
-def test_a_norm_after_a_convolution_costs_nothing_and_no_padding_is_a_node_of_its_own() -> None:
+def test_norms_after_convolutions_and_paddings_are_not_nodes_of_the_graph() -> None:
     kinds = [node.op_type for node in onnx.load_from_string(graph_of(LITE)).graph.node]
     assert "BatchNormalization" not in kinds and "Pad" not in kinds
     network = networks.network(LITE.backbone, LITE.input_shape)
@@ -82,7 +82,7 @@ def test_a_norm_after_a_convolution_costs_nothing_and_no_padding_is_a_node_of_it
     )
 
 
-def test_the_temperature_divides_the_logits_and_several_labels_have_a_sigmoid_each() -> None:
+def test_the_temperature_divides_the_logits_and_multi_label_graphs_end_with_a_sigmoid() -> None:
     batch = images_for(SMALL, 3)
     hot, cold = np.log(run(graph_of(SMALL), batch)), np.log(run(graph_of(SMALL, 4.0), batch))
     np.testing.assert_allclose(cold - cold[:, :1], (hot - hot[:, :1]) / 4, atol=1e-5)
@@ -91,13 +91,13 @@ def test_the_temperature_divides_the_logits_and_several_labels_have_a_sigmoid_ea
     np.testing.assert_allclose(odds - odds[:, :1], hot - hot[:, :1], atol=1e-4)
 
 
-def test_equal_weights_give_the_bytes_that_other_versions_of_onnx_gave() -> None:
+def test_equal_weights_give_equal_bytes_with_every_version_of_onnx() -> None:
     """Written with onnx 1.14.1 and NumPy 1.23.5, and with onnx 1.23.2 and NumPy 2.2.6."""
     digests = [hashlib.sha256(graph_of(spec)).hexdigest()[:16] for spec in (SMALL, LITE)]
     assert digests == ["c2c620aa50f0dd75", "b0fbf94f27cd9ac1"]
 
 
-def test_a_graph_that_disagrees_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_graph_that_disagrees_with_the_engine_is_an_error_and_not_written(tmp_path: Path) -> None:
     network = networks.network(SMALL.backbone, SMALL.input_shape)
 
     def wrong(images: UInt8Array) -> FloatArray:
@@ -110,7 +110,7 @@ def test_a_graph_that_disagrees_is_an_error_and_nothing_is_written(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_that_are_not_finite_do_not_pass_the_check(tmp_path: Path) -> None:
+def test_predictions_that_are_not_finite_fail_the_check(tmp_path: Path) -> None:
     def zeros(images: UInt8Array) -> FloatArray:
         return np.zeros((len(images), 4), np.float32)
 

@@ -1,4 +1,4 @@
-"""The reference backend itself: its gradients by difference quotients, and what it refuses."""
+"""The reference backend: its gradients by difference quotients, and what it rejects."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_gradients_are_the_limits_of_difference_quotients(layer: layers.Layer) -
 
 
 @pytest.mark.parametrize("spec", [SMALL, change(multi_label=True, positive_weights=(1, 2, 3, 0.5))])
-def test_the_losses_gradient_is_the_limit_of_difference_quotients(spec: ModelSpec) -> None:
+def test_the_gradient_of_a_loss_is_the_limit_of_difference_quotients(spec: ModelSpec) -> None:
     generator = np.random.default_rng(1)
     logits, targets = generator.normal(size=(2, 4)) * 3, generator.random((2, 4))
     losses, gradients = sample_losses(logits, targets, spec)
@@ -92,7 +92,7 @@ def test_steps_lower_the_loss_of_a_fixed_batch() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_what_only_a_framework_can_do_is_refused_with_what_to_set() -> None:
+def test_several_processes_and_compilation_are_errors_that_say_what_to_set() -> None:
     build = backends.load("reference").build
     with pytest.raises(BackendError, match="trains in one process, and this job has 2: use one"):
         build(SMALL, OptimizerSpec(), World(0, 2))

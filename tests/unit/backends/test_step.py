@@ -1,4 +1,4 @@
-"""What every backend takes from the core: the samples of a step, dropout, first weights, checks."""
+"""What all backends share: the samples of a step, dropout, precision, first weights, checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.backends.torch_cases import SMALL
 # ---- samples
 
 
-def test_samples_without_weight_stay_out_and_their_logits_are_zeros() -> None:
+def test_samples_of_weight_0_stay_out_and_their_logits_are_zeros() -> None:
     samples = StepSamples.of(np.array([1, 0, 2, 0], np.float32))
     assert samples.indices.tolist() == [0, 2] and samples.weights.tolist() == [1, 2]
     assert samples.has_weight and not samples.is_whole
@@ -23,20 +23,20 @@ def test_samples_without_weight_stay_out_and_their_logits_are_zeros() -> None:
     assert samples.scattered(logits).tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 6], [0, 0, 0]]
 
 
-def test_a_sample_alone_enters_twice_with_half_its_weight() -> None:
+def test_a_single_sample_enters_twice_with_half_its_weight() -> None:
     samples = StepSamples.of(np.array([0, 0.5, 0], np.float32))
     assert samples.indices.tolist() == [1, 1] and samples.weights.tolist() == [0.25, 0.25]
     logits = np.full((2, 3), 7, np.float32)
     assert samples.scattered(logits).tolist() == [[0, 0, 0], [7, 7, 7], [0, 0, 0]]
 
 
-def test_a_batch_of_padding_enters_whole_with_no_weight() -> None:
+def test_a_batch_of_padding_enters_whole_with_weights_of_0() -> None:
     samples = StepSamples.of(np.zeros(3, np.float32))
     assert samples.indices.tolist() == [0, 1, 2] and samples.weights.tolist() == [0, 0, 0]
     assert not samples.has_weight and samples.is_whole
 
 
-def test_a_full_batch_is_left_as_it_is() -> None:
+def test_a_full_batch_enters_unchanged() -> None:
     samples = StepSamples.of(np.ones(3, np.float32))
     logits = np.eye(3, dtype=np.float32)
     assert samples.is_whole and samples.scattered(logits) is logits
@@ -45,7 +45,7 @@ def test_a_full_batch_is_left_as_it_is() -> None:
 # ---- dropout
 
 
-def test_dropout_drops_its_share_and_differs_by_step_rank_and_seed_alone() -> None:
+def test_dropout_drops_its_rate_and_depends_on_step_rank_and_seed_alone() -> None:
     def kept(*key: int) -> np.ndarray:
         mask = kept_features(
             dataclasses.replace(SMALL, dropout_rate=0.3, seed=key[0]), (50, 200), *key[1:]
@@ -106,7 +106,7 @@ def test_weights_depend_on_seed_and_name_alone() -> None:
     assert not np.array_equal(first, initial_tensor("tail.weight", (4, 8), 0))
 
 
-def test_the_numbers_of_a_seed_stay_what_they_are() -> None:
+def test_a_seed_gives_the_same_numbers_in_every_version() -> None:
     """Otherwise a new version would give other first weights for the same seed."""
     drawn = initial_tensor("head.weight", (1, 4), 0)
     np.testing.assert_allclose(drawn, [[2.3475163, 0.6421838, 0.23118804, 0.9460535]], rtol=1e-6)
@@ -119,7 +119,7 @@ def test_the_numbers_of_a_seed_stay_what_they_are() -> None:
         ("head.bias", 0),
     ],
 )
-def test_batch_norms_and_biases_begin_at_one_and_zero(name: str, value: int) -> None:
+def test_batch_norms_start_at_1_and_biases_at_0(name: str, value: int) -> None:
     assert initial_tensor(name, (5,), 1).tolist() == [value] * 5
 
 
@@ -138,7 +138,7 @@ def test_a_head_that_does_not_fit_is_left_out(change: dict[str, tuple[int, ...] 
     assert set(checked_weights(state(**change), SHAPES, "net")) == {"stem.weight"}
 
 
-def test_weights_that_fit_come_without_their_prefix() -> None:
+def test_weights_that_fit_are_returned_without_their_prefix() -> None:
     assert set(checked_weights(state(), SHAPES, "net")) == set(SHAPES)
 
 
@@ -150,7 +150,7 @@ def test_weights_that_fit_come_without_their_prefix() -> None:
         ({"tail_weight": (1,)}, r"'tail.weight' should be absent and is \(1,\)"),
     ],
 )
-def test_weights_of_another_network_are_refused_by_name(
+def test_weights_of_another_network_are_rejected_by_name(
     change: dict[str, tuple[int, ...] | None], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match="weights of 'net' with this input: " + message):

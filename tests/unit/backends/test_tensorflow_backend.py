@@ -84,12 +84,12 @@ def test_an_optimizer_follows_its_formula(name: str, momentum: float) -> None:
         np.testing.assert_allclose(saved[key], value, 1e-4, 2e-6, err_msg=key)
 
 
-def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(BackendError, match=r"'adma'; did you mean 'adam'\?"):
         build(name="adma")
 
 
-def test_an_update_that_overflows_float16_is_left_out_and_halves_the_scale() -> None:
+def test_an_update_that_overflows_float16_is_skipped_and_halves_the_scale() -> None:
     import tensorflow as tf
 
     from image_classification.backends.tensorflow.optimizer import Precision
@@ -158,7 +158,7 @@ def test_the_buffer_of_a_batch_may_be_reused_as_soon_as_the_step_returns(engine:
     assert np.array_equal(step.fetch()[1], expected)
 
 
-def test_the_average_follows_the_weights_and_is_what_predicts(engine: Any) -> None:
+def test_the_average_follows_the_weights_and_predicts(engine: Any) -> None:
     before = engine.state()
     engine.train_step(make_batch(), 1e-2, Update(average_decay=0.75))
     after, name = engine.state(), "stage1.block1.conv1.weight"
@@ -169,7 +169,7 @@ def test_the_average_follows_the_weights_and_is_what_predicts(engine: Any) -> No
     assert not np.allclose(engine.predict_step(make_batch().images), averaged, atol=1e-4)
 
 
-def test_frozen_batches_of_one_update_are_one_batch() -> None:
+def test_several_batches_of_a_frozen_networks_update_equal_one_batch() -> None:
     engine = build(HEAD_ONLY, momentum=0.9)
     first = engine.state()
     batch = make_batch(size=4)
@@ -196,7 +196,9 @@ def test_frozen_batches_of_one_update_are_one_batch() -> None:
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 2.0, 3.0, 0.5)])
-def test_several_labels_have_a_sigmoid_each(weights: tuple[float, ...], tmp_path: Path) -> None:
+def test_multi_label_models_have_a_sigmoid_per_class(
+    weights: tuple[float, ...], tmp_path: Path
+) -> None:
     spec = change(HEAD_ONLY, multi_label=True, positive_weights=weights)
     engine, batch = build(spec), make_batch(size=3)
     loss, logits = engine.train_step(batch, 0.0).fetch()
@@ -210,7 +212,7 @@ def test_several_labels_have_a_sigmoid_each(weights: tuple[float, ...], tmp_path
     np.testing.assert_allclose(served, expected, atol=1e-4)
 
 
-def test_images_of_another_size_are_refused(engine: Any) -> None:
+def test_images_of_another_size_are_rejected(engine: Any) -> None:
     with pytest.raises(AlgorithmError, match=r"expected images \(N, 20, 28, 3\)"):
         engine.predict_step(np.zeros((1, 28, 20, 3), np.uint8))
 
@@ -232,7 +234,7 @@ def test_a_resumed_job_ends_with_the_same_weights_bit_for_bit(engine: Any) -> No
     assert differences(expected, engine.state()) == set()
 
 
-def test_weights_alone_start_the_optimizer_and_the_average_afresh(engine: Any) -> None:
+def test_with_weights_alone_optimizer_and_average_start_afresh(engine: Any) -> None:
     engine.train_step(make_batch(), 1e-2)
     state = engine.state()
     weights = {name: value for name, value in state.items() if name.startswith("weight/")}
@@ -252,7 +254,7 @@ def test_weights_alone_start_the_optimizer_and_the_average_afresh(engine: Any) -
         ("optimizer/momentum_buffer/head.bias", np.zeros(4, np.float32)),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
+def test_a_state_that_does_not_fit_is_rejected_and_changes_nothing(
     engine: Any, name: str, value: np.ndarray
 ) -> None:
     engine.train_step(make_batch(), 1e-2)
@@ -293,7 +295,7 @@ def test_release_frees_the_network() -> None:
     assert run.stdout == "None\n"
 
 
-def test_the_number_of_threads_is_the_worlds() -> None:
+def test_tensorflow_uses_the_number_of_threads_of_the_world() -> None:
     script = (
         "from image_classification.backends.tensorflow import engine as device\n"
         "from image_classification.backends.base import World\n"

@@ -1,4 +1,4 @@
-"""SavedModel and .keras: what leaves an artifact for TensorFlow's own tools."""
+"""Exports for TensorFlow's own tools: SavedModel and .keras."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def expected_of(engine: Any, images: np.ndarray) -> np.ndarray:
     return odds / odds.sum(1, keepdims=True)
 
 
-def test_a_saved_model_answers_images_and_encoded_images(
+def test_a_saved_model_predicts_from_images_and_encoded_images(
     engine: Any, model: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "saved" / "1"
@@ -94,7 +94,7 @@ def test_a_keras_file_loads_in_safe_mode_without_this_package(
     np.testing.assert_allclose(answer, expected_of(engine, images), atol=1e-5)
 
 
-def test_what_is_there_already_is_not_overwritten(
+def test_an_existing_file_is_not_overwritten(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", str(model), "--format", "keras", "--output", str(tmp_path)]

@@ -34,13 +34,13 @@ def build(**fields: Any) -> Any:
     )
 
 
-def test_every_classifier_of_keras_has_a_row(keras: Any) -> None:
+def test_the_catalog_has_every_classifier_of_keras(keras: Any) -> None:
     theirs = {name for name in dir(keras.applications) if name[0].isupper()}
     ours = {name for name in catalog.BACKBONES if name.startswith(catalog.PREFIX)}
     assert {name.removeprefix(catalog.PREFIX) for name in ours} == theirs
 
 
-def test_a_close_name_is_suggested() -> None:
+def test_an_unknown_backbone_of_keras_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(BackendError, match="did you mean 'keras/ResNet50'"):
         backends.catalog("tensorflow").find("keras/resnet50")
 
@@ -50,7 +50,7 @@ def module_of(keras: Any, model: str) -> Any:
 
 
 @pytest.mark.parametrize("family", catalog.FAMILIES, ids=lambda f: next(iter(f.models)))
-def test_the_normalization_is_what_the_family_was_trained_with(keras: Any, family: Any) -> None:
+def test_a_family_has_the_normalization_of_its_training(keras: Any, family: Any) -> None:
     """Keras's own: a function beside the model, or layers inside it."""
     model = next(iter(family.models))
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert "weight/trunk.conv.kernel" in differences(first, other)
 
 
-def test_the_file_that_keras_publishes_is_read(keras: Any, tmp_path: Path) -> None:
+def test_the_weights_file_that_keras_publishes_is_read(keras: Any, tmp_path: Path) -> None:
     row = backends.catalog("tensorflow").find("keras/EfficientNetB0")
     engines = backends.load("tensorflow")
     assert engines.pretrained_state(row, tmp_path) is None
@@ -142,7 +142,7 @@ def write_as_published(model: Any, path: Path) -> None:
                 group.create_dataset(name, data=weight.value.numpy())
 
 
-def test_images_that_are_too_small_are_refused() -> None:
+def test_images_that_are_too_small_are_rejected() -> None:
     with pytest.raises(BackendError, match="InceptionV3 needs images of at least 75 pixels"):
         build(backbone="keras/InceptionV3")
 
@@ -158,7 +158,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
-def test_a_family_trains_and_answers_the_same_as_a_graph(
+def test_a_family_trains_and_its_graph_predicts_the_same(
     name: str, side: int, tmp_path: Path
 ) -> None:
     row = backends.catalog("tensorflow").find(f"keras/{name}")

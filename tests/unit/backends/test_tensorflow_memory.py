@@ -1,4 +1,4 @@
-"""Too little memory is said to be that when TensorFlow's allocator finds it out."""
+"""TensorFlow's errors about memory become a MemoryError."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_classification.backends.tensorflow.engine import memory_errors
 from image_classification.contract.failure import describe
 
 
-def test_what_does_not_fit_is_a_memory_error_that_says_what_to_do() -> None:
+def test_a_tensor_that_does_not_fit_is_a_memory_error_that_says_what_to_do() -> None:
     with pytest.raises(MemoryError, match=r"^OOM when allocating tensor with shape.*mklcpu$") as e:
         with memory_errors():
             tf.function(lambda side: tf.fill([side, side], 1.0))(tf.constant(1 << 21))
@@ -21,6 +21,6 @@ def test_what_does_not_fit_is_a_memory_error_that_says_what_to_do() -> None:
     assert reason.startswith("ClientError: out of memory: set a smaller mini_batch_size")
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError), memory_errors():
         tf.reshape(tf.zeros([3]), [2])

@@ -1,4 +1,4 @@
-"""A SavedModel of the channel `model` as a backbone, with SavedModels as users leave them."""
+"""A SavedModel of the channel `model` as a backbone, with SavedModels like those of users."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_its_features_are_the_models_own_averaged_over_the_positions(hub: Path) -> None:
+def test_the_features_are_the_models_output_averaged_over_the_positions(hub: Path) -> None:
     images = make_batch(SPEC).images
     logits = build(hub).predict_step(images)
     engine = build(hub)
@@ -69,7 +69,9 @@ def test_its_features_are_the_models_own_averaged_over_the_positions(hub: Path) 
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_fine_tuning_moves_what_is_trained_and_its_statistics(hub: Path, tmp_path: Path) -> None:
+def test_fine_tuning_changes_the_trainable_weights_and_the_statistics(
+    hub: Path, tmp_path: Path
+) -> None:
     engine = build(hub, averages_weights=True)
     before = engine.state()
     losses = [engine.train_step(make_batch(SPEC), 0.05).fetch()[0] for _ in range(5)]
@@ -83,7 +85,7 @@ def test_fine_tuning_moves_what_is_trained_and_its_statistics(hub: Path, tmp_pat
     engine.export(tmp_path / "model.onnx", 1.5)  # checked against the engine
 
 
-def test_a_frozen_one_keeps_all_but_the_head(hub: Path) -> None:
+def test_a_frozen_saved_model_keeps_everything_but_the_head(hub: Path) -> None:
     engine = build(hub, train_only_head=True)
     before = engine.state()
     engine.train_step(make_batch(SPEC), 0.05)
@@ -92,7 +94,7 @@ def test_a_frozen_one_keeps_all_but_the_head(hub: Path) -> None:
     assert changed == {"weight/head.weight", "weight/head.bias", "optimizer/steps"}
 
 
-def test_one_with_a_dropout_within_is_fine_tuned_without_it(
+def test_a_saved_model_with_dropout_is_fine_tuned_without_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Dropping(Hub):
@@ -109,7 +111,7 @@ def test_one_with_a_dropout_within_is_fine_tuned_without_it(
     assert "evaluation mode" in caplog.text
 
 
-def test_a_signature_is_enough(tmp_path: Path) -> None:
+def test_a_saved_model_with_only_a_signature_is_a_backbone(tmp_path: Path) -> None:
     module = tf.Module()
     module.weight = tf.Variable(tf.ones([3, 5]), name="w")
     spec = tf.TensorSpec([None, 20, 28, 3], tf.float32, name="pixels")
@@ -159,7 +161,7 @@ def test_a_model_that_keras_exported_is_a_backbone(tmp_path: Path) -> None:
         (lambda x: _written(x), "WriteFile"),
     ],
 )  # fmt: skip
-def test_one_that_reaches_out_of_the_model_is_refused_before_it_is_loaded(
+def test_a_saved_model_that_uses_files_or_python_is_rejected_before_loading(
     effect: Any, operation: str, tmp_path: Path
 ) -> None:
     Hub(effect).save(tmp_path / "model")
@@ -172,12 +174,12 @@ def _written(images: Any) -> Any:
     return images
 
 
-def test_images_of_another_size_than_it_was_made_for_are_refused(hub: Path) -> None:
+def test_images_of_another_size_than_the_models_are_rejected(hub: Path) -> None:
     with pytest.raises(BackendError, match="20 × 20 × 3: set image_shape"):
         build(hub, input_shape=(3, 20, 20))
 
 
-def test_a_channel_without_a_saved_model_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
+def test_a_channel_without_a_saved_model_or_with_a_damaged_one_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"expected one saved_model\.pb .* found none"):
         build(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"\x0a\xff no protobuf")

@@ -39,7 +39,7 @@ def test_a_timm_backbone_trains_and_predicts(timm: Any) -> None:
     assert engine.predict_step(batch().images).shape == (6, 3)
 
 
-def test_its_parameters_keep_timms_names_behind_a_prefix_and_the_head_has_ours(timm: Any) -> None:
+def test_parameters_keep_timms_names_after_a_prefix_and_the_head_has_ours(timm: Any) -> None:
     names = {name.removeprefix("weight/") for name in build().state() if name[:7] == "weight/"}
     theirs = timm.create_model("mobilenetv3_small_050", num_classes=0).state_dict()
     saved = {f"trunk.{name}" for name in theirs if "num_batches_tracked" not in name}
@@ -70,7 +70,7 @@ def test_an_unknown_timm_model_is_a_backend_error(timm: Any) -> None:
         build(ModelSpec(**{**vars(SPEC), "backbone": "timm/no_such_model"}))
 
 
-def test_an_input_size_that_the_model_refuses_is_a_backend_error(timm: Any) -> None:
+def test_an_input_size_that_timm_rejects_is_a_backend_error(timm: Any) -> None:
     with pytest.raises(BackendError, match="3,64,64"):
         build(ModelSpec(**{**vars(SPEC), "backbone": "timm/vit_tiny_patch16_224"}))
 

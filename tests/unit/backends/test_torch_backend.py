@@ -46,7 +46,7 @@ def test_steps_lower_the_loss_of_a_fixed_batch(name: str) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(BackendError, match=r"'adma'; did you mean 'adam'\?"):
         build(name="adma")
 
@@ -192,7 +192,7 @@ def test_a_state_is_a_copy_in_plain_order() -> None:
     assert all(value.flags.c_contiguous and value.flags.owndata for value in state.values())
 
 
-def test_weights_without_an_optimizer_part_start_it_afresh() -> None:
+def test_weights_without_optimizer_slots_start_the_optimizer_afresh() -> None:
     engine = build()
     fresh = engine.state()
     engine.train_step(make_batch(), 0.1)
@@ -200,7 +200,7 @@ def test_weights_without_an_optimizer_part_start_it_afresh() -> None:
     assert differences(fresh, engine.state()) == set()
 
 
-def test_a_state_of_another_network_is_refused_by_name_and_changes_nothing() -> None:
+def test_a_state_of_another_network_is_rejected_by_name_and_changes_nothing() -> None:
     engine = build()
     before = engine.state()
     missing = dict(before)
@@ -217,7 +217,7 @@ def test_a_state_of_another_network_is_refused_by_name_and_changes_nothing() -> 
         assert differences(before, engine.state()) == set()
 
 
-def test_an_optimizer_state_of_other_settings_is_refused() -> None:
+def test_an_optimizer_state_of_other_settings_is_rejected() -> None:
     trained = build(name="adam")
     trained.train_step(make_batch(), 0.01)
     with pytest.raises(ArtifactError, match="resume with the settings of the checkpoint"):
@@ -259,7 +259,7 @@ def test_the_exported_graph_divides_the_logits_by_the_temperature(tmp_path: Path
     np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-5)
 
 
-def test_an_export_is_quiet_repeatable_and_tells_nothing_of_this_machine(
+def test_an_export_is_quiet_repeatable_and_free_of_this_machines_paths(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     engine = build()
@@ -277,7 +277,7 @@ def test_an_export_is_quiet_repeatable_and_tells_nothing_of_this_machine(
     )
 
 
-def test_an_export_that_disagrees_is_an_error_and_writes_nothing(
+def test_an_export_that_disagrees_with_the_engine_is_an_error_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_graph, "TOLERANCE", -1.0)

@@ -1,4 +1,4 @@
-"""Too little memory is said to be that, whichever allocator of PyTorch found it out."""
+"""PyTorch's errors about memory become a MemoryError, from every allocator."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_model_that_does_not_fit_is_a_memory_error_that_says_what_to_do() -> N
     assert reason.startswith("ClientError: out of memory: set a smaller mini_batch_size")
 
 
-def test_an_error_of_a_gpus_allocator_is_a_memory_error_without_its_settings() -> None:
+def test_an_error_of_the_gpu_allocator_is_a_memory_error_without_pytorchs_advice() -> None:
     said = "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 15 GiB of which 1 is free. Set X"
     with pytest.raises(MemoryError, match=r"on cuda:0: CUDA out of memory.*1 is free$"):
         with memory_errors(torch.device("cuda", 0)):
             raise torch.OutOfMemoryError(said)
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(torch.device("cpu")):
         raise RuntimeError("shapes differ")

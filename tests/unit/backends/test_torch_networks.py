@@ -41,7 +41,7 @@ def lite0_weights() -> State:
 # ---- names and catalog
 
 
-def test_backends_are_listed_and_catalogs_read_without_a_framework() -> None:
+def test_listing_backends_and_reading_catalogs_needs_no_framework() -> None:
     script = (
         "import sys\nfrom image_classification import backends\n"
         "assert 'torch' in backends.names()\n"
@@ -51,12 +51,12 @@ def test_backends_are_listed_and_catalogs_read_without_a_framework() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_an_unknown_backend_is_answered_with_the_nearest_and_the_list() -> None:
+def test_an_unknown_backend_is_an_error_with_the_nearest_name_and_the_list() -> None:
     with pytest.raises(BackendError, match=r"'troch'; did you mean 'torch'\? Backends: .*torch"):
         backends.load("troch")
 
 
-def test_a_missing_framework_is_answered_with_the_extra_to_install() -> None:
+def test_a_missing_framework_is_an_error_that_names_the_extra_to_install() -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
         "from image_classification import backends\n"
@@ -68,14 +68,14 @@ def test_a_missing_framework_is_answered_with_the_extra_to_install() -> None:
     assert "pip install 'sagemaker-image-classification[torch]'" in run.stdout
 
 
-def test_an_unknown_backbone_is_answered_with_the_nearest_and_the_list() -> None:
+def test_an_unknown_backbone_is_an_error_with_the_nearest_name_and_the_list() -> None:
     with pytest.raises(BackendError, match=r"'resnet500'; did you mean 'resnet50'\?.*timm/"):
         catalog.find("resnet500")
     with pytest.raises(BackendError, match=r"has no backbone 'timm/\.\./x'"):
         catalog.find("timm/../x")
 
 
-def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
+def test_num_layers_names_a_resnet_and_other_depths_are_rejected() -> None:
     assert resnet_name(50) == "resnet50"
     with pytest.raises(BackendError, match="num_layers=51 has no ResNet; choose one of 18, 20,"):
         resnet_name(51)
@@ -85,7 +85,7 @@ def test_num_layers_names_a_resnet_and_other_depths_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "efficientnet_lite0"])
-def test_the_modules_own_the_networks_tensors_and_a_head(name: str) -> None:
+def test_the_classifier_has_the_networks_tensors_and_a_head(name: str) -> None:
     network = networks.network(name, SMALL.input_shape)
     tensors = dict(model.build(change(backbone=name)).tensors())
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -120,7 +120,7 @@ def test_odd_sizes_and_gray_images_train_and_export(
     assert engine.predict_step(make_batch(spec).images).shape == (6, 4)
 
 
-def test_images_of_another_size_are_refused() -> None:
+def test_images_of_another_size_are_rejected() -> None:
     with pytest.raises(AlgorithmError, match=r"expected images \(N, 20, 28, 3\), received \(1, 28"):
         build().predict_step(np.zeros((1, 28, 28, 3), np.uint8))
 
@@ -150,7 +150,7 @@ def center_crop(path: Path, backbone: Backbone) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def test_pretrained_weights_fit_a_head_of_another_width_and_leave_it_fresh() -> None:
+def test_pretrained_weights_leave_a_head_of_another_width_fresh() -> None:
     weights = lite0_weights()
     engine = build(change(backbone="efficientnet_lite0", input_shape=(3, 64, 64)))
     fresh = engine.state()
@@ -160,18 +160,18 @@ def test_pretrained_weights_fit_a_head_of_another_width_and_leave_it_fresh() -> 
     assert np.array_equal(after["weight/stem.conv.weight"], weights["weight/stem.conv.weight"])
 
 
-def test_a_baked_file_comes_before_the_installed_package(tmp_path: Path) -> None:
+def test_a_weights_file_is_preferred_to_the_installed_package(tmp_path: Path) -> None:
     save_file({"head.bias": np.ones(3, np.float32)}, tmp_path / "efficientnet_lite0.safetensors")
     backbone = catalog.find("efficientnet_lite0")
     state = backends.load("torch").pretrained_state(backbone, tmp_path)
     assert state is not None and set(state) == {"weight/head.bias"}
 
 
-def test_a_backbone_without_weights_anywhere_has_none(tmp_path: Path) -> None:
+def test_without_any_weights_file_there_is_no_pretrained_state(tmp_path: Path) -> None:
     assert backends.load("torch").pretrained_state(catalog.find("resnet18"), tmp_path) is None
 
 
-def test_an_altered_weights_file_is_refused(
+def test_an_altered_weights_file_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "altered_weights").mkdir()
@@ -184,13 +184,13 @@ def test_an_altered_weights_file_is_refused(
         backends.load("torch").pretrained_state(backbone, None)
 
 
-def test_a_damaged_baked_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_weights_file(tmp_path: Path) -> None:
     (tmp_path / "resnet18.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(ArtifactError, match=r"resnet18\.safetensors"):
         backends.load("torch").pretrained_state(catalog.find("resnet18"), tmp_path)
 
 
-def test_weights_written_to_be_baked_are_read_back_equal(tmp_path: Path) -> None:
+def test_written_pretrained_weights_are_read_back_equal(tmp_path: Path) -> None:
     expected = lite0_weights()
     (path,) = write_pretrained_weights("torch", ["efficientnet_lite0"], tmp_path / "weights")
     backbone = catalog.find("efficientnet_lite0")

@@ -1,4 +1,4 @@
-"""What a recipe asks of the PyTorch engine: averages, grouped batches, precision, compilation."""
+"""The PyTorch engine with recipes: averages, updates of several batches, precision, compilation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def part(state: State, prefix: str) -> State:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def test_the_average_follows_its_formula_and_predictions_and_graph_use_it() -> None:
+def test_predictions_and_graph_use_the_average() -> None:
     engine, plain = build(change(averages_weights=True)), build()
     expected = part(engine.state(), "average/")
     assert differences(expected, part(engine.state(), "weight/")) == set()
@@ -51,7 +51,7 @@ def test_the_average_follows_its_formula_and_predictions_and_graph_use_it() -> N
     assert np.array_equal(engine.predict_step(images), served.predict_step(images))
 
 
-def test_a_resumed_average_continues_bit_for_bit_and_weights_alone_start_it_afresh() -> None:
+def test_a_resumed_average_continues_bit_for_bit_and_starts_afresh_with_weights_alone() -> None:
     spec = change(averages_weights=True)
     whole, resumed = build(spec), build(spec)
     whole.train_step(make_batch(), 0.05, Update(average_decay=0.7))
@@ -66,7 +66,7 @@ def test_a_resumed_average_continues_bit_for_bit_and_weights_alone_start_it_afre
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_grouped_batches_update_like_one_batch_of_all_their_samples(clip: float) -> None:
+def test_several_batches_of_an_update_equal_one_batch_of_all_samples(clip: float) -> None:
     spec = change(train_only_head=True)  # without BatchNorm statistics the equality is exact
     options = {"name": "adam", "clip_gradient_norm": clip, "head_l2": 0.01}
     together, grouped = build(spec, **options), build(spec, **options)
@@ -86,7 +86,7 @@ def test_grouped_batches_update_like_one_batch_of_all_their_samples(clip: float)
     )
 
 
-def test_padding_that_ends_an_update_leaves_its_other_batches_to_make_it() -> None:
+def test_an_update_that_ends_with_padding_uses_its_other_batches() -> None:
     ended, padded = build(momentum=0.9), build(momentum=0.9)
     batch = make_batch()
     ended.train_step(batch, 0.05, Update(share=0.5))
@@ -127,7 +127,7 @@ def test_bfloat16_steps_learn_and_keep_float32_weights() -> None:
     assert all(v.dtype == np.float32 for v in part(engine.state(), "weight/").values())
 
 
-def test_a_scaled_loss_leaves_an_overflowing_step_out_and_its_scale_is_resumed() -> None:
+def test_a_step_that_overflows_is_skipped_and_the_loss_scale_is_resumed() -> None:
     """The scaler runs here on the CPU; on a GPU the same code runs in float16."""
     engine = build(name="adam", clip_gradient_norm=1.0)
     engine._precision = precision(torch.float16, CPU)
@@ -150,7 +150,7 @@ def test_a_scaled_loss_leaves_an_overflowing_step_out_and_its_scale_is_resumed()
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, about itself
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_a_compiled_function_gives_what_the_plain_one_gives() -> None:
+def test_a_compiled_function_returns_the_same_values() -> None:
     def plain(x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x) * 2 + x
 
@@ -159,7 +159,9 @@ def test_a_compiled_function_gives_what_the_plain_one_gives() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_without_a_compiler_compilation_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_without_a_compiler_is_an_error_that_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = build(change(compiles=True))
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/c++",))
     engine._features = compiled(lambda x: torch.sigmoid(x.float()).mean((1, 2)) * 3)

@@ -1,4 +1,4 @@
-"""The optimizers' formulas: the definition that every backend is held to."""
+"""The optimizers' formulas, which define what every backend computes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(name: str, steps: int = 3, **changes: Any) -> tuple[dict[str, np.ndarray
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_is_torch_optims(name: str, momentum: float) -> None:
+def test_a_rule_computes_the_same_as_torch_optim(name: str, momentum: float) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     optimizer = pytest.importorskip("image_classification.backends.torch.optimizer")
     spec = OptimizerSpec(name=name, **SETTINGS | {"momentum": momentum})
@@ -63,20 +63,20 @@ def test_a_rule_is_torch_optims(name: str, momentum: float) -> None:
             np.testing.assert_allclose(value, saved[f"optimizer/{slot}/{key}"], rtol=1e-6)
 
 
-def test_weight_decay_reaches_weights_and_leaves_vectors_alone() -> None:
+def test_weight_decay_includes_weights_and_excludes_vectors() -> None:
     decayed, plain = run("sgd", 1, weight_decay=0.5)[0], run("sgd", 1, weight_decay=0.0)[0]
     start = np.random.default_rng(1).normal(size=(3, 2))
     np.testing.assert_allclose(decayed["w"], plain["w"] - 0.1 * 0.5 * start)
     assert np.array_equal(decayed["b"], plain["b"])
 
 
-def test_clipping_scales_all_gradients_by_one_factor() -> None:
+def test_clipping_multiplies_all_gradients_by_one_factor() -> None:
     gradients = {"w": np.array([[3.0]]), "b": np.array([4.0])}
     assert clip_factor(gradients, 1.0) == pytest.approx(0.2, rel=1e-6)
     assert clip_factor(gradients, 6.0) == 1.0 and clip_factor(gradients, 0.0) == 1.0
 
 
-def test_saved_slots_are_taken_back_by_parameter() -> None:
+def test_saved_slots_are_returned_by_parameter() -> None:
     _, slots = run("adam")
     state = {f"optimizer/{slot}/{key}": v for key, own in slots.items() for slot, v in own.items()}
     found = checked_slots(state, {"w": (3, 2), "b": (3,)}, OptimizerSpec(name="adam"))
@@ -88,11 +88,11 @@ def test_saved_slots_are_taken_back_by_parameter() -> None:
     ("key", "shape"),
     [("exp_avg/w", (3, 2)), ("momentum_buffer/w", (2, 3)), ("momentum_buffer/v", (3, 2))],
 )
-def test_slots_of_another_optimizer_or_network_are_refused(key: str, shape: Any) -> None:
+def test_slots_of_another_optimizer_or_network_are_rejected(key: str, shape: Any) -> None:
     with pytest.raises(ArtifactError, match=rf"'optimizer/{key}'.* than this sgd: resume with"):
         checked_slots({f"optimizer/{key}": np.zeros(shape)}, {"w": (3, 2)}, OptimizerSpec())
 
 
-def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(BackendError, match=r"'x' has no optimizer 'adma'; did you mean 'adam'\?"):
         rule_of(OptimizerSpec(name="adma"), "x")
