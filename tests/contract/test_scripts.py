@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -83,3 +84,43 @@ def test_messages_lists_what_users_read_and_no_docstring(tmp_path: Path) -> None
         assert any(line[7:].startswith(kind) for line in lines), kind
     assert "src/image_classification/serving/page/index.html" in lines
     assert "Every error the product raises on purpose" not in ran.stdout
+
+
+def names_of(module: Path) -> set[str]:
+    """The names that a module defines or imports at its top level, and a package's modules."""
+    names = {path.stem for path in module.parent.iterdir()} if module.stem == "__init__" else set()
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+    return names
+
+
+def is_python(path: Path) -> bool:
+    return path.suffix == ".py" or (
+        path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python")
+    )
+
+
+# Tests of a framework that is not installed here are read too.
+FILES = [
+    path
+    for folder in ("scripts", "tests")
+    for path in sorted((REPOSITORY / folder).rglob("*"))
+    if is_python(path)
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_scripts_and_tests_import_only_names_that_the_package_has(path: Path) -> None:
+    source = REPOSITORY / "src"
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("image_classif"):
+            place = source.joinpath(*(node.module or "").split("."))
+            module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            assert module.exists(), node.module
+            missing = {alias.name for alias in node.names} - names_of(module)
+            assert not missing, f"{node.module} has no {missing}"

@@ -19,7 +19,7 @@ import tensorflow as tf
 from image_classification import artifact, backends
 from image_classification.backends.base import OptimizerSpec, World
 from image_classification.cli import main
-from image_classification.images.preprocessing import Preprocessing, prepare
+from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.output import description_of, engine_writers
 from tests.unit.backends.torch_cases import SMALL, make_batch
@@ -69,7 +69,7 @@ def test_a_saved_model_predicts_from_images_and_encoded_images(
         Image.fromarray(picture.astype(np.uint8)).save(buffer, "PNG")
         files.append(buffer.getvalue())
     answer = signatures["serving_default"](image_bytes=tf.constant(files))["probabilities"]
-    prepared = np.stack([prepare(data, PREPROCESSING) for data in files])
+    prepared = np.stack([preprocess(data, PREPROCESSING) for data in files])
     np.testing.assert_allclose(answer, expected_of(engine, prepared), atol=0.02)
 
 
