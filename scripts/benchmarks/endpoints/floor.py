@@ -51,7 +51,7 @@ def work(
 ) -> None:
     """Predict images in one process until the time is over."""
     from image_classification.artifact import open_artifact
-    from image_classification.images.preprocessing import prepare
+    from image_classification.images.preprocessing import preprocess
     from image_classification.serving.codec.answers import Prediction, encode, parse_accept
     from image_classification.serving.models import Runtime
 
@@ -62,7 +62,7 @@ def work(
         accept = parse_accept(None, "application/json")
 
         def answer(body: bytes) -> bytes:
-            (row,) = runtime.run(prepare(body, artifact.preprocessing)[None])
+            (row,) = runtime.run(preprocess(body, artifact.preprocessing)[None])
             prediction = Prediction(row, artifact.labels)
             return encode([prediction], False, accept, artifact.interface)
 

@@ -19,14 +19,14 @@ def load() -> object:
 
 
 def _onnx(model: Path) -> object:
-    from image_classification.images.preprocessing import Preprocessing, prepare
+    from image_classification.images.preprocessing import Preprocessing, preprocess
     from image_classification.serving.models import Runtime
 
     preprocessing = Preprocessing.from_json(
         json.loads((model / "preprocessing.json").read_text("utf-8"))
     )
     runtime = Runtime(model / "model.onnx")
-    return lambda data: runtime.run(prepare(data, preprocessing)[None])[0].tolist()
+    return lambda data: runtime.run(preprocess(data, preprocessing)[None])[0].tolist()
 
 
 def _torch(model: Path) -> object:
