@@ -15,6 +15,7 @@ import json
 import sys
 import threading
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,15 +55,12 @@ def memory_needed(path: Path) -> int:
         return 0  # no artifact: loading it names the missing file
 
 
-@dataclass
-class _Entry(Generic[T]):
-    """One model; `model` is None while it loads."""
+@dataclass(frozen=True)
+class _Origin:
+    """The origin of one model and the bytes accounted for it."""
 
     url: str
     memory: int
-    model: T | None = None
-    running: int = 0
-    is_leaving: bool = False
 
 
 class ModelStore(Generic[T]):
@@ -76,7 +74,9 @@ class ModelStore(Generic[T]):
     def __init__(self, load: Callable[[Path], T], budget: int) -> None:
         self.budget = budget
         self._load = load
-        self._entries: dict[str, _Entry[T]] = {}
+        self._origins: dict[str, _Origin] = {}  # also while a model loads or unloads
+        self._models: dict[str, T] = {}
+        self._running: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def load(self, name: str, url: str) -> None:
@@ -86,35 +86,34 @@ class ModelStore(Generic[T]):
             RequestError: 409 the name is taken by a model that is loaded, loading or unloading; 507
                 there is no memory for it; 400 it is not an artifact that can be served.
         """
-        entry = self._reserve(name, Path(url), url)
+        self._reserve(name, url)
         try:
             model = self._load(Path(url))
         except BaseException as error:
             with self._changed:
-                del self._entries[name]
+                del self._origins[name]
             if isinstance(error, MemoryError):
                 raise RequestError(507, f"no memory for model {name!r}: unload others") from error
             if isinstance(error, (ArtifactError, OSError)):
                 raise RequestError(400, f"model {name!r} cannot be served: {error}") from error
             raise
         with self._changed:
-            entry.model = model
+            self._models[name] = model
 
-    def _reserve(self, name: str, path: Path, url: str) -> _Entry[T]:
-        needed = memory_needed(path)
+    def _reserve(self, name: str, url: str) -> None:
+        needed = memory_needed(Path(url))
         with self._changed:
-            if name in self._entries:
+            if name in self._origins:
                 raise RequestError(409, f"model {name!r} is loaded already: unload it first")
-            taken = sum(entry.memory for entry in self._entries.values())
+            taken = sum(origin.memory for origin in self._origins.values())
             if taken + needed > self.budget:
                 raise RequestError(
                     507,
-                    f"model {name!r} needs about {needed >> 20} MiB; {len(self._entries)} models "
+                    f"model {name!r} needs about {needed >> 20} MiB; {len(self._origins)} models "
                     f"take {taken >> 20} of {self.budget >> 20} MiB: unload others or set "
                     f"{environment.MODEL_MEMORY.name}",
                 )
-            entry = self._entries[name] = _Entry(url, needed)
-            return entry
+            self._origins[name] = _Origin(url, needed)
 
     def unload(self, name: str) -> None:
         """Forget the model once no request uses it; its memory is free on return.
@@ -123,11 +122,10 @@ class ModelStore(Generic[T]):
             RequestError: 404 there is no such model.
         """
         with self._changed:
-            entry = self._loaded(name)
-            entry.is_leaving = True
-            self._changed.wait_for(lambda: entry.running == 0)
-            del self._entries[name]
-            entry.model = None
+            self._find(name)
+            del self._models[name]  # from now on no request finds it
+            self._changed.wait_for(lambda: self._running[name] == 0)
+            del self._origins[name], self._running[name]
         gc.collect()
         _return_free_memory()
 
@@ -135,35 +133,35 @@ class ModelStore(Generic[T]):
     def using(self, name: str) -> Iterator[T]:
         """Give the model, which stays loaded while the block runs; RequestError 404 if absent."""
         with self._changed:
-            entry = self._loaded(name)
-            entry.running += 1
+            model = self._find(name)
+            self._running[name] += 1
         try:
-            assert entry.model is not None
-            yield entry.model
+            yield model
         finally:
+            del model  # before the count, so that unloading frees it
             with self._changed:
-                entry.running -= 1
+                self._running[name] -= 1
                 self._changed.notify_all()
 
     def url(self, name: str) -> str:
         """Return where the model came from; RequestError 404 if absent."""
         with self._changed:
-            return self._loaded(name).url
+            self._find(name)
+            return self._origins[name].url
 
     def page(self, after: str, limit: int) -> tuple[list[tuple[str, str]], str | None]:
         """Return ((name, url) of up to `limit` loaded models, the name to continue after)."""
         with self._changed:
-            loaded = sorted(n for n, entry in self._entries.items() if entry.model is not None)
+            loaded = sorted(self._models)
             start = bisect_right(loaded, after) if after else 0
             names = loaded[start : start + limit]
-            rows = [(name, self._entries[name].url) for name in names]
+            rows = [(name, self._origins[name].url) for name in names]
         return rows, names[-1] if start + limit < len(loaded) else None
 
-    def _loaded(self, name: str) -> _Entry[T]:
-        entry = self._entries.get(name)
-        if entry is None or entry.model is None or entry.is_leaving:
+    def _find(self, name: str) -> T:
+        if name not in self._models:
             raise RequestError(404, f"model {name!r} is not loaded: POST /models loads it")
-        return entry
+        return self._models[name]
 
 
 def _return_free_memory() -> None:

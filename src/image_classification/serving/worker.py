@@ -92,6 +92,11 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         """Requests received and not answered yet; the arbiter can read it too."""
         return int.from_bytes(self._shared[:8], "little")
 
+    @classmethod
+    def count_lost(cls, requests: int) -> None:
+        """Count requests that ended with a killed worker; the next workers inherit the number."""
+        cls.lost_before += requests
+
     def run(self) -> None:
         """Run the main loop; gunicorn calls this once the model is loaded."""
         self._health: Health = self.app.health
@@ -132,10 +137,12 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Answer at once what needs no thread; give the rest to a thread or refuse it."""
-        record = _record_of(request.head)
-        record.deadline = record.started + self._plan.timeout
-        record.is_client_gone = connection.is_gone
-        record.received_bytes = len(request.body)
+        record = _record_of(
+            request.head,
+            received_bytes=len(request.body),
+            deadline=time.monotonic() + self._plan.timeout,
+            is_client_gone=connection.is_gone,
+        )
         if record.is_quick:
             data, closes = self._answer(connection, request, record)
             self._connections.answer(connection, data, closes=closes)
@@ -152,9 +159,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def note_refusal(self, connection: Connection, error: RequestError, sent_bytes: int) -> None:
         """Record the refusal of a request that did not arrive whole."""
-        head = connection.reader.head
-        record = _record_of(head) if head else RequestRecord("-", "-")
-        record.received_bytes = connection.held
+        head, received = connection.reader.head, connection.held
+        record = (
+            _record_of(head, received) if head else RequestRecord("-", "-", received_bytes=received)
+        )
         self._close_record(record, error.status, sent_bytes)
 
     def _limits(self) -> Limits:
@@ -299,8 +307,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         record.write_line()
 
 
-def _record_of(head: Head) -> RequestRecord:
-    return RequestRecord(head.method, head.path, request_id(head.get(ID_HEADER)))
+def _record_of(head: Head, received_bytes: int, **known: Any) -> RequestRecord:
+    name = request_id(head.get(ID_HEADER))
+    return RequestRecord(head.method, head.path, name, received_bytes, **known)
 
 
 def run_application(application: Application, request: Request, peer: Any, server: Any) -> Answer:
@@ -363,7 +372,7 @@ def after_worker(arbiter: Arbiter, worker: Worker) -> None:
     """
     lost = worker.requests_in_flight
     if lost:
-        Worker.lost_before += lost
+        Worker.count_lost(lost)
         sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
     if not arbiter.LISTENERS:  # the server is being stopped
         return
