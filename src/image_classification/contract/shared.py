@@ -84,7 +84,9 @@ class SharedHyperparameters(Hyperparameters):
     image_shape = text(None,
         "Input of the network as channels,height,width; unset: that of the backbone, and 3,224,224 "
         "for num_layers.")
-    resize = integer(None, "With resize_mode=crop: the shorter side in pixels before the crop.", 1)
+    resize = integer(None,
+        "With resize_mode=crop: the shorter side in pixels before the crop; unset: chosen by the "
+        "data or by the backbone.", 1)
     inference_resize = choice(None, ("crop", "squash"),
         "Preprocessing in the server; unset: exactly that of validation; squash: that of the MXNet "
         "built-in's server.")
