@@ -18,7 +18,7 @@ TRAIN = """
 import argparse, json, os, sys
 import image_classification
 from image_classification.images.decode import decode
-import beside
+import sibling
 parser = argparse.ArgumentParser()
 parser.add_argument("--learning-rate", type=float)
 parser.add_argument("--flip", type=str)
@@ -29,7 +29,7 @@ parser.add_argument("--model-dir", default=os.environ["SM_MODEL_DIR"])
 arguments = parser.parse_args()
 images = sorted(name for _, _, names in os.walk(arguments.train) for name in names)
 seen = {name: value for name, value in os.environ.items() if name.startswith("SM_")}
-content = {"argv": sys.argv[1:], "images": len(images), "seen": seen, "beside": beside.VALUE}
+content = {"argv": sys.argv[1:], "images": len(images), "seen": seen, "sibling": sibling.VALUE}
 with open(os.path.join(arguments.model_dir, "seen.json"), "w") as file:
     json.dump(content, file)
 print("trained")
@@ -59,14 +59,14 @@ def seen_by(base: Path) -> dict[str, object]:
 def test_the_script_gets_arguments_variables_and_our_package(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
-    code = {"train.py": TRAIN, "beside.py": "VALUE = 7"}
+    code = {"train.py": TRAIN, "sibling.py": "VALUE = 7"}
     base = script_job(tmp_path, small_channels, code)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
     found = seen_by(base)
     expected = "--api_token hunter2 --flip True --learning-rate 0.01 -n 3"
     assert sorted(" ".join(found["argv"]).split()) == sorted(expected.split())
-    assert (found["images"], found["beside"]) == (36, 7)
+    assert (found["images"], found["sibling"]) == (36, 7)
     seen = found["seen"]
     assert seen["SM_MODEL_DIR"] == str(base / "model")
     assert seen["SM_CHANNEL_VALIDATION"] == str(base / "input" / "data" / "validation")
@@ -83,7 +83,7 @@ def test_the_script_gets_arguments_variables_and_our_package(
 def test_no_value_of_a_hyperparameter_is_logged(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
-    base = script_job(tmp_path, small_channels, {"train.py": TRAIN, "beside.py": "VALUE = 7"})
+    base = script_job(tmp_path, small_channels, {"train.py": TRAIN, "sibling.py": "VALUE = 7"})
     done = run_command("train", "--base-dir", base, MY_SECRET_KEY="correct-horse")
     assert done.returncode == 0
     assert "api_token" in done.stdout
@@ -98,7 +98,7 @@ def test_the_code_can_be_a_submitted_folder_or_tar_file(
     source = tmp_path / "source"
     source.mkdir()
     (source / "train.py").write_text(TRAIN)
-    (source / "beside.py").write_text("VALUE = 8")
+    (source / "sibling.py").write_text("VALUE = 8")
     submitted = source
     if kind == "tar":
         submitted = tmp_path / "sourcedir.tar.gz"
@@ -107,7 +107,7 @@ def test_the_code_can_be_a_submitted_folder_or_tar_file(
     base = script_job(tmp_path, small_channels, {}, sagemaker_submit_directory=f'"{submitted}"')
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert seen_by(base)["beside"] == 8
+    assert seen_by(base)["sibling"] == 8
 
 
 def test_a_failed_script_determines_the_exit_code_and_the_reason(

@@ -34,22 +34,22 @@ def described(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, An
     return found
 
 
-def beyond(value: Any, shape: Any, place: str = "") -> Iterator[str]:
+def beyond(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     """What botocore leaves to the service: enumerations and patterns."""
     if shape.type_name == "structure":
         for name, member in value.items():
-            yield from beyond(member, shape.members[name], f"{place}.{name}")
+            yield from beyond(member, shape.members[name], f"{path}.{name}")
     elif shape.type_name == "list":
         for number, member in enumerate(value):
-            yield from beyond(member, shape.member, f"{place}[{number}]")
+            yield from beyond(member, shape.member, f"{path}[{number}]")
     elif shape.type_name == "string":
         pattern = shape.metadata.get("pattern", "")
         if shape.enum and value not in shape.enum:
-            yield f"{place}={value!r} is none of {shape.enum}"
+            yield f"{path}={value!r} is not one of {shape.enum}"
         elif "\\p{" not in pattern and not re.fullmatch(pattern or ".*", value, re.DOTALL):
-            yield f"{place}={value!r} is not {pattern}"
+            yield f"{path}={value!r} is not {pattern}"
         if len(value) > shape.metadata.get("max", 10**6):
-            yield f"{place} is too long"
+            yield f"{path} is too long"
 
 
 @pytest.mark.parametrize("interface", sorted(INTERFACES))
