@@ -247,10 +247,10 @@ def unquote(text: str) -> str:
 
 def integer_list(text: str) -> tuple[int, ...]:
     """Return the integers of `10,20`, `10, 20`, `(10, 20)` or `[10,20]`; else raise ValueError."""
-    parts = text.strip("()[] ").split(",")
-    if not all(_INTEGER.fullmatch(part.strip()) for part in parts):
+    numbers = text.strip("()[] ").split(",")
+    if not all(_INTEGER.fullmatch(number.strip()) for number in numbers):
         raise ValueError(f"not integers separated by commas: {text!r}")
-    return tuple(int(part) for part in parts)
+    return tuple(int(number) for number in numbers)
 
 
 def parse_all(

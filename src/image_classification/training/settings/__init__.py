@@ -21,15 +21,7 @@ from image_classification.errors import DataError, HyperparameterError
 from image_classification.images.augment import Augmentation
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.settings.images import augmentation_of, preprocessing_of
-from image_classification.training.settings.optimization import (
-    Schedule,
-    checkpoint_frequency_of,
-    early_stopping_of,
-    optimizer_of,
-    precision_of,
-    schedule_of,
-)
+from image_classification.training.settings import images, optimization
 from image_classification.training.stopping import EarlyStopping
 
 
@@ -218,7 +210,7 @@ class Settings:
     epochs: int
     batch_size: int
     optimizer: OptimizerSpec
-    schedule: Schedule
+    schedule: optimization.Schedule
     label_smoothing: float
     dropout_rate: float
     early_stopping: EarlyStopping | None
@@ -262,27 +254,27 @@ def settings_of(v: SharedHyperparameters) -> Settings:
         classes=v.num_classes,
         labels=labels_of(v.labels),
         expected_samples=v.num_training_samples,
-        preprocessing=preprocessing_of(v, backbone),
+        preprocessing=images.preprocessing_of(v, backbone),
         served_resize=v.inference_resize,
-        augmentation=augmentation_of(v),
+        augmentation=images.augmentation_of(v),
         epochs=v.epochs,
         batch_size=v.batch_size,
-        optimizer=optimizer_of(v),
-        schedule=schedule_of(v),
+        optimizer=optimization.optimizer_of(v),
+        schedule=optimization.schedule_of(v),
         label_smoothing=v.label_smoothing,
         dropout_rate=backbone.dropout_rate if v.dropout_rate is None else v.dropout_rate,
-        early_stopping=early_stopping_of(v),
+        early_stopping=optimization.early_stopping_of(v),
         top_k=None if v.binary_mode else v.top_k,
         multi_label=v.multi_label,
         weighted_loss=v.use_weighted_loss,
         pipe_shuffle_bytes=v.pipe_shuffle_mb << 20,
         validation_split_ratio=v.validation_split_ratio,
-        checkpoint_frequency=checkpoint_frequency_of(v),
+        checkpoint_frequency=optimization.checkpoint_frequency_of(v),
         checkpoint_steps=v.checkpoint_steps,
         checkpoint_minutes=v.checkpoint_minutes,
         max_minutes=v.max_minutes,
         recipe=Recipe.of(v),
-        precision=precision_of(v),
+        precision=optimization.precision_of(v),
         compiles=v.compile == "on",
         max_bad_samples=v.max_bad_samples,
         seed=v.random_seed,
