@@ -57,7 +57,7 @@ class Answer:
     body: bytes = b""
 
     def to_bytes(self, *, is_closing: bool, has_body: bool = True) -> bytes:
-        """Head and body; `has_body` is False for the answer to HEAD."""
+        """Return head and body; `has_body` is False for the answer to HEAD."""
         lines = [
             f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}",
             "Server: gunicorn",
@@ -107,7 +107,7 @@ class Head:
     is_whole: bool = False
 
     def get(self, name: str) -> str | None:
-        """The value of the first header of that name (in upper case), or None."""
+        """Return the value of the first header of that name (in upper case), or None."""
         return next((value for key, value in self.headers if key == name), None)
 
     @property
@@ -134,12 +134,13 @@ class Head:
 
 
 def _parse_head(text: bytes) -> Head:
-    """The head in `text`, which ends with its first empty line; a RequestError refuses it."""
+    """Parse the head in `text`, which ends with its first empty line, or refuse it."""
     line, *fields = text[:-4].split(b"\r\n")
     if len(line) > _LINE_LIMIT:
-        raise RequestError(414, f"the request line has {len(line)} bytes, the limit is 4094")
+        raise RequestError(414, f"the request line has more than {_LINE_LIMIT} bytes")
     if len(fields) > _MOST_FIELDS or any(len(entry) + 2 > _FIELD_LIMIT for entry in fields):
-        raise RequestError(431, "the head has more than 100 fields or one of more than 8190 bytes")
+        limits = f"{_MOST_FIELDS} fields of {_FIELD_LIMIT} bytes"
+        raise RequestError(431, f"the head has more than {limits}")
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
         raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
