@@ -251,6 +251,6 @@ def _answer_refusals(app: Flask) -> None:
 
 def _refusal(status: int, message: str) -> Response:
     answer = http.refusal(status, message)
-    line = " ".join(message.split())[:2000]
-    _logger.warning("%s %s answered %s: %s", request.method, request.path[:200], status, line)
+    method, path, line = request.method, request.path[:200], http.one_line(message)
+    _logger.warning("%s %s answered %s: %s", method, path, status, line)
     return Response(answer.body, status, dict(answer.headers))

@@ -81,8 +81,13 @@ def refusal(status: int, message: str) -> Answer:
     headers = [("Content-Type", "application/json")]
     if status == 503:
         headers.append(("Retry-After", "1"))
-    line = " ".join(message.split())[:_MAX_MESSAGE]
-    return Answer(status, headers, json.dumps({"error": line}, ensure_ascii=False).encode())
+    body = json.dumps({"error": one_line(message)}, ensure_ascii=False)
+    return Answer(status, headers, body.encode())
+
+
+def one_line(message: str) -> str:
+    """Return the message on one line, no longer than SageMaker passes on."""
+    return " ".join(message.split())[:_MAX_MESSAGE]
 
 
 @dataclass
