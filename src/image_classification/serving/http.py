@@ -26,7 +26,9 @@ _HEAD_LIMIT = 64 * 2**10
 _LINE_LIMIT = 4094
 _MOST_FIELDS = 100
 _FIELD_LIMIT = 8190
-_REQUEST_LINE = re.compile(rb"([A-Z-]{3,20}) ((?:/|https?://)[!-~]*) HTTP/1\.([01])")
+_AUTHORITY = rb"https?://(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"  # a proxy may send it
+_METHOD = rb"(?!CONNECT )[A-Z-]{3,20}"  # after CONNECT a tunnel would follow
+_REQUEST_LINE = re.compile(rb"(%b) (?:%b)?(/[!-~]*) HTTP/1\.([01])" % (_METHOD, _AUTHORITY))
 _SINGLE = ("HOST", "CONTENT-TYPE")  # RFC 9110, 5.3: a second one makes the request ambiguous
 
 # RFC 9112, 7.1: a size in hexadecimal digits and extensions, which are read and left out.
@@ -150,10 +152,7 @@ def _parse_head(text: bytes) -> Head:
     if found is None:
         raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
     _check_codings(fields, minor_version=int(found[3]))
-    target = found[2].partition(b"#")[0]
-    if target[:1] != b"/":  # a proxy's form, http://host/path
-        target = b"/" + b"".join(target.split(b"/", 3)[3:])
-    path, _, query = target.decode().partition("?")
+    path, _, query = found[2].decode().partition("#")[0].partition("?")
     head = Head(found[1].decode(), path, query, int(found[3]))
     try:
         HttpRequestParser(head).feed_data(text)
