@@ -19,8 +19,8 @@ from image_classification.images import preprocessing as evaluation
 from image_classification.images.decode import decode_region
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box
-from image_classification.images.preprocessing import Preprocessing
-from image_classification.images.resize import HIDING_RATIO, resize, resize_into
+from image_classification.images.preprocessing import Preprocessing, resize
+from image_classification.images.resize import HIDING_RATIO, resize_into
 from image_classification.samples import UInt8Array
 
 _TRIALS = 10  # areas and aspect ratios tried before the center is taken, as in torchvision

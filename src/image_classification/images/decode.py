@@ -31,9 +31,13 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
-from image_classification.images.header import ImageHeader, read_header, without_metadata
+from image_classification.images.header import (
+    UPRIGHT,
+    ImageHeader,
+    read_header,
+    without_metadata,
+)
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
-from image_classification.images.orientation import UPRIGHT, stored_box, turn_upright
 from image_classification.samples import UInt8Array
 
 DEFAULT_MAX_PIXELS = 64 << 20
@@ -52,6 +56,8 @@ _READERS: dict[str, type[ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
+# Direction of rows and columns, −1 for backward; from 5 on, after the picture is transposed.
+_BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 _STRIP_PIXELS = 1 << 20  # smaller pictures are converted whole
 # What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
 _PILLOW_ERRORS = (
@@ -97,7 +103,7 @@ def decode(
     check_pixels(header.width, header.height, max_pixels)
     scale = _jpeg_scale(header, header.upright_size, min_size)
     pixels = _decode_stored(data, header, channels, scale, smooth_chroma)
-    return turn_upright(pixels, header.orientation)
+    return _turn_upright(pixels, header)
 
 
 def decode_region(
@@ -133,7 +139,7 @@ def decode_region(
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
     scale = _jpeg_scale(header, region[2:], min_size)
-    box = stored_box(region, (header.height, header.width), header.orientation)
+    box = _stored_box(region, header)
     if scale > 1:
         box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
                box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
@@ -148,9 +154,7 @@ def decode_region(
         pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
         if bgr:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-    if header.orientation != UPRIGHT:
-        pixels = turn_upright(np.ascontiguousarray(pixels), header.orientation)
-    return pixels
+    return _turn_upright(pixels, header)
 
 
 def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> None:
@@ -174,6 +178,32 @@ def _jpeg_scale(
         if height // scale >= min_size[0] and width // scale >= min_size[1]:
             return scale
     return 1
+
+
+def _stored_box(box: Box, header: ImageHeader) -> Box:
+    """Find where a box of the upright picture is stored."""
+    top, left, height, width = box
+    rows, columns = _BACKWARD.get(header.orientation, (1, 1))
+    full_height, full_width = header.upright_size
+    if rows < 0:
+        top = full_height - top - height
+    if columns < 0:
+        left = full_width - left - width
+    return (left, top, width, height) if header.is_transposed else (top, left, height, width)
+
+
+def _turn_upright(pixels: UInt8Array, header: ImageHeader) -> UInt8Array:
+    """Turn H·W·C as stored upright, C-contiguous: a copy of about 4 ns per pixel, or none."""
+    if header.orientation == UPRIGHT:
+        return pixels
+    pixels = np.ascontiguousarray(pixels)
+    # Whole pixels are moved, not channels: half the time.
+    whole = pixels.view(f"V{pixels.shape[2]}")[:, :, 0]
+    if header.is_transposed:
+        whole = whole.T
+    rows, columns = _BACKWARD.get(header.orientation, (1, 1))
+    turned = np.ascontiguousarray(whole[::rows, ::columns])
+    return turned.view(np.uint8).reshape(*turned.shape, pixels.shape[2])
 
 
 def _decode_stored(

@@ -13,7 +13,7 @@ from PIL import Image
 from image_classification.errors import ImageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
 from image_classification.images.header import read_header
-from image_classification.images.resize import resize
+from image_classification.images.preprocessing import resize
 from image_classification.samples import UInt8Array
 
 _SIDE = 128  # pixels of a thumbnail's longer side

@@ -4,9 +4,11 @@ In: the bytes of an image file. Out: an `ImageHeader`, or an error that names wh
 The first bytes tell the format, never the name. Headers are parsed here and not by Pillow for two
 reasons: limits must be checked before anything is allocated (Pillow's WebP reader allocates the
 canvas when it opens a file), and metadata must not decide whether pixels can be read:
-`without_metadata` leaves only what the decoder needs.
+`without_metadata` leaves only what the decoder needs. An EXIF orientation that is illegal or
+unreadable counts as 1, because the pixels are fine; Pillow's reader would warn (silencing that is
+not thread-safe), and its `exif_transpose` raises on damaged EXIF.
 Sources: JPEG: ITU-T T.81, annex B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; BMP:
-Microsoft's BITMAPINFOHEADER.
+Microsoft's BITMAPINFOHEADER; EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF 6.0, section 2.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from image_classification.errors import ImageDamagedError, ImageFormatError
-from image_classification.images import orientation as exif
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -49,6 +50,11 @@ FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN, _END = 0xDA, 0xD9
 _EXIF, _ADOBE = 0xE1, 0xEE
 _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE)) - {_ADOBE}  # Adobe: color transform
+UPRIGHT = 1  # EXIF orientation
+_EXIF_PREFIX = b"Exif\0\0"
+_ORIENTATION_TAG = 0x0112
+_VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT (the legal one), LONG
+_ENTRY_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -67,16 +73,20 @@ class ImageHeader:
     format: str
     width: int
     height: int
-    orientation: int = exif.UPRIGHT
+    orientation: int = UPRIGHT
     channels: int = 3
     bit_depth: int = 8
     is_progressive: bool = False
 
     @property
+    def is_transposed(self) -> bool:
+        """Whether turning the image upright swaps width and height."""
+        return self.orientation >= 5
+
+    @property
     def upright_size(self) -> tuple[int, int]:
         """(height, width) in pixels after the orientation is applied."""
-        size = (self.height, self.width)
-        return (size[1], size[0]) if exif.is_transposed(self.orientation) else size
+        return (self.width, self.height) if self.is_transposed else (self.height, self.width)
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -154,15 +164,15 @@ def _read_jpeg(data: bytes) -> ImageHeader:
             frame = (marker, *struct.unpack_from(">BHHB", data, start + 4))
         elif marker == _EXIF and orientation is None:
             content = data[start + 4 : end]
-            if content.startswith(exif.EXIF_PREFIX):
-                orientation = exif.read_orientation(content)
+            if content.startswith(_EXIF_PREFIX):
+                orientation = _read_orientation(content)
     if frame is None:
         raise ImageDamagedError(f"this JPEG ({len(data)} bytes) has no frame header")
     marker, bit_depth, height, width, channels = frame
     if bit_depth != 8:
         raise ImageFormatError(f"expected a JPEG of 8 bits per channel, got {bit_depth} bits")
     return ImageHeader(
-        "JPEG", width, height, orientation or exif.UPRIGHT, channels, bit_depth, marker == 0xC2
+        "JPEG", width, height, orientation or UPRIGHT, channels, bit_depth, marker == 0xC2
     )
 
 
@@ -207,14 +217,14 @@ def _read_png(data: bytes) -> ImageHeader:
 
 def _png_orientation(data: bytes) -> int:
     """From the chunk eXIf, or else from the text chunk of older ImageMagick and exiftool."""
-    profile_orientation = exif.UPRIGHT
+    profile_orientation = UPRIGHT
     for kind, start, end in _chunks(data):
         if kind == b"eXIf":
-            return exif.read_orientation(data[start + 8 : end - 4])
+            return _read_orientation(data[start + 8 : end - 4])
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             text = data[start + 8 : end - 4]
             if text.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-                profile_orientation = exif.read_orientation(_raw_profile(kind, text))
+                profile_orientation = _read_orientation(_raw_profile(kind, text))
     return profile_orientation
 
 
@@ -283,9 +293,9 @@ def _webp_orientation(data: bytes) -> int:
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
-            return exif.read_orientation(data[position + 8 : position + 8 + length])
+            return _read_orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    return exif.UPRIGHT
+    return UPRIGHT
 
 
 def _read_bmp(data: bytes) -> ImageHeader:
@@ -295,3 +305,23 @@ def _read_bmp(data: bytes) -> ImageHeader:
     else:
         width, height = struct.unpack_from("<ii", data, 18)
     return ImageHeader("BMP", width, abs(height))  # a negative height: rows from the top
+
+
+def _read_orientation(exif: bytes) -> int:
+    """The orientation, 1 to 8, in `exif` (its `Exif\\0\\0` prefix may be missing); else 1."""
+    tiff = exif[len(_EXIF_PREFIX) :] if exif.startswith(_EXIF_PREFIX) else exif
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return UPRIGHT
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(entries):
+            start = directory + 2 + entry * _ENTRY_BYTES
+            tag, kind, count = struct.unpack_from(order + "HHI", tiff, start)
+            if tag == _ORIENTATION_TAG and count == 1 and kind in _VALUE_FORMATS:
+                (value,) = struct.unpack_from(order + _VALUE_FORMATS[kind], tiff, start + 8)
+                return int(value) if 1 <= value <= 8 else UPRIGHT
+    except struct.error:  # an offset points beyond the end
+        pass
+    return UPRIGHT

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from image_classification.images.resize import flipped
+from image_classification.images.preprocessing import flipped
 from image_classification.samples import UInt8Array
 
 ERASED_AREA = (0.02, 0.33)

@@ -10,13 +10,22 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+from PIL import Image
 
 from image_classification.errors import DataError, ImageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
 from image_classification.images.header import ImageHeader, read_header
-from image_classification.images.resize import INTERPOLATIONS, resize
 from image_classification.samples import UInt8Array
 
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "area": Image.Resampling.BOX,  # TensorFlow's name
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+}
 MODES = ("crop", "squash")
 SMALL_IMAGES = ("enlarge", "refuse")
 
@@ -31,7 +40,7 @@ class Preprocessing:
         resize: the shorter side in pixels before the crop; None crops the image as it is.
         mode: "crop" (resize the shorter side, then crop the center) or "squash" (resize both sides
             to the input's, which changes the aspect ratio; ignores `resize`).
-        interpolation: a key of `resize.INTERPOLATIONS`.
+        interpolation: a key of `INTERPOLATIONS`.
         mean, std: one per channel in units of 0 to 255. Not applied here: the model's graph
             computes (pixel − mean) / std. People can read them in the artifact.
         max_pixels: larger images are refused.
@@ -189,3 +198,45 @@ def resize_and_crop(
         (top + height) * rows / resized[0],
     )
     return resize(image, height, width, preprocessing.interpolation, box, out, *flips)
+
+
+def resize(
+    image: UInt8Array,
+    height: int,
+    width: int,
+    interpolation: str = "bilinear",
+    box: tuple[float, float, float, float] | None = None,
+    out: UInt8Array | None = None,
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
+) -> UInt8Array:
+    """Resize with antialiasing (the filter widens when it shrinks); "nearest" has none.
+
+    Args:
+        image: uint8 (H, W, channels), 1 or 3 channels.
+        height, width: of the result, in pixels.
+        interpolation: a key of `INTERPOLATIONS`.
+        box: (left, top, right, bottom) in pixels of `image`, fractions allowed: what to resize. The
+            filter may look at pixels beyond it, so the result is what resizing the whole image and
+            then cropping gives.
+        out: where to write the result, uint8 (height, width, channels).
+        horizontal_flip, vertical_flip: flip the result; 25 µs here, ten times that in NumPy.
+
+    Returns:
+        `out`, or a new C-contiguous array.
+    """
+    picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    resized = picture.resize((width, height), INTERPOLATIONS[interpolation], box)
+    if out is None:
+        out = np.empty((height, width, image.shape[2]), np.uint8)
+    out[...] = np.asarray(flipped(resized, horizontal_flip, vertical_flip)).reshape(out.shape)
+    return out
+
+
+def flipped(picture: Image.Image, horizontal_flip: bool, vertical_flip: bool) -> Image.Image:
+    """Flip a Pillow picture from left to right, from top to bottom, both, or not at all."""
+    if horizontal_flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if vertical_flip:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return picture

@@ -22,7 +22,8 @@ from image_classification.errors import AlgorithmError, DataError, ImageError, U
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, check_pixels, decode
 from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.images.header import ImageHeader, has_end_mark, read_header
-from image_classification.images.resize import HIDING_RATIO, INTERPOLATIONS, resize_box
+from image_classification.images.preprocessing import INTERPOLATIONS
+from image_classification.images.resize import HIDING_RATIO, resize_box
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.lists import ListEntry
 from image_classification.labels.tree import class_name

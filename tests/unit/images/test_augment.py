@@ -12,8 +12,7 @@ from image_classification.images.augment import Augmentation, augment, draw_numb
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.images.operations import affine, affine_matrix, color_jitter
-from image_classification.images.preprocessing import Preprocessing, preprocess
-from image_classification.images.resize import resize
+from image_classification.images.preprocessing import Preprocessing, preprocess, resize
 
 ALL = {
     "nothing": Augmentation(),

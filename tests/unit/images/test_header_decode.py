@@ -23,7 +23,7 @@ from image_classification.errors import (
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.images.header import read_header
-from image_classification.images.resize import resize
+from image_classification.images.preprocessing import resize
 
 Transpose = Image.Transpose
 STORED_AS = {  # how an upright picture is stored under each orientation

@@ -13,8 +13,7 @@ from PIL import Image
 from image_classification.errors import DataError, ImageError, ImageTooLargeError
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.preprocessing import Preprocessing, preprocess
-from image_classification.images.resize import resize
+from image_classification.images.preprocessing import Preprocessing, preprocess, resize
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from image_classification.images import resize as reduction
 from image_classification.images.decode import decode
-from image_classification.images.resize import resize, resize_box
+from image_classification.images.preprocessing import resize
+from image_classification.images.resize import resize_box
 from image_classification.prepare.encode import Transcoding, transcode
 from image_classification.samples import UInt8Array
 
