@@ -11,12 +11,12 @@ from typing import Any
 from image_classification.cli.command_line import Commands, add_command, check_sheet, say
 from image_classification.errors import UsageError
 from image_classification.files import written_beside
+from image_classification.labels.label_map import LabelMap
 from image_classification.prepare.contact_sheet import draw_contact_sheet
 from image_classification.prepare.inspect import (
     RecordSummary,
     describe_record,
     extract,
-    labels_beside,
     summarize,
 )
 from image_classification.records.index import INDEX_SUFFIX
@@ -112,7 +112,7 @@ def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
     if args.contact_sheet is not None:
         numbers = range(min(args.first, len(file))) if args.record is None else [args.record]
         with written_beside(args.contact_sheet) as path:
-            draw_contact_sheet(file, numbers, labels_beside(file)).save(path, "PNG")
+            draw_contact_sheet(file, numbers, LabelMap.beside(file.path)).save(path, "PNG")
         result["contact_sheet"] = str(args.contact_sheet)
     if args.extract is not None:
         numbers = range(len(file)) if args.record is None else [args.record]

@@ -153,8 +153,7 @@ def _listing_of(path: Path | None, root: Path) -> Path | None:
 def _labels_of(text: str | None, root: Path) -> LabelMap | None:
     """Return the given names, or those of a labels.json in the input."""
     if text is None:
-        beside = root / LABELS_FILE
-        return LabelMap.read(beside) if beside.is_file() else None
+        return LabelMap.beside(root / LABELS_FILE)
     if text.endswith(".json"):
         return LabelMap.read(Path(text))
     return LabelMap.parse(text)

@@ -111,8 +111,7 @@ def take_inventory(
     """
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, found none")
-    if labels is None and (root / LABELS_FILE).is_file():
-        labels = LabelMap.read(root / LABELS_FILE)
+    labels = labels or LabelMap.beside(root / LABELS_FILE)
     listing = listing or _only_listing(root)
     _check_options(listing, group_by, label_attribute)
     if listing is None:

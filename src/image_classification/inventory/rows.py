@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from image_classification.errors import ListError
-from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 from image_classification.labels.tree import LeftOut, find_images
 from image_classification.samples import IntArray
@@ -117,7 +117,7 @@ def assemble(
                 f"{earlier.where}; keep one of the lines"
             )
         left_out.add("lines that repeat another", row.where)
-    labels = labels or labels_beside(listing) or _labels_of(list(kept.values()))
+    labels = labels or LabelMap.beside(listing) or _labels_of(list(kept.values()))
     entries = [
         ListEntry(i, (float(_class_index(row, labels)),), path)
         for i, (path, row) in enumerate(kept.items())
@@ -192,12 +192,6 @@ class _Files:
                 "give the path below the folder of images"
             )
         return found[0] if found else wanted
-
-
-def labels_beside(listing: Path) -> LabelMap | None:
-    """Return the label map in the folder of a list, or None."""
-    path = listing.with_name(LABELS_FILE)
-    return LabelMap.read(path) if path.is_file() else None
 
 
 def _labels_of(rows: Sequence[Row]) -> LabelMap:

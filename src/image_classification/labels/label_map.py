@@ -111,17 +111,23 @@ class LabelMap:
         write_text(path, json.dumps({"labels": list(self.names)}, ensure_ascii=False, indent=1))
 
     def check_beside(self, path: Path) -> None:
-        """Refuse a place for `path` where a `labels.json` names other classes than these.
+        """Check that the folder of `path` has no `labels.json` with other classes than these.
 
         Raises:
             DataError: as `read`, or the names differ.
         """
-        existing = path.with_name(LABELS_FILE)
-        if existing.is_file() and LabelMap.read(existing) != self:
+        if LabelMap.beside(path) not in (None, self):
             raise DataError(
-                f"{existing} has other classes than {path}, and would give its names to other "
-                "files there: write to another folder, or delete it if nothing there needs it"
+                f"{path.with_name(LABELS_FILE)} has other classes than {path}, and would give its "
+                "names to other files there: write to another folder, or delete it if nothing "
+                "there needs it"
             )
+
+    @classmethod
+    def beside(cls, path: Path) -> LabelMap | None:
+        """Return the label map in the folder of `path`, or None; raise as `read`."""
+        beside = path.with_name(LABELS_FILE)
+        return cls.read(beside) if beside.is_file() else None
 
     @classmethod
     def read(cls, path: Path) -> LabelMap:

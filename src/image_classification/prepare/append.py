@@ -167,15 +167,15 @@ def _check_ids(
 
 def _combined_labels(list_path: Path, record_path: Path) -> LabelMap | None:
     """Return the list's label map if it adds classes at the end of the file's, else None."""
-    paths = [path.with_name(LABELS_FILE) for path in (record_path, list_path)]
-    old, new = (LabelMap.read(path) if path.is_file() else None for path in paths)
+    old, new = LabelMap.beside(record_path), LabelMap.beside(list_path)
     if old is None or new is None or old.names[: len(new)] == new.names:
         return None
     if new.names[: len(old)] == old.names:
         return new
     raise DataError(
-        f"{paths[1]} and {paths[0]} number their classes differently: {list(new.names)!r:.200} "
-        f"and {list(old.names)!r:.200}; list the new images with the classes of the old"
+        f"the label maps of {list_path} and {record_path} number their classes differently: "
+        f"{list(new.names)!r:.200} and {list(old.names)!r:.200}; list the new images with the "
+        "classes of the old"
     )
 
 

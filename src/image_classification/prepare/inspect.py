@@ -15,7 +15,7 @@ import numpy as np
 
 from image_classification.errors import DataError, ImageError
 from image_classification.images.header import ImageHeader, read_header
-from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.label_map import LabelMap
 from image_classification.records.reader import RecordFile
 from image_classification.records.scan import Damage
 from image_classification.samples import IntArray
@@ -83,14 +83,8 @@ def summarize(file: RecordFile) -> RecordSummary:
     )
 
 
-def labels_beside(file: RecordFile) -> LabelMap | None:
-    """Return the label map in the folder of the record file, or None."""
-    path = file.path.with_name(LABELS_FILE)
-    return LabelMap.read(path) if path.is_file() else None
-
-
 def _class_names(file: RecordFile, labels: dict[str, int]) -> dict[str, str]:
-    known = labels_beside(file)
+    known = LabelMap.beside(file.path)
     indexed = {f"{index:g}": name for index, name in enumerate(known.names if known else ())}
     return {label: indexed[label] for label in labels if label in indexed}
 

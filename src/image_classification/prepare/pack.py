@@ -253,10 +253,9 @@ def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | No
     Raises:
         DataError: it numbers the classes differently from the folders in the list.
     """
-    path = list_path.with_name(LABELS_FILE)
-    if not path.is_file():
+    path, labels = list_path.with_name(LABELS_FILE), LabelMap.beside(list_path)
+    if labels is None:
         return None
-    labels = LabelMap.read(path)
     largest = max(entry.labels[0] for entry in entries)
     if largest >= len(labels):
         _log.warning(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows
 from image_classification.inventory.tables import file_rows
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
+from image_classification.labels.label_map import LabelMap, label_map_from_folders
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.prepare.check import Subset
@@ -68,7 +68,7 @@ def _list_subset(root: Path, listing: Path, is_only: bool) -> Subset:
         [entry.labels[0] if len(entry.labels) == 1 else np.nan for entry in entries], np.float64
     )
     whole = bool(np.all(np.floor(labels) == labels))
-    names = rows.labels_beside(listing) or (label_map_from_folders(entries) if whole else None)
+    names = LabelMap.beside(listing) or (label_map_from_folders(entries) if whole else None)
     name = str(root) if is_only else str(listing)
     # Another list may name the images that one of several lists leaves out.
     return _file_subset(name, root, paths, labels, names, left_out.reasons() if is_only else ())
@@ -100,12 +100,10 @@ def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
             headers = file.record_headers
             keys += [f"{file.path.name}#{i}" for i in headers["id"].tolist()]
             labels.append(np.where(headers["flag"] > 1, np.nan, file.record_labels()))
-    beside = paths[0].with_name(LABELS_FILE)
-    names = LabelMap.read(beside) if beside.is_file() else None
 
     def read(index: int) -> bytes:
         file, number = records[index]
         return file.read_image(number).content
 
-    folder = str(paths[0].parent)
+    folder, names = str(paths[0].parent), LabelMap.beside(paths[0])
     return Subset(str(path), folder, keys, np.concatenate([np.empty(0), *labels]), names, read)
