@@ -1,4 +1,4 @@
-"""Metrics of a served model: the outcomes of a source through the serving path."""
+"""Evaluate an artifact: open labeled images, and predict each one through the serving path."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class _Prediction(Protocol):
 
 
 class _Model(Protocol):
-    """What is needed of `serving.models.Model`, which training must not import."""
+    """The part of `serving.models.Model` that is used here; this module must not import serving."""
 
     def predict(self, images: Sequence[bytes]) -> Sequence[_Prediction]: ...
 
 
 def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> Source:
-    """Class folders (whose names must be the model's), a record file or a folder of those.
+    """Open class folders (named like the model's classes), a record file, or a folder of those.
 
     Raises:
-        DataError: neither, or classes that the model does not have.
+        DataError: `path` is neither, or has classes that the model lacks.
     """
     files = [path] if path.is_file() else record_files(path)
     if files:
         source: Source = RecordSource(files, is_multi_label=is_multi_label)
         _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
-        raise DataError(f"{path}: the model has several labels an image; give it .rec files")
+        raise DataError(f"{path}: the model predicts multiple labels per image; give .rec files")
     elif path.is_dir():
         source = FolderSource(path, labels)
     else:
@@ -61,21 +61,22 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
 
 
 def _check_labels(directory: Path, labels: LabelMap) -> None:
-    """Refuse records whose own labels.json gives the class numbers other names than `labels`."""
+    """Refuse records with a labels.json that differs from `labels`."""
     path = directory / LABELS_FILE
     if path.is_file() and (own := LabelMap.read(path)) != labels:
         raise DataError(
-            f"{path}: the class numbers of these records mean {list(own.names)[:20]}, those of the "
-            f"model {list(labels.names)[:20]}; pack them with one label map"
+            f"{path}: the classes of these records are {list(own.names)[:20]}, those of the model "
+            f"{list(labels.names)[:20]}; pack them with the model's label map"
         )
 
 
 def predict_source(
     model: _Model, source: Source, threads: int, on_progress: Callable[[], None]
 ) -> tuple[Outcomes, list[tuple[str, str]]]:
-    """(outcomes of the usable samples, (key, reason) of the others), in the source's order.
+    """Return the outcomes of the usable samples, and (key, reason) of the others, in order.
 
-    One image at a time on each of `threads` threads, as the server does it.
+    Each of the threads predicts one image at a time, as in the server. `on_progress` is called
+    after each image.
     """
 
     def predict(index: int) -> FloatArray | ImageError:

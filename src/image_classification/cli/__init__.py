@@ -23,7 +23,9 @@ _MODULES = {  # in the order of the help
     "preprocess": ("preprocess",),
     "check": ("check",),
     "train": ("train",),
-    "models": ("evaluate", "serve", "export", "weights"),
+    "evaluate": ("evaluate",),
+    "serve": ("serve",),
+    "export": ("export", "weights"),
     "predict": ("predict",),
     "describe": ("describe",),
 }

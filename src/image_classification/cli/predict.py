@@ -1,4 +1,4 @@
-"""`predict`: the classes of image files, through the serving path without HTTP."""
+"""`predict`: the classes of image files, through the serving path but without HTTP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from image_classification.cli.command_line import (
     Commands,
     add_command,
     add_model,
+    check_sheet,
     check_top_k,
+    say,
 )
 from image_classification.contract.environment import MAX_PIXELS
 from image_classification.contract.process import cpu_count
@@ -33,35 +35,21 @@ if TYPE_CHECKING:
     from image_classification.prepare.contact_sheet import ContactSheet
 
 
-class Form(Protocol):
-    """What a result looks like."""
-
-    def head(self) -> list[str]:
-        """The lines before the first image."""
-        ...
-
-    def line(self, path: Path, result: Prediction | Failure) -> str:
-        """One image's line, without its end."""
-        ...
-
-
 class JsonLines:
     """`{"image": …, "probabilities": […], "labels": […], "predicted_label": …}`, or an `error`.
 
     Args:
-        labels: the model's.
-        top_k, threshold: which classes, in falling order; None for all of them.
+        labels: of the model.
+        top_k, threshold: the classes to write, the most probable first; None for all of them.
     """
 
     def __init__(self, labels: LabelMap, top_k: int | None, threshold: float | None) -> None:
         self._accept = Accept(JSON, True, top_k or len(labels), threshold)
 
     def head(self) -> list[str]:
-        """Nothing comes before the first image."""
         return []
 
     def line(self, path: Path, result: Prediction | Failure) -> str:
-        """One image, its classes or its error."""
         if isinstance(result, Failure):
             said: dict[str, object] = {"error": result.reason}
         else:
@@ -70,14 +58,14 @@ class JsonLines:
 
 
 class CsvRows:
-    """A table: image, predicted_label (several joined by `|`), error, and then the classes.
+    """A table with the columns image, predicted_label (several joined by `|`), error, and classes.
 
-    All of them: a column of probabilities for each. Selected ones: pairs of label and probability
-    in falling order.
+    All classes have a column of probabilities each. Selected classes are pairs of label and
+    probability, the most probable first.
 
     Args:
-        labels: the model's.
-        top_k, threshold: which classes; None for all of them.
+        labels: of the model.
+        top_k, threshold: the classes to write; None for all of them.
     """
 
     def __init__(self, labels: LabelMap, top_k: int | None, threshold: float | None) -> None:
@@ -87,15 +75,13 @@ class CsvRows:
         self._threshold = threshold
 
     def head(self) -> list[str]:
-        """The names of the columns."""
         columns = list(self._labels.names)
         if self._is_selection:
-            places = range(1, self._pairs + 1)
-            columns = [f"{name}_{place}" for place in places for name in ("label", "probability")]
+            ranks = range(1, self._pairs + 1)
+            columns = [f"{name}_{rank}" for rank in ranks for name in ("label", "probability")]
         return [_row(["image", "predicted_label", "error", *columns])]
 
     def line(self, path: Path, result: Prediction | Failure) -> str:
-        """One image, its classes or its error."""
         if isinstance(result, Failure):
             cells: list[object] = [""] * (2 * self._pairs or len(self._labels))
             return _row([str(path), "", result.reason, *cells])
@@ -113,7 +99,7 @@ class CsvRows:
         return cells + [""] * (2 * self._pairs - len(cells))
 
 
-FORMS: dict[str, type[JsonLines] | type[CsvRows]] = {"jsonl": JsonLines, "csv": CsvRows}
+FORMATS: dict[str, type[JsonLines] | type[CsvRows]] = {"jsonl": JsonLines, "csv": CsvRows}
 
 
 def _row(cells: Sequence[object]) -> str:
@@ -126,8 +112,8 @@ _MAX_SHEET = 400  # pictures: 8 × 50 cells are 1,224 × 8,408 pixels
 _logger = logging.getLogger(__name__)
 
 
-class _Seen(NamedTuple):
-    """An image, what the model says of it, and its picture for the sheet."""
+class _Predicted(NamedTuple):
+    """An image, the model's prediction, and its picture for the contact sheet."""
 
     path: Path
     result: Prediction | Failure
@@ -139,7 +125,7 @@ def add_commands(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "predict",
-        "name the classes of images, one line each, through the serving path",
+        "predict the classes of images, one line per image, through the serving path",
         "image-classification predict --model model --top-k 3 tulip.jpg\n"
         "  image-classification predict --model model --format csv --output tulips.csv "
         "--contact-sheet tulips.png photos/",
@@ -150,13 +136,13 @@ def add_commands(subparsers: Commands) -> None:
         type=Path,
         nargs="+",
         metavar="IMAGE",
-        help="image file, or a folder with images in it and its sub-folders",
+        help="image file, or a folder with images in it and its subfolders",
     )
     command.add_argument(
         "--format",
         choices=("jsonl", "csv"),
         default="jsonl",
-        help="JSON lines, or a table with a head (default: jsonl)",
+        help="JSON lines, or a table with a header (default: jsonl)",
     )
     command.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
@@ -178,11 +164,10 @@ def add_commands(subparsers: Commands) -> None:
 
 
 def predict(namespace: argparse.Namespace) -> int:
-    """Write one line an image, in order; 2 if one of them could not be used."""
+    """Write one line per image, in order; return 2 if an image could not be used."""
     from image_classification.artifact import open_artifact
     from image_classification.files import written_beside
     from image_classification.prepare.contact_sheet import ContactSheet
-    from image_classification.serving.codec.answers import Failure
 
     paths = _find_images(namespace.images)
     _check(namespace, paths)
@@ -190,60 +175,59 @@ def predict(namespace: argparse.Namespace) -> int:
     sheet = ContactSheet(shown) if shown else None
     failures = 0
     with open_artifact(namespace.model) as artifact:
-        form = FORMS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
+        output = FORMATS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
         with (
             _lines_to(namespace.output) as write,
             Progress("predict", len(paths), "images") as progress,
         ):
-            for line in form.head():
+            for line in output.head():
                 write(line)
-            for place, seen in enumerate(_predict_each(artifact, paths, shown)):
-                write(form.line(seen.path, seen.result))
+            for index, seen in enumerate(_predict_each(artifact, paths, shown)):
+                write(output.line(seen.path, seen.result))
                 failures += isinstance(seen.result, Failure)
-                if sheet is not None and place < shown:
+                if sheet is not None and index < shown:
                     _draw(sheet, seen)
                 progress.advance()
     if sheet is not None:
         with written_beside(namespace.contact_sheet) as partial:
             sheet.picture.save(partial, "PNG")
         if shown < len(paths):
-            _logger.warning("the contact sheet shows the first %d of %d", shown, len(paths))
+            _logger.warning("the contact sheet shows the first %d of %d images", shown, len(paths))
     if failures:
         _logger.warning("%d of %d images could not be used", failures, len(paths))
     return 2 if failures else 0
 
 
-def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iterator[_Seen]:
-    """Predictions in order, one image at a time on each of as many threads as CPUs.
+def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iterator[_Predicted]:
+    """Yield the predictions in order, with one thread per CPU and one image at a time on each.
 
     Args:
         artifact: of the model.
         paths: image files.
-        shown: how many of them, from the first, get a picture for the sheet.
+        shown: number of images, from the first, with a picture for the contact sheet.
     """
     from image_classification.prepare.contact_sheet import thumbnail_of
-    from image_classification.serving.codec.answers import Failure
     from image_classification.serving.models import Model, Runtime
     from image_classification.work import in_order
 
     max_pixels = MAX_PIXELS.read_integer(1)
     model = Model(artifact, Runtime(artifact.model_file), max_pixels)
 
-    def see(place: int) -> _Seen:
-        path = paths[place]
+    def predict(index: int) -> _Predicted:
+        path = paths[index]
         try:
             content = path.read_bytes()
         except OSError as error:
-            return _Seen(path, Failure(f"the file cannot be read: {error.strerror}"), None)
+            return _Predicted(path, Failure(f"the file cannot be read: {error.strerror}"), None)
         (result,) = model.predict_each([content])
-        thumbnail = thumbnail_of(content, max_pixels) if place < shown else None
-        return _Seen(path, result, thumbnail)
+        thumbnail = thumbnail_of(content, max_pixels) if index < shown else None
+        return _Predicted(path, result, thumbnail)
 
-    return in_order(see, range(len(paths)), cpu_count())
+    return in_order(predict, range(len(paths)), cpu_count())
 
 
 def _find_images(arguments: Sequence[Path]) -> list[Path]:
-    """The files as they are named, and those of folders in walk order."""
+    """Return the named files, and the images in folders in walk order."""
     from image_classification.labels.tree import LeftOut, find_images
 
     paths: list[Path] = []
@@ -253,7 +237,7 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
             continue
         left_out = LeftOut()
         found = [argument / name for name in find_images(argument, left_out)]
-        left_out.warn(argument, "name such a file itself if it is an image")
+        left_out.warn(argument, "name such a file on the command line if it is an image")
         if not found:
             raise UsageError(f"{argument}: expected images in this folder, found none")
         paths += found
@@ -261,7 +245,6 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
 
 
 def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
-    from image_classification.cli.command_line import check_sheet
     from image_classification.files import check_target
 
     check_top_k(namespace.top_k)
@@ -278,8 +261,7 @@ def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 @contextmanager
 def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
-    """Write lines to standard output, or to a file that appears when all of them are there."""
-    from image_classification.cli.command_line import say
+    """Yield what writes a line to standard output, or to a file that appears when it is whole."""
     from image_classification.files import written_beside
 
     if output is None:
@@ -293,8 +275,7 @@ def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: file.writelines((line, "\n"))
 
 
-def _draw(sheet: ContactSheet, seen: _Seen) -> None:
-    from image_classification.serving.codec.answers import Failure
+def _draw(sheet: ContactSheet, seen: _Predicted) -> None:
 
     if isinstance(seen.result, Failure):
         sheet.add(None, seen.path.name)

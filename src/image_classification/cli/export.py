@@ -1,0 +1,105 @@
+"""`export` and `weights`: artifacts without training, other formats, and weights to start from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from image_classification.cli.command_line import Commands, add_command, say
+from image_classification.contract.environment import BACKEND, WEIGHTS_DIR
+from image_classification.errors import UsageError
+
+
+def add_commands(subparsers: Commands) -> None:
+    """Add the commands."""
+    _add_export(subparsers)
+    _add_weights(subparsers)
+
+
+def _add_export(subparsers: Commands) -> None:
+    command = add_command(
+        subparsers,
+        "export",
+        "write an artifact without training, or an artifact in another model format",
+        "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
+        "  image-classification export --from-mxnet model.tar.gz --output model\n"
+        "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
+    )
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--backbone", help="a pretrained backbone as it is (ImageNet's 1,000 classes)"
+    )
+    what.add_argument(
+        "--from-mxnet",
+        type=Path,
+        metavar="FILE",
+        help="model.tar.gz of the MXNet built-in, or the folder with its content",
+    )
+    what.add_argument(
+        "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
+    )
+    command.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of --model, such as saved_model; needs the framework",
+    )
+    _add_backend(command)
+    command.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="artifact folder"
+    )
+    command.set_defaults(run=export)
+
+
+def export(namespace: argparse.Namespace) -> int:
+    """Write the artifact or the other format, and print its path."""
+    from image_classification import export as exports
+    from image_classification.labels.label_map import LabelMap
+
+    if (namespace.model is None) != (namespace.format is None):
+        raise UsageError("--model and --format belong together: give both, or --backbone alone")
+    labels = LabelMap.read(namespace.labels) if namespace.labels else None
+    backend, output = namespace.backend, namespace.output
+    if namespace.model is not None:
+        exports.export_format(namespace.model, namespace.format, output)
+    elif namespace.from_mxnet:
+        exports.export_built_in(namespace.from_mxnet, backend, labels, output)
+    else:
+        exports.export_pretrained(backend, namespace.backbone, labels, output)
+    say(str(output))
+    return 0
+
+
+def _add_weights(subparsers: Commands) -> None:
+    command = add_command(
+        subparsers,
+        "weights",
+        "write pretrained weights as safetensors, to add to an image or mount into a job",
+        "image-classification weights efficientnet_lite0 --output weights",
+    )
+    command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
+    _add_backend(command)
+    command.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"folder to name in {WEIGHTS_DIR.name}",
+    )
+    command.set_defaults(run=weights)
+
+
+def weights(namespace: argparse.Namespace) -> int:
+    """Write `<backbone>.safetensors` for each backbone and print its path."""
+    from image_classification.export import write_pretrained_weights
+
+    for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
+        say(str(path))
+    return 0
+
+
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    backend = BACKEND.read()
+    command.add_argument("--backend", default=backend, help=f"default: {backend}")

@@ -1,0 +1,40 @@
+"""`serve`: the server of the container, in the container or on a laptop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from image_classification.cli.command_line import Commands, add_command
+from image_classification.contract.environment import BASE_DIR, HOST, MODEL_DIR, PORT
+from image_classification.errors import UsageError
+
+
+def add_commands(subparsers: Commands) -> None:
+    """Add the command."""
+    command = add_command(
+        subparsers,
+        "serve",
+        "answer invocations over HTTP, as the container does",
+        "image-classification serve --model model --port 8080",
+    )
+    command.add_argument(
+        "--model", type=Path, metavar="DIR", help="artifact (default: <base>/model of /opt/ml)"
+    )
+    command.add_argument("--host", help="address to listen on (default: all of them)")
+    command.add_argument("--port", type=int, help="port (default: $SAGEMAKER_BIND_TO_PORT or 8080)")
+    # The platform collects both streams; on a laptop the log is the output.
+    command.set_defaults(run=serve, log_stream=sys.stdout)
+
+
+def serve(namespace: argparse.Namespace) -> int:
+    """Serve until a signal stops the process."""
+    from image_classification.serving import server
+
+    model = namespace.model or Path(MODEL_DIR.read() or Path(BASE_DIR.read()) / "model")
+    port = PORT.read_integer(1) if namespace.port is None else namespace.port
+    if not 1 <= port <= 65535:
+        raise UsageError(f"port {port}: expected 1 to 65535")
+    server.serve(model, namespace.host or HOST.read(), port)
+    return 0
