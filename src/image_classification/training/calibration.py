@@ -16,13 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.samples import FloatArray, IntArray
-from image_classification.training.evaluation import (
-    THRESHOLD,
-    Outcomes,
-    binary_cross_entropy,
-    cross_entropy,
-    softmax,
-)
+from image_classification.training import evaluation
+from image_classification.training.evaluation import Outcomes
 
 BINS = 15
 SMALLEST, LARGEST = 0.2, 5.0  # beyond these the model is wrong, not its scale
@@ -83,7 +78,8 @@ def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
     """
     targets, probabilities = outcomes.targets, outcomes.probabilities
     is_multi_label = targets.ndim == 2
-    loss = (binary_cross_entropy if is_multi_label else cross_entropy)(targets, probabilities)
+    measure = evaluation.binary_cross_entropy if is_multi_label else evaluation.cross_entropy
+    loss = measure(targets, probabilities)
     error = calibration_error(outcomes)
 
     def refused(reason: str) -> Calibration:
@@ -99,7 +95,7 @@ def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
         )
     temperature = fit_temperature(targets, probabilities)
     after = at_temperature(outcomes, temperature)
-    new_loss = cross_entropy(targets, after.probabilities)
+    new_loss = evaluation.cross_entropy(targets, after.probabilities)
     new_error = calibration_error(after)
     if loss - new_loss <= 1 / len(targets):
         return refused(f"no temperature helps more than chance on {len(targets)} images")
@@ -150,7 +146,7 @@ def at_temperature(outcomes: Outcomes, temperature: float) -> Outcomes:
     if temperature == 1:
         return outcomes
     logits = _log(outcomes.probabilities) / np.float32(temperature)
-    return replace(outcomes, probabilities=softmax(logits))
+    return replace(outcomes, probabilities=evaluation.softmax(logits))
 
 
 @dataclass(frozen=True)
@@ -191,7 +187,7 @@ def _decisions(
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        is_correct = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
+        is_correct = ((probabilities >= evaluation.THRESHOLD) == (targets > 0)).ravel()
     else:
         confidence = probabilities.max(axis=1)
         is_correct = probabilities.argmax(axis=1) == targets

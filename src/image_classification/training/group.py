@@ -15,15 +15,9 @@ import numpy as np
 
 from image_classification import backends
 from image_classification.backends.base import Engine, World
+from image_classification.contract import process
 from image_classification.contract.environment import MASTER_PORT, PROCESSES
 from image_classification.contract.paths import Cluster, JobPaths
-from image_classification.contract.process import (
-    framework_threads,
-    gpu_count,
-    local_environments,
-    local_rank,
-    use_network_interface,
-)
 from image_classification.errors import AlgorithmError, HyperparameterError
 from image_classification.training.request import JobRequest, read_request
 
@@ -35,7 +29,7 @@ def world_of(cluster: Cluster) -> World:
 
     Hosts start at different times, and a name may resolve late: `lifeline` waits for them.
     """
-    threads, hosts = framework_threads(), cluster.hosts
+    threads, hosts = process.framework_threads(), cluster.hosts
     rank, count = place_of(cluster)
     if len(hosts) * count == 1:
         return World(threads=threads)
@@ -44,13 +38,13 @@ def world_of(cluster: Cluster) -> World:
         _logger.info("This is host %d of %d: %s", host, len(hosts), cluster.current_host)
     interface = cluster.network_interface
     if interface and Path("/sys/class/net", interface).exists():  # in local mode it may not exist
-        use_network_interface(interface)
+        process.use_network_interface(interface)
     return World(rank, len(hosts) * count, threads, _addresses(cluster, count), count)
 
 
 def place_of(cluster: Cluster) -> tuple[int, int]:
     """Return (rank of this process, processes per host); the ranks of a host are consecutive."""
-    number, count = local_rank() or (0, 1)
+    number, count = process.local_rank() or (0, 1)
     return cluster.hosts.index(cluster.current_host) * count + number, count
 
 
@@ -129,10 +123,10 @@ def run_in_processes(
         AlgorithmError: the processes were killed before they could report the reason.
     """
     wanted = PROCESSES.read_integer(0)
-    if local_rank() is not None or (wanted or gpu_count()) <= 1:
+    if process.local_rank() is not None or (wanted or process.gpu_count()) <= 1:
         return None  # before loading the framework, which takes seconds
     request = read_request(paths, overrides)
-    launcher = backends.launcher(request.settings.backend, framework_threads())
+    launcher = backends.launcher(request.settings.backend, process.framework_threads())
     count = (wanted or launcher.device_count()) if launcher else 1
     if launcher is None or count <= 1 or not _can_be_divided(request, count):
         return None
@@ -140,7 +134,7 @@ def run_in_processes(
     failure = None if paths.artifact else paths.failure
     if failure is not None:
         failure.unlink(missing_ok=True)  # left by an earlier start
-    code = launcher.launch(arguments, local_environments(count))
+    code = launcher.launch(arguments, process.local_environments(count))
     if code and failure is not None and not failure.exists():
         raise AlgorithmError(
             "the training processes on this host were killed, possibly out of memory"

@@ -10,13 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from image_classification.backends.base import (
-    AVERAGE_PREFIX,
-    WEIGHT_PREFIX,
-    Engine,
-    State,
-    World,
-)
+from image_classification.backends import base
 from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training import checkpoint
@@ -45,7 +39,7 @@ class LastWeights:
         cut_after: number of steps in that epoch if a stop cut it short; 0 for a whole epoch.
     """
 
-    weights: State
+    weights: base.State
     epoch: int
     cut_after: int = 0
 
@@ -70,18 +64,18 @@ class Loop:
         last_weights: set by `run` if the settings ask for them.
     """
 
-    engine: Engine
+    engine: base.Engine
     settings: Settings
     classes: int
     training: Loader
     validation: Loader
     journal: Journal
     checkpoints: checkpoint.Checkpoints
-    world: World = field(default_factory=World)
+    world: base.World = field(default_factory=base.World)
     should_stop: Callable[[], bool] = bool  # bool() is False: nobody stops the job
     is_out_of_time: Callable[[], bool] = bool
     history: History = field(init=False)
-    best_weights: State = field(default_factory=dict)
+    best_weights: base.State = field(default_factory=dict)
     last_weights: LastWeights | None = None
     _partial: checkpoint.PartialEpoch | None = None
     _clock: JobClock = field(default_factory=JobClock)
@@ -296,9 +290,10 @@ class Loop:
         return StepInputs(self.settings, self.classes, self.training, self.world)
 
 
-def evaluated_weights(state: State) -> State:
+def evaluated_weights(state: base.State) -> base.State:
     """Return the weights to evaluate and serve: the averaged ones if the state has them."""
-    averages = {k: v for k, v in state.items() if k.startswith(AVERAGE_PREFIX)}
+    weight, average = base.WEIGHT_PREFIX, base.AVERAGE_PREFIX
+    averages = {k: v for k, v in state.items() if k.startswith(average)}
     if averages:
-        return {WEIGHT_PREFIX + k.removeprefix(AVERAGE_PREFIX): v for k, v in averages.items()}
-    return {name: value for name, value in state.items() if name.startswith(WEIGHT_PREFIX)}
+        return {weight + k.removeprefix(average): v for k, v in averages.items()}
+    return {name: value for name, value in state.items() if name.startswith(weight)}

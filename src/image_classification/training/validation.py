@@ -13,14 +13,8 @@ from image_classification.backends.base import Engine
 from image_classification.errors import UserError
 from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
-from image_classification.training.evaluation import (
-    Outcomes,
-    collect,
-    metric_names,
-    metrics_of,
-    sigmoid,
-    softmax,
-)
+from image_classification.training import evaluation
+from image_classification.training.evaluation import Outcomes
 from image_classification.training.group import ProcessGroup
 from image_classification.training.settings import Settings
 
@@ -114,7 +108,7 @@ class Validation:
         If `must_stop` returns True during the pass there are no metrics, unless they are needed:
         then they are those of `outcomes_in_time`. Every rank must call this.
         """
-        values, outcomes = dict.fromkeys(metric_names(*self.extra_metrics), 0.0), None
+        values, outcomes = dict.fromkeys(evaluation.metric_names(*self.extra_metrics), 0.0), None
         stopped = 0.0
         if group.is_leader:
             outcomes = self.outcomes_of(self.loader, epoch, must_stop)
@@ -122,15 +116,15 @@ class Validation:
             if outcomes is None and is_needed:
                 outcomes = self.outcomes_in_time(epoch)
             if outcomes is not None:
-                values = metrics_of(outcomes, *self.extra_metrics)
+                values = evaluation.metrics_of(outcomes, *self.extra_metrics)
         values = group.from_leader(values | {"stopped": stopped})
         is_whole = not values.pop("stopped")
         return Measured(outcomes, values if is_whole or is_needed else {}, is_whole)
 
     def _outcomes(self, batches: Iterator[Batch], epoch: int) -> Outcomes:
         predict = self.engine.predict_step
-        activation = sigmoid if self.settings.multi_label else softmax
-        outcomes = collect(batches, lambda images: activation(predict(images)))
+        activation = evaluation.sigmoid if self.settings.multi_label else evaluation.softmax
+        outcomes = evaluation.collect(batches, lambda images: activation(predict(images)))
         if not np.isfinite(outcomes.probabilities).all():
             raise diverged(epoch)
         return outcomes
