@@ -20,7 +20,7 @@ GIVEN = {
 }
 
 
-def test_the_metric_is_logged_alongside_and_names_the_best_epoch(
+def test_the_metric_is_logged_and_decides_the_best_epoch(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     images = write_class_folders(tmp_path / "two", classes=("cat", "dog"))
@@ -38,7 +38,7 @@ def test_the_metric_is_logged_alongside_and_names_the_best_epoch(
     assert set(measured["test"]) == {"loss", "accuracy", "auc"}
 
 
-def test_three_classes_are_not_binary(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+def test_binary_mode_refuses_three_classes(tmp_path: Path, small_channels: dict[str, Path]) -> None:
     base = write_job(tmp_path / "ml", GIVEN, {"training": small_channels["train"]})
     done = run_train(base)
     assert done.returncode == 2

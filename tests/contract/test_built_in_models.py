@@ -1,4 +1,4 @@
-"""Models of the closed MXNet built-in: served by us, and gone on with; MXNet is not needed."""
+"""Models of the closed MXNet built-in: served, and trained on; MXNet is not needed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_server_answers_from_an_archive_as_its_network_computes(
     assert json.loads((model / "preprocessing.json").read_text())["mode"] == "squash"
 
 
-def test_a_job_goes_on_from_an_archive_with_its_head(
+def test_a_job_continues_from_an_archive_with_its_head(
     archive: Path, tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     channels = small_channels | {"model": archive.parent}

@@ -1,4 +1,4 @@
-"""One host with several devices: a process for each, here on the CPU, that are ranks of one job."""
+"""One host with several devices: a process for each, here on the CPU; each is a rank of one job."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def losses(base: Path) -> list[float]:
     return [epoch["train"]["loss"] for epoch in history["epochs"]]
 
 
-def test_two_processes_have_the_losses_of_one_with_the_same_batch(
+def test_two_processes_have_the_same_losses_as_one_with_the_same_batch(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     """Five epochs of two steps: of 20 images and of 16."""

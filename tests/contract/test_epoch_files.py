@@ -1,4 +1,4 @@
-"""history.json and TensorBoard's event files say what the log says."""
+"""history.json and TensorBoard's event files agree with the log."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tensorboard_itself_reads_the_file(tmp_path: Path) -> None:
     assert events[1].summary.value[0].simple_value == 0.5
 
 
-def test_a_job_that_did_not_ask_for_them_has_no_event_files(trained_job: Path) -> None:
+def test_a_job_without_tensorboard_has_no_event_files(trained_job: Path) -> None:
     assert not (trained_job / "output" / "tensorboard").exists()
     assert (trained_job / "output" / "data" / "history.json").is_file()
 

@@ -1,4 +1,4 @@
-"""Class names given to a job come back in the server's answers."""
+"""The server's answers have the class names that were given to the job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nameless(
     return {name: root / "channels" / name for name in ("train", "validation")}
 
 
-def test_names_from_a_hyperparameter_are_served(
+def test_the_server_returns_the_names_given_by_a_hyperparameter(
     tmp_path: Path, nameless: dict[str, Path], small_channels: dict[str, Path]
 ) -> None:
     names = ["azure", "lime, fresh", "crimson"]

@@ -1,4 +1,4 @@
-"""One job on three hosts, of which one is lost: all others end within a minute and say which."""
+"""If one of three hosts is lost, the others end within a minute and name it."""
 
 from __future__ import annotations
 
@@ -59,14 +59,18 @@ def assert_lost(
 
 
 @pytest.mark.parametrize("victim", [0, 2])
-def test_a_host_killed_within_an_epoch(tmp_path: Path, start: Start, victim: int) -> None:
+def test_the_others_end_when_a_host_is_killed_within_an_epoch(
+    tmp_path: Path, start: Start, victim: int
+) -> None:
     processes = start(400, 5)  # 50 steps
     read_to(processes[0], "Epoch[0] Batch [20]")
     processes[victim].kill()
     assert_lost(processes, tmp_path, victim, "disconnected unexpectedly")
 
 
-def test_a_host_killed_while_the_first_one_validates(tmp_path: Path, start: Start) -> None:
+def test_the_others_end_when_a_host_is_killed_during_validation(
+    tmp_path: Path, start: Start
+) -> None:
     processes = start(8, 800)  # one step of training, then seconds of validation
     read_to(processes[0], "Epoch[0] Validation-accuracy=")
     time.sleep(1.0)
@@ -74,7 +78,9 @@ def test_a_host_killed_while_the_first_one_validates(tmp_path: Path, start: Star
     assert_lost(processes, tmp_path, 1, "disconnected unexpectedly")
 
 
-def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) -> None:
+def test_the_others_end_when_a_host_is_killed_before_they_have_connected(
+    tmp_path: Path, start: Start
+) -> None:
     processes = start(8, 5)
     processes[2].send_signal(signal.SIGSTOP)
     read_to(processes[1], "Reached the first host")
@@ -83,7 +89,7 @@ def test_a_host_killed_before_the_others_have_met(tmp_path: Path, start: Start) 
 
 
 @pytest.mark.slow  # of waiting: the silence that is allowed
-def test_a_host_that_hangs_in_a_sum_of_the_others(tmp_path: Path, start: Start) -> None:
+def test_the_others_end_when_a_host_hangs(tmp_path: Path, start: Start) -> None:
     processes = start(11, 5)
     read_to(processes[0], "Epoch[0] Validation-accuracy=")
     processes[1].send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""The jobs of the public notebooks by their own hyperparameters and channels, on real flowers.
+"""The jobs of the public notebooks with their own hyperparameters and channels, on real flowers.
 
 Names and values are the notebooks' (Image-classification-fulltraining, -lst-format,
 -multilabel-lst, Amazon_TensorFlow_Image_Classification); image_shape and epochs are smaller, so
@@ -111,7 +111,7 @@ def test_training_from_images_and_lists(flowers: dict[str, Path], tmp_path: Path
     assert artifact.manifest["metrics"]["validation_samples"] == 150
 
 
-def test_training_with_several_labels(flowers: dict[str, Path], tmp_path: Path) -> None:
+def test_training_with_multiple_labels(flowers: dict[str, Path], tmp_path: Path) -> None:
     channels = lists(flowers, tmp_path, multi_label=True)
     given = SMALL | {
         "num_layers": 18,

@@ -1,4 +1,4 @@
-"""The figures that are promised on real photographs, by the commands that a user would type."""
+"""The documented figures on real photographs, with the commands that a user types."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_server_gives_the_probabilities_of_the_validation_pass_on_real_photo
             )
 
 
-def test_the_untouched_backbone_names_85_percent_of_imagenet_photographs(
+def test_the_pretrained_backbone_is_correct_on_85_percent_of_imagenet_photographs(
     shared: Path, tmp_path: Path
 ) -> None:
     photos = shared / "data" / "photos"

@@ -1,4 +1,4 @@
-"""`predict` and `evaluate` on files and folders: in order, in both forms, with what is unusable."""
+"""`predict` and `evaluate` on files and folders: order, both formats, unusable images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ORDER = [
 ]
 
 
-def test_a_folder_is_answered_in_order_and_a_bad_image_is_its_own_line(
+def test_a_folder_is_predicted_in_order_and_a_bad_image_has_a_line_of_its_own(
     trained_job: Path, photos: Path
 ) -> None:
     done = run_command("predict", "--model", trained_job / "model", photos)
@@ -76,7 +76,7 @@ def test_the_table_has_a_column_for_each_class_or_pairs_of_the_selected(
             assert row["label_1"] == row["predicted_label"] and float(row["probability_1"]) >= 0.5
 
 
-def test_the_output_file_appears_whole_and_holds_what_would_be_printed(
+def test_the_output_file_appears_whole_with_the_printed_content(
     trained_job: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = ("predict", "--model", trained_job / "model", photos)
@@ -121,7 +121,7 @@ def test_the_contact_sheet_shows_each_image_above_its_class(
         (["{empty}"], "expected images in this folder"),
     ],
 )
-def test_an_impossible_wish_is_refused_before_anything_is_written(
+def test_a_wrong_option_is_refused_before_anything_is_written(
     trained_job: Path, photos: Path, tmp_path: Path, options: list[str], part: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -133,7 +133,7 @@ def test_an_impossible_wish_is_refused_before_anything_is_written(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_names_and_files_of_every_kind_are_answered(
+def test_names_and_files_of_every_kind_are_predicted(
     trained_job: Path, small_channels: dict[str, Path], tmp_path: Path
 ) -> None:
     content = (small_channels["validation"] / "red" / "red000.jpg").read_bytes()

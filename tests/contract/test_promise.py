@@ -1,4 +1,4 @@
-"""The promise: what was validated is what is served."""
+"""The promise: the server gives the probabilities of the validation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_evaluate_gives_the_validation_accuracy_of_the_manifest(
     assert measured["metrics"]["loss"] == pytest.approx(expected["loss"], abs=1e-4)
 
 
-def test_inference_resize_squash_restores_the_old_skew_and_says_so(
+def test_inference_resize_squash_restores_the_resize_of_the_built_in_with_a_warning(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = HYPERPARAMETERS | {"epochs": 1, "inference_resize": "squash"}

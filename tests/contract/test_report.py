@@ -1,4 +1,4 @@
-"""What a job tells people: report.html, model-card.md, and which weights are which."""
+"""The output of a job for people: report.html, model-card.md, and the names of the weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_report_is_one_file_without_network_or_script(page: Page, doubtful_j
     assert (doubtful_job / "model" / "report.html").stat().st_size < 400_000
 
 
-def test_the_report_has_every_section_that_was_promised(page: Page) -> None:
+def test_the_report_has_every_documented_section(page: Page) -> None:
     for section in ("Epochs", "Confusion", "Top confusions", "Classes", "Most confident mistakes"):
         assert section in page.text
     for section in ("Calibration", "Data", "Unusable images", "Hyperparameters"):
@@ -76,7 +76,7 @@ def test_the_report_names_what_was_skipped_and_what_was_given(page: Page) -> Non
     assert re.search(r"weight_decay0\.0001", page.text)  # a default is shown as well
 
 
-def test_the_model_card_says_what_a_model_card_should(doubtful_job: Path) -> None:
+def test_the_model_card_has_the_usual_sections(doubtful_job: Path) -> None:
     card = (doubtful_job / "model" / "model-card.md").read_text()
     for part in ("Intended use", "Training data", "Evaluation", "Limitations"):
         assert f"## {part}" in card
@@ -98,7 +98,7 @@ def test_best_and_last_weights_are_named(doubtful_job: Path, trained_job: Path) 
     assert not (trained_job / "model" / "weights-last.safetensors").exists()
 
 
-def test_what_a_preset_gave_is_named_as_such(
+def test_values_of_a_preset_are_marked_as_such(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = {"preset": "scratch", "num_layers": 20, "image_shape": "3,32,32", "resize": 36}

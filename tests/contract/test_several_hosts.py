@@ -1,4 +1,4 @@
-"""One job on two hosts: two real processes that meet over TCP, each with a tree of its own."""
+"""One job on two hosts: two real processes connected over TCP, each with a job tree of its own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_sigterm_on_one_host_stops_both_and_the_best_epoch_is_saved(
     assert read_artifact(tmp_path / HOSTS[0] / "model").labels.names == ("blue", "green", "red")
 
 
-def test_hosts_that_see_different_checkpoints_say_so_instead_of_waiting_for_ever(
+def test_hosts_with_different_checkpoints_end_with_the_reason(
     tmp_path: Path, uneven_channels: dict[str, Path]
 ) -> None:
     for host in HOSTS:
@@ -101,7 +101,7 @@ def parts(tmp_path: Path, write_class_folders: ClassFolders) -> dict[str, Path]:
     return dict(zip(HOSTS, (first, second), strict=True))
 
 
-def test_hosts_with_samples_of_their_own_train_one_model_of_all_of_them(
+def test_hosts_with_shards_train_one_model_on_all_samples(
     tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
     changed = {"epochs": 8}
@@ -118,7 +118,7 @@ def test_hosts_with_samples_of_their_own_train_one_model_of_all_of_them(
     )
 
 
-def test_hosts_with_samples_of_their_own_resume_from_the_same_checkpoints(
+def test_hosts_with_shards_resume_from_the_same_checkpoints(
     tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
     shared = tmp_path / "checkpoints"
@@ -134,7 +134,7 @@ def test_hosts_with_samples_of_their_own_resume_from_the_same_checkpoints(
             (tmp_path / host / "input").rename(tmp_path / f"old-{epochs}-{host}")
 
 
-def test_hosts_that_name_the_classes_otherwise_all_end_with_the_reason(
+def test_hosts_with_different_class_names_all_end_with_the_reason(
     tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
     (parts[HOSTS[1]] / "labels.json").write_text('{"labels": ["red", "green", "blue"]}')
@@ -144,7 +144,7 @@ def test_hosts_that_name_the_classes_otherwise_all_end_with_the_reason(
         assert "name the classes by the hyperparameter labels" in log
 
 
-def test_a_host_without_a_sample_says_so(
+def test_a_host_without_a_sample_ends_with_the_reason(
     tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
     shutil.rmtree(parts[HOSTS[1]])
@@ -165,7 +165,7 @@ def test_a_host_without_a_sample_says_so(
         ("train", (), {"class_weights": "balanced"}, "class_weights count the classes of all"),
     ],
 )
-def test_what_cannot_be_sharded_is_refused_with_what_to_set(
+def test_channels_that_cannot_be_sharded_are_refused_with_what_to_set(
     tmp_path: Path,
     uneven_channels: dict[str, Path],
     sharded: str,
@@ -183,7 +183,7 @@ def test_what_cannot_be_sharded_is_refused_with_what_to_set(
     assert reason in done.stderr and "FullyReplicated" in done.stderr
 
 
-def test_two_hosts_have_the_losses_of_one_with_the_same_effective_batch(
+def test_two_hosts_have_the_same_losses_as_one_with_the_same_effective_batch(
     tmp_path: Path, uneven_channels: dict[str, Path]
 ) -> None:
     """20 epochs of one step: 33 images on one host, 17 and 16 on two."""
@@ -201,7 +201,7 @@ def test_two_hosts_have_the_losses_of_one_with_the_same_effective_batch(
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-def test_a_job_goes_on_with_another_number_of_hosts(
+def test_a_job_resumes_with_another_number_of_hosts(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     """From two hosts in the middle of an epoch to one, and after its end to two again."""

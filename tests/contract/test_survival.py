@@ -1,4 +1,4 @@
-"""A job that is interrupted ends as one that was left alone: real processes, real signals."""
+"""An interrupted job ends like an uninterrupted one: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, channels: dict[str, Path]) -
     return base
 
 
-def test_a_job_killed_at_random_moments_ends_with_the_weights_of_one_left_alone(
+def test_a_job_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, channels: dict[str, Path], whole: Path
 ) -> None:
     base = write_job(tmp_path / "ml", JOB, channels)
@@ -127,7 +127,7 @@ def test_a_job_killed_at_random_moments_ends_with_the_weights_of_one_left_alone(
     assert not list((base / "checkpoints").glob("*.partial"))
 
 
-def test_sigterm_saves_the_step_and_the_next_start_goes_on_after_it(
+def test_sigterm_saves_the_step_and_the_next_start_continues_after_it(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
     given = {name: value for name, value in JOB.items() if name != "checkpoint_steps"}
@@ -153,7 +153,7 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_after_it(
         assert f"Resumed after epoch {int(epoch) + 1}\n" in log
 
 
-def test_the_last_weights_of_a_stopped_job_are_named_by_the_step_they_are_of(
+def test_the_manifest_names_the_step_of_the_last_weights_of_a_stopped_job(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
     given = JOB | {"epochs": 10_000, "keep_last_weights": 1, "mini_batch_size": 2}
@@ -198,7 +198,7 @@ def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_s
     assert read_artifact(base / "model").labels.names == ("blue", "green", "red")
 
 
-def test_after_sigterm_the_channel_test_is_left_out_so_that_the_model_is_written_in_time(
+def test_after_sigterm_the_test_channel_is_skipped_so_that_the_model_is_written_in_time(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
     given = {"backbone": "resnet20", "image_shape": "3,32,32", "epochs": 1000, "batch_size": 8}
@@ -215,7 +215,7 @@ def test_after_sigterm_the_channel_test_is_left_out_so_that_the_model_is_written
 
 
 @pytest.mark.parametrize("place", ["train/labels.json", "validation_0"])
-def test_sigterm_while_channels_are_opened_ends_process_1_at_once_and_writes_nothing(
+def test_sigterm_during_the_opening_of_channels_ends_process_1_at_once_and_writes_nothing(
     tmp_path: Path, channels: dict[str, Path], place: str
 ) -> None:
     base = write_job(tmp_path / "ml", JOB, channels)
@@ -250,7 +250,7 @@ def await_reader(process: subprocess.Popen[str], fifo: Path) -> int:
             time.sleep(0.05)
 
 
-def test_max_minutes_ends_a_job_with_its_best_epoch_and_without_it_the_job_goes_on(
+def test_max_minutes_ends_a_job_with_its_best_epoch_and_without_it_the_job_continues(
     tmp_path: Path, channels: dict[str, Path]
 ) -> None:
     given = JOB | {"epochs": 10_000, "max_minutes": 0.05}

@@ -1,4 +1,4 @@
-"""Jobs with backend=tensorflow: the same contract, the same survival, a given backbone."""
+"""Jobs with backend=tensorflow: the same contract and survival, and a channel backbone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_job_writes_an_artifact_that_serves_what_it_validated(
         np.testing.assert_allclose(served, row["probabilities"], rtol=0, atol=1e-4)
 
 
-def test_a_job_that_was_killed_ends_with_the_weights_of_one_left_alone(
+def test_a_killed_job_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = SURVIVAL | {"backend": "tensorflow", "epochs": 2}
@@ -131,7 +131,7 @@ def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_n
     assert read_artifact(base / "model").manifest["backbone"] == "resnet20"
 
 
-def test_a_saved_model_that_is_not_there_is_the_users_mistake(
+def test_a_missing_saved_model_is_a_client_error(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = JOB | {"backbone": "saved_model"}

@@ -1,4 +1,4 @@
-"""A training job by the platform's contract: its files in, its artifact, log and exit code out."""
+"""A training job follows the platform's contract: input files, artifact, log, exit code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_log_has_the_lines_that_published_expressions_scrape(trained_job: Pa
     assert "\r" not in log
 
 
-def test_the_log_shows_every_hyperparameter_and_where_its_value_comes_from(
+def test_the_log_shows_every_hyperparameter_and_the_origin_of_its_value(
     tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
 ) -> None:
     log = (trained_job / "log").read_text()
@@ -263,7 +263,7 @@ def test_a_class_number_beyond_num_classes_is_refused_with_its_record(
     assert re.search(r"a class outside 0 to 1, the first is train.rec#\d+ with 2", failure)
 
 
-def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download(
+def test_missing_pretrained_weights_are_an_error_and_never_downloaded(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     given = HYPERPARAMETERS | {"backbone": "resnet18", "use_pretrained_model": 1}
@@ -271,7 +271,7 @@ def test_pretrained_weights_that_are_not_there_are_an_error_and_never_a_download
     assert "no pretrained weights for resnet18" in failure
 
 
-def test_a_job_resumes_from_its_checkpoint_and_ends_where_an_uninterrupted_one_ends(
+def test_a_job_that_resumes_from_its_checkpoint_ends_like_an_uninterrupted_one(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     whole = write_job(tmp_path / "whole", HYPERPARAMETERS | {"epochs": 3}, small_channels)
@@ -321,7 +321,7 @@ def test_the_model_channel_starts_from_an_earlier_artifact(
     assert read_artifact(base / "model").manifest["metrics"]["validation"]["accuracy"] > 0.9
 
 
-def test_the_model_channel_may_hold_all_that_a_finished_job_uploaded(
+def test_the_model_channel_can_hold_everything_that_a_finished_job_uploaded(
     tmp_path: Path, small_channels: dict[str, Path], trained_job: Path
 ) -> None:
     uploaded = tmp_path / "uploaded"
@@ -377,7 +377,7 @@ def test_sigterm_ends_training_with_an_artifact_of_the_best_epoch_and_exit_code_
     assert 1 <= measured["epochs"] < 10_000
 
 
-def test_training_that_diverges_says_so_and_leaves_no_artifact(
+def test_training_that_diverges_ends_with_the_reason_and_no_artifact(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     diverging = {"optimizer": "adam", "learning_rate": 1, "eps": 0, "beta_2": 0}
@@ -386,7 +386,7 @@ def test_training_that_diverges_says_so_and_leaves_no_artifact(
     assert "training diverged in epoch" in failure and "learning_rate" in failure
 
 
-def test_records_whose_class_numbers_mean_other_names_are_refused(
+def test_records_whose_class_numbers_have_other_names_are_refused(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     packed = tmp_path / "channels"
@@ -400,7 +400,7 @@ def test_records_whose_class_numbers_mean_other_names_are_refused(
     assert "labels.json" in failure and "one label map" in failure
 
 
-def test_file_names_that_are_not_utf_8_do_no_harm(
+def test_file_names_that_are_not_utf_8_are_accepted(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, small_channels)

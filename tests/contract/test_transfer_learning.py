@@ -1,4 +1,4 @@
-"""Where a job starts: the head is kept or made anew by one rule, and the log says which."""
+"""A job keeps the head of its first weights or makes a new one by one rule, and logs which."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_the_job_wants_a_
     assert "use_pretrained_model has no effect: there is a channel model" in log
 
 
-def test_other_classes_get_a_new_head_or_an_error_where_it_must_be_kept(
+def test_other_classes_get_a_new_head_or_an_error_if_the_job_keeps_it(
     tmp_path: Path, write_class_folders: ClassFolders, trained_job: Path
 ) -> None:
     other = write_class_folders(tmp_path / "other", classes=("blue", "violet"))
@@ -149,7 +149,7 @@ def test_a_resnet_without_weights_gets_a_substitute_which_a_second_job_continues
     assert "no pretrained weights for resnet18" in done.stdout + done.stderr
 
 
-def test_a_head_follows_its_classes_and_numbers_stand_for_names() -> None:
+def test_a_head_follows_its_classes_and_numbers_match_any_names() -> None:
     theirs = LabelMap(("a", "b", "c"))
     assert _head_order(theirs, LabelMap(("a", "b", "c")))[0] == [0, 1, 2]
     assert _head_order(theirs, LabelMap(("c", "a", "b")))[0] == [2, 0, 1]
@@ -158,7 +158,7 @@ def test_a_head_follows_its_classes_and_numbers_stand_for_names() -> None:
     assert _head_order(theirs, LabelMap(("a", "b", "d")))[0] is None
 
 
-def test_the_rows_of_a_kept_head_stand_where_their_classes_are() -> None:
+def test_the_rows_of_a_kept_head_follow_the_order_of_the_classes() -> None:
     head = {
         "weight/head.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
         "weight/head.bias": np.array([0, 1, 2], np.float32),

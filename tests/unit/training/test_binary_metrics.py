@@ -1,4 +1,4 @@
-"""Our metrics are scikit-learn's, number by number."""
+"""Our metrics equal scikit-learn's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def cases() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize(("targets", "scores"), cases())
-def test_binary_metrics_are_those_of_scikit_learn(targets: np.ndarray, scores: np.ndarray) -> None:
+def test_binary_metrics_equal_those_of_scikit_learn(
+    targets: np.ndarray, scores: np.ndarray
+) -> None:
     called = (scores > 0.5).astype(int)
     expected = {
         "precision": scores_of.precision_score(targets, called, zero_division=0.0),
@@ -51,7 +53,7 @@ def test_binary_metrics_are_those_of_scikit_learn(targets: np.ndarray, scores: n
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_top_k_accuracy_is_that_of_scikit_learn(k: int) -> None:
+def test_top_k_accuracy_equals_that_of_scikit_learn(k: int) -> None:
     generator = np.random.default_rng(1)
     scores = generator.random((400, 8)).astype(np.float32)
     targets = generator.integers(0, 8, 400)
@@ -59,7 +61,7 @@ def test_top_k_accuracy_is_that_of_scikit_learn(k: int) -> None:
     assert top_k_accuracy(targets, scores, k) == pytest.approx(expected)
 
 
-def test_a_number_comes_out_where_a_class_is_absent() -> None:
+def test_a_metric_is_a_number_even_if_a_class_is_absent() -> None:
     scores = np.array([0.2, 0.7, 0.9], np.float32)
     for targets in (np.zeros(3, np.int64), np.ones(3, np.int64)):
         assert all(np.isfinite(measure(targets, scores)) for measure in BINARY_METRICS.values())
@@ -69,7 +71,7 @@ def test_a_number_comes_out_where_a_class_is_absent() -> None:
     assert average_precision(np.ones(3, np.int64), scores) == 1
 
 
-def test_the_metric_stands_beside_accuracy_and_decides_the_best_epoch() -> None:
+def test_the_metric_is_reported_with_accuracy_and_decides_the_best_epoch() -> None:
     probabilities = np.array([[0.1, 0.9], [0.4, 0.6], [0.8, 0.2]], np.float32)
     outcomes = Outcomes(("a", "b", "c"), np.array([1, 0, 0]), probabilities)
     found = metrics_of(outcomes, None, "precision")

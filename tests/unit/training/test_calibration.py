@@ -1,4 +1,4 @@
-"""Calibration makes probabilities honest, and is left out where it could not."""
+"""Calibration makes probabilities match the accuracy, or changes nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def outcomes_of(true_temperature: float, samples: int = 4000, classes: int = 5) 
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.7, 3.0])
-def test_the_temperature_that_spoilt_the_probabilities_is_found(temperature: float) -> None:
+def test_the_fit_finds_the_temperature_that_distorted_the_probabilities(temperature: float) -> None:
     outcomes = outcomes_of(temperature)
     found = calibrate(outcomes)
     assert found.reason == ""
@@ -53,14 +53,14 @@ def test_the_fit_is_the_minimum_that_scipy_finds() -> None:
     assert found == pytest.approx(best.x, rel=1e-3)
 
 
-def test_no_class_changes_its_place() -> None:
+def test_the_order_of_the_classes_does_not_change() -> None:
     outcomes = outcomes_of(2.5)
     after = at_temperature(outcomes, calibrate(outcomes).temperature)
     before, now = outcomes.probabilities.argmax(axis=1), after.probabilities.argmax(axis=1)
     assert (before == now).all()
 
 
-def test_dividing_the_logits_is_what_at_temperature_does_even_where_a_probability_is_0() -> None:
+def test_at_temperature_equals_dividing_the_logits_even_for_a_probability_of_0() -> None:
     logits: FloatArray = np.array([[300.0, 0.0, -5.0], [2.0, 1.0, 0.0], [50, 49, -50]], np.float32)
     outcomes = Outcomes(("a", "b", "c"), np.array([0, 1, 2]), softmax(logits))
     for temperature in (SMALLEST, 1.0, 1.5, LARGEST):
@@ -81,7 +81,7 @@ def test_dividing_the_logits_is_what_at_temperature_does_even_where_a_probabilit
     ],
     ids=["already right", "tiny", "perfect"],
 )
-def test_where_it_cannot_help_nothing_changes_and_the_reason_is_given(
+def test_calibration_that_cannot_help_changes_nothing_and_gives_the_reason(
     outcomes: Outcomes, reason: str
 ) -> None:
     found = calibrate(outcomes)
@@ -90,7 +90,7 @@ def test_where_it_cannot_help_nothing_changes_and_the_reason_is_given(
     assert at_temperature(outcomes, found.temperature) is outcomes
 
 
-def test_a_lower_loss_at_the_price_of_less_honest_confidence_is_refused() -> None:
+def test_a_lower_loss_with_a_higher_calibration_error_is_refused() -> None:
     """Nearly all the loss is of few sure errors: the best temperature makes all others doubt."""
     sure, doubtful = [0.999, 0.0005, 0.0005], [0.52, 0.24, 0.24]
     probabilities = np.array([sure] * 200 + [doubtful] * 1000, np.float32)
@@ -105,25 +105,25 @@ def test_a_lower_loss_at_the_price_of_less_honest_confidence_is_refused() -> Non
     assert found.temperature == 1 and "would raise the calibration error" in found.reason
 
 
-def test_all_wrong_and_sure_of_it_stops_at_the_largest_temperature() -> None:
+def test_a_model_that_is_confident_and_always_wrong_gets_the_largest_temperature() -> None:
     probabilities = np.tile(np.array([[0.999, 0.001]], np.float32), (50, 1))
     found = calibrate(Outcomes(("k",) * 50, np.ones(50, np.int64), probabilities))
     assert found.temperature == pytest.approx(LARGEST, rel=1e-3)
 
 
-def test_it_can_be_switched_off() -> None:
+def test_calibration_can_be_switched_off() -> None:
     found = calibrate(outcomes_of(3.0), is_wanted=False)
     assert found.temperature == 1 and "calibrate_probabilities" in found.reason
 
 
-def test_the_calibration_error_of_a_hand_made_case() -> None:
+def test_the_calibration_error_of_a_small_example_is_as_computed_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]], np.float32)
     outcomes = Outcomes(("a", "b", "c", "d"), np.array([0, 1, 0, 0]), probabilities)
     assert calibration_error(outcomes) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
     assert reliability(outcomes).samples.sum() == 4
 
 
-def test_several_labels_are_decisions_of_their_own_and_are_not_calibrated() -> None:
+def test_multiple_labels_are_separate_decisions_and_are_not_calibrated() -> None:
     targets = np.array([[1, 0], [1, 1]], np.uint8)
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)  # three of four are right
     outcomes = Outcomes(("a", "b"), targets, probabilities)

@@ -56,7 +56,7 @@ def test_the_preprocessing_is_that_of_the_channel_backbone(
     assert (images.mean, images.std) == ((0.0,) * 3, (255.0,) * 3)
 
 
-def test_an_artifact_in_the_channel_is_no_backbone(tmp_path: Path, saved_model: Path) -> None:
+def test_an_artifact_in_the_channel_is_not_a_backbone(tmp_path: Path, saved_model: Path) -> None:
     (saved_model / MANIFEST_FILE).write_text(json.dumps({}))
     assert request(tmp_path, saved_model, backend="tensorflow").settings.backbone.name != (
         "saved_model"

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not there, and only its own job continues from it."""
+"""A checkpoint is complete or absent, and only its own job resumes from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save_epochs(checkpoints: Checkpoints, accuracies: list[float]) -> History:
     return history
 
 
-def test_the_newest_checkpoint_comes_back_with_its_history(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_read_back_with_its_history(tmp_path: Path) -> None:
     history = save_epochs(Checkpoints(tmp_path, IDENTITY), [0.5, 0.7])
     found = Checkpoints(tmp_path, IDENTITY).load_latest()
     assert found is not None
@@ -58,7 +58,7 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_kill_left_half_written_is_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
+def test_the_next_checkpoint_removes_files_that_a_kill_left_half_written(tmp_path: Path) -> None:
     leftovers = [
         tmp_path / f"checkpoint-0007.{kind}{PARTIAL_SUFFIX}" for kind in ("safetensors", "json")
     ]
@@ -70,7 +70,7 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_checkpoint(tmp_pat
     assert others.exists(), "what is not ours stays"
 
 
-def test_weights_whose_json_was_never_written_are_removed_and_other_files_are_not(
+def test_weights_without_their_json_are_removed_and_other_files_are_kept(
     tmp_path: Path,
 ) -> None:
     for name in ("checkpoint-0000-000007", "checkpoint-0004", "checkpoint-of-mine"):
@@ -83,7 +83,7 @@ def test_weights_whose_json_was_never_written_are_removed_and_other_files_are_no
     ]
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
+def test_an_older_checkpoint_replaces_a_damaged_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     save_epochs(checkpoints, [0.9, 0.5])
     newest = tmp_path / "checkpoint-0001.safetensors"
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) ->
     assert found is not None and len(found.history.epochs) == 1
 
 
-def test_arrays_without_their_json_are_no_checkpoint(tmp_path: Path) -> None:
+def test_arrays_without_their_json_are_not_a_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     save_epochs(checkpoints, [0.5])
     (tmp_path / "checkpoint-0000.json").unlink()
@@ -112,7 +112,7 @@ def test_without_a_folder_nothing_is_kept() -> None:
     assert checkpoints.load_latest() is None
 
 
-def test_of_equally_accurate_epochs_the_one_with_the_lower_loss_is_best() -> None:
+def test_the_lower_loss_decides_between_equally_accurate_epochs() -> None:
     history = History([record(0, 0.9, 0.5), record(1, 0.9, 0.3), record(2, 0.8, 0.1)])
     assert history.best_epoch == 1
     assert History([record(0, 0.9, 0.5), record(1, 0.9, 0.5)]).best_epoch == 0
@@ -132,7 +132,7 @@ def test_without_its_weights_the_best_epoch_is_no_longer_the_best(tmp_path: Path
 PARTIAL = PartialEpoch(120, {"loss": 0.1 + 0.2, "samples": 960.0}, 12.5, 0.5, 0.01)
 
 
-def test_a_checkpoint_within_an_epoch_comes_back_with_its_step_and_sums(tmp_path: Path) -> None:
+def test_a_checkpoint_within_an_epoch_is_read_back_with_its_step_and_sums(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     history = save_epochs(checkpoints, [0.9, 0.5])
     checkpoints.save(Checkpoint(state(7), history, PARTIAL, 99.5))
@@ -153,7 +153,7 @@ def test_the_end_of_an_epoch_is_newer_than_any_step_within_it(tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_within_an_epoch_a_lost_best_checkpoint_leaves_nothing_to_be_best(tmp_path: Path) -> None:
+def test_without_the_checkpoint_of_the_only_epoch_no_epoch_is_the_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, IDENTITY)
     history = save_epochs(checkpoints, [0.5])
     checkpoints.save(Checkpoint(state(7), history, PARTIAL))

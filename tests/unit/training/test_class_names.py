@@ -1,4 +1,4 @@
-"""A job's class names come from wherever they are given, and contradictions are errors."""
+"""A job finds its class names wherever they are given, and contradictions are errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_labels_file_is_found_anywhere_in_any_channel(
     assert open_job(records).labels.names == ("cat", "dog")
 
 
-def test_a_list_beside_records_names_the_classes_by_their_folders(
+def test_a_list_next_to_records_names_the_classes_by_their_folders(
     records: dict[str, Path],
 ) -> None:
     (records["train"] / "train.lst").write_text("0\t0\tcat/1.jpg\n1\t1\tdog/2.jpg\n")
@@ -97,7 +97,7 @@ def test_a_labels_file_of_another_program_is_an_error_with_the_remedy(
         open_job(records)
 
 
-def test_another_number_of_names_than_num_classes_is_an_error(records: dict[str, Path]) -> None:
+def test_a_number_of_names_other_than_num_classes_is_an_error(records: dict[str, Path]) -> None:
     with pytest.raises(DataError, match="labels has 3 names, but num_classes is 2"):
         open_job(records, labels="a,b,c")
 
@@ -150,9 +150,7 @@ def test_a_class_may_be_absent_from_a_split_whose_labels_file_has_it(
         "",
     ],
 )
-def test_folders_that_do_not_tell_the_classes_apart_name_nothing(
-    tmp_path: Path, lines: str
-) -> None:
+def test_folders_with_several_classes_each_name_no_class(tmp_path: Path, lines: str) -> None:
     (tmp_path / "x.lst").write_text(lines)
     assert not label_map_from_folders(read_list(tmp_path / "x.lst"))
 

@@ -1,4 +1,4 @@
-"""Metrics count every sample once, and ties are settled the same way everywhere."""
+"""Metrics count every sample once, and ties are resolved the same way everywhere."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_top_k_accuracy_counts_the_true_class_among_the_k_highest() -> None:
     assert top_k_accuracy(TARGETS, SCORES, 3) == 1.0
 
 
-def test_a_tie_goes_to_the_lower_class_index_as_argmax_does() -> None:
+def test_a_tie_goes_to_the_lower_class_index_as_in_argmax() -> None:
     scores = np.zeros((3, 3), np.float32)
     targets = np.array([0, 1, 2])
     assert top_k_accuracy(targets, scores) == pytest.approx(1 / 3)
@@ -35,7 +35,7 @@ def test_softmax_survives_large_logits_and_adds_to_one() -> None:
     np.testing.assert_allclose(probabilities, [[1, 0], [0.5, 0.5]], atol=1e-6)
 
 
-def test_what_is_not_a_number_is_never_right() -> None:
+def test_a_score_of_nan_is_never_correct() -> None:
     scores = np.full((4, 3), np.nan, np.float32)
     assert top_k_accuracy(TARGETS, scores) == 0.0
     assert top_k_accuracy(TARGETS, scores, 2) == 0.0

@@ -1,4 +1,4 @@
-"""What a job's channels hold becomes sources: lists, shards, manifests, several labels."""
+"""A job's channels become sources: lists, shards, manifests, multiple labels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def listed(tmp_path: Path, jpeg: bytes) -> Path:
 ALL = ("train", "validation", "train_lst", "validation_lst")
 
 
-def test_a_list_says_which_image_has_which_class(listed: Path, jpeg: bytes) -> None:
+def test_a_list_gives_each_image_its_class(listed: Path, jpeg: bytes) -> None:
     inputs = open_job(listed, *ALL, num_classes=2, num_training_samples=3)
     assert inputs.labels.names == ("cat", "dog")
     assert inputs.training.class_indices.tolist() == [0, 1, 1]
@@ -55,14 +55,14 @@ def test_a_list_says_which_image_has_which_class(listed: Path, jpeg: bytes) -> N
     assert not inputs.packed
 
 
-def test_paths_of_a_list_may_begin_with_further_folders(listed: Path) -> None:
+def test_paths_in_a_list_can_begin_with_more_folders(listed: Path) -> None:
     lines = LINES.replace("\tcat", "\ttrain/cat").replace("\tdog", "\t./data/train/dog")
     (listed / "train_lst" / "any.lst").write_text(lines)
     inputs = open_job(listed, *ALL)
     assert [inputs.training.key(i) for i in range(3)] == ["cat/1.jpg", "dog/2.jpg", "dog/3.jpg"]
 
 
-def test_an_image_of_the_list_that_is_missing_is_an_error_of_that_image(listed: Path) -> None:
+def test_a_missing_image_of_the_list_is_an_error_about_that_image(listed: Path) -> None:
     (listed / "train" / "dog" / "3.jpg").unlink()
     inputs = open_job(listed, *ALL)
     with pytest.raises(DataError, match=r"train/dog/3.jpg cannot be read: No such file"):
@@ -132,7 +132,7 @@ def manifest_channels(tmp_path: Path, jpeg: bytes, labels: list[object]) -> Path
     return tmp_path
 
 
-def test_a_manifest_beside_the_images_says_their_classes(tmp_path: Path, jpeg: bytes) -> None:
+def test_a_manifest_next_to_the_images_gives_their_classes(tmp_path: Path, jpeg: bytes) -> None:
     root = manifest_channels(tmp_path, jpeg, [0, "1", 1.0])
     inputs = open_job(root, "train", "validation", num_classes=2)
     assert inputs.training.class_indices.tolist() == [0, 1, 1]

@@ -1,4 +1,4 @@
-"""Every metric is scraped from the line that is declared for it, whatever its value."""
+"""Every metric can be scraped from its declared log line, whatever its value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_expression_finds_the_value_in_its_line(metric: Metric) -> None:
     assert found == ["0.123456"]
 
 
-def test_no_line_of_one_metric_is_taken_for_another() -> None:
+def test_no_expression_matches_the_line_of_another_metric() -> None:
     for interface in INTERFACES.values():
         for metric in interface.metrics:
             line = "12/12 " + metric.line.format(value="0.5")
@@ -68,7 +68,7 @@ def record(epoch: int = 0) -> EpochRecord:
     return EpochRecord(epoch, values, values, 2.0, 50.0, 0.031, 1e-7, 0.048)
 
 
-def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
+def test_the_epoch_line_has_speed_waiting_and_time_outside_the_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -78,7 +78,7 @@ def test_the_epoch_line_says_speed_waiting_and_time_outside_the_step(
     assert "4.8 % outside the training step" in line and "about 10 s left" in line
 
 
-def test_a_silent_job_says_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_silent_job_logs_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     journal = Journal(KerasLines(), 3, 4)
     with Heartbeat(max_silence=0.05).running("opening the channels") as heartbeat:
@@ -96,7 +96,9 @@ def test_a_silent_job_says_what_is_running(caplog: pytest.LogCaptureFixture) -> 
         await_line(caplog, "Still writing the artifact, for 0 s")
 
 
-def test_who_writes_lines_is_not_interrupted(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_heartbeat_is_silent_while_other_lines_are_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     with Heartbeat(max_silence=3600).running("opening the channels") as heartbeat:
         heartbeat._last_line -= 3600

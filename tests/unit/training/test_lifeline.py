@@ -1,4 +1,4 @@
-"""The watch of the hosts of a job over each other, on real sockets of this machine."""
+"""The hosts of a job notice the loss of another host, over real sockets of this machine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def lost(lifeline: Lifeline) -> HostLostError:
     return found
 
 
-def test_hosts_that_end_well_lose_nobody_whichever_begins_first(job: Job) -> None:
+def test_hosts_that_succeed_lose_no_host_whichever_starts_first(job: Job) -> None:
     members = [job.start(1), job.start(2)]
     time.sleep(0.7)  # their first attempts find nobody
     leader = job.start(0)
@@ -72,7 +72,7 @@ def test_hosts_that_end_well_lose_nobody_whichever_begins_first(job: Job) -> Non
     assert all(lifeline.lost(0.0) is None for lifeline in job.started)
 
 
-def test_what_ended_one_host_reaches_all_with_its_name_and_whose_fault_it_is(job: Job) -> None:
+def test_all_hosts_learn_why_one_ended_and_whether_the_user_can_fix_it(job: Job) -> None:
     leader, second, third = (job.start(rank) for rank in range(3))
     time.sleep(1.5)
     second.close(ChannelError("channel train is empty"))
@@ -82,7 +82,7 @@ def test_what_ended_one_host_reaches_all_with_its_name_and_whose_fault_it_is(job
         assert str(failure) == "host algo-2 ended: ClientError: channel train is empty"
 
 
-def test_a_fault_of_ours_stays_one_on_the_other_hosts(job: Job) -> None:
+def test_an_internal_error_is_one_on_the_other_hosts_too(job: Job) -> None:
     leader, second = job.start(0), job.start(1)
     time.sleep(1.5)
     leader.close(ValueError("a\nb"))
@@ -91,7 +91,7 @@ def test_a_fault_of_ours_stays_one_on_the_other_hosts(job: Job) -> None:
     assert str(failure) == "host 127.0.0.1 ended: AlgorithmError: ValueError: a b"
 
 
-def test_a_host_that_is_killed_is_lost_at_once_and_the_others_hear_which(job: Job) -> None:
+def test_a_killed_host_is_lost_at_once_and_the_others_learn_its_name(job: Job) -> None:
     leader, third = job.start(0), job.start(2)
     second = pretend(job.port, "host 1", "beat")
     assert leader.lost(1.5) is None
@@ -100,24 +100,24 @@ def test_a_host_that_is_killed_is_lost_at_once_and_the_others_hear_which(job: Jo
         assert "host algo-2 disconnected unexpectedly" in str(lost(lifeline))
 
 
-def test_a_host_that_says_nothing_is_lost(job: Job) -> None:
+def test_a_silent_host_is_lost(job: Job) -> None:
     leader = job.start(0, silence=1.0)
     with pretend(job.port, "host 1"):
         assert "host algo-2 has not answered for 1 s" in str(lost(leader))
 
 
-def test_a_host_that_never_comes_is_lost(job: Job) -> None:
+def test_a_host_that_never_connects_is_lost(job: Job) -> None:
     leader = job.start(0, arrival=1.0)
     with pretend(job.port, "host 1"):
         assert "host algo-3 did not connect within 1 s" in str(lost(leader))
 
 
-def test_a_first_host_that_is_not_there_is_lost(job: Job) -> None:
+def test_a_first_host_that_does_not_start_is_lost(job: Job) -> None:
     member = job.start(1, arrival=1.0)
     assert "host 127.0.0.1 was not reached at port" in str(lost(member))
 
 
-def test_a_first_host_whose_name_does_not_resolve_is_waited_for_as_long(job: Job) -> None:
+def test_hosts_wait_as_long_for_a_first_host_whose_name_does_not_resolve(job: Job) -> None:
     member = job.start(1, "no-such-host.invalid", arrival=1.0)
     assert member.lost(0.5) is None
     assert "was not reached at port" in str(lost(member))
@@ -136,7 +136,7 @@ def test_strangers_cannot_end_a_job(job: Job) -> None:
     assert leader.lost(1.5) is None
 
 
-def test_a_process_that_waits_for_ever_is_told_and_one_that_ends_by_itself_is_not(
+def test_only_a_process_that_does_not_end_by_itself_is_ended(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("image_classification.training.lifeline.GRACE_SECONDS", 0.5)
@@ -152,6 +152,6 @@ def test_a_process_that_waits_for_ever_is_told_and_one_that_ends_by_itself_is_no
     assert job.stuck.empty()
 
 
-def test_a_port_that_is_taken_is_named(job: Job) -> None:
+def test_the_error_names_a_port_that_is_in_use(job: Job) -> None:
     with socket.create_server(("", job.port)), pytest.raises(UserError, match="set MASTER_PORT"):
         job.start(0)

@@ -1,4 +1,4 @@
-"""The loop hands numbers to an engine and keeps the best of what comes back."""
+"""The loop passes numbers to an engine and keeps the best weights."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_the_last_weights_after_a_stop_within_an_epoch_name_its_step() -> None:
     assert (whole.last_weights.epoch, whole.last_weights.cut_after) == (1, 0)
 
 
-def test_an_update_whose_last_batch_is_all_bad_is_made_from_its_other_batches() -> None:
+def test_an_update_with_an_unusable_last_batch_uses_its_other_batches() -> None:
     _, reference = run_loop([0.8], accumulate_batches="2")
     loop, engine = prepare_loop([0.8], accumulate_batches="2")
     source = loop.training.source
@@ -208,7 +208,7 @@ def test_an_update_whose_last_batch_is_all_bad_is_made_from_its_other_batches() 
     assert [len(weights[weights > 0]) for weights in engine.weights] == [4, 0, 2]
 
 
-def test_a_batch_of_bad_samples_on_its_own_makes_no_step() -> None:
+def test_a_batch_of_bad_samples_alone_makes_no_step() -> None:
     loop, engine = prepare_loop([0.8])
     source = loop.training.source
     assert isinstance(source, Colors)
@@ -269,7 +269,7 @@ def test_a_stop_during_validation_keeps_the_best_and_the_rest_is_validated_after
     assert not rest.rates and len(second.history.epochs) == 2
 
 
-def test_a_needed_validation_ends_in_time_with_a_random_part_and_is_made_up_after_the_resume(
+def test_a_needed_validation_ends_in_time_with_random_images_and_is_repeated_after_the_resume(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, engine = prepare_loop([0.8, 0.9])
@@ -307,7 +307,7 @@ def test_a_resumed_job_that_is_stopped_validates_no_longer_than_there_is_time(
     assert len(second.evaluate().keys) == 4
 
 
-def test_checkpoints_within_an_epoch_come_every_so_many_steps(tmp_path: Path) -> None:
+def test_checkpoints_within_an_epoch_are_written_every_checkpoint_steps(tmp_path: Path) -> None:
     loop, _ = prepare_loop([0.8], checkpoint_steps="2")
     loop.checkpoints = Checkpoints(tmp_path, {})
     saved = []
@@ -317,7 +317,7 @@ def test_checkpoints_within_an_epoch_come_every_so_many_steps(tmp_path: Path) ->
     assert saved == [2, None]
 
 
-def test_checkpoints_within_an_epoch_come_after_so_many_minutes(tmp_path: Path) -> None:
+def test_checkpoints_within_an_epoch_are_written_every_checkpoint_minutes(tmp_path: Path) -> None:
     loop, _ = prepare_loop([0.8], checkpoint_minutes="0")
     loop.checkpoints = Checkpoints(tmp_path, {})
     loop.should_stop = lambda: (tmp_path / "checkpoint-0000-000002.json").exists()
@@ -387,7 +387,7 @@ def test_batches_of_an_update_share_it_by_their_class_weights() -> None:
         np.testing.assert_allclose(shares[update], sums[update] / sums[update].sum(), rtol=1e-6)
 
 
-def test_all_ranks_share_an_update_alike_by_the_class_weights_of_all() -> None:
+def test_all_ranks_divide_an_update_equally_by_the_class_weights_of_all() -> None:
     values = INTERFACES["mxnet"].parse(
         {"num_layers": "20", "image_shape": "3,8,8", "class_weights": "balanced"}
         | {"accumulate_batches": "4"}
@@ -431,7 +431,7 @@ def test_a_stop_waits_for_the_end_of_an_update_of_several_batches(
     assert [u.is_last for u in engine.updates] == [False, True, True] * 2
 
 
-def test_the_averaged_weights_are_the_best_ones() -> None:
+def test_the_best_weights_are_the_averaged_ones() -> None:
     loop, engine = prepare_loop([0.5])
     engine.state = lambda: {"weight/epoch": np.array(0), "average/epoch": np.array(7)}  # type: ignore[method-assign]
     loop.run()

@@ -1,4 +1,4 @@
-"""Mixed images and their targets agree, number by number."""
+"""Mixed images and their targets agree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_cutmix_swaps_a_rectangle_and_the_share_is_the_area_that_is_left(seed: i
         assert rows.size == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
 
 
-def test_with_both_on_some_steps_blend_and_some_cut() -> None:
+def test_with_both_on_some_steps_use_mixup_and_some_cutmix() -> None:
     kinds = set()
     for step in range(20):
         images = batch()
@@ -53,7 +53,7 @@ def test_shares_come_from_the_beta_distribution_folded_at_a_half() -> None:
     assert np.mean(shares) == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.01)
 
 
-def test_the_same_step_mixes_alike_and_another_otherwise() -> None:
+def test_the_same_step_mixes_equally_and_another_step_differently() -> None:
     results = []
     for place in ((1, 2, 0, 3), (1, 2, 0, 3), (1, 2, 0, 4), (1, 2, 1, 3), (2, 2, 0, 3)):
         images = batch()

@@ -1,4 +1,4 @@
-"""Several labels an image: targets, loss, accuracy, what is served — all checked with numbers."""
+"""Multiple labels per image: targets, loss, accuracy and the served answers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_samples_of_weight_0_are_not_in_the_loss() -> None:
     assert loss == pytest.approx(np.where(ROWS[:2], -np.log(p), -np.log(1 - p)).mean(), rel=1e-5)
 
 
-def test_steps_learn_several_labels_of_an_image() -> None:
+def test_training_steps_learn_multiple_labels_per_image() -> None:
     engine, batch = build(), multi_batch()
     for _ in range(60):
         engine.train_step(batch, 0.1)
@@ -90,7 +90,7 @@ def test_the_exported_graph_gives_sigmoids(tmp_path: Path) -> None:
     assert np.abs(probabilities.sum(axis=1) - 1).max() > 0.1
 
 
-def test_weights_make_both_sides_of_a_class_equal() -> None:
+def test_positive_weights_balance_images_with_and_without_a_class() -> None:
     assert positive_weights(ROWS) == (1 / 3, 3.0, 1.0, 1.0)
 
 
@@ -102,7 +102,7 @@ def test_multi_hot_rows_are_their_own_targets() -> None:
 # ---- the figures
 
 
-def test_accuracy_is_the_mean_over_classes_of_right_decisions() -> None:
+def test_accuracy_is_the_share_of_correct_decisions_over_classes() -> None:
     p = np.array(
         [[0.9, 0.2, 0.4, 0.1], [0.6, 0.1, 0.1, 0.1], [0.5, 0.5, 0.5, 0.49], [0.1, 0.9, 0, 0]],
         np.float32,
@@ -119,7 +119,7 @@ def test_accuracy_is_the_mean_over_classes_of_right_decisions() -> None:
     assert rows[3] == {"label": "z", "samples": 0, "recall": None, "precision": None}
 
 
-def test_a_probability_that_is_not_a_number_is_never_right() -> None:
+def test_a_probability_of_nan_is_never_correct() -> None:
     outcomes = Outcomes(("a",), ROWS[:1], np.full((1, 4), np.nan, np.float32))
     assert metrics_of(outcomes)["accuracy"] == 0.0
 
@@ -172,7 +172,7 @@ def test_records_with_a_label_for_every_class_are_read_as_rows(tmp_path: Path, j
         ([[1, 0], [0, 2]], r"expected labels that are 0 or 1, got \[0.0, 2.0\] in record 1"),
     ],
 )
-def test_records_of_other_labels_are_refused(
+def test_records_with_invalid_labels_are_refused(
     tmp_path: Path, jpeg: bytes, rows: list[Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -241,7 +241,7 @@ def test_a_manifest_has_vectors_or_class_numbers(
     assert inputs.training.multi_hot.tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
-def test_class_folders_cannot_give_several_labels(tmp_path: Path, jpeg: bytes) -> None:
+def test_class_folders_cannot_give_multiple_labels(tmp_path: Path, jpeg: bytes) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.jpg").write_bytes(jpeg)
     with pytest.raises(ChannelError, match="class folders give an image one class"):
@@ -256,7 +256,7 @@ def test_class_folders_cannot_give_several_labels(tmp_path: Path, jpeg: bytes) -
         ({"label_smoothing": 0.1}, "label_smoothing=0.1 with multi_label=1"),
     ],
 )
-def test_settings_without_a_meaning_for_several_labels_are_refused(
+def test_settings_that_have_no_meaning_with_multiple_labels_are_refused(
     tmp_path: Path, given: dict[str, object], message: str
 ) -> None:
     with pytest.raises(HyperparameterError, match=message):
@@ -270,7 +270,9 @@ def test_settings_without_a_meaning_for_several_labels_are_refused(
         ({"balanced_sampling": "1"}, "balanced_sampling=True with multi_label=1"),
     ],
 )
-def test_what_needs_one_class_an_image_is_refused(given: dict[str, str], message: str) -> None:
+def test_settings_that_need_one_class_per_image_are_refused(
+    given: dict[str, str], message: str
+) -> None:
     values = INTERFACES["mxnet"].parse({"multi_label": "1"} | given)
     with pytest.raises(HyperparameterError, match=message):
         settings_of(values)

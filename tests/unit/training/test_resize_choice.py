@@ -1,4 +1,4 @@
-"""Which `resize` a job gets that sets none."""
+"""The `resize` of a job that does not set it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def resize_of_job(root: Path, **hyperparameters: str) -> int | None:
     return final_settings(settings, inputs).preprocessing.resize
 
 
-def test_the_shorter_side_that_nearly_all_records_have_is_the_resize(
+def test_resize_is_the_shorter_side_of_nearly_all_records(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -60,7 +60,7 @@ def test_the_shorter_side_that_nearly_all_records_have_is_the_resize(
     assert resize_of_job(tmp_path, resize="50") == 50, "what the job says wins"
 
 
-def test_records_of_many_sizes_stay_as_they_are_with_a_warning(
+def test_records_of_many_sizes_are_not_resized_and_a_warning_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("train", "validation"):
@@ -71,7 +71,7 @@ def test_records_of_many_sizes_stay_as_they_are_with_a_warning(
 
 
 @pytest.mark.parametrize("packed", ["train", "validation"])
-def test_records_beside_image_files_need_one_size_or_a_resize(tmp_path: Path, packed: str) -> None:
+def test_records_next_to_image_files_need_one_size_or_a_resize(tmp_path: Path, packed: str) -> None:
     (other,) = {"train", "validation"} - {packed}
     write_files(tmp_path / other, [(200, 100), (90, 100)])
     write_records(tmp_path / packed, [(60, 48), (70, 50)])
@@ -81,7 +81,7 @@ def test_records_beside_image_files_need_one_size_or_a_resize(tmp_path: Path, pa
 
 
 @pytest.mark.parametrize("packed", ["train", "validation"])
-def test_records_of_one_size_say_how_image_files_beside_them_are_resized(
+def test_image_files_are_resized_to_the_one_size_of_the_records(
     tmp_path: Path, packed: str
 ) -> None:
     (other,) = {"train", "validation"} - {packed}

@@ -41,7 +41,7 @@ def test_a_binary_metric_is_that_of_all_samples_not_a_mean_of_batches() -> None:
     assert area(slice(0, 6)) != pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
 
 
-def test_a_resumed_epoch_goes_on_with_every_metric() -> None:
+def test_a_resumed_epoch_continues_every_metric() -> None:
     totals = seen(RunningMetrics(None, "auc"), slice(0, 2))
     resumed = RunningMetrics(None, "auc")
     resumed.restore(totals)
@@ -53,7 +53,7 @@ def test_a_resumed_epoch_goes_on_with_every_metric() -> None:
     assert found["auc"] == pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
 
 
-def test_the_time_in_steps_is_carried_over_an_interruption() -> None:
+def test_the_time_in_steps_survives_an_interruption() -> None:
     totals = {"loss": 0.0, "accuracy": 0.0, "samples": 0.0}
     partial = PartialEpoch(5, totals, 1e6, 0.0, 0.1, step_seconds=7.5e5)
     group = ProcessGroup(None, World())  # type: ignore[arg-type]  # alone: no engine is asked

@@ -18,7 +18,7 @@ def test_a_warm_up_rises_linearly_and_ends_at_the_full_rate() -> None:
     assert [schedule.rate(e) for e in (0, 0.5, 1, 2, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
 
 
-def test_a_cosine_schedule_falls_from_the_full_rate_to_nothing() -> None:
+def test_a_cosine_schedule_falls_from_the_full_rate_to_0() -> None:
     schedule = Schedule("cosine", 1.0, epochs=12, warmup_epochs=2)
     assert [schedule.rate(e) for e in (2, 7, 12, 13)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
 
