@@ -67,6 +67,6 @@ def test_inference_resize_squash_restores_the_resize_of_the_built_in_with_a_warn
     base = write_job(tmp_path / "ml", given, small_channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "prepares images differently from validation" in done.stdout
+    assert "preprocesses images differently from validation" in done.stdout
     expected = [row["probabilities"] for row in validated(base)]
     assert np.abs(np.asarray(served(base)) - np.asarray(expected)).max() > 1e-3

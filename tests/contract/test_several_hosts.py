@@ -141,7 +141,7 @@ def test_hosts_with_different_class_names_all_end_with_the_reason(
     for code, log in end(start_hosts(tmp_path, uneven_channels, {}, parts)):
         assert code == 2, log
         assert "do not agree on the classes" in log
-        assert "name the classes by the hyperparameter labels" in log
+        assert "set the hyperparameters labels and resize" in log
 
 
 def test_a_host_without_a_sample_ends_with_the_reason(
@@ -225,7 +225,7 @@ def test_a_job_resumes_with_another_number_of_hosts(
         assert code == 0, log
     ((code, log),) = end(start("second", 2, HOSTS[:1]))
     assert code == 0, log
-    assert "divided among 2 processes and is now among 1 process: it begins again" in log
+    assert "divided among 2 processes and is now divided among 1 process: it begins again" in log
     for code, log in end(start("third", 3, HOSTS)):
         assert code == 0, log
         assert "Resumed after epoch 2" in log

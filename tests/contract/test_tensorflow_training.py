@@ -117,7 +117,7 @@ def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_n
     base = write_job(tmp_path / "ml", given, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "it holds a SavedModel, hence backbone=saved_model" in done.stdout
+    assert "it holds a SavedModel, so backbone=saved_model" in done.stdout
     manifest = read_artifact(base / "model").manifest
     assert manifest["backbone"] == "saved_model"
     assert manifest["started_from"] == "the backbone of the channel model with a new head"
