@@ -117,7 +117,7 @@ def test_the_contact_sheet_shows_each_image_above_its_class(
         (["--threshold", "1.5"], "--threshold 1.5"),
         (["--output", "{photos}/blue/blue000.jpg"], "is also the file to read"),
         (["--contact-sheet", "{photos}/red/red000.jpg"], "is also the file to read"),
-        (["--contact-sheet", "{photos}/notes.txt"], "is no PNG"),
+        (["--contact-sheet", "{photos}/notes.txt"], "is not a PNG"),
         (["{empty}"], "expected images in this folder"),
     ],
 )
