@@ -231,6 +231,14 @@ def test_our_refusals_reach_the_client_unchanged(
     assert (broken.status, strange.status, no_text.status) == (400, 415, 400)
 
 
+def test_a_content_type_that_no_header_can_hold_is_a_500(
+    model_with: Callable[[str], Path], red: bytes
+) -> None:
+    code = "def output_fn(prediction, accept): return 'text', 'text/\u20ac'\n"
+    (answer,) = answers_of(model_with(code), (red, {"Content_Type": "image/jpeg"}))
+    assert answer.status == 500 and b"internal error" in answer.body
+
+
 MISCHIEF = """
 import sys, time
 

@@ -30,6 +30,7 @@ from gunicorn.workers.base import Worker as GunicornWorker
 
 from image_classification.contract import environment
 from image_classification.errors import RequestError
+from image_classification.serving.admission import Plan
 from image_classification.serving.connection import (
     LINGER_SECONDS,
     Connection,
@@ -40,15 +41,14 @@ from image_classification.serving.http import Answer, Head, Request, refusal
 from image_classification.serving.observation import (
     ID_HEADER,
     READ_METHODS,
+    Health,
     RequestRecord,
     request_id,
     working_on,
 )
 
 if TYPE_CHECKING:
-    from image_classification.serving.admission import Plan
     from image_classification.serving.metrics import Metrics
-    from image_classification.serving.observation import Health
 
 _logger = logging.getLogger(__name__)
 
@@ -284,6 +284,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             try:
                 record.refuse_if_abandoned()
                 answer = run_application(self.wsgi, request, connection.peer, connection.server)
+                return self._finish(request, record, answer)
             except RequestError as error:
                 answer = refusal(error.status, error.message)
             except Exception:
