@@ -1,6 +1,6 @@
-"""What the golden files are of, and how they are asked: shared by the tests and by `write.py`.
+"""The jobs of the golden files and the requests to them, for the tests and for `write.py`.
 
-Only command lines, HTTP and file formats are used here, nothing of the package's modules.
+This uses only command lines, HTTP and file formats, and none of the package's modules.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ RECORDS = GOLDEN / "records" / "several-labels.rec"
 """The validation pictures with three labels each, packed; a class is present or not."""
 
 LABELS = ("cold", "leafy", "warm")
-"""Classes of the jobs of several labels: blue, green or blue, red."""
+"""Classes of the multi-label jobs: blue, green or blue, red."""
 
 SHARED = {"image_shape": "3,16,16", "backbone": "resnet20"}
 MXNET = SHARED | {"resize": 18, "mini_batch_size": 4, "augmentation_type": "crop"}
 TENSORFLOW = SHARED | {"batch_size": 4, "use_pretrained_model": "False"}
-_HEAD = {"train_only_top_layer": "True"}  # so that the rest of the network stays easy to compress
+_HEAD = {"train_only_top_layer": "True"}  # the rest of the network stays easy to compress
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that left a golden file.
+    """A job that wrote a golden file.
 
     Attributes:
-        backend: what it ran on.
+        backend: its backend.
         given: its hyperparameters.
-        kind: the channels it had: `mxnet`, `several labels`, `tensorflow` or `two classes`.
+        kind: its channels: `mxnet`, `several labels`, `tensorflow` or `two classes`.
     """
 
     backend: str
@@ -73,30 +73,30 @@ ARTIFACTS = {
     "tensorflow-keras-interface": Job("tensorflow", _KERAS, "tensorflow"),
     "mxnet-keras-interface": Job("mxnet", _KERAS, "tensorflow"),
 }
-"""Name of an artifact → the job that left it."""
+"""Name of an artifact → the job that wrote it."""
 
-_GOES_ON = {"epochs": 3, "checkpoint_steps": 3}
+_RESUMED = {"epochs": 3, "checkpoint_steps": 3}
 CHECKPOINTS = {
-    "torch": Job("torch", MXNET | _GOES_ON | {"learning_rate": 0.01, "optimizer": "adam"}),
+    "torch": Job("torch", MXNET | _RESUMED | {"learning_rate": 0.01, "optimizer": "adam"}),
     "tensorflow": Job(
         "tensorflow",
-        TENSORFLOW | _GOES_ON | {"learning_rate": 0.02, "optimizer": "nesterov"},
+        TENSORFLOW | _RESUMED | {"learning_rate": 0.02, "optimizer": "nesterov"},
         "tensorflow",
     ),
     "mxnet": Job(
-        "mxnet", MXNET | _GOES_ON | {"learning_rate": 0.02, "optimizer": "sgd", "momentum": 0.9}
+        "mxnet", MXNET | _RESUMED | {"learning_rate": 0.02, "optimizer": "sgd", "momentum": 0.9}
     ),
 }
 """Backend → the job that was killed in its second epoch, after the third of its five steps.
 
-They have the slots of three optimizers. By TensorFlow 0.1.0 could not save those of adam.
+They have the slots of three optimizers. With TensorFlow, 0.1.0 could not save those of adam.
 """
 
 KILLED_AFTER = "checkpoint-0001-000003"
 
 
 def channels_of(kind: str, folder: Path) -> dict[str, Path]:
-    """The channels of a kind of job; those that are not committed as they are go to `folder`."""
+    """Return the channels of a kind of job; those that are not committed are written to `folder`."""
     split = {name: PICTURES / name for name in ("train", "validation")}
     if kind == "mxnet":
         return split
@@ -112,7 +112,7 @@ def channels_of(kind: str, folder: Path) -> dict[str, Path]:
 
 
 def write_list(folder: Path, name: str) -> Path:
-    """The list channel of a split: each picture with its three labels."""
+    """Write the list channel of a split, each picture with its three labels."""
     target = folder / f"{name}_lst"
     target.mkdir(parents=True)
     lines = []
@@ -126,19 +126,19 @@ def write_list(folder: Path, name: str) -> Path:
 
 
 def labelled_data(job: Job) -> Path:
-    """What `evaluate` measures the job's artifact on."""
+    """Return the data on which `evaluate` measures the job's artifact."""
     return RECORDS if job.kind == "several labels" else PICTURES / "validation"
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
-    """What the platform makes of an archive: its content in a folder."""
+    """Unpack an archive into a folder, as the platform does."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
 
 
 def evaluated(job: Job, archive: Path, folder: Path) -> dict[str, Any]:
-    """The numbers of `evaluate`."""
+    """Return the numbers of `evaluate`."""
     data = labelled_data(job)
     if job.kind == "two classes":
         data = channels_of(job.kind, folder)["validation"]
@@ -148,7 +148,7 @@ def evaluated(job: Job, archive: Path, folder: Path) -> dict[str, Any]:
 
 
 def predicted(archive: Path) -> str:
-    """What `predict` says of all validation pictures, as a table."""
+    """Return the table of `predict` for all validation pictures."""
     options = ("predict", "--model", archive, "--format", "csv", "validation")
     done = run_command(*options, folder=PICTURES)
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ ACCEPTS = (
 
 
 def requests() -> dict[str, tuple[bytes, dict[str, str]]]:
-    """Name → body and headers: every Accept for one picture, and every form of several."""
+    """Return name → body and headers: every Accept for one picture, and every body of several."""
     paths = [PICTURES / "validation" / name for name in ("blue/blue7.png", "red/red6.png")]
     first, second = (path.read_bytes() for path in paths)
     texts = [base64.b64encode(content).decode() for content in (first, second)]
@@ -199,7 +199,7 @@ def requests() -> dict[str, tuple[bytes, dict[str, str]]]:
 
 
 def served(model: Path) -> dict[str, dict[str, Any]]:
-    """The answers of a real server to all requests."""
+    """Return the answers of a real server to all requests."""
     with running_server(model) as server:
         return {
             name: _answer(server, body, headers) for name, (body, headers) in requests().items()
@@ -216,12 +216,12 @@ _NUMBER = re.compile(r"-?\b\d+(?:\.\d+)?(?:[eE][+-]?\d+)?\b")
 
 
 def parted(text: str) -> tuple[str, list[float]]:
-    """A text with a # for every number, and the numbers."""
+    """Return a text with # in place of each number, and the numbers."""
     return _NUMBER.sub("#", text), [float(number) for number in _NUMBER.findall(text)]
 
 
 def metric_lines(log: str, definitions: Iterable[Mapping[str, str]]) -> list[str]:
-    """The messages of a log in which a published expression finds a number."""
+    """Return the messages of a log in which a published regex finds a number."""
     expressions = [re.compile(definition["Regex"]) for definition in definitions]
     messages = [line.partition("] ")[2] for line in log.splitlines()]
     return [text for text in messages if any(found.search(text) for found in expressions)]
@@ -230,7 +230,7 @@ def metric_lines(log: str, definitions: Iterable[Mapping[str, str]]) -> list[str
 def scraped(
     lines: Iterable[str], definitions: Iterable[Mapping[str, str]]
 ) -> dict[str, list[float]]:
-    """Metric → its values in the lines, as the platform reads them."""
+    """Return metric → its values in the lines, as the platform reads them."""
     lines = list(lines)
     return {
         definition["Name"]: [
@@ -241,14 +241,14 @@ def scraped(
 
 
 def described(interface: str) -> dict[str, Any]:
-    """The request that `describe` prints."""
+    """Return the request that `describe` prints."""
     done = run_command("describe", "--interface", interface)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
 def resumed(job: Job, archive: Path, folder: Path) -> tuple[Path, str]:
-    """The tree and the log of the job that goes on from a copy of the golden checkpoints."""
+    """Resume a job from a copy of the golden checkpoints; return its folder and log."""
     base = write_job(folder / "ml", job.hyperparameters, channels_of(job.kind, folder / "data"))
     unpacked(archive, base / "checkpoints")
     done = run_train(base)
@@ -257,13 +257,13 @@ def resumed(job: Job, archive: Path, folder: Path) -> tuple[Path, str]:
 
 
 def measured(history: Path) -> dict[str, Any]:
-    """The metrics of each epoch of a history.json, and which is the best."""
+    """Return the metrics of each epoch of a history.json, and the best epoch."""
     content = json.loads(history.read_text())
     epochs = [{kind: one[kind] for kind in ("train", "validation")} for one in content["epochs"]]
     return {"best_epoch": content["best_epoch"], "epochs": epochs}
 
 
 def summary(array: np.ndarray) -> list[float]:
-    """What is kept of an array: its sum, its sum of squares, its first value and its last."""
+    """Return an array's sum, sum of squares, first and last value."""
     value = array.astype(np.float64).ravel()
     return [float(kept) for kept in (value.sum(), (value**2).sum(), value[0], value[-1])]

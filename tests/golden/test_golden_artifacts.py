@@ -1,4 +1,4 @@
-"""Artifacts that 0.1.0 wrote are read, measured and served as they were: no framework is needed."""
+"""Artifacts of 0.1.0 are evaluated and served with the same results; this needs no framework."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def golden(name: str) -> dict[str, Any]:
 
 
 def assert_same(text: str, expected: str) -> None:
-    """Letter by letter the same but for the last digits of its numbers."""
+    """Compare texts exactly, and their numbers up to the last digits."""
     (form, numbers), (expected_form, expected_numbers) = parted(text), parted(expected)
     assert form == expected_form
     assert numbers == pytest.approx(expected_numbers, rel=0, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", BACKENDS_AND_FORMS)
-def test_a_golden_artifact_is_measured_as_it_was(name: str, tmp_path: Path) -> None:
+def test_evaluate_gives_the_same_numbers_for_a_golden_artifact(name: str, tmp_path: Path) -> None:
     found, expected = evaluated(ARTIFACTS[name], archive_of(name), tmp_path), golden(name)
     assert_same(json.dumps(found), json.dumps(expected["evaluate"]))
     with tarfile.open(archive_of(name)) as tar:
@@ -51,14 +51,12 @@ def test_a_golden_artifact_is_measured_as_it_was(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["mxnet-several-labels", "tensorflow", "torch-two-classes"])
-def test_predict_names_the_classes_of_a_golden_artifact_as_it_did(name: str) -> None:
+def test_predict_gives_the_same_classes_for_a_golden_artifact(name: str) -> None:
     assert_same(predicted(archive_of(name)), golden(name)["predict"])
 
 
 @pytest.mark.parametrize("name", BACKENDS_AND_FORMS)
-def test_a_golden_artifact_of_each_backend_still_answers_as_it_did(
-    name: str, tmp_path: Path
-) -> None:
+def test_the_server_gives_the_same_answers_for_a_golden_artifact(name: str, tmp_path: Path) -> None:
     answers, expected = served(unpacked(archive_of(name), tmp_path)), golden(name)["serve"]
     assert list(answers) == list(expected)
     for request, answer in answers.items():
@@ -72,7 +70,7 @@ def test_a_golden_artifact_of_each_backend_still_answers_as_it_did(
 
 
 @pytest.mark.parametrize("interface", ["mxnet", "tensorflow"])
-def test_the_published_expressions_still_find_the_numbers_in_the_golden_lines(
+def test_the_published_regexes_find_the_same_numbers_in_the_golden_lines(
     interface: str,
 ) -> None:
     stored = json.loads((GOLDEN / "interfaces" / f"{interface}.json").read_text())
@@ -86,7 +84,7 @@ def test_the_published_expressions_still_find_the_numbers_in_the_golden_lines(
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "labels.json"])
-def test_a_golden_artifact_with_one_byte_changed_is_refused(file: str, tmp_path: Path) -> None:
+def test_a_golden_artifact_with_one_changed_byte_is_rejected(file: str, tmp_path: Path) -> None:
     model = unpacked(archive_of("torch"), tmp_path)
     content = bytearray((model / file).read_bytes())
     content[len(content) // 2] ^= 1

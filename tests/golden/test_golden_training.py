@@ -1,4 +1,4 @@
-"""Checkpoints and artifacts that 0.1.0 wrote are gone on from, in the backend that is asked for."""
+"""Jobs resume from checkpoints and start from artifacts of 0.1.0, on the backend of --backend."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _OTHER = {"torch": "mxnet", "tensorflow": "torch", "mxnet": "tensorflow"}
 
 @pytest.fixture
 def backend() -> str:
-    """What --backend says, where its framework is installed."""
+    """The backend of --backend, if its framework is installed."""
     if jobs.BACKEND not in CHECKPOINTS:
-        pytest.skip(f"no golden checkpoint is of backend={jobs.BACKEND}")
+        pytest.skip(f"there is no golden checkpoint of backend={jobs.BACKEND}")
     pytest.importorskip(jobs.BACKEND, reason=f"{jobs.BACKEND} is not installed")
     return jobs.BACKEND
 
@@ -48,7 +48,7 @@ def golden(backend: str) -> dict[str, Any]:
 
 
 def check_result(base: Path, expected: dict[str, Any]) -> None:
-    """The weights and the history of a finished job are the golden ones."""
+    """Compare the weights and the history of a finished job with the golden ones."""
     weights = load_file(base / "model" / "weights.safetensors")
     assert sorted(weights) == sorted(expected["weights"])
     for name, value in weights.items():
@@ -60,7 +60,7 @@ def check_result(base: Path, expected: dict[str, Any]) -> None:
             assert epoch[kind] == pytest.approx(wanted[kind], abs=1e-3)
 
 
-def test_a_job_goes_on_from_a_golden_checkpoint_within_an_epoch_and_ends_as_it_did(
+def test_a_job_resumes_from_a_golden_checkpoint_within_an_epoch_and_ends_with_the_same_result(
     backend: str, tmp_path: Path
 ) -> None:
     job, expected = CHECKPOINTS[backend], golden(backend)
@@ -76,11 +76,11 @@ def test_a_job_goes_on_from_a_golden_checkpoint_within_an_epoch_and_ends_as_it_d
 
 
 def form(line: str) -> str:
-    """A line without its numbers; how many seconds an epoch took is one."""
+    """A line without its numbers, of which the seconds of an epoch are one."""
     return parted(re.sub(r" - \d+s - ", " - 0 s - ", line))[0]
 
 
-def test_a_job_goes_on_from_the_golden_checkpoint_of_a_whole_epoch_to_the_same_end(
+def test_a_job_resumes_from_the_golden_checkpoint_of_an_epoch_and_ends_with_the_same_result(
     backend: str, tmp_path: Path
 ) -> None:
     job, checkpoints = CHECKPOINTS[backend], tmp_path / "ml" / "checkpoints"
@@ -107,7 +107,7 @@ def test_a_new_job_starts_from_the_weights_of_a_golden_artifact(
     archive = GOLDEN / "artifacts" / f"{name}.tar.gz"
     shutil.copyfile(archive, channels["model"] / "model.tar.gz")
     still = {"backend": backend, "learning_rate": 0, "epochs": 1, "momentum": 0}
-    given = ARTIFACTS[name].hyperparameters | still  # the head alone, which does not move
+    given = ARTIFACTS[name].hyperparameters | still  # only the head trains, with a rate of 0
     base = write_job(tmp_path / "ml", given, channels)
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Writes the golden files: what version 0.1.0 left and answered, for all later ones to read.
+"""Write the golden files: what version 0.1.0 wrote and answered, for later versions to read.
 
 Run on 0.1.0, commit 243f548, once in the environment of each backend:
 
@@ -6,13 +6,13 @@ Run on 0.1.0, commit 243f548, once in the environment of each backend:
     python -m tests.golden.write tensorflow
     python -m tests.golden.write mxnet
 
-GOLDEN FILES ARE NEVER REWRITTEN: users have such artifacts and checkpoints, and a version that no
-longer reads them, or answers otherwise, is wrong. So this script refuses to replace a file. New
-ones, of what a later version can do besides, get names of their own.
+NEVER REWRITE GOLDEN FILES: users have such artifacts and checkpoints, and a version that cannot
+read them, or gives other answers, is wrong. So this script does not replace files. Files for new
+features of later versions get names of their own.
 
-All networks start from weights that are mostly zeros, and small fractions elsewhere: blocks that
-are switched off stay zero through any number of steps, so that a network and the moments of its
-optimizer are a few kilobytes when packed.
+All networks start from weights that are mostly zeros, and small fractions elsewhere. Blocks that
+are switched off stay zero in every step, so that a network and the moments of its optimizer take
+only a few kilobytes when packed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.golden.cases import ARTIFACTS, CHECKPOINTS, GOLDEN, KILLED_AFTER, PIC
 
 
 def main(backends: list[str]) -> None:
-    """Write what is not there yet, then what the backends' jobs leave."""
+    """Write the files that do not exist yet, then those of the backends' jobs."""
     _write_pictures()
     _write_records()
     _write_interfaces()
@@ -219,7 +219,7 @@ def _weight(name: str, shape: tuple[int, ...], numbers: Iterator[int]) -> np.nda
 
 
 def _numbers() -> Iterator[int]:
-    """The same numbers everywhere."""
+    """Draw the same numbers on every machine."""
     state = 243
     while True:
         state = (state * 1103515245 + 12345) % 2**31
@@ -231,7 +231,7 @@ def _definitions(job: Job) -> list[dict[str, str]]:
 
 
 def _pack(folder: Path, archive: Path) -> None:
-    """As the platform packs a folder: its files at the top."""
+    """Pack a folder as the platform does, with its files at the top."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "x:gz", compresslevel=9) as tar:
         for path in sorted(folder.iterdir()):
