@@ -96,7 +96,7 @@ KILLED_AFTER = "checkpoint-0001-000003"
 
 
 def channels_of(kind: str, folder: Path) -> dict[str, Path]:
-    """Return the channels of a kind of job; those that are not committed are written to `folder`."""
+    """Return the channels of a kind of job; write those that are not committed to `folder`."""
     split = {name: PICTURES / name for name in ("train", "validation")}
     if kind == "mxnet":
         return split
