@@ -98,6 +98,11 @@ def kept_features(
     )
 
 
+def step_seed(spec: ModelSpec, step: int, rank: int) -> int:
+    """Return 0 to 2³² − 1, to seed the random numbers inside a network before a step."""
+    return int(np.random.SeedSequence([spec.seed, step, rank]).generate_state(1)[0])
+
+
 def precision_of(asked: str, has: Collection[str], framework: str, device: object) -> str:
     """Return the precision of training steps; float32 with a warning if the device lacks it.
 

@@ -15,19 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from mxnet import autograd
 
-from image_classification.backends import base
+from image_classification.backends import base, step
 from image_classification.backends.mxnet.export import export
 from image_classification.backends.mxnet.model import MXNetNetwork, NetworkTensors
 from image_classification.backends.mxnet.optimizer import Optimizer, Tensors
 from image_classification.backends.mxnet.ranks import Ranks
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.state import checked_state, joined_state
-from image_classification.backends.step import (
-    StepSamples,
-    check_images,
-    kept_features,
-    precision_of,
-)
 from image_classification.samples import Batch, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
@@ -61,7 +55,7 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
 class _Step:
     loss: Any
     logits: Any
-    samples: StepSamples
+    samples: step.StepSamples
 
     @memory_errors()
     def fetch(self) -> tuple[float, FloatArray]:
@@ -78,7 +72,7 @@ class _MXNetEngine:
         self._spec, self._settings, self._rank = spec, settings, world.rank
         gpus = mx.context.num_gpus()
         self._context = mx.gpu(world.rank % gpus) if gpus else mx.cpu()
-        precision_of(spec.precision, {"float32"}, "MXNet", self._context)
+        step.precision_of(spec.precision, {"float32"}, "MXNet", self._context)
         self._network = MXNetNetwork(spec, self._context)
         self._newest = NetworkTensors(self._network, self._context)
         self._newest.initialize(spec.seed)
@@ -104,8 +98,8 @@ class _MXNetEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        check_images(batch.images, self._spec)
-        samples = StepSamples.of(batch.weights)
+        step.check_images(batch.images, self._spec)
+        samples = step.StepSamples.of(batch.weights)
         images = self._network.images(samples.picked(batch.images))
         targets = self._array(samples.picked(np.asarray(batch.targets, np.float32)))
         own = float(samples.weights.sum())
@@ -144,7 +138,7 @@ class _MXNetEngine:
 
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        check_images(images, self._spec)
+        step.check_images(images, self._spec)
         if self._predict is None:
             self._predict = self._network.predictor(self._evaluated.views)
         features = self._predict(self._network.images(images))
@@ -204,11 +198,10 @@ class _MXNetEngine:
             autograd.mark_variables(variables, gradients, "add" if adds else "write")
             self._adds_gradients = adds
         if self._network.graph.has_dropout:
-            mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
-            mx.random.seed(int(mixed.generate_state(1)[0]) >> 1)
+            mx.random.seed(step.step_seed(self._spec, self._steps, self._rank) >> 1)
 
     def _dropped_out(self, features: Any) -> Any:
-        kept = kept_features(self._spec, features.shape, self._steps, self._rank)
+        kept = step.kept_features(self._spec, features.shape, self._steps, self._rank)
         if kept is None:
             return features
         return features * self._array(kept) / (1.0 - self._spec.dropout_rate)

@@ -11,17 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.backends import base, update_rules
+from image_classification.backends import base, step, update_rules
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.reference.export import export
 from image_classification.backends.reference.model import Classifier, Pass, head
 from image_classification.backends.state import checked_state, joined_state
-from image_classification.backends.step import (
-    StepSamples,
-    check_images,
-    kept_features,
-    precision_of,
-)
 from image_classification.errors import BackendError
 from image_classification.samples import Batch, FloatArray, UInt8Array
 
@@ -61,7 +55,7 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
         )
     if spec.compiles:
         raise BackendError("compile=on: backend 'reference' has no compiler; set compile=off")
-    precision_of(spec.precision, {"float32"}, "the reference", "cpu")
+    step.precision_of(spec.precision, {"float32"}, "the reference", "cpu")
     return _ReferenceEngine(spec, optimizer)
 
 
@@ -95,8 +89,8 @@ class _ReferenceEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        check_images(batch.images, self._spec)
-        samples = StepSamples.of(batch.weights)
+        step.check_images(batch.images, self._spec)
+        samples = step.StepSamples.of(batch.weights)
         images = samples.picked(batch.images)
         if self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
@@ -115,7 +109,7 @@ class _ReferenceEngine:
         return _Step(loss, samples.scattered(logits.astype(np.float32)))
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        check_images(images, self._spec)
+        step.check_images(images, self._spec)
         tensors = self._evaluated
         logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
@@ -157,11 +151,11 @@ class _ReferenceEngine:
         return self._model.tensors if self._average is None else self._average
 
     def _add_gradients(
-        self, features: Array, targets: Array, samples: StepSamples, made: Pass, share: float
+        self, features: Array, targets: Array, samples: step.StepSamples, made: Pass, share: float
     ) -> tuple[float, Array]:
         """Add the gradients of one batch; return (its weighted mean loss, its logits)."""
         spec, tensors = self._spec, self._model.tensors
-        kept = kept_features(spec, features.shape, self._steps, rank=0)
+        kept = step.kept_features(spec, features.shape, self._steps, rank=0)
         factor = 1.0 if kept is None else kept / (1.0 - spec.dropout_rate)
         seen = features * factor
         logits = head(seen, tensors)

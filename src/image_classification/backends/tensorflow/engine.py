@@ -16,14 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from image_classification.backends import base, import_errors, pretrained
+from image_classification.backends import base, import_errors, pretrained, step
 from image_classification.backends.state import checked_state, joined_state
-from image_classification.backends.step import (
-    StepSamples,
-    check_images,
-    kept_features,
-    precision_of,
-)
 from image_classification.backends.tensorflow import catalog, model
 from image_classification.backends.tensorflow.export import export
 from image_classification.backends.tensorflow.optimizer import Optimizer, Precision
@@ -104,7 +98,7 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
 class _Step:
     loss: tf.Tensor
     logits: tf.Tensor
-    samples: StepSamples
+    samples: step.StepSamples
 
     @memory_errors()
     def fetch(self) -> tuple[float, FloatArray]:
@@ -126,7 +120,7 @@ class _TensorFlowEngine:
             learned = learning(self._model, spec)
             self._optimizer = Optimizer(settings, learned)
             has = {"float32", "bfloat16", "float16"} if "GPU" in self._device else {"float32"}
-            precision = precision_of(spec.precision, has, "TensorFlow", self._device)
+            precision = step.precision_of(spec.precision, has, "TensorFlow", self._device)
             self._precision = Precision(tf.as_dtype(precision))
             learner = Learner(
                 *(self._model, self._average, self._optimizer, self._precision, spec, settings)
@@ -147,13 +141,13 @@ class _TensorFlowEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        check_images(batch.images, self._spec)
-        samples = StepSamples.of(batch.weights)
+        step.check_images(batch.images, self._spec)
+        samples = step.StepSamples.of(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
         # With several ranks the step itself determines whether any of them has samples.
         has_weight = samples.has_weight or self._ranks.size > 1
         self._has_weight = has_weight or (self._has_weight and not self._is_new_update)
-        self._model.trunk.start_step(self._entropy())
+        self._model.trunk.start_step(step.step_seed(self._spec, self._steps, self._rank))
         with self._ranks.loss_noticed(), tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
             if self._is_new_update and update.is_last and has_weight:
@@ -173,7 +167,7 @@ class _TensorFlowEngine:
 
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        check_images(images, self._spec)
+        step.check_images(images, self._spec)
         with tf.device(self._device):
             logits: FloatArray = self._logits(images).numpy()
         return logits
@@ -224,17 +218,13 @@ class _TensorFlowEngine:
         """The network of predictions and of the graph."""
         return self._average or self._model
 
-    def _inputs(self, batch: Batch, samples: StepSamples, share: float) -> tuple[Any, ...]:
+    def _inputs(self, batch: Batch, samples: step.StepSamples, share: float) -> tuple[Any, ...]:
         images = samples.picked(batch.images)
         targets = samples.picked(np.asarray(batch.targets, np.float32))
         shape = (len(images), self._model.trunk.width)
-        kept = kept_features(self._spec, shape, self._steps, self._rank)
+        kept = step.kept_features(self._spec, shape, self._steps, self._rank)
         factors: FloatArray = np.ones((1, 1), np.float32)
         if kept is not None:
             factors = kept.astype(np.float32)
             factors /= np.float32(1.0 - self._spec.dropout_rate)
         return images, targets, samples.weights, factors, np.float32(share)
-
-    def _entropy(self) -> int:
-        mixed = np.random.SeedSequence([self._spec.seed, self._steps, self._rank])
-        return int(mixed.generate_state(1)[0])

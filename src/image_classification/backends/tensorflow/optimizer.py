@@ -9,13 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from image_classification.backends.base import (
-    LOSS_SCALE,
-    LOSS_SCALE_AGE,
-    OPTIMIZER_PREFIX,
-    OptimizerSpec,
-    State,
-)
+from image_classification.backends import base
 from image_classification.backends.tensorflow.layers import Weight
 from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
 
@@ -32,7 +26,7 @@ class Optimizer:
         weights: those that learn, by neutral name.
     """
 
-    def __init__(self, spec: OptimizerSpec, weights: Mapping[str, Weight]) -> None:
+    def __init__(self, spec: base.OptimizerSpec, weights: Mapping[str, Weight]) -> None:
         slots = rule_of(spec, "tensorflow").slots_of(spec)
         self._spec, self._weights = spec, weights
         self._shapes = {name: weight.shape for name, weight in weights.items()}
@@ -62,17 +56,17 @@ class Optimizer:
         """Record that a traced function has updated the weights."""
         self._has_updated = True
 
-    def state(self) -> State:
+    def state(self) -> base.State:
         """Return copies of all slots; {} before the first update."""
         if not self._has_updated:
             return {}
         return {
-            f"{OPTIMIZER_PREFIX}{slot}/{name}": self._neutral(name, slot, variable)
+            f"{base.OPTIMIZER_PREFIX}{slot}/{name}": self._neutral(name, slot, variable)
             for name, slots in self._slots.items()
             for slot, variable in slots.items()
         }
 
-    def load(self, saved: Mapping[str, State]) -> None:
+    def load(self, saved: Mapping[str, base.State]) -> None:
         """Replace all slots by `{parameter: {slot: array}}`, checked already."""
         self._has_updated = bool(saved)
         for name, slots in self._slots.items():
@@ -96,7 +90,7 @@ def clipped(gradients: Sequence[tf.Tensor], limit: float) -> Sequence[tf.Tensor]
     return [gradient * factor for gradient in gradients]
 
 
-def _direction(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+def _direction(gradient: tf.Tensor, slots: _Slots, spec: base.OptimizerSpec) -> tf.Tensor:
     """Return the tensor that an update subtracts, times the learning rate."""
     match spec.name:
         case "sgd":
@@ -124,7 +118,7 @@ def _direction(gradient: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Te
     return change
 
 
-def _velocity(direction: tf.Tensor, slots: _Slots, spec: OptimizerSpec) -> tf.Tensor:
+def _velocity(direction: tf.Tensor, slots: _Slots, spec: base.OptimizerSpec) -> tf.Tensor:
     if not spec.momentum:
         return direction
     return _moved(slots["momentum_buffer"], spec.momentum, direction)
@@ -181,18 +175,18 @@ class Precision:
             self._scale.assign(self._scale / 2.0)
             self._age.assign(0)
 
-    def state(self) -> State:
+    def state(self) -> base.State:
         """Return the loss scale and its age in updates; {} unless the dtype is float16."""
         if not self._is_scaled:
             return {}
         return {
-            LOSS_SCALE: np.array(self._scale.numpy(), np.float64),
-            LOSS_SCALE_AGE: np.array(self._age.numpy(), np.int64),
+            base.LOSS_SCALE: np.array(self._scale.numpy(), np.float64),
+            base.LOSS_SCALE_AGE: np.array(self._age.numpy(), np.int64),
         }
 
-    def load(self, state: State) -> None:
+    def load(self, state: base.State) -> None:
         """Continue with the loss scale of an engine's state, if it has one."""
-        scale, age = state.get(LOSS_SCALE), state.get(LOSS_SCALE_AGE)
+        scale, age = state.get(base.LOSS_SCALE), state.get(base.LOSS_SCALE_AGE)
         if self._is_scaled and scale is not None and age is not None:
             self._scale.assign(float(scale))
             self._age.assign(int(age))

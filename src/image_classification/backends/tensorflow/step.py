@@ -189,20 +189,14 @@ class SharedStep(Step):
         """Compile a function without sums over the ranks, which cannot be compiled."""
         return tf.function(function, jit_compile=True) if self._spec.compiles else function
 
-    def _gradients(  # type: ignore[override]
-        self,
-        is_frozen: bool,
-        images: tf.Tensor,
-        targets: tf.Tensor,
-        weights: tf.Tensor,
-        kept: tf.Tensor,
-        share: tf.Tensor,
+    def _gradients(
+        self, is_frozen: bool, *batch: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        _images, _targets, weights, *_ = batch
         own = tf.reduce_sum(weights)
         (weight,) = self._ranks.sum([own])
         self._weight.assign_add(weight)
         before = [tf.identity(variable) for variable in self._moving]
-        batch = images, targets, weights, kept, share
         loss, logits, gradients = self._own_gradients(is_frozen, *batch, weight)
         self._ranks.average(self._moving, before, tf.cast(own > 0.0, tf.float32))
         return loss, logits, gradients

@@ -15,15 +15,9 @@ import torch
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from image_classification.backends import base
+from image_classification.backends import base, step
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.state import checked_state, joined_state
-from image_classification.backends.step import (
-    StepSamples,
-    check_images,
-    kept_features,
-    precision_of,
-)
 from image_classification.backends.torch import model, optimizer
 from image_classification.backends.torch.export import export
 from image_classification.backends.torch.ranks import Ranks, device_of
@@ -58,7 +52,7 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
 class _Step:
     loss: torch.Tensor
     logits: torch.Tensor
-    samples: StepSamples
+    samples: step.StepSamples
 
     def fetch(self) -> tuple[float, FloatArray]:
         return float(self.loss), self.samples.scattered(self.logits.float().cpu().numpy())
@@ -83,7 +77,7 @@ class _TorchEngine:
         }
         self._optimizer = optimizer.build(settings, self._learning)
         has = optimizer.precision_names(self._device)
-        precision = precision_of(spec.precision, has, "PyTorch", self._device)
+        precision = step.precision_of(spec.precision, has, "PyTorch", self._device)
         self._precision = optimizer.precision(getattr(torch, precision), self._device)
         self._features = self._model.features
         if spec.compiles:
@@ -99,8 +93,8 @@ class _TorchEngine:
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
         with memory_errors(self._device):
-            check_images(batch.images, self._spec)
-            samples = StepSamples.of(batch.weights)
+            step.check_images(batch.images, self._spec)
+            samples = step.StepSamples.of(batch.weights)
             # BatchNorms keep their statistics if they are frozen or see only padding.
             self._model.train(samples.has_weight and not self._spec.train_only_head)
             logits = self._logits(self._tensor(samples.picked(batch.images)))
@@ -115,7 +109,7 @@ class _TorchEngine:
             return _Step(loss, logits.detach(), samples)
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
-        check_images(images, self._spec)
+        step.check_images(images, self._spec)
         network = self._evaluated.eval()
         with memory_errors(self._device), torch.inference_mode():
             logits: FloatArray = network(self._tensor(images)).cpu().numpy()
@@ -169,13 +163,13 @@ class _TorchEngine:
         with self._precision.autocast:
             with torch.set_grad_enabled(not spec.train_only_head):
                 features = self._features(images)
-            kept = kept_features(spec, features.shape, self._steps, self._world.rank)
+            kept = step.kept_features(spec, features.shape, self._steps, self._world.rank)
             if kept is not None:
                 features = features * self._tensor(kept) / (1.0 - spec.dropout_rate)
             return self._model.head(features).float()
 
     def _add_gradients(
-        self, logits: torch.Tensor, targets: torch.Tensor, samples: StepSamples, share: float
+        self, logits: torch.Tensor, targets: torch.Tensor, samples: step.StepSamples, share: float
     ) -> torch.Tensor:
         """Add the gradients of one batch; return its weighted mean loss, detached."""
         weights = self._tensor(samples.weights)

@@ -10,19 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from image_classification.backends.base import (
-    LOSS_SCALE,
-    LOSS_SCALE_AGE,
-    OPTIMIZER_PREFIX,
-    OptimizerSpec,
-    State,
-)
+from image_classification.backends import base
 from image_classification.backends.update_rules import is_decayed, rule_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
-def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
+def build(spec: base.OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
     """Return the optimizer that `spec` names; BackendError if there is none of that name."""
     rule_of(spec, "torch")
     decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]
@@ -52,10 +46,10 @@ def build(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
     return torch.optim.Adadelta(groups, rho=spec.decay, eps=spec.epsilon)
 
 
-def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> State:
+def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> base.State:
     """Copy all slots (momentum, moments, step count) as `optimizer/<slot>/<parameter>`."""
     return {
-        f"{OPTIMIZER_PREFIX}{slot}/{name}": np.array(value.cpu().numpy(), order="C")
+        f"{base.OPTIMIZER_PREFIX}{slot}/{name}": np.array(value.cpu().numpy(), order="C")
         for name, parameter in parameters.items()
         for slot, value in optimizer.state[parameter].items()
         if value is not None
@@ -63,7 +57,7 @@ def read_state(optimizer: torch.optim.Optimizer, parameters: Parameters) -> Stat
 
 
 def write_state(
-    optimizer: torch.optim.Optimizer, parameters: Parameters, slots: Mapping[str, State]
+    optimizer: torch.optim.Optimizer, parameters: Parameters, slots: Mapping[str, base.State]
 ) -> None:
     """Replace all slots by `{parameter: {slot: array}}`, checked already."""
     optimizer.state.clear()
@@ -96,19 +90,19 @@ class Precision:
     autocast: torch.autocast
     scaler: torch.amp.GradScaler
 
-    def state(self) -> State:
+    def state(self) -> base.State:
         """Return the loss scale and its age in steps; {} unless the dtype is float16."""
         if not self.scaler.is_enabled():
             return {}
         state = self.scaler.state_dict()
         return {
-            LOSS_SCALE: np.array(state["scale"], np.float64),
-            LOSS_SCALE_AGE: np.array(state["_growth_tracker"], np.int64),
+            base.LOSS_SCALE: np.array(state["scale"], np.float64),
+            base.LOSS_SCALE_AGE: np.array(state["_growth_tracker"], np.int64),
         }
 
-    def load(self, state: State) -> None:
+    def load(self, state: base.State) -> None:
         """Continue with the loss scale of an engine's state, if it has one."""
-        scale, age = state.get(LOSS_SCALE), state.get(LOSS_SCALE_AGE)
+        scale, age = state.get(base.LOSS_SCALE), state.get(base.LOSS_SCALE_AGE)
         if self.scaler.is_enabled() and scale is not None and age is not None:
             saved = {"scale": float(scale), "_growth_tracker": int(age)}
             self.scaler.load_state_dict(self.scaler.state_dict() | saved)
