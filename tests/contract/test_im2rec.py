@@ -72,7 +72,7 @@ def stop_midway(prefix: Path, tree: Path, number: int, *flags: str) -> tuple[int
     ("number", "code", "message"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
-def test_a_stopped_run_says_so_and_leaves_nothing(
+def test_a_stopped_run_logs_it_and_leaves_nothing(
     prefix: Path, tree: Path, number: int, code: int, message: str
 ) -> None:
     found, errors = stop_midway(prefix, tree, number, "--num-thread", "2")
@@ -100,7 +100,7 @@ def test_a_stopped_run_with_resume_goes_on_and_gives_the_same_bytes(
     assert resumed == [path.read_bytes() for path in shards]
 
 
-def test_what_a_killed_run_left_is_gone_after_the_next(prefix: Path, tree: Path) -> None:
+def test_the_next_run_removes_the_files_of_a_killed_one(prefix: Path, tree: Path) -> None:
     assert stop_midway(prefix, tree, signal.SIGKILL)[0] == -signal.SIGKILL
     assert left_behind(prefix) == [".data.rec.packing"]
     subprocess.run(

@@ -39,7 +39,7 @@ def tree_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_two_hosts_write_together_what_one_writes(
+def test_two_hosts_together_write_what_one_host_writes(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     hosts = {"one": ["algo-1"], "first": ["algo-1", "algo-2"], "second": ["algo-1", "algo-2"]}
@@ -83,7 +83,7 @@ def test_hosts_with_their_own_images_need_the_classes_and_share_them(
         ]
 
 
-def test_a_host_that_gets_no_image_of_its_own_writes_no_shard_and_succeeds(
+def test_a_host_without_images_writes_no_shard_and_succeeds(
     tmp_path: Path,
 ) -> None:
     base = write_processing_job(tmp_path, "algo-2", ["algo-1", "algo-2"], "ShardedByS3Key")
@@ -131,7 +131,7 @@ def test_a_table_with_groups_becomes_channels_in_one_command(
         (["--labels", "[1]"], "expected class names as a JSON list"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_named_and_writes_nothing(
+def test_an_error_on_the_command_line_is_reported_and_nothing_is_written(
     tmp_path: Path, write_class_folders: ClassFolders, arguments: list[str], message: str
 ) -> None:
     images = write_class_folders(tmp_path / "images", per_class=3)
@@ -142,7 +142,7 @@ def test_a_mistake_on_the_command_line_is_named_and_writes_nothing(
     assert not output.exists()
 
 
-def test_a_list_with_splits_and_a_ratio_contradict_each_other(
+def test_a_ratio_for_an_input_with_splits_is_refused(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     write_class_folders(tmp_path / "in" / "train", per_class=3)
@@ -155,7 +155,7 @@ def test_a_list_with_splits_and_a_ratio_contradict_each_other(
     assert "train: 9 images" in done.stdout and "validation: 3 images" in done.stdout
 
 
-def test_an_output_whose_name_is_no_utf8_is_named_in_the_summary(
+def test_an_output_name_that_is_not_utf_8_is_in_the_summary(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:
     images = write_class_folders(tmp_path / "images")

@@ -61,7 +61,7 @@ def test_a_labels_file_decides_the_numbers_of_class_folders(tmp_path: Path) -> N
         'id\tbreed\na1\tcat\n\nb2\tdog\n"c3"\t cat \n',
     ],
 )
-def test_tables_of_many_dialects_say_the_same(flat: Path, content: str) -> None:
+def test_tables_of_many_dialects_give_the_same_inventory(flat: Path, content: str) -> None:
     (flat / "labels.csv").write_bytes(content.encode())
     inventory = take_inventory(flat)
     assert classes_of(inventory) == {"a1.jpg": "cat", "b2.JPG": "dog", "deep/c3.png": "cat"}
@@ -87,7 +87,7 @@ def test_a_table_gives_splits_and_groups(flat: Path) -> None:
     assert inventory.groups == ["p1", "p1", "p2"]
 
 
-def test_groups_that_nobody_asked_for_do_not_disturb_given_splits(flat: Path) -> None:
+def test_groups_that_were_not_asked_for_do_not_change_given_splits(flat: Path) -> None:
     (flat / "t.csv").write_text("file,label,group,split\na1.jpg,c,g,train\nb2.JPG,c,g,val\n")
     assert take_inventory(flat).groups == ()
     assert take_inventory(flat, group_by="group").groups == ["g", "g"]
@@ -111,7 +111,7 @@ def test_groups_that_nobody_asked_for_do_not_disturb_given_splits(flat: Path) ->
         ("file,label,split\na1.jpg,cat,train\nb2.JPG,cat,\n", "line 3: expected one of train"),
     ],
 )
-def test_a_malformed_table_is_named_with_its_line(flat: Path, content: str, message: str) -> None:
+def test_an_error_in_a_table_names_the_line(flat: Path, content: str, message: str) -> None:
     (flat / "t.csv").write_text(content)
     with pytest.raises(ListError, match=message):
         take_inventory(flat)
@@ -146,7 +146,7 @@ def test_a_list_of_a_flat_folder_has_numbered_classes_or_those_of_labels_json(fl
 
 
 @pytest.mark.parametrize("labels", ["-1", "0.5", "nan", "1\t0", "inf"])
-def test_a_label_that_is_no_class_number_is_refused(flat: Path, labels: str) -> None:
+def test_a_label_that_is_not_a_class_number_is_refused(flat: Path, labels: str) -> None:
     (flat / "all.lst").write_text(f"4\t{labels}\ta1.jpg\n")
     with pytest.raises(
         ListError, match=r"id 4: expected one class number|line 1: expected labels within float32"
@@ -180,7 +180,7 @@ def test_a_labeling_jobs_manifest_gives_numbers_and_names(flat: Path) -> None:
     assert classes_of(inventory) == {"a1.jpg": "dog", "deep/c3.png": "cat"}
 
 
-def test_the_numbers_of_a_manifest_are_places_among_the_given_labels(flat: Path) -> None:
+def test_numbers_in_a_manifest_index_the_given_labels(flat: Path) -> None:
     manifest(
         flat,
         {"source-ref": "a1.jpg", "class-id": 1},
@@ -228,7 +228,7 @@ def test_the_forms_of_a_class_in_a_manifest_mean_the_same(flat: Path, value: obj
         ('{"source-ref": "a1.jpg", "label": 1e999}', "expected one class in 'label'"),
     ],
 )
-def test_a_malformed_manifest_is_named_with_its_line(flat: Path, line: str, message: str) -> None:
+def test_an_error_in_a_manifest_names_the_line(flat: Path, line: str, message: str) -> None:
     (flat / "m.jsonl").write_text(line)
     with pytest.raises(ListError, match=message):
         take_inventory(flat)
@@ -256,7 +256,7 @@ def test_one_number_with_two_names_is_refused(flat: Path) -> None:
         take_inventory(flat)
 
 
-def test_options_that_an_input_does_not_have_are_refused(tmp_path: Path, flat: Path) -> None:
+def test_options_that_do_not_apply_to_the_input_are_refused(tmp_path: Path, flat: Path) -> None:
     folders = tree(tmp_path / "folders", "a/1.jpg", "b/1.jpg")
     with pytest.raises(UsageError, match="--group-by x"):
         take_inventory(folders, group_by="x")
@@ -276,7 +276,7 @@ def test_a_table_in_latin_1_is_refused_with_its_line_before_anything_is_written(
         take_inventory(flat)
 
 
-def test_a_file_name_in_latin_1_is_found_all_the_same(flat: Path) -> None:
+def test_a_file_name_in_latin_1_is_found(flat: Path) -> None:
     name = os.fsdecode("Löwe.jpg".encode("latin-1"))
     (flat / name).touch()
     (flat / "t.csv").write_bytes("file,label\nLöwe.jpg,lion\n".encode("latin-1"))
@@ -284,19 +284,19 @@ def test_a_file_name_in_latin_1_is_found_all_the_same(flat: Path) -> None:
 
 
 @pytest.mark.parametrize("beginning", ["", '{"source-ref": "a1.jpg", "class": '])
-def test_a_manifest_nested_without_end_is_refused_with_its_line(flat: Path, beginning: str) -> None:
+def test_a_deeply_nested_manifest_is_refused_with_its_line(flat: Path, beginning: str) -> None:
     (flat / "output.manifest").write_text(beginning + "[" * 100_000 + "\n")
     with pytest.raises(ListError, match="line 1: expected one JSON object per line"):
         take_inventory(flat)
 
 
-def test_a_column_that_is_there_twice_is_refused(flat: Path) -> None:
+def test_a_repeated_column_is_refused(flat: Path) -> None:
     (flat / "t.csv").write_text("file,label,Label\na1.jpg,cat,dog\n")
     with pytest.raises(ListError, match="names 2 columns 'label'"):
         take_inventory(flat)
 
 
-def test_classes_that_are_one_number_in_two_spellings_are_reported(
+def test_two_spellings_of_one_class_number_are_reported(
     flat: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (flat / "t.csv").write_text("file,label\na1.jpg,1\nb2.JPG,01\n")
@@ -304,7 +304,7 @@ def test_classes_that_are_one_number_in_two_spellings_are_reported(
     assert "'01' and '1' are the same number but different classes" in caplog.text
 
 
-def test_an_image_whose_name_a_list_cannot_hold_is_named(tmp_path: Path) -> None:
+def test_an_image_name_that_a_list_cannot_hold_is_reported(tmp_path: Path) -> None:
     tree(tmp_path, "cat/1.jpg", "dog/two\nlines.jpg")
     with pytest.raises(ListError, match=r"rename 'dog/two\\nlines\.jpg'"):
         take_inventory(tmp_path)

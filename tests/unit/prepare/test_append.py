@@ -50,7 +50,7 @@ def state(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("has_index", [True, False])
 @pytest.mark.parametrize("ending", ["sound", "padding missing", "zeros behind"])
-def test_the_result_is_that_of_packing_everything_at_once(
+def test_appending_gives_the_bytes_of_packing_everything_at_once(
     tmp_path: Path, root: Path, has_index: bool, ending: str
 ) -> None:
     target = tmp_path / "old" / "data.rec"
@@ -69,7 +69,7 @@ def test_the_result_is_that_of_packing_everything_at_once(
     assert sorted(state(tmp_path / "old")) == ["data.idx", "data.lst", "data.rec"]
 
 
-def test_ids_that_are_taken_are_refused_or_renumbered(tmp_path: Path, root: Path) -> None:
+def test_existing_ids_are_refused_or_renumbered(tmp_path: Path, root: Path) -> None:
     target = tmp_path / "old" / "data.rec"
     write(tmp_path / "new" / "data.lst", range(3, 9))
     before = state(tmp_path / "old")
@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     assert state(tmp_path / "old") == before
 
 
-def test_an_append_that_was_killed_is_undone_by_the_next(
+def test_the_next_append_undoes_a_killed_one(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = tmp_path / "old" / "data.rec"

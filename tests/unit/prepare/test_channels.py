@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_split(
     assert a == b != c
 
 
-def test_a_failure_leaves_nothing_behind(images: Path, tmp_path: Path) -> None:
+def test_a_failed_run_leaves_nothing_behind(images: Path, tmp_path: Path) -> None:
     (images / "red" / "red004.jpg").write_bytes(b"\xff\xd8 not a picture")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match=r"red/red004\.jpg"):
@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing_behind(images: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_is_left_out_is_in_the_findings(images: Path, tmp_path: Path) -> None:
+def test_unusable_images_are_in_the_findings(images: Path, tmp_path: Path) -> None:
     (images / "red" / "red004.jpg").write_bytes(b"\xff\xd8 not a picture")
     write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1), silent)
     findings = json.loads((tmp_path / "out" / "findings.json").read_text())
@@ -101,7 +101,7 @@ def test_what_is_left_out_is_in_the_findings(images: Path, tmp_path: Path) -> No
     assert sum(split["images"] for split in findings["splits"].values()) == 29
 
 
-def test_an_existing_empty_output_is_filled_as_a_containers_mount_is(
+def test_an_existing_empty_output_is_filled_because_a_container_mounts_one(
     images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -134,7 +134,7 @@ def test_mounted_folders_of_splits_are_filled_and_anything_else_in_the_output_is
 
 
 @pytest.mark.parametrize("format_name", ["recordio", "folders", "tfrecord"])
-def test_what_several_hosts_write_is_together_what_one_host_writes(
+def test_several_hosts_together_write_what_one_host_writes(
     images: Path, tmp_path: Path, format_name: str
 ) -> None:
     if format_name == "tfrecord":
@@ -171,9 +171,7 @@ def test_shards_hold_the_list_in_order_and_differ_by_one_image_at_most(
     assert len(parts) > 2 and len({len(part) for part in parts}) <= 2
 
 
-def test_class_folders_are_written_for_other_frameworks_to_read(
-    images: Path, tmp_path: Path
-) -> None:
+def test_class_folders_are_written_for_other_frameworks(images: Path, tmp_path: Path) -> None:
     plan = ChannelPlan(format="folders", transcoding=Transcoding(resize=20))
     write_channels(images, tmp_path / "out", plan)
     train = tmp_path / "out" / "train"
@@ -188,7 +186,9 @@ def test_class_folders_are_written_for_other_frameworks_to_read(
         assert (header.format, header.height, header.width) == ("JPEG", 20, 24)
 
 
-def test_files_of_one_name_in_several_folders_stay_apart(images: Path, tmp_path: Path) -> None:
+def test_files_with_equal_names_in_several_folders_are_all_written(
+    images: Path, tmp_path: Path
+) -> None:
     for name in ("blue", "green", "red"):
         for path in (images / name).iterdir():
             path.rename(path.with_name(path.name.replace(name, "same")))
@@ -216,7 +216,7 @@ def test_equal_images_in_several_splits_are_reported_with_a_picture(
     assert "validation/red/2.jpg" in page
 
 
-def test_a_truncated_picture_is_shown_as_far_as_it_goes(images: Path, tmp_path: Path) -> None:
+def test_the_readable_part_of_a_truncated_picture_is_shown(images: Path, tmp_path: Path) -> None:
     path = images / "red" / "red000.jpg"
     path.write_bytes(path.read_bytes()[:-500])
     (images / "red" / "red001.jpg").write_bytes(b"no image")
@@ -225,7 +225,9 @@ def test_a_truncated_picture_is_shown_as_far_as_it_goes(images: Path, tmp_path: 
     assert page.count("data:image/jpeg;base64,") == 1 and page.count("no preview") == 1
 
 
-def test_a_file_that_cannot_be_decoded_is_not_stored_as_it_is(images: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_decoded_is_unusable_without_transcoding_too(
+    images: Path, tmp_path: Path
+) -> None:
     path = images / "red" / "red000.jpg"
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -235,14 +237,14 @@ def test_a_file_that_cannot_be_decoded_is_not_stored_as_it_is(images: Path, tmp_
         write_channels(images, tmp_path / "out", ChannelPlan())
 
 
-def test_the_page_escapes_what_file_names_hold(images: Path, tmp_path: Path) -> None:
+def test_the_page_escapes_file_names(images: Path, tmp_path: Path) -> None:
     (images / "red" / "<script>alert(1)<.jpg").write_bytes(b"no image")
     write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))
     page = (tmp_path / "out" / "findings.html").read_text()
     assert "&lt;script&gt;alert" in page and "<script" not in page
 
 
-def test_names_that_are_not_utf_8_reach_every_format(images: Path, tmp_path: Path) -> None:
+def test_every_format_keeps_names_that_are_not_utf_8(images: Path, tmp_path: Path) -> None:
     os.rename(images / "red" / "red003.jpg", os.fsencode(images / "red") + b"/\xe9.jpg")
     for name in ("recordio", "folders"):
         write_channels(images, tmp_path / name, ChannelPlan(format=name))
@@ -262,7 +264,7 @@ def test_a_class_that_cannot_be_a_folder_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_host_without_a_shard_says_so(
+def test_a_host_without_a_shard_logs_a_warning(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_channels(images, tmp_path / "out", ChannelPlan(host=3, hosts=4))
@@ -270,7 +272,7 @@ def test_a_host_without_a_shard_says_so(
     assert sorted(p.name for p in (tmp_path / "out").iterdir())[-1] == "labels.json"
 
 
-def test_hosts_with_images_of_their_own_write_under_names_of_their_own(
+def test_hosts_with_their_own_images_write_files_with_their_own_names(
     images: Path, tmp_path: Path
 ) -> None:
     write_channels(images, tmp_path / "out", ChannelPlan(host=1, hosts=2, host_name="algo-2"))
@@ -279,7 +281,7 @@ def test_hosts_with_images_of_their_own_write_under_names_of_their_own(
 
 
 @pytest.mark.parametrize("value", ["0", "101"])
-def test_a_quality_that_no_jpeg_has_is_refused(
+def test_a_quality_outside_1_to_100_is_refused(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     words = ["--input", str(images), "--output", str(tmp_path / "out"), "--quality", value]

@@ -103,7 +103,7 @@ def test_odd_images_are_warnings_and_the_exit_code_stays_0(
         assert kinds(verdict)[kind] == severity
 
 
-def test_what_lies_in_the_folders_and_is_no_image_is_said(
+def test_files_that_are_not_images_are_reported(
     clean: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (clean / "empty").mkdir()
@@ -155,7 +155,7 @@ def test_resized_and_recompressed_copies_are_found_across_paths(
     ]
 
 
-def test_records_are_checked_like_the_folders_they_came_from(
+def test_records_have_the_problems_of_the_folders_they_were_packed_from(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "channels"
@@ -201,7 +201,7 @@ def test_labels_outside_the_range_are_named_in_records_and_in_lists(
     assert code == 1 and kinds(verdict)["damaged"] == "error"
 
 
-def test_the_lists_of_a_folder_are_parts_that_are_compared(
+def test_the_lists_of_a_folder_are_subsets_that_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):
@@ -215,7 +215,7 @@ def test_the_lists_of_a_folder_are_parts_that_are_compared(
     assert images_of(verdict, "duplicates-across-parts") == [f"{shown} = {shown}"]
 
 
-def test_a_file_of_the_list_that_is_not_there_is_unreadable(
+def test_a_missing_file_of_the_list_is_unreadable(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "all.csv").write_text("file,label\ncat/0.jpg,cat\ncat/no.jpg,cat\n")
@@ -224,7 +224,7 @@ def test_a_file_of_the_list_that_is_not_there_is_unreadable(
     assert images_of(verdict, "unreadable") == [f"{clean}/cat/no.jpg: No such file or directory"]
 
 
-def test_a_damaged_record_file_is_an_error_beside_the_rest(
+def test_a_damaged_record_file_is_an_error_and_the_rest_is_checked(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.rec").write_bytes(b"these are no records")
@@ -234,7 +234,7 @@ def test_a_damaged_record_file_is_an_error_beside_the_rest(
     assert f"{tmp_path}/bad.rec: damaged at byte 0, record 0" in problem["message"]
 
 
-def test_splits_with_other_classes_and_imbalance_are_said(
+def test_splits_with_different_classes_and_imbalance_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(10):
@@ -273,7 +273,7 @@ def test_the_table_is_for_people(clean: Path, capsys: pytest.CaptureFixture[str]
     st.integers(1, 8),
     st.booleans(),
 )
-def test_near_pairs_are_those_of_comparing_all_with_all(
+def test_near_pairs_equal_those_of_comparing_all_with_all(
     values: list[int], near: list[tuple[int, set[int]]], distance: int, old_numpy: bool
 ) -> None:
     flipped = [
@@ -293,7 +293,7 @@ def test_near_pairs_are_those_of_comparing_all_with_all(
 
 
 @pytest.mark.parametrize("distance", [1, 4, 8])
-def test_bits_that_differ_far_apart_are_no_obstacle(distance: int) -> None:
+def test_differing_bits_may_be_far_apart(distance: int) -> None:
     spread = sum(1 << (64 * k // distance) for k in range(distance))
     assert near_pairs(np.array([0, spread], np.uint64), distance).tolist() == [[0, 1]]
     assert near_pairs(np.array([0, spread | 1 << 63], np.uint64), distance).tolist() == []
@@ -305,7 +305,7 @@ def test_pairs_that_share_an_image_are_one_group() -> None:
 
 
 @pytest.mark.shared
-def test_the_hard_images_that_must_be_refused_are_the_unreadable_ones(
+def test_the_damaged_hard_images_are_unreadable(
     shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hard = shared / "data" / "hard"
@@ -318,7 +318,7 @@ def test_the_hard_images_that_must_be_refused_are_the_unreadable_ones(
             assert (entry["file"] in unreadable) == (entry["expect"] == "refuse"), entry["file"]
 
 
-def test_a_set_without_one_label_in_range_is_an_error_and_no_crash(
+def test_a_data_set_whose_labels_are_all_out_of_range_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(2):
@@ -329,7 +329,7 @@ def test_a_set_without_one_label_in_range_is_an_error_and_no_crash(
     assert code == 1 and len(images_of(verdict, "label-out-of-range")) == 2
 
 
-def test_the_limit_of_pixels_is_that_of_the_environment_in_every_tool(
+def test_every_command_takes_the_pixel_limit_from_the_environment(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "data.lst"

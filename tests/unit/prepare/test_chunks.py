@@ -79,7 +79,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_shards_hold_the_list_in_order_and_say_how_many_they_are(
+def test_shards_hold_the_list_in_order_and_their_names_give_their_number(
     tmp_path: Path, root: Path
 ) -> None:
     output = tmp_path / "out" / "data.rec"
@@ -99,7 +99,7 @@ def test_shards_hold_the_list_in_order_and_say_how_many_they_are(
     assert report.size_bytes == sum(p.stat().st_size for p in output.parent.glob("*.rec"))
 
 
-def test_a_new_set_of_shards_takes_the_place_of_the_old(
+def test_a_new_set_of_shards_replaces_the_old_one(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "out" / "data.rec"
@@ -136,7 +136,7 @@ def test_a_resumed_run_gives_the_same_bytes_without_packing_an_image_twice(
         assert (output.parent / name).read_bytes() == (whole.parent / name).read_bytes()
 
 
-def test_a_finished_chunk_that_was_damaged_is_packed_again(
+def test_a_damaged_chunk_is_packed_again(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
@@ -153,7 +153,7 @@ def test_a_finished_chunk_that_was_damaged_is_packed_again(
     assert 0 < report.resumed < 14 and report.packed == IMAGES
 
 
-def test_a_finished_chunk_with_other_records_is_packed_again(
+def test_a_chunk_with_other_records_is_packed_again(
     tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
@@ -180,7 +180,7 @@ def test_only_the_same_job_is_resumed(tmp_path: Path, root: Path) -> None:
     assert hidden_in(output.parent) == []
 
 
-def test_a_bad_image_that_was_repaired_is_in_the_resumed_run(tmp_path: Path, root: Path) -> None:
+def test_a_resumed_run_packs_a_repaired_image(tmp_path: Path, root: Path) -> None:
     good = (root / "3.jpg").read_bytes()
     (root / "3.jpg").write_bytes(good[:100])
     output = tmp_path / "out" / "data.rec"

@@ -77,11 +77,11 @@ def test_the_defaults_are_those_of_im2rec() -> None:
         ("--list ./1 r", "--list ./1 r"),
     ],
 )
-def test_command_lines_of_before_2018_are_understood(old: str, new: str) -> None:
+def test_command_lines_from_before_2018_work(old: str, new: str) -> None:
     assert im2rec.without_old_values(old.split()) == new.split()
 
 
-def test_lists_have_im2recs_names_order_and_classes(
+def test_lists_have_the_names_order_and_classes_of_im2rec(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = im2rec_says(
@@ -99,7 +99,7 @@ def test_lists_have_im2recs_names_order_and_classes(
     assert names == {"e_0_train.lst", "e_0_val.lst", "e_1_train.lst", "e_1_val.lst"}
 
 
-def test_the_tutorials_ratios_lose_no_image_unless_that_is_asked_for(
+def test_ratios_that_add_up_to_1_lose_no_image_unless_asked_to(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--list", "--recursive", "--train-ratio", 0.7, "--test-ratio", 0.3]
@@ -134,7 +134,7 @@ def test_an_empty_or_missing_root_is_an_error(
     assert not (tmp_path / "d.lst").exists()
 
 
-def test_packing_says_what_im2rec_says_and_stores_what_it_stores(
+def test_packing_prints_and_stores_what_im2rec_does(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     im2rec_says(capsys, "--list", "--recursive", "--train-ratio", 0.5, tmp_path / "d", root)
@@ -163,7 +163,7 @@ def test_without_pass_through_everything_becomes_a_jpeg(
 
 
 @pytest.mark.parametrize("number", sorted(INTERPOLATION_NUMBERS))
-def test_every_interpolation_of_the_other_im2rec_is_there(
+def test_every_interpolation_of_the_cpp_im2rec_is_available(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     im2rec_says(capsys, "--list", "--recursive", tmp_path / "d", root)
@@ -174,7 +174,7 @@ def test_every_interpolation_of_the_other_im2rec_is_there(
             assert decode(file.read_image(0).content).shape == (size, size * 30 // 20, 3)
 
 
-def test_a_part_of_a_list_goes_into_a_file_of_its_own(
+def test_a_slice_of_a_list_is_packed_into_its_own_file(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     im2rec_says(capsys, "--list", "--recursive", "--no-shuffle", tmp_path / "d", root)
@@ -190,7 +190,7 @@ def test_a_part_of_a_list_goes_into_a_file_of_its_own(
     assert code == 2 and "expected a part from 0 to 2 of 3, got 3" in error
 
 
-def test_a_label_width_is_what_every_line_must_have(
+def test_every_line_must_have_the_label_width(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_list(
@@ -209,7 +209,7 @@ def names_of(tmp_path: Path, prefix: str, *, exact: bool = False) -> list[str]:
     return [path.name for path in select_lists(tmp_path / prefix, exact_im2rec_prefix=exact)]
 
 
-def test_a_prefix_means_the_lists_that_were_written_under_it(
+def test_a_prefix_selects_the_lists_that_were_written_with_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("data", "data2", "data_old", "data_train", "data_1_val", "v1.2"):
@@ -225,7 +225,7 @@ def test_a_prefix_means_the_lists_that_were_written_under_it(
         names_of(tmp_path, "dat")
 
 
-def test_no_list_is_an_error_that_says_how_to_make_one(
+def test_a_missing_list_is_an_error_that_explains_how_to_make_one(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, error = im2rec_says(capsys, tmp_path / "nothing", root)
@@ -233,7 +233,7 @@ def test_no_list_is_an_error_that_says_how_to_make_one(
     assert "make lists first: im2rec --list --recursive PREFIX ROOT" in error
 
 
-def test_a_bad_image_fails_the_run_by_name_with_any_number_of_threads(
+def test_an_unusable_image_fails_the_run_with_any_number_of_threads(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     im2rec_says(capsys, "--list", "--recursive", tmp_path / "d", root)
@@ -246,7 +246,7 @@ def test_a_bad_image_fails_the_run_by_name_with_any_number_of_threads(
     assert code == 0 and "skipped a/1.jpg" in out
 
 
-def test_a_16_bit_gray_image_is_scaled_and_not_white(
+def test_a_16_bit_gray_image_is_scaled_to_8_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -259,7 +259,7 @@ def test_a_16_bit_gray_image_is_scaled_and_not_white(
     assert abs(float(pixels.mean()) - 20_000 / 257) < 1
 
 
-def test_a_pipe_in_a_list_is_a_bad_image_and_is_not_waited_for(
+def test_a_named_pipe_in_a_list_is_unusable_and_does_not_block(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(root / "pipe.jpg")

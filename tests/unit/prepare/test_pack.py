@@ -68,14 +68,14 @@ def left_behind(folder: Path) -> list[str]:
         ((30, 20), Transcoding(), (30, 20)),
     ],
 )
-def test_the_geometry_is_that_of_im2rec(
+def test_the_geometry_equals_im2recs(
     tmp_path: Path, size: tuple[int, int], transcoding: Transcoding, expected: tuple[int, int]
 ) -> None:
     stored = transcode_one(tmp_path, encoded(*size), transcoding)
     assert decode(stored).shape == (*expected, 3)
 
 
-def test_the_crop_is_made_before_the_resize_and_from_the_middle(tmp_path: Path) -> None:
+def test_the_crop_is_in_the_middle_and_before_the_resize(tmp_path: Path) -> None:
     pixels = np.zeros((40, 101, 3), np.uint8)
     pixels[:, 30:70] = 200  # the middle square: floor((101 − 40) / 2) = 30
     content = io.BytesIO()
@@ -156,7 +156,7 @@ BAD = {
 
 @pytest.mark.parametrize("transcoding", [None, Transcoding()])
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_image_fails_the_pack_by_name_and_leaves_nothing(
+def test_an_unusable_image_fails_the_run_by_name_and_leaves_nothing(
     tmp_path: Path, name: str, transcoding: Transcoding | None
 ) -> None:
     path, root = build(tmp_path, {"good.jpg": GOOD, name: BAD[name][0]})
@@ -204,7 +204,7 @@ def test_an_interrupted_pack_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("max_bad", [2, 0.5])
-def test_bad_images_within_the_budget_are_left_out_and_named(
+def test_unusable_images_within_the_budget_are_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, max_bad: float
 ) -> None:
     path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": b"", "c.jpg": GOOD, "d.jpg": b"text"})
@@ -219,14 +219,14 @@ def test_bad_images_within_the_budget_are_left_out_and_named(
 
 
 @pytest.mark.parametrize("max_bad", [1, 0.49])
-def test_more_bad_images_than_the_budget_fail(tmp_path: Path, max_bad: float) -> None:
+def test_more_unusable_images_than_the_budget_fail_the_run(tmp_path: Path, max_bad: float) -> None:
     path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": b"", "c.jpg": GOOD, "d.jpg": b"text"})
     with pytest.raises(DataError, match="at most 1 unusable images, got 2 of 4"):
         pack(path, root, tmp_path / "data.rec", max_bad=max_bad)
     assert left_behind(tmp_path) == []
 
 
-def test_a_wrong_root_is_suspected_when_no_image_is_there(
+def test_the_error_suspects_a_wrong_root_when_no_image_is_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = build(tmp_path, {f"{n}.jpg": GOOD for n in range(12)})
@@ -236,7 +236,7 @@ def test_a_wrong_root_is_suspected_when_no_image_is_there(
     assert not caplog.messages
 
 
-def test_bad_images_beyond_the_first_ten_are_named_in_the_log(
+def test_unusable_images_beyond_the_first_ten_are_named_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, root = build(tmp_path, {f"{n}.jpg": GOOD if n == 5 else b"" for n in range(13)})
@@ -269,7 +269,7 @@ def test_a_list_from_windows_packs_the_same_file(tmp_path: Path) -> None:
         ((3.0, 0.5), True, 2, (3.0, 0.5)),
     ],
 )
-def test_several_labels_are_stored_only_when_asked_for(
+def test_several_labels_are_stored_only_on_request(
     tmp_path: Path, labels: Sequence[float], pack_labels: bool, flag: int, packed: Sequence[float]
 ) -> None:
     _, root = build(tmp_path, {"a.jpg": GOOD})
@@ -300,14 +300,14 @@ def test_the_report_and_the_progress_count_what_was_done(tmp_path: Path) -> None
     assert json.loads(json.dumps(report.to_json()))["class_counts"] == {"0": 2, "1": 1}
 
 
-def test_the_label_map_goes_with_the_records(tmp_path: Path) -> None:
+def test_the_label_map_is_copied_next_to_the_records(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"a.jpg": GOOD})
     LabelMap(("cat",)).write(tmp_path / "labels.json")
     pack(path, root, tmp_path / "channel" / "data.rec")
     assert LabelMap.read(tmp_path / "channel" / "labels.json").names == ("cat",)
 
 
-def test_a_side_too_long_for_a_jpeg_is_a_bad_image(tmp_path: Path) -> None:
+def test_an_image_too_long_for_a_jpeg_is_unusable(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"a.png": encoded(1, 300, "PNG"), "b.jpg": GOOD})
     with pytest.raises(DataError, match="sides of at most 65500 pixels in a JPEG, got 76800 × 256"):
         pack(path, root, tmp_path / "data.rec", options=PackOptions(Transcoding(resize=256)))
@@ -343,7 +343,7 @@ def test_the_commands_go_from_folders_to_records_and_back(
         run("inspect", str(record_file), "--extract", str(tmp_path / "back"))
 
 
-def test_one_record_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_record_can_be_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, root = build(tmp_path, {"a.jpg": GOOD, "b.png": encoded(7, 9, "PNG")})
     pack(path, root, tmp_path / "data.rec")
     assert run("inspect", str(tmp_path / "data.rec"), "--record", "1", "--json") == 0
@@ -370,7 +370,7 @@ def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> Non
     assert names == ["5-2.jpg", "5.bin", "5.jpg"]
 
 
-def test_records_that_hold_no_images_are_inspected_too(
+def test_records_without_images_can_be_inspected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RecordWriter(tmp_path / "data.rec") as writer:
@@ -379,7 +379,7 @@ def test_records_that_hold_no_images_are_inspected_too(
     assert "these are not image records" in capsys.readouterr().out
 
 
-def test_the_pack_command_refuses_what_contradicts_itself(tmp_path: Path) -> None:
+def test_pass_through_contradicts_transcoding_options(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--pass-through .* drop --resize, --color"):
         run("pack", "a.lst", "root", "--pass-through", "--resize", "8", "--color", "0")
 
@@ -387,7 +387,7 @@ def test_the_pack_command_refuses_what_contradicts_itself(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "amount"), [("0", 0), ("5", 5), ("1%", 0.01), ("0.5%", 0.005), ("100%", 1.0)]
 )
-def test_the_budget_of_bad_images_is_a_count_or_a_share(
+def test_the_budget_of_unusable_images_is_a_count_or_a_share(
     tmp_path: Path, text: str, amount: float
 ) -> None:
     parsed = parser().parse_args(["pack", "a.lst", "root", "--max-bad", text]).max_bad
@@ -395,7 +395,7 @@ def test_the_budget_of_bad_images_is_a_count_or_a_share(
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "101%", "nan%", "many"])
-def test_a_budget_that_is_neither_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_budget_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("pack", "a.lst", "root", f"--max-bad={text}")
     assert "expected a count as 5 or a share as 1%" in capsys.readouterr().err
@@ -439,7 +439,7 @@ def test_a_label_map_of_other_classes_is_neither_replaced_nor_copied(tmp_path: P
     assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("dog",)
 
 
-def test_a_label_map_that_numbers_the_folders_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_label_map_that_numbers_the_folders_differently_is_refused(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
     LabelMap(("ant", "cat")).write(tmp_path / "labels.json")
     with pytest.raises(DataError, match="belongs to another list"):
@@ -453,7 +453,7 @@ def test_a_resize_beyond_what_a_jpeg_can_hold_is_refused(resize: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(10, 10), (4, 400)])
-def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocated(
+def test_an_image_that_a_resize_makes_too_large_is_refused_before_allocation(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     path, root = build(tmp_path, {"1.png": encoded(*size, kind="PNG")})
@@ -462,7 +462,7 @@ def test_an_image_that_the_resize_would_blow_up_is_refused_before_it_is_allocate
     assert left_behind(tmp_path) == []
 
 
-def test_a_limit_of_pixels_holds_for_the_image_as_it_comes(tmp_path: Path) -> None:
+def test_the_pixel_limit_applies_to_the_image_before_the_resize(tmp_path: Path) -> None:
     path, root = build(tmp_path, {"1.jpg": encoded(100, 100)})
     options = PackOptions(Transcoding(resize=10), max_pixels=9_999)
     with pytest.raises(DataError, match="expected at most 9999 pixels"):
@@ -492,7 +492,7 @@ def test_a_label_with_a_fraction_is_packed_and_reported(
     ("program", "words"),
     [(main, ["pack"]), (main, ["nonsense"]), (main, ["pack", "--color", "7"]), (im2rec.main, [])],
 )
-def test_a_mistake_on_the_command_line_is_said_first(
+def test_an_error_on_the_command_line_comes_before_the_usage(
     program: Callable[[Sequence[str]], int],
     words: list[str],
     capsys: pytest.CaptureFixture[str],
