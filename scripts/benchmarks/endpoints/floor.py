@@ -51,6 +51,7 @@ def work(
 ) -> None:
     """Predict images in one process until the time is over."""
     from image_classification.artifact import open_artifact
+    from image_classification.contract.interface import interface_of
     from image_classification.images.preprocessing import preprocess
     from image_classification.serving.codec.answers import Prediction, encode, parse_accept
     from image_classification.serving.models import Runtime
@@ -60,11 +61,12 @@ def work(
     with open_artifact(model) as artifact:
         runtime = Runtime(artifact.model_file)
         accept = parse_accept(None, "application/json")
+        form = interface_of(artifact.interface).answers
 
         def answer(body: bytes) -> bytes:
             (row,) = runtime.run(preprocess(body, artifact.preprocessing)[None])
             prediction = Prediction(row, artifact.labels)
-            return encode([prediction], False, accept, artifact.interface)
+            return encode([prediction], False, accept, form)[0]
 
         for body in bodies[:10]:
             answer(body)
