@@ -259,11 +259,6 @@ class BuiltInModel:
         }
 
 
-def is_built_in(directory: Path) -> bool:
-    """Return whether a folder seems to be an unpacked archive of the built-in."""
-    return (directory / SYMBOL_FILE).is_file()
-
-
 def read_built_in(directory: Path) -> BuiltInModel:
     """Read the model of an unpacked archive, after its last epoch.
 
@@ -275,7 +270,7 @@ def read_built_in(directory: Path) -> BuiltInModel:
         for path in sorted(directory.iterdir())
         if (match := _PARAMS.fullmatch(path.name))
     }
-    if not epochs or not is_built_in(directory):
+    if not epochs or not (directory / SYMBOL_FILE).is_file():
         found = sorted(path.name for path in directory.iterdir())[:10]
         raise ArtifactError(
             "not an archive of the MXNet built-in: expected image-classification-NNNN.params, "

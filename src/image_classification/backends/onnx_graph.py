@@ -53,15 +53,11 @@ def write(
     """Write the graph of a model whose backbone is shared, once `check` has accepted it.
 
     Args:
-        path: of the file; it appears whole or not at all.
+        path, temperature: see `base.Engine.export`.
         network: of the backbone.
         weights: of the network and the head, by neutral name without a prefix.
         spec: of the model.
-        temperature: > 0, by which the logits are divided first.
         predict: the engine's logits.
-
-    Raises:
-        AlgorithmError: see `check`; nothing is written.
     """
     write_checked(
         path, graph_bytes(network, weights, spec, temperature), spec, temperature, predict

@@ -137,11 +137,9 @@ class _ReferenceEngine:
         self._steps = checked.steps
 
     def export(self, path: Path, temperature: float = 1.0) -> None:
-        """Write the ONNX file, checked against this model; AlgorithmError when they differ."""
         export(self._model, self._evaluated, path, temperature, self.predict_step)
 
     def release(self) -> None:
-        """Drop the arrays; the engine cannot be used afterward."""
         self._model.tensors.clear()
         self._average = None
         self._slots.clear()

@@ -25,8 +25,10 @@ class KerasTrunk:
 
     def __init__(self, spec: ModelSpec) -> None:
         _check_keras()
-        self.is_bgr = family_of(spec.backbone).is_bgr
-        self._model = _build(spec.backbone, spec.input_shape, spec.seed)
+        family = family_of(spec.backbone)
+        self.is_bgr = family.is_bgr
+        whole = _build_whole(spec.backbone, spec.input_shape, spec.seed)
+        self._model = _without_normalization(whole, family)
         self.width = int(self._model.output_shape[-1])
         for layer in self._model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -94,10 +96,6 @@ def _check_keras() -> None:
 
 def _name(variable: Any) -> str:
     return "trunk." + str(variable.path).replace("/", ".")
-
-
-def _build(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
-    return _without_normalization(_build_whole(backbone, shape, seed), family_of(backbone))
 
 
 def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
