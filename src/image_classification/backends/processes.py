@@ -21,7 +21,9 @@ def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) 
     with _stop_signals() as received:
         processes = [_start(arguments, added) for added in environments]
         try:
-            while _are_running(processes) and not _have_failed(processes) and not received:
+            while _are_running(processes) and not received:
+                if any(process.poll() for process in processes):  # one has failed
+                    break
                 time.sleep(_PAUSE_SECONDS)
             if received:
                 _end(processes, received[0], _SECONDS_TO_STOP)
@@ -48,10 +50,6 @@ def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Pop
 
 def _are_running(processes: _Processes) -> bool:
     return any(process.poll() is None for process in processes)
-
-
-def _have_failed(processes: _Processes) -> bool:
-    return any(process.poll() not in (None, 0) for process in processes)
 
 
 def _end(processes: _Processes, number: int, seconds: float) -> None:

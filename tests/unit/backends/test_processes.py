@@ -36,11 +36,12 @@ def test_the_exit_code_is_1_if_all_processes_were_killed() -> None:
     assert run("os.kill(os.getpid(), 9)", 0, 1) == 1
 
 
-def test_sigterm_is_passed_on_and_the_processes_may_end_with_code_0() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_passed_on_and_the_processes_may_end_with_code_0(number: int) -> None:
     """In a process of its own: the signal must not reach this one."""
     child = (
         "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        f"signal.signal({number:d}, lambda *_: sys.exit(0))\n"
         "print('ready', flush=True)\n"
         "time.sleep(1e9)\n"
     )
@@ -52,7 +53,7 @@ def test_sigterm_is_passed_on_and_the_processes_may_end_with_code_0() -> None:
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 0
 

@@ -36,15 +36,6 @@ def symbol(network: layers.Network, images: Any, learns: bool = True) -> Any:
     return values[network.layers[-1].name]
 
 
-def fixed_scales(network: layers.Network) -> dict[str, FloatArray]:
-    """Return the scales that are always 1: inputs of the symbol, but not tensors of the network."""
-    return {
-        f"{layer.name}.weight": np.ones(layer.width, np.float32)
-        for layer in network.layers
-        if isinstance(layer, layers.Norm) and not layer.learns_scale
-    }
-
-
 def _applied(layer: layers.Layer, inputs: list[Any], learns: bool) -> Any:
     value = inputs[0]
     if isinstance(layer, layers.Convolution):
@@ -147,7 +138,10 @@ def build(spec: ModelSpec) -> Graph:
     features = symbol(network, images)
     predicted = symbol(network, images, learns=False)
     names = tuple(features.list_inputs())
-    constants = {**_normalization(spec), **fixed_scales(network)}
+    constants = _normalization(spec)
+    for layer in network.layers:
+        if isinstance(layer, layers.Norm) and not layer.learns_scale:
+            constants[f"{layer.name}.weight"] = np.ones(layer.width, np.float32)
     return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
 
 

@@ -1,7 +1,5 @@
 """Optimizers with TensorFlow's operators (formulas: `update_rules`), and the precision of steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
