@@ -40,9 +40,9 @@ def test_the_exit_code_is_1_if_all_processes_were_killed() -> None:
 def test_a_signal_is_passed_on_and_the_processes_may_end_with_code_0(number: int) -> None:
     """In a process of its own: the signal must not reach this one."""
     child = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         f"signal.signal({number:d}, lambda *_: sys.exit(0))\n"
-        "print('ready', flush=True)\n"
+        "os.write(1, b'ready\\n')\n"
         "time.sleep(1e9)\n"
     )
     script = (
