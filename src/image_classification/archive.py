@@ -1,4 +1,4 @@
-"""Reading a model.tar.gz that anybody may have packed: nothing outside, no links, no bombs."""
+"""Unpacks a model.tar.gz from anybody: no paths out of it, no links, no decompression bombs."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _MOST_HEADER = 2**20  # bytes of an extended header, which tarfile reads into me
 
 
 def unpack(archive: Path, directory: Path) -> None:
-    """Unpack a model.tar.gz; paths out of it, links, devices and more than 4 GiB are refused."""
+    """Unpack a model.tar.gz; refuse paths out of it, links, devices and more than 4 GiB."""
     size = 0
     with _opened(archive) as tar:
         for member in _members(tar, archive):
             size += member.size
             if size > _MOST_UNPACKED:
                 raise ArtifactError(
-                    f"{archive}: {member.name!r} makes it {size} bytes, more than the "
-                    f"{_MOST_UNPACKED} that are unpacked; refused"
+                    f"{archive}: expected at most {_MOST_UNPACKED} bytes when unpacked, got {size} "
+                    f"with {member.name!r}; refused"
                 )
             _unpack_member(tar, member, archive, directory)
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """The folder at `path`, or that of the archive at `path`, which goes at the end of the block.
+    """Yield the folder at `path`, or a temporary folder with the unpacked archive at `path`.
 
     Raises:
         ArtifactError: there is neither, or `unpack` refuses the archive.
@@ -49,7 +49,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def file_names(path: Path) -> Iterator[PurePosixPath]:
-    """Relative paths of what is in a folder or an archive; ArtifactError if it is damaged."""
+    """Yield the relative paths in a folder or an archive; ArtifactError if it is damaged."""
     if path.is_dir():
         yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
         return
@@ -74,27 +74,25 @@ def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is not read where its size alone would take the memory of others."""
+    """A member; an extended header that would fill the memory is refused before it is read."""
 
-    _HEADERS = (
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
+    _EXTENDED = (
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     )
 
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in self._HEADERS and self.size > _MOST_HEADER:
-            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
-        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in cls._EXTENDED and member.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"an extended header of {member.size} bytes")
         return member
 
 
 def _unpack_member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, directory: Path
 ) -> None:
-    """One member; written by hand, because Debian 12's Python has no extraction filters yet."""
+    # By hand, because Debian 12's Python has no extraction filters yet.
     target = (directory / member.name).resolve()
     if not target.is_relative_to(directory.resolve()):
         raise ArtifactError(f"{archive}: {member.name!r} lies outside the archive; refused")

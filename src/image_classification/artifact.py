@@ -1,13 +1,13 @@
-"""The model artifact: the folder that becomes model.tar.gz, written once and verified at each load.
+"""The model artifact: the folder that becomes model.tar.gz, written once, verified at every load.
 
     manifest.json       format version, interface, backend, backbone, classes, input, metrics,
                         hyperparameters, versions, and size and SHA-256 of every other file
     labels.json         class names in index order
-    class_label_to_prediction_index.json   name → index, what TensorFlow users read
+    class_label_to_prediction_index.json   name → index, as the TensorFlow built-in writes it
     preprocessing.json  the evaluation preprocessing
     model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
     weights.safetensors neutral weights of the best epoch, for incremental training
-    weights-last.safetensors   those that training ended with, where the job asked for them
+    weights-last.safetensors   weights of the last epoch, if the job keeps them
     report.html, model-card.md
 
 No links, no pickle, no code.
@@ -40,7 +40,7 @@ REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
 FileWriter = Callable[[Path], object]
-"""Writes one file of the artifact to the (temporary) path it is given."""
+"""Writes one file of the artifact to the given (temporary) path."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Artifact:
         directory: where its files are.
         manifest: the parsed manifest.json.
         labels: class names.
-        preprocessing: what turns an encoded image into the graph's input.
+        preprocessing: turns an encoded image into the graph's input.
     """
 
     directory: Path
@@ -66,7 +66,7 @@ class Artifact:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether each class has a probability of its own; otherwise they add to 1."""
+        """Whether each class has its own probability; otherwise they add up to 1."""
         return bool(self.manifest.get("multi_label", False))
 
     @property
@@ -86,11 +86,11 @@ def write_artifact(
 
     Args:
         directory: created if absent; every file appears whole or not at all.
-        description: what goes into the manifest beside classes, input and file hashes; must hold
-            `interface`, `backend` and `backbone`.
+        description: more entries of the manifest, which also has classes, input and file hashes;
+            at least `interface`, `backend` and `backbone`.
         labels: class names in index order.
         preprocessing: evaluation preprocessing.
-        writers: file name → what writes it; `model.onnx` and `weights.safetensors` at least.
+        writers: file name → its writer; at least `model.onnx` and `weights.safetensors`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST_FILE).unlink(missing_ok=True)  # an older one would vouch for new files
@@ -123,8 +123,8 @@ def read_artifact(directory: Path) -> Artifact:
     """Read and verify the artifact in `directory`.
 
     Raises:
-        ArtifactError: not an artifact, another format version, or a file that is missing, changed
-            or contradicts the manifest; the message names the file.
+        ArtifactError: not an artifact, another format version, or a file that is missing, was
+            changed or contradicts the manifest; the message names the file.
     """
     manifest = _read_manifest(directory)
     for name, expected in manifest["files"].items():

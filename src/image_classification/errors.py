@@ -1,9 +1,9 @@
-"""Every error the product raises on purpose, and who has to act on it.
+"""Every error that the product raises on purpose, and who has to act on it.
 
     ImageClassificationError
     ├── UserError                  the data, a hyperparameter, a file: the user acts; exit code 2
     │   ├── HyperparameterError    a name or a value the job does not know
-    │   ├── ChannelError           an input channel is missing, extra, empty or contradictory
+    │   ├── ChannelError           an input channel is missing, unexpected, empty or contradictory
     │   ├── DataError              the data set as a whole cannot be used
     │   │   ├── ListError          a line of a list (.lst) is malformed
     │   │   ├── RecordError        a record file or its index is damaged
@@ -33,14 +33,14 @@ class ImageClassificationError(Exception):
 
 
 class UserError(ImageClassificationError):
-    """The user's data or settings must change."""
+    """The user must change data or settings."""
 
     prefix = "ClientError"
     exit_code = 2
 
 
 class HyperparameterError(UserError):
-    """One or several hyperparameters are unknown, missing, malformed or contradict each other."""
+    """Hyperparameters are unknown, missing, malformed or contradict each other."""
 
 
 class ChannelError(UserError):
@@ -48,7 +48,7 @@ class ChannelError(UserError):
 
 
 class DataError(UserError):
-    """The data set cannot be used as it is."""
+    """The data set as a whole cannot be used."""
 
 
 class ListError(DataError):
@@ -64,11 +64,11 @@ class LabelError(DataError):
 
 
 class ImageError(DataError):
-    """One image cannot be used. The message does not name the image: who knows its key adds it."""
+    """One image cannot be used. The message does not name it; the caller adds its key."""
 
 
 class ImageFormatError(ImageError):
-    """The bytes are not an image, or an image of a format that is not accepted."""
+    """The bytes are not an image in an accepted format."""
 
 
 class ImageDamagedError(ImageError):
@@ -80,7 +80,7 @@ class ImageTooLargeError(ImageError):
 
 
 class ArtifactError(UserError):
-    """A model artifact is incomplete, was altered, or has a format this version cannot read."""
+    """A model artifact is incomplete, altered, or of another format version."""
 
 
 class BackendError(UserError):
@@ -88,7 +88,7 @@ class BackendError(UserError):
 
 
 class UsageError(UserError):
-    """The command line asks for something that cannot be done."""
+    """The command line asks for something impossible."""
 
 
 class AlgorithmError(ImageClassificationError):
@@ -96,15 +96,15 @@ class AlgorithmError(ImageClassificationError):
 
 
 class DeviceError(AlgorithmError):
-    """The runtime failed for a reason other than its input; only a new process can repair that."""
+    """The device or its runtime failed; only a new process can repair that."""
 
 
 class RequestError(ImageClassificationError):
-    """An invocation that is refused.
+    """The server refuses an invocation.
 
     Args:
         status: the HTTP status code, 400 to 599.
-        message: one line for the caller: what came, what is accepted, what to do.
+        message: one line for the client: what came, what is accepted, what to do.
     """
 
     prefix = "RequestError"

@@ -1,7 +1,7 @@
-"""One-line log records in the built-ins' form, and progress that knows a terminal from a log.
+"""Log records of one line in the built-ins' form, and progress for terminals and logs.
 
-Every line is `[MM/DD/YYYY HH:MM:SS INFO <thread id>] message`, the prefix that the MXNet
-built-in writes, so that whatever scrapes its lines scrapes ours.
+Every line is `[MM/DD/YYYY HH:MM:SS INFO <thread id>] message`, with the prefix of the MXNet
+built-in, so that programs that parse its lines can parse ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINE_INTERVAL_SECONDS = 10.0
 
 
 class _SingleLineFormatter(logging.Formatter):
-    """A record is one line: CloudWatch makes an event of each."""
+    """Puts every record on one line, because CloudWatch makes an event of each line."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).replace("\r", "").replace("\n", " | ")
@@ -40,13 +40,13 @@ def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
 
 
 class Progress:
-    """How far a long piece of work is: a bar on a terminal, plain lines elsewhere.
+    """Shows the progress of long work: a bar on a terminal, plain lines elsewhere.
 
     Args:
         title: what is being done.
-        total: how many units there are.
+        total: the number of units.
         unit: what is counted, in the plural.
-        stream: where to show it; standard error by default, so that results stay apart.
+        stream: where to show it; standard error by default, apart from results.
     """
 
     def __init__(self, title: str, total: int, unit: str, stream: TextIO | None = None) -> None:
@@ -70,11 +70,11 @@ class Progress:
             self._show(is_final=True)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Note that `count` more units are done."""
         self.reach(self._done + count)
 
     def reach(self, done: int) -> None:
-        """`done` units are done by now."""
+        """Note that `done` units are done in all."""
         self._done = done
         if time.monotonic() - self._shown >= self._interval:
             self._show()
@@ -98,13 +98,9 @@ class Progress:
 
 @contextmanager
 def late_progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A `Progress` that begins with the first unit, when the total is known.
+    """Show a `Progress` that starts with the first unit, when the total is known.
 
-    Args:
-        title, unit: as `Progress` takes them.
-
-    Yields:
-        What to call with (done, total): so many units are done by now.
+    Yields a function to call with (done, total) units.
     """
     with ExitStack() as shown:
         progress: Progress | None = None

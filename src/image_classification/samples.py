@@ -1,4 +1,4 @@
-"""What crosses the seams of the data flow: `Sample` out of a source, `Batch` out of the loader."""
+"""The values between the parts: a source gives a `Sample`, the loader a `Batch`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Sample:
 
     Attributes:
         key: names the sample in messages and reports (a path, or `file.rec#record`).
-        class_index: 0 to classes − 1; of no meaning where there may be several classes.
+        class_index: 0 to classes − 1; without meaning if samples have several classes.
         data: the encoded image file, as it was stored.
-        multi_hot: uint8 (classes,), 1 for every class, where there may be several.
+        multi_hot: uint8 (classes,), 1 for every class of the sample, if samples have several.
     """
 
     key: str
@@ -32,16 +32,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step consumes.
+    """The samples of one step.
 
     Attributes:
-        images: uint8, N·H·W·C, RGB or gray. A view of a buffer that the loader reuses: it is
-            valid until the next batch is asked for.
-        targets: out of the loader int64 (N,) class indices, or uint8 (N, classes) where a sample
-            may have several; float32 (N, classes) soft targets when handed to a backend for
-            training, each row adding to 1 unless there may be several classes.
-        weights: float32 (N,), 1 for a sample, 0 for padding; the loss and the metrics leave the
-            zeros out.
+        images: uint8, N·H·W·C, RGB or gray. A view of a buffer that the loader reuses: valid until
+            the next batch is asked for.
+        targets: the loader gives int64 (N,) class indices, or uint8 (N, classes) if samples have
+            several; a backend trains on float32 (N, classes) soft targets, whose rows add up to 1
+            unless samples have several classes.
+        weights: float32 (N,), 1 for a sample, 0 for padding, which loss and metrics ignore.
         keys: N sample keys.
     """
 

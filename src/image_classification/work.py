@@ -1,4 +1,4 @@
-"""Work in threads whose results come back in order, with bounded memory."""
+"""Runs a function over many items in threads: results in order, bounded memory."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _TASK_ITEMS = 8  # a task costs about 30 µs of interpreter time, an image 60 and more
-_TASKS_PER_WORKER = 3  # under way at most: bounds memory to 24 results a worker
+_TASKS_PER_WORKER = 3  # at most; bounds memory to 24 results per worker
 
 
 def in_order(
     process: Callable[[_Item], _Result], items: Sequence[_Item], workers: int
 ) -> Iterator[_Result]:
-    """`process(item)` of every item, in the order of `items` at any number of workers.
+    """Yield `process(item)` of every item, in the order of `items` with any number of workers.
 
-    An exception of `process` ends the iteration; work that has not begun is dropped.
+    An exception in `process` ends the iteration; work that has not started is dropped.
     """
     executor = ThreadPoolExecutor(workers, thread_name_prefix="work")
     pending: deque[Future[list[_Result]]] = deque()
 
-    def process_all(part: Sequence[_Item]) -> list[_Result]:
-        return [process(item) for item in part]
+    def process_all(some: Sequence[_Item]) -> list[_Result]:
+        return [process(item) for item in some]
 
     try:
         for start in range(0, len(items), _TASK_ITEMS):
