@@ -18,15 +18,14 @@ from image_classification.labels.lists import ListEntry
 
 LABELS_FILE = "labels.json"
 MAX_CLASSES = 1_000_000
-"""A class number beyond this is a mistake: an id in the column of labels."""
-
+"""A class number beyond this is a mistake: an id in the label column."""
 
 _NAMED = 20  # classes in a message
 _REMEDY = 'write {"labels": ["name of class 0", …]} into it, or delete it'
 
 
 def is_utf8(text: str) -> bool:
-    """Whether `text` can be written; what came from bytes in another encoding cannot."""
+    """Whether `text` can be written; text from bytes in another encoding cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -57,7 +56,7 @@ class LabelMap:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """The class index of `name`; a DataError that lists the known names if there is none."""
+        """The class index of `name`; a DataError lists the known names if it is not one."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -66,12 +65,12 @@ class LabelMap:
             ) from None
 
     def to_prediction_index(self) -> dict[str, int]:
-        """Name → index, the form that users of the TensorFlow built-in read."""
+        """Name → index, as in the file of the TensorFlow built-in."""
         return {name: index for index, name in enumerate(self.names)}
 
     @classmethod
     def numbered(cls, classes: int) -> LabelMap:
-        """Names "0", "1", … for data that came without any (record files carry none).
+        """Return the names "0", "1", … for data without names, such as record files.
 
         Raises:
             DataError: more than `MAX_CLASSES`.
@@ -84,7 +83,7 @@ class LabelMap:
 
     @classmethod
     def parse(cls, text: str) -> LabelMap:
-        """From a JSON list, `["a, b", "c"]`, or names separated by commas, `a,c`.
+        """Parse a JSON list, `["a, b", "c"]`, or names separated by commas, `a,c`.
 
         Raises:
             DataError: neither, an empty name, or a name that occurs twice.
@@ -107,20 +106,16 @@ class LabelMap:
         return cls(tuple(names))
 
     def write(self, path: Path) -> None:
-        """Write `labels.json`, beside and then renamed."""
+        """Write `labels.json`, whole or not at all."""
         write_text(path, json.dumps({"labels": list(self.names)}, ensure_ascii=False, indent=1))
 
     def check_beside(self, path: Path) -> None:
-        """Check that the folder of `path` has no `labels.json` with other classes than these.
-
-        Raises:
-            DataError: as `read`, or the names differ.
-        """
+        """Raise a DataError if a `labels.json` next to `path` does not have the same classes."""
         if LabelMap.beside(path) not in (None, self):
             raise DataError(
-                f"{path.with_name(LABELS_FILE)} has other classes than {path}, and would give its "
-                "names to other files there: write to another folder, or delete it if nothing "
-                "there needs it"
+                f"{path.with_name(LABELS_FILE)} does not have the classes of {path}, and names "
+                "those of all files in its folder: write to another folder, or delete it if "
+                "nothing there needs it"
             )
 
     @classmethod
@@ -131,7 +126,7 @@ class LabelMap:
 
     @classmethod
     def read(cls, path: Path) -> LabelMap:
-        """Read `labels.json`; a DataError names the file, what is wrong in it and what to do."""
+        """Read `labels.json`; a DataError names the file, the mistake and the remedy."""
         try:
             content: object = json.loads(path.read_text("utf-8"))
         except OSError as error:
@@ -154,9 +149,9 @@ class LabelMap:
 
 
 def label_map_from_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
-    """The class names that the folders in a list tell: the folder above each image.
+    """Take the class names from a list: each class is named after the folder of its images.
 
-    None where they tell none: a class in several folders, a folder of several classes, images
+    None if that is impossible: a class in several folders, a folder of several classes, images
     without a folder, or a class number that does not occur.
     """
     folders: dict[int, str] = {}

@@ -1,8 +1,8 @@
-"""Lists (`.lst`): which image has which class. From a folder tree to text and back.
+"""Lists (`.lst`): which image has which class.
 
-In: a tree of images, or a list file. Out: `ListEntry`s, the label map, list files under im2rec's
-names. A line is `ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH<LF>`, UTF-8 (names in another encoding are
-kept byte for byte), labels with six decimals as MXNet 1.9.1 writes them; no header.
+In: a list file, or entries. Out: `ListEntry`s, list files, and im2rec's division of a list. A line
+is `ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH<LF>`, UTF-8 (names in another encoding stay byte for byte),
+labels with six decimals as in MXNet 1.9.1; no header.
 Source of ids, class numbers, shuffle and ratios: `tools/im2rec.py` of MXNet 1.9.1.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from image_classification.errors import ListError, UsageError
-from image_classification.files import written_beside
+from image_classification.files import BUFFER_BYTES, written_beside
 
 SHUFFLE_SEED = 100
 MAX_ID = (1 << 64) - 1
@@ -25,17 +25,16 @@ _MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
 _ROUNDING = 1e-9
-_WRITE_BUFFER_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
 class ListEntry(NamedTuple):
-    """One line of a list; a tuple, because a million of them must not cost a gigabyte.
+    """One line of a list; a tuple, because a million of them must fit in memory.
 
     Attributes:
         id: image id, unique in its list, 0 to 2**64 − 1.
         labels: one class index, or several numbers.
-        path: as it stands in the list, relative to the root that is given when packing.
+        path: as written in the list, relative to the root that is given when packing.
     """
 
     id: int
@@ -48,13 +47,13 @@ def read_list(
 ) -> list[ListEntry]:
     """Read a list. A million lines take about 2 s and 250 MB.
 
-    Tolerated: a byte-order mark, CRLF, blank lines, blanks around ids and labels, whole or float
-    labels, back-slashes in paths (resolved when the image is opened).
+    It may have a byte-order mark, CRLF, blank lines, blanks around ids and labels, whole or float
+    labels, and backslashes in paths (resolved when the image is opened).
 
     Args:
         path: the `.lst` file.
-        label_width: how many labels every line must have; None takes what is there.
-        same_width: whether every line must have as many as the first.
+        label_width: how many labels every line must have; None accepts any number.
+        same_width: whether every line must have as many labels as the first.
 
     Raises:
         ListError: the file cannot be read, a line is malformed, or an id occurs twice; with the
@@ -80,7 +79,7 @@ def read_list(
                 if entry.id in seen:
                     raise ListError(_repeated(path, number, entry.id))
                 seen.add(entry.id)
-                # One tuple a class instead of one a line.
+                # One tuple per class instead of one per line.
                 labels = known_labels.setdefault(entry.labels, entry.labels)
                 entries.append(entry._replace(labels=labels))
     except OSError as error:
@@ -94,17 +93,17 @@ def _repeated(path: Path, number: int, identifier: int) -> str:
         text = str(identifier).encode()
         earlier = next((n for n, field in enumerate(ids, start=1) if field == text), None)
     return (
-        f"{path}, line {number}: id {identifier} is already that of "
+        f"{path}, line {number}: id {identifier} already occurs in "
         f"{'an earlier line' if earlier in (None, number) else f'line {earlier}'}; "
-        "every image needs an id of its own"
+        "every image needs its own id"
     )
 
 
-def _parse_line(line: str, place: str, label_width: int | None) -> ListEntry:
+def _parse_line(line: str, where: str, label_width: int | None) -> ListEntry:
     fields = line.split("\t")
     if len(fields) < 3:
         raise ListError(
-            f"{place}: expected {_EXPECTED}, got {len(fields)} of at least 3 fields: {line[:200]!r}"
+            f"{where}: expected {_EXPECTED}, got {len(fields)} of at least 3 fields: {line[:200]!r}"
             + ("; separate the fields by TAB, not by blanks" if len(line.split()) > 2 else "")
         )
     try:
@@ -113,53 +112,54 @@ def _parse_line(line: str, place: str, label_width: int | None) -> ListEntry:
         identifier = -1
     if not 0 <= identifier <= MAX_ID:
         raise ListError(
-            f"{place}: expected a whole number from 0 as id, got {fields[0]!r}; "
+            f"{where}: expected a whole number from 0 as id, got {fields[0]!r}; "
             f"a line is {_EXPECTED}"
         )
     if not fields[-1].strip():
-        raise ListError(f"{place}: expected a path as last field, got none: {line[:200]!r}")
+        raise ListError(
+            f"{where}: expected a path as the last field, got an empty one: {line[:200]!r}"
+        )
     try:
         labels = tuple(float(field) for field in fields[1:-1])
     except ValueError:
         raise ListError(
-            f"{place}: expected numbers as labels (class indices), got {fields[1:-1]!r}; "
+            f"{where}: expected numbers as labels (class indices), got {fields[1:-1]!r}; "
             f"a line is {_EXPECTED}"
         ) from None
     if any(not abs(label) <= _MAX_LABEL for label in labels):  # NaN too
         raise ListError(
-            f"{place}: expected labels within float32 (up to 3.4e38) and no NaN, got "
+            f"{where}: expected labels within float32 (up to 3.4e38) and not NaN, got "
             f"{', '.join(fields[1:-1])}"
         )
     if label_width is not None and len(labels) != label_width:
         raise ListError(
-            f"{place}: expected {label_width} labels (--label-width), got {len(labels)}: "
-            f"{line[:200]!r}"
+            f"{where}: expected {label_width} labels, got {len(labels)}: {line[:200]!r}"
         )
     return ListEntry(identifier, labels, fields[-1])
 
 
 def write_list(path: Path, entries: Iterable[ListEntry]) -> None:
-    """Write a list, whole or not at all; byte for byte what im2rec writes.
+    """Write a list, whole or not at all, byte for byte as im2rec does.
 
     Raises:
-        ListError: a path holds a TAB or a line break, which a list cannot express.
+        ListError: a path contains a TAB or a line break, which a list cannot express.
     """
-    with written_beside(path) as partial, partial.open("wb", _WRITE_BUFFER_BYTES) as file:
+    with written_beside(path) as partial, partial.open("wb", BUFFER_BYTES) as file:
         for identifier, labels, name in entries:
             if is_unlistable(name):
-                raise ListError(f"{path}: a path must not hold a TAB or line break: {name!r}")
+                raise ListError(f"{path}: a path must not contain a TAB or line break: {name!r}")
             columns = "\t".join([f"{label:f}" for label in labels])
             line = f"{identifier}\t{columns}\t{name}\n"
             file.write(line.encode("utf-8", "surrogateescape"))
 
 
 def is_unlistable(path: str) -> bool:
-    """Whether a list cannot hold this path, because it has a TAB or a line break in it."""
+    """Whether a path contains a TAB or a line break, which a list cannot express."""
     return "\t" in path or "\n" in path or "\r" in path
 
 
 def shuffled(entries: Sequence[ListEntry], seed: int = SHUFFLE_SEED) -> list[ListEntry]:
-    """The entries in im2rec's order; the same on every Python 3 for the same seed."""
+    """Shuffle the entries as im2rec does; equal on every Python 3 for the same seed."""
     order = list(entries)
     random.Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
     return order
@@ -173,19 +173,19 @@ def divide_list(
     test_ratio: float = 0.0,
     exact_im2rec_ratios: bool = False,
 ) -> dict[str, list[ListEntry]]:
-    """Cut a list in chunks, and each chunk in test, validation and training lists.
+    """Cut a list into chunks, and each chunk into test, training and validation lists.
 
-    With N images a chunk has C = ceil(N / chunks); of each, the first floor(C·test) are the test
-    list, the next floor(C·train) the training list and the rest the validation list. If the ratios
-    add up to 1 there is no validation list, and im2rec loses what the two floors leave over; here
-    that goes to the training list, unless `exact_im2rec_ratios`.
+    With N images a chunk has C = ceil(N / chunks); the first floor(C·test) are its test list, the
+    next floor(C·train) its training list and the rest its validation list. If the ratios add up to
+    1 there is no validation list, and im2rec loses the images that the two floors leave over; here
+    they go to the training list, unless `exact_im2rec_ratios`.
 
     Args:
         entries: in the order to cut.
         chunks: how many chunks, at least 1.
         train_ratio: share of the training lists; 1.0 makes one undivided list.
         test_ratio: share of the test lists.
-        exact_im2rec_ratios: do as im2rec does, lost images and empty lists included.
+        exact_im2rec_ratios: divide as im2rec does, with lost images and empty lists.
 
     Returns:
         Suffix of the file name ("", "_train", "_0_val", …) → entries, in im2rec's order of writing.
@@ -200,17 +200,17 @@ def divide_list(
     size = -(-len(entries) // chunks)
     lists: dict[str, list[ListEntry]] = {}
     for chunk in range(chunks):
-        part = list(entries[chunk * size : (chunk + 1) * size])
-        if not part and not exact_im2rec_ratios:
+        some = list(entries[chunk * size : (chunk + 1) * size])
+        if not some and not exact_im2rec_ratios:
             raise UsageError(
                 f"{len(entries)} images in {chunks} chunks of {size} leave chunk {chunk} empty; "
                 f"use at most {-(-len(entries) // max(size, 1))} chunks"
             )
         suffix = f"_{chunk}" if chunks > 1 else ""
-        lists.update(_divide(part, size, suffix, train_ratio, test_ratio, exact_im2rec_ratios))
-    lost = len(entries) - sum(len(part) for part in lists.values())
+        lists.update(_divide(some, size, suffix, train_ratio, test_ratio, exact_im2rec_ratios))
+    lost = len(entries) - sum(len(listed) for listed in lists.values())
     if lost > 0:
-        _log.warning("%d of %d images are in no list, as im2rec does it", lost, len(entries))
+        _log.warning("%d of %d images are in no list, as with im2rec", lost, len(entries))
     return lists
 
 
@@ -228,16 +228,16 @@ def _check_ratios(train_ratio: float, test_ratio: float) -> None:
 
 
 def _divide(
-    part: list[ListEntry], size: int, suffix: str, train: float, test: float, exact: bool
+    chunk: list[ListEntry], size: int, suffix: str, train: float, test: float, exact: bool
 ) -> dict[str, list[ListEntry]]:
-    """The lists of one chunk; `size` is C even for a shorter last chunk, as in im2rec."""
+    """Divide one chunk; `size` is C even for a shorter last chunk, as in im2rec."""
     if train == 1.0:
-        return {suffix: part}
+        return {suffix: chunk}
     test_count, train_count = int(size * test), int(size * train)
     lists: dict[str, list[ListEntry]] = {}
     if test:
-        lists[f"{suffix}_test"] = part[:test_count]
-    rest = part[test_count:]
+        lists[f"{suffix}_test"] = chunk[:test_count]
+    rest = chunk[test_count:]
     has_validation = train + test < 1.0 if exact else train + test < 1.0 - _ROUNDING
     if has_validation:
         lists[f"{suffix}_val"] = rest[train_count:]

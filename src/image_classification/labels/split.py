@@ -1,4 +1,4 @@
-"""Stratified splits: every class is divided alike, and the same way for the same seed."""
+"""Stratified splits: every class is divided alike, and in the same way for the same seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 
 
 class Split(NamedTuple):
-    """Positions of the samples in each part, int64, ascending; together every sample once."""
+    """int64 positions of the samples in each subset, ascending; together every sample once."""
 
     train: IntArray
     validation: IntArray
@@ -27,9 +27,9 @@ def stratified_split(
 ) -> Split:
     """Divide samples into train, validation and test, class by class.
 
-    Of a class with n samples, validation gets n times its share, rounded, but at least 1 where n
-    is 2 or more; test gets its share likewise, at least 1 where n is 3 or more; the rest, at least
-    one sample, is train. What a class contributes depends on the seed and on its own size only.
+    Of a class with n samples, validation gets n times its share, rounded, but at least 1 if n is 2
+    or more; test gets its share in the same way, at least 1 if n is 3 or more; train gets the rest,
+    at least one sample. How a class is divided depends only on the seed and its own size.
 
     Args:
         class_indices: int64 (n,), the class of every sample.
@@ -42,63 +42,63 @@ def stratified_split(
     _check_ratios(ratios)
     _, validation_ratio, test_ratio = ratios
     class_indices = np.asarray(class_indices, np.int64)
-    parts = np.zeros(len(class_indices), np.int8)
+    subsets = np.zeros(len(class_indices), np.int8)
     order = np.argsort(class_indices, kind="stable")
     classes, starts, counts = np.unique(class_indices[order], return_index=True, return_counts=True)
     for class_index, start, count in np.stack((classes, starts, counts), axis=1).tolist():
         members = order[start : start + count]
         for_test = int(test_ratio > 0 and count >= 3)
-        validation = _part_size(count, validation_ratio, int(count >= 2), count - 1 - for_test)
-        test = _part_size(count, test_ratio, for_test, count - 1 - validation)
+        validation = _subset_size(count, validation_ratio, int(count >= 2), count - 1 - for_test)
+        test = _subset_size(count, test_ratio, for_test, count - 1 - validation)
         # Sorting plain random numbers: the stream of `random` is the same in every numpy.
         generator = np.random.default_rng([seed, class_index])
         drawn = members[np.argsort(generator.random(count), kind="stable")]
-        parts[drawn[:validation]] = 1
-        parts[drawn[validation : validation + test]] = 2
-    return _split_of(parts)
+        subsets[drawn[:validation]] = 1
+        subsets[drawn[validation : validation + test]] = 2
+    return _to_split(subsets)
 
 
 def stratified_group_split(
     class_indices: IntArray, groups: Sequence[str], ratios: tuple[float, float, float], seed: int
 ) -> Split:
-    """Divide samples so that no group is in two parts and every class is divided about alike.
+    """Divide samples so that no group is in two subsets and all classes are divided about alike.
 
-    Groups are dealt out from the largest to the smallest, each to the part that is furthest from
-    its share of the group's classes; the seed decides among groups of one size. (The greedy rule of
-    scikit-learn's StratifiedGroupKFold, with shares instead of equal folds.)
+    Groups are assigned from the largest to the smallest, each to the subset that is furthest from
+    its share of the group's classes; the seed decides among groups of equal size. (The greedy rule
+    of scikit-learn's StratifiedGroupKFold, with shares instead of equal folds.)
 
     Args:
         class_indices: int64 (n,), the class of every sample.
-        groups: n names; samples of one name stay together.
+        groups: n names; samples with the same name stay together.
         ratios: shares of train, validation and test, 0 to 1, adding up to 1.
         seed: 0 or more.
 
     Raises:
         UsageError: the ratios are not shares of a whole, or there are too few groups to fill the
-            parts that have a share.
+            subsets that have a share.
     """
     _check_ratios(ratios)
     names, membership = np.unique(np.asarray(groups, np.str_), return_inverse=True)
     sizes = np.bincount(membership)
     members = np.split(np.argsort(membership, kind="stable"), np.cumsum(sizes)[:-1])
     totals = np.bincount(class_indices).astype(np.float64)
-    # What each part still lacks of each class: (3, classes).
+    # What each subset still lacks of each class: (3, classes).
     lacking = np.outer(ratios, totals)
-    parts = np.zeros(len(class_indices), np.int8)
+    subsets = np.zeros(len(class_indices), np.int8)
     is_open = np.flatnonzero(ratios)
     tie_breakers = np.random.default_rng(seed).random(len(names))
     for group in np.lexsort((tie_breakers, -sizes)).tolist():
         classes, counts = np.unique(class_indices[members[group]], return_counts=True)
         need = (lacking[:, classes] * (counts / totals[classes] ** 2)).sum(axis=1)
-        part = int(is_open[np.argmax(need[is_open])])
-        lacking[part, classes] -= counts
-        parts[members[group]] = part
-    if len(np.unique(parts)) < len(is_open):
+        subset = int(is_open[np.argmax(need[is_open])])
+        lacking[subset, classes] -= counts
+        subsets[members[group]] = subset
+    if len(np.unique(subsets)) < len(is_open):
         raise UsageError(
-            f"{len(names)} groups are too few for the ratios {ratios}: one part would be empty; "
-            "use other ratios or a finer group"
+            f"{len(names)} groups are too few for the ratios {ratios}: one subset would be "
+            "empty; use other ratios or smaller groups"
         )
-    return _split_of(parts)
+    return _to_split(subsets)
 
 
 def _check_ratios(ratios: tuple[float, float, float]) -> None:
@@ -111,12 +111,11 @@ def _check_ratios(ratios: tuple[float, float, float]) -> None:
         )
 
 
-def _split_of(parts: npt.NDArray[np.int8]) -> Split:
-    train, validation, test = (np.flatnonzero(parts == part) for part in range(3))
-    return Split(train, validation, test)
+def _to_split(subsets: npt.NDArray[np.int8]) -> Split:
+    return Split(*(np.flatnonzero(subsets == subset) for subset in range(3)))
 
 
-def _part_size(count: int, ratio: float, least: int, most: int) -> int:
+def _subset_size(count: int, ratio: float, least: int, most: int) -> int:
     if ratio <= 0:
         return 0
     return min(max(round(count * ratio), least), max(most, 0))

@@ -1,6 +1,6 @@
-"""Image trees: walking folders in im2rec's order, with class numbers and with what was left out.
+"""Image trees: walks folders in im2rec's order, numbers the classes, reports what is left out.
 
-In: a root folder. Out: a list with its label map; one warning that names what is not in it.
+In: a root folder. Out: a list with its label map, and one warning that names what is not in it.
 Source of the order and the numbers: `list_image` in `tools/im2rec.py` of MXNet 1.9.1.
 """
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageTree:
-    """What a walk found.
+    """The images below a folder.
 
     Attributes:
         entries: ids 0, 1, 2, … in walk order; one label, the class number; relative paths.
@@ -38,7 +38,7 @@ class ImageTree:
 
 
 class LeftOut:
-    """Counts what a walk leaves out, by reason, with one example each; warns once."""
+    """Counts what a walk leaves out, by reason, with one example each."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -50,7 +50,7 @@ class LeftOut:
         self._examples.setdefault(reason, path)
 
     def reasons(self) -> list[tuple[str, int, str]]:
-        """(reason, how many, one example) of everything counted, the most frequent first."""
+        """(reason, count, example) of everything counted, the most frequent first."""
         return [
             (reason, count, self._examples[reason]) for reason, count in self._counts.most_common()
         ]
@@ -62,18 +62,18 @@ class LeftOut:
         )
 
     def warn(self, root: Path, advice: str) -> None:
-        """One warning for everything counted, or none."""
+        """Log one warning about everything counted, if anything was."""
         if self._counts:
             _log.warning("%s: left out %s; %s", root, self, advice)
 
 
 def class_name(folder: str) -> str:
-    """A folder's name as label: text in any case, bytes that are not UTF-8 as `\\xe9`."""
+    """A folder's name as a label, with bytes that are not UTF-8 as `\\xe9`."""
     return os.fsencode(folder).decode("utf-8", "backslashreplace")
 
 
 def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os.DirEntry[str]]:
-    """The entries of a folder, sorted by the bytes of their names; hidden ones are counted.
+    """List a folder, sorted by the bytes of the names; count hidden entries and leave them out.
 
     Raises:
         DataError: the folder does not exist or cannot be read.
@@ -94,7 +94,7 @@ def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os
 def keep_images(
     entries: Iterable[os.DirEntry[str]], extensions: Collection[str], left_out: LeftOut
 ) -> list[os.DirEntry[str]]:
-    """The regular files (links to one included) with one of the extensions, in lower case."""
+    """Keep the regular files (also links to one) with one of the extensions, in lower case."""
     kept = []
     for entry in entries:
         extension = os.path.splitext(entry.name)[1].lower()
@@ -118,20 +118,20 @@ def walk(
 ) -> ImageTree:
     """List the images below `root`.
 
-    Depth first, the files of a folder before its sub-folders, both sorted by name. Every folder
-    that directly holds an image is a class, numbered when its first image is met; the root itself
-    counts where it holds images. Not recursive: the images directly in `root`, all of class 0.
-    Links to folders are followed, except one that leads back to a folder it lies in.
+    Depth first, the files of a folder before its subfolders, both sorted by name. Every folder
+    that directly holds an image is a class, numbered when its first image is found; so is the root
+    if it holds images. Not recursive: the images directly in `root`, all of class 0. Links to
+    folders are followed, except to a folder that contains the link.
 
     Args:
         root: the folder.
-        recursive: whether sub-folders are visited.
-        extensions: in any case, with or without the leading dot.
-        include_hidden: keep names that begin with a dot, as im2rec does.
+        recursive: whether subfolders are visited.
+        extensions: upper or lower case, with or without the leading dot.
+        include_hidden: keep names that start with a dot, as im2rec does.
 
     Raises:
         DataError: no such folder, or no image in it.
-        ListError: a name holds a TAB or a line break.
+        ListError: a name contains a TAB or a line break.
     """
     wanted = frozenset(f".{extension.lower().lstrip('.')}" for extension in extensions)
     left_out = LeftOut()
@@ -146,7 +146,7 @@ def walk(
         class_numbers.extend([len(folders) - 1] * len(images))
     if not paths:
         raise DataError(_nothing_found(root, wanted, left_out, recursive))
-    left_out.warn(root, "--exts adds extensions, --include-hidden what is hidden (as im2rec does)")
+    left_out.warn(root, "--exts adds extensions, --include-hidden hidden files (as im2rec does)")
     refuse_unlistable(root, paths)
     entries = [
         ListEntry(number, (float(class_number),), path)
@@ -156,7 +156,7 @@ def walk(
 
 
 def find_images(root: Path, left_out: LeftOut) -> list[str]:
-    """Paths below `root`, relative to it and in walk order, of every image file; hidden ones not.
+    """Return the paths of all image files below `root`, relative to it, without hidden ones.
 
     Raises:
         DataError: the folder does not exist or cannot be read.
@@ -177,7 +177,7 @@ def _visit(
     left_out: LeftOut,
     ancestors: tuple[tuple[int, int], ...] = (),
 ) -> Iterator[tuple[str, list[str]]]:
-    """Every folder with the paths of its images, both in walk order."""
+    """Yield every folder with the paths of its images, both in walk order."""
     entries = list_folder(folder, left_out, include_hidden)
     yield folder, [entry.path for entry in keep_images(entries, extensions, left_out)]
     if not recursive:
@@ -190,7 +190,7 @@ def _visit(
         if entry.is_symlink():
             target = os.stat(entry.path)
             if (target.st_dev, target.st_ino) in ancestors:
-                left_out.add("links to a folder around themselves", entry.path)
+                left_out.add("links to a folder that contains them", entry.path)
                 continue
         yield from _visit(entry.path, recursive, include_hidden, extensions, left_out, ancestors)
 
@@ -202,16 +202,16 @@ def _nothing_found(
     if str(left_out):
         message += f"; left out: {left_out}"
     if not recursive:
-        message += "; sub-folders were not visited (not recursive)"
+        message += "; subfolders were not visited (not recursive)"
     return message
 
 
 def refuse_unlistable(root: Path, paths: Sequence[str]) -> None:
-    """A ListError that names the paths with a TAB or a line break in them."""
+    """Raise a ListError that names the paths with a TAB or a line break."""
     refused = [path for path in paths if is_unlistable(path)]
     if refused:
         more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
         raise ListError(
-            f"{root}: a list cannot hold names with a TAB or a line break; rename "
+            f"{root}: a list cannot contain names with a TAB or a line break; rename "
             f"{', '.join(map(repr, refused[:_NAMED]))}{more}"
         )

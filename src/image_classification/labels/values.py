@@ -1,6 +1,6 @@
-"""Labels of augmented manifests: the forms in which a class, or several, are written.
+"""Labels of augmented manifests: the forms in which one class, or several, are written.
 
-In: a JSON value, or its text as a pipe delivers it. Out: a class index, or a multi-hot vector.
+In: a JSON value, or its text as a stream delivers it. Out: a class index, or a multi-hot vector.
 Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth's "output data".
 """
 
@@ -17,9 +17,9 @@ from image_classification.samples import UInt8Array
 
 
 def parse_label(text: str) -> object:
-    """The value that a label's text holds: `0`, `"0"`, `[1, 0]` and `"[1, 0]"` lose their quotes.
+    """Parse a label's text: `0`, `"0"`, `[1, 0]` and `"[1, 0]"` lose their quotes.
 
-    Text that is no JSON, such as a class name, is its own value.
+    Text that is not JSON, such as a class name, is its own value.
     """
     value: object = text.strip()
     for _ in range(2):  # a string may hold an array
@@ -33,7 +33,7 @@ def parse_label(text: str) -> object:
 
 
 def parse_class_index(value: object) -> int:
-    """The class in 3, 3.0, "3", or a vector with a single 1.
+    """Parse the class in 3, 3.0, "3", or a vector with a single 1.
 
     Raises:
         LabelError: anything else.
@@ -51,16 +51,16 @@ def parse_class_index(value: object) -> int:
 
 
 def parse_multi_hot(value: object, classes: int, label_format: str = "") -> UInt8Array:
-    """uint8 (classes,), 1 for every class that the value names.
+    """Parse the classes that `value` names: uint8 (classes,), 1 for each of them.
 
     Args:
-        value: a vector of 0 and 1 for multi-hot (`[1, 0, 1]`), a list of class numbers or one of
-            them for class-id (`[0, 2]`); either may stand in a string.
+        value: a vector of 0 and 1 for multi-hot (`[1, 0, 1]`), a list of class numbers or a single
+            one for class-id (`[0, 2]`); a string may contain either.
         classes: how many there are.
-        label_format: class-id, or multi-hot, which "" stands for as in the built-in.
+        label_format: class-id or multi-hot; "" is multi-hot, as in the built-in.
 
     Raises:
-        LabelError: neither, or a class number that is not below `classes`.
+        LabelError: neither, or a class number of `classes` or more.
     """
     value = parse_label(value) if isinstance(value, str) else value
     if label_format == "class-id":

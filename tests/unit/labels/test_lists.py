@@ -71,8 +71,8 @@ def test_several_label_columns_are_several_labels(tmp_path: Path) -> None:
         (b"-1\t2\ta.jpg", "whole number from 0 as id, got '-1'"),
         (b"18446744073709551616\t2\ta.jpg", "whole number from 0 as id"),
         (b"1\tcat\ta.jpg", r"numbers as labels \(class indices\), got \['cat'\]"),
-        (b"1\t2\t ", "a path as last field, got none"),
-        (b"0\t2\tb.jpg", "id 0 is already that of line 1"),
+        (b"1\t2\t ", "a path as the last field, got an empty one"),
+        (b"0\t2\tb.jpg", "id 0 already occurs in line 1"),
     ],
 )
 def test_a_malformed_line_is_reported_by_file_and_number(
@@ -173,7 +173,7 @@ def test_a_link_that_leads_back_is_left_out_with_a_warning(
     (root / "a" / "loop").symlink_to(root)
     (root / "self").symlink_to(".")
     assert [entry.path for entry in walk(root).entries] == ["a/x.jpg"]
-    assert "2 links to a folder around themselves" in caplog.text
+    assert "2 links to a folder that contains them" in caplog.text
 
 
 def test_links_to_other_folders_and_files_are_followed(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_root_without_an_image_is_an_error_that_says_what_is_there(
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a folder of images: No such file"):
         walk(tmp_path / "absent")
-    with pytest.raises(DataError, match="sub-folders were not visited"):
+    with pytest.raises(DataError, match="subfolders were not visited"):
         walk(tree(tmp_path, "a/x.jpg"), recursive=False)
 
 

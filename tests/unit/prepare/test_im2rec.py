@@ -198,7 +198,7 @@ def test_every_line_must_have_the_label_width(
     )
     words = ["--pass-through", "--pack-label", "--label-width", 2, tmp_path / "d", root]
     code, _, error = im2rec_says(capsys, *words)
-    assert code == 2 and "d.lst, line 2: expected 2 labels (--label-width), got 1" in error
+    assert code == 2 and "d.lst, line 2: expected 2 labels, got 1" in error
     write_list(tmp_path / "d.lst", [ListEntry(0, (1.0, 2.0), "a/1.jpg")])
     assert im2rec_says(capsys, *words)[0] == 0
     with RecordFile(tmp_path / "d.rec") as file:

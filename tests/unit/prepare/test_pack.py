@@ -433,7 +433,7 @@ def test_a_label_map_of_other_classes_is_neither_replaced_nor_copied(tmp_path: P
     path, root = build(tmp_path, {"cat/1.jpg": encoded(10, 10)})
     LabelMap(("cat",)).write(tmp_path / "labels.json")
     LabelMap(("dog",)).write(tmp_path / "out" / "labels.json")
-    with pytest.raises(DataError, match=r"other classes.*another folder, or delete it"):
+    with pytest.raises(DataError, match=r"does not have the classes.*another folder, or delete it"):
         pack(path, root, tmp_path / "out" / "data.rec")
     assert left_behind(tmp_path / "out") == ["labels.json"]
     assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("dog",)
