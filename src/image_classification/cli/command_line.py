@@ -115,7 +115,7 @@ def add_robustness(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resume",
         action="store_true",
-        help="when interrupted, keep what is finished, and continue from there the next time",
+        help="continue an interrupted run, and keep finished files if this run is interrupted",
     )
 
 
@@ -126,7 +126,7 @@ def add_max_bad(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
         type=_parse_max_bad,
         default=0,
         metavar="N|P%",
-        help="unusable images to leave out before the run fails (default: 0)",
+        help="how many unusable images may be left out (default: 0)",
     )
 
 

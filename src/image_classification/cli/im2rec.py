@@ -39,7 +39,7 @@ examples:
   im2rec --list --recursive --train-ratio 0.8 data/flowers images/
       data/flowers_train.lst, data/flowers_val.lst and data/labels.json
   im2rec --resize 256 --quality 95 --num-thread 4 data/flowers images/
-      a .rec and .idx beside each list of data/flowers
+      a .rec and .idx next to each list of data/flowers
 """
 
 
@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("prefix", metavar="PREFIX", help="of the .lst files: written, or packed")
+    top.add_argument(
+        "prefix", metavar="PREFIX", help="prefix of the .lst files to write or to pack"
+    )
     top.add_argument("root", type=Path, metavar="ROOT", help="the folder of the images")
     top.add_argument("--version", action="version", version=__version__)
     _add_list_options(top.add_argument_group("making lists"))
@@ -132,9 +134,13 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
         choices=sorted(INTERPOLATION_NUMBERS),
         help="0 nearest, 1 bilinear (default), 2 bicubic, 3 area, 4 Lanczos, 9 by size",
     )
-    add("--pack-label", action="store_true", help="store all labels of a list with several")
+    add(
+        "--pack-label",
+        action="store_true",
+        help="store all labels of each image, not only the first",
+    )
     add("--label-width", type=int, metavar="N", help="labels that every line must have")
-    add("--nsplit", type=int, default=1, metavar="N", help="with --part: how many parts")
+    add("--nsplit", type=int, default=1, metavar="N", help="with --part: number of parts")
     add("--part", type=int, default=0, metavar="K", help="pack part K of the list, from 0")
     add(
         "--exact-im2rec-prefix",

@@ -26,7 +26,9 @@ def add_commands(commands: Commands) -> None:
         "labels.json next to them; print a line FOLDER NUMBER for each class.",
     )
     add = command.add_argument
-    add("prefix", metavar="PREFIX", help="of the list files: PREFIX.lst, PREFIX_train.lst, …")
+    add(
+        "prefix", metavar="PREFIX", help="prefix of the list files: PREFIX.lst, PREFIX_train.lst, …"
+    )
     add("root", type=Path, metavar="ROOT", help="the folder of class folders")
     add(
         "--recursive",
@@ -46,7 +48,7 @@ def add_commands(commands: Commands) -> None:
         type=float,
         default=1.0,
         metavar="R",
-        help="share of the training list; the validation list gets what the ratios leave over",
+        help="share of the training list; the validation list gets the rest",
     )
     add("--test-ratio", type=float, default=0.0, metavar="R", help="share of the test list")
     add(

@@ -74,7 +74,11 @@ def add_commands(commands: command_line.Commands) -> None:
     )
     add = command.add_argument
     command_line.add_segment(command)
-    add("--pack-label", action="store_true", help="store all labels of a list with several")
+    add(
+        "--pack-label",
+        action="store_true",
+        help="store all labels of each image, not only the first",
+    )
     command_line.add_workers(command)
     command_line.add_robustness(command)
     add("--json", action="store_true", help="print the report as JSON")

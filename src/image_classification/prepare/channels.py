@@ -37,78 +37,9 @@ from image_classification.prepare.formats import FORMATS, check_format, shard_st
 from image_classification.samples import IntArray
 from image_classification.work import in_order
 
-DEFAULT_TRAIN_RATIO = 0.8
+_TRAIN_RATIO = 0.8
 _SAMPLED = 64  # images that are encoded to estimate the size of all
 _log = logging.getLogger(__name__)
-
-
-def split_inventory(
-    inventory: Inventory, train_ratio: float | None, test_ratio: float | None, seed: int
-) -> dict[str, list[ListEntry]]:
-    """Return split → its list, shuffled: readers without an index only shuffle in a small window.
-
-    Args:
-        inventory: its own splits are kept, and each group stays in one split. Without an image
-            there are no splits.
-        train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
-            None: the inventory's own splits, or 0.8 and 0.
-        seed: 0 or more.
-
-    Raises:
-        UsageError: ratios that leave a split empty, or ratios for an input with its own splits.
-        DataError: an input whose own splits lack train or validation.
-    """
-    if not inventory.entries:
-        return {}
-    if inventory.splits:
-        if train_ratio is not None or test_ratio is not None or inventory.groups:
-            raise UsageError(
-                f"{inventory.name} has splits of its own: leave out ratios and groups, or remove "
-                "the splits from the input"
-            )
-        indices = _given_splits(inventory)
-    else:
-        train = DEFAULT_TRAIN_RATIO if train_ratio is None else train_ratio
-        indices = _drawn_splits(inventory, train, test_ratio or 0.0, seed)
-    lists = {}
-    for name, members in indices.items():
-        order = np.random.default_rng([seed, len(members)]).permutation(members)
-        lists[name] = [inventory.entries[int(i)] for i in order]
-    return lists
-
-
-def _given_splits(inventory: Inventory) -> dict[str, IntArray]:
-    splits = np.array(inventory.splits)
-    indices = {name: np.flatnonzero(splits == name) for name in SPLITS}
-    for name in ("train", "validation"):
-        if not len(indices[name]):
-            raise DataError(
-                f"{inventory.name} has splits, but no image in {name}; add some, or remove the "
-                "splits from the input to have them drawn at random"
-            )
-    return {name: members for name, members in indices.items() if len(members)}
-
-
-def _drawn_splits(
-    inventory: Inventory, train: float, test: float, seed: int
-) -> dict[str, IntArray]:
-    if not train + test < 1:
-        raise UsageError(
-            f"train ratio {train} and test ratio {test} leave nothing for validation: they must "
-            "add up to less than 1"
-        )
-    ratios = (train, 1 - train - test, test)
-    classes = inventory.class_indices
-    if inventory.groups:
-        parts = stratified_group_split(classes, inventory.groups, ratios, seed)
-    else:
-        parts = stratified_split(classes, ratios, seed)
-    if not len(parts.validation):
-        raise UsageError(
-            f"{inventory.name}: {len(classes)} images are too few for a validation split; every "
-            "class needs at least two"
-        )
-    return {name: members for name, members in zip(SPLITS, parts, strict=True) if len(members)}
 
 
 @dataclass(frozen=True)
@@ -146,11 +77,11 @@ class ChannelPlan:
 
     def settings(self, inventory: Inventory) -> dict[str, Any]:
         """Return what the findings say about the plan, as JSON can hold it."""
-        train = DEFAULT_TRAIN_RATIO if self.train_ratio is None else self.train_ratio
+        train, test = (None, None) if inventory.splits else _ratios(self)
         transcoding = asdict(self.transcoding) if self.transcoding else None
         return {
-            "train_ratio": None if inventory.splits else train,
-            "test_ratio": None if inventory.splits else self.test_ratio or 0.0,
+            "train_ratio": train,
+            "test_ratio": test,
             "seed": self.seed,
             "format": self.format,
             "transcoding": transcoding and {**transcoding, "max_pixels": self.max_pixels},
@@ -161,6 +92,68 @@ class ChannelPlan:
         """Return the encoder of the images below `root`."""
         segmenter = Segmenter() if self.segment else None
         return ImageEncoder(str(root), self.transcoding, self.max_pixels, segmenter, inspects=True)
+
+
+def _split(inventory: Inventory, plan: ChannelPlan) -> dict[str, list[ListEntry]]:
+    """Return split → its list, shuffled: readers without an index only shuffle in a small window.
+
+    The inventory's own splits are kept, and each group stays in one split.
+
+    Raises:
+        UsageError: ratios that leave a split empty, or ratios for an input with its own splits.
+        DataError: an input whose own splits lack train or validation.
+    """
+    if not inventory.entries:
+        return {}
+    indices = _given_splits(inventory, plan) if inventory.splits else _drawn(inventory, plan)
+    lists = {}
+    for name, members in indices.items():
+        if len(members):
+            order = np.random.default_rng([plan.seed, len(members)]).permutation(members)
+            lists[name] = [inventory.entries[int(i)] for i in order]
+    return lists
+
+
+def _given_splits(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
+    if plan.train_ratio is not None or plan.test_ratio is not None or inventory.groups:
+        raise UsageError(
+            f"{inventory.name} has splits of its own: leave out ratios and groups, or remove the "
+            "splits from the input"
+        )
+    splits = np.array(inventory.splits)
+    indices = {name: np.flatnonzero(splits == name) for name in SPLITS}
+    for name in ("train", "validation"):
+        if not len(indices[name]):
+            raise DataError(
+                f"{inventory.name} has splits, but no image in {name}; add some, or remove the "
+                "splits from the input to have them drawn at random"
+            )
+    return indices
+
+
+def _drawn(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
+    train, test = _ratios(plan)
+    if not train + test < 1:
+        raise UsageError(
+            f"train ratio {train} and test ratio {test} leave nothing for validation: they must "
+            "add up to less than 1"
+        )
+    ratios, classes = (train, 1 - train - test, test), inventory.class_indices
+    if inventory.groups:
+        drawn = stratified_group_split(classes, inventory.groups, ratios, plan.seed)
+    else:
+        drawn = stratified_split(classes, ratios, plan.seed)
+    if not len(drawn.validation):
+        raise UsageError(
+            f"{inventory.name}: {len(classes)} images are too few for a validation split; every "
+            "class needs at least two"
+        )
+    return dict(zip(SPLITS, drawn, strict=True))
+
+
+def _ratios(plan: ChannelPlan) -> tuple[float, float]:
+    train = _TRAIN_RATIO if plan.train_ratio is None else plan.train_ratio
+    return train, plan.test_ratio or 0.0
 
 
 @dataclass(frozen=True)
@@ -233,7 +226,7 @@ def write_channels(
     """
     _check_output(output)
     check_format(plan.format, inventory.labels)
-    splits = split_inventory(inventory, plan.train_ratio, plan.test_ratio, plan.seed)
+    splits = _split(inventory, plan)
     shards = [
         shard
         for name, entries in splits.items()

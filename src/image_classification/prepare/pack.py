@@ -25,13 +25,8 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
 from image_classification.labels.lists import ListEntry, read_list
+from image_classification.prepare import encode
 from image_classification.prepare.chunks import RecordChunks
-from image_classification.prepare.encode import (
-    EncodedImage,
-    EncodingRun,
-    ImageEncoder,
-    Transcoding,
-)
 from image_classification.records.writer import RECORD_SUFFIX
 
 _log = logging.getLogger(__name__)
@@ -51,7 +46,7 @@ class PackOptions:
         segment: give JPEGs restart markers, so that a reader can decode regions of them.
     """
 
-    transcoding: Transcoding | None = None
+    transcoding: encode.Transcoding | None = None
     pack_labels: bool = False
     label_width: int | None = None
     slice: int = 0
@@ -106,7 +101,7 @@ class PackReport:
 
     output: str
     packed: int
-    skipped: tuple[EncodedImage, ...]
+    skipped: tuple[encode.EncodedImage, ...]
     class_counts: Mapping[float, int]
     size_bytes: int
     shards: tuple[str, ...] = ()
@@ -125,7 +120,7 @@ class PackReport:
         """Raise KeyError, TypeError or ValueError for anything that is not from `to_json`."""
         counts = content["class_counts"].items()
         replaced = {
-            "skipped": tuple(EncodedImage.from_json(image) for image in content["skipped"]),
+            "skipped": tuple(encode.EncodedImage.from_json(image) for image in content["skipped"]),
             "class_counts": {float(label): int(count) for label, count in counts},
             "shards": tuple(content["shards"]),
         }
@@ -183,7 +178,7 @@ def pack(
     labels = _read_labels(list_path, entries)
     if labels is not None:
         labels.check_beside(output)
-    encoder = ImageEncoder(
+    encoder = encode.ImageEncoder(
         str(root),
         options.transcoding,
         options.max_pixels,
@@ -201,7 +196,7 @@ def pack(
         _drop_repaired(chunks, entries, encoder)
         resumed = chunks.done
         skipped = [image for chunk in chunks.finished for image in chunk.skipped]
-        run = EncodingRun(
+        run = encode.EncodingRun(
             encoder, len(entries), workers, on_progress, done=resumed, unusable=skipped
         )
         for image in run.images(entries[resumed:]):
@@ -289,7 +284,7 @@ def _named_errors(output: Path, chunks: RecordChunks, resume: bool) -> Iterator[
 
 
 def _drop_repaired(
-    chunks: RecordChunks, entries: Sequence[ListEntry], encoder: ImageEncoder
+    chunks: RecordChunks, entries: Sequence[ListEntry], encoder: encode.ImageEncoder
 ) -> None:
     """Drop the finished chunks from the first one with a skipped image that is usable now."""
     for number, chunk in enumerate(chunks.finished):
