@@ -31,20 +31,11 @@ def prepare_training() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    set_defaults({"THP_MEM_ALLOC_ENABLE": "1", "GOMP_SPINCOUNT": "1000"})
+    set_variables({"THP_MEM_ALLOC_ENABLE": "1", "GOMP_SPINCOUNT": "1000"})
 
 
-def set_defaults(variables: Mapping[str, str]) -> None:
-    """Set environment variables that have no value yet."""
-    _set(variables, replaces=0)
-
-
-def set_variables(variables: Mapping[str, str]) -> None:
-    """Set environment variables, whatever value they have."""
-    _set(variables, replaces=1)
-
-
-def _set(variables: Mapping[str, str], replaces: int) -> None:
+def set_variables(variables: Mapping[str, str], replaces: bool = False) -> None:
+    """Set environment variables; without `replaces` only those that have no value."""
     library = ctypes.CDLL(None)
     for name, value in variables.items():
-        library.setenv(name.encode(), value.encode(), replaces)
+        library.setenv(name.encode(), value.encode(), int(replaces))

@@ -14,5 +14,5 @@ def prepare(threads: int) -> None:
       own. The size of the team is fixed when MXNet is loaded, by default to half of the CPUs.
     """
     c_library.prepare_training()
-    c_library.set_defaults({"MXNET_CPU_WORKER_NTHREADS": "1"})
-    c_library.set_variables({"OMP_NUM_THREADS": str(threads)})
+    c_library.set_variables({"MXNET_CPU_WORKER_NTHREADS": "1"})
+    c_library.set_variables({"OMP_NUM_THREADS": str(threads)}, replaces=True)

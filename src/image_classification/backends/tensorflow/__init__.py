@@ -7,4 +7,4 @@ REQUIREMENTS = ""
 
 def prepare(_: int) -> None:
     """Keep a dozen lines about this machine's processor out of the log, unless a level is set."""
-    c_library.set_defaults({"TF_CPP_MIN_LOG_LEVEL": "2"})
+    c_library.set_variables({"TF_CPP_MIN_LOG_LEVEL": "2"})

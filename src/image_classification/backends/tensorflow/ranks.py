@@ -148,7 +148,7 @@ def _strategy(world: World) -> Any:
 
     # gRPC would send every call to the proxy of `http_proxy`, which cannot reach the other hosts.
     hosts = {address.rpartition(":")[0] for address in world.addresses}
-    c_library.set_variables({"no_grpc_proxy": ",".join(sorted(hosts))})
+    c_library.set_variables({"no_grpc_proxy": ",".join(sorted(hosts))}, replaces=True)
     context.context().configure_coordination_service(service_type="")
     collective_all_reduce_strategy.CollectiveAllReduceExtended._enable_check_health = False
     cluster = tf.distribute.cluster_resolver.SimpleClusterResolver(
