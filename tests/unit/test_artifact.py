@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_what_is_written_is_read_back(directory: Path) -> None:
+def test_a_written_artifact_is_read_back(directory: Path) -> None:
     artifact = read_artifact(directory)
     assert artifact.labels == LABELS
     assert artifact.preprocessing == PREPROCESSING
@@ -63,7 +63,7 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
         ({"files": FILES | {"labels.json": 3}}, "expected its bytes and sha256"),
     ],
 )
-def test_a_manifest_that_cannot_be_right_is_refused(
+def test_an_impossible_manifest_is_refused(
     directory: Path, change: dict[str, object], message: str
 ) -> None:
     path = directory / "manifest.json"
@@ -121,7 +121,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_something_that_is_no_artifact_says_what_was_expected(tmp_path: Path) -> None:
+def test_the_error_about_a_path_without_an_artifact_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "junk.tar.gz").write_bytes(b"junk")
     for path, message in (
         (tmp_path, r"manifest.json is missing: .*junk.tar.gz"),

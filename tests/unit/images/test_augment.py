@@ -57,7 +57,7 @@ def test_equal_numbers_make_equal_pixels_and_others_make_others(name: str, chann
     assert len(distinct) == (1 if name == "nothing" else 8)
 
 
-def test_a_random_crop_is_a_window_of_the_resized_image_at_every_possible_place() -> None:
+def test_a_random_crop_is_a_window_of_the_resized_image_at_any_position() -> None:
     image = picture(12, 14)
     preprocessing, augmentation = Preprocessing(10, 10), Augmentation(crop="random")
     windows = {
@@ -104,7 +104,7 @@ def test_a_flip_mirrors_the_picture_half_of_the_time() -> None:
 @pytest.mark.parametrize("size", [(32, 40), (33, 31)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crop", ["random_resized", "random", "center"])
-def test_a_flip_changes_nothing_but_the_side(
+def test_a_flip_only_flips_the_picture(
     encode: Callable[..., bytes],
     channels: int,
     size: tuple[int, int],
@@ -126,7 +126,7 @@ def test_a_flip_changes_nothing_but_the_side(
     assert (made[1, 1] == plain[::-1, ::-1]).all()
 
 
-def test_a_random_resized_crop_has_the_area_and_aspect_that_were_asked_for() -> None:
+def test_a_random_resized_crop_has_the_requested_area_and_aspect_ratio() -> None:
     columns, rows = np.meshgrid(np.arange(256), np.arange(256))
     image = np.stack((rows, columns, rows), axis=2).astype(np.uint8)  # a pixel tells its place
     augmentation = Augmentation(crop="random_resized", area=(0.1, 0.5), aspect=(0.5, 2.0))

@@ -179,7 +179,7 @@ def test_one_channel_is_luma_whatever_the_format() -> None:
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
 @settings(deadline=None)
-def test_a_reduced_picture_never_falls_below_the_wanted_size(
+def test_a_picture_at_a_smaller_scale_never_falls_below_the_wanted_size(
     height: int, width: int, min_height: int, min_width: int
 ) -> None:
     image = decode(encode_jpeg(noise(height, width)), min_size=(min_height, min_width))
@@ -203,7 +203,7 @@ def test_a_large_picture_is_decoded_at_the_smallest_scale_that_suffices() -> Non
     assert decode(data).shape[:2] == (600, 800)
 
 
-def test_a_jpeg_that_simplejpeg_refuses_is_reduced_by_pillow() -> None:
+def test_a_jpeg_that_simplejpeg_refuses_is_scaled_by_pillow() -> None:
     data = written(Image.fromarray(noise(600, 800)).convert("CMYK"), "JPEG")
     assert decode(data, min_size=(150, 200)).shape[:2] == (150, 200)
 
@@ -229,7 +229,7 @@ def test_too_many_pixels_are_refused_with_the_numbers_and_the_remedy(image_forma
         (b"hello", "unknown bytes that begin with b'hello'"),
     ],
 )
-def test_a_foreign_format_is_named_beside_the_accepted_ones(data: bytes, name: str) -> None:
+def test_an_unsupported_format_is_named_with_the_accepted_ones(data: bytes, name: str) -> None:
     with pytest.raises(ImageFormatError) as raised:
         decode(data)
     assert name in str(raised.value)
@@ -312,7 +312,7 @@ EDITS = st.lists(
 @given(st.sampled_from(range(len(SEEDS))), EDITS)
 @example(0, [(0.0, 200)])
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
-def test_nothing_but_an_image_or_an_image_error_comes_of_any_bytes(
+def test_any_bytes_give_an_image_or_an_image_error(
     seed: int, edits: list[tuple[float, bytes | int]]
 ) -> None:
     """Bytes are overwritten anywhere, the header twice as often, or cut out."""
@@ -389,7 +389,7 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     assert np.abs(resize(stripes, 8, 8).astype(int) - 127).max() <= 5
 
 
-def test_resizing_flips_on_demand_and_writes_where_it_is_told() -> None:
+def test_resizing_flips_on_request_and_writes_into_the_given_array() -> None:
     out = np.zeros((48, 64, 3), np.uint8)
     assert resize(scene(), 48, 64, out=out, horizontal_flip=True) is out
     assert (out == scene()[:, ::-1]).all()

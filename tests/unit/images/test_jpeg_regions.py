@@ -116,7 +116,7 @@ def any_part(draw: st.DataObject, size: tuple[int, int]) -> Box:
 
 @FAST
 @given(files(), st.data(), st.booleans(), st.sampled_from([1, 3]))
-def test_a_part_has_the_pixels_of_the_whole_picture_bit_for_bit(
+def test_a_region_has_the_pixels_of_the_whole_picture_bit_for_bit(
     data: bytes, draw: st.DataObject, smooth: bool, channels: int
 ) -> None:
     top, left, height, width = any_part(draw, read_header(data).upright_size)
@@ -128,7 +128,7 @@ def test_a_part_has_the_pixels_of_the_whole_picture_bit_for_bit(
 
 @FAST
 @given(files(), st.data(), st.integers(1, 12))
-def test_a_reduced_part_is_a_part_of_the_reduced_picture_and_as_large_as_asked(
+def test_a_region_at_a_smaller_scale_is_a_region_of_the_picture_at_that_scale(
     data: bytes, draw: st.DataObject, least: int
 ) -> None:
     header = read_header(data)
@@ -164,7 +164,7 @@ def test_a_plain_file_is_cut_at_the_lowest_row() -> None:
     assert read_header(bytes(cut.data)).height == 28
 
 
-def test_interpolated_chroma_needs_the_pixels_around_a_part() -> None:
+def test_interpolated_chroma_needs_the_pixels_around_a_region() -> None:
     """Without a margin the columns at a cut would differ: the exact rule of `cut_jpeg`."""
     data = gridded()
     whole = decode(data)
@@ -185,7 +185,7 @@ def cut_to(keep: float) -> bytes:
 
 @pytest.mark.parametrize("keep", [0.6, 0.8, 0.95])
 @pytest.mark.parametrize("interval", [0, 2])
-def test_a_truncated_file_is_refused_even_where_the_part_is_there(
+def test_a_truncated_file_is_refused_even_if_it_holds_the_region(
     keep: float, interval: int
 ) -> None:
     data = jpeg(96, 128, interval=interval)
@@ -269,12 +269,12 @@ def test_damaged_bytes_make_pixels_of_the_right_size_or_an_image_error(
     assert found.shape == (part[2], part[3], 3)
 
 
-def test_parts_of_what_is_no_jpeg_are_cut_from_the_whole() -> None:
+def test_regions_of_other_formats_are_cut_from_the_whole() -> None:
     image = np.asarray(scene(30, 40))
     assert (decode_region(encode_png(image), (3, 5, 10, 20)) == image[3:13, 5:25]).all()
 
 
-def test_a_part_in_which_less_is_decoded_is_not_decoded_whole(
+def test_a_region_is_decoded_without_the_rest_of_the_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[int] = []
@@ -314,7 +314,7 @@ def test_a_loader_makes_the_same_batches_of_segmented_files(
 
 
 @pytest.mark.shared
-def test_parts_of_the_hard_images_are_those_of_the_whole_or_refused(shared: Path) -> None:
+def test_regions_of_the_hard_images_equal_those_of_the_whole_or_are_refused(shared: Path) -> None:
     hard = shared / "data" / "hard"
     compared = 0
     for entry in json.loads((hard / "manifest.json").read_text())["files"]:

@@ -21,7 +21,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def test_the_json_form_brings_back_the_same_value() -> None:
+def test_preprocessing_survives_its_json_form() -> None:
     values = [
         Preprocessing(224, 224),
         Preprocessing(28, 32, channels=1, mean=(127.5,), std=(63.75,), mode="squash"),
@@ -103,7 +103,7 @@ def test_a_small_image_keeps_its_aspect_ratio_when_it_is_enlarged() -> None:
     assert np.abs(result.astype(int) - expected).max() <= 2
 
 
-def test_a_small_image_is_refused_with_the_sizes_and_the_remedy_where_that_is_chosen() -> None:
+def test_a_small_image_is_refused_with_sizes_and_remedy_if_that_is_chosen() -> None:
     exact = Preprocessing(40, 30, small_images="refuse")
     assert preprocess(encode_png(picture(40, 30)), exact).shape == (40, 30, 3)
     with pytest.raises(ImageError, match=r"30 × 39 pixels.*at least 30 × 40.*set resize to"):

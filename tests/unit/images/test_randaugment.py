@@ -70,7 +70,7 @@ def test_erasing_fills_one_rectangle_of_allowed_size_with_the_mean(seed: int) ->
     assert (image[~erased] == 200).all()
 
 
-def test_a_planned_image_is_erased_as_often_as_asked_and_changed_by_as_many_operations() -> None:
+def test_images_are_erased_at_the_requested_rate_and_changed_by_the_requested_operations() -> None:
     augmentation = Augmentation(operations=2, magnitude=15, erasing=0.25)
     rows = draw_numbers(augmentation, np.random.default_rng(0), 4000)
     assert rows["erased"].mean() == pytest.approx(0.25, abs=0.03)
@@ -80,7 +80,7 @@ def test_a_planned_image_is_erased_as_often_as_asked_and_changed_by_as_many_oper
     assert len(made) > 15
 
 
-def test_the_new_numbers_leave_those_of_earlier_versions_as_they_were() -> None:
+def test_the_numbers_of_randaugment_do_not_change_those_of_other_augmentations() -> None:
     rows = draw_numbers(Augmentation.mxnet("crop"), np.random.default_rng(3), 2)
     draws = np.random.default_rng(3).random((2, 40))
     np.testing.assert_array_equal(rows["top"], draws[:, 0])

@@ -35,7 +35,7 @@ def scene(height: int, width: int) -> UInt8Array:
 @pytest.mark.parametrize("size", [(375, 375), (300, 420), (900, 900), (100, 90)])
 @pytest.mark.parametrize("box", [(0.0, 0.0, 1.0, 1.0), (0.101, 0.0, 0.83, 0.97)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_it_is_the_exact_filter_but_for_rounding(
+def test_fast_resizing_equals_the_exact_filter_except_for_rounding(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], box: tuple[float, ...], channels: int
 ) -> None:
     image = np.ascontiguousarray(scene(*size)[:, :, :channels])

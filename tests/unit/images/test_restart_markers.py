@@ -55,7 +55,7 @@ def test_a_gray_file_is_segmented_too() -> None:
 
 
 @needs_jpegtran
-def test_what_cannot_be_rewritten_stays_as_it_is_and_is_counted() -> None:
+def test_a_file_that_cannot_be_rewritten_stays_as_it_is_and_is_counted() -> None:
     cmyk = io.BytesIO()
     Image.new("CMYK", (40, 40)).save(cmyk, "JPEG")
     png = encode_png(np.zeros((10, 10, 3), np.uint8))

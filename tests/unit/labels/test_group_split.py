@@ -13,7 +13,7 @@ from image_classification.labels.split import stratified_group_split
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_no_group_is_in_two_parts_and_every_sample_in_one(data: st.DataObject) -> None:
+def test_no_group_is_in_two_subsets_and_every_sample_is_in_one(data: st.DataObject) -> None:
     count = data.draw(st.integers(8, 120))
     classes = np.array(data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count)))
     drawn = data.draw(st.lists(st.integers(0, count // 2), min_size=count, max_size=count))
@@ -48,6 +48,6 @@ def test_the_seed_decides_and_the_order_of_groups_does_not_matter() -> None:
     assert one.train.tolist() == same.train.tolist() != other.train.tolist()
 
 
-def test_too_few_groups_for_the_parts_are_refused() -> None:
+def test_too_few_groups_for_the_subsets_are_refused() -> None:
     with pytest.raises(UsageError, match="1 groups are too few"):
         stratified_group_split(np.zeros(9, np.int64), ["a"] * 9, (0.8, 0.2, 0.0), seed=0)

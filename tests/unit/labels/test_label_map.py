@@ -19,7 +19,7 @@ def test_a_label_map_survives_its_file_whatever_the_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"labels": "abc"}', '{"labels": [1]}', '{"labels": ["a", "a"]}']
 )
-def test_a_file_that_is_no_label_map_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_label_map_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "labels.json"
     path.write_text(content)
     with pytest.raises(DataError):

@@ -166,7 +166,7 @@ def test_extensions_are_taken_in_any_case_with_or_without_a_dot(tmp_path: Path) 
     assert [entry.path for entry in found.entries] == ["a/x.JPG", "a/y.webp"]
 
 
-def test_a_link_that_leads_back_is_left_out_with_a_warning(
+def test_a_link_to_a_folder_that_contains_it_is_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tree(tmp_path / "root", "a/x.jpg")
@@ -195,7 +195,7 @@ def test_links_to_other_folders_and_files_are_followed(tmp_path: Path) -> None:
         ((".hidden/x.jpg",), "left out: 1 hidden"),
     ],
 )
-def test_a_root_without_an_image_is_an_error_that_says_what_is_there(
+def test_a_root_without_images_is_an_error_that_names_its_content(
     tmp_path: Path, paths: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -219,14 +219,14 @@ def test_an_undivided_list_has_no_suffix() -> None:
     assert divide_list(entries(3)) == {"": entries(3)}
 
 
-def test_no_image_is_lost_where_the_ratios_add_up_to_one() -> None:
+def test_no_image_is_lost_if_the_ratios_add_up_to_one() -> None:
     lists = divide_list(entries(11), train_ratio=0.7, test_ratio=0.3)
     assert list(lists) == ["_test", "_train"]
     assert ids(lists["_test"]) == [0, 1, 2]
     assert ids(lists["_train"]) == list(range(3, 11))
 
 
-def test_im2recs_loss_can_be_asked_for_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_im2recs_loss_of_images_is_optional_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     lists = divide_list(entries(11), train_ratio=0.7, test_ratio=0.3, exact_im2rec_ratios=True)
     assert [len(part) for part in lists.values()] == [3, 7]
     assert "1 of 11 images are in no list" in caplog.text
@@ -256,7 +256,7 @@ def test_chunks_share_one_numbering_and_are_each_divided() -> None:
     }
 
 
-def test_a_division_that_cannot_be_met_is_refused() -> None:
+def test_an_impossible_division_is_refused() -> None:
     with pytest.raises(UsageError, match=r"add up to at most 1, got 1\.0"):
         divide_list(entries(9), test_ratio=0.2)
     with pytest.raises(UsageError, match="train ratio above 0"):
@@ -283,7 +283,7 @@ def test_a_split_has_every_sample_once_and_divides_each_class() -> None:
         assert found[1:] == [round(count * 0.2), round(count * 0.1)]
 
 
-def test_a_split_depends_on_its_seed_only() -> None:
+def test_a_split_depends_only_on_its_seed() -> None:
     classes = np.repeat([0, 1, 2], 50)
     one, same, other = (stratified_split(classes, (0.8, 0.2, 0.0), seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
@@ -322,7 +322,7 @@ def test_a_share_of_zero_gets_nothing() -> None:
 
 
 @pytest.mark.parametrize("ratios", [(0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (1.2, -0.2, 0.0)])
-def test_ratios_that_are_no_shares_of_a_whole_are_refused(
+def test_ratios_that_do_not_add_up_to_one_are_refused(
     ratios: tuple[float, float, float],
 ) -> None:
     with pytest.raises(UsageError, match="add up to 1"):

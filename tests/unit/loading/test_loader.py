@@ -177,13 +177,13 @@ def test_a_batch_of_bad_samples_only_is_empty() -> None:
         assert [len(batch) for batch in loader.epoch(0)] == [0, 5, 5, 5, 3]
 
 
-def test_the_first_bad_sample_ends_the_job_by_name_unless_some_are_allowed() -> None:
+def test_the_first_bad_sample_ends_the_job_and_is_named_unless_some_are_allowed() -> None:
     with Loader(Pictures(damaged=(7,)), PREPROCESSING, 5) as loader:
         with pytest.raises(DataError, match=r"picture-7.jpg: .*truncated.*repair or remove"):
             list(loader.epoch(0))
 
 
-def test_more_bad_samples_than_allowed_are_listed_ten_by_name() -> None:
+def test_ten_of_too_many_bad_samples_are_named() -> None:
     source = Pictures(damaged=tuple(range(13)))
     bad = BadSamples(limit=12)
     with Loader(source, PREPROCESSING, 5, bad_samples=bad) as loader:
@@ -266,7 +266,7 @@ def test_leaving_an_epoch_early_stops_the_work_and_the_next_epoch_is_whole(leave
                 next(batches)
 
 
-def test_leaving_an_epoch_waits_for_the_samples_in_work_and_for_no_other() -> None:
+def test_leaving_an_epoch_waits_only_for_samples_that_are_being_decoded() -> None:
     source = Pictures(delay=0.05)
     with Loader(source, PREPROCESSING, 16, threads=1) as loader:
         batches = loader.epoch(0)
@@ -300,7 +300,7 @@ class Unplugged(Pictures):
         return super().read(index)
 
 
-def test_an_error_that_is_no_bad_sample_reaches_the_caller_at_once() -> None:
+def test_an_error_that_is_not_a_bad_sample_reaches_the_caller_at_once() -> None:
     with Loader(Unplugged(), PREPROCESSING, 5, threads=2, bad_samples=BadSamples(99)) as loader:
         seen: list[Batch] = []
         with pytest.raises(OSError, match=r"picture-12\.jpg"):

@@ -139,7 +139,7 @@ def test_the_order_is_shuffled_within_the_buffer_and_depends_on_the_seed_alone(
     assert all(number <= place + 22 for place, number in enumerate(first[0])), "buffer too large"
 
 
-def test_an_epoch_that_begins_in_its_middle_goes_on_with_the_same_samples(
+def test_an_epoch_resumed_in_its_middle_continues_with_the_same_samples(
     writers: Writers,
 ) -> None:
     whole = stream(writers.fill("a", records(40)), 40, 1 << 20)
@@ -160,7 +160,7 @@ def test_ranks_share_the_images_of_a_replicated_pipe(writers: Writers) -> None:
     assert sorted(found[0] + found[1]) == list(range(21))
 
 
-def test_a_short_pipe_is_told_and_its_images_are_used(
+def test_a_short_pipe_is_reported_and_its_images_are_used(
     writers: Writers, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = stream(writers.fill("train", records(10)), 30)
@@ -173,7 +173,7 @@ def test_a_short_pipe_is_told_and_its_images_are_used(
     assert "num_training_samples" in caplog.text
 
 
-def test_a_long_pipe_is_told_and_closed_before_its_end(
+def test_a_long_pipe_is_reported_and_closed_before_its_end(
     writers: Writers, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = stream(writers.fill("train", records(4000)), 8)
@@ -184,7 +184,7 @@ def test_a_long_pipe_is_told_and_closed_before_its_end(
     assert "expected 8 samples in a pass of train, but it has more" in caplog.text
 
 
-def test_a_run_that_stops_in_an_epoch_closes_the_pipe_at_once(writers: Writers) -> None:
+def test_stopping_within_an_epoch_closes_the_pipe_at_once(writers: Writers) -> None:
     source = stream(writers.fill("train", records(4000)), 4000)
     loader = Loader(source, PREPROCESSING, 4)
     next(loader.epoch(0))
@@ -193,7 +193,7 @@ def test_a_run_that_stops_in_an_epoch_closes_the_pipe_at_once(writers: Writers) 
     assert writers.broken == 1
 
 
-def test_a_run_that_stops_while_nobody_writes_does_not_hang(writers: Writers) -> None:
+def test_stopping_while_nobody_writes_does_not_hang(writers: Writers) -> None:
     os.mkfifo(writers.base / "train_0")
     source = stream(ChannelInput("train", writers.base / "train", mode="Pipe"), 8)
     loader = Loader(source, PREPROCESSING, 4)
@@ -246,7 +246,7 @@ Damage = Callable[[bytes], bytes]
         ),
     ],
 )
-def test_a_damaged_pipe_is_no_bad_sample_but_an_error_with_its_place(
+def test_a_damaged_pipe_is_an_error_with_its_position_and_not_a_bad_sample(
     writers: Writers, damage: Damage, message: str
 ) -> None:
     source = stream(writers.fill("train", damage(records(10))), 12)
@@ -317,7 +317,7 @@ def test_several_labels_come_as_vectors_or_as_class_numbers(
         (framed(b"0") + framed(image(1)), "expected the text of a label"),
     ],
 )
-def test_a_manifest_that_is_not_image_and_label_is_an_error(
+def test_a_manifest_that_does_not_alternate_images_and_labels_is_an_error(
     writers: Writers, content: bytes, message: str
 ) -> None:
     source = stream(as_manifest(writers.fill("train", content)), 5)
@@ -334,7 +334,7 @@ def test_a_validation_pipe_is_copied_once_and_read_at_random(writers: Writers) -
     source.close()
 
 
-def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
+def test_a_job_opens_its_pipes_as_its_hyperparameters_say(
     writers: Writers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -362,7 +362,7 @@ def test_a_job_opens_its_pipes_with_what_the_hyperparameters_say(
         ),
     ],
 )
-def test_a_pipe_needs_what_cannot_be_counted(
+def test_a_pipe_needs_hyperparameters_for_what_cannot_be_counted(
     tmp_path: Path, given: dict[str, str], message: str
 ) -> None:
     settings = settings_of(INTERFACES["mxnet"].parse(given))
@@ -372,7 +372,7 @@ def test_a_pipe_needs_what_cannot_be_counted(
 
 
 @pytest.mark.parametrize("recipe", [{"class_weights": "balanced"}, {"balanced_sampling": "1"}])
-def test_what_needs_the_classes_beforehand_is_refused_in_pipe_mode(
+def test_settings_that_need_all_classes_before_training_are_refused_in_pipe_mode(
     tmp_path: Path, recipe: dict[str, str]
 ) -> None:
     given = {"num_classes": "2", "num_training_samples": "6"} | recipe

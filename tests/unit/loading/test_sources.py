@@ -54,7 +54,7 @@ def test_shards_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path)
 
 
 @pytest.mark.parametrize("label", [-1.0, 0.5, math.nan, math.inf, 3e9])
-def test_a_label_that_is_no_class_index_is_reported_with_its_record(
+def test_a_label_that_is_not_a_class_index_is_reported_with_its_record(
     tmp_path: Path, label: float
 ) -> None:
     path = write_records(tmp_path / "data.rec", RecordHeader(0, 7), RecordHeader(label, 8))
@@ -88,7 +88,7 @@ def test_class_folders_are_samples_in_the_byte_order_of_their_names(tmp_path: Pa
     source.close()
 
 
-def test_what_is_no_sample_is_left_out_with_one_warning(
+def test_files_that_are_not_samples_are_left_out_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tree(
@@ -112,7 +112,7 @@ def test_what_is_no_sample_is_left_out_with_one_warning(
         assert part in caplog.text
 
 
-def test_clean_folders_are_read_without_a_word(
+def test_clean_folders_are_read_without_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     FolderSource(tree(tmp_path, "a/x.jpg", "b/y.jpg"))
@@ -125,7 +125,7 @@ def test_a_given_label_map_decides_the_class_indices(tmp_path: Path) -> None:
     assert source.labels.names == ("b", "a")
 
 
-def test_other_classes_than_the_label_map_has_are_listed(tmp_path: Path) -> None:
+def test_classes_that_differ_from_the_label_map_are_listed(tmp_path: Path) -> None:
     root = tree(tmp_path, "a/x.jpg", "dog/y.jpg", "c/no.txt")
     with pytest.raises(DataError) as raised:
         FolderSource(root, LabelMap(("a", "b", "c")))

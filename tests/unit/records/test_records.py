@@ -275,7 +275,7 @@ ALIGNED_DAMAGE = [row for row in DAMAGE if len(row[1]) % 4 == 0]
 
 
 @pytest.mark.parametrize("row", ALIGNED_DAMAGE, ids=[row[0] for row in ALIGNED_DAMAGE])
-def test_resync_skips_damage_and_keeps_what_is_sound(
+def test_resync_skips_damage_and_keeps_the_sound_records(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, row: tuple[str, bytes, int, int, str]
 ) -> None:
     path = write_file(tmp_path, row[1] + part(0, b"last"))
@@ -363,7 +363,7 @@ WRONG_INDICES = [
 
 
 @pytest.mark.parametrize(("index", "problem"), WRONG_INDICES)
-def test_a_wrong_index_beside_the_file_is_reported_and_not_used(
+def test_a_wrong_index_next_to_the_file_is_reported_and_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, index: str, problem: str
 ) -> None:
     path = write_file(tmp_path, TWO, index)
@@ -376,7 +376,7 @@ def test_a_wrong_index_beside_the_file_is_reported_and_not_used(
 
 
 @pytest.mark.parametrize(("index", "problem"), WRONG_INDICES)
-def test_a_wrong_index_that_was_asked_for_is_an_error(
+def test_a_wrong_index_that_is_given_explicitly_is_an_error(
     tmp_path: Path, index: str, problem: str
 ) -> None:
     path = write_file(tmp_path, TWO)
@@ -387,7 +387,7 @@ def test_a_wrong_index_that_was_asked_for_is_an_error(
     assert problem in str(raised.value)
 
 
-def test_an_index_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+def test_an_index_that_is_given_explicitly_must_exist(tmp_path: Path) -> None:
     path = write_file(tmp_path, TWO)
     with pytest.raises(
         RecordError, match=r"^\S*absent\.idx: the index cannot be read: No such file"
@@ -424,7 +424,7 @@ def test_an_index_of_split_records_is_sound(tmp_path: Path) -> None:
         assert file.index_problem is None
 
 
-def test_a_damaged_file_is_found_out_in_spite_of_its_index(tmp_path: Path) -> None:
+def test_a_damaged_file_is_detected_despite_its_index(tmp_path: Path) -> None:
     path = write_file(tmp_path, TWO[:-1], "0\t0\n1\t12\n")
     with pytest.raises(RecordError, match="damaged at byte 12, record 1"):
         RecordFile(path)
@@ -444,7 +444,7 @@ def test_a_record_too_short_for_its_header_is_reported_by_number(
                 read()
 
 
-def test_records_are_read_alike_from_many_threads(tmp_path: Path) -> None:
+def test_many_threads_read_the_same_records(tmp_path: Path) -> None:
     path = tmp_path / "data.rec"
     generator = np.random.default_rng(0)
     payloads = [generator.bytes(int(size)) for size in generator.integers(0, 5000, 300)]
@@ -483,7 +483,7 @@ def test_a_closed_file_cannot_be_read(tmp_path: Path) -> None:
         file.read(0)
 
 
-def test_a_good_file_is_opened_without_a_word(
+def test_a_sound_file_is_opened_without_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -54,7 +54,7 @@ def damage_third(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_damage_is_an_error_with_place_and_remedy(
+def test_damage_is_an_error_with_its_position_and_a_remedy(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage_third(path)
@@ -64,7 +64,7 @@ def test_damage_is_an_error_with_place_and_remedy(
     assert "inspect --on-damage resync --salvage NEW.rec" in error
 
 
-def test_salvaging_keeps_what_is_sound_and_names_what_was_lost(
+def test_salvaging_keeps_the_sound_records_and_names_the_lost_ones(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage_third(path)
@@ -94,7 +94,7 @@ def test_without_an_index_the_lost_bytes_are_counted(
     assert "5 records" in out and "no index tells which ids were in them" in out
 
 
-def test_an_index_is_written_again_with_the_ids_it_had(
+def test_a_rebuilt_index_has_the_same_ids(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = path.with_suffix(".idx")
@@ -122,7 +122,7 @@ def test_a_contact_sheet_shows_the_first_records(
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_a_record_that_is_no_picture_is_drawn_as_damaged(
+def test_a_record_that_is_not_a_picture_is_drawn_as_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RecordWriter(tmp_path / "data.rec") as writer:
@@ -218,7 +218,7 @@ def test_a_changed_record_file_is_read_or_refused_by_name(
         ),
     ),
 )
-def test_a_changed_index_changes_nothing_that_is_read(
+def test_a_changed_index_does_not_change_the_records_that_are_read(
     tmp_path_factory: pytest.TempPathFactory,
     payloads: list[bytes],
     change: tuple[str, object],
@@ -316,7 +316,7 @@ def test_a_damaged_image_header_is_damage_of_its_record(
     assert ": 5 records" in out
 
 
-def test_records_that_are_no_image_records_lose_nothing_to_resync(tmp_path: Path) -> None:
+def test_resync_keeps_records_that_are_not_image_records(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "data.rec") as writer:
         for number in range(3):
             writer.write(b"\xff" * (5 + 20 * number), number)
@@ -324,7 +324,7 @@ def test_records_that_are_no_image_records_lose_nothing_to_resync(tmp_path: Path
         assert len(file) == 3 and not file.damages
 
 
-def test_records_that_are_there_are_not_lost_because_the_index_is_wrong(
+def test_records_do_not_count_as_lost_because_the_index_is_wrong(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = path.with_suffix(".idx")
