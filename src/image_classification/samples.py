@@ -12,6 +12,11 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+THRESHOLD = 0.5
+"""The probability from which a class counts as predicted, if samples may have several."""
+IMBALANCED = 10
+"""Warn if the largest class has this many times more images than the smallest."""
+
 
 @dataclass(frozen=True)
 class Sample:

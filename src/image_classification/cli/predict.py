@@ -26,6 +26,7 @@ from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
 from image_classification.labels.label_map import LabelMap
 from image_classification.logs import Progress
+from image_classification.samples import THRESHOLD
 from image_classification.serving.codec.answers import JSON, Accept, Failure, Prediction, verbose
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CsvRows:
             return _row([str(path), "", result.reason, *cells])
         name = result.label
         if result.is_multi_label:
-            chosen = 0.5 if self._threshold is None else self._threshold
+            chosen = THRESHOLD if self._threshold is None else self._threshold
             name = "|".join(result.labels_from(chosen))
         return _row([str(path), name, "", *self._probabilities(result)])
 

@@ -24,7 +24,7 @@ MAX_ID = (1 << 64) - 1
 _MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 _log = logging.getLogger(__name__)
 
 
@@ -220,7 +220,7 @@ def _check_ratios(train_ratio: float, test_ratio: float) -> None:
             "expected a train ratio above 0 up to 1 and a test ratio from 0 to below 1, "
             f"got {train_ratio} and {test_ratio}"
         )
-    if train_ratio + test_ratio > 1 + _ROUNDING:
+    if train_ratio + test_ratio > 1 + ROUNDING:
         raise UsageError(
             f"expected ratios that add up to at most 1, got {train_ratio} + {test_ratio}; "
             f"for a test list of {test_ratio} use a train ratio of {1 - test_ratio:g} or less"
@@ -238,7 +238,7 @@ def _divide(
     if test:
         lists[f"{suffix}_test"] = chunk[:test_count]
     rest = chunk[test_count:]
-    has_validation = train + test < 1.0 if exact else train + test < 1.0 - _ROUNDING
+    has_validation = train + test < 1.0 if exact else train + test < 1.0 - ROUNDING
     if has_validation:
         lists[f"{suffix}_val"] = rest[train_count:]
     elif not exact:

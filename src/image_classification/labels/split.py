@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.errors import UsageError
+from image_classification.labels.lists import ROUNDING
 from image_classification.samples import IntArray
-
-_ROUNDING = 1e-9
 
 
 class Split(NamedTuple):
@@ -104,7 +103,7 @@ def stratified_group_split(
 def _check_ratios(ratios: tuple[float, float, float]) -> None:
     train_ratio, validation_ratio, test_ratio = ratios
     total = train_ratio + validation_ratio + test_ratio
-    if min(ratios) < 0 or not abs(total - 1) <= _ROUNDING or train_ratio <= 0:
+    if min(ratios) < 0 or not abs(total - 1) <= ROUNDING or train_ratio <= 0:
         raise UsageError(
             "expected shares of train (above 0), validation and test that add up to 1, got "
             f"{train_ratio}, {validation_ratio} and {test_ratio}"

@@ -15,8 +15,8 @@ from image_classification.labels.tree import class_name
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars
 from image_classification.prepare.encode import EncodedImage
+from image_classification.samples import IMBALANCED
 
-_IMBALANCED = 10  # times more images in the largest class than in the smallest
 _NAMED = 10  # classes in a remark
 _MOST_PICTURES = 24  # in a section of the page; about 4 KB each
 
@@ -142,7 +142,7 @@ class Findings:
         if self.contradicting:
             yield f"images with equal bytes in several classes: {len(self.contradicting)}"
         totals = self.class_totals()
-        if min(totals) and max(totals) >= _IMBALANCED * min(totals):
+        if min(totals) and max(totals) >= IMBALANCED * min(totals):
             yield (
                 f"the largest class has {max(totals)} images, the smallest {min(totals)}: accuracy "
                 "hides how the model does on the small classes"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classification.samples import FloatArray, IntArray
+from image_classification.samples import THRESHOLD, FloatArray, IntArray
 from image_classification.training import evaluation
 from image_classification.training.evaluation import Outcomes
 
@@ -187,7 +187,7 @@ def _decisions(
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        is_correct = ((probabilities >= evaluation.THRESHOLD) == (targets > 0)).ravel()
+        is_correct = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
     else:
         confidence = probabilities.max(axis=1)
         is_correct = probabilities.argmax(axis=1) == targets

@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classification.errors import DataError
-from image_classification.samples import Batch, FloatArray, IntArray, UInt8Array
+from image_classification.samples import THRESHOLD, Batch, FloatArray, IntArray, UInt8Array
 
 POSITIVE_CLASS = 1
 """The second class of the label map."""
-
-THRESHOLD = 0.5
 
 _Counts = npt.NDArray[np.float64]
 

@@ -13,11 +13,11 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.prepare.check import Measurement, Problem, Severity, Subset
 from image_classification.prepare.check.duplicates import duplicate_problems
 from image_classification.prepare.check.measure import has_perceptual_hash, measure
+from image_classification.samples import IMBALANCED
 
 _TINY_SIDE = 32  # pixels of the shorter side
 _HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
 _ODD_ASPECT = 3.0  # a crop shows a third of such an image
-_IMBALANCED = 10  # times more images in the largest class than in the smallest
 _NAMED = 10
 
 # Files and folders that deserve a warning; all others are a note.
@@ -105,7 +105,7 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
     if not present:  # every label is out of range
         return
     most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
-    if present[most] >= _IMBALANCED * present[least]:
+    if present[most] >= IMBALANCED * present[least]:
         message = (
             f"{subset.name}: {present[most]} images of {most}, but {present[least]} of {least}"
         )

@@ -25,7 +25,7 @@ import numpy as np
 from image_classification.contract.interface import AnswerForm
 from image_classification.errors import RequestError
 from image_classification.labels.label_map import LabelMap
-from image_classification.samples import FloatArray
+from image_classification.samples import THRESHOLD, FloatArray
 
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"
@@ -264,7 +264,7 @@ def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
         "predicted_label": prediction.label,
     }
     if prediction.is_multi_label:
-        threshold = 0.5 if accept.threshold is None else accept.threshold
+        threshold = THRESHOLD if accept.threshold is None else accept.threshold
         answer["predicted_labels"] = prediction.labels_from(threshold)
     return answer
 

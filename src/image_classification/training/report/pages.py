@@ -12,12 +12,12 @@ from typing import Any
 
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.pages import charts, render
+from image_classification.samples import IMBALANCED
 from image_classification.training.calibration import Reliability
 from image_classification.training.checkpoint import EpochRecord
 from image_classification.training.evaluation import confusions, per_class
 from image_classification.training.results import MOST_MISTAKES, Results
 
-_IMBALANCED = 10  # times more images in the largest class than in the smallest
 _MOST_NAMED = 10  # classes in a remark
 _MOST_BAD = 200  # unusable images in the report
 _MOST_CONFUSIONS = 15
@@ -214,7 +214,7 @@ def _remarks(names: Sequence[str], class_counts: Mapping[str, Sequence[int]]) ->
             more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
             remarks.append(f"{split} has no image of {', '.join(absent[:_MOST_NAMED])}{more}")
         present = [count for count in counts if count]
-        if present and max(present) >= _IMBALANCED * min(present):
+        if present and max(present) >= IMBALANCED * min(present):
             remarks.append(
                 f"{split}: the largest class has {max(present)} images, the smallest "
                 f"{min(present)}: the accuracy says little about the small classes"
