@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from image_classification.artifact import Artifact
+from image_classification.backends.base import Engine
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
@@ -25,7 +26,7 @@ from image_classification.training.loop import EpochObserver, Loop
 from image_classification.training.output import write_artifact, write_predictions
 from image_classification.training.report.history import history_writer, tensorboard_writer
 from image_classification.training.request import JobRequest, read_request
-from image_classification.training.results import measure
+from image_classification.training.results import Results, measure
 from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
@@ -50,28 +51,19 @@ def run_job(
         Heartbeat().running("opening the channels") as heartbeat,
         watched(read_cluster(paths), failure_file),
     ):
-        request = read_request(paths, overrides)
-        inputs = open_inputs(
-            request.channels,
-            request.settings,
-            request.interface.training_channel,
-            is_sharded=request.is_sharded,
-            should_stop=stop.is_set,
-        )
-        request = replace(request, settings=final_settings(request.settings, inputs))
-        log_settings(request, inputs)
-        model_channel = request.channels.get("model")
-        weights = channel_weights(request.settings, inputs.labels, model_channel)
+        request, inputs = _open(paths, overrides, stop)
+        settings, model_channel = request.settings, request.channels.get("model")
+        weights = channel_weights(settings, inputs.labels, model_channel)
 
         heartbeat.now("building the network")
         world = world_of(request.cluster)
-        engine, started_from = start_engine(request.settings, inputs, weights, model_channel, world)
+        engine, started_from = start_engine(settings, inputs, weights, model_channel, world)
         stop.begin_training()
         try:
             group = ProcessGroup(engine, world)
-            inputs = agreed(inputs, request.settings, group, is_sharded=request.is_sharded)
+            inputs = agreed(inputs, settings, group, is_sharded=request.is_sharded)
             on_cpu = engine.device == "cpu"
-            with open_loaders(request.settings, inputs, world, on_cpu=on_cpu) as loaders:
+            with open_loaders(settings, inputs, world, on_cpu=on_cpu) as loaders:
                 loop = _loop_of(request, inputs, loaders, group, stop)
                 heartbeat.now(loop.journal.still)
                 _train(loop, request)
@@ -80,15 +72,28 @@ def run_job(
                     heartbeat.now("measuring the best weights")
                     results = measure(request, inputs, loaders, loop, started_from)
             heartbeat.now("writing the artifact, which the first host does")
-            artifact = None
-            if results is not None:
-                write_predictions(paths.output_data / PREDICTIONS_FILE, results)
-                artifact = write_artifact(paths.model, results, engine)
-                _logger.info("%s; artifact in %s", results.line(), paths.model)
+            artifact = _write(paths, results, engine) if results else None
             group.wait()  # a host that ends before the first one has saved ends the whole job
         finally:
             engine.release()
     return artifact
+
+
+def _open(
+    paths: JobPaths, overrides: Mapping[str, str] | None, stop: StopRequest
+) -> tuple[JobRequest, Inputs]:
+    """Return the request with its final settings, and the opened data."""
+    request = read_request(paths, overrides)
+    inputs = open_inputs(
+        request.channels,
+        request.settings,
+        request.interface.training_channel,
+        is_sharded=request.is_sharded,
+        should_stop=stop.is_set,
+    )
+    request = replace(request, settings=final_settings(request.settings, inputs))
+    log_settings(request, inputs)
+    return request, inputs
 
 
 def _loop_of(
@@ -129,3 +134,10 @@ def _observers(request: JobRequest) -> list[EpochObserver]:
     if request.settings.tensorboard:
         observers.append(tensorboard_writer(request.paths.tensorboard))
     return observers
+
+
+def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
+    write_predictions(paths.output_data / PREDICTIONS_FILE, results)
+    artifact = write_artifact(paths.model, results, engine)
+    _logger.info("%s; artifact in %s", results.line(), paths.model)
+    return artifact

@@ -52,7 +52,7 @@ def _named(target: Any, names: Sequence[str]) -> dict[str, object]:
 
 def write_artifact(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:
     """Write the artifact of `engine`, which holds the best weights, to `directory`."""
-    description = _description(results)
+    description = manifest_of(results)
     preprocessing = _served_preprocessing(results.settings)
     report = report_page(results, description)
     card = model_card(results, description, preprocessing)
@@ -129,7 +129,8 @@ def _position(epoch: int, cut_after: int) -> dict[str, Any]:
     return {"epoch": epoch + 1} | ({"step": cut_after} if cut_after else {})
 
 
-def _description(results: Results) -> dict[str, Any]:
+def manifest_of(results: Results) -> dict[str, Any]:
+    """Return the manifest's description of a job and its model."""
     settings, history = results.settings, results.history
     best = history.epochs[history.best_epoch]
     measured: dict[str, Any] = {
