@@ -181,7 +181,7 @@ class Checkpoints:
                 continue
             if content["job"] != self._identity:
                 raise UserError(
-                    f"{self._directory}: the checkpoints there belong to another job: "
+                    f"{self._directory}: its checkpoints belong to another job: "
                     f"{_difference(content['job'], self._identity)}; give this job an empty "
                     "checkpoint location"
                 )
@@ -279,8 +279,8 @@ def newest_checkpoint(
         return None
     if done > epochs:
         raise UserError(
-            f"the checkpoints are of {done} epochs, the job has epochs={epochs}: "
-            "set more epochs, or give it an empty checkpoint location"
+            f"the checkpoints have {done} epochs, but the job has epochs={epochs}: set more "
+            "epochs, or give the job an empty checkpoint location"
         )
     return found
 

@@ -71,7 +71,7 @@ def run_job(
                 if group.is_leader:
                     heartbeat.now("measuring the best weights")
                     results = measure(request, inputs, loaders, loop, started_from)
-            heartbeat.now("writing the artifact, which the first host does")
+            heartbeat.now("writing the artifact on the first host")
             artifact = _write(paths, results, engine) if results else None
             group.wait()  # a host that ends before the first one has saved ends the whole job
         finally:

@@ -191,7 +191,7 @@ class SilentJournal(Journal):
     """Writes nothing: metrics are scraped from every host's log, so only the leader writes them."""
 
     def still(self) -> str:
-        return "Still training with the other hosts; the first one logs how far the job is"
+        return "Still training with the other hosts; the first host logs the progress"
 
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         pass

@@ -97,7 +97,7 @@ class Validation:
         batches = _while_in_time(self.is_out_of_time, self.loader.epoch(0, shuffle=True))
         outcomes = self._outcomes(batches, epoch)
         seen, count = len(outcomes.keys), len(self.loader.source)
-        _logger.warning("Stopping: validated on %d of %d images, taken at random", seen, count)
+        _logger.warning("Stopping: validated on %d of %d images, chosen at random", seen, count)
         return outcomes
 
     def measure(

@@ -282,7 +282,7 @@ def test_a_needed_validation_ends_in_time_with_random_images_and_is_repeated_aft
     assert engine.steps == 3 and len(first.history.epochs) == 1
     keys = first.evaluate().keys
     assert len(keys) == 4 and set(keys) != {f"sample{number}" for number in range(4)}
-    assert "validated on 4 of 10 images, taken at random" in caplog.text
+    assert "validated on 4 of 10 images, chosen at random" in caplog.text
     second, rest = prepare_loop([0.8, 0.9])
     second.checkpoints = Checkpoints(tmp_path, {})
     second.resume()
