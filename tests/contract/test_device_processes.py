@@ -41,7 +41,7 @@ def start_processes(base: Path, count: int = 2) -> subprocess.Popen[str]:
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """The process numbers of its ranks, in their order."""
+    """Return the process ids of its ranks in order."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return sorted(map(int, children))
 

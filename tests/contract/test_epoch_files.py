@@ -62,7 +62,7 @@ def test_a_job_without_tensorboard_has_no_event_files(trained_job: Path) -> None
 
 
 def records(content: bytes) -> Iterator[bytes]:
-    """The records of a TFRecord file; both checksums are compared."""
+    """Return the records of a TFRecord file after checking both checksums."""
     crc32c = pytest.importorskip("google_crc32c")
 
     def masked(data: bytes) -> int:
@@ -81,7 +81,7 @@ def records(content: bytes) -> Iterator[bytes]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, object]]:
-    """(number, value) of a protocol buffer: integers of varints, bytes of all else."""
+    """Return (number, value) of a protocol buffer: integers of varints, bytes of other types."""
     place = 0
 
     def varint() -> int:

@@ -24,7 +24,7 @@ Start = Callable[[int, int], list[subprocess.Popen[str]]]
 def start(
     tmp_path: Path, write_class_folders: ClassFolders, request: pytest.FixtureRequest
 ) -> Start:
-    """Start three hosts with so many images a class; all are killed at the end of the test."""
+    """Start three hosts with `per_class` images per class; the end of the test kills all."""
     if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains on one host")
 

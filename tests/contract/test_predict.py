@@ -16,7 +16,7 @@ from tests.contract.jobs import run_command
 
 @pytest.fixture
 def photos(small_channels: dict[str, Path], tmp_path: Path) -> Path:
-    """A folder with a sub-folder: nine images, one of them broken, and what is no image."""
+    """A folder with a subfolder: nine images, one of them broken, and a file that is no image."""
     root = tmp_path / "photos"
     for name in ("blue", "green", "red"):
         (root / name).mkdir(parents=True)

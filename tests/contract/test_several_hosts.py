@@ -22,7 +22,7 @@ from tests.contract.jobs import read_to, run_train, write_job
 
 @pytest.fixture(autouse=True)
 def backend_of_several_hosts() -> None:
-    """The others refuse such a job; their own tests say so."""
+    """The other backends refuse such a job; their own tests cover that."""
     if jobs.BACKEND in jobs.ONE_HOST:
         pytest.skip(f"backend {jobs.BACKEND} trains on one host")
 

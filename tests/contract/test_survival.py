@@ -50,7 +50,7 @@ def channels(
 
 
 def start(base: Path, *, like_process_1: bool = False) -> subprocess.Popen[str]:
-    """The job in a process of its own; for process 1 of a container SIGTERM has no default."""
+    """Start the job in a process; like process 1 of a container it has no default for SIGTERM."""
     ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN) if like_process_1 else None
     try:
         return _start(base)  # what is ignored here is ignored there until a handler is installed
@@ -83,7 +83,7 @@ def metrics_of(base: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, channels: dict[str, Path]) -> Path:
-    """The job, left alone; `seconds` holds how long it trained."""
+    """The job without interruptions; `seconds` holds its training time."""
     base = write_job(tmp_path_factory.mktemp("whole") / "ml", JOB, channels)
     (base / "checkpoints").mkdir()
     process = start(base)
@@ -241,7 +241,7 @@ def test_sigterm_during_the_opening_of_channels_ends_process_1_at_once_and_write
 
 
 def await_reader(process: subprocess.Popen[str], fifo: Path) -> int:
-    """A descriptor that holds the FIFO open, once the process reads it."""
+    """Return a descriptor that holds the FIFO open, once the process reads it."""
     while True:
         assert process.poll() is None, process.communicate()[0]
         try:

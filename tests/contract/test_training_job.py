@@ -147,7 +147,7 @@ def test_a_gray_model_trains(tmp_path: Path, small_channels: dict[str, Path]) ->
 
 
 def failed(base: Path) -> tuple[str, str]:
-    """(failure file, standard error) of a job that a user's mistake must end with exit code 2."""
+    """Return (failure file, standard error) of a job; it must end with exit code 2."""
     done = run_train(base)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -19,7 +19,7 @@ from image_classification.training.evaluation import Outcomes, cross_entropy, so
 
 
 def outcomes_of(true_temperature: float, samples: int = 4000, classes: int = 5) -> Outcomes:
-    """Targets drawn from softmax(logits); the model says softmax(logits × true_temperature)."""
+    """Return targets drawn from softmax(logits), predicted as softmax(logits × true_temperature)."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (samples, classes)).astype(np.float32)
     thresholds = softmax(logits).cumsum(axis=1)
@@ -91,7 +91,7 @@ def test_calibration_that_cannot_help_changes_nothing_and_gives_the_reason(
 
 
 def test_a_lower_loss_with_a_higher_calibration_error_is_refused() -> None:
-    """Nearly all the loss is of few sure errors: the best temperature makes all others doubt."""
+    """A few confident mistakes dominate the loss: the best temperature hurts all other samples."""
     sure, doubtful = [0.999, 0.0005, 0.0005], [0.52, 0.24, 0.24]
     probabilities = np.array([sure] * 200 + [doubtful] * 1000, np.float32)
     targets = np.array([0] * 194 + [1] * 6 + [0] * 520 + [1] * 480)

@@ -29,7 +29,7 @@ def open_job(channels: Mapping[str, Path], **hyperparameters: object) -> Inputs:
 
 @pytest.fixture
 def records(tmp_path: Path, jpeg: bytes) -> dict[str, Path]:
-    """Channels of four records of two classes each, as im2rec makes them: no names anywhere."""
+    """Return channels of four records of two classes, as im2rec makes them: without names."""
     channels = {}
     for name in ("train", "validation"):
         channels[name] = tmp_path / name

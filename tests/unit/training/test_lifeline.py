@@ -18,7 +18,7 @@ SOON = 10.0
 
 
 class Job:
-    """The lifelines of a job's hosts; what each of them lost comes to `losses`, then `stuck`."""
+    """Return the lifelines of a job's hosts; they append their losses to `losses` and `stuck`."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -48,7 +48,7 @@ def job() -> Iterator[Job]:
 
 
 def pretend(port: int, *lines: str) -> socket.socket:
-    """A process that says these lines and no more."""
+    """Start a process that sends only these lines."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall("".join(f"{line}\n" for line in lines).encode())
     return connection

@@ -59,7 +59,7 @@ class Result:
 
 @dataclass
 class RecordingEngine:
-    """Writes down what it is given; its accuracy in each epoch is decided in advance.
+    """Records its input; its accuracy in each epoch is decided in advance.
 
     Its one weight counts the epochs, so the state tells which epoch it came from.
     """
@@ -219,7 +219,7 @@ def test_a_batch_of_bad_samples_alone_makes_no_step() -> None:
 
 
 def resume_at(steps: int, tmp_path: Path, **given: str) -> tuple[Loop, RecordingEngine]:
-    """A job stopped after `steps` and resumed: its second loop, and what the engines got."""
+    """Stop a job after `steps` and resume it; return its second loop and the engines' input."""
     first, engine = prepare_loop([0.8, 0.9], **given)
     first.checkpoints = Checkpoints(tmp_path, {})
     first.should_stop = lambda: engine.steps >= steps
@@ -344,7 +344,7 @@ def test_max_minutes_counts_the_time_before_an_interruption_and_stops_like_sigte
 
 
 def run_uneven(right_share: list[float], **given: str) -> RecordingEngine:
-    """What the engine gets of eight samples of class 0 and two of class 1."""
+    """Train on eight samples of class 0 and two of class 1; return the engine."""
     loop, engine = prepare_loop(right_share, **given)
     loop.training.source.class_indices = np.repeat([0, 1], [8, 2])  # type: ignore[misc]
     loop.run()

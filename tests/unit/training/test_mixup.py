@@ -74,7 +74,7 @@ def test_targets_are_mixed_by_the_share_and_add_to_one() -> None:
 def test_the_loss_of_a_mixture_is_the_blend_of_both_weighted_losses(
     weights: tuple[float, ...],
 ) -> None:
-    """Blending weights and targets apart would give a rare class's weight to its partner too."""
+    """Mixing weights and targets separately would give a rare class's weight to its partner too."""
     generator, share = np.random.default_rng(5), 0.7
     targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
     given = np.array(weights, np.float32)
