@@ -38,7 +38,7 @@ def flowers(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def lists(flowers: dict[str, Path], root: Path, multi_label: bool) -> dict[str, Path]:
-    """Return the four channels of images and lists; with multiple labels the last is "not a daisy"."""
+    """Return the channels of images and lists; of multiple labels the last is "not a daisy"."""
     channels = dict(flowers)
     for name, folder in flowers.items():
         lines = []

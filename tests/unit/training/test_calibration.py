@@ -19,7 +19,7 @@ from image_classification.training.evaluation import Outcomes, cross_entropy, so
 
 
 def outcomes_of(true_temperature: float, samples: int = 4000, classes: int = 5) -> Outcomes:
-    """Return targets drawn from softmax(logits), predicted as softmax(logits × true_temperature)."""
+    """Return targets drawn from softmax(logits); the model gives softmax(logits × temperature)."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (samples, classes)).astype(np.float32)
     thresholds = softmax(logits).cumsum(axis=1)

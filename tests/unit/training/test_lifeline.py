@@ -18,7 +18,7 @@ SOON = 10.0
 
 
 class Job:
-    """Return the lifelines of a job's hosts; they append their losses to `losses` and `stuck`."""
+    """The lifelines of a job's hosts; each loss arrives in `losses`, later in `stuck`."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -48,7 +48,7 @@ def job() -> Iterator[Job]:
 
 
 def pretend(port: int, *lines: str) -> socket.socket:
-    """Start a process that sends only these lines."""
+    """Connect like a process that sends only these lines."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall("".join(f"{line}\n" for line in lines).encode())
     return connection
