@@ -297,7 +297,7 @@ def _write_shards(
                 findings.add(shard.split, image, write(image) if is_usable else 0)
                 written += [image.entry] if is_usable else []
         write_list(channel / f"{shard.stem}.lst", written)
-        findings.splits[shard.split].files.append(shard.stem)
+        findings.add_shard(shard.split, shard.stem)
     run.finish(plan.max_bad)
 
 

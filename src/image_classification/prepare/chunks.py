@@ -64,6 +64,14 @@ class ChunkContent:
     class_counts: Counter[float] = field(default_factory=Counter)
     skipped: list[EncodedImage] = field(default_factory=list)
 
+    def add(self, image: EncodedImage) -> None:
+        """Count the next image of the list."""
+        self.stop += 1
+        if image.reason is None:
+            self.class_counts[image.entry.labels[0]] += 1
+        else:
+            self.skipped.append(image)
+
     def to_json(self) -> dict[str, Any]:
         """Return the content as JSON can hold it; `from_json` reads it back."""
         return {
@@ -210,11 +218,9 @@ class RecordChunks:
 
     def add(self, image: EncodedImage) -> None:
         """Take the next image of the list: store it, or note that it is skipped."""
-        self._content.stop += 1
+        self._content.add(image)
         if image.reason is not None:
-            self._content.skipped.append(image)
             return
-        self._content.class_counts[image.entry.labels[0]] += 1
         self._size += self._writer()(image)
         if self._chunk_bytes is not None and self._size >= self._chunk_bytes:
             self._end_chunk()

@@ -61,6 +61,15 @@ class SplitFindings:
     size_bytes: int = 0
     left_out: list[ListedImage] = field(default_factory=list)
 
+    def add(self, image: ListedImage, class_index: int, size: int) -> None:
+        """Count one image, written in `size` bytes or unusable."""
+        if image.reason is not None:
+            self.left_out.append(image)
+            return
+        self.images += 1
+        self.size_bytes += size
+        self.class_counts[class_index] += 1
+
 
 class Findings:
     """What a host finds and writes, from the first image to the report.
@@ -90,15 +99,15 @@ class Findings:
 
     def add(self, split: str, image: EncodedImage, size: int) -> None:
         """Count one image, written in `size` bytes or unusable."""
-        findings, class_index = self.splits[split], int(image.entry.labels[0])
+        class_index = int(image.entry.labels[0])
         listed = ListedImage(split, image.entry.path, self.labels.names[class_index], image.reason)
-        if image.reason is not None:
-            findings.left_out.append(listed)
-            return
-        findings.images += 1
-        findings.size_bytes += size
-        findings.class_counts[class_index] += 1
-        self._by_digest.setdefault(image.digest, []).append(listed)
+        self.splits[split].add(listed, class_index, size)
+        if image.reason is None:
+            self._by_digest.setdefault(image.digest, []).append(listed)
+
+    def add_shard(self, split: str, stem: str) -> None:
+        """Note the files of a shard that is complete."""
+        self.splits[split].files.append(stem)
 
     @property
     def images(self) -> int:
