@@ -17,8 +17,6 @@ from typing import cast
 from image_classification.backends.base import Catalog, EngineModule, Framework, Launcher
 from image_classification.errors import BackendError, ImageClassificationError
 
-_DISTRIBUTION = "sagemaker-image-classification"
-
 
 def names() -> tuple[str, ...]:
     """Return the names of all backends, sorted; their frameworks may not be installed."""
@@ -101,7 +99,7 @@ def import_errors(need: str, extra: str, requirements: str = "") -> Iterator[Non
         install = f"install it with {requirements}" if requirements else "install it"
         raise BackendError(
             f"{need}, which could not be imported ({type(error).__name__}: {error}); "
-            f"{install}: pip install '{_DISTRIBUTION}[{extra}]'"
+            f"{install}: pip install 'sagemaker-image-classification[{extra}]'"
         ) from error
 
 

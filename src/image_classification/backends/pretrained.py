@@ -66,9 +66,12 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
     Raises:
         ArtifactError: the file is damaged, altered or of another network.
     """
-    baked = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
-    if baked is not None and baked.is_file():
-        named = _read_safetensors(baked)
+    path = weights_dir / f"{backbone.name}.safetensors" if weights_dir else None
+    if path is not None and path.is_file():
+        try:
+            named = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
     else:
         installed = _find_installed(backbone)
         if installed is None:
@@ -84,13 +87,6 @@ def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
     """
     folder, name = (weights_dir / backbone.name).parent, Path(backbone.name).name
     return any(folder.glob(f"{name}.*")) or _find_installed(backbone) is not None
-
-
-def _read_safetensors(path: Path) -> State:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _find_installed(backbone: Backbone) -> Path | None:

@@ -13,8 +13,6 @@ _SECONDS_TO_STOP = 115.0  # after SIGTERM, to write the artifact; the platform k
 _SECONDS_TO_FAIL = 30.0  # for the other processes to write the reason when one has failed
 _PAUSE_SECONDS = 0.2
 
-_Processes = Sequence[subprocess.Popen[bytes]]
-
 
 def launch(arguments: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
     """See `base.Launcher`."""
@@ -48,11 +46,11 @@ def _start(arguments: Sequence[str], added: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def _are_running(processes: _Processes) -> bool:
+def _are_running(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
     return any(process.poll() is None for process in processes)
 
 
-def _end(processes: _Processes, number: int, seconds: float) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]], number: int, seconds: float) -> None:
     """Send a signal to all and wait for their end, at most `seconds`."""
     for process in processes:
         process.send_signal(number)

@@ -1,7 +1,5 @@
 """What every backend does alike in a training step: its samples, dropout and precision."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class StepSamples:
     is_whole: bool
 
     @classmethod
-    def of(cls, weights: FloatArray) -> StepSamples:
+    def of(cls, weights: FloatArray) -> "StepSamples":
         """Select the samples of a batch by their weights, float32 (N,), 0 or more."""
         weights = np.asarray(weights, dtype=np.float32)
         indices = np.flatnonzero(weights)

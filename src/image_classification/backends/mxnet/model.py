@@ -1,7 +1,5 @@
 """A network with its weights on a device: features and logits in training and prediction mode."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -299,7 +297,7 @@ class NetworkTensors:
         """Wait for the device and return copies by neutral name."""
         return {**self.learned.read(), **self.fixed.read()}
 
-    def approach(self, newest: NetworkTensors, decay: float) -> None:
+    def approach(self, newest: "NetworkTensors", decay: float) -> None:
         """Set self = decay · self + (1 − decay) · newest."""
         for mine, theirs in ((self.learned, newest.learned), (self.fixed, newest.fixed)):
             if decay == 0:  # also if it contained NaN

@@ -221,7 +221,7 @@ class _TensorFlowEngine:
     def _inputs(self, batch: Batch, samples: step.StepSamples, share: float) -> tuple[Any, ...]:
         images = samples.picked(batch.images)
         targets = samples.picked(np.asarray(batch.targets, np.float32))
-        shape = (len(images), self._model.trunk.width)
+        shape = len(images), self._model.trunk.width
         kept = step.kept_features(self._spec, shape, self._steps, self._rank)
         factors: FloatArray = np.ones((1, 1), np.float32)
         if kept is not None:
