@@ -24,7 +24,7 @@ class Loss:
     """What was lost to damage.
 
     Attributes:
-        skipped_bytes: in all damaged places.
+        skipped_bytes: in all damage together.
         lost_keys: keys of the old index that no sound record has, in file order; None without a
             readable index.
     """
@@ -88,7 +88,7 @@ def _keys(file: RecordFile) -> list[int]:
 
 
 def measure_loss(file: RecordFile) -> Loss:
-    """Measure what the damaged places of a resynchronized file held, as far as its index tells."""
+    """Measure what a resynchronized file has lost, as far as its index tells."""
     skipped = sum(damage.skipped_bytes for damage in file.damages)
     try:
         index = read_index(file.path.with_suffix(INDEX_SUFFIX))

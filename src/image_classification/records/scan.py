@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Damage:
-    """A place that was skipped.
+    """Damage that was skipped.
 
     Attributes:
         position: byte offset of the damage.
