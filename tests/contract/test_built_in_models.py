@@ -84,5 +84,5 @@ def test_a_damaged_archive_is_refused_and_nothing_is_written(archive: Path, tmp_
     params.write_bytes(params.read_bytes()[:-100])
     done = run_command("export", "--from-mxnet", params.parent, "--output", tmp_path / "model")
     assert done.returncode == 2
-    assert "image-classification-0007.params, byte " in done.stderr and "cut short" in done.stderr
+    assert "image-classification-0007.params, byte " in done.stderr and "truncated" in done.stderr
     assert not (tmp_path / "model").exists()
