@@ -4,6 +4,4 @@ Importing the package loads no deep-learning framework; `training/job.py` and
 `serving/app.py` are the two stories to read first.
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"

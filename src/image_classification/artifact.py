@@ -13,8 +13,6 @@
 No links, no pickle, no code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping

@@ -22,8 +22,6 @@
 A message says what was expected, what came (name and value) and what to do.
 """
 
-from __future__ import annotations
-
 
 class ImageClassificationError(Exception):
     """Base of every error raised on purpose; `prefix` begins its line in the failure file."""

@@ -1,7 +1,5 @@
 """Evaluate an artifact: open labeled images, and predict each one through the serving path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Export without training: a pretrained backbone, a built-in's model, other formats, weights."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path

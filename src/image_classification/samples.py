@@ -1,7 +1,5 @@
 """The values between the parts: a source gives a `Sample`, the loader a `Batch`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -6,8 +6,6 @@ on to it. The job ends with the script's exit code, and the last line that the s
 standard error is the reason of a failure.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

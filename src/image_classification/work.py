@@ -1,7 +1,5 @@
 """Runs a function over many items in threads: results in order, bounded memory."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

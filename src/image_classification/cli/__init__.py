@@ -4,8 +4,6 @@ Only the module of the command that is asked for is imported: all of them take 0
 every start of a server would pay. A command imports its framework when it runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

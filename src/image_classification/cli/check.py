@@ -1,7 +1,5 @@
 """`image-classification check`: what is wrong with a data set, before it is trained on."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import Counter

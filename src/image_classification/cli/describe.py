@@ -1,7 +1,5 @@
 """`image-classification describe`: print the CreateAlgorithm request of an interface as JSON."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """`evaluate`: the metrics of an artifact on labeled images, through the serving path."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`export` and `weights`: artifacts without training, other formats, and weights to start from."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

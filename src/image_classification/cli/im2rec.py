@@ -4,8 +4,6 @@ With `--list` it writes lists, without it packs the lists of PREFIX. docs/record
 intended differences from im2rec.py 1.9.1 and how to restore its behavior.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

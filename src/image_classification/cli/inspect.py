@@ -1,7 +1,5 @@
 """`image-classification inspect` and `rec2idx`: what is in a record file, and its index."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """`image-classification list`: the images of a folder tree as lists (.lst) with their classes."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`image-classification pack`: the images of a list in a record file."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import fields

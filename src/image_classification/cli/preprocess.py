@@ -1,7 +1,5 @@
 """`image-classification preprocess`: from images as downloaded to channels of a training job."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path

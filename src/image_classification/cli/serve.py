@@ -1,7 +1,5 @@
 """`serve`: the server of the container, in the container or on a laptop."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`image-classification train`: run a training job, in the container or on a laptop."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ Shapes, limits and enumerations are those of the service model in botocore
 (`sagemaker/2017-07-24/service-2.json`); a test validates the request against it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Channels, the named inputs of a job: what an interface declares and what a job has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Nothing else reads the environment; `serving/server` passes one variable on to i
 docs/environment.md is written from this table.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

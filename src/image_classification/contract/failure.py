@@ -1,7 +1,5 @@
 """Failure reports: the reason of an exception for the platform, and the exit code."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import traceback

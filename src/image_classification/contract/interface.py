@@ -4,8 +4,6 @@
 this object for defaults, spellings, log lines and the form of answers, and never compares its name.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

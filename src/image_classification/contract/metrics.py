@@ -7,8 +7,6 @@ regular expressions do not match an `e`.
 
 # ruff: noqa: ARG002 - a built-in's lines do not use every argument that they get
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

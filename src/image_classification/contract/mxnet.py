@@ -4,8 +4,6 @@ Names, meanings, ranges and defaults are those of the public developer guide
 (IC-Hyperparameter.md); file conventions are those of published notebooks.
 """
 
-from __future__ import annotations
-
 from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameter import choice, flag, integer, real, text
 from image_classification.contract.shared import SharedHyperparameters

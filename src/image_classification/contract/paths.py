@@ -1,7 +1,5 @@
 """The files of a job, and its hosts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Presets: named tables of hyperparameter values. The values that a job sets itself win."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

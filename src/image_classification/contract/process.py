@@ -1,7 +1,5 @@
 """The CPUs and GPUs of this process, and the environment of libraries and child processes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Those that neither built-in has are off by default.
 """
 
-from __future__ import annotations
-
 from image_classification.contract.hyperparameter import (
     Hyperparameter,
     Hyperparameters,

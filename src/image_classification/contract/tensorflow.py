@@ -4,8 +4,6 @@ Names, meanings, ranges and defaults are those of the public developer guide
 (IC-TF-Hyperparameter.md), with all three spellings of `train_only_top_layer`.
 """
 
-from __future__ import annotations
-
 from image_classification.contract.channels import MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameter import choice, flag, integer, real
 from image_classification.contract.shared import SharedHyperparameters

@@ -9,8 +9,6 @@ little more than the region (see `jpeg_regions`). Both libraries release the int
 they decode.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Pixels to files: JPEG, PNG, and the thumbnails of pages."""
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path

@@ -11,8 +11,6 @@ Sources: JPEG: ITU-T T.81, annex B; PNG: specification, third edition; GIF89a; W
 Microsoft's BITMAPINFOHEADER; EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF 6.0, section 2.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

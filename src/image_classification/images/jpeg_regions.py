@@ -21,8 +21,6 @@ the bytes from each marker to the next as big-endian 16-bit numbers; the first c
 before the code, the last ends at the end mark. A reader must not trust it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

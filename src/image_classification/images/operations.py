@@ -8,8 +8,6 @@ Augmentation" (2017), with its areas and aspect ratios, but with the mean color,
 makes 0, instead of noise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ In and out: uint8 H·W·C. Source: Cubuk et al., "RandAugment" (2019), with the 
 of torchvision 0.20 `RandAugment`; uncovered areas are gray, and interpolation is bilinear.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

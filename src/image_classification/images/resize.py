@@ -6,8 +6,6 @@ differently. It releases the interpreter lock. There is no build for Linux on AR
 the other interpolations, `preprocessing.resize` does it with Pillow.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from typing import Any

@@ -9,8 +9,6 @@ jpegtran, the lossless tool of libjpeg, does the work in its own process: 4 to 7
 Sources: jpegtran(1); restart markers: ITU-T T.81, B.2.4.4 and F.1.1.5.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The inventory of a folder: from its class folders, or from the list in it."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

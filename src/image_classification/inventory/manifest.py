@@ -5,8 +5,6 @@ In: lines such as `{"source-ref": "s3://bucket/cat/1.jpg", "class": 3, "class-me
 Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth's "output data".
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ In: the rows of a list, a table or a manifest, and the folder of images. Out: an
 order of the rows.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

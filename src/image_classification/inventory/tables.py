@@ -4,8 +4,6 @@ A table has a first line that names its columns. A list gives ids and class numb
 inventory keeps; or a column 0 or 1 for every class, where images have multiple labels.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ labels with six decimals as in MXNet 1.9.1; no header.
 Source of ids, class numbers, shuffle and ratios: `tools/im2rec.py` of MXNet 1.9.1.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Stratified splits: every class is divided alike, and in the same way for the same seed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ In: a root folder. Out: a list with its label map, and one warning that names wh
 Source of the order and the numbers: `list_image` in `tools/im2rec.py` of MXNet 1.9.1.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

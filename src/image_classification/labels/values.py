@@ -4,8 +4,6 @@ In: a JSON value, or its text as a stream delivers it. Out: a class index, or a 
 Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth's "output data".
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -4,8 +4,6 @@ In: reports from the loader's threads. Out: keys and reasons for the log and the
 DataError when there are more than the job allows.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

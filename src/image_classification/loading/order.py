@@ -4,8 +4,6 @@ In: how many samples there are. Out: the indices that one rank reads, in order. 
 the same global permutation and takes its own share, so no sample is read twice or left out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from image_classification.samples import IntArray

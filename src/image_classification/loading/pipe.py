@@ -1,7 +1,5 @@
 """A named pipe (FIFO) as a byte stream that can be stopped, and that does not wait forever."""
 
-from __future__ import annotations
-
 import io
 import os
 import select

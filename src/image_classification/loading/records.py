@@ -3,8 +3,6 @@
 In: paths of `.rec` files. Out: `Sample`s, and the classes of all records, checked on opening.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate

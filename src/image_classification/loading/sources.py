@@ -5,8 +5,6 @@ of every sample known without decoding an image. Record files are in `loading.re
 `loading.stream`.
 """
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ alternating records of an image and its label, as SageMaker streams an augmented
     stream ─► reader thread ─► shuffle buffer ─► ready: position → sample ─► loader's threads
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator

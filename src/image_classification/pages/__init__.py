@@ -5,8 +5,6 @@ and imports `table` and `picture` from `macros.html`. Every value is escaped; a 
 error.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import cache

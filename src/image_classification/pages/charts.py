@@ -1,7 +1,5 @@
 """Charts as inline SVG: images per class, metrics by epoch, accuracy by confidence."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup  # Jinja2's: what it wraps is HTML; `format` escapes its values

@@ -7,8 +7,6 @@ In: a list, its root, an existing `.rec` file. Out: the same file with the new r
 and an index of all; or the file as it was.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

@@ -10,8 +10,6 @@ Each split is a folder, because a channel of a training job is one. Large splits
 shards, `train-00000-of-00003.rec`; their content does not depend on which host writes them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

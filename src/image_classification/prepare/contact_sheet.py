@@ -4,8 +4,6 @@ In: the bytes of image files, or an open `RecordFile` and the numbers of records
 picture (Pillow).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

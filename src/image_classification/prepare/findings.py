@@ -3,8 +3,6 @@
 In: what was written of each split. Out: `findings.json` for programs, `findings.html` for people.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

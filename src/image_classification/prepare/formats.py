@@ -4,8 +4,6 @@ Each format is a function of a folder, the stem of the file names and the label 
 manager that yields what stores one image and returns the bytes it takes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

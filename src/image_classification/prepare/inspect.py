@@ -3,8 +3,6 @@
 In: an open `RecordFile`. Out: values that JSON can hold, or image files in a folder.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ In: lists and the folder of their images. Out: a record file next to each list, 
 are packed, a marker `.data_train.rec.done` next to each complete one.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

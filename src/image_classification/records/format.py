@@ -23,8 +23,6 @@ An image record's payload is (mxnet `python/mxnet/recordio.py`, `pack`):
 No image size, file name, class name or checksum.
 """
 
-from __future__ import annotations
-
 import mmap
 import struct
 from collections.abc import Iterator, Sequence

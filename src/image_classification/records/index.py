@@ -4,8 +4,6 @@ In: lines `KEY<TAB>OFFSET`. Out: keys and byte offsets, and the way back to line
 the record file is checked in `records.scan`.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass

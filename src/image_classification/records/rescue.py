@@ -4,8 +4,6 @@ In: an open `RecordFile`. Out: an `.idx` with the image ids, or a `.rec` with it
 much was lost.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

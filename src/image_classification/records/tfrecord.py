@@ -6,8 +6,6 @@ little-endian. Source: tensorflow `tensorflow/core/lib/io/record_writer.h` (fram
 `tensorflow/core/example/{example,feature}.proto` (messages), Protocol Buffers' "Encoding".
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from functools import cache

@@ -8,8 +8,6 @@ threads decode. One process by default: decoding and the graph release Python's 
 process is a second copy of the model.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version

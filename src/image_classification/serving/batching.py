@@ -6,8 +6,6 @@ most a quarter of a run. Batches are padded to powers of two, so that the device
 has run each of them before the first request.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

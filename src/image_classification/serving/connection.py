@@ -4,8 +4,6 @@ Runs in the worker's main loop. A client that is slow, silent or greedy costs a 
 bytes it has sent, never a thread.
 """
 
-from __future__ import annotations
-
 import enum
 import selectors
 import socket

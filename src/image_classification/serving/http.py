@@ -6,8 +6,6 @@ might read differently: other protocols and versions, extra spaces, two Host fie
 delimits bodies itself, so that every limit holds before the bytes that exceed it arrive.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 The only module that imports prometheus-client; it is imported only if metrics are switched on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

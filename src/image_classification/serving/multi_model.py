@@ -7,8 +7,6 @@ and glibc keeps freed memory. Measured with EfficientNet-Lite0 (13 MB): each fur
 activations.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import json

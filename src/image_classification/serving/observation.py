@@ -4,8 +4,6 @@ A request's record is filled in where things happen and written as one line when
 over. `Health` decides the answer to a ping and when the process must be replaced.
 """
 
-from __future__ import annotations
-
 import contextvars
 import json
 import logging

@@ -1,7 +1,5 @@
 """How requests are answered, from the environment; read before anything listens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from image_classification.contract import environment

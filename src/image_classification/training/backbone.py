@@ -4,8 +4,6 @@ A SavedModel in the channel `model` can be the backbone itself. And a job of the
 asks for pretrained weights of a network without any gets a substitute that has them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (tempe
 the expected calibration error with 15 bins).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

@@ -4,8 +4,6 @@ A checkpoint is a pair of files: the engine's state as safetensors, and JSON abo
 epochs. It must belong to this job and be the same on all hosts; their number may have changed.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """Start the engine of a job: build its network, load the first weights, check the export."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from pathlib import Path

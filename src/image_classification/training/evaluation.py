@@ -5,8 +5,6 @@ classes that exclude one another there are accuracy, top-k accuracy and cross en
 labels per sample label accuracy and binary cross entropy, for two classes also the binary metrics.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

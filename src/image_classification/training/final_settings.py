@@ -1,7 +1,5 @@
 """The settings once the data is known: complete them, log them, and identify the job by them."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

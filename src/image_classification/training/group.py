@@ -4,8 +4,6 @@ On a host with several GPUs one process starts another for each GPU and waits. E
 the same data and its share of every epoch, as hosts do; they divide the host's batch among them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The channel holds our artifact or an archive of the MXNet built-in. A head of th
 kept, reordered to the job's classes; any other head is new.
 """
 
-from __future__ import annotations
-
 import logging
 from contextlib import suppress
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Runs before a framework is imported, so that a mistake in the data fails in the first second.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

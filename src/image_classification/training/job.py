@@ -4,8 +4,6 @@ Read `run_job` from top to bottom: each line is a module. Every mistake in a job
 channels or data is found before a deep-learning framework is imported.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

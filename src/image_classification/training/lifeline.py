@@ -6,8 +6,6 @@ failure. `LineConnection` carries the lines, `Lifeline` watches them in a thread
 the block of `watched`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import selectors

@@ -3,8 +3,6 @@
 `loader_of` decides which split is shuffled and augmented, and how many threads decode it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Epochs and steps: batch, step, log, validate, keep the best weights, checkpoint, stop."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence

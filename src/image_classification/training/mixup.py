@@ -6,8 +6,6 @@ and training accuracy is measured against the larger share.
 Sources: Zhang et al., "mixup" (2017); Yun et al., "CutMix" (2019).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a job writes at its end: the artifact with its report, and the validation predictions."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

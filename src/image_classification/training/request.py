@@ -4,8 +4,6 @@ In: the platform's files. Out: a `JobRequest` with interface, channels, typed hy
 settings and hosts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any

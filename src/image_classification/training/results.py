@@ -1,7 +1,5 @@
 """The results of a finished job: what its best weights reach, in the probabilities to be served."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

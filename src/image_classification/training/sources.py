@@ -7,8 +7,6 @@ one .manifest file      the image files that the augmented manifest names
 anything else           class folders
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping

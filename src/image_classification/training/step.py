@@ -4,8 +4,6 @@ Everything is a function of the settings, the epoch and the step (both from 0), 
 resumes within an epoch continues with the same numbers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """Reasons to end training before its last epoch: the early-stopping rule, and SIGTERM."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

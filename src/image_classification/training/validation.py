@@ -1,7 +1,5 @@
 """Validation: predict each sample of a split once, measure the result, and detect divergence."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 paths ─► subsets (train, validation, …) ─► a measurement of every image ─► problems
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

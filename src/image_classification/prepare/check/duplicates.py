@@ -3,8 +3,6 @@
 In: the subsets and the measurements of their images. Out: problems that name each group of images.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@ The perceptual hash is ImageHash's pHash (the signs of the lowest 8 × 8 frequen
 gray version; C. Zauner, 2010). It survives resizing and recompression.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The whole check of a data set: measure every image, then report what is wrong."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass

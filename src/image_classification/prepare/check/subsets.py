@@ -1,7 +1,5 @@
 """The subsets below a path: split folders, class folders, a folder with a list, record files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ This module imports nothing of the user's; `handlers` runs the file through the 
 package's transformer.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

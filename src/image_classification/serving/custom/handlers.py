@@ -1,7 +1,5 @@
 """The user's handlers as a responder, run by the sagemaker-inference package's transformer."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

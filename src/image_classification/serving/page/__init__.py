@@ -4,8 +4,6 @@ The server writes the facts of the model into the template pages/server.html; ev
 page does through `/invocations`, as any client would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from importlib.resources import files
 

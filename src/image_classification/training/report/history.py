@@ -3,8 +3,6 @@
 The event file is TFRecords of TensorFlow's `Event` messages (tensorflow/core/util/event.proto).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -4,8 +4,6 @@ In: `Results`, and the manifest's description of the job. Out: text, made from t
 `pages/report.html` and `pages/model-card.md`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

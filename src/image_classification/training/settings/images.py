@@ -3,8 +3,6 @@
 In: the typed hyperparameters of either interface. Out: `Preprocessing` and `Augmentation`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from image_classification.backends.base import Backbone

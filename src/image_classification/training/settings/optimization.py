@@ -3,8 +3,6 @@
 In: the typed hyperparameters of either interface. Out: values with one meaning for every backend.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
