@@ -16,8 +16,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 400  # of a file
 MOST_MODULES = 220
-MOST_TRAINING_MODULES = 31
-MOST_IMPORT_SHARE = 0.08
+MOST_TRAINING_MODULES = 30
+MOST_IMPORT_SHARE = 0.065
 SMALL = 60  # lines; a smaller module that one other imports joins it
 
 SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
@@ -26,6 +26,7 @@ SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
     "backends.mxnet": "every backend's package says how its framework is prepared",
     "backends.mxnet.catalog": "every backend has the file `catalog`",
     "backends.mxnet.kvstore_node": "a program that runs in a process of its own",
+    "cli": "the entry point of the console script",
     "serving.page": "lies next to the style sheet, script and icon that it serves",
 }
 
