@@ -7,8 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
+UInt64Array = npt.NDArray[np.uint64]
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+StructuredArray = npt.NDArray[np.void]  # rows of named fields
+Array = npt.NDArray[Any]  # of any dtype
 
 THRESHOLD = 0.5
 """The probability from which a class counts as predicted, if samples may have several."""
@@ -48,7 +53,7 @@ class Batch:
     """
 
     images: UInt8Array
-    targets: npt.NDArray[Any]
+    targets: Array
     weights: FloatArray
     keys: tuple[str, ...]
 

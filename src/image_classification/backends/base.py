@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.samples import Batch, FloatArray, UInt8Array
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
-State = dict[str, npt.NDArray[np.generic]]
+State = dict[str, Array]
 
 WEIGHT_PREFIX = "weight/"
 OPTIMIZER_PREFIX = "optimizer/"
@@ -212,7 +209,7 @@ class Engine(Protocol):
         """Return logits, float32 (N, classes), of uint8 (N, H, W, C), in evaluation mode."""
         ...
 
-    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def all_reduce(self, values: Float64Array) -> Float64Array:
         """Return float64 (N,) values summed over the ranks, once all ranks have called this."""
         ...
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends.base import State
 from image_classification.errors import ArtifactError
+from image_classification.samples import Array
 
 _MARK = object()
 
@@ -150,7 +150,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _LIMIT = 2**40  # of offsets, sizes and strides, in elements; more would overflow in NumPy
 
-_Storages = Mapping[str, npt.NDArray[np.generic]]
+_Storages = Mapping[str, Array]
 
 
 def read_legacy_weights(path: Path) -> State:
@@ -194,7 +194,7 @@ class _Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def array(self, storages: _Storages) -> npt.NDArray[np.generic]:
+    def array(self, storages: _Storages) -> Array:
         """Copy the elements; ValueError if they are not within their storage."""
         storage = storages.get(self.storage, np.empty(0, self.dtype))
         last = sum(
@@ -228,7 +228,7 @@ def _described(name: str, value: Any) -> _Tensor:
     raise ValueError(f"{name!r}, which is not a tensor of float32 or int64 but {what}")
 
 
-def _read_storage(stream: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
+def _read_storage(stream: BytesIO, dtype: np.dtype[Any]) -> Array:
     count = int.from_bytes(stream.read(8), "little", signed=True)
     size = count * dtype.itemsize
     content = stream.read(size) if 0 <= count < _LIMIT else b""

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends import networks
 from image_classification.backends.backbones import LARGE_DEPTHS, SMALL_DEPTHS
 from image_classification.backends.base import WEIGHT_PREFIX, State
 from image_classification.backends.networks import layers
 from image_classification.errors import ArtifactError
-from image_classification.samples import FloatArray
+from image_classification.samples import Array, FloatArray
 
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -32,7 +31,6 @@ _DENSE = 0
 _TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
 _MAX_DIMENSIONS = 32
 
-Array = npt.NDArray[np.generic]
 _Entry = TypeVar("_Entry")
 
 

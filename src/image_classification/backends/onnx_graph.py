@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
@@ -25,7 +24,7 @@ from image_classification import files
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
 from image_classification.errors import AlgorithmError
-from image_classification.samples import FloatArray, UInt8Array
+from image_classification.samples import Array, Float64Array, FloatArray, UInt8Array
 
 OPSET = 17  # ONNX Runtime reads it since 1.12
 TOLERANCE = 1e-4
@@ -33,8 +32,8 @@ TOLERANCE = 1e-4
 
 Predict = Callable[[UInt8Array], FloatArray]
 """Uint8 images (N, H, W, C) to float32 (N, classes)."""
-Weights = Mapping[str, npt.NDArray[Any]]
-Affine = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Weights = Mapping[str, Array]
+Affine = tuple[Float64Array, Float64Array]
 """(scale, shift), each (channels,)."""
 
 _IR_VERSION = 8  # of onnx 1.12, the oldest version that may contain opset 17
@@ -289,7 +288,7 @@ class _Writer:
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self._nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
 
-    def _array(self, name: str, values: npt.NDArray[Any]) -> str:
+    def _array(self, name: str, values: Array) -> str:
         plain = np.array(values, np.float32, order="C")
         self._arrays.append(numpy_helper.from_array(plain, name))
         return name

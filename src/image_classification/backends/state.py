@@ -3,15 +3,13 @@
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends import base
 from image_classification.backends.update_rules import checked_slots
 from image_classification.errors import ArtifactError
-from image_classification.samples import FloatArray
+from image_classification.samples import Array, FloatArray
 
 
 def initial_tensor(name: str, shape: tuple[int, ...], seed: int) -> FloatArray:
@@ -56,7 +54,7 @@ class CheckedState:
     steps: int
 
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, Array]
 
 
 def joined_state(weights: Arrays, averages: Arrays | None, slots: Arrays, steps: int) -> base.State:

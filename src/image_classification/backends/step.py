@@ -3,14 +3,12 @@
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends.base import ModelSpec
 from image_classification.errors import AlgorithmError
-from image_classification.samples import FloatArray, IntArray, UInt8Array
+from image_classification.samples import Array, BoolArray, FloatArray, IntArray, UInt8Array
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ class StepSamples:
         is_whole = np.array_equal(indices, np.arange(len(weights)))
         return cls(len(weights), indices, weights[indices], has_weight, is_whole)
 
-    def picked(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def picked(self, rows: Array) -> Array:
         """Return the rows (M, …) of the batch's (N, …); no copy if the batch enters as it is."""
         return rows if self.is_whole else rows[self.indices]
 
@@ -76,7 +74,7 @@ def check_images(images: UInt8Array, spec: ModelSpec) -> None:
 
 def kept_features(
     spec: ModelSpec, shape: tuple[int, ...], step: int, rank: int
-) -> npt.NDArray[np.bool_] | None:
+) -> BoolArray | None:
     """Return bool (samples, features): the features that dropout keeps; None without dropout.
 
     The backend divides kept features by 1 − rate (inverted dropout). The result depends on the

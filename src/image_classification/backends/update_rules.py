@@ -16,16 +16,14 @@ is decoupled, and Gluon's includes every parameter.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends import nearest
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
 from image_classification.errors import ArtifactError, BackendError
+from image_classification.samples import Array
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Slots = dict[str, Arrays]
 """The slots of each parameter by name."""

@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.images import operations, randaugment
 from image_classification.images import preprocessing as evaluation
@@ -21,7 +20,7 @@ from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box
 from image_classification.images.preprocessing import Preprocessing, resize
 from image_classification.images.resize import HIDING_RATIO, resize_into
-from image_classification.samples import UInt8Array
+from image_classification.samples import Float64Array, StructuredArray, UInt8Array
 
 _TRIALS = 10  # areas and aspect ratios tried before the center is taken, as in torchvision
 _SLOTS = randaugment.MAX_OPERATIONS
@@ -118,7 +117,7 @@ class Augmentation:
 
 def draw_numbers(
     augmentation: Augmentation, generator: np.random.Generator, count: int
-) -> npt.NDArray[np.void]:
+) -> StructuredArray:
     """Draw the numbers of `count` images, dtype `NUMBERS`; equally many draws for each image."""
     draws = generator.random((count, 20 + 2 * _TRIALS))
     numbers = np.zeros(count, NUMBERS)
@@ -278,7 +277,7 @@ def _decode_region(
     )
 
 
-def _matrix(numbers: np.void) -> npt.NDArray[np.float64]:
+def _matrix(numbers: np.void) -> Float64Array:
     names = ("rotation", "zoom", "shear", "ratio")
     return operations.affine_matrix(*(float(numbers[name]) for name in names))
 

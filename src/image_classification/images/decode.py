@@ -13,10 +13,8 @@ import io
 import struct
 import zlib
 from functools import cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import (
     BmpImagePlugin,
@@ -36,7 +34,7 @@ from image_classification.images.header import (
     without_metadata,
 )
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
-from image_classification.samples import UInt8Array
+from image_classification.samples import Array, UInt8Array
 
 DEFAULT_MAX_PIXELS = 64 << 20
 """67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
@@ -343,7 +341,7 @@ def _strip_to_array(image: Image.Image, header: ImageHeader, channels: int) -> U
     return pixels.reshape(image.height, image.width, channels)
 
 
-def _from_16_bits(gray: npt.NDArray[Any], transparency: object, channels: int) -> UInt8Array:
+def _from_16_bits(gray: Array, transparency: object, channels: int) -> UInt8Array:
     """16-bit gray (H, W) scaled by 1/257, so that 65,535 becomes 255; Pillow would clip it."""
     wide = np.clip(gray, 0, 0xFFFF).astype(np.uint32)
     narrow = ((wide + 128) // 257).astype(np.uint8)

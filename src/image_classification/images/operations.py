@@ -10,20 +10,17 @@ makes 0, instead of noise.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from image_classification.images.preprocessing import flipped
-from image_classification.samples import UInt8Array
+from image_classification.samples import Array, Float64Array, UInt8Array
 
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 10 / 3)
 
-_Plane = npt.NDArray[Any]  # float32 (H, W)
-_Float64Array = npt.NDArray[np.float64]
+_Plane = Array  # float32 (H, W)
 _HUE_LIMIT, _LIMIT = 180, 255
 
 
@@ -72,7 +69,7 @@ def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _
 
 def affine(
     image: UInt8Array,
-    matrix: _Float64Array,
+    matrix: Float64Array,
     corner: tuple[int, int],
     fill: int | str,
     out: UInt8Array,
@@ -91,9 +88,9 @@ def affine(
     """
     height, width, channels = out.shape
     center = np.array((image.shape[1] / 2, image.shape[0] / 2))
-    inverse: _Float64Array = np.asarray(np.linalg.inv(matrix), np.float64)
+    inverse: Float64Array = np.asarray(np.linalg.inv(matrix), np.float64)
     # Pillow asks where an output point comes from: origin + inverse · point.
-    origin: _Float64Array = inverse @ (np.array((corner[1], corner[0])) - center) + center
+    origin: Float64Array = inverse @ (np.array((corner[1], corner[0])) - center) + center
     if fill == "reflect":
         image, margin = _reflected(image, origin, inverse, width, height)
         origin += margin
@@ -110,7 +107,7 @@ def affine(
     return out
 
 
-def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> _Float64Array:
+def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> Float64Array:
     """Return the (2, 2) matrix for `affine`.
 
     Args:
@@ -132,7 +129,7 @@ def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> _
 
 
 def _reflected(
-    image: UInt8Array, origin: _Float64Array, inverse: _Float64Array, width: int, height: int
+    image: UInt8Array, origin: Float64Array, inverse: Float64Array, width: int, height: int
 ) -> tuple[UInt8Array, int]:
     """`image` with as much mirrored margin as the window reaches beyond it, and that margin."""
     corners = np.array(((0, 0), (width, 0), (0, height), (width, height))) @ inverse.T + origin

@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-from image_classification.samples import IntArray, UInt8Array
+from image_classification.samples import Float64Array, IntArray, UInt8Array
 
 MAX_OPERATIONS = 4
 MAX_MAGNITUDE = 30
@@ -93,7 +92,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 autocontrast and equalize, which have no magnitude."""
 
 
-def randaugment(image: UInt8Array, operations: IntArray, strength: npt.NDArray[np.float64]) -> None:
+def randaugment(image: UInt8Array, operations: IntArray, strength: Float64Array) -> None:
     """Apply some of `OPERATIONS` in turn, in place; about 0.2–1 ms each for 224 × 224.
 
     Args:

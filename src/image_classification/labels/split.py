@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import UsageError
 from image_classification.labels.lists import ROUNDING
-from image_classification.samples import IntArray
+from image_classification.samples import Array, IntArray
 
 
 class Split(NamedTuple):
@@ -108,7 +107,7 @@ def _check_ratios(ratios: tuple[float, float, float]) -> None:
         )
 
 
-def _to_split(subsets: npt.NDArray[np.int8]) -> Split:
+def _to_split(subsets: Array) -> Split:
     return Split(*(np.flatnonzero(subsets == subset) for subset in range(3)))
 
 

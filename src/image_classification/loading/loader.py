@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import AlgorithmError, DataError
 from image_classification.images.augment import Augmentation, augment, draw_numbers
@@ -26,7 +25,7 @@ from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.loading import order as orders
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.sources import EndOfPass, Source
-from image_classification.samples import Batch, IntArray, Sample, UInt8Array
+from image_classification.samples import Batch, IntArray, Sample, StructuredArray, UInt8Array
 
 _TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a sample 700 µs
 
@@ -252,7 +251,7 @@ class _Slots:
     """A batch in the making: its samples, its buffer and the tasks that fill it."""
 
     def __init__(
-        self, indices: IntArray, buffer: UInt8Array, numbers: npt.NDArray[np.void] | None
+        self, indices: IntArray, buffer: UInt8Array, numbers: StructuredArray | None
     ) -> None:
         count = len(indices)
         self.indices, self.buffer, self.numbers = indices, buffer, numbers

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import DataError, RecordError
 from image_classification.files import write_text, written_beside
@@ -28,7 +27,7 @@ from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.format import padded
 from image_classification.records.index import INDEX_SUFFIX, copy_lines, write_lines
 from image_classification.records.reader import RecordFile
-from image_classification.samples import IntArray
+from image_classification.samples import IntArray, UInt64Array
 
 _COPY_BYTES = 1 << 20
 _NAMED = 5
@@ -135,7 +134,7 @@ def _undo_killed(folder: Path, record_path: Path) -> None:
     (folder / "end.json").unlink()
 
 
-def _read_existing(record_path: Path) -> tuple[npt.NDArray[np.uint64], IntArray, int]:
+def _read_existing(record_path: Path) -> tuple[UInt64Array, IntArray, int]:
     """Return keys and offsets of the records, and the byte where the next record may begin."""
     with RecordFile(record_path) as file:
         if not len(file):
@@ -151,7 +150,7 @@ def _renumbered(entries: Sequence[ListEntry], first: int) -> list[ListEntry]:
 
 
 def _check_ids(
-    entries: Sequence[ListEntry], keys: npt.NDArray[np.uint64], list_path: Path, record_path: Path
+    entries: Sequence[ListEntry], keys: UInt64Array, list_path: Path, record_path: Path
 ) -> None:
     known = set(keys.tolist())
     repeated = [entry.id for entry in entries if entry.id in known]
@@ -178,7 +177,7 @@ def _combined_labels(list_path: Path, record_path: Path) -> LabelMap | None:
 
 
 def _copy_to_end(
-    new: Path, record_path: Path, keys: npt.NDArray[np.uint64], offsets: IntArray, end: int
+    new: Path, record_path: Path, keys: UInt64Array, offsets: IntArray, end: int
 ) -> None:
     """Copy the records to the end, then write the index of all; undo it if anything fails."""
     journal = new.with_name("end.json")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import RecordError
-from image_classification.samples import IntArray
+from image_classification.samples import IntArray, UInt64Array
 
 INDEX_SUFFIX = ".idx"
 _INDEX_BYTES = b"0123456789\t\n"
@@ -29,7 +28,7 @@ class RecordIndex:
         offsets: int64 (n,), byte position of each record's first part.
     """
 
-    keys: npt.NDArray[np.uint64]
+    keys: UInt64Array
     offsets: IntArray
 
 
@@ -73,21 +72,21 @@ def read_index(path: Path) -> RecordIndex:
     return RecordIndex(keys[order], offsets[order])
 
 
-def _parse_at_once(content: bytes) -> npt.NDArray[np.uint64] | None:
+def _parse_at_once(content: bytes) -> UInt64Array | None:
     """uint64 keys and offsets alternating; None for what `_read_index_by_line` must check.
 
     Ten times faster than the loop (0.05 s for a million lines), but blind to odd lines.
     """
     if content.translate(None, _INDEX_BYTES) or not content:
         return None
-    numbers: npt.NDArray[np.uint64] = np.fromstring(content, np.uint64, sep="\t")
+    numbers: UInt64Array = np.fromstring(content, np.uint64, sep="\t")
     lines = content.count(b"\n") + (not content.endswith(b"\n"))
     if len(numbers) != 2 * lines or content.count(b"\t") != lines:
         return None
     return numbers if int(numbers.max()) < 1 << 63 else None
 
 
-def _read_index_by_line(path: Path, content: bytes) -> tuple[npt.NDArray[np.uint64], IntArray]:
+def _read_index_by_line(path: Path, content: bytes) -> tuple[UInt64Array, IntArray]:
     keys, offsets = array("Q"), array("q")
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():

@@ -11,15 +11,13 @@ import mmap
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import RecordError
 from image_classification.records import format as fmt
 from image_classification.records.scan import Damage, locate_records
-from image_classification.samples import FloatArray, IntArray
+from image_classification.samples import Array, BoolArray, FloatArray, IntArray, StructuredArray
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ class RecordFile:
         self.offsets = self.offsets[fits]
         self.keys = None if self.keys is None else self.keys[fits]
 
-    def fitting_headers(self) -> npt.NDArray[np.bool_]:
+    def fitting_headers(self) -> BoolArray:
         """bool (records,): whether a record holds an image header and all its labels."""
         sizes = self.record_sizes()
         long = np.flatnonzero(sizes >= fmt.IMAGE_HEADER.size)
@@ -96,7 +94,7 @@ class RecordFile:
         flags[long] = self._words[self.offsets[long] // 4 + 2]
         for number in set(self._records_in_parts()).intersection(long.tolist()):
             flags[number] = int.from_bytes(self.read(number)[:4], "little")
-        fits: npt.NDArray[np.bool_] = sizes >= fmt.IMAGE_HEADER.size + 4 * flags
+        fits: BoolArray = sizes >= fmt.IMAGE_HEADER.size + 4 * flags
         return fits
 
     def __len__(self) -> int:
@@ -159,7 +157,7 @@ class RecordFile:
         return sizes
 
     @cached_property
-    def record_headers(self) -> npt.NDArray[np.void]:
+    def record_headers(self) -> StructuredArray:
         """The image headers, (records,) with the fields flag, label, id, id2, gathered at once.
 
         Raises:
@@ -171,7 +169,7 @@ class RecordFile:
         words = np.empty((len(first), fmt.IMAGE_HEADER.size // 4), np.uint32)
         for column in range(words.shape[1]):  # all columns at once would take twice the memory
             words[:, column] = self._words[first + column]
-        headers: npt.NDArray[np.void] = words.view(fmt.IMAGE_HEADER_TYPE)[:, 0]
+        headers: StructuredArray = words.view(fmt.IMAGE_HEADER_TYPE)[:, 0]
         for number in self._records_in_parts():
             headers[number] = np.frombuffer(self.read(number), fmt.IMAGE_HEADER_TYPE, 1)[0]
         self._check_sizes(sizes, fmt.IMAGE_HEADER.size + 4 * headers["flag"].astype(np.int64))
@@ -208,7 +206,7 @@ class RecordFile:
         return np.asarray(rows, np.float32)
 
     @cached_property
-    def _words(self) -> npt.NDArray[Any]:
+    def _words(self) -> Array:
         """The file as uint32, without the bytes of an unfinished last word."""
         return np.frombuffer(self._map, "<u4", len(self._map) // 4)
 

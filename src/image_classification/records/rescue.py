@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import RecordError, UsageError
 from image_classification.files import check_target, written_beside
 from image_classification.records.index import INDEX_SUFFIX, read_index, write_lines
 from image_classification.records.reader import RecordFile
 from image_classification.records.writer import RECORD_SUFFIX, RecordWriter
+from image_classification.samples import UInt64Array
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def salvage(file: RecordFile, output: Path) -> int:
 def _keys(file: RecordFile) -> list[int]:
     """Ids of image records; the record numbers if they are not image records."""
     try:
-        ids: npt.NDArray[np.uint64] = file.record_headers["id"]
+        ids: UInt64Array = file.record_headers["id"]
     except RecordError:
         return list(range(len(file)))
     keys: list[int] = ids.tolist()

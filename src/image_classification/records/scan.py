@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import RecordError
 from image_classification.records import format as fmt
 from image_classification.records.index import INDEX_SUFFIX, read_index
-from image_classification.samples import IntArray
+from image_classification.samples import IntArray, UInt64Array
 
 _BLOCK_BYTES = 1 << 20  # zeros at the end are searched in blocks of this size
 _log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class FoundRecords:
     """Where the records of a file begin; the fields are those of `RecordFile`."""
 
     offsets: IntArray
-    keys: npt.NDArray[np.uint64] | None = None
+    keys: UInt64Array | None = None
     index_path: Path | None = None
     index_problem: str | None = None
     damages: list[Damage] = field(default_factory=list)

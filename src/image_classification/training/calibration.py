@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classification.samples import THRESHOLD, FloatArray, IntArray
+from image_classification.samples import THRESHOLD, Float64Array, FloatArray, IntArray
 from image_classification.training import evaluation
 from image_classification.training.evaluation import Outcomes
 
@@ -157,8 +156,8 @@ class Reliability:
     """
 
     samples: IntArray
-    confidence: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
+    confidence: Float64Array
+    accuracy: Float64Array
 
 
 def reliability(outcomes: Outcomes) -> Reliability:
@@ -180,7 +179,7 @@ def reliability(outcomes: Outcomes) -> Reliability:
 
 def _decisions(
     outcomes: Outcomes,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+) -> tuple[Float64Array, Float64Array]:
     """Return (confidence, 1 if correct else 0) of each decision."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:

@@ -8,18 +8,14 @@ labels per sample label accuracy and binary cross entropy, for two classes also 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import DataError
-from image_classification.samples import THRESHOLD, Batch, FloatArray, IntArray, UInt8Array
+from image_classification.samples import THRESHOLD, Array, Batch, FloatArray, IntArray, UInt8Array
 
 POSITIVE_CLASS = 1
 """The second class of the label map."""
-
-_Counts = npt.NDArray[np.float64]
 
 
 def precision(targets: IntArray, scores: FloatArray) -> float:
@@ -72,7 +68,7 @@ BINARY_METRICS: Mapping[str, Callable[[IntArray, FloatArray], float]] = {
 """The values of `eval_metric` other than accuracy."""
 
 
-def _cumulative(targets: IntArray, scores: FloatArray) -> tuple[_Counts, _Counts]:
+def _cumulative(targets: IntArray, scores: FloatArray) -> tuple[Array, Array]:
     """Return (true, false) positives from no positive on, at each threshold, the highest first."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
@@ -134,7 +130,7 @@ class Outcomes:
     """
 
     keys: tuple[str, ...]
-    targets: npt.NDArray[Any]
+    targets: Array
     probabilities: FloatArray
 
 
@@ -152,7 +148,7 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         DataError: there is no usable sample.
     """
     keys: list[str] = []
-    targets: list[npt.NDArray[Any]] = []
+    targets: list[Array] = []
     probabilities: list[FloatArray] = []
     for batch in batches:
         if not len(batch):  # all its samples were bad

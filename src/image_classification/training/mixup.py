@@ -9,9 +9,8 @@ Sources: Zhang et al., "mixup" (2017); Yun et al., "CutMix" (2019).
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classification.samples import FloatArray, UInt8Array
+from image_classification.samples import Float64Array, FloatArray, UInt8Array
 
 
 def mix_images(
@@ -76,5 +75,5 @@ def mix_targets(
     return (rows / divisor[:, None]).astype(np.float32), mixed.astype(np.float32)
 
 
-def _mix(values: FloatArray, share: float) -> npt.NDArray[np.float64]:
+def _mix(values: FloatArray, share: float) -> Float64Array:
     return share * values.astype(np.float64) + (1.0 - share) * values[::-1]

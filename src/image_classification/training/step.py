@@ -6,24 +6,20 @@ resumes within an epoch continues with the same numbers.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends.base import Update, World
 from image_classification.loading.loader import Loader
 from image_classification.loading.order import mixing_generator
-from image_classification.samples import Batch, FloatArray, IntArray
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, IntArray
 from image_classification.training.mixup import mix_images, mix_targets
 from image_classification.training.settings import Settings
 
 _BETA = 0.999
 
 
-def smooth_labels(
-    class_indices: npt.NDArray[np.integer[Any]], classes: int, smoothing: float = 0.0
-) -> FloatArray:
+def smooth_labels(class_indices: Array, classes: int, smoothing: float = 0.0) -> FloatArray:
     """Return soft targets, float32 (N, classes); each row adds to 1. Multi-hot rows stay as is.
 
     Args:
@@ -120,7 +116,7 @@ class StepInputs:
         images = np.zeros((2, like.height, like.width, like.channels), np.uint8)
         return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
 
-    def _planned_weights(self, epoch: int) -> npt.NDArray[np.float64]:
+    def _planned_weights(self, epoch: int) -> Float64Array:
         """Return float64 (steps,), proportional to the weight of each step's samples.
 
         Bad samples are not known in advance and count as well.

@@ -12,7 +12,6 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-import numpy.typing as npt
 from mxnet import autograd
 
 from image_classification.backends import base, step
@@ -22,7 +21,7 @@ from image_classification.backends.mxnet.optimizer import Optimizer, Tensors
 from image_classification.backends.mxnet.ranks import Ranks
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.state import checked_state, joined_state
-from image_classification.samples import Batch, FloatArray, UInt8Array
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
 
@@ -146,7 +145,7 @@ class _MXNetEngine:
         return logits
 
     @memory_errors()
-    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def all_reduce(self, values: Float64Array) -> Float64Array:
         return self._ranks.sum_numbers(values)
 
     def state(self) -> base.State:
@@ -206,7 +205,7 @@ class _MXNetEngine:
             return features
         return features * self._array(kept) / (1.0 - self._spec.dropout_rate)
 
-    def _array(self, values: npt.NDArray[Any]) -> Any:
+    def _array(self, values: Array) -> Any:
         return mx.nd.array(values, ctx=self._context, dtype=np.float32)
 
 

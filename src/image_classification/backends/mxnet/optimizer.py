@@ -8,12 +8,11 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
 from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
 from image_classification.errors import ArtifactError
-from image_classification.samples import FloatArray
+from image_classification.samples import Array, FloatArray
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,7 +34,7 @@ class Tensors:
             for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
         }
 
-    def write(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write(self, arrays: Mapping[str, Array]) -> None:
         """Copy these arrays into the tensors of their names."""
         for name, array in arrays.items():
             self.views[name][:] = np.asarray(array, np.float32)

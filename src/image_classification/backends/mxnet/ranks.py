@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 
 import mxnet as mx
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends.base import World
 from image_classification.backends.mxnet.kvstore_node import call, configure
 from image_classification.backends.processes import launch
 from image_classification.errors import AlgorithmError, UserError
+from image_classification.samples import Float64Array
 
 __all__ = ["device_count", "launch"]
 
@@ -173,7 +173,7 @@ class Ranks:
             self.sum(array)
             array /= count
 
-    def sum_numbers(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def sum_numbers(self, values: Float64Array) -> Float64Array:
         """Return float64 (N,) values summed over the ranks, in their order and in float64.
 
         MXNet's servers are reliable in float32 only (kvstore_dist_server.h does not initialize
@@ -188,7 +188,7 @@ class Ranks:
         shared = mx.nd.array(rows.reshape(-1))
         self.sum(shared)
         words = shared.asnumpy().astype(np.uint16).reshape(rows.shape)
-        summed: npt.NDArray[np.float64] = np.add.reduce(words.view(np.float64), axis=0)
+        summed: Float64Array = np.add.reduce(words.view(np.float64), axis=0)
         return summed
 
     def leave(self) -> None:

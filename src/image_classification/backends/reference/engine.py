@@ -6,10 +6,8 @@ NumPy's BLAS takes the number of threads from OMP_NUM_THREADS.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends import base, step, update_rules
 from image_classification.backends.pretrained import pretrained_state
@@ -17,11 +15,9 @@ from image_classification.backends.reference.export import export
 from image_classification.backends.reference.model import Classifier, Pass, head
 from image_classification.backends.state import checked_state, joined_state
 from image_classification.errors import BackendError
-from image_classification.samples import Batch, FloatArray, UInt8Array
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
-
-Array = npt.NDArray[Any]
 
 
 def sample_losses(logits: Array, targets: Array, spec: base.ModelSpec) -> tuple[Array, Array]:
@@ -114,7 +110,7 @@ class _ReferenceEngine:
         logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
 
-    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def all_reduce(self, values: Float64Array) -> Float64Array:
         return np.array(values, np.float64)
 
     def state(self) -> base.State:

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.backends import networks
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
-from image_classification.samples import FloatArray, UInt8Array
+from image_classification.samples import Array, FloatArray, UInt8Array
 
-Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Gradients = tuple[list[Array], dict[str, Array]]
 """Those of a layer's inputs, in order, and of its weights by name."""

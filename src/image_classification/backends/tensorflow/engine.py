@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends import base, import_errors, pretrained, step
@@ -24,7 +23,7 @@ from image_classification.backends.tensorflow.optimizer import Optimizer, Precis
 from image_classification.backends.tensorflow.ranks import Ranks
 from image_classification.backends.tensorflow.step import Learner, SharedStep, Step, learning
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.samples import Batch, FloatArray, UInt8Array
+from image_classification.samples import Batch, Float64Array, FloatArray, UInt8Array
 
 _logger = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ class _TensorFlowEngine:
             logits: FloatArray = self._logits(images).numpy()
         return logits
 
-    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def all_reduce(self, values: Float64Array) -> Float64Array:
         with self._ranks.loss_noticed(), tf.device(self._device):
             return self._ranks.total(values)
 

@@ -7,16 +7,13 @@ convolutions, in which each channel has a filter of its own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends.networks import layers
 from image_classification.errors import BackendError
-
-Array = npt.NDArray[Any]
+from image_classification.samples import Array
 
 CONVOLUTION = (3, 2, 0, 1)  # (height, width, in, out) → (out, in, height, width)
 DEPTHWISE = (2, 3, 0, 1)  # (height, width, channels, 1) → (channels, 1, height, width)

@@ -1,15 +1,14 @@
 """Optimizers with TensorFlow's operators (formulas: `update_rules`), and the precision of steps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends import base
 from image_classification.backends.tensorflow.layers import Weight
 from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
+from image_classification.samples import Array
 
 _STEP = "step"
 
@@ -74,7 +73,7 @@ class Optimizer:
                 value = saved.get(name, {}).get(slot, fresh)
                 variable.assign(value if slot == _STEP else weight.own(value))
 
-    def _neutral(self, name: str, slot: str, variable: tf.Variable) -> npt.NDArray[Any]:
+    def _neutral(self, name: str, slot: str, variable: tf.Variable) -> Array:
         if slot == _STEP:
             return np.asarray(variable.numpy())  # TensorFlow returns a NumPy scalar
         return self._weights[name].neutral(variable)

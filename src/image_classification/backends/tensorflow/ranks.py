@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from image_classification.backends import c_library
 from image_classification.backends.base import World
 from image_classification.backends.processes import await_listeners, launch
 from image_classification.errors import AlgorithmError
+from image_classification.samples import Float64Array
 
 __all__ = ["device_count", "launch"]
 
@@ -71,7 +71,7 @@ class Ranks:
 
         return tf.function(on_this_rank, input_signature=signature)
 
-    def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def total(self, values: Float64Array) -> Float64Array:
         """Return float64 (N,) values summed over the ranks; not in a traced function."""
         if self.size == 1:
             return np.array(values, np.float64)

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
@@ -21,7 +19,7 @@ from image_classification.backends.state import checked_state, joined_state
 from image_classification.backends.torch import model, optimizer
 from image_classification.backends.torch.export import export
 from image_classification.backends.torch.ranks import Ranks, device_of
-from image_classification.samples import Batch, FloatArray, UInt8Array
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
 
@@ -115,7 +113,7 @@ class _TorchEngine:
             logits: FloatArray = network(self._tensor(images)).cpu().numpy()
         return logits
 
-    def all_reduce(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def all_reduce(self, values: Float64Array) -> Float64Array:
         summed = self._tensor(np.array(values, np.float64))
         if self._ranks is not None:
             self._ranks.sum([summed])
@@ -210,7 +208,7 @@ class _TorchEngine:
         scaler.step(self._optimizer)
         scaler.update()
 
-    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+    def _tensor(self, array: Array) -> torch.Tensor:
         """Move an array to the device; on the CPU without a copy if the array allows it.
 
         A copy from page-locked memory to a GPU is queued like a step; a copy from other memory

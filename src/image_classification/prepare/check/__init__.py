@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from image_classification.labels.label_map import LabelMap
+from image_classification.samples import Float64Array
 
 Severity = Literal["error", "warning", "note"]
 """error: training would fail or its figures would be wrong; warning: a person should look; note:
@@ -37,7 +35,7 @@ class Subset:
     name: str
     folder: str
     keys: Sequence[str]
-    labels: npt.NDArray[np.float64]
+    labels: Float64Array
     names: LabelMap | None
     read: Callable[[int], bytes]
     left_out: Sequence[tuple[str, int, str]] = ()

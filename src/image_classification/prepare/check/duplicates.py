@@ -6,13 +6,11 @@ In: the subsets and the measurements of their images. Out: problems that name ea
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.prepare.check import Measurement, Problem, Subset
-from image_classification.samples import IntArray
+from image_classification.samples import Array, IntArray, UInt8Array, UInt64Array
 
 _HASH_BITS = 64
 
@@ -26,7 +24,7 @@ def equal_groups(values: Sequence[Hashable]) -> list[list[int]]:
     return [group for group in indices.values() if len(group) > 1]
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> IntArray:
+def near_pairs(hashes: UInt64Array, distance: int) -> IntArray:
     """Return the pairs of hashes that differ in 1 to `distance` bits.
 
     The bits are cut into distance + 1 bands: two hashes within the distance agree in at least one
@@ -61,14 +59,14 @@ def near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> IntArray:
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _bit_counts(values: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+def _bit_counts(values: UInt64Array) -> Array:
     """Return the number of set bits of each value.
 
     `bitwise_count` needs NumPy 2. Source of the substitute: H. S. Warren, Hacker's Delight,
     figure 5-2.
     """
     if hasattr(np, "bitwise_count"):
-        counted: npt.NDArray[np.uint8] = np.bitwise_count(values)
+        counted: UInt8Array = np.bitwise_count(values)
         return counted
     fives, threes, nibbles = (
         np.uint64(0x5555555555555555),
@@ -78,7 +76,7 @@ def _bit_counts(values: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
     counts = values - ((values >> np.uint64(1)) & fives)
     counts = (counts & threes) + ((counts >> np.uint64(2)) & threes)
     counts = (counts + (counts >> np.uint64(4))) & nibbles
-    product: npt.NDArray[np.uint64] = (counts * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    product: UInt64Array = (counts * np.uint64(0x0101010101010101)) >> np.uint64(56)
     return product
 
 

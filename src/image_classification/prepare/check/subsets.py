@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows
@@ -15,6 +14,7 @@ from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.prepare.check import Subset
 from image_classification.records.reader import RecordFile
+from image_classification.samples import Float64Array
 
 
 def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
@@ -76,7 +76,7 @@ def _file_subset(
     name: str,
     root: Path,
     paths: Sequence[str],
-    labels: npt.NDArray[np.float64],
+    labels: Float64Array,
     names: LabelMap | None,
     left_out: Sequence[tuple[str, int, str]],
 ) -> Subset:

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from image_classification import backends
 from image_classification.backends import backbones
 from image_classification.backends.base import Backbone, OptimizerSpec, Update
@@ -21,6 +18,7 @@ from image_classification.errors import DataError, HyperparameterError
 from image_classification.images.augment import Augmentation
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
+from image_classification.samples import Float64Array
 from image_classification.training.settings import images, optimization
 from image_classification.training.stopping import EarlyStopping
 
@@ -119,7 +117,7 @@ class Recipe:
         """Whether the images of a batch are mixed."""
         return bool(self.mixup_alpha or self.cutmix_alpha)
 
-    def update(self, epoch: int, step: int, weights: npt.NDArray[np.float64]) -> Update:
+    def update(self, epoch: int, step: int, weights: Float64Array) -> Update:
         """Return how the batch of a step contributes to an update.
 
         An update of several batches equals that of one batch of all their samples. An engine
