@@ -43,22 +43,23 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "optimizer": "the same names; the formulas are PyTorch's, not MXNet's "
         "(docs/architecture.md)",
         "precision_dtype": "float32 by default in the built-in; here `precision` decides if it is "
-        "unset, by default bfloat16 on GPUs that have it. Set float32 for the built-in's default",
+        "unset, by default bfloat16 on GPUs that support it. Set float32 for the default of the "
+        "built-in",
         "resize": "optional: image files get 256 for 224, in proportion; records keep their "
         "shorter side, and the server brings photos to it",
-        "top_k": "not with multi_label: several labels have no rank among k",
+        "top_k": "not with multi_label: top-k accuracy needs one label per image",
         "use_pretrained_model": "the built-in trains the ResNet of num_layers from ImageNet "
         "weights; the image has no ResNet weights, so **the job trains efficientnet_lite0 from its "
         "ImageNet weights instead**, as noted in the log, report and model card. With "
         "`resnet50.safetensors` in the image's weights folder the job trains the ResNet; with "
         "`backbone=resnet50` missing weights are an error. Nothing is ever downloaded",
-        "use_weighted_loss": "weighs each class by the images without it per image with it; the "
-        "built-in publishes no formula. Not in Pipe mode, where classes cannot be counted "
+        "use_weighted_loss": "weights each class by the ratio of images without it to images with "
+        "it; the built-in publishes no formula. Not in Pipe mode, where classes cannot be counted "
         "beforehand",
         "weight_decay": "sgd and nag only, as in the built-in; a log line reports it with other "
         "optimizers. Here it acts on convolution and dense weights only",
-        "model_prefix": "without effect here and in the built-in, which does not document it",
-        "use_lr_scheduler": "without effect here and in the built-in, which does not document it",
+        "model_prefix": "no effect here or in the built-in, which does not document it",
+        "use_lr_scheduler": "no effect here or in the built-in, which does not document it",
     },
     "tensorflow": {
         "epochs": "",
@@ -87,7 +88,7 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "augmentation_random_rotation": "",
         "augmentation_random_zoom": "",
         "binary_mode": "one sigmoid in the built-in, the probability of the positive class; here a "
-        "softmax of two classes, and answers hold both probabilities, the positive class second",
+        "softmax of two classes, and answers contain both probabilities, the positive class second",
         "eval_metric": "",
         "image_resize_interpolation": "",
         "validation_split_ratio": "",

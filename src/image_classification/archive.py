@@ -42,7 +42,9 @@ def unpacked(path: Path) -> Iterator[Path]:
         yield path
         return
     if not path.is_file():
-        raise ArtifactError(f"{path}: expected a model.tar.gz or its folder, found nothing")
+        raise ArtifactError(
+            f"{path}: expected a model.tar.gz or the folder unpacked from it, found nothing"
+        )
     with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
         unpack(path, Path(folder))
         yield Path(folder)
@@ -95,13 +97,18 @@ def _unpack_member(
     # By hand, because Debian 12's Python has no extraction filters yet.
     target = (directory / member.name).resolve()
     if not target.is_relative_to(directory.resolve()):
-        raise ArtifactError(f"{archive}: {member.name!r} lies outside the archive; refused")
+        raise ArtifactError(
+            f"{archive}: {member.name!r} would be unpacked outside the folder; pack the artifact "
+            "folder again"
+        )
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
         return
     content = tar.extractfile(member) if member.isfile() else None
     if content is None:
-        raise ArtifactError(f"{archive}: {member.name!r} is a link or a device; refused")
+        raise ArtifactError(
+            f"{archive}: {member.name!r} is a link or a device; pack regular files and folders only"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         shutil.copyfileobj(content, file)

@@ -135,8 +135,8 @@ def read_artifact(directory: Path) -> Artifact:
         raise ArtifactError(f"{directory}: {error}") from error
     if len(labels) != manifest["classes"]:
         raise ArtifactError(
-            f"{directory}: labels.json has {len(labels)} names, the manifest {manifest['classes']} "
-            "classes"
+            f"{directory}: labels.json has {len(labels)} names, but the manifest has "
+            f"{manifest['classes']} classes"
         )
     return Artifact(directory, manifest, labels, preprocessing)
 
@@ -168,16 +168,20 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ArtifactError(f'{path}: not a manifest: it has no "files"')
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: format version {manifest.get('format_version')!r}, this version reads "
-            f"{FORMAT_VERSION}; serve it with the version that wrote it"
+            f"{path}: expected format version {FORMAT_VERSION}, got "
+            f"{manifest.get('format_version')!r}; use the package version that wrote the artifact"
         )
     missing = {"interface", "backend", "backbone", "classes"} - set(manifest)
     missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
     if missing:
-        raise ArtifactError(f"{path}: incomplete, without {', '.join(sorted(missing))}")
+        raise ArtifactError(
+            f"{path}: expected {', '.join(sorted(missing))} in the manifest, found none"
+        )
     outside = [name for name in manifest["files"] if Path(name).name != name]
     if outside:
-        raise ArtifactError(f"{path}: names {outside[0]!r}, expected files of this folder only")
+        raise ArtifactError(
+            f"{path}: expected only names of files in this folder, got {outside[0]!r}"
+        )
     return manifest
 
 
@@ -190,11 +194,13 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _verify(path: Path, expected: object) -> None:
-    """The file is a regular one and is what the manifest says."""
+    """Check that the file is a regular one and matches the manifest."""
     if not path.is_file() or path.is_symlink():
-        raise ArtifactError(f"{path}: named in the manifest but not in the artifact")
+        raise ArtifactError(f"{path}: listed in the manifest, but missing from the artifact")
     if not isinstance(expected, dict):
-        raise ArtifactError(f"{path}: expected its bytes and sha256 in the manifest")
+        raise ArtifactError(
+            f"{path}: expected its bytes and sha256 in the manifest, got {expected!r}"
+        )
     found = _fingerprint(path)
     if found != expected:
         raise ArtifactError(

@@ -38,7 +38,9 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
         source: Source = RecordSource(files, is_multi_label=is_multi_label)
         _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
-        raise DataError(f"{path}: the model predicts multiple labels per image; give .rec files")
+        raise DataError(
+            f"{path}: the model predicts multiple labels per image; evaluate it on .rec files"
+        )
     elif path.is_dir():
         source = FolderSource(path, labels)
     else:
@@ -52,7 +54,7 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
         return source
     if len(source) and int(source.class_indices.max()) >= len(labels):
         raise DataError(
-            f"{source.name}: class {int(source.class_indices.max())} occurs, but the model has "
+            f"{source.name}: found class {int(source.class_indices.max())}, but the model has "
             f"{len(labels)} classes"
         )
     return source

@@ -63,7 +63,7 @@ def export_built_in(
         description["multi_label"] = True
     artifact = _write(directory, spec, model.weights, preprocessing, description, labels)
     _logger.info(
-        "%s of epoch %d, %d classes: serves like the built-in, resizing to %dx%d without regard to "
+        "%s of epoch %d, %d classes: serves like the built-in, resizing to %dx%d and ignoring "
         "the aspect ratio",
         *(model.backbone, model.epoch, model.classes, height, width),
     )
@@ -154,7 +154,9 @@ def export_format(model: Path, format_name: str, output: Path) -> None:
     with artifacts.open_artifact(model) as artifact:
         weights_file = artifact.directory / artifacts.WEIGHTS_FILE
         if not weights_file.is_file():
-            raise ArtifactError(f"{model}: it has no {artifacts.WEIGHTS_FILE} to export")
+            raise ArtifactError(
+                f"{model}: expected {artifacts.WEIGHTS_FILE} in this artifact, found none"
+            )
         backends.catalog(backend_name).find(artifact.manifest["backbone"])
         preprocessing = artifact.preprocessing
         spec = base.ModelSpec(

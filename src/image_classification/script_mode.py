@@ -191,8 +191,8 @@ def _download(address: str, target: Path) -> None:
         import boto3
     except ImportError as error:
         raise UserError(
-            f"sagemaker_submit_directory={address}: this image does not contain boto3, which "
-            "reads S3; install it there, or put the code into a channel and set its path"
+            f"sagemaker_submit_directory={address}: this image lacks boto3, which reads S3; "
+            "install it in the image, or put the code into a channel and set its path"
         ) from error
     parts = urlsplit(address)
     try:

@@ -42,7 +42,7 @@ def test_the_server_answers_from_an_archive_as_its_network_computes(
         "export", "--from-mxnet", archive, "--backend", jobs.BACKEND or "torch", "--output", model
     )
     assert done.returncode == 0, done.stderr
-    assert "without regard to the aspect ratio" in done.stdout + done.stderr
+    assert "ignoring the aspect ratio" in done.stdout + done.stderr
     built_in = read_built_in(tmp_path / "built-in")
     spec = ModelSpec("resnet20", 3, (3, 32, 32), built_in.mean, (1.0,) * 3)
     engine = backends.load("reference").build(spec, OptimizerSpec(), World())

@@ -183,7 +183,7 @@ def test_the_server_ends_when_the_process_with_the_models_dies(model: Path, tmp_
         assert load(server, "a", model).status == 200
         os.kill(server.worker(), signal.SIGKILL)
         assert server.process.wait(30) == 1
-    assert "the loaded models ended with their process" in log.read_text()
+    assert "the process that held the loaded models has ended" in log.read_text()
 
 
 def test_memory_is_freed_when_models_are_unloaded(server: Server, model: Path) -> None:

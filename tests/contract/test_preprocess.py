@@ -71,7 +71,7 @@ def test_hosts_with_their_own_images_need_the_classes_and_share_them(
         write_class_folders(base / "processing" / "input", classes)
         refused = run_command("preprocess", "--base-dir", base)
         assert refused.returncode == 2
-        assert "the classes must be given: --labels" in refused.stderr
+        assert "give the classes with --labels" in refused.stderr
         done = run_command("preprocess", "--base-dir", base, "--labels", "blue,green,red")
         assert done.returncode == 0, done.stderr
         output = base / "processing" / "output"

@@ -258,7 +258,7 @@ def test_max_minutes_ends_a_job_with_its_best_epoch_and_without_it_the_job_conti
     (base / "checkpoints").mkdir()
     done = run_train(base)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "max_minutes=0.05 is over" in done.stdout
+    assert "max_minutes=0.05 has passed" in done.stdout
     epochs = int(str(metrics_of(base)["epochs"])) + 1
     config = base / "input" / "config" / "hyperparameters.json"
     changed = {"max_minutes": "", "epochs": str(epochs)}

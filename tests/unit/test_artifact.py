@@ -44,7 +44,9 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
     with pytest.raises(ArtifactError, match=f"{name}: changed since it was written"):
         read_artifact(directory)
     path.unlink()
-    with pytest.raises(ArtifactError, match=f"{name}: named in the manifest but not in the"):
+    with pytest.raises(
+        ArtifactError, match=f"{name}: listed in the manifest, but missing from the"
+    ):
         read_artifact(directory)
     (directory.parent / "elsewhere").write_bytes(content)
     path.symlink_to(directory.parent / "elsewhere")
@@ -55,11 +57,11 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, this version reads 1"),
+        ({"format_version": 2}, "expected format version 1, got 2"),
         ({"files": None}, "not a manifest"),
-        ({"files": {}}, "incomplete, without labels.json, model.onnx, preprocessing.json"),
-        ({"classes": 3}, "labels.json has 2 names, the manifest 3"),
-        ({"files": FILES | {"../outside": {"bytes": 1}}}, "names '../outside'"),
+        ({"files": {}}, "expected labels.json, model.onnx, preprocessing.json in the manifest"),
+        ({"classes": 3}, "labels.json has 2 names, but the manifest has 3"),
+        ({"files": FILES | {"../outside": {"bytes": 1}}}, "files in this folder, got '../outside'"),
         ({"files": FILES | {"labels.json": 3}}, "expected its bytes and sha256"),
     ],
 )

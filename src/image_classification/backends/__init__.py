@@ -67,7 +67,7 @@ def of_format(name: str) -> str:
     }
     if name not in owners:
         raise BackendError(
-            f"there is no format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
+            f"unknown format {name!r}{nearest(name, owners)} Formats: {', '.join(owners)}"
         )
     return owners[name]
 
@@ -113,6 +113,6 @@ def _package(name: str) -> str:
     known = names()
     if name not in known:
         raise BackendError(
-            f"there is no backend {name!r}{nearest(name, known)} Backends: {', '.join(known)}"
+            f"unknown backend {name!r}{nearest(name, known)} Backends: {', '.join(known)}"
         )
     return f"{__name__}.{name}"

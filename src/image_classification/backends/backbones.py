@@ -86,4 +86,4 @@ def resnet_name(num_layers: int) -> str:
     if f"resnet{num_layers}" in BACKBONES:
         return f"resnet{num_layers}"
     depths = ", ".join(str(depth) for depth in sorted((*LARGE_DEPTHS, *SMALL_DEPTHS)))
-    raise BackendError(f"num_layers={num_layers} has no ResNet; choose one of {depths}")
+    raise BackendError(f"there is no ResNet with num_layers={num_layers}; choose one of {depths}")

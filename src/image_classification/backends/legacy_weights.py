@@ -111,7 +111,10 @@ class _Reader:
             case "BUILD":
                 stack.pop()
             case _:
-                raise ValueError(f"the instruction {operation}, which plain values do not need")
+                raise ValueError(
+                    f"the pickle instruction {operation}, which a dictionary of tensors does not "
+                    "need"
+                )
 
     def _since_mark(self) -> list[Any]:
         mark = max(i for i, value in enumerate(self.stack) if value is _MARK)
@@ -170,10 +173,10 @@ def read_legacy_weights(path: Path) -> State:
 
 def _read(stream: BytesIO) -> State:
     if [read_inert(stream), read_inert(stream)] != [_MAGIC_NUMBER, _PROTOCOL]:
-        raise ValueError("a file that does not start with the numbers of this format")
+        raise ValueError("a file without the magic numbers of this format")
     machine, named, keys = (read_inert(stream) for _ in range(3))
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise ValueError("a file of a machine that is not little-endian")
+        raise ValueError("a file from a big-endian machine")
     if not isinstance(named, dict) or not isinstance(keys, list):
         raise ValueError("something other than a dictionary of tensors")
     tensors = {name: _described(name, value) for name, value in named.items()}

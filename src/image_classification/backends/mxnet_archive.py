@@ -58,14 +58,14 @@ class _Reader:
         magic, _ = self._numbers("<QQ")
         if magic != _MAGIC:
             raise self._error(
-                f"expected MXNet's .params, which start with {_MAGIC:#x}, got {magic:#x}"
+                f"expected an MXNet .params file, which starts with {_MAGIC:#x}, got {magic:#x}"
             )
         arrays = self._many(self._array)
         names = self._many(self._text)
         if len(names) != len(arrays) or len(set(names)) != len(names):
             raise self._error(f"{len(arrays)} arrays, but {len(set(names))} names")
         if self._position != len(self._content):
-            raise self._error(f"{len(self._content) - self._position} bytes too many")
+            raise self._error(f"{len(self._content) - self._position} unexpected bytes at the end")
         return dict(zip(names, arrays, strict=True))
 
     def _many(self, read: Callable[[], _Entry]) -> list[_Entry]:
@@ -88,7 +88,7 @@ class _Reader:
         shape = self._numbers(f"<{dimensions}{'I' if is_old else 'q'}")
         _, _, kind = self._numbers("<iii")
         if kind not in _TYPES or min(shape) < 0:
-            raise self._error(f"an array of element type {kind} and shape {shape}")
+            raise self._error(f"an array with the unsupported element type {kind} or shape {shape}")
         dtype = np.dtype(_TYPES[kind])
         raw = self._bytes(math.prod(shape) * dtype.itemsize)
         return np.frombuffer(raw, dtype).reshape(shape)
@@ -296,7 +296,10 @@ def _input_shape(path: Path) -> tuple[int, int, int]:
             f"{error!r}"
         ) from error
     if channels not in (1, 3) or min(height, width) < 1:
-        raise ArtifactError(f"{path.name}: images of shape {(channels, height, width)}")
+        raise ArtifactError(
+            f"{path.name}: expected images with 1 or 3 channels and sides of at least 1, got "
+            f"{(channels, height, width)}"
+        )
     return channels, height, width
 
 

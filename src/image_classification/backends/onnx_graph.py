@@ -94,7 +94,9 @@ def check(answer: Predict, predict: Predict, spec: ModelSpec, temperature: float
         batch = images[:size]
         logits = predict(batch)
         if not np.isfinite(logits).all():
-            raise AlgorithmError("the model has diverged: its own predictions are not finite")
+            raise AlgorithmError(
+                "the model has diverged: its predictions are not finite; lower learning_rate"
+            )
         expected = probabilities_of(logits, spec, temperature)
         difference = float(np.abs(answer(batch) - expected).max())
         if not difference <= TOLERANCE:  # also for a NaN

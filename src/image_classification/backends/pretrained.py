@@ -119,6 +119,6 @@ def _verify_hash(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if match and not digest.startswith(match[1]):
         raise ArtifactError(
-            f"{path} was altered: its SHA-256 begins {digest[:8]}, its name says {match[1]}; "
-            "reinstall the package"
+            f"{path} was altered: its SHA-256 begins with {digest[:8]}, but its name says "
+            f"{match[1]}; reinstall the package"
         )

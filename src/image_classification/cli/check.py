@@ -29,7 +29,7 @@ def add_commands(commands: Commands) -> None:
     command = add_command(
         commands,
         "check",
-        "find what is wrong with a data set",
+        "find the problems of a data set",
         """image-classification check flowers
   image-classification check channels/train channels/validation --json
   image-classification check images --list labels.csv
@@ -43,11 +43,11 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="class folders, a folder with a list, a folder of splits, or a record file; several "
-        "are compared with each other",
+        help="class folders, a folder with a list, a folder of splits, or a record file; give "
+        "several to compare them",
     )
     command.add_argument(
-        "--list", type=Path, metavar="FILE", help="the list of the images in the only PATH"
+        "--list", type=Path, metavar="FILE", help="list of the images; with a single PATH only"
     )
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     add_workers(command)
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     """Check and report; return 1 if there are errors."""
     workers = workers_of(args.workers)
     if args.list is not None and len(args.paths) > 1:
-        raise UsageError(f"--list names the images of one PATH, got {len(args.paths)}")
+        raise UsageError(
+            f"--list needs exactly one PATH, got {len(args.paths)}; check the others separately"
+        )
     subsets: list[Subset] = []
     damaged: list[Problem] = []
     for path in args.paths:

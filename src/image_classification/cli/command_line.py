@@ -110,7 +110,7 @@ def add_robustness(command: argparse.ArgumentParser) -> None:
         "--shard-size",
         type=_parse_shard_size,
         metavar="MB",
-        help="close a file at this size (MiB) and begin the next: NAME-00000-of-00012.rec",
+        help="start a new file at this size (MiB): NAME-00000-of-00012.rec",
     )
     command.add_argument(
         "--resume",
@@ -126,7 +126,7 @@ def add_max_bad(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
         type=_parse_max_bad,
         default=0,
         metavar="N|P%",
-        help="how many unusable images may be left out (default: 0)",
+        help="number or share of unusable images to leave out before the run fails (default: 0)",
     )
 
 
@@ -135,8 +135,8 @@ def add_segment(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
     command.add_argument(
         "--segment",
         action="store_true",
-        help="rewrite JPEGs without loss, with restart markers, so that training decodes only the "
-        "region of a picture that it crops (needs the program jpegtran)",
+        help="add restart markers to JPEGs, without loss, so that training decodes only the "
+        "region that it crops (needs the program jpegtran)",
     )
 
 
@@ -166,7 +166,9 @@ def _parse_max_bad(text: str) -> int | float:
     except ValueError:
         amount = -1
     if not 0 <= amount or (isinstance(amount, float) and amount > 1):
-        raise argparse.ArgumentTypeError(f"expected a count as 5 or a share as 1%, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a count such as 5 or a share such as 1%, got {text!r}"
+        )
     return amount
 
 

@@ -33,7 +33,7 @@ def add_commands(subparsers: Commands) -> None:
         "--interface",
         choices=sorted(INTERFACES),
         default="mxnet",
-        help="the built-in whose channels and hyperparameters the algorithm has",
+        help="built-in algorithm whose channels and hyperparameters to describe",
     )
     command.add_argument(
         "--name", help="name of the algorithm (default: image-classification-<interface>)"

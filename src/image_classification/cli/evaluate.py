@@ -29,7 +29,9 @@ def add_commands(subparsers: Commands) -> None:
         "--data", type=Path, required=True, metavar="PATH", help="class folders or .rec file(s)"
     )
     command.add_argument("--top-k", type=int, metavar="K", help="report top-k accuracy too")
-    command.add_argument("--json", action="store_true", help="print one JSON object, not text")
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of text"
+    )
     command.set_defaults(run=evaluate)
 
 

@@ -25,13 +25,13 @@ def _add_export(subparsers: Commands) -> None:
     )
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--backbone", help="a pretrained backbone as it is (ImageNet's 1,000 classes)"
+        "--backbone", help="a pretrained backbone, unchanged (ImageNet's 1,000 classes)"
     )
     what.add_argument(
         "--from-mxnet",
         type=Path,
         metavar="FILE",
-        help="model.tar.gz of the MXNet built-in, or the folder with its content",
+        help="model.tar.gz of the MXNet built-in, or the folder unpacked from it",
     )
     what.add_argument(
         "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
@@ -39,7 +39,7 @@ def _add_export(subparsers: Commands) -> None:
     command.add_argument(
         "--format",
         metavar="NAME",
-        help="format of --model, such as saved_model; needs the framework",
+        help="format to convert --model to, such as saved_model; needs the framework",
     )
     _add_backend(command)
     command.add_argument(
@@ -74,10 +74,10 @@ def _add_weights(subparsers: Commands) -> None:
     command = add_command(
         subparsers,
         "weights",
-        "write pretrained weights as safetensors, to add to an image or mount into a job",
+        "write pretrained weights as safetensors, to add to a container image or mount into a job",
         "image-classification weights efficientnet_lite0 --output weights",
     )
-    command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="its name in the catalog")
+    command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="name of the backbone")
     _add_backend(command)
     command.add_argument(
         "--output",

@@ -101,18 +101,24 @@ def _add_list_options(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=list(IM2REC_EXTENSIONS),
         metavar="EXT",
-        help=f"in any case; default: {' '.join(IM2REC_EXTENSIONS)}",
+        help=f"file extensions, ignoring case (default: {' '.join(IM2REC_EXTENSIONS)})",
     )
-    add("--chunks", type=int, default=1, metavar="N", help="cut the list into N (default: 1)")
+    add("--chunks", type=int, default=1, metavar="N", help="cut the list into N lists (default: 1)")
     add("--train-ratio", type=float, default=1.0, metavar="R", help="default: 1.0")
     add("--test-ratio", type=float, default=0.0, metavar="R", help="default: 0")
-    add("--recursive", action="store_true", help="visit sub-folders, one class each")
-    add("--no-shuffle", dest="shuffle", action="store_false", help="keep the order of the walk")
+    add("--recursive", action="store_true", help="visit subfolders, one class each")
+    add(
+        "--no-shuffle",
+        dest="shuffle",
+        action="store_false",
+        help="keep the order in which the folders are visited",
+    )
     add("--skip-hidden", action="store_true", help="skip names that begin with a dot")
     add(
         "--exact-im2rec-ratios",
         action="store_true",
-        help="the split sizes of im2rec.py, which lose images when the ratios add up to 1",
+        help="compute split sizes as im2rec.py does, which drops images when the ratios add up to "
+        "1",
     )
 
 
@@ -121,7 +127,7 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
     add("--pass-through", action="store_true", help="store the files as they are")
     add("--resize", type=int, default=0, metavar="N", help="shorter side (default: 0, unchanged)")
     add("--center-crop", action="store_true", help="crop the middle square first")
-    add("--quality", type=int, default=95, metavar="Q", help="of JPEG, 1 to 100 (default: 95)")
+    add("--quality", type=int, default=95, metavar="Q", help="JPEG quality, 1 to 100 (default: 95)")
     add("--num-thread", type=int, default=1, metavar="N", help="threads (default: 1)")
     add("--color", type=int, default=1, choices=(-1, 0, 1), help="1 color, 0 gray, -1 as stored")
     add("--encoding", default=".jpg", choices=(".jpg", ".png"), help="default: .jpg")
@@ -137,7 +143,7 @@ def _add_pack_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="store all labels of each image, not only the first",
     )
-    add("--label-width", type=int, metavar="N", help="labels that every line must have")
+    add("--label-width", type=int, metavar="N", help="number of labels required on every line")
     add("--nsplit", type=int, default=1, metavar="N", help="with --part: number of parts")
     add("--part", type=int, default=0, metavar="K", help="pack part K of the list, from 0")
     add(

@@ -45,7 +45,7 @@ def _add_inspect(commands: Commands) -> None:
     )
     add = command.add_argument
     add("file", type=Path, metavar="FILE.rec")
-    add("--record", type=int, metavar="K", help="show (or extract) record K only, from 0")
+    add("--record", type=int, metavar="K", help="show (or extract) only record K, counted from 0")
     add("--extract", type=Path, metavar="DIR", help="write images to DIR/<label>/<id>.<ext>")
     add("--contact-sheet", type=Path, metavar="FILE.png", help="draw the first records on a sheet")
     add("--first", type=int, default=64, metavar="N", help="records on the sheet (default: 64)")
@@ -87,7 +87,9 @@ def _run_inspect(args: argparse.Namespace) -> int:
     if args.first < 1:
         raise UsageError(f"expected --first 1 or more, got {args.first}")
     if args.record is not None and args.salvage is not None:
-        raise UsageError("--salvage saves all sound records and --record names one: drop one")
+        raise UsageError(
+            "--salvage saves all sound records, --record selects one: drop one of them"
+        )
     if args.contact_sheet is not None:
         check_sheet(args.contact_sheet, [args.file])
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
@@ -140,7 +142,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
 def _loss_lines(lost: dict[str, Any]) -> list[str]:
     keys = lost["lost_keys"]
     if keys is None:
-        return [f"lost: {lost['skipped_bytes']} bytes; no index tells which ids were in them"]
+        return [
+            f"lost: {lost['skipped_bytes']} bytes; without an index, the ids in them are unknown"
+        ]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     named = f": {', '.join(map(str, keys[:_NAMED]))}{more}" if keys else ""
     return [f"lost: {lost['skipped_bytes']} bytes, {len(keys)} records of the index{named}"]

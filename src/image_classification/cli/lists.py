@@ -20,8 +20,8 @@ def add_commands(commands: Commands) -> None:
       data/flowers.lst (shuffled) and data/labels.json, one class per folder
   image-classification list data/flowers images/ --train-ratio 0.8
       data/flowers_train.lst and data/flowers_val.lst""",
-        "Number the images below ROOT, and their folders as classes. Write lists, and\n"
-        "labels.json next to them; print a line FOLDER NUMBER for each class.",
+        "Number the images below ROOT, and number their folders as classes. Write the lists\n"
+        "with labels.json next to them, and print FOLDER NUMBER for each class.",
     )
     add = command.add_argument
     add(
@@ -32,13 +32,14 @@ def add_commands(commands: Commands) -> None:
         "--recursive",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="visit sub-folders, one class each; --no-recursive: the images in ROOT, one class",
+        help="visit subfolders, one class each; --no-recursive: the images in ROOT, one class",
     )
     add(
         "--shuffle",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="shuffle as im2rec does, the same every time; --no-shuffle keeps folders together",
+        help="shuffle as im2rec does, identically on every run; --no-shuffle keeps folders "
+        "together",
     )
     add("--chunks", type=int, default=1, metavar="N", help="cut the list into N lists")
     add(
@@ -54,7 +55,7 @@ def add_commands(commands: Commands) -> None:
         nargs="+",
         default=list(IM2REC_EXTENSIONS),
         metavar="EXT",
-        help=f"extensions of images, in any case (default: {' '.join(IM2REC_EXTENSIONS)})",
+        help=f"file extensions of images, ignoring case (default: {' '.join(IM2REC_EXTENSIONS)})",
     )
     add(
         "--include-hidden",
@@ -64,7 +65,7 @@ def add_commands(commands: Commands) -> None:
     add(
         "--exact-im2rec-ratios",
         action="store_true",
-        help="cut as im2rec does, which loses images when the ratios add up to 1",
+        help="compute split sizes as im2rec does, which drops images when the ratios add up to 1",
     )
     command.set_defaults(run=_run)
 

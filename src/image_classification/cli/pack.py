@@ -47,7 +47,7 @@ def add_commands(commands: command_line.Commands) -> None:
     add("root", type=Path, metavar="ROOT", help="the folder its paths are relative to")
     target = command.add_mutually_exclusive_group()
     target.add_argument(
-        "--output", type=Path, metavar="FILE.rec", help="default: LIST with the ending .rec"
+        "--output", type=Path, metavar="FILE.rec", help="default: LIST with the suffix .rec"
     )
     target.add_argument(
         "--append-to", type=Path, metavar="FILE.rec", help="add the images to an existing file"
@@ -55,14 +55,14 @@ def add_commands(commands: command_line.Commands) -> None:
     add(
         "--renumber",
         action="store_true",
-        help="with --append-to: give the new images the ids after the largest one in the file",
+        help="with --append-to: number the new images after the largest id in the file",
     )
     add("--pass-through", action="store_true", help="store the files as they are (the default)")
     transcoding = command.add_argument_group("transcoding")
     add = transcoding.add_argument
-    add("--resize", type=int, metavar="N", help="shorter side in pixels, up or down")
+    add("--resize", type=int, metavar="N", help="resize the shorter side to N pixels, up or down")
     add("--center-crop", action="store_true", help="crop the middle square first")
-    add("--quality", type=int, metavar="Q", help="of the JPEG, 1 to 100 (default: 95)")
+    add("--quality", type=int, metavar="Q", help="JPEG quality, 1 to 100 (default: 95)")
     add("--encoding", choices=(".jpg", ".png"), help="default: .jpg")
     add("--color", type=int, choices=(-1, 0, 1), help="1 color (default), 0 gray, -1 as stored")
     add(

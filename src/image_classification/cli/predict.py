@@ -257,7 +257,9 @@ def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
     if namespace.contact_sheet is not None:
         check_sheet(namespace.contact_sheet, paths)
     if namespace.output is not None and namespace.output == namespace.contact_sheet:
-        raise UsageError(f"--output and --contact-sheet are both {namespace.output}")
+        raise UsageError(
+            f"--output and --contact-sheet are both {namespace.output}: name two files"
+        )
 
 
 @contextmanager

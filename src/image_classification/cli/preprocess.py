@@ -52,7 +52,11 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         help="the class of each image: .csv, .tsv, .lst, .manifest or .jsonl (default: the class "
         "folders, or the only list in DIR)",
     )
-    add("--label-attribute", metavar="NAME", help="of a manifest: the attribute with the class")
+    add(
+        "--label-attribute",
+        metavar="NAME",
+        help="with a manifest: the attribute that holds the class",
+    )
     add("--group-by", metavar="COLUMN", help="keep the images of a group in one split")
     add(
         "--labels",
@@ -64,13 +68,13 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         type=Path,
         default=BASE_DIR.read(),
         metavar="DIR",
-        help="folder that stands for /opt/ml",
+        help="folder to use instead of /opt/ml",
     )
     add(
         "--distribution",
         choices=("replicated", "sharded"),
-        help="with several hosts: every host has all images, or each its own (default: from the "
-        "job's configuration, else replicated)",
+        help="on several hosts: whether every host has all images or only its own (default: from "
+        "the job's configuration, else replicated)",
     )
 
 
@@ -78,7 +82,13 @@ def _add_split(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("split").add_argument
     add("--train-ratio", type=float, metavar="R", help="default: 0.8")
     add("--test-ratio", type=float, metavar="R", help="default: 0")
-    add("--seed", type=int, default=0, metavar="N", help="of the split and the order (default: 0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the split and the order (default: 0)",
+    )
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
@@ -86,8 +96,18 @@ def _add_output(command: argparse.ArgumentParser) -> None:
     add = output.add_argument
     add("--output", type=Path, metavar="DIR", help="default: <base>/processing/output")
     add("--format", choices=tuple(FORMATS), default="recordio", help="default: recordio")
-    add("--resize", type=int, metavar="N", help="shorter side in pixels (default: unchanged)")
-    add("--quality", type=int, metavar="Q", help="of JPEGs that are encoded again (default: 95)")
+    add(
+        "--resize",
+        type=int,
+        metavar="N",
+        help="resize the shorter side to N pixels (default: unchanged)",
+    )
+    add(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help="quality of JPEGs that are encoded again (default: 95)",
+    )
     command_line.add_segment(output)
     add(
         "--shard-size",
@@ -129,7 +149,7 @@ def run(namespace: argparse.Namespace) -> int:
 def _check_apart(root: Path, output: Path) -> None:
     """Refuse an output below the input: the next run would read it as images."""
     if output.resolve().is_relative_to(root.resolve()):
-        raise UsageError(f"--output {output} is in the input {root}: name a folder outside it")
+        raise UsageError(f"--output {output} is inside the input {root}: name a folder outside it")
 
 
 def _check_numbers(namespace: argparse.Namespace) -> None:
@@ -174,8 +194,8 @@ def _plan(
         is_sharded = namespace.distribution == "sharded"
     if is_sharded and hosts > 1 and labels is None:
         raise UsageError(
-            f"each of {hosts} hosts has its own part of the images and may lack a class, so the "
-            f"classes must be given: --labels a,b,c, or a {LABELS_FILE} in the input"
+            f"each of {hosts} hosts has only its own images, which may lack a class: give the "
+            f"classes with --labels a,b,c, or put a {LABELS_FILE} in the input"
         )
     return ChannelPlan(
         train_ratio=namespace.train_ratio,

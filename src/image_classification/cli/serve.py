@@ -18,7 +18,10 @@ def add_commands(subparsers: Commands) -> None:
         "image-classification serve --model model --port 8080",
     )
     command.add_argument(
-        "--model", type=Path, metavar="DIR", help="artifact (default: <base>/model of /opt/ml)"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="artifact (default: the folder model in the base directory, /opt/ml)",
     )
     command.add_argument("--host", help="address to listen on (default: all of them)")
     command.add_argument("--port", type=int, help="port (default: $SAGEMAKER_BIND_TO_PORT or 8080)")

@@ -49,7 +49,7 @@ def add_commands(subparsers: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a hyperparameter, which wins over hyperparameters.json; repeat for more",
+        help="a hyperparameter, overriding hyperparameters.json; repeat for more",
     )
     command.add_argument("--output", type=Path, metavar="DIR", help="folder of the artifact")
     # The platform scrapes metrics from standard output.

@@ -163,11 +163,11 @@ def _problems_of(channel: Channel, given: ChannelInput) -> Iterator[str]:
     elif given.is_pipe and not given.is_wrapped and "image" in given.content_type:
         yield (
             f"channel {given.name}: images through a pipe need RecordWrapperType=RecordIO and an "
-            "augmented manifest, which tell where an image ends and which class it has"
+            "augmented manifest, which mark where each image ends and which class it has"
         )
     elif given.is_wrapped and not given.is_pipe:
         yield (
-            f"channel {given.name}: RecordWrapperType=RecordIO acts in Pipe mode only; leave it "
+            f"channel {given.name}: RecordWrapperType=RecordIO works only in Pipe mode; leave it "
             f"out, or set TrainingInputMode=Pipe instead of {given.mode}"
         )
 

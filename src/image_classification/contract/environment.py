@@ -69,13 +69,13 @@ DEFAULT_BASE_DIR = Path("/opt/ml")
 BASE_DIR = Variable("IMAGE_CLASSIFICATION_BASE_DIR", str(DEFAULT_BASE_DIR),
     "folder to use instead of /opt/ml")
 BACKEND = Variable("IMAGE_CLASSIFICATION_BACKEND", "torch",
-    "backend of jobs that name none; each train image sets its own")
+    "backend of jobs that do not set one; each training image sets its own")
 CPU_COUNT = Variable("IMAGE_CLASSIFICATION_CPU_COUNT", "0",
-    "CPUs to use; 0: those of the machine, within the limits of the process")
+    "CPUs to use; 0: all that the process is allowed to use")
 OMP_NUM_THREADS = Variable("OMP_NUM_THREADS", "",
-    "limit of the threads of a training step, for every backend; unset: one per CPU")
+    "most threads of a training step, in every backend; unset: one per CPU")
 MAX_PIXELS = Variable("IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 << 20),
-    "size in pixels of the largest image that is packed, trained on or predicted")
+    "most pixels of an image that is packed, trained on or predicted")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
@@ -93,7 +93,7 @@ MASTER_PORT = Variable("MASTER_PORT", "29500",
 PROCESSES = Variable("IMAGE_CLASSIFICATION_PROCESSES", "0",
     "training processes on each host; 0: one per GPU")
 LOCAL_RANK = Variable("LOCAL_RANK", "",
-    "rank of this process among those of its host; our launcher sets it")
+    "rank of this process on its host; our launcher sets it")
 LOCAL_WORLD_SIZE = Variable("LOCAL_WORLD_SIZE", "",
     "number of training processes on this host, by default one; our launcher sets it")
 GLOO_INTERFACE = Variable("GLOO_SOCKET_IFNAME", "",
@@ -109,25 +109,26 @@ HOST = Variable("IMAGE_CLASSIFICATION_HOST", "0.0.0.0", "address of the server")
 MODEL_DIR = Variable("IMAGE_CLASSIFICATION_MODEL_DIR", "",
     "artifact to serve; unset: <base>/model")
 SERVER_THREADS = Variable("SAGEMAKER_GUNICORN_THREADS", "0",
-    "requests that a process works on at once; 0: one more than its CPUs, fewer with little memory")
+    "requests that a process handles at once; 0: one more than its CPUs, fewer with little memory")
 SERVER_WORKERS = Variable("SAGEMAKER_MODEL_SERVER_WORKERS", "1",
     "server processes, each with its own copy of the model; one on a GPU or a multi-model endpoint",
     aliases=("MODEL_SERVER_WORKERS",))
 QUEUE_SIZE = Variable("SAGEMAKER_MODEL_JOB_QUEUE_SIZE", "100",
-    "requests that can wait in a process; more requests get a 503")
+    "requests that can wait in a process; further requests get a 503")
 SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60",
-    "seconds after which a waiting request is dropped, and after which a call of the model or of "
-    "your own handlers counts as hung and its process is replaced",
+    "seconds after which a waiting request is dropped; also, seconds after which a call to the "
+    "model or to your own handlers counts as hung and its process is replaced",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"))
 STARTUP_TIMEOUT = Variable("SAGEMAKER_STARTUP_TIMEOUT", "600",
     "seconds to load the model; after this time the process ends")
 READ_TIMEOUT = Variable("IMAGE_CLASSIFICATION_READ_TIMEOUT", "20",
-    "seconds in which the head of a request must arrive, and its body; the body gets one more "
+    "seconds for the head of a request to arrive, and again for its body, which gets one more "
     "second for each 64 KiB received")
 MAX_CONTENT_LENGTH = Variable("MAX_CONTENT_LENGTH", str(16 << 20),
     "largest request body in bytes")
 BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
-    "on: waiting requests run together as one batch; off; auto: on a GPU only")
+    "on: run waiting requests together as one batch; off: run each request alone; auto: on for a "
+    "GPU, off for a CPU")
 MAX_BATCH_SIZE = Variable("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32",
     "largest batch of waiting requests")
 MODEL_MEMORY = Variable("IMAGE_CLASSIFICATION_MODEL_MEMORY_MB", "0",
@@ -139,15 +140,17 @@ ACCESS_LOG = Variable("IMAGE_CLASSIFICATION_ACCESS_LOG", "true",
 METRICS = Variable("IMAGE_CLASSIFICATION_METRICS", "false",
     "true: GET /metrics answers in Prometheus' text format")
 DEFAULT_ACCEPT = Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "",
-    "Accept of requests without one")
+    "Accept value for requests without one")
 IS_BATCH = Variable("SAGEMAKER_BATCH", "false",
     "true in a batch transform job: answers are JSON lines by default")
 IS_MULTI_MODEL = Variable("SAGEMAKER_MULTI_MODEL", "false",
     "true on a multi-model endpoint: models are loaded and unloaded over HTTP")
 TOP_K = Variable("IMAGE_CLASSIFICATION_TOP_K", "",
-    "verbose answers hold the K most probable classes; unset: all of them; `;top_k=K` wins")
+    "verbose answers contain the K most probable classes; unset: all of them; `;top_k=K` in "
+    "Accept overrides it")
 THRESHOLD = Variable("IMAGE_CLASSIFICATION_THRESHOLD", "",
-    "verbose answers hold the classes with at least this probability, 0 to 1; `;threshold=P` wins")
+    "verbose answers contain the classes with at least this probability, 0 to 1; `;threshold=P` "
+    "in Accept overrides it")
 BATCH_PLACEHOLDER = Variable("IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER", "false",
     "true: in batch transform, an unusable file gets a 200 with an error line instead of its "
     "prediction and does not end the job")
@@ -156,7 +159,7 @@ PAGE = Variable("IMAGE_CLASSIFICATION_PAGE", "true",
 MAX_PAYLOAD_IN_MB = Variable("SAGEMAKER_MAX_PAYLOAD_IN_MB", "0",
     "the transform job's MaxPayloadInMB: the body limit in MiB if MAX_CONTENT_LENGTH is unset")
 MAX_CONCURRENT_TRANSFORMS = Variable("SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", "0",
-    "the transform job's setting, which GET /execution-parameters repeats; 0: one per CPU")
+    "the transform job's setting, which GET /execution-parameters returns; 0: one per CPU")
 BATCH_STRATEGY = Variable("SAGEMAKER_BATCH_STRATEGY", "SINGLE_RECORD",
     "the transform job's setting, which GET /execution-parameters repeats")
 

@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """How a built-in's server writes the probabilities of one image, when labels are not asked for.
+    """How a built-in's server writes the probabilities of one image, without labels.
 
     Attributes:
         json_key: the name of the array in application/json; None: the bare array.
@@ -84,7 +84,7 @@ class Interface:
             value = parsed[entry.name]
             if not entry.acts_with(values.optimizer) and value != entry.default:
                 _logger.info(
-                    "%s=%s is without effect with optimizer=%s: it acts with %s",
+                    "%s=%s has no effect with optimizer=%s: it works with %s",
                     *(entry.name, value, values.optimizer, ", ".join(entry.optimizers)),
                 )
         return values.with_value(

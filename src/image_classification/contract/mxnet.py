@@ -19,7 +19,8 @@ CHANNELS = (
         "Training images: record files, images with a list or a manifest, or class folders.",
         ALL_MODES),
     Channel("validation", False, _RECORDS_OR_IMAGES,
-        "Validation images, in a form of train; optional with validation_split_ratio.", ALL_MODES),
+        "Validation images, in any form that train accepts; optional with validation_split_ratio.",
+        ALL_MODES),
     Channel("train_lst", False, _IMAGES, "One .lst file that lists the images of train."),
     Channel("validation_lst", False, _IMAGES, "One .lst file that lists the images of validation."),
     MODEL_CHANNEL,
@@ -45,10 +46,10 @@ class MXNetHyperparameters(SharedHyperparameters):
     learning_rate = real(0.1, "Initial learning rate.", 0, 1, tuned=(1e-6, 0.5))
     optimizer = choice("sgd", ("sgd", "adam", "rmsprop", "nag"), "Optimizer.", tuned=True)
     momentum = real(0.9,
-        "sgd and nag: momentum; without effect with other optimizers, as in the built-in.", 0, 1,
+        "sgd and nag: momentum; no effect with other optimizers, as in the built-in.", 0, 1,
         optimizers=("sgd", "nag"), tuned=(0.0, 0.999))
     weight_decay = real(0.0001,
-        "sgd and nag: weight decay; without effect with other optimizers, as in the built-in.", 0,
+        "sgd and nag: weight decay; no effect with other optimizers, as in the built-in.", 0,
         1, optimizers=("sgd", "nag"), tuned=(0.0, 0.999))
     epsilon = real(1e-8,
         "adam and rmsprop: epsilon.", 0, 1, optimizers=("adam", "rmsprop"), name="eps",
@@ -57,8 +58,9 @@ class MXNetHyperparameters(SharedHyperparameters):
         "rmsprop: decay of the squared gradient's average.", 0, 1, optimizers=("rmsprop",),
         name="gamma", tuned=(1e-8, 0.999))
     augmentation_type = choice(None, ("crop", "crop_color", "crop_color_transform"),
-        "Random changes of training images. crop: crop and horizontal flip; crop_color: color too; "
-        "crop_color_transform: affine transforms too. Unset: none, the center is cropped.")
+        "Random changes of training images. crop: crop and horizontal flip; crop_color: color "
+        "too; crop_color_transform: affine transforms too. Unset: no changes; the center is "
+        "cropped.")
     resize_mode = choice("crop", ("crop", "squash"),
         "crop: resize the shorter side, then crop; squash: resize both sides to image_shape.")
     small_images = choice("refuse", ("refuse", "enlarge"),
@@ -71,18 +73,18 @@ class MXNetHyperparameters(SharedHyperparameters):
     train_only_top_layer = flag(False, "Train only the head.")
     use_pretrained_model = flag(False,
         "Start from ImageNet weights with a new head; the whole network is trained. If there are "
-        "no weights of the ResNet of num_layers, efficientnet_lite0 replaces it with a warning; a "
-        "backbone that the job names is never replaced.")
+        "no weights for the ResNet that num_layers selects, efficientnet_lite0 replaces it and a "
+        "warning is logged; a backbone that the job sets is never replaced.")
     use_weighted_loss = flag(False,
-        "With multi_label: weigh each class by the images without it per image with it.")
+        "With multi_label: weight each class by the ratio of images without it to images with it.")
     precision_dtype = choice(None, ("float32", "float16"),
-        "Precision of training steps; unset: see precision. On a CPU float16 is float32.")
+        "Precision of training steps; unset: see precision. On a CPU, float16 trains in float32.")
     top_k = integer(None, "Report top-k accuracy too.", 2)
     random_seed = integer(0, "Seed of weights, order and augmentation.", 0)
     validation_split_ratio = real(None,
-        "Share of train that is held out if there is no validation channel.", 0, 1)
+        "Share of train to hold out if there is no validation channel.", 0, 1)
     kv_store = choice(None, ("dist_sync", "dist_async"),
-        "Without effect on one host; several hosts train synchronously with either value.")
-    model_prefix = text(None, "Accepted and without effect, as in the built-in.")
+        "No effect on one host; several hosts train synchronously with either value.")
+    model_prefix = text(None, "Accepted but has no effect, as in the built-in.")
     use_lr_scheduler = flag(None,
-        "Accepted and without effect: lr_scheduler_step alone decides, as in the built-in.")
+        "Accepted but has no effect: lr_scheduler_step alone decides, as in the built-in.")

@@ -70,8 +70,8 @@ class SharedHyperparameters(Hyperparameters):
     interface = choice(None, ("mxnet", "tensorflow"),
         "The built-in that the job is written for; by default recognized from the channels.")
     backend = text(None,
-        "The framework that computes; unset: the one of the training image, torch without an "
-        "image.")
+        "The framework that trains; unset: that of the training image, or torch outside a "
+        "container.")
     backbone = text(None,
         "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
         "also timm/<name>; with backend=mxnet gluon/<name>; with backend=tensorflow keras/<name>, "
@@ -97,14 +97,14 @@ class SharedHyperparameters(Hyperparameters):
         "Learning rate after the warm-up; unset: step if lr_scheduler_step is set, else constant.")
     lr_scheduler_factor = real(0.1, "Factor of the learning rate at each step.", 0, 1)
     lr_scheduler_step = text(None,
-        "Epochs after which lr_scheduler_factor multiplies the learning rate, as 10,20.")
+        "Epochs after which lr_scheduler_factor multiplies the learning rate, such as 10,20.")
     warmup_epochs = real(0.0, "The learning rate rises linearly from 0 over this many epochs.", 0)
     early_stopping = flag(False, "Stop when validation accuracy no longer improves.")
     max_bad_samples = text("0",
-        "Unreadable images to skip before the job fails: a count, or a share as 1%.")
+        "Unreadable images to skip before the job fails: a count, or a share such as 1%.")
     pipe_shuffle_mb = integer(256,
-        "Pipe mode: MiB of encoded images that are kept in memory for shuffling; 0 keeps the order "
-        "of the pipe.", 0)
+        "Pipe mode: MiB of encoded images to keep in memory for shuffling; 0 keeps the order of "
+        "the pipe.", 0)
     checkpoint_frequency = integer(1,
         "Epochs between checkpoints; the artifact always holds the best epoch.", 1)
     checkpoint_steps = integer(None,
@@ -118,11 +118,12 @@ class SharedHyperparameters(Hyperparameters):
         "it does at SIGTERM: it finishes its step, saves a checkpoint and writes the best epoch.",
         above=0)
     mixup_alpha = real(0.0,
-        "Mixup: mix each image with another of its batch in a share from Beta(alpha, alpha); 0 is "
-        "off.", 0, 100)
+        "Mixup: blend each image with another one of its batch, with a share drawn from "
+        "Beta(alpha, alpha); 0 is off.", 0, 100)
     cutmix_alpha = real(0.0,
-        "CutMix: replace a rectangle, its area from Beta(alpha, alpha), by that of another image "
-        "of the batch; 0 is off. With mixup_alpha, each step uses one of the two.", 0, 100)
+        "CutMix: replace a rectangle, with an area drawn from Beta(alpha, alpha), with the same "
+        "rectangle of another image in the batch; 0 is off. With mixup_alpha, each step uses one "
+        "of the two.", 0, 100)
     class_weights = choice(None, ("balanced", "effective"),
         "Weights of samples by class: balanced (1 / samples of the class) or effective (by the "
         "effective number of samples, beta 0.999).")
@@ -132,28 +133,29 @@ class SharedHyperparameters(Hyperparameters):
         "Decay of a moving average of the weights, which is validated and served instead of the "
         "weights; 0 is off.", 0, 0.99999)
     accumulate_batches = integer(1,
-        "Batches whose gradients make one update, equal to that of one batch of all their images "
-        "(but BatchNorm sees each batch alone).", 1)
+        "Number of batches whose gradients are combined into one update, as if they were a "
+        "single batch (but BatchNorm sees each batch alone).", 1)
     min_crop_area = real(None,
-        "Train on random crops with an area from this share of the image to all of it and an "
-        "aspect ratio of 3/4 to 4/3, resized to image_shape.", 0.01, 1)
+        "Train on random crops, resized to image_shape, with an aspect ratio of 3/4 to 4/3; this "
+        "is the smallest share of the image's area that a crop covers.", 0.01, 1)
     randaugment = integer(0, "RandAugment operations on each training image; 0 is off.", 0, 4)
     randaugment_magnitude = real(9.0, "Strength of the RandAugment operations.", 0, 30)
     random_erasing = real(0.0,
         "Probability that a rectangle of a training image becomes the mean color.", 0, 1)
     precision = choice(None, ("auto", "float32", "float16", "bfloat16"),
-        "Number format of training steps; unset or auto: bfloat16 on GPUs that have it, else "
+        "Number format of training steps; unset or auto: bfloat16 on GPUs that support it, else "
         "float32. Weights and predictions are always float32. A device without the format uses "
         "float32 with a warning.")
     compile = choice("auto", ("auto", "on", "off"),
         "Compile training steps with torch.compile, which needs a C++ compiler, or TensorFlow's "
         "XLA. auto is off: whether it pays on a GPU is not measured yet.")
     calibrate_probabilities = flag(True,
-        "Fit one temperature on validation and serve calibrated probabilities; without effect "
-        "where it does not improve them.")
+        "Fit one temperature on validation and serve calibrated probabilities; no effect where "
+        "it does not improve them.")
     keep_last_weights = flag(False,
         "Write the last epoch's weights to weights-last.safetensors, next to the best epoch's in "
         "weights.safetensors.")
     tensorboard = flag(False, "Write TensorBoard event files to output/tensorboard.")
     preset = choice(None, tuple(PRESETS),
-        "A table of values in docs/hyperparameters.md; values that the job sets itself win.")
+        "A named set of values, listed in docs/hyperparameters.md; values that the job sets "
+        "itself override it.")

@@ -14,7 +14,7 @@ from image_classification.contract.shared import SharedHyperparameters
 CHANNELS = (
     Channel("training", True, (), "One folder of images per class."),
     Channel("validation", False, (),
-        "The same classes; without it, a part of training is held out."),
+        "The same classes; without it, a share of training is held out."),
     Channel("test", False, (), "The same classes; the final model is evaluated on it."),
     Channel("code", False, (), "The script of the built-in's jobs; it is not read."),
     MODEL_CHANNEL,
@@ -56,7 +56,7 @@ class TensorFlowHyperparameters(SharedHyperparameters):
         "differ.")
     early_stopping_patience = integer(5, "Epochs without improvement.", 1, 1000)
     early_stopping_min_delta = real(0.0, "Absolute gain that counts as improvement.", 0, 1)
-    augmentation = flag(False, "Switch on random flips, rotation and zoom of training images.")
+    augmentation = flag(False, "Turn on random flips, rotation and zoom of training images.")
     augmentation_random_flip = choice("horizontal_and_vertical",
         ("horizontal_and_vertical", "horizontal", "vertical", "None"),
         "Random flips.")
@@ -70,11 +70,11 @@ class TensorFlowHyperparameters(SharedHyperparameters):
         (*_INTERPOLATIONS, "lanczos5", "gaussian", "mitchellcubic"),
         "Interpolation of resized images.", only=_INTERPOLATIONS)
     binary_mode = flag(False,
-        "Two classes, of which the second by name is the positive one. Answers hold both "
-        "probabilities of a softmax; the built-in has one sigmoid.")
+        "Two classes; the second one by name is the positive one. Answers contain "
+        "both softmax probabilities, unlike the built-in's single sigmoid.")
     eval_metric = choice("accuracy", ("accuracy", "precision", "recall", "auc", "prc"),
         "The metric that selects the best epoch; all but accuracy need binary_mode.")
     validation_split_ratio = real(0.2,
-        "Share of training that is held out if there is no validation channel.", 0, 1)
+        "Share of training to hold out if there is no validation channel.", 0, 1)
     top_k = integer(5, "k of the reported top-k accuracy.", 2)
     random_seed = integer(123, "Seed of the split, weights, order and augmentation.", 0)

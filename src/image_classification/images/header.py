@@ -25,7 +25,7 @@ JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
 """The end mark of a file is searched here; other programs append data of their own."""
 
-# What else people send, so that a refusal can name it. Offset, bytes, name.
+# Other files that people send, so that a refusal can name them. Offset, bytes, name.
 _FOREIGN = (
     (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"),
     (4, b"ftypheic", "HEIC"), (4, b"ftypheix", "HEIC"), (4, b"ftypmif1", "HEIF"),
@@ -206,7 +206,8 @@ def _read_png(data: bytes) -> ImageHeader:
     width, height, bit_depth, color_type = struct.unpack_from(">IIBB", data, 16)
     if color_type not in _CHANNELS or bit_depth not in (1, 2, 4, 8, 16):
         raise ImageDamagedError(
-            f"this PNG has color type {color_type} with bit depth {bit_depth}, which do not exist"
+            f"this PNG has color type {color_type} with bit depth {bit_depth}, a combination that "
+            "PNG does not have"
         )
     return ImageHeader(
         "PNG", width, height, _png_orientation(data), _CHANNELS[color_type], bit_depth

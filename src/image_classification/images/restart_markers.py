@@ -43,9 +43,9 @@ class Segmenter:
         program = shutil.which(PROGRAM)
         if program is None:
             raise UsageError(
-                f"expected the program {PROGRAM}, which rewrites JPEG files without loss, on the "
-                "PATH, found none; install it (Debian and Ubuntu: apt-get install "
-                "libjpeg-turbo-progs; macOS: brew install jpeg-turbo) or leave out --segment"
+                f"expected the program {PROGRAM} on the PATH, found none; install it (Debian and "
+                "Ubuntu: apt-get install libjpeg-turbo-progs; macOS: brew install jpeg-turbo) or "
+                "leave out --segment"
             )
         self._program = program
         self.segmented = self.kept = 0

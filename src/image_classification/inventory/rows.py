@@ -140,8 +140,8 @@ def _class_index(row: Row, labels: LabelMap) -> int:
     if index != row.number or index >= len(labels):
         theirs = labels.names[row.number] if row.number < len(labels) else "not among the labels"
         raise ListError(
-            f"{row.where}: {row.described()}, but class {row.number} is {theirs!r} in the labels "
-            "that are given or next to the list; use the labels that the list was made with"
+            f"{row.where}: {row.described()}, but class {row.number} is {theirs!r} in the given "
+            "labels or in those next to the list; use the labels that the list was made with"
         )
     return index
 
@@ -159,7 +159,7 @@ def find_files(root: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
     paths = [files.find(row) for row in rows]
     for row, path in zip(rows, paths, strict=True):
         if is_unlistable(path):
-            raise ListError(f"{row.where}: a name must not hold a TAB or line break: {path!r}")
+            raise ListError(f"{row.where}: a name must not contain a TAB or line break: {path!r}")
     for path in sorted(files.paths.difference(paths)):
         left_out.add("images that the list does not name", path)
     return paths, left_out
@@ -186,8 +186,8 @@ class _Files:
         found = self._by_name.get(parts[-1] if parts else "", [])
         if len(found) > 1:
             raise ListError(
-                f"{row.where}: {row.file!r} may be any of {', '.join(sorted(found)[:5])}; "
-                "give the path below the folder of images"
+                f"{row.where}: {row.file!r} could be any of {', '.join(sorted(found)[:5])}; give "
+                "the path below the folder of images"
             )
         return found[0] if found else wanted
 

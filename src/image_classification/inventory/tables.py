@@ -79,8 +79,8 @@ def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, i
     for name in dict.fromkeys(lowered[position] for position in columns.values()):
         if lowered.count(name) > 1:
             raise ListError(
-                f"{path}: the first line names {lowered.count(name)} columns {name!r}; rename all "
-                "but one of them"
+                f"{path}: the first line has {lowered.count(name)} columns named {name!r}; rename "
+                "all but one of them"
             )
     missing = [meaning for meaning in ("file", "label") if meaning not in columns]
     if missing:

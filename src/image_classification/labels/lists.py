@@ -102,7 +102,7 @@ def _parse_line(line: str, where: str, label_width: int | None) -> ListEntry:
     if len(fields) < 3:
         raise ListError(
             f"{where}: expected {_EXPECTED}, got {len(fields)} of at least 3 fields: {line[:200]!r}"
-            + ("; separate the fields by TAB, not by blanks" if len(line.split()) > 2 else "")
+            + ("; separate the fields with TABs, not spaces" if len(line.split()) > 2 else "")
         )
     try:
         identifier = int(fields[0])

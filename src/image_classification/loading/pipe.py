@@ -1,4 +1,4 @@
-"""A named pipe (FIFO) as a byte stream that can be stopped, and that does not wait forever."""
+"""A named pipe (FIFO) as a byte stream that can be stopped and does not wait forever."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Samples from a stream that cannot be sought, one pass after the other.
+"""Samples from a stream that cannot seek, one pass after the other.
 
 In: a function that opens the next pass of records. Out: samples by their position in the pass. A
 thread reads ahead, shuffles within a bounded buffer and hands samples over in an order that depends
@@ -45,8 +45,8 @@ class StreamSource(Source):
         seed: of the order.
         shuffle_bytes: encoded bytes to hold for shuffling; 0 keeps the order of the stream.
         is_multi_label: whether a record has a 0 or 1 for every class.
-        should_stop: asked while nothing comes; True ends the pass.
-        remedy: what the log advises where a pass does not have `count` samples.
+        should_stop: called while nothing arrives; True ends the pass.
+        remedy: what the log advises if a pass does not have `count` samples.
 
     Attributes:
         class_indices: int64 (0,): no class is known before reading.
@@ -64,7 +64,7 @@ class StreamSource(Source):
         shuffle_bytes: int = 0,
         is_multi_label: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
-        remedy: str = "announce as many as there are",
+        remedy: str = "announce the actual number",
     ) -> None:
         self.name = name
         self.class_indices: IntArray = np.empty(0, np.int64)

@@ -89,7 +89,7 @@ def append(
                 labels.write(record_path.with_name(LABELS_FILE))
         except OSError as error:
             raise DataError(
-                f"{record_path} cannot be extended: {error.strerror}; it is as it was"
+                f"{record_path} cannot be extended: {error.strerror}; it is unchanged"
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,7 +110,7 @@ def _locked(record_path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"another append to {record_path} is running: wait until it has ended, then start "
+                f"another append to {record_path} is running: wait until it ends, then start "
                 "again; nothing was changed"
             ) from None
         except OSError as error:  # some network file systems have no locks
@@ -172,7 +172,7 @@ def _combined_labels(list_path: Path, record_path: Path) -> LabelMap | None:
     raise DataError(
         f"the label maps of {list_path} and {record_path} number their classes differently: "
         f"{list(new.names)!r:.200} and {list(old.names)!r:.200}; list the new images with the "
-        "classes of the old"
+        "classes of the record file"
     )
 
 

@@ -162,7 +162,9 @@ class RecordChunks:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"another pack is writing {self._output}: wait for its end") from None
+            raise UsageError(
+                f"another pack is writing {self._output}: wait until it ends"
+            ) from None
 
     def _check_job(self) -> None:
         try:
@@ -172,7 +174,7 @@ class RecordChunks:
         differing = sorted(key for key in {*job, *self._job} if job.get(key) != self._job.get(key))
         if differing:
             raise UsageError(
-                f"{self._output} cannot be resumed: the interrupted run had another "
+                f"{self._output} cannot be resumed: the interrupted run had a different "
                 f"{', '.join(differing)} ({', '.join(f'{job.get(key)!r}' for key in differing)}); "
                 "use the same, or pack without --resume to begin again"
             )
@@ -284,7 +286,7 @@ class RecordChunks:
         for path in self._output.parent.glob(f"{glob.escape(stem)}-*-of-*"):
             is_shard = _SHARD_NAME.fullmatch(path.stem[len(stem) :])
             if is_shard and path.with_suffix(".rec") not in self.paths:
-                _log.warning("%s: removed, a shard of an older set", path)
+                _log.warning("%s: removed; it was a shard of an older set", path)
                 path.unlink()
 
 

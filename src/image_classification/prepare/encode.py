@@ -152,7 +152,7 @@ def _resized(height: int, width: int, side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What is stored of an image, or the reason why it cannot be used.
+    """The stored form of an image, or the reason why the image cannot be used.
 
     Attributes:
         entry: its line in the list.
@@ -160,7 +160,7 @@ class EncodedImage:
         reason: why it is unusable, or None.
         digest: of the file as it was read, if the encoder inspects files; equal files have equal
             digests.
-        has_back_slashes: the file was found by reading the back-slashes of its path as slashes.
+        has_back_slashes: the file was found by reading the backslashes of its path as slashes.
     """
 
     entry: ListEntry
@@ -187,7 +187,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """Makes what is stored of an image from its file; may be called from several threads.
+    """Reads image files and makes their stored form; may be called from several threads.
 
     Attributes:
         root: the folder that paths are relative to.
@@ -241,7 +241,7 @@ class ImageEncoder:
 
 
 def read_image_file(root: str, path: str) -> tuple[bytes, bool]:
-    """Return the file's bytes, and whether the back-slashes of a Windows list were read as slashes.
+    """Return the file's bytes, and whether the backslashes of a Windows list were read as slashes.
 
     Raises:
         OSError: there is no such regular file, or it cannot be read.
@@ -317,7 +317,7 @@ class EncodingRun:
             self._logged = len(self.unusable)
         if image.has_back_slashes and not self._warned_of_back_slashes:
             self._warned_of_back_slashes = True
-            _log.warning("%s: back-slashes in the list's paths are read as /", image.shown)
+            _log.warning("%s: backslashes in the list's paths are read as /", image.shown)
 
     def finish(self, max_bad: int | float) -> None:
         """Check the budget of unusable images.

@@ -254,7 +254,8 @@ def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | No
     largest = max(entry.labels[0] for entry in entries)
     if largest >= len(labels):
         _log.warning(
-            "%s names %d classes, but %s has a label %g: it is not copied to the record file",
+            "%s names %d classes, but %s has a label %g: the names are not copied next to the "
+            "record file",
             path,
             len(labels),
             list_path,

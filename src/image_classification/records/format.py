@@ -202,7 +202,7 @@ def follow_record(mapped: Mapped, start: int) -> list[tuple[int, int]]:
 
 
 def read_stream(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield the payload of every record, to the end of a stream that cannot be sought.
+    """Yield the payload of every record, to the end of a stream that cannot seek.
 
     Raises (while iterating):
         RecordError: broken framing, or the stream ends inside a record; with byte and record.

@@ -97,7 +97,7 @@ def _find_disagreement(mapped: fmt.Mapped, offsets: IntArray) -> str | None:
         return None if not size else f"it is empty, but the record file has {size} bytes"
     wrong = (offsets < 0) | (offsets % 4 != 0) | (offsets > size - fmt.PART_HEADER.size)
     if wrong.any():
-        return f"its offset {offsets[wrong][0]} is no record start in a file of {size} bytes"
+        return f"its offset {offsets[wrong][0]} is not a record start in a file of {size} bytes"
     words = np.frombuffer(mapped, "<u4", size // 4)
     heads = words[offsets // 4 + 1].astype(np.int64)
     kinds = heads >> fmt.LENGTH_BITS

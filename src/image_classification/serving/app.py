@@ -1,8 +1,8 @@
-"""The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker asks.
+"""The HTTP application: `/ping`, `/invocations` and `/execution-parameters`, as SageMaker requires.
 
 `Answering` reads the images in the body, predicts each and writes the answer that the client
 accepts. Every refusal is a `RequestError`: one line of JSON that names what the server received,
-what it accepts and what to do. The limit of the body is checked while it arrives (`http`).
+what it accepts and what to do. `http` checks the size of the body while it arrives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUTES = (
     (
         "GET",
         "/execution-parameters",
-        "the concurrency, strategy and payload of a transform job that chose none",
+        "the concurrency, strategy and payload for a transform job that sets none",
     ),
     ("GET", "/metrics", "Prometheus' text, if `IMAGE_CLASSIFICATION_METRICS` is true"),
     (
@@ -45,22 +45,26 @@ ROUTES = (
     ("GET", "/models", "multi-model endpoint: the loaded models, a page at a time"),
     ("GET", "/models/<name>", "multi-model endpoint: one model; 404 if it is not loaded"),
     ("DELETE", "/models/<name>", "multi-model endpoint: unload it once no request uses it"),
-    ("POST", "/models/<name>/invoke", "multi-model endpoint: takes the place of /invocations"),
+    ("POST", "/models/<name>/invoke", "multi-model endpoint: replaces /invocations"),
     ("GET", "/", "a page to try the model, if `IMAGE_CLASSIFICATION_PAGE` is true"),
 )
 """Method, path and meaning."""
 
 STATUSES = (
-    (200, "the answer; in a list, an image that cannot be used is an `error` in its position"),
+    (200, "the answer; in a list, an unusable image has an `error` in its position"),
     (400, "no usable image: not an image, damaged, too many pixels, an empty or broken body"),
     (404, "no such route"),
-    (405, "another method; `Allow` names the right one"),
-    (406, "no media range of Accept can be produced, or `top_k` or `threshold` is impossible"),
+    (405, "a method that the route does not have; `Allow` names the right one"),
+    (
+        406,
+        "the server can produce no media range of Accept, or `top_k` or `threshold` is out of "
+        "range",
+    ),
     (408, "the head or the body did not arrive in time"),
     (409, "a multi-model endpoint has already loaded this model"),
     (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may hold"),
     (414, "a request line longer than 4,094 bytes"),
-    (415, "a Content-Type that holds no images"),
+    (415, "a Content-Type that the server does not accept"),
     (417, "an Expect other than `100-continue`"),
     (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
     (499, "the client disconnected before processing; only the log shows it"),
@@ -69,22 +73,22 @@ STATUSES = (
     (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
     (507, "a multi-model endpoint has no memory for another model"),
 )
-"""Status and when it is answered."""
+"""Status and when the server sends it."""
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _MAX_ATTRIBUTES = 1024  # visible US-ASCII characters: InvokeEndpoint's limit
 
 HEADERS = (
-    ("Content-Type", "the form of the body; without it `application/x-image`"),
+    ("Content-Type", "the form of the body; default: `application/x-image`"),
     (
         "Accept",
-        "the form of the answer; without it or with `*/*` `SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT`, "
-        "else `application/jsonlines` in a transform job or for a body of JSON lines, else "
-        "`application/json`",
+        "the form of the answer; without it or with `*/*`: "
+        "`SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT` if set, else `application/jsonlines` in a "
+        "transform job or for a body of JSON lines, else `application/json`",
     ),
     (
         CUSTOM_ATTRIBUTES,
-        "is returned as it was sent: at most 1,024 visible US-ASCII characters",
+        "is returned unchanged: at most 1,024 visible US-ASCII characters",
     ),
 )
 """Request header and meaning; others are ignored."""
@@ -132,8 +136,8 @@ class Answering:
         """Return (body, content type) of the answer.
 
         Raises:
-            RequestError: 400 for a body that cannot be taken apart or a single image that cannot
-                be used; 406, 413 and 415 as in `read_images` and `parse_accept`.
+            RequestError: 400 for a malformed body or a single unusable image; 406, 413 and 415 as
+                in `read_images` and `parse_accept`.
         """
         settings = self._settings
         is_lines = media_type_of(invocation.content_type or "") == answers.JSON_LINES
@@ -165,7 +169,7 @@ def create_app(
     health: Health,
     metrics: Metrics | None = None,
 ) -> Flask:
-    """Make the application around a responder that is ready.
+    """Create the application for a responder that is ready.
 
     Args:
         respond: answers invocations.

@@ -1,4 +1,4 @@
-"""The connections of a process: they give whole requests, take answers and wait for no client.
+"""The connections of a process: deliver whole requests, send answers, never wait for a client.
 
 Runs in the worker's main loop. A client that is slow, silent or greedy costs a connection and the
 bytes it has sent, never a thread.
@@ -139,7 +139,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a process takes from its clients.
+    """What a process accepts from its clients.
 
     Attributes:
         connections: open at once.

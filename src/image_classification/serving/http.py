@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: requests are put together from whatever arrives, answers are written out.
+"""HTTP/1.1 as bytes: assemble requests from received bytes and write out answers.
 
 Nothing here waits, reads a socket or knows the server. llhttp (the package httptools) parses each
 head. The checks here refuse heads that llhttp accepts, but that a proxy in front of the server
@@ -44,7 +44,7 @@ _MAX_MESSAGE = 2000  # characters: SageMaker passes on 2,048 of a refusal
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer before it is bytes.
+    """An answer before it is written out as bytes.
 
     Attributes:
         status: 200 to 599.
@@ -348,7 +348,11 @@ class _ChunkedBody:
             return False
         line = _CHUNK_LINE.fullmatch(bytes(self._pending[:end]))
         if line is None:
-            raise RequestError(400, f"not the size of a chunk: {bytes(self._pending[:end])!r}")
+            raise RequestError(
+                400,
+                "expected the size of a chunk in hexadecimal digits, got "
+                f"{bytes(self._pending[:end])!r}",
+            )
         del self._pending[: end + 2]
         self._missing = int(line[1], 16)
         self._chunks += 1
@@ -371,7 +375,9 @@ class _ChunkedBody:
         if self._missing or len(self._pending) < 2:
             return False
         if self._pending[:2] != b"\r\n":
-            raise RequestError(400, f"a chunk ends with {bytes(self._pending[:2])!r}, not CR LF")
+            raise RequestError(
+                400, f"expected CR LF after a chunk, got {bytes(self._pending[:2])!r}"
+            )
         del self._pending[:2]
         self._step = self._read_size
         return True

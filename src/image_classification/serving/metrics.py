@@ -34,7 +34,7 @@ class Metrics:
         self._stages = Histogram("stage_seconds", stages, ["stage"], buckets=seconds, **ours)
         batch = "Images in the run of the graph that a request took part in"
         self._batches = Histogram("batch_size", batch, buckets=_SIZES, **ours)
-        self._in_flight = Gauge("requests_in_flight", "Requests waiting or worked on now", **ours)
+        self._in_flight = Gauge("requests_in_flight", "Requests waiting or in progress", **ours)
         resident = Gauge("resident_bytes", "Memory of this process", **ours)
         resident.set_function(memory_used)
 

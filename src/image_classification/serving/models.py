@@ -1,4 +1,4 @@
-"""A verified artifact that answers: it decodes, preprocesses and runs the graph, each guarded.
+"""A verified artifact that predicts: decode, preprocess and run the graph, each step guarded.
 
 The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
 preprocess an image with the function that validation uses in training. The only module that
@@ -90,7 +90,7 @@ class Runtime:
         try:
             (probabilities,) = self._session.run(None, {self._input: images})
         except InvalidArgument as error:
-            raise errors.AlgorithmError(f"the graph does not take its input: {error}") from error
+            raise errors.AlgorithmError(f"the graph rejects its input: {error}") from error
         except Exception as error:
             raise errors.DeviceError(f"ONNX Runtime failed on {self.device}: {error}") from error
         return np.asarray(probabilities, np.float32)
@@ -163,7 +163,7 @@ class GuardedGraph:
 
 
 class LargeImages:
-    """Bounds the pixels of large images that are decoded at once, first come first served.
+    """Limits the pixels of large images that are decoded at once, first come, first served.
 
     Images of up to 8 megapixels, and baseline JPEGs of up to 32, never wait here.
 
@@ -301,7 +301,7 @@ class Model:
         return [Prediction(row, self._labels, self._is_multi_label) for row in rows]
 
     def _warm_up(self) -> None:
-        """Predict the bytes of a JPEG once: a ping of 200 rests on a real prediction."""
+        """Predict one JPEG, so that a ping of 200 proves a real prediction."""
         gray = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
         (prediction,) = self.predict([encode_jpeg(gray, 90)])
         probabilities, expected = prediction.probabilities, (len(self._labels),)

@@ -102,7 +102,7 @@ class ModelStore(Generic[T]):
         needed = memory_needed(Path(url))
         with self._changed:
             if name in self._origins:
-                raise RequestError(409, f"model {name!r} is loaded already: unload it first")
+                raise RequestError(409, f"model {name!r} is already loaded: unload it first")
             taken = sum(origin.memory for origin in self._origins.values())
             if taken + needed > self.budget:
                 raise RequestError(
@@ -174,8 +174,8 @@ def refuse_invocation(invocation: Invocation) -> tuple[bytes, str]:
     """Refuse `/invocations`, which names no model; a `Responder`."""
     raise RequestError(
         404,
-        f"{len(invocation.body)} bytes arrived at /invocations of a multi-model endpoint, which "
-        "answers POST /models/<name>/invoke: name the model (TargetModel of InvokeEndpoint)",
+        f"{len(invocation.body)} bytes arrived at /invocations, but a multi-model endpoint "
+        "answers only POST /models/<name>/invoke: name the model (TargetModel of InvokeEndpoint)",
     )
 
 

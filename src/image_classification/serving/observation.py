@@ -75,7 +75,9 @@ class RequestRecord:
             raise RequestError(499, "the client closed the connection before the answer")
         if time.monotonic() > self.deadline:
             raise RequestError(
-                503, "the request waited too long for its turn: send it again, or more slowly"
+                503,
+                "the request waited too long for its turn: send it again, or send requests "
+                "more slowly",
             )
 
     def busy_ms(self) -> float:

@@ -1,9 +1,9 @@
 """The gunicorn worker: its main loop reads whole requests, its threads answer them.
 
 The loop answers pings and metrics itself, refuses requests that are too large, too slow or too
-many, and on SIGTERM ends the process once every request it has accepted is answered. gunicorn gives
-the process, the signals and the heartbeat. This is the only file that uses names that gunicorn does
-not document; tests/unit/serving/test_worker.py lists them.
+many, and on SIGTERM ends the process once every request it has accepted is answered. gunicorn
+provides the process, the signals and the heartbeat. This is the only file that uses names that
+gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
-"""Exit code of a worker after which gunicorn starts no other one and ends too."""
+"""A worker's exit code that makes gunicorn end instead of starting another worker."""
 
 _TICK_SECONDS = 0.5
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
 _FAULT_SECONDS = 5.0  # for the requests that still run when the process must be replaced
 _MOST_CONNECTIONS = 1000
-_ADMINISTRATION_THREADS = 4  # a model that loads for minutes takes no thread from predictions
+_ADMINISTRATION_THREADS = 4  # a model that takes minutes to load blocks no prediction
 
 _FRAMING = ("content-length", "connection", "transfer-encoding")  # these are ours
 
@@ -255,7 +255,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             raise RequestError(503, "this process is being replaced: send it again later")
         if self._in_flight >= self._plan.threads + self._plan.queue_size:
             raise RequestError(
-                503, f"{self._in_flight} requests are waiting already: send it again later"
+                503, f"{self._in_flight} requests are already waiting: send it again later"
             )
 
     def _work(self, connection: Connection, request: Request, record: RequestRecord) -> None:
@@ -365,20 +365,20 @@ def run_application(application: Application, request: Request, peer: Any, serve
 
 
 def after_worker(arbiter: Arbiter, worker: Worker) -> None:
-    """Count what was lost with a worker that has ended: gunicorn's `child_exit`, in the arbiter.
+    """Count the requests lost with an ended worker: gunicorn's `child_exit`, in the arbiter.
 
     Raises:
-        HaltServer: too many have died lately for the next one to fare better, or the models of a
-            multi-model endpoint are lost, which the platform would go on asking for.
+        HaltServer: too many workers died recently, or the models of a multi-model endpoint are lost
+            and the platform would go on requesting them.
     """
     lost = worker.requests_in_flight
     if lost:
         Worker.count_lost(lost)
-        sys.stderr.write(f"process {worker.pid} ended with {lost} requests in it, unanswered\n")
+        sys.stderr.write(f"process {worker.pid} ended with {lost} unanswered requests\n")
     if not arbiter.LISTENERS:  # the server is being stopped
         return
     if environment.IS_MULTI_MODEL.read_switch():
-        raise HaltServer("the loaded models ended with their process", 1)
+        raise HaltServer("the process that held the loaded models has ended", 1)
     now = time.monotonic()
     _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
     if len(_deaths) == _MOST_DEATHS:

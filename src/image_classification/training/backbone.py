@@ -161,7 +161,8 @@ def channel_backbone_folder(
         return
     if channel is None:
         raise ChannelError(
-            f"backbone={backbone.name} is the model in the channel model: give the job that channel"
+            f"backbone={backbone.name} reads its network from the channel model, which the job "
+            "lacks: give the job that channel"
         )
     path = model_path(channel)
     if is_artifact(path):
@@ -173,7 +174,7 @@ def channel_backbone_folder(
 def artifact_without_network(backbone: str) -> ChannelError:
     """Return the error of an artifact of a channel backbone: it has weights, but no network."""
     return ChannelError(
-        f"channel model: its artifact is of backbone={backbone}, the model in the channel of an "
-        "earlier job, and has only its weights: no job can start from it; give this job the model "
-        "of that earlier job, or an artifact of another backbone"
+        f"channel model: its artifact has backbone={backbone} and contains only weights, not the "
+        "network, so no job can start from it; give this job the SavedModel of the earlier job's "
+        "channel, or an artifact of another backbone"
     )

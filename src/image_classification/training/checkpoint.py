@@ -140,7 +140,7 @@ class Checkpoints:
 
     Args:
         directory: the folder; None keeps nothing and resumes nothing.
-        identity: what must be equal for a checkpoint to continue this job.
+        identity: the values that a checkpoint must share to continue this job.
     """
 
     def __init__(self, directory: Path | None, identity: Mapping[str, Any]) -> None:

@@ -56,9 +56,9 @@ def resize_of(inputs: Inputs, preprocessing: Preprocessing, backbone: Backbone) 
     )
     if files:
         raise ChannelError(
-            f"{', '.join(files)} holds image files, {', '.join(sorted(inputs.packed))} records, "
-            f"and {found}: set resize to the shorter side of all images before the crop, or give "
-            "all channels in one form"
+            f"resize is not set, {', '.join(files)} holds image files, "
+            f"{', '.join(sorted(inputs.packed))} holds records, and {found}: set resize to the "
+            "shorter side of all images before the crop, or give all channels in one form"
         )
     _logger.warning(
         "resize is not set and the data are records; %s. Training and serving crop the center of "

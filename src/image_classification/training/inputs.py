@@ -269,7 +269,7 @@ def _check_classes(name: str, source: Source, labels: LabelMap) -> None:
         first = int(beyond[0])
         raise DataError(
             f"channel {name}: {len(beyond)} samples have a class outside 0 to {len(labels) - 1}, "
-            f"the first is {source.key(first)} with {int(source.class_indices[first])}; "
+            f"for example {source.key(first)} with class {int(source.class_indices[first])}; "
             "num_classes and the class names must match the data"
         )
 

@@ -188,9 +188,9 @@ class Lifeline:
             except OSError as error:  # also a name that does not resolve yet
                 if time.monotonic() - self._began > self._arrival:
                     raise HostLostError(
-                        f"host {self._hosts[0]} was not reached at port {self._address[1]} within "
-                        f"{self._arrival:.0f} s ({error}): did it start, and can the hosts of "
-                        "this job connect to one another?"
+                        f"host {self._hosts[0]} could not be reached on port {self._address[1]} "
+                        f"within {self._arrival:.0f} s ({error}): did it start, and can the hosts "
+                        "of this job connect to one another?"
                     ) from error
                 self._closing.wait(0.5)
                 continue

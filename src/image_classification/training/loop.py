@@ -22,7 +22,7 @@ from image_classification.training.step import Step, StepInputs
 from image_classification.training.validation import Validation, check_finite
 
 EpochObserver = Callable[[History], None]
-"""Is called with the epochs so far after each of them."""
+"""Called after each epoch with the history so far."""
 
 _logger = logging.getLogger(__name__)
 
@@ -233,7 +233,8 @@ class Loop:
         if limit is not None and self._clock.seconds >= 60 * limit:
             self._is_over = True
             _logger.warning(
-                "max_minutes=%g is over: stopping after this step; the best epoch so far is kept",
+                "max_minutes=%g has passed: stopping after this step; the best epoch so far is "
+                "kept",
                 limit,
             )
         return self._is_over

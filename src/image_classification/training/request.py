@@ -114,7 +114,7 @@ def _check_shards(request: JobRequest) -> None:
     if others:
         raise ChannelError(
             f"channel {', '.join(others)}: with {hosts} hosts only {training} may be "
-            "ShardedByS3Key, because the first host reads all of every other channel: set "
+            "ShardedByS3Key, because the first host must read every other channel in full: set "
             "S3DataDistributionType to FullyReplicated"
         )
     if not request.is_sharded:

@@ -1,4 +1,4 @@
-"""The results of a finished job: what its best weights reach, in the probabilities to be served."""
+"""The results of a finished job: its best weights, measured on the probabilities to be served."""
 
 import logging
 import time

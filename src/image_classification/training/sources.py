@@ -178,7 +178,7 @@ def stream_of(
         shuffle_bytes=shuffle_bytes,
         is_multi_label=is_multi_label,
         should_stop=should_stop,
-        remedy="num_training_samples announces them",
+        remedy="set num_training_samples to their number",
     )
 
 
@@ -308,7 +308,7 @@ def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tupl
     classes = inventory.class_indices
     if expected.is_shard:  # the list names the images of all hosts
         here = [n for n, path in enumerate(paths) if (channel.path / path).is_file()]
-        _logger.info("Channel %s: %d of them are on this host", channel.name, len(here))
+        _logger.info("Channel %s: %d of these images are on this host", channel.name, len(here))
         paths, classes = [paths[n] for n in here], classes[here]
     source = ListedSource(inventory.name, channel.path, paths, classes)
     return source, _wide_enough(inventory.labels, expected)

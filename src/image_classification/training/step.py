@@ -1,4 +1,4 @@
-"""What a training step hands to the engine: learning rate, targets, weights, mixed images.
+"""Prepare the input of training steps: learning rate, targets, weights, mixed images.
 
 Everything is a function of the settings, the epoch and the step (both from 0), so that a job that
 resumes within an epoch continues with the same numbers.
@@ -105,8 +105,8 @@ class StepInputs:
             weights = weights * self._class_weights[class_indices]
         alphas = (recipe.mixup_alpha, recipe.cutmix_alpha)
         if any(alphas) and len(batch) > 1 and batch.weights.any():
-            place = (self.settings.seed, step.epoch, self.world.rank, step.index)
-            share = mix_images(batch.images, mixing_generator(*place), *alphas)
+            position = (self.settings.seed, step.epoch, self.world.rank, step.index)
+            share = mix_images(batch.images, mixing_generator(*position), *alphas)
             targets, weights = mix_targets(targets, weights, share)
         return replace(batch, targets=targets, weights=weights)
 

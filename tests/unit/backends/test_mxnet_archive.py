@@ -64,7 +64,7 @@ def test_a_damaged_file_is_rejected_or_read_but_never_crashes_the_reader(
     ("change", "message"),
     [
         (lambda c: c[:-1], "truncated"),
-        (lambda c: c + b"x", "1 bytes too many"),
+        (lambda c: c + b"x", "1 unexpected bytes at the end"),
         (lambda c: b"PK" + c[2:], "expected MXNet's .params"),
         (lambda c: c[:16] + struct.pack("<Q", 2**60) + c[24:], "entries do not fit"),
         (lambda c: c[:28] + struct.pack("<i", 1) + c[32:], "storage type 1"),
@@ -146,7 +146,11 @@ def test_a_network_with_the_same_names_but_other_layers_is_rejected(
         ("image-classification-symbol.json", "{}", "not an MXNet graph"),
         ("image-classification-symbol.json", '{"nodes": []}', "expected a ResNet of the built-in"),
         ("model-shapes.json", None, "model-shapes.json: expected"),
-        ("model-shapes.json", '[{"name": "data", "shape": [1, 4, 8, 8]}]', "images of shape"),
+        (
+            "model-shapes.json",
+            '[{"name": "data", "shape": [1, 4, 8, 8]}]',
+            "expected images with 1 or 3 channels",
+        ),
     ],
 )
 def test_the_error_names_what_an_archive_lacks(

@@ -207,5 +207,5 @@ if rank == 0:
     with started(script) as processes:
         code, _, errors = ends(processes[0])
     assert code == 1
-    assert "UserError: MXNet's scheduler cannot listen at port" in errors
+    assert "UserError: MXNet's scheduler cannot listen on port" in errors
     assert "set MASTER_PORT so that it and the next port are free" in errors

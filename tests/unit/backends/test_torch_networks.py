@@ -77,7 +77,9 @@ def test_an_unknown_backbone_is_an_error_with_the_nearest_name_and_the_list() ->
 
 def test_num_layers_names_a_resnet_and_other_depths_are_rejected() -> None:
     assert resnet_name(50) == "resnet50"
-    with pytest.raises(BackendError, match="num_layers=51 has no ResNet; choose one of 18, 20,"):
+    with pytest.raises(
+        BackendError, match="there is no ResNet with num_layers=51; choose one of 18, 20,"
+    ):
         resnet_name(51)
 
 

@@ -115,7 +115,7 @@ def test_one_error_lists_all_problems_of_the_channels(tmp_path: Path) -> None:
             {"train": {"ContentType": "image/png", "TrainingInputMode": "Pipe"}},
             "images through a pipe need RecordWrapperType=RecordIO",
         ),
-        ({"train": {"RecordWrapperType": "RecordIO"}}, "acts in Pipe mode only"),
+        ({"train": {"RecordWrapperType": "RecordIO"}}, "works only in Pipe mode"),
     ],
 )
 def test_contradictory_channels_are_refused(

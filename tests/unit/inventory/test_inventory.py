@@ -120,7 +120,7 @@ def test_an_error_in_a_table_names_the_line(flat: Path, content: str, message: s
 def test_a_name_that_fits_several_files_is_ambiguous_and_a_path_is_not(tmp_path: Path) -> None:
     root = tree(tmp_path, "x/1.jpg", "y/1.jpg")
     (root / "t.csv").write_text("file,label\n1.jpg,cat\n")
-    with pytest.raises(ListError, match=r"line 2: '1\.jpg' may be any of x/1\.jpg, y/1\.jpg"):
+    with pytest.raises(ListError, match=r"line 2: '1\.jpg' could be any of x/1\.jpg, y/1\.jpg"):
         take_inventory(root, root / "t.csv")
     for path in ("y/1.jpg", "./y/1.jpg", "data/train/y/1.jpg", r"data\y\1.jpg"):
         (root / "t.csv").write_text(f"file,label\n{path},cat\n")
@@ -292,7 +292,7 @@ def test_a_deeply_nested_manifest_is_refused_with_its_line(flat: Path, beginning
 
 def test_a_repeated_column_is_refused(flat: Path) -> None:
     (flat / "t.csv").write_text("file,label,Label\na1.jpg,cat,dog\n")
-    with pytest.raises(ListError, match="names 2 columns 'label'"):
+    with pytest.raises(ListError, match="has 2 columns named 'label'"):
         take_inventory(flat)
 
 

@@ -65,7 +65,7 @@ def test_several_label_columns_are_several_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"1 2 a.jpg", "got 1 of at least 3 fields: '1 2 a.jpg'; separate the fields by TAB"),
+        (b"1 2 a.jpg", "got 1 of at least 3 fields: '1 2 a.jpg'; separate the fields with TABs"),
         (b"1\ta.jpg", "got 2 of at least 3 fields"),
         (b"one\t2\ta.jpg", "whole number from 0 as id, got 'one'"),
         (b"-1\t2\ta.jpg", "whole number from 0 as id, got '-1'"),

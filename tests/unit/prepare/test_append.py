@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(record_append.shutil, "copyfileobj", full)
-    with pytest.raises(DataError, match="cannot be extended: No space left on device; it is as"):
+    with pytest.raises(DataError, match="cannot be extended: No space left on device; it is unchanged"):
         append(tmp_path / "new" / "data.lst", root, tmp_path / "old" / "data.rec", options=OPTIONS)
     assert state(tmp_path / "old") == before
 
@@ -153,9 +153,7 @@ def test_a_second_append_is_refused_while_the_first_runs_and_leaves_it_alone(
 
     def meanwhile(done: int, _total: int) -> None:
         if done == 1:
-            with pytest.raises(
-                DataError, match=r"another append.*wait until it has ended"
-            ) as error:
+            with pytest.raises(DataError, match=r"another append.*wait until it ends") as error:
                 append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS)
             refusals.append(error)
 

@@ -298,5 +298,5 @@ def test_an_output_below_the_input_is_refused(
     before = tree_of(images)
     words = ["--input", str(images), "--output", str(tmp_path / output)]
     assert main(["preprocess", *words]) == 2
-    assert "is in the input" in capsys.readouterr().err
+    assert "is inside the input" in capsys.readouterr().err
     assert tree_of(images) == before

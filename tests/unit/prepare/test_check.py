@@ -246,7 +246,7 @@ def test_splits_with_different_classes_and_imbalance_are_reported(
     assert code == 1
     assert kinds(verdict)["imbalance"] == "warning"
     (problem,) = (p for p in verdict["problems"] if p["kind"] == "other-classes")
-    assert problem["severity"] == "error" and "differ in dog, eel" in problem["message"]
+    assert problem["severity"] == "error" and "not in both: dog, eel" in problem["message"]
 
 
 def test_nothing_to_check_is_exit_code_2(

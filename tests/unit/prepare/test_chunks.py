@@ -168,12 +168,12 @@ def test_a_chunk_with_other_records_is_packed_again(
 
 def test_only_the_same_job_is_resumed(tmp_path: Path, root: Path) -> None:
     pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
-    with pytest.raises(UsageError, match=r"had another transcoding .* pack without --resume"):
+    with pytest.raises(UsageError, match=r"had a different transcoding .* pack without --resume"):
         pack_and_stop(
             tmp_path, root, 30, shard_bytes=SHARD_BYTES, options=PackOptions(Transcoding())
         )
     write_list(tmp_path / "data.lst", [ListEntry(0, (0.0,), "0.jpg")])
-    with pytest.raises(UsageError, match="had another list"):
+    with pytest.raises(UsageError, match="had a different list"):
         pack_and_stop(tmp_path, root, 30, shard_bytes=SHARD_BYTES)
     output = tmp_path / "out" / "data.rec"
     assert pack(tmp_path / "data.lst", root, output).packed == 1  # begins again

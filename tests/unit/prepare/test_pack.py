@@ -398,7 +398,7 @@ def test_the_budget_of_unusable_images_is_a_count_or_a_share(
 def test_a_malformed_budget_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("pack", "a.lst", "root", f"--max-bad={text}")
-    assert "expected a count as 5 or a share as 1%" in capsys.readouterr().err
+    assert "expected a count such as 5 or a share such as 1%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["list", "pack", "inspect"])

@@ -349,8 +349,8 @@ TWO = GOOD + part(0, b"second!!")
 
 WRONG_INDICES = [
     ("0\t0\n1\t16\n", "no record starts at its offset 16"),
-    ("0\t0\n1\t13\n", "its offset 13 is no record start"),
-    ("0\t0\n1\t4000\n", "its offset 4000 is no record start"),
+    ("0\t0\n1\t13\n", "its offset 13 is not a record start"),
+    ("0\t0\n1\t4000\n", "its offset 4000 is not a record start"),
     ("0\t0\n", "its last record ends at byte 12"),
     ("1\t12\n", "disagrees about the record at byte 0"),
     ("0\t0\n1\t12\n1\t12\n", "disagrees about the record at byte"),

@@ -91,7 +91,7 @@ def test_without_an_index_the_lost_bytes_are_counted(
     damage_third(path)
     path.with_suffix(".idx").unlink()
     _, out, _ = says(capsys, "inspect", path, "--on-damage", "resync")
-    assert "5 records" in out and "no index tells which ids were in them" in out
+    assert "5 records" in out and "without an index, the ids in them are unknown" in out
 
 
 def test_a_rebuilt_index_has_the_same_ids(
@@ -351,4 +351,4 @@ def test_one_record_cannot_be_salvaged_alone(
 ) -> None:
     new = path.with_name("new.rec")
     code, _, error = says(capsys, "inspect", path, "--record", 1, "--salvage", new)
-    assert code == 2 and "--record names one: drop one" in error and not new.exists()
+    assert code == 2 and "--record selects one: drop one" in error and not new.exists()

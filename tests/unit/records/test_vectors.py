@@ -175,8 +175,8 @@ def test_windows_paths_are_reported_once(
     vectors: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pack(vectors / "winlist" / "data.lst", vectors / "images", tmp_path / "data.rec")
-    found = [message for message in caplog.messages if "back-slash" in message]
-    assert found == ["bird\\b0.jpg: back-slashes in the list's paths are read as /"]
+    found = [message for message in caplog.messages if "backslash" in message]
+    assert found == ["bird\\b0.jpg: backslashes in the list's paths are read as /"]
 
 
 def test_the_vectors_lists_read_back_as_they_were_written(vectors: Path, tmp_path: Path) -> None:

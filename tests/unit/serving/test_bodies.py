@@ -99,15 +99,15 @@ def test_the_files_of_a_form_keep_their_order_and_other_fields_are_skipped() -> 
 @pytest.mark.parametrize(
     ("body", "header", "message"),
     [
-        (part("a", JPEG, "1.jpg"), "multipart/form-data", "names no boundary"),
-        (part("a", JPEG, "1.jpg")[:-9], "multipart/form-data; boundary=B", "does not follow"),
+        (part("a", JPEG, "1.jpg"), "multipart/form-data", "has no boundary parameter"),
+        (part("a", JPEG, "1.jpg")[:-9], "multipart/form-data; boundary=B", "does not match"),
         (
             b"--B\r\n" + b"a:b\r\n" * 100_000 + part("a", JPEG, "1.jpg")[5:] + b"--B--\r\n",
             "multipart/form-data; boundary=B",
             "more than 16384 bytes of header",
         ),
-        (b"nothing", "multipart/form-data; boundary=B", "does not follow"),
-        (b"nothing", 'multipart/form-data; boundary="\u00e9"', "does not follow"),
+        (b"nothing", "multipart/form-data; boundary=B", "does not match"),
+        (b"nothing", 'multipart/form-data; boundary="\u00e9"', "does not match"),
         (
             part("a", b"text") + b"--B--\r\n",
             "multipart/form-data; boundary=B",

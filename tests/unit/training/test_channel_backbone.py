@@ -62,7 +62,9 @@ def test_an_artifact_in_the_channel_is_not_a_backbone(tmp_path: Path, saved_mode
         "saved_model"
     )
     asked = request(tmp_path, saved_model, backend="tensorflow", backbone="saved_model")
-    with pytest.raises(ChannelError, match="no job can start from it; give this job the model"):
+    with pytest.raises(
+        ChannelError, match="no job can start from it; give this job the SavedModel"
+    ):
         with channel_backbone_folder(asked.settings.backbone, asked.channels["model"]):
             pass
 

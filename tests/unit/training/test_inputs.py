@@ -72,7 +72,7 @@ def test_a_missing_image_of_the_list_is_an_error_about_that_image(listed: Path) 
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("0 0 cat/1.jpg\n", "separate the fields by TAB"),
+        ("0 0 cat/1.jpg\n", "separate the fields with TABs"),
         ("0\tcat\tcat/1.jpg\n", "expected numbers as labels"),
         ("0\t0.5\tcat/1.jpg\n", "expected one class number"),
         ("", "got an empty file"),

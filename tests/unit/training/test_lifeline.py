@@ -114,13 +114,13 @@ def test_a_host_that_never_connects_is_lost(job: Job) -> None:
 
 def test_a_first_host_that_does_not_start_is_lost(job: Job) -> None:
     member = job.start(1, arrival=1.0)
-    assert "host 127.0.0.1 was not reached at port" in str(lost(member))
+    assert "host 127.0.0.1 could not be reached on port" in str(lost(member))
 
 
 def test_hosts_wait_as_long_for_a_first_host_whose_name_does_not_resolve(job: Job) -> None:
     member = job.start(1, "no-such-host.invalid", arrival=1.0)
     assert member.lost(0.5) is None
-    assert "was not reached at port" in str(lost(member))
+    assert "could not be reached on port" in str(lost(member))
 
 
 def test_strangers_cannot_end_a_job(job: Job) -> None:

@@ -69,7 +69,7 @@ def test_changed_hyperparameters_that_the_optimizer_ignores_are_logged(
     given = {"optimizer": "adam", "momentum": "0.8", "weight_decay": "0.02", "beta_1": "0.7"}
     INTERFACES["mxnet"].parse(given | {"gamma": "0.9"})
     assert caplog.messages == [
-        f"{name} is without effect with optimizer=adam: it acts with sgd, nag"
+        f"{name} has no effect with optimizer=adam: it works with sgd, nag"
         for name in ("momentum=0.8", "weight_decay=0.02")
     ], "gamma was given, as its default"
 

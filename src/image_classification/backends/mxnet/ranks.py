@@ -83,7 +83,7 @@ def _check_port(port: str) -> None:
         socket.create_server(("", int(port))).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"MXNet's scheduler cannot listen at port {port} of this host ({error}): set "
+            f"MXNet's scheduler cannot listen on port {port} of this host ({error}): set "
             "MASTER_PORT so that it and the next port are free"
         ) from error
 

@@ -66,7 +66,7 @@ def _configure(setter: Callable[..., None], *values: object) -> None:
     try:
         setter(*values)
     except RuntimeError as error:  # after the first operation of the process
-        _logger.warning("TensorFlow keeps its first setting: %s", error)
+        _logger.warning("TensorFlow is running already and keeps its settings: %s", error)
 
 
 def pretrained_state(backbone: base.Backbone, weights_dir: Path | None) -> base.State | None:

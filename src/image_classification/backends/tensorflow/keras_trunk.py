@@ -104,7 +104,7 @@ def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
     family, name = family_of(backbone), backbone.removeprefix(PREFIX)
     if min(height, width) < family.least_size:
         raise BackendError(
-            f"{backbone} needs images of at least {family.least_size} pixels, image_shape is "
+            f"{backbone} needs images of at least {family.least_size} pixels, but image_shape is "
             f"{channels},{height},{width}"
         )
     options = {"include_preprocessing": False} if family.normalizes == "option" else {}

@@ -53,8 +53,8 @@ class Ranks:
             self._strategy = _strategy(world)
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise AlgorithmError(
-                f"this process cannot listen at {world.addresses[world.rank]}, where the "
-                f"other processes of this job connect to it: {error}"
+                f"this process cannot listen on {world.addresses[world.rank]}, where the other "
+                f"processes of this job connect to it: {error}"
             ) from error
         # TensorFlow's own wait times out and leaves a call behind, whose answer is written to freed
         # memory (seen in TensorFlow 2.21: the process aborts).

@@ -58,8 +58,8 @@ def check_saved_model(folder: Path) -> bool:
         if not is_known or has_effects or operation in _FORBIDDEN:
             raise ArtifactError(
                 f"{path}: function {function!r} has the operation {operation!r}, which is unknown "
-                "or uses files, Python or other resources outside of the model; a backbone may "
-                "only compute"
+                "or uses files, Python or other resources outside the model; a backbone may only "
+                "compute"
             )
         is_random |= "Random" in operation or operation == "TruncatedNormal"
     return is_random

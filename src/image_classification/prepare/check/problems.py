@@ -72,7 +72,9 @@ def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator
             f"images are gray among {in_color} in color",
             lambda image: image.is_gray,
         )
-    yield from problem("warning", "plain", "images show nothing", lambda image: image.is_plain)
+    yield from problem(
+        "warning", "plain", "images have almost one color only", lambda image: image.is_plain
+    )
 
 
 def _label_problems(subset: Subset) -> Iterator[Problem]:
@@ -123,7 +125,7 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
     for what, count, example in subset.left_out:
         severity: Severity = "warning" if what in _LOST_IMAGES or "hidden" in what else "note"
         kind = what.replace(" ", "-")
-        yield Problem(severity, kind, f"{subset.name}: {count} {what}, as {example}")
+        yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}")
 
 
 def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
@@ -134,11 +136,13 @@ def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
         if labels == first:
             continue
         differing = set(labels.names) ^ set(first.names)
-        only = _listed(sorted(differing)) if differing else "nothing but the order"
+        difference = (
+            f"not in both: {_listed(sorted(differing))}" if differing else "in another order"
+        )
         yield Problem(
             "error",
             "other-classes",
-            f"{name} has other classes than {first_name}; they differ in {only}",
+            f"the classes of {name} are not those of {first_name} ({difference})",
         )
 
 

@@ -81,7 +81,7 @@ class Prediction:
 
 
 def short(value: float) -> float:
-    """Round a float32 to nine digits, of which `repr` and `json` write no more.
+    """Round a float32 to nine significant digits, so that `repr` and `json` write no more.
 
     Nine digits tell any two float32 apart; as a float64 the value itself has seventeen.
     """
@@ -90,7 +90,7 @@ def short(value: float) -> float:
 
 @dataclass(frozen=True)
 class Failure:
-    """Stands for a prediction: why this image cannot be used."""
+    """Takes the place of a prediction: the reason why the image cannot be used."""
 
     reason: str
 
@@ -155,8 +155,8 @@ def parse_accept(
 ) -> Accept:
     """Return the client's most wanted range that can be produced.
 
-    Ranges of equal weight count in the order they are written. A wildcard means `default` where it
-    covers that, else the first of `PRODUCED` that it covers.
+    Of ranges with equal weight, the first one wins. A wildcard means `default` if it covers that,
+    else the first of `PRODUCED` that it covers.
 
     Args:
         header: the Accept header; None and "" mean `default`.
@@ -180,7 +180,7 @@ def parse_accept(
         406,
         f"Accept {header!r} cannot be produced; accepted: "
         + ", ".join(f"{media_type}, {media_type};verbose" for media_type in PRODUCED)
-        + "; with ;top_k=N or ;threshold=P for some of the classes only",
+        + "; append ;top_k=N or ;threshold=P to get only some of the classes",
     )
 
 
@@ -196,7 +196,7 @@ def _produce(wanted: _Range, default: str, refused: set[str]) -> Accept | None:
 
 
 def _with_parameters(media_type: str, values: dict[str, str]) -> Accept:
-    """Parameters that are not ours are ignored, as the built-ins ignore them."""
+    """Ignore unknown parameters, as the built-ins do."""
     top_k, threshold = values.get("top_k"), values.get("threshold")
     return Accept(
         media_type,

@@ -1,7 +1,7 @@
 """Content-Type and body → the encoded images of a request, in order.
 
 A body is one image or a list of images. In a list, an entry that is not an image is a `Failure` in
-its position; only a body that cannot be taken apart is refused as a whole.
+its position; only a body that cannot be split into entries is refused as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from image_classification.serving.codec.answers import JSON, JSON_LINES, Failure
 DEFAULT_CONTENT_TYPE = "application/x-image"
 
 MAX_IMAGES = 10_000
-"""Images in one request: the answer to many tiny entries is much larger than the body."""
+"""Most images in one request: the answer to many tiny entries is much larger than the body."""
 
 CODE_IN_DATA = ("application/x-npy", "application/x-npz", "application/x-pickle")
 """Refused even if the user's own code would read them."""
@@ -45,7 +45,7 @@ class Images:
     """The images of a request.
 
     Attributes:
-        entries: for each image the bytes of its file, or why there are none.
+        entries: for each image, the bytes of its file or the reason why there are none.
         is_list: whether the body could have held several; then the answer is a list too.
     """
 
@@ -61,8 +61,8 @@ def read_images(body: bytes, content_type: str | None) -> Images:
         content_type: the header with its parameters; None and "" mean `application/x-image`.
 
     Raises:
-        RequestError: 415 for another content type; 400 for a body that cannot be taken apart or
-            holds no image; 413 for more than `MAX_IMAGES`.
+        RequestError: 415 for another content type; 400 for a malformed body or one without an
+            image; 413 for more than `MAX_IMAGES`.
     """
     header = content_type or DEFAULT_CONTENT_TYPE
     form = _form_of(header)
@@ -71,11 +71,11 @@ def read_images(body: bytes, content_type: str | None) -> Images:
     images = form.read(body, header)
     if not images.entries:
         raise RequestError(
-            400, f"the {media_type_of(header)} body holds no image: send at least one"
+            400, f"the {media_type_of(header)} body contains no image: send at least one"
         )
     if len(images.entries) > MAX_IMAGES:
         raise RequestError(
-            413, f"the body holds more than {MAX_IMAGES} images: send fewer in one request"
+            413, f"the body contains more than {MAX_IMAGES} images: send fewer in one request"
         )
     return images
 
@@ -99,9 +99,9 @@ def _form_of(header: str) -> BodyForm:
     accepted = ", ".join(name for form in FORMS for name in form.media_types)
     reason = ""
     if media_type in CODE_IN_DATA:
-        reason = " because its files can hold code (pickles)"
+        reason = " because its files can contain code (pickles)"
     elif media_type == "application/x-recordio-protobuf":
-        reason = ": it holds Amazon's protobuf records, not images"
+        reason = ": it contains Amazon's protobuf records, not images"
     raise RequestError(
         415, f"Content-Type {media_type!r} is not accepted{reason}: send images as {accepted}"
     )
@@ -209,7 +209,8 @@ def _read_multipart(body: bytes, content_type: str) -> Images:
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     if not boundary:
         raise RequestError(
-            400, f"Content-Type {content_type!r} names no boundary between the parts"
+            400,
+            f"Content-Type {content_type!r} has no boundary parameter, which separates the parts",
         )
     _check_heads(body, b"--" + boundary.encode("ascii", "ignore"))
     # Parts stay in memory, where the body is already; a disk may be read-only.
@@ -222,7 +223,7 @@ def _read_multipart(body: bytes, content_type: str) -> Images:
         ) from None
     except ValueError as error:
         raise RequestError(
-            400, f"the multipart body does not follow its boundary {boundary!r}: {error}"
+            400, f"the multipart body does not match its boundary {boundary!r}: {error}"
         ) from error
     contents = [file.stream.read() for _, file in files.items(multi=True)]
     if not contents:
@@ -244,7 +245,9 @@ def _check_heads(body: bytes, delimiter: bytes) -> None:
         if found is None:
             if len(body) - start > _HEAD_LIMIT:
                 raise RequestError(
-                    400, f"a part of the multipart body has more than {_HEAD_LIMIT} bytes of header"
+                    400,
+                    f"a part of the multipart body has more than {_HEAD_LIMIT} bytes of "
+                    "headers: send only Content-Disposition and Content-Type",
                 )
             return
         start = body.find(delimiter, found.end())
@@ -301,8 +304,7 @@ class BodyForm:
     Attributes:
         media_types: in lower case; one that ends with `/*` means every type of that kind.
         meaning, shape: what the body holds and what its answer is, for people.
-        read: (body, whole Content-Type header) → images; a body that cannot be taken apart is a
-            RequestError 400.
+        read: (body, whole Content-Type header) → images; a malformed body is a RequestError 400.
     """
 
     media_types: tuple[str, ...]

@@ -105,7 +105,10 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
             TypeError: `data` is something else, or `model` is not a `ServedModel`.
         """
         if not isinstance(model, ServedModel):
-            raise TypeError(f"model_fn returned a {type(model).__name__}: write predict_fn too")
+            raise TypeError(
+                f"model_fn returned a {type(model).__name__}, which only your own predict_fn can "
+                "use: write predict_fn too"
+            )
         entries, is_list = data, isinstance(data, (list, tuple))
         if isinstance(data, bodies.Images):
             entries, is_list = data.entries, data.is_list
@@ -131,7 +134,11 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         if results is None and wanted.media_type != answers.CSV:
             return answers.dump(prediction), wanted.media_type
         if results is None:
-            raise RequestError(406, f"Accept {accept!r}: predict_fn gave no probabilities")
+            raise RequestError(
+                406,
+                f"Accept {accept!r} needs probabilities, but predict_fn returned something else: "
+                "return probabilities, or write output_fn too",
+            )
         return answers.encode(results, results.is_list, wanted, self._form)
 
     def _results_of(self, prediction: object) -> Results | None:
@@ -284,7 +291,7 @@ def _for_handlers(header: str | None) -> str:
     if media_type in bodies.CODE_IN_DATA:
         raise RequestError(
             415,
-            f"Content-Type {media_type!r} is not accepted because its files can hold code "
+            f"Content-Type {media_type!r} is not accepted because its files can contain code "
             "(pickles): send images, JSON or CSV",
         )
     return header if media_type.startswith("multipart/") else media_type

@@ -49,17 +49,19 @@ def check_multi_label(v: SharedHyperparameters) -> None:
     """Refuse hyperparameters that contradict multi_label with a HyperparameterError."""
     if not v.multi_label:
         if v.use_weighted_loss:
-            raise HyperparameterError("use_weighted_loss=1 acts with multi_label=1 only: set both")
+            raise HyperparameterError(
+                "use_weighted_loss=1 works only with multi_label=1: set both, or neither"
+            )
         return
     if v.label_smoothing:
         raise HyperparameterError(
-            f"label_smoothing={v.label_smoothing} with multi_label=1: labels are not exclusive, so "
-            "there is no share to spread over the others; leave label_smoothing out"
+            f"label_smoothing={v.label_smoothing} with multi_label=1: labels are not exclusive, "
+            "so label smoothing does not apply; leave label_smoothing out"
         )
     if v.top_k:
         raise HyperparameterError(
-            f"top_k={v.top_k} with multi_label=1: several labels have no rank among k; "
-            "leave top_k out"
+            f"top_k={v.top_k} with multi_label=1: top-k accuracy needs exactly one label per "
+            "image; leave top_k out"
         )
     given = [f"class_weights={v.class_weights}"] if v.class_weights else []
     given += [f"balanced_sampling={v.balanced_sampling}"] if v.balanced_sampling else []

@@ -63,8 +63,8 @@ def _image_shape(text: str | None, backbone: Backbone) -> tuple[int, int, int]:
         channels = height = width = 0
     if channels not in {1, 3} or height < 1 or width < 1:
         raise HyperparameterError(
-            f"image_shape={text!r}: expected channels,height,width with 1 or 3 channels, "
-            "as 3,224,224"
+            f"image_shape={text!r}: expected channels,height,width with 1 or 3 channels, such as "
+            "3,224,224"
         )
     return channels, height, width
 

@@ -71,11 +71,12 @@ def schedule_of(v: SharedHyperparameters) -> Schedule:
     kind = v.lr_schedule or ("step" if steps else "constant")
     if kind == "step" and not steps:
         raise HyperparameterError(
-            "lr_schedule=step needs the epochs of its steps: set lr_scheduler_step, as 10,20"
+            "lr_schedule=step needs the epochs of its steps: set lr_scheduler_step, such as 10,20"
         )
     if kind != "step" and steps:
         raise HyperparameterError(
-            f"lr_schedule={kind} and lr_scheduler_step={v.lr_scheduler_step!r} contradict: keep one"
+            f"lr_schedule={kind} and lr_scheduler_step={v.lr_scheduler_step!r} contradict each "
+            "other: keep one"
         )
     return Schedule(
         kind=kind,
@@ -96,7 +97,8 @@ def _epoch_list(text: str | None) -> tuple[int, ...]:
         epochs = (0,)
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
         raise HyperparameterError(
-            f"lr_scheduler_step={text!r}: expected increasing epochs separated by commas, as 10,20"
+            f"lr_scheduler_step={text!r}: expected increasing epochs separated by commas, such as "
+            "10,20"
         )
     return epochs
 
@@ -106,7 +108,7 @@ def precision_of(v: SharedHyperparameters) -> str:
     precision, dtype = v.precision, v.precision_dtype
     if precision and dtype and precision not in {"auto", dtype}:
         raise HyperparameterError(
-            f"precision={precision} and precision_dtype={dtype} contradict: keep one"
+            f"precision={precision} and precision_dtype={dtype} contradict each other: keep one"
         )
     return precision if precision and precision != "auto" else dtype or "auto"
 
