@@ -65,7 +65,7 @@ def test_a_damaged_file_is_rejected_or_read_but_never_crashes_the_reader(
     [
         (lambda c: c[:-1], "truncated"),
         (lambda c: c + b"x", "1 unexpected bytes at the end"),
-        (lambda c: b"PK" + c[2:], "expected MXNet's .params"),
+        (lambda c: b"PK" + c[2:], "expected an MXNet .params"),
         (lambda c: c[:16] + struct.pack("<Q", 2**60) + c[24:], "entries do not fit"),
         (lambda c: c[:28] + struct.pack("<i", 1) + c[32:], "storage type 1"),
         (lambda c: c[:36] + struct.pack("<q", 2**62) + c[44:], "truncated"),

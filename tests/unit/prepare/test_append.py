@@ -102,7 +102,9 @@ def test_a_full_disk_leaves_the_file_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(record_append.shutil, "copyfileobj", full)
-    with pytest.raises(DataError, match="cannot be extended: No space left on device; it is unchanged"):
+    with pytest.raises(
+        DataError, match="cannot be extended: No space left on device; it is unchanged"
+    ):
         append(tmp_path / "new" / "data.lst", root, tmp_path / "old" / "data.rec", options=OPTIONS)
     assert state(tmp_path / "old") == before
 

@@ -97,7 +97,7 @@ def test_an_artifact_of_another_backbone_says_what_to_set(tmp_path: Path) -> Non
     for theirs, remedy in (
         ("resnet32", r"set backbone=resnet32$"),
         ("keras/VGG16", r"set backbone=keras/VGG16 and backend=tensorflow$"),
-        ("saved_model", "the model in the channel of an earlier job"),
+        ("saved_model", "the SavedModel of the earlier job"),
     ):
         with pytest.raises(ChannelError, match=remedy):
             _check_backbone(theirs, asked.settings)

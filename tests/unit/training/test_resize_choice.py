@@ -75,7 +75,9 @@ def test_records_next_to_image_files_need_one_size_or_a_resize(tmp_path: Path, p
     (other,) = {"train", "validation"} - {packed}
     write_files(tmp_path / other, [(200, 100), (90, 100)])
     write_records(tmp_path / packed, [(60, 48), (70, 50)])
-    with pytest.raises(ChannelError, match=f"{other} holds image files, {packed} records.*set res"):
+    with pytest.raises(
+        ChannelError, match=f"{other} holds image files, {packed} holds records.*set res"
+    ):
         resize_of_job(tmp_path)
     assert resize_of_job(tmp_path, resize="40") == 40
 

@@ -180,7 +180,7 @@ def parse_accept(
         406,
         f"Accept {header!r} cannot be produced; accepted: "
         + ", ".join(f"{media_type}, {media_type};verbose" for media_type in PRODUCED)
-        + "; append ;top_k=N or ;threshold=P to get only some of the classes",
+        + "; with ;top_k=N or ;threshold=P for some of the classes only",
     )
 
 
