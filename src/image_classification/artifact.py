@@ -91,7 +91,9 @@ def write_artifact(
         writers: file name → its writer; at least `model.onnx` and `weights.safetensors`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / MANIFEST_FILE).unlink(missing_ok=True)  # an older one would vouch for new files
+    (directory / MANIFEST_FILE).unlink(
+        missing_ok=True
+    )  # an old manifest must not vouch for new files
     labels.write(directory / LABELS_FILE)
     write_text(
         directory / PREDICTION_INDEX_FILE,

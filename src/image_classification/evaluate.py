@@ -65,8 +65,8 @@ def _check_labels(directory: Path, labels: LabelMap) -> None:
     path = directory / LABELS_FILE
     if path.is_file() and (own := LabelMap.read(path)) != labels:
         raise DataError(
-            f"{path}: the classes of these records are {list(own.names)[:20]}, those of the model "
-            f"{list(labels.names)[:20]}; pack them with the model's label map"
+            f"{path}: the classes of these records are {list(own.names)[:20]}, but the model's "
+            f"are {list(labels.names)[:20]}; pack them with the model's label map"
         )
 
 

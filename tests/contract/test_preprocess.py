@@ -89,7 +89,7 @@ def test_a_host_without_images_writes_no_shard_and_succeeds(
     base = write_processing_job(tmp_path, "algo-2", ["algo-1", "algo-2"], "ShardedByS3Key")
     done = run_command("preprocess", "--base-dir", base, "--labels", "a,b")
     assert done.returncode == 0, done.stderr
-    assert "this host has no image" in done.stderr
+    assert "this host has no images" in done.stderr
     names = sorted(path.name for path in (base / "processing" / "output").iterdir())
     assert names == ["findings-algo-2.html", "findings-algo-2.json", "labels.json"]
 

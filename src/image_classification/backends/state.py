@@ -125,6 +125,6 @@ def checked_weights(
         if expected.get(name) != received.get(name):
             raise ArtifactError(
                 f"these are not weights of {backbone!r} with this input: {name!r} should be "
-                f"{expected.get(name, 'absent')} and is {received.get(name, 'absent')}"
+                f"{expected.get(name, 'absent')} but is {received.get(name, 'absent')}"
             )
     return {name: arrays[name] for name in expected}

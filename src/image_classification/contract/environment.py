@@ -19,7 +19,7 @@ _OFF = ("false", "0", "no", "off")
 class Variable:
     """An environment variable: its name, its value when unset, and its meaning.
 
-    `aliases` are other names of the same setting, which win in this order after `name`;
+    `aliases` are other names of the same setting, which are tried in this order after `name`;
     SageMaker's toolkits have several.
     """
 

@@ -138,7 +138,7 @@ def interface_of(name: str) -> Interface:
 
 
 def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
-    """Return the interface of a job, which its training channel tells.
+    """Return the interface of a job, as its training channel determines.
 
     Raises:
         ChannelError: the job has no training channel, or those of both interfaces.

@@ -1,14 +1,14 @@
 """Image headers: format, size and orientation, without decoding a pixel.
 
-In: the bytes of an image file. Out: an `ImageHeader`, or an error that names what came instead.
-The first bytes tell the format, never the name. Headers are parsed here and not by Pillow for two
-reasons: limits must be checked before anything is allocated (Pillow's WebP reader allocates the
-canvas when it opens a file), and metadata must not decide whether pixels can be read:
+In: the bytes of an image file. Out: an `ImageHeader`, or an error that names the format found
+instead. The first bytes tell the format, never the name. Headers are parsed here and not by Pillow
+for two reasons: limits must be checked before anything is allocated (Pillow's WebP reader allocates
+the canvas when it opens a file), and metadata must not decide whether pixels can be read:
 `without_metadata` leaves only what the decoder needs. An EXIF orientation that is illegal or
 unreadable counts as 1, because the pixels are fine; Pillow's reader would warn (silencing that is
-not thread-safe), and its `exif_transpose` raises on damaged EXIF.
-Sources: JPEG: ITU-T T.81, annex B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; BMP:
-Microsoft's BITMAPINFOHEADER; EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF 6.0, section 2.
+not thread-safe), and its `exif_transpose` raises on damaged EXIF. Sources: JPEG: ITU-T T.81, annex
+B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; BMP: Microsoft's BITMAPINFOHEADER;
+EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF 6.0, section 2.
 """
 
 import re
@@ -23,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
-"""The end mark of a file is searched here; other programs append data of their own."""
+"""Size of the end of a file that may contain its end mark; other programs append data to it."""
 
 # Other files that people send, so that a refusal can name them. Offset, bytes, name.
 _FOREIGN = (
@@ -91,7 +91,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the header of an image file.
 
     Raises:
-        ImageFormatError: not one of `FORMATS`; names what came if it is known.
+        ImageFormatError: not one of `FORMATS`; names the actual format if it is known.
         ImageDamagedError: the header is cut off or impossible.
     """
     image_format = sniff(data)

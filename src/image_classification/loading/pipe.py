@@ -30,7 +30,7 @@ def open_fifo(
 
     Args:
         path: of the FIFO.
-        is_stopped: asked ten times a second while there is nothing to read.
+        is_stopped: called ten times a second while there is nothing to read.
         patience: seconds without a byte after which it is an error.
         remedy: what that error advises.
 

@@ -96,7 +96,7 @@ class ListedSource(Source):
         return len(self._paths)
 
     def key(self, index: int) -> str:
-        """The path relative to the root; bytes of it that are not UTF-8 are shown as `\\xe9`."""
+        """The path relative to the root; bytes that are not UTF-8 appear as `\\xe9`."""
         return tree.class_name(self._paths[index])
 
     def path(self, index: int) -> str:
@@ -126,8 +126,8 @@ class FolderSource(ListedSource):
         root: the folder of class folders.
         labels: the label map of the training data, which the folders must match; without it, the
             folders define the label map.
-        may_lack_classes: whether classes of `labels` may have no folder; also allowed where a
-            labels.json lies in `root`.
+        may_lack_classes: whether classes of `labels` may have no folder; also allowed if `root`
+            contains a labels.json.
 
     Attributes:
         labels: the label map of `class_indices`.

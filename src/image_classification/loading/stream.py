@@ -108,13 +108,13 @@ class StreamSource(Source):
         self._thread.start()
 
     def finish(self) -> None:
-        """End a pass whose samples were all taken; wait for its end, but not for long."""
+        """End a pass whose samples were all taken; wait only briefly for its end."""
         if self._thread is not None:
             self._thread.join(_CLOSING_SECONDS)
         self.interrupt()
 
     def interrupt(self) -> None:
-        """End the pass, read to its end or not; return when the stream is closed."""
+        """End the pass at any point; return when the stream is closed."""
         with self._change:
             self._is_stopped = True
             self._change.notify_all()
@@ -161,7 +161,7 @@ class StreamSource(Source):
         except PassStopped:
             pass
         except DataError as error:
-            self._error = ChannelError(str(error))  # no bad sample: nothing after it can be read
+            self._error = ChannelError(str(error))  # not a bad sample: nothing after it can be read
         except BaseException as error:  # raised again where samples are asked for
             self._error = error
         finally:

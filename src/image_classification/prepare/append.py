@@ -115,7 +115,9 @@ def _locked(record_path: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network file systems have no locks
             _log.warning(
-                "%s cannot be locked (%s): append from one place only", record_path, error.strerror
+                "%s cannot be locked (%s): make sure that only one append runs at a time",
+                record_path,
+                error.strerror,
             )
         yield
 
@@ -127,9 +129,7 @@ def _undo_killed(folder: Path, record_path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     if record_path.stat().st_size > end:
-        _log.warning(
-            "%s: an append to it was killed; its incomplete records are removed", record_path
-        )
+        _log.warning("%s: removed the incomplete records of an append that was killed", record_path)
         os.truncate(record_path, end)
     (folder / "end.json").unlink()
 

@@ -234,7 +234,7 @@ def write_channels(
     ]
     own = shards if plan.host_name else shards[plan.host :: plan.hosts]
     if not inventory.entries:
-        _log.warning("%s: this host has no image", inventory.name)
+        _log.warning("%s: this host has no images", inventory.name)
     elif not own:
         _log.warning(
             "%d shards are too few for %d hosts: this one has nothing to write; make them smaller "

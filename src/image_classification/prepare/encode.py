@@ -196,8 +196,8 @@ class ImageEncoder:
         segmenter: gives JPEGs restart markers, or None.
         inspects: compute digests, and also decode what is stored as it is (a JPEG at a fraction of
             its size: about 1 ms), so that a channel can be trained on. Otherwise a file that is
-            stored as it is need only be an image that ends where it should: other damage inside
-            stays unseen.
+            stored as it is only has to be an image that ends where it should: other damage goes
+            unnoticed.
     """
 
     root: str
@@ -210,7 +210,7 @@ class ImageEncoder:
         """Read and encode the file of an entry; a fault of the file is the result's reason.
 
         Raises:
-            AlgorithmError: a fault of ours, with the image's path.
+            AlgorithmError: a bug in this package; the message has the image's path.
         """
         try:
             content, has_back_slashes = read_image_file(self.root, entry.path)

@@ -160,7 +160,7 @@ class Findings:
             absent = [label for label, count in pairs if not count]
             if absent:
                 more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
-                yield f"{name} has no image of {', '.join(absent[:_NAMED])}{more}"
+                yield f"{name} has no images of {', '.join(absent[:_NAMED])}{more}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the findings as JSON can hold them."""

@@ -68,7 +68,7 @@ class PackOptions:
         return entries[first:stop]
 
     def describe_job(self, list_path: Path, root: Path) -> dict[str, Any]:
-        """Return what must be the same for a run to be resumed."""
+        """Return the values that must be the same for a run to be resumed."""
         with list_path.open("rb") as file:
             content = hashlib.sha256()
             while block := file.read(1 << 20):

@@ -98,6 +98,6 @@ def _read_index_by_line(path: Path, content: bytes) -> tuple[UInt64Array, IntArr
         except (ValueError, OverflowError):
             raise RecordError(
                 f"{path}, line {number}: expected KEY<TAB>OFFSET, two whole numbers from 0, got "
-                f"{line[:80]!r}; delete the index, it is rebuilt from the record file"
+                f"{line[:80]!r}; delete the index; it is rebuilt from the record file"
             ) from None
     return np.array(keys, np.uint64), np.array(offsets, np.int64)

@@ -81,7 +81,7 @@ def locate_records(
             problem = str(error)
         message = f"{problem}; it does not belong to {path}"
         if index is not None:
-            raise RecordError(f"{message}; delete it, the file can be read without it")
+            raise RecordError(f"{message}; delete it: the file can be read without it")
         _log.warning("%s; the index is ignored and the record file is scanned", message)
     offsets, damages = find_records(mapped, path, resync=resync)
     return FoundRecords(offsets, None, index_path, problem, damages)

@@ -121,11 +121,11 @@ class Responder(Protocol):
 
 
 class Answering:
-    """The answers of our own model.
+    """Answers invocations with our own model.
 
     Args:
         predict: encoded images → a prediction, or the reason why there is none, for each.
-        form: of the answer, that of the interface.
+        form: the interface's form of answers.
         settings: of the environment.
     """
 
@@ -178,7 +178,7 @@ def create_app(
         metrics: shown at `/metrics`; None: there is no such route.
     """
     app = Flask(__name__, static_folder=None)
-    # Read here, where a variable with an impossible value ends the server before it listens.
+    # Read now, so that an invalid variable ends the server before it listens.
     parameters = execution_parameters(settings.max_content_length)
 
     @app.get("/ping")

@@ -41,7 +41,7 @@ class Connection:
         phase: what it waits for, since the time `since`.
         deadline: when (monotonic) waiting ends; infinity while WORKING.
         outgoing: bytes of the answer that the client has not taken yet.
-        closes: whether the connection ends with the present answer.
+        closes: whether the connection ends after the current answer.
         held: bytes of request that count against the limit of the process.
     """
 
@@ -73,8 +73,8 @@ class Connection:
     def take(self, data: bytes, read_timeout: float) -> Request | None:
         """Return the request that `data` completes, or set the deadline for the rest of it.
 
-        The head has `read_timeout` seconds from its first byte; the body has as many from the head
-        on, and one more for each 64 KiB received.
+        The head has `read_timeout` seconds from its first byte; the body gets as many again, plus
+        one for each 64 KiB received.
         """
         had_head, had_begun = self.reader.head is not None, self.phase is Phase.RECEIVING
         request = self.reader.take(data)
@@ -109,7 +109,7 @@ class Connection:
         return True
 
     def is_gone(self) -> bool:
-        """Whether the client has closed its side; callable in any thread, takes no bytes."""
+        """Whether the client has closed its side; callable from any thread, consumes no bytes."""
         try:
             return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -118,7 +118,7 @@ class Connection:
             return True
 
     def half_close(self) -> None:
-        """Announce that no more will be sent; an answer on its way still arrives."""
+        """Shut down sending; an answer in flight still arrives."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -157,7 +157,7 @@ class Limits:
 
 
 class Receiver(Protocol):
-    """Takes whole requests: the worker."""
+    """Receives whole requests; the worker implements it."""
 
     def admit(self, head: Head) -> None:
         """Raise a RequestError if a request with this head is refused before its body arrives."""
@@ -181,7 +181,7 @@ class Connections:
 
     Args:
         selector: waits for the sockets; the data of its keys is called with the socket.
-        limits: how much is taken from clients.
+        limits: what the process accepts from clients.
         receiver: gets the requests.
     """
 

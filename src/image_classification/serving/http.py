@@ -155,7 +155,7 @@ def _parse_head(text: bytes) -> Head:
     try:
         HttpRequestParser(head).feed_data(text)
     except HttpParserUpgrade:
-        pass  # the server does not change protocols: it answers by HTTP/1.1
+        pass  # the server does not switch protocols: it answers in HTTP/1.1
     except HttpParserError as error:
         raise _not_http(str(error)) from None
     if not head.is_whole:
@@ -223,7 +223,7 @@ class RequestReader:
 
     @property
     def has_begun(self) -> bool:
-        """Whether some bytes of the next request are here."""
+        """Whether some bytes of the next request have arrived."""
         return bool(self._buffer) or self._head is not None
 
     @property
@@ -312,11 +312,11 @@ class _SizedBody:
 
 
 class _ChunkedBody:
-    """A body in chunks (RFC 9112, 7.1); extensions and trailers are read and left out."""
+    """A body in chunks (RFC 9112, 7.1); extensions and trailers are read and dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._content = bytearray()  # not a list of pieces: two bytes of body would hold 48
+        self._content = bytearray()  # a list of pieces would take 48 bytes for 2 of body
         self._chunks = 0
         self._pending = bytearray()
         self._missing = 0  # bytes of the current chunk

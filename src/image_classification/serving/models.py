@@ -30,7 +30,7 @@ from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.observation import Health, current_request
 
-_TOGETHER = 32  # images of a request in one run: thousands must not take the memory of all
+_TOGETHER = 32  # images of a request in one run: thousands at once could exhaust the memory
 _FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
 _CUDA = "CUDAExecutionProvider"
@@ -241,7 +241,7 @@ class Model:
 
     @property
     def providers(self) -> list[str]:
-        """What executes the graph, by ONNX Runtime's names."""
+        """The execution providers of the graph, by ONNX Runtime's names."""
         return self._graph.providers
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:

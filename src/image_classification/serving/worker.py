@@ -61,7 +61,7 @@ _FAULT_SECONDS = 5.0  # for the requests that still run when the process must be
 _MOST_CONNECTIONS = 1000
 _ADMINISTRATION_THREADS = 4  # a model that takes minutes to load blocks no prediction
 
-_FRAMING = ("content-length", "connection", "transfer-encoding")  # these are ours
+_FRAMING = ("content-length", "connection", "transfer-encoding")  # the server sets these
 
 _MOST_DEATHS = 5  # within a minute: then the platform should start the container anew
 _DEATHS_SECONDS = 60.0

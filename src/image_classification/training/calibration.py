@@ -95,7 +95,9 @@ def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
     new_loss = evaluation.cross_entropy(targets, after.probabilities)
     new_error = calibration_error(after)
     if loss - new_loss <= 1 / len(targets):
-        return refused(f"no temperature helps more than chance on {len(targets)} images")
+        return refused(
+            f"no temperature lowers the loss by more than chance on {len(targets)} images"
+        )
     if new_error > error:
         return refused("the temperature with the lowest loss would raise the calibration error")
     return Calibration(temperature, "", len(targets), error, new_error, loss, new_loss)

@@ -81,7 +81,7 @@ class History:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest validation accuracy, among equals that with the lowest loss.
+        """The epoch with the highest validation accuracy; on a tie, the one with the lowest loss.
 
         Small validation sets tie often, and the loss tells a confident model from a lucky one. −1
         before any epoch.
@@ -245,7 +245,7 @@ class Checkpoints:
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     changed = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
-    return ", ".join(f"{k} was {theirs.get(k)!r} and is {ours.get(k)!r}" for k in changed[:5])
+    return ", ".join(f"{k} was {theirs.get(k)!r} and is now {ours.get(k)!r}" for k in changed[:5])
 
 
 def newest_checkpoint(
@@ -269,9 +269,9 @@ def newest_checkpoint(
     leaders = group.from_leader({"epochs": done, "steps": step})
     if group.any((done, step) != (leaders["epochs"], leaders["steps"])):
         raise UserError(
-            f"this host has a checkpoint of {done} epochs and {step} steps, the first host one "
-            f"of {leaders['epochs']:.0f} and {leaders['steps']:.0f}: give all hosts the same "
-            "checkpoints, or none"
+            f"this host has a checkpoint of {done} epochs and {step} steps, but the first host "
+            f"has one of {leaders['epochs']:.0f} and {leaders['steps']:.0f}: give all hosts the "
+            "same checkpoints, or none"
         )
     if found is None:
         return None

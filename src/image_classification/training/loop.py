@@ -70,7 +70,7 @@ class Loop:
     journal: Journal
     checkpoints: checkpoint.Checkpoints
     world: base.World = field(default_factory=base.World)
-    should_stop: Callable[[], bool] = bool  # bool() is False: nobody stops the job
+    should_stop: Callable[[], bool] = bool  # bool() is False: nothing stops the job
     is_out_of_time: Callable[[], bool] = bool
     history: History = field(init=False)
     best_weights: base.State = field(default_factory=dict)

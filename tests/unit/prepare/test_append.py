@@ -119,7 +119,7 @@ def test_the_next_append_undoes_a_killed_one(
     with target.open("ab") as file:
         file.write(b"half a record")
     append(tmp_path / "new" / "data.lst", root, target, options=OPTIONS)
-    assert "an append to it was killed" in caplog.text
+    assert "of an append that was killed" in caplog.text
     with RecordFile(target) as records:
         assert len(records) == 9 and records.index_problem is None
     assert not folder.exists()

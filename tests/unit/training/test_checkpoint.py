@@ -102,7 +102,7 @@ def test_arrays_without_their_json_are_not_a_checkpoint(tmp_path: Path) -> None:
 def test_another_job_is_refused_with_the_difference(tmp_path: Path) -> None:
     save_epochs(Checkpoints(tmp_path, IDENTITY), [0.5])
     other = Checkpoints(tmp_path, IDENTITY | {"backbone": "resnet18"})
-    with pytest.raises(UserError, match="backbone was 'resnet20' and is 'resnet18'"):
+    with pytest.raises(UserError, match="backbone was 'resnet20' and is now 'resnet18'"):
         other.load_latest()
 
 

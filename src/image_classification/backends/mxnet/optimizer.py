@@ -155,8 +155,9 @@ class Optimizer:
         counts = {float(own[_COUNT]) for own in slots.values() if _COUNT in own}
         if len(counts) > 1:
             raise ArtifactError(
-                f"the parameters of this checkpoint had {sorted(counts)} updates; the backend "
-                "'mxnet' expects the same number for all: resume with another backend"
+                "the parameters of this checkpoint had different numbers of updates, "
+                f"{sorted(counts)}, but the backend 'mxnet' needs one number for all: resume with "
+                "another backend"
             )
         self.reset()
         for slot, tensors in self._slots.items():

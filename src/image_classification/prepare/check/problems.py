@@ -80,7 +80,7 @@ def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator
 def _label_problems(subset: Subset) -> Iterator[Problem]:
     """Yield labels that are not class numbers, classes without an image, imbalance."""
     if not len(subset.keys):
-        yield Problem("error", "empty", f"{subset.name}: no image")
+        yield Problem("error", "empty", f"{subset.name}: no images")
         return
     labels = subset.labels
     limit = len(subset.names) if subset.names is not None else float("inf")
@@ -99,7 +99,7 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
     absent = [name for name, count in counts.items() if not count]
     if absent:
         yield Problem(
-            "warning", "absent-class", f"{subset.name}: no image of {_listed(absent)}", absent
+            "warning", "absent-class", f"{subset.name}: no images of {_listed(absent)}", absent
         )
     present = {name: count for name, count in counts.items() if count}
     if not present:  # every label is out of range

@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def class_index(self) -> int:
-        """The most probable class; the lowest index of equals."""
+        """The most probable class; on a tie, the lowest index."""
         return int(self.probabilities.argmax())
 
     @property
@@ -68,7 +68,7 @@ class Prediction:
         return [short(value) for value in self.probabilities.tolist()]
 
     def top(self, count: int, threshold: float = 0.0) -> list[tuple[str, float]]:
-        """Return (name, probability) of the `count` most probable classes, in falling order.
+        """Return (name, probability) of the `count` most probable classes, in descending order.
 
         Classes below `threshold` are left out; probabilities are as in `to_list`.
         """
@@ -116,7 +116,7 @@ class Accept:
 
     @property
     def is_selection(self) -> bool:
-        """Whether classes may be left out; the others are then in falling order."""
+        """Whether classes may be left out; the others are then in descending order."""
         return self.top_k is not None or self.threshold is not None
 
 
@@ -256,7 +256,7 @@ def _finite(result: Result) -> Result:
 
 
 def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
-    """Return labels and probabilities: all in label order, or a selection in falling order."""
+    """Return labels and probabilities: all in label order, or a selection in descending order."""
     labels, probabilities = _selected(prediction, accept)
     answer: dict[str, object] = {
         "probabilities": probabilities,

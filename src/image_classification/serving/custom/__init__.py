@@ -46,7 +46,7 @@ def find_custom_code(model_dir: Path) -> CustomCode | None:
     found = CustomCode(model_dir, program)
     if not (found.folder / program).is_file():
         _logger.info(
-            "%s=%s, but the artifact has no %s/%s: the model itself answers",
+            "%s=%s, but the artifact has no %s/%s: the model answers without your own code",
             environment.PROGRAM.name,
             program,
             CODE_FOLDER,

@@ -49,7 +49,7 @@ function show(image) {
   invitation.textContent = image.name;
   error.hidden = bars.hidden = timing.hidden = true;
   status.hidden = false;
-  status.textContent = "Asking the model …";
+  status.textContent = "Predicting …";
 }
 
 function draw(answer, milliseconds, bytes) {
@@ -57,7 +57,7 @@ function draw(answer, milliseconds, bytes) {
   const found = several ? several.join(", ") || "none of the classes" : answer.predicted_label;
   status.textContent = several ? `Predicted: ${found}` : `${found}, ${percent(answer.probabilities[0])}`;
   bars.tBodies[0].replaceChildren(...answer.labels.map((label, rank) => row(label, answer.probabilities[rank], rank)));
-  timing.textContent = `Answered in ${milliseconds.toFixed(0)} ms, upload of ${Math.ceil(bytes / 1024)} KB included.`;
+  timing.textContent = `Answered in ${milliseconds.toFixed(0)} ms, including the upload of ${Math.ceil(bytes / 1024)} KB.`;
   bars.hidden = timing.hidden = false;
 }
 

@@ -210,7 +210,7 @@ def _remarks(names: Sequence[str], class_counts: Mapping[str, Sequence[int]]) ->
         absent = [name for name, count in zip(names, counts, strict=True) if not count]
         if absent:
             more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
-            remarks.append(f"{split} has no image of {', '.join(absent[:_MOST_NAMED])}{more}")
+            remarks.append(f"{split} has no images of {', '.join(absent[:_MOST_NAMED])}{more}")
         present = [count for count in counts if count]
         if present and max(present) >= IMBALANCED * min(present):
             remarks.append(
