@@ -205,7 +205,7 @@ def checked_slots(
         fits = name in shapes and value.shape == (() if slot == _SCALAR else tuple(shapes[name]))
         if slot not in RULES[spec.name].slots or not fits:
             raise ArtifactError(
-                f"{key!r} {value.shape} does not fit this job's network with the optimizer "
+                f"{key!r} {value.shape} is from another optimizer or network than this job's "
                 f"{spec.name}: resume with the settings of the checkpoint"
             )
         slots.setdefault(name, {})[slot] = value

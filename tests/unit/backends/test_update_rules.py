@@ -89,7 +89,9 @@ def test_saved_slots_are_returned_by_parameter() -> None:
     [("exp_avg/w", (3, 2)), ("momentum_buffer/w", (2, 3)), ("momentum_buffer/v", (3, 2))],
 )
 def test_slots_of_another_optimizer_or_network_are_rejected(key: str, shape: Any) -> None:
-    with pytest.raises(ArtifactError, match=rf"'optimizer/{key}'.* than this sgd: resume with"):
+    with pytest.raises(
+        ArtifactError, match=rf"'optimizer/{key}'.* than this job's sgd: resume with"
+    ):
         checked_slots({f"optimizer/{key}": np.zeros(shape)}, {"w": (3, 2)}, OptimizerSpec())
 
 
