@@ -6,13 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from image_classification.cli.command_line import (
-    Commands,
-    add_command,
-    add_workers,
-    say,
-    workers_of,
-)
+from image_classification.cli import command_line
 from image_classification.contract import environment
 from image_classification.errors import ListError, RecordError, UsageError
 from image_classification.logs import Progress
@@ -24,9 +18,9 @@ _SHOWN = 5  # images of a problem in the table; --json has all
 _SHOWN_CLASSES = 20
 
 
-def add_commands(commands: Commands) -> None:
+def add_commands(commands: command_line.Commands) -> None:
     """Add `check`."""
-    command = add_command(
+    command = command_line.add_command(
         commands,
         "check",
         "find the problems of a data set",
@@ -50,13 +44,13 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
         "--list", type=Path, metavar="FILE", help="list of the images; with a single PATH only"
     )
     command.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_workers(command)
+    command_line.add_workers(command)
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check and report; return 1 if there are errors."""
-    workers = workers_of(args.workers)
+    workers = command_line.workers_of(args.workers)
     if args.list is not None and len(args.paths) > 1:
         raise UsageError(
             f"--list needs exactly one PATH, got {len(args.paths)}; check the others separately"
@@ -71,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     with Progress("check", sum(len(subset.keys) for subset in subsets), "images") as progress:
         verdict = check(subsets, workers, progress.advance, damaged, max_pixels)
-    say(*([json.dumps(verdict.to_json(), indent=1)] if args.json else _lines(verdict)))
+    command_line.say(*([json.dumps(verdict.to_json(), indent=1)] if args.json else _lines(verdict)))
     return int(verdict.has_errors)
 
 

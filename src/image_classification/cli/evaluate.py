@@ -4,27 +4,21 @@ import argparse
 import json
 from pathlib import Path
 
-from image_classification.cli.command_line import (
-    Commands,
-    add_command,
-    add_model,
-    check_top_k,
-    say,
-)
+from image_classification.cli import command_line
 from image_classification.contract.environment import MAX_PIXELS
 from image_classification.contract.process import cpu_count
 from image_classification.logs import Progress
 
 
-def add_commands(subparsers: Commands) -> None:
+def add_commands(subparsers: command_line.Commands) -> None:
     """Add the command."""
-    command = add_command(
+    command = command_line.add_command(
         subparsers,
         "evaluate",
         "measure an artifact on labeled images, through the serving path",
         "image-classification evaluate --model model --data flowers/val --json",
     )
-    add_model(command)
+    command_line.add_model(command)
     command.add_argument(
         "--data", type=Path, required=True, metavar="PATH", help="class folders or .rec file(s)"
     )
@@ -42,7 +36,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     from image_classification.serving.models import Model, Runtime
     from image_classification.training.evaluation import metrics_of
 
-    check_top_k(namespace.top_k)
+    command_line.check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
         model = Model(artifact, Runtime(artifact.model_file), MAX_PIXELS.read_integer(1))
@@ -51,9 +45,9 @@ def evaluate(namespace: argparse.Namespace) -> int:
         metrics = metrics_of(outcomes, namespace.top_k)
     if namespace.json:
         content = {"samples": len(outcomes.keys), "metrics": metrics, "skipped": dict(skipped)}
-        say(json.dumps(content, ensure_ascii=False))
+        command_line.say(json.dumps(content, ensure_ascii=False))
     else:
-        say(f"{len(outcomes.keys)} images")
-        say(*(f"{name}: {value:.4f}" for name, value in metrics.items()))
-        say(*(f"skipped {key}: {reason}" for key, reason in skipped))
+        command_line.say(f"{len(outcomes.keys)} images")
+        command_line.say(*(f"{name}: {value:.4f}" for name, value in metrics.items()))
+        command_line.say(*(f"skipped {key}: {reason}" for key, reason in skipped))
     return 2 if skipped else 0

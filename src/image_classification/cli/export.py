@@ -3,19 +3,19 @@
 import argparse
 from pathlib import Path
 
-from image_classification.cli.command_line import Commands, add_command, say
+from image_classification.cli import command_line
 from image_classification.contract.environment import BACKEND, WEIGHTS_DIR
 from image_classification.errors import UsageError
 
 
-def add_commands(subparsers: Commands) -> None:
+def add_commands(subparsers: command_line.Commands) -> None:
     """Add the commands."""
     _add_export(subparsers)
     _add_weights(subparsers)
 
 
-def _add_export(subparsers: Commands) -> None:
-    command = add_command(
+def _add_export(subparsers: command_line.Commands) -> None:
+    command = command_line.add_command(
         subparsers,
         "export",
         "write an artifact without training, or an artifact in another model format",
@@ -66,12 +66,12 @@ def export(namespace: argparse.Namespace) -> int:
         exports.export_built_in(namespace.from_mxnet, backend, labels, output)
     else:
         exports.export_pretrained(backend, namespace.backbone, labels, output)
-    say(str(output))
+    command_line.say(str(output))
     return 0
 
 
-def _add_weights(subparsers: Commands) -> None:
-    command = add_command(
+def _add_weights(subparsers: command_line.Commands) -> None:
+    command = command_line.add_command(
         subparsers,
         "weights",
         "write pretrained weights as safetensors, to add to a container image or mount into a job",
@@ -94,7 +94,7 @@ def weights(namespace: argparse.Namespace) -> int:
     from image_classification.export import write_pretrained_weights
 
     for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
-        say(str(path))
+        command_line.say(str(path))
     return 0
 
 

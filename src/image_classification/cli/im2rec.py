@@ -13,13 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from image_classification import __version__
-from image_classification.cli.command_line import (
-    Parser,
-    add_robustness,
-    exit_code_of,
-    say,
-    workers_of,
-)
+from image_classification.cli import command_line
 from image_classification.cli.lists import write_lists
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
@@ -46,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     namespace = parser().parse_args(without_old_values(words))
     run = _list if namespace.list else _pack
-    return exit_code_of(partial(run, namespace), sys.stderr)
+    return command_line.exit_code_of(partial(run, namespace), sys.stderr)
 
 
 def without_old_values(words: Sequence[str]) -> list[str]:
@@ -75,7 +69,7 @@ def without_old_values(words: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser: the command line of im2rec.py, and our additions."""
-    top = Parser(
+    top = command_line.Parser(
         prog="im2rec",
         description="Make lists of the images below ROOT, or pack the lists of PREFIX into record\n"
         "files: MXNet's im2rec.py, without MXNet.",
@@ -89,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     _add_list_options(top.add_argument_group("making lists"))
     _add_pack_options(top.add_argument_group("packing records"))
-    add_robustness(top)
+    command_line.add_robustness(top)
     return top
 
 
@@ -194,7 +188,7 @@ def _pack(args: argparse.Namespace) -> int:
         def begin(path: Path, is_done: bool) -> Callable[[int, int], None]:
             stack.close()  # ends the progress of the previous list
             done = ": done before the interruption" if is_done else ""
-            say(f"Creating .rec file from {path} in {path.parent}{done}")
+            command_line.say(f"Creating .rec file from {path} in {path.parent}{done}")
             sys.stdout.flush()
             return stack.enter_context(late_progress(path.name, "images"))
 
@@ -202,14 +196,14 @@ def _pack(args: argparse.Namespace) -> int:
             lists,
             args.root,
             options,
-            workers=workers_of(args.num_thread, "--num-thread"),
+            workers=command_line.workers_of(args.num_thread, "--num-thread"),
             max_bad=args.max_bad,
             shard_bytes=args.shard_size,
             resume=args.resume,
             on_list=begin,
         )
     for report in reports:
-        say(*report.lines())
+        command_line.say(*report.lines())
     return 0
 
 

@@ -6,17 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from image_classification.cli.command_line import Commands, add_command, check_sheet, say
+from image_classification.cli import command_line
 from image_classification.errors import UsageError
 from image_classification.files import written_beside
 from image_classification.labels.label_map import LabelMap
+from image_classification.prepare import inspect as inspection
 from image_classification.prepare.contact_sheet import draw_contact_sheet
-from image_classification.prepare.inspect import (
-    RecordSummary,
-    describe_record,
-    extract,
-    summarize,
-)
 from image_classification.records.index import INDEX_SUFFIX
 from image_classification.records.reader import RecordFile
 from image_classification.records.rescue import measure_loss, salvage, write_index
@@ -24,14 +19,14 @@ from image_classification.records.rescue import measure_loss, salvage, write_ind
 _NAMED = 20  # lost ids in the text for people; JSON has all
 
 
-def add_commands(commands: Commands) -> None:
+def add_commands(commands: command_line.Commands) -> None:
     """Add `inspect` and `rec2idx`."""
     _add_inspect(commands)
     _add_rec2idx(commands)
 
 
-def _add_inspect(commands: Commands) -> None:
-    command = add_command(
+def _add_inspect(commands: command_line.Commands) -> None:
+    command = command_line.add_command(
         commands,
         "inspect",
         "show what is in a record file",
@@ -55,8 +50,8 @@ def _add_inspect(commands: Commands) -> None:
     command.set_defaults(run=_run_inspect)
 
 
-def _add_rec2idx(commands: Commands) -> None:
-    command = add_command(
+def _add_rec2idx(commands: command_line.Commands) -> None:
+    command = command_line.add_command(
         commands,
         "rec2idx",
         "write the index of a record file",
@@ -91,16 +86,16 @@ def _run_inspect(args: argparse.Namespace) -> int:
             "--salvage saves all sound records, --record selects one: drop one of them"
         )
     if args.contact_sheet is not None:
-        check_sheet(args.contact_sheet, [args.file])
+        command_line.check_sheet(args.contact_sheet, [args.file])
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         result = _inspect(file, args)
         if args.on_damage == "resync":
             result["lost"] = asdict(measure_loss(file))
     if args.json:
         summary = result.pop("summary", None)
-        say(json.dumps({**(asdict(summary) if summary else {}), **result}, indent=1))
+        command_line.say(json.dumps({**(asdict(summary) if summary else {}), **result}, indent=1))
     else:
-        say(*_lines(result))
+        command_line.say(*_lines(result))
     return 0
 
 
@@ -108,7 +103,7 @@ def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
     """Do what the options ask for; return the results as JSON can hold them."""
     result: dict[str, Any] = {}
     if args.record is not None:
-        result.update(describe_record(file, args.record))
+        result.update(inspection.describe_record(file, args.record))
     if args.contact_sheet is not None:
         numbers = range(min(args.first, len(file))) if args.record is None else [args.record]
         with written_beside(args.contact_sheet) as path:
@@ -116,11 +111,11 @@ def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
         result["contact_sheet"] = str(args.contact_sheet)
     if args.extract is not None:
         numbers = range(len(file)) if args.record is None else [args.record]
-        count = extract(file, numbers, args.extract)
+        count = inspection.extract(file, numbers, args.extract)
         result["extracted"] = {"images": count, "folder": str(args.extract)}
     if args.salvage is not None:
         result["salvaged"] = {"records": salvage(file, args.salvage), "file": str(args.salvage)}
-    return result or {"summary": summarize(file)}
+    return result or {"summary": inspection.summarize(file)}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -150,7 +145,7 @@ def _loss_lines(lost: dict[str, Any]) -> list[str]:
     return [f"lost: {lost['skipped_bytes']} bytes, {len(keys)} records of the index{named}"]
 
 
-def _summary_lines(summary: RecordSummary) -> list[str]:
+def _summary_lines(summary: inspection.RecordSummary) -> list[str]:
     lines = [f"{summary.path}: {summary.records} records, {summary.size_bytes} bytes"]
     if summary.content_bytes is not None:
         lines.append("content: {} to {} bytes, median {}".format(*_ends(summary.content_bytes)))
@@ -183,5 +178,5 @@ def _run_rec2idx(args: argparse.Namespace) -> int:
     path = args.index or args.file.with_suffix(INDEX_SUFFIX)
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         count = write_index(file, path, numbered=args.numbered)
-    say(f"{path}: {count} records")
+    command_line.say(f"{path}: {count} records")
     return 0

@@ -4,15 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from image_classification.cli.command_line import Commands, add_command, say
+from image_classification.cli import command_line
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import divide_list, shuffled, write_list
 from image_classification.labels.tree import IM2REC_EXTENSIONS, ImageTree, walk
 
 
-def add_commands(commands: Commands) -> None:
+def add_commands(commands: command_line.Commands) -> None:
     """Add `list`."""
-    command = add_command(
+    command = command_line.add_command(
         commands,
         "list",
         "write lists (.lst) of the images below a folder",
@@ -103,5 +103,5 @@ def write_lists(prefix: str, args: argparse.Namespace, *, include_hidden: bool) 
         sys.stderr.write(f"{path}: {len(entries)} images\n")
     tree.labels.write(Path(prefix).with_name(LABELS_FILE))
     if args.recursive:
-        say(*(f"{folder} {number}" for number, folder in enumerate(tree.labels.names)))
+        command_line.say(*(f"{folder} {number}" for number, folder in enumerate(tree.labels.names)))
     return tree

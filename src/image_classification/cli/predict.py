@@ -1,7 +1,5 @@
 """`predict`: the classes of image files, through the serving path but without HTTP."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io
@@ -11,29 +9,23 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from image_classification.cli.command_line import (
-    Commands,
-    add_command,
-    add_model,
-    check_sheet,
-    check_top_k,
-    say,
-)
+from PIL.Image import Image
+
+from image_classification.artifact import Artifact, open_artifact
+from image_classification.cli import command_line
 from image_classification.contract.environment import MAX_PIXELS
 from image_classification.contract.process import cpu_count
 from image_classification.errors import UsageError
+from image_classification.files import check_target, written_beside
 from image_classification.labels.label_map import LabelMap
+from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import Progress
+from image_classification.prepare.contact_sheet import ContactSheet, thumbnail_of
 from image_classification.samples import THRESHOLD
 from image_classification.serving.codec.answers import JSON, Accept, Failure, Prediction, verbose
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from image_classification.artifact import Artifact
-    from image_classification.prepare.contact_sheet import ContactSheet
+from image_classification.work import in_order
 
 
 class JsonLines:
@@ -121,9 +113,9 @@ class _Predicted(NamedTuple):
     thumbnail: Image | None
 
 
-def add_commands(subparsers: Commands) -> None:
+def add_commands(subparsers: command_line.Commands) -> None:
     """Add the command."""
-    command = add_command(
+    command = command_line.add_command(
         subparsers,
         "predict",
         "predict the classes of images, one line per image, through the serving path",
@@ -131,7 +123,7 @@ def add_commands(subparsers: Commands) -> None:
         "  image-classification predict --model model --format csv --output tulips.csv "
         "--contact-sheet tulips.png photos/",
     )
-    add_model(command)
+    command_line.add_model(command)
     command.add_argument(
         "images",
         type=Path,
@@ -166,10 +158,6 @@ def add_commands(subparsers: Commands) -> None:
 
 def predict(namespace: argparse.Namespace) -> int:
     """Write one line per image, in order; return 2 if an image could not be used."""
-    from image_classification.artifact import open_artifact
-    from image_classification.files import written_beside
-    from image_classification.prepare.contact_sheet import ContactSheet
-
     paths = _find_images(namespace.images)
     _check(namespace, paths)
     shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
@@ -207,9 +195,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         paths: image files.
         shown: number of images, from the first, with a picture for the contact sheet.
     """
-    from image_classification.prepare.contact_sheet import thumbnail_of
     from image_classification.serving.models import Model, Runtime
-    from image_classification.work import in_order
 
     max_pixels = MAX_PIXELS.read_integer(1)
     model = Model(artifact, Runtime(artifact.model_file), max_pixels)
@@ -229,8 +215,6 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
 
 def _find_images(arguments: Sequence[Path]) -> list[Path]:
     """Return the named files, and the images in folders in walk order."""
-    from image_classification.labels.tree import LeftOut, find_images
-
     paths: list[Path] = []
     for argument in arguments:
         if not argument.is_dir():
@@ -246,16 +230,14 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
 
 
 def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
-    from image_classification.files import check_target
-
-    check_top_k(namespace.top_k)
+    command_line.check_top_k(namespace.top_k)
     if namespace.threshold is not None and not 0 <= namespace.threshold <= 1:
         raise UsageError(f"--threshold {namespace.threshold}: expected 0 to 1")
     if namespace.output is not None:
         for path in paths:
             check_target(namespace.output, path)
     if namespace.contact_sheet is not None:
-        check_sheet(namespace.contact_sheet, paths)
+        command_line.check_sheet(namespace.contact_sheet, paths)
     if namespace.output is not None and namespace.output == namespace.contact_sheet:
         raise UsageError(
             f"--output and --contact-sheet are both {namespace.output}: name two files"
@@ -265,10 +247,8 @@ def _check(namespace: argparse.Namespace, paths: Sequence[Path]) -> None:
 @contextmanager
 def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
     """Yield what writes a line to standard output, or to a file that appears when it is whole."""
-    from image_classification.files import written_beside
-
     if output is None:
-        yield say
+        yield command_line.say
         sys.stdout.flush()
         return
     with (
@@ -279,7 +259,6 @@ def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 def _draw(sheet: ContactSheet, seen: _Predicted) -> None:
-
     if isinstance(seen.result, Failure):
         sheet.add(None, seen.path.name)
         return

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from image_classification.cli.command_line import Commands, add_command
+from image_classification.cli import command_line
 from image_classification.contract.environment import BASE_DIR, HOST, MODEL_DIR, PORT
 from image_classification.errors import UsageError
 
 
-def add_commands(subparsers: Commands) -> None:
+def add_commands(subparsers: command_line.Commands) -> None:
     """Add the command."""
-    command = add_command(
+    command = command_line.add_command(
         subparsers,
         "serve",
         "answer invocations over HTTP, as the container does",

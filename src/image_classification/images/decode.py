@@ -16,23 +16,16 @@ from functools import cache
 
 import numpy as np
 import simplejpeg
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
-from image_classification.images.header import (
-    UPRIGHT,
-    ImageHeader,
-    read_header,
-    without_metadata,
-)
+from image_classification.images.header import UPRIGHT, ImageHeader, read_header, without_metadata
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
 from image_classification.samples import Array, UInt8Array
 
@@ -46,11 +39,11 @@ _COLORS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "
 # The readers themselves instead of `Image.open`, which warns (about large images and damaged
 # multi-picture headers); warnings cannot be silenced in one thread only.
 _READERS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "GIF": GifImageFile,
+    "WEBP": WebPImageFile,
+    "BMP": BmpImageFile,
 }
 # Direction of rows and columns, −1 for backward; from 5 on, after the picture is transposed.
 _BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}

@@ -8,14 +8,9 @@ from image_classification.errors import DataError, UsageError
 from image_classification.inventory.manifest import read_manifest
 from image_classification.inventory.rows import Inventory, assemble, split_named
 from image_classification.inventory.tables import read_list_inventory, read_table
+from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
-from image_classification.labels.tree import (
-    IMAGE_EXTENSIONS,
-    LeftOut,
-    list_folder,
-    refuse_unlistable,
-)
 from image_classification.loading.sources import FolderSource
 
 _TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
@@ -67,19 +62,19 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
             label = float(numbers[class_index])
             entries.append(ListEntry(len(entries), (label,), above + source.path(i)))
         left_out += source.left_out.reasons()
-    refuse_unlistable(root, [entry.path for entry in entries])
+    tree.refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
 
 
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in `root`, without hidden ones."""
-    found = list_folder(str(root), LeftOut(), include_hidden=False)
+    found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
     return [Path(entry.path) for entry in found if entry.is_dir()]
 
 
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_EXTENSIONS for path in folder.iterdir())
+    return any(path.suffix.lower() in tree.IMAGE_EXTENSIONS for path in folder.iterdir())
 
 
 def take_inventory(

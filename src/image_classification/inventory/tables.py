@@ -13,12 +13,7 @@ import numpy as np
 
 from image_classification.errors import ListError
 from image_classification.inventory.rows import Inventory, Row, find_files
-from image_classification.labels.label_map import (
-    MAX_CLASSES,
-    LabelMap,
-    is_utf8,
-    label_map_from_folders,
-)
+from image_classification.labels.label_map import MAX_CLASSES, LabelMap, is_utf8
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.samples import UInt8Array
 
@@ -133,7 +128,7 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
                 f"{', '.join(f'{label:g}' for label in entry.labels)}"
             )
     classes = int(max(entry.labels[0] for entry in entries)) + 1
-    labels = labels or LabelMap.beside(listing) or label_map_from_folders(entries)
+    labels = labels or LabelMap.beside(listing) or LabelMap.from_folders(entries)
     labels = labels or LabelMap.numbered(classes)
     if classes > len(labels):
         raise ListError(

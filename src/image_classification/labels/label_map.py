@@ -82,6 +82,28 @@ class LabelMap:
         return cls(tuple(str(index) for index in range(classes)))
 
     @classmethod
+    def from_folders(cls, entries: Iterable[ListEntry]) -> LabelMap | None:
+        """Take the class names from a list: each class is named after the folder of its images.
+
+        None if that is impossible: a class in several folders, a folder of several classes, images
+        without a folder, or a class number that does not occur.
+        """
+        folders: dict[int, str] = {}
+        for entry in entries:
+            name = posixpath.basename(posixpath.dirname(entry.path.replace("\\", "/")))
+            name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            label = entry.labels[0]
+            if len(entry.labels) > 1:
+                return None
+            if not name or not label.is_integer() or folders.setdefault(int(label), name) != name:
+                return None
+        if not folders or sorted(folders) != list(range(len(folders))):
+            return None
+        if len(set(folders.values())) < len(folders):
+            return None
+        return cls(tuple(folders[number] for number in range(len(folders))))
+
+    @classmethod
     def parse(cls, text: str) -> LabelMap:
         """Parse a JSON list, `["a, b", "c"]`, or names separated by commas, `a,c`.
 
@@ -146,25 +168,3 @@ class LabelMap:
             return cls(tuple(names))
         except DataError as error:
             raise DataError(f"{path}: {error}; correct it") from error
-
-
-def label_map_from_folders(entries: Iterable[ListEntry]) -> LabelMap | None:
-    """Take the class names from a list: each class is named after the folder of its images.
-
-    None if that is impossible: a class in several folders, a folder of several classes, images
-    without a folder, or a class number that does not occur.
-    """
-    folders: dict[int, str] = {}
-    for entry in entries:
-        name = posixpath.basename(posixpath.dirname(entry.path.replace("\\", "/")))
-        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        label = entry.labels[0]
-        if len(entry.labels) > 1:
-            return None
-        if not name or not label.is_integer() or folders.setdefault(int(label), name) != name:
-            return None
-    if not folders or sorted(folders) != list(range(len(folders))):
-        return None
-    if len(set(folders.values())) < len(folders):
-        return None
-    return LabelMap(tuple(folders[number] for number in range(len(folders))))

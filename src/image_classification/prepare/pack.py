@@ -23,7 +23,7 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.prepare import encode
 from image_classification.prepare.chunks import RecordChunks
@@ -262,7 +262,7 @@ def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | No
             largest,
         )
         return None
-    folders, known = label_map_from_folders(entries), labels.to_prediction_index()
+    folders, known = LabelMap.from_folders(entries), labels.to_prediction_index()
     if folders is not None and any(
         known.get(name, number) != number for number, name in enumerate(folders.names)
     ):

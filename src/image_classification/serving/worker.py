@@ -30,22 +30,11 @@ from gunicorn.workers.base import Worker as GunicornWorker
 
 from image_classification.contract import environment
 from image_classification.errors import RequestError
+from image_classification.serving import observation
 from image_classification.serving.admission import Plan
-from image_classification.serving.connection import (
-    LINGER_SECONDS,
-    Connection,
-    Connections,
-    Limits,
-)
+from image_classification.serving.connection import LINGER_SECONDS, Connection, Connections, Limits
 from image_classification.serving.http import Answer, Head, Request, refusal
-from image_classification.serving.observation import (
-    ID_HEADER,
-    READ_METHODS,
-    Health,
-    RequestRecord,
-    request_id,
-    working_on,
-)
+from image_classification.serving.observation import RequestRecord
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -99,7 +88,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def run(self) -> None:
         """Run the main loop; gunicorn calls this once the model is loaded."""
-        self._health: Health = self.app.health
+        self._health: observation.Health = self.app.health
         self._metrics: Metrics | None = self.app.metrics
         if self._metrics is not None:
             self._metrics.follow(lambda: self._in_flight, self.lost_before)
@@ -132,7 +121,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
         A body that has not arrived occupies no slot of the queue, or silent clients could fill it.
         """
-        if head.method not in READ_METHODS:
+        if head.method not in observation.READ_METHODS:
             self._check_load()
 
     def dispatch(self, connection: Connection, request: Request) -> None:
@@ -280,7 +269,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self, connection: Connection, request: Request, record: RequestRecord
     ) -> tuple[bytes, bool]:
         """Run the application; return the answer and whether the connection ends with it."""
-        with working_on(record):
+        with observation.working_on(record):
             try:
                 record.refuse_if_abandoned()
                 answer = run_application(self.wsgi, request, connection.peer, connection.server)
@@ -309,7 +298,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
 
 def _record_of(head: Head, received_bytes: int, **known: Any) -> RequestRecord:
-    name = request_id(head.get(ID_HEADER))
+    name = observation.request_id(head.get(observation.ID_HEADER))
     return RequestRecord(head.method, head.path, name, received_bytes, **known)
 
 

@@ -14,18 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from image_classification import errors
 from image_classification.contract.channels import MODEL_CHANNEL, ChannelInput
-from image_classification.errors import (
-    ChannelError,
-    DataError,
-    LabelError,
-    ListError,
-    RecordError,
-)
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.rows import assemble
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, label_map_from_folders
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
@@ -66,13 +60,13 @@ def given_names(
     (first, labels), *others = origins.items()
     for origin, other in others:
         if other != labels:
-            raise DataError(
+            raise errors.DataError(
                 f"the class names contradict each other: {first} has {list(labels.names)[:_SHOWN]},"
                 f" {origin} has {list(other.names)[:_SHOWN]}; the class numbers must mean the same "
                 "everywhere: pack all data with one label map, or remove the wrong file"
             )
     if classes is not None and classes != len(labels):
-        raise DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
+        raise errors.DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
     _logger.info("Class names from %s", first)
     return labels
 
@@ -84,8 +78,8 @@ def names_of_lists(channel: ChannelInput) -> LabelMap | None:
     """
     paths = _visible(channel.path, "*.lst")
     try:
-        labels = label_map_from_folders(entry for path in paths for entry in read_list(path))
-    except ListError as error:
+        labels = LabelMap.from_folders(entry for path in paths for entry in read_list(path))
+    except errors.ListError as error:
         _logger.warning("Channel %s: no class names from its list: %s", channel.name, error)
         return None
     if labels is not None:
@@ -97,8 +91,8 @@ def names_of_lists(channel: ChannelInput) -> LabelMap | None:
 def _read(path: Path) -> LabelMap:
     try:
         return LabelMap.read(path)
-    except DataError as error:
-        raise DataError(f"{error}; if another program wrote this file, remove it") from error
+    except errors.DataError as error:
+        raise errors.DataError(f"{error}; if another program wrote this file, remove it") from error
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -127,7 +121,7 @@ def open_pipe(
             records = image_records(read_stream(stream, str(path)), str(path), layout)
             first = next(records, None)
             if first is None:
-                raise ChannelError(
+                raise errors.ChannelError(
                     f"Unable to start training. Empty pipe in {channel.name} channel"
                 )
             yield first
@@ -152,10 +146,12 @@ def _remedies(for_records: str = "") -> Iterator[None]:
     """Add to an error of the block which settings of the job to look at."""
     try:
         yield
-    except LabelError as error:
-        raise LabelError(f"{error}; {_LABEL_REMEDY}") from error
-    except RecordError as error:
-        raise RecordError(f"{error}; {for_records}" if for_records else str(error)) from error
+    except errors.LabelError as error:
+        raise errors.LabelError(f"{error}; {_LABEL_REMEDY}") from error
+    except errors.RecordError as error:
+        raise errors.RecordError(
+            f"{error}; {for_records}" if for_records else str(error)
+        ) from error
 
 
 def stream_of(
@@ -201,7 +197,7 @@ def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) 
             name = f"channel {channel.name}"
             source = RecordSource([path], is_multi_label=is_multi_label, name=name)
     except OSError as error:
-        raise ChannelError(
+        raise errors.ChannelError(
             f"channel {channel.name}: copying its pipe to {tempfile.gettempdir()} failed: "
             f"{error.strerror}; give the instance a larger volume, or use File mode"
         ) from error
@@ -252,14 +248,14 @@ def open_channel(
     if list(channel.path.glob("*.manifest")):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)
     if expected.is_multi_label:
-        raise ChannelError(
+        raise errors.ChannelError(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
             "give records, a list or a manifest with multiple labels per image, or leave out "
             "multi_label"
         )
     folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_shard)
     if expected.classes is not None and len(folder.labels) != expected.classes:
-        raise DataError(
+        raise errors.DataError(
             f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
             f"{expected.classes}"
         )
@@ -278,7 +274,7 @@ def has_records(channel: ChannelInput) -> bool:
     files = record_files(channel.path)
     is_manifest = bool(list(channel.path.glob("*.manifest")))
     if channel.content_type == _RECORD_CONTENT_TYPE and not files and not is_manifest:
-        raise ChannelError(
+        raise errors.ChannelError(
             f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
             "has no .rec file"
         )
@@ -288,7 +284,7 @@ def has_records(channel: ChannelInput) -> bool:
 def _only(channel: ChannelInput, pattern: str) -> Path:
     found = sorted(p for p in channel.path.rglob(pattern) if not p.name.startswith("."))
     if len(found) != 1:
-        raise ChannelError(
+        raise errors.ChannelError(
             f"channel {channel.name}: expected exactly one {pattern[1:]} file in {channel.path}, "
             f"found {[p.name for p in found[:10]] or 'none'}"
         )
@@ -301,8 +297,10 @@ def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tupl
             paths, rows = read_multi_hot_list(channel.path, listing)
             return _listed(channel, paths, rows, expected)
         inventory = read_list_inventory(channel.path, listing, expected.labels)
-    except ListError as error:
-        raise ListError(f"Invalid lst file in the {channel.name} channel: {error}") from error
+    except errors.ListError as error:
+        raise errors.ListError(
+            f"Invalid lst file in the {channel.name} channel: {error}"
+        ) from error
     _logger.info("Channel %s: %s names %d images", channel.name, listing, len(inventory.entries))
     paths = [entry.path for entry in inventory.entries]
     classes = inventory.class_indices
@@ -325,7 +323,7 @@ def _open_manifest(
         return source, _wide_enough(inventory.labels, expected)
     classes = len(expected.labels) if expected.labels else expected.classes
     if classes is None:
-        raise ChannelError(f"channel {channel.name}: set num_classes to read its manifest")
+        raise errors.ChannelError(f"channel {channel.name}: set num_classes to read its manifest")
     paths, rows_ = read_multi_hot_manifest(channel.path, manifest, classes, channel.label_format)
     return _listed(channel, paths, rows_, expected)
 
@@ -335,7 +333,7 @@ def _wide_enough(labels: LabelMap, expected: Expected) -> LabelMap:
     if expected.classes is None or len(labels) == expected.classes:
         return labels
     if len(labels) > expected.classes:
-        raise DataError(
+        raise errors.DataError(
             f"the data has a class {len(labels) - 1}, but num_classes is {expected.classes}; "
             "num_classes and the class names must match the data"
         )
@@ -352,7 +350,7 @@ def _listed(
 def _labels_of_width(channel: ChannelInput, width: int, expected: Expected) -> LabelMap:
     classes = len(expected.labels) if expected.labels else expected.classes or width
     if classes != width:
-        raise DataError(
+        raise errors.DataError(
             f"channel {channel.name}: an image has {width} labels of 0 or 1, but there are "
             f"{classes} classes; num_classes and the class names must match the data"
         )
@@ -365,7 +363,7 @@ def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, La
     with _remedies():
         source = RecordSource(files, is_multi_label=expected.is_multi_label)
     if not len(source):
-        raise ChannelError(
+        raise errors.ChannelError(
             f"Unable to start training. Empty .rec file in {channel.name} channel: {files[0]}"
         )
     if source.multi_hot is not None:

@@ -10,7 +10,7 @@ import pytest
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import DataError, HyperparameterError
-from image_classification.labels.label_map import LabelMap, label_map_from_folders
+from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
@@ -152,9 +152,9 @@ def test_a_class_may_be_absent_from_a_split_whose_labels_file_has_it(
 )
 def test_folders_with_several_classes_each_name_no_class(tmp_path: Path, lines: str) -> None:
     (tmp_path / "x.lst").write_text(lines)
-    assert not label_map_from_folders(read_list(tmp_path / "x.lst"))
+    assert not LabelMap.from_folders(read_list(tmp_path / "x.lst"))
 
 
 def test_folders_in_a_windows_list_name_the_classes() -> None:
     entries = [ListEntry(0, (1.0,), r"data\dog\1.jpg"), ListEntry(1, (0.0,), "data/cat/2.jpg")]
-    assert label_map_from_folders(entries) == LabelMap(("cat", "dog"))
+    assert LabelMap.from_folders(entries) == LabelMap(("cat", "dog"))

@@ -15,8 +15,8 @@ from image_classification.backends.networks import layers
 from image_classification.errors import BackendError
 from image_classification.samples import Array
 
-CONVOLUTION = (3, 2, 0, 1)  # (height, width, in, out) → (out, in, height, width)
-DEPTHWISE = (2, 3, 0, 1)  # (height, width, channels, 1) → (channels, 1, height, width)
+_CONVOLUTION = (3, 2, 0, 1)  # (height, width, in, out) → (out, in, height, width)
+_DEPTHWISE = (2, 3, 0, 1)  # (height, width, channels, 1) → (channels, 1, height, width)
 DENSE = (1, 0)  # (in, out) → (out, in)
 
 
@@ -86,6 +86,11 @@ def apply(
 def is_depthwise(layer: layers.Convolution) -> bool:
     """Return whether each channel has a filter of its own."""
     return layer.groups > 1 and layer.groups == layer.width_in == layer.width
+
+
+def convolution_axes(layer: layers.Convolution) -> tuple[int, ...]:
+    """Return the axis of the layer's variable for each neutral axis."""
+    return _DEPTHWISE if is_depthwise(layer) else _CONVOLUTION
 
 
 def _convolve(layer: layers.Convolution, x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

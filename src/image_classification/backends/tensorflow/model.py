@@ -14,15 +14,7 @@ from image_classification.backends.base import ModelSpec, State
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.backends.tensorflow import catalog
-from image_classification.backends.tensorflow.layers import (
-    CONVOLUTION,
-    DENSE,
-    DEPTHWISE,
-    Weight,
-    apply,
-    is_depthwise,
-    new_weight,
-)
+from image_classification.backends.tensorflow import layers as tf_layers
 from image_classification.backends.tensorflow.saved_model import SavedModelTrunk
 
 
@@ -33,12 +25,12 @@ class SharedTrunk:
         self.network = networks.network(spec.backbone, spec.input_shape)
         self.width = self.network.width
         axes = {
-            f"{layer.name}.weight": DEPTHWISE if is_depthwise(layer) else CONVOLUTION
+            f"{layer.name}.weight": tf_layers.convolution_axes(layer)
             for layer in self.network.layers
             if isinstance(layer, layers.Convolution)
         }
-        self.weights: dict[str, Weight] = {
-            name: new_weight(
+        self.weights: dict[str, tf_layers.Weight] = {
+            name: tf_layers.new_weight(
                 initial_tensor(name, shape, spec.seed), axes.get(name), ".running_" not in name
             )
             for name, shape in self.network.tensor_shapes().items()
@@ -50,7 +42,7 @@ class SharedTrunk:
         freed = self.network.last_uses()
         for layer, unused in zip(self.network.layers, freed, strict=True):
             inputs = [values[name] for name in layer.inputs]
-            values[layer.name] = apply(layer, inputs, variables, is_training)
+            values[layer.name] = tf_layers.apply(layer, inputs, variables, is_training)
             for name in unused:
                 del values[name]
         return values[self.network.layers[-1].name]
@@ -68,7 +60,7 @@ class Trunk(Protocol):
     """
 
     width: int
-    weights: dict[str, Weight]
+    weights: dict[str, tf_layers.Weight]
 
     def features(self, images: tf.Tensor, is_training: bool) -> tf.Tensor:
         """Return (N, width) of normalized images (N, H, W, C); training updates statistics."""
@@ -87,10 +79,10 @@ class Classifier:
         # Not tensors: a traced function would capture them, and the exporter make them inputs.
         self.mean, self.std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
         head = {"head.weight": (spec.classes, trunk.width), "head.bias": (spec.classes,)}
-        self.weights: dict[str, Weight] = dict(trunk.weights)
+        self.weights: dict[str, tf_layers.Weight] = dict(trunk.weights)
         for name, shape in head.items():
-            axes = DENSE if len(shape) > 1 else None
-            self.weights[name] = new_weight(initial_tensor(name, shape, spec.seed), axes)
+            axes = tf_layers.DENSE if len(shape) > 1 else None
+            self.weights[name] = tf_layers.new_weight(initial_tensor(name, shape, spec.seed), axes)
 
     @property
     def head_weight(self) -> tf.Variable:

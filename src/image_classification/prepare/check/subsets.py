@@ -9,7 +9,7 @@ import numpy as np
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows
 from image_classification.inventory.tables import file_rows
-from image_classification.labels.label_map import LabelMap, label_map_from_folders
+from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.prepare.check import Subset
@@ -66,7 +66,7 @@ def _list_subset(root: Path, listing: Path, is_only: bool) -> Subset:
         [entry.labels[0] if len(entry.labels) == 1 else np.nan for entry in entries], np.float64
     )
     whole = bool(np.all(np.floor(labels) == labels))
-    names = LabelMap.beside(listing) or (label_map_from_folders(entries) if whole else None)
+    names = LabelMap.beside(listing) or (LabelMap.from_folders(entries) if whole else None)
     name = str(root) if is_only else str(listing)
     # Another list may name the images that one of several lists leaves out.
     return _file_subset(name, root, paths, labels, names, left_out.reasons() if is_only else ())
