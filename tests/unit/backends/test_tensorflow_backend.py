@@ -74,7 +74,7 @@ def test_an_optimizer_follows_its_formula(name: str, momentum: float) -> None:
         parameters = update_rules.update(parameters, gradients, slots, 0.05, spec)
         own = [tf.constant(weights[key].own(value)) for key, value in gradients.items()]
         optimizer.apply(clipped(own, spec.clip_gradient_norm), tf.constant(0.05))
-        optimizer.has_updated = True
+        optimizer.note_update()
     for key, weight in weights.items():
         np.testing.assert_allclose(weight.neutral(weight.variable), parameters[key], 1e-4, 2e-6)
     named = {f"optimizer/{slot}/{key}": v for key, own in slots.items() for slot, v in own.items()}
