@@ -19,7 +19,7 @@
     │   └── DeviceError            the device or its runtime failed: the process must be replaced
     └── RequestError               an invocation the server refuses, with its HTTP status
 
-A message says what was expected, what came (name and value) and what to do.
+A message names what was expected, what was found (name and value) and what to do.
 """
 
 
@@ -102,7 +102,7 @@ class RequestError(ImageClassificationError):
 
     Args:
         status: the HTTP status code, 400 to 599.
-        message: one line for the client: what came, what is accepted, what to do.
+        message: one line for the client: what was received, what is accepted, what to do.
     """
 
     prefix = "RequestError"

@@ -47,7 +47,7 @@ class Reference:
 
 
 def read_inert(stream: BytesIO) -> Any:
-    """Read the pickle at the stream's position as plain values, up to its end.
+    """Read the pickle at the stream's position as plain values, to its end.
 
     The stream is in memory, so that lengths in the file cannot allocate more than the file has.
     Attributes that the pickle would set on an object (instruction BUILD) are ignored, and an

@@ -100,7 +100,7 @@ def _run_inspect(args: argparse.Namespace) -> int:
 
 
 def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
-    """Do what the options ask for; return the results as JSON can hold them."""
+    """Do what the options ask for; return the results as JSON values."""
     result: dict[str, Any] = {}
     if args.record is not None:
         result.update(inspection.describe_record(file, args.record))

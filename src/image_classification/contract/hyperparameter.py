@@ -111,7 +111,7 @@ class Hyperparameter(Generic[T]):
         return value
 
     def expected(self) -> str:
-        """Return the legal values in words."""
+        """Return a description of the legal values."""
         if self.kind == "categorical":
             return f"one of {_listed(self.choices)}"
         if self.kind == "boolean":

@@ -128,8 +128,8 @@ def sniff(data: bytes) -> str:
     if data.startswith(b"BM"):
         return "BMP"
     names = (name for offset, mark, name in _FOREIGN if data.startswith(mark, offset))
-    came = next(names, f"unknown bytes that begin with {data[:16]!r}") if data else "0 bytes"
-    raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {came}")
+    found = next(names, f"unknown bytes that begin with {data[:16]!r}") if data else "0 bytes"
+    raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {found}")
 
 
 def without_metadata(data: bytes, header: ImageHeader) -> bytes:

@@ -95,8 +95,8 @@ class Preprocessing:
         """Read what `to_json` returns; a DataError names unknown, missing or impossible fields."""
         expected = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != expected:
-            came = sorted(content) if isinstance(content, dict) else repr(content)[:200]
-            raise DataError(f"preprocessing: expected the fields {sorted(expected)}, got {came}")
+            found = sorted(content) if isinstance(content, dict) else repr(content)[:200]
+            raise DataError(f"preprocessing: expected the fields {sorted(expected)}, got {found}")
         try:
             return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
         except TypeError as error:

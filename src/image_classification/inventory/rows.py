@@ -147,7 +147,7 @@ def _class_index(row: Row, labels: LabelMap) -> int:
 
 
 def find_files(root: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
-    """Return the path below `root` of each row's file, and what else is there.
+    """Return the path below `root` of each row's file, and the files that are left out.
 
     A missing file keeps the path of its row.
 

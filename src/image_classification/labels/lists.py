@@ -55,7 +55,7 @@ def read_list(
 
     Raises:
         ListError: the file cannot be read, a line is malformed, or an id occurs twice; with the
-            line number, what came and what is expected.
+            line number, what was found and what is expected.
     """
     entries: list[ListEntry] = []
     seen: set[int] = set()

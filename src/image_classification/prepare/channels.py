@@ -74,7 +74,7 @@ class ChannelPlan:
     segment: bool = False
 
     def settings(self, inventory: Inventory) -> dict[str, Any]:
-        """Return what the findings say about the plan, as JSON can hold it."""
+        """Return the plan as the findings report it, as JSON values."""
         train, test = (None, None) if inventory.splits else _ratios(self)
         transcoding = asdict(self.transcoding) if self.transcoding else None
         return {

@@ -73,7 +73,7 @@ class ChunkContent:
             self.skipped.append(image)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content as JSON can hold it; `from_json` reads it back."""
+        """Return the content as JSON values; `from_json` reads it back."""
         return {
             "first": self.first,
             "stop": self.stop,

@@ -175,7 +175,7 @@ class EncodedImage:
         return class_name(self.entry.path)
 
     def to_json(self) -> dict[str, Any]:
-        """Return an unusable image as JSON can hold it."""
+        """Return an unusable image as JSON values."""
         return {"id": self.entry.id, "path": self.entry.path, "reason": self.reason}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What preprocessing found: counts, unusable images, equal images; as JSON and as a page.
+"""The findings of preprocessing, as JSON and as a page: counts, unusable images, equal images.
 
 In: what was written of each split. Out: `findings.json` for programs, `findings.html` for people.
 """
@@ -36,7 +36,7 @@ class ListedImage:
     reason: str | None = None
 
     def to_json(self) -> dict[str, str]:
-        """Return the image as JSON can hold it; bytes that are not UTF-8 as `\\xe9`."""
+        """Return the image as JSON values; bytes that are not UTF-8 as `\\xe9`."""
         described = {"split": self.split, "path": class_name(self.path), "label": self.label}
         return described if self.reason is None else {**described, "reason": self.reason}
 
@@ -75,7 +75,7 @@ class Findings:
     Args:
         inventory: the input.
         splits: the splits that are written.
-        settings: how they are written, as JSON can hold it.
+        settings: how they are written, as JSON values.
         host, hosts: which of how many hosts this is, from 0; one host sees its own shards only.
 
     Attributes:
@@ -124,7 +124,7 @@ class Findings:
 
     @property
     def crossing(self) -> list[list[ListedImage]]:
-        """The duplicates in several splits: what is validated on was trained on."""
+        """The duplicates in several splits: validation images that are also trained on."""
         return [group for group in self.duplicates if len({image.split for image in group}) > 1]
 
     @property
@@ -138,7 +138,7 @@ class Findings:
         return [sum(split[i] for split in counts) for i in range(len(self.labels))]
 
     def remarks(self) -> Iterator[str]:
-        """Yield what a user should know before training, one sentence each."""
+        """Yield one sentence for each thing to look at before training."""
         if self.left_out:
             yield f"images left out because they cannot be used: {len(self.left_out)}"
         if self.crossing:
@@ -163,7 +163,7 @@ class Findings:
                 yield f"{name} has no images of {', '.join(absent[:_NAMED])}{more}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the findings as JSON can hold them."""
+        """Return the findings as JSON values."""
         return {
             "input": self.inventory.name,
             "host": self.host,

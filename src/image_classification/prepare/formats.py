@@ -1,7 +1,7 @@
 """The files that images are stored in: record files, class folders, TFRecord files.
 
 Each format is a function of a folder, the stem of the file names and the label map; it is a context
-manager that yields what stores one image and returns the bytes it takes.
+manager that yields a function, which stores one image and returns its size in bytes.
 """
 
 import os
@@ -30,7 +30,7 @@ def write_records(
     """Write `<stem>.rec` and `<stem>.idx`; ids are those of the list.
 
     Args:
-        folder, stem: the place and the name of the files.
+        folder, stem: the folder of the files, and their name without a suffix.
         pack_labels: store all labels of an image that has several; otherwise the first.
     """
     with RecordWriter(folder / f"{stem}.rec") as writer:

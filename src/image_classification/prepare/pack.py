@@ -108,7 +108,7 @@ class PackReport:
     resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
+        """Return the report as JSON values."""
         return {
             **vars(self),
             "skipped": [image.to_json() for image in self.skipped],

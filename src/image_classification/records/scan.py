@@ -31,7 +31,7 @@ class Damage:
         position: byte offset of the damage.
         record: number of the damaged record, which is the number of sound records before it.
         skipped_bytes: from the start of the damaged record to the next record start.
-        reason: what was expected and what came.
+        reason: what was expected and what was found.
     """
 
     position: int

@@ -129,7 +129,7 @@ def memory_limit() -> int:
 
 
 def memory_used() -> int:
-    """Return the resident bytes of this process; 0 where the kernel does not tell (not Linux)."""
+    """Return the resident bytes of this process; 0 if the kernel does not report it (not Linux)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
     except OSError:

@@ -42,7 +42,7 @@ class Metrics:
         """Show the requests that the process works on, and those lost before it.
 
         Args:
-            in_flight: returns how many requests wait or are worked on now.
+            in_flight: returns how many requests are waiting or in progress.
             lost: requests that ended with processes killed before this one.
         """
         self._in_flight.set_function(in_flight)

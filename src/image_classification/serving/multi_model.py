@@ -129,7 +129,7 @@ class ModelStore(Generic[T]):
 
     @contextmanager
     def using(self, name: str) -> Iterator[T]:
-        """Give the model, which stays loaded while the block runs; RequestError 404 if absent."""
+        """Yield the model, which stays loaded while the block runs; RequestError 404 if absent."""
         with self._changed:
             model = self._find(name)
             self._running[name] += 1

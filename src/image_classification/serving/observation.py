@@ -1,4 +1,4 @@
-"""What is known about each request and about the process, and the access log.
+"""Records of requests, the health of the process, and the access log.
 
 A request's record is filled in where things happen and written as one line when the request is
 over. `Health` decides the answer to a ping and when the process must be replaced.

@@ -57,7 +57,7 @@ def read_settings() -> RequestSettings:
 
 
 def execution_parameters(max_content_length: int) -> dict[str, int | str]:
-    """Return the parameters for a transform job that chose none; its own choices are repeated.
+    """Return the parameters for a transform job that sets none; values that it sets are kept.
 
     The defaults are one image per request (SINGLE_RECORD) and one request for each CPU, as far as
     payloads of up to `max_content_length` bytes fit the platform's limit for all of them together.

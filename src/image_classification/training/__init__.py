@@ -1,1 +1,1 @@
-"""A training job, framework-free: `job.py` is the story, the other modules its details."""
+"""A training job, framework-free: start reading at `job.py`."""

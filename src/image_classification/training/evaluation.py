@@ -107,9 +107,9 @@ def label_accuracy(multi_hot: MultiHot, probabilities: FloatArray) -> float:
 
 
 def positive_weights(multi_hot: MultiHot) -> tuple[float, ...]:
-    """Return the weight of each class where it is present: images without it per image with it.
+    """Return the weight of each class where it is present: images without it / images with it.
 
-    The images with a class and those without it then weigh the same in the loss. A class that all
+    Images with a class and images without it then have equal weight in the loss. A class that all
     images have, or none, weighs 1. The built-in's documentation says "from class frequencies" and
     gives no formula; this is the usual one.
     """

@@ -105,7 +105,7 @@ _SHOWN_LABELS = 20
 
 
 def final_settings(settings: Settings, inputs: Inputs) -> Settings:
-    """Return the settings with what the data decides: the `resize` before the crop.
+    """Return the settings completed from the data: the `resize` before the crop.
 
     Raises:
         HyperparameterError: the data lacks the classes that the settings need.
@@ -127,7 +127,8 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
 def log_settings(request: JobRequest, inputs: Inputs) -> None:
     """Log the final configuration, one line per hyperparameter, as the MXNet built-in does.
 
-    What the data decides follows: the classes, and the resize if the job does not set it.
+    Then the values that the data determines: the classes, and the resize if the job does not set
+    it.
     """
     interface = request.interface.name
     _logger.info("Final configuration: %s", json.dumps(request.values.by_name, ensure_ascii=False))
@@ -147,7 +148,7 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
 
 
 def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
-    """Return what must be equal for a checkpoint to continue this job.
+    """Return the values that a checkpoint must share to continue this job.
 
     The number of hosts may change.
     """

@@ -28,7 +28,7 @@ def world_of(cluster: Cluster) -> World:
     Hosts start at different times, and a name may resolve late: `lifeline` waits for them.
     """
     threads, hosts = process.framework_threads(), cluster.hosts
-    rank, count = place_of(cluster)
+    rank, count = rank_of(cluster)
     if len(hosts) * count == 1:
         return World(threads=threads)
     if len(hosts) > 1:
@@ -40,7 +40,7 @@ def world_of(cluster: Cluster) -> World:
     return World(rank, len(hosts) * count, threads, _addresses(cluster, count), count)
 
 
-def place_of(cluster: Cluster) -> tuple[int, int]:
+def rank_of(cluster: Cluster) -> tuple[int, int]:
     """Return (rank of this process, processes per host); the ranks of a host are consecutive."""
     number, count = process.local_rank() or (0, 1)
     return cluster.hosts.index(cluster.current_host) * count + number, count

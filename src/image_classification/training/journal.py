@@ -1,7 +1,7 @@
 """The log lines of training: those of the interface's built-in, progress lines, and a heartbeat.
 
-`Journal` writes the lines that metrics are scraped from. `Heartbeat` makes sure that a job that is
-at work never stays silent for longer than MAX_SILENCE_SECONDS.
+`Journal` writes the lines that metrics are scraped from. `Heartbeat` makes sure that a working job
+never stays silent for longer than MAX_SILENCE_SECONDS.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from image_classification.contract import environment
 from image_classification.contract.failure import describe, note_failure, report_failure
 from image_classification.contract.paths import Cluster
 from image_classification.errors import AlgorithmError, ImageClassificationError, UserError
-from image_classification.training.group import meeting_host, place_of
+from image_classification.training.group import meeting_host, rank_of
 
 _MOST_BYTES = 4096
 """The limit for a line: a stranger may send more."""
@@ -284,7 +284,7 @@ def watched(cluster: Cluster, failure_file: Path | None) -> Iterator[None]:
     Raises:
         ImageClassificationError: about a lost host, if this process failed because of it.
     """
-    rank, count = place_of(cluster)
+    rank, count = rank_of(cluster)
     if len(cluster.hosts) * count == 1:
         yield
         return

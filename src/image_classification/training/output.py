@@ -1,4 +1,4 @@
-"""What a job writes at its end: the artifact with its report, and the validation predictions."""
+"""The output of a job: the artifact with its report, and the validation predictions."""
 
 import json
 import logging

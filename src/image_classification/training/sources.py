@@ -210,7 +210,7 @@ _RECORD_CONTENT_TYPE = "application/x-recordio"
 
 @dataclass(frozen=True)
 class Expected:
-    """What the job says about its data.
+    """The job's own statements about its data.
 
     Attributes:
         classes: number of classes, or None to take it from the data.

@@ -62,7 +62,7 @@ class EarlyStopping:
 
 
 class StopRequest(threading.Event):
-    """Is set when SIGTERM arrives, and knows how much time is left after it."""
+    """An event that SIGTERM sets, with the time left after it."""
 
     def __init__(self) -> None:
         super().__init__()

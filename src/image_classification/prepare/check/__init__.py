@@ -60,7 +60,7 @@ class Measurement:
         digest: of the file; equal files have equal digests. Empty for an unreadable file.
         height, width: pixels, upright; 0 for an unusable image.
         is_gray: it has no color.
-        is_plain: it shows next to nothing, so that a perceptual hash is meaningless.
+        is_plain: it is almost uniform, so that a perceptual hash is meaningless.
         perceptual_hash: 64 bits; None if it was not asked for or is meaningless.
         reason: why the image is unusable, or None.
     """
@@ -76,7 +76,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about the data set that a person should know.
+    """A problem of the data set.
 
     Attributes:
         severity: how bad it is.

@@ -1,4 +1,4 @@
-"""The whole check of a data set: measure every image, then report what is wrong."""
+"""The whole check of a data set: measure every image, then report the problems."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +184,7 @@ class Verdict:
         return any(problem.severity == "error" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict as JSON can hold it."""
+        """Return the verdict as JSON values."""
         return {
             "ok": not self.has_errors,
             "parts": [asdict(subset) for subset in self.subsets],

@@ -64,7 +64,7 @@ class ServedModel:
 
 
 class Results(list[Prediction | Failure]):
-    """What default_predict_fn gives output_fn: an entry for each image, in order.
+    """The result of default_predict_fn, for output_fn: one entry per image, in order.
 
     Attributes:
         is_list: whether the request could have held several images.
@@ -167,9 +167,9 @@ def _encoded(entry: object) -> bytes | Failure:
         entry = np.asarray(entry.convert("RGB"))
     if isinstance(entry, np.ndarray) and entry.dtype == np.uint8 and entry.ndim == 3:
         return encode_png(entry)
-    came = f"{entry.dtype} {entry.shape}" if isinstance(entry, np.ndarray) else type(entry).__name__
+    name = f"{entry.dtype} {entry.shape}" if isinstance(entry, np.ndarray) else type(entry).__name__
     raise TypeError(
-        f"input_fn returned {came}: expected the bytes of an image file, a Pillow image or a uint8 "
+        f"input_fn returned {name}: expected the bytes of an image file, a Pillow image or a uint8 "
         "array (height, width, 3), or a list of those; or write predict_fn too"
     )
 

@@ -1,4 +1,4 @@
-"""report.html and model-card.md: what a finished job did, how good its model is, where it is wrong.
+"""report.html and model-card.md: the job, the quality of its model, and the model's mistakes.
 
 In: `Results`, and the manifest's description of the job. Out: text, made from the templates
 `pages/report.html` and `pages/model-card.md`.
@@ -204,7 +204,7 @@ def _bins(found: Reliability) -> list[tuple[int, float, float]]:
 
 
 def _remarks(names: Sequence[str], class_counts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return one sentence for each oddity of the data."""
+    """Return one sentence for each problem of the data."""
     remarks = []
     for split, counts in class_counts.items():
         absent = [name for name, count in zip(names, counts, strict=True) if not count]
