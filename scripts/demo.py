@@ -87,7 +87,7 @@ def main() -> int:
         port,
         channels / "test",
     )
-    say(f"accuracy over HTTP: {100 * accuracy:.1f} %")
+    say(f"accuracy over HTTP: {100 * accuracy:.1f}%")
     say(f"artifact: {job / 'model'} (open {job / 'model' / 'report.html'} in a browser)")
     say(f"serve it again: {COMMAND} serve --model {job / 'model'}")
     say(f"done in {time.monotonic() - start:.0f} s")

@@ -47,7 +47,7 @@ def main() -> int:
     port = demo.free_port()
     os.environ["PORT"] = str(port)
     accuracy = demo.query(["scripts/serve-local", str(run / "model")], port, held_out)
-    demo.say(f"accuracy over HTTP: {100 * accuracy:.1f} %")
+    demo.say(f"accuracy over HTTP: {100 * accuracy:.1f}%")
     demo.say(f"artifact: {run / 'model'}; serve it again: scripts/serve-local {run / 'model'}")
     demo.say(f"done in {time.monotonic() - start:.0f} s")
     return 0

@@ -97,7 +97,7 @@ def predict_source(
             rows.append(result)
         on_progress()
     if not rows:
-        raise DataError(f"{source.name}: no usable image among {len(source)}")
+        raise DataError(f"{source.name}: expected a usable image, found none among {len(source)}")
     keys = tuple(source.key(index) for index in usable)
     targets = source.class_indices if source.multi_hot is None else source.multi_hot
     return Outcomes(keys, targets[usable], np.stack(rows)), skipped

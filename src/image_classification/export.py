@@ -88,7 +88,10 @@ def export_pretrained(
     state = pretrained_weights(_load(backend_name), backbone)
     classes = len(state.get(HEAD_PREFIX + "bias", ()))
     if not classes:
-        raise BackendError(f"the pretrained weights of {backbone.name} have no head: cannot export")
+        raise BackendError(
+            f"the pretrained weights of {backbone.name} have no head, so they cannot be exported; "
+            "choose another backbone"
+        )
     size = backbone.input_size
     mean, std = backbone.normalization(3)
     spec = base.ModelSpec(backbone.name, classes, (3, size, size), mean, std)

@@ -70,7 +70,7 @@ def expected_bars(server: Server, image: Path) -> dict[str, str]:
     headers = {"Content_Type": "image/jpeg", "Accept": "application/json;top_k=10"}
     answer = json.loads(server.invoke(image.read_bytes(), **headers).body)
     pairs = zip(answer["labels"], answer["probabilities"], strict=True)
-    return {label: f"{100 * probability:.1f} %" for label, probability in pairs}
+    return {label: f"{100 * probability:.1f}%" for label, probability in pairs}
 
 
 @needs_browser

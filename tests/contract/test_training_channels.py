@@ -69,7 +69,7 @@ def test_a_multi_label_job_serves_sigmoids(tmp_path: Path, small_channels: dict[
     assert "The best epoch was" in done.stdout and "calibrated)" not in done.stdout
     report = (base / "model" / "report.html").read_text()
     assert "Confusion" not in report and "Most confident mistakes" not in report
-    assert "Of the decisions that the model predicts with a confidence of 80 %" in report
+    assert "Of the decisions that the model predicts with 80% confidence" in report
 
     image = next((small_channels["validation"] / "red").iterdir())
     said = run_command("predict", "--model", base / "model", image)

@@ -111,7 +111,7 @@ def _read_installed(path: Path, name: str) -> State:
             if not key.endswith(_COUNTER)
         }
     except ValueError as error:
-        raise ArtifactError(f"{path} does not hold the weights of {name}: {error}") from error
+        raise ArtifactError(f"{path} does not contain the weights of {name}: {error}") from error
 
 
 def _verify_hash(path: Path) -> None:

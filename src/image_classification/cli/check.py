@@ -1,4 +1,4 @@
-"""`image-classification check`: what is wrong with a data set, before it is trained on."""
+"""`image-classification check`: find the problems of a data set before training."""
 
 import argparse
 import json

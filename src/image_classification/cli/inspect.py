@@ -29,7 +29,7 @@ def _add_inspect(commands: command_line.Commands) -> None:
     command = command_line.add_command(
         commands,
         "inspect",
-        "show what is in a record file",
+        "show the content of a record file",
         """image-classification inspect data/flowers_train.rec
   image-classification inspect data/flowers_train.rec --record 17
   image-classification inspect data/flowers_train.rec --contact-sheet first.png

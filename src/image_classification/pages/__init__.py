@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-_NUMBER = re.compile(r"–|[-+]?[\d.]+( (%|MB))?")
+_NUMBER = re.compile(r"–|[-+]?[\d.]+(%| MB)?")
 
 
 def render(template: str, **values: Any) -> str:

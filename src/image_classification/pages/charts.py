@@ -165,12 +165,12 @@ def reliability_chart(series: Mapping[str, Sequence[tuple[int, float, float]]]) 
     right, bottom = _LEFT + _SIDE, _TOP + _SIDE
     content = [_UNIT_SQUARE.format(x=_LEFT, y=_TOP, side=_SIDE, bottom=bottom, right=right)]
     content += [
-        _text(_LEFT - 5, _TOP + 9, "100 %", "end"),
-        _text(_LEFT - 5, bottom, "0 %", "end"),
+        _text(_LEFT - 5, _TOP + 9, "100%", "end"),
+        _text(_LEFT - 5, bottom, "0%", "end"),
         _text(_LEFT - 5, _TOP + _SIDE / 2, "correct", "end"),
-        _text(_LEFT, bottom + 14, "0 %", "start"),
+        _text(_LEFT, bottom + 14, "0%", "start"),
         _text(_LEFT + _SIDE / 2, bottom + 14, "confidence", "middle"),
-        _text(right, bottom + 14, "100 %", "end"),
+        _text(right, bottom + 14, "100%", "end"),
     ]
     for bins, color, dashes in zip(series.values(), _COLORS, _DASHES, strict=False):
         total = max(sum(count for count, _, _ in bins), 1)

@@ -119,7 +119,7 @@ class Findings:
 
     @property
     def duplicates(self) -> list[list[ListedImage]]:
-        """Groups of images with equal bytes."""
+        """Groups of images whose files have equal bytes."""
         return [group for group in self._by_digest.values() if len(group) > 1]
 
     @property
@@ -143,16 +143,16 @@ class Findings:
             yield f"images left out because they cannot be used: {len(self.left_out)}"
         if self.crossing:
             yield (
-                f"images with equal bytes in several splits: {len(self.crossing)}; the accuracy on "
-                "the held-out splits will be too good"
+                f"identical images in several splits: {len(self.crossing)}; the accuracy on the "
+                "held-out splits will be too high"
             )
         if self.contradicting:
-            yield f"images with equal bytes in several classes: {len(self.contradicting)}"
+            yield f"identical images in several classes: {len(self.contradicting)}"
         totals = self.class_totals()
         if min(totals) and max(totals) >= IMBALANCED * min(totals):
             yield (
-                f"the largest class has {max(totals)} images, the smallest {min(totals)}: accuracy "
-                "hides how the model does on the small classes"
+                f"the largest class has {max(totals)} images, the smallest {min(totals)}: "
+                "accuracy will say little about the small classes"
             )
         # Another host may have the rest.
         for name, split in self.splits.items() if self.hosts == 1 else ():

@@ -217,7 +217,7 @@ def read_stream(stream: BinaryIO, name: str) -> Iterator[bytes]:
         if magic != RECORD_MAGIC:
             raise RecordError(
                 f"{where}: expected the magic {MAGIC_BYTES.hex()}, got {head[:4].hex()}: the "
-                "stream must hold RecordIO records"
+                "stream must contain RecordIO records"
             )
         kind, length = word >> LENGTH_BITS, word & LENGTH_MASK
         if kind not in ((MIDDLE, LAST) if pieces else (WHOLE, FIRST)):

@@ -62,7 +62,7 @@ STATUSES = (
     ),
     (408, "the head or the body did not arrive in time"),
     (409, "a multi-model endpoint has already loaded this model"),
-    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may hold"),
+    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may contain"),
     (414, "a request line longer than 4,094 bytes"),
     (415, "a Content-Type that the server does not accept"),
     (417, "an Expect other than `100-continue`"),

@@ -303,8 +303,8 @@ class Connections:
         if self._held > limit and size:
             raise RequestError(
                 503,
-                f"the server holds {limit >> 20} MiB of requests, which is the limit: "
-                "send it again later",
+                f"the server already holds {limit >> 20} MiB of requests, its limit: send it "
+                "again later",
             )
 
     def _refuse(self, connection: Connection, error: RequestError) -> None:

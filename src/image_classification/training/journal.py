@@ -123,7 +123,7 @@ class Journal:
         if time.monotonic() - self.last_line > DUE_SECONDS:
             self._log_progress(
                 f"Epoch {epoch + 1}/{self._epochs}, step {step}/{self._steps}, {rate:.1f} "
-                f"images/s, {100 * wait_share:.1f} % of the time waiting for data, about "
+                f"images/s, {100 * wait_share:.1f}% of the time waiting for data, about "
                 f"{self._seconds_left(epoch, step):.0f} s left"
             )
 
@@ -133,8 +133,8 @@ class Journal:
         self._log(self._lines.of_epoch(record.epoch, self._steps, seconds, train, validation))
         self._log_progress(
             f"Epoch {record.epoch + 1}/{self._epochs} took {seconds:.1f} s: "
-            f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f} % of the time "
-            f"waiting for data, {100 * record.outside_share:.1f} % outside the training step, "
+            f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f}% of the time "
+            f"waiting for data, {100 * record.outside_share:.1f}% outside the training step, "
             f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left"
         )
         self._epoch, self._progress, self._is_validating = record.epoch + 1, None, False

@@ -135,7 +135,7 @@ _PIPE_REMEDY = (
     "prefix?"
 )
 _RECORDS_REMEDY = (
-    "the pipe must hold record files, or an augmented manifest with RecordWrapperType=RecordIO"
+    "the pipe must contain record files, or an augmented manifest with RecordWrapperType=RecordIO"
 )
 _MANIFEST_REMEDY = "AttributeNames must name the image and then the label"
 _LABEL_REMEDY = "multi_label, num_classes and label-format (in ContentType) must match the data"

@@ -41,7 +41,7 @@ class EarlyStopping:
         """Explain in a log line why the job ends after these epochs."""
         best = self._last_improvement(accuracies)
         gains = [f"{self.absolute_tolerance:g}"] if self.absolute_tolerance else []
-        gains += [f"{100 * self.relative_tolerance:g} %"] if self.relative_tolerance else []
+        gains += [f"{100 * self.relative_tolerance:g}%"] if self.relative_tolerance else []
         more = f" by more than {' and '.join(gains)}" if gains else ""
         return (
             f"Early stopping after epoch {len(accuracies)}: none of the "

@@ -41,7 +41,7 @@ def test_bytes_of_a_name_that_are_not_utf_8_are_shown(page: Page) -> None:
 
 
 def test_columns_of_numbers_are_aligned_to_the_right(page: Page) -> None:
-    text = page("{{ table(['A', 'B', 'C'], [['x', 1, '5 %'], [2, 3, '–']]) }}")
+    text = page("{{ table(['A', 'B', 'C'], [['x', 1, '5%'], [2, 3, '–']]) }}")
     assert '<th class="text">A</th><th class="">B</th><th class="">C</th>' in text
     assert '<td class="text">2</td><td class="">3</td><td class="">–</td>' in text
 

@@ -210,7 +210,7 @@ def test_equal_images_in_several_splits_are_reported_with_a_picture(
             target.write_bytes((images / name / f"{name}000.jpg").read_bytes())
     findings = write_channels(tmp_path / "given", tmp_path / "out", ChannelPlan())
     assert len(findings.crossing) == 2
-    assert any("equal bytes" in remark for remark in findings.remarks())
+    assert any("identical images" in remark for remark in findings.remarks())
     page = (tmp_path / "out" / "findings.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2
     assert "validation/red/2.jpg" in page

@@ -74,8 +74,8 @@ def test_the_epoch_line_has_speed_waiting_and_time_outside_the_step(
     caplog.set_level(logging.INFO)
     Journal(MXNetLines(), 3, 4).epoch_lines(record(), 10)
     line = caplog.messages[-1]
-    assert "50.0 images/s, 3.1 % of the time waiting for data" in line
-    assert "4.8 % outside the training step" in line and "about 10 s left" in line
+    assert "50.0 images/s, 3.1% of the time waiting for data" in line
+    assert "4.8% outside the training step" in line and "about 10 s left" in line
 
 
 def test_a_silent_job_logs_what_is_running(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_a_step_line_has_speed_waiting_and_time_left_when_a_line_is_due(
     journal._epoch_start -= 25
     journal.step_line(0, 10, 12.5, 0.2, {"loss": 1.0, "accuracy": 0.5})
     (line,) = caplog.messages
-    assert line.startswith("Epoch 1/2, step 10/100, 12.5 images/s, 20.0 % of the time waiting")
+    assert line.startswith("Epoch 1/2, step 10/100, 12.5 images/s, 20.0% of the time waiting")
     left = re.search(r"about (\d+) s left", line)
     assert left and 470 <= int(left[1]) <= 480  # 225 s of this epoch, 250 s of the next
     assert time.monotonic() - journal.last_line < 20

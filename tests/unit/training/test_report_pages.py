@@ -58,7 +58,7 @@ def test_the_model_card_is_markdown_with_names_as_they_are(results: Results) -> 
     card = model_card(results, manifest_of(results), results.settings.preprocessing)
     assert card.startswith("---\npipeline_tag: image-classification\n")
     assert "| Accuracy | 0.5000 |\n" in card
-    assert f"| {HOSTILE} | 1 | 100.0 % | 50.0 % |\n" in card
+    assert f"| {HOSTILE} | 1 | 100.0% | 50.0% |\n" in card
     assert "\n\n\n" not in card
 
 

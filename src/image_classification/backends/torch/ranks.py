@@ -96,7 +96,7 @@ def _meet(world: World, backend: str) -> None:
     store = distributed.TCPStore(
         host, int(port), is_master=world.rank == 0, timeout=_FOREVER, wait_for_workers=False
     )
-    store.set(f"rank {world.rank}", "has come")
+    store.set(f"rank {world.rank}", "ready")
     while not store.check([f"rank {rank}" for rank in range(world.size)]):
         time.sleep(0.1)
     distributed.init_process_group(

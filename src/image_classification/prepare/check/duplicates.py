@@ -125,7 +125,7 @@ def duplicate_problems(
         yield Problem(
             "warning",
             "near-duplicates-across-parts",
-            "similar images are in several subsets: the validation images may have been trained on",
+            "similar images are in several subsets: training may see validation images",
             _names(crossing),
         )
     within = [group for group in near if not _crosses(group)]
@@ -140,19 +140,19 @@ def _equal_problems(groups: Sequence[Sequence[_Image]]) -> Iterator[Problem]:
         yield Problem(
             "error",
             "duplicates-across-parts",
-            "images with equal bytes are in several subsets: validation images were trained on; "
-            "keep each in one subset",
+            "identical images are in several subsets, so training sees validation images; keep "
+            "each image in one subset",
             _names(crossing),
         )
     several = [
         group for group in groups if len({subset.class_of(index) for subset, index in group}) > 1
     ]
     if several:
-        message = "images with equal bytes have several classes"
+        message = "identical images have different classes"
         yield Problem("error", "contradicting-duplicates", message, _names(several))
     within = [group for group in groups if group not in crossing and group not in several]
     if within:
-        message = "images occur several times with equal bytes"
+        message = "identical images occur several times"
         yield Problem("warning", "duplicates", message, _names(within))
 
 

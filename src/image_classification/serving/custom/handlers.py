@@ -225,7 +225,11 @@ class CustomHandlers:
         except BaseInferenceToolkitError as error:
             raise RequestError(int(error.status_code), str(error.message)) from error
         except UnicodeDecodeError as error:
-            raise RequestError(400, f"the {content_type} body is not UTF-8: {error}") from error
+            raise RequestError(
+                400,
+                f"expected the {content_type} body in UTF-8, got other bytes ({error}): encode it "
+                "as UTF-8",
+            ) from error
         except BaseException as error:  # sys.exit too: the client would never get an answer
             _logger.error("%s/%s failed", CODE_FOLDER, self._code.program, exc_info=error)
             raise RequestError(

@@ -84,7 +84,7 @@ function cell(tag, role, text) {
 }
 
 function percent(probability) {
-  return `${(100 * probability).toFixed(1)} %`;
+  return `${(100 * probability).toFixed(1)}%`;
 }
 
 function fail(message) {

@@ -110,7 +110,7 @@ def metric_title(name: str) -> str:
 
 def percent(share: object) -> str:
     """Return a share as a percentage, "–" if it is undefined."""
-    return f"{100 * share:.1f} %" if isinstance(share, float) else "–"
+    return f"{100 * share:.1f}%" if isinstance(share, float) else "–"
 
 
 def _figures(results: Results, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
