@@ -21,9 +21,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from image_classification.archive import unpack
-from image_classification.contract.environment import JOB_NAME, LOG_LEVEL, PROGRAM, SUBMIT_DIRECTORY
-from image_classification.contract.failure import MAX_REASON_CHARACTERS
-from image_classification.contract.hyperparameter import unquote
+from image_classification.contract import environment, failure, hyperparameter
 from image_classification.contract.paths import JobPaths, read_cluster, read_json
 from image_classification.contract.process import cpu_count, gpu_count, with_python_path
 from image_classification.errors import ArtifactError, UserError
@@ -56,14 +54,14 @@ def requested_script(given: Mapping[str, object]) -> Script | None:
 
     def named(key: str) -> str:
         value = given.get(key)
-        return unquote(value) if isinstance(value, str) else ""
+        return hyperparameter.unquote(value) if isinstance(value, str) else ""
 
-    program = PROGRAM.read()
+    program = environment.PROGRAM.read()
     if not program and named("sagemaker_program") != BUILT_IN_PROGRAM:
         program = named("sagemaker_program")
     if not program:
         return None
-    submitted = SUBMIT_DIRECTORY.read() or named("sagemaker_submit_directory")
+    submitted = environment.SUBMIT_DIRECTORY.read() or named("sagemaker_submit_directory")
     return Script(program, submitted)
 
 
@@ -148,7 +146,7 @@ def _reason(script: Script, exit_code: int, last: list[str]) -> str:
         how = f"signal {exit_code - 128}" + (" (out of memory?)" if exit_code == 137 else "")
     why = last[-1] if last else "it wrote nothing to standard error"
     reason = f"AlgorithmError: {script.program} ended with {how}: {why}"
-    return reason[: MAX_REASON_CHARACTERS - 1] + "\n\n" + "\n".join(last) + "\n"
+    return reason[: failure.MAX_REASON_CHARACTERS - 1] + "\n\n" + "\n".join(last) + "\n"
 
 
 def _code_folder(paths: JobPaths, script: Script) -> Path:
@@ -240,7 +238,7 @@ def variables(
     values |= {
         "hps": own,
         "input_data_config": data_config,
-        "log_level": LOG_LEVEL.read_integer(0),
+        "log_level": environment.LOG_LEVEL.read_integer(0),
         "framework_params": {k: _decode(v) for k, v in given.items() if k.startswith(_PREFIX)},
         "framework_module": "image_classification",
         "module_name": Path(script.program).stem,
@@ -254,7 +252,7 @@ def variables(
         "hyperparameters": own,
         "is_master": values["current_host"] == hosts[0],
         "master_hostname": hosts[0],
-        "job_name": JOB_NAME.read(),
+        "job_name": environment.JOB_NAME.read(),
     }
     values["channels"] = list(channels)
     named = {f"SM_{name.upper()}": _text(value) for name, value in values.items()}

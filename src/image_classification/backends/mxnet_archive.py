@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from image_classification.backends import networks
+from image_classification.backends import base, networks
 from image_classification.backends.backbones import LARGE_DEPTHS, SMALL_DEPTHS
-from image_classification.backends.base import WEIGHT_PREFIX, State
 from image_classification.backends.networks import layers
 from image_classification.errors import ArtifactError
 from image_classification.samples import Array, FloatArray
@@ -232,20 +231,20 @@ class BuiltInModel:
     classes: int
     multi_label: bool
     epoch: int
-    weights: State
+    weights: base.State
 
     @property
     def mean(self) -> tuple[float, ...]:
         """The mean that is subtracted from the images, one value per channel."""
         return MEAN if self.input_shape[0] == 3 else (sum(MEAN) / 3,)
 
-    def weights_for(self, mean: tuple[float, ...], std: tuple[float, ...]) -> State:
+    def weights_for(self, mean: tuple[float, ...], std: tuple[float, ...]) -> base.State:
         """Return weights with which the network gives the same for another normalization.
 
         The first layer is a BatchNorm with a fixed scale on the images: its running statistics
         absorb the difference, and training computes them from the batch.
         """
-        prefix, epsilon = f"{WEIGHT_PREFIX}input.bn.", _input_norm(self).epsilon
+        prefix, epsilon = f"{base.WEIGHT_PREFIX}input.bn.", _input_norm(self).epsilon
         theirs, ours, scale = (np.array(v, np.float64) for v in (self.mean, mean, std))
         old_mean = self.weights[prefix + "running_mean"].astype(np.float64)
         old_variance = self.weights[prefix + "running_var"].astype(np.float64)
@@ -280,7 +279,7 @@ def read_built_in(directory: Path) -> BuiltInModel:
     arrays = {name.partition(":")[2]: array for name, array in read_params(epochs[epoch]).items()}
     depth, network = _recognize(nodes, arrays, shape)
     weights = _weights(network, nodes, arrays, epochs[epoch].name)
-    classes = len(weights[f"{WEIGHT_PREFIX}head.bias"])
+    classes = len(weights[f"{base.WEIGHT_PREFIX}head.bias"])
     return BuiltInModel(f"resnet{depth}", shape, classes, is_multi_label(nodes), epoch, weights)
 
 
@@ -321,20 +320,22 @@ def _recognize(
     )
 
 
-def _weights(network: layers.Network, nodes: Nodes, arrays: dict[str, Array], file: str) -> State:
+def _weights(
+    network: layers.Network, nodes: Nodes, arrays: dict[str, Array], file: str
+) -> base.State:
     norms = {layer.name: layer for layer in network.layers if isinstance(layer, layers.Norm)}
-    weights: State = {}
+    weights: base.State = {}
     for name, shape in network.tensor_shapes().items():
         layer, _, tensor = name.rpartition(".")
         theirs = f"{_name(layer)}_{_OF_NORM[tensor] if layer in norms else tensor}"
         if layer in norms and tensor == "weight" and has_fixed_scale(nodes, _name(layer)):
-            weights[WEIGHT_PREFIX + name] = np.ones(shape, np.float32)
+            weights[base.WEIGHT_PREFIX + name] = np.ones(shape, np.float32)
         else:
-            weights[WEIGHT_PREFIX + name] = _float32(arrays, theirs, file, shape)
+            weights[base.WEIGHT_PREFIX + name] = _float32(arrays, theirs, file, shape)
     classes = len(_float32(arrays, _HEAD["head.bias"], file))
     shapes = {"head.weight": (classes, network.width), "head.bias": (classes,)}
     for name, shape in shapes.items():
-        weights[WEIGHT_PREFIX + name] = _float32(arrays, _HEAD[name], file, shape)
+        weights[base.WEIGHT_PREFIX + name] = _float32(arrays, _HEAD[name], file, shape)
     return weights
 
 

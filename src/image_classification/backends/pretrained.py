@@ -12,8 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from image_classification.backends.base import WEIGHT_PREFIX, Backbone, State
-from image_classification.backends.legacy_weights import read_legacy_weights
+from image_classification.backends import base, legacy_weights
 from image_classification.backends.networks.efficientnet_lite import SCALES, depths
 from image_classification.errors import ArtifactError
 
@@ -57,7 +56,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth")  # PyTorch's convention: star
 _COUNTER = "num_batches_tracked"  # PyTorch's own; no other framework has it
 
 
-def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | None:
+def pretrained_state(backbone: base.Backbone, weights_dir: Path | None) -> base.State | None:
     """Read `<weights_dir>/<backbone>.safetensors`, or else the backbone's installed package.
 
     Returns:
@@ -77,10 +76,10 @@ def pretrained_state(backbone: Backbone, weights_dir: Path | None) -> State | No
         if installed is None:
             return None
         named = _read_installed(installed, backbone.name)
-    return {WEIGHT_PREFIX + name: tensor for name, tensor in named.items()}
+    return {base.WEIGHT_PREFIX + name: tensor for name, tensor in named.items()}
 
 
-def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
+def has_weights(backbone: base.Backbone, weights_dir: Path) -> bool:
     """Return whether there is a file of any format from which a backend may read weights.
 
     This needs no framework; only reading the file shows whether it is intact.
@@ -89,7 +88,7 @@ def has_weights(backbone: Backbone, weights_dir: Path) -> bool:
     return any(folder.glob(f"{name}.*")) or _find_installed(backbone) is not None
 
 
-def _find_installed(backbone: Backbone) -> Path | None:
+def _find_installed(backbone: base.Backbone) -> Path | None:
     """Find the weights file in the backbone's package without importing the package."""
     if backbone.weights_package is None or backbone.weights_file is None:
         return None
@@ -101,9 +100,9 @@ def _find_installed(backbone: Backbone) -> Path | None:
     return None
 
 
-def _read_installed(path: Path, name: str) -> State:
+def _read_installed(path: Path, name: str) -> base.State:
     _verify_hash(path)
-    tensors = read_legacy_weights(path)
+    tensors = legacy_weights.read_legacy_weights(path)
     try:
         return {
             neutral_name(key, name): tensor

@@ -12,9 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from image_classification import logs
-from image_classification.contract import process
-from image_classification.contract.environment import LOG_LEVEL
-from image_classification.contract.failure import report_failure
+from image_classification.contract import environment, failure, process
 from image_classification.errors import UsageError
 from image_classification.files import check_target
 
@@ -44,7 +42,7 @@ def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _terminate) if is_main_thread else None
     try:
-        logs.configure(LOG_LEVEL.read_integer(0), log_stream)
+        logs.configure(environment.LOG_LEVEL.read_integer(0), log_stream)
         return run()
     except KeyboardInterrupt as stop:
         is_terminated = isinstance(stop, _Terminated)
@@ -54,7 +52,7 @@ def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        return report_failure(error, None)
+        return failure.report_failure(error, None)
     finally:
         if is_main_thread:
             signal.signal(signal.SIGTERM, previous)

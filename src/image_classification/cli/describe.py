@@ -55,16 +55,15 @@ def add_commands(subparsers: Commands) -> None:
 
 def describe(namespace: argparse.Namespace) -> int:
     """Print the request."""
-    from image_classification.serving.codec.answers import PRODUCED
-    from image_classification.serving.codec.bodies import content_types
+    from image_classification.serving.codec import answers, bodies
 
     request = algorithm_request(
         INTERFACES[namespace.interface],
         namespace.name or f"image-classification-{namespace.interface}",
         namespace.image,
         namespace.serve_image,
-        content_types(),
-        PRODUCED,
+        bodies.content_types(),
+        answers.PRODUCED,
     )
     sys.stdout.write(json.dumps(request, ensure_ascii=False, indent=1) + "\n")
     return 0

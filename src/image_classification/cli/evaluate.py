@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 
 from image_classification.cli import command_line
-from image_classification.contract.environment import MAX_PIXELS
-from image_classification.contract.process import cpu_count
+from image_classification.contract import environment, process
 from image_classification.logs import Progress
 
 
@@ -39,9 +38,11 @@ def evaluate(namespace: argparse.Namespace) -> int:
     command_line.check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
-        model = Model(artifact, Runtime(artifact.model_file), MAX_PIXELS.read_integer(1))
+        model = Model(
+            artifact, Runtime(artifact.model_file), environment.MAX_PIXELS.read_integer(1)
+        )
         with Progress("evaluate", len(source), "images") as progress:
-            outcomes, skipped = predict_source(model, source, cpu_count(), progress.advance)
+            outcomes, skipped = predict_source(model, source, process.cpu_count(), progress.advance)
         metrics = metrics_of(outcomes, namespace.top_k)
     if namespace.json:
         content = {"samples": len(outcomes.keys), "metrics": metrics, "skipped": dict(skipped)}

@@ -15,8 +15,7 @@ from PIL.Image import Image
 
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.cli import command_line
-from image_classification.contract.environment import MAX_PIXELS
-from image_classification.contract.process import cpu_count
+from image_classification.contract import environment, process
 from image_classification.errors import UsageError
 from image_classification.files import check_target, written_beside
 from image_classification.labels.label_map import LabelMap
@@ -197,7 +196,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
     """
     from image_classification.serving.models import Model, Runtime
 
-    max_pixels = MAX_PIXELS.read_integer(1)
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     model = Model(artifact, Runtime(artifact.model_file), max_pixels)
 
     def predict(index: int) -> _Predicted:
@@ -210,7 +209,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         thumbnail = thumbnail_of(content, max_pixels) if index < shown else None
         return _Predicted(path, result, thumbnail)
 
-    return in_order(predict, range(len(paths)), cpu_count())
+    return in_order(predict, range(len(paths)), process.cpu_count())
 
 
 def _find_images(arguments: Sequence[Path]) -> list[Path]:

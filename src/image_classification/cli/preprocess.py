@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from image_classification.cli import command_line
-from image_classification.contract.environment import BASE_DIR, MAX_PIXELS
-from image_classification.contract.paths import JobPaths, is_sharded_input, read_processing_cluster
+from image_classification.contract import environment, paths
 from image_classification.errors import UsageError
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
@@ -66,7 +65,7 @@ def _add_input(command: argparse.ArgumentParser) -> None:
     add(
         "--base-dir",
         type=Path,
-        default=BASE_DIR.read(),
+        default=environment.BASE_DIR.read(),
         metavar="DIR",
         help="folder to use instead of /opt/ml",
     )
@@ -181,15 +180,15 @@ def _plan(
     namespace: argparse.Namespace, base: Path, root: Path, labels: LabelMap | None
 ) -> ChannelPlan:
     transcoding = None
-    max_pixels = MAX_PIXELS.read_integer(1)
+    max_pixels = environment.MAX_PIXELS.read_integer(1)
     if namespace.resize is not None or namespace.quality is not None:
         transcoding = Transcoding(
             resize=namespace.resize or 0,
             quality=_DEFAULT_QUALITY if namespace.quality is None else namespace.quality,
         )
-    cluster = read_processing_cluster(JobPaths(base))
+    cluster = paths.read_processing_cluster(paths.JobPaths(base))
     hosts = len(cluster.hosts)
-    is_sharded = is_sharded_input(JobPaths(base), root)
+    is_sharded = paths.is_sharded_input(paths.JobPaths(base), root)
     if namespace.distribution is not None:
         is_sharded = namespace.distribution == "sharded"
     if is_sharded and hosts > 1 and labels is None:

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from image_classification.cli.command_line import Commands
-from image_classification.contract import environment
-from image_classification.contract.failure import report_failure
+from image_classification.contract import environment, failure
 from image_classification.contract.paths import JobPaths, read_json
 from image_classification.errors import UsageError
 from image_classification.script_mode import requested_script
@@ -81,7 +80,7 @@ def run(namespace: argparse.Namespace) -> int:
 
             run_job(paths, overrides, stop)
     except Exception as error:
-        return report_failure(error, failure_file)
+        return failure.report_failure(error, failure_file)
     return 0
 
 

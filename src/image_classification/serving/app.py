@@ -20,7 +20,6 @@ from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError
 from image_classification.serving import http
 from image_classification.serving.codec import answers
-from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.codec.bodies import media_type_of, read_images
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings, execution_parameters
@@ -95,7 +94,7 @@ HEADERS = (
 
 _logger = logging.getLogger(__name__)
 
-Predict = Callable[[Sequence[bytes | Failure]], list[Prediction | Failure]]
+Predict = Callable[[Sequence[bytes | answers.Failure]], list[answers.Prediction | answers.Failure]]
 """`Model.predict_each`."""
 
 
@@ -150,16 +149,16 @@ class Answering:
         except RequestError as error:
             if error.status != 400 or not settings.is_placeholder:
                 raise
-            return answers.encode([Failure(error.message)], False, accept, self._form)
+            return answers.encode([answers.Failure(error.message)], False, accept, self._form)
         results = self._predict(images.entries)
         if not images.is_list and not settings.is_placeholder:
             refuse_failure(results[0])
         return answers.encode(results, images.is_list, accept, self._form)
 
 
-def refuse_failure(result: Prediction | Failure) -> None:
+def refuse_failure(result: answers.Prediction | answers.Failure) -> None:
     """Raise a RequestError 400 if the result is a Failure."""
-    if isinstance(result, Failure):
+    if isinstance(result, answers.Failure):
         raise RequestError(400, result.reason)
 
 

@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.app.base import BaseApplication
 
 from image_classification.artifact import Artifact, open_artifact
-from image_classification.contract import environment
-from image_classification.contract.failure import report_failure
-from image_classification.contract.process import cpu_count
+from image_classification.contract import environment, failure, process
 from image_classification.errors import UserError
 from image_classification.serving.admission import Plan, choose_plan, memory_limit
 from image_classification.serving.observation import Health
@@ -50,7 +48,7 @@ def serve(model: Path, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     check_settings()
     _check_address(host, port)
-    plan = choose_plan(cpu_count(), memory_limit())
+    plan = choose_plan(process.cpu_count(), memory_limit())
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
         _Server(gunicorn_settings(host, port, plan), plan, None).run()
@@ -131,6 +129,6 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
             self.metrics = startup.open_metrics()
             return startup.create_server_app(self._artifact, self.plan, self.health, self.metrics)
         except Exception as error:
-            report_failure(error, None)
+            failure.report_failure(error, None)
             # With any other code gunicorn would start the worker again and again.
             sys.exit(CANNOT_START)

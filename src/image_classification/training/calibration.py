@@ -14,7 +14,6 @@ import numpy as np
 
 from image_classification.samples import THRESHOLD, Float64Array, FloatArray, IntArray
 from image_classification.training import evaluation
-from image_classification.training.evaluation import Outcomes
 
 BINS = 15
 SMALLEST, LARGEST = 0.2, 5.0  # beyond these the model is wrong, not its scale
@@ -66,7 +65,7 @@ class Calibration:
         )
 
 
-def calibrate(outcomes: Outcomes, *, is_wanted: bool = True) -> Calibration:
+def calibrate(outcomes: evaluation.Outcomes, *, is_wanted: bool = True) -> Calibration:
     """Fit the temperature on `outcomes`; keep it only if it helps.
 
     It stays at 1 if every sample is correct (the best temperature would then be 0), if the gain is
@@ -136,7 +135,7 @@ def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
     return math.exp((low + high) / 2)
 
 
-def at_temperature(outcomes: Outcomes, temperature: float) -> Outcomes:
+def at_temperature(outcomes: evaluation.Outcomes, temperature: float) -> evaluation.Outcomes:
     """Return the outcomes of the same model with its logits divided by `temperature`.
 
     softmax(log p / T) equals softmax(logits / T): the logarithm of the probabilities differs from
@@ -162,7 +161,7 @@ class Reliability:
     accuracy: Float64Array
 
 
-def reliability(outcomes: Outcomes) -> Reliability:
+def reliability(outcomes: evaluation.Outcomes) -> Reliability:
     """Return how often predictions of each confidence are correct.
 
     With multiple labels per sample every class is a decision of its own; its confidence is the
@@ -180,7 +179,7 @@ def reliability(outcomes: Outcomes) -> Reliability:
 
 
 def _decisions(
-    outcomes: Outcomes,
+    outcomes: evaluation.Outcomes,
 ) -> tuple[Float64Array, Float64Array]:
     """Return (confidence, 1 if correct else 0) of each decision."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
@@ -193,7 +192,7 @@ def _decisions(
     return confidence.astype(np.float64), is_correct.astype(np.float64)
 
 
-def calibration_error(outcomes: Outcomes) -> float:
+def calibration_error(outcomes: evaluation.Outcomes) -> float:
     """Return the expected calibration error, 0–1: mean distance of confidence and accuracy."""
     bins = reliability(outcomes)
     gaps = np.abs(bins.accuracy - bins.confidence)

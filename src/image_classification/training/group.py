@@ -13,8 +13,7 @@ import numpy as np
 
 from image_classification import backends
 from image_classification.backends.base import Engine, World
-from image_classification.contract import process
-from image_classification.contract.environment import MASTER_PORT, PROCESSES
+from image_classification.contract import environment, process
 from image_classification.contract.paths import Cluster, JobPaths
 from image_classification.errors import AlgorithmError, HyperparameterError
 from image_classification.training.request import JobRequest, read_request
@@ -52,7 +51,7 @@ def _addresses(cluster: Cluster, count: int) -> tuple[str, ...]:
     All ports differ, because several host names may mean one machine. The lifeline uses the second
     port.
     """
-    port = MASTER_PORT.read_integer(1)
+    port = environment.MASTER_PORT.read_integer(1)
     hosts = cluster.hosts if len(cluster.hosts) > 1 else [meeting_host(cluster)]
     ranks = [host for host in hosts for _ in range(count)]
     return tuple(f"{host}:{port + rank + (rank > 0)}" for rank, host in enumerate(ranks))
@@ -120,7 +119,7 @@ def run_in_processes(
         UserError: the job has a mistake, or its batch cannot be divided.
         AlgorithmError: the processes were killed before they could report the reason.
     """
-    wanted = PROCESSES.read_integer(0)
+    wanted = environment.PROCESSES.read_integer(0)
     if process.local_rank() is not None or (wanted or process.gpu_count()) <= 1:
         return None  # before loading the framework, which takes seconds
     request = read_request(paths, overrides)
@@ -151,6 +150,6 @@ def _can_be_divided(request: JobRequest, count: int) -> bool:
         name = request.interface.declarations.batch_size.name
         raise HyperparameterError(
             f"{name}={settings.batch_size} cannot be divided among the {count} devices of this "
-            f"host: set a multiple of {count}, or {PROCESSES.name}=1 to use one device"
+            f"host: set a multiple of {count}, or {environment.PROCESSES.name}=1 to use one device"
         )
     return True

@@ -17,7 +17,6 @@ from image_classification.loading.sources import FolderSource, Source, SubsetSou
 from image_classification.samples import IntArray
 from image_classification.training import sources
 from image_classification.training.settings import Settings
-from image_classification.training.sources import Expected
 
 _logger = logging.getLogger(__name__)
 
@@ -103,9 +102,9 @@ def open_inputs(
     given = sources.given_names(channels, settings.labels, settings.classes)
     if is_sharded:
         given = given or _names_for_all_hosts(channels, channel, settings)
-    expected = Expected(settings.classes, given, settings.multi_label, is_sharded)
+    expected = sources.Expected(settings.classes, given, settings.multi_label, is_sharded)
     training, labels = _open_training(channels, channel, expected, settings, should_stop)
-    expected = Expected(len(labels), labels, settings.multi_label)
+    expected = sources.Expected(len(labels), labels, settings.multi_label)
     if "validation" in channels:
         validation = _open(channels, "validation", expected)
     else:
@@ -139,7 +138,7 @@ def _names_for_all_hosts(
         )
     validation = channels["validation"]
     if not validation.is_pipe:
-        expected = Expected(settings.classes, None, settings.multi_label)
+        expected = sources.Expected(settings.classes, None, settings.multi_label)
         listing = channels.get("validation" + LIST_SUFFIX)
         source, labels = sources.open_channel(validation, listing, expected)
         source.close()
@@ -167,7 +166,7 @@ def _packed(channels: Mapping[str, ChannelInput], training: str) -> frozenset[st
 def _open_training(
     channels: Mapping[str, ChannelInput],
     name: str,
-    expected: Expected,
+    expected: sources.Expected,
     settings: Settings,
     should_stop: Callable[[], bool],
 ) -> tuple[Source, LabelMap]:
@@ -204,7 +203,7 @@ def _open_training(
     return source, labels
 
 
-def _labels_of_pipe(name: str, expected: Expected) -> LabelMap:
+def _labels_of_pipe(name: str, expected: sources.Expected) -> LabelMap:
     if expected.labels is None and expected.classes is None:
         raise ChannelError(
             f"channel {name}: in Pipe mode classes cannot be counted before training: set "
@@ -213,7 +212,7 @@ def _labels_of_pipe(name: str, expected: Expected) -> LabelMap:
     return expected.labels or LabelMap.numbered(expected.classes or 0)
 
 
-def _open(channels: Mapping[str, ChannelInput], name: str, expected: Expected) -> Source:
+def _open(channels: Mapping[str, ChannelInput], name: str, expected: sources.Expected) -> Source:
     channel = channels[name]
     if channel.is_pipe and expected.labels is not None:
         return sources.copy_of_pipe(channel, expected.labels, expected.is_multi_label)

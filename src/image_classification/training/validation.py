@@ -12,7 +12,6 @@ from image_classification.errors import UserError
 from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training import evaluation
-from image_classification.training.evaluation import Outcomes
 from image_classification.training.group import ProcessGroup
 from image_classification.training.settings import Settings
 
@@ -47,7 +46,7 @@ class Measured:
         is_whole: whether the pass saw every sample.
     """
 
-    outcomes: Outcomes | None
+    outcomes: evaluation.Outcomes | None
     metrics: dict[str, float]
     is_whole: bool
 
@@ -76,7 +75,7 @@ class Validation:
 
     def outcomes_of(
         self, loader: Loader, epoch: int, must_stop: Callable[[], bool]
-    ) -> Outcomes | None:
+    ) -> evaluation.Outcomes | None:
         """Return the outcomes of all samples of a loader; None if `must_stop` returns True.
 
         Raises:
@@ -87,7 +86,7 @@ class Validation:
         except _StoppedError:
             return None
 
-    def outcomes_in_time(self, epoch: int) -> Outcomes:
+    def outcomes_in_time(self, epoch: int) -> evaluation.Outcomes:
         """Return the outcomes of the validation samples that the time after a stop allows.
 
         They are a random choice, because the samples of a class may be next to one another.
@@ -119,7 +118,7 @@ class Validation:
         is_whole = not values.pop("stopped")
         return Measured(outcomes, values if is_whole or is_needed else {}, is_whole)
 
-    def _outcomes(self, batches: Iterator[Batch], epoch: int) -> Outcomes:
+    def _outcomes(self, batches: Iterator[Batch], epoch: int) -> evaluation.Outcomes:
         predict = self.engine.predict_step
         activation = evaluation.sigmoid if self.settings.multi_label else evaluation.softmax
         outcomes = evaluation.collect(batches, lambda images: activation(predict(images)))

@@ -16,15 +16,14 @@ import mxnet as mx
 import numpy as np
 import onnx
 
-from image_classification.backends import networks, onnx_graph
-from image_classification.backends.base import ModelSpec
+from image_classification.backends import base, networks, onnx_graph
 from image_classification.backends.mxnet.model import IMAGES, Graph
 from image_classification.samples import FloatArray
 
 
 def export(
     path: Path,
-    spec: ModelSpec,
+    spec: base.ModelSpec,
     graph: Graph,
     weights: Mapping[str, FloatArray],
     temperature: float,
@@ -40,7 +39,7 @@ def export(
 
 
 def _exported(
-    spec: ModelSpec, graph: Graph, weights: Mapping[str, FloatArray], temperature: float
+    spec: base.ModelSpec, graph: Graph, weights: Mapping[str, FloatArray], temperature: float
 ) -> bytes:
     head = {name: mx.sym.var(name) for name in ("head.weight", "head.bias")}
     logits = mx.sym.FullyConnected(graph.features, *head.values(), num_hidden=spec.classes)

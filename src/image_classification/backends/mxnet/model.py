@@ -8,8 +8,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.model_zoo import vision
 
-from image_classification.backends import networks
-from image_classification.backends.base import ModelSpec, State
+from image_classification.backends import base, networks
 from image_classification.backends.mxnet.catalog import PREFIX
 from image_classification.backends.mxnet.optimizer import Shapes, Tensors
 from image_classification.backends.networks import layers
@@ -127,7 +126,7 @@ class Graph:
     has_dropout: bool = False
 
 
-def build(spec: ModelSpec) -> Graph:
+def build(spec: base.ModelSpec) -> Graph:
     """Return the graph of a specification; BackendError if the images are too small for it."""
     images = normalized(spec)
     if not networks.is_shared(spec.backbone):
@@ -143,7 +142,7 @@ def build(spec: ModelSpec) -> Graph:
     return Graph(features, predicted, network.width, network.tensor_shapes(), names, constants)
 
 
-def _gluon_graph(spec: ModelSpec, images: Any) -> Graph:
+def _gluon_graph(spec: base.ModelSpec, images: Any) -> Graph:
     """Return a network of Gluon's model zoo; its weights are never downloaded.
 
     A tensor's neutral name is its path in the network, as in Gluon's parameter files, with the
@@ -182,7 +181,7 @@ def _gluon_graph(spec: ModelSpec, images: Any) -> Graph:
     )
 
 
-def normalized(spec: ModelSpec) -> Any:
+def normalized(spec: base.ModelSpec) -> Any:
     """Return the symbol of normalized images, float32 (N, C, H, W)."""
     images = mx.sym.cast(mx.sym.var(IMAGES), dtype="float32")
     channels_first = mx.sym.transpose(images, axes=(0, 3, 1, 2))
@@ -192,7 +191,7 @@ def normalized(spec: ModelSpec) -> Any:
     return mx.sym.broadcast_div(mx.sym.broadcast_sub(channels_first, mean), std)
 
 
-def _normalization(spec: ModelSpec) -> dict[str, FloatArray]:
+def _normalization(spec: base.ModelSpec) -> dict[str, FloatArray]:
     shape = (1, spec.input_shape[0], 1, 1)
     named = {"images.mean": spec.mean, "images.std": spec.std}
     return {
@@ -207,7 +206,7 @@ _HEAD = ("head.weight", "head.bias")
 class MXNetNetwork:
     """A network on an MXNet device (`context`), compiled once for all batch sizes."""
 
-    def __init__(self, spec: ModelSpec, context: Any) -> None:
+    def __init__(self, spec: base.ModelSpec, context: Any) -> None:
         self._spec, self._context = spec, context
         self.graph = build(spec)
         shapes = dict(self.graph.shapes)
@@ -288,7 +287,7 @@ class NetworkTensors:
             {name: initial_tensor(name, view.shape, seed) for name, view in self.views.items()}
         )
 
-    def write(self, arrays: State) -> None:
+    def write(self, arrays: base.State) -> None:
         """Copy these arrays into the tensors of their neutral names."""
         self.learned.write({k: v for k, v in arrays.items() if k in self.learned.views})
         self.fixed.write({k: v for k, v in arrays.items() if k in self.fixed.views})

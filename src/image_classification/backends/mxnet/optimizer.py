@@ -9,8 +9,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from image_classification.backends.base import OPTIMIZER_PREFIX, OptimizerSpec, State
-from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
+from image_classification.backends import base, update_rules
 from image_classification.errors import ArtifactError
 from image_classification.samples import Array, FloatArray
 
@@ -54,7 +53,7 @@ Slots = dict[str, Any]
 """Flat NDArrays by slot."""
 
 
-def _velocity(direction: Any, slots: Slots, spec: OptimizerSpec) -> Any:
+def _velocity(direction: Any, slots: Slots, spec: base.OptimizerSpec) -> Any:
     if spec.momentum == 0:
         return direction
     velocity = slots["momentum_buffer"]
@@ -70,7 +69,7 @@ def _decayed_mean(slot: Any, decay: float, value: Any) -> Any:
     return slot
 
 
-def _direction(gradient: Any, slots: Slots, number: int, spec: OptimizerSpec) -> Any:
+def _direction(gradient: Any, slots: Slots, number: int, spec: base.OptimizerSpec) -> Any:
     """Return the array that update `number` subtracts, times the learning rate."""
     match spec.name:
         case "sgd":
@@ -104,19 +103,19 @@ class Optimizer:
         context: MXNet device.
     """
 
-    def __init__(self, spec: OptimizerSpec, shapes: Shapes, context: Any) -> None:
+    def __init__(self, spec: base.OptimizerSpec, shapes: Shapes, context: Any) -> None:
         self._spec, self._shapes, self._context = spec, shapes, context
-        slots = rule_of(spec, "mxnet").slots_of(spec)
+        slots = update_rules.rule_of(spec, "mxnet").slots_of(spec)
         self._slots = {slot: Tensors(shapes, context) for slot in slots if slot != _COUNT}
         self._counts = _COUNT in slots
-        self._decayed = sum(int(np.prod(s)) for s in shapes.values() if is_decayed(s))
+        self._decayed = sum(int(np.prod(s)) for s in shapes.values() if update_rules.is_decayed(s))
         self.reset()
 
     def reset(self) -> None:
         """Set all slots to their first values."""
         self._updates = 0
         for slot, tensors in self._slots.items():
-            tensors.flat[:] = float(first_slot(slot, (1,), self._spec)[0])
+            tensors.flat[:] = float(update_rules.first_slot(slot, (1,), self._spec)[0])
 
     def update(self, weights: Any, gradients: Any, learning_rate: float) -> None:
         """Update the flat `weights`; the flat `gradients` are overwritten."""
@@ -132,21 +131,23 @@ class Optimizer:
         slots = {slot: tensors.flat for slot, tensors in self._slots.items()}
         weights -= learning_rate * _direction(gradients, slots, self._updates, spec)
 
-    def state(self) -> State:
+    def state(self) -> base.State:
         """Return `optimizer/<slot>/<parameter>` → array; {} before the first update."""
         if self._updates == 0:
             return {}
-        state: State = {
-            f"{OPTIMIZER_PREFIX}{slot}/{name}": array
+        state: base.State = {
+            f"{base.OPTIMIZER_PREFIX}{slot}/{name}": array
             for slot, tensors in self._slots.items()
             for name, array in tensors.read().items()
         }
         if self._counts:
             count = np.array(self._updates, np.float32)
-            state.update({f"{OPTIMIZER_PREFIX}{_COUNT}/{name}": count for name in self._shapes})
+            state.update(
+                {f"{base.OPTIMIZER_PREFIX}{_COUNT}/{name}": count for name in self._shapes}
+            )
         return state
 
-    def load(self, slots: Mapping[str, State]) -> None:
+    def load(self, slots: Mapping[str, base.State]) -> None:
         """Replace all slots by `{parameter: {slot: array}}`, checked already.
 
         Raises:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from image_classification.backends import networks
-from image_classification.backends.base import ModelSpec
+from image_classification.backends import base, networks
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.samples import Array, FloatArray, UInt8Array
@@ -206,7 +205,7 @@ class Pass:
 class Classifier:
     """The network and its tensors: float32 by neutral name, drawn from the seed of `spec`."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: base.ModelSpec) -> None:
         self.spec = spec
         self.network = networks.network(spec.backbone, spec.input_shape)
         width = self.network.width

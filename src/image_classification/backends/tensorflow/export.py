@@ -13,13 +13,12 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from image_classification.backends import import_errors, onnx_graph
-from image_classification.backends.base import ModelSpec
+from image_classification.backends import base, import_errors, onnx_graph
 from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
 from image_classification.errors import BackendError
 
 
-def _graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) -> bytes:
+def _graph_bytes(classifier: Classifier, spec: base.ModelSpec, temperature: float) -> bytes:
     with import_errors(f"the export of backbone {spec.backbone!r} needs tf2onnx", "tensorflow"):
         import tf2onnx
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
@@ -43,7 +42,7 @@ def _graph_bytes(classifier: Classifier, spec: ModelSpec, temperature: float) ->
         ) from error
 
 
-def probabilities_function(classifier: Classifier, spec: ModelSpec, temperature: float) -> Any:
+def probabilities_function(classifier: Classifier, spec: base.ModelSpec, temperature: float) -> Any:
     """Return a traced function of uint8 images to `{"probabilities": …}`."""
     channels, height, width = spec.input_shape
     images = tf.TensorSpec([None, height, width, channels], tf.uint8, name="images")
@@ -88,7 +87,7 @@ def _erfc(context: Any, node: Any, *_: Any, **__: Any) -> None:
 
 def export(
     classifier: Classifier,
-    spec: ModelSpec,
+    spec: base.ModelSpec,
     path: Path,
     temperature: float,
     predict: onnx_graph.Predict,

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from image_classification.backends import import_errors, networks
-from image_classification.backends.base import ModelSpec, State
+from image_classification.backends import base, import_errors, networks
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.backends.tensorflow import catalog
@@ -21,7 +20,7 @@ from image_classification.backends.tensorflow.saved_model import SavedModelTrunk
 class SharedTrunk:
     """The `Trunk` of a shared backbone."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: base.ModelSpec) -> None:
         self.network = networks.network(spec.backbone, spec.input_shape)
         self.width = self.network.width
         axes = {
@@ -74,7 +73,7 @@ class Trunk(Protocol):
 class Classifier:
     """The network that is trained, evaluated and exported."""
 
-    def __init__(self, trunk: Trunk, spec: ModelSpec) -> None:
+    def __init__(self, trunk: Trunk, spec: base.ModelSpec) -> None:
         self.trunk = trunk
         # Not tensors: a traced function would capture them, and the exporter make them inputs.
         self.mean, self.std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
@@ -107,18 +106,18 @@ class Classifier:
         """Return the shape of each weight in the neutral layout."""
         return {name: weight.shape for name, weight in self.weights.items()}
 
-    def state(self) -> State:
+    def state(self) -> base.State:
         """Return copies of all weights by neutral name."""
         return {name: weight.neutral(weight.variable) for name, weight in self.weights.items()}
 
-    def assign(self, arrays: State) -> None:
+    def assign(self, arrays: base.State) -> None:
         """Set the named weights to arrays in the neutral layout, checked already."""
         for name, array in arrays.items():
             weight = self.weights[name]
             weight.variable.assign(weight.own(array))
 
 
-def build(spec: ModelSpec) -> Classifier:
+def build(spec: base.ModelSpec) -> Classifier:
     """Return a classifier with weights drawn from the seed of `spec`.
 
     Raises:
@@ -129,7 +128,7 @@ def build(spec: ModelSpec) -> Classifier:
     return Classifier(_trunk(spec), spec)
 
 
-def _trunk(spec: ModelSpec) -> Trunk:
+def _trunk(spec: base.ModelSpec) -> Trunk:
     if spec.backbone == "saved_model":
         return SavedModelTrunk(spec)
     if not spec.backbone.startswith(catalog.PREFIX):

@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from image_classification.backends import base
+from image_classification.backends import base, update_rules
 from image_classification.backends.tensorflow.layers import Weight
-from image_classification.backends.update_rules import first_slot, is_decayed, rule_of
 from image_classification.samples import Array
 
 _STEP = "step"
@@ -24,13 +23,13 @@ class Optimizer:
     """
 
     def __init__(self, spec: base.OptimizerSpec, weights: Mapping[str, Weight]) -> None:
-        slots = rule_of(spec, "tensorflow").slots_of(spec)
+        slots = update_rules.rule_of(spec, "tensorflow").slots_of(spec)
         self._spec, self._weights = spec, weights
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._slots: dict[str, dict[str, tf.Variable]] = {
             name: {
                 slot: tf.Variable(
-                    weight.own(first_slot(slot, shape, spec)) if slot != _STEP else 0.0
+                    weight.own(update_rules.first_slot(slot, shape, spec)) if slot != _STEP else 0.0
                 )
                 for slot in slots
             }
@@ -42,7 +41,7 @@ class Optimizer:
         """Update every weight, in a traced function."""
         spec = self._spec
         for (name, weight), gradient in zip(self._weights.items(), gradients, strict=True):
-            if spec.weight_decay and is_decayed(self._shapes[name]):
+            if spec.weight_decay and update_rules.is_decayed(self._shapes[name]):
                 gradient += spec.weight_decay * weight.variable
             slots = self._slots[name]
             if _STEP in slots:
@@ -69,7 +68,7 @@ class Optimizer:
         for name, slots in self._slots.items():
             weight = self._weights[name]
             for slot, variable in slots.items():
-                fresh = first_slot(slot, self._shapes[name], self._spec)
+                fresh = update_rules.first_slot(slot, self._shapes[name], self._spec)
                 value = saved.get(name, {}).get(slot, fresh)
                 variable.assign(value if slot == _STEP else weight.own(value))
 

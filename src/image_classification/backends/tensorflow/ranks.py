@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from image_classification.backends import c_library
-from image_classification.backends.base import World
+from image_classification.backends import base, c_library
 from image_classification.backends.processes import await_listeners, launch
 from image_classification.errors import AlgorithmError
 from image_classification.samples import Float64Array
@@ -43,7 +42,7 @@ class Ranks:
         AlgorithmError: this process cannot listen at its address.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: base.World) -> None:
         self.size = world.size
         self._strategy: Any = None
         self._total: Any = None
@@ -134,7 +133,7 @@ def _reason(error: tf.errors.OpError) -> str:
     return reasons[0] if reasons else type(error).__name__
 
 
-def _strategy(world: World) -> Any:
+def _strategy(world: base.World) -> Any:
     """Return the strategy of the world, without TensorFlow's own checks of its workers.
 
     The coordination service ends a job if a process is silent for ten seconds, for example while it

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from image_classification.backends import import_errors, networks
-from image_classification.backends.base import ModelSpec, State
+from image_classification.backends import base, import_errors, networks
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.errors import BackendError
@@ -29,7 +28,7 @@ _NOT_SAVED = "num_batches_tracked"  # PyTorch's own counter; no other backend ha
 class Classifier(nn.Module, ABC):
     """The network that is trained, evaluated and exported; a subclass adds the backbone."""
 
-    def __init__(self, width: int, spec: ModelSpec) -> None:
+    def __init__(self, width: int, spec: base.ModelSpec) -> None:
         super().__init__()
         self.register_buffer("mean", _per_channel(spec.mean), persistent=False)
         self.register_buffer("std", _per_channel(spec.std), persistent=False)
@@ -53,7 +52,7 @@ class Classifier(nn.Module, ABC):
             if not name.endswith(_NOT_SAVED):
                 yield name, tensor.detach()
 
-    def arrays(self) -> State:
+    def arrays(self) -> base.State:
         """Return copies of all tensors on the host by neutral name."""
         return {name: np.array(t.cpu().numpy(), order="C") for name, t in self.tensors()}
 
@@ -132,7 +131,7 @@ class _Operation:
 class SharedClassifier(Classifier):
     """A classifier of a shared backbone (`networks`); its modules have the layers' names."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: base.ModelSpec) -> None:
         network = networks.network(spec.backbone, spec.input_shape)
         super().__init__(network.width, spec)
         self._operations = []
@@ -192,7 +191,7 @@ PREFIX = "timm/"
 class TimmClassifier(Classifier):
     """A classifier of a backbone `timm/<name>`."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: base.ModelSpec) -> None:
         trunk, width = _trunk(spec)
         super().__init__(width, spec)
         self.trunk = trunk
@@ -201,7 +200,7 @@ class TimmClassifier(Classifier):
         return self.trunk(x)
 
 
-def _trunk(spec: ModelSpec) -> tuple[nn.Module, int]:
+def _trunk(spec: base.ModelSpec) -> tuple[nn.Module, int]:
     name = spec.backbone.removeprefix(PREFIX)
     channels, height, width = spec.input_shape
     requirements = "the torchvision that belongs to this PyTorch build"
@@ -218,7 +217,7 @@ def _trunk(spec: ModelSpec) -> tuple[nn.Module, int]:
     return trunk, features.shape[1]
 
 
-def build(spec: ModelSpec) -> Classifier:
+def build(spec: base.ModelSpec) -> Classifier:
     """Return a classifier on the CPU with weights drawn from the seed of `spec`.
 
     Raises:
@@ -238,7 +237,7 @@ def build(spec: ModelSpec) -> Classifier:
     return model
 
 
-def load_weights(classifier: Classifier, arrays: State) -> None:
+def load_weights(classifier: Classifier, arrays: base.State) -> None:
     """Copy checked arrays into the tensors of their neutral names."""
     tensors = dict(classifier.tensors())
     for name, array in arrays.items():
@@ -258,7 +257,7 @@ class AveragedModel:
         for (_, average), (_, newest) in pairs:
             average.lerp_(newest, 1.0 - decay)
 
-    def load(self, arrays: State) -> None:
+    def load(self, arrays: base.State) -> None:
         """Start the average at the model's weights, with these arrays in their place."""
         self.update(0.0)
         load_weights(self.model, arrays)

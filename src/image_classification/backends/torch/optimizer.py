@@ -10,17 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from image_classification.backends import base
-from image_classification.backends.update_rules import is_decayed, rule_of
+from image_classification.backends import base, update_rules
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
 def build(spec: base.OptimizerSpec, parameters: Parameters) -> torch.optim.Optimizer:
     """Return the optimizer that `spec` names; BackendError if there is none of that name."""
-    rule_of(spec, "torch")
-    decayed = [p for p in parameters.values() if is_decayed(tuple(p.shape))]
-    plain = [p for p in parameters.values() if not is_decayed(tuple(p.shape))]
+    update_rules.rule_of(spec, "torch")
+    decayed = [p for p in parameters.values() if update_rules.is_decayed(tuple(p.shape))]
+    plain = [p for p in parameters.values() if not update_rules.is_decayed(tuple(p.shape))]
     momentum = spec.momentum
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},
