@@ -95,9 +95,9 @@ def test_a_state_that_does_not_fit_is_rejected_by_name_and_changes_nothing(subje
     adam.train_step(make_batch(), 0.01)
     deeper = build("reference", dataclasses.replace(RESNET, backbone="resnet32")).state()
     for state, message in (
-        (missing, r"'stage2.block1.conv1.weight' should be \(32, 16, 3, 3\) and is absent"),
-        (deeper, "should be absent and is"),
-        (spoilt, r"'final.bn.bias' should be \(64,\) and is \(7,\)"),
+        (missing, r"'stage2.block1.conv1.weight' should be \(32, 16, 3, 3\) but is absent"),
+        (deeper, "should be absent but is"),
+        (spoilt, r"'final.bn.bias' should be \(64,\) but is \(7,\)"),
         (adam.state(), "resume with the settings of the checkpoint"),
     ):
         with pytest.raises(ArtifactError, match=message):

@@ -145,9 +145,9 @@ def test_weights_that_fit_are_returned_without_their_prefix() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stem_weight": None}, r"'stem.weight' should be \(2, 3\) and is absent"),
-        ({"stem_weight": (2, 4)}, r"'stem.weight' should be \(2, 3\) and is \(2, 4\)"),
-        ({"tail_weight": (1,)}, r"'tail.weight' should be absent and is \(1,\)"),
+        ({"stem_weight": None}, r"'stem.weight' should be \(2, 3\) but is absent"),
+        ({"stem_weight": (2, 4)}, r"'stem.weight' should be \(2, 3\) but is \(2, 4\)"),
+        ({"tail_weight": (1,)}, r"'tail.weight' should be absent but is \(1,\)"),
     ],
 )
 def test_weights_of_another_network_are_rejected_by_name(

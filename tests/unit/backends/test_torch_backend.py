@@ -208,9 +208,9 @@ def test_a_state_of_another_network_is_rejected_by_name_and_changes_nothing() ->
     reshaped = before | {"weight/stem.conv.weight": np.zeros((16, 1, 3, 3), np.float32)}
     deeper = build(change(backbone="resnet32")).state()
     for state, message in (
-        (missing, r"'stage2.block1.conv1.weight' should be \(32, 16, 3, 3\) and is absent"),
-        (reshaped, r"'stem.conv.weight' should be \(16, 3, 3, 3\) and is \(16, 1, 3, 3\)"),
-        (deeper, "should be absent and is"),
+        (missing, r"'stage2.block1.conv1.weight' should be \(32, 16, 3, 3\) but is absent"),
+        (reshaped, r"'stem.conv.weight' should be \(16, 3, 3, 3\) but is \(16, 1, 3, 3\)"),
+        (deeper, "should be absent but is"),
     ):
         with pytest.raises(ArtifactError, match=message):
             engine.load_state(state)
