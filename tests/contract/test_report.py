@@ -67,7 +67,7 @@ def test_the_most_confident_mistakes_are_the_wrong_labels_each_with_a_picture(pa
     for number in range(8):
         assert f"red/blue{number:03d}.jpg" in page.text
     assert 8 <= len(page.references) <= 24
-    assert re.search(r"blue \d+\.\d %labeled red: ", page.text)
+    assert re.search(r"blue \d+\.\d%labeled red: ", page.text)
 
 
 def test_the_report_names_what_was_skipped_and_what_was_given(page: Page) -> None:
