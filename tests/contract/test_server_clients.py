@@ -111,6 +111,44 @@ def test_requests_on_one_connection_are_answered_in_their_order(server: Server, 
         assert answers[0].body == answers[2].body and answers[1].body == b""
 
 
+def test_a_ping_has_no_body_and_no_content_type_also_with_an_upgrade(
+    server: Server, red: bytes
+) -> None:
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    with connected(server) as client:
+        for ping in (PING, PING[:-2] + upgrade.encode() + b"\r\n"):
+            client.send(ping)
+            answer = client.answer()
+            assert (answer.status, answer.body) == (200, b"")
+            assert "Content-Type" not in answer.headers
+        client.send(request(red, lines=upgrade))
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+def test_empty_lines_before_a_request_are_skipped(server: Server, size: int) -> None:
+    with connected(server) as client:
+        text = b"\r\n\r\n\r\n" + PING
+        for start in range(0, len(text), size):
+            client.send(text[start : start + size])
+        assert client.answer().status == 200
+
+
+def test_a_client_that_sends_only_empty_lines_is_disconnected(server: Server) -> None:
+    with connected(server) as client:
+        client.socket.settimeout(0.25)
+        for _ in range(20):
+            try:
+                client.send(b"\r\n")
+                client.socket.recv(1000)
+                return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+        raise AssertionError("a client that sent empty lines for 5 s is still connected")
+
+
 def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
     with connected(server) as client:
         for _ in range(100):
@@ -131,6 +169,8 @@ def test_ten_thousand_pipelined_pings_are_answered(server: Server) -> None:
         chunked_head() + b"1\r\nxy\r\n0\r\n\r\n",
         chunked_head() + b"1\r\nxyz0\r\n\r\n",
         chunked_head() + b"fffffffff\r\n",
+        chunked_head() + b"0\r\nX : y\r\n\r\n",
+        chunked_head() + b"0\r\nX: y\n\r\n",
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx",
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
         b"POST /invocations HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\nContent-Length: 1\r\n\r\nx",

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError
-from image_classification.serving import http
+from image_classification.serving import refusals
 from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import media_type_of, read_images
 from image_classification.serving.observation import Health
@@ -48,31 +48,6 @@ ROUTES = (
     ("GET", "/", "a page to try the model, if `IMAGE_CLASSIFICATION_PAGE` is true"),
 )
 """Method, path and meaning."""
-
-STATUSES = (
-    (200, "the answer; in a list, an unusable image has an `error` in its position"),
-    (400, "no usable image: not an image, damaged, too many pixels, an empty or broken body"),
-    (404, "no such route"),
-    (405, "a method that the route does not have; `Allow` names the right one"),
-    (
-        406,
-        "the server can produce no media range of Accept, or `top_k` or `threshold` is out of "
-        "range",
-    ),
-    (408, "the head or the body did not arrive in time"),
-    (409, "a multi-model endpoint has already loaded this model"),
-    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may contain"),
-    (414, "a request line longer than 4,094 bytes"),
-    (415, "a Content-Type that the server does not accept"),
-    (417, "an Expect other than `100-continue`"),
-    (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
-    (499, "the client disconnected before processing; only the log shows it"),
-    (500, "a fault of the server or of the user's own code; the log has its traceback"),
-    (501, "a Transfer-Encoding other than `chunked`"),
-    (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
-    (507, "a multi-model endpoint has no memory for another model"),
-)
-"""Status and when the server sends it."""
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _MAX_ATTRIBUTES = 1024  # visible US-ASCII characters: InvokeEndpoint's limit
@@ -182,7 +157,9 @@ def create_app(
 
     @app.get("/ping")
     def ping() -> Response:
-        return Response(status=503 if health.fault else 200)
+        answer = Response(status=503 if health.fault else 200)
+        del answer.headers["Content-Type"]  # the body is empty
+        return answer
 
     @app.post("/invocations")
     def invocations() -> Response:
@@ -253,7 +230,7 @@ def _answer_refusals(app: Flask) -> None:
 
 
 def _refusal(status: int, message: str) -> Response:
-    answer = http.refusal(status, message)
-    method, path, line = request.method, request.path[:200], http.one_line(message)
+    answer = refusals.refusal(status, message)
+    method, path, line = request.method, request.path[:200], refusals.one_line(message)
     _logger.warning("%s %s answered %s: %s", method, path, status, line)
     return Response(answer.body, status, dict(answer.headers))

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from image_classification.errors import RequestError
-from image_classification.serving.http import CONTINUE, Head, Request, RequestReader, refusal
+from image_classification.serving.http import CONTINUE, Head, Request, RequestReader
+from image_classification.serving.refusals import refusal
 
 _BYTES_PER_SECOND = 64 * 2**10  # a body that arrives faster than this is never late
 _RECEIVE_SIZE = 64 * 2**10  # a larger buffer is mapped and unmapped by malloc for each call
@@ -53,6 +54,7 @@ class Connection:
         self.outgoing = b""
         self.closes = False
         self.held = 0
+        self._begun: float | None = None  # when its request's head, then its body, began
         self._watched = 0  # the events the main loop waits for
 
     def wait_for(self, phase: Phase, seconds: float = float("inf")) -> None:
@@ -73,17 +75,25 @@ class Connection:
     def take(self, data: bytes, read_timeout: float) -> Request | None:
         """Return the request that `data` completes, or set the deadline for the rest of it.
 
-        The head has `read_timeout` seconds from its first byte; the body gets as many again, plus
-        one for each 64 KiB received.
+        The head has `read_timeout` seconds from its first byte or from the first empty line before
+        it; the body gets as many again, plus one for each 64 KiB received. A connection that has
+        received only empty lines stays IDLE, and closes at the head's deadline.
         """
-        had_head, had_begun = self.reader.head is not None, self.phase is Phase.RECEIVING
-        request = self.reader.take(data)
-        if request is None and self.reader.has_begun:
-            has_head = self.reader.head is not None
-            if not had_begun or has_head != had_head:
-                self.wait_for(Phase.RECEIVING, read_timeout)
-            received = self.reader.buffered / _BYTES_PER_SECOND if has_head else 0
-            self.deadline = self.since + read_timeout + received
+        reader, had_head = self.reader, self.reader.head is not None
+        request = reader.take(data)
+        if request is not None:
+            self._begun = None
+        elif reader.has_begun or reader.has_empty_lines:
+            has_head = reader.head is not None
+            if self._begun is None or has_head != had_head:
+                self._begun = time.monotonic()
+            received = reader.buffered / _BYTES_PER_SECOND if has_head else 0
+            deadline = self._begun + read_timeout + received
+            if not reader.has_begun:
+                deadline = min(deadline, self.deadline)
+            elif self.phase is not Phase.RECEIVING:
+                self.wait_for(Phase.RECEIVING)
+            self.deadline = deadline
         return request
 
     def hold(self, size: int) -> int:

@@ -1,17 +1,18 @@
 """HTTP/1.1 as bytes: assemble requests from received bytes and write out answers.
 
-Nothing here waits, reads a socket or knows the server. llhttp (the package httptools) parses each
-head. The checks here refuse heads that llhttp accepts, but that a proxy in front of the server
-might read differently: other protocols and versions, extra spaces, two Host fields. This module
-delimits bodies itself, so that every limit holds before the bytes that exceed it arrive.
+Nothing here waits, reads a socket or knows the server. llhttp (the package httptools) parses the
+fields of each head. This module reads the request line and the fields that delimit the body, and
+refuses what a proxy in front of the server might read differently: other protocols and versions,
+extra spaces, two lengths. It delimits bodies itself, so that every limit holds before the bytes
+that exceed it arrive.
 """
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from http.client import responses
+from types import SimpleNamespace
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -24,10 +25,15 @@ _HEAD_LIMIT = 64 * 2**10
 _LINE_LIMIT = 4094
 _MOST_FIELDS = 100
 _FIELD_LIMIT = 8190
-_AUTHORITY = rb"https?://(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"  # a proxy may send it
-_METHOD = rb"(?!CONNECT )[A-Z-]{3,20}"  # after CONNECT a tunnel would follow
-_REQUEST_LINE = re.compile(rb"(%b) (?:%b)?(/[!-~]*) HTTP/1\.([01])" % (_METHOD, _AUTHORITY))
+_REG_NAME = rb"[0-9A-Za-z._~!$&'()*+,;=%-]+"
+_AUTHORITY = rb"(?i:https?)://(?:%b|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?=[/?# ])" % _REG_NAME
+_METHOD = rb"(?!CONNECT )[0-9A-Z!$%&'*+.^_`|~-]{3,20}"  # after CONNECT a tunnel would follow
+_REQUEST_LINE = re.compile(rb"(%b) (?:%b|(?=/))([!-~]*) HTTP/1\.(\d)" % (_METHOD, _AUTHORITY))
 _SINGLE = ("HOST", "CONTENT-TYPE")  # RFC 9110, 5.3: a second one makes the request ambiguous
+
+_FRAMING = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
+_CODINGS = {"chunked", "compress", "deflate", "gzip", "identity"}  # RFC 9112, 7
+_HUGE = 10**19  # bytes: a Content-Length with more digits than this is not converted
 
 # RFC 9112, 7.1: a size in hexadecimal digits and extensions, which are read and left out.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -35,11 +41,10 @@ _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:%b)*" % _EXTENSION)
 _CHUNK_LINE_LIMIT = 1024
+_FIELD = re.compile(rb"%b:[\t -~\x80-\xff]*" % _TOKEN)
 _TRAILER_LIMIT = 8 * 2**10
 _SMALLEST_CHUNK = 64  # bytes on average, beyond _FREE_CHUNKS; each costs the main loop 2 µs
 _FREE_CHUNKS = 1024
-
-_MAX_MESSAGE = 2000  # characters: SageMaker passes on 2,048 of a refusal
 
 
 @dataclass(frozen=True)
@@ -73,24 +78,7 @@ class Answer:
 _REASONS = responses | {499: "Client Closed Request"}
 
 
-def refusal(status: int, message: str) -> Answer:
-    """Return the answer to a refused request: one line of JSON with the reason.
-
-    A 503 has Retry-After, because the same request can succeed later.
-    """
-    headers = [("Content-Type", "application/json")]
-    if status == 503:
-        headers.append(("Retry-After", "1"))
-    body = json.dumps({"error": one_line(message)}, ensure_ascii=False)
-    return Answer(status, headers, body.encode())
-
-
-def one_line(message: str) -> str:
-    """Return the message on one line, no longer than SageMaker passes on."""
-    return " ".join(message.split())[:_MAX_MESSAGE]
-
-
-@dataclass
+@dataclass(frozen=True)
 class Head:
     """The head of a request.
 
@@ -98,18 +86,18 @@ class Head:
         method: in upper case.
         path: before the "?", with its %-escapes.
         query: after the "?".
-        headers: (name in upper case, value); names with "_" are left out, because WSGI cannot tell
-            them from names with "-".
         minor_version: of HTTP/1.
-        is_whole: whether its empty line has been read.
+        length: of the body in bytes; None if it is in chunks.
+        headers: (name in upper case, value) without Content-Length and Transfer-Encoding; names
+            with "_" are left out, because WSGI cannot tell them from names with "-".
     """
 
     method: str
     path: str
     query: str
     minor_version: int
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    is_whole: bool = False
+    length: int | None
+    headers: list[tuple[str, str]]
 
     def get(self, name: str) -> str | None:
         """Return the value of the first header of that name (in upper case), or None."""
@@ -127,16 +115,6 @@ class Head:
         """Whether the client waits for "100 Continue" before it sends the body."""
         return self.minor_version > 0 and self.get("EXPECT") is not None
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by httptools."""
-        if b"_" not in name:
-            text = value.decode("latin-1").rstrip(" \t")
-            self.headers.append((name.decode("ascii").upper(), text))
-
-    def on_headers_complete(self) -> None:
-        """Called by httptools."""
-        self.is_whole = True
-
 
 def _parse_head(text: bytes) -> Head:
     """Parse the head in `text`, which ends with its first empty line, or refuse it."""
@@ -149,49 +127,75 @@ def _parse_head(text: bytes) -> Head:
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
         raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
-    _check_codings(fields, minor_version=int(found[3]))
     path, _, query = found[2].decode().partition("#")[0].partition("?")
-    head = Head(found[1].decode(), path, query, int(found[3]))
+    length = _body_length(fields, minor_version=int(found[3]))
+    headers = _parse_fields([entry for entry in fields if not _FRAMING.match(entry)])
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise _not_http(f"{names.count(name)} {name} fields")
+    for name, value in headers:
+        if name == "EXPECT" and value.lower() != "100-continue":
+            raise RequestError(417, f"Expect {value!r}: expected 100-continue")
+    return Head(found[1].decode(), path or "/", query, int(found[3]), length, headers)
+
+
+def _body_length(fields: list[bytes], minor_version: int) -> int | None:
+    """Return the length of the body in bytes, or None if it is in chunks (RFC 9112, 6.3).
+
+    `chunked` is the only Transfer-Encoding that the server accepts, and not in HTTP/1.0.
+    """
+    framing: dict[bytes, list[str]] = {b"content-length": [], b"transfer-encoding": []}
+    for entry in filter(_FRAMING.match, fields):
+        if not _FIELD.fullmatch(entry):
+            raise _not_http(f"field {entry[:200].decode('latin-1')!r}")
+        name, _, value = entry.partition(b":")
+        framing[name.lower()].append(value.decode("latin-1").strip(" \t"))
+    lengths, codings = framing.values()
+    if codings and lengths:
+        raise _not_http("both Transfer-Encoding and Content-Length")
+    if codings:
+        coding = ",".join(codings).lower()
+        names = [name.strip(" \t") for name in coding.split(",")]
+        is_last = names.count("chunked") == 1 and names[-1] == "chunked"
+        if _CODINGS.issuperset(names) and not (is_last and minor_version):
+            raise _not_http(f"Transfer-Encoding {coding!r} in HTTP/1.{minor_version}")
+        if names != ["chunked"]:
+            raise RequestError(501, f"Transfer-Encoding {coding!r}: expected chunked")
+        return None
+    if not lengths:
+        return 0
+    if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        raise _not_http(f"Content-Length {', '.join(lengths)[:200]!r}")
+    digits = lengths[0].lstrip("0")
+    return int(digits or "0") if len(digits) < 20 else _HUGE
+
+
+def _parse_fields(lines: list[bytes]) -> list[tuple[str, str]]:
+    """Return (name in upper case, value) of the fields in `lines`, without names with "_"."""
+    found: list[tuple[bytes, bytes]] = []
+    parser = HttpRequestParser(SimpleNamespace(on_header=lambda *entry: found.append(entry)))
     try:
-        HttpRequestParser(head).feed_data(text)
+        parser.feed_data(b"\r\n".join([b"GET / HTTP/1.1", *lines, b"\r\n"]))
     except HttpParserUpgrade:
         pass  # the server does not switch protocols: it answers in HTTP/1.1
     except HttpParserError as error:
         raise _not_http(str(error)) from None
-    if not head.is_whole:
-        raise _not_http("the head does not end with its empty line")
-    names = [name for name, _ in head.headers]
-    for name in _SINGLE:
-        if names.count(name) > 1:
-            raise _not_http(f"{names.count(name)} {name} fields")
-    expected = head.get("EXPECT")
-    if expected is not None and expected.lower() != "100-continue":
-        raise RequestError(417, f"Expect {expected!r}: expected 100-continue")
-    return head
-
-
-def _check_codings(fields: list[bytes], minor_version: int) -> None:
-    """Refuse every Transfer-Encoding but `chunked`, and that one in HTTP/1.0 (RFC 9112, 6.1)."""
-    values = [
-        entry.partition(b":")[2] for entry in fields if entry[:18].lower() == b"transfer-encoding:"
+    if len(found) != len(lines):
+        raise _not_http(f"{len(lines)} lines with {len(found)} fields")
+    return [
+        (name.decode("ascii").upper(), value.decode("latin-1").rstrip(" \t"))
+        for name, value in found
+        if b"_" not in name
     ]
-    if not values:
-        return
-    coding = b",".join(values).strip().lower().decode("latin-1")
-    names = {name.strip() for name in coding.split(",")}
-    if not names <= {"chunked", "identity"}:
-        raise RequestError(501, f"Transfer-Encoding {coding!r}: expected chunked")
-    if coding != "chunked" or minor_version == 0:
-        raise _not_http(f"Transfer-Encoding {coding!r} in HTTP/1.{minor_version}")
 
 
 def _not_http(found: str) -> RequestError:
     return RequestError(400, f"not an HTTP/1.1 request: {found}")
 
 
-def _body_too_large(length: int | None, limit: int) -> RequestError:
-    """Refuse a body of `length` bytes; None means more than the limit, in chunks."""
-    size = f"{length} bytes" if length is not None else "more"
+def _body_too_large(length: int, limit: int) -> RequestError:
+    size = f"{length} bytes" if length < _HUGE else "more"
     return RequestError(
         413,
         f"the body has {size}, the limit is {limit} bytes: send a smaller image or set "
@@ -208,15 +212,12 @@ class Request:
 
 
 class RequestReader:
-    """The requests of one connection, one after the other.
-
-    Args:
-        max_body: bytes; a body that announces or has more is refused.
-    """
+    """The requests of one connection, in order; a body of more than `max_body` bytes is refused."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
         self._buffer = bytearray()
+        self._skipped = 0
         self._head: Head | None = None
         self._body: _SizedBody | _ChunkedBody | None = None
         self._may_continue = False
@@ -225,6 +226,11 @@ class RequestReader:
     def has_begun(self) -> bool:
         """Whether some bytes of the next request have arrived."""
         return bool(self._buffer) or self._head is not None
+
+    @property
+    def has_empty_lines(self) -> bool:
+        """Whether empty lines have arrived before the next request."""
+        return self._skipped > 0
 
     @property
     def head(self) -> Head | None:
@@ -239,7 +245,7 @@ class RequestReader:
     def forget(self) -> None:
         """Drop the received bytes of a refused request."""
         self._buffer.clear()
-        self._head = self._body = None
+        self._skipped, self._head, self._body = 0, None, None
 
     def wants_continue(self) -> bool:
         """Whether to send "100 Continue" now; True at most once for each request."""
@@ -270,23 +276,23 @@ class RequestReader:
 
     def _read_head(self) -> bool:
         """Parse the head if it is whole, and choose how its body is read."""
-        if self._buffer[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line may precede a request
+        while self._buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: before a request
             del self._buffer[:2]
+            self._skipped += 2
         end = self._buffer.find(b"\r\n\r\n")
+        if self._skipped + (end + 4 if end >= 0 else len(self._buffer)) > _HEAD_LIMIT:
+            raise RequestError(431, f"the head has more than {_HEAD_LIMIT} bytes")
         if end < 0:
-            if len(self._buffer) > _HEAD_LIMIT:
-                raise RequestError(431, f"the head has more than {_HEAD_LIMIT} bytes")
             return False
         text = bytes(self._buffer[: end + 4])
         del self._buffer[: end + 4]
-        self._head = head = _parse_head(text)
-        length = int(head.get("CONTENT-LENGTH") or 0)
-        if head.get("TRANSFER-ENCODING") is not None:
+        self._skipped, self._head = 0, (head := _parse_head(text))
+        if head.length is None:
             self._body = _ChunkedBody(self._max_body)
-        elif length > self._max_body:
-            raise _body_too_large(length, self._max_body)
+        elif head.length > self._max_body:
+            raise _body_too_large(head.length, self._max_body)
         else:
-            self._body = _SizedBody(length)
+            self._body = _SizedBody(head.length)
         self._may_continue = head.expects_continue
         return True
 
@@ -320,6 +326,7 @@ class _ChunkedBody:
         self._chunks = 0
         self._pending = bytearray()
         self._missing = 0  # bytes of the current chunk
+        self._trailers = 0  # bytes of trailers so far
         self._step = self._read_size
         self._is_whole = False
 
@@ -342,17 +349,13 @@ class _ChunkedBody:
         end = self._pending.find(b"\r\n", 0, _CHUNK_LINE_LIMIT)
         if end < 0:
             if len(self._pending) >= _CHUNK_LINE_LIMIT:
-                raise RequestError(
-                    400, f"the size line of a chunk has {_CHUNK_LINE_LIMIT} bytes or more"
-                )
+                limit = _CHUNK_LINE_LIMIT
+                raise RequestError(400, f"the size line of a chunk has {limit} bytes or more")
             return False
         line = _CHUNK_LINE.fullmatch(bytes(self._pending[:end]))
         if line is None:
-            raise RequestError(
-                400,
-                "expected the size of a chunk in hexadecimal digits, got "
-                f"{bytes(self._pending[:end])!r}",
-            )
+            got = bytes(self._pending[:end])
+            raise RequestError(400, f"expected a chunk's size in hexadecimal digits, got {got!r}")
         del self._pending[: end + 2]
         self._missing = int(line[1], 16)
         self._chunks += 1
@@ -363,7 +366,7 @@ class _ChunkedBody:
                 f"{_SMALLEST_CHUNK} bytes or more, or a Content-Length",
             )
         if self.size + self._missing > self._limit:
-            raise _body_too_large(None, self._limit)
+            raise _body_too_large(_HUGE, self._limit)
         self._step = self._read_data if self._missing else self._read_trailers
         return True
 
@@ -375,22 +378,22 @@ class _ChunkedBody:
         if self._missing or len(self._pending) < 2:
             return False
         if self._pending[:2] != b"\r\n":
-            raise RequestError(
-                400, f"expected CR LF after a chunk, got {bytes(self._pending[:2])!r}"
-            )
+            got = bytes(self._pending[:2])
+            raise RequestError(400, f"expected CR LF after a chunk, got {got!r}")
         del self._pending[:2]
         self._step = self._read_size
         return True
 
     def _read_trailers(self) -> bool:
-        if self._pending[:2] == b"\r\n":
-            del self._pending[:2]
-            self._is_whole = True
-            return False
-        end = self._pending.find(b"\r\n\r\n", 0, _TRAILER_LIMIT)
-        if end >= 0:
-            del self._pending[: end + 4]
-            self._is_whole = True
-        elif len(self._pending) >= _TRAILER_LIMIT:
+        end = self._pending.find(b"\r\n")
+        if self._trailers + (end + 2 if end >= 0 else len(self._pending)) > _TRAILER_LIMIT:
             raise RequestError(431, f"the trailers have more than {_TRAILER_LIMIT} bytes")
-        return False
+        if end < 0:
+            return False
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 2]
+        self._trailers += end + 2
+        if line and not _FIELD.fullmatch(line):
+            raise RequestError(400, f"expected a trailer field, got {line[:200]!r}")
+        self._is_whole = not line
+        return bool(line)

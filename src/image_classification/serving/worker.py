@@ -33,8 +33,9 @@ from image_classification.errors import RequestError
 from image_classification.serving import observation
 from image_classification.serving.admission import Plan
 from image_classification.serving.connection import LINGER_SECONDS, Connection, Connections, Limits
-from image_classification.serving.http import Answer, Head, Request, refusal
+from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
+from image_classification.serving.refusals import refusal
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -332,7 +333,7 @@ def run_application(application: Application, request: Request, peer: Any, serve
         key = "HTTP_" + name.replace("-", "_")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
-    environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is complete and no longer chunked
+    environ.pop("HTTP_UPGRADE", None)  # the server ignores it (RFC 9110, 7.8); Werkzeug does not
     environ["CONTENT_LENGTH"] = str(len(request.body))
     started: list[Any] = []
     written: list[bytes] = []

@@ -17,14 +17,16 @@ from image_classification.serving.http import Head, Request
 class Room:
     """Connections on a real listener, whose loop is turned by hand."""
 
-    def __init__(self, body_memory: int, connections: int) -> None:
+    def __init__(self, body_memory: int, connections: int, read_seconds: float = 30) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.selector = selectors.DefaultSelector()
         self.received: list[bytes] = []
         self.refused: list[int] = []
         self.is_full = False
-        limits = Limits(connections, 100_000, body_memory, read_seconds=30, idle_seconds=30)
+        limits = Limits(
+            connections, 100_000, body_memory, read_seconds=read_seconds, idle_seconds=30
+        )
         self.connections = Connections(self.selector, limits, self)
         self.clients: list[socket.socket] = []
 
@@ -124,3 +126,35 @@ def test_connections_with_unfinished_requests_leave_no_room(room: Room) -> None:
         room.call(body(10, missing=1))
     assert not room.connections.has_room()
     assert len(room.connections) == 3
+
+
+@pytest.fixture
+def hasty_room() -> Iterator[Room]:
+    made = Room(body_memory=150_000, connections=3, read_seconds=0.5)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("start", [b"", b"POST / HTTP/1.1\r\n"], ids=["alone", "after a line"])
+def test_empty_lines_do_not_extend_the_time_for_a_head(hasty_room: Room, start: bytes) -> None:
+    client = hasty_room.call(b"\r\n" + start)  # each turn takes at least 0.2 s
+    for _ in range(4):
+        if len(hasty_room.connections):
+            client.sendall(b"A: b\r\n" if start else b"\r\n")
+            hasty_room.turn()
+            hasty_room.connections.close_late()
+    assert hasty_room.refused == ([408] if start else [])
+    assert (b" 408 " in client.recv(100)) == bool(start)
+
+
+def test_a_request_after_empty_lines_and_a_pause_is_answered(hasty_room: Room) -> None:
+    client = hasty_room.call(body(10) + b"\r\n")  # some clients send CR LF after a body
+    client.sendall(body(20) + b"\r\n")
+    hasty_room.turn()
+    assert [len(received) for received in hasty_room.received] == [10, 20]
+
+
+def test_a_connection_with_only_empty_lines_makes_room_for_a_new_one(room: Room) -> None:
+    for _ in range(3):
+        room.call(b"\r\n")
+    assert room.connections.has_room() and len(room.connections) == 2

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.errors import RequestError
-from image_classification.serving.http import Answer, RequestReader, refusal
+from image_classification.serving.http import Answer, RequestReader
+from image_classification.serving.refusals import refusal
 
 SIZED = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -17,7 +18,7 @@ CHUNKED = (
     b'3;name="value"\r\nhel\r\n02\r\nlo\r\n0\r\nTrailer: 1\r\n\r\n'
 )
 EMPTY = b"GET /c HTTP/1.1\r\nHost: x\r\n\r\n"
-STREAM = b"\r\n" + SIZED + CHUNKED + EMPTY + CHUNKED + SIZED
+STREAM = b"\r\n\r\n" + SIZED + CHUNKED + b"\r\n" + EMPTY + b"\r\n" * 3 + CHUNKED + SIZED
 
 
 def reader(max_body: int = 100) -> RequestReader:
@@ -61,8 +62,12 @@ def test_any_bytes_wait_complete_a_request_or_are_refused(data: bytes) -> None:
             b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
             501,
         ),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: identity, chunked\r\n\r\n", 501),
         (b"POST / HTTP/1.1\r\nExpect: wonders\r\n\r\n", 417),
+        (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nExpect: wonders\r\n\r\n", 417),
         (b"POST / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 20 + b"\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
         (CHUNKED[: CHUNKED.index(b"3;")] + b"65\r\n", 413),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ],
@@ -71,6 +76,36 @@ def test_each_refusal_has_its_status(text: bytes, status: int) -> None:
     with pytest.raises(RequestError) as refused:
         reader().take(text)
     assert refused.value.status == status
+
+
+def refused_in_pieces(text: bytes, size: int) -> int:
+    """Return the status of the refusal of `text`, which arrives in pieces of `size` bytes."""
+    read = reader()
+    with pytest.raises(RequestError) as refused:
+        for start in range(0, len(text), size):
+            read.take(text[start : start + size])
+    return refused.value.status
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"GET / HTTP/1.1\r\n" + (b"A: " + b"a" * 8000 + b"\r\n") * 9 + b"\r\n",
+        b"\r\n" * 40_000 + EMPTY,
+    ],
+    ids=["fields", "empty lines"],
+)
+def test_a_head_beyond_its_limit_is_refused_in_whatever_pieces_it_arrives(
+    text: bytes, size: int
+) -> None:
+    assert refused_in_pieces(text, size) == 431
+
+
+def test_a_body_in_chunks_may_be_announced_with_a_tab_and_in_any_case() -> None:
+    text = CHUNKED.replace(b"chunked", b"\tChunked \t")
+    request = reader().take(text)
+    assert request is not None and request.body == b"hello"
 
 
 def test_100_continue_is_sent_once_and_only_before_the_body() -> None:
@@ -107,7 +142,6 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
     [
         b"GET   / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
-        b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
         b"GET / HTTP/0.9\r\nHost: x\r\n\r\n",
@@ -118,6 +152,9 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
         b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET ftp://host/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://user:password@host/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http:///a HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         HEAD + b"Host: y\r\n\r\n",
         HEAD + b"Content-Type: a\r\nContent-Type: b\r\n\r\n",
@@ -131,7 +168,13 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
         HEAD + b"Content-Length: \xb2\r\n\r\nx",
         HEAD + b"Content-Length:\r\n\r\n",
         HEAD + b"Content-Length : 1\r\n\r\nx",
+        HEAD + b"Content-Length\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\n 2\r\n\r\nx",
+        HEAD + b"Content-Length: 1\nA: b\r\n\r\nx",
         HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: magic\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\x0b\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: identity\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -143,6 +186,12 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
                 b"1\nx\r\n0\r\n\r\n",
                 b"1\r\nxy\r\n0\r\n\r\n",
                 b"1;" + b"a" * 2000,
+                b"0\r\nA: \0\r\n\r\n",
+                b"0\r\nA b\r\n\r\n",
+                b"0\r\nA : b\r\n\r\n",
+                b"0\r\nA: b\r\n c\r\n\r\n",
+                b"0\r\nA: b\n\r\n",
+                b"0\r\nA: b\nB: c\r\n\r\n",
             )
         ),
     ],
@@ -160,6 +209,9 @@ def test_a_request_that_a_proxy_might_read_differently_is_refused(text: bytes) -
         (b"GET //a HTTP/1.1\r\n\r\n", "//a", ""),
         (b"GET http://host:80/a?b HTTP/1.1\r\n\r\n", "/a", "b"),
         (b"GET https://[::1]:80/a HTTP/1.1\r\n\r\n", "/a", ""),
+        (b"GET HTTP://my_host:/a HTTP/1.1\r\n\r\n", "/a", ""),
+        (b"GET http://host HTTP/1.1\r\n\r\n", "/", ""),
+        (b"GET http://host?a HTTP/1.1\r\n\r\n", "/", "a"),
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "/", ""),
     ],
 )
@@ -178,6 +230,7 @@ def test_path_and_query_are_found_in_every_form_of_target(
         ("1.1", "Connection: x, close\r\n", False),
         ("1.0", "", False),
         ("1.0", "Connection: keep-alive\r\n", True),
+        ("1.2", "", True),
     ],
 )
 def test_a_connection_stays_open_as_version_and_connection_field_say(

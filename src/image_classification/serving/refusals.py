@@ -1,0 +1,49 @@
+"""The statuses of the server's answers, and the answer to a refused request."""
+
+import json
+
+from image_classification.serving.http import Answer
+
+_MAX_MESSAGE = 2000  # characters: SageMaker passes on 2,048 of a refusal
+
+STATUSES = (
+    (200, "the answer; in a list, an unusable image has an `error` in its position"),
+    (400, "no usable image: not an image, damaged, too many pixels, an empty or broken body"),
+    (404, "no such route"),
+    (405, "a method that the route does not have; `Allow` names the right one"),
+    (
+        406,
+        "the server can produce no media range of Accept, or `top_k` or `threshold` is out of "
+        "range",
+    ),
+    (408, "the head or the body did not arrive in time"),
+    (409, "a multi-model endpoint has already loaded this model"),
+    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may contain"),
+    (414, "a request line longer than 4,094 bytes"),
+    (415, "a Content-Type that the server does not accept"),
+    (417, "an Expect other than `100-continue`"),
+    (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
+    (499, "the client disconnected before processing; only the log shows it"),
+    (500, "a fault of the server or of the user's own code; the log has its traceback"),
+    (501, "a Transfer-Encoding other than `chunked`"),
+    (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
+    (507, "a multi-model endpoint has no memory for another model"),
+)
+"""Status and when the server sends it."""
+
+
+def refusal(status: int, message: str) -> Answer:
+    """Return the answer to a refused request: one line of JSON with the reason.
+
+    A 503 has Retry-After, because the same request can succeed later.
+    """
+    headers = [("Content-Type", "application/json")]
+    if status == 503:
+        headers.append(("Retry-After", "1"))
+    body = json.dumps({"error": one_line(message)}, ensure_ascii=False)
+    return Answer(status, headers, body.encode())
+
+
+def one_line(message: str) -> str:
+    """Return the message on one line, no longer than SageMaker passes on."""
+    return " ".join(message.split())[:_MAX_MESSAGE]
