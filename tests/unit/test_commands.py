@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from image_classification.cli import im2rec, main
+from image_classification.cli import im2rec, interruption, main
 from image_classification.cli.command_line import exit_code_of
 from image_classification.errors import DataError
 from tests.conftest import ClassFolders
@@ -43,8 +43,6 @@ def fail_with(error: Exception) -> Callable[[], int]:
         (lambda: 1, 1, ""),
         (fail_with(DataError("no image")), 2, "ClientError: no image\n"),
         (fail_with(BrokenPipeError()), 0, None),
-        (stop_with(signal.SIGINT), 130, "interrupted\n"),
-        (stop_with(signal.SIGTERM), 143, "terminated\n"),
     ],
 )
 def test_the_exit_code_of_a_command_tells_how_it_ended(
@@ -60,15 +58,50 @@ def test_the_exit_code_of_a_command_tells_how_it_ended(
     assert message is None or capsys.readouterr().err == message
 
 
-def test_a_command_restores_the_handler_of_sigterm() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    assert exit_code_of(stop_with(signal.SIGTERM), sys.stdout) == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.fixture
+def handlers() -> Iterator[list[object]]:
+    """The handlers of both signals, which an interrupted command leaves ignored."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield list(before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "terminated\n")]
+)
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_ends_a_command_and_later_ones_are_ignored(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, message: str
+) -> None:
+    def run() -> int:
+        try:
+            return stop_with(number)()
+        finally:
+            stop_with(signal.SIGINT)()
+
+    assert interruption.exit_code_of(run) == 128 + number
+    stop_with(signal.SIGINT)()
+    stop_with(signal.SIGTERM)()
+    assert capsys.readouterr().err == message
+
+
+def test_a_command_that_ends_by_itself_restores_the_handlers(handlers: list[object]) -> None:
+    assert interruption.exit_code_of(lambda: 3) == 3
+    with pytest.raises(SystemExit):
+        interruption.exit_code_of(lambda: sys.exit(2))
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a job in the background
+    assert interruption.exit_code_of(stop_with(signal.SIGINT)) == 0
 
 
 def test_a_command_may_run_in_any_thread() -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(exit_code_of(lambda: 7, sys.stdout)))
+    thread = threading.Thread(target=lambda: codes.append(interruption.exit_code_of(lambda: 7)))
     thread.start()
     thread.join()
     assert codes == [7]

@@ -1,18 +1,22 @@
 """The `image-classification` command.
 
 Only the module of the command that is asked for is imported: all of them take 0.24 s of CPU, which
-every start of a server would pay. A command imports its framework when it runs.
+every start of a server would pay. A command imports its framework when it runs. The entry points
+handle signals before they import anything else of the package, because that takes a while.
 """
 
-import argparse
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from image_classification import __version__
-from image_classification.cli.command_line import Parser, exit_code_of
-from image_classification.contract.process import disable_telemetry
+from image_classification.cli import interruption
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 _MODULES = {  # in the order of the help
     "lists": ("list",),
@@ -32,10 +36,21 @@ _MODULES = {  # in the order of the help
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    return interruption.exit_code_of(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def im2rec_main() -> int:
+    """Run `im2rec` and return its exit code."""
+    return interruption.exit_code_of(lambda: import_module(f"{__name__}.im2rec").main())
+
+
+def _run(words: Sequence[str]) -> int:
+    from image_classification.cli.command_line import exit_code_of
+    from image_classification.contract.process import disable_telemetry
+
     namespace = parser(words[0] if words else None).parse_args(words)
     disable_telemetry()
-    return exit_code_of(partial(namespace.run, namespace), namespace.log_stream)
+    return exit_code_of(lambda: namespace.run(namespace), namespace.log_stream)
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -44,6 +59,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     Args:
         command: add only this command, or all of them for None and for any other word.
     """
+    from image_classification.cli.command_line import Parser
+
     top = Parser(
         prog="image-classification",
         description="Pack, train, evaluate and serve image classifiers.",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from image_classification import logs
@@ -24,42 +21,21 @@ Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
 _MEGABYTE = 1 << 20
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: a container or a job is stopped."""
-
-
 def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
-    """Run a command and return its exit code.
-
-    What a command returns; 2 for a user's mistake, 1 for a fault of ours, 130 after SIGINT, 143
-    after SIGTERM (128 + the signal's number). Both signals raise an exception in the main thread,
-    so that nothing half-written is left. `train` and `serve` handle SIGTERM themselves.
+    """Run a command and return its exit code: its own, 2 for a user's mistake, 1 for our fault.
 
     Args:
         run: the command.
         log_stream: receives the log.
     """
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, _terminate) if is_main_thread else None
     try:
         logs.configure(environment.LOG_LEVEL.read_integer(0), log_stream)
         return run()
-    except KeyboardInterrupt as stop:
-        is_terminated = isinstance(stop, _Terminated)
-        sys.stderr.write("terminated\n" if is_terminated else "interrupted\n")
-        return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 0
     except Exception as error:
         return failure.report_failure(error, None)
-    finally:
-        if is_main_thread:
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
 
 
 def say(*lines: str) -> None:

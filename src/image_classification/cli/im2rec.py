@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from image_classification import __version__
-from image_classification.cli import command_line
+from image_classification.cli import command_line, interruption
 from image_classification.cli.lists import write_lists
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run im2rec and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     namespace = parser().parse_args(without_old_values(words))
-    run = _list if namespace.list else _pack
-    return command_line.exit_code_of(partial(run, namespace), sys.stderr)
+    run = partial(_list if namespace.list else _pack, namespace)
+    return interruption.exit_code_of(lambda: command_line.exit_code_of(run, sys.stderr))
 
 
 def without_old_values(words: Sequence[str]) -> list[str]:
