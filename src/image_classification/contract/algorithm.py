@@ -128,7 +128,8 @@ def _range(entry: Hyperparameter[Any]) -> tuple[str, dict[str, Any]]:
     low = next((bound for bound in lows if bound is not None), -_LARGEST_INTEGER)
     high = next((bound for bound in highs if bound is not None), None)
     if entry.kind == "integer":
-        bounds = (str(int(low)), str(int(_LARGEST_INTEGER if high is None else high)))
+        largest = _LARGEST_INTEGER if high is None else min(high, _LARGEST_INTEGER)
+        bounds = (str(int(low)), str(int(largest)))
         kind = "Integer"
     else:
         bounds = (f"{low:g}", f"{_LARGEST_NUMBER if high is None else high:g}")

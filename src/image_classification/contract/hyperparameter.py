@@ -32,6 +32,7 @@ _FALSE = {"false", "0", "no"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 """Numbers as JSON and the SDKs write them; Python alone would read 1_0 as 10."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_LARGEST_INTEGER = 2**63 - 1  # of an integer without a maximum: what NumPy's int64 holds
 _UNSET = {"", "none", "null"}
 
 IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
@@ -102,7 +103,9 @@ class Hyperparameter(Generic[T]):
             return cast(Value, self.default)
         value = self._convert(plain)
         if value is None:
-            raise HyperparameterError(f"{self.name}={text!r}: expected {self.expected()}")
+            is_long = self.kind == "integer" and self.at_most is None and len(plain) > 18
+            limit = f" and ≤ {_LARGEST_INTEGER}" if is_long else ""
+            raise HyperparameterError(f"{self.name}={text!r}: expected {self.expected()}{limit}")
         if self.only and value not in self.only:
             raise HyperparameterError(
                 f"{self.name}={text!r}: the built-in supports it, this version does not; "
@@ -120,7 +123,8 @@ class Hyperparameter(Generic[T]):
             return "text"
         number = "an integer" if self.kind == "integer" else "a number"
         bounds = {"≥": self.at_least, ">": self.above, "≤": self.at_most, "<": self.below}
-        shown = [f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None]
+        form = "d" if self.kind == "integer" else "g"
+        shown = [f"{sign} {bound:{form}}" for sign, bound in bounds.items() if bound is not None]
         return " ".join([number, " and ".join(shown)]).strip()
 
     def _convert(self, plain: str) -> Value:
@@ -137,15 +141,20 @@ class Hyperparameter(Generic[T]):
         if not _NUMBER.fullmatch(plain):
             return None
         number = float(plain)
-        lower = self.at_least if self.at_least is not None else self.above
-        upper = self.at_most if self.at_most is not None else self.below
-        too_small = lower is not None and (number < lower or number == self.above)
-        too_large = upper is not None and (number > upper or number == self.below)
-        if too_small or too_large or math.isinf(number):
+        if math.isinf(number):
             return None
         if self.kind == "integer":
-            return int(number) if number.is_integer() else None
-        return number
+            if not number.is_integer():
+                return None
+            is_exact = len(plain) <= 20 and _INTEGER.fullmatch(plain)  # a float has 53 bits
+            number = int(plain) if is_exact else int(number)
+        lower = self.at_least if self.at_least is not None else self.above
+        upper = self.at_most if self.at_most is not None else self.below
+        if upper is None and self.kind == "integer":
+            upper = _LARGEST_INTEGER
+        too_small = lower is not None and (number < lower or number == self.above)
+        too_large = upper is not None and (number > upper or number == self.below)
+        return None if too_small or too_large else number
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Names, meanings, ranges and defaults are those of the public developer guide
 
 from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameter import choice, flag, integer, real, text
-from image_classification.contract.shared import SharedHyperparameters
+from image_classification.contract.shared import LARGEST_SEED, SharedHyperparameters
 
 _IMAGES = ("application/x-image", "image/jpeg", "image/png")
 _RECORDS_OR_IMAGES = ("application/x-recordio", *_IMAGES)
@@ -80,7 +80,7 @@ class MXNetHyperparameters(SharedHyperparameters):
     precision_dtype = choice(None, ("float32", "float16"),
         "Precision of training steps; unset: see precision. On a CPU, float16 trains in float32.")
     top_k = integer(None, "Report top-k accuracy too.", 2)
-    random_seed = integer(0, "Seed of weights, order and augmentation.", 0)
+    random_seed = integer(0, "Seed of weights, order and augmentation.", 0, LARGEST_SEED)
     validation_split_ratio = real(None,
         "Share of train to hold out if there is no validation channel.", 0, 1)
     kv_store = choice(None, ("dist_sync", "dist_async"),

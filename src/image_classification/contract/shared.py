@@ -15,6 +15,9 @@ from image_classification.contract.hyperparameter import (
 )
 from image_classification.contract.presets import PRESETS
 
+LARGEST_SEED = 2**64 - 1
+"""The largest that `torch.manual_seed` accepts; the other backends have no limit."""
+
 # fmt: off
 # One row per hyperparameter.
 

@@ -6,7 +6,7 @@ Names, meanings, ranges and defaults are those of the public developer guide
 
 from image_classification.contract.channels import MODEL_CHANNEL, Channel
 from image_classification.contract.hyperparameter import choice, flag, integer, real
-from image_classification.contract.shared import SharedHyperparameters
+from image_classification.contract.shared import LARGEST_SEED, SharedHyperparameters
 
 # fmt: off
 # One row per channel and per hyperparameter.
@@ -77,4 +77,5 @@ class TensorFlowHyperparameters(SharedHyperparameters):
     validation_split_ratio = real(0.2,
         "Share of training to hold out if there is no validation channel.", 0, 1)
     top_k = integer(5, "k of the reported top-k accuracy.", 2)
-    random_seed = integer(123, "Seed of the split, weights, order and augmentation.", 0)
+    random_seed = integer(123,
+        "Seed of the split, weights, order and augmentation.", 0, LARGEST_SEED)

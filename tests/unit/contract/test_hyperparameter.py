@@ -51,6 +51,25 @@ def test_the_error_of_a_bad_integer_has_its_name_value_and_range(text: str) -> N
     assert f"epochs={text!r}: expected an integer ≥ 1" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["18446744073709551616", "1" + "0" * 30, "1" + "0" * 5000])
+def test_an_integer_has_64_bits(text: str) -> None:
+    for entry in (*MXNET.hyperparameters, *TENSORFLOW.hyperparameters):
+        if entry.kind == "integer":
+            with pytest.raises(HyperparameterError, match=rf"{entry.name}=.* ≤ \d+$"):
+                entry.parse(text)
+    assert MXNET.parse({"early_stopping_patience": str(2**63 - 1)}).early_stopping_patience == (
+        2**63 - 1
+    )
+
+
+def test_a_seed_is_what_every_framework_accepts_and_is_read_exactly() -> None:
+    for interface in (MXNET, TENSORFLOW):
+        for seed in (2**53 + 1, 2**64 - 1):
+            assert interface.parse({"random_seed": str(seed)}).random_seed == seed
+        with pytest.raises(HyperparameterError, match=f"an integer ≥ 0 and ≤ {2**64 - 1}"):
+            interface.parse({"random_seed": str(2**64)})
+
+
 @pytest.mark.parametrize("text", ["1", "1.0", "1e0", '"1"'])
 @pytest.mark.parametrize("name", ["beta_1", "beta_2", "dropout_rate"])
 def test_hyperparameters_that_would_divide_by_zero_at_one_refuse_it(name: str, text: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from image_classification.backends.base import OptimizerSpec
 from image_classification.backends.update_rules import update
 from image_classification.contract.interface import INTERFACES
+from image_classification.errors import HyperparameterError
 from image_classification.training.settings import settings_of
 
 GIVEN = {
@@ -110,3 +111,18 @@ def test_the_table_has_every_optimizer_of_both_interfaces() -> None:
         for choice in entry.choices
     }
     assert tested == declared
+
+
+@pytest.mark.parametrize(
+    ("interface", "given", "message"),
+    [
+        ("mxnet", {"mini_batch_size": str(2**62)}, f"mini_batch_size={2**62} and image_shape="),
+        ("mxnet", {"image_shape": f"3,{10**30},{10**30}"}, f"image_shape=3,{10**30}"),
+        ("tensorflow", {"image_shape": f"3,{2**31},{2**31}"}, "batch_size=32 and image_shape=3,"),
+    ],
+)
+def test_a_batch_that_no_machine_can_hold_is_refused(
+    interface: str, given: dict[str, str], message: str
+) -> None:
+    with pytest.raises(HyperparameterError, match=message):
+        settings_of(INTERFACES[interface].parse(given))

@@ -6,6 +6,7 @@ so their names and values do not change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,8 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.samples import Float64Array
 from image_classification.training.settings import images, optimization
 from image_classification.training.stopping import EarlyStopping
+
+_MOST_VALUES = 2**50  # in a batch
 
 
 def labels_of(text: str | None) -> tuple[str, ...] | None:
@@ -246,6 +249,8 @@ def settings_of(v: SharedHyperparameters) -> Settings:
     """
     backbone = _backbone(v)
     check_multi_label(v)
+    preprocessing = images.preprocessing_of(v, backbone)
+    _check_batch(v, preprocessing)
     return Settings(
         backend=v.backend or "",
         backbone=backbone,
@@ -254,7 +259,7 @@ def settings_of(v: SharedHyperparameters) -> Settings:
         classes=v.num_classes,
         labels=labels_of(v.labels),
         expected_samples=v.num_training_samples,
-        preprocessing=images.preprocessing_of(v, backbone),
+        preprocessing=preprocessing,
         served_resize=v.inference_resize,
         augmentation=images.augmentation_of(v),
         epochs=v.epochs,
@@ -285,6 +290,16 @@ def settings_of(v: SharedHyperparameters) -> Settings:
         binary_mode=v.binary_mode,
         binary_metric=binary_metric_of(v),
     )
+
+
+def _check_batch(v: SharedHyperparameters, p: Preprocessing) -> None:
+    """Refuse a batch that no machine can hold: NumPy fails before it asks for the memory."""
+    shape = (p.channels, p.height, p.width)
+    if v.batch_size * math.prod(shape) > _MOST_VALUES:
+        raise HyperparameterError(
+            f"{type(v).batch_size.name}={v.batch_size} and image_shape={','.join(map(str, shape))}:"
+            f" expected at most {_MOST_VALUES} values in a batch; lower one of them"
+        )
 
 
 def _backbone(v: SharedHyperparameters) -> Backbone:
