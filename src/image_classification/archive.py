@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from image_classification.errors import ArtifactError
+from image_classification.files import named_in_errors
 
 _MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
 _MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
@@ -110,5 +111,5 @@ def _unpack_member(
             f"{archive}: {member.name!r} is a link or a device; pack regular files and folders only"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
+    with named_in_errors(target), target.open("wb") as file:
         shutil.copyfileobj(content, file)

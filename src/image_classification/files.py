@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name, then renamed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,19 @@ from image_classification.errors import DataError, UsageError
 PARTIAL_SUFFIX = ".partial"
 BUFFER_BYTES = 1 << 20
 """Buffer of a file that is written piece by piece."""
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def named_in_errors(path: Path | str) -> Iterator[None]:
+    """Name what is written in an error about space; a failed write has no file name of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _OUT_OF_SPACE:
+            error.filename = str(path)
+        raise
 
 
 def check_target(path: Path, source: Path) -> None:
@@ -34,7 +48,8 @@ def written_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
-        yield partial
+        with named_in_errors(path):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "work": set(),
     "samples": set(),
     "pages": set(),
-    "archive": {"errors"},
+    "archive": {"errors", "files"},
     "images": {"errors", "samples"},
     "records": {"errors", "files", "samples"},
     "labels": {"errors", "files", "samples"},

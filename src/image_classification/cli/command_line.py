@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 from image_classification import logs
 from image_classification.contract import environment, failure, process
 from image_classification.errors import UsageError
-from image_classification.files import check_target
+from image_classification.files import check_target, named_in_errors
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
 
-_MEGABYTE = 1 << 20
+_STANDARD_OUTPUT = "standard output"
+_MEBIBYTE = 1 << 20
 
 
 def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
@@ -30,18 +32,30 @@ def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
     """
     try:
         logs.configure(environment.LOG_LEVEL.read_integer(0), log_stream)
-        return run()
+        code = run()
+        flush()
+        return code
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.filename == _STANDARD_OUTPUT:
+            sys.stdout = Path(os.devnull).open("w")  # Python would try again at its end
         return failure.report_failure(error, None)
 
 
 def say(*lines: str) -> None:
     """Print lines; names that are not UTF-8 are shown with their bytes escaped."""
     text = "".join(f"{line}\n" for line in lines)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
+    with named_in_errors(_STANDARD_OUTPUT):
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
+
+
+def flush() -> None:
+    """Write what was printed so far."""
+    if sys.stdout is not None:  # it is closed
+        with named_in_errors(_STANDARD_OUTPUT):
+            sys.stdout.flush()
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,8 +97,8 @@ def add_robustness(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shard-size",
         type=_parse_shard_size,
-        metavar="MB",
-        help="start a new file at this size (MiB): NAME-00000-of-00012.rec",
+        metavar="MiB",
+        help="start a new file at this size, in MiB (2^20 bytes): NAME-00000-of-00012.rec",
     )
     command.add_argument(
         "--resume",
@@ -149,7 +163,7 @@ def _parse_max_bad(text: str) -> int | float:
 def _parse_shard_size(text: str) -> int:
     """Return mebibytes as bytes."""
     try:
-        size = int(float(text) * _MEGABYTE)
+        size = int(float(text) * _MEBIBYTE)
     except (ValueError, OverflowError):
         size = 0
     if size < 1:

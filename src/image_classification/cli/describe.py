@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import sys
 
 from image_classification import __version__
-from image_classification.cli.command_line import Commands
+from image_classification.cli import command_line
 from image_classification.contract.algorithm import algorithm_request
 from image_classification.contract.interface import INTERFACES
 
@@ -19,7 +18,7 @@ example:
 """
 
 
-def add_commands(subparsers: Commands) -> None:
+def add_commands(subparsers: command_line.Commands) -> None:
     """Add `describe`."""
     command = subparsers.add_parser(
         "describe",
@@ -65,5 +64,5 @@ def describe(namespace: argparse.Namespace) -> int:
         bodies.content_types(),
         answers.PRODUCED,
     )
-    sys.stdout.write(json.dumps(request, ensure_ascii=False, indent=1) + "\n")
+    command_line.say(json.dumps(request, ensure_ascii=False, indent=1))
     return 0

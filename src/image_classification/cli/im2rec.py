@@ -189,7 +189,7 @@ def _pack(args: argparse.Namespace) -> int:
             stack.close()  # ends the progress of the previous list
             done = ": done before the interruption" if is_done else ""
             command_line.say(f"Creating .rec file from {path} in {path.parent}{done}")
-            sys.stdout.flush()
+            command_line.flush()
             return stack.enter_context(late_progress(path.name, "images"))
 
         reports = pack_lists(

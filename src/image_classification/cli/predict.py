@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -248,7 +247,7 @@ def _lines_to(output: Path | None) -> Iterator[Callable[[str], None]]:
     """Yield what writes a line to standard output, or to a file that appears when it is whole."""
     if output is None:
         yield command_line.say
-        sys.stdout.flush()
+        command_line.flush()
         return
     with (
         written_beside(output) as partial,

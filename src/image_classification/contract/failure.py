@@ -1,5 +1,6 @@
 """Failure reports: the reason of an exception for the platform, and the exit code."""
 
+import errno
 import logging
 import sys
 import traceback
@@ -10,6 +11,11 @@ from image_classification.errors import ImageClassificationError
 MAX_REASON_CHARACTERS = 1024
 """FailureReason of DescribeTrainingJob keeps this much of the failure file."""
 
+_OUT_OF_SPACE = {
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "file too large",
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -24,9 +30,10 @@ def describe(error: BaseException) -> tuple[str, int]:
             "accumulate_batches keeps the size of an update), a smaller image_shape or a smaller "
             f"backbone, or use a larger instance. {error}"
         )
-    elif isinstance(error, OSError) and error.errno == 28:
+    elif isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
         prefix, code = "ClientError", 2
-        text = f"no space left on device while writing {error.filename}: use a larger volume"
+        written = error.filename or "a file"
+        text = f"{_OUT_OF_SPACE[error.errno]} while writing {written}: use a larger volume"
     else:
         prefix, code = "AlgorithmError", 1
         text = f"{type(error).__name__}: {error}"

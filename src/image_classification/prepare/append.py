@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import DataError, RecordError
-from image_classification.files import write_text, written_beside
+from image_classification.files import named_in_errors, write_text, written_beside
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import MAX_ID, ListEntry, read_list, write_list
 from image_classification.prepare.pack import PackOptions, PackReport, pack
@@ -183,7 +183,11 @@ def _copy_to_end(
     journal = new.with_name("end.json")
     write_text(journal, json.dumps({"end": end}))
     try:
-        with record_path.open("r+b") as records, new.open("rb") as source:
+        with (
+            named_in_errors(record_path),
+            record_path.open("r+b") as records,
+            new.open("rb") as source,
+        ):
             records.truncate(end)
             records.seek(end)
             shutil.copyfileobj(source, records, _COPY_BYTES)

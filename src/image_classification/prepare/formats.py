@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from image_classification.errors import UsageError
+from image_classification.files import named_in_errors
 from image_classification.images.header import read_header
 from image_classification.labels.label_map import LabelMap
 from image_classification.prepare.encode import EncodedImage
@@ -52,7 +53,9 @@ def write_class_folders(folder: Path, _stem: str, labels: LabelMap) -> Iterator[
     def write(image: EncodedImage) -> int:
         class_folder = folder / labels.names[int(image.entry.labels[0])]
         class_folder.mkdir(exist_ok=True)
-        (class_folder / _file_name(image)).write_bytes(image.content)
+        path = class_folder / _file_name(image)
+        with named_in_errors(path):
+            path.write_bytes(image.content)
         return len(image.content)
 
     yield write
@@ -72,7 +75,8 @@ def write_tfrecords(folder: Path, stem: str, labels: LabelMap) -> Iterator[Write
     Labels count from 0. Height and width are those of the stored pixels, which TensorFlow's
     decoders return.
     """
-    with (folder / f"{stem}.tfrecord").open("wb", 1 << 20) as file:
+    path = folder / f"{stem}.tfrecord"
+    with named_in_errors(path), path.open("wb", 1 << 20) as file:
 
         def write(image: EncodedImage) -> int:
             header, label = read_header(image.content), int(image.entry.labels[0])

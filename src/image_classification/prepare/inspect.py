@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from image_classification.errors import DataError, ImageError
+from image_classification.files import named_in_errors
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.labels.label_map import LabelMap
 from image_classification.records.reader import RecordFile
@@ -150,7 +151,7 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
             path = inside / f"{record.header.id}-{number}.{extension}"
         inside.mkdir(parents=True, exist_ok=True)
         try:
-            with path.open("xb") as image:
+            with named_in_errors(path), path.open("xb") as image:
                 image.write(record.content)
         except FileExistsError:
             raise DataError(f"{path} exists; extract into an empty folder") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 from pathlib import Path
@@ -52,7 +53,15 @@ def test_the_reason_fits_into_what_the_platform_keeps(tmp_path: Path) -> None:
         (UserError("x"), "ClientError: x", 2),
         (AlgorithmError("x"), "AlgorithmError: x", 1),
         (MemoryError(), "ClientError: out of memory: set a smaller mini_batch_size", 2),
-        (OSError(28, "No space left on device", "model.onnx"), "ClientError: no space left", 2),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "model.onnx"),
+            "ClientError: no space left on device while writing model.onnx: use a larger volume",
+            2,
+        ),
+        (OSError(errno.ENOSPC, ""), "ClientError: no space left on device while writing a file", 2),
+        (OSError(errno.EDQUOT, "", "x"), "ClientError: disk quota exceeded while writing x", 2),
+        (OSError(errno.EFBIG, "", "x"), "ClientError: file too large while writing x", 2),
+        (OSError(errno.EIO, "", "x"), "AlgorithmError: OSError: [Errno 5]", 1),
         (ValueError("x"), "AlgorithmError: ValueError: x", 1),
     ],
 )

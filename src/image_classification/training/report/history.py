@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from image_classification.files import write_text
+from image_classification.files import named_in_errors, write_text
 from image_classification.records.tfrecord import encode_field, encode_varint, frame_tfrecord
 from image_classification.training.checkpoint import History
 from image_classification.training.loop import EpochObserver
@@ -33,7 +33,8 @@ class EventFile:
         directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
         self.path = directory / name
-        self.path.write_bytes(first)
+        with named_in_errors(self.path):
+            self.path.write_bytes(first)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append scalars by tag at `step`, ≥ 0."""
@@ -44,7 +45,7 @@ class EventFile:
             for tag, v in values.items()
         )
         event = _wall_time() + _key(2, _VARINT) + encode_varint(step) + encode_field(5, summary)
-        with self.path.open("ab") as file:
+        with named_in_errors(self.path), self.path.open("ab") as file:
             file.write(frame_tfrecord(event))
 
 
