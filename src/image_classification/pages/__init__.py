@@ -1,10 +1,11 @@
 """Pages for people, made from the Jinja2 templates in this folder.
 
 A page is one HTML file that loads nothing and runs no script. Its template extends `layout.html`
-and imports `table` and `picture` from `macros.html`. Every value is escaped; a missing one is an
-error.
+and imports `table` and `picture` from `macros.html`. Every value is escaped; in Markdown, the
+template names the filter of those that users choose. A missing value is an error.
 """
 
+import html
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+_LINE_BREAK = re.compile(r"[\r\n]+")
+_MARKUP = re.compile(r"[\\`*_\[\]|~]")
 _NUMBER = re.compile(r"–|[-+]?[\d.]+(%| MB)?")
 
 
@@ -31,6 +34,8 @@ def _environment() -> Environment:
         finalize=_printable,
     )
     environment.filters["column_classes"] = _column_classes
+    environment.filters["markdown"] = _markdown
+    environment.filters["code_span"] = _code_span
     return environment
 
 
@@ -39,6 +44,19 @@ def _printable(value: object) -> object:
     if not isinstance(value, str) or value.isascii() or hasattr(value, "__html__"):
         return value
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _markdown(text: str) -> str:
+    """Escape the markup of Markdown (CommonMark, with GitHub's tables) and of HTML."""
+    line = html.escape(_LINE_BREAK.sub(" ", text), quote=False)
+    return _MARKUP.sub(r"\\\g<0>", line)
+
+
+def _code_span(text: str) -> str:
+    """Return a code span, between more backticks than the text has in a row."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{_LINE_BREAK.sub(' ', text)}{space}{fence}"
 
 
 def _column_classes(rows: Sequence[Sequence[object]], columns: int) -> list[str]:

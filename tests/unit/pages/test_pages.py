@@ -31,6 +31,15 @@ def test_every_value_is_escaped(page: Page) -> None:
     assert text.count("&lt;script&gt;&amp;") == 3 and "<script>" not in text
 
 
+def test_names_in_markdown_are_no_markup() -> None:
+    filters = pages._environment().filters
+    assert filters["markdown"]("<b>a|b</b> & *x* [y](z) `c`\n_d_") == (
+        r"&lt;b&gt;a\|b&lt;/b&gt; &amp; \*x\* \[y\](z) \`c\` \_d\_"
+    )
+    assert filters["code_span"]("a=<b>") == "`a=<b>`"
+    assert filters["code_span"]("a=`b``") == "``` a=`b`` ```"
+
+
 def test_a_missing_value_is_an_error(page: Page) -> None:
     with pytest.raises(UndefinedError, match="name"):
         page("{{ name }}")

@@ -78,7 +78,7 @@ def model_card(results: Results, about: Mapping[str, Any], preprocessing: Prepro
         bad_samples=len(results.bad_samples.reasons),
         minutes=f"{seconds / 60:.1f}",
         given=[
-            f"`{name}={value}`"
+            f"{name}={value}"
             for name, value, origin in results.hyperparameters
             if origin != "default"
         ],
