@@ -66,7 +66,7 @@ def read_multi_hot_manifest(
         rows.append(Row(where, _path_of(sample[_SOURCE]), ""))
     if not rows:
         raise ListError(f"{path}: expected one line per image, found none")
-    found, left_out = find_files(root, rows)
+    found, left_out = find_files(root, path, rows)
     left_out.warn(root, f"only the images in {path.name} are used")
     return found, np.stack(labels)
 

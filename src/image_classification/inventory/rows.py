@@ -19,6 +19,8 @@ from image_classification.labels.lists import ListEntry, is_unlistable
 from image_classification.labels.tree import LeftOut, find_images
 from image_classification.samples import IntArray
 
+UNLISTED = "images that the list does not name"
+REPEATED = "lines that repeat another"
 SPLITS = ("train", "validation", "test")
 _log = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def assemble(
     """
     if not rows:
         raise ListError(f"{listing}: expected one line per image, found none")
-    paths, left_out = find_files(root, rows)
+    paths, left_out = find_files(root, listing, rows)
     kept: dict[str, Row] = {}
     for row, path in zip(rows, paths, strict=True):
         earlier = kept.setdefault(path, row)
@@ -114,7 +116,7 @@ def assemble(
                 f"{row.where}: {path} is {row.described()}, but {earlier.described()} in "
                 f"{earlier.where}; keep one of the lines"
             )
-        left_out.add("lines that repeat another", row.where)
+        left_out.add(REPEATED, row.where)
     labels = labels or LabelMap.beside(listing) or _labels_of(list(kept.values()))
     entries = [
         ListEntry(i, (float(_class_index(row, labels)),), path)
@@ -146,7 +148,7 @@ def _class_index(row: Row, labels: LabelMap) -> int:
     return index
 
 
-def find_files(root: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
+def find_files(root: Path, listing: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
     """Return the path below `root` of each row's file, and the files that are left out.
 
     A missing file keeps the path of its row.
@@ -154,14 +156,14 @@ def find_files(root: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
     Raises:
         ListError: a name that fits several files, or that a list cannot hold.
     """
-    left_out = LeftOut()
+    left_out = LeftOut(listing)
     files = _Files(find_images(root, left_out))
     paths = [files.find(row) for row in rows]
     for row, path in zip(rows, paths, strict=True):
         if is_unlistable(path):
             raise ListError(f"{row.where}: a name must not contain a TAB or line break: {path!r}")
     for path in sorted(files.paths.difference(paths)):
-        left_out.add("images that the list does not name", path)
+        left_out.add(UNLISTED, path)
     return paths, left_out
 
 

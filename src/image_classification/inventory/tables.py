@@ -135,7 +135,7 @@ def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> I
             f"{listing} has a label {classes - 1}, but there are {len(labels)} class names: "
             f"{list(labels.names)[:20]}"
         )
-    found, left_out = find_files(root, file_rows(listing, entries))
+    found, left_out = find_files(root, listing, file_rows(listing, entries))
     left_out.warn(root, f"only the images in {listing.name} are used")
     entries = [entry._replace(path=path) for entry, path in zip(entries, found, strict=True)]
     name = f"{root} by {listing}"
@@ -157,7 +157,7 @@ def read_multi_hot_list(root: Path, listing: Path) -> tuple[list[str], UInt8Arra
                 f"{listing}, id {entry.id}: expected {width} columns 0 or 1, one for every class, "
                 f"got {', '.join(f'{label:g}' for label in entry.labels)}"
             )
-    found, left_out = find_files(root, file_rows(listing, entries))
+    found, left_out = find_files(root, listing, file_rows(listing, entries))
     left_out.warn(root, f"only the images in {listing.name} are used")
     return found, np.array([entry.labels for entry in entries], np.uint8)
 

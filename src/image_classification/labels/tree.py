@@ -18,6 +18,11 @@ from image_classification.labels.lists import ListEntry, is_unlistable
 IM2REC_EXTENSIONS = (".jpeg", ".jpg", ".png")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
+HIDDEN = "hidden files or folders"
+SPECIAL = "links to nowhere or special files"
+CIRCULAR = "links to a folder that contains them"
+NO_EXTENSION = "files without an extension"
+
 _NAMED = 5  # examples in a message
 _log = logging.getLogger(__name__)
 
@@ -36,14 +41,21 @@ class ImageTree:
 
 
 class LeftOut:
-    """Counts what a walk leaves out, by reason, with one example each."""
+    """Counts what a walk leaves out, by reason, with one example each.
 
-    def __init__(self) -> None:
+    Args:
+        used: a file in the folder that is used, though it is not an image: the list.
+    """
+
+    def __init__(self, used: Path | None = None) -> None:
+        self._used = None if used is None else os.path.abspath(used)
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 
     def add(self, reason: str, path: str) -> None:
         """Count one file or folder."""
+        if self._used is not None and os.path.abspath(path) == self._used:
+            return
         self._counts[reason] += 1
         self._examples.setdefault(reason, path)
 
@@ -85,7 +97,7 @@ def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os
         return entries
     for entry in entries:
         if entry.name.startswith("."):
-            left_out.add("hidden files or folders", entry.path)
+            left_out.add(HIDDEN, entry.path)
     return [entry for entry in entries if not entry.name.startswith(".")]
 
 
@@ -100,10 +112,10 @@ def keep_images(
             if extension in extensions:
                 kept.append(entry)
             else:
-                kind = f"{extension} files" if extension else "files without an extension"
+                kind = f"{extension} files" if extension else NO_EXTENSION
                 left_out.add(kind, entry.path)
         elif not entry.is_dir():
-            left_out.add("links to nowhere or special files", entry.path)
+            left_out.add(SPECIAL, entry.path)
     return kept
 
 
@@ -188,7 +200,7 @@ def _visit(
         if entry.is_symlink():
             target = os.stat(entry.path)
             if (target.st_dev, target.st_ino) in ancestors:
-                left_out.add("links to a folder that contains them", entry.path)
+                left_out.add(CIRCULAR, entry.path)
                 continue
         yield from _visit(entry.path, recursive, include_hidden, extensions, left_out, ancestors)
 

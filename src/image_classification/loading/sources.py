@@ -17,6 +17,10 @@ from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.samples import IntArray, Sample, UInt8Array
 
+OUTSIDE = "images outside a class folder"
+NESTED = "folders inside a class folder"
+EMPTY = "class folders without an image"
+
 
 class EndOfPass(Exception):
     """A pass over a stream was shorter than announced: it has no such sample."""
@@ -168,20 +172,20 @@ def _list_classes(root: Path, left_out: tree.LeftOut) -> dict[str, list[str]]:
         if entry.name != LABELS_FILE and not entry.name.endswith(".lst")
     ]
     for image in tree.keep_images(entries, tree.IMAGE_EXTENSIONS, left_out):
-        left_out.add("images outside a class folder", image.path)
+        left_out.add(OUTSIDE, image.path)
     for folder in entries:
         if not folder.is_dir():
             continue
         inside = tree.list_folder(folder.path, left_out, include_hidden=False)
         for nested in inside:
             if nested.is_dir():
-                left_out.add("folders inside a class folder", nested.path)
+                left_out.add(NESTED, nested.path)
         images = tree.keep_images(inside, tree.IMAGE_EXTENSIONS, left_out)
         if images:
             name = tree.class_name(folder.name)
             classes[name] = [f"{folder.name}/{image.name}" for image in images]
         else:
-            left_out.add("class folders without an image", folder.path)
+            left_out.add(EMPTY, folder.path)
     return classes
 
 

@@ -37,6 +37,19 @@ def test_class_folders_need_no_list(tmp_path: Path) -> None:
     assert [what for what, _, _ in inventory.left_out] == [".csv files"]
 
 
+@pytest.mark.parametrize("name", ["list.csv", "train.manifest", "train.lst"])
+def test_a_list_in_its_folder_is_not_left_out(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "1.jpg", "2.jpg", "notes.txt")
+    content = {
+        "list.csv": "file,label\n1.jpg,cat\n2.jpg,dog\n",
+        "train.manifest": '{"source-ref": "1.jpg", "a": 0}\n{"source-ref": "2.jpg", "a": 1}',
+        "train.lst": "0\t0\t1.jpg\n1\t1\t2.jpg\n",
+    }
+    (tmp_path / name).write_text(content[name])
+    inventory = take_inventory(tmp_path, tmp_path / name)
+    assert [what for what, _, _ in inventory.left_out] == [".txt files"]
+
+
 def test_split_folders_keep_their_images_and_share_one_label_map(tmp_path: Path) -> None:
     paths = ("train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg", "test/eel/4.jpg")
     inventory = take_inventory(tree(tmp_path, *paths))

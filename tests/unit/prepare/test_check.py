@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from PIL import Image
 
 from image_classification.cli import im2rec, main
 from image_classification.inventory.folders import take_inventory
+from image_classification.labels import tree
 from image_classification.prepare.channels import ChannelPlan, write_channels
-from image_classification.prepare.check import duplicates
+from image_classification.prepare.check import Subset, duplicates, problems
 from image_classification.prepare.check.duplicates import connected, near_pairs
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
@@ -347,3 +349,19 @@ def test_every_command_takes_the_pixel_limit_from_the_environment(
     assert "IMAGE_CLASSIFICATION_MAX_PIXELS" in capsys.readouterr().err
     monkeypatch.setenv("IMAGE_CLASSIFICATION_MAX_PIXELS", str(120 * 90))
     assert im2rec.main([str(path), str(clean)]) == 0
+
+
+def test_the_kinds_of_what_is_left_out_do_not_follow_the_wording(clean: Path) -> None:
+    for kinds in (problems._WARNINGS, problems._NOTES):
+        assert all(re.fullmatch("[a-z-]+", kind) for kind in kinds.values())
+    left_out = [
+        (tree.CIRCULAR, 1, "cat/loop"),
+        (tree.SPECIAL, 1, "cat/gone"),
+        (".txt files", 2, "x"),
+    ]
+    subset = Subset("clean", str(clean), [], np.empty(0), None, lambda _: b"", left_out)
+    assert [problem.kind for problem in problems._folder_problems(subset)] == [
+        "links-to-a-folder-around-themselves",
+        "links-to-nowhere-or-special-files",
+        ".txt-files",
+    ]

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
+from image_classification.inventory import rows
+from image_classification.labels import tree
+from image_classification.loading import sources
 from image_classification.prepare.check import Measurement, Problem, Severity, Subset
 from image_classification.prepare.check.duplicates import duplicate_problems
 from image_classification.prepare.check.measure import has_perceptual_hash, measure
@@ -18,13 +21,20 @@ _HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
 _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 _NAMED = 10
 
-# Files and folders that deserve a warning; all others are a note.
-_LOST_IMAGES = (
-    "class folders without an image",
-    "folders inside a class folder",
-    "images outside a class folder",
-    "images that the list does not name",
-)
+# What is left out → its `kind` in JSON, which never changes.
+_WARNINGS = {
+    sources.EMPTY: "class-folders-without-an-image",
+    sources.NESTED: "folders-inside-a-class-folder",
+    sources.OUTSIDE: "images-outside-a-class-folder",
+    rows.UNLISTED: "images-that-the-list-does-not-name",
+    tree.HIDDEN: "hidden-files-or-folders",
+}
+_NOTES = {
+    rows.REPEATED: "lines-that-repeat-another",
+    tree.SPECIAL: "links-to-nowhere-or-special-files",
+    tree.CIRCULAR: "links-to-a-folder-around-themselves",
+    tree.NO_EXTENSION: "files-without-an-extension",
+}
 
 
 def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
@@ -123,8 +133,12 @@ def _class_counts(subset: Subset) -> dict[str, int]:
 def _folder_problems(subset: Subset) -> Iterator[Problem]:
     """Yield files and folders that are not images of the subset."""
     for what, count, example in subset.left_out:
-        severity: Severity = "warning" if what in _LOST_IMAGES or "hidden" in what else "note"
-        kind = what.replace(" ", "-")
+        severity: Severity = "warning" if what in _WARNINGS else "note"
+        kind = (
+            _WARNINGS.get(what)
+            or _NOTES.get(what)
+            or f"{what.rpartition(' ')[0].replace(' ', '-')}-files"
+        )
         yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}")
 
 

@@ -61,7 +61,7 @@ def _list_subset(root: Path, listing: Path, is_only: bool) -> Subset:
     entries = read_list(listing)
     if not entries:
         raise DataError(f"{listing}: expected a list of images, got an empty file")
-    paths, left_out = rows.find_files(root, file_rows(listing, entries))
+    paths, left_out = rows.find_files(root, listing, file_rows(listing, entries))
     labels = np.array(
         [entry.labels[0] if len(entry.labels) == 1 else np.nan for entry in entries], np.float64
     )
