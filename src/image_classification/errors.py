@@ -8,6 +8,7 @@
     │   │   ├── ListError          a line of a list (.lst) is malformed
     │   │   ├── RecordError        a record file or its index is damaged
     │   │   ├── LabelError         a label is not one that the classes allow
+    │   │   │   └── SeveralLabelsError   an image has several labels, where one is expected
     │   │   └── ImageError         one image cannot be used
     │   │       ├── ImageFormatError     not an image, or a format that is not accepted
     │   │       ├── ImageDamagedError    truncated or corrupt
@@ -59,6 +60,10 @@ class RecordError(DataError):
 
 class LabelError(DataError):
     """Labels contradict what is expected: one class, or a 0 or 1 for each; and how many classes."""
+
+
+class SeveralLabelsError(LabelError):
+    """A record has several labels, but one class is expected."""
 
 
 class ImageError(DataError):

@@ -95,7 +95,8 @@ def check(answer: Predict, predict: Predict, spec: ModelSpec, temperature: float
         logits = predict(batch)
         if not np.isfinite(logits).all():
             raise AlgorithmError(
-                "the model has diverged: its predictions are not finite; lower learning_rate"
+                "the model's predictions are not finite: its weights are damaged, or its training "
+                "diverged; restore the weights, or train again with a lower learning_rate"
             )
         expected = probabilities_of(logits, spec, temperature)
         difference = float(np.abs(answer(batch) - expected).max())

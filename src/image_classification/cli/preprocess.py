@@ -113,7 +113,8 @@ def _add_output(command: argparse.ArgumentParser) -> None:
         type=float,
         default=_DEFAULT_SHARD_MEGABYTES,
         metavar="MB",
-        help="approximate size of a file (default: 512); 0: one file per split, however large",
+        help="approximate size of a file, in MB (10^6 bytes; default: 512); 0: one file per "
+        "split, however large",
     )
     command_line.add_workers(output)
     command_line.add_max_bad(output)

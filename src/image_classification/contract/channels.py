@@ -120,6 +120,8 @@ def _label_format(name: str, parameters: str) -> str:
 
 
 def _existing(name: str, folder: Path) -> Path:
+    if folder.is_file():
+        raise ChannelError(f"channel {name}: {folder} is a file; give its folder, {folder.parent}")
     if not folder.is_dir():
         raise ChannelError(f"channel {name}: its folder {folder} does not exist")
     return folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import LabelError
+from image_classification.errors import LabelError, SeveralLabelsError
 from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import IntArray, Sample, UInt8Array
@@ -127,7 +127,7 @@ def _class_indices(shard: RecordFile) -> IntArray:
     flags, labels = shard.record_headers["flag"], shard.record_labels()
     several = np.flatnonzero(flags > 1)
     if len(several):
-        raise LabelError(
+        raise SeveralLabelsError(
             f"{shard.path}: expected one label in every record, got {flags[several[0]]} in record "
             f"{several[0]} ({len(several)} such records); pack without --pack-label"
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from image_classification.errors import ChannelError, DataError, LabelError, RecordError
+from image_classification import errors
 from image_classification.labels.values import parse_class_index, parse_multi_hot
 from image_classification.loading.pipe import PassStopped
 from image_classification.loading.sources import EndOfPass, Source
@@ -160,8 +160,10 @@ class StreamSource(Source):
                 self._warn(f"has {found}; epochs are shorter")
         except PassStopped:
             pass
-        except DataError as error:
-            self._error = ChannelError(str(error))  # not a bad sample: nothing after it can be read
+        except errors.DataError as error:
+            self._error = errors.ChannelError(
+                str(error)
+            )  # not a bad sample: nothing after it can be read
         except BaseException as error:  # raised again where samples are asked for
             self._error = error
         finally:
@@ -253,7 +255,7 @@ def image_records(
         try:
             record = unpack_image_record(payload)
             _check_labels(record.header, layout)
-        except (RecordError, LabelError) as error:
+        except (errors.RecordError, errors.LabelError) as error:
             raise type(error)(f"{name}, record {number}: {error}") from error
         yield record
 
@@ -262,11 +264,13 @@ def _pairs(payloads: Iterator[bytes], name: str, layout: StreamFormat) -> Iterat
     for number, image in enumerate(payloads):
         text = next(payloads, None)
         if text is None:
-            raise RecordError(f"{name}: no label record follows the last image, number {number}")
+            raise errors.RecordError(
+                f"{name}: no label record follows the last image, number {number}"
+            )
         try:
             header = RecordHeader(_parse_label(text, layout), number)
             _check_labels(header, layout)
-        except (RecordError, LabelError) as error:
+        except (errors.RecordError, errors.LabelError) as error:
             raise type(error)(f"{name}, label of image {number}: {error}") from error
         yield ImageRecord(header, image)
 
@@ -275,7 +279,7 @@ def _parse_label(text: bytes, layout: StreamFormat) -> float | tuple[float, ...]
     try:
         decoded = text.decode("utf-8")
     except ValueError:
-        raise RecordError(
+        raise errors.RecordError(
             f"expected the text of a label, got {len(text)} bytes that are not UTF-8"
         ) from None
     if layout.is_multi_label:
@@ -288,8 +292,10 @@ def _check_labels(header: RecordHeader, layout: StreamFormat) -> None:
     labels, classes = header.labels, layout.classes
     if layout.is_multi_label:
         if len(labels) != classes or not set(labels) <= {0.0, 1.0}:
-            raise LabelError(f"expected {classes} labels, each 0 or 1, got {labels[:20]}")
+            raise errors.LabelError(f"expected {classes} labels, each 0 or 1, got {labels[:20]}")
     elif len(labels) != 1:
-        raise LabelError(f"expected one label, got {len(labels)}")
+        raise errors.SeveralLabelsError(
+            f"expected one label, got {len(labels)}; pack without --pack-label"
+        )
     elif not (0 <= labels[0] < classes and labels[0].is_integer()):
-        raise LabelError(f"expected a class from 0 to {classes - 1}, got {labels[0]:g}")
+        raise errors.LabelError(f"expected a class from 0 to {classes - 1}, got {labels[0]:g}")

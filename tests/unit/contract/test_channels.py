@@ -69,6 +69,12 @@ def test_a_pipe_needs_no_folder_and_a_folder_channel_does(tmp_path: Path) -> Non
         read(tmp_path, {"train": {"TrainingInputMode": "Stream"}})
 
 
+def test_a_channel_that_is_a_file_names_the_folder_to_give(tmp_path: Path) -> None:
+    (tmp_path / "train.rec").touch()
+    with pytest.raises(ChannelError, match=rf"train\.rec is a file; give its folder, {tmp_path}$"):
+        read_channels(JobPaths(tmp_path, {"train": tmp_path / "train.rec"}))
+
+
 def test_every_mode_and_content_of_the_mxnet_interface_is_accepted(tmp_path: Path) -> None:
     images = {"ContentType": "application/x-image"}
     check(tmp_path / "1", train=images, validation=images, train_lst=images, validation_lst=images)

@@ -242,7 +242,7 @@ Damage = Callable[[bytes], bytes]
         ),
         (
             lambda content: content + framed(pack_image_record(RecordHeader((1, 0)), b"")),
-            "record 10: expected one label, got 2; multi_label, num_classes",
+            "record 10: expected one label, got 2; pack without .*, or set multi_label=1",
         ),
     ],
 )

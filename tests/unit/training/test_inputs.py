@@ -138,3 +138,14 @@ def test_a_manifest_next_to_the_images_gives_their_classes(tmp_path: Path, jpeg:
     assert inputs.training.class_indices.tolist() == [0, 1, 1]
     assert inputs.labels.names == ("0", "1")
     assert np.array_equal(inputs.validation.class_indices, inputs.training.class_indices)
+
+
+def test_records_with_several_labels_name_the_hyperparameter_to_set(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    (tmp_path / "train").mkdir()
+    with RecordWriter(tmp_path / "train" / "faces.rec") as writer:
+        writer.write(pack_image_record(RecordHeader((13.0, 25.0), 0), jpeg), 0)
+    message = "got 2 in record 0 .*; pack without --pack-label, or set multi_label=1$"
+    with pytest.raises(DataError, match=message):
+        open_job(tmp_path, "train", validation_split_ratio=0.5)
