@@ -39,9 +39,7 @@ def flowers_model(flowers: Path) -> Path:
     return flowers / "model"
 
 
-def test_flowers_reach_93_percent_and_evaluate_agrees(
-    flowers: Path, flowers_model: Path
-) -> None:
+def test_flowers_reach_93_percent_and_evaluate_agrees(flowers: Path, flowers_model: Path) -> None:
     manifest = json.loads((flowers_model / "manifest.json").read_text())
     validation = manifest["metrics"]["validation"]
     assert manifest["metrics"]["validation_samples"] == 150
