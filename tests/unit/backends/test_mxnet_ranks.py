@@ -148,10 +148,17 @@ joined.leave()
 
 
 def test_the_server_of_a_killed_rank_ends() -> None:
-    script = "joined = join(); print('met', flush=True); joined.sum_numbers(np.ones(1 + rank))"
+    script = """
+joined = join()
+print('met', flush=True)
+if rank == 0:
+    joined.sum_numbers(np.ones(1))  # waits for the other rank
+time.sleep(100)
+"""
     with started(script) as processes:
-        for process, count in zip(processes, (2, 1), strict=True):
+        for process in processes:
             assert process.stdout is not None and process.stdout.readline() == "met\n"
+        for process, count in zip(processes, (2, 1), strict=True):
             own = children(process)
             assert len(own) == count
             process.kill()
