@@ -124,7 +124,7 @@ def table(result: dict[str, object]) -> str:
     lines.append("{:24}{:>16}{:>20}{:>11}{:>7}{:>13}".format(*head))
     for name, row in rows.items():
         one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
-        levels = f"{row['gray_levels']:13.2f}" if "grey_levels" in row else f"{'':13}"
+        levels = f"{row['grey_levels']:13.2f}" if "grey_levels" in row else f"{'':13}"
         figures = (row["cpu_seconds_per_1000"], one, two, two / one)
         lines.append("{:24}{:16.3f}{:20.0f}{:11.0f}{:7.2f}".format(name, *figures) + levels)
     lines.append("")
@@ -146,7 +146,7 @@ def markdown(result: dict[str, object]) -> str:
     ]
     for name, row in result["contenders"].items():
         one, two = row["images_per_second"]["1"], row["images_per_second"]["2"]
-        levels = f"{row['gray_levels']:.2f}" if "grey_levels" in row else ""
+        levels = f"{row['grey_levels']:.2f}" if "grey_levels" in row else ""
         figures = f"{row['cpu_seconds_per_1000']:.2f} | {one:.0f} | {two:.0f} | {levels}"
         lines.append(f"| {name} {row['version']} | {figures} |")
     return "\n".join(lines)
