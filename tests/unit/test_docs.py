@@ -16,6 +16,7 @@ PAGES = sorted([*REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("*.md")])
 
 # A path in backquotes: with a slash, or a file by its extension. <name> and … stand for anything.
 PATH = re.compile(r"(?<!`)`([\w.<>*-]+(?:/[\w.<>*-]+)*/?)`(?!`)")
+TEST = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
 NO_PATHS = {
     "application/x-image",
     "timm/<model>",
@@ -68,6 +69,19 @@ def test_the_import_table_of_the_architecture_page_is_the_one_that_is_enforced()
     }
     assert not listed, f"write these into docs/architecture.md: {listed}"
     assert set(table) == set(enforced)
+
+
+def test_each_row_of_what_the_server_withstands_names_a_test_that_exists() -> None:
+    page = (REPOSITORY / "docs" / "serving.md").read_text("utf-8")
+    section = page.partition("## What it withstands")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    files = (REPOSITORY / "tests").rglob("test_*.py")
+    defined = {name for path in files for name in TEST.findall(path.read_text("utf-8"))}
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row.rpartition("| ")[2])
+        assert named, f"no test in the last column: {row}"
+        assert set(named) <= defined, f"no such test: {sorted(set(named) - defined)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
