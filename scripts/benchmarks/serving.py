@@ -83,7 +83,7 @@ def export(folder: Path) -> Path:
     words = ["export", "--backbone", "efficientnet_lite0", "--output", str(folder)]
     own = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-m", "image_classification", *words]
-    if subprocess.run(command, env=own).returncode:
+    if subprocess.run(command, env=own, stdout=sys.stderr).returncode:  # ours is the JSON
         raise SystemExit("no model to serve: give --model, the folder of an artifact")
     return folder
 
