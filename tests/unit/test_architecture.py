@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "samples": set(),
     "pages": set(),
     "archive": {"errors", "files"},
-    "images": {"errors", "samples"},
+    "images": {"contract", "errors", "samples"},  # contract: the limits of a picture
     "records": {"errors", "files", "samples"},
     "labels": {"errors", "files", "samples"},
     "inventory": {"errors", "samples", "labels", "loading"},

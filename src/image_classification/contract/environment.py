@@ -76,6 +76,11 @@ OMP_NUM_THREADS = Variable("OMP_NUM_THREADS", "",
     "most threads of a training step, in every backend; unset: one per CPU")
 MAX_PIXELS = Variable("IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 << 20),
     "most pixels of an image that is packed, trained on or predicted")
+PICTURE_MEMORY = Variable("IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB", "0",
+    "most memory in MiB that decoding one image may need; 0: 400 MB (381 MiB), or 40 % of the "
+    "container's memory if that is less")
+PICTURE_SECONDS = Variable("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "0",
+    "most seconds of CPU time that decoding one image may need; 0: 2 seconds")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "

@@ -1,11 +1,14 @@
-"""The CPUs and GPUs of this process, and the environment of libraries and child processes."""
+"""The CPUs, memory and GPUs of this process; the environment of libraries and child processes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from image_classification.contract import environment
 from image_classification.contract.environment import CPU_COUNT, LOCAL_RANK, LOCAL_WORLD_SIZE
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cpu_count() -> int:
@@ -35,16 +38,50 @@ def gpu_count() -> int:
     return sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
+def memory_limit() -> int:
+    """Return how many bytes this process may use: the least limit of its cgroups, or all memory.
+
+    In a container its own cgroup is the root of the file system; elsewhere (a service of systemd)
+    it lies below, and each of its ancestors limits it too.
+    """
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _limit_files():
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # v2 writes "max" for no limit
+            least = min(least, int(text))
+    return least
+
+
+def _limit_files() -> Iterator[Path]:
+    """Yield the files that may hold a memory limit of this process: cgroup v2, then v1."""
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    for controller, root, name in (
+        ("", _CGROUP, "memory.max"),
+        ("memory", _CGROUP / "memory", "memory.limit_in_bytes"),
+    ):
+        yield root / name
+        for line in lines:  # number:controllers:/path
+            _, controllers, place = line.split(":", 2)
+            if controller in controllers.split(","):
+                folder = root / place.lstrip("/")
+                yield from (one / name for one in (folder, *folder.parents) if root in one.parents)
+
+
 def _cgroup_cpus() -> int:
     """Return the CPUs in the container's quota (cgroup v2, then v1); a large number without one."""
     unlimited = 1_000_000
-    root = Path("/sys/fs/cgroup")
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+            quota = (_CGROUP / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (_CGROUP / "cpu/cpu.cfs_period_us").read_text().strip()
         except OSError:
             return unlimited
     if not quota.isdigit() or not period.isdigit():

@@ -27,13 +27,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
 from image_classification.images.header import UPRIGHT, ImageHeader, read_header, without_metadata
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
+from image_classification.images.price import check_price, picture_limits, price_of
 from image_classification.samples import Array, UInt8Array
 
 DEFAULT_MAX_PIXELS = 64 << 20
 """67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
 
 _SCALES = (8, 4, 2)  # other DCT scales cost more than a full decode
-_MAX_JPEG_SCANS = 100  # encoders write about 10; each costs a pass over the whole picture
 _CHROMA_REACH = 2  # pixels: the color of a pixel is interpolated from the colors around it
 _COLORS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
 # The readers themselves instead of `Image.open`, which warns (about large images and damaged
@@ -91,6 +91,7 @@ def decode(
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
     scale = _jpeg_scale(header, header.upright_size, min_size)
+    check_price(price_of(data, header, scale), picture_limits())
     pixels = _decode_stored(data, header, channels, scale, smooth_chroma)
     return _turn_upright(pixels, header)
 
@@ -128,6 +129,7 @@ def decode_region(
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
     scale = _jpeg_scale(header, region[2:], min_size)
+    check_price(price_of(data, header, scale), picture_limits())
     box = _stored_box(region, header)
     if scale > 1:
         box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
@@ -201,12 +203,6 @@ def _decode_stored(
     """All pixels as stored (H·W·C), at 1/`scale`."""
     pixels = None
     if header.format == "JPEG":
-        scans = data.count(b"\xff\xda") if header.is_progressive else 1
-        if scans > _MAX_JPEG_SCANS:
-            raise ImageDamagedError(
-                f"expected at most {_MAX_JPEG_SCANS} scans in a progressive JPEG, got {scans}: it "
-                "would take minutes to decode"
-            )
         pixels = _decode_whole_jpeg(data, header, _COLORS[channels, False], scale, smooth_chroma)
     if pixels is None:
         pixels = _decode_with_pillow(data, header, channels, scale)

@@ -15,7 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from image_classification.errors import ImageDamagedError, ImageFormatError
 
@@ -45,6 +45,7 @@ _PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_PROFILE_BYTES = 1 << 20
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # no length follows
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset((0xC2, 0xCA))  # Huffman, arithmetic coding
 SCAN, _END = 0xDA, 0xD9
 _EXIF, _ADOBE = 0xE1, 0xEE
 _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE)) - {_ADOBE}  # Adobe: color transform
@@ -66,6 +67,8 @@ class ImageHeader:
         channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
         bit_depth: bits of one channel (or palette index).
         is_progressive: a JPEG of several scans over the whole picture.
+        frame: byte offset of a JPEG's frame header or of a GIF's first image descriptor, else 0.
+        scan: byte offset of a JPEG's first scan header, else 0.
     """
 
     format: str
@@ -75,6 +78,8 @@ class ImageHeader:
     channels: int = 3
     bit_depth: int = 8
     is_progressive: bool = False
+    frame: int = field(default=0, compare=False)
+    scan: int = field(default=0, compare=False)
 
     @property
     def is_transposed(self) -> bool:
@@ -155,22 +160,33 @@ def has_end_mark(data: bytes, image_format: str) -> bool:
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
-    frame: tuple[int, int, int, int, int] | None = None
+    frame = scan = 0
     orientation = None
     for marker, start, end in _segments(data):
-        if marker in FRAME_MARKERS and frame is None:
-            frame = (marker, *struct.unpack_from(">BHHB", data, start + 4))
+        if marker in FRAME_MARKERS and not frame:
+            frame = start
+        elif marker == SCAN:
+            scan = start
         elif marker == _EXIF and orientation is None:
             content = data[start + 4 : end]
             if content.startswith(_EXIF_PREFIX):
                 orientation = _read_orientation(content)
-    if frame is None:
+    if not frame:
         raise ImageDamagedError(f"this JPEG ({len(data)} bytes) has no frame header")
-    marker, bit_depth, height, width, channels = frame
+    marker = data[frame + 1]
+    bit_depth, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
     if bit_depth != 8:
         raise ImageFormatError(f"expected a JPEG of 8 bits per channel, got {bit_depth} bits")
     return ImageHeader(
-        "JPEG", width, height, orientation or UPRIGHT, channels, bit_depth, marker == 0xC2
+        "JPEG",
+        width,
+        height,
+        orientation or UPRIGHT,
+        channels,
+        bit_depth,
+        is_progressive=marker in _PROGRESSIVE,
+        frame=frame,
+        scan=scan,
     )
 
 
@@ -263,7 +279,9 @@ def _read_gif(data: bytes) -> ImageHeader:
         kind = data[position]
         if kind == 0x2C:  # image descriptor
             left, top, columns, rows = struct.unpack_from("<HHHH", data, position + 1)
-            return ImageHeader("GIF", max(width, left + columns), max(height, top + rows))
+            return ImageHeader(
+                "GIF", max(width, left + columns), max(height, top + rows), frame=position
+            )
         if kind == 0x3B:  # trailer
             break
         position += 2 if kind == 0x21 else 1  # an extension's label, then its blocks; junk

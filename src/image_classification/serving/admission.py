@@ -9,7 +9,6 @@ process is a second copy of the model.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -111,44 +110,7 @@ def has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def memory_limit() -> int:
-    """Return how many bytes this process may use: the least limit of its cgroups, or all memory.
-
-    In a container its own cgroup is the root of the file system; elsewhere (a service of systemd)
-    it lies below, and each of its ancestors limits it too.
-    """
-    least = _PAGE * os.sysconf("SC_PHYS_PAGES")
-    for path in _limit_files():
-        try:
-            text = path.read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():  # v2 writes "max" for no limit
-            least = min(least, int(text))
-    return least
-
-
-def _limit_files() -> Iterator[Path]:
-    """Yield the files that may hold a memory limit of this process: cgroup v2, then v1."""
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for controller, root, name in (
-        ("", _CGROUP, "memory.max"),
-        ("memory", _CGROUP / "memory", "memory.limit_in_bytes"),
-    ):
-        yield root / name
-        for line in lines:  # number:controllers:/path
-            _, controllers, place = line.split(":", 2)
-            if controller in controllers.split(","):
-                folder = root / place.lstrip("/")
-                yield from (one / name for one in (folder, *folder.parents) if root in one.parents)
 
 
 def memory_used() -> int:

@@ -23,9 +23,9 @@ from typing import Generic, TypeGuard, TypeVar
 from flask import Blueprint, Response, request
 
 from image_classification.artifact import MODEL_FILE
-from image_classification.contract import environment
+from image_classification.contract import environment, process
 from image_classification.errors import ArtifactError, RequestError
-from image_classification.serving.admission import memory_limit, memory_used
+from image_classification.serving.admission import memory_used
 from image_classification.serving.app import Invocation, Responder, answer_current
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ _BUDGET_SHARE = 0.75  # the rest is for the requests
 def memory_budget() -> int:
     """Return the bytes that all models may take: the setting, or three quarters of free memory."""
     setting = environment.MODEL_MEMORY.read_integer(0)
-    return setting * 2**20 or int((memory_limit() - memory_used()) * _BUDGET_SHARE)
+    return setting * 2**20 or int((process.memory_limit() - memory_used()) * _BUDGET_SHARE)
 
 
 def memory_needed(path: Path) -> int:

@@ -20,7 +20,7 @@ from gunicorn.app.base import BaseApplication
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
 from image_classification.errors import UserError
-from image_classification.serving.admission import Plan, choose_plan, memory_limit
+from image_classification.serving.admission import Plan, choose_plan
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import check_settings
 from image_classification.serving.worker import CANNOT_START, after_worker
@@ -48,7 +48,7 @@ def serve(model: Path, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     check_settings()
     _check_address(host, port)
-    plan = choose_plan(process.cpu_count(), memory_limit())
+    plan = choose_plan(process.cpu_count(), process.memory_limit())
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
         _Server(gunicorn_settings(host, port, plan), plan, None).run()

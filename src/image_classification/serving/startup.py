@@ -10,11 +10,11 @@ from flask import Flask, Response, request
 
 from image_classification import logs
 from image_classification.artifact import Artifact, open_artifact
-from image_classification.contract import environment
+from image_classification.contract import environment, process
 from image_classification.contract.interface import interface_of
 from image_classification.errors import BackendError
 from image_classification.serving import app, models, multi_model, page
-from image_classification.serving.admission import Plan, memory_limit, memory_used
+from image_classification.serving.admission import Plan, memory_used
 from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code
 from image_classification.serving.observation import Health, configure_access_log
@@ -151,5 +151,5 @@ def _log_start(model: models.Model, plan: Plan) -> None:
         ", ".join(model.providers),
         plan,
         memory_used() >> 20,
-        memory_limit() >> 20,
+        process.memory_limit() >> 20,
     )

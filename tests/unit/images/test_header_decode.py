@@ -274,7 +274,7 @@ def test_a_progressive_jpeg_of_very_many_scans_is_refused_unread() -> None:
     data = written(Image.fromarray(scene()), "JPEG", progressive=True)
     assert decode(data).shape == (48, 64, 3)
     with pytest.raises(ImageDamagedError, match="at most 100 scans"):
-        decode(data[:-2] + b"\xff\xda" * 200)
+        decode(data[:-2] + b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0" * 200)
 
 
 def test_a_text_chunk_that_inflates_enormously_is_never_inflated() -> None:

@@ -13,8 +13,7 @@ from image_classification.errors import DeviceError, RequestError, UserError
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
 from image_classification.samples import FloatArray, UInt8Array
-from image_classification.serving import admission
-from image_classification.serving.admission import choose_plan, memory_limit
+from image_classification.serving.admission import choose_plan
 from image_classification.serving.codec.answers import Failure
 from image_classification.serving.models import GuardedGraph, Model
 from image_classification.serving.observation import Health, RequestRecord, working_on
@@ -55,34 +54,6 @@ def test_threads_bodies_and_large_images_fit_the_memory_together() -> None:
 
 def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> None:
     assert choose_plan(64, 2**40).large_pixels == 2**30 // 16
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "expected"),
-    [
-        ("0::/\n", {"memory.max": "1000\n"}, 1000),
-        ("0::/a/b\n", {"memory.max": "max\n", "a/memory.max": "300", "a/b/memory.max": "400"}, 300),
-        ("9:cpu,memory:/a/b\n0::/\n", {"memory/a/b/memory.limit_in_bytes": "5000\n"}, 5000),
-        ("9:memory:/docker/1\n", {"memory/memory.limit_in_bytes": "6000\n"}, 6000),
-        ("9:cpu:/a\n", {"cpu/a/memory.limit_in_bytes": "7000\n"}, None),
-    ],
-)  # fmt: skip
-def test_the_memory_limit_is_the_least_of_the_process_s_cgroups(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    membership: str,
-    files: dict[str, str],
-    expected: int | None,
-) -> None:
-    unlimited = memory_limit()
-    (tmp_path / "membership").write_text(membership)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(admission, "_CGROUP", tmp_path)
-    monkeypatch.setattr(admission, "_MEMBERSHIP", tmp_path / "membership")
-    limit = memory_limit()
-    assert limit == expected if expected else limit >= unlimited
 
 
 def test_an_unknown_value_of_batching_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
