@@ -17,7 +17,12 @@
     │   ├── BackendError           a backend or backbone that is not installed or does not exist
     │   └── UsageError             the command line asks for something impossible
     ├── AlgorithmError             our own fault; exit code 1
-    │   └── DeviceError            the device or its runtime failed: the process must be replaced
+    │   ├── DeviceError            the device or its runtime failed: the process must be replaced
+    │   ├── ForkserverError        no child process can be started: the process must be replaced
+    │   └── ProcessError           a child process ended without an answer
+    │       ├── MemoryLimitError       it took more memory than its limit
+    │       ├── CpuLimitError          it took more CPU time
+    │       └── TimeLimitError         its deadline passed
     └── RequestError               an invocation the server refuses, with its HTTP status
 
 A message names what was expected, what was found (name and value) and what to do.
@@ -100,6 +105,26 @@ class AlgorithmError(ImageClassificationError):
 
 class DeviceError(AlgorithmError):
     """The device or its runtime failed; only a new process can repair that."""
+
+
+class ForkserverError(AlgorithmError):
+    """No child process can be started; only a new server process can repair that."""
+
+
+class ProcessError(AlgorithmError):
+    """A child process ended without an answer; the message says what it did, without a subject."""
+
+
+class MemoryLimitError(ProcessError):
+    """A child process took more memory than it may, or than there is."""
+
+
+class CpuLimitError(ProcessError):
+    """A child process took more CPU time than it may."""
+
+
+class TimeLimitError(ProcessError):
+    """A child process gave no answer in time."""
 
 
 class RequestError(ImageClassificationError):
