@@ -13,13 +13,18 @@
 No links, no pickle, no code.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from image_classification.archive import unpacked
 from image_classification.errors import ArtifactError, DataError
@@ -37,8 +42,46 @@ LAST_WEIGHTS_FILE = "weights-last.safetensors"
 REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
+_MOST_GRAPH = 2**31 - 1  # bytes that Protocol Buffers allow in one message
+_MOST_JSON = 16 * 2**20  # bytes; the names of a million classes
+_MOST_PIXELS = 2**24  # of the model's input, 48 MiB of RGB
+
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the given (temporary) path."""
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """The file of a graph and what its artifact says about it: all that a process needs to run it.
+
+    Attributes:
+        path: of the file.
+        size: bytes of its content.
+        sha256: of its content.
+        input_shape: (height, width, channels) of an image.
+        classes: number of probabilities for an image.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    input_shape: tuple[int, int, int]
+    classes: int
+
+    def read(self) -> bytes:
+        """Return the content, verified as it is now: no file changes between check and use.
+
+        Raises:
+            ArtifactError: the file is missing, or has changed since the artifact was written.
+        """
+        path, listed = Path(self.path), {"bytes": self.size, "sha256": self.sha256}
+        if self.size > _MOST_GRAPH:
+            raise ArtifactError(f"{path}: expected at most {_MOST_GRAPH} bytes, got {self.size}")
+        with _open_listed(path) as file:
+            content = file.read(self.size + 1)
+        found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _compare(path, listed, found)
+        return content
 
 
 @dataclass(frozen=True)
@@ -61,6 +104,15 @@ class Artifact:
     def model_file(self) -> Path:
         """The ONNX graph."""
         return self.directory / MODEL_FILE
+
+    @property
+    def graph_file(self) -> GraphFile:
+        """The ONNX graph and what the artifact says about it."""
+        listed, size = self.manifest["files"][MODEL_FILE], self.preprocessing
+        shape = (size.height, size.width, size.channels)
+        return GraphFile(
+            str(self.model_file), listed["bytes"], listed["sha256"], shape, len(self.labels)
+        )
 
     @property
     def is_multi_label(self) -> bool:
@@ -130,11 +182,16 @@ def read_artifact(directory: Path) -> Artifact:
     for name, expected in manifest["files"].items():
         _verify(directory / name, expected)
     try:
+        _check_size(directory / LABELS_FILE)
         labels = LabelMap.read(directory / LABELS_FILE)
-        text = (directory / PREPROCESSING_FILE).read_text("utf-8")
-        preprocessing = Preprocessing.from_json(json.loads(text))
-    except (DataError, ValueError) as error:
+        preprocessing = Preprocessing.from_json(_read_json(directory / PREPROCESSING_FILE))
+    except (DataError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{directory}: {error}") from error
+    if preprocessing.height * preprocessing.width > _MOST_PIXELS:
+        raise ArtifactError(
+            f"{directory}: expected an input of at most {_MOST_PIXELS} pixels, got height "
+            f"{preprocessing.height} and width {preprocessing.width}"
+        )
     if len(labels) != manifest["classes"]:
         raise ArtifactError(
             f"{directory}: labels.json has {len(labels)} names, but the manifest has "
@@ -148,18 +205,17 @@ def open_artifact(path: Path) -> Iterator[Artifact]:
     """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
     with unpacked(path) as folder:
         try:
-            artifact = read_artifact(folder)
+            yield read_artifact(folder)
         except ArtifactError as error:  # the user knows the archive, not where it was unpacked
             raise ArtifactError(str(error).replace(str(folder), str(path))) from error
-        yield artifact
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = _read_json(path)
     except FileNotFoundError:
-        found = sorted(p.name for p in directory.glob("*"))[:10] if directory.is_dir() else []
+        found = sorted(p.name for p in islice(directory.glob("*"), 10))
         raise ArtifactError(
             f"{path} is missing: expected an artifact written by the train command, found "
             f"{found or 'nothing'}"
@@ -187,26 +243,58 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def _read_json(path: Path) -> Any:
+    _check_size(path)
+    return json.loads(path.read_text("utf-8"))
+
+
+def _check_size(path: Path) -> None:
+    """Check that a JSON file is a regular one and not so large that parsing fills the memory."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_JSON:
+        raise ArtifactError(
+            f"{path}: expected a file of at most {_MOST_JSON >> 20} MiB, got "
+            + (f"{found.st_size} bytes" if stat.S_ISREG(found.st_mode) else "no regular file")
+        )
+
+
+def _open_listed(path: Path) -> BinaryIO:
+    """Open a file that the manifest lists: a regular one, and no link to anything else."""
+    try:
+        # Without waiting: a FIFO in the file's place may have no writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: listed in the manifest, but missing from the artifact: {error}"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactError(f"{path}: listed in the manifest, but not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
+    digest, size = hashlib.sha256(), 0
+    with _open_listed(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _verify(path: Path, expected: object) -> None:
     """Check that the file is a regular one and matches the manifest."""
-    if not path.is_file() or path.is_symlink():
-        raise ArtifactError(f"{path}: listed in the manifest, but missing from the artifact")
-    if not isinstance(expected, dict):
+    if not isinstance(expected, dict) or not isinstance(expected.get("bytes"), int):
         raise ArtifactError(
-            f"{path}: expected its bytes and sha256 in the manifest, got {expected!r}"
+            f"{path}: expected its bytes and sha256 in the manifest, got {expected!r}"[:500]
         )
-    found = _fingerprint(path)
+    _compare(path, expected, _fingerprint(path))
+
+
+def _compare(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     if found != expected:
         raise ArtifactError(
-            f"{path}: changed since it was written: expected {expected.get('bytes')} bytes with "
+            f"{path}: changed since it was written: expected {expected['bytes']} bytes with "
             f"SHA-256 {str(expected.get('sha256'))[:12]}…, found {found['bytes']} bytes with "
             f"{found['sha256'][:12]}…"
         )

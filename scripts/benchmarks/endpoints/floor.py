@@ -59,7 +59,7 @@ def work(
     bodies = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
     latencies: list[float] = []
     with open_artifact(model) as artifact:
-        runtime = Runtime(artifact.model_file)
+        runtime = Runtime(artifact.graph_file)
         accept = parse_accept(None, "application/json")
         form = interface_of(artifact.interface).answers
 

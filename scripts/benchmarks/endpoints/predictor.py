@@ -19,13 +19,12 @@ def load() -> object:
 
 
 def _onnx(model: Path) -> object:
-    from image_classification.images.preprocessing import Preprocessing, preprocess
+    from image_classification.artifact import read_artifact
+    from image_classification.images.preprocessing import preprocess
     from image_classification.serving.models import Runtime
 
-    preprocessing = Preprocessing.from_json(
-        json.loads((model / "preprocessing.json").read_text("utf-8"))
-    )
-    runtime = Runtime(model / "model.onnx")
+    artifact = read_artifact(model)
+    preprocessing, runtime = artifact.preprocessing, Runtime(artifact.graph_file)
     return lambda data: runtime.run(preprocess(data, preprocessing)[None])[0].tolist()
 
 

@@ -39,7 +39,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     with open_artifact(namespace.model) as artifact:
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
         model = Model(
-            artifact, Runtime(artifact.model_file), environment.MAX_PIXELS.read_integer(1)
+            artifact, Runtime(artifact.graph_file), environment.MAX_PIXELS.read_integer(1)
         )
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, process.cpu_count(), progress.advance)

@@ -17,7 +17,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from image_classification.contract.interface import AnswerForm
-from image_classification.errors import ImageError, RequestError
+from image_classification.errors import ArtifactError, ImageError, RequestError
 from image_classification.serving import refusals
 from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import media_type_of, read_images
@@ -213,6 +213,10 @@ def _answer_refusals(app: Flask) -> None:
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:
         return _refusal(400, f"the image cannot be used: {error}")
+
+    @app.errorhandler(ArtifactError)
+    def blame_model(error: ArtifactError) -> Response:
+        return _refusal(500, f"the model cannot answer: {error}")
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> Response:

@@ -7,33 +7,35 @@ imports onnxruntime.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from image_classification import errors
-from image_classification.artifact import Artifact
+from image_classification.artifact import Artifact, GraphFile
 from image_classification.images.decode import check_pixels
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.preprocessing import preprocess
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
+from image_classification.serving.graph_file import check_graph
 from image_classification.serving.observation import Health, current_request
 
 _TOGETHER = 32  # images of a request in one run: thousands at once could exhaust the memory
 _FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
 _CUDA = "CUDAExecutionProvider"
+_CUDA_FAILURE = re.compile("CUDA|CUDNN|CUBLAS|CUFFT|allocate")
+_MOST_REASON = 500  # characters of ONNX Runtime's text, which can repeat a shape of any length
 
 
 class Graph(Protocol):
@@ -49,31 +51,36 @@ class Runtime:
     """An ONNX Runtime session; `run` may be called from several threads at once.
 
     Args:
-        model_file: the ONNX graph.
+        file: the graph, which is verified again in the very bytes that are loaded.
         threads: threads one run may use. Request threads share the session, so with as many
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
 
     Raises:
-        ArtifactError: the graph cannot be loaded.
+        ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
     """
 
-    def __init__(self, model_file: Path, threads: int = 1) -> None:
+    def __init__(self, file: GraphFile, threads: int = 1) -> None:
+        graph, name = file.read(), file.path
+        try:
+            check_graph(graph)
+        except errors.ArtifactError as error:
+            raise errors.ArtifactError(f"{name}: {error}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # fatal; an error is raised too, and a request can cause it
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         available = onnxruntime.get_available_providers()
         providers = [p for p in (_CUDA, "CPUExecutionProvider") if p in available]
         try:
             self._session = onnxruntime.InferenceSession(
-                str(model_file), sess_options=options, providers=providers
+                graph, sess_options=options, providers=providers
             )
         except Exception as error:  # onnxruntime's errors share no public base class
-            raise errors.ArtifactError(
-                f"{model_file}: ONNX Runtime cannot load it: {error}"
-            ) from error
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+            raise errors.ArtifactError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        shape, rows = (None, *file.input_shape), (None, file.classes)
+        self._input = _only(name, "input", self._session.get_inputs(), "tensor(uint8)", shape)
+        self._output = _only(name, "output", self._session.get_outputs(), "tensor(float)", rows)
         self.providers: list[str] = self._session.get_providers()
 
     @property
@@ -85,14 +92,13 @@ class Runtime:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
 
         Raises:
-            DeviceError: the runtime failed.
+            ArtifactError: the graph cannot compute them.
+            DeviceError: the device failed.
         """
         try:
-            (probabilities,) = self._session.run(None, {self._input: images})
-        except InvalidArgument as error:
-            raise errors.AlgorithmError(f"the graph rejects its input: {error}") from error
+            (probabilities,) = self._session.run([self._output], {self._input: images})
         except Exception as error:
-            raise errors.DeviceError(f"ONNX Runtime failed on {self.device}: {error}") from error
+            raise _failure_of_run(error, len(images), self.device) from error
         return np.asarray(probabilities, np.float32)
 
     def bound(self, shape: tuple[int, ...]) -> BoundRun:
@@ -119,15 +125,58 @@ class BoundRun:
         """Return probabilities, float32 (N, classes), of images of the bound shape.
 
         Raises:
-            DeviceError: the runtime failed.
+            ArtifactError: the graph cannot compute them.
+            DeviceError: the device failed.
         """
         try:
             self.images.update_inplace(images)
             self.session.run_with_iobinding(self.binding)
             return np.asarray(self.binding.copy_outputs_to_cpu()[0], np.float32)
         except Exception as error:
-            device = self.images.device_name()
-            raise errors.DeviceError(f"ONNX Runtime failed on {device}: {error}") from error
+            raise _failure_of_run(error, len(images), self.images.device_name()) from error
+
+
+def _only(
+    file: str,
+    role: str,
+    found: Sequence[onnxruntime.NodeArg],
+    element: str,
+    shape: tuple[int | None, ...],
+) -> str:
+    """Return the name of the graph's only input or output; None in `shape` is any number.
+
+    Raises:
+        ArtifactError: it has several or none, or one of another type or shape.
+    """
+    expected = f"{element} of shape {_shape_text(shape)}"
+    if len(found) != 1:
+        raise errors.ArtifactError(f"{file}: expected one {role}, {expected}, got {len(found)}")
+    (value,) = found
+    dims = list(value.shape)
+    if value.type == element and (not dims or len(dims) == len(shape)):
+        known = [(dim, size) for dim, size in zip(dims, shape, strict=False) if type(dim) is int]
+        if all(dim == size for dim, size in known):
+            return str(value.name)
+    raise errors.ArtifactError(
+        f"{file}: expected the {role} {value.name!r} to be {expected}, got {value.type} of shape "
+        f"{_shape_text(dims)}"
+    )
+
+
+def _shape_text(shape: Sequence[int | str | None]) -> str:
+    return "(" + ", ".join(str(size) if type(size) is int else "any" for size in shape) + ")"
+
+
+def _failure_of_run(error: Exception, images: int, device: str) -> Exception:
+    """Return the error to raise for a failed run: is the model at fault, or the device?
+
+    A CPU does not fail by itself, so a node that fails there is the model's; so is an invalid
+    argument anywhere. On a GPU, CUDA's libraries name themselves when they fail.
+    """
+    reason = " ".join(str(error).split())[:_MOST_REASON]
+    if device == "cpu" or not _CUDA_FAILURE.search(reason):
+        return errors.ArtifactError(f"the graph fails on {images} image(s): {reason}")
+    return errors.DeviceError(f"ONNX Runtime failed on {device}: {reason}")
 
 
 class GuardedGraph:
@@ -236,6 +285,7 @@ class Model:
         if max_pixels is not None:
             self._preprocessing = replace(artifact.preprocessing, max_pixels=max_pixels)
         self._labels, self._is_multi_label = artifact.labels, artifact.is_multi_label
+        self._classes = len(artifact.labels)
         self._graph, self._large_images = graph, large_images
         self._warm_up()
 
@@ -297,16 +347,17 @@ class Model:
         return np.empty((count, shape.height, shape.width, shape.channels), np.uint8)
 
     def _run(self, batch: UInt8Array) -> list[Prediction]:
-        rows = self._graph.run(batch)
+        """Run the graph; an ArtifactError if it fails, or its answer is none."""
+        rows, expected = self._graph.run(batch), (len(batch), self._classes)
+        if rows.shape != expected or not np.isfinite(rows).all():
+            raise errors.ArtifactError(
+                f"{self.artifact.model_file.name}: expected finite probabilities of shape "
+                f"{expected}, got shape {rows.shape}"
+                + ("" if rows.shape != expected else " with NaN or infinity")
+            )
         return [Prediction(row, self._labels, self._is_multi_label) for row in rows]
 
     def _warm_up(self) -> None:
         """Predict one JPEG, so that a ping of 200 proves a real prediction."""
         gray = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
-        (prediction,) = self.predict([encode_jpeg(gray, 90)])
-        probabilities, expected = prediction.probabilities, (len(self._labels),)
-        if probabilities.shape != expected or not np.isfinite(probabilities).all():
-            raise errors.ArtifactError(
-                f"{self.artifact.model_file}: expected finite probabilities of shape {expected}, "
-                f"got shape {probabilities.shape}"
-            )
+        self.predict([encode_jpeg(gray, 90)])

@@ -24,7 +24,10 @@ STATUSES = (
     (417, "an Expect other than `100-continue`"),
     (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
     (499, "the client disconnected before processing; only the log shows it"),
-    (500, "a fault of the server or of the user's own code; the log has its traceback"),
+    (
+        500,
+        "a fault of the server, of the model or of the user's own code; the log has its traceback",
+    ),
     (501, "a Transfer-Encoding other than `chunked`"),
     (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
     (507, "a multi-model endpoint has no memory for another model"),

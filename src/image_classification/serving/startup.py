@@ -71,7 +71,7 @@ def load_model(
     Raises:
         ArtifactError: its graph cannot be loaded, or contradicts the artifact.
     """
-    runtime = models.Runtime(artifact.model_file)
+    runtime = models.Runtime(artifact.graph_file)
     graph: models.Graph = runtime
     if plan.max_batch > 1:
         size = artifact.preprocessing
