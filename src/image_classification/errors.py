@@ -18,8 +18,9 @@
     │   └── UsageError             the command line asks for something impossible
     ├── AlgorithmError             our own fault; exit code 1
     │   ├── DeviceError            the device or its runtime failed: the process must be replaced
-    │   ├── ForkserverError        no child process can be started: the process must be replaced
+    │   ├── ForkserverError        what starts child processes has ended: replace this one
     │   └── ProcessError           a child process ended without an answer
+    │       ├── NoProcessError         the kernel refuses to start one
     │       ├── MemoryLimitError       it took more memory than its limit
     │       ├── CpuLimitError          it took more CPU time
     │       └── TimeLimitError         its deadline passed
@@ -113,6 +114,10 @@ class ForkserverError(AlgorithmError):
 
 class ProcessError(AlgorithmError):
     """A child process ended without an answer; the message says what it did, without a subject."""
+
+
+class NoProcessError(ProcessError):
+    """The kernel refuses another process now: too many, or no memory."""
 
 
 class MemoryLimitError(ProcessError):

@@ -2,8 +2,8 @@
 
 The forkserver has one thread, so a fork of it is whole. It forks a child for each message on its
 socket, kills the child when its lifeline is shut down or closed, and writes the wait status there.
-A child answers frames: a head with the limits of this call, then the message. It arms its limits
-before it runs the function, and the kernel ends it there, whatever code it is in.
+A child answers frames: a head with sizes and the limits of this call, then argument and payload. It
+arms its limits before it runs the function, and the kernel ends it there, whatever code it is in.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NoReturn
 
 from image_classification import errors
 
-Function = Callable[[bytes], "bytes | Sequence[bytes | memoryview]"]
-"""What a child runs: a message → the answer, whole or in parts."""
+Function = Callable[[bytes, bytes], "bytes | memoryview"]
+"""What a child runs: an argument and a payload, which may be large → the answer."""
 
-REQUEST = struct.Struct("!QQd")
-"""Head of a message: its bytes, bytes of memory, seconds of CPU time."""
+REQUEST = struct.Struct("!QQQd")
+"""Head of a message: bytes of argument, of payload, of memory; seconds of CPU time."""
 ANSWER = struct.Struct("!cQQ")
 """Head of an answer: kind, its bytes, bytes of private memory that the child keeps."""
 STATUS = struct.Struct("!i")
@@ -171,32 +171,37 @@ def _answer_all(channel: socket.socket, function: Function) -> None:
         score.write(_FIRST_TO_KILL)
     base = _private_memory()
     while head := channel.recv(REQUEST.size, socket.MSG_WAITALL):
-        size, memory, cpu_seconds = REQUEST.unpack(head)
-        _limit_memory(base + memory + size)
+        argument, payload, memory, cpu_seconds = REQUEST.unpack(head)
+        _limit_memory(_private_memory() + memory + argument + payload)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        kind, answer = _answer(channel, size, function)
+        kind, answer = _answer(channel, argument, payload, function)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _limit_memory(resource.RLIM_INFINITY)
         kept = max(0, _private_memory() - base)
-        channel.sendall(ANSWER.pack(kind, sum(map(len, answer)), kept))
-        for part in answer:
-            channel.sendall(part)
+        channel.sendall(ANSWER.pack(kind, len(answer), kept))
+        channel.sendall(answer)
+        del answer
 
 
 def _answer(
-    channel: socket.socket, size: int, function: Function
-) -> tuple[bytes, Sequence[bytes | memoryview]]:
-    """Return kind and parts of the answer to the message that comes next."""
+    channel: socket.socket, argument: int, payload: int, function: Function
+) -> tuple[bytes, bytes | memoryview]:
+    """Return kind and content of the answer to the message that comes next, of these sizes."""
     try:
-        answer = function(channel.recv(size, socket.MSG_WAITALL) if size else b"")
-        return DONE, [answer] if isinstance(answer, bytes) else answer
+        answer = function(*(_receive(channel, size) for size in (argument, payload)))
+        return DONE, answer.cast("B") if isinstance(answer, memoryview) else answer
     except MemoryError:
-        return NO_MEMORY, []
+        return NO_MEMORY, b""
     except errors.ImageClassificationError as error:
-        return ERROR, [f"{type(error).__name__}\n{error}".encode("utf-8", "replace")[:MOST_TEXT]]
+        kind, text = ERROR, f"{type(error).__name__}\n{error}"
     except Exception as error:
         traceback.print_exc()
-        return FAILED, [f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:MOST_TEXT]]
+        kind, text = FAILED, f"{type(error).__name__}: {error}"
+    return kind, text.encode("utf-8", "replace")[:MOST_TEXT]
+
+
+def _receive(channel: socket.socket, size: int) -> bytes:
+    return channel.recv(size, socket.MSG_WAITALL) if size else b""
 
 
 def _limit_memory(limit: int) -> None:

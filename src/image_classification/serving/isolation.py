@@ -1,7 +1,7 @@
 """Child processes with limits: code that handles hostile bytes ends alone, and another replaces it.
 
 A `Forkserver` is forked while the server still has one thread, and keeps one; it forks the children
-that the server's threads ask for. A child runs one function: message in, answer out, over a socket.
+that the server's threads ask for. A child runs one function: bytes in, bytes out, over a socket.
 The kernel ends a child at its memory and CPU limits, even where C code holds the interpreter lock,
 and the forkserver kills it at its deadline. Only the forkserver signals and reaps children, so no
 other process can be hit. No child outlives the server, and none ends before it: signals to the
@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Limits:
     """What one call may take.
 
     Attributes:
-        memory: bytes of private memory, beyond what the child had when it started and the message.
+        memory: bytes of private memory, beyond what the child has at the start and the message.
         cpu_seconds: CPU time of all threads of the child.
         wall_seconds: from the start of the call to its answer.
         answer: bytes of the answer.
@@ -56,13 +56,14 @@ class Process:
     """A child process that answers messages with one function, one call at a time.
 
     Attributes:
-        memory_kept: bytes of private memory that the child said it kept after its last answer,
-            beyond what it had when it started.
+        memory_kept: bytes of private memory that the child, as it said, has after its last answer
+            beyond what it had when it started. The next call may take its limit on top of them, so
+            end a child that keeps too much.
     """
 
     def __init__(self, requests: socket.socket, name: str) -> None:
         self._channel, channel = socket.socketpair()
-        # The forkserver writes the child's id and wait status there; the end of ours kills the child.
+        # The forkserver writes the child's id and wait status there; its end of file kills it.
         self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid: int | None = None
         self._is_ended = False
@@ -77,23 +78,26 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The child's process id; a ForkserverError if the kernel refuses another process."""
+        """The child's process id; a ForkserverError or a NoProcessError if there is none."""
         if self._pid is None:
             found = self._read_lifeline()
             if found is None or found < 0:
                 self.end()
-                reason = "the forkserver has ended" if found is None else os.strerror(-found)
-                raise errors.ForkserverError(f"no process can be started: {reason}")
+            if found is None:
+                raise errors.ForkserverError("no process can be started: the forkserver has ended")
+            if found < 0:
+                raise errors.NoProcessError(f"no process can be started: {os.strerror(-found)}")
             self._pid = found
         return self._pid
 
     def call(
         self,
-        message: Sequence[bytes | memoryview],
+        argument: bytes,
+        payload: bytes | memoryview,
         limits: Limits,
         expected: type[errors.ImageClassificationError] = errors.UserError,
     ) -> bytearray:
-        """Return the child's answer to a message, which is sent in the given parts.
+        """Return the answer of the child's function to `argument` and `payload`.
 
         After any other error than one of `expected` the process has ended: start another one.
 
@@ -101,11 +105,12 @@ class Process:
             expected: what the function raised, a subclass by its name and text.
             MemoryLimitError, CpuLimitError, TimeLimitError: a limit was reached.
             ProcessError: the child died, or its answer is none; the message says how.
-            ForkserverError: no child can be started.
+            NoProcessError: the kernel refuses another process.
+            ForkserverError: the forkserver has ended.
         """
         deadline = time.monotonic() + limits.wall_seconds
         try:
-            kind, answer = self._exchange(message, limits, deadline)
+            kind, answer = self._exchange(argument, payload, limits, deadline)
         except TimeoutError:
             self.end()
             raise errors.TimeLimitError(f"took more than {limits.wall_seconds:g} s") from None
@@ -139,11 +144,12 @@ class Process:
             self._channel.close()
 
     def _exchange(
-        self, message: Sequence[bytes | memoryview], limits: Limits, deadline: float
+        self, argument: bytes, payload: bytes | memoryview, limits: Limits, deadline: float
     ) -> tuple[bytes, bytearray]:
-        size = sum(map(len, message))
-        head = forkserver.REQUEST.pack(size, limits.memory, limits.cpu_seconds)
-        for part in (head, *message):
+        payload = memoryview(payload).cast("B")
+        sizes = len(argument), len(payload)
+        head = forkserver.REQUEST.pack(*sizes, limits.memory, limits.cpu_seconds)
+        for part in (head + argument, payload):
             self._channel.settimeout(_left(deadline))
             self._channel.sendall(part)
         kind, size, self.memory_kept = forkserver.ANSWER.unpack(
@@ -168,7 +174,7 @@ class Process:
         """Return the error that says how the child ended by itself."""
         try:
             pid = self.pid
-        except errors.ForkserverError as error:
+        except (errors.ForkserverError, errors.NoProcessError) as error:
             return error
         with suppress(OSError):
             # It may have closed its socket only; a child that has ended keeps its status.
