@@ -266,7 +266,9 @@ def test_handlers_that_exit_or_hang_do_not_harm_other_requests(
         hanging = server.worker()
         with connected(server) as client:
             client.send(request(b"hang"))
-            assert client.is_closed()
+            answer = client.answer()
+            assert answer.status == 500
+            assert b"code/inference.py did not return within 1 s" in answer.body
         assert server.invoke(red, **jpeg).status == 200
         assert server.worker() != hanging
 

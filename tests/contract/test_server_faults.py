@@ -268,12 +268,14 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
         assert server.process.wait(30) == 3
 
 
-def test_a_hanging_run_of_the_model_ends_its_process(trained_job: Path) -> None:
+def test_a_hanging_run_of_the_model_is_a_500_and_ends_its_process(trained_job: Path) -> None:
     settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "1", "BUSY_SECONDS": "3600"}
     with faulty(trained_job / "model", **settings) as server:
         hanging = server.worker()
         with connected(server) as client:
             client.send(request(BUSY))
-            assert client.is_closed()
+            answer = client.answer()
+            assert answer.status == 500 and answer.headers["Connection"] == "close"
+            assert b"the model did not return within 1 s" in answer.body and client.is_closed()
         assert server.invoke(GRAY, Content_Type="image/png").status == 200
         assert server.worker() != hanging

@@ -23,7 +23,7 @@ FRAMEWORK_ROOMS = re.compile(
     r"|serving/(app|models)\.py|serving/custom/handlers\.py"
 )
 NEXT_DOOR = re.compile(r"serving/(multi_model|batching|startup)\.py")  # import from such a room
-GUNICORN_ROOMS = ("server.py", "worker.py")
+GUNICORN_ROOMS = ("arbiter.py", "server.py", "worker.py")
 
 # The table of docs/architecture.md: part → parts of the package it may import.
 DATA = {"errors", "files", "work", "samples", "images", "records", "labels"}

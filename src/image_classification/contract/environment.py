@@ -126,6 +126,9 @@ SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"))
 STARTUP_TIMEOUT = Variable("SAGEMAKER_STARTUP_TIMEOUT", "600",
     "seconds to load the model; after this time the process ends")
+GRACEFUL_TIMEOUT = Variable("IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT", "25",
+    "seconds after SIGTERM in which the server answers the requests it has accepted; SageMaker "
+    "kills it after 30")
 READ_TIMEOUT = Variable("IMAGE_CLASSIFICATION_READ_TIMEOUT", "20",
     "seconds for the head of a request to arrive, and again for its body, which gets one more "
     "second for each 64 KiB received")

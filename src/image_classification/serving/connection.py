@@ -118,6 +118,11 @@ class Connection:
             return False
         return True
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether the client has yet to take some of the answer; False if it is gone."""
+        return bool(self.outgoing) and self.socket.fileno() >= 0
+
     def is_gone(self) -> bool:
         """Whether the client has closed its side; callable from any thread, consumes no bytes."""
         try:
@@ -235,6 +240,11 @@ class Connections:
                 self._refuse(connection, RequestError(408, f"the {missing} did not arrive in time"))
             else:
                 self._close(connection)
+
+    def refuse_incomplete(self, error: RequestError) -> None:
+        """Refuse the requests that have arrived in part."""
+        for connection in [c for c in self._open if c.phase is Phase.RECEIVING]:
+            self._refuse(connection, error)
 
     def let_go(self, idle_seconds: float) -> None:
         """From now on, keep connections open between two requests only for `idle_seconds`."""

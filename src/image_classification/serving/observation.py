@@ -172,13 +172,22 @@ def configure_access_log(is_on: bool) -> None:
         _access_logger.addHandler(handler)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run that `Health` watches: its name, its request and when (monotonic) it began."""
+
+    name: str
+    record: RequestRecord
+    since: float
+
+
 class Health:
     """The state of one server process, which goes from sound to faulty and never back."""
 
     def __init__(self) -> None:
         self._fault: str | None = None
         self._is_device_lost = False
-        self._running: dict[int, float] = {}  # thread → when its run began
+        self._runs: dict[int, Run] = {}  # by thread
 
     @property
     def fault(self) -> str | None:
@@ -198,22 +207,28 @@ class Health:
         self._fault = self._fault or reason
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Watch a run of a graph, or of the user's code, which may run the graph in turn.
+    def running(self, name: str = "the model") -> Iterator[None]:
+        """Watch the block, which decodes, runs a graph or calls the user's code.
 
-        A run that never ends is a fault that nothing else would notice.
+        A run that never ends is a fault that nothing else would notice. A run within a run, such as
+        that of a graph which the user's code calls, is part of it.
+
+        Args:
+            name: of the run, for messages: the subject of "did not return".
         """
         thread = threading.get_ident()
-        if thread in self._running:  # the outer run is watched already
+        if thread in self._runs:
             yield
             return
-        self._running[thread] = time.monotonic()
+        self._runs[thread] = Run(name, current_request(), time.monotonic())
         try:
             yield
         finally:
-            del self._running[thread]
+            del self._runs[thread]
 
-    def longest_run(self) -> float:
-        """Return how many seconds the oldest of the current runs has lasted; 0 without one."""
-        now = time.monotonic()
-        return now - min(list(self._running.values()), default=now)
+    def overdue(self, seconds: float) -> list[Run]:
+        """Return the current runs that have lasted longer than `seconds`."""
+        if not self._runs:
+            return []
+        begin = time.monotonic() - seconds
+        return [run for run in list(self._runs.values()) if run.since < begin]

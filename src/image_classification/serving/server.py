@@ -21,18 +21,16 @@ from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
 from image_classification.errors import UserError
 from image_classification.serving.admission import Plan, choose_plan
+from image_classification.serving.arbiter import KILL_SECONDS, Arbiter
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import check_settings
-from image_classification.serving.worker import CANNOT_START, after_worker
+from image_classification.serving.worker import CANNOT_START
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from image_classification.serving.metrics import Metrics
 
-
-GRACEFUL_SECONDS = 25
-"""SageMaker kills 30 s after SIGTERM."""
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the platform's client keeps a connection (70 s)
 
@@ -89,16 +87,14 @@ def gunicorn_settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
         "bind": f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}",
         "worker_class": "image_classification.serving.worker.Worker",
         "workers": plan.processes,
-        # The worker's loop gives signs of life whatever its threads do, but not while it loads.
         "timeout": environment.STARTUP_TIMEOUT.read_integer(1),
-        "graceful_timeout": GRACEFUL_SECONDS,
+        "graceful_timeout": environment.GRACEFUL_TIMEOUT.read_integer(1) + KILL_SECONDS,
         "keepalive": _KEEP_ALIVE_SECONDS,
         "backlog": 2048,
         "loglevel": "warning",
-        # For the heartbeat file: works on a read-only root and never waits for a disk.
+        # For a file that gunicorn insists on: works on a read-only root, never waits for a disk.
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "control_socket_disable": True,
-        "child_exit": after_worker,
     }
 
 
@@ -108,18 +104,24 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
     Attributes:
         plan: how each process works.
         health: of this process.
+        runs_own_code: whether the user's code may answer.
         metrics: of this process once it has loaded its model, where they are switched on.
     """
 
     def __init__(self, settings: dict[str, Any], plan: Plan, artifact: Artifact | None) -> None:
         self._settings, self._artifact = settings, artifact
         self.plan, self.health = plan, Health()
+        self.runs_own_code = artifact is not None and bool(environment.PROGRAM.read())
         self.metrics: Metrics | None = None
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in self._settings.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Serve until the arbiter ends this process."""
+        Arbiter(self).run()
 
     def load(self) -> Flask:
         """Load the model and make the application; runs in the worker, after the fork."""

@@ -1,8 +1,8 @@
 """The gunicorn worker: its main loop reads whole requests, its threads answer them.
 
 The loop answers pings and metrics itself, refuses requests that are too large, too slow or too
-many, and on SIGTERM ends the process once every request it has accepted is answered. gunicorn
-provides the process, the signals and the heartbeat. This is the only file that uses names that
+many, and on SIGTERM ends the process once every request it has accepted is answered (`ending`).
+gunicorn provides the process and the signals. Besides `arbiter`, the only file that uses names that
 gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 """
 
@@ -11,30 +11,31 @@ from __future__ import annotations
 import gc
 import io
 import logging
-import mmap
 import os
 import queue
 import resource
 import selectors
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker as GunicornWorker
 
 from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.serving import observation
+from image_classification.serving.account import Account, Work
 from image_classification.serving.admission import Plan
-from image_classification.serving.connection import LINGER_SECONDS, Connection, Connections, Limits
+from image_classification.serving.connection import Connection, Connections, Limits
+from image_classification.serving.ending import Ending, overdue
 from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
+from image_classification.serving.process_state import BEATS, ProcessState
 from image_classification.serving.refusals import refusal
 
 if TYPE_CHECKING:
@@ -47,22 +48,26 @@ CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 
 _TICK_SECONDS = 0.5
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
-_FAULT_SECONDS = 5.0  # for the requests that still run when the process must be replaced
 _MOST_CONNECTIONS = 1000
 _ADMINISTRATION_THREADS = 4  # a model that takes minutes to load blocks no prediction
 
+_INTERNAL_ERROR = "internal error; the log has the details"
 _FRAMING = ("content-length", "connection", "transfer-encoding")  # the server sets these
-
-_MOST_DEATHS = 5  # within a minute: then the platform should start the container anew
-_DEATHS_SECONDS = 60.0
-_deaths: list[float] = []  # when (monotonic) workers died; in the arbiter
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
 
 
 class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
-    """One server process. `app`, gunicorn's application, has `plan`, `health` and `metrics`."""
+    """One server process.
+
+    `app`, gunicorn's application, has `plan`, `health`, `metrics` and `runs_own_code`.
+
+    Attributes:
+        state: what the arbiter sees of the process.
+        is_urgent: whether it has to end at once.
+        refusal: why no more requests are taken; None while they are.
+    """
 
     lost_before = 0
     """Requests that ended with workers killed before this one; the arbiter counts them."""
@@ -70,30 +75,36 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.alive: bool
-        self._shared = mmap.mmap(-1, 8)  # shared with the arbiter, which outlives a SIGKILL
-        self._in_flight = 0
+        self.plan: Plan = self.app.plan
+        deposits = self.plan.threads if self.app.runs_own_code else 0
+        self.state = ProcessState(deposits)
+        self._account = Account(self.state, bool(deposits))
+        self.is_urgent = False
+        self.refusal: str | None = None
         self._next_round = 0.0
         self._is_accepting = False
-        self._plan: Plan = self.app.plan
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-
-    @property
-    def requests_in_flight(self) -> int:
-        """Requests received and not answered yet; the arbiter can read it too."""
-        return int.from_bytes(self._shared[:8], "little")
 
     @classmethod
     def count_lost(cls, requests: int) -> None:
         """Count requests that ended with a killed worker; the next workers inherit the number."""
         cls.lost_before += requests
 
+    def handle_quit(self, *_: Any) -> None:
+        """End at once at SIGINT, SIGQUIT and SIGABRT, but answer first."""
+        if not self.booted:  # there is nothing to answer
+            os._exit(0)
+        self.alive, self.is_urgent = False, True
+
+    handle_abort = handle_quit
+
     def run(self) -> None:
         """Run the main loop; gunicorn calls this once the model is loaded."""
         self._health: observation.Health = self.app.health
         self._metrics: Metrics | None = self.app.metrics
         if self._metrics is not None:
-            self._metrics.follow(lambda: self._in_flight, self.lost_before)
-        self._threads = ThreadPoolExecutor(self._plan.threads)
+            self._metrics.follow(lambda: len(self._account), self.lost_before)
+        self._threads = ThreadPoolExecutor(self.plan.threads)
         self._administration = ThreadPoolExecutor(_ADMINISTRATION_THREADS)
         self._selector = selectors.DefaultSelector()
         # gunicorn's pipe, to which Python writes at each signal and `defer` at each call.
@@ -102,12 +113,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         gc.freeze()  # loaded objects stay: the garbage collector need not visit them
         while self.alive and self.ppid == os.getppid() and not self._is_faulty():
             self._accept_if(self._connections.has_room())
-            self._turn()
+            self.turn()
         self.alive = False
-        if self._health.fault:
-            self._end_faulty()
-        else:
-            self._drain()
+        self._end()
 
     def defer(self, call: Callable[..., None], *arguments: Any) -> None:
         """Have the main loop call a function in its next turn; from any thread."""
@@ -130,11 +138,12 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         record = _record_of(
             request.head,
             received_bytes=len(request.body),
-            deadline=time.monotonic() + self._plan.timeout,
+            deadline=time.monotonic() + self.plan.timeout,
             is_client_gone=connection.is_gone,
         )
         if record.is_quick:
-            data, closes = self._answer(connection, request, record)
+            answer = self._answer(connection, request, record)
+            data, closes = self._finish(request, record, answer)
             self._connections.answer(connection, data, closes=closes)
             return
         try:
@@ -143,9 +152,28 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             data, closes = self._finish(request, record, refusal(error.status, error.message))
             self._connections.answer(connection, data, closes=closes)
             return
-        self._count(1)
+        work = self._account.accept(connection, request, record)
         pool = self._administration if record.is_administration else self._threads
-        pool.submit(self._work, connection, request, record)
+        pool.submit(self._work, work)
+
+    def unanswered(self) -> list[Work]:
+        """Return the accepted requests that nobody has begun to answer."""
+        return self._account.unanswered()
+
+    def answer_instead(self, work: Work, status: int, message: str) -> None:
+        """Answer a request whose thread waits or hangs; nothing happens if it has an answer.
+
+        The thread's later answer is dropped.
+        """
+        if not work.claim():
+            return
+        record = work.record
+        answer = refusal(status, message)
+        _logger.warning("%s %s answered %s: %s", record.method, record.path, status, message)
+        data, _ = self._finish(work.request, record, answer)
+        self._connections.answer(work.connection, data, closes=True)
+        if not self._account.sent(work):
+            self._account.await_rest(work)
 
     def note_refusal(self, connection: Connection, error: RequestError, sent_bytes: int) -> None:
         """Record the refusal of a request that did not arrive whole."""
@@ -160,7 +188,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         return Limits(
             connections=min(_MOST_CONNECTIONS, files // 2),
             max_body=environment.max_content_length(),
-            body_memory=self._plan.body_memory,
+            body_memory=self.plan.body_memory,
             read_seconds=environment.READ_TIMEOUT.read_integer(1),
             idle_seconds=self.cfg.keepalive,
         )
@@ -187,107 +215,106 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             else:
                 self._selector.unregister(listener)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Handle events; now and then give a sign of life and end late connections."""
         for key, _ in self._selector.select(_TICK_SECONDS):
             key.data(key.fileobj)
         now = time.monotonic()
         if now >= self._next_round:
             self._next_round = now + _ROUND_SECONDS
-            self.notify()
+            self.state.numbers[BEATS] += 1
             self._connections.close_late()
-
-    def _turns(self, seconds: float) -> Iterator[None]:
-        """Turn the loop between the caller's checks, for at most `seconds`."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            yield
-            self._turn()
-
-    def _drain(self) -> None:
-        """Answer every accepted request, then close."""
-        for listener in self.sockets:
-            while self._connections.accept(listener):
-                pass
-        self._accept_if(False)
-        for listener in self.sockets:
-            listener.close()
-        self._connections.let_go(LINGER_SECONDS)
-        for _ in self._turns(self.cfg.graceful_timeout - 1):
-            if not self._connections:
-                return
+            self._account.review()
 
     def _is_faulty(self) -> bool:
-        if self._health.longest_run() > self._plan.timeout:
-            self._health.fail(f"a run of the model takes longer than {self._plan.timeout} s")
+        for run in self._health.overdue(self.plan.timeout):
+            self._health.fail(overdue(run.name, self.plan.timeout))
         return self._health.fault is not None
 
-    def _end_faulty(self) -> None:
-        """End a process that cannot answer; on a CPU the arbiter starts another one.
+    def _end(self) -> None:
+        """End the process; on a CPU the arbiter starts another one after a fault.
 
-        New connections wait in the backlog for that process. A lost device has no next process: the
-        arbiter ends too, and until then clients and pings get a 503.
+        A lost device has no next process: the arbiter ends too.
         """
-        is_lost = self._health.is_device_lost
-        self._accept_if(is_lost)
-        self._connections.let_go(LINGER_SECONDS if is_lost else 0.0)
-        for _ in self._turns(_FAULT_SECONDS):
-            if not self._in_flight:
-                break
-        self._turn()  # for requests sent before the fault
-        logging.shutdown()
-        # Not sys.exit, which would wait for a thread that hangs in the device.
-        os._exit(CANNOT_START if is_lost else 1)
+        ending = Ending(self, self._connections, self._health, self.plan.timeout)
+        if self._health.fault:
+            self._accept_if(self._health.is_device_lost)
+            ending.replace()
+        else:
+            for listener in self.sockets:
+                while self._connections.accept(listener):
+                    pass
+            self._accept_if(False)
+            for listener in self.sockets:
+                listener.close()
+            ending.drain()
+        lost = self._account.lost
+        if lost and self.ppid != os.getppid():  # nobody else would say so
+            _logger.error("process %d ended with %d unanswered requests", self.pid, lost)
+        if self._health.fault or lost or len(self._account):
+            logging.shutdown()
+            # Not sys.exit, which would wait for a thread that hangs in the device.
+            code = CANNOT_START if self._health.is_device_lost else 1
+            os._exit(code if self._health.fault or lost else 0)
 
     def _check_load(self) -> None:
         """Raise a RequestError 503 if nothing more can be taken now."""
-        if self._health.fault:
-            raise RequestError(503, "this process is being replaced: send it again later")
-        if self._in_flight >= self._plan.threads + self._plan.queue_size:
+        if self.refusal is not None:
+            raise RequestError(503, self.refusal)
+        if len(self._account) >= self.plan.threads + self.plan.queue_size:
             raise RequestError(
-                503, f"{self._in_flight} requests are already waiting: send it again later"
+                503, f"{len(self._account)} requests are already waiting: send it again later"
             )
 
-    def _work(self, connection: Connection, request: Request, record: RequestRecord) -> None:
+    def _work(self, work: Work) -> None:
         """Answer in a thread of the pool, and send as much as the client takes at once."""
-        is_open = False
+        is_ours = is_open = is_sent = False
+        record, connection = work.record, work.connection
         try:
+            if work.is_claimed:  # refused while it waited
+                return
             record.waited(time.monotonic() - record.started)
-            data, closes = self._answer(connection, request, record)
-            is_open = connection.answer(data, closes=closes)
+            with self._account.working(work):
+                answer = self._answer(connection, work.request, record)
+            is_ours = work.claim()
+            if is_ours:
+                data, closes = self._finish(work.request, record, answer)
+                is_open = connection.answer(data, closes=closes)
+                is_sent = self._account.sent(work)
         finally:
-            self.defer(self._worked, connection, is_open)
+            self.defer(self._worked, work, is_ours, is_open, is_sent)
 
-    def _worked(self, connection: Connection, is_open: bool) -> None:
-        self._count(-1)
-        self._connections.sent(connection, is_open)
+    def _worked(self, work: Work, is_ours: bool, is_open: bool, is_sent: bool) -> None:
+        self._account.done(work)
+        if is_ours:
+            self._connections.sent(work.connection, is_open)
+            if not is_sent:
+                self._account.await_rest(work)
 
-    def _count(self, change: int) -> None:
-        self._in_flight += change
-        self._shared[:8] = self._in_flight.to_bytes(8, "little")
-
-    def _answer(
-        self, connection: Connection, request: Request, record: RequestRecord
-    ) -> tuple[bytes, bool]:
-        """Run the application; return the answer and whether the connection ends with it."""
+    def _answer(self, connection: Connection, request: Request, record: RequestRecord) -> Answer:
+        """Run the application."""
         with observation.working_on(record):
             try:
                 record.refuse_if_abandoned()
-                answer = run_application(self.wsgi, request, connection.peer, connection.server)
-                return self._finish(request, record, answer)
+                return run_application(self.wsgi, request, connection.peer, connection.server)
             except RequestError as error:
-                answer = refusal(error.status, error.message)
+                return refusal(error.status, error.message)
             except Exception:
                 _logger.exception("%s %s failed", record.method, record.path)
-                answer = refusal(500, "internal error; the log has the details")
-        return self._finish(request, record, answer)
+                return refusal(500, _INTERNAL_ERROR)
 
     def _finish(
         self, request: Request, record: RequestRecord, answer: Answer
     ) -> tuple[bytes, bool]:
         """Record the answer before it is sent, so that a client with an answer finds it counted."""
         closes = not self.alive or answer.status == 499 or not request.head.is_persistent
-        data = answer.to_bytes(is_closing=closes, has_body=record.method != "HEAD")
+        has_body = record.method != "HEAD"
+        try:
+            data = answer.to_bytes(is_closing=closes, has_body=has_body)
+        except UnicodeEncodeError:  # a header that HTTP cannot hold
+            _logger.exception("%s %s failed", record.method, record.path)
+            answer = refusal(500, _INTERNAL_ERROR)
+            data = answer.to_bytes(is_closing=closes, has_body=has_body)
         self._close_record(record, answer.status, len(data))
         return data, closes
 
@@ -352,24 +379,3 @@ def run_application(application: Application, request: Request, peer: Any, serve
     status, headers = started
     kept = [(name, value) for name, value in headers if name.lower() not in _FRAMING]
     return Answer(status, kept, body)
-
-
-def after_worker(arbiter: Arbiter, worker: Worker) -> None:
-    """Count the requests lost with an ended worker: gunicorn's `child_exit`, in the arbiter.
-
-    Raises:
-        HaltServer: too many workers died recently, or the models of a multi-model endpoint are lost
-            and the platform would go on requesting them.
-    """
-    lost = worker.requests_in_flight
-    if lost:
-        Worker.count_lost(lost)
-        sys.stderr.write(f"process {worker.pid} ended with {lost} unanswered requests\n")
-    if not arbiter.LISTENERS:  # the server is being stopped
-        return
-    if environment.IS_MULTI_MODEL.read_switch():
-        raise HaltServer("the process that held the loaded models has ended", 1)
-    now = time.monotonic()
-    _deaths[:] = [then for then in _deaths if now - then < _DEATHS_SECONDS] + [now]
-    if len(_deaths) == _MOST_DEATHS:
-        raise HaltServer(f"{_MOST_DEATHS} processes died within {_DEATHS_SECONDS:.0f} s", 1)

@@ -122,15 +122,15 @@ def test_a_fault_of_the_runtime_makes_the_process_unhealthy(provider: str, is_lo
     with pytest.raises(DeviceError):
         guarded.run(images(1))
     assert health.fault == "it broke"
-    assert health.is_device_lost is is_lost and health.longest_run() == 0
+    assert health.is_device_lost is is_lost and not health.overdue(0)
 
 
 def test_a_run_inside_a_run_is_timed_from_the_start_of_the_outer_one() -> None:
     health = Health()
-    with health.running():
-        time.sleep(0.01)
-        outer = health.longest_run()
-        with health.running():
-            assert health.longest_run() >= outer >= 0.01
-        assert health.longest_run() >= outer
-    assert health.longest_run() == 0
+    with health.running("code/inference.py"):
+        time.sleep(0.02)
+        (outer,) = health.overdue(0.01)
+        with health.running("the model"):
+            assert health.overdue(0.01) == [outer] and outer.name == "code/inference.py"
+        assert health.overdue(0.01) == [outer] and health.overdue(60) == []
+    assert health.overdue(0) == []

@@ -185,7 +185,7 @@ class CustomHandlers:
         model: our model, which our defaults use.
         form: of our answers.
         settings: of the environment.
-        health: asked how long a call lasts; one that hangs ends the process.
+        health: watches each call; one that hangs ends the process.
 
     Raises:
         UserError: the file cannot be imported, or its model_fn fails.
@@ -216,7 +216,7 @@ class CustomHandlers:
         content_type = _for_handlers(invocation.content_type)
         context = _Context(self._code, {"Content-Type": content_type, "Accept": accept})
         try:
-            with self._health.running():
+            with self._health.running(f"{CODE_FOLDER}/{self._code.program}"):
                 (answer,) = self._transformer.transform([{"body": invocation.body}], context)
         except (RequestError, ImageError):
             raise

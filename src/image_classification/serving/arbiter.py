@@ -1,0 +1,177 @@
+"""gunicorn's arbiter, which holds the listener, watches the server processes and settles accounts.
+
+It needs nothing of a process that hangs: it reads the signs of life and the account of each from
+shared memory (`process_state`), kills one that gives no sign, answers for the user's code that ran
+there, and counts what nobody has answered. Besides `worker`, the only file that uses names that
+gunicorn does not document; tests/unit/serving/test_worker.py lists them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from gunicorn.arbiter import Arbiter as GunicornArbiter
+from gunicorn.errors import HaltServer
+
+from image_classification.contract import environment
+from image_classification.serving.ending import overdue
+from image_classification.serving.process_state import BEATS, UNANSWERED
+from image_classification.serving.refusals import refusal
+from image_classification.serving.worker import Worker
+
+KILL_SECONDS = 2
+"""How long after its time to stop, or to give a sign of life, a process is killed."""
+
+_MOST_DEATHS = 5  # within a minute: then the platform should start the container anew
+_DEATHS_SECONDS = 60.0
+_LONGEST_LOOK = 2.0  # seconds that count between two looks: a frozen container is not silent
+_REAP_SECONDS = 2.0
+
+
+class _Watched:
+    """A process that has not been settled yet."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.is_killed = False
+        self._beats, self._silence = 0, 0.0
+
+    def silence_after(self, seconds: float) -> float:
+        """Return for how many seconds it has given no sign; `seconds` passed since the last look.
+
+        A process that was stopped together with this one, as by `docker pause`, is not silent.
+        """
+        beats = self.worker.state.numbers[BEATS]
+        self._silence = 0.0 if beats != self._beats else self._silence + seconds
+        self._beats = beats
+        return self._silence
+
+    def patience(self) -> float:
+        """Return the seconds for which it may be silent, while it loads or while it serves.
+
+        A process that serves notices by itself, if it can, a run that hangs; so it comes first.
+        """
+        if not self._beats:
+            return float(environment.STARTUP_TIMEOUT.read_integer(1))
+        return self.worker.plan.timeout + KILL_SECONDS
+
+
+class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no types
+    """The first process; it exits with 1 if requests were lost while the server ended."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self._watched: dict[int, _Watched] = {}
+        self._deaths: list[float] = []  # when (monotonic) processes died
+        self._last_look = time.monotonic()
+        self._lost, self._status = 0, 0  # while the server ends
+
+    def spawn_worker(self) -> int:
+        """Start a process; the new one never returns from here."""
+        pid: int = super().spawn_worker()
+        self._watched[pid] = _Watched(self.WORKERS[pid])
+        self.WORKERS[pid].state.leave()
+        return pid
+
+    def murder_workers(self) -> None:
+        """Kill the processes that give no sign of life; SIGKILL, which ends a stopped one too."""
+        now = time.monotonic()
+        passed, self._last_look = min(now - self._last_look, _LONGEST_LOOK), now
+        for pid, watched in self._watched.items():
+            silence = watched.silence_after(passed)
+            if silence > watched.patience() and not watched.is_killed:
+                watched.is_killed = True
+                _log(f"process {pid} has given no sign of life for {silence:.0f} s: it is killed")
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def reap_workers(self) -> None:
+        """Collect ended processes and settle each: gunicorn does not for those it gives up on."""
+        if self._is_ending():
+            self.murder_workers()
+        try:
+            super().reap_workers()
+        except HaltServer as end:
+            if not self._is_ending():
+                self._settle_ended()
+                raise
+            self._status = end.exit_status
+        self._settle_ended()
+
+    def stop(self, graceful: bool = True) -> None:
+        """End the processes and wait for those that were killed at the end of their time."""
+        super().stop(graceful)
+        end = time.monotonic() + _REAP_SECONDS
+        while self.WORKERS and time.monotonic() < end:
+            time.sleep(0.02)
+            self.reap_workers()
+        self.WORKERS.clear()
+        self._settle_ended()
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
+        """End the server."""
+        try:
+            super().halt(reason, exit_status)
+        except SystemExit as end:
+            if self._lost:
+                _log(f"{self._lost} accepted requests were lost while the server ended")
+            sys.exit(end.code or self._status or (1 if self._lost else 0))
+        raise AssertionError("gunicorn's halt ends the process")
+
+    def _is_ending(self) -> bool:
+        return not self.LISTENERS
+
+    def _settle_ended(self) -> None:
+        for pid in [pid for pid in self._watched if pid not in self.WORKERS]:
+            self._settle(self._watched.pop(pid))
+
+    def _settle(self, watched: _Watched) -> None:
+        """Answer and count the requests of an ended process.
+
+        Raises:
+            HaltServer: too many processes died recently, or the models of a multi-model endpoint
+                are lost and the platform would go on requesting them.
+        """
+        worker = watched.worker
+        unanswered = worker.state.numbers[UNANSWERED]
+        lost = max(0, unanswered - self._answer_deposits(watched))
+        if lost:
+            Worker.count_lost(lost)
+            _log(f"process {worker.pid} ended with {lost} unanswered requests")
+        if self._is_ending():
+            self._lost += lost
+            return
+        if environment.IS_MULTI_MODEL.read_switch():
+            raise HaltServer("the process that held the loaded models has ended", 1)
+        now = time.monotonic()
+        self._deaths = [then for then in self._deaths if now - then < _DEATHS_SECONDS] + [now]
+        if len(self._deaths) == _MOST_DEATHS:
+            raise HaltServer(f"{_MOST_DEATHS} processes died within {_DEATHS_SECONDS:.0f} s", 1)
+
+    def _answer_deposits(self, watched: _Watched) -> int:
+        """Answer the clients for whom the user's code ran in a dead process; return how many."""
+        name, answered = f"code/{environment.PROGRAM.read()}", 0
+        status, reason = 500, f"the process ended before {name} returned; the log has the details"
+        if watched.is_killed:
+            reason = overdue(name, watched.worker.plan.timeout)
+        elif self._is_ending():
+            status, reason = 503, f"the server stopped before {name} returned: send it again later"
+        answer = refusal(status, reason).to_bytes(is_closing=True)
+        for request, client in watched.worker.state.take():
+            with client, suppress(OSError):
+                client.setblocking(False)  # nothing of an answer has been sent, so this one fits
+                is_sent = client.send(answer) == len(answer)
+                client.shutdown(1)  # to the end of sending; a reset could overtake the answer
+                answered += is_sent
+                _log(f"request {request} answered {status}: {reason}")
+        return answered
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
