@@ -18,26 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from image_classification.errors import ImageDamagedError, ImageFormatError
+from image_classification.images.foreign import altered_on_the_way, name_foreign
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
 """Size of the end of a file that may contain its end mark; other programs append data to it."""
-
-# Other files that people send, so that a refusal can name them. Offset, bytes, name.
-_FOREIGN = (
-    (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"),
-    (4, b"ftypheic", "HEIC"), (4, b"ftypheix", "HEIC"), (4, b"ftypmif1", "HEIF"),
-    (4, b"ftypavif", "AVIF"), (4, b"ftyp", "an MP4 or QuickTime file"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"), (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"8BPS", "a Photoshop file"), (0, b"\0\0\1\0", "ICO"), (0, b"%PDF", "PDF"),
-    (0, b"\x1f\x8b", "gzip"), (0, b"PK\x03\x04", "ZIP"), (257, b"ustar", "tar"),
-    (0, b"version https://git-lfs", "a Git LFS pointer (text), not the file itself"),
-    (0, b"<svg", "SVG"), (0, b"<?xml", "XML"), (0, b"<!DOCTYPE", "HTML"), (0, b"<html", "HTML"),
-    *((0, b"P%d\n" % number, "PNM") for number in range(1, 7)),
-)  # fmt: skip
 
 _MAX_SEGMENTS = 100_000  # or chunks, or blocks: more is an attack on the loops that walk them
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by color type
@@ -122,19 +109,23 @@ def read_header(data: bytes) -> ImageHeader:
 
 def sniff(data: bytes) -> str:
     """Return the format of `data`, one of `FORMATS`; an ImageFormatError names any other."""
+    found = None
     if data.startswith(b"\xff\xd8"):
-        return "JPEG"
-    if data.startswith(PNG_SIGNATURE):
-        return "PNG"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "GIF"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith(b"BM"):
-        return "BMP"
-    names = (name for offset, mark, name in _FOREIGN if data.startswith(mark, offset))
-    found = next(names, f"unknown bytes that begin with {data[:16]!r}") if data else "0 bytes"
-    raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {found}")
+        found = "JPEG"
+    elif data.startswith(PNG_SIGNATURE):
+        found = "PNG"
+    elif data[:6] in (b"GIF87a", b"GIF89a"):
+        found = "GIF"
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        found = "WEBP"
+    elif data.startswith(b"BM"):
+        found = "BMP"
+    named = None if found else name_foreign(data)
+    if found and (found not in ("JPEG", "PNG") or b"\0" not in data[:END_BYTES]):
+        named = altered_on_the_way(data, found)
+    if named or not found:
+        raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {named}")
+    return found
 
 
 def without_metadata(data: bytes, header: ImageHeader) -> bytes:
