@@ -1,7 +1,8 @@
 """A server whose device fails as its pictures command; for tests only.
 
 A white image breaks the device, a black one keeps it busy for BUSY_SECONDS. With FAKE_CUDA set, the
-device calls itself one of CUDA. Everything else is the product.
+device calls itself one of CUDA. The decoder hangs at an image of 41 × 41 pixels. Everything else is
+the product.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from image_classification import cli
 from image_classification.errors import DeviceError
+from image_classification.images.header import read_header
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import server
 
@@ -35,6 +37,14 @@ def load_with_obedient_device(application: Any) -> Any:
                 time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
             return super().run(images)
 
+    preprocess = models.preprocess
+
+    def preprocess_or_hang(image: bytes, *arguments: Any) -> None:
+        if read_header(image).width == 41:
+            time.sleep(3600)
+        preprocess(image, *arguments)
+
+    models.preprocess = preprocess_or_hang  # type: ignore[attr-defined]
     models.Runtime = ObedientRuntime  # type: ignore[misc]
     return load(application)
 

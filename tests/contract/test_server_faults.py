@@ -23,13 +23,14 @@ FAULTY = "tests.contract.faulty_server"
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def one_color(value: int) -> bytes:
+def one_color(value: int, size: int = 40) -> bytes:
     body = io.BytesIO()
-    Image.new("RGB", (40, 40), (value, value, value)).save(body, "PNG")
+    Image.new("RGB", (size, size), (value, value, value)).save(body, "PNG")
     return body.getvalue()
 
 
 BUSY, GRAY, BREAK = one_color(0), one_color(128), one_color(255)
+ENDLESS = one_color(128, size=41)
 
 
 @contextmanager
@@ -268,14 +269,17 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
         assert server.process.wait(30) == 3
 
 
-def test_a_hanging_run_of_the_model_is_a_500_and_ends_its_process(trained_job: Path) -> None:
+def test_a_run_of_the_model_or_of_the_decoder_that_hangs_is_a_500_and_ends_its_process(
+    trained_job: Path,
+) -> None:
     settings = {"SAGEMAKER_MODEL_SERVER_TIMEOUT": "1", "BUSY_SECONDS": "3600"}
     with faulty(trained_job / "model", **settings) as server:
-        hanging = server.worker()
-        with connected(server) as client:
-            client.send(request(BUSY))
-            answer = client.answer()
-            assert answer.status == 500 and answer.headers["Connection"] == "close"
-            assert b"the model did not return within 1 s" in answer.body and client.is_closed()
-        assert server.invoke(GRAY, Content_Type="image/png").status == 200
-        assert server.worker() != hanging
+        for body, name in ((BUSY, b"the model"), (ENDLESS, b"the decoder of images")):
+            hanging = server.worker()
+            with connected(server) as client:
+                client.send(request(body))
+                answer = client.answer()
+                assert answer.status == 500 and answer.headers["Connection"] == "close"
+                assert name + b" did not return within 1 s" in answer.body and client.is_closed()
+            assert server.invoke(GRAY, Content_Type="image/png").status == 200
+            assert server.worker() != hanging

@@ -34,6 +34,7 @@ _TOGETHER = 32  # images of a request in one run: thousands at once could exhaus
 _FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
 _CUDA = "CUDAExecutionProvider"
+_DECODER = "the decoder of images"
 _CUDA_FAILURE = re.compile("CUDA|CUDNN|CUBLAS|CUFFT|allocate")
 _MOST_REASON = 500  # characters of ONNX Runtime's text, which can repeat a shape of any length
 
@@ -218,10 +219,11 @@ class LargeImages:
 
     Args:
         limit: pixels; an image that has more is decoded while no other large one is.
+        health: watches each image that is decoded, large or not.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = max(1, limit)
+    def __init__(self, limit: int, health: Health | None = None) -> None:
+        self._limit, self._health = max(1, limit), health or Health()
         self._used = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -236,12 +238,14 @@ class LargeImages:
         if header.format == "JPEG" and not header.is_progressive:
             pixels //= _JPEG_SHARE
         if pixels <= _FREE_PIXELS:
-            yield
+            with self._health.running(_DECODER):
+                yield
             return
         pixels = min(pixels, self._limit)
         self._enter(pixels)
         try:
-            yield
+            with self._health.running(_DECODER):
+                yield
         finally:
             with self._changed:
                 self._used -= pixels

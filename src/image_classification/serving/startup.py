@@ -46,7 +46,7 @@ def create_server_app(
     logs.configure(environment.LOG_LEVEL.read_integer(0))
     configure_access_log(environment.ACCESS_LOG.read_switch())
     settings = read_settings()
-    large_images = models.LargeImages(plan.large_pixels)
+    large_images = models.LargeImages(plan.large_pixels, health)
     if artifact is None:
         return _multi_model_app(settings, plan, health, metrics, large_images)
     model = load_model(artifact, plan, health, large_images)
