@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from image_classification.errors import ArtifactError
-from image_classification.files import named_in_errors
+from image_classification.files import named_in_errors, temporary_folder
 
 _MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
 _MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
@@ -46,9 +45,9 @@ def unpacked(path: Path) -> Iterator[Path]:
         raise ArtifactError(
             f"{path}: expected a model.tar.gz or the folder unpacked from it, found nothing"
         )
-    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
-        unpack(path, Path(folder))
-        yield Path(folder)
+    with temporary_folder() as folder:
+        unpack(path, folder)
+        yield folder
 
 
 def file_names(path: Path) -> Iterator[PurePosixPath]:

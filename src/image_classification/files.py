@@ -1,9 +1,12 @@
-"""Files that appear whole or not at all: written under a temporary name, then renamed."""
+"""Files that appear whole or not at all, and folders that nobody leaves behind."""
 
 import errno
+import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
@@ -11,6 +14,9 @@ from image_classification.errors import DataError, UsageError
 PARTIAL_SUFFIX = ".partial"
 BUFFER_BYTES = 1 << 20
 """Buffer of a file that is written piece by piece."""
+
+_FOLDER_PREFIX = "image-classification-"
+_LOCK = "in-use"
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -64,3 +70,40 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write `content` as UTF-8 with a final newline, whole or not at all."""
     write_bytes(path, (content.rstrip("\n") + "\n").encode("utf-8"))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty temporary folder and remove it after the block.
+
+    If every process that uses it is killed, the next call of this function removes it: a lock on a
+    file next to the yielded folder, which forked processes hold too, tells whether one still lives.
+    """
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    owner, root = os.getpid(), Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    lock = os.open(root / f"{_LOCK}{PARTIAL_SUFFIX}", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with suppress(OSError):  # without locks, as on some network disks, it is never abandoned
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.replace(root / f"{_LOCK}{PARTIAL_SUFFIX}", root / _LOCK)  # visible only once locked
+        content = root / "content"
+        content.mkdir()
+        yield content
+    finally:
+        if os.getpid() == owner:  # a forked process leaves through here too
+            shutil.rmtree(root, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove this user's temporary folders whose lock nobody holds."""
+    for root in parent.glob(f"{_FOLDER_PREFIX}*"):
+        with suppress(OSError):  # it is in use, removed by now, or not ours to judge
+            if root.is_symlink() or root.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(root / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(root, ignore_errors=True)
+            finally:
+                os.close(lock)

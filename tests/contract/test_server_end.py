@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -272,3 +273,30 @@ def test_a_request_next_to_a_handler_that_hangs_has_time_to_be_answered(
         queued.send(request(b"wait"))
         assert hanging.answer().status == 500
         assert [slow.answer().body, queued.answer().status] == [b"well", 503]
+
+
+def test_the_unpacked_model_of_a_killed_server_is_removed_by_the_next_one(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    archive, folder = tmp_path / "model.tar.gz", tmp_path / "temporary"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(trained_job / "model", ".")
+    folder.mkdir()
+    own = {"TMPDIR": str(folder)}
+    with running_server(archive, exit_code=-9, **own) as killed:
+        (left,) = folder.iterdir()
+        with running_server(archive, **own):
+            assert left.exists()  # it is in use
+        worker = killed.worker()
+        os.kill(worker, signal.SIGTERM)
+        await_end(worker)
+        assert killed.invoke(GRAY, Content_Type="image/png").status == 200
+        assert left.exists()  # not removed by the process that ended
+        worker = killed.worker()
+        killed.process.kill()
+        os.kill(worker, signal.SIGKILL)
+        await_end(worker)
+    assert left.exists()
+    with running_server(archive, **own):
+        assert len(list(folder.iterdir())) == 1 and not left.exists()
+    assert not list(folder.iterdir())
