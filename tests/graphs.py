@@ -20,6 +20,7 @@ MEAN = (
     helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
     helper.make_node("ReduceMean", ["floats"], ["m"], axes=[1, 2], keepdims=0),
 )
+SOFTMAX_OF_SUM = helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1)
 SOFTMAX = helper.make_node("Softmax", ["m"], ["probabilities"], axis=1)
 
 
@@ -79,7 +80,7 @@ def failing_if_bright() -> ModelProto:
         helper.make_node("Gather", ["m", "bright"], ["row"], axis=0),  # of a batch of one
         helper.make_node("Mul", ["row", "zero"], ["nothing"]),
         helper.make_node("Add", ["m", "nothing"], ["sum"]),
-        helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1),
+        SOFTMAX_OF_SUM,
     ]
     return model(nodes, {**_HIGH, "zero": np.float32(0)})
 
@@ -98,24 +99,30 @@ def filling_if_bright(floats: int) -> ModelProto:
         helper.make_node("ReduceSum", ["filled"], ["sum_of_many"], keepdims=0),
         helper.make_node("Mul", ["sum_of_many", "zero"], ["nothing"]),
         helper.make_node("Add", ["m", "nothing"], ["sum"]),
-        helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1),
+        SOFTMAX_OF_SUM,
     ]
     return model(nodes, {**_HIGH, "zero": np.float32(0), "many": np.array([floats], np.int64)})
 
 
 def slow_if_bright(side: int) -> ModelProto:
     """Multiplies matrices of this side, fifty times, with bright images alone."""
-    nodes = [
-        *(*MEAN, *_brightness()),
-        helper.make_node("Mul", ["bright", "side"], ["size"]),
-        helper.make_node("Concat", ["size", "size"], ["square"], axis=0),
-        helper.make_node(
-            "ConstantOfShape",
-            ["square"],
-            ["x0"],
-            value=numpy_helper.from_array(np.ones(1, np.float32)),
-        ),
-    ]
+    size = helper.make_node("Mul", ["bright", "side"], ["size"])
+    arrays = {**_HIGH, "side": np.array([side], np.int64)}
+    return _multiplying([*MEAN, *_brightness(), size], arrays)
+
+
+def slow(side: int) -> ModelProto:
+    """Multiplies matrices of this side, fifty times, whatever the image."""
+    return _multiplying(
+        [*MEAN, helper.make_node("Identity", ["side"], ["size"])],
+        {"side": np.array([side], np.int64)},
+    )
+
+
+def _multiplying(nodes: list[NodeProto], arrays: dict[str, object]) -> ModelProto:
+    ones = numpy_helper.from_array(np.ones(1, np.float32))
+    nodes.append(helper.make_node("Concat", ["size", "size"], ["square"], axis=0))
+    nodes.append(helper.make_node("ConstantOfShape", ["square"], ["x0"], value=ones))
     for number in range(50):
         names = [f"x{number}", f"x{number}"]
         nodes.append(helper.make_node("MatMul", names, [f"y{number}"]))
@@ -124,9 +131,9 @@ def slow_if_bright(side: int) -> ModelProto:
         helper.make_node("ReduceSum", ["x50"], ["sum_of_many"], keepdims=0),
         helper.make_node("Mul", ["sum_of_many", "zero"], ["nothing"]),
         helper.make_node("Add", ["m", "nothing"], ["sum"]),
-        helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1),
+        SOFTMAX_OF_SUM,
     ]
-    return model(nodes, {**_HIGH, "zero": np.float32(0), "side": np.array([side], np.int64)})
+    return model(nodes, {**arrays, "zero": np.float32(0)})
 
 
 def huge(floats: int) -> ModelProto:

@@ -22,20 +22,20 @@ load = server._Server.load
 
 def load_with_obedient_device(application: Any) -> Any:
     """Runs in the worker: ONNX Runtime must not be imported before the fork."""
-    from image_classification.serving import models
+    from image_classification.serving import models, runtime
 
-    class ObedientRuntime(models.Runtime):
+    class ObedientRuntime(runtime.Runtime):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             if os.environ.get("FAKE_CUDA"):
                 self.providers = ["CUDAExecutionProvider"]
 
-        def run(self, images: UInt8Array) -> FloatArray:
+        def run(self, images: UInt8Array, **options: Any) -> FloatArray:
             if images.min() > 240:
                 raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
             if images.max() < 15:
                 time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
-            return super().run(images)
+            return super().run(images, **options)
 
     preprocess = models.preprocess
 
@@ -45,7 +45,7 @@ def load_with_obedient_device(application: Any) -> Any:
         preprocess(image, *arguments)
 
     models.preprocess = preprocess_or_hang  # type: ignore[attr-defined]
-    models.Runtime = ObedientRuntime  # type: ignore[misc]
+    runtime.Runtime = ObedientRuntime  # type: ignore[misc]
     return load(application)
 
 

@@ -6,6 +6,10 @@ import json
 import os
 import signal
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from onnx import ModelProto
 
 from tests import graphs
 from tests.contract.jobs import Server, run_command, running_server
+from tests.contract.test_multi_model import invoke, load, unload
 from tests.contract.test_server_faults import BREAK as BRIGHT
 from tests.contract.test_server_faults import GRAY
 
@@ -72,3 +77,130 @@ def test_a_model_that_is_damaged_after_the_start_ends_the_server_when_a_process_
         os.kill(server.worker(), signal.SIGKILL)
         assert server.process.wait(30) == 3
     assert "model.onnx: changed since it was written" in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A multi-model endpoint with the healthy model `good`, whose models have four seconds."""
+    settings = {
+        "SAGEMAKER_MULTI_MODEL": "true",
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT": "4",
+        "SAGEMAKER_GUNICORN_THREADS": "2",
+        "IMAGE_CLASSIFICATION_MODEL_MEMORY_MB": "1000",
+    }
+    model = graphs.write_model(tmp_path_factory.mktemp("good"), graphs.healthy())
+    with running_server(model, **settings) as server:
+        assert load(server, "good", model).status == 200
+        yield server
+
+
+@contextmanager
+def invoking(server: Server, name: str) -> Iterator[list[int]]:
+    """Invoke a model all the time, and collect the statuses."""
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            statuses.append(invoke(server, name, GRAY).status)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield statuses
+        while len(statuses) < 2:
+            time.sleep(0.01)
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (graphs.failing_late(), "the graph fails on 1 image"),
+        (graphs.huge(2**45), "the graph fails on 1 image"),
+        (graphs.huge(2**31), "the graph fails on 1 image"),
+        (graphs.endless(), "Loop"),
+        (graphs.external("../../../../etc/passwd"), "external data"),
+        (graphs.foreign(), "no custom ones"),
+        (graphs.not_a_number(), "NaN"),
+        (graphs.slow(4000), "took more than 4 s"),
+        (b"\x08\x08\x3a\x00", "ONNX Runtime cannot load it"),
+    ],
+    ids=["failing", "128TiB", "8GiB", "loop", "external", "custom", "nan", "slow", "empty"],
+)
+def test_a_model_that_cannot_be_loaded_is_a_400_while_others_are_answered(
+    made: ModelProto | bytes, reason: str, shared_server: Server, tmp_path: Path
+) -> None:
+    bad = graphs.write_model(tmp_path / "bad", made)
+    process = shared_server.worker()
+    with invoking(shared_server, "good") as statuses:
+        answer = load(shared_server, "bad", bad)
+        assert answer.status == 400 and reason in json.loads(answer.body)["error"], answer
+        assert invoke(shared_server, "bad", GRAY).status == 404
+    assert set(statuses) == {200}
+    assert shared_server.worker() == process and len(model_processes(shared_server)) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (graphs.failing_if_bright(), "the graph fails on 1 image"),
+        (graphs.filling_if_bright(2**45), "the graph fails on 1 image"),
+        (graphs.filling_if_bright(2**31), "the graph fails on 1 image"),
+        (graphs.slow_if_bright(4000), "took more than 4 s"),
+    ],
+    ids=["failing", "128TiB", "8GiB", "slow"],
+)
+def test_a_model_that_fails_later_is_a_500_of_its_requests_while_others_are_answered(
+    made: ModelProto, reason: str, shared_server: Server, tmp_path: Path
+) -> None:
+    assert load(shared_server, "late", graphs.write_model(tmp_path / "late", made)).status == 200
+    process = shared_server.worker()
+    with invoking(shared_server, "good") as statuses:
+        for _ in range(2):
+            answer = invoke(shared_server, "late", BRIGHT)
+            assert answer.status == 500 and reason in json.loads(answer.body)["error"], answer
+            assert invoke(shared_server, "late", GRAY).status == 200
+    assert set(statuses) == {200}
+    assert unload(shared_server, "late").status == 200
+    assert shared_server.worker() == process and len(model_processes(shared_server)) == 1
+
+
+def test_a_model_whose_process_is_killed_answers_again(
+    shared_server: Server, tmp_path: Path
+) -> None:
+    folder = graphs.write_model(tmp_path / "model", graphs.healthy())
+    assert load(shared_server, "killed", folder).status == 200
+    (killed,) = model_processes(shared_server)[1:]
+    os.kill(killed, signal.SIGSEGV)
+    answer = invoke(shared_server, "killed", GRAY)
+    assert answer.status == 500 and b"signal 11" in answer.body
+    assert invoke(shared_server, "killed", GRAY).status == 200
+    (folder / "model.onnx").write_bytes(graphs.failing_late().SerializeToString())
+    (killed,) = model_processes(shared_server)[1:]
+    os.kill(killed, signal.SIGKILL)
+    assert invoke(shared_server, "killed", GRAY).status == 500
+    changed = invoke(shared_server, "killed", GRAY)
+    assert changed.status == 500 and b"changed since it was written" in changed.body
+    assert invoke(shared_server, "good", GRAY).status == 200
+    assert unload(shared_server, "killed").status == 200
+
+
+def model_processes(server: Server) -> list[int]:
+    """Return the processes of models, oldest first."""
+    tasks = Path("/proc").glob("[0-9]*/stat")
+    found = []
+    for stat in tasks:
+        with suppress(OSError):
+            pid, _, rest = stat.read_text().partition(" (")
+            name, _, numbers = rest.rpartition(") ")
+            if name == "model" and ancestor(int(numbers.split()[1])) == server.worker():
+                found.append(int(pid))
+    return sorted(found)
+
+
+def ancestor(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])

@@ -20,9 +20,11 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "mxnet", "onnxruntime", "flask", "
 
 FRAMEWORK_ROOMS = re.compile(
     r"backends/\w+/(?!__init__|catalog|kvstore_node)\w+\.py|backends/onnx_\w+\.py"
-    r"|serving/(app|models)\.py|serving/custom/handlers\.py"
+    r"|serving/(app|runtime)\.py|serving/custom/handlers\.py"
 )
-NEXT_DOOR = re.compile(r"serving/(multi_model|batching|startup)\.py")  # import from such a room
+NEXT_DOOR = re.compile(
+    r"serving/(multi_model|batching|startup|models|model_process)\.py"
+)  # import from such a room
 GUNICORN_ROOMS = ("arbiter.py", "server.py", "worker.py")
 
 # The table of docs/architecture.md: part → parts of the package it may import.
@@ -92,7 +94,7 @@ def test_a_framework_is_imported_only_in_its_own_room(path: Path) -> None:
     for name in imports(path):
         top = name.split(".")[0]
         if top in {"onnxruntime"}:
-            allowed = relative == "serving/models.py" or relative.startswith("backends/")
+            allowed = relative == "serving/runtime.py" or relative.startswith("backends/")
         elif top in {"flask", "werkzeug"}:
             rooms = ("app", "server", "startup", "multi_model")
             allowed = relative in {f"serving/{room}.py" for room in rooms} or (

@@ -54,7 +54,7 @@ def work(
     from image_classification.contract.interface import interface_of
     from image_classification.images.preprocessing import preprocess
     from image_classification.serving.codec.answers import Prediction, encode, parse_accept
-    from image_classification.serving.models import Runtime
+    from image_classification.serving.runtime import Runtime
 
     bodies = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]
     latencies: list[float] = []

@@ -21,7 +21,7 @@ def load() -> object:
 def _onnx(model: Path) -> object:
     from image_classification.artifact import read_artifact
     from image_classification.images.preprocessing import preprocess
-    from image_classification.serving.models import Runtime
+    from image_classification.serving.runtime import Runtime
 
     artifact = read_artifact(model)
     preprocessing, runtime = artifact.preprocessing, Runtime(artifact.graph_file)

@@ -32,7 +32,8 @@ def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics; return 2 if an image could not be used."""
     from image_classification.artifact import open_artifact
     from image_classification.evaluate import open_labeled, predict_source
-    from image_classification.serving.models import Model, Runtime
+    from image_classification.serving.models import Model
+    from image_classification.serving.runtime import Runtime
     from image_classification.training.evaluation import metrics_of
 
     command_line.check_top_k(namespace.top_k)

@@ -193,7 +193,8 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         paths: image files.
         shown: number of images, from the first, with a picture for the contact sheet.
     """
-    from image_classification.serving.models import Model, Runtime
+    from image_classification.serving.models import Model
+    from image_classification.serving.runtime import Runtime
 
     max_pixels = environment.MAX_PIXELS.read_integer(1)
     model = Model(artifact, Runtime(artifact.graph_file), max_pixels)

@@ -8,7 +8,9 @@ threads decode. One process by default: decoding and the graph release Python's 
 process is a second copy of the model.
 """
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -119,3 +121,11 @@ def memory_used() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
     except OSError:
         return 0
+
+
+def return_free_memory() -> None:
+    """Have glibc return freed memory to the system."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)

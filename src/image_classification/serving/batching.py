@@ -16,8 +16,8 @@ import numpy as np
 
 from image_classification.errors import RequestError
 from image_classification.samples import FloatArray, UInt8Array
-from image_classification.serving.models import BoundRun, Runtime
 from image_classification.serving.observation import RequestRecord, current_request
+from image_classification.serving.runtime import BoundRun, Runtime
 
 _WAIT_SHARE = 0.25
 

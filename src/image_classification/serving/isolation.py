@@ -32,6 +32,7 @@ from image_classification.serving.forkserver import Function
 IS_SUPPORTED = sys.platform == "linux"
 """Whether the kernel can limit a child as this module needs it."""
 
+_WAIT_SECONDS = 0.05  # of a call that a caller need not know of
 _END_SECONDS = 10.0  # for the forkserver to end a child and say how: it does nothing else
 
 
@@ -96,10 +97,12 @@ class Process:
         payload: bytes | memoryview,
         limits: Limits,
         expected: type[errors.ImageClassificationError] = errors.UserError,
+        on_wait: Callable[[], object] | None = None,
     ) -> bytearray:
         """Return the answer of the child's function to `argument` and `payload`.
 
-        After any other error than one of `expected` the process has ended: start another one.
+        `on_wait` is called once if there is no answer after 50 ms. After any other error than one
+        of `expected` the process has ended: start another one.
 
         Raises:
             expected: what the function raised, a subclass by its name and text.
@@ -110,7 +113,7 @@ class Process:
         """
         deadline = time.monotonic() + limits.wall_seconds
         try:
-            kind, answer = self._exchange(argument, payload, limits, deadline)
+            kind, answer = self._exchange(argument, payload, limits, deadline, on_wait)
         except TimeoutError:
             self.end()
             raise errors.TimeLimitError(f"took more than {limits.wall_seconds:g} s") from None
@@ -144,7 +147,12 @@ class Process:
             self._channel.close()
 
     def _exchange(
-        self, argument: bytes, payload: bytes | memoryview, limits: Limits, deadline: float
+        self,
+        argument: bytes,
+        payload: bytes | memoryview,
+        limits: Limits,
+        deadline: float,
+        on_wait: Callable[[], object] | None,
     ) -> tuple[bytes, bytearray]:
         payload = memoryview(payload).cast("B")
         sizes = len(argument), len(payload)
@@ -152,12 +160,23 @@ class Process:
         for part in (head + argument, payload):
             self._channel.settimeout(_left(deadline))
             self._channel.sendall(part)
+        if on_wait is not None and not self._has_answer_within(min(_WAIT_SECONDS, _left(deadline))):
+            on_wait()
         kind, size, self.memory_kept = forkserver.ANSWER.unpack(
             self._receive(forkserver.ANSWER.size, deadline)
         )
         if size > (limits.answer if kind == forkserver.DONE else forkserver.MOST_TEXT):
             raise errors.ProcessError(f"answered with {size} bytes, expected {limits.answer}")
         return kind, self._receive(size, deadline)
+
+    def _has_answer_within(self, seconds: float) -> bool:
+        """Wait for the answer to begin, or for the end of the child."""
+        self._channel.settimeout(seconds)
+        try:
+            self._channel.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        return True
 
     def _receive(self, size: int, deadline: float) -> bytearray:
         data = bytearray(size)

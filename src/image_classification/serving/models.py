@@ -1,183 +1,35 @@
 """A verified artifact that predicts: decode, preprocess and run the graph, each step guarded.
 
 The server and `predict` go through `Model.predict_each`, `evaluate` through `Model.predict`; both
-preprocess an image with the function that validation uses in training. The only module that
-imports onnxruntime.
+preprocess an image with the function that validation uses in training.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 
 from image_classification import errors
-from image_classification.artifact import Artifact, GraphFile
+from image_classification.artifact import Artifact
 from image_classification.images.decode import check_pixels
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.preprocessing import preprocess
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
-from image_classification.serving.graph_file import check_graph
 from image_classification.serving.observation import Health, current_request
+from image_classification.serving.runtime import CUDA, Graph
 
 _TOGETHER = 32  # images of a request in one run: thousands at once could exhaust the memory
 _FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
-_CUDA = "CUDAExecutionProvider"
 _DECODER = "the decoder of images"
-_CUDA_FAILURE = re.compile("CUDA|CUDNN|CUBLAS|CUFFT|allocate")
-_MOST_REASON = 500  # characters of ONNX Runtime's text, which can repeat a shape of any length
-
-
-class Graph(Protocol):
-    """Executes the artifact's graph: a `Runtime`, or a wrapper of one."""
-
-    providers: list[str]
-
-    def run(self, images: UInt8Array) -> FloatArray:
-        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
-
-
-class Runtime:
-    """An ONNX Runtime session; `run` may be called from several threads at once.
-
-    Args:
-        file: the graph, which is verified again in the very bytes that are loaded.
-        threads: threads one run may use. Request threads share the session, so with as many
-            request threads as CPUs one is right: two that spin for each other cost 4× (measured).
-
-    Raises:
-        ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
-    """
-
-    def __init__(self, file: GraphFile, threads: int = 1) -> None:
-        graph, name = file.read(), file.path
-        try:
-            check_graph(graph)
-        except errors.ArtifactError as error:
-            raise errors.ArtifactError(f"{name}: {error}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal; an error is raised too, and a request can cause it
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        available = onnxruntime.get_available_providers()
-        providers = [p for p in (_CUDA, "CPUExecutionProvider") if p in available]
-        try:
-            self._session = onnxruntime.InferenceSession(
-                graph, sess_options=options, providers=providers
-            )
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise errors.ArtifactError(f"{name}: ONNX Runtime cannot load it: {error}") from error
-        shape, rows = (None, *file.input_shape), (None, file.classes)
-        self._input = _only(name, "input", self._session.get_inputs(), "tensor(uint8)", shape)
-        self._output = _only(name, "output", self._session.get_outputs(), "tensor(float)", rows)
-        self.providers: list[str] = self._session.get_providers()
-
-    @property
-    def device(self) -> str:
-        """Where the graph runs: `cuda` or `cpu`."""
-        return "cuda" if _CUDA in self.providers else "cpu"
-
-    def run(self, images: UInt8Array) -> FloatArray:
-        """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
-
-        Raises:
-            ArtifactError: the graph cannot compute them.
-            DeviceError: the device failed.
-        """
-        try:
-            (probabilities,) = self._session.run([self._output], {self._input: images})
-        except Exception as error:
-            raise _failure_of_run(error, len(images), self.device) from error
-        return np.asarray(probabilities, np.float32)
-
-    def bound(self, shape: tuple[int, ...]) -> BoundRun:
-        """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device."""
-        binding = self._session.io_binding()
-        images = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.uint8), self.device, 0)
-        binding.bind_ortvalue_input(self._input, images)
-        binding.bind_output(self._output, self.device)
-        return BoundRun(self._session, binding, images)
-
-
-@dataclass(frozen=True)
-class BoundRun:
-    """Runs of one batch size on fixed device buffers, for one thread (ONNX Runtime's IO binding).
-
-    Nothing is allocated on the device while serving, and a batch is copied to it once.
-    """
-
-    session: onnxruntime.InferenceSession
-    binding: onnxruntime.IOBinding
-    images: onnxruntime.OrtValue
-
-    def run(self, images: UInt8Array) -> FloatArray:
-        """Return probabilities, float32 (N, classes), of images of the bound shape.
-
-        Raises:
-            ArtifactError: the graph cannot compute them.
-            DeviceError: the device failed.
-        """
-        try:
-            self.images.update_inplace(images)
-            self.session.run_with_iobinding(self.binding)
-            return np.asarray(self.binding.copy_outputs_to_cpu()[0], np.float32)
-        except Exception as error:
-            raise _failure_of_run(error, len(images), self.images.device_name()) from error
-
-
-def _only(
-    file: str,
-    role: str,
-    found: Sequence[onnxruntime.NodeArg],
-    element: str,
-    shape: tuple[int | None, ...],
-) -> str:
-    """Return the name of the graph's only input or output; None in `shape` is any number.
-
-    Raises:
-        ArtifactError: it has several or none, or one of another type or shape.
-    """
-    expected = f"{element} of shape {_shape_text(shape)}"
-    if len(found) != 1:
-        raise errors.ArtifactError(f"{file}: expected one {role}, {expected}, got {len(found)}")
-    (value,) = found
-    dims = list(value.shape)
-    if value.type == element and (not dims or len(dims) == len(shape)):
-        known = [(dim, size) for dim, size in zip(dims, shape, strict=False) if type(dim) is int]
-        if all(dim == size for dim, size in known):
-            return str(value.name)
-    raise errors.ArtifactError(
-        f"{file}: expected the {role} {value.name!r} to be {expected}, got {value.type} of shape "
-        f"{_shape_text(dims)}"
-    )
-
-
-def _shape_text(shape: Sequence[int | str | None]) -> str:
-    return "(" + ", ".join(str(size) if type(size) is int else "any" for size in shape) + ")"
-
-
-def _failure_of_run(error: Exception, images: int, device: str) -> Exception:
-    """Return the error to raise for a failed run: is the model at fault, or the device?
-
-    A CPU does not fail by itself, so a node that fails there is the model's; so is an invalid
-    argument anywhere. On a GPU, CUDA's libraries name themselves when they fail.
-    """
-    reason = " ".join(str(error).split())[:_MOST_REASON]
-    if device == "cpu" or not _CUDA_FAILURE.search(reason):
-        return errors.ArtifactError(f"the graph fails on {images} image(s): {reason}")
-    return errors.DeviceError(f"ONNX Runtime failed on {device}: {reason}")
 
 
 class GuardedGraph:
@@ -206,7 +58,7 @@ class GuardedGraph:
             with self._health.running():
                 probabilities = self._graph.run(images)
         except errors.DeviceError as error:
-            self._health.fail(str(error), is_device_lost=_CUDA in self.providers)
+            self._health.fail(str(error), is_device_lost=CUDA in self.providers)
             raise
         record.computed(len(images), record.busy_ms() - begin)
         return probabilities

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
 from image_classification import logs
-from image_classification.artifact import Artifact, open_artifact
+from image_classification.artifact import Artifact, GraphFile, open_artifact
 from image_classification.contract import environment, process
 from image_classification.contract.interface import interface_of
 from image_classification.errors import BackendError
-from image_classification.serving import app, models, multi_model, page
-from image_classification.serving.admission import Plan, memory_used
+from image_classification.serving import (
+    app,
+    isolation,
+    model_process,
+    models,
+    multi_model,
+    page,
+    runtime,
+)
+from image_classification.serving.admission import Plan, has_gpu, memory_used, return_free_memory
 from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code
 from image_classification.serving.observation import Health, configure_access_log
@@ -71,14 +83,33 @@ def load_model(
     Raises:
         ArtifactError: its graph cannot be loaded, or contradicts the artifact.
     """
-    runtime = models.Runtime(artifact.graph_file)
-    graph: models.Graph = runtime
+    session = runtime.Runtime(artifact.graph_file)
+    graph: runtime.Graph = session
     if plan.max_batch > 1:
         size = artifact.preprocessing
-        graph = Batcher(runtime, (size.height, size.width, size.channels), plan.max_batch)
-    guarded = models.GuardedGraph(graph, health)
+        graph = Batcher(session, (size.height, size.width, size.channels), plan.max_batch)
+    return _checked_model(artifact, models.GuardedGraph(graph, health), large_images)
+
+
+def _checked_model(
+    artifact: Artifact, graph: runtime.Graph, large_images: models.LargeImages
+) -> models.Model:
+    """Return the model once it has predicted an image."""
     max_pixels = environment.MAX_PIXELS.read_integer(1)
-    return models.Model(artifact, guarded, max_pixels, large_images)
+    return models.Model(artifact, graph, max_pixels, large_images)
+
+
+def _forget() -> None:
+    """Free what was a model's."""
+    gc.collect()
+    return_free_memory()
+
+
+@contextmanager
+def _graph_file(path: Path) -> Iterator[GraphFile]:
+    """Open the graph of the artifact in a folder or an archive."""
+    with open_artifact(path) as artifact:
+        yield artifact.graph_file
 
 
 def _multi_model_app(
@@ -90,11 +121,34 @@ def _multi_model_app(
 ) -> Flask:
     """Make the application of a multi-model endpoint, which starts without a model."""
 
-    def load(directory: Path) -> app.Responder:
-        with open_artifact(directory) as artifact:
-            model = load_model(artifact, plan, health, large_images)
-        form = interface_of(artifact.interface).answers
-        return app.Answering(model.predict_each, form, settings)
+    is_isolated = isolation.IS_SUPPORTED and not has_gpu()
+    # Now, while this process has one thread. A GPU has one owner, so its models stay together.
+    children = {model_process.CHILD: model_process.ModelChild()}
+    forkserver = isolation.Forkserver(children) if is_isolated else None
+
+    def load(path: Path) -> multi_model.LoadedModel:
+        with open_artifact(path) as artifact:
+            form = interface_of(artifact.interface).answers
+            if forkserver is None:
+                model, end = load_model(artifact, plan, health, large_images), _forget
+            else:
+                graph = model_process.ModelProcess(
+                    forkserver,
+                    artifact.graph_file,
+                    partial(_graph_file, path),
+                    health,
+                    cpus=process.cpu_count(),
+                    seconds=plan.timeout,
+                    most_waiting=max(1, (plan.threads + plan.queue_size) // 2),
+                    leave_place=lambda: None,
+                )
+                end = graph.end
+                try:
+                    model = _checked_model(artifact, graph, large_images)
+                except BaseException:
+                    end()
+                    raise
+        return multi_model.LoadedModel(app.Answering(model.predict_each, form, settings), end)
 
     store = multi_model.ModelStore(load, multi_model.memory_budget())
     application = app.create_app(multi_model.refuse_invocation, settings, health, metrics)

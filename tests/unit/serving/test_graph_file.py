@@ -20,7 +20,8 @@ from onnx import (
 from image_classification.artifact import open_artifact, read_artifact
 from image_classification.errors import ArtifactError
 from image_classification.serving.graph_file import check_graph
-from image_classification.serving.models import Model, Runtime
+from image_classification.serving.models import Model
+from image_classification.serving.runtime import Runtime
 from tests import graphs
 
 TWICE = helper.make_node("Concat", ["m", "m"], ["probabilities"], axis=1)
