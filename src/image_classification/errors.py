@@ -29,6 +29,9 @@
 A message names what was expected, what was found (name and value) and what to do.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class ImageClassificationError(Exception):
     """Base of every error raised on purpose; `prefix` begins its line in the failure file."""
@@ -138,11 +141,15 @@ class RequestError(ImageClassificationError):
     Args:
         status: the HTTP status code, 400 to 599.
         message: one line for the client: what was received, what is accepted, what to do.
+        headers: further headers of the answer.
     """
 
     prefix = "RequestError"
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers

@@ -98,7 +98,7 @@ def test_a_framework_is_imported_only_in_its_own_room(path: Path) -> None:
         elif top in {"flask", "werkzeug"}:
             rooms = ("app", "server", "startup", "multi_model")
             allowed = relative in {f"serving/{room}.py" for room in rooms} or (
-                relative == "serving/codec/bodies.py" and top == "werkzeug"
+                relative == "serving/codec/multipart.py" and top == "werkzeug"
             )
         elif top in FRAMEWORKS:
             allowed = bool(FRAMEWORK_ROOMS.match(relative)) or relative == (

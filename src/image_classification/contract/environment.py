@@ -161,7 +161,7 @@ THRESHOLD = Variable("IMAGE_CLASSIFICATION_THRESHOLD", "",
     "in Accept overrides it")
 BATCH_PLACEHOLDER = Variable("IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER", "false",
     "true: in batch transform, an unusable file gets a 200 with an error line instead of its "
-    "prediction and does not end the job")
+    "prediction and does not end the job; so does a list without any usable image")
 PAGE = Variable("IMAGE_CLASSIFICATION_PAGE", "true",
     "true: GET / shows a page to try the model with; the images for SageMaker set false")
 MAX_PAYLOAD_IN_MB = Variable("SAGEMAKER_MAX_PAYLOAD_IN_MB", "0",

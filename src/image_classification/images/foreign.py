@@ -139,6 +139,11 @@ _FEWEST_BYTES = 512  # an image this large has a zero byte: in lengths, sizes or
 
 def name_foreign(data: bytes) -> str:
     """Return what `data`, which is not an accepted image, is and what to do about it."""
+    return recognize(data) or f"unknown bytes that begin with {data[:16]!r}"
+
+
+def recognize(data: bytes) -> str | None:
+    """As `name_foreign`, but None for unknown bytes and for words."""
     if not data:
         return "0 bytes: an empty file"
     head = data[:HEAD_BYTES]
@@ -148,7 +153,7 @@ def name_foreign(data: bytes) -> str:
             "its end; get it again"
         )
     named = _altered(head) or _by_signature(head) or _with_structure(head, data) or name_text(head)
-    return named or _image_inside(head) or f"unknown bytes that begin with {data[:16]!r}"
+    return named or _image_inside(head)
 
 
 def altered_on_the_way(data: bytes, image_format: str) -> str | None:

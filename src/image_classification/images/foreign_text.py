@@ -180,19 +180,26 @@ def _json(text: str) -> str | None:
         return "an array of numbers, such as pixels: send the image file itself"
     if not re.match(r'\{\s*["}]|\[\s*["{\[\]]', text):
         return None
-    return _manifest(text) or _error_of_a_server(text) or (
+    return name_manifest(text) or _error_of_a_server(text) or (
         f"JSON: {_AS_JSON}" if re.search(_KEYS, text) or re.match(r'\[\s*"', text)
         else f"JSON that begins with {text[:40]!r}: send the bytes of the image"
     )  # fmt: skip
 
 
-def _manifest(text: str) -> str | None:
-    if re.match(r'\[\s*\{\s*"prefix"', text):
+def name_manifest(text: str) -> str | None:
+    """Return what JSON text is that points to images elsewhere, and what to do; else None."""
+    if re.match(r'(?:\[\s*)?\{\s*"prefix"', text):
         return "an S3 manifest, whose files are not fetched: send the bytes of one image"
     if re.search(r'"(?:source-ref|source)"\s*:', text[:512]):
         return "a line of an augmented manifest, whose image is not fetched: send the image's bytes"
     if re.search(r'"(?:S3Object|s3Object|s3_uri|S3Uri|Bucket)"\s*:|"s3://', text):
         return "JSON with an S3 address, which is not fetched: send the bytes of the image"
+    if re.search(
+        r'"(?:url|uri|image_?url|image_?uri|path|file_?(?:name|path)?)"\s*:\s*"', text, re.I
+    ):
+        return (
+            "JSON with the address of an image, which is not fetched: send the bytes of the image"
+        )
     return None
 
 
@@ -234,6 +241,7 @@ _TEXTS = (
         "an email: save the image that is attached to it",
     ),
     (r"-----BEGIN ", "a certificate or key (PEM)"),
+    (r"\{'", "Python's text of a dictionary: write JSON (json.dumps)"),
     (r"#!|import \w|from \w+ import |def \w+\(", "the text of a program"),
     (r"\[(?:\.ShellClassInfo|InternetShortcut)\]", "a settings file of Windows: leave it out"),
     (r"\[object \w+\]\Z", "the name of a JavaScript object: send its bytes (an ArrayBuffer)"),

@@ -21,6 +21,7 @@ from image_classification.errors import ArtifactError, ImageError, RequestError
 from image_classification.serving import refusals
 from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import media_type_of, read_images
+from image_classification.serving.codec.content_encoding import decoded
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings, execution_parameters
 
@@ -51,9 +52,11 @@ ROUTES = (
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _MAX_ATTRIBUTES = 1024  # visible US-ASCII characters: InvokeEndpoint's limit
+_MAX_REASONS, _MAX_REASON = 3, 500  # of a request without a usable image; the latter in characters
 
 HEADERS = (
     ("Content-Type", "the form of the body; default: `application/x-image`"),
+    ("Content-Encoding", "`gzip` or `deflate` if the body is compressed"),
     (
         "Accept",
         "the form of the answer; without it or with `*/*`: "
@@ -110,11 +113,12 @@ class Answering:
         """Return (body, content type) of the answer.
 
         Raises:
-            RequestError: 400 for a malformed body or a single unusable image; 406, 413 and 415 as
-                in `read_images` and `parse_accept`.
+            RequestError: 400 for a malformed body or one without a usable image; 406, 413 and 415
+                as in `read_images` and `parse_accept`.
         """
         settings = self._settings
-        is_lines = media_type_of(invocation.content_type or "") == answers.JSON_LINES
+        media_type = media_type_of(invocation.content_type or "")
+        is_lines = media_type in (answers.JSON_LINES, *answers.JSON_LINES_NAMES)
         default = settings.default_accept or (answers.JSON_LINES if is_lines else answers.JSON)
         accept = answers.parse_accept(
             invocation.accept, default, settings.top_k, settings.threshold
@@ -126,15 +130,23 @@ class Answering:
                 raise
             return answers.encode([answers.Failure(error.message)], False, accept, self._form)
         results = self._predict(images.entries)
-        if not images.is_list and not settings.is_placeholder:
-            refuse_failure(results[0])
+        if not settings.is_placeholder:
+            refuse_unusable(results)
         return answers.encode(results, images.is_list, accept, self._form)
 
 
-def refuse_failure(result: answers.Prediction | answers.Failure) -> None:
-    """Raise a RequestError 400 if the result is a Failure."""
-    if isinstance(result, answers.Failure):
-        raise RequestError(400, result.reason)
+def refuse_unusable(results: Sequence[answers.Prediction | answers.Failure]) -> None:
+    """Raise a RequestError 400 with the first reasons if no image of a request can be used."""
+    reasons = [result.reason for result in results if isinstance(result, answers.Failure)]
+    if not reasons or len(reasons) < len(results):
+        return
+    if len(results) == 1:
+        raise RequestError(400, reasons[0])
+    different = list(dict.fromkeys(reasons))
+    shown = [reason[:_MAX_REASON] for reason in different[:_MAX_REASONS]]
+    if len(different) > len(shown):
+        shown.append(f"and {len(different) - len(shown)} other reasons")
+    raise RequestError(400, f"none of the {len(results)} images can be used: {'; '.join(shown)}")
 
 
 def create_app(
@@ -152,6 +164,7 @@ def create_app(
         metrics: shown at `/metrics`; None: there is no such route.
     """
     app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_content_length
     # Read now, so that an invalid variable ends the server before it listens.
     parameters = execution_parameters(settings.max_content_length)
 
@@ -183,7 +196,10 @@ def answer_current(respond: Responder) -> Response:
     """Answer Flask's current request, which is an invocation."""
     headers = request.headers
     echoed = _echoed_attributes(headers.get(CUSTOM_ATTRIBUTES))
-    invocation = Invocation(request.get_data(), headers.get("Content-Type"), headers.get("Accept"))
+    body = request.get_data()
+    if coding := headers.get("Content-Encoding"):
+        body = decoded(body, coding, request.max_content_length or len(body))
+    invocation = Invocation(body, headers.get("Content-Type"), headers.get("Accept"))
     answer, content_type = respond(invocation)
     return Response(answer, headers=echoed, content_type=content_type)
 
@@ -208,7 +224,9 @@ def _echoed_attributes(value: str | None) -> dict[str, str]:
 def _answer_refusals(app: Flask) -> None:
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
-        return _refusal(error.status, error.message)
+        answer = _refusal(error.status, error.message)
+        answer.headers.extend(error.headers)
+        return answer
 
     @app.errorhandler(ImageError)
     def refuse_image(error: ImageError) -> Response:
@@ -220,7 +238,7 @@ def _answer_refusals(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> Response:
-        routes = ", ".join(f"{method} {path}" for method, path, _ in ROUTES[:3])
+        routes = ", ".join(f"{m} {path}" for m, path, _ in ROUTES if (m, path) in _routes_of(app))
         answer = _refusal(
             error.code or 500, f"{request.method} {request.path}: {error.name}; routes: {routes}"
         )
@@ -231,6 +249,11 @@ def _answer_refusals(app: Flask) -> None:
     def fail(error: Exception) -> Response:
         _logger.error("Invocation failed", exc_info=error)
         return _refusal(500, f"internal error ({type(error).__name__}); the log has the details")
+
+
+def _routes_of(app: Flask) -> set[tuple[str, str]]:
+    rules = app.url_map.iter_rules()
+    return {(method, rule.rule) for rule in rules for method in rule.methods or ()}
 
 
 def _refusal(status: int, message: str) -> Response:

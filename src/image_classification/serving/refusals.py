@@ -8,19 +8,23 @@ _MAX_MESSAGE = 2000  # characters: SageMaker passes on 2,048 of a refusal
 
 STATUSES = (
     (200, "the answer; in a list, an unusable image has an `error` in its position"),
-    (400, "no usable image: not an image, damaged, too many pixels, an empty or broken body"),
+    (
+        400,
+        "no usable image: not an image, damaged, too many pixels, an empty or broken body; also if "
+        "no image of a list can be used",
+    ),
     (404, "no such route"),
     (405, "a method that the route does not have; `Allow` names the right one"),
     (
         406,
-        "the server can produce no media range of Accept, or `top_k` or `threshold` is out of "
-        "range",
+        "the server can produce no media range of Accept, or `verbose`, `top_k` or "
+        "`threshold` has a wrong value",
     ),
     (408, "the head or the body did not arrive in time"),
     (409, "a multi-model endpoint has already loaded this model"),
     (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may contain"),
     (414, "a request line longer than 4,094 bytes"),
-    (415, "a Content-Type that the server does not accept"),
+    (415, "a Content-Type or Content-Encoding that the server does not accept"),
     (417, "an Expect other than `100-continue`"),
     (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
     (499, "the client disconnected before processing; only the log shows it"),

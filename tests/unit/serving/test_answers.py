@@ -61,6 +61,14 @@ def answer(
         ("application/json;verbose;top_k=5", Accept(JSON, True, 5)),
         ('application/json; top_k="2"', Accept(JSON, True, 2)),
         ("text/csv;threshold=0.25", Accept(CSV, True, None, 0.25)),
+        ("application/json;verbose=true", Accept(JSON, True)),
+        ("application/json;verbose=1", Accept(JSON, True)),
+        ("application/json;verbose=false", Accept(JSON)),
+        ("application/json;verbose=0;q=0.5", Accept(JSON)),
+        ("application/json;charset=utf-8", Accept(JSON)),
+        ("text/csv;q=x, application/json;q=0.1", Accept(JSON)),
+        ("application/x-jsonlines", Accept(LINES, asked="application/x-jsonlines")),
+        ("application/x-ndjson;verbose", Accept(LINES, True, asked="application/x-ndjson")),
     ],
 )
 def test_accept_is_parsed_as_clients_write_it(header: str | None, accept: Accept) -> None:
@@ -85,10 +93,14 @@ def test_an_accept_that_cannot_be_produced_is_406_and_lists_what_can(header: str
 
 @pytest.mark.parametrize(
     "parameter",
-    ["top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan", "top_k=" + "9" * 5000],
+    [
+        *("top_k=0", "top_k=x", "top_k=", "threshold=2", "threshold=nan", "top_k=" + "9" * 5000),
+        *("threshold=inf", "threshold=1e9", "threshold=0_5", "verbose=maybe", "verbose=2"),
+        *("top_k=1;top_k=2", "verbose=false;top_k=2", "top-k=2", "topk=2"),
+    ],
 )
 def test_an_impossible_parameter_is_406_and_named(parameter: str) -> None:
-    with pytest.raises(RequestError, match=parameter.split("=")[0]) as caught:
+    with pytest.raises(RequestError, match=re.split("[=;]", parameter)[0]) as caught:
         parse_accept(f"application/json;{parameter}", JSON)
     assert caught.value.status == 406
 
@@ -124,6 +136,14 @@ def test_several_images_are_an_array_of_what_each_alone_would_get(
     assert both == [alone, {"error": "no image"}, alone]
     lines = answer(LINES + verbose, results, interface, is_list=True).splitlines()
     assert json.loads(lines[1]) == {"error": "no image"} and len(lines) == 3
+
+
+def test_json_lines_are_answered_under_the_name_that_the_client_asked_for() -> None:
+    for name in ("application/x-jsonlines", "application/x-ndjson", LINES):
+        for header, default in ((name, JSON), ("*/*", name), (None, name)):
+            wanted = parse_accept(header, default)
+            body, kind = encode([PREDICTION], False, wanted, INTERFACES["mxnet"].answers)
+            assert kind == name and json.loads(body) == {"prediction": [0.25, 0.75]}
 
 
 def test_a_list_of_one_image_is_a_list() -> None:

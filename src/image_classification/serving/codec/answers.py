@@ -16,8 +16,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,6 +34,16 @@ CSV = "text/csv"
 
 PRODUCED = (JSON, JSON_LINES, CSV)
 """The media types of answers, the preferred one first."""
+
+JSON_LINES_NAMES = (
+    *("application/x-jsonlines", "application/x-ndjson", "application/ndjson"),
+    *("application/jsonl", "application/x-jsonl"),
+)
+"""Other names of JSON lines, in requests and in Accept."""
+
+_SWITCH = {"": True, "true": True, "1": True, "false": False, "0": False}
+_PARAMETERS = ("verbose", "top_k", "threshold")
+_NUMBER = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -107,12 +118,14 @@ class Accept:
         is_verbose: whether the answer has labels next to the probabilities.
         top_k: only this many classes, ≥ 1; None for all of them.
         threshold: only classes with at least this probability, 0 to 1; None for all of them.
+        asked: the client's name of the media type, if that is another one.
     """
 
     media_type: str
     is_verbose: bool = False
     top_k: int | None = None
     threshold: float | None = None
+    asked: str = ""
 
     @property
     def is_selection(self) -> bool:
@@ -122,24 +135,33 @@ class Accept:
 
 @dataclass(frozen=True)
 class _Range:
-    """A media range of the header: `type`, its parameters in lower case, and its weight."""
+    """A media range of the header: `type`, its parameters in lower case, and its weight.
+
+    `asked` is the type as the client names it.
+    """
 
     media_type: str
     parameters: dict[str, str]
     quality: float
+    asked: str
 
     @staticmethod
     def parse(text: str) -> _Range:
-        media_type, *parameters = [piece.strip().lower() for piece in text.split(";")]
-        values = {}
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            values[name.strip()] = value.strip().strip('"')
-        try:
-            quality = float(values.get("q", "1"))
-        except ValueError:
-            quality = 0.0  # RFC 9110, 12.4.2
-        return _Range(media_type, values, quality)
+        asked, *parameters = [piece.strip().lower() for piece in text.split(";")]
+        media_type = JSON_LINES if asked in JSON_LINES_NAMES else asked
+        values: dict[str, str] = {}
+        for parameter in filter(None, parameters):
+            name, _, value = (piece.strip() for piece in parameter.partition("="))
+            value = value.strip('"')
+            if values.setdefault(name, value) != value:
+                raise RequestError(406, f"Accept {text.strip()[:80]!r} has {name!r} twice")
+            if name not in _PARAMETERS and name.replace("-", "_") in (*_PARAMETERS, "topk"):
+                raise RequestError(
+                    406, f"Accept {text.strip()[:80]!r}: expected {' or '.join(_PARAMETERS)}"
+                )
+        weight = values.get("q", "1")  # RFC 9110, 12.4.2: a malformed one is never wanted
+        quality = min(float(weight), 1.0) if _NUMBER.fullmatch(weight) else 0.0
+        return _Range(media_type, values, quality, asked)
 
     def covers(self, media_type: str) -> bool:
         return self.media_type in ("*/*", media_type) or (
@@ -173,7 +195,7 @@ def parse_accept(
     for wanted in sorted(ranges, key=lambda entry: entry.quality, reverse=True):
         found = _produce(wanted, default, refused) if wanted.quality > 0 else None
         if found is not None and found.is_verbose and not found.is_selection:
-            return Accept(found.media_type, True, top_k, threshold)
+            found = replace(found, top_k=top_k, threshold=threshold)
         if found is not None:
             return found
     raise RequestError(
@@ -186,23 +208,33 @@ def parse_accept(
 
 def _produce(wanted: _Range, default: str, refused: set[str]) -> Accept | None:
     if wanted.media_type in PRODUCED:
-        return _with_parameters(wanted.media_type, wanted.parameters)
+        return _with_parameters(wanted.media_type, wanted.parameters, wanted.asked)
     preferred = _Range.parse(default)
     for media_type in (preferred.media_type, *PRODUCED):
         if wanted.covers(media_type) and media_type in PRODUCED and media_type not in refused:
             inherited = preferred.parameters if media_type == preferred.media_type else {}
-            return _with_parameters(media_type, inherited | wanted.parameters)
+            asked = preferred.asked if media_type == preferred.media_type else media_type
+            return _with_parameters(media_type, inherited | wanted.parameters, asked)
     return None
 
 
-def _with_parameters(media_type: str, values: dict[str, str]) -> Accept:
+def _with_parameters(media_type: str, values: dict[str, str], asked: str) -> Accept:
     """Ignore unknown parameters, as the built-ins do."""
-    top_k, threshold = values.get("top_k"), values.get("threshold")
+    top_k, threshold, word = (values.get(name) for name in ("top_k", "threshold", "verbose"))
+    if word is not None and word not in _SWITCH:
+        raise RequestError(406, f"verbose={word[:20]!r}: expected true or false, or no value")
+    is_selection = top_k is not None or threshold is not None
+    is_verbose = is_selection if word is None else _SWITCH[word]
+    if is_selection and not is_verbose:
+        raise RequestError(
+            406, f"verbose={word} with top_k or threshold: a selection of classes needs their names"
+        )
     return Accept(
         media_type,
-        is_verbose="verbose" in values or top_k is not None or threshold is not None,
+        is_verbose,
         top_k=None if top_k is None else parse_top_k(top_k),
         threshold=None if threshold is None else parse_threshold(threshold),
+        asked="" if asked == media_type else asked,
     )
 
 
@@ -216,10 +248,7 @@ def parse_top_k(text: str) -> int:
 
 def parse_threshold(text: str) -> float:
     """Read a number from 0 to 1; anything else is a RequestError 406."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = float(text) if _NUMBER.fullmatch(text) else -1.0
     if not 0 <= value <= 1:
         raise RequestError(406, f"threshold={text[:20]!r}: expected a number from 0 to 1")
     return value
@@ -243,7 +272,8 @@ def encode(
     results = [_finite(result) for result in results]
     if not is_list and _NOT_FINITE in results:
         raise RequestError(500, _NOT_FINITE.reason)
-    return _ENCODERS[accept.media_type](results, is_list, accept, form), accept.media_type
+    body = _ENCODERS[accept.media_type](results, is_list, accept, form)
+    return body, accept.asked or accept.media_type
 
 
 _NOT_FINITE = Failure("the model gave no finite probabilities for this image")

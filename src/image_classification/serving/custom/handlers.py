@@ -16,7 +16,7 @@ from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.images.encode import encode_png
 from image_classification.labels.label_map import LabelMap
-from image_classification.serving.app import Invocation, Predict, refuse_failure
+from image_classification.serving.app import Invocation, Predict, refuse_unusable
 from image_classification.serving.codec import answers, bodies
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.custom import CODE_FOLDER, CustomCode
@@ -115,7 +115,7 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         many = entries if isinstance(entries, (list, tuple)) else [entries]
         results = Results(model.predict([_encoded(entry) for entry in many]), is_list)
         if not is_list:
-            refuse_failure(results[0])
+            refuse_unusable(results)
         return results
 
     def default_output_fn(self, prediction: object, accept: str) -> tuple[bytes, str]:
@@ -139,6 +139,8 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
                 f"Accept {accept!r} needs probabilities, but predict_fn returned something else: "
                 "return probabilities, or write output_fn too",
             )
+        if not settings.is_placeholder:
+            refuse_unusable(results)
         return answers.encode(results, results.is_list, wanted, self._form)
 
     def _results_of(self, prediction: object) -> Results | None:
@@ -223,7 +225,7 @@ class CustomHandlers:
         except UnsupportedFormatError as error:
             raise RequestError(415, str(error)) from error
         except BaseInferenceToolkitError as error:
-            raise RequestError(int(error.status_code), str(error.message)) from error
+            raise self._refusal(error) from error
         except UnicodeDecodeError as error:
             raise RequestError(
                 400,
@@ -236,6 +238,18 @@ class CustomHandlers:
                 500, f"{CODE_FOLDER}/{self._code.program} failed: {_described(error)}"
             ) from error
         return self._as_bytes(answer), context.content_type.split(",")[0].strip()
+
+    def _refusal(self, error: BaseInferenceToolkitError) -> RequestError:
+        """Return the refusal that the user's code asks for, or a 500 that says what is wrong."""
+        status, message = error.status_code, str(error.message)
+        if str(status).isdecimal() and 400 <= int(status) <= 599:
+            return RequestError(int(status), message)
+        _logger.error("%s/%s failed", CODE_FOLDER, self._code.program, exc_info=error)
+        return RequestError(
+            500,
+            f"{CODE_FOLDER}/{self._code.program} raised {type(error).__name__} with status "
+            f"{status!r}, expected 400 to 599: {message}",
+        )
 
     def _as_bytes(self, answer: object) -> bytes:
         if isinstance(answer, str):
