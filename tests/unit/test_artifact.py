@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -186,3 +189,136 @@ def test_a_member_whose_name_holds_a_null_byte_is_refused(tmp_path: Path) -> Non
         tar.addfile(member)
     with pytest.raises(ArtifactError, match="null byte"):
         unpack(archive, tmp_path / "unpacked")
+
+
+def packed(*members: tarfile.TarInfo, mode: str = "w:gz", **options: int) -> bytes:
+    """An archive of members, each with as many null bytes as it claims."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode, **options) as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return content.getvalue()
+
+
+def member_of(name: str, size: int = 0, **fields: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member
+
+
+@pytest.mark.parametrize(("mode", "name"), [("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")])
+def test_a_damaged_archive_is_refused_by_the_name_of_its_compression(
+    directory: Path, tmp_path: Path, mode: str, name: str
+) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, f"w:{mode}") as tar:
+        tar.add(directory, arcname=".")
+        tar.addfile(member_of("noise", 100_000), io.BytesIO(os.urandom(100_000)))
+    whole = archive.read_bytes()
+    changed = whole[:50_000] + bytes(100) + whole[50_100:]
+    contents = [whole[: len(whole) // 2], whole[:40]]
+    if mode != "gz":  # its checksum is at the end, and the manifest's are checked anyway
+        contents.append(changed)
+    for content in contents:
+        archive.write_bytes(content)
+        with pytest.raises(ArtifactError, match=f"damaged or incomplete {name} archive"):
+            unpack(archive, tmp_path / "unpacked")
+        with pytest.raises(ArtifactError, match=f"damaged or incomplete {name} archive"):
+            list(file_names(archive))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (packed(member_of("a/" * 2000 + "b")), "2001 parts of up to 1 bytes: expected at most 64"),
+        (packed(member_of("a/" * 100 + "b")), "101 parts"),
+        (packed(member_of("n" * 300)), "up to 300 bytes"),
+        (packed(member_of("a", 10), member_of("a/b", 10)), "both a file and a folder"),
+        (packed(member_of("a/b", 10), member_of("a", 10)), "both a file and a folder"),
+        (packed(member_of("a", type=tarfile.LNKTYPE, linkname="/etc/passwd")), "is a link"),
+        (packed(member_of("a", type=tarfile.FIFOTYPE)), "is a link or a device"),
+        (packed(member_of("a", type=tarfile.CHRTYPE)), "is a link or a device"),
+        (packed(member_of("a", type=tarfile.GNUTYPE_SPARSE)), "sparse"),
+        (packed(member_of("a", pax_headers={"GNU.sparse.map": "0,1"})), "sparse"),
+        (packed(member_of("a", pax_headers={"GNU.sparse.size": "9", "x": "1"})), "sparse"),
+        (
+            packed(
+                member_of("a", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+                member_of("b"),
+            ),
+            "sparse",
+        ),
+        (packed(member_of("a", pax_headers={"size": "-1"})), "-1 bytes"),
+        (gzip.compress(member_of("a", 300 * 2**20).tobuf()), r"at most 26.* bytes when unpacked"),
+        (
+            gzip.compress(member_of("././@LongLink", type=tarfile.GNUTYPE_LONGNAME).tobuf() * 3000),
+            "headers in headers",
+        ),
+    ],
+)
+def test_an_archive_that_an_artifact_never_is_is_refused_by_name(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        unpack(archive, tmp_path / "unpacked")
+    assert sum(file.stat().st_size for file in (tmp_path / "unpacked").rglob("*")) < 2**29
+
+
+def test_an_archive_larger_than_the_disk_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(packed(member_of("a", 2**20)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+        with pytest.raises(OSError, match=r"'a' has 1048576 bytes, 1000 are free") as raised:
+            unpack(archive, tmp_path / "unpacked")
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_what_is_neither_a_folder_nor_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    for path in (tmp_path / "pipe", tmp_path / "empty", Path("/dev/zero"), Path("/proc/kmsg")):
+        with pytest.raises(ArtifactError, match=r"a device or a pipe|an empty file"):
+            with open_artifact(path):
+                pass
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "labels.json", "preprocessing.json"])
+def test_a_file_of_an_artifact_that_would_fill_the_memory_is_not_read(
+    directory: Path, name: str
+) -> None:
+    with (directory / name).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(ArtifactError, match=r"at most 16 MiB|changed"):
+        read_artifact(directory)
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    with pytest.raises(ArtifactError, match="regular file"):
+        read_artifact(directory)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model.onnx": None},
+        {"model.onnx": {"bytes": "7", "sha256": 1}},
+        {"model.onnx": {"bytes": 10**30, "sha256": ""}},
+        {"\0": {"bytes": 1, "sha256": ""}},
+        {"..": {"bytes": 1, "sha256": ""}},
+        {"": {"bytes": 1, "sha256": ""}},
+        {"\ud800": {"bytes": 1, "sha256": ""}},
+        {"n" * 300: {"bytes": 1, "sha256": ""}},
+    ],
+)
+def test_a_manifest_that_lists_impossible_files_is_refused(
+    directory: Path, files: dict[str, object]
+) -> None:
+    content = json.loads((directory / "manifest.json").read_text())
+    content["files"] |= files
+    (directory / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError):
+        read_artifact(directory)
