@@ -106,7 +106,7 @@ def test_the_list_of_models_has_pages(server: Server, model: Path) -> None:
     assert seen == ["p1", "p2", "p3"]
     for name in seen:
         unload(server, name)
-    for limit in ("none", "0", "101", "9" * 4000):
+    for limit in ("none", "0", "101", "9" * 4000, "%D9%A1", "%C2%B2", "-1", "1_0", "+1", ""):
         assert server.get(f"/models?limit={limit}").status == 400
 
 
@@ -159,7 +159,10 @@ def test_loading_something_else_than_an_artifact_is_400_and_leaves_nothing_behin
     outside = tmp_path / "outside.tar.gz"
     with tarfile.open(outside, "w:gz") as tar:
         tar.add(model, arcname="../../model")
-    for url in (linked, changed, pickled, outside, tmp_path / "nothing", tmp_path / ("n" * 300)):
+    os.mkfifo(tmp_path / "pipe")
+    paths = (linked, changed, pickled, outside, tmp_path / "pipe", tmp_path / "nothing")
+    more = ("/dev/zero", "/proc/kmsg", "/proc/self/mem", "/proc/self/root", "/", "/etc/passwd", "..")
+    for url in (*paths, tmp_path / ("n" * 300), *map(Path, more)):
         answer = load(server, "bad", url)
         assert answer.status == 400 and b"cannot be served" in answer.body, (url, answer)
     assert load(server, "bad", model).status == 200
