@@ -241,20 +241,23 @@ def own_code(model: Path, log: Path, **settings: str) -> Iterator[Server]:
         yield server
 
 
-def test_sigterm_answers_the_callers_of_handlers_also_if_one_of_them_holds_the_lock(
+def test_sigterm_answers_all_callers_although_a_handler_holds_the_lock(
     model: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     with (
         own_code(model, log, IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT="1") as server,
-        connected(server) as waiting,
-        connected(server) as holding,
+        ExitStack() as stack,
     ):
-        waiting.send(request(b"wait"))
-        holding.send(request(b"hold the lock"))
+        clients = [stack.enter_context(connected(server)) for _ in range(2)]
+        for client, body in zip(clients, (b"wait", b"hold the lock"), strict=True):
+            client.send(request(body))
         time.sleep(0.5)
+        clients += [stack.enter_context(connected(server)) for _ in range(3)]
+        for client in clients[2:]:
+            client.send(request(b"well"))  # nobody will read it
         server.process.terminate()
-        assert [waiting.answer().status, holding.answer().status] == [503, 503]
+        assert statuses(clients) == {503: 5}
         assert server.process.wait(30) == 0
     assert lost_in(log) == 0
 

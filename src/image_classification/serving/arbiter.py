@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -19,8 +20,8 @@ from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 
 from image_classification.contract import environment
-from image_classification.serving.ending import overdue
-from image_classification.serving.process_state import BEATS, UNANSWERED
+from image_classification.serving.ending import STOPS, overdue
+from image_classification.serving.process_state import BEATS, HAS_CLOSED, UNANSWERED
 from image_classification.serving.refusals import refusal
 from image_classification.serving.worker import Worker
 
@@ -31,6 +32,7 @@ _MOST_DEATHS = 5  # within a minute: then the platform should start the containe
 _DEATHS_SECONDS = 60.0
 _LONGEST_LOOK = 2.0  # seconds that count between two looks: a frozen container is not silent
 _REAP_SECONDS = 2.0
+_RECEIVES, _RECEIVE_SIZE = 64, 1 << 20
 
 
 class _Watched:
@@ -70,6 +72,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         self._deaths: list[float] = []  # when (monotonic) processes died
         self._last_look = time.monotonic()
         self._lost, self._status = 0, 0  # while the server ends
+        self._listeners: list[socket.socket] = []  # while the server ends and a process has not
 
     def spawn_worker(self) -> int:
         """Start a process; the new one never returns from here."""
@@ -94,6 +97,8 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         """Collect ended processes and settle each: gunicorn does not for those it gives up on."""
         if self._is_ending():
             self.murder_workers()
+            if all(worker.state.numbers[HAS_CLOSED] for worker in self.WORKERS.values()):
+                self._refuse_waiting()
         try:
             super().reap_workers()
         except HaltServer as end:
@@ -105,6 +110,8 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def stop(self, graceful: bool = True) -> None:
         """End the processes and wait for those that were killed at the end of their time."""
+        # Closed once each process has taken what waits there; one that hangs does not.
+        self._listeners += [listener.dup() for listener in self.LISTENERS]
         super().stop(graceful)
         end = time.monotonic() + _REAP_SECONDS
         while self.WORKERS and time.monotonic() < end:
@@ -112,6 +119,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             self.reap_workers()
         self.WORKERS.clear()
         self._settle_ended()
+        self._refuse_waiting()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
         """End the server."""
@@ -125,6 +133,16 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def _is_ending(self) -> bool:
         return not self.LISTENERS
+
+    def _refuse_waiting(self) -> None:
+        """Answer 503 to connections that no process has taken, and take no more."""
+        for listener in self._listeners:
+            listener.setblocking(False)
+            with listener, suppress(OSError):  # no more of them
+                while True:
+                    client, _ = listener.accept()
+                    _answer(client, refusal(503, STOPS).to_bytes(is_closing=True))
+        self._listeners.clear()
 
     def _settle_ended(self) -> None:
         for pid in [pid for pid in self._watched if pid not in self.WORKERS]:
@@ -163,13 +181,22 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             status, reason = 503, f"the server stopped before {name} returned: send it again later"
         answer = refusal(status, reason).to_bytes(is_closing=True)
         for request, client in watched.worker.state.take():
-            with client, suppress(OSError):
-                client.setblocking(False)  # nothing of an answer has been sent, so this one fits
-                is_sent = client.send(answer) == len(answer)
-                client.shutdown(1)  # to the end of sending; a reset could overtake the answer
-                answered += is_sent
-                _log(f"request {request} answered {status}: {reason}")
+            answered += _answer(client, answer)
+            _log(f"request {request} answered {status}: {reason}")
         return answered
+
+
+def _answer(client: socket.socket, answer: bytes) -> bool:
+    """Send an answer to a client that has received nothing of another one, and close."""
+    is_sent = False
+    with client, suppress(OSError):
+        client.setblocking(False)
+        is_sent = client.send(answer) == len(answer)  # into an empty buffer, so that it fits
+        client.shutdown(socket.SHUT_WR)
+        for _ in range(_RECEIVES):  # a socket closed with unread bytes resets the answer
+            if not client.recv(_RECEIVE_SIZE):
+                break
+    return is_sent
 
 
 def _log(line: str) -> None:

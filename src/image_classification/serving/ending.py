@@ -21,12 +21,14 @@ from image_classification.serving.observation import Health
 URGENT_SECONDS = 1.0
 """Time to answer after SIGINT, SIGQUIT or SIGABRT; gunicorn kills 2 s after the signal."""
 
+STOPS = "the server is stopping: send it again, to another server or later"
+"""Why a server that ends refuses a request."""
+
 _WAITING_SHARE = 0.8  # of the time: then requests that still wait for a thread are refused
 _RUNNING_SHARE = 0.96  # then those that still run
 _FAULT_SECONDS = 5.0  # for the requests that still run when the process must be replaced
 _FLUSH_SECONDS = 0.5  # for clients to take their last answers
 
-_STOPS = "the server is stopping: send it again, to another server or later"
 _IS_REPLACED = "this process is being replaced: send it again later"
 
 _logger = logging.getLogger(__name__)
@@ -75,10 +77,10 @@ class Ending:
         self._connections.let_go(LINGER_SECONDS)
         while time_left(_WAITING_SHARE):
             self._turn()
-        self._refuse_waiting(_STOPS)
+        self._refuse_waiting(STOPS)
         while time_left(_RUNNING_SHARE):
             self._turn()
-        self._answer_rest(f"the server stopped before the answer was ready: {_STOPS}")
+        self._answer_rest(f"the server stopped before the answer was ready: {STOPS}")
 
     def replace(self) -> None:
         """Answer for a process that can no longer do so; on a CPU another one follows.

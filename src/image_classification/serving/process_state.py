@@ -15,9 +15,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BEATS, UNANSWERED = range(2)
-"""Positions in `ProcessState.numbers`: signs of life (none while the model loads), and accepted
-requests whose answer has not been sent whole."""
+BEATS, UNANSWERED, HAS_CLOSED = range(3)
+"""Positions in `ProcessState.numbers`: signs of life (none while the model loads); accepted
+requests whose answer has not been sent whole; 1 once the process has taken its last connection."""
 
 _ID_BYTES = 256
 

@@ -35,7 +35,7 @@ from image_classification.serving.connection import Connection, Connections, Lim
 from image_classification.serving.ending import Ending, overdue
 from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
-from image_classification.serving.process_state import BEATS, ProcessState
+from image_classification.serving.process_state import BEATS, HAS_CLOSED, ProcessState
 from image_classification.serving.refusals import refusal
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._accept_if(False)
             for listener in self.sockets:
                 listener.close()
+            self.state.numbers[HAS_CLOSED] = 1
             ending.drain()
         lost = self._account.lost
         if lost and self.ppid != os.getppid():  # nobody else would say so
