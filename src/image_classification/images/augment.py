@@ -19,6 +19,7 @@ from image_classification.images.decode import decode_region
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box
 from image_classification.images.preprocessing import Preprocessing, resize
+from image_classification.images.price import check_resize
 from image_classification.images.resize import HIDING_RATIO, resize_into
 from image_classification.samples import Float64Array, StructuredArray, UInt8Array
 
@@ -203,6 +204,7 @@ def _crop(
     image = evaluation.decode_for(data, header, resized, preprocessing)
     if augmentation.warps:
         if resized != image.shape[:2]:
+            check_resize(*resized)
             image = resize(image, *resized, preprocessing.interpolation)
         operations.affine(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
     else:

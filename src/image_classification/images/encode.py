@@ -8,10 +8,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from image_classification.errors import ImageError
-from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.errors import ImageDamagedError, ImageError
+from image_classification.images.decode import decode
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import resize
+from image_classification.images.price import admit
 from image_classification.samples import UInt8Array
 
 _SIDE = 128  # pixels of a thumbnail's longer side
@@ -62,8 +63,9 @@ def _decode_leniently(content: bytes) -> UInt8Array:
     header = read_header(content)
     try:
         return decode(content, header=header, min_size=(_SIDE // 2, _SIDE // 2))
-    except ImageError:
-        if header.format != "JPEG" or header.width * header.height > DEFAULT_MAX_PIXELS:
+    except ImageDamagedError:
+        if header.format != "JPEG":
             raise
+        admit(content, header)
         pixels: UInt8Array = simplejpeg.decode_jpeg(content, "RGB", strict=False)
         return pixels

@@ -236,8 +236,10 @@ def segment_bounds(data: bytes, layout: JpegLayout, count: int) -> IntArray | No
                 return bounds
     is_marker = code[layout.scan : -1] == 0xFF
     is_marker &= (code[layout.scan + 1 :] & 0xF8) == _RESTART
+    if np.count_nonzero(is_marker) != count - 1:  # before their offsets take 8 bytes each
+        return None
     markers = np.flatnonzero(is_marker) + layout.scan
-    if len(markers) != count - 1 or not _are_turns(code, markers):
+    if not _are_turns(code, markers):
         return None
     last = int(markers[-1]) + 2 if count > 1 else layout.scan
     end = data.find(JPEG_END, last)

@@ -2,11 +2,16 @@
 
 In: the bytes of an image file and its header. Out: a `Price`, an upper estimate of the memory and
 CPU time that `decode` and the resize after it need, or an error where it exceeds the limits.
-Nothing is decoded: the price follows from the header and from counts of what makes a small file
-expensive (scans, chunks, codes), and counting stops at a limit of its own.
+Nothing is decoded: the price follows from the header and from counting the scans of a JPEG. What
+cannot be told in advance is bounded while it is read (`Allowance`).
+
+The constants come from photographs, noise and flat pictures of 4 to 67 megapixels that a fresh
+process decoded: peak of the resident memory, CPU time of the thread (libjpeg-turbo 3, zlib-ng 2.3,
+libwebp 1.6, Pillow 13). On a machine whose CPUs are shared, the same takes up to 1.6 times as long.
 """
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,22 +22,39 @@ from image_classification.images.header import SCAN, ImageHeader
 
 DEFAULT_MEMORY = 400_000_000
 DEFAULT_SECONDS = 2
-_MEMORY_SHARE = 0.4
+_MEMORY_SHARE = 0.4  # of the container's: the model, other requests and Python need the rest
+_USUAL_BYTES = 16 << 20  # a larger file may cost more in proportion: its sender pays too
+
+# Memory. Pillow has 4 bytes per pixel and the result 3, or after it the result and Pillow's copy
+# for the resize. What Pillow converts goes through strips, at 22 bytes per pixel of a strip.
+_PIXEL_MEMORY = 7
+_WEBP_PIXEL_MEMORY = 16  # two canvases, the frame's bytes and Pillow's picture
+_STRIP_MEMORY, STRIP_PIXELS = 22, 1 << 16  # these fit a CPU's cache; wider rows are longer
+_SIDE_MEMORY = 64  # weights of a resize: 8 bytes for each of up to 6 taps, both ways
+_RESIZE_MEMORY = 8  # the resized picture in Pillow, and as an array
+_BLOCK_MEMORY = 128  # 64 coefficients of 2 bytes, which several scans keep for the whole picture
+
+# Seconds: by pixel, by byte of the file, by block of 8 × 8 in one pass over it.
+_JPEG_PIXEL, _CMYK_PIXEL, _JPEG_BYTE = 8e-9, 25e-9, 12e-9
+_SEVERAL_SCANS_BLOCK = 0.9e-6  # clearing, smoothing and transforming its coefficients
+_VISIT, _SEGMENT = 50e-9, 3e-6
+_ARITHMETIC_VISIT, _ARITHMETIC_BLOCK = 1e-6, 14e-6  # a code of predictable bits; of noise
+_ARITHMETIC_BYTE = 1.4e-6  # each coefficient has a bit for its sign
+_PNG_BYTE, _PNG_RAW_BYTE = 20e-9, 5e-9
+_CONVERTED_PIXEL, _BLENDED_PIXEL = 10e-9, 30e-9
+_GIF_PIXEL, _GIF_BYTE = 30e-9, 12e-9
+_WEBP_PIXEL, _WEBP_BYTE = 50e-9, 20e-9
+_BMP_PIXEL = 20e-9
+_RUN_PIXEL, _RUN_BYTE = 60e-9, 0.6e-6  # Pillow decodes run lengths in Python
+_RESIZED_PIXEL = 4e-9
+
+_CURE = "make the image smaller or raise the limit"
 _MAX_SCANS = 100  # encoders write about 10
 _MAX_SEGMENTS = 4_096  # between the scans of a JPEG
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # one that the entropy decoder does not own
+_BASELINE, _EXTENDED, _ARITHMETIC, _ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC9, 0xCA
 _END = 0xD9
-_SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
-_ARITHMETIC = (0xC9, 0xCA)
-
-_FIXED = 24_000_000
-_BYTES_PER_PIXEL = {"JPEG": 7, "PNG": 7, "GIF": 7, "WEBP": 18, "BMP": 8}
-_SECONDS_PER_PIXEL = {"JPEG": 10e-9, "PNG": 30e-9, "GIF": 25e-9, "WEBP": 60e-9, "BMP": 15e-9}
-_SECONDS_PER_BYTE = {"JPEG": 30e-9, "PNG": 5e-9, "GIF": 20e-9, "WEBP": 40e-9, "BMP": 1e-9}
-_SECONDS_PER_BLOCK = 20e-9  # of one scan, even an empty one
-_SECONDS_PER_ARITHMETIC_BLOCK = 6e-6
-_SECONDS_PER_SEGMENT = 5e-6
-_BYTES_PER_BLOCK = 128  # 64 coefficients
+# A marker that ends the code of a scan: not a stuffed zero, a restart or a fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
@@ -44,21 +66,55 @@ class Price:
         seconds: of CPU time.
         is_plain: whether libjpeg-turbo decodes it alone, in one pass and without the interpreter
             lock: a sequential Huffman JPEG of 1 or 3 channels in one scan.
+        size: bytes of the file.
         what: the format and size, for messages.
     """
 
     memory: int
     seconds: float
     is_plain: bool
+    size: int
     what: str
 
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """The most that one picture can cost: bytes of memory, seconds of CPU time."""
+    """The most that one picture can cost.
+
+    Attributes:
+        memory: bytes.
+        seconds: of CPU time, for a file of up to 16 MiB; see `seconds_for`.
+    """
 
     memory: int = DEFAULT_MEMORY
     seconds: float = DEFAULT_SECONDS
+
+    def seconds_for(self, size: int) -> float:
+        """Return the seconds for a file of `size` bytes: in proportion above 16 MiB."""
+        return self.seconds * max(1.0, size / _USUAL_BYTES)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The CPU time that the calling thread can still spend on a picture.
+
+    Attributes:
+        deadline: of the thread's CPU time, `time.thread_time`.
+        what: the picture, for the message.
+        seconds: the limit, for the message.
+    """
+
+    deadline: float
+    what: str
+    seconds: float
+
+    def check(self) -> None:
+        """Raise an ImageTooLargeError if the time is over."""
+        if time.thread_time() > self.deadline:
+            raise ImageTooLargeError(
+                f"decoding this {self.what} takes more than {self.seconds:.3g} seconds of CPU "
+                f"time; {_CURE} ({environment.PICTURE_SECONDS.name})"
+            )
 
 
 @cache
@@ -74,8 +130,22 @@ def picture_limits() -> PictureLimits:
     return PictureLimits(memory or affordable, seconds or DEFAULT_SECONDS)
 
 
+def admit(data: bytes, header: ImageHeader, scale: int = 1) -> Allowance:
+    """Check the price of a picture against the limits and return the time that it can take.
+
+    Raises:
+        ImageTooLargeError: it costs more than `picture_limits` allows.
+        ImageDamagedError: as `price_of` does.
+    """
+    limits = picture_limits()
+    price = price_of(data, header, scale)
+    check_price(price, limits)
+    seconds = limits.seconds_for(len(data))
+    return Allowance(time.thread_time() + seconds, price.what, seconds)
+
+
 def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
-    """Return what decoding `data` costs at most.
+    """Return what decoding `data` and resizing the result cost at most.
 
     Args:
         data: the file's content.
@@ -83,90 +153,153 @@ def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
         scale: 2, 4 or 8 for a JPEG that is decoded at a fraction of its size.
 
     Raises:
-        ImageDamagedError: a JPEG of more than 100 scans.
+        ImageDamagedError: a JPEG of more than 100 scans, or with thousands of tables.
     """
-    name = header.format
+    what = f"{header.format} of {header.width} × {header.height} pixels"
     pixels = header.width * header.height
-    what = f"{name} of {header.width} × {header.height} pixels"
-    memory = _FIXED + len(data) + _BYTES_PER_PIXEL[name] * pixels // scale**2
-    seconds = _SECONDS_PER_PIXEL[name] * pixels + _SECONDS_PER_BYTE[name] * len(data)
-    if header.orientation > 1:
-        memory += 3 * pixels // scale**2
+    decoded = pixels // scale**2
+    strip = max(header.width, min(pixels, STRIP_PIXELS))
+    memory = _PIXEL_MEMORY * decoded + _STRIP_MEMORY * strip
+    memory += _SIDE_MEMORY * (header.width + header.height)
     is_plain = False
-    if name == "JPEG":
-        blocks, is_plain = _jpeg_blocks(data, header)
-        if not is_plain:
-            total, visits, segments = _count_scans(data, header, blocks)
-            memory += _BYTES_PER_BLOCK * total
-            seconds += _SECONDS_PER_BLOCK * visits + _SECONDS_PER_SEGMENT * segments
-            if data[header.frame + 1] in _ARITHMETIC:
-                seconds += _SECONDS_PER_ARITHMETIC_BLOCK * total
-    return Price(memory, seconds, is_plain, what)
+    if header.format == "JPEG":
+        jpeg = _price_jpeg(data, header)
+        seconds, is_plain = jpeg.seconds, jpeg.is_plain
+        memory = max(memory, jpeg.memory + 4 * decoded + _STRIP_MEMORY * strip)
+        what += f" in {jpeg.scans} scans" if jpeg.scans > 1 else ""
+    elif header.format == "PNG":
+        seconds = _png_seconds(data, header)
+    elif header.format == "GIF":
+        seconds = _GIF_PIXEL * pixels + _GIF_BYTE * len(data)
+    elif header.format == "WEBP":
+        seconds = _WEBP_PIXEL * pixels + _WEBP_BYTE * len(data)
+        memory += (_WEBP_PIXEL_MEMORY - _PIXEL_MEMORY) * pixels + 2 * len(data)  # Pillow's copies
+    else:
+        seconds = _BMP_PIXEL * pixels
+        if data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):  # the compressions RLE8 and RLE4
+            seconds += _RUN_PIXEL * pixels + _RUN_BYTE * len(data)
+    seconds += _RESIZED_PIXEL * decoded
+    return Price(memory, seconds, is_plain, len(data), what)
 
 
 def check_price(price: Price, limits: PictureLimits) -> None:
     """Raise an ImageTooLargeError for a picture that costs more than the limits."""
     if price.memory > limits.memory:
         raise ImageTooLargeError(
-            f"decoding this {price.what} would take up to {price.memory / 1e6:.0f} MB of memory; "
-            f"expected at most {limits.memory / 1e6:.0f} MB; make the image smaller or raise the "
-            f"limit ({environment.PICTURE_MEMORY.name})"
+            f"decoding this {price.what} takes up to {price.memory / 1e6:.0f} MB of memory, "
+            f"expected at most {limits.memory / 1e6:.0f} MB; {_CURE} "
+            f"({environment.PICTURE_MEMORY.name})"
         )
-    if price.seconds > limits.seconds:
+    most = limits.seconds_for(price.size)
+    if price.seconds > most:
         raise ImageTooLargeError(
-            f"decoding this {price.what} would take up to {price.seconds:.1f} seconds of CPU time; "
-            f"expected at most {limits.seconds:g}; make the image smaller or raise the limit "
-            f"({environment.PICTURE_SECONDS.name})"
+            f"decoding this {price.what} takes up to {price.seconds:.1f} seconds of CPU time, "
+            f"expected at most {most:.3g}; {_CURE} ({environment.PICTURE_SECONDS.name})"
         )
 
 
-def _jpeg_blocks(data: bytes, header: ImageHeader) -> tuple[dict[int, int], bool]:
-    """Blocks of 8 × 8 by component, and whether one scan of Huffman code has them all."""
-    frame, scan = header.frame, header.scan
-    first, last = frame + 10, min(frame + 10 + 3 * header.channels, len(data) - 1)
-    factors = {data[i]: (data[i + 1] >> 4, data[i + 1] & 15) for i in range(first, last, 3)}
-    across = max((a for a, _ in factors.values()), default=1) or 1
-    down = max((d for _, d in factors.values()), default=1) or 1
+def check_resize(height: int, width: int) -> None:
+    """Raise an ImageTooLargeError for a resize whose whole result would take too much memory.
+
+    A thin picture grows enormously where its shorter side is enlarged.
+    """
+    memory, most = _RESIZE_MEMORY * height * width, picture_limits().memory
+    if memory > most:
+        raise ImageTooLargeError(
+            f"resizing this image to {width} × {height} pixels takes up to {memory / 1e6:.0f} MB "
+            f"of memory, expected at most {most / 1e6:.0f} MB; crop the image, choose a smaller "
+            f"size or raise the limit ({environment.PICTURE_MEMORY.name})"
+        )
+
+
+def _png_seconds(data: bytes, header: ImageHeader) -> float:
+    color_type = data[25]
+    is_palette, has_alpha = color_type == 3, header.channels in (2, 4)
+    raw = header.width * (1 if is_palette else header.channels) * header.bit_depth // 8
+    pixel = _CONVERTED_PIXEL
+    if is_palette or has_alpha or header.bit_depth == 16:
+        pixel = _BLENDED_PIXEL
+    # A row has a byte for its filter.
+    rows = header.height * (_PNG_RAW_BYTE * (raw + 1) + pixel * header.width)
+    return rows + _PNG_BYTE * len(data)
+
+
+@dataclass(frozen=True)
+class _JpegPrice:
+    """What of a JPEG's price depends on its frame and scans."""
+
+    memory: int  # of the coefficients
+    seconds: float
+    is_plain: bool
+    scans: int
+
+
+def _price_jpeg(data: bytes, header: ImageHeader) -> _JpegPrice:
+    kind = data[header.frame + 1]
+    is_arithmetic = kind in (_ARITHMETIC, _ARITHMETIC_PROGRESSIVE)
+    blocks = _component_blocks(data, header)
+    total = sum(count for _, count in blocks)
+    pixel = _CMYK_PIXEL if header.channels > 3 else _JPEG_PIXEL
+    seconds = pixel * header.width * header.height + _JPEG_BYTE * len(data)
+    first_scan = data[header.scan + 4 : header.scan + 5] if header.scan else b""
+    # libjpeg then makes a single pass, and refuses the file if another scan follows.
+    is_single = kind in (_BASELINE, _EXTENDED, _ARITHMETIC) and first_scan == bytes((len(blocks),))
+    if is_single:
+        memory, visits, scans = 0, total, 1
+    else:
+        visits, scans, segments = _count_scans(data, header, blocks)
+        memory = _BLOCK_MEMORY * total
+        seconds += _SEVERAL_SCANS_BLOCK * total + _VISIT * visits + _SEGMENT * segments
+    if is_arithmetic:
+        seconds += _ARITHMETIC_VISIT * visits
+        seconds += min(_ARITHMETIC_BLOCK * visits, _ARITHMETIC_BYTE * len(data))
+    is_plain = is_single and not is_arithmetic and header.channels in (1, 3)
+    return _JpegPrice(memory, seconds, is_plain, scans)
+
+
+def _component_blocks(data: bytes, header: ImageHeader) -> list[tuple[int, int]]:
+    """Identifier and number of blocks of 8 × 8 of every component."""
+    first = header.frame + 10
+    fields = data[first : first + 3 * header.channels]
+    factors = [(max(1, byte >> 4), max(1, byte & 15)) for byte in fields[1::3]]
+    across = max((factor for factor, _ in factors), default=1)
+    down = max((factor for _, factor in factors), default=1)
     units = -(-header.width // (8 * across)) * -(-header.height // (8 * down))
-    blocks = {name: units * a * d for name, (a, d) in factors.items()}
-    # libjpeg then makes one pass and refuses a second scan.
-    is_whole = scan > 0 and scan + 4 < len(data) and data[scan + 4] == header.channels
-    is_plain = is_whole and data[frame + 1] in _SEQUENTIAL_HUFFMAN and header.channels in (1, 3)
-    return blocks, is_plain
+    return [(name, units * a * d) for name, (a, d) in zip(fields[::3], factors, strict=False)]
 
 
-def _count_scans(data: bytes, header: ImageHeader, blocks: dict[int, int]) -> tuple[int, int, int]:
-    """Blocks of the picture, blocks that its scans visit, and segments from the first scan on."""
-    total, visits, scans, segments = sum(blocks.values()), 0, 0, 0
+def _count_scans(
+    data: bytes, header: ImageHeader, blocks: list[tuple[int, int]]
+) -> tuple[int, int, int]:
+    """Blocks that all scans visit, scans, and segments from the first scan on."""
+    sizes: dict[int, int] = {}
+    for name, count in blocks:  # a hostile file may repeat an identifier
+        sizes[name] = max(count, sizes.get(name, 0))
+    largest = max(sizes.values(), default=0)
+    visits = scans = segments = 0
     for marker, start in _scan_markers(data, header.scan):
         segments += 1
         if marker == SCAN:
             scans += 1
-            count = data[start + 4] if start + 4 < len(data) else 0
-            visits += min(
-                total,
-                sum(
-                    blocks.get(name, total) for name in data[start + 5 : start + 5 + 2 * count : 2]
-                ),
-            )
-            if scans > _MAX_SCANS:
-                raise ImageDamagedError(
-                    f"expected at most {_MAX_SCANS} scans in a JPEG, got more: it would take "
-                    "minutes to decode"
-                )
-        elif segments > _MAX_SEGMENTS:
+            names = data[start + 5 : start + 5 + 2 * min(4, data[start + 4]) : 2]
+            visits += sum(sizes.get(name, largest) for name in names)
+        if scans > _MAX_SCANS:
             raise ImageDamagedError(
-                f"expected at most {_MAX_SEGMENTS} segments between the scans of a JPEG, got more"
+                f"expected at most {_MAX_SCANS} scans in a JPEG, got more: it would take minutes "
+                "to decode"
             )
-    return total, visits, segments
+        if segments > _MAX_SEGMENTS:
+            raise ImageDamagedError(
+                f"expected at most {_MAX_SEGMENTS} segments in the pixels of a JPEG, got more"
+            )
+    return visits, scans, segments
 
 
 def _scan_markers(data: bytes, position: int) -> Iterator[tuple[int, int]]:
     """Yield marker and start of every segment from the first scan on, as libjpeg finds them."""
     while position and (found := _MARKER.search(data, position)):
-        marker = data[found.end() - 1]
-        if marker == _END:
+        start, end = found.span()
+        if data[end - 1] == _END or end + 3 > len(data):
             return
-        start = found.start()
-        yield marker, start
-        position = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        yield data[end - 1], start
+        position = end + int.from_bytes(data[end : end + 2], "big")

@@ -20,6 +20,7 @@ from image_classification.errors import UsageError
 from image_classification.images.decode import check_pixels
 from image_classification.images.header import SCAN, read_header
 from image_classification.images.jpeg_regions import read_layout, segment_bounds, with_table
+from image_classification.images.price import admit
 
 PROGRAM = "jpegtran"
 _WANTED, _LEAST = 32, 24  # pixels between markers: finer costs size, coarser decodes too much
@@ -63,6 +64,7 @@ class Segmenter:
         """
         header = read_header(content)
         check_pixels(header.width, header.height, max_pixels)
+        admit(content, header)
         result = None
         if header.format == "JPEG" and header.channels in (1, 3):
             result = self._rewrite(content)

@@ -23,6 +23,7 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS, check_pixels,
 from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.images.header import ImageHeader, has_end_mark, read_header
 from image_classification.images.preprocessing import INTERPOLATIONS
+from image_classification.images.price import check_resize
 from image_classification.images.resize import HIDING_RATIO, resize_box
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.lists import ListEntry
@@ -118,6 +119,7 @@ def _decode_cropped(
     # The source counts too: decoding at a fraction of the size must not hide a large image.
     check_pixels(full_width, full_height, max_pixels)
     check_pixels(target[1], target[0], max_pixels, "after the resize ")
+    check_resize(*target)
     is_color = transcoding.color == 1 or (transcoding.color == -1 and header.channels > 2)
     ratio = min(height / target[0], width / target[1])
     image = decode(

@@ -29,6 +29,7 @@ from image_classification.images.jpeg_regions import (
     with_table,
 )
 from image_classification.images.preprocessing import Preprocessing
+from image_classification.images.price import admit
 from image_classification.loading.loader import Loader
 from image_classification.loading.records import RecordSource
 from image_classification.records.format import RecordHeader, pack_image_record
@@ -137,7 +138,7 @@ def test_a_region_at_a_smaller_scale_is_a_region_of_the_picture_at_that_scale(
     scale = next((s for s in (8, 4, 2) if part[2] // s >= least and part[3] // s >= least), 1)
     assert found.shape[:2] == (part[2] // scale, part[3] // scale)
     if header.orientation == 1:
-        whole = images._decode_stored(data, header, 3, scale, smooth_chroma=True)
+        whole = images._decode_stored(data, header, 3, scale, True, admit(data, header))
         top, left = part[0] // scale, part[1] // scale
         expected = whole[top : top + found.shape[0], left : left + found.shape[1]]
         assert (found == expected).all()

@@ -5,6 +5,7 @@ gray version; C. Zauner, 2010). It survives resizing and recompression.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -20,6 +21,7 @@ from image_classification.work import in_order
 
 _SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded at a smaller size
 _LEAST_SIDE = 16  # pixels; the hash of a smaller image is meaningless
+_MEASURED_PIXELS = 4 << 20
 _COLORLESS = 8  # levels between the channels of a gray pixel in a color JPEG
 _PLAIN = 4.0  # standard deviation of the gray levels
 _BITS = np.array([1 << bit for bit in range(64)], np.uint64)
@@ -69,10 +71,13 @@ def _measure_one(subset: Subset, index: int, with_hash: bool, max_pixels: int) -
     except (DataError, ValueError) as error:  # ValueError: a NUL in a path
         return Measurement(digest, reason=str(error))
     height, width = header.upright_size
-    gray = pixels.mean(axis=2, dtype=np.float32)
+    # Every pixel of a large picture would take three times its memory.
+    step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _MEASURED_PIXELS))
+    sampled = pixels[::step, ::step]
+    gray = sampled.mean(axis=2, dtype=np.float32)
     is_plain = float(gray.std()) < _PLAIN
     is_hashed = with_hash and not is_plain and min(height, width) >= _LEAST_SIDE
-    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    spread = sampled.max(axis=2) - sampled.min(axis=2)
     return Measurement(
         digest,
         height,
