@@ -22,6 +22,7 @@ from endpoints.ours_figures import figures
 from endpoints.process import Endpoint, finding, start_client
 from endpoints.report import table
 from setting import interpreters, photographs
+from setting.artifact import export
 from setting.interpreters import SOURCE
 from setting.machine import machine
 
@@ -76,16 +77,6 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     args.cpus = len(os.sched_getaffinity(0))
     return args
-
-
-def export(folder: Path) -> Path:
-    """Write EfficientNet-Lite0 with ImageNet's 1,000 classes as an artifact; return its folder."""
-    words = ["export", "--backbone", "efficientnet_lite0", "--output", str(folder)]
-    own = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-m", "image_classification", *words]
-    if subprocess.run(command, env=own, stdout=sys.stderr).returncode:  # ours is the JSON
-        raise SystemExit("no model to serve: give --model, the folder of an artifact")
-    return folder
 
 
 def collect_photographs(args: argparse.Namespace) -> str:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from setting.interpreters import SOURCE
 from endpoints.contenders import HERE, Server, command
 
 _START_SECONDS = 120
-_TICK = os.sysconf("SC_CLK_TCK")
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Endpoint:
@@ -33,12 +33,23 @@ class Endpoint:
     """
 
     def __init__(
-        self, server: Server, python: str, kind: str, model: Path, cpus: int, work: Path
+        self,
+        server: Server,
+        python: str,
+        kind: str,
+        model: Path,
+        cpus: int,
+        work: Path,
+        settings: Mapping[str, str] | None = None,
+        cgroup: Path | None = None,
     ) -> None:
+        """Start a server, with more variables in its environment, in the cgroup of a file."""
         self.server, self.port = server, _free_port()
-        own = _environment(python, kind, model, cpus, work)
+        own = _environment(python, kind, model, cpus, work) | dict(settings or {})
         self.work = work
         words = command(server, python, self.port, cpus, model, work)
+        if cgroup:
+            words = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroup), *words]
         with (work / "log").open("wb") as log:
             begin = time.perf_counter()
             self._process = subprocess.Popen(
@@ -83,7 +94,7 @@ class Endpoint:
         for process in self.processes():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                total += (int(fields[11]) + int(fields[12])) / _TICK
+                total += (int(fields[11]) + int(fields[12])) / TICK
         return total
 
     def megabytes(self) -> float:
@@ -96,8 +107,8 @@ class Endpoint:
         return total / 1024
 
     def kill_worker(self) -> None:
-        """Kill the process that computes, the youngest one, with SIGKILL."""
-        os.kill(self.processes()[-1], signal.SIGKILL)
+        """Kill the process that computes, the first one's oldest child, with SIGKILL."""
+        os.kill(self.processes()[1], signal.SIGKILL)
 
     def close(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):

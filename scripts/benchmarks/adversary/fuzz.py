@@ -1,0 +1,110 @@
+"""Attack 3: tens of thousands of mutated requests; nothing may crash, fail or leak."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from adversary.mutations import mutate, valid_messages
+from adversary.rows import Row
+from adversary.setting import Setting, say
+from adversary.target import Target, attacked
+from adversary.wire import counted, exchange
+
+_SENDERS = 12
+_PATIENCE = 0.4  # seconds for an answer: a mutated request may be half of one, which has none
+_WHOLE_PATIENCE = 30.0
+_HALF_CLOSED = 0.3  # of the callers
+_DOCUMENTED = {501, 503, 507}  # docs/http.md
+_MOST_GROWTH = 48 << 20  # bytes between a third of the requests and the end
+_SETTINGS = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "2", "IMAGE_CLASSIFICATION_PAGE": "true"}
+
+
+def attack(setting: Setting) -> Iterator[Row]:
+    """Yield the answers, the log and what is left behind."""
+    count, seed = setting.size.fuzzed, setting.seed
+    photo = next(setting.photos.glob("*.jpg")).read_bytes()
+    messages = valid_messages(photo)
+    statuses: Counter[int] = Counter()
+    failed: list[int] = []
+    with attacked(setting.model, setting.work, settings=_SETTINGS) as target:
+        valid = [m.to_bytes() for m in messages if m.target == "/invocations"]
+        first = [exchange(target.port, one, _WHOLE_PATIENCE) for one in valid]
+        worker = target.worker
+
+        def send(number: int) -> tuple[int, int]:
+            chosen = random.Random(seed * 1_000_003 + number)  # noqa: S311 - no secret
+            request = mutate(messages, chosen)
+            closes = chosen.random() < _HALF_CLOSED
+            return number, exchange(target.port, request, _PATIENCE, is_half_closed=closes)[0]
+
+        third = count // 3
+        with ThreadPoolExecutor(_SENDERS) as pool:
+            for start, stop in ((0, third), (third, count)):
+                for begin in range(start, stop, 500):
+                    batch = range(begin, min(stop, begin + 500))
+                    for number, status in pool.map(send, batch):
+                        statuses[status] += 1
+                        if status >= 500 and status not in _DOCUMENTED:
+                            failed.append(number)
+                    say(f"{batch[-1] + 1} of {count} fuzzed requests, {len(failed)} failed")
+                if start == 0:
+                    before = _left(target)
+        after = _left(target)
+        last = [exchange(target.port, one, _WHOLE_PATIENCE) for one in valid]
+        crashes = (not target.is_running) + (target.worker != worker)
+        tracebacks = target.output().count("Traceback (most recent call last)")
+        code = _end(target)
+    named = f"; requests {failed[:8]} of seed {seed}" if failed else ""
+    yield Row(
+        "fuzzed requests: answers", count, counted(statuses) + named,
+        "no 5xx but 501, 503 and 507, which are documented", not failed,
+    )  # fmt: skip
+    wrong = sum(status != 200 for status, _ in first)
+    same = sum(a == b for a, b in zip(first, last, strict=True))
+    yield Row(
+        "valid requests before and after them", len(valid),
+        f"{same} with the same answer, {wrong} not answered with 200", "all the same, all 200",
+        same == len(valid) and not wrong,
+    )  # fmt: skip
+    yield Row(
+        "fuzzed requests: crashes and tracebacks", count,
+        f"{crashes} processes ended, {tracebacks} tracebacks in the log, exit code {code}",
+        "none, exit code 0", not crashes and not tracebacks and code == 0,
+    )  # fmt: skip
+    grown = after["bytes"] - before["bytes"]
+    came = f"memory {grown / (1 << 20):+.0f} MiB over the last two thirds; " + ", ".join(
+        f"{name} {before[name]} → {after[name]}" for name in before if name != "bytes"
+    )
+    is_clean = grown <= _MOST_GROWTH and all(
+        after[name] <= before[name] + slack for name, slack in _SLACK.items()
+    )
+    yield Row(
+        "fuzzed requests: what they leave", count, came,
+        f"at most {_MOST_GROWTH >> 20} MiB, and no descriptor, thread, file or zombie", is_clean,
+    )  # fmt: skip
+
+
+_SLACK = {"descriptors": 4, "threads": 4, "files": 0, "zombies": 0}
+
+
+def _left(target: Target) -> dict[str, int]:
+    """Return what the server holds once its connections have timed out."""
+    target.settle(10)
+    time.sleep(3)
+    return {
+        "bytes": target.resident(),
+        "descriptors": target.descriptors(),
+        "threads": target.threads(),
+        "files": target.files(),
+        "zombies": target.zombies(),
+    }
+
+
+def _end(target: Target) -> int | None:
+    target.send(signal.SIGTERM)
+    return target.exit_code(30)
