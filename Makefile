@@ -38,6 +38,10 @@ test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, 
 test-photographs: ## Train on real photographs and check the documented accuracies (minutes)
 	@scripts/test-photographs
 
+.PHONY: test-attacks
+test-attacks: ## Attack a server of this checkout and check its goals (2 minutes)
+	@scripts/benchmark attacks --quick
+
 .PHONY: test-container
 test-container: ## Build the images and test them with docker run (minutes)
 	@scripts/test-container

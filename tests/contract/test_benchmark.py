@@ -50,6 +50,35 @@ def test_the_loader_benchmark_runs_without_peers_and_lists_their_install_command
     assert "pip install mxnet==1.9.1" in result["skipped"]["mxnet_records"]
 
 
+def test_the_attack_benchmark_judges_each_finding_and_fails_if_a_goal_is_missed(
+    trained_job: Path, tmp_path: Path
+) -> None:
+    given = ["--size", "tiny", "--model", str(trained_job / "model"), "--work", str(tmp_path)]
+    ran = subprocess.run(
+        [str(BENCHMARK), "attacks", *given, "--only", "fuzz", "turns", "--json"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    rows = json.loads(ran.stdout)["rows"]
+    assert len(rows) == 6 and all(row["count"] and row["came"] for row in rows), ran.stderr
+    missed = [row for row in rows if row["reached"] is False]
+    assert ran.returncode == bool(missed), ran.stderr
+    assert not [row for row in missed if "crashes" in row["attack"]]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_attack_benchmark_has_no_other_target_than_its_own_server() -> None:
+    for given in (["--host", "192.0.2.1"], ["--port", "8080"], ["http://192.0.2.1:8080"]):
+        ran = subprocess.run(
+            [str(BENCHMARK), "attacks", *given],
+            env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 2 and "unrecognized arguments" in ran.stderr
+
+
 def test_a_path_that_is_not_an_interpreter_is_refused(tmp_path: Path) -> None:
     ran = subprocess.run(
         [str(BENCHMARK), "loader", "--python", "tensorflow=/nowhere"],

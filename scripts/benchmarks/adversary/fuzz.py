@@ -15,13 +15,13 @@ from adversary.setting import Setting, say
 from adversary.target import Target, attacked
 from adversary.wire import counted, exchange
 
-_SENDERS = 12
-_PATIENCE = 0.4  # seconds for an answer: a mutated request may be half of one, which has none
+_SENDERS = 24
+_PATIENCE = 0.3  # seconds for an answer: a mutated request may be half of one, which has none
 _WHOLE_PATIENCE = 30.0
 _HALF_CLOSED = 0.3  # of the callers
 _DOCUMENTED = {501, 503, 507}  # docs/http.md
 _MOST_GROWTH = 48 << 20  # bytes between a third of the requests and the end
-_SETTINGS = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "2", "IMAGE_CLASSIFICATION_PAGE": "true"}
+_SETTINGS = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "1", "IMAGE_CLASSIFICATION_PAGE": "true"}
 
 
 def attack(setting: Setting) -> Iterator[Row]:
@@ -95,7 +95,7 @@ _SLACK = {"descriptors": 4, "threads": 4, "files": 0, "zombies": 0}
 def _left(target: Target) -> dict[str, int]:
     """Return what the server holds once its connections have timed out."""
     target.settle(10)
-    time.sleep(3)
+    time.sleep(1.6)  # READ_TIMEOUT, and a round of the server's loop
     return {
         "bytes": target.resident(),
         "descriptors": target.descriptors(),

@@ -24,6 +24,9 @@ def hostile_graphs(shape: Sequence[int], classes: int) -> dict[str, bytes]:
         "Reshape that fails for bright pictures": graphs.failing_reshape(is_for_bright=True),
         "Loop without end": graphs.endless(),
         "Loop without end for bright pictures": graphs.endless(is_for_bright=True),
+        "products without end": graphs.products(),
+        "products without end for bright pictures": graphs.products(is_for_bright=True),
+        "products without end of constants": graphs.products(is_constant=True),
         "128 TiB": graphs.memory(2**45),
         "1 TiB that grows": graphs.memory(2**38, is_expanded=True),
         "3 GiB": graphs.memory(3 * 2**28),
@@ -54,7 +57,7 @@ class _Graphs:
         """Reshape to a number of elements that no picture has."""
         wanted = self._known("wanted", [7, 11, 13], self._np.int64)
         reshape = self._node("Reshape", ["numbers", "wanted"], "odd")
-        return self._failing(reshape, [wanted], is_for_bright)
+        return self._failing([reshape], [wanted], is_for_bright)
 
     def memory(self, count: int, is_for_bright: bool = False, is_expanded: bool = False) -> bytes:
         """A tensor of `count` elements of 4 bytes each, made when the graph runs."""
@@ -65,7 +68,7 @@ class _Graphs:
             if is_expanded
             else self._node("ConstantOfShape", ["size"], "odd")
         )
-        return self._failing(node, [size, zero], is_for_bright)
+        return self._failing([node], [size, zero], is_for_bright)
 
     def endless(self, is_for_bright: bool = False) -> bytes:
         """A Loop whose condition stays true; or is what a picture says."""
@@ -93,28 +96,44 @@ class _Graphs:
         answer = self._node("Add", ["fine", "end"], "odd")
         return self._model([*self._before(), loop, answer, *self._answer()], known)
 
-    def _failing(self, node: Any, known: list[Any], is_for_bright: bool) -> bytes:
-        """Return a graph with a node that fails: for each picture, or answers for dark ones."""
+    def products(self, is_for_bright: bool = False, is_constant: bool = False) -> bytes:
+        """Hours of matrix products, without a loop; those of constants may be folded at load."""
+        known = [
+            self._known("side", [4000, 4000], self._np.int64),
+            self._known("zero", 0, self._np.float32),
+        ]
+        nodes = [
+            self._node("ConstantOfShape", ["side"], "flat"),
+            self._node("ReduceMin", ["numbers"], "darkest", keepdims=0),
+            self._node("Add", ["flat", "zero" if is_constant else "darkest"], "p0"),
+        ]
+        nodes += [self._node("MatMul", [f"p{n}", f"p{n}"], f"p{n + 1}") for n in range(10_000)]
+        nodes.append(self._node("Identity", ["p10000"], "odd"))
+        return self._failing(nodes, known, is_for_bright)
+
+    def _failing(self, nodes: list[Any], known: list[Any], is_for_bright: bool) -> bytes:
+        """Return a graph whose nodes fail: for each picture, or for bright ones alone."""
         before = self._before()
         if not is_for_bright:
             least = self._node("ReduceMin", ["odd"], "least", keepdims=0)
             answer = self._node("Add", ["fine", "least"], "answer")
-            return self._model([*before, node, least, answer, *self._answer("answer")], known)
+            return self._model([*before, *nodes, least, answer, *self._answer("answer")], known)
         out = self._helper.make_tensor_value_info
         branches = {}
-        for key, inner in (("then_branch", node), ("else_branch", None)):
+        for key, inner in (("then_branch", nodes), ("else_branch", [])):
             name = f"{key}_out"
-            inner_nodes = [inner, self._node("ReduceMin", ["odd"], name, keepdims=0)]
-            if inner is None:
-                inner_nodes = [self._node("ReduceMin", ["numbers"], name, keepdims=0)]
+            inner_nodes = [
+                *inner,
+                self._node("ReduceMin", ["odd" if inner else "numbers"], name, keepdims=0),
+            ]
             result = [out(name, self._types.FLOAT, None)]
             branches[key] = self._helper.make_graph(inner_nodes, key, [], result)
         choice = self._helper.make_node("If", ["bright"], ["least"], **branches)
         nothing = self._known("nothing", 0, self._np.float32)
         times = self._node("Mul", ["least", "nothing"], "zeroed")
         answer = self._node("Add", ["fine", "zeroed"], "answer")
-        nodes = [*before, choice, times, answer, *self._answer("answer")]
-        return self._model(nodes, [*known, nothing])
+        after = [choice, times, answer, *self._answer("answer")]
+        return self._model([*before, *after], [*known, nothing])
 
     def wrong_shape(self) -> bytes:
         three = self._tensor(self._np.array([3, 7], self._np.int64), "three")

@@ -252,7 +252,7 @@ _TARGETS = (
 )  # fmt: skip
 _NAMES = (
     "Content-Length", "Transfer-Encoding", "Expect", "Accept", "Content-Encoding", "Host",
-    "Upgrade", "Connection", "X-Amzn-SageMaker-Inference-Id", "Range", "TE", "Trailer",
+    "Upgrade", "Connection", "X-Amzn-SageMaker-Inference-Id", "Range", "Keep-Alive", "Trailer",
     "X-Amzn-SageMaker-Custom-Attributes", "Cookie", "X" * 300, "Content_Type", "", "a b", "É",
 )  # fmt: skip
 _TYPES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -35,7 +36,9 @@ def attack(setting: Setting) -> Iterator[Row]:
 
         def ask() -> None:
             while not is_over.is_set():
-                statuses[exchange(target.port, bulk, _PATIENCE)[0]] += 1
+                status = exchange(target.port, bulk, _PATIENCE)[0]
+                if size.has_long or not is_over.is_set():
+                    statuses[status] += 1
                 is_over.wait(0.5)  # a refused one asks again
 
         asking = [threading.Thread(target=ask) for _ in range(_BULKS)]
@@ -45,6 +48,8 @@ def attack(setting: Setting) -> Iterator[Row]:
         with ordinary_callers(target.port, setting.photos, clients=1) as beside:
             time.sleep(2 * size.seconds)
         is_over.set()
+        if not size.has_long:  # the end of what they compute is not waited for
+            target.send(signal.SIGKILL)
         for one in asking:
             one.join()
     ratio = beside.post_ms[1] / max(1.0, alone.post_ms[1])
