@@ -1,8 +1,9 @@
 """A server whose device fails as its pictures command; for tests only.
 
 A white image breaks the device, a black one keeps it busy for BUSY_SECONDS. With FAKE_CUDA set, the
-device calls itself one of CUDA. The decoder hangs at an image of 41 × 41 pixels. Everything else is
-the product.
+device calls itself one of CUDA. With SECONDS_PER_IMAGE set, it takes that time for each image, and
+its three classes are equally probable. The decoder hangs at an image of 41 × 41 pixels. Everything
+else is the product.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import time
 from typing import Any
+
+import numpy as np
 
 from image_classification import cli
 from image_classification.errors import DeviceError
@@ -35,6 +38,9 @@ def load_with_obedient_device(application: Any) -> Any:
                 raise DeviceError("CUDA failure 700: an illegal memory access was encountered")
             if images.max() < 15:
                 time.sleep(float(os.environ.get("BUSY_SECONDS", "0.7")))
+            if each := os.environ.get("SECONDS_PER_IMAGE"):
+                time.sleep(len(images) * float(each))
+                return np.full((len(images), 3), 1 / 3, np.float32)
             return super().run(images, **options)
 
     preprocess = models.preprocess

@@ -124,6 +124,9 @@ SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60",
     "seconds after which a waiting request is dropped; also, seconds after which a call to the "
     "model or to your own handlers counts as hung and its process is replaced",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"))
+COMPUTE_TIMEOUT = Variable("IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT", "600",
+    "seconds in which a request is computed once its turn has come; a request of more images than "
+    "can be computed in that time is refused at its start")
 STARTUP_TIMEOUT = Variable("SAGEMAKER_STARTUP_TIMEOUT", "600",
     "seconds to load the model; after this time the process ends")
 GRACEFUL_TIMEOUT = Variable("IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT", "25",

@@ -24,6 +24,7 @@ BYTES_PER_PIXEL = 16
 _BASE_MEMORY = 200 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
 _MEMORY_PER_THREAD = 64 * 2**20  # a photograph of 12 megapixels being decoded and resized
 _LARGEST_BODY_SHARE = 512 * 2**20
+_LARGEST_ANSWERS_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30  # bytes, for images that exceed a thread's memory
 
 
@@ -39,6 +40,9 @@ class Plan:
         large_pixels: of large images that a process decodes at once, see `models.LargeImages`.
         timeout: seconds after which a waiting request is given up.
         max_batch: largest batch; 1 without batching.
+        cpus: of a process.
+        compute_timeout: seconds after which a request that computes is given up.
+        answer_memory: bytes of the answers to requests of many images, all together.
     """
 
     processes: int
@@ -48,6 +52,9 @@ class Plan:
     large_pixels: int
     timeout: int
     max_batch: int
+    cpus: int
+    compute_timeout: int
+    answer_memory: int
 
     def __str__(self) -> str:
         """Describe the plan in the log line at the start."""
@@ -93,6 +100,9 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         large_pixels=decoding_memory // BYTES_PER_PIXEL,
         timeout=environment.SERVER_TIMEOUT.read_integer(1),
         max_batch=max_batch,
+        cpus=-(-cpus // processes),
+        compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
+        answer_memory=min(_LARGEST_ANSWERS_SHARE, limit // 8) // processes,
     )
 
 

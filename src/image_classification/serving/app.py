@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,7 @@ from image_classification.serving.codec.bodies import media_type_of, read_images
 from image_classification.serving.codec.content_encoding import decoded
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings, execution_parameters
+from image_classification.serving.scheduling import hold_answer
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -72,8 +74,8 @@ HEADERS = (
 
 _logger = logging.getLogger(__name__)
 
-Predict = Callable[[Sequence[bytes | answers.Failure]], list[answers.Prediction | answers.Failure]]
-"""`Model.predict_each`."""
+Predict = Callable[[Sequence[bytes | answers.Failure]], Generator[list[answers.Result]]]
+"""`Model.predict_in_parts`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class Answering:
     """Answers invocations with our own model.
 
     Args:
-        predict: encoded images → a prediction, or the reason why there is none, for each.
+        predict: encoded images → a prediction, or the reason why there is none, for each; some at
+            a time.
         form: the interface's form of answers.
         settings: of the environment.
     """
@@ -129,13 +132,25 @@ class Answering:
             if error.status != 400 or not settings.is_placeholder:
                 raise
             return answers.encode([answers.Failure(error.message)], False, accept, self._form)
-        results = self._predict(images.entries)
-        if not settings.is_placeholder:
-            refuse_unusable(results)
-        return answers.encode(results, images.is_list, accept, self._form)
+        with closing(self._predict(images.entries)) as predicted:
+            parts = predicted if settings.is_placeholder else _with_a_usable_one(predicted)
+            return answers.encode_parts(parts, images.is_list, accept, self._form, hold_answer)
 
 
-def refuse_unusable(results: Sequence[answers.Prediction | answers.Failure]) -> None:
+def _with_a_usable_one(parts: Iterable[list[answers.Result]]) -> Iterator[list[answers.Result]]:
+    """Pass on results; RequestError 400 at the end if no image of the request can be used."""
+    failures: list[answers.Result] = []
+    is_usable = False
+    for part in parts:
+        is_usable = is_usable or not all(isinstance(result, answers.Failure) for result in part)
+        if not is_usable:
+            failures += part
+        yield part
+    if not is_usable:
+        refuse_unusable(failures)
+
+
+def refuse_unusable(results: Sequence[answers.Result]) -> None:
     """Raise a RequestError 400 with the first reasons if no image of a request can be used."""
     reasons = [result.reason for result in results if isinstance(result, answers.Failure)]
     if not reasons or len(reasons) < len(results):

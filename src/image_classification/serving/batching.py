@@ -1,11 +1,13 @@
 """The micro-batcher: one thread owns the device and runs the waiting requests as one batch.
 
-While a batch runs, requests gather; together they are the next batch. An idle device starts at
-once. If requests gathered for the last batch, the next one waits to reach the same size, for at
-most a quarter of a run. Batches are padded to powers of two, so that the device sees few shapes and
-has run each of them before the first request.
+While a batch runs, requests gather; together they are the next batch, in which bulk ones
+(`scheduling`) get the room that the others leave, or that of those who came a quarter of a second
+later. An idle device starts at once. If requests gathered for the last batch, the next one waits to
+reach the same size, for at most a quarter of a run. Batches are padded to powers of two, so that
+the device sees few shapes and has run each of them before the first request.
 """
 
+import itertools
 import queue
 import threading
 import time
@@ -20,16 +22,25 @@ from image_classification.serving.observation import RequestRecord, current_requ
 from image_classification.serving.runtime import BoundRun, Runtime
 
 _WAIT_SHARE = 0.25
+_BULK_LATER = 0.25  # seconds: a bulk request counts as one that came so much later
+_BULK_PIECES = 4  # of a batch, so that one fits next to small requests
 
 
-@dataclass
+@dataclass(order=True)
 class _Waiting:
-    """Images of one request on their way through a batch."""
+    """Images of one request on their way through a batch; in the order in which they run."""
 
-    images: UInt8Array
-    record: RequestRecord
-    since: float = field(default_factory=time.monotonic)
-    result: Future[FloatArray] = field(default_factory=Future)
+    order: float
+    number: int
+    images: UInt8Array = field(compare=False)
+    record: RequestRecord = field(compare=False)
+    since: float = field(compare=False)
+    result: Future[FloatArray] = field(default_factory=Future, compare=False)
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it tells the thread to end."""
+        return self.order == float("inf")
 
 
 class Batcher:
@@ -47,7 +58,8 @@ class Batcher:
     def __init__(self, runtime: Runtime, image_shape: tuple[int, int, int], max_batch: int) -> None:
         self.providers = runtime.providers
         self._shape, self._max_batch = image_shape, max_batch
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._last_size, self._last_seconds = 1, 0.0
         self._runs: dict[int, BoundRun] = {}
         warmed: Future[None] = Future()
@@ -59,9 +71,13 @@ class Batcher:
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N."""
+        record, now = current_request(), time.monotonic()
+        size, order = self._max_batch, now
+        if record.is_bulk:
+            size, order = max(1, self._max_batch // _BULK_PIECES), now + _BULK_LATER
         pieces = [
-            _Waiting(images[start : start + self._max_batch], current_request())
-            for start in range(0, len(images), self._max_batch)
+            _Waiting(order, next(self._numbers), images[start : start + size], record, now)
+            for start in range(0, len(images), size)
         ]
         for piece in pieces:
             self._waiting.put(piece)
@@ -70,7 +86,9 @@ class Batcher:
 
     def close(self) -> None:
         """Run the waiting requests, then end the thread."""
-        self._waiting.put(None)
+        nothing = np.empty((0, *self._shape), np.uint8)
+        end = _Waiting(float("inf"), next(self._numbers), nothing, current_request(), 0.0)
+        self._waiting.put(end)
         self._thread.join()
 
     def _own_device(self, runtime: Runtime, warmed: Future[None]) -> None:
@@ -82,20 +100,18 @@ class Batcher:
         except Exception as error:
             warmed.set_exception(error)
             return
-        left: _Waiting | None = None
         while True:
-            first = left or self._waiting.get()
-            if first is None:
+            first = self._waiting.get()
+            if first.is_end:
                 return
-            batch, left = self._gather(first)
-            self._run_batch(batch)
+            self._run_batch(self._gather(first))
 
     def _sizes(self) -> list[int]:
         sizes = [1 << power for power in range(self._max_batch.bit_length())]
         return sizes if sizes[-1] >= self._max_batch else [*sizes, 2 * sizes[-1]]
 
-    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
-        """Return the next batch, and the request that did not fit into it."""
+    def _gather(self, first: _Waiting) -> list[_Waiting]:
+        """Return the next batch; a request that does not fit into it waits for another one."""
         batch, count = [first], len(first.images)
         patience = time.monotonic() + _WAIT_SHARE * self._last_seconds
         while count < self._max_batch:
@@ -104,14 +120,12 @@ class Batcher:
                 following = self._waiting.get(wait > 0, wait or None)
             except queue.Empty:
                 break
-            if following is None:
-                self._waiting.put(None)
+            if following.is_end or count + len(following.images) > self._max_batch:
+                self._waiting.put(following)
                 break
-            if count + len(following.images) > self._max_batch:
-                return batch, following
             batch.append(following)
             count += len(following.images)
-        return batch, None
+        return batch
 
     def _run_batch(self, gathered: list[_Waiting]) -> None:
         batch = [waiting for waiting in gathered if _is_wanted(waiting)]

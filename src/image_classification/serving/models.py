@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.observation import Health, current_request
 from image_classification.serving.runtime import CUDA, Graph
+from image_classification.serving.scheduling import ManyImages, Pace
 
-_TOGETHER = 32  # images of a request in one run: thousands at once could exhaust the memory
 _FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
 _JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
 _DECODER = "the decoder of images"
@@ -61,6 +61,8 @@ class GuardedGraph:
             self._health.fail(str(error), is_device_lost=CUDA in self.providers)
             raise
         record.computed(len(images), record.busy_ms() - begin)
+        if record.is_bulk:
+            self._health.renew()
         return probabilities
 
 
@@ -143,7 +145,11 @@ class Model:
         self._labels, self._is_multi_label = artifact.labels, artifact.is_multi_label
         self._classes = len(artifact.labels)
         self._graph, self._large_images = graph, large_images
+        self._pace = Pace()
         self._warm_up()
+        start = time.monotonic()
+        self._warm_up()  # the first run also allocates
+        self._pace.took(time.monotonic() - start, 1)
 
     @property
     def providers(self) -> list[str]:
@@ -164,18 +170,37 @@ class Model:
         Args:
             images: of any number; a Failure stays where it is.
         """
-        starts = range(0, len(images), _TOGETHER)
-        return [
-            r for start in starts for r in self._predict_some(images[start : start + _TOGETHER])
-        ]
+        return [result for part in self.predict_in_parts(images) for result in part]
 
-    def _predict_some(self, images: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
-        """Predict as many images as run together."""
+    def predict_in_parts(
+        self, images: Sequence[bytes | Failure]
+    ) -> Generator[list[Prediction | Failure]]:
+        """Predict like `predict_each`; yield the results of as many images as run together.
+
+        On a server, many images are computed in slices; what a caller does with a part belongs to
+        the slice.
+
+        Raises:
+            RequestError: the request is not to be computed, see `scheduling.ManyImages.parts`.
+        """
+        work = ManyImages(len(images), self._pace)
+        for part in work.parts():
+            results = self._predict_some(images[part], work.until)
+            work.did(len(results))
+            yield results
+
+    def _predict_some(
+        self, images: Sequence[bytes | Failure], until: float
+    ) -> list[Prediction | Failure]:
+        """Predict images together: those that are decoded when the time `until` comes."""
         failures: dict[int, Failure] = {}
         batch = self._empty(len(images))
         usable = 0
         with current_request().decoding():
             for index, image in enumerate(images):
+                if index and time.monotonic() > until:
+                    images = images[:index]
+                    break
                 try:
                     if isinstance(image, Failure):
                         failures[index] = image

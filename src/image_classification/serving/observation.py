@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from image_classification.errors import RequestError
 
@@ -34,13 +34,16 @@ class RequestRecord:
     Attributes:
         id: the client's X-Amzn-SageMaker-Inference-Id, or one of our own.
         received_bytes: of its body.
-        deadline: after this time (monotonic) the request is given up.
+        deadline: after this time (monotonic) the request has waited too long; the time in which its
+            images are decoded and computed does not count.
+        compute_deadline: after this time it has computed for too long.
         is_client_gone: whether the client has closed the connection.
         queue_ms: waiting for a thread, for room to decode a large image, for a batch to begin.
         decode_ms: from encoded images to the graph's input.
         compute_ms: running the graph.
         images: how many of its images the graph has run on.
         batch_size: of the largest run of the graph it took part in.
+        is_bulk: whether it takes turns, see `scheduling`.
         status: of the answer; 499 if the client had gone.
     """
 
@@ -49,6 +52,7 @@ class RequestRecord:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     received_bytes: int = 0
     deadline: float = float("inf")
+    compute_deadline: float = float("inf")
     is_client_gone: Callable[[], bool] = field(default=lambda: False, repr=False)
     started: float = field(default_factory=time.monotonic)
     queue_ms: float = 0.0
@@ -56,6 +60,7 @@ class RequestRecord:
     compute_ms: float = 0.0
     images: int = 0
     batch_size: int = 0
+    is_bulk: bool = False
     status: int = 0
     sent_bytes: int = 0
 
@@ -70,15 +75,25 @@ class RequestRecord:
         return self.path.startswith("/models") and not self.path.endswith("/invoke")
 
     def refuse_if_abandoned(self) -> None:
-        """Raise RequestError 499 if the client has gone, 503 if the deadline has passed."""
+        """Raise a RequestError: 499, the client has gone; 503 or 413, a deadline has passed."""
         if self.is_client_gone():
             raise RequestError(499, "the client closed the connection before the answer")
-        if time.monotonic() > self.deadline:
+        now = time.monotonic()
+        if now - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
             raise RequestError(
                 503,
                 "the request waited too long for its turn: send it again, or send requests "
                 "more slowly",
             )
+        if now > self.compute_deadline:
+            raise RequestError(
+                413, "the request took too long to compute: send fewer or smaller images at a time"
+            )
+
+    def compute_for(self, seconds: float) -> None:
+        """Give it time to compute, from now on; a bulk request also waits within that time."""
+        self.is_bulk, self.deadline = True, float("inf")
+        self.compute_deadline = time.monotonic() + seconds
 
     def busy_ms(self) -> float:
         """Return the time since the request arrived, without its waits."""
@@ -225,6 +240,12 @@ class Health:
             yield
         finally:
             del self._runs[thread]
+
+    def renew(self) -> None:
+        """Watch this thread's run from now on: one of the many graph runs within it has ended."""
+        run = self._runs.get(threading.get_ident())
+        if run is not None:
+            self._runs[threading.get_ident()] = replace(run, since=time.monotonic())
 
     def overdue(self, seconds: float) -> list[Run]:
         """Return the current runs that have lasted longer than `seconds`."""

@@ -22,7 +22,11 @@ STATUSES = (
     ),
     (408, "the head or the body did not arrive in time"),
     (409, "a multi-model endpoint has already loaded this model"),
-    (413, "more bytes than `MAX_CONTENT_LENGTH`, or more images than a request may contain"),
+    (
+        413,
+        "more bytes than `MAX_CONTENT_LENGTH`, more images than a request may contain or than can "
+        "be computed in `IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT`, or too large an answer",
+    ),
     (414, "a request line longer than 4,094 bytes"),
     (415, "a Content-Type or Content-Encoding that the server does not accept"),
     (417, "an Expect other than `100-continue`"),

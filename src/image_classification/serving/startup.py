@@ -31,6 +31,7 @@ from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code
 from image_classification.serving.observation import Health, configure_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
+from image_classification.serving.scheduling import leave_place
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -140,7 +141,7 @@ def _multi_model_app(
                     cpus=process.cpu_count(),
                     seconds=plan.timeout,
                     most_waiting=max(1, (plan.threads + plan.queue_size) // 2),
-                    leave_place=lambda: None,
+                    leave_place=leave_place,
                 )
                 end = graph.end
                 try:
@@ -148,7 +149,7 @@ def _multi_model_app(
                 except BaseException:
                     end()
                     raise
-        return multi_model.LoadedModel(app.Answering(model.predict_each, form, settings), end)
+        return multi_model.LoadedModel(app.Answering(model.predict_in_parts, form, settings), end)
 
     store = multi_model.ModelStore(load, multi_model.memory_budget())
     application = app.create_app(multi_model.refuse_invocation, settings, health, metrics)
@@ -165,7 +166,7 @@ def _responder(model: models.Model, settings: RequestSettings, health: Health) -
     form = interface_of(artifact.interface).answers
     code = find_custom_code(artifact.directory)
     if code is None:
-        return app.Answering(model.predict_each, form, settings)
+        return app.Answering(model.predict_in_parts, form, settings)
     try:
         from image_classification.serving.custom.handlers import CustomHandlers, ServedModel
     except ModuleNotFoundError as error:

@@ -37,6 +37,7 @@ from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
 from image_classification.serving.process_state import BEATS, HAS_CLOSED, ProcessState
 from image_classification.serving.refusals import refusal
+from image_classification.serving.scheduling import Scheduler
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -104,7 +105,8 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._metrics: Metrics | None = self.app.metrics
         if self._metrics is not None:
             self._metrics.follow(lambda: len(self._account), self.lost_before)
-        self._threads = ThreadPoolExecutor(self.plan.threads)
+        self._scheduler = Scheduler(self.plan)
+        self._scheduler.start()
         self._administration = ThreadPoolExecutor(_ADMINISTRATION_THREADS)
         self._selector = selectors.DefaultSelector()
         # gunicorn's pipe, to which Python writes at each signal and `defer` at each call.
@@ -153,8 +155,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._connections.answer(connection, data, closes=closes)
             return
         work = self._account.accept(connection, request, record)
-        pool = self._administration if record.is_administration else self._threads
-        pool.submit(self._work, work)
+        if record.is_administration:
+            self._administration.submit(self._work, work)
+        else:
+            self._scheduler.submit(partial(self._work, work))
 
     def unanswered(self) -> list[Work]:
         """Return the accepted requests that nobody has begun to answer."""
@@ -262,10 +266,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         """Raise a RequestError 503 if nothing more can be taken now."""
         if self.refusal is not None:
             raise RequestError(503, self.refusal)
-        if len(self._account) >= self.plan.threads + self.plan.queue_size:
-            raise RequestError(
-                503, f"{len(self._account)} requests are already waiting: send it again later"
-            )
+        in_queue = len(self._account) - self._scheduler.bulk_requests
+        if in_queue >= self.plan.threads + self.plan.queue_size:
+            raise RequestError(503, f"{in_queue} requests are already waiting: send it again later")
 
     def _work(self, work: Work) -> None:
         """Answer in a thread of the pool, and send as much as the client takes at once."""

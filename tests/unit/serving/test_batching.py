@@ -10,6 +10,7 @@ import pytest
 
 from image_classification.errors import DeviceError, RequestError
 from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving import batching
 from image_classification.serving.batching import Batcher
 from image_classification.serving.observation import RequestRecord, working_on
 
@@ -103,3 +104,40 @@ def test_a_fault_of_the_device_reaches_everyone_in_the_batch(device: Device) -> 
     batcher.close()
     with pytest.raises(DeviceError):
         Batcher(device, SHAPE, 4)  # type: ignore[arg-type]
+
+
+def test_images_of_a_bulk_request_get_the_room_that_small_ones_leave(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_BULK_LATER", 3600.0)
+    batcher = Batcher(device, SHAPE, 8)  # type: ignore[arg-type]
+    device.may_run.clear()
+    device.has_begun.clear()
+    bulk = RequestRecord("POST", "/", is_bulk=True)
+    finished: list[str] = []
+
+    def run(record: RequestRecord, images: UInt8Array, name: str) -> None:
+        with working_on(record):
+            batcher.run(images)
+        finished.append(name)
+
+    with ThreadPoolExecutor(8) as threads:
+        threads.submit(run, RequestRecord("POST", "/"), image(0), "first")
+        assert device.has_begun.wait(30)
+        many = np.concatenate([image(value) for value in range(24)])
+        threads.submit(run, bulk, many, "bulk")
+        while batcher._waiting.qsize() < 12:  # in pieces of two
+            pass
+        small = [
+            threads.submit(run, RequestRecord("POST", "/"), image(value), "small")
+            for value in range(3)
+        ]
+        while batcher._waiting.qsize() < 15:
+            pass
+        device.sizes.clear()
+        device.may_run.set()
+        for future in small:
+            future.result(30)
+    assert finished[-1] == "bulk"
+    assert device.sizes[0] == 8 and sum(device.sizes) >= 27  # three small ones and four of the bulk
+    batcher.close()

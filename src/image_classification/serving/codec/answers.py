@@ -17,7 +17,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -257,22 +257,41 @@ def parse_threshold(text: str) -> float:
 def encode(
     results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
 ) -> tuple[bytes, str]:
+    """Return (body, content type) of the answer; see `encode_parts`."""
+    return encode_parts([results], is_list, accept, form)
+
+
+def encode_parts(
+    parts: Iterable[Sequence[Result]],
+    is_list: bool,
+    accept: Accept,
+    form: AnswerForm,
+    hold: Callable[[int], None] = lambda _: None,
+) -> tuple[bytes, str]:
     """Return (body, content type) of the answer.
 
     Args:
-        results: one for each image, in order.
+        parts: some results at a time, one for each image, in order.
         is_list: whether `application/json` is an array; otherwise there is one result.
         accept: what the client wants.
         form: that of the interface.
+        hold: is told how many bytes of the answer each part has.
 
     Raises:
         RequestError: 500, the model gave no finite probabilities for the one image; in a list this
             is an error in its position.
     """
-    results = [_finite(result) for result in results]
-    if not is_list and _NOT_FINITE in results:
-        raise RequestError(500, _NOT_FINITE.reason)
-    body = _ENCODERS[accept.media_type](results, is_list, accept, form)
+    encoded = []
+    for part in parts:
+        results = [_finite(result) for result in part]
+        if not is_list and _NOT_FINITE in results:
+            raise RequestError(500, _NOT_FINITE.reason)
+        encoded.append(_ENCODERS[accept.media_type](results, accept, form))
+        hold(len(encoded[-1]))
+    if accept.media_type != JSON:
+        body = b"".join(encoded)
+    else:
+        body = b"[%b]" % b", ".join(encoded) if is_list else encoded[0]
     return body, accept.asked or accept.media_type
 
 
@@ -306,16 +325,11 @@ def _selected(prediction: Prediction, accept: Accept) -> tuple[list[str], list[f
     return [name for name, _ in chosen], [probability for _, probability in chosen]
 
 
-def _encode_json(
-    results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
-) -> bytes:
-    values = [_value(result, accept, form.json_key) for result in results]
-    return (f"[{', '.join(values)}]" if is_list else values[0]).encode("utf-8")
+def _encode_json(results: Sequence[Result], accept: Accept, form: AnswerForm) -> bytes:
+    return ", ".join(_value(result, accept, form.json_key) for result in results).encode("utf-8")
 
 
-def _encode_json_lines(
-    results: Sequence[Result], _: bool, accept: Accept, form: AnswerForm
-) -> bytes:
+def _encode_json_lines(results: Sequence[Result], accept: Accept, form: AnswerForm) -> bytes:
     lines = (f"{_value(result, accept, form.json_lines_key)}\n" for result in results)
     return "".join(lines).encode("utf-8")
 
@@ -333,7 +347,7 @@ def _value(result: Result, accept: Accept, name: str | None) -> str:
     return numbers if name is None else f'{{"{name}": {numbers}}}'
 
 
-def _encode_csv(results: Sequence[Result], _: bool, accept: Accept, __: AnswerForm) -> bytes:
+def _encode_csv(results: Sequence[Result], accept: Accept, _: AnswerForm) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for result in results:
@@ -378,7 +392,7 @@ def dump(value: object) -> bytes:
     return _json(value).encode("utf-8")
 
 
-_Encoder = Callable[[Sequence[Result], bool, Accept, AnswerForm], bytes]
+_Encoder = Callable[[Sequence[Result], Accept, AnswerForm], bytes]
 
 _ENCODERS: dict[str, _Encoder] = {
     JSON: _encode_json,

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.images.encode import encode_png
 from image_classification.labels.label_map import LabelMap
-from image_classification.serving.app import Invocation, Predict, refuse_unusable
+from image_classification.serving.app import Invocation, refuse_unusable
 from image_classification.serving.codec import answers, bodies
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.custom import CODE_FOLDER, CustomCode
@@ -45,6 +45,10 @@ with _scipy_if_missing():
     from sagemaker_inference.transformer import Transformer
 
 
+PredictEach = Callable[[Sequence[bytes | Failure]], list[Prediction | Failure]]
+"""`Model.predict_each`."""
+
+
 class ServedModel:
     """Our loaded model, as the user's functions see it.
 
@@ -54,7 +58,7 @@ class ServedModel:
         is_multi_label: whether an image may have several classes.
     """
 
-    def __init__(self, predict: Predict, labels: LabelMap, is_multi_label: bool) -> None:
+    def __init__(self, predict: PredictEach, labels: LabelMap, is_multi_label: bool) -> None:
         self.labels, self.is_multi_label = labels, is_multi_label
         self._predict = predict
 

@@ -1,0 +1,368 @@
+"""Who computes next: small requests at once, bulk ones in slices.
+
+A request whose images take longer than about 50 ms is a bulk request. It gives its place among the
+threads of the small ones to another thread, and then computes in slices of about 50 ms. Bulk
+requests take turns in rotation. While small requests come, one CPU is kept for them; if they fill
+the others too, there are 50 ms without a slice after each. So a small request never waits for a
+bulk one to end, and no bulk request waits for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+from image_classification.contract import environment
+from image_classification.errors import RequestError
+from image_classification.serving.admission import Plan
+from image_classification.serving.observation import RequestRecord, current_request
+
+SLICE_SECONDS = 0.05
+
+_QUIET_SECONDS = 0.25  # without a small request: bulk ones may use every CPU
+_CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client has gone
+_MOST_TOGETHER = 32  # images in one run of the graph: thousands at once could exhaust the memory
+_SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
+
+_logger = logging.getLogger(__name__)
+_thread = threading.local()  # of a thread of `Scheduler`: `scheduler`, `has_place`, `bulk`
+
+
+class Scheduler:
+    """The threads of a process that answer requests, and the slices of the bulk ones among them.
+
+    Args:
+        plan: how the process works.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._small = 0  # requests that wait or are worked on, without the bulk ones
+        self._last_small = 0.0  # when (monotonic) one came or ended
+        self._bulk: set[ManyImages] = set()
+        self._waiting: deque[threading.Event] = deque()
+        self._running = 0  # slices
+        self._last_slice = 0.0  # when one ended
+        self._held = 0  # bytes of answers that bulk requests hold or will hold
+
+    @property
+    def bulk_requests(self) -> int:
+        """The number of bulk requests, which take no room in the queue."""
+        return len(self._bulk)
+
+    def start(self) -> None:
+        """Start the threads; in the process that uses them."""
+        for _ in range(self.plan.threads):
+            self._start_thread()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have a thread do the work of a request; requests begin in the order of the calls."""
+        with self._lock:
+            self._small += 1
+            self._last_small = time.monotonic()
+        self._tasks.put(work)
+
+    @contextmanager
+    def time_slice(self, record: RequestRecord) -> Iterator[None]:
+        """Wait until the block, a slice of the request of `record`, may run.
+
+        Raises:
+            RequestError: no client waits for the answer any more (413, 499, 503).
+        """
+        granted = threading.Event()
+        with self._lock:
+            self._waiting.append(granted)
+            self._grant()
+        try:
+            since = checked = time.monotonic()
+            while not granted.wait(SLICE_SECONDS):
+                now = time.monotonic()
+                if now - checked > _CHECK_SECONDS:
+                    record.waited(now - since)
+                    since = checked = now
+                    record.refuse_if_abandoned()
+                with self._lock:
+                    self._grant()
+            record.waited(time.monotonic() - since)
+            yield
+        finally:
+            with self._lock:
+                if granted.is_set():
+                    self._running -= 1
+                    self._last_slice = time.monotonic()
+                else:
+                    self._waiting.remove(granted)
+                self._grant()
+
+    def add(self, work: ManyImages) -> None:
+        """Count a bulk request, until its thread has answered it.
+
+        Raises:
+            RequestError: 503, there are too many.
+        """
+        leave_place()
+        most = max(self.plan.cpus, self.plan.queue_size // 4)
+        with self._lock:
+            if len(self._bulk) >= most:
+                raise RequestError(
+                    503, f"{most} requests of many images are being computed: send it again later"
+                )
+            self._bulk.add(work)
+        _thread.bulk = work
+
+    def seconds_for(self, work: ManyImages) -> float:
+        """Return in how many seconds a bulk request can end, by estimate, next to the others."""
+        own = work.seconds_left
+        with self._lock:
+            others = sum(min(own, other.seconds_left) for other in self._bulk - {work})
+        return max(own, (own + others) / self.plan.cpus)
+
+    def hold(self, size: int) -> bool:
+        """Count bytes of answers; False if there is no room for them."""
+        with self._lock:
+            if self._held + size > self.plan.answer_memory:
+                return False
+            self._held += size
+        return True
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._serve, name="request", daemon=True).start()
+
+    def _serve(self) -> None:
+        _thread.scheduler, _thread.has_place, _thread.bulk = self, True, None
+        while _thread.has_place:
+            work = self._tasks.get()
+            try:
+                work()
+            except BaseException:
+                _logger.exception("a request has no answer")
+            finally:
+                self._finish()
+
+    def _finish(self) -> None:
+        bulk: ManyImages | None = _thread.bulk
+        _thread.bulk = None
+        with self._lock:
+            if bulk is not None:
+                self._bulk.discard(bulk)
+                self._held -= bulk.reserved
+            if _thread.has_place:
+                self._small -= 1
+                self._last_small = time.monotonic()
+            self._grant()
+
+    def leave_place(self) -> None:
+        """Have another thread take the place of this one, which ends after its request."""
+        _thread.has_place = False
+        with self._lock:
+            self._small -= 1
+        self._start_thread()
+
+    def _grant(self) -> None:
+        """Let those go on that have waited longest, as far as there are slices; with the lock."""
+        while self._waiting and self._running < self._allowed():
+            self._running += 1
+            self._waiting.popleft().set()
+
+    def _allowed(self) -> int:
+        """Return how many slices there may be at once now."""
+        now, cpus = time.monotonic(), self.plan.cpus
+        if not self._small and now - self._last_small > _QUIET_SECONDS:
+            return cpus
+        if self._small + self._running < cpus or now - self._last_slice >= SLICE_SECONDS:
+            return max(1, cpus - 1)
+        return 0
+
+
+def leave_place() -> None:
+    """Give this thread's place to another one: what follows takes longer than a small request.
+
+    Outside the threads of `Scheduler` nothing happens.
+    """
+    if getattr(_thread, "has_place", False):
+        _thread.scheduler.leave_place()
+
+
+def hold_answer(size: int) -> None:
+    """Count bytes of the answer to this thread's bulk request, if it works on one.
+
+    Raises:
+        RequestError: 413, the whole answer will be too large; 503, there is no room for it now.
+    """
+    bulk: ManyImages | None = getattr(_thread, "bulk", None)
+    if bulk is not None:
+        bulk.hold(size)
+
+
+class Pace:
+    """How long one image takes; from many threads.
+
+    The estimate is the fastest of the last measurements: images that are larger than others make
+    some slower, and so do other threads, for the device and for Python's lock. What a thread waited
+    for a CPU is not measured.
+    """
+
+    def __init__(self) -> None:
+        self._measured: deque[float] = deque(maxlen=16)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for an image; 0 before the first measurement."""
+        return min(tuple(self._measured), default=0.0)
+
+    def took(self, seconds: float, images: int) -> None:
+        """Note how long the graph and all around it took for some images."""
+        self._measured.append(seconds / images)
+
+    def images_in(self, seconds: float) -> int:
+        """Return how many images take that time, from 1 to the most that run together."""
+        return max(1, min(_MOST_TOGETHER, int(seconds / max(self.seconds, 1e-6))))
+
+
+class ManyImages:
+    """The images of one request on their way through the model.
+
+    Args:
+        count: of the images.
+        pace: of the model.
+    """
+
+    def __init__(self, count: int, pace: Pace) -> None:
+        self._count, self._pace, self._own_pace = count, pace, Pace()
+        self._record = current_request()
+        self._scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
+        self._done = 0
+        self._began = float("inf")
+        self._held = 0
+        self.reserved = 0
+        """Bytes of its answer that are counted."""
+        self.until = float("inf")
+        """When (monotonic) decoding should stop, so that the slice ends in time."""
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the other images take on one CPU, by estimate."""
+        return (self._count - self._done) * (self._own_pace.seconds or self._pace.seconds)
+
+    def parts(self) -> Iterator[slice]:
+        """Yield which images to predict together next; call `did` before asking for more.
+
+        Whatever a caller does with a part before it asks for the next one belongs to the slice.
+
+        Raises:
+            RequestError: 413, the images take too long; 499, the client has gone; 503, it waited
+                too long for its first slice, or there are too many bulk requests.
+        """
+        scheduler = self._scheduler
+        if scheduler is None:
+            while self._done < self._count:
+                yield slice(self._done, self._done + _MOST_TOGETHER)
+            return
+        if self._count * self._pace.seconds <= SLICE_SECONDS and _thread.has_place:
+            yield from self._parts_of_a_slice()
+        if self._done == self._count:
+            return
+        scheduler.add(self)
+        self._refuse_if_too_many(scheduler.plan.compute_timeout)
+        while self._done < self._count:
+            with scheduler.time_slice(self._record):
+                if self._began == float("inf"):
+                    self._began = time.monotonic()
+                    self._record.compute_for(scheduler.plan.compute_timeout)
+                yield from self._parts_of_a_slice()
+
+    def did(self, images: int) -> None:
+        """Note that the next images have been predicted."""
+        self._done += images
+
+    def hold(self, size: int) -> None:
+        """Count bytes of the answer."""
+        assert self._scheduler is not None
+        self._held += size
+        if self._held <= self.reserved:
+            return
+        expected = self._held * self._count // max(1, self._done)
+        room = self._scheduler.plan.answer_memory
+        if expected > room:
+            raise RequestError(
+                413,
+                f"the answer to {self._count} images has about {expected >> 20} MiB, the limit is "
+                f"{room >> 20}: send at most about {_rounded(self._count * room / expected)} "
+                "images at a time, or ask for fewer classes (Accept: …;top_k=5)",
+            )
+        if not self._scheduler.hold(expected - self.reserved):
+            raise RequestError(
+                503, "the answers to other requests fill the memory for them: send it again later"
+            )
+        self.reserved = expected
+
+    def _parts_of_a_slice(self) -> Iterator[slice]:
+        end = time.monotonic() + SLICE_SECONDS
+        self.until = end
+        while self._done < self._count and (left := end - time.monotonic()) > 0:
+            if self._began < float("inf"):
+                self._check()
+            done, ran, busy = self._done, self._record.images, self._busy_seconds()
+            pace = self._own_pace if self._own_pace.seconds else self._pace
+            yield slice(done, done + pace.images_in(left))
+            if self._record.images - ran == self._done - done:  # none was unusable
+                seconds = self._busy_seconds() - busy
+                for noted in (self._pace, self._own_pace):
+                    noted.took(seconds, self._done - done)
+
+    def _busy_seconds(self) -> float:
+        return self._record.busy_ms() / 1000 - _seconds_without_cpu()
+
+    def _check(self) -> None:
+        """Raise a RequestError if the request is not to go on."""
+        assert self._scheduler is not None
+        limit = self._scheduler.plan.compute_timeout
+        left = self._began + limit - time.monotonic()
+        if left < 0:
+            raise RequestError(
+                413,
+                f"{self._done} of {self._count} images were computed in {limit} s, then the time "
+                f"was up: at most about {_rounded(self._done)} images fit into {limit} s; "
+                + _WAYS_OUT,
+            )
+        self._record.refuse_if_abandoned()
+        self._refuse_if_too_many(left)
+
+    def _refuse_if_too_many(self, left: float) -> None:
+        assert self._scheduler is not None
+        needed = self._scheduler.seconds_for(self)
+        if needed <= left * _SLACK:
+            return
+        limit = self._scheduler.plan.compute_timeout
+        whole = limit - left + needed
+        raise RequestError(
+            413,
+            f"{self._count} images take about {whole:.0f} s: at most about "
+            f"{_rounded(self._count * limit / whole)} images fit into {limit} s; {_WAYS_OUT}",
+        )
+
+
+def _seconds_without_cpu() -> float:
+    """Return how long this thread could run but had no CPU; 0 where Linux does not tell."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:  # 20 µs
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+_WAYS_OUT = f"send fewer at a time or raise {environment.COMPUTE_TIMEOUT.name}"
+
+
+def _rounded(images: float) -> int:
+    """Round down to two significant digits, to one image at least."""
+    whole = max(1, int(images))
+    digit: int = 10 ** max(0, len(str(whole)) - 2)
+    return whole // digit * digit
