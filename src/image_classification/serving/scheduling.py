@@ -304,9 +304,8 @@ class ManyImages:
         self.reserved = expected
 
     def _parts_of_a_slice(self) -> Iterator[slice]:
-        end = time.monotonic() + SLICE_SECONDS
-        self.until = end
-        while self._done < self._count and (left := end - time.monotonic()) > 0:
+        left, self.until = SLICE_SECONDS, time.monotonic() + SLICE_SECONDS
+        while self._done < self._count and left > 0:
             if self._began < float("inf"):
                 self._check()
             done, ran, busy = self._done, self._record.images, self._busy_seconds()
@@ -316,6 +315,7 @@ class ManyImages:
                 seconds = self._busy_seconds() - busy
                 for noted in (self._pace, self._own_pace):
                     noted.took(seconds, self._done - done)
+            left = self.until - time.monotonic()
 
     def _busy_seconds(self) -> float:
         return self._record.busy_ms() / 1000 - _seconds_without_cpu()
