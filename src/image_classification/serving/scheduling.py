@@ -30,7 +30,7 @@ _MOST_TOGETHER = 32  # images in one run of the graph: thousands at once could e
 _SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
 
 _logger = logging.getLogger(__name__)
-_thread = threading.local()  # of a thread of `Scheduler`: `scheduler`, `has_place`, `bulk`
+_thread = threading.local()  # of `Scheduler`: `scheduler`, `has_place`, `has_slice`, `bulk`
 
 
 class Scheduler:
@@ -76,7 +76,7 @@ class Scheduler:
         Raises:
             RequestError: no client waits for the answer any more (413, 499, 503).
         """
-        granted = threading.Event()
+        granted, has_begun = threading.Event(), False
         with self._lock:
             self._waiting.append(granted)
             self._grant()
@@ -91,14 +91,16 @@ class Scheduler:
                 with self._lock:
                     self._grant()
             record.waited(time.monotonic() - since)
+            _thread.has_slice = has_begun = True
             yield
         finally:
             with self._lock:
-                if granted.is_set():
+                if not granted.is_set():
+                    self._waiting.remove(granted)
+                elif _thread.has_slice or not has_begun:  # it was not lent meanwhile
                     self._running -= 1
                     self._last_slice = time.monotonic()
-                else:
-                    self._waiting.remove(granted)
+                _thread.has_slice = False
                 self._grant()
 
     def add(self, work: ManyImages) -> None:
@@ -136,7 +138,8 @@ class Scheduler:
         threading.Thread(target=self._serve, name="request", daemon=True).start()
 
     def _serve(self) -> None:
-        _thread.scheduler, _thread.has_place, _thread.bulk = self, True, None
+        _thread.scheduler, _thread.bulk = self, None
+        _thread.has_place, _thread.has_slice = True, False
         while _thread.has_place:
             work = self._tasks.get()
             try:
@@ -159,11 +162,15 @@ class Scheduler:
             self._grant()
 
     def leave_place(self) -> None:
-        """Have another thread take the place of this one, which ends after its request."""
-        _thread.has_place = False
+        """Have others take this thread's place and slice; it ends after its request."""
+        has_left, has_slice = not _thread.has_place, _thread.has_slice
+        _thread.has_place = _thread.has_slice = False
         with self._lock:
-            self._small -= 1
-        self._start_thread()
+            self._small -= not has_left
+            self._running -= has_slice
+            self._grant()
+        if not has_left:
+            self._start_thread()
 
     def _grant(self) -> None:
         """Let those go on that have waited longest, as far as there are slices; with the lock."""
@@ -182,12 +189,13 @@ class Scheduler:
 
 
 def leave_place() -> None:
-    """Give this thread's place to another one: what follows takes longer than a small request.
+    """Give this thread's place, or its slice, to another: it waits, or works for long.
 
     Outside the threads of `Scheduler` nothing happens.
     """
-    if getattr(_thread, "has_place", False):
-        _thread.scheduler.leave_place()
+    scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
+    if scheduler is not None:
+        scheduler.leave_place()
 
 
 def hold_answer(size: int) -> None:

@@ -190,8 +190,9 @@ def test_a_request_that_waits_for_its_first_slice_too_long_is_refused(
 ) -> None:
     monkeypatch.setattr(scheduling, "_CHECK_SECONDS", 0.01)
     scheduler = start()
-    first, late = (Request(scheduler, 1000, paced(0.01)) for _ in range(2))
+    first = Request(scheduler, 1000, paced(0.01))
     assert first.computes()
+    late = Request(scheduler, 1000, paced(0.01))
     late.record.deadline = time.monotonic()
     assert late.refusal().status == 503 and not late.parts
     first.go_on()
@@ -217,3 +218,27 @@ def test_outside_the_server_images_run_in_parts_without_a_clock() -> None:
         work.did(32)
     assert [part.start for part in found] == [0, 32, 64]
     assert work.until == float("inf") and not current_request().is_bulk
+
+
+def test_a_bulk_request_that_hangs_holds_up_no_other(
+    start: Callable[..., Scheduler],
+) -> None:
+    scheduler, may_end = start(), threading.Event()
+    begun = threading.Event()
+
+    def hang() -> None:
+        with working_on(RequestRecord("POST", "/invocations")):
+            work = ManyImages(1000, paced(0.01))
+            for _ in work.parts():
+                scheduling.leave_place()  # as whoever waits for a process does
+                begun.set()
+                may_end.wait(30)
+                return
+
+    scheduler.submit(hang)
+    assert begun.wait(30)
+    other = Request(scheduler, 1000, paced(0.01))
+    assert other.computes()
+    may_end.set()
+    other.go_on()
+    assert other.computes()

@@ -278,7 +278,7 @@ def encode_parts(
         hold: is told how many bytes of the answer each part has.
 
     Raises:
-        RequestError: 500, the model gave no finite probabilities for the one image; in a list this
+        RequestError: 500, the model gave no finite probabilities for the one image; in a list, this
             is an error in its position.
     """
     encoded = []
@@ -288,11 +288,11 @@ def encode_parts(
             raise RequestError(500, _NOT_FINITE.reason)
         encoded.append(_ENCODERS[accept.media_type](results, accept, form))
         hold(len(encoded[-1]))
-    if accept.media_type != JSON:
-        body = b"".join(encoded)
-    else:
-        body = b"[%b]" % b", ".join(encoded) if is_list else encoded[0]
-    return body, accept.asked or accept.media_type
+    is_json = accept.media_type == JSON
+    if is_json and is_list:  # at the ends of parts: the whole can have 150 MB
+        encoded[0] = b"[" + encoded[0]
+        encoded[-1] += b"]"
+    return (b", " if is_json else b"").join(encoded), accept.asked or accept.media_type
 
 
 _NOT_FINITE = Failure("the model gave no finite probabilities for this image")
@@ -348,8 +348,7 @@ def _value(result: Result, accept: Accept, name: str | None) -> str:
 
 
 def _encode_csv(results: Sequence[Result], accept: Accept, _: AnswerForm) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
     for result in results:
         if isinstance(result, Failure):
             writer.writerow([f"error: {result.reason}"])
