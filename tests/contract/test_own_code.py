@@ -239,6 +239,26 @@ def test_a_content_type_that_no_header_can_hold_is_a_500(
     assert answer.status == 500 and b"internal error" in answer.body
 
 
+REFUSALS = """
+from sagemaker_inference.errors import GenericInferenceToolkitError
+
+def input_fn(body, content_type):
+    word = body.decode()
+    raise GenericInferenceToolkitError(int(word) if word.isdigit() else word, "no dogs")
+"""
+
+
+def test_a_status_that_handlers_raise_is_answered_and_an_impossible_one_named(
+    model_with: Callable[[str], Path],
+) -> None:
+    words = (b"422", b"abc", b"200", b"9999")
+    answers = answers_of(model_with(REFUSALS), *((word, {}) for word in words))
+    assert answers[0].status == 422 and answers[0].json() == {"error": "no dogs"}
+    for word, answer in zip(words[1:], answers[1:], strict=True):
+        said = str(answer.json())
+        assert answer.status == 500 and word.decode() in said and "400 to 599: no dogs" in said
+
+
 MISCHIEF = """
 import sys, time
 
@@ -290,6 +310,11 @@ def test_handlers_that_exit_or_hang_do_not_harm_other_requests(
         ),
         ("", "../labels.json", ["../labels.json", "code/"]),
         ("", "json.py", ["code/json.py has the name of another module"]),
+        (
+            "def input_handler(data, context): return data.read()",
+            "inference.py",
+            ["code/inference.py defines none of model_fn", "input_handler of TensorFlow Serving"],
+        ),
     ],
 )
 def test_code_that_cannot_be_used_ends_the_server_with_an_error_message(

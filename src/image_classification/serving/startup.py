@@ -28,7 +28,7 @@ from image_classification.serving import (
 )
 from image_classification.serving.admission import Plan, has_gpu, memory_used, return_free_memory
 from image_classification.serving.batching import Batcher
-from image_classification.serving.custom import find_custom_code
+from image_classification.serving.custom import find_custom_code, warn_of_unused_code
 from image_classification.serving.observation import Health, configure_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
 from image_classification.serving.scheduling import leave_place
@@ -129,6 +129,7 @@ def _multi_model_app(
 
     def load(path: Path) -> multi_model.LoadedModel:
         with open_artifact(path) as artifact:
+            warn_of_unused_code(artifact.directory, "multi-model endpoints run no code of models")
             form = interface_of(artifact.interface).answers
             if forkserver is None:
                 model, end = load_model(artifact, plan, health, large_images), _forget
@@ -177,7 +178,9 @@ def _responder(model: models.Model, settings: RequestSettings, health: Health) -
         ) from error
     served = ServedModel(model.predict_each, artifact.labels, artifact.is_multi_label)
     handlers = CustomHandlers(code, served, form, settings, health)
-    _logger.info("Answering through code/%s of the artifact", code.program)
+    if handlers.functions:
+        names = ", ".join(handlers.functions)
+        _logger.info("Answering through code/%s of the artifact: %s", code.program, names)
     return handlers
 
 

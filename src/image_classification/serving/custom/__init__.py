@@ -5,7 +5,10 @@ This module imports nothing of the user's; `handlers` runs the file through the 
 package's transformer.
 """
 
+import difflib
 import logging
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,22 @@ from image_classification.contract import environment
 from image_classification.errors import UserError
 
 CODE_FOLDER = "code"
+FUNCTIONS = ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn")
+"""What the file may define to replace ours; `pre_model_fn` and `model_warmup_fn` add to it."""
+
+ADDED = ("pre_model_fn", "model_warmup_fn")
+_OF_OTHERS = {
+    "input_handler": "TensorFlow Serving",
+    "output_handler": "TensorFlow Serving",
+    "handle": "TorchServe",
+    "lambda_handler": "AWS Lambda",
+    "EndpointHandler": "Hugging Face",
+    "TritonPythonModel": "Triton",
+}
+_MOST_SCRIPTS, _MOST_CHARACTERS = 20, 2**18  # that are looked at, to warn of them
+_BARE = {name.replace("_", ""): name for name in FUNCTIONS}
+_CLOSE = 0.85  # of difflib, for `inputs_fn` and `predct_fn`
+_DEFINED = re.compile(r"^(?:async )?(?:def|class) (\w+)", re.MULTILINE)
 _logger = logging.getLogger(__name__)
 
 
@@ -42,15 +61,15 @@ def find_custom_code(model_dir: Path) -> CustomCode | None:
     """
     program = environment.PROGRAM.read()
     if not program:
+        warn_of_unused_code(model_dir, f"{environment.PROGRAM.name} is not set")
         return None
     found = CustomCode(model_dir, program)
     if not (found.folder / program).is_file():
-        _logger.info(
-            "%s=%s, but the artifact has no %s/%s: the model answers without your own code",
-            environment.PROGRAM.name,
-            program,
-            CODE_FOLDER,
-            program,
+        files = ", ".join(name for name, _ in _scripts(model_dir)) or "no Python file"
+        _logger.warning(
+            "%s=%s, but the artifact has no %s/%s (it has %s): the model answers without your own "
+            "code",
+            *(environment.PROGRAM.name, program, CODE_FOLDER, program, files),
         )
         return None
     if not (program.endswith(".py") and program[:-3].isidentifier()):
@@ -64,4 +83,95 @@ def find_custom_code(model_dir: Path) -> CustomCode | None:
             "with the packages it lists",
             CODE_FOLDER,
         )
+    return found
+
+
+def warn_of_unused_code(model_dir: Path, reason: str) -> None:
+    """Warn of Python files in the artifact, which do not run for this reason."""
+    scripts = _scripts(model_dir)
+    if not scripts:
+        return
+    shown = ", ".join(name for name, _ in scripts[:3])
+    usable = [name for name, defined in scripts if set(FUNCTIONS) & set(defined)]
+    cure = f"it defines none of {', '.join(FUNCTIONS)}"
+    direct = [Path(name).name for name in usable if Path(name).parent == Path(CODE_FOLDER)]
+    if direct:
+        cure = f"to answer through it, set {environment.PROGRAM.name}={direct[0]}"
+    elif usable:
+        cure = (
+            f"to answer through it, move it into {CODE_FOLDER}/ and set {environment.PROGRAM.name}"
+        )
+    elif others := _described(defined for _, names in scripts for defined in names):
+        cure = (
+            f"it has {others}: write {', '.join(FUNCTIONS[1:4])} instead, and set "
+            f"{environment.PROGRAM.name}={Path(scripts[0][0]).name}"
+        )
+    _logger.warning(
+        "The artifact contains %s, which does not run because %s; %s", shown, reason, cure
+    )
+
+
+def check_functions(program: str, defined: Iterable[str]) -> list[str]:
+    """Return which of the functions a file defines, in the order of their calls.
+
+    Warns of a file without any, and of functions of other servers next to ours.
+
+    Args:
+        program: the file's name in `code/`.
+        defined: names of its functions and classes.
+
+    Raises:
+        UserError: it defines none, but the functions of another server or misspelled ones.
+    """
+    names = set(defined)
+    found = [name for name in (*FUNCTIONS, *ADDED) if name in names]
+    others = _described(names)
+    if found and others:
+        _logger.warning(
+            "%s/%s has %s; the server calls only its %s",
+            *(CODE_FOLDER, program, others, ", ".join(found)),
+        )
+    if found:
+        return found
+    expected = f"{CODE_FOLDER}/{program} defines none of {', '.join(FUNCTIONS)}"
+    if others:
+        raise UserError(
+            f"{expected}, but it has {others}: write input_fn(body, content_type), "
+            "predict_fn(data, model) or output_fn(prediction, accept), or unset "
+            f"{environment.PROGRAM.name}"
+        )
+    _logger.warning("%s: the model answers without it", expected)
+    return found
+
+
+def _described(names: Iterable[str]) -> str:
+    """Describe the functions of other servers and the misspelled ones; "" if there are none."""
+    unique = sorted(set(names) - {*FUNCTIONS, *ADDED})
+    said = []
+    for server in dict.fromkeys(_OF_OTHERS.values()):
+        if theirs := [name for name in unique if _OF_OTHERS.get(name) == server]:
+            said.append(f"{' and '.join(theirs)} of {server}")
+    for name in unique:
+        bare = re.sub(r"func(?:tion)?$", "fn", name.lower()).replace("_", "")
+        close = difflib.get_close_matches(bare, _BARE, 1, _CLOSE) if bare.endswith("fn") else []
+        said += [f"{name} (did you mean {_BARE[match]}?)" for match in close]
+    return ", ".join(said[:5])
+
+
+def _scripts(model_dir: Path) -> list[tuple[str, list[str]]]:
+    """Return (path in the artifact, names that it defines) of Python files; runs nothing.
+
+    Looks at the top of the artifact, in `code/` and one folder below.
+    """
+    found = []
+    for pattern in (f"{CODE_FOLDER}/*.py", "*.py", f"{CODE_FOLDER}/*/*.py"):
+        for path in sorted(model_dir.glob(pattern))[:_MOST_SCRIPTS]:
+            if path.name == "__init__.py":
+                continue
+            try:
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    text = file.read(_MOST_CHARACTERS)
+            except OSError:
+                text = ""
+            found.append((path.relative_to(model_dir).as_posix(), _DEFINED.findall(text)))
     return found

@@ -19,7 +19,13 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.serving.app import Invocation, refuse_unusable
 from image_classification.serving.codec import answers, bodies
 from image_classification.serving.codec.answers import Failure, Prediction
-from image_classification.serving.custom import CODE_FOLDER, CustomCode
+from image_classification.serving.custom import (
+    ADDED,
+    CODE_FOLDER,
+    FUNCTIONS,
+    CustomCode,
+    check_functions,
+)
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings
 
@@ -193,8 +199,12 @@ class CustomHandlers:
         settings: of the environment.
         health: watches each call; one that hangs ends the process.
 
+    Attributes:
+        functions: names of those that the file defines.
+
     Raises:
-        UserError: the file cannot be imported, or its model_fn fails.
+        UserError: the file cannot be imported, its model_fn fails, or it defines the functions of
+            another server.
     """
 
     def __init__(
@@ -214,7 +224,13 @@ class CustomHandlers:
         except (Exception, SystemExit) as error:
             _logger.error("%s/%s cannot be used", CODE_FOLDER, code.program, exc_info=error)
             raise UserError(f"{CODE_FOLDER}/{code.program}: {_described(error)}") from error
-        _check_imported(code)
+        module = _check_imported(code)
+        defined = [
+            name
+            for name, value in vars(module).items()
+            if name in (*FUNCTIONS, *ADDED) or getattr(value, "__module__", None) == module.__name__
+        ]
+        self.functions = check_functions(code.program, defined)
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
         """Return (body, content type) of the user's answer, or raise a RequestError."""
@@ -292,14 +308,24 @@ class _Context:
         self.content_type = content_type
 
 
-def _check_imported(code: CustomCode) -> None:
-    """Raise a UserError if another module has the file's name, which Python imports instead."""
-    imported = getattr(sys.modules.get(code.program[:-3]), "__file__", None)
-    if imported is None or Path(imported).resolve() != (code.folder / code.program).resolve():
+def _check_imported(code: CustomCode) -> ModuleType:
+    """Return the file's module.
+
+    Raises:
+        UserError: another module has the file's name, which Python imports instead.
+    """
+    module = sys.modules.get(code.program[:-3])
+    imported = getattr(module, "__file__", None)
+    if (
+        module is None
+        or imported is None
+        or Path(imported).resolve() != (code.folder / code.program).resolve()
+    ):
         raise UserError(
             f"{CODE_FOLDER}/{code.program} has the name of another module ({imported}): rename it, "
             "for example inference.py"
         )
+    return module
 
 
 def _for_handlers(header: str | None) -> str:
