@@ -22,13 +22,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from image_classification.archive import unpacked
 from image_classification.errors import ArtifactError, DataError
 from image_classification.files import write_text, written_beside
+from image_classification.foreign_models import describe_file, describe_folder
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 
@@ -203,6 +203,8 @@ def read_artifact(directory: Path) -> Artifact:
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Artifact]:
     """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
+    if path.is_file() and (other := describe_file(path)):
+        raise ArtifactError(f"{path}: expected a model.tar.gz or its folder, found {other}")
     with unpacked(path) as folder:
         try:
             yield read_artifact(folder)
@@ -215,10 +217,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = _read_json(path)
     except FileNotFoundError:
-        found = sorted(p.name for p in islice(directory.glob("*"), 10))
         raise ArtifactError(
             f"{path} is missing: expected an artifact written by the train command, found "
-            f"{found or 'nothing'}"
+            f"{describe_folder(directory, MANIFEST_FILE)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a manifest: {error}") from error

@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "loading": {"errors", "samples", "images", "records", "labels"},
     "prepare": DATA | {"inventory", "loading", "pages"},
     "contract": {"errors", "logs"},
-    "artifact": {"errors", "files", "images", "labels", "archive"},
+    "foreign_models": set(),
+    "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
     "backends": {"errors", "files", "samples", "images"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}

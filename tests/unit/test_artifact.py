@@ -126,6 +126,60 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (
+            ("image-classification-symbol.json", "image-classification-0030.params"),
+            ("the MXNet built-in", "export --from-mxnet {path} --output model", "channel model"),
+        ),
+        (("resnet-symbol.json", "resnet-0000.params"), ("a model of MXNet that the built-in",)),
+        (
+            ("1/saved_model.pb", "1/variables/variables.index"),
+            ("a SavedModel of TensorFlow", "backend=tensorflow"),
+        ),
+        (("model.keras",), ("a model of Keras", "backbone=keras/<name>")),
+        (("config.json", "pytorch_model.bin"), ("a model of Hugging Face",)),
+        (("config.json", "model-00001-of-00002.safetensors"), ("a model of Hugging Face",)),
+        (("model.pth",), ("a pickle can contain code",)),
+        (("code/inference.py", "best.ckpt"), ("a pickle can contain code",)),
+        (("model.onnx",), ("a graph or weights alone", "labels.json")),
+        (("checkpoint-0001-000003.safetensors",), ("checkpoints of a training job",)),
+        (("model/manifest.json",), ("give {path}/model, or pack the files without it",)),
+        (("photo.jpg",), ("found ['photo.jpg']",)),
+        ((), ("found nothing",)),
+    ],
+)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_model_of_another_program_is_named_with_its_cure_and_never_opened(
+    tmp_path: Path, files: tuple[str, ...], parts: tuple[str, ...], is_packed: bool
+) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x04")
+    path = folder
+    if is_packed:
+        path = tmp_path / "model.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(folder, ".")
+    with pytest.raises(ArtifactError) as caught, open_artifact(path):
+        pass
+    said = str(caught.value)
+    assert "expected an artifact written by the train command" in said and "\n" not in said
+    for part in parts:
+        assert part.format(path=path) in said
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pth", "saved_model.pb", "model.h5"])
+def test_a_file_in_place_of_an_artifact_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"model\.tar\.gz or its folder, found"):
+        with open_artifact(tmp_path / name):
+            pass
+
+
 def test_the_error_about_a_path_without_an_artifact_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "junk.tar.gz").write_bytes(b"junk")
     for path, message in (
