@@ -23,10 +23,22 @@ _LINE_INTERVAL_SECONDS = 10.0
 
 
 class _SingleLineFormatter(logging.Formatter):
-    """Puts every record on one line, because CloudWatch makes an event of each line."""
+    """Puts every record on one line, because CloudWatch makes an event of each line.
+
+    Control characters are escaped: a record may repeat what a client sent, and a terminal that
+    shows the log must not obey it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\r", "").replace("\n", " | ")
+        text = super().format(record).replace("\r", "").replace("\n", " | ")
+        if text.isprintable():
+            return text
+        return "".join(
+            character
+            if character.isprintable() or character == "\t"
+            else character.encode("unicode_escape").decode("ascii")
+            for character in text
+        )
 
 
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:

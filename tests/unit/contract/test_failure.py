@@ -88,6 +88,13 @@ def test_a_log_record_is_always_one_line() -> None:
     assert stream.getvalue().count("\n") == 1 and "two | lines" in stream.getvalue()
 
 
+def test_a_log_record_escapes_what_a_terminal_would_obey() -> None:
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    logging.getLogger("image_classification.x").info("GET /%s", "\x1b]0;a\x07\u202eé\tb\ud800")
+    assert r"GET /\x1b]0;a\x07\u202eé" + "\tb" + r"\ud800" in stream.getvalue()
+
+
 def test_progress_without_a_terminal_is_plain_lines() -> None:
     stream = io.StringIO()
     with logs.Progress("pack", 10, "images", stream) as progress:
