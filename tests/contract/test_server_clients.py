@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import socket
+import subprocess
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +24,14 @@ PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture(scope="module")
 def server(trained_job: Path) -> Iterator[Server]:
     settings = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "1", "MAX_CONTENT_LENGTH": str(2**20)}
+    with running_server(trained_job / "model", **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def patient_server(trained_job: Path) -> Iterator[Server]:
+    """A server that would wait longer than any test for the rest of a request."""
+    settings = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "600"}
     with running_server(trained_job / "model", **settings) as running:
         yield running
 
@@ -92,6 +103,68 @@ def test_expect_100_continue_is_answered_before_the_body_arrives(
         assert client.answer().status == 200
         client.send(request(length=20_000_000, lines="Expect: 100-continue\r\n"))
         assert client.answer().status == 413
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_http_client_and_curl_may_expect_100_continue(
+    server: Server, red: bytes, is_chunked: bool, tmp_path: Path
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    headers = {"Content-Type": "image/jpeg", "Expect": "100-continue"}
+    for _ in range(3):
+        body = iter([red[:100], red[100:]]) if is_chunked else red
+        connection.request("POST", "/invocations", body, headers, encode_chunked=is_chunked)
+        response = connection.getresponse()
+        assert response.status == 200 and response.read()
+    connection.close()
+    (tmp_path / "red.jpg").write_bytes(red)
+    command = ["curl", "-sS", "--data-binary", f"@{tmp_path / 'red.jpg'}", "-w", "%{http_code}"]
+    for name, value in (headers | ({"Transfer-Encoding": "chunked"} if is_chunked else {})).items():
+        command += ["-H", f"{name}: {value}"]
+    command += ["-m", "20", "--expect100-timeout", "60", "-o", str(tmp_path / "answer")]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{server.port}/invocations"], capture_output=True, check=True
+    )
+    assert done.stdout == b"200"
+
+
+def test_a_client_that_shuts_down_its_sending_side_gets_its_answer(
+    server: Server, red: bytes
+) -> None:
+    for text in (request(red), PING, request(red) + PING):
+        with connected(server) as client:
+            client.send(text)
+            client.socket.shutdown(socket.SHUT_WR)
+            answers = [client.answer() for _ in range(text.count(b"HTTP/1.1") + 1)]
+            assert [answer.status for answer in answers[:-1]] == [200] * (len(answers) - 1)
+            assert answers[-1].status == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01", "TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+        (b"POST /invocations HTTP/1.1\n", "LF alone"),
+        (b"POST /invocations HTTP/1.1\r\nHost: a\n", "LF alone"),
+        (b"GET /ping HTTP/1.1\r\n\r\n", "no Host"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "request line"),
+        (b"\xff\xd8\xff\xe0", "request line"),
+        (b'{"instances"', "request line"),
+        (b"GET /\r\n", "request line"),
+        (chunked_head() + b"5\n", "hexadecimal"),
+        (chunked_head() + b"0\r\nA: b\n", "trailer"),
+    ],
+)
+def test_bytes_that_cannot_become_a_request_are_refused_at_once(
+    patient_server: Server, first: bytes, reason: str
+) -> None:
+    with connected(patient_server) as client:
+        client.socket.settimeout(60)
+        client.send(first)
+        answer = client.answer()
+        assert answer.status == 400 and reason in json.loads(answer.body)["error"]
+        assert client.is_closed()
 
 
 def test_a_body_sent_together_with_expect_100_continue_is_answered(

@@ -133,8 +133,8 @@ GRACEFUL_TIMEOUT = Variable("IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT", "25",
     "seconds after SIGTERM in which the server answers the requests it has accepted; SageMaker "
     "kills it after 30")
 READ_TIMEOUT = Variable("IMAGE_CLASSIFICATION_READ_TIMEOUT", "20",
-    "seconds for the head of a request to arrive, and again for its body, which gets one more "
-    "second for each 64 KiB received")
+    "seconds for the head of a request to arrive; also, seconds that its body may fall behind 64 "
+    "KiB/s, or be interrupted")
 MAX_CONTENT_LENGTH = Variable("MAX_CONTENT_LENGTH", str(16 << 20),
     "largest request body in bytes")
 BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",

@@ -109,6 +109,7 @@ class Account:
 
     def await_rest(self, work: Work) -> None:
         """Count a request as answered as soon as its client has taken the rest of the answer."""
+        work.request = Request(work.request.head, b"")  # its body is not needed any more
         self._unsent.add(work)
 
     def review(self) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.serving.account import Work
-from image_classification.serving.connection import LINGER_SECONDS, Connections
+from image_classification.serving.connections import LINGER_SECONDS, Connections
 from image_classification.serving.observation import Health
 
 URGENT_SECONDS = 1.0

@@ -3,8 +3,9 @@
 Nothing here waits, reads a socket or knows the server. llhttp (the package httptools) parses the
 fields of each head. This module reads the request line and the fields that delimit the body, and
 refuses what a proxy in front of the server might read differently: other protocols and versions,
-extra spaces, two lengths. It delimits bodies itself, so that every limit holds before the bytes
-that exceed it arrive.
+extra spaces, lines that end with LF alone, two lengths. It delimits bodies itself, so that every
+limit holds before the bytes that exceed it arrive, and refuses at once what can no longer become a
+request, in whatever pieces it arrives.
 """
 
 import re
@@ -16,35 +17,32 @@ from types import SimpleNamespace
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from image_classification.contract.environment import MAX_CONTENT_LENGTH
 from image_classification.errors import RequestError
+from image_classification.serving.chunked import FIELD, HUGE, ChunkedBody, body_too_large
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _HEAD_LIMIT = 64 * 2**10
 _LINE_LIMIT = 4094
 _MOST_FIELDS = 100
+_SMALL_PIECE = 2048  # bytes; in a list of its own, each of one byte would take 48
 _FIELD_LIMIT = 8190
 _REG_NAME = rb"[0-9A-Za-z._~!$&'()*+,;=%-]+"
 _AUTHORITY = rb"(?i:https?)://(?:%b|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?=[/?# ])" % _REG_NAME
 _METHOD = rb"(?!CONNECT )[0-9A-Z!$%&'*+.^_`|~-]{3,20}"  # after CONNECT a tunnel would follow
 _REQUEST_LINE = re.compile(rb"(%b) (?:%b|(?=/))([!-~]*) HTTP/1\.(\d)" % (_METHOD, _AUTHORITY))
+_VERSION_SO_FAR = rb"(?:H(?:T(?:T(?:P(?:/(?:1(?:\.\d?)?)?)?)?)?)?)?"
+_LINE_SO_FAR = re.compile(  # what can still become a request line
+    rb"[0-9A-Z!$%%&'*+.^_`|~-]{1,20}(?: (?:[/Hh][!-~]*(?: %b)?)?)?\r?" % _VERSION_SO_FAR
+)
+_TLS = b"\x16\x03"  # a handshake record (RFC 8446, 5.1)
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _SINGLE = ("HOST", "CONTENT-TYPE")  # RFC 9110, 5.3: a second one makes the request ambiguous
+_EXPECTED = {"100-continue", ""}
+_HOST = re.compile(r"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?", re.ASCII)
 
 _FRAMING = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
 _CODINGS = {"chunked", "compress", "deflate", "gzip", "identity"}  # RFC 9112, 7
-_HUGE = 10**19  # bytes: a Content-Length with more digits than this is not converted
-
-# RFC 9112, 7.1: a size in hexadecimal digits and extensions, which are read and left out.
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:%b)*" % _EXTENSION)
-_CHUNK_LINE_LIMIT = 1024
-_FIELD = re.compile(rb"%b:[\t -~\x80-\xff]*" % _TOKEN)
-_TRAILER_LIMIT = 8 * 2**10
-_SMALLEST_CHUNK = 64  # bytes on average, beyond _FREE_CHUNKS; each costs the main loop 2 µs
-_FREE_CHUNKS = 1024
 
 
 @dataclass(frozen=True)
@@ -119,25 +117,59 @@ class Head:
 def _parse_head(text: bytes) -> Head:
     """Parse the head in `text`, which ends with its first empty line, or refuse it."""
     line, *fields = text[:-4].split(b"\r\n")
-    if len(line) > _LINE_LIMIT:
-        raise RequestError(414, f"the request line has more than {_LINE_LIMIT} bytes")
+    if (found := _REQUEST_LINE.fullmatch(line)) is None or len(line) > _LINE_LIMIT:
+        _check_line(line)
+        raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
+    _check_ends(text)
     if len(fields) > _MOST_FIELDS or any(len(entry) + 2 > _FIELD_LIMIT for entry in fields):
         limits = f"{_MOST_FIELDS} fields of {_FIELD_LIMIT} bytes"
         raise RequestError(431, f"the head has more than {limits}")
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None:
-        raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
     path, _, query = found[2].decode().partition("#")[0].partition("?")
-    length = _body_length(fields, minor_version=int(found[3]))
+    minor_version = int(found[3])
+    length = _body_length(fields, minor_version)
     headers = _parse_fields([entry for entry in fields if not _FRAMING.match(entry)])
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
             raise _not_http(f"{names.count(name)} {name} fields")
     for name, value in headers:
-        if name == "EXPECT" and value.lower() != "100-continue":
+        if name == "EXPECT" and not _EXPECTED.issuperset(value.lower().replace(" ", "").split(",")):
             raise RequestError(417, f"Expect {value!r}: expected 100-continue")
-    return Head(found[1].decode(), path or "/", query, int(found[3]), length, headers)
+    return Head(found[1].decode(), path or "/", query, minor_version, length, headers)
+
+
+def _check_host(head: Head) -> None:
+    """Refuse an HTTP/1.1 request without Host and a Host that names no server (RFC 9112, 3.2)."""
+    host = head.get("HOST")
+    if host is None and head.minor_version:
+        raise _not_http("no Host field: HTTP/1.1 requires one, for example 'Host: localhost'")
+    if host and not _HOST.fullmatch(host):
+        raise _not_http(f"Host {host[:200]!r}")
+
+
+def _check_line(line: bytes) -> None:
+    """Refuse what has arrived of a request line if it can no longer become one."""
+    begin = line[: _LINE_LIMIT + 1]
+    if _LINE_SO_FAR.fullmatch(begin) or b"\r".startswith(begin):
+        if len(line.removesuffix(b"\r")) > _LINE_LIMIT:
+            raise RequestError(414, f"the request line has more than {_LINE_LIMIT} bytes")
+        return
+    if _TLS.startswith(line[:2]):
+        raise _not_http("these bytes are TLS, and the server speaks plain HTTP: use http://")
+    if line.startswith(b"PRI *"):
+        raise _not_http("this is HTTP/2: use HTTP/1.1")
+    _check_ends(line)
+    raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
+
+
+def _check_ends(text: bytes) -> None:
+    """Refuse a head, or what has arrived of it, with an LF, CR or NUL of its own."""
+    ends = text.count(b"\n")
+    if not ends == text.count(b"\r\n") == text.count(b"\r") or b"\0" in text:
+        if found := _BARE.search(text):
+            name = {10: "LF", 13: "CR", 0: "NUL"}[found[0][0]]
+            got = text[max(0, found.start() - 100) : found.start() + 1].decode("latin-1")
+            raise _not_http(f"{name} alone in {got!r}, where lines end with CR LF")
 
 
 def _body_length(fields: list[bytes], minor_version: int) -> int | None:
@@ -147,7 +179,7 @@ def _body_length(fields: list[bytes], minor_version: int) -> int | None:
     """
     framing: dict[bytes, list[str]] = {b"content-length": [], b"transfer-encoding": []}
     for entry in filter(_FRAMING.match, fields):
-        if not _FIELD.fullmatch(entry):
+        if not FIELD.fullmatch(entry):
             raise _not_http(f"field {entry[:200].decode('latin-1')!r}")
         name, _, value = entry.partition(b":")
         framing[name.lower()].append(value.decode("latin-1").strip(" \t"))
@@ -168,7 +200,7 @@ def _body_length(fields: list[bytes], minor_version: int) -> int | None:
     if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
         raise _not_http(f"Content-Length {', '.join(lengths)[:200]!r}")
     digits = lengths[0].lstrip("0")
-    return int(digits or "0") if len(digits) < 20 else _HUGE
+    return int(digits or "0") if len(digits) < 20 else HUGE
 
 
 def _parse_fields(lines: list[bytes]) -> list[tuple[str, str]]:
@@ -194,15 +226,6 @@ def _not_http(found: str) -> RequestError:
     return RequestError(400, f"not an HTTP/1.1 request: {found}")
 
 
-def _body_too_large(length: int, limit: int) -> RequestError:
-    size = f"{length} bytes" if length < _HUGE else "more"
-    return RequestError(
-        413,
-        f"the body has {size}, the limit is {limit} bytes: send a smaller image or set "
-        f"{MAX_CONTENT_LENGTH.name}",
-    )
-
-
 @dataclass(frozen=True)
 class Request:
     """A whole request."""
@@ -216,16 +239,17 @@ class RequestReader:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._buffer = bytearray()
-        self._skipped = 0
+        self._data, self._at = b"", 0  # received bytes, and where those not read yet begin
+        self._skipped = 0  # bytes of empty lines before the head
+        self._checked, self._has_line = 0, False  # how much of a head in pieces was checked
         self._head: Head | None = None
-        self._body: _SizedBody | _ChunkedBody | None = None
+        self._body: _SizedBody | ChunkedBody | None = None
         self._may_continue = False
 
     @property
     def has_begun(self) -> bool:
         """Whether some bytes of the next request have arrived."""
-        return bool(self._buffer) or self._head is not None
+        return self._at < len(self._data) or self._head is not None
 
     @property
     def has_empty_lines(self) -> bool:
@@ -240,15 +264,26 @@ class RequestReader:
     @property
     def buffered(self) -> int:
         """The number of bytes held."""
-        return len(self._buffer) + (self._body.size if self._body else 0)
+        return len(self._data) - self._at + (self._body.size if self._body else 0)
+
+    @property
+    def missing(self) -> int | None:
+        """The number of bytes the body lacks; None before its head and for one in chunks."""
+        if self._body is None or self._body.length is None:
+            return None
+        return self._body.length - self._body.size
 
     def forget(self) -> None:
         """Drop the received bytes of a refused request."""
-        self._buffer.clear()
-        self._skipped, self._head, self._body = 0, None, None
+        self._data, self._at, self._skipped = b"", 0, 0
+        self._checked, self._has_line = 0, False
+        self._head = self._body = None
 
     def wants_continue(self) -> bool:
-        """Whether to send "100 Continue" now; True at most once for each request."""
+        """Whether to send "100 Continue" now; True at most once for each request.
+
+        Not for a body that has begun to arrive, and not for one that needs none: the answer comes.
+        """
         wants, self._may_continue = self._may_continue, False
         return wants and self._body is not None and self._body.size == 0
 
@@ -259,42 +294,61 @@ class RequestReader:
             RequestError: 400, 413, 414, 417, 431 or 501. Where the next request begins is then
                 unknown: the connection must end.
         """
+        start = 0
         if self._body is None:
-            self._buffer += data
+            if data:
+                self._data, self._at = self._data[self._at :] + data, 0
             if not self._read_head():
                 return None
-            data = bytes(self._buffer)
-            self._buffer.clear()
+            data, start = self._data, self._at
+            self._data, self._at = b"", 0
         assert self._body is not None and self._head is not None
-        rest = self._body.feed(data)
-        if rest is None:
+        end = self._body.feed(data, start)
+        if end is None:
             return None
         request = Request(self._head, self._body.content())
         self._head = self._body = None
-        self._buffer += rest
+        if end < len(data):
+            self._data, self._at = data, end
         return request
 
     def _read_head(self) -> bool:
         """Parse the head if it is whole, and choose how its body is read."""
-        while self._buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: before a request
-            del self._buffer[:2]
+        while self._data.startswith(b"\r\n", self._at):  # RFC 9112, 2.2: before a request
+            self._at += 2
             self._skipped += 2
-        end = self._buffer.find(b"\r\n\r\n")
-        if self._skipped + (end + 4 if end >= 0 else len(self._buffer)) > _HEAD_LIMIT:
-            raise RequestError(431, f"the head has more than {_HEAD_LIMIT} bytes")
-        if end < 0:
+        end = self._data.find(b"\r\n\r\n", self._at + max(0, self._checked - 3))
+        size = (end + 4 if end >= 0 else len(self._data)) - self._at
+        room = _HEAD_LIMIT - self._skipped
+        if end < 0 or size > room:
+            self._check(self._data[self._at : self._at + max(0, min(size, room))])
+            if size > room:
+                raise RequestError(431, f"the head has more than {_HEAD_LIMIT} bytes")
             return False
-        text = bytes(self._buffer[: end + 4])
-        del self._buffer[: end + 4]
-        self._skipped, self._head = 0, (head := _parse_head(text))
+        text = self._data[self._at : end + 4]
+        self._at += len(text)
+        self._skipped, self._checked, self._has_line = 0, 0, False
+        self._head = head = _parse_head(text)
         if head.length is None:
-            self._body = _ChunkedBody(self._max_body)
+            self._body = ChunkedBody(self._max_body)
         elif head.length > self._max_body:
-            raise _body_too_large(head.length, self._max_body)
+            raise body_too_large(head.length, self._max_body)
         else:
             self._body = _SizedBody(head.length)
+        _check_host(head)
         self._may_continue = head.expects_continue
         return True
+
+    def _check(self, text: bytes) -> None:
+        """Refuse the head so far if it cannot become one; what was checked before is not again."""
+        if not self._has_line:
+            line, *rest = text.split(b"\r\n", 1)
+            _check_line(line)
+            if rest and not _REQUEST_LINE.fullmatch(line):
+                raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
+            self._has_line = bool(rest)
+        _check_ends(text[self._checked - 1 :].removeprefix(b"\n") if self._checked else text)
+        self._checked = len(text)
 
 
 class _SizedBody:
@@ -302,98 +356,22 @@ class _SizedBody:
 
     def __init__(self, length: int) -> None:
         self.size = 0
-        self._length = length
-        self._pieces: list[bytes] = []
+        self.length = length
+        self._pieces: list[bytes | bytearray] = []
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Return the bytes after the body, or None while it is not whole."""
-        missing = self._length - self.size
-        piece = data[:missing]
-        self._pieces.append(piece)
+    def feed(self, data: bytes, start: int) -> int | None:
+        """Add the bytes from `start` on; return where the body ends, None while it is not whole."""
+        end = start + self.length - self.size
+        piece = data if not start and len(data) <= end else data[start:end]
         self.size += len(piece)
-        return data[missing:] if self.size == self._length else None
+        if len(piece) >= _SMALL_PIECE:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
+        return end if self.size == self.length else None
 
     def content(self) -> bytes:
+        """Return the whole body."""
         return b"".join(self._pieces)
-
-
-class _ChunkedBody:
-    """A body in chunks (RFC 9112, 7.1); extensions and trailers are read and dropped."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._content = bytearray()  # a list of pieces would take 48 bytes for 2 of body
-        self._chunks = 0
-        self._pending = bytearray()
-        self._missing = 0  # bytes of the current chunk
-        self._trailers = 0  # bytes of trailers so far
-        self._step = self._read_size
-        self._is_whole = False
-
-    @property
-    def size(self) -> int:
-        """The number of bytes of body so far."""
-        return len(self._content)
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Return the bytes after the body, or None while it is not whole."""
-        self._pending += data
-        while self._step():
-            pass
-        return bytes(self._pending) if self._is_whole else None
-
-    def content(self) -> bytes:
-        return bytes(self._content)
-
-    def _read_size(self) -> bool:
-        end = self._pending.find(b"\r\n", 0, _CHUNK_LINE_LIMIT)
-        if end < 0:
-            if len(self._pending) >= _CHUNK_LINE_LIMIT:
-                limit = _CHUNK_LINE_LIMIT
-                raise RequestError(400, f"the size line of a chunk has {limit} bytes or more")
-            return False
-        line = _CHUNK_LINE.fullmatch(bytes(self._pending[:end]))
-        if line is None:
-            got = bytes(self._pending[:end])
-            raise RequestError(400, f"expected a chunk's size in hexadecimal digits, got {got!r}")
-        del self._pending[: end + 2]
-        self._missing = int(line[1], 16)
-        self._chunks += 1
-        if self._chunks - _FREE_CHUNKS > self.size // _SMALLEST_CHUNK:
-            raise RequestError(
-                400,
-                f"{self._chunks} chunks for {self.size} bytes of body: send chunks of "
-                f"{_SMALLEST_CHUNK} bytes or more, or a Content-Length",
-            )
-        if self.size + self._missing > self._limit:
-            raise _body_too_large(_HUGE, self._limit)
-        self._step = self._read_data if self._missing else self._read_trailers
-        return True
-
-    def _read_data(self) -> bool:
-        piece = bytes(self._pending[: self._missing])
-        del self._pending[: self._missing]
-        self._content += piece
-        self._missing -= len(piece)
-        if self._missing or len(self._pending) < 2:
-            return False
-        if self._pending[:2] != b"\r\n":
-            got = bytes(self._pending[:2])
-            raise RequestError(400, f"expected CR LF after a chunk, got {got!r}")
-        del self._pending[:2]
-        self._step = self._read_size
-        return True
-
-    def _read_trailers(self) -> bool:
-        end = self._pending.find(b"\r\n")
-        if self._trailers + (end + 2 if end >= 0 else len(self._pending)) > _TRAILER_LIMIT:
-            raise RequestError(431, f"the trailers have more than {_TRAILER_LIMIT} bytes")
-        if end < 0:
-            return False
-        line = bytes(self._pending[:end])
-        del self._pending[: end + 2]
-        self._trailers += end + 2
-        if line and not _FIELD.fullmatch(line):
-            raise RequestError(400, f"expected a trailer field, got {line[:200]!r}")
-        self._is_whole = not line
-        return bool(line)

@@ -11,7 +11,7 @@ STATUSES = (
     (
         400,
         "no usable image: not an image, damaged, too many pixels, an empty or broken body; also if "
-        "no image of a list can be used",
+        "no image of a list can be used, and for what is not HTTP/1.1",
     ),
     (404, "no such route"),
     (405, "a method that the route does not have; `Allow` names the right one"),
@@ -20,7 +20,7 @@ STATUSES = (
         "the server can produce no media range of Accept, or `verbose`, `top_k` or "
         "`threshold` has a wrong value",
     ),
-    (408, "the head or the body did not arrive in time"),
+    (408, "the head did not arrive in time, or the body too slowly"),
     (409, "a multi-model endpoint has already loaded this model"),
     (
         413,
@@ -37,7 +37,11 @@ STATUSES = (
         "a fault of the server, of the model or of the user's own code; the log has its traceback",
     ),
     (501, "a Transfer-Encoding other than `chunked`"),
-    (503, "the queue is full, or the request waited too long in it; retry after `Retry-After`"),
+    (
+        503,
+        "the queue or the memory for bodies is full, the request waited too long, or it arrived so "
+        "slowly that it made room for others; retry after `Retry-After`",
+    ),
     (507, "a multi-model endpoint has no memory for another model"),
 )
 """Status and when the server sends it."""

@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import queue
-import resource
 import selectors
 import sys
 import time
@@ -31,7 +30,8 @@ from image_classification.errors import RequestError
 from image_classification.serving import observation
 from image_classification.serving.account import Account, Work
 from image_classification.serving.admission import Plan
-from image_classification.serving.connection import Connection, Connections, Limits
+from image_classification.serving.connection import Connection
+from image_classification.serving.connections import Connections, Limits, affordable_connections
 from image_classification.serving.ending import Ending, overdue
 from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
@@ -48,8 +48,9 @@ CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 """A worker's exit code that makes gunicorn end instead of starting another worker."""
 
 _TICK_SECONDS = 0.5
+_FULL_SECONDS = 0.02  # the same while no connection can be taken: one may be overdue soon
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
-_MOST_CONNECTIONS = 1000
+_MOST_ACCEPTED = 32  # connections in one turn of the loop
 _ADMINISTRATION_THREADS = 4  # a model that takes minutes to load blocks no prediction
 
 _INTERNAL_ERROR = "internal error; the log has the details"
@@ -111,7 +112,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._selector = selectors.DefaultSelector()
         # gunicorn's pipe, to which Python writes at each signal and `defer` at each call.
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._run_calls)
-        self._connections = Connections(self._selector, self._limits(), self)
+        limits = self._limits()
+        self._connections = Connections(self._selector, limits, self)
+        # Threads must not work for all connections: one is left for a ping.
+        self._most_accepted = min(self.plan.threads + self.plan.queue_size, limits.connections)
         gc.freeze()  # loaded objects stay: the garbage collector need not visit them
         while self.alive and self.ppid == os.getppid() and not self._is_faulty():
             self._accept_if(self._connections.has_room())
@@ -188,9 +192,8 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._close_record(record, error.status, sent_bytes)
 
     def _limits(self) -> Limits:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return Limits(
-            connections=min(_MOST_CONNECTIONS, files // 2),
+            connections=affordable_connections(),
             max_body=environment.max_content_length(),
             body_memory=self.plan.body_memory,
             read_seconds=environment.READ_TIMEOUT.read_integer(1),
@@ -203,9 +206,12 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._calls.get()()
 
     def _accept(self, listener: Any) -> None:
-        """Take a new connection, which after a fault is left to the next process."""
-        if not self._health.fault or self._health.is_device_lost:
-            self._connections.accept(listener)
+        """Take new connections, which after a fault are left to the next process."""
+        for _ in range(_MOST_ACCEPTED):
+            if self._health.fault and not self._health.is_device_lost:
+                return
+            if not self._connections.accept(listener):
+                return
 
     def _accept_if(self, is_on: bool) -> None:
         """Start or stop watching the listeners."""
@@ -221,7 +227,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def turn(self) -> None:
         """Handle events; now and then give a sign of life and end late connections."""
-        for key, _ in self._selector.select(_TICK_SECONDS):
+        for key, _ in self._selector.select(_TICK_SECONDS if self._is_accepting else _FULL_SECONDS):
             key.data(key.fileobj)
         now = time.monotonic()
         if now >= self._next_round:
@@ -267,7 +273,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         if self.refusal is not None:
             raise RequestError(503, self.refusal)
         in_queue = len(self._account) - self._scheduler.bulk_requests
-        if in_queue >= self.plan.threads + self.plan.queue_size:
+        if in_queue >= self._most_accepted:
             raise RequestError(503, f"{in_queue} requests are already waiting: send it again later")
 
     def _work(self, work: Work) -> None:

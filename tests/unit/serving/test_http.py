@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -38,6 +40,43 @@ def test_any_pieces_give_the_same_requests(cuts: list[int]) -> None:
     assert [path for path, _ in requests] == ["/a", "/b", "/c", "/b", "/a"]
     assert [body for _, body in requests] == [b"hello", b"hello", b"", b"hello", b"hello"]
     assert not read.has_begun and read.buffered == 0
+
+
+def outcome(pieces: Iterable[bytes]) -> list[object]:
+    """The requests in the pieces, and the status of the refusal or what is awaited after them."""
+    read, found = reader(), []
+    try:
+        for piece in pieces:
+            request = read.take(piece)
+            while request is not None:
+                found.append((request.head.method, request.head.path, request.body))
+                request = read.take() if read.has_begun else None
+    except RequestError as error:
+        return [*found, error.status]
+    return [*found, read.has_begun, read.head and read.head.path]
+
+
+SPOILERS = [b"\r", b"\n", b"\0", b" ", b"\t", b":", b"0", b"0" * 9, b"\x16\x03", b"1" * 1100]
+SPOILERS += [b"a" * 5000, b"A: " + b"b" * 9000 + b"\r\n", b"\r\n" * 33_000, b"X: y\r\n" * 101]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.sampled_from([SIZED, CHUNKED, EMPTY, b"\r\n"]), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.sampled_from(SPOILERS))),
+    st.lists(st.integers(0, 400), max_size=9),
+)
+def test_spoiled_requests_are_read_or_refused_the_same_in_any_pieces(
+    parts: list[bytes], spoiled: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    text = b"".join(parts)
+    for position, removed, spoiler in spoiled:
+        text = text[:position] + spoiler + text[position + removed :]
+    edges = [0, *sorted(cuts), len(text)]
+    whole = outcome([text])
+    assert outcome(text[start:end] for start, end in itertools.pairwise(edges)) == whole
+    if len(text) < 1000:
+        assert outcome(text[i : i + 1] for i in range(len(text))) == whole
 
 
 @settings(deadline=None)
@@ -102,6 +141,37 @@ def test_a_head_beyond_its_limit_is_refused_in_whatever_pieces_it_arrives(
     assert refused_in_pieces(text, size) == 431
 
 
+@pytest.mark.parametrize(
+    "size", [b"5", b"05", b"000000000005", b"0" * 15 + b"5", b"5;a", b'5 ; a = "\\""', b"5;a=b;c=d"]
+)
+def test_sizes_of_chunks_may_begin_with_zeros_and_have_extensions(size: bytes) -> None:
+    head, _, _ = CHUNKED.partition(b"3;")
+    request = reader().take(head + size + b"\r\nhello\r\n000000000\r\nA: b\r\n\r\n")
+    assert request is not None and request.body == b"hello"
+
+
+@pytest.mark.parametrize("host", [b"", b"a", b"my_host:80", b"[::1]:8080", b"127.0.0.1", b"%61"])
+def test_a_host_is_a_name_or_an_address(host: bytes) -> None:
+    assert reader().take(b"GET / HTTP/1.1\r\nHost: " + host + b" \r\n\r\n") is not None
+
+
+def test_only_http_1_0_may_leave_out_the_host() -> None:
+    assert reader().take(b"GET / HTTP/1.0\r\n\r\n") is not None
+
+
+def test_a_body_in_pieces_of_one_byte_takes_little_more_memory_than_its_bytes() -> None:
+    read = reader(20_000)
+    read.take(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n")
+    tracemalloc.start()
+    for _ in range(19_999):
+        read.take(b"x")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 40_000
+    request = read.take(b"x")
+    assert request is not None and request.body == b"x" * 20_000
+
+
 def test_a_body_in_chunks_may_be_announced_with_a_tab_and_in_any_case() -> None:
     text = CHUNKED.replace(b"chunked", b"\tChunked \t")
     request = reader().take(text)
@@ -110,10 +180,10 @@ def test_a_body_in_chunks_may_be_announced_with_a_tab_and_in_any_case() -> None:
 
 def test_100_continue_is_sent_once_and_only_before_the_body() -> None:
     read = reader()
-    read.take(SIZED[:-5].replace(b"Host: x", b"Expect: 100-continue"))
+    read.take(SIZED[:-5].replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
     assert read.wants_continue() and not read.wants_continue()
     early = reader()
-    early.take(SIZED[:-3].replace(b"Host: x", b"Expect: 100-continue"))
+    early.take(SIZED[:-3].replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
     assert not early.wants_continue()
 
 
@@ -157,6 +227,18 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
         b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         HEAD + b"Host: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET http://host/ HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+        *(
+            b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+            for host in (b"a b", b"a/b", b"a@b", b"a, b", b"a:b", b"[::1", b"http://a", b"\xe4")
+        ),
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        HEAD + b"A: b\n\n",
+        HEAD + b"A: b\rC: d\r\n\r\n",
+        HEAD + b"A : b\r\n\r\n",
+        HEAD + b" A: b\r\n\r\n",
         HEAD + b"Content-Type: a\r\nContent-Type: b\r\n\r\n",
         HEAD + b"A: b\n\r\n\r\n",
         HEAD + b"A: \0\r\n\r\n",
@@ -205,14 +287,14 @@ def test_a_request_that_a_proxy_might_read_differently_is_refused(text: bytes) -
 @pytest.mark.parametrize(
     ("text", "path", "query"),
     [
-        (b"GET /a%20b?c=d#e HTTP/1.1\r\n\r\n", "/a%20b", "c=d"),
-        (b"GET //a HTTP/1.1\r\n\r\n", "//a", ""),
-        (b"GET http://host:80/a?b HTTP/1.1\r\n\r\n", "/a", "b"),
-        (b"GET https://[::1]:80/a HTTP/1.1\r\n\r\n", "/a", ""),
-        (b"GET HTTP://my_host:/a HTTP/1.1\r\n\r\n", "/a", ""),
-        (b"GET http://host HTTP/1.1\r\n\r\n", "/", ""),
-        (b"GET http://host?a HTTP/1.1\r\n\r\n", "/", "a"),
-        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "/", ""),
+        (b"GET /a%20b?c=d#e HTTP/1.1\r\nHost: x\r\n\r\n", "/a%20b", "c=d"),
+        (b"GET //a HTTP/1.1\r\nHost: x\r\n\r\n", "//a", ""),
+        (b"GET http://host:80/a?b HTTP/1.1\r\nHost: x\r\n\r\n", "/a", "b"),
+        (b"GET https://[::1]:80/a HTTP/1.1\r\nHost: x\r\n\r\n", "/a", ""),
+        (b"GET HTTP://my_host:/a HTTP/1.1\r\nHost: x\r\n\r\n", "/a", ""),
+        (b"GET http://host HTTP/1.1\r\nHost: x\r\n\r\n", "/", ""),
+        (b"GET http://host?a HTTP/1.1\r\nHost: x\r\n\r\n", "/", "a"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", "/", ""),
     ],
 )
 def test_path_and_query_are_found_in_every_form_of_target(
@@ -236,13 +318,13 @@ def test_path_and_query_are_found_in_every_form_of_target(
 def test_a_connection_stays_open_as_version_and_connection_field_say(
     version: str, connection: str, is_persistent: bool
 ) -> None:
-    request = reader().take(f"GET / HTTP/{version}\r\n{connection}\r\n".encode())
+    request = reader().take(f"GET / HTTP/{version}\r\nHost: x\r\n{connection}\r\n".encode())
     assert request is not None and request.head.is_persistent is is_persistent
 
 
 def test_names_with_an_underscore_are_left_out_and_values_are_trimmed() -> None:
-    request = reader().take(b"GET / HTTP/1.1\r\nA_B: c\r\nA-B: \t d \t\r\n\r\n")
-    assert request is not None and request.head.headers == [("A-B", "d")]
+    request = reader().take(b"GET / HTTP/1.1\r\nHost: x\r\nA_B: c\r\nA-B: \t d \t\r\n\r\n")
+    assert request is not None and request.head.headers == [("HOST", "x"), ("A-B", "d")]
 
 
 def test_an_answer_has_its_length_and_says_whether_the_connection_ends() -> None:

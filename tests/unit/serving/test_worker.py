@@ -122,5 +122,5 @@ def test_an_iterable_that_can_be_closed_is_closed_even_if_it_fails() -> None:
 
     parts = Parts()
     with pytest.raises(ValueError, match="it broke"):
-        call(b"GET / HTTP/1.1\r\n\r\n", lambda *_: parts)  # type: ignore[arg-type,return-value]
+        call(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", lambda *_: parts)  # type: ignore[arg-type,return-value]
     assert parts.is_closed
