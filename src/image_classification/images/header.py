@@ -30,6 +30,7 @@ END_BYTES = 4096
 # which libpng writes, hold 268 MB; walking them takes 10 ms here and 100 ms in Pillow's reader.
 _MAX_PARTS = 32_768
 _MAX_SEGMENTS = 4_096  # before the first scan; the largest profile takes 255, each up to 64 KiB
+_MAX_JUNK = 1 << 16  # bytes between two segments
 _MAX_TABLES = 1 << 16  # bytes of Huffman and quantization tables before it; a JPEG has about 1 KB
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by color type
 _MAX_PROFILE = 1 << 16  # bytes of hexadecimal digits: the orientation is among the first
@@ -192,14 +193,14 @@ def _read_jpeg(data: bytes) -> ImageHeader:
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start (at its 0xFF) and end of every segment up to the first scan or the end.
 
-    Junk between segments is skipped, as every decoder does.
+    Junk between segments is skipped, as every decoder does, up to 64 KiB of it.
 
     Raises:
         ImageDamagedError: there are too many.
     """
     position = 2
     for _ in range(_MAX_SEGMENTS):
-        found = _MARKER.search(data, position)
+        found = _MARKER.search(data, position, position + _MAX_JUNK)
         if found is None or found.end() + 2 > len(data):
             return
         marker, position = data[found.end() - 1], found.start()
@@ -213,7 +214,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             if marker == SCAN:
                 return
             position = end
-    raise ImageDamagedError(f"this JPEG has more than {_MAX_SEGMENTS} segments before its pixels")
+    raise ImageDamagedError(
+        f"expected at most {_MAX_SEGMENTS} segments before the pixels of a JPEG, got more"
+    )
 
 
 def _read_png(data: bytes) -> ImageHeader:
@@ -274,7 +277,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         length, kind = _CHUNK.unpack_from(data, position)
         yield kind, position, position + length + 12
         position += length + 12
-    raise ImageDamagedError(f"this PNG has more than {_MAX_PARTS} chunks")
+    raise ImageDamagedError(f"expected at most {_MAX_PARTS} chunks in a PNG, got more")
 
 
 def _read_gif(data: bytes) -> ImageHeader:
@@ -300,7 +303,7 @@ def _read_gif(data: bytes) -> ImageHeader:
         else:
             position += 1  # junk
     raise ImageDamagedError(
-        f"this GIF has more than {_MAX_GIF_BLOCKS} blocks before its first frame"
+        f"expected at most {_MAX_GIF_BLOCKS} blocks before the first frame of a GIF, got more"
     )
 
 
@@ -334,7 +337,7 @@ def _webp_orientation(data: bytes) -> int:
         if kind == b"EXIF":
             return _read_orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    raise ImageDamagedError(f"this WEBP has more than {_MAX_PARTS} chunks")
+    raise ImageDamagedError(f"expected at most {_MAX_PARTS} chunks in a WEBP, got more")
 
 
 def _read_bmp(data: bytes) -> ImageHeader:
