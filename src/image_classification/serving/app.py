@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,11 +21,11 @@ from image_classification.contract.interface import AnswerForm
 from image_classification.errors import ArtifactError, ImageError, RequestError
 from image_classification.serving import refusals
 from image_classification.serving.codec import answers
-from image_classification.serving.codec.bodies import media_type_of, read_images
+from image_classification.serving.codec.bodies import may_hold_many, media_type_of, read_images
 from image_classification.serving.codec.content_encoding import decoded
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings, execution_parameters
-from image_classification.serving.scheduling import hold_answer
+from image_classification.serving.scheduling import hold_answer, long_work
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -71,6 +71,8 @@ HEADERS = (
     ),
 )
 """Request header and meaning; others are ignored."""
+
+_LONG_BODY = 512 * 2**10  # bytes; 16 MiB of 10,000 parts take a second to read
 
 _logger = logging.getLogger(__name__)
 
@@ -126,8 +128,10 @@ class Answering:
         accept = answers.parse_accept(
             invocation.accept, default, settings.top_k, settings.threshold
         )
+        is_long = len(invocation.body) > _LONG_BODY and may_hold_many(invocation.content_type)
         try:
-            images = read_images(invocation.body, invocation.content_type)
+            with long_work() if is_long else nullcontext():
+                images = read_images(invocation.body, invocation.content_type)
         except RequestError as error:
             if error.status != 400 or not settings.is_placeholder:
                 raise

@@ -10,11 +10,12 @@ bulk one to end, and no bulk request waits for ever.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 
 from image_classification.contract import environment
@@ -27,6 +28,7 @@ SLICE_SECONDS = 0.05
 _QUIET_SECONDS = 0.25  # without a small request: bulk ones may use every CPU
 _CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client has gone
 _MOST_TOGETHER = 32  # images in one run of the graph: thousands at once could exhaust the memory
+_SWITCH_SECONDS = 0.001  # Python's 0.005 delay a ping at each of its system calls
 _SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Start the threads; in the process that uses them."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         for _ in range(self.plan.threads):
             self._start_thread()
 
@@ -112,7 +115,7 @@ class Scheduler:
         leave_place()
         most = max(self.plan.cpus, self.plan.queue_size // 4)
         with self._lock:
-            if len(self._bulk) >= most:
+            if len(self._bulk) >= most and work.count > 1:
                 raise RequestError(
                     503, f"{most} requests of many images are being computed: send it again later"
                 )
@@ -198,6 +201,15 @@ def leave_place() -> None:
         scheduler.leave_place()
 
 
+@contextmanager
+def long_work() -> Iterator[None]:
+    """Do what takes long in Python, such as reading a large body, in a slice without a place."""
+    leave_place()
+    scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
+    with scheduler.time_slice(current_request()) if scheduler else nullcontext():
+        yield
+
+
 def hold_answer(size: int) -> None:
     """Count bytes of the answer to this thread's bulk request, if it works on one.
 
@@ -243,7 +255,7 @@ class ManyImages:
     """
 
     def __init__(self, count: int, pace: Pace) -> None:
-        self._count, self._pace, self._own_pace = count, pace, Pace()
+        self.count, self._pace, self._own_pace = count, pace, Pace()
         self._record = current_request()
         self._scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
         self._done = 0
@@ -257,7 +269,7 @@ class ManyImages:
     @property
     def seconds_left(self) -> float:
         """How long the other images take on one CPU, by estimate."""
-        return (self._count - self._done) * (self._own_pace.seconds or self._pace.seconds)
+        return (self.count - self._done) * (self._own_pace.seconds or self._pace.seconds)
 
     def parts(self) -> Iterator[slice]:
         """Yield which images to predict together next; call `did` before asking for more.
@@ -270,16 +282,16 @@ class ManyImages:
         """
         scheduler = self._scheduler
         if scheduler is None:
-            while self._done < self._count:
+            while self._done < self.count:
                 yield slice(self._done, self._done + _MOST_TOGETHER)
             return
-        if self._count * self._pace.seconds <= SLICE_SECONDS and _thread.has_place:
+        if self.count * self._pace.seconds <= SLICE_SECONDS and _thread.has_place:
             yield from self._parts_of_a_slice()
-        if self._done == self._count:
+        if self._done == self.count:
             return
         scheduler.add(self)
         self._refuse_if_too_many(scheduler.plan.compute_timeout)
-        while self._done < self._count:
+        while self._done < self.count:
             with scheduler.time_slice(self._record):
                 if self._began == float("inf"):
                     self._began = time.monotonic()
@@ -296,13 +308,13 @@ class ManyImages:
         self._held += size
         if self._held <= self.reserved:
             return
-        expected = self._held * self._count // max(1, self._done)
+        expected = self._held * self.count // max(1, self._done)
         room = self._scheduler.plan.answer_memory
         if expected > room:
             raise RequestError(
                 413,
-                f"the answer to {self._count} images has about {expected >> 20} MiB, the limit is "
-                f"{room >> 20}: send at most about {_rounded(self._count * room / expected)} "
+                f"the answer to {self.count} images has about {expected >> 20} MiB, the limit is "
+                f"{room >> 20}: send at most about {_rounded(self.count * room / expected)} "
                 "images at a time, or ask for fewer classes (Accept: …;top_k=5)",
             )
         if not self._scheduler.hold(expected - self.reserved):
@@ -313,7 +325,7 @@ class ManyImages:
 
     def _parts_of_a_slice(self) -> Iterator[slice]:
         left, self.until = SLICE_SECONDS, time.monotonic() + SLICE_SECONDS
-        while self._done < self._count and left > 0:
+        while self._done < self.count and left > 0:
             if self._began < float("inf"):
                 self._check()
             done, ran, busy = self._done, self._record.images, self._busy_seconds()
@@ -336,7 +348,7 @@ class ManyImages:
         if left < 0:
             raise RequestError(
                 413,
-                f"{self._done} of {self._count} images were computed in {limit} s, then the time "
+                f"{self._done} of {self.count} images were computed in {limit} s, then the time "
                 f"was up: at most about {_rounded(self._done)} images fit into {limit} s; "
                 + _WAYS_OUT,
             )
@@ -352,8 +364,8 @@ class ManyImages:
         whole = limit - left + needed
         raise RequestError(
             413,
-            f"{self._count} images take about {whole:.0f} s: at most about "
-            f"{_rounded(self._count * limit / whole)} images fit into {limit} s; {_WAYS_OUT}",
+            f"{self.count} images take about {whole:.0f} s: at most about "
+            f"{_rounded(self.count * limit / whole)} images fit into {limit} s; {_WAYS_OUT}",
         )
 
 

@@ -81,6 +81,13 @@ def media_type_of(header: str) -> str:
     return header.split(";")[0].strip().lower()
 
 
+def may_hold_many(content_type: str | None) -> bool:
+    """Whether bodies of a content type can hold several images."""
+    media_type = media_type_of(content_type or DEFAULT_CONTENT_TYPE)
+    many = (form for form in FORMS if form.read is not _read_one)
+    return any(media_type in (*form.media_types, *form.other_names) for form in many)
+
+
 def content_types() -> list[str]:
     """Return every content type that is accepted by name."""
     return [name for form in FORMS for name in form.media_types if not name.endswith("/*")]
