@@ -114,8 +114,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._run_calls)
         limits = self._limits()
         self._connections = Connections(self._selector, limits, self)
-        # Threads must not work for all connections: one is left for a ping.
-        self._most_accepted = min(self.plan.threads + self.plan.queue_size, limits.connections)
+        self._most_accepted = limits.connections  # one is left for a ping
         gc.freeze()  # loaded objects stay: the garbage collector need not visit them
         while self.alive and self.ppid == os.getppid() and not self._is_faulty():
             self._accept_if(self._connections.has_room())
@@ -272,9 +271,11 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         """Raise a RequestError 503 if nothing more can be taken now."""
         if self.refusal is not None:
             raise RequestError(503, self.refusal)
-        in_queue = len(self._account) - self._scheduler.bulk_requests
-        if in_queue >= self._most_accepted:
-            raise RequestError(503, f"{in_queue} requests are already waiting: send it again later")
+        accepted = len(self._account)
+        in_queue = accepted - self._scheduler.bulk_requests
+        room = self.plan.threads + self.plan.queue_size
+        if in_queue >= room or accepted >= self._most_accepted:
+            raise RequestError(503, f"{accepted} requests are already waiting: send it again later")
 
     def _work(self, work: Work) -> None:
         """Answer in a thread of the pool, and send as much as the client takes at once."""
