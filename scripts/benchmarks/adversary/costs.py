@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from adversary.target import GIB, Target, attacked
 from adversary.wire import REFUSED, SILENT, counted, exchange, post
 
 CPU_SECONDS, SHARE = 2.0, 0.40
-_PATIENCE = 8.0  # seconds: a picture that computes longer has missed its goal four times over
+_ENOUGH = 2.5 * CPU_SECONDS  # then the goal is missed far enough, and the server is killed
+_PATIENCE = 60.0  # seconds by the clock
 _LARGE = re.compile(r"MP|profile|EXIF|frames|huge")  # the pictures that could take memory
 _SHOWN = 6  # of the worst in a row; --json has all
 
@@ -31,7 +32,6 @@ class Cost:
     status: int
     cpu: float
     memory: int
-    wall: float
 
     def __str__(self) -> str:
         status = {REFUSED: "no answer", SILENT: "no answer in time"}.get(self.status, self.status)
@@ -84,7 +84,7 @@ def measure(setting: Setting, names: list[str], limit: int) -> tuple[list[Cost],
                 if target.worker != worker or target.kills():
                     deaths += 1
                     break
-                if cost.wall > _PATIENCE:  # it may burn on for hours
+                if cost.status == SILENT or cost.cpu > _ENOUGH:  # it may burn on for hours
                     target.send(signal.SIGKILL)
                     break
     return costs, deaths, target
@@ -92,12 +92,21 @@ def measure(setting: Setting, names: list[str], limit: int) -> tuple[list[Cost],
 
 def _send(target: Target, name: str, data: bytes, base: int) -> Cost:
     target.forget_peak()
-    before, begin = target.settle(1), time.monotonic()
-    status, _ = exchange(target.port, post(data, "application/x-image"), _PATIENCE)
-    cpu = target.settle(_PATIENCE if status != SILENT else 0.5) - before
-    memory = target.peak() - base
-    wall = time.monotonic() - begin
-    return Cost(name, len(data), status, cpu, memory, wall)
+    before, end = target.settle(1), time.monotonic() + _PATIENCE
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(exchange(target.port, post(data, "application/x-image"), _PATIENCE)[0])
+
+    asking = threading.Thread(target=ask, daemon=True)  # killing the server ends it
+    asking.start()
+    while asking.is_alive() and target.cpu_seconds() - before < _ENOUGH:
+        asking.join(0.05)
+    cpu = before
+    while (now := target.settle(1)) > cpu and now - before < _ENOUGH and time.monotonic() < end:
+        cpu = now
+    status = statuses[0] if statuses else SILENT
+    return Cost(name, len(data), status, target.cpu_seconds() - before, target.peak() - base)
 
 
 def _answers(costs: list[Cost], deaths: int, attack: str) -> Row:
@@ -114,10 +123,3 @@ def _answers(costs: list[Cost], deaths: int, attack: str) -> Row:
 def _worst(costs: list[Cost], figure: str) -> str:
     ordered = sorted(costs, key=lambda cost: -getattr(cost, figure))
     return "worst: " + "; ".join(map(str, ordered[:_SHOWN]))
-
-
-def probe(setting: Setting) -> None:
-    """Print what each picture costs (for work on the generators)."""
-    with contextlib.suppress(KeyboardInterrupt):
-        for cost in measure(setting, list(hostile_pictures(setting.size.picture_bytes)), 0)[0]:
-            say(str(cost))

@@ -7,6 +7,7 @@ from typing import Any
 
 _OPSET, _IR = 17, 8
 _ENDLESS = 2**62
+_PRODUCTS = 300  # of 4,000 × 4,000 numbers: some seconds each
 _BRIGHT = (
     200  # of 255: some pixel of a photograph is, none of the picture that a server begins with
 )
@@ -97,7 +98,7 @@ class _Graphs:
         return self._model([*self._before(), loop, answer, *self._answer()], known)
 
     def products(self, is_for_bright: bool = False, is_constant: bool = False) -> bytes:
-        """A quarter of an hour of matrix products, without a loop; those of constants may be folded at load."""
+        """A quarter of an hour of products without a loop; a load may fold those of constants."""
         known = [
             self._known("side", [4000, 4000], self._np.int64),
             self._known("zero", 0, self._np.float32),
@@ -107,8 +108,8 @@ class _Graphs:
             self._node("ReduceMin", ["numbers"], "darkest", keepdims=0),
             self._node("Add", ["flat", "zero" if is_constant else "darkest"], "p0"),
         ]
-        nodes += [self._node("MatMul", [f"p{n}", f"p{n}"], f"p{n + 1}") for n in range(300)]
-        nodes.append(self._node("Identity", ["p300"], "odd"))
+        nodes += [self._node("MatMul", [f"p{n}"] * 2, f"p{n + 1}") for n in range(_PRODUCTS)]
+        nodes.append(self._node("Identity", [f"p{_PRODUCTS}"], "odd"))
         return self._failing(nodes, known, is_for_bright)
 
     def _failing(self, nodes: list[Any], known: list[Any], is_for_bright: bool) -> bytes:
