@@ -20,6 +20,7 @@ _BODY = 16 << 20
 _RENEWED = 50  # half-open connections a second
 _READERS = 60  # that read nothing
 _ASKED = 200  # requests that each of them sends
+_UNFINISHED = 40
 _LONG = 25.0  # seconds: longer than the time for a head
 
 
@@ -41,8 +42,8 @@ def attack(setting: Setting) -> Iterator[Row]:
             lambda crowd: crowd.grow(post(b"", "image/jpeg", length=_BODY)),
         ),
         (
-            f"{size.silent} bodies of 16 MiB but for the end",
-            min(size.silent, 40),
+            f"{_UNFINISHED} bodies of 16 MiB but for the end",
+            _UNFINISHED,
             lambda crowd: crowd.grow(whole[:-1000]),
         ),
         (f"{size.silent} bodies of a byte a second", size.silent, Crowd.drip),
