@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             subsets += find_subsets(path, args.list)
         except (RecordError, ListError) as error:  # a mistake in the data, not in the command
             damaged.append(Problem("error", "damaged", str(error)))
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     with Progress("check", sum(len(subset.keys) for subset in subsets), "images") as progress:
         verdict = check(subsets, workers, progress.advance, damaged, max_pixels)
     command_line.say(*([json.dumps(verdict.to_json(), indent=1)] if args.json else _lines(verdict)))

@@ -39,9 +39,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     command_line.check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
-        model = Model(
-            artifact, Runtime(artifact.graph_file), environment.MAX_PIXELS.read_integer(1)
-        )
+        model = Model(artifact, Runtime(artifact.graph_file), environment.max_pixels())
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, process.cpu_count(), progress.advance)
         metrics = metrics_of(outcomes, namespace.top_k)

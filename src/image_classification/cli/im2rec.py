@@ -167,7 +167,7 @@ def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
 
 def _pack(args: argparse.Namespace) -> int:
     transcoding = None
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     if not args.pass_through:
         transcoding = Transcoding(
             resize=args.resize,

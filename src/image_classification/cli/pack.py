@@ -133,6 +133,6 @@ def _options(args: argparse.Namespace) -> PackOptions:
     return PackOptions(
         Transcoding(**given) if given else None,
         args.pack_label,
-        max_pixels=environment.MAX_PIXELS.read_integer(1),
+        max_pixels=environment.max_pixels(),
         segment=args.segment,
     )

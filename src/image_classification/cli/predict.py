@@ -196,7 +196,7 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
 
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     model = Model(artifact, Runtime(artifact.graph_file), max_pixels)
 
     def predict(index: int) -> _Predicted:

@@ -181,7 +181,7 @@ def _plan(
     namespace: argparse.Namespace, base: Path, root: Path, labels: LabelMap | None
 ) -> ChannelPlan:
     transcoding = None
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     if namespace.resize is not None or namespace.quality is not None:
         transcoding = Transcoding(
             resize=namespace.resize or 0,

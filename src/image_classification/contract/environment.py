@@ -180,6 +180,13 @@ VARIABLES = tuple(value for value in list(globals().values()) if isinstance(valu
 """All rows of the table."""
 
 
+def max_pixels() -> int:
+    """Return the most pixels of an image; a UserError also if another limit of it is malformed."""
+    for variable in (PICTURE_MEMORY, PICTURE_SECONDS):
+        variable.read_integer(0)  # here, because an error at each image would be a bad sample
+    return MAX_PIXELS.read_integer(1)
+
+
 def max_content_length() -> int:
     """Return the largest body in bytes: the setting, else its default or the job's payload."""
     limit = MAX_CONTENT_LENGTH.read_integer(1)

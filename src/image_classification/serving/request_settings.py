@@ -85,7 +85,8 @@ def execution_parameters(max_content_length: int) -> dict[str, int | str]:
 
 def check_settings() -> None:
     """Raise a UserError for a bad setting here, where it ends the command, and not in a worker."""
-    for variable in (environment.MAX_PIXELS, environment.READ_TIMEOUT, environment.STARTUP_TIMEOUT):
+    environment.max_pixels()
+    for variable in (environment.READ_TIMEOUT, environment.STARTUP_TIMEOUT):
         variable.read_integer(1)
     environment.MODEL_MEMORY.read_integer(0)
     for switch in (

@@ -96,7 +96,7 @@ def _checked_model(
     artifact: Artifact, graph: runtime.Graph, large_images: models.LargeImages
 ) -> models.Model:
     """Return the model once it has predicted an image."""
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     return models.Model(artifact, graph, max_pixels, large_images)
 
 

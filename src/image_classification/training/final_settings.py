@@ -116,7 +116,7 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
             f"binary_mode=True needs two classes, the data has {len(inputs.labels)}: "
             f"{', '.join(inputs.labels.names[:_SHOWN_LABELS])}; leave binary_mode out"
         )
-    max_pixels = environment.MAX_PIXELS.read_integer(1)
+    max_pixels = environment.max_pixels()
     preprocessing = replace(settings.preprocessing, max_pixels=max_pixels)
     if preprocessing.mode == "crop" and preprocessing.resize is None:
         resize = resize_of(inputs, preprocessing, settings.backbone)

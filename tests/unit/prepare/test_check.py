@@ -365,3 +365,29 @@ def test_the_kinds_of_what_is_left_out_do_not_follow_the_wording(clean: Path) ->
         "links-to-nowhere-or-special-files",
         ".txt-files",
     ]
+
+
+def test_every_command_has_the_same_limits_of_what_an_image_costs(
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 8190 | 8190 << 14  # width and height, less 1
+    flat = b"VP8L\x0a\0\0\0\x2f" + size.to_bytes(4, "little") + b"\x88\x88\x08\0\0"
+    bomb = b"RIFF" + (len(flat) + 4).to_bytes(4, "little") + b"WEBP" + flat
+    (clean / "cat" / "bomb.webp").write_bytes(bomb)
+    path = tmp_path / "data.lst"
+    path.write_text("0\t0\tcat/bomb.webp\n")
+    commands = (
+        ["check", str(clean)],
+        ["preprocess", "--input", str(clean), "--output", str(tmp_path / "out")],
+        ["preprocess", "--input", str(clean), "--output", str(tmp_path / "out"), "--resize", "32"],
+        ["pack", str(path), str(clean), "--resize", "32"],
+    )
+    for words in commands:
+        assert main(words) != 0
+        output = "".join(capsys.readouterr())
+        assert "WEBP of 8191 × 8191 pixels takes up to" in output
+        assert "(IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB)" in output
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "soon")
+    for words in commands:
+        assert main(words) == 2
+        assert "PICTURE_SECONDS must be an integer" in "".join(capsys.readouterr())
