@@ -134,7 +134,7 @@ _STRIPPED = (
     "a {} without its line breaks and zero bytes, which curl --data removes: use curl --data-binary"
 )
 _NODE = b"\x75\xab\x5a"  # Buffer.from("data:…", "base64") decodes the letters of "data" too
-_FEWEST_BYTES = 512  # an image this large has a zero byte: in lengths, sizes or end marks
+_FEWEST_BYTES = 64  # an image this large has a zero byte: in lengths, sizes or end marks
 
 
 def name_foreign(data: bytes) -> str:

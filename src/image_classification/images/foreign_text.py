@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 IMAGE = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF.{4}WEBP)"
@@ -120,6 +120,8 @@ def _data_url(text: str) -> str | None:
 def _form_field(text: str) -> str | None:
     found = re.match(r"([\w.\-\[\]]{1,40})=(?=\S{8})", text)
     holds = _encoded_image(unquote(text[found.end() :])) if found else None
+    if found and (image := IMAGE.match(unquote_to_bytes(text[found.end() :]))):
+        return f"a form field {found[1]!r} with the escaped bytes of a {image.lastgroup}: send them"
     if found and holds:
         return f"a form field {found[1]!r} with {holds}: {_AS_JSON} instead, or send the bytes"
     if re.match(r"[\w.\-\[\]]{1,40}=[^&=\s]{0,200}(?:&[\w.\-\[\]]{1,40}=[^&=\s]{0,200})+\Z", text):

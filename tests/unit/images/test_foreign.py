@@ -81,6 +81,7 @@ ALTERATIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "HTTP response": (lambda b: b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n" + b, "an HTTP response"),
     "curl --data": (lambda b: b.translate(None, b"\r\n\0"), "use curl --data-binary"),
+    "curl --data, cut off": (lambda b: b.translate(None, b"\r\n\0")[:80], "use curl --data-binary"),
     "JSON": (lambda b: json.dumps({"image": base64.b64encode(b).decode()}).encode(), "JSON: send"),
     "Buffer": (lambda b: json.dumps({"type": "Buffer", "data": list(b)}).encode(), "of Node.js"),
     "JSON text": (lambda b: json.dumps(b.decode("latin-1")).encode(), "as escapes"),

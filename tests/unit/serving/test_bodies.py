@@ -194,6 +194,7 @@ def test_an_image_that_curl_declares_as_a_form_is_taken() -> None:
         (b"a=b&c=d", "for form fields"),
         (b"image=" + TEXT.encode(), "for a form field 'image' with base64 text of a JPEG"),
         (TEXT.encode(), "for base64 text of a JPEG"),
+        (b"image=%FF%D8%FF%E0%00%10JFIF", "with the escaped bytes of a JPEG"),
         (PNG.translate(None, b"\r\n"), "for a PNG without its line breaks"),
     ],
 )
@@ -206,6 +207,8 @@ def test_a_form_is_415_with_the_option_that_curl_needs(body: bytes, said: str) -
 def test_a_content_type_for_text_names_the_image_in_the_body() -> None:
     with pytest.raises(RequestError, match="this body is a JPEG: send images as"):
         read_images(JPEG, "text/plain")
+    with pytest.raises(RequestError, match="this body is base64 text of a JPEG: send images as"):
+        read_images(TEXT.encode(), "text/plain")
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000])

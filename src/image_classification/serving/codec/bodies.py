@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from image_classification.errors import ImageFormatError, RecordError, RequestError
 from image_classification.images.foreign import name_foreign
-from image_classification.images.foreign_text import IMAGE
+from image_classification.images.foreign_text import IMAGE, name_text
 from image_classification.images.header import sniff
 from image_classification.records import format as records
 from image_classification.serving.codec.answers import (
@@ -24,6 +24,7 @@ from image_classification.serving.codec.json_bodies import read_json, read_json_
 from image_classification.serving.codec.multipart import read_parts
 
 DEFAULT_CONTENT_TYPE = "application/x-image"
+_HEAD = 4096  # bytes of a body that tell what it is
 _FORM_OF_CURL = "application/x-www-form-urlencoded"  # what curl declares a body without a type as
 
 MAX_IMAGES = 10_000
@@ -106,6 +107,8 @@ def _form_of(header: str, body: bytes) -> BodyForm:
         reason = ": it contains Amazon's protobuf records, not images"
     elif found := IMAGE.match(body):
         reason = f": this body is a {found.lastgroup}"
+    elif named := name_text(body[:_HEAD]):
+        reason = f": this body is {named.partition(': ')[0]}"
     raise _unsupported(media_type, reason)
 
 
