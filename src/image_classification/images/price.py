@@ -52,8 +52,7 @@ _RESIZED_PIXEL = 4e-9
 _CURE = "make the image smaller or raise the limit"
 _MAX_SCANS = 100  # encoders write about 10
 _MAX_SEGMENTS = 4_096  # between the scans of a JPEG
-_BASELINE, _EXTENDED, _ARITHMETIC, _ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC9, 0xCA
-_END = 0xD9
+_ARITHMETIC, _ARITHMETIC_PROGRESSIVE, _END = 0xC9, 0xCA, 0xD9
 # Whether 0xFF and this byte end the code of a scan: not a stuffed zero, a restart or a fill byte.
 _ENDS_CODE = np.isin(np.arange(256), (0x00, 0x01, *range(0xD0, 0xD8), 0xFF), invert=True)
 _WINDOW = 1 << 20  # bytes searched at once: NumPy releases the interpreter lock, and 8 MB suffice
@@ -165,10 +164,14 @@ def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
     memory += _SIDE_MEMORY * (header.width + header.height)
     is_plain = False
     if header.format == "JPEG":
-        jpeg = _price_jpeg(data, header)
-        seconds, is_plain = jpeg.seconds, jpeg.is_plain
-        memory = max(memory, jpeg.memory + 4 * decoded + _STRIP_MEMORY * strip)
-        what += f" in {jpeg.scans} scans" if jpeg.scans > 1 else ""
+        pixel = _CMYK_PIXEL if header.channels > 3 else _JPEG_PIXEL
+        seconds = pixel * pixels + _JPEG_BYTE * len(data)
+        scans = _price_scans(data, header)
+        is_plain = scans is None and header.channels in (1, 3)
+        if scans is not None:
+            seconds += scans.seconds
+            memory = max(memory, scans.memory + 4 * decoded + _STRIP_MEMORY * strip)
+            what += f" in {scans.count} scans" if scans.count > 1 else ""
     elif header.format == "PNG":
         seconds = _png_seconds(data, header)
     elif header.format == "GIF":
@@ -227,36 +230,34 @@ def _png_seconds(data: bytes, header: ImageHeader) -> float:
 
 
 @dataclass(frozen=True)
-class _JpegPrice:
-    """What of a JPEG's price depends on its frame and scans."""
+class _Scans:
+    """What the scans of a JPEG cost beyond those of a plain one."""
 
     memory: int  # of the coefficients
     seconds: float
-    is_plain: bool
-    scans: int
+    count: int
 
 
-def _price_jpeg(data: bytes, header: ImageHeader) -> _JpegPrice:
+def _price_scans(data: bytes, header: ImageHeader) -> _Scans | None:
+    """None for Huffman code in one scan, which costs nothing more."""
     kind = data[header.frame + 1]
     is_arithmetic = kind in (_ARITHMETIC, _ARITHMETIC_PROGRESSIVE)
+    # If the first scan has all components, libjpeg makes a single pass, and refuses a second scan.
+    first_scan = data[header.scan + 4 : header.scan + 5] if header.scan else b""
+    is_single = first_scan == bytes((header.channels,)) and not header.is_progressive
+    if is_single and not is_arithmetic:
+        return None
     blocks = _component_blocks(data, header)
     total = sum(count for _, count in blocks)
-    pixel = _CMYK_PIXEL if header.channels > 3 else _JPEG_PIXEL
-    seconds = pixel * header.width * header.height + _JPEG_BYTE * len(data)
-    first_scan = data[header.scan + 4 : header.scan + 5] if header.scan else b""
-    # libjpeg then makes a single pass, and refuses the file if another scan follows.
-    is_single = kind in (_BASELINE, _EXTENDED, _ARITHMETIC) and first_scan == bytes((len(blocks),))
-    if is_single:
-        memory, visits, scans = 0, total, 1
-    else:
-        visits, scans, segments = _count_scans(data, header, blocks)
+    memory, seconds, visits, count = 0, 0.0, total, 1
+    if not is_single:
+        visits, count, segments = _count_scans(data, header, blocks)
         memory = _BLOCK_MEMORY * total
         seconds += _SEVERAL_SCANS_BLOCK * total + _VISIT * visits + _SEGMENT * segments
     if is_arithmetic:
         seconds += _ARITHMETIC_VISIT * visits
         seconds += min(_ARITHMETIC_BLOCK * visits, _ARITHMETIC_BYTE * len(data))
-    is_plain = is_single and not is_arithmetic and header.channels in (1, 3)
-    return _JpegPrice(memory, seconds, is_plain, scans)
+    return _Scans(memory, seconds, count)
 
 
 def _component_blocks(data: bytes, header: ImageHeader) -> list[tuple[int, int]]:
