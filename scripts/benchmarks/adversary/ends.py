@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from adversary.mutations import small_jpeg
 from adversary.rows import Row
 from adversary.setting import Setting, say
 from adversary.target import Target, attacked
 from adversary.wire import REFUSED, SILENT, connect, counted, exchange, post, receive
 
-_UNDER_WAY = 0.5  # seconds between the last byte of a request and the signal
-_LIGHT, _HEAVY = 10, 100  # photographs in a request
+_UNDER_WAY = 0.7  # seconds between the last byte of a request and the signal
+_LIGHT, _HEAVY = 20, 200  # pictures in a request
 _OUTLASTING = 100  # heavy requests: minutes of work on two CPUs
 _KILLED_AFTER = 30.0  # SageMaker sends SIGKILL so many seconds after SIGTERM
 _PATIENCE = 60.0
@@ -25,7 +26,7 @@ _UNANSWERED = (REFUSED, SILENT)
 
 def attack(setting: Setting) -> Iterator[Row]:
     """Yield a row for each way to end: SIGTERM, SIGKILL to the worker, SIGKILL to the first."""
-    photo = next(setting.photos.glob("*.jpg")).read_bytes()
+    photo = small_jpeg(next(setting.photos.glob("*.jpg")).read_bytes())  # arrives in one piece
     light, heavy = (
         post(json.dumps([base64.b64encode(photo).decode()] * number).encode(), "application/json")
         for number in (_LIGHT, _HEAVY)

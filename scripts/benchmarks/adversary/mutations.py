@@ -49,7 +49,7 @@ def valid_messages(photo: bytes) -> list[Message]:
     """Return requests of every kind; the predictions among them are answered with 200."""
     small = [png_bombs.picture(24, 20), other_bombs.webp(24, 20), other_bombs.gif(
         24, 20, data=other_bombs.growing_codes(480)
-    ), other_bombs.bmp(24, 20, 8, bytes(24 * 20)), _small(photo)]  # fmt: skip
+    ), other_bombs.bmp(24, 20, 8, bytes(24 * 20)), small_jpeg(photo)]  # fmt: skip
     text = [base64.b64encode(image).decode() for image in small]
     form = b"".join(
         f"--{_BOUNDARY}\r\n".encode()
@@ -209,7 +209,8 @@ def _bytes(data: bytes, random_: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _small(photo: bytes) -> bytes:
+def small_jpeg(photo: bytes) -> bytes:
+    """Return a photograph as a JPEG of 48 × 40 pixels."""
     from PIL import Image
 
     with Image.open(io.BytesIO(photo)) as image:
