@@ -15,10 +15,13 @@ from typing import Any
 from image_classification.serving.http import Request, RequestReader
 from image_classification.serving.room import BRISK_RATE
 
+RECEIVE_SIZE = 64 * 2**10
+"""Bytes received at once while no more are known to come; a larger buffer costs each call more."""
+
 LEAST_RATE = 64 * 2**10
 """Bytes a second: who sends a body, or takes an answer, at this rate is never late."""
 
-_RECEIVE_SIZE = 64 * 2**10  # a larger buffer is mapped and unmapped by malloc for each call
+_MOST_RECEIVED = 256 * 2**10  # at once, of a body that lacks so much
 _KEEP_ALIVE_SECONDS = 10.0  # an answered client usually asks again sooner, if at all
 _GONE_MILLISECONDS = 100
 _TCP_INFO = struct.Struct("=B51x2I")  # tcpi_state, tcpi_last_data_recv and tcpi_last_ack_recv
@@ -87,7 +90,8 @@ class Connection:
     def receive(self) -> bytes | None:
         """Return received bytes: b"" if the client has closed, None if there are none yet."""
         try:
-            return self.socket.recv(_RECEIVE_SIZE)
+            missing = self.reader.missing or 0
+            return self.socket.recv(min(max(missing, RECEIVE_SIZE), _MOST_RECEIVED))
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:

@@ -120,14 +120,19 @@ def _parse_head(text: bytes) -> Head:
     if (found := _REQUEST_LINE.fullmatch(line)) is None or len(line) > _LINE_LIMIT:
         _check_line(line)
         raise _not_http(f"request line {line[:200].decode('latin-1')!r}")
-    _check_ends(text)
-    if len(fields) > _MOST_FIELDS or any(len(entry) + 2 > _FIELD_LIMIT for entry in fields):
+    ends = len(fields) + 2
+    if text.count(b"\n") != ends or text.count(b"\r") != ends or b"\0" in text:
+        _check_ends(text)
+    if len(fields) > _MOST_FIELDS or (
+        len(text) > _FIELD_LIMIT and any(len(entry) + 2 > _FIELD_LIMIT for entry in fields)
+    ):
         limits = f"{_MOST_FIELDS} fields of {_FIELD_LIMIT} bytes"
         raise RequestError(431, f"the head has more than {limits}")
     path, _, query = found[2].decode().partition("#")[0].partition("?")
     minor_version = int(found[3])
-    length = _body_length(fields, minor_version)
-    headers = _parse_fields([entry for entry in fields if not _FRAMING.match(entry)])
+    framing = [entry for entry in fields if _FRAMING.match(entry)]
+    length = _body_length(framing, minor_version)
+    headers = _parse_fields([entry for entry in fields if entry not in framing])
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
@@ -164,12 +169,10 @@ def _check_line(line: bytes) -> None:
 
 def _check_ends(text: bytes) -> None:
     """Refuse a head, or what has arrived of it, with an LF, CR or NUL of its own."""
-    ends = text.count(b"\n")
-    if not ends == text.count(b"\r\n") == text.count(b"\r") or b"\0" in text:
-        if found := _BARE.search(text):
-            name = {10: "LF", 13: "CR", 0: "NUL"}[found[0][0]]
-            got = text[max(0, found.start() - 100) : found.start() + 1].decode("latin-1")
-            raise _not_http(f"{name} alone in {got!r}, where lines end with CR LF")
+    if found := _BARE.search(text):
+        name = {10: "LF", 13: "CR", 0: "NUL"}[found[0][0]]
+        got = text[max(0, found.start() - 100) : found.start() + 1].decode("latin-1")
+        raise _not_http(f"{name} alone in {got!r}, where lines end with CR LF")
 
 
 def _body_length(fields: list[bytes], minor_version: int) -> int | None:
@@ -178,7 +181,7 @@ def _body_length(fields: list[bytes], minor_version: int) -> int | None:
     `chunked` is the only Transfer-Encoding that the server accepts, and not in HTTP/1.0.
     """
     framing: dict[bytes, list[str]] = {b"content-length": [], b"transfer-encoding": []}
-    for entry in filter(_FRAMING.match, fields):
+    for entry in fields:
         if not FIELD.fullmatch(entry):
             raise _not_http(f"field {entry[:200].decode('latin-1')!r}")
         name, _, value = entry.partition(b":")
@@ -364,9 +367,9 @@ class _SizedBody:
         end = start + self.length - self.size
         piece = data if not start and len(data) <= end else data[start:end]
         self.size += len(piece)
-        if len(piece) >= _SMALL_PIECE:
+        if not self._pieces or len(piece) >= _SMALL_PIECE:
             self._pieces.append(piece)
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+        elif isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += piece
         else:
             self._pieces.append(bytearray(piece))
