@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_a_model_whose_process_is_killed_answers_again(
     assert changed.status == 500 and b"changed since it was written" in changed.body
     assert invoke(shared_server, "good", GRAY).status == 200
     assert unload(shared_server, "killed").status == 200
+
+
+def test_a_slow_model_does_not_take_the_threads_from_the_others(
+    shared_server: Server, tmp_path: Path
+) -> None:
+    slow = graphs.write_model(tmp_path / "slow", graphs.slow_if_bright(4000))
+    assert load(shared_server, "slow", slow).status == 200
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(invoke, shared_server, "slow", BRIGHT) for _ in range(12)]
+        answered = 0
+        while not any(future.done() for future in asked):
+            answered += invoke(shared_server, "good", GRAY).status == 200
+        statuses = {future.result().status for future in asked}
+    assert answered > 1 and statuses <= {500, 503}
+    assert unload(shared_server, "slow").status == 200
 
 
 def model_processes(server: Server) -> list[int]:

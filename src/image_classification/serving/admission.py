@@ -11,6 +11,7 @@ process is a second copy of the model.
 import ctypes
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,6 +132,37 @@ def memory_used() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
     except OSError:
         return 0
+
+
+class MemoryBudget:
+    """Memory for the models of an endpoint, by estimates; from any thread.
+
+    Args:
+        total: bytes.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @property
+    def used(self) -> int:
+        """The bytes that are taken."""
+        return self._used
+
+    def take(self, size: int) -> bool:
+        """Take bytes; False if fewer are left."""
+        with self._lock:
+            if self._used + size > self.total:
+                return False
+            self._used += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give taken bytes back."""
+        with self._lock:
+            self._used -= size
 
 
 def return_free_memory() -> None:

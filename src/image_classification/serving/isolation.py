@@ -91,6 +91,11 @@ class Process:
             self._pid = found
         return self._pid
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether it takes no further call."""
+        return self._is_ended
+
     def call(
         self,
         argument: bytes,

@@ -1,24 +1,26 @@
-"""A graph in a process of its own, for endpoints that hold the models of many authors.
+"""Processes of their own for a graph, on endpoints that hold the models of many authors.
 
 Whatever a graph does, it does there: it fails, it asks for memory up to the limit of its process,
-and it is killed at its deadline. The callers of that model get an error, and the process starts
-anew at the next request. Nothing else notices. When a model is unloaded, its process ends, and all
-of its memory is free.
+and it is killed at its deadline. The callers of that model get an error, and a process starts anew
+at the next request. Nothing else notices. When a model is unloaded, its processes end, and all of
+their memory is free.
 
-A batch and its probabilities go through a socket (measured: 0.15 ms for one image of 224 px). A
-process takes one call at a time, so requests for a model wait for each other and for nobody else:
-one that waits leaves its place among the threads of the server.
+A batch and its probabilities go through a socket (measured: 0.3 ms for one image of 224 px). A
+process takes one call at a time. If more requests for a model wait than it has processes, it gets
+another one, as long as there is memory for it that no model needs. A request that waits leaves its
+place among the threads of the server.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -26,39 +28,42 @@ from image_classification import errors
 from image_classification.artifact import GraphFile
 from image_classification.contract.process import memory_limit
 from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving import runtime
+from image_classification.serving.admission import MemoryBudget
 from image_classification.serving.isolation import Forkserver, Limits, Process
 from image_classification.serving.observation import Health, RequestRecord, current_request
-from image_classification.serving.runtime import Runtime
+from image_classification.serving.scheduling import leave_place
 
 CHILD = "model"
 """The name of `ModelChild` among the functions of a forkserver."""
 
-_LOAD, _RUN = b"load ", b"run"
+_RUN = b"run"
 _COPIES = 5  # of a graph's file while it loads: bytes, messages, weights, weights for the kernels
+_KEPT_COPIES, _KEPT_ACTIVATIONS = 2, 16 << 20  # of a process that answers single images
 _LEAST_ACTIVATIONS = 512 << 20  # bytes; EfficientNet-Lite0 takes 400 MB for 32 images at once
 _MOST_ACTIVATIONS = 2 << 30
 _KEPT_IMAGES = 4  # the memory for so many in a run is kept: 77 MB with EfficientNet-Lite0
-_STACK = 16 << 20  # bytes of a thread
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
 _CHECK_SECONDS = 0.5  # how late a request that waits notices that its client has gone
 _MOST_DEATHS = 5  # of a model's processes within a minute
 _DEATHS_SECONDS = 60.0
 _MOST_ANSWER = 2**20  # bytes of the answer to a load
 
+_logger = logging.getLogger(__name__)
+
 
 class ModelChild:
     """The function of a child: loads one graph, then runs it."""
 
     def __init__(self) -> None:
-        self._runtime: Runtime | None = None
+        self._runtime: runtime.Runtime | None = None
         self._shape: tuple[int, ...] = ()
 
     def __call__(self, argument: bytes, payload: bytes) -> bytes:
         """Load the graph that `argument` describes, or run it on the images in `payload`."""
         if argument != _RUN:
-            described = json.loads(argument.removeprefix(_LOAD))
-            file = GraphFile(**described["file"])
-            self._runtime = Runtime(file, described["threads"], spins=False)
+            file = GraphFile(**json.loads(argument))
+            self._runtime = runtime.Runtime(file)
             self._shape = (-1, *file.input_shape)
             return json.dumps(self._runtime.providers).encode()
         assert self._runtime is not None
@@ -66,18 +71,39 @@ class ModelChild:
         return self._runtime.run(images, frees=len(images) > _KEPT_IMAGES).tobytes()
 
 
-class ModelProcess:
-    """A `Graph` that runs in a process of its own; `run` may be called from several threads.
+@dataclass(frozen=True)
+class Bounds:
+    """What one model may take.
+
+    Attributes:
+        processes: at most.
+        waiting: requests that may wait for it at once.
+        seconds: after which a load or a run is ended.
+    """
+
+    processes: int
+    waiting: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A request that waits: it gets a process, or None to start one itself."""
+
+    process: Process | None = None
+    is_next: threading.Event = field(default_factory=threading.Event)
+
+
+class ModelProcesses:
+    """A `Graph` that runs in processes of its own; `run` may be called from several threads.
 
     Args:
-        forkserver: starts the process; `ModelChild` is among its functions.
+        forkserver: starts the processes; `ModelChild` is among its functions.
         file: the graph.
-        reopen: opens it again after the process has died; raises an ArtifactError.
+        reopen: opens it again for another process; raises an ArtifactError.
         health: told when no process can be started any more.
-        cpus: threads of a run.
-        seconds: after which a load or a run is ended.
-        most_waiting: requests that may wait for this model at once.
-        leave_place: called by a request that waits; lets another take its place meanwhile.
+        bounds: of this model.
+        budget: for the processes after the first one.
 
     Raises:
         ArtifactError: the graph cannot be loaded, or not within the limits.
@@ -90,24 +116,24 @@ class ModelProcess:
         file: GraphFile,
         reopen: Callable[[], AbstractContextManager[GraphFile]],
         health: Health,
-        *,
-        cpus: int,
-        seconds: float,
-        most_waiting: int,
-        leave_place: Callable[[], None],
+        bounds: Bounds,
+        budget: MemoryBudget,
     ) -> None:
         self._forkserver, self._health = forkserver, health
         self._file, self._reopen = file, reopen
-        self._cpus, self._seconds, self._most_waiting = cpus, seconds, most_waiting
-        self._leave_place = leave_place
+        self._bounds, self._budget = bounds, budget
+        self._extra_size = file.size * _KEPT_COPIES + _KEPT_ACTIVATIONS
         # Several such processes can exceed the memory; the kernel then ends the largest of them.
         self._activations = max(_LEAST_ACTIVATIONS, min(_MOST_ACTIVATIONS, memory_limit() // 4))
         self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()  # the first one has its turn
+        self._waiting: deque[_Waiting] = deque()
+        self._idle: list[Process] = []
+        self._count = 1  # processes that start, work or are idle
+        self._extras = 0  # that the budget counts
+        self._is_growing = self._is_ended = False
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
-        self._process: Process | None = None
         self.providers: list[str] = []
-        self._start(file)
+        self._idle.append(self._load(file))
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
@@ -119,31 +145,128 @@ class ModelProcess:
             ForkserverError: this server process can start no other; it is unhealthy from now on.
         """
         record = current_request()
-        with self._turn(record):
-            record.refuse_if_abandoned()
+        record.refuse_if_abandoned()
+        process = self._take(record)
+        try:
             begin = record.busy_ms()
+            if process is None:
+                process = self._start()
             size = len(images) * self._file.classes * 4
-            try:
-                if self._process is None:
-                    self._restart()
-                answer = self._call(
-                    _RUN, images.data, size, f"the graph, on {len(images)} image(s),"
-                )
-            except errors.NoProcessError as error:
-                raise errors.RequestError(503, f"{error}: send the request again later") from error
-            if len(answer) != size:
-                raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
-            record.computed(len(images), record.busy_ms() - begin)
-            return np.frombuffer(answer, np.float32).reshape(len(images), -1)
+            what = f"the graph, on {len(images)} image(s),"
+            answer = self._call(process, _RUN, images.data, size, what)
+        except errors.NoProcessError as error:
+            raise errors.RequestError(503, f"{error}: send the request again later") from error
+        finally:
+            self._put(process)
+        if len(answer) != size:
+            raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
+        record.computed(len(images), record.busy_ms() - begin)
+        return np.frombuffer(answer, np.float32).reshape(len(images), -1)
+
+    def shrink(self) -> None:
+        """End the processes that have nothing to do, except for one."""
+        with self._lock:
+            spare = [self._idle.pop() for _ in range(min(self._extras, len(self._idle)))]
+        for process in spare:
+            process.end()
+            self._put(process)
 
     def end(self) -> None:
-        """End the process; its memory is free on return. No run may be under way."""
-        process, self._process = self._process, None
-        if process is not None:
+        """End the processes; their memory is free on return. No run may be under way."""
+        with self._lock:
+            self._is_ended = True
+            idle, self._idle = self._idle, []
+        for process in idle:
             process.end()
+            self._put(process)
 
-    def _restart(self) -> None:
-        """Start another process, with the very graph that was loaded first."""
+    def _take(self, record: RequestRecord) -> Process | None:
+        """Return a process for a request, or None if it must start one; wait if there is none."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            if not self._count:
+                self._count = 1
+                return None
+            if len(self._waiting) >= self._bounds.waiting:
+                raise errors.RequestError(
+                    503, f"{len(self._waiting)} requests wait for this model: send it again later"
+                )
+            waiting = _Waiting()
+            self._waiting.append(waiting)
+            self._grow()
+        try:
+            self._wait(waiting, record)
+        except BaseException:
+            with self._lock:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+                    raise
+            self._put(waiting.process)  # it came meanwhile
+            raise
+        return waiting.process
+
+    def _wait(self, waiting: _Waiting, record: RequestRecord) -> None:
+        since = time.monotonic()
+        if not waiting.is_next.wait(_PLACE_SECONDS):
+            leave_place()
+            while not waiting.is_next.wait(_CHECK_SECONDS):
+                now = time.monotonic()
+                record.waited(now - since)
+                since = now
+                record.refuse_if_abandoned()
+        record.waited(time.monotonic() - since)
+
+    def _put(self, process: Process | None) -> None:
+        """Give a process to the next request; it may have ended, or never have started."""
+        with self._lock:
+            if process is not None and not process.is_ended:
+                if not self._is_ended:
+                    self._hand_on(process)
+                    return
+                process.end()
+            self._count -= 1
+            while self._extras > max(0, self._count - 1):
+                self._extras -= 1
+                self._budget.give(self._extra_size)
+            if not self._count and self._waiting:
+                self._count = 1
+                self._hand_on(None)
+
+    def _hand_on(self, process: Process | None) -> None:
+        if self._waiting:
+            waiting = self._waiting.popleft()
+            waiting.process = process
+            waiting.is_next.set()
+        elif process is not None:
+            self._idle.append(process)
+
+    def _grow(self) -> None:
+        """Start another process if more requests wait than there are processes; with the lock."""
+        if (
+            self._is_growing
+            or not self._count <= len(self._waiting)
+            or self._count >= self._bounds.processes
+            or not self._budget.take(self._extra_size)
+        ):
+            return
+        self._is_growing = True
+        self._count += 1
+        self._extras += 1
+        threading.Thread(target=self._add, name="model process", daemon=True).start()
+
+    def _add(self) -> None:
+        process = None
+        try:
+            process = self._start()
+        except errors.ImageClassificationError as error:
+            _logger.warning("A model gets no further process: %s", error)
+        with self._lock:
+            self._is_growing = False
+        self._put(process)
+
+    def _start(self) -> Process:
+        """Start a process with the very graph that was loaded first."""
         now = time.monotonic()
         if len(self._deaths) == _MOST_DEATHS and now - self._deaths[0] < _DEATHS_SECONDS:
             raise errors.ArtifactError(
@@ -155,78 +278,46 @@ class ModelProcess:
                 raise errors.ArtifactError(
                     f"{file.path}: changed since the model was loaded: unload it and load it again"
                 )
-            self._start(file)
+            return self._load(file)
 
-    def _start(self, file: GraphFile) -> None:
-        load = _LOAD + json.dumps({"file": asdict(file), "threads": self._cpus}).encode()
+    def _load(self, file: GraphFile) -> Process:
         try:
-            self._process = self._forkserver.start(CHILD)
+            process = self._forkserver.start(CHILD)
         except errors.ForkserverError as error:
             self._health.fail(str(error))
             raise
         try:
-            answer = self._call(load, b"", _MOST_ANSWER, "loading the graph")
+            argument = json.dumps(asdict(file)).encode()
+            answer = self._call(process, argument, b"", _MOST_ANSWER, "loading the graph")
             self.providers = list(map(str, json.loads(answer)))
         except BaseException:
-            self.end()
+            process.end()
             raise
+        return process
 
     def _call(
-        self, argument: bytes, payload: bytes | memoryview, most_answer: int, what: str
+        self,
+        process: Process,
+        argument: bytes,
+        payload: bytes | memoryview,
+        most_answer: int,
+        what: str,
     ) -> bytearray:
-        """Call the child; an error of its process becomes an ArtifactError about `what`."""
-        assert self._process is not None
-        most = self._file.size * _COPIES + self._activations + self._cpus * _STACK
+        """Call a child; an error of its process becomes an ArtifactError about `what`."""
+        most = self._file.size * _COPIES + self._activations
         limits = Limits(
-            memory=max(0, most - self._process.memory_kept),
-            cpu_seconds=self._seconds * self._cpus,
-            wall_seconds=self._seconds,
+            memory=max(0, most - process.memory_kept),
+            cpu_seconds=2 * self._bounds.seconds,  # the clock decides
+            wall_seconds=self._bounds.seconds,
             answer=most_answer,
         )
         try:
-            return self._process.call(
-                argument, payload, limits, errors.ArtifactError, self._leave_place
-            )
+            return process.call(argument, payload, limits, errors.ArtifactError, leave_place)
         except errors.ForkserverError as error:
             self._health.fail(str(error))
             raise
+        except errors.NoProcessError:
+            raise
         except errors.ProcessError as error:
-            self._process = None
-            if isinstance(error, errors.NoProcessError):
-                raise
             self._deaths.append(time.monotonic())
             raise errors.ArtifactError(f"{what} {error}") from error
-
-    @contextmanager
-    def _turn(self, record: RequestRecord) -> Iterator[None]:
-        """Wait until no other request runs the graph; first come, first served."""
-        turn = threading.Event()
-        with self._lock:
-            if len(self._waiting) >= self._most_waiting:
-                raise errors.RequestError(
-                    503, f"{len(self._waiting)} requests wait for this model: send it again later"
-                )
-            self._waiting.append(turn)
-            if self._waiting[0] is turn:
-                turn.set()
-        try:
-            self._wait(turn, record)
-            yield
-        finally:
-            with self._lock:
-                self._waiting.remove(turn)
-                if self._waiting:
-                    self._waiting[0].set()
-
-    def _wait(self, turn: threading.Event, record: RequestRecord) -> None:
-        if turn.is_set():
-            return
-        since = time.monotonic()
-        if not turn.wait(_PLACE_SECONDS):
-            self._leave_place()
-            while not turn.wait(_CHECK_SECONDS):
-                now = time.monotonic()
-                record.waited(now - since)
-                since = now
-                record.refuse_if_abandoned()
-        record.waited(time.monotonic() - since)

@@ -8,6 +8,7 @@ weights twice because ONNX Runtime rearranges them for its kernels, and an arena
 
 import errno
 import json
+import resource
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -19,18 +20,20 @@ from typing import TypeGuard
 
 from flask import Blueprint, Response, request
 
-from image_classification.artifact import MODEL_FILE
+from image_classification.artifact import MANIFEST_FILE, MODEL_FILE
 from image_classification.contract import environment, process
 from image_classification.errors import NoProcessError, RequestError, UserError
-from image_classification.serving.admission import memory_used
+from image_classification.labels.label_map import LABELS_FILE
+from image_classification.serving.admission import MemoryBudget, memory_used
 from image_classification.serving.app import Invocation, Responder, answer_current
 
 _PAGE_SIZE = 100
 _MOST_BYTES = 1024  # TargetModel's limit; with %-escapes thrice that, which a request line can hold
 
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_COPIES = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_COPIES = {MODEL_FILE: 2, LABELS_FILE: 8, MANIFEST_FILE: 8}  # times the size of the file
 _ARENA = 16 * 2**20
+_FILES, _OTHER_FILES = 4, 64  # two for a process; a model has one or two
 _BUDGET_SHARE = 0.75  # the rest is for the requests
 
 
@@ -43,10 +46,18 @@ def memory_budget() -> int:
 def memory_needed(path: Path) -> int:
     """Return the bytes accounted for the model in an artifact folder or model.tar.gz."""
     try:
-        graph = path / MODEL_FILE if path.is_dir() else path
-        return graph.stat().st_size * _COPIES + _ARENA
+        copies = {path: 2}
+        if path.is_dir():
+            copies = {path / name: count for name, count in _COPIES.items()}
+        return sum(file.stat().st_size * count for file, count in copies.items()) + _ARENA
     except OSError:
         return 0  # no artifact: loading it names the missing file
+
+
+def most_models() -> int:
+    """Return how many models may be loaded: each takes file descriptors of this process."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (files // 2 - _OTHER_FILES) // _FILES)  # the other half is for connections
 
 
 @dataclass(frozen=True)
@@ -55,19 +66,21 @@ class LoadedModel:
 
     Attributes:
         respond: answers an invocation.
+        shrink: ends what it can do without, so that its memory is free.
         end: frees its memory; called once, when no request uses it.
     """
 
     respond: Responder
+    shrink: Callable[[], None]
     end: Callable[[], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Origin:
     """The origin of one model and the bytes accounted for it."""
 
     url: str
-    memory: int
+    memory: int = 0
 
 
 class ModelStore:
@@ -75,11 +88,14 @@ class ModelStore:
 
     Args:
         load: makes a model from an artifact folder or archive.
-        budget: bytes that may be accounted for all models together.
+        budget: of all models together.
+        most: models that may be loaded at once.
     """
 
-    def __init__(self, load: Callable[[Path], LoadedModel], budget: int) -> None:
-        self.budget = budget
+    def __init__(
+        self, load: Callable[[Path], LoadedModel], budget: MemoryBudget, most: int
+    ) -> None:
+        self._budget, self._most = budget, most
         self._load = load
         self._origins: dict[str, _Origin] = {}  # also while a model loads or unloads
         self._models: dict[str, LoadedModel] = {}
@@ -93,13 +109,15 @@ class ModelStore:
             RequestError: 409 the name is taken by a model that is loaded, loading or unloading; 507
                 there is no memory for it; 400 it is not an artifact that can be served.
         """
-        self._reserve(name, url)
+        origin = self._reserve(name, url)
         try:
+            self._account(name, origin)
             model = self._load(Path(url))
         except BaseException as error:
             with self._changed:
                 del self._origins[name]
-            is_full = isinstance(error, OSError) and error.errno in _OUT_OF_SPACE
+            self._budget.give(origin.memory)
+            is_full = isinstance(error, OSError) and error.errno in _FULL
             if is_full or isinstance(error, (MemoryError, NoProcessError)):
                 raise RequestError(
                     507, f"no room for model {name!r} ({error}): unload others"
@@ -110,20 +128,34 @@ class ModelStore:
         with self._changed:
             self._models[name] = model
 
-    def _reserve(self, name: str, url: str) -> None:
-        needed = memory_needed(Path(url))
+    def _reserve(self, name: str, url: str) -> _Origin:
         with self._changed:
             if name in self._origins:
                 raise RequestError(409, f"model {name!r} is already loaded: unload it first")
-            taken = sum(origin.memory for origin in self._origins.values())
-            if taken + needed > self.budget:
+            if len(self._origins) >= self._most:
                 raise RequestError(
                     507,
-                    f"model {name!r} needs about {needed >> 20} MiB; {len(self._origins)} models "
-                    f"take {taken >> 20} of {self.budget >> 20} MiB: unload others or set "
-                    f"{environment.MODEL_MEMORY.name}",
+                    f"{self._most} models are loaded, and no more files can be open: unload one",
                 )
-            self._origins[name] = _Origin(url, needed)
+            self._origins[name] = _Origin(url)
+            return self._origins[name]
+
+    def _account(self, name: str, origin: _Origin) -> None:
+        """Take the memory of a model from the budget, if need be from what others can spare."""
+        needed = memory_needed(Path(origin.url))
+        if not self._budget.take(needed):
+            with self._changed:
+                models, count = list(self._models.values()), len(self._origins) - 1
+            for model in models:
+                model.shrink()
+            if not self._budget.take(needed):
+                raise RequestError(
+                    507,
+                    f"model {name!r} needs about {needed >> 20} MiB; {count} models take "
+                    f"{self._budget.used >> 20} of {self._budget.total >> 20} MiB: unload others "
+                    f"or set {environment.MODEL_MEMORY.name}",
+                )
+        origin.memory = needed
 
     def unload(self, name: str) -> None:
         """Forget the model once no request uses it; its memory is free on return.
@@ -136,6 +168,7 @@ class ModelStore:
             del self._models[name]  # from now on no request finds it
             self._changed.wait_for(lambda: self._running[name] == 0)
         model.end()
+        self._budget.give(self._origins[name].memory)
         with self._changed:
             del self._origins[name], self._running[name]
 

@@ -45,13 +45,12 @@ class Runtime:
         file: the graph, which is verified again in the very bytes that are loaded.
         threads: threads one run may use. Request threads share the session, so with as many
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
-        spins: whether threads that wait for each other keep their CPUs.
 
     Raises:
         ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
     """
 
-    def __init__(self, file: GraphFile, threads: int = 1, *, spins: bool = True) -> None:
+    def __init__(self, file: GraphFile, threads: int = 1) -> None:
         graph, name = file.read(), file.path
         try:
             check_graph(graph)
@@ -62,7 +61,6 @@ class Runtime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal; an error is raised too, and a request can cause it
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         available = onnxruntime.get_available_providers()
         providers = [p for p in (CUDA, "CPUExecutionProvider") if p in available]
         try:

@@ -26,12 +26,17 @@ from image_classification.serving import (
     page,
     runtime,
 )
-from image_classification.serving.admission import Plan, has_gpu, memory_used, return_free_memory
+from image_classification.serving.admission import (
+    MemoryBudget,
+    Plan,
+    has_gpu,
+    memory_used,
+    return_free_memory,
+)
 from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code, warn_of_unused_code
 from image_classification.serving.observation import Health, configure_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
-from image_classification.serving.scheduling import leave_place
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -100,6 +105,10 @@ def _checked_model(
     return models.Model(artifact, graph, max_pixels, large_images)
 
 
+def _nothing() -> None:
+    """Free nothing."""
+
+
 def _forget() -> None:
     """Free what was a model's."""
     gc.collect()
@@ -126,37 +135,42 @@ def _multi_model_app(
     # Now, while this process has one thread. A GPU has one owner, so its models stay together.
     children = {model_process.CHILD: model_process.ModelChild()}
     forkserver = isolation.Forkserver(children) if is_isolated else None
+    budget = MemoryBudget(multi_model.memory_budget())
 
     def load(path: Path) -> multi_model.LoadedModel:
         with open_artifact(path) as artifact:
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code of models")
             form = interface_of(artifact.interface).answers
             if forkserver is None:
-                model, end = load_model(artifact, plan, health, large_images), _forget
+                model = load_model(artifact, plan, health, large_images)
+                shrink, end = _nothing, _forget
             else:
-                graph = model_process.ModelProcess(
+                processes = model_process.ModelProcesses(
                     forkserver,
                     artifact.graph_file,
                     partial(_graph_file, path),
                     health,
-                    cpus=process.cpu_count(),
-                    seconds=plan.timeout,
-                    most_waiting=max(1, (plan.threads + plan.queue_size) // 2),
-                    leave_place=leave_place,
+                    model_process.Bounds(
+                        processes=plan.threads,
+                        waiting=max(1, (plan.threads + plan.queue_size) // 2),
+                        seconds=plan.timeout,
+                    ),
+                    budget,
                 )
-                end = graph.end
+                shrink, end = processes.shrink, processes.end
                 try:
-                    model = _checked_model(artifact, graph, large_images)
+                    model = _checked_model(artifact, processes, large_images)
                 except BaseException:
                     end()
                     raise
-        return multi_model.LoadedModel(app.Answering(model.predict_in_parts, form, settings), end)
+        respond = app.Answering(model.predict_in_parts, form, settings)
+        return multi_model.LoadedModel(respond, shrink, end)
 
-    store = multi_model.ModelStore(load, multi_model.memory_budget())
+    store = multi_model.ModelStore(load, budget, multi_model.most_models())
     application = app.create_app(multi_model.refuse_invocation, settings, health, metrics)
     application.register_blueprint(multi_model.routes(store))
     _logger.info(
-        "Serving the models that POST /models names, in %d MiB; %s", store.budget >> 20, plan
+        "Serving the models that POST /models names, in %d MiB; %s", budget.total >> 20, plan
     )
     return application
 

@@ -51,7 +51,7 @@ _TICK_SECONDS = 0.5
 _FULL_SECONDS = 0.02  # the same while no connection can be taken: one may be overdue soon
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
 _MOST_ACCEPTED = 32  # connections in one turn of the loop
-_ADMINISTRATION_THREADS = 4  # a model that takes minutes to load blocks no prediction
+_ADMINISTRATION_THREADS = 32  # models that take minutes to load block nobody else
 
 _INTERNAL_ERROR = "internal error; the log has the details"
 _FRAMING = ("content-length", "connection", "transfer-encoding")  # the server sets these
