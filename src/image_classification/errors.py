@@ -22,6 +22,7 @@
     │   └── ProcessError           a child process ended without an answer
     │       ├── NoProcessError         the kernel refuses to start one
     │       ├── MemoryLimitError       it took more memory than its limit
+    │       │   └── NoMemoryLeftError      the kernel killed it
     │       ├── CpuLimitError          it took more CPU time
     │       └── TimeLimitError         its deadline passed
     └── RequestError               an invocation the server refuses, with its HTTP status
@@ -125,6 +126,10 @@ class NoProcessError(ProcessError):
 
 class MemoryLimitError(ProcessError):
     """A child process took more memory than it may, or than there is."""
+
+
+class NoMemoryLeftError(MemoryLimitError):
+    """The kernel killed a child process, which it does if no memory is left, whoever took it."""
 
 
 class CpuLimitError(ProcessError):

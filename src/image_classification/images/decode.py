@@ -55,6 +55,10 @@ _PILLOW_ERRORS = (
 )  # fmt: skip
 
 
+class UnusualImageError(ImageError):
+    """Only Pillow can decode the image, and the caller does not want that here."""
+
+
 def decode(
     data: bytes,
     *,
@@ -63,6 +67,7 @@ def decode(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     header: ImageHeader | None = None,
     smooth_chroma: bool = True,
+    may_use_pillow: bool = True,
 ) -> UInt8Array:
     """Decode an image file.
 
@@ -78,6 +83,7 @@ def decode(
         header: of `data`, if the caller has read it already.
         smooth_chroma: False repeats the color of a JPEG with halved chroma instead of
             interpolating it: a third faster, and invisible where the picture is shrunk afterward.
+        may_use_pillow: False raises an UnusualImageError for what libjpeg-turbo does not decode.
 
     Returns:
         uint8 (height, width, channels), writable and C-contiguous.
@@ -91,9 +97,9 @@ def decode(
     if header is None:
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
-    scale = _jpeg_scale(header, header.upright_size, min_size)
+    scale = jpeg_scale(header, header.upright_size, min_size)
     allowance = admit(data, header, scale)
-    pixels = _decode_stored(data, header, channels, scale, smooth_chroma, allowance)
+    pixels = _decode_stored(data, header, channels, scale, smooth_chroma, allowance, may_use_pillow)
     return _turn_upright(pixels, header)
 
 
@@ -129,7 +135,7 @@ def decode_region(
     if header is None:
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
-    scale = _jpeg_scale(header, region[2:], min_size)
+    scale = jpeg_scale(header, region[2:], min_size)
     allowance = admit(data, header, scale)
     box = _stored_box(region, header)
     if scale > 1:
@@ -159,10 +165,14 @@ def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> No
         )
 
 
-def _jpeg_scale(
-    header: ImageHeader, size: tuple[int, int], min_size: tuple[int, int] | None
-) -> int:
-    """The largest of 8, 4, 2 that leaves both sides of `size` at `min_size` or above, else 1."""
+def jpeg_scale(header: ImageHeader, size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
+    """Return the largest of 8, 4, 2 that leaves both sides at `min_size` or above, else 1.
+
+    Args:
+        header: of a file; only a JPEG can be decoded at a fraction of its size.
+        size: (height, width) of what is decoded.
+        min_size: (height, width), or None for the full size.
+    """
     if min_size is None or header.format != "JPEG":
         return 1
     height, width = size
@@ -205,11 +215,14 @@ def _decode_stored(
     scale: int,
     smooth_chroma: bool,
     allowance: Allowance,
+    may_use_pillow: bool = True,
 ) -> UInt8Array:
     """All pixels as stored (H·W·C), at 1/`scale`."""
     pixels = None
     if header.format == "JPEG":
         pixels = _decode_whole_jpeg(data, header, _COLORS[channels, False], scale, smooth_chroma)
+    if pixels is None and not may_use_pillow:
+        raise UnusualImageError(f"libjpeg-turbo does not decode this {header.format}")
     if pixels is None:
         pixels = _decode_with_pillow(data, header, channels, scale, allowance)
     return pixels

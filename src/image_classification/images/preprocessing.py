@@ -13,8 +13,14 @@ import numpy as np
 from PIL import Image
 
 from image_classification.errors import DataError, ImageError
-from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.images.decode import (
+    DEFAULT_MAX_PIXELS,
+    check_pixels,
+    decode,
+    jpeg_scale,
+)
 from image_classification.images.header import ImageHeader, read_header
+from image_classification.images.price import Price, price_of
 from image_classification.samples import UInt8Array
 
 INTERPOLATIONS = {
@@ -108,6 +114,7 @@ def preprocess(
     preprocessing: Preprocessing,
     out: UInt8Array | None = None,
     header: ImageHeader | None = None,
+    may_use_pillow: bool = True,
 ) -> UInt8Array:
     """Turn one image file into the model's input: a deterministic function of the bytes.
 
@@ -116,6 +123,7 @@ def preprocess(
         preprocessing: what to do.
         out: where to write the result, uint8 (height, width, channels); None makes a new array.
         header: of `data`, if the caller has read it already.
+        may_use_pillow: as in `decode`.
 
     Raises:
         ImageError: one of its subclasses, see `decode`; itself if the image is too small and
@@ -126,8 +134,20 @@ def preprocess(
         header = read_header(data)
     resized = resized_size(header.upright_size, preprocessing)
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
-    image = decode_for(data, header, resized, preprocessing)
+    image = decode_for(data, header, resized, preprocessing, may_use_pillow)
     return resize_and_crop(image, resized, (top, left), preprocessing, out)
+
+
+def price_for(data: bytes, header: ImageHeader, preprocessing: Preprocessing) -> Price:
+    """Return what `preprocess` of `data`, with this header, costs at most.
+
+    Raises:
+        ImageError: the image has too many pixels or scans, or it is too small and may not be.
+    """
+    check_pixels(header.width, header.height, preprocessing.max_pixels)
+    resized = resized_size(header.upright_size, preprocessing)
+    smallest = _smallest_decoded(resized, preprocessing)
+    return price_of(data, header, jpeg_scale(header, header.upright_size, smallest))
 
 
 def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
@@ -154,18 +174,28 @@ def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) ->
 
 
 def decode_for(
-    data: bytes, header: ImageHeader, min_size: tuple[int, int], preprocessing: Preprocessing
+    data: bytes,
+    header: ImageHeader,
+    min_size: tuple[int, int],
+    preprocessing: Preprocessing,
+    may_use_pillow: bool = True,
 ) -> UInt8Array:
     """Decode the upright image, at a smaller scale if `min_size` (height, width) allows it."""
-    # The decoder's smaller scales average, which "nearest" promises not to do.
-    may_shrink = preprocessing.interpolation != "nearest"
     return decode(
         data,
         channels=preprocessing.channels,
-        min_size=min_size if may_shrink else None,
+        min_size=_smallest_decoded(min_size, preprocessing),
         max_pixels=preprocessing.max_pixels,
         header=header,
+        may_use_pillow=may_use_pillow,
     )
+
+
+def _smallest_decoded(
+    resized: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[int, int] | None:
+    # The decoder's smaller scales average, which "nearest" promises not to do.
+    return None if preprocessing.interpolation == "nearest" else resized
 
 
 def resize_and_crop(

@@ -18,15 +18,20 @@ from pathlib import Path
 
 from image_classification.contract import environment
 from image_classification.errors import UserError
+from image_classification.images.price import picture_limits
 
-BYTES_PER_PIXEL = 16
-"""The most that decoding costs, seen with a transparent WEBP; a PNG takes 7."""
+THREAD_MEMORY = 64 * 2**20
+"""What each thread has for the plain JPEG that it decodes: 45 megapixels that shrink while decoded.
 
-_BASE_MEMORY = 200 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
-_MEMORY_PER_THREAD = 64 * 2**20  # a photograph of 12 megapixels being decoded and resized
+What takes more comes out of the memory for decoding."""
+
+_BASE_MEMORY = 160 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
+_MEMORY_PER_DECODER = 40 * 2**20  # without a picture: measured 5 MB of its own, and what it keeps
+_LEAST_DECODING_MEMORY = 48 * 2**20
+_ALLOCATOR_MEMORY = 16 * 2**20
 _LARGEST_BODY_SHARE = 512 * 2**20
 _LARGEST_ANSWERS_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
-_LARGEST_DECODING_SHARE = 2**30  # bytes, for images that exceed a thread's memory
+_LARGEST_DECODING_SHARE = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class Plan:
         threads: requests a process works on at once.
         queue_size: further received requests that may wait in a process.
         body_memory: bytes of request bodies a process holds at most.
-        large_pixels: of large images that a process decodes at once, see `models.LargeImages`.
+        decoders: decoding processes that a process has at most, see `decoding`.
+        decoding_memory: bytes of all pictures that are decoded at once, except those that a
+            thread's own memory holds.
         timeout: seconds after which a waiting request is given up.
         max_batch: largest batch; 1 without batching.
         cpus: of a process.
@@ -50,19 +57,26 @@ class Plan:
     threads: int
     queue_size: int
     body_memory: int
-    large_pixels: int
+    decoders: int
+    decoding_memory: int
     timeout: int
     max_batch: int
     cpus: int
     compute_timeout: int
     answer_memory: int
 
+    @property
+    def largest_price(self) -> int:
+        """The most bytes that a picture can cost, so that its reservation fits."""
+        return (self.decoding_memory - _ALLOCATOR_MEMORY) * 8 // 9
+
     def __str__(self) -> str:
         """Describe the plan in the log line at the start."""
         batches = f"batches of up to {self.max_batch}" if self.max_batch > 1 else "no batches"
         return (
             f"{self.processes} process(es) of {self.threads} threads, {batches}, "
-            f"a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies"
+            f"a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies, "
+            f"{self.decoding_memory >> 20} MiB for pictures"
         )
 
 
@@ -85,9 +99,13 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         max_batch = 1
     largest = environment.max_content_length()
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
-    decoding_memory = min(_LARGEST_DECODING_SHARE, limit // 8) // processes
-    free = limit // processes - _BASE_MEMORY - body_memory - decoding_memory
-    affordable = max(1, free // _MEMORY_PER_THREAD)
+    decoders = max(1, min(-(-cpus // processes), limit // 8 // processes // _MEMORY_PER_DECODER))
+    free = limit // processes - _BASE_MEMORY - body_memory - decoders * _MEMORY_PER_DECODER
+    decoding_memory = max(
+        reservation(picture_limits().memory), min(_LARGEST_DECODING_SHARE, limit // 8) // processes
+    )
+    decoding_memory = max(_LEAST_DECODING_MEMORY, min(decoding_memory, free - THREAD_MEMORY))
+    affordable = max(1, (free - decoding_memory) // THREAD_MEMORY)
     threads = environment.SERVER_THREADS.read_integer(0)
     if not threads:
         threads = min(-(-cpus // processes) + 1, affordable)
@@ -98,13 +116,22 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         threads=threads,
         queue_size=environment.QUEUE_SIZE.read_integer(0),
         body_memory=body_memory,
-        large_pixels=decoding_memory // BYTES_PER_PIXEL,
+        decoders=decoders,
+        decoding_memory=decoding_memory,
         timeout=environment.SERVER_TIMEOUT.read_integer(1),
         max_batch=max_batch,
         cpus=-(-cpus // processes),
         compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
         answer_memory=min(_LARGEST_ANSWERS_SHARE, limit // 8) // processes,
     )
+
+
+def reservation(price: int) -> int:
+    """Return the bytes that are set aside, and the limit, for a picture whose price is `price`.
+
+    The limit counts addresses, of which an allocator and its threads take more than they use.
+    """
+    return price + price // 8 + _ALLOCATOR_MEMORY
 
 
 def _is_batched() -> bool:

@@ -96,6 +96,16 @@ class Process:
         """Whether it takes no further call."""
         return self._is_ended
 
+    def was_killed(self) -> bool:
+        """Return whether the child has ended between two calls, killed by somebody else."""
+        self._channel.settimeout(0)
+        try:
+            return not self._channel.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def call(
         self,
         argument: bytes,
@@ -211,7 +221,7 @@ class Process:
         if code == -signal.SIGPROF:
             return errors.CpuLimitError(f"took more than {limits.cpu_seconds:g} s of CPU time")
         if code == -signal.SIGKILL:  # not by us: the kernel's
-            return errors.MemoryLimitError("was killed, probably because no memory was left")
+            return errors.NoMemoryLeftError("was killed, probably because no memory was left")
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
         return errors.ProcessError(f"ended with {how}")
 

@@ -6,30 +6,23 @@ preprocess an image with the function that validation uses in training.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from image_classification import errors
 from image_classification.artifact import Artifact
-from image_classification.images.decode import check_pixels
 from image_classification.images.encode import encode_jpeg
-from image_classification.images.header import ImageHeader, read_header
+from image_classification.images.header import read_header
 from image_classification.images.preprocessing import preprocess
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
+from image_classification.serving.decoding import Decoder
 from image_classification.serving.observation import Health, current_request
 from image_classification.serving.runtime import CUDA, Graph
 from image_classification.serving.scheduling import ManyImages, Pace
-
-_FREE_PIXELS = 8 << 20  # fit into a thread's own memory in the plan
-_JPEG_SHARE = 4  # libjpeg-turbo writes 3 bytes per pixel and keeps nothing else
-_DECODER = "the decoder of images"
 
 
 class GuardedGraph:
@@ -66,58 +59,6 @@ class GuardedGraph:
         return probabilities
 
 
-class LargeImages:
-    """Limits the pixels of large images that are decoded at once, first come, first served.
-
-    Images of up to 8 megapixels, and baseline JPEGs of up to 32, never wait here.
-
-    Args:
-        limit: pixels; an image that has more is decoded while no other large one is.
-        health: watches each image that is decoded, large or not.
-    """
-
-    def __init__(self, limit: int, health: Health | None = None) -> None:
-        self._limit, self._health = max(1, limit), health or Health()
-        self._used = 0
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def decoding(self, header: ImageHeader) -> Iterator[None]:
-        """Wait until the image of `header` may be decoded; count it as decoded after the block.
-
-        The wait counts as queueing of the thread's current request.
-        """
-        pixels = header.width * header.height
-        if header.format == "JPEG" and not header.is_progressive:
-            pixels //= _JPEG_SHARE
-        if pixels <= _FREE_PIXELS:
-            with self._health.running(_DECODER):
-                yield
-            return
-        pixels = min(pixels, self._limit)
-        self._enter(pixels)
-        try:
-            with self._health.running(_DECODER):
-                yield
-        finally:
-            with self._changed:
-                self._used -= pixels
-                self._changed.notify_all()
-
-    def _enter(self, pixels: int) -> None:
-        ticket, start = object(), time.monotonic()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._changed.wait_for(
-                lambda: self._waiting[0] is ticket and self._used + pixels <= self._limit
-            )
-            self._waiting.popleft()
-            self._used += pixels
-            self._changed.notify_all()  # there may be room for the next one too
-        current_request().waited(time.monotonic() - start)
-
-
 class Model:
     """An artifact ready to answer.
 
@@ -125,7 +66,7 @@ class Model:
         artifact: verified artifact.
         graph: executes its graph.
         max_pixels: larger images are refused; None keeps the artifact's own limit.
-        large_images: where large images wait for each other; None: they do not.
+        decoder: decodes the images within the memory of a server; None: they are decoded here.
 
     Raises:
         ArtifactError: the first real prediction contradicts the artifact.
@@ -136,7 +77,7 @@ class Model:
         artifact: Artifact,
         graph: Graph,
         max_pixels: int | None = None,
-        large_images: LargeImages | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.artifact = artifact
         self._preprocessing = artifact.preprocessing
@@ -144,7 +85,7 @@ class Model:
             self._preprocessing = replace(artifact.preprocessing, max_pixels=max_pixels)
         self._labels, self._is_multi_label = artifact.labels, artifact.is_multi_label
         self._classes = len(artifact.labels)
-        self._graph, self._large_images = graph, large_images
+        self._graph, self._decoder = graph, decoder
         self._pace = Pace()
         self._warm_up()
         start = time.monotonic()
@@ -215,13 +156,10 @@ class Model:
     def _preprocess(self, image: bytes, slot: UInt8Array) -> None:
         """Decode and preprocess into `slot`; a RequestError if no client waits any more."""
         header = read_header(image)
-        check_pixels(header.width, header.height, self._preprocessing.max_pixels)
-        if self._large_images is None:
+        if self._decoder is None:
             preprocess(image, self._preprocessing, slot, header)
-            return
-        with self._large_images.decoding(header):
-            current_request().refuse_if_abandoned()
-            preprocess(image, self._preprocessing, slot, header)
+        else:
+            self._decoder.preprocess(image, header, self._preprocessing, slot)
 
     def _empty(self, count: int) -> UInt8Array:
         shape = self._preprocessing

@@ -38,7 +38,7 @@ class RequestRecord:
             images are decoded and computed does not count.
         compute_deadline: after this time it has computed for too long.
         is_client_gone: whether the client has closed the connection.
-        queue_ms: waiting for a thread, for room to decode a large image, for a batch to begin.
+        queue_ms: waiting for a thread, for memory or a process to decode, for a batch to begin.
         decode_ms: from encoded images to the graph's input.
         compute_ms: running the graph.
         images: how many of its images the graph has run on.

@@ -61,7 +61,7 @@ def _import_ahead() -> None:
     Not ONNX Runtime: a process that inherits it aborts when it ends (a thread it joins is not its
     own).
     """
-    from image_classification.serving import app  # noqa: F401
+    from image_classification.serving import app, decoding  # noqa: F401
 
 
 def _check_address(host: str, port: int) -> None:
@@ -125,11 +125,16 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
 
     def load(self) -> Flask:
         """Load the model and make the application; runs in the worker, after the fork."""
-        from image_classification.serving import startup
+        from image_classification.serving.decoding import open_forkserver
 
         try:
+            forkserver = open_forkserver()  # before any thread, and before ONNX Runtime has its own
+            from image_classification.serving import startup
+
             self.metrics = startup.open_metrics()
-            return startup.create_server_app(self._artifact, self.plan, self.health, self.metrics)
+            return startup.create_server_app(
+                self._artifact, self.plan, self.health, self.metrics, forkserver
+            )
         except Exception as error:
             failure.report_failure(error, None)
             # With any other code gunicorn would start the worker again and again.

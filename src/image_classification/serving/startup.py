@@ -19,7 +19,6 @@ from image_classification.contract.interface import interface_of
 from image_classification.errors import BackendError
 from image_classification.serving import (
     app,
-    isolation,
     model_process,
     models,
     multi_model,
@@ -35,6 +34,8 @@ from image_classification.serving.admission import (
 )
 from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code, warn_of_unused_code
+from image_classification.serving.decoding import Decoder
+from image_classification.serving.isolation import IS_SUPPORTED, Forkserver
 from image_classification.serving.observation import Health, configure_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
 
@@ -54,20 +55,25 @@ def open_metrics() -> Metrics | None:
 
 
 def create_server_app(
-    artifact: Artifact | None, plan: Plan, health: Health, metrics: Metrics | None = None
+    artifact: Artifact | None,
+    plan: Plan,
+    health: Health,
+    metrics: Metrics | None = None,
+    forkserver: Forkserver | None = None,
 ) -> Flask:
     """Make the application of a server process, with settings from the environment.
 
     Without an artifact it is a multi-model endpoint. Each gunicorn worker calls this after the
-    fork, because a framework's threads do not survive one.
+    fork, because a framework's threads do not survive one. `forkserver` starts the processes that
+    decode; None: everything is decoded in this one.
     """
     logs.configure(environment.LOG_LEVEL.read_integer(0))
     configure_access_log(environment.ACCESS_LOG.read_switch())
     settings = read_settings()
-    large_images = models.LargeImages(plan.large_pixels, health)
+    decoder = Decoder(plan, health, forkserver)
     if artifact is None:
-        return _multi_model_app(settings, plan, health, metrics, large_images)
-    model = load_model(artifact, plan, health, large_images)
+        return _multi_model_app(settings, plan, health, metrics, decoder)
+    model = load_model(artifact, plan, health, decoder)
     application = app.create_app(_responder(model, settings, health), settings, health, metrics)
     if environment.PAGE.read_switch():
         _add_page(application, model)
@@ -75,16 +81,14 @@ def create_server_app(
     return application
 
 
-def load_model(
-    artifact: Artifact, plan: Plan, health: Health, large_images: models.LargeImages
-) -> models.Model:
+def load_model(artifact: Artifact, plan: Plan, health: Health, decoder: Decoder) -> models.Model:
     """Load the model of `artifact`, run as `plan` says and watched by `health`.
 
     Args:
         artifact: verified artifact.
         plan: how the process works.
         health: of the process.
-        large_images: of the process: all its models decode in the same memory.
+        decoder: of the process: all its models decode in the same memory.
 
     Raises:
         ArtifactError: its graph cannot be loaded, or contradicts the artifact.
@@ -94,15 +98,13 @@ def load_model(
     if plan.max_batch > 1:
         size = artifact.preprocessing
         graph = Batcher(session, (size.height, size.width, size.channels), plan.max_batch)
-    return _checked_model(artifact, models.GuardedGraph(graph, health), large_images)
+    return _checked_model(artifact, models.GuardedGraph(graph, health), decoder)
 
 
-def _checked_model(
-    artifact: Artifact, graph: runtime.Graph, large_images: models.LargeImages
-) -> models.Model:
+def _checked_model(artifact: Artifact, graph: runtime.Graph, decoder: Decoder) -> models.Model:
     """Return the model once it has predicted an image."""
     max_pixels = environment.max_pixels()
-    return models.Model(artifact, graph, max_pixels, large_images)
+    return models.Model(artifact, graph, max_pixels, decoder)
 
 
 def _nothing() -> None:
@@ -127,14 +129,14 @@ def _multi_model_app(
     plan: Plan,
     health: Health,
     metrics: Metrics | None,
-    large_images: models.LargeImages,
+    decoder: Decoder,
 ) -> Flask:
     """Make the application of a multi-model endpoint, which starts without a model."""
 
-    is_isolated = isolation.IS_SUPPORTED and not has_gpu()
+    is_isolated = IS_SUPPORTED and not has_gpu()
     # Now, while this process has one thread. A GPU has one owner, so its models stay together.
     children = {model_process.CHILD: model_process.ModelChild()}
-    forkserver = isolation.Forkserver(children) if is_isolated else None
+    forkserver = Forkserver(children) if is_isolated else None
     budget = MemoryBudget(multi_model.memory_budget())
 
     def load(path: Path) -> multi_model.LoadedModel:
@@ -142,7 +144,7 @@ def _multi_model_app(
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code of models")
             form = interface_of(artifact.interface).answers
             if forkserver is None:
-                model = load_model(artifact, plan, health, large_images)
+                model = load_model(artifact, plan, health, decoder)
                 shrink, end = _nothing, _forget
             else:
                 processes = model_process.ModelProcesses(
@@ -159,7 +161,7 @@ def _multi_model_app(
                 )
                 shrink, end = processes.shrink, processes.end
                 try:
-                    model = _checked_model(artifact, processes, large_images)
+                    model = _checked_model(artifact, processes, decoder)
                 except BaseException:
                     end()
                     raise

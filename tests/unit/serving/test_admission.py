@@ -13,7 +13,7 @@ from image_classification.errors import DeviceError, RequestError, UserError
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
 from image_classification.samples import FloatArray, UInt8Array
-from image_classification.serving.admission import choose_plan
+from image_classification.serving.admission import choose_plan, reservation
 from image_classification.serving.codec.answers import Failure
 from image_classification.serving.models import GuardedGraph, Model
 from image_classification.serving.observation import Health, RequestRecord, working_on
@@ -42,18 +42,29 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
     assert plan.threads == 1 and plan.body_memory == 50 * 2**20
-    assert plan.large_pixels == 50 * 2**20 // 16
+    assert plan.decoding_memory < 150 * 2**20
 
 
-def test_threads_bodies_and_large_images_fit_the_memory_together() -> None:
-    for limit in (2**29, 2**30, 2**33):
-        plan = choose_plan(1000, limit)
-        threads = plan.threads * 64 * 2**20
-        assert 200 * 2**20 + plan.body_memory + threads + plan.large_pixels * 16 <= limit
+@pytest.mark.parametrize("cpus", [1, 2, 8, 64])
+@pytest.mark.parametrize("limit", [2**29, 2**30, 2**33])
+def test_threads_bodies_and_pictures_fit_the_memory_together(cpus: int, limit: int) -> None:
+    plan = choose_plan(cpus, limit)
+    threads = plan.threads * 64 * 2**20
+    decoders = plan.decoders * 40 * 2**20
+    together = 160 * 2**20 + plan.body_memory + plan.decoding_memory + threads + decoders
+    assert together <= limit
 
 
-def test_the_pixels_of_large_images_are_bounded_on_a_machine_of_any_size() -> None:
-    assert choose_plan(64, 2**40).large_pixels == 2**30 // 16
+@pytest.mark.parametrize("limit", [2**30, 2**33, 2**40])
+def test_a_picture_of_the_default_limit_fits_where_the_memory_allows_it(limit: int) -> None:
+    plan = choose_plan(2, limit)
+    assert plan.largest_price >= 400_000_000
+    assert plan.decoding_memory <= 2**30  # on a machine of any size
+
+
+def test_a_picture_of_a_quarter_of_the_memory_fits_in_a_container_of_512_mib() -> None:
+    plan = choose_plan(2, 2**29)
+    assert 2**27 <= plan.largest_price < reservation(plan.largest_price) <= plan.decoding_memory
 
 
 def test_an_unknown_value_of_batching_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,11 +209,11 @@ def test_the_limit_of_memory_is_beyond_what_the_child_has_and_the_message(
     start: Callable[[str], Process],
 ) -> None:
     process = start("echo")
-    little = Limits(memory=8 << 20, cpu_seconds=20, wall_seconds=60, answer=32 << 20)
-    assert len(process.call(b"", bytes(30 << 20), little)) == 30 << 20
-    assert start("take").call(str(6 << 20).encode(), b"", little) == str(6 << 20).encode()
-    with pytest.raises(errors.MemoryLimitError):
-        start("take").call(str(9 << 20).encode(), b"", little)
+    little = Limits(memory=40 << 20, cpu_seconds=20, wall_seconds=60, answer=64 << 20)
+    assert len(process.call(b"", bytes(60 << 20), little)) == 60 << 20
+    assert start("take").call(b"39000000", b"", little) == b"39000000"
+    with pytest.raises(errors.MemoryLimitError):  # more than a heap keeps free
+        start("take").call(b"200000000", b"", little)
 
 
 def test_what_a_child_keeps_is_known_and_does_not_count_against_its_next_call(
@@ -253,8 +253,8 @@ def test_a_child_that_reads_nothing_is_killed_at_its_deadline(
     [
         ("crash", errors.ProcessError, r"^ended with signal 11 \(Segmentation fault\)$"),
         ("leave", errors.ProcessError, "^ended with exit code 1$"),
-        ("be_killed", errors.MemoryLimitError, "probably because no memory was left"),
-        ("hang_up", errors.ProcessError, "was killed"),
+        ("be_killed", errors.NoMemoryLeftError, "probably because no memory was left"),
+        ("hang_up", errors.MemoryLimitError, "was killed"),
         ("fail", errors.ProcessError, "^failed: 'LookupError: no such thing'$"),
     ],
 )
@@ -267,6 +267,17 @@ def test_a_child_that_dies_or_fails_is_named_and_another_one_answers(
     with pytest.raises(kind, match=message):
         start(name).call(b"", b"", ENOUGH)
     assert start("echo").call(b"next", b"", ENOUGH) == b"next"
+
+
+def test_a_child_that_was_killed_between_two_calls_has_ended(
+    start: Callable[[str], Process],
+) -> None:
+    process = start("echo")
+    assert not process.was_killed()
+    process.call(b"", b"", ENOUGH)
+    assert not process.was_killed()
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(process.was_killed)
 
 
 def test_an_expected_error_arrives_with_its_class_and_text_and_the_child_goes_on(

@@ -1,0 +1,278 @@
+"""Decodes the pictures of a server process within its memory, unusual ones in processes apart.
+
+libjpeg-turbo decodes a plain JPEG in a time and memory that follow from its header, and never holds
+the interpreter lock: that stays in the process, as fast as before. All other pictures, and plain
+JPEGs that libjpeg-turbo refuses, are Pillow's, whose readers are partly Python. They are decoded in
+processes with limits of memory and CPU time (`isolation`), one per CPU, which start when they are
+needed. A picture that reaches a limit, or ends its process, is refused by name and not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from image_classification import errors
+from image_classification.contract import environment
+from image_classification.images.decode import UnusualImageError
+from image_classification.images.header import ImageHeader
+from image_classification.images.preprocessing import Preprocessing, preprocess, price_for
+from image_classification.images.price import Price, check_price, picture_limits
+from image_classification.samples import UInt8Array
+from image_classification.serving.admission import THREAD_MEMORY, Plan, reservation
+from image_classification.serving.isolation import IS_SUPPORTED, Forkserver, Limits, Process
+from image_classification.serving.observation import Health, current_request
+from image_classification.serving.scheduling import leave_place
+
+NAME = "decoder"
+"""The function of decoding processes, and what they are called in lists of processes."""
+
+_WATCHED = "the decoder of images"
+# Bytes that a decoding process may keep. glibc keeps what one picture took for the next; if it did
+# not, the page faults of new memory would make a WEBP of a megapixel half as slow again (measured).
+_MOST_KEPT = 32 << 20
+_PATIENCE = 10  # times the CPU time of a picture: the most that it may take on a busy machine,
+_LEAST_PATIENCE = 20.0  # or these seconds
+_TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
+_PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
+_LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
+
+_logger = logging.getLogger(__name__)
+
+
+def open_forkserver() -> Forkserver | None:
+    """Return what starts decoding processes, or None where the system cannot limit them.
+
+    Call it while the process has a single thread.
+    """
+    return Forkserver({NAME: decode_apart}) if IS_SUPPORTED else None
+
+
+def decode_apart(argument: bytes, payload: bytes) -> memoryview:
+    """Preprocess a picture; what runs in a decoding process.
+
+    Args:
+        argument: the `Preprocessing`, as JSON.
+        payload: the file's content.
+
+    Returns:
+        uint8 height·width·channels.
+    """
+    try:
+        return preprocess(payload, _read_preprocessing(argument)).data
+    except errors.ImageError as error:
+        if isinstance(error.__cause__, MemoryError):  # the limit's: the picture may be sound
+            raise MemoryError from error
+        raise
+
+
+@lru_cache(100)
+def _read_preprocessing(argument: bytes) -> Preprocessing:
+    return Preprocessing.from_json(json.loads(argument))
+
+
+@lru_cache(100)
+def _write_preprocessing(preprocessing: Preprocessing) -> bytes:
+    return json.dumps(preprocessing.to_json()).encode()
+
+
+class Decoder:
+    """What decodes all pictures of a server process, whichever model they are for.
+
+    Args:
+        plan: its memory, the number of decoding processes and the time that a run may take.
+        health: of the process; watches each picture, and fails if no process can be started.
+        forkserver: starts the decoding processes; None: everything is decoded in this process.
+    """
+
+    def __init__(self, plan: Plan, health: Health, forkserver: Forkserver | None) -> None:
+        self._health, self._forkserver = health, forkserver
+        most_waiting = max(1, (plan.threads + plan.queue_size) // 2)
+        self._capacity = Capacity(plan.decoding_memory, plan.decoders, most_waiting)
+        given = picture_limits()
+        memory = min(given.memory, plan.largest_price)
+        self._limits = replace(given, memory=memory)
+        self._timeout = plan.timeout
+        self._idle: list[Process] = []
+        if forkserver is None:
+            _logger.info("Unusual images are decoded in this process: only Linux limits others")
+
+    def preprocess(
+        self, image: bytes, header: ImageHeader, preprocessing: Preprocessing, out: UInt8Array
+    ) -> None:
+        """Decode and preprocess a picture into `out`, uint8 (height, width, channels).
+
+        The wait for memory or a process counts as queueing of the thread's current request.
+
+        Raises:
+            ImageError: the picture cannot be used, or costs more than it may.
+            RequestError: no client waits any more (499, 503), or no process can be started (503).
+        """
+        price = price_for(image, header, preprocessing)
+        check_price(price, self._limits)
+        if price.is_plain or self._forkserver is None:
+            # What is small fits into the memory that each thread has.
+            memory = price.memory if price.memory > THREAD_MEMORY else 0
+            is_last = self._forkserver is None
+            try:
+                with self._capacity.taken(memory), self._health.running(_WATCHED):
+                    preprocess(image, preprocessing, out, header, may_use_pillow=is_last)
+                return
+            except UnusualImageError:
+                pass
+        memory = reservation(price.memory)
+        with self._capacity.taken(memory, processes=1), self._health.running(_WATCHED):
+            pixels = self._decode_apart(image, preprocessing, price)
+        out[...] = np.frombuffer(pixels, np.uint8).reshape(out.shape)
+
+    def _decode_apart(self, image: bytes, preprocessing: Preprocessing, price: Price) -> bytearray:
+        process = self._take()
+        seconds = self._limits.seconds_for(price.size)
+        limits = Limits(
+            memory=reservation(price.memory),
+            cpu_seconds=seconds,
+            wall_seconds=min(
+                max(_LEAST_PATIENCE, _PATIENCE * seconds), _TIMEOUT_SHARE * self._timeout
+            ),
+            answer=preprocessing.height * preprocessing.width * preprocessing.channels,
+        )
+        argument = _write_preprocessing(preprocessing)
+        try:
+            pixels = process.call(argument, image, limits, errors.ImageError, leave_place)
+        except errors.ImageError:
+            self._give_back(process)
+            raise
+        except errors.ForkserverError as error:
+            self._health.fail(str(error))
+            raise
+        except errors.NoProcessError as error:
+            raise errors.RequestError(503, f"{error}: send the request again later") from error
+        except errors.NoMemoryLeftError as error:  # whoever took it; the picture kept to its limit
+            _logger.warning("A decoding process %s", error)
+            raise errors.RequestError(
+                503, f"the process that decoded the image {error}: send the request again later"
+            ) from error
+        except errors.ProcessError as error:
+            _logger.warning("A decoding process %s; the picture is a %s", error, price.what)
+            raise _refusal(error, price) from error
+        if len(pixels) != limits.answer:
+            process.end()
+            raise errors.ImageDamagedError(f"decoding this {price.what} gave no picture")
+        self._give_back(process)
+        return pixels
+
+    def _take(self) -> Process:
+        """Return a process that nobody else uses; the caller has room for one."""
+        assert self._forkserver is not None
+        try:
+            while (process := self._idle.pop()).was_killed():
+                process.end()
+            return process
+        except IndexError:
+            pass
+        try:
+            return self._forkserver.start(NAME)
+        except errors.ForkserverError as error:
+            self._health.fail(str(error))
+            raise
+
+    def _give_back(self, process: Process) -> None:
+        if process.memory_kept > _MOST_KEPT:
+            process.end()
+        else:
+            self._idle.append(process)
+
+
+def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
+    """Return the error of a picture that ended its process."""
+    settings = {
+        errors.MemoryLimitError: environment.PICTURE_MEMORY.name,
+        errors.CpuLimitError: environment.PICTURE_SECONDS.name,
+    }
+    setting = settings.get(type(error))
+    if setting is not None:
+        return errors.ImageTooLargeError(
+            f"decoding this {price.what} {error}; make the image smaller or raise the limit "
+            f"({setting})"
+        )
+    if isinstance(error, errors.TimeLimitError):
+        return errors.ImageTooLargeError(f"decoding this {price.what} {error}")
+    return errors.ImageDamagedError(
+        f"decoding this {price.what} failed, its process {error}; save the image again"
+    )
+
+
+class Capacity:
+    """Memory and processes, taken first come, first served.
+
+    Args:
+        memory: bytes.
+        processes: their number.
+        most_waiting: who may wait at once.
+    """
+
+    def __init__(self, memory: int, processes: int, most_waiting: int = 100) -> None:
+        self._memory, self._processes = memory, processes
+        self._most_waiting = most_waiting
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, memory: int, processes: int = 0) -> Iterator[None]:
+        """Wait for memory and processes, which are the block's; the wait counts as queueing.
+
+        A request that waits long leaves its place among the threads of the server to another.
+
+        Args:
+            memory: bytes, at most all that there is.
+            processes: their number.
+
+        Raises:
+            RequestError: no client waits any more (499, 503), or too many wait (503).
+        """
+        current_request().refuse_if_abandoned()
+        if not memory and not processes:
+            yield
+            return
+        self._take(memory, processes)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._memory += memory
+                self._processes += processes
+                self._changed.notify_all()
+
+    def _take(self, memory: int, processes: int) -> None:
+        ticket, start, record = object(), time.monotonic(), current_request()
+
+        def is_next() -> bool:
+            first = self._waiting[0] is ticket
+            return first and self._memory >= memory and self._processes >= processes
+
+        with self._changed:
+            if len(self._waiting) >= self._most_waiting:
+                raise errors.RequestError(
+                    503, f"{len(self._waiting)} images wait to be decoded: send it again later"
+                )
+            self._waiting.append(ticket)
+            try:
+                if not self._changed.wait_for(is_next, _PLACE_SECONDS):
+                    leave_place()
+                while not self._changed.wait_for(is_next, _LOOK_SECONDS):
+                    record.refuse_if_abandoned()
+                self._memory -= memory
+                self._processes -= processes
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()  # there may be room for the next one too
+                record.waited(time.monotonic() - start)
