@@ -22,6 +22,9 @@ LEAST_RATE = 64 * 2**10
 """Bytes a second: who sends a body, or takes an answer, at this rate is never late."""
 
 _MOST_RECEIVED = 256 * 2**10  # at once, of a body that lacks so much
+# How long waits usually last at most, see `room`.
+_HEAD_SECONDS = 1.0
+_RATE_SECONDS = 4.0  # of a body or an answer: those that trickle are not worse than idle clients
 _KEEP_ALIVE_SECONDS = 10.0  # an answered client usually asks again sooner, if at all
 _GONE_MILLISECONDS = 100
 _TCP_INFO = struct.Struct("=B51x2I")  # tcpi_state, tcpi_last_data_recv and tcpi_last_ack_recv
@@ -59,7 +62,7 @@ class Connection:
         self.outgoing = memoryview(b"")
         self.closes = False
         self.held = 0
-        self._usual_idle = 1.0  # seconds without a request
+        self._usual_idle = _HEAD_SECONDS
         self._begun: float | None = None  # when its request's head, then its body, began
         self._watched = 0  # the events the main loop waits for
 
@@ -73,7 +76,13 @@ class Connection:
         """Return how long it has been waited for, in usual lengths; 0 while it is worked on."""
         if self.phase is Phase.WORKING:
             return 0.0
-        return (now - self.kept_up) / (self._usual_idle if self.phase is Phase.IDLE else 1.0)
+        if self.phase is Phase.IDLE:
+            usual = self._usual_idle
+        elif self.phase is Phase.SENDING or self.reader.head is not None:
+            usual = _RATE_SECONDS
+        else:
+            usual = _HEAD_SECONDS
+        return (now - self.kept_up) / usual
 
     def moved(self, size: int, patience: float) -> None:
         """Note that `size` bytes of a body or an answer moved: nobody is late at LEAST_RATE.
@@ -150,8 +159,8 @@ class Connection:
         return bool(self.outgoing) and self.socket.fileno() >= 0
 
     def has_unread(self) -> bool:
-        """Whether bytes have arrived that were not received yet."""
-        return bool(self._peek())
+        """Whether bytes of the request that is waited for have arrived, but were not received."""
+        return self.phase in (Phase.IDLE, Phase.RECEIVING) and bool(self._peek())
 
     def is_gone(self) -> bool:
         """Whether the client has given up its request; callable from any thread.

@@ -178,7 +178,7 @@ class Connections:
                 self._watch(connection, selectors.EVENT_WRITE)
                 self._held += connection.hold(len(connection.outgoing))
                 if self._held > self._limits.body_memory:
-                    self._free_memory(1.0)
+                    self._free_memory(time.monotonic())
         elif connection.closes:
             self._held += connection.hold(0)
             connection.half_close()
@@ -259,7 +259,7 @@ class Connections:
         self._held += connection.hold(size)
         limit = self._limits.body_memory
         if self._held > limit and size:
-            self._free_memory(connection.overdue(time.monotonic()))
+            self._free_memory(connection.kept_up)
             if self._held > limit:
                 raise RequestError(
                     503,
@@ -275,7 +275,7 @@ class Connections:
         return len(going)
 
     def _free_memory(self, faster: float) -> None:
-        """While too much is held, end the slowest of those slower than `faster`; see `slowest`."""
+        """While too much is held, end the slowest clients; see `slowest`."""
         for connection in slowest(self._open, time.monotonic(), faster):
             if self._held > self._limits.body_memory:
                 self._give_up(connection, "memory for requests and answers")

@@ -15,15 +15,15 @@ BRISK_RATE = 2**20
 """Bytes a second: who sends its body, or takes its answer, at this rate is not overdue."""
 
 _SHARE_AT_ONCE = 32  # one in so many: to look for them costs a pass over all, 0.5 ms for 1,000
+_LEAST_SLOW_SECONDS = 1.0  # as a refused client has to wait before it tries again
 _LEAST_OVERDUE = 0.01  # of the usual length: whoever has just come is given the time to speak
 
 
 class Waiting(Protocol):
     """A connection, as far as this module knows it."""
 
-    @property
-    def held(self) -> int:
-        """The bytes of its request or answer that the process holds."""
+    held: int  # bytes of its request or answer
+    kept_up: float
 
     def overdue(self, now: float) -> float:
         """Return how long it has been waited for, in usual lengths; 0 while it is worked on."""
@@ -49,7 +49,8 @@ def slowest(waiting: Iterable[W], now: float, faster: float) -> Iterator[W]:
     Args:
         waiting: the connections.
         now: the time (monotonic).
-        faster: how much overdue the connection is that needs the memory; only slower ones go.
+        faster: since when the connection that needs the memory is slow; only slower ones go.
     """
-    slow = [one for one in waiting if one.held and one.overdue(now) >= max(1.0, faster)]
-    yield from sorted(slow, key=lambda one: one.overdue(now), reverse=True)
+    least = min(now - _LEAST_SLOW_SECONDS, faster)
+    slow = [one for one in waiting if one.held and one.kept_up <= least and one.overdue(now)]
+    yield from sorted(slow, key=lambda one: one.kept_up)

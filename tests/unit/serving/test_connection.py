@@ -175,6 +175,24 @@ def test_a_request_that_has_arrived_but_was_not_read_yet_is_never_dropped_for_a_
     assert is_closed(clients[1])
 
 
+@pytest.fixture
+def roomy() -> Iterator[Room]:
+    made = Room(body_memory=100_000_000, connections=3)
+    yield made
+    made.close()
+
+
+def test_a_client_that_takes_no_answer_makes_room_although_it_has_sent_more(roomy: Room) -> None:
+    room = roomy
+    room.answer = b"HTTP/1.1 200 OK\r\n\r\n" + b"\0" * 8_000_000
+    for client in [room.call(body(10)) for _ in range(3)]:
+        client.sendall(body(10))
+    room.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    for _ in range(3):
+        assert b" 204 " in room.call(body(10)).recv(1000)
+    assert len(room.connections) <= 4
+
+
 def test_many_silent_clients_at_once_do_not_keep_a_request_waiting(room: Room) -> None:
     for _ in range(6):
         room.call()
