@@ -1,10 +1,10 @@
 """Who computes next: small requests at once, bulk ones in slices.
 
-A request whose images take longer than about 50 ms is a bulk request. It gives its place among the
-threads of the small ones to another thread, and then computes in slices of about 50 ms. Bulk
-requests take turns in rotation. While small requests come, one CPU is kept for them; if they fill
-the others too, there are 50 ms without a slice after each. So a small request never waits for a
-bulk one to end, and no bulk request waits for ever.
+A request of several images that take longer than about 50 ms is a bulk request. It gives its place
+among the threads of the small ones to another thread, and then computes in slices of about 50 ms.
+Bulk requests take turns in rotation. While small requests come, one CPU is kept for them; if they
+fill the others too, there are 50 ms without a slice after each. So a small request never waits for
+a bulk one to end, and no bulk request waits for ever.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Scheduler:
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._lock = threading.Lock()
         self._small = 0  # requests that wait or are worked on, without the bulk ones
-        self._last_small = 0.0  # when (monotonic) one came or ended
+        self._last_small = 0.0  # when (monotonic) one ended
         self._bulk: set[ManyImages] = set()
         self._waiting: deque[threading.Event] = deque()
         self._running = 0  # slices
@@ -69,7 +69,6 @@ class Scheduler:
         """Have a thread do the work of a request; requests begin in the order of the calls."""
         with self._lock:
             self._small += 1
-            self._last_small = time.monotonic()
         self._tasks.put(work)
 
     @contextmanager
@@ -285,7 +284,8 @@ class ManyImages:
             while self._done < self.count:
                 yield slice(self._done, self._done + _MOST_TOGETHER)
             return
-        if self.count * self._pace.seconds <= SLICE_SECONDS and _thread.has_place:
+        is_short = self.count == 1 or self.count * self._pace.seconds <= SLICE_SECONDS
+        if is_short and _thread.has_place:
             yield from self._parts_of_a_slice()
         if self._done == self.count:
             return
@@ -358,7 +358,7 @@ class ManyImages:
     def _refuse_if_too_many(self, left: float) -> None:
         assert self._scheduler is not None
         needed = self._scheduler.seconds_for(self)
-        if needed <= left * _SLACK:
+        if needed <= left * _SLACK or self.count == 1:
             return
         limit = self._scheduler.plan.compute_timeout
         whole = limit - left + needed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +103,9 @@ def test_a_cpu_is_left_to_small_requests_while_they_come(
 ) -> None:
     monkeypatch.setattr(scheduling, "_QUIET_SECONDS", 3600.0)
     scheduler = start(cpus=3, threads=3)
+    small = Request(scheduler, 1, paced(0.001))
+    small.go_on()
+    assert small.over.wait(30)
     requests = [Request(scheduler, 1000, paced(0.1)) for _ in range(3)]
     assert sum(request.computes(2) for request in requests) == 2
     monkeypatch.setattr(scheduling, "_QUIET_SECONDS", 0.01)
@@ -171,10 +173,12 @@ def test_answers_of_several_requests_share_the_memory_for_them(
     requests = [Request(scheduler, 1000, paced(0.05), answer=15) for _ in range(2)]
     for request in requests:
         assert request.computes()
+    for request in requests:
         request.go_on()
-    with ExitStack() as stack:
-        stack.callback(requests[0].go_on)
-        assert requests[1].refusal().status == 503
+    end = time.monotonic() + 30
+    while not (refused := [request for request in requests if request.over.is_set()]):
+        assert time.monotonic() < end
+    assert [request.refusal().status for request in refused] == [503]
 
 
 def test_there_is_a_limit_of_bulk_requests(start: Callable[..., Scheduler]) -> None:
@@ -242,3 +246,17 @@ def test_a_bulk_request_that_hangs_holds_up_no_other(
     may_end.set()
     other.go_on()
     assert other.computes()
+
+
+def test_one_image_is_no_bulk_request_however_slow_the_model_is(
+    start: Callable[..., Scheduler],
+) -> None:
+    scheduler = start(compute_timeout=1)
+    request = Request(scheduler, 1, paced(10))
+    assert request.computes() and scheduler.bulk_requests == 0 and not request.record.is_bulk
+
+
+def test_bulk_requests_alone_use_every_cpu(start: Callable[..., Scheduler]) -> None:
+    scheduler = start(cpus=2, threads=3)
+    requests = [Request(scheduler, 1000, paced(0.01)) for _ in range(3)]
+    assert sum(request.computes(2) for request in requests) == 2

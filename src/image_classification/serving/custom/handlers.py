@@ -28,6 +28,7 @@ from image_classification.serving.custom import (
 )
 from image_classification.serving.observation import Health
 from image_classification.serving.request_settings import RequestSettings
+from image_classification.serving.scheduling import hold_answer
 
 
 @contextmanager
@@ -50,6 +51,8 @@ with _scipy_if_missing():
     from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
     from sagemaker_inference.transformer import Transformer
 
+
+_TOGETHER = 32  # results that are encoded before their bytes are counted
 
 PredictEach = Callable[[Sequence[bytes | Failure]], list[Prediction | Failure]]
 """`Model.predict_each`."""
@@ -151,7 +154,8 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
             )
         if not settings.is_placeholder:
             refuse_unusable(results)
-        return answers.encode(results, results.is_list, wanted, self._form)
+        parts = (results[at : at + _TOGETHER] for at in range(0, max(1, len(results)), _TOGETHER))
+        return answers.encode_parts(parts, results.is_list, wanted, self._form, hold_answer)
 
     def _results_of(self, prediction: object) -> Results | None:
         if isinstance(prediction, Prediction):
