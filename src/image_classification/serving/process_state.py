@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ BEATS, UNANSWERED, HAS_CLOSED = range(3)
 requests whose answer has not been sent whole; 1 once the process has taken its last connection."""
 
 _ID_BYTES = 256
+_FILES_PER_PLACE = 8  # a place takes two descriptors, of which connections need most
 
 
 class ProcessState:
     """The state of one process, made before the fork so that both sides have it.
 
     Args:
-        places: how many sockets can be deposited at once.
+        places: how many sockets can be deposited at once; fewer if there are few descriptors.
 
     Attributes:
         numbers: unsigned integers in shared memory; see `BEATS`. Only the process writes them.
@@ -36,7 +38,8 @@ class ProcessState:
     def __init__(self, places: int = 0) -> None:
         self.numbers = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
         self.counting = threading.Lock()
-        self._places = [Place() for _ in range(places)]
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._places = [Place() for _ in range(min(places, files // _FILES_PER_PLACE))]
         self._free = list(self._places)
 
     @contextmanager

@@ -112,7 +112,7 @@ class Scheduler:
             RequestError: 503, there are too many.
         """
         leave_place()
-        most = max(self.plan.cpus, self.plan.queue_size // 4)
+        most = most_bulk_requests(self.plan)
         with self._lock:
             if len(self._bulk) >= most and work.count > 1:
                 raise RequestError(
@@ -188,6 +188,11 @@ class Scheduler:
         if self._small + self._running < cpus or now - self._last_slice >= SLICE_SECONDS:
             return max(1, cpus - 1)
         return 0
+
+
+def most_bulk_requests(plan: Plan) -> int:
+    """Return how many bulk requests there may be at once."""
+    return max(plan.cpus, plan.queue_size // 4)
 
 
 def leave_place() -> None:

@@ -37,7 +37,7 @@ from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
 from image_classification.serving.process_state import BEATS, HAS_CLOSED, ProcessState
 from image_classification.serving.refusals import refusal
-from image_classification.serving.scheduling import Scheduler
+from image_classification.serving.scheduling import Scheduler, most_bulk_requests
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -78,7 +78,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         super().__init__(*arguments, **options)
         self.alive: bool
         self.plan: Plan = self.app.plan
-        deposits = self.plan.threads if self.app.runs_own_code else 0
+        # One for each request that the user's code can work on; bulk ones take no thread's place.
+        most = self.plan.threads + most_bulk_requests(self.plan)
+        deposits = most if self.app.runs_own_code else 0
         self.state = ProcessState(deposits)
         self._account = Account(self.state, bool(deposits))
         self.is_urgent = False
