@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from image_classification.serving.connection import Connection
 from image_classification.serving.http import Request
 from image_classification.serving.observation import READ_METHODS, RequestRecord
-from image_classification.serving.process_state import UNANSWERED, Place, ProcessState
+from image_classification.serving.process_state import SENDING, UNANSWERED, Place, ProcessState
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class Work:
 
 
 class Account:
-    """The accepted requests of a process. Threads call only `working` and `sent`.
+    """The accepted requests of a process. Threads call only `working`, `send` and `sent`.
 
     Args:
         state: where they are counted.
@@ -100,12 +100,26 @@ class Account:
         """Forget a request that its thread is done with."""
         self._works.discard(work)
 
+    def send(self) -> None:
+        """Note that the answer is given to the kernel next; call `sent` then.
+
+        Most of that time the thread waits to go on, with the answer sent: so it does not count as
+        unanswered then.
+        """
+        with self._state.counting:
+            self._state.numbers[UNANSWERED] -= 1
+            self._state.numbers[SENDING] += 1
+
     def sent(self, work: Work) -> bool:
-        """Count a request as answered if its client has taken all of the answer, or has gone."""
-        if work.connection.is_sending:
-            return False
-        self._count(-1)
-        return True
+        """Note that as much as possible of the answer has been sent; whether that is all of it.
+
+        All of it is also what a client that has gone does not take.
+        """
+        is_whole = not work.connection.is_sending
+        with self._state.counting:
+            self._state.numbers[SENDING] -= 1
+            self._state.numbers[UNANSWERED] += not is_whole
+        return is_whole
 
     def await_rest(self, work: Work) -> None:
         """Count a request as answered as soon as its client has taken the rest of the answer."""
@@ -114,7 +128,10 @@ class Account:
 
     def review(self) -> None:
         """Count the requests whose clients have taken the rest of their answers by now."""
-        self._unsent -= {work for work in self._unsent if self.sent(work)}
+        whole = {work for work in self._unsent if not work.connection.is_sending}
+        if whole:
+            self._unsent -= whole
+            self._count(-len(whole))
 
     def _count(self, change: int) -> None:
         with self._state.counting:

@@ -21,7 +21,7 @@ from gunicorn.errors import HaltServer
 
 from image_classification.contract import environment
 from image_classification.serving.ending import STOPS, overdue
-from image_classification.serving.process_state import BEATS, HAS_CLOSED, UNANSWERED
+from image_classification.serving.process_state import BEATS, HAS_CLOSED, SENDING, UNANSWERED
 from image_classification.serving.refusals import refusal
 from image_classification.serving.worker import Worker
 
@@ -161,6 +161,8 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         if lost:
             Worker.count_lost(lost)
             _log(f"process {worker.pid} ended with {lost} unanswered requests")
+        if sending := worker.state.numbers[SENDING]:
+            _log(f"process {worker.pid} ended while it sent {sending} answers")
         if self._is_ending():
             self._lost += lost
             return

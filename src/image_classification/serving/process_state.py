@@ -16,9 +16,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BEATS, UNANSWERED, HAS_CLOSED = range(3)
+BEATS, UNANSWERED, SENDING, HAS_CLOSED = range(4)
 """Positions in `ProcessState.numbers`: signs of life (none while the model loads); accepted
-requests whose answer has not been sent whole; 1 once the process has taken its last connection."""
+requests without a whole answer; those whose answer is being given to the kernel, of which a dead
+process cannot say whether it has been sent; 1 once the process has taken its last connection."""
 
 _ID_BYTES = 256
 _FILES_PER_PLACE = 8  # a place takes two descriptors, of which connections need most

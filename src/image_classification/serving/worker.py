@@ -180,6 +180,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         answer = refusal(status, message)
         _logger.warning("%s %s answered %s: %s", record.method, record.path, status, message)
         data, _ = self._finish(work.request, record, answer)
+        self._account.send()
         self._connections.answer(work.connection, data, closes=True)
         if not self._account.sent(work):
             self._account.await_rest(work)
@@ -292,6 +293,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             is_ours = work.claim()
             if is_ours:
                 data, closes = self._finish(work.request, record, answer)
+                self._account.send()
                 is_open = connection.answer(data, closes=closes)
                 is_sent = self._account.sent(work)
         finally:

@@ -17,7 +17,7 @@ from image_classification.serving.arbiter import KILL_SECONDS, Arbiter
 from image_classification.serving.connection import Connection
 from image_classification.serving.http import Head, Request
 from image_classification.serving.observation import RequestRecord
-from image_classification.serving.process_state import BEATS, UNANSWERED, ProcessState
+from image_classification.serving.process_state import BEATS, SENDING, UNANSWERED, ProcessState
 
 TIMEOUT = 60.0
 Look = Callable[..., bool]
@@ -116,8 +116,10 @@ def test_a_request_has_one_answer_and_counts_until_its_client_has_taken_it() -> 
                 thread.join()
             assert state.take() == []  # nor can the arbiter answer now
         assert sorted(claims) == [False, True] and account.unanswered() == []
+        account.send()
+        assert account.lost == 0 and state.numbers[SENDING] == 1
         connection.answer(b"x" * (16 << 20), closes=False)
-        assert not account.sent(work)
+        assert not account.sent(work) and state.numbers[SENDING] == 0
         account.await_rest(work)
         account.review()
         account.done(work)
