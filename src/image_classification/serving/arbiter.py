@@ -21,7 +21,13 @@ from gunicorn.errors import HaltServer
 
 from image_classification.contract import environment
 from image_classification.serving.ending import STOPS, overdue
-from image_classification.serving.process_state import BEATS, HAS_CLOSED, SENDING, UNANSWERED
+from image_classification.serving.process_state import (
+    BEATS,
+    HAS_CLOSED,
+    INCOMPLETE,
+    SENDING,
+    UNANSWERED,
+)
 from image_classification.serving.refusals import refusal
 from image_classification.serving.worker import Worker
 
@@ -155,13 +161,14 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             HaltServer: too many processes died recently, or the models of a multi-model endpoint
                 are lost and the platform would go on requesting them.
         """
-        worker = watched.worker
-        unanswered = worker.state.numbers[UNANSWERED]
-        lost = max(0, unanswered - self._answer_deposits(watched))
+        worker, numbers = watched.worker, watched.worker.state.numbers
+        incomplete = numbers[INCOMPLETE]
+        lost = max(0, numbers[UNANSWERED] - self._answer_deposits(watched)) + incomplete
         if lost:
             Worker.count_lost(lost)
-            _log(f"process {worker.pid} ended with {lost} unanswered requests")
-        if sending := worker.state.numbers[SENDING]:
+            partly = f", {incomplete} of which had arrived in part" if incomplete else ""
+            _log(f"process {worker.pid} ended with {lost} unanswered requests{partly}")
+        if sending := numbers[SENDING]:
             _log(f"process {worker.pid} ended while it sent {sending} answers")
         if self._is_ending():
             self._lost += lost

@@ -109,9 +109,15 @@ class Connections:
         self._reserved = min(_RESERVED, -(-limits.connections // 8))
         self._held = 0
         self._open: set[Connection] = set()
+        self._incomplete: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def incomplete(self) -> int:
+        """The number of requests that have arrived in part."""
+        return len(self._incomplete)
 
     def accept(self, listener: Any) -> bool:
         """Take a new connection if there is one, and what it has sent."""
@@ -154,7 +160,7 @@ class Connections:
 
     def refuse_incomplete(self, error: RequestError) -> None:
         """Refuse the requests that have arrived in part."""
-        for connection in [c for c in self._open if c.phase is Phase.RECEIVING]:
+        for connection in list(self._incomplete):
             self._refuse(connection, error)
 
     def let_go(self, idle_seconds: float) -> None:
@@ -249,8 +255,11 @@ class Connections:
             # Still watched: most clients send nothing before the answer, and to unregister and
             # register a socket for each request costs more than to look once in vain.
             connection.wait_for(Phase.WORKING)
+            self._incomplete.discard(connection)
             self._receiver.dispatch(connection, request)
             return
+        if connection.phase is Phase.RECEIVING:
+            self._incomplete.add(connection)
         if reader.wants_continue():
             connection.answer(CONTINUE, closes=False)
         self._watch(connection, selectors.EVENT_READ)
@@ -296,6 +305,7 @@ class Connections:
         data = refusal(error.status, error.message).to_bytes(is_closing=True)
         self._receiver.note_refusal(connection, error, len(data))
         connection.reader.forget()
+        self._incomplete.discard(connection)
         self._held += connection.hold(0)
         if lingers:
             self.answer(connection, data, closes=True)
@@ -310,4 +320,5 @@ class Connections:
         self._watch(connection, 0)
         self._held += connection.hold(0)
         self._open.discard(connection)
+        self._incomplete.discard(connection)
         connection.socket.close()

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BEATS, UNANSWERED, SENDING, HAS_CLOSED = range(4)
-"""Positions in `ProcessState.numbers`: signs of life (none while the model loads); accepted
-requests without a whole answer; those whose answer is being given to the kernel, of which a dead
-process cannot say whether it has been sent; 1 once the process has taken its last connection."""
+BEATS, INCOMPLETE, UNANSWERED, SENDING, HAS_CLOSED = range(5)
+"""Positions in `ProcessState.numbers`: signs of life (none while the model loads); requests that
+have arrived in part; accepted ones without a whole answer; those whose answer is being given to the
+kernel, of which a dead process cannot say whether it has been sent; 1 once the process has taken
+its last connection."""
 
 _ID_BYTES = 256
 _FILES_PER_PLACE = 8  # a place takes two descriptors, of which connections need most

@@ -35,7 +35,7 @@ from image_classification.serving.connections import Connections, Limits, afford
 from image_classification.serving.ending import Ending, overdue
 from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.observation import RequestRecord
-from image_classification.serving.process_state import BEATS, HAS_CLOSED, ProcessState
+from image_classification.serving.process_state import BEATS, HAS_CLOSED, INCOMPLETE, ProcessState
 from image_classification.serving.refusals import refusal
 from image_classification.serving.scheduling import Scheduler, most_bulk_requests
 
@@ -117,6 +117,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         limits = self._limits()
         self._connections = Connections(self._selector, limits, self)
         self._most_accepted = limits.connections  # one is left for a ping
+        self.state.numbers[BEATS] += 1  # from now on, silence is a fault
         gc.freeze()  # loaded objects stay: the garbage collector need not visit them
         while self.alive and self.ppid == os.getppid() and not self._is_faulty():
             self._accept_if(self._connections.has_room())
@@ -231,6 +232,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         """Handle events; now and then give a sign of life and end late connections."""
         for key, _ in self._selector.select(_TICK_SECONDS if self._is_accepting else _FULL_SECONDS):
             key.data(key.fileobj)
+        self.state.numbers[INCOMPLETE] = self._connections.incomplete
         now = time.monotonic()
         if now >= self._next_round:
             self._next_round = now + _ROUND_SECONDS
