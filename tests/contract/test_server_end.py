@@ -183,7 +183,7 @@ def test_a_stopped_process_is_replaced_and_its_requests_are_logged_as_lost(
 NEVER_RETURNS = {
     b"sleep": "time.sleep(10**6)",
     b"spin": "while True: pass",
-    b"hold the lock": "re.match(r'(a+)+$', 'a' * 60 + 'b')",
+    b"hold the lock": "print('holding', flush=True); re.match(r'(a+)+$', 'a' * 60 + 'b')",
     b"stop": "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(10**6)",
 }
 ENDS_ITS_PROCESS = {
@@ -256,7 +256,9 @@ def test_sigterm_answers_all_callers_although_a_handler_holds_the_lock(
         clients = [stack.enter_context(connected(server)) for _ in range(2)]
         for client, body in zip(clients, (b"wait", b"hold the lock"), strict=True):
             client.send(request(body))
-        time.sleep(0.5)
+        while "holding" not in log.read_text():
+            time.sleep(0.05)
+        time.sleep(0.2)
         clients += [stack.enter_context(connected(server)) for _ in range(3)]
         for client in clients[2:]:
             client.send(request(b"well"))  # nobody will read it
