@@ -10,8 +10,8 @@ STATUSES = (
     (200, "the answer; in a list, an unusable image has an `error` in its position"),
     (
         400,
-        "no usable image: not an image, damaged, too many pixels, an empty or broken body; also if "
-        "no image of a list can be used, and for what is not HTTP/1.1",
+        "no usable image: not an image, damaged, too large or too costly to decode, an empty or "
+        "broken body; also if no image of a list can be used, and for what is not HTTP/1.1",
     ),
     (404, "no such route"),
     (405, "a method that the route does not have; `Allow` names the right one"),
