@@ -414,3 +414,9 @@ def test_a_damaged_scan_header_is_refused() -> None:
         data = jpeg(64, 64, ONE_BY_ONE)[:end]
         with pytest.raises((ImageDamagedError, ImageTooLargeError)):
             decode(data)
+
+
+def test_several_scans_keep_all_coefficients_in_memory() -> None:
+    several, one = (jpeg(4000, 4000, scans) for scans in (ONE_BY_ONE, scan(1, 2, 3)))
+    assert 160.3e6 < price_of(several, read_header(several)).memory < 165e6  # measured: 160.3 MB
+    assert 112e6 < price_of(one, read_header(one)).memory < 118e6  # Pillow: 7 bytes per pixel
