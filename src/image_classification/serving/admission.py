@@ -30,7 +30,7 @@ _MEMORY_PER_DECODER = 40 * 2**20  # without a picture: measured 5 MB of its own,
 _LEAST_DECODING_MEMORY = 48 * 2**20
 _ALLOCATOR_MEMORY = 16 * 2**20
 _LARGEST_BODY_SHARE = 512 * 2**20
-_LARGEST_ANSWERS_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
+_LARGEST_BULK_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30
 
 
@@ -50,7 +50,7 @@ class Plan:
         max_batch: largest batch; 1 without batching.
         cpus: of a process.
         compute_timeout: seconds after which a request that computes is given up.
-        answer_memory: bytes of the answers to requests of many images, all together.
+        bulk_memory: bytes of the images and answers of all requests of many images.
     """
 
     processes: int
@@ -63,7 +63,7 @@ class Plan:
     max_batch: int
     cpus: int
     compute_timeout: int
-    answer_memory: int
+    bulk_memory: int
 
     @property
     def largest_price(self) -> int:
@@ -122,7 +122,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         max_batch=max_batch,
         cpus=-(-cpus // processes),
         compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
-        answer_memory=min(_LARGEST_ANSWERS_SHARE, limit // 8) // processes,
+        bulk_memory=min(_LARGEST_BULK_SHARE, limit // 16) // processes,
     )
 
 

@@ -52,7 +52,7 @@ class Scheduler:
         self._waiting: deque[threading.Event] = deque()
         self._running = 0  # slices
         self._last_slice = 0.0  # when one ended
-        self._held = 0  # bytes of answers that bulk requests hold or will hold
+        self._held = 0  # bytes of the images and answers that bulk requests hold or will hold
 
     @property
     def bulk_requests(self) -> int:
@@ -114,10 +114,14 @@ class Scheduler:
         leave_place()
         most = most_bulk_requests(self.plan)
         with self._lock:
+            self._forget_bulk()  # own code may predict twice
             if len(self._bulk) >= most and work.count > 1:
                 raise RequestError(
                     503, f"{most} requests of many images are being computed: send it again later"
                 )
+            if self._bulk and self._held + work.reserved > self.plan.bulk_memory:
+                raise RequestError(503, _NO_ROOM)
+            self._held += work.reserved
             self._bulk.add(work)
         _thread.bulk = work
 
@@ -129,9 +133,9 @@ class Scheduler:
         return max(own, (own + others) / self.plan.cpus)
 
     def hold(self, size: int) -> bool:
-        """Count bytes of answers; False if there is no room for them."""
+        """Count bytes of a bulk request; False if there is no room for them."""
         with self._lock:
-            if self._held + size > self.plan.answer_memory:
+            if self._held + size > self.plan.bulk_memory:
                 return False
             self._held += size
         return True
@@ -152,16 +156,20 @@ class Scheduler:
                 self._finish()
 
     def _finish(self) -> None:
-        bulk: ManyImages | None = _thread.bulk
-        _thread.bulk = None
         with self._lock:
-            if bulk is not None:
-                self._bulk.discard(bulk)
-                self._held -= bulk.reserved
+            self._forget_bulk()
             if _thread.has_place:
                 self._small -= 1
                 self._last_small = time.monotonic()
             self._grant()
+
+    def _forget_bulk(self) -> None:
+        """Do not count this thread's bulk request any more; with the lock."""
+        bulk: ManyImages | None = _thread.bulk
+        _thread.bulk = None
+        if bulk is not None:
+            self._bulk.discard(bulk)
+            self._held -= bulk.reserved
 
     def leave_place(self) -> None:
         """Have others take this thread's place and slice; it ends after its request."""
@@ -264,9 +272,9 @@ class ManyImages:
         self._scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
         self._done = 0
         self._began = float("inf")
-        self._held = 0
-        self.reserved = 0
-        """Bytes of its answer that are counted."""
+        self._held = self._images_size = self._record.received_bytes
+        self.reserved = self._images_size
+        """Bytes of its images and answer that are counted."""
         self.until = float("inf")
         """When (monotonic) decoding should stop, so that the slice ends in time."""
 
@@ -313,8 +321,9 @@ class ManyImages:
         self._held += size
         if self._held <= self.reserved:
             return
-        expected = self._held * self.count // max(1, self._done)
-        room = self._scheduler.plan.answer_memory
+        images = self._images_size
+        expected = (self._held - images) * self.count // max(1, self._done)
+        room = max(1, self._scheduler.plan.bulk_memory - images)
         if expected > room:
             raise RequestError(
                 413,
@@ -322,11 +331,9 @@ class ManyImages:
                 f"{room >> 20}: send at most about {_rounded(self.count * room / expected)} "
                 "images at a time, or ask for fewer classes (Accept: …;top_k=5)",
             )
-        if not self._scheduler.hold(expected - self.reserved):
-            raise RequestError(
-                503, "the answers to other requests fill the memory for them: send it again later"
-            )
-        self.reserved = expected
+        if not self._scheduler.hold(images + expected - self.reserved):
+            raise RequestError(503, _NO_ROOM)
+        self.reserved = images + expected
 
     def _parts_of_a_slice(self) -> Iterator[slice]:
         left, self.until = SLICE_SECONDS, time.monotonic() + SLICE_SECONDS
@@ -367,6 +374,8 @@ class ManyImages:
             return
         limit = self._scheduler.plan.compute_timeout
         whole = limit - left + needed
+        if self._done:  # a busy machine, in particular, keeps less than the estimate promised
+            whole = max(whole, (limit - left) / self._done * self.count)
         raise RequestError(
             413,
             f"{self.count} images take about {whole:.0f} s: at most about "
@@ -383,6 +392,7 @@ def _seconds_without_cpu() -> float:
         return 0.0
 
 
+_NO_ROOM = "other requests of many images fill the memory for them: send it again later"
 _WAYS_OUT = f"send fewer at a time or raise {environment.COMPUTE_TIMEOUT.name}"
 
 

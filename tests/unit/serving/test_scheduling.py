@@ -157,7 +157,7 @@ def test_an_estimate_refuses_nothing_that_may_fit(start: Callable[..., Scheduler
 def test_too_large_an_answer_is_refused_with_the_number_that_fits(
     start: Callable[..., Scheduler],
 ) -> None:
-    request = Request(start(answer_memory=20_000), 1000, paced(0.01), answer=100 * 5)
+    request = Request(start(bulk_memory=20_000), 1000, paced(0.01), answer=100 * 5)
     assert request.computes()
     request.go_on()
     error = request.refusal()
@@ -169,7 +169,7 @@ def test_too_large_an_answer_is_refused_with_the_number_that_fits(
 def test_answers_of_several_requests_share_the_memory_for_them(
     start: Callable[..., Scheduler],
 ) -> None:
-    scheduler = start(answer_memory=20_000, cpus=2, threads=2)
+    scheduler = start(bulk_memory=20_000, cpus=2, threads=2)
     requests = [Request(scheduler, 1000, paced(0.05), answer=15) for _ in range(2)]
     for request in requests:
         assert request.computes()
@@ -260,3 +260,24 @@ def test_bulk_requests_alone_use_every_cpu(start: Callable[..., Scheduler]) -> N
     scheduler = start(cpus=2, threads=3)
     requests = [Request(scheduler, 1000, paced(0.01)) for _ in range(3)]
     assert sum(request.computes(2) for request in requests) == 2
+
+
+def test_a_request_that_predicts_twice_counts_once(start: Callable[..., Scheduler]) -> None:
+    scheduler, counts = start(bulk_memory=1000), []
+
+    def predict_twice() -> None:
+        with working_on(RequestRecord("POST", "/invocations", received_bytes=600)):
+            for _ in range(2):
+                work = ManyImages(20, paced(0.01))
+                for part in work.parts():
+                    work.did(min(part.stop, 20) - part.start)
+                counts.append((scheduler.bulk_requests, scheduler._held))
+
+    scheduler.submit(predict_twice)
+    request = Request(scheduler, 1, paced(0.001))  # by the thread that follows
+    assert request.computes()
+    end = time.monotonic() + 30
+    while (len(counts) < 2 or scheduler.bulk_requests) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert counts == [(1, 600), (1, 600)]
+    assert (scheduler.bulk_requests, scheduler._held) == (0, 0)
