@@ -10,6 +10,7 @@ import selectors
 import socket
 import struct
 import time
+from functools import cached_property
 from typing import Any
 
 from image_classification.serving.http import Request, RequestReader
@@ -56,7 +57,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, peer: Any, max_body: int) -> None:
         sock.setblocking(False)
-        self.socket, self.peer, self.server = sock, peer, sock.getsockname()
+        self.socket, self.peer = sock, peer
         self.reader = RequestReader(max_body)
         self.phase, self.kept_up, self.deadline = Phase.IDLE, 0.0, float("inf")
         self.outgoing = memoryview(b"")
@@ -65,6 +66,11 @@ class Connection:
         self._usual_idle = _HEAD_SECONDS
         self._begun: float | None = None  # when its request's head, then its body, began
         self._watched = 0  # the events the main loop waits for
+
+    @cached_property
+    def server(self) -> Any:
+        """The server's address, as sockets name it."""
+        return self.socket.getsockname()
 
     def wait_for(self, phase: Phase, seconds: float = float("inf")) -> None:
         """Enter `phase`, for at most `seconds`."""

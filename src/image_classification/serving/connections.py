@@ -24,6 +24,7 @@ _logger = logging.getLogger(__name__)
 
 _SEND_SECONDS = 30.0
 _NO_FILES_SECONDS = 0.01
+_NOTE_SECONDS = 60.0
 _RECEIVES = 4  # in one turn of the loop: a photograph rarely needs more, and others wait meanwhile
 _MOST_CONNECTIONS = 1000
 _RESERVED = 32
@@ -109,6 +110,7 @@ class Connections:
         self._reserved = min(_RESERVED, -(-limits.connections // 8))
         self._held = 0
         self._open: set[Connection] = set()
+        self._next_note = 0.0  # when the log may say again that there are too many
         self._incomplete: set[Connection] = set()
 
     def __len__(self) -> int:
@@ -279,8 +281,22 @@ class Connections:
     def _make_room(self) -> int:
         """Close the connections that are most overdue; return how many."""
         going = most_overdue(self._open, time.monotonic())
+        lacking, answer = "connections", b""
         for connection in going:
-            self._give_up(connection, "connections", lingers=False)
+            if connection.phase is Phase.RECEIVING and connection.reader.head is None:
+                # No request yet. Thousands may come at once: one answer for all, and no log line.
+                error = _too_slow(lacking)
+                answer = answer or refusal(error.status, error.message).to_bytes(is_closing=True)
+                connection.answer(answer, closes=True)
+                self._close(connection)
+            else:
+                self._give_up(connection, lacking, lingers=False)
+        if going and time.monotonic() > self._next_note:
+            self._next_note = time.monotonic() + _NOTE_SECONDS
+            _logger.warning(
+                "%s connections are open, as many as there can be: new ones replace the slowest",
+                len(self._open) + len(going),
+            )
         return len(going)
 
     def _free_memory(self, faster: float) -> None:
@@ -292,8 +308,7 @@ class Connections:
     def _give_up(self, connection: Connection, lacking: str, *, lingers: bool = True) -> None:
         """Refuse the request, or drop the answer, of a client that is too slow."""
         if connection.phase is Phase.RECEIVING:
-            text = f"the server has no {lacking} left for clients as slow as this: send it again"
-            self._refuse(connection, RequestError(503, text), lingers=lingers)
+            self._refuse(connection, _too_slow(lacking), lingers=lingers)
             return
         if connection.phase is Phase.SENDING:
             left = len(connection.outgoing)
@@ -322,3 +337,9 @@ class Connections:
         self._open.discard(connection)
         self._incomplete.discard(connection)
         connection.socket.close()
+
+
+def _too_slow(lacking: str) -> RequestError:
+    return RequestError(
+        503, f"the server has no {lacking} left for clients as slow as this: send it again"
+    )
