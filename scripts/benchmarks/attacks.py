@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ SIZES = {"whole": WHOLE, "quick": QUICK, "tiny": TINY}
 def main() -> int:
     args = parse()
     begin = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end too
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         photos = Path(folder) / "photos"
         photos.mkdir()

@@ -46,12 +46,14 @@ def attack(setting: Setting) -> Iterator[Row]:
         with ThreadPoolExecutor(_SENDERS) as pool:
             for start, stop in ((0, third), (third, count)):
                 for begin in range(start, stop, 500):
-                    batch = range(begin, min(stop, begin + 500))
+                    stop_at = min(stop, begin + 500)
+                    batch = range(begin, stop_at)
                     for number, status in pool.map(send, batch):
                         statuses[status] += 1
                         if status >= 500 and status not in _DOCUMENTED:
                             failed.append(number)
-                    say(f"{batch[-1] + 1} of {count} fuzzed requests, {len(failed)} failed")
+                    used = target.resident() >> 20
+                    say(f"{stop_at} of {count} fuzzed requests, {len(failed)} failed, {used} MiB")
                 if start == 0:
                     before = _left(target)
         after = _left(target)
