@@ -51,7 +51,11 @@ class Target(Endpoint):
         except BaseException:
             self._forget()
             raise
-        self.root = self.processes()[0]
+
+    @property
+    def root(self) -> int:
+        """Its first process, gunicorn's arbiter."""
+        return self._process.pid
 
     @property
     def worker(self) -> int:

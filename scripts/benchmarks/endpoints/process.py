@@ -55,7 +55,11 @@ class Endpoint:
             self._process = subprocess.Popen(
                 words, env=own, cwd=work, stdout=log, stderr=log, process_group=0
             )
-        self._await_ping(begin)
+        try:
+            self._await_ping(begin)
+        except BaseException:
+            self.close()
+            raise
         self.start_seconds = time.perf_counter() - begin
 
     def _await_ping(self, begin: float) -> None:
@@ -63,7 +67,6 @@ class Endpoint:
             if self.ping() == 200:
                 return
             time.sleep(0.01)
-        self.close()
         raise SystemExit(f"{self.server.name} did not answer its ping:\n{self.log()}")
 
     def log(self) -> str:
