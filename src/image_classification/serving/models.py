@@ -20,9 +20,9 @@ from image_classification.images.preprocessing import preprocess
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.decoding import Decoder
-from image_classification.serving.observation import Health, current_request
+from image_classification.serving.observation import Health, Pace, current_request
 from image_classification.serving.runtime import CUDA, Graph
-from image_classification.serving.scheduling import ManyImages, Pace
+from image_classification.serving.scheduling import ManyImages
 
 
 class GuardedGraph:

@@ -1,4 +1,4 @@
-"""Records of requests, the health of the process, and the access log.
+"""Records of requests, the pace of models, the health of the process, and the access log.
 
 A request's record is filled in where things happen and written as one line when the request is
 over. `Health` decides the answer to a ping and when the process must be replaced.
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,11 @@ READ_METHODS = ("GET", "HEAD")
 ID_HEADER = "X-AMZN-SAGEMAKER-INFERENCE-ID"
 _ID = re.compile(r"[!-~]{1,64}")
 _QUICK_PATHS = ("/ping", "/metrics")
+
+MOST_TOGETHER = 32
+"""Images in one run of the graph: thousands at once could exhaust the memory."""
+
+_MEASUREMENTS = 16  # of a pace
 
 _access_logger = logging.getLogger("image_classification.access")
 _logger = logging.getLogger(__name__)
@@ -174,6 +180,45 @@ def working_on(record: RequestRecord) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+class Pace:
+    """How long one image takes; from many threads.
+
+    The estimate is the fastest of the last measurements: images that are larger than others make
+    some slower, and so do other threads, for the device and for Python's lock. What a thread waited
+    for a CPU is not measured.
+    """
+
+    def __init__(self) -> None:
+        self._measured: deque[float] = deque(maxlen=_MEASUREMENTS)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for an image; 0 before the first measurement."""
+        return min(tuple(self._measured), default=0.0)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are enough measurements for an estimate; the first ones are slow."""
+        return len(self._measured) >= _MEASUREMENTS // 2
+
+    def took(self, seconds: float, images: int) -> None:
+        """Note how long the graph and all around it took for some images."""
+        self._measured.append(seconds / images)
+
+    def images_in(self, seconds: float) -> int:
+        """Return how many images take that time, from 1 to the most that run together."""
+        return max(1, min(MOST_TOGETHER, int(seconds / max(self.seconds, 1e-6))))
+
+
+def seconds_without_cpu() -> float:
+    """Return how long this thread could run but had no CPU; 0 where Linux does not tell."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:  # 20 µs
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def configure_access_log(is_on: bool) -> None:

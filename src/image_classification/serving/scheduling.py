@@ -21,13 +21,18 @@ from queue import SimpleQueue
 from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.serving.admission import Plan
-from image_classification.serving.observation import RequestRecord, current_request
+from image_classification.serving.observation import (
+    MOST_TOGETHER,
+    Pace,
+    RequestRecord,
+    current_request,
+    seconds_without_cpu,
+)
 
 SLICE_SECONDS = 0.05
 
 _QUIET_SECONDS = 0.25  # without a small request: bulk ones may use every CPU
 _CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client has gone
-_MOST_TOGETHER = 32  # images in one run of the graph: thousands at once could exhaust the memory
 _SWITCH_SECONDS = 0.001  # Python's 0.005 delay a ping at each of its system calls
 _SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
 
@@ -233,31 +238,6 @@ def hold_answer(size: int) -> None:
         bulk.hold(size)
 
 
-class Pace:
-    """How long one image takes; from many threads.
-
-    The estimate is the fastest of the last measurements: images that are larger than others make
-    some slower, and so do other threads, for the device and for Python's lock. What a thread waited
-    for a CPU is not measured.
-    """
-
-    def __init__(self) -> None:
-        self._measured: deque[float] = deque(maxlen=16)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds for an image; 0 before the first measurement."""
-        return min(tuple(self._measured), default=0.0)
-
-    def took(self, seconds: float, images: int) -> None:
-        """Note how long the graph and all around it took for some images."""
-        self._measured.append(seconds / images)
-
-    def images_in(self, seconds: float) -> int:
-        """Return how many images take that time, from 1 to the most that run together."""
-        return max(1, min(_MOST_TOGETHER, int(seconds / max(self.seconds, 1e-6))))
-
-
 class ManyImages:
     """The images of one request on their way through the model.
 
@@ -281,7 +261,8 @@ class ManyImages:
     @property
     def seconds_left(self) -> float:
         """How long the other images take on one CPU, by estimate."""
-        return (self.count - self._done) * (self._own_pace.seconds or self._pace.seconds)
+        pace = self._own_pace if self._own_pace.is_known else self._pace
+        return (self.count - self._done) * pace.seconds
 
     def parts(self) -> Iterator[slice]:
         """Yield which images to predict together next; call `did` before asking for more.
@@ -295,7 +276,7 @@ class ManyImages:
         scheduler = self._scheduler
         if scheduler is None:
             while self._done < self.count:
-                yield slice(self._done, self._done + _MOST_TOGETHER)
+                yield slice(self._done, self._done + MOST_TOGETHER)
             return
         is_short = self.count == 1 or self.count * self._pace.seconds <= SLICE_SECONDS
         if is_short and _thread.has_place:
@@ -350,7 +331,7 @@ class ManyImages:
             left = self.until - time.monotonic()
 
     def _busy_seconds(self) -> float:
-        return self._record.busy_ms() / 1000 - _seconds_without_cpu()
+        return self._record.busy_ms() / 1000 - seconds_without_cpu()
 
     def _check(self) -> None:
         """Raise a RequestError if the request is not to go on."""
@@ -381,15 +362,6 @@ class ManyImages:
             f"{self.count} images take about {whole:.0f} s: at most about "
             f"{_rounded(self.count * limit / whole)} images fit into {limit} s; {_WAYS_OUT}",
         )
-
-
-def _seconds_without_cpu() -> float:
-    """Return how long this thread could run but had no CPU; 0 where Linux does not tell."""
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as file:  # 20 µs
-            return int(file.read().split()[1]) / 1e9
-    except OSError:
-        return 0.0
 
 
 _NO_ROOM = "other requests of many images fill the memory for them: send it again later"

@@ -13,8 +13,13 @@ import pytest
 from image_classification.errors import RequestError
 from image_classification.serving import scheduling
 from image_classification.serving.admission import Plan, choose_plan
-from image_classification.serving.observation import RequestRecord, current_request, working_on
-from image_classification.serving.scheduling import ManyImages, Pace, Scheduler, hold_answer
+from image_classification.serving.observation import (
+    Pace,
+    RequestRecord,
+    current_request,
+    working_on,
+)
+from image_classification.serving.scheduling import ManyImages, Scheduler, hold_answer
 
 
 def plan(**given: Any) -> Plan:
@@ -281,3 +286,13 @@ def test_a_request_that_predicts_twice_counts_once(start: Callable[..., Schedule
         time.sleep(0.01)
     assert counts == [(1, 600), (1, 600)]
     assert (scheduler.bulk_requests, scheduler._held) == (0, 0)
+
+
+def test_the_first_images_of_a_request_may_be_slow(start: Callable[..., Scheduler]) -> None:
+    request = Request(start(compute_timeout=10), 500, paced(0.01))
+    assert request.computes()
+    for _ in range(3):
+        time.sleep(0.1)
+        request.record.images += request.parts[-1].stop - request.parts[-1].start
+        request.go_on()
+        assert request.computes()  # though 500 such images take 15 s and more
