@@ -110,7 +110,7 @@ def _check_tensor(found: dict[int, list[int | memoryview]], size: int) -> None:
         dims += [value] if isinstance(value, int) else _varints(value)
     elements = math.prod(dims[:100])  # the more factors, the longer the product
     if len(dims) > 100 or elements > size * _ELEMENTS_PER_BYTE:
-        shape = " × ".join(map(str, dims[:8]))
+        shape = " × ".join(map(str, dims[:8])) or "1"
         raise ArtifactError(f"it has a tensor of {shape} elements in {size} bytes")
 
 

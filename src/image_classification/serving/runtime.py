@@ -66,13 +66,15 @@ class Runtime:
         try:
             with _in_memory(graph) as source:
                 self._session = onnxruntime.InferenceSession(
-                    source, sess_options=options, providers=providers
+                    source, options, providers, enable_fallback=CUDA in providers
                 )
+            inputs = [_Value.of(value) for value in self._session.get_inputs()]
+            outputs = [_Value.of(value) for value in self._session.get_outputs()]
         except Exception as error:  # onnxruntime's errors share no public base class
             raise errors.ArtifactError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         shape, rows = (None, *file.input_shape), (None, file.classes)
-        self._input = _only(name, "input", self._session.get_inputs(), "tensor(uint8)", shape)
-        self._output = _only(name, "output", self._session.get_outputs(), "tensor(float)", rows)
+        self._input = _only(name, "input", inputs, "tensor(uint8)", shape)
+        self._output = _only(name, "output", outputs, "tensor(float)", rows)
         self.providers: list[str] = self._session.get_providers()
         return_free_memory()  # 27 MB of 60 with EfficientNet-Lite0
 
@@ -152,10 +154,24 @@ def _in_memory(graph: bytes) -> Iterator[str | bytes]:
         yield f"/proc/self/fd/{file.fileno()}"
 
 
+@dataclass(frozen=True)
+class _Value:
+    """An input or output of a graph; a dimension is a number, a name or None."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @classmethod
+    def of(cls, value: onnxruntime.NodeArg) -> _Value:
+        """Read it; an error of any class if its name is not text."""
+        return cls(value.name, value.type, tuple(value.shape))
+
+
 def _only(
     file: str,
     role: str,
-    found: Sequence[onnxruntime.NodeArg],
+    found: Sequence[_Value],
     element: str,
     shape: tuple[int | None, ...],
 ) -> str:
@@ -168,11 +184,11 @@ def _only(
     if len(found) != 1:
         raise errors.ArtifactError(f"{file}: expected one {role}, {expected}, got {len(found)}")
     (value,) = found
-    dims = list(value.shape)
+    dims = value.shape
     if value.type == element and (not dims or len(dims) == len(shape)):
         known = [(dim, size) for dim, size in zip(dims, shape, strict=False) if type(dim) is int]
         if all(dim == size for dim, size in known):
-            return str(value.name)
+            return value.name
     raise errors.ArtifactError(
         f"{file}: expected the {role} {value.name!r} to be {expected}, got {value.type} of shape "
         f"{_shape_text(dims)}"

@@ -194,6 +194,10 @@ def test_a_changed_byte_of_a_graph_is_accepted_or_refused_but_nothing_else() -> 
         (graphs.huge(2**45), "the graph fails on 1 image"),
         (graphs.not_a_number(), "with NaN or infinity"),
         (b"\x08\x08\x3a\x00", "ONNX Runtime cannot load it"),
+        (
+            graphs.healthy().SerializeToString().replace(b"images", b"im\xffges"),
+            "ONNX Runtime cannot load it",
+        ),
     ],
 )
 def test_a_graph_that_is_no_classifier_is_the_artifacts_fault(
