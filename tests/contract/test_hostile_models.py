@@ -175,14 +175,11 @@ def test_a_model_whose_process_is_killed_answers_again(
     folder = graphs.write_model(tmp_path / "model", graphs.healthy())
     assert load(shared_server, "killed", folder).status == 200
     (killed,) = model_processes(shared_server)[1:]
-    os.kill(killed, signal.SIGSEGV)
-    answer = invoke(shared_server, "killed", GRAY)
-    assert answer.status == 500 and b"signal 11" in answer.body
+    os.kill(killed, signal.SIGKILL)
     assert invoke(shared_server, "killed", GRAY).status == 200
     (folder / "model.onnx").write_bytes(graphs.failing_late().SerializeToString())
     (killed,) = model_processes(shared_server)[1:]
     os.kill(killed, signal.SIGKILL)
-    assert invoke(shared_server, "killed", GRAY).status == 500
     changed = invoke(shared_server, "killed", GRAY)
     assert changed.status == 500 and b"changed since it was written" in changed.body
     assert invoke(shared_server, "good", GRAY).status == 200

@@ -146,21 +146,19 @@ class ModelProcesses:
         """
         record = current_request()
         record.refuse_if_abandoned()
-        process = self._take(record)
+        size = len(images) * self._file.classes * 4
         try:
-            begin = record.busy_ms()
-            if process is None:
-                process = self._start()
-            size = len(images) * self._file.classes * 4
-            what = f"the graph, on {len(images)} image(s),"
-            answer = self._call(process, _RUN, images.data, size, what)
+            try:
+                answer = self._answer(record, images, size)
+            except errors.NoMemoryLeftError:  # whoever took it
+                answer = self._answer(record, images, size)
         except errors.NoProcessError as error:
             raise errors.RequestError(503, f"{error}: send the request again later") from error
-        finally:
-            self._put(process)
+        except errors.ProcessError as error:
+            self._deaths.append(time.monotonic())
+            raise errors.ArtifactError(f"the graph, on {len(images)} image(s), {error}") from error
         if len(answer) != size:
             raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
-        record.computed(len(images), record.busy_ms() - begin)
         return np.frombuffer(answer, np.float32).reshape(len(images), -1)
 
     def shrink(self) -> None:
@@ -179,6 +177,22 @@ class ModelProcesses:
         for process in idle:
             process.end()
             self._put(process)
+
+    def _answer(self, record: RequestRecord, images: UInt8Array, size: int) -> bytearray:
+        process = self._take(record)
+        while process is not None and process.was_killed():
+            process.end()
+            self._put(process)
+            process = self._take(record)
+        try:
+            begin = record.busy_ms()
+            if process is None:
+                process = self._start()
+            answer = self._call(process, _RUN, images.data, size)
+        finally:
+            self._put(process)
+        record.computed(len(images), record.busy_ms() - begin)
+        return answer
 
     def _take(self, record: RequestRecord) -> Process | None:
         """Return a process for a request, or None if it must start one; wait if there is none."""
@@ -282,13 +296,25 @@ class ModelProcesses:
 
     def _load(self, file: GraphFile) -> Process:
         try:
+            try:
+                return self._loaded(file)
+            except errors.NoMemoryLeftError:  # whoever took it
+                return self._loaded(file)
+        except errors.NoProcessError:
+            raise
+        except errors.ProcessError as error:
+            self._deaths.append(time.monotonic())
+            raise errors.ArtifactError(f"loading the graph {error}") from error
+
+    def _loaded(self, file: GraphFile) -> Process:
+        """Return a process that has loaded the graph."""
+        try:
             process = self._forkserver.start(CHILD)
         except errors.ForkserverError as error:
             self._health.fail(str(error))
             raise
         try:
-            argument = json.dumps(asdict(file)).encode()
-            answer = self._call(process, argument, b"", _MOST_ANSWER, "loading the graph")
+            answer = self._call(process, json.dumps(asdict(file)).encode(), b"", _MOST_ANSWER)
             self.providers = list(map(str, json.loads(answer)))
         except BaseException:
             process.end()
@@ -296,14 +322,8 @@ class ModelProcesses:
         return process
 
     def _call(
-        self,
-        process: Process,
-        argument: bytes,
-        payload: bytes | memoryview,
-        most_answer: int,
-        what: str,
+        self, process: Process, argument: bytes, payload: bytes | memoryview, most_answer: int
     ) -> bytearray:
-        """Call a child; an error of its process becomes an ArtifactError about `what`."""
         most = self._file.size * _COPIES + self._activations
         limits = Limits(
             memory=max(0, most - process.memory_kept),
@@ -316,8 +336,3 @@ class ModelProcesses:
         except errors.ForkserverError as error:
             self._health.fail(str(error))
             raise
-        except errors.NoProcessError:
-            raise
-        except errors.ProcessError as error:
-            self._deaths.append(time.monotonic())
-            raise errors.ArtifactError(f"{what} {error}") from error

@@ -162,11 +162,7 @@ def test_every_request_is_answered_while_processes_die(make: Make) -> None:
                 killed.add(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
         failed = [run for run in runs if run.exception()]
-    assert len(failed) <= len(killed)
-    assert all(isinstance(run.exception(), ArtifactError) for run in failed)
-    for _ in killed:  # those that were idle to the end
-        with suppress(ArtifactError):
-            model.run(DARK)
+    assert len(failed) <= len(killed) // 2  # a request tries two processes
     model.run(DARK)
     model.end()
     assert budget.used == 0 and model._count == 0
@@ -174,12 +170,16 @@ def test_every_request_is_answered_while_processes_die(make: Make) -> None:
 
 def test_a_model_whose_processes_keep_dying_is_left_alone_for_a_while(make: Make) -> None:
     model = make(MemoryBudget(0))
-    for _ in range(5):
-        os.kill(model._idle[0].pid, signal.SIGKILL)
-        with pytest.raises(ArtifactError, match="was killed"):
-            model.run(DARK)
-        with suppress(ArtifactError):
-            model.run(DARK)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(5):
+            process = model._idle[0]
+            run = pool.submit(model.run, BRIGHT)
+            wait_for(lambda: not model._idle)
+            os.kill(process.pid, signal.SIGSEGV)
+            with pytest.raises(ArtifactError, match=r"on 1 image\(s\), ended with signal 11"):
+                run.result()
+            with suppress(ArtifactError):
+                model.run(DARK)
     with pytest.raises(ArtifactError, match="died 5 times within 60 s: the next one starts in"):
         model.run(DARK)
 
