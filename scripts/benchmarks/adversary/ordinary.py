@@ -33,6 +33,7 @@ class Seen:
         posts: status → answers to predictions; 0: none.
         pings: status → answers to pings.
         post_ms, ping_ms: p50 and p99 of the answers, in milliseconds.
+        bare_ms: p50 and p99 of pings to a bare server at the same time: what the machine takes.
         worst_ping_ms: the longest one.
     """
 
@@ -40,6 +41,7 @@ class Seen:
     pings: dict[int, int] = field(default_factory=dict)
     post_ms: tuple[float, float] = (0.0, 0.0)
     ping_ms: tuple[float, float] = (0.0, 0.0)
+    bare_ms: tuple[float, float] = (0.0, 0.0)
     worst_ping_ms: float = 0.0
 
     def add(self, other: Seen) -> None:
@@ -49,6 +51,7 @@ class Seen:
                 mine[status] = mine.get(status, 0) + count
         self.post_ms = max(self.post_ms, other.post_ms, key=lambda times: times[1])
         self.ping_ms = max(self.ping_ms, other.ping_ms, key=lambda times: times[1])
+        self.bare_ms = max(self.bare_ms, other.bare_ms, key=lambda times: times[1])
         self.worst_ping_ms = max(self.worst_ping_ms, other.worst_ping_ms)
 
     def callers(self) -> str:
@@ -65,7 +68,8 @@ class Seen:
             f"{self.pings.get(200, 0)} of {sum(self.pings.values())} pings"
             + _others(self.pings)
             + f", p50 {self.ping_ms[0]:.1f} ms, p99 {self.ping_ms[1]:.1f} ms, "
-            f"worst {self.worst_ping_ms:.0f} ms"
+            f"worst {self.worst_ping_ms:.0f} ms; of a bare server beside it p99 "
+            f"{self.bare_ms[1]:.1f} ms"
         )
 
 
@@ -100,6 +104,7 @@ def ordinary_callers(
     seen.posts = {int(status): count for status, count in found["posts"].items()}
     seen.pings = {int(status): count for status, count in found["pings"].items()}
     seen.post_ms, seen.ping_ms = tuple(found["post_ms"]), tuple(found["ping_ms"])
+    seen.bare_ms = tuple(found["bare_ms"])
     seen.worst_ping_ms = found["worst_ping_ms"]
 
 
@@ -162,21 +167,31 @@ def main() -> None:
     args = parser.parse_args()
     bodies = [path.read_bytes() for path in sorted(args.photos.glob("*.jpg"))]
     stop = threading.Event()
+    bare = subprocess.Popen(
+        [sys.executable, str(HERE / "bare.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert bare.stdout is not None
+    floor = _Caller(int(bare.stdout.readline()), "/ping", [], _PING_PAUSE, stop)
     pinger = _Caller(args.port, "/ping", [], _PING_PAUSE, stop)
     callers = [_Caller(args.port, args.path, bodies, _PAUSE, stop) for _ in range(args.clients)]
-    for caller in (pinger, *callers):
+    for caller in (pinger, floor, *callers):
         caller.start()
     print("asking", flush=True)
     sys.stdin.read()
     stop.set()
-    for caller in (pinger, *callers):
+    for caller in (pinger, floor, *callers):
         caller.join()
     posts: Counter[int] = sum((caller.statuses for caller in callers), Counter())
+    bare.communicate("")
     found = {
         "posts": posts,
         "pings": pinger.statuses,
         "post_ms": _quantiles([ms for caller in callers for ms in caller.times]),
         "ping_ms": _quantiles(pinger.times),
+        "bare_ms": _quantiles(floor.times),
         "worst_ping_ms": max(pinger.times, default=0.0),
     }
     json.dump(found, sys.stdout)
