@@ -77,10 +77,10 @@ OMP_NUM_THREADS = Variable("OMP_NUM_THREADS", "",
 MAX_PIXELS = Variable("IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 << 20),
     "most pixels of an image that is packed, trained on or predicted")
 PICTURE_MEMORY = Variable("IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB", "0",
-    "most memory in MiB that decoding one image may need; 0: 400 MB (381 MiB), or 40 % of the "
+    "most memory in MiB that decoding one image can take; 0: 400 MB (381 MiB), or 40 % of the "
     "container's memory if that is less")
 PICTURE_SECONDS = Variable("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "0",
-    "most seconds of CPU time that decoding one image may need; 0: 2 seconds")
+    "most seconds of CPU time that decoding one image can take; 0: 2 seconds")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
@@ -121,20 +121,20 @@ SERVER_WORKERS = Variable("SAGEMAKER_MODEL_SERVER_WORKERS", "1",
 QUEUE_SIZE = Variable("SAGEMAKER_MODEL_JOB_QUEUE_SIZE", "100",
     "requests that can wait in a process; further requests get a 503")
 SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60",
-    "seconds after which a waiting request is dropped; also, seconds after which a call to the "
-    "model or to your own handlers counts as hung and its process is replaced",
+    "seconds after which a waiting request is dropped; also, seconds after which a run of the "
+    "model, a decoder or your own code counts as hung and its process is replaced",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"))
 COMPUTE_TIMEOUT = Variable("IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT", "600",
-    "seconds in which a request is computed once its turn has come; a request of more images than "
-    "can be computed in that time is refused at its start")
+    "most seconds that a request with many images computes, from its first turn on; a request with "
+    "more images than can be computed in that time is refused at its start")
 STARTUP_TIMEOUT = Variable("SAGEMAKER_STARTUP_TIMEOUT", "600",
     "seconds to load the model; after this time the process ends")
 GRACEFUL_TIMEOUT = Variable("IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT", "25",
-    "seconds after SIGTERM in which the server answers the requests it has accepted; SageMaker "
-    "kills it after 30")
+    "seconds after SIGTERM in which the server answers the requests that it has accepted; "
+    "SageMaker kills the container after 30")
 READ_TIMEOUT = Variable("IMAGE_CLASSIFICATION_READ_TIMEOUT", "20",
-    "seconds for the head of a request to arrive; also, seconds that its body may fall behind 64 "
-    "KiB/s, or be interrupted")
+    "seconds for the head of a request to arrive; also, most seconds that its body can pause or "
+    "fall behind 64 KiB/s")
 MAX_CONTENT_LENGTH = Variable("MAX_CONTENT_LENGTH", str(16 << 20),
     "largest request body in bytes")
 BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
@@ -164,7 +164,7 @@ THRESHOLD = Variable("IMAGE_CLASSIFICATION_THRESHOLD", "",
     "in Accept overrides it")
 BATCH_PLACEHOLDER = Variable("IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER", "false",
     "true: in batch transform, an unusable file gets a 200 with an error line instead of its "
-    "prediction and does not end the job; so does a list without any usable image")
+    "prediction and does not end the job; a list without any usable image also gets a 200")
 PAGE = Variable("IMAGE_CLASSIFICATION_PAGE", "true",
     "true: GET / shows a page to try the model with; the images for SageMaker set false")
 MAX_PAYLOAD_IN_MB = Variable("SAGEMAKER_MAX_PAYLOAD_IN_MB", "0",
@@ -181,9 +181,9 @@ VARIABLES = tuple(value for value in list(globals().values()) if isinstance(valu
 
 
 def max_pixels() -> int:
-    """Return the most pixels of an image; a UserError also if another limit of it is malformed."""
+    """Return the most pixels of an image; check the other limits of an image too (UserError)."""
     for variable in (PICTURE_MEMORY, PICTURE_SECONDS):
-        variable.read_integer(0)  # here, because an error at each image would be a bad sample
+        variable.read_integer(0)  # later, the error would make each image an unusable sample
     return MAX_PIXELS.read_integer(1)
 
 

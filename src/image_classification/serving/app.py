@@ -42,7 +42,7 @@ ROUTES = (
     (
         "POST",
         "/models",
-        "multi-model endpoint: load a model; 409 if it is loaded, 507 without memory for it",
+        "multi-model endpoint: load a model; 409 if it is loaded, 507 if there is no room for it",
     ),
     ("GET", "/models", "multi-model endpoint: the loaded models, a page at a time"),
     ("GET", "/models/<name>", "multi-model endpoint: one model; 404 if it is not loaded"),

@@ -10,39 +10,39 @@ STATUSES = (
     (200, "the answer; in a list, an unusable image has an `error` in its position"),
     (
         400,
-        "no usable image: not an image, damaged, too large or too costly to decode, an empty or "
-        "broken body; also if no image of a list can be used, and for what is not HTTP/1.1",
+        "no usable image: not an image, damaged, too large or too costly to decode; no usable "
+        "image in a list; an empty or malformed body; bytes that are not valid HTTP/1.1",
     ),
     (404, "no such route"),
     (405, "a method that the route does not have; `Allow` names the right one"),
     (
         406,
-        "the server can produce no media range of Accept, or `verbose`, `top_k` or "
-        "`threshold` has a wrong value",
+        "the server can produce no media range of Accept, or a parameter of Accept is misspelled "
+        "or has a wrong value or two different ones",
     ),
-    (408, "the head did not arrive in time, or the body too slowly"),
+    (408, "the head did not arrive in time, or the body arrived too slowly"),
     (409, "a multi-model endpoint has already loaded this model"),
     (
         413,
-        "more bytes than `MAX_CONTENT_LENGTH`, more images than a request may contain or than can "
-        "be computed in `IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT`, or too large an answer",
+        "more bytes than `MAX_CONTENT_LENGTH`, more images than a request can contain or than can "
+        "be computed in `IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT`, or an answer that is too large",
     ),
     (414, "a request line longer than 4,094 bytes"),
     (415, "a Content-Type or Content-Encoding that the server does not accept"),
     (417, "an Expect other than `100-continue`"),
     (431, "a head of more than 64 KiB or 100 fields, or a field of more than 8 KiB"),
-    (499, "the client disconnected before processing; only the log shows it"),
+    (499, "the client disconnected before its images were computed; only the log shows it"),
     (
         500,
-        "a fault of the server, of the model or of the user's own code; the log has its traceback",
+        "a fault of the server, of the model or of your own code; the log has the details",
     ),
     (501, "a Transfer-Encoding other than `chunked`"),
     (
         503,
-        "the queue or the memory for bodies is full, the request waited too long, or it arrived so "
-        "slowly that it made room for others; retry after `Retry-After`",
+        "the queue or a memory limit is full, the request waited too long or arrived so slowly "
+        "that it made room for others, or the server is stopping; retry after `Retry-After`",
     ),
-    (507, "a multi-model endpoint has no memory for another model"),
+    (507, "a multi-model endpoint has no memory, disk space or open files left for another model"),
 )
 """Status and when the server sends it."""
 

@@ -154,10 +154,10 @@ class _Range:
             name, _, value = (piece.strip() for piece in parameter.partition("="))
             value = value.strip('"')
             if values.setdefault(name, value) != value:
-                raise RequestError(406, f"Accept {text.strip()[:80]!r} has {name!r} twice")
+                raise RequestError(406, f"Accept {text.strip()[:80]!r} has two values of {name}")
             if name not in _PARAMETERS and name.replace("-", "_") in (*_PARAMETERS, "topk"):
                 raise RequestError(
-                    406, f"Accept {text.strip()[:80]!r}: expected {' or '.join(_PARAMETERS)}"
+                    406, f"Accept parameter {name!r}: expected {' or '.join(_PARAMETERS)}"
                 )
         weight = values.get("q", "1")  # RFC 9110, 12.4.2: a malformed one is never wanted
         quality = min(float(weight), 1.0) if _NUMBER.fullmatch(weight) else 0.0
@@ -186,7 +186,7 @@ def parse_accept(
         top_k, threshold: of a verbose answer if the header has neither.
 
     Raises:
-        RequestError: 406, nothing can be produced, or a parameter has an impossible value.
+        RequestError: 406, no range can be produced, or a parameter has an impossible value.
     """
     if not (header or "").strip(" ,"):
         header = default

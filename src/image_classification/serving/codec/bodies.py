@@ -216,8 +216,8 @@ FORMS = (
     BodyForm(
         (JSON,),
         'the base64 text of an image file as `"…"`, `{"image": "…"}` or `{"b64": "…"}`; several as '
-        'an array or as `{"instances": […]}`. `data:` URLs, `{"inputs": "…"}` and `{"content": '
-        '"…"}` are read too',
+        'an array or as `{"instances": […]}`. The server also reads `data:` URLs, `{"inputs": '
+        '"…"}` and `{"content": "…"}`',
         "of one image, or a list",
         _read_json,
         ("text/json",),
@@ -231,8 +231,8 @@ FORMS = (
     ),
     BodyForm(
         ("multipart/form-data",),
-        "several image files, each a part with a file name, with an image's Content-Type or with "
-        "the bytes of an image; other fields are skipped",
+        "several image files: each part that has a file name, the Content-Type of an image, or the "
+        "bytes of an image; other fields are skipped",
         "a list",
         _read_multipart,
     ),
