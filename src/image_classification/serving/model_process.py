@@ -45,6 +45,7 @@ _MOST_ACTIVATIONS = 2 << 30
 _KEPT_IMAGES = 4  # the memory for so many in a run is kept: 77 MB with EfficientNet-Lite0
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
 _CHECK_SECONDS = 0.5  # how late a request that waits notices that its client has gone
+_LOAD_SECONDS, _LOAD_RATE = 10, 10**7  # the least time for a load; bytes for which it has 1 s more
 _MOST_DEATHS = 5  # of a model's processes within a minute
 _DEATHS_SECONDS = 60.0
 _MOST_ANSWER = 2**20  # bytes of the answer to a load
@@ -78,7 +79,7 @@ class Bounds:
     Attributes:
         processes: at most.
         waiting: requests that may wait for it at once.
-        seconds: after which a load or a run is ended.
+        seconds: after which a run is ended; a load has more.
     """
 
     processes: int
@@ -188,7 +189,7 @@ class ModelProcesses:
             begin = record.busy_ms()
             if process is None:
                 process = self._start()
-            answer = self._call(process, _RUN, images.data, size)
+            answer = self._call(process, _RUN, images.data, size, self._bounds.seconds)
         finally:
             self._put(process)
         record.computed(len(images), record.busy_ms() - begin)
@@ -314,7 +315,9 @@ class ModelProcesses:
             self._health.fail(str(error))
             raise
         try:
-            answer = self._call(process, json.dumps(asdict(file)).encode(), b"", _MOST_ANSWER)
+            seconds = max(self._bounds.seconds, _LOAD_SECONDS) + file.size // _LOAD_RATE
+            description = json.dumps(asdict(file)).encode()
+            answer = self._call(process, description, b"", _MOST_ANSWER, seconds)
             self.providers = list(map(str, json.loads(answer)))
         except BaseException:
             process.end()
@@ -322,13 +325,18 @@ class ModelProcesses:
         return process
 
     def _call(
-        self, process: Process, argument: bytes, payload: bytes | memoryview, most_answer: int
+        self,
+        process: Process,
+        argument: bytes,
+        payload: bytes | memoryview,
+        most_answer: int,
+        seconds: float,
     ) -> bytearray:
         most = self._file.size * _COPIES + self._activations
         limits = Limits(
             memory=max(0, most - process.memory_kept),
-            cpu_seconds=2 * self._bounds.seconds,  # the clock decides
-            wall_seconds=self._bounds.seconds,
+            cpu_seconds=2 * seconds,  # the clock decides
+            wall_seconds=seconds,
             answer=most_answer,
         )
         try:

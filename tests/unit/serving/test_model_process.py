@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from image_classification.artifact import GraphFile, read_artifact
 from image_classification.errors import ArtifactError, ForkserverError, RequestError
 from image_classification.samples import UInt8Array
+from image_classification.serving import model_process
 from image_classification.serving.admission import MemoryBudget
 from image_classification.serving.isolation import Forkserver
 from image_classification.serving.model_process import CHILD, Bounds, ModelChild, ModelProcesses
@@ -195,24 +197,33 @@ def test_a_server_whose_forkserver_has_ended_is_unhealthy(
     assert model._health.fault is not None
 
 
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (graphs.slow_to_load(6000), "loading the graph took more than 1 s"),
+        (graphs.slow(5000), r"the graph, on 1 image\(s\), took more than 2 s"),
+        (graphs.slow_if_bright(5000), "took more than 2 s"),
+        (graphs.filling_if_bright(2**31), "the graph fails|more than .* MB of memory"),
+    ],
+    ids=["loading", "running", "bright", "memory"],
+)
 def test_a_graph_that_takes_too_long_or_too_much_ends_alone(
-    forkserver: Forkserver, tmp_path: Path
+    made: ModelProto,
+    reason: str,
+    forkserver: Forkserver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number, (made, reason) in enumerate(
-        [
-            (graphs.slow(5000), "took more than 2 s"),
-            (graphs.slow_if_bright(5000), "took more than 2 s"),
-            (graphs.filling_if_bright(2**31), "the graph fails|more than .* MB of memory"),
-        ]
-    ):
-        file = read_artifact(graphs.write_model(tmp_path / str(number), made)).graph_file
+    file = read_artifact(graphs.write_model(tmp_path, made)).graph_file
+    if "loading" in reason:
+        monkeypatch.setattr(model_process, "_LOAD_SECONDS", 1.0)
 
-        @contextmanager
-        def reopen(file: GraphFile = file) -> Iterator[GraphFile]:
-            yield file
+    @contextmanager
+    def reopen() -> Iterator[GraphFile]:
+        yield file
 
-        bounds = Bounds(1, 9, 2)
-        with pytest.raises(ArtifactError, match=reason), ExitStack() as stack:
-            model = ModelProcesses(forkserver, file, reopen, Health(), bounds, MemoryBudget(0))
-            stack.callback(model.end)
-            model.run(BRIGHT)
+    bounds = Bounds(1, 9, 1 if "loading" in reason else 2)
+    with pytest.raises(ArtifactError, match=reason), ExitStack() as stack:
+        model = ModelProcesses(forkserver, file, reopen, Health(), bounds, MemoryBudget(0))
+        stack.callback(model.end)
+        model.run(BRIGHT)
