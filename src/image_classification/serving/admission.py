@@ -30,6 +30,7 @@ _MEMORY_PER_DECODER = 40 * 2**20  # without a picture: measured 5 MB of its own,
 _LEAST_DECODING_MEMORY = 48 * 2**20
 _ALLOCATOR_MEMORY = 16 * 2**20
 _LARGEST_BODY_SHARE = 512 * 2**20
+_LEAST_ANSWER = 8 * 2**20
 _LARGEST_BULK_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30
 
@@ -122,7 +123,9 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         max_batch=max_batch,
         cpus=-(-cpus // processes),
         compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
-        bulk_memory=min(_LARGEST_BULK_SHARE, limit // 16) // processes,
+        bulk_memory=max(
+            largest + _LEAST_ANSWER, min(_LARGEST_BULK_SHARE, limit // 16) // processes
+        ),
     )
 
 

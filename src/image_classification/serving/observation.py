@@ -42,7 +42,6 @@ class RequestRecord:
         received_bytes: of its body.
         deadline: after this time (monotonic) the request has waited too long; the time in which its
             images are decoded and computed does not count.
-        compute_deadline: after this time it has computed for too long.
         is_client_gone: whether the client has closed the connection.
         queue_ms: waiting for a thread, for memory or a process to decode, for a batch to begin.
         decode_ms: from encoded images to the graph's input.
@@ -58,7 +57,6 @@ class RequestRecord:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     received_bytes: int = 0
     deadline: float = float("inf")
-    compute_deadline: float = float("inf")
     is_client_gone: Callable[[], bool] = field(default=lambda: False, repr=False)
     started: float = field(default_factory=time.monotonic)
     queue_ms: float = 0.0
@@ -81,25 +79,19 @@ class RequestRecord:
         return self.path.startswith("/models") and not self.path.endswith("/invoke")
 
     def refuse_if_abandoned(self) -> None:
-        """Raise a RequestError: 499, the client has gone; 503 or 413, a deadline has passed."""
+        """Raise a RequestError: 499, the client has gone; 503, it has waited too long."""
         if self.is_client_gone():
             raise RequestError(499, "the client closed the connection before the answer")
-        now = time.monotonic()
-        if now - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
+        if time.monotonic() - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
             raise RequestError(
                 503,
                 "the request waited too long for its turn: send it again, or send requests "
                 "more slowly",
             )
-        if now > self.compute_deadline:
-            raise RequestError(
-                413, "the request took too long to compute: send fewer or smaller images at a time"
-            )
 
-    def compute_for(self, seconds: float) -> None:
-        """Give it time to compute, from now on; a bulk request also waits within that time."""
+    def take_turns(self) -> None:
+        """Note that the first turn of a bulk request has come: it has waited."""
         self.is_bulk, self.deadline = True, float("inf")
-        self.compute_deadline = time.monotonic() + seconds
 
     def busy_ms(self) -> float:
         """Return the time since the request arrived, without its waits."""
