@@ -94,7 +94,8 @@ def test_small_requests_are_answered_before_the_large_ones_that_came_first() -> 
 def test_requests_of_many_images_take_no_room_in_the_queue() -> None:
     with slow(0.01, SAGEMAKER_MODEL_JOB_QUEUE_SIZE="0") as server:
         with connected(server) as bulk, connected(server) as small:
-            bulk.send(bulk_request(100))
+            bulk.send(bulk_request(200))
+            time.sleep(0.5)  # until it has arrived
             statuses = []
             while 200 not in statuses and not has_answer(bulk):
                 small.send(request(TINY))
