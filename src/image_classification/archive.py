@@ -99,7 +99,7 @@ def _reading(archive: Path) -> Iterator[None]:
     except ArtifactError:
         raise
     except Exception as error:  # each compression has errors of its own; so has a strange header
-        reason = "headers in headers" if isinstance(error, RecursionError) else str(error)
+        reason = "nested headers" if isinstance(error, RecursionError) else str(error)
         raise ArtifactError(
             f"{archive}: not a usable model.tar.gz: {_kind_of(archive)}"
             f"{' '.join(reason.split())[:500]}"
@@ -179,7 +179,7 @@ def _unpack_member(
     if max(parts) > _MOST_NAME or len(parts) > _MOST_DEPTH:
         raise ArtifactError(
             f"{archive}: {name[:80]!r}… has {len(parts)} parts of up to {max(parts)} bytes: "
-            f"expected at most {_MOST_DEPTH} of {_MOST_NAME}"
+            f"expected at most {_MOST_DEPTH} parts of {_MOST_NAME}"
         )
     with _reading(archive):
         target = (directory / name).resolve()

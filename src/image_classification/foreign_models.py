@@ -20,18 +20,18 @@ _OTHER_MODELS = tuple(
         ),
         (
             r".*-symbol\.json|.*-\d{4}\.params",
-            "a model of MXNet that the built-in did not write",
+            "an MXNet model that the built-in did not write",
             "train a network here",
         ),
         (
             r"saved_model\.pb(?:txt)?",
-            "a SavedModel of TensorFlow, as the TensorFlow built-in leaves it",
-            "train on from it: put it into the channel model of a job with backend=tensorflow "
+            "a TensorFlow SavedModel, such as the TensorFlow built-in writes",
+            "to train from it, put it into the channel model of a job with backend=tensorflow "
             "(docs/tensorflow.md)",
         ),
         (
             r".*\.keras|.*\.h5|.*\.hdf5|keras_metadata\.pb",
-            "a model of Keras",
+            "a Keras model",
             "train its network here, with backend=tensorflow and backbone=keras/<name>",
         ),
         (
@@ -42,7 +42,7 @@ _OTHER_MODELS = tuple(
         (
             r"(?:pytorch_model|model|adapter_model|tf_model|flax_model)(?:-\d+-of-\d+)?"
             r"\.(?:bin|safetensors|msgpack)|preprocessor_config\.json",
-            "a model of Hugging Face",
+            "a Hugging Face model",
             "train a network here",
         ),
         (
@@ -77,7 +77,7 @@ def describe_folder(directory: Path, manifest: str) -> str:
     for name in names:
         if name.endswith(f"/{manifest}"):
             inner = directory / Path(name).parent
-            return f"it in the folder {inner.name}: give {inner}, or pack the files without it"
+            return f"it in the folder {inner.name}: give {inner}, or pack only the files in it"
     if named := _described(names, directory):
         return named
     if archive := next(filter(_ARCHIVE.fullmatch, names), None):

@@ -122,7 +122,7 @@ def test_what_a_killed_process_has_accepted_is_answered_or_logged_as_lost(
         assert server.invoke(GRAY, Content_Type="image/png").status == 200
     assert found.keys() == {200, 0} and found.total() == 31
     assert lost_in(log) == found[0] > 10
-    assert "1 of which had arrived in part" in log.read_text()
+    assert "1 of them incomplete" in log.read_text()
 
 
 def test_requests_lost_while_the_server_stops_make_its_exit_code_1(

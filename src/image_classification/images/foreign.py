@@ -149,8 +149,8 @@ def recognize(data: bytes) -> str | None:
     head = data[:HEAD_BYTES]
     if not head.strip(b"\0"):
         return (
-            f"{len(data)} bytes that begin with zeros only: the file was not written or copied to "
-            "its end; get it again"
+            f"{len(data)} bytes that begin with zeros only: the file was not written or copied "
+            "completely; get it again"
         )
     named = _altered(head) or _by_signature(head) or _with_structure(head, data) or name_text(head)
     return named or _image_inside(head)
@@ -221,7 +221,7 @@ def _with_structure(head: bytes, data: bytes) -> str | None:
         names = (_said(name, cure) for part, name, cure in _MEMBERS if part in head)
         return next(names, f"a ZIP archive: {_UNPACK}")
     if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5" and data.endswith(b"."):
-        return "a pickle of Python, which is never read because it can contain code"
+        return "a Python pickle, which is never read because it can contain code"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < len(data):
         return "safetensors, the weights of a network"
     if re.match(rb"\x08[\x01-\x10]\x12[\x02-\x30][\w.\-]{2}", head):

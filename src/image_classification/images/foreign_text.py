@@ -1,6 +1,6 @@
 """Names texts that people send instead of an image, and the cure; see `foreign`.
 
-In: the first bytes of a text. Out: the end of a sentence, such as "an S3 address: …". Base64 text
+In: the first bytes of a text. Out: the end of a sentence, such as "an S3 URI: …". Base64 text
 (RFC 4648, also with its URL-safe alphabet), data: URLs (RFC 2397), JSON, XML and HTML errors,
 addresses, lists and manifests.
 """
@@ -37,7 +37,7 @@ def name_text(head: bytes) -> str | None:
         return None
     stripped = text.strip()
     if not stripped:
-        return "a text of spaces and line breaks: the file is empty inside"
+        return "only spaces and line breaks: the file has no content"
     return next((said for rule in _RULES if (said := rule(stripped))), None)
 
 
@@ -158,9 +158,9 @@ def _address(text: str) -> str | None:
     bare = text.strip("\"'<> ")
     first = bare.split("\n")[0][:_SHOWN]
     if re.match(r"s3[an]?://|arn:aws[\w-]*:s3:", bare, re.IGNORECASE):
-        return f"the S3 address {first!r}, which {_NOT_FETCHED}"
+        return f"the S3 URI {first!r}, which {_NOT_FETCHED}"
     if re.match(r"[a-z][a-z0-9+.\-]{1,15}://\S", bare, re.IGNORECASE):
-        return f"the address {first!r}, which {_NOT_FETCHED}"
+        return f"the URL {first!r}, which {_NOT_FETCHED}"
     is_line = "\n" not in bare and len(bare) < 512
     if is_line and re.fullmatch(r"@\S.*", bare):
         return f"{first!r}, a name for curl: write --data-binary {first}"
@@ -195,20 +195,18 @@ def name_manifest(text: str) -> str | None:
     if re.search(r'"(?:source-ref|source)"\s*:', text[:512]):
         return "a line of an augmented manifest, whose image is not fetched: send the image's bytes"
     if re.search(r'"(?:S3Object|s3Object|s3_uri|S3Uri|Bucket)"\s*:|"s3://', text):
-        return "JSON with an S3 address, which is not fetched: send the bytes of the image"
+        return "JSON with an S3 URI, which is not fetched: send the bytes of the image"
     if re.search(
         r'"(?:url|uri|image_?url|image_?uri|path|file_?(?:name|path)?)"\s*:\s*"', text, re.I
     ):
-        return (
-            "JSON with the address of an image, which is not fetched: send the bytes of the image"
-        )
+        return "JSON with the URL or path of an image, which is not fetched: send the image's bytes"
     return None
 
 
 def _error_of_a_server(text: str) -> str | None:
     key = r'\{\s*"(?:error\w*|message|Message|errorMessage|__type|Code|code|status)"\s*:'
     if re.match(key, text) and not re.search(_KEYS, text):
-        return f"an answer of another server instead of an image: {text[:_SHOWN]!r}"
+        return f"a response of another server instead of an image: {text[:_SHOWN]!r}"
     return None
 
 
@@ -245,7 +243,7 @@ _TEXTS = (
     (r"-----BEGIN ", "a certificate or key (PEM)"),
     (r"\{'", "Python's text of a dictionary: write JSON (json.dumps)"),
     (r"#!|import \w|from \w+ import |def \w+\(", "the text of a program"),
-    (r"\[(?:\.ShellClassInfo|InternetShortcut)\]", "a settings file of Windows: leave it out"),
+    (r"\[(?:\.ShellClassInfo|InternetShortcut)\]", "a Windows settings file: leave it out"),
     (r"\[object \w+\]\Z", "the name of a JavaScript object: send its bytes (an ArrayBuffer)"),
     (r"<(?:_io\.|PIL\.|class |\w[\w.]* object at )", "the name of a Python object: send its bytes"),
     (r"\[B@[0-9a-f]{4,8}\Z", "the name of a Java array: send its bytes"),

@@ -77,7 +77,7 @@ class Plan:
         return (
             f"{self.processes} process(es) of {self.threads} threads, {batches}, "
             f"a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies, "
-            f"{self.decoding_memory >> 20} MiB for pictures"
+            f"{self.decoding_memory >> 20} MiB for images"
         )
 
 

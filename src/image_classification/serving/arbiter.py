@@ -39,6 +39,7 @@ _DEATHS_SECONDS = 60.0
 _LONGEST_LOOK = 2.0  # seconds that count between two looks: a frozen container is not silent
 _REAP_SECONDS = 2.0
 _RECEIVES, _RECEIVE_SIZE = 64, 1 << 20
+_LATER = "send the request again later"
 
 
 class _Watched:
@@ -95,7 +96,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             silence = watched.silence_after(passed)
             if silence > watched.patience() and not watched.is_killed:
                 watched.is_killed = True
-                _log(f"process {pid} has given no sign of life for {silence:.0f} s: it is killed")
+                _log(f"killing process {pid}: it has given no sign of life for {silence:.0f} s")
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -166,10 +167,10 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         lost = max(0, numbers[UNANSWERED] - self._answer_deposits(watched)) + incomplete
         if lost:
             Worker.count_lost(lost)
-            partly = f", {incomplete} of which had arrived in part" if incomplete else ""
+            partly = f", {incomplete} of them incomplete" if incomplete else ""
             _log(f"process {worker.pid} ended with {lost} unanswered requests{partly}")
         if sending := numbers[SENDING]:
-            _log(f"process {worker.pid} ended while it sent {sending} answers")
+            _log(f"process {worker.pid} ended while it was sending {sending} responses")
         if self._is_ending():
             self._lost += lost
             return
@@ -187,7 +188,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         if watched.is_killed:
             reason = overdue(name, watched.worker.plan.timeout)
         elif self._is_ending():
-            status, reason = 503, f"the server stopped before {name} returned: send it again later"
+            status, reason = 503, f"the server stopped before {name} returned: {_LATER}"
         answer = refusal(status, reason).to_bytes(is_closing=True)
         for request, client in watched.worker.state.take():
             answered += _answer(client, answer)

@@ -235,7 +235,7 @@ class Connections:
         reader = connection.reader
         if connection.phase is Phase.RECEIVING and reader.has_begun:
             missing = "head" if reader.head is None else "body"
-            error = RequestError(400, f"the connection ended before the {missing} was whole")
+            error = RequestError(400, f"the connection ended before the {missing} was complete")
             self._refuse(connection, error)  # the client may read on
         else:
             self._close(connection)
@@ -294,7 +294,7 @@ class Connections:
         if going and time.monotonic() > self._next_note:
             self._next_note = time.monotonic() + _NOTE_SECONDS
             _logger.warning(
-                "%s connections are open, as many as there can be: new ones replace the slowest",
+                "%s connections are open, which is the limit: new ones replace the slowest",
                 len(self._open) + len(going),
             )
         return len(going)
@@ -303,7 +303,7 @@ class Connections:
         """While too much is held, end the slowest clients; see `slowest`."""
         for connection in slowest(self._open, time.monotonic(), faster):
             if self._held > self._limits.body_memory:
-                self._give_up(connection, "memory for requests and answers")
+                self._give_up(connection, "memory")
 
     def _give_up(self, connection: Connection, lacking: str, *, lingers: bool = True) -> None:
         """Refuse the request, or drop the answer, of a client that is too slow."""
@@ -312,7 +312,7 @@ class Connections:
             return
         if connection.phase is Phase.SENDING:
             left = len(connection.outgoing)
-            _logger.warning("A client too slow for its answer was cut off, %s bytes left", left)
+            _logger.warning("A client read its response too slowly, closed: %s bytes left", left)
         self._close(connection)
 
     def _refuse(self, connection: Connection, error: RequestError, *, lingers: bool = True) -> None:
@@ -341,5 +341,5 @@ class Connections:
 
 def _too_slow(lacking: str) -> RequestError:
     return RequestError(
-        503, f"the server has no {lacking} left for clients as slow as this: send it again"
+        503, f"the server has no {lacking} left for a client this slow: send the request again"
     )

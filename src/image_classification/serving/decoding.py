@@ -104,7 +104,7 @@ class Decoder:
         self._timeout = plan.timeout
         self._idle: list[Process] = []
         if forkserver is None:
-            _logger.info("Unusual images are decoded in this process: only Linux limits others")
+            _logger.info("Unusual images are decoded in this process: only Linux can limit others")
 
     def preprocess(
         self, image: bytes, header: ImageHeader, preprocessing: Preprocessing, out: UInt8Array
@@ -162,11 +162,11 @@ class Decoder:
                 503, f"the process that decoded the image {error}: send the request again later"
             ) from error
         except errors.ProcessError as error:
-            _logger.warning("A decoding process %s; the picture is a %s", error, price.what)
+            _logger.warning("A decoding process %s; the image is a %s", error, price.what)
             raise _refusal(error, price) from error
         if len(pixels) != limits.answer:
             process.end()
-            raise errors.ImageDamagedError(f"decoding this {price.what} gave no picture")
+            raise errors.ImageDamagedError(f"decoding this {price.what} gave no image")
         self._give_back(process)
         return pixels
 
@@ -207,7 +207,7 @@ def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
     if isinstance(error, errors.TimeLimitError):
         return errors.ImageTooLargeError(f"decoding this {price.what} {error}")
     return errors.ImageDamagedError(
-        f"decoding this {price.what} failed, its process {error}; save the image again"
+        f"decoding this {price.what} failed: its process {error}; save the image again"
     )
 
 
@@ -262,7 +262,8 @@ class Capacity:
         with self._changed:
             if len(self._waiting) >= self._most_waiting:
                 raise errors.RequestError(
-                    503, f"{len(self._waiting)} images wait to be decoded: send it again later"
+                    503,
+                    f"{len(self._waiting)} images wait to be decoded: send the request again later",
                 )
             self._waiting.append(ticket)
             try:

@@ -21,7 +21,7 @@ from image_classification.serving.observation import Health
 URGENT_SECONDS = 1.0
 """Time to answer after SIGINT, SIGQUIT or SIGABRT; gunicorn kills 2 s after the signal."""
 
-STOPS = "the server is stopping: send it again, to another server or later"
+STOPS = "the server is stopping: send the request again, to another server or later"
 """Why a server that ends refuses a request."""
 
 _WAITING_SHARE = 0.8  # of the time: then requests that still wait for a thread are refused
@@ -29,7 +29,7 @@ _RUNNING_SHARE = 0.96  # then those that still run
 _FAULT_SECONDS = 5.0  # for the requests that still run when the process must be replaced
 _FLUSH_SECONDS = 0.5  # for clients to take their last answers
 
-_IS_REPLACED = "this process is being replaced: send it again later"
+_IS_REPLACED = "this process is being replaced: send the request again later"
 
 _logger = logging.getLogger(__name__)
 
@@ -132,5 +132,5 @@ def overdue(name: str, timeout: float) -> str:
     """Say that a run of this name hangs, and the cure."""
     return (
         f"{name} did not return within {timeout:g} s; the server replaces its process: make it "
-        f"faster, or set {environment.SERVER_TIMEOUT.name} to more seconds"
+        f"faster or raise {environment.SERVER_TIMEOUT.name}"
     )

@@ -36,7 +36,7 @@ class _Message:
 
 
 _SPARSE = "a sparse tensor"
-_EXTERNAL = "a tensor whose data are in another file (external data)"
+_EXTERNAL = "a tensor with its data in another file (external data)"
 _TENSOR = _Message("tensor", refused={13: _EXTERNAL})
 _ATTRIBUTE = _Message("attribute", {5: _TENSOR, 10: _TENSOR}, {22: _SPARSE, 23: _SPARSE})
 _NODE = _Message("node", {5: _ATTRIBUTE})
@@ -74,7 +74,7 @@ def check_graph(graph: bytes) -> None:
             if not remaining:
                 raise ArtifactError(f"it has more than {_MOST_FIELDS} fields")
             if number in kind.refused:
-                raise ArtifactError(f"it has {kind.refused[number]}, which is never used here")
+                raise ArtifactError(f"it has {kind.refused[number]}, which no artifact has")
             if number in kind.parts and isinstance(value, memoryview):
                 waiting.append((kind.parts[number], value, depth + 1))
             elif kind is _NODE or (kind is _TENSOR and number in (_DIMS, _DATA_LOCATION)):
@@ -98,13 +98,13 @@ def _check_node(operators: list[str], domains: list[str]) -> None:
     for name in operators:
         if name in _REPEATING:
             raise ArtifactError(
-                f"it has the operator {name}, which may run without end: a classifier has none"
+                f"it has the operator {name}, which can run forever: no artifact has it"
             )
 
 
 def _check_tensor(found: dict[int, list[int | memoryview]], size: int) -> None:
     if any(found.get(_DATA_LOCATION, [])):
-        raise ArtifactError(f"it has {_EXTERNAL}, which is never used here")
+        raise ArtifactError(f"it has {_EXTERNAL}, which no artifact has")
     dims: list[int] = []
     for value in found.get(_DIMS, []):
         dims += [value] if isinstance(value, int) else _varints(value)

@@ -205,7 +205,8 @@ class ModelProcesses:
                 return None
             if len(self._waiting) >= self._bounds.waiting:
                 raise errors.RequestError(
-                    503, f"{len(self._waiting)} requests wait for this model: send it again later"
+                    503,
+                    f"{len(self._waiting)} requests wait for this model: send yours again later",
                 )
             waiting = _Waiting()
             self._waiting.append(waiting)
@@ -275,7 +276,7 @@ class ModelProcesses:
         try:
             process = self._start()
         except errors.ImageClassificationError as error:
-            _logger.warning("A model gets no further process: %s", error)
+            _logger.warning("A model gets no additional process: %s", error)
         with self._lock:
             self._is_growing = False
         self._put(process)

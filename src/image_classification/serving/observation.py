@@ -85,7 +85,7 @@ class RequestRecord:
         if time.monotonic() - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
             raise RequestError(
                 503,
-                "the request waited too long for its turn: send it again, or send requests "
+                "the request waited too long for its turn: send it again later, or send requests "
                 "more slowly",
             )
 

@@ -122,7 +122,8 @@ class Scheduler:
             self._forget_bulk()  # own code may predict twice
             if len(self._bulk) >= most and work.count > 1:
                 raise RequestError(
-                    503, f"{most} requests of many images are being computed: send it again later"
+                    503,
+                    f"{most} requests with many images are computing: send yours again later",
                 )
             if self._bulk and self._held + work.reserved > self.plan.bulk_memory:
                 raise RequestError(503, _NO_ROOM)
@@ -156,7 +157,7 @@ class Scheduler:
             try:
                 work()
             except BaseException:
-                _logger.exception("a request has no answer")
+                _logger.exception("A request got no response")
             finally:
                 self._finish()
 
@@ -365,7 +366,7 @@ class ManyImages:
         )
 
 
-_NO_ROOM = "other requests of many images fill the memory for them: send it again later"
+_NO_ROOM = "other requests with many images fill their memory: send this one again later"
 _WAYS_OUT = f"send fewer at a time or raise {environment.COMPUTE_TIMEOUT.name}"
 
 

@@ -280,7 +280,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         in_queue = accepted - self._scheduler.bulk_requests
         room = self.plan.threads + self.plan.queue_size
         if in_queue >= room or accepted >= self._most_accepted:
-            raise RequestError(503, f"{accepted} requests are already waiting: send it again later")
+            raise RequestError(
+                503, f"{accepted} requests are already waiting: send yours again later"
+            )
 
     def _work(self, work: Work) -> None:
         """Answer in a thread of the pool, and send as much as the client takes at once."""

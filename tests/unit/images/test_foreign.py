@@ -87,7 +87,7 @@ ALTERATIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "JSON text": (lambda b: json.dumps(b.decode("latin-1")).encode(), "as escapes"),
     "gzip": (gzip.compress, "gzip: decompress it, or send it with Content-Encoding: gzip"),
     "zlib": (zlib.compress, "zlib data"),
-    "pickle": (pickle.dumps, "a pickle of Python, which is never read"),
+    "pickle": (pickle.dumps, "a Python pickle, which is never read"),
 }
 
 
@@ -125,8 +125,8 @@ OTHERS = {
     "array of numbers": str(NOISE).encode(),
     "S3 manifest, whose files are not fetched": b'[{"prefix":"s3://b/"},"a.jpg"]',
     "augmented manifest": b'{"source-ref":"s3://b/a.jpg","class":0}',
-    "S3 address": b"s3://b/a.jpg\n",
-    "address 'https://example.org/a.jpg', which is not fetched": b"https://example.org/a.jpg",
+    "S3 URI": b"s3://b/a.jpg\n",
+    "URL 'https://example.org/a.jpg', which is not fetched": b"https://example.org/a.jpg",
     "file name 'a.jpg', which is not opened": b"a.jpg",
     "path '/opt/ml/input', which is not opened": b"/opt/ml/input",
     "file name 'C:": b"C:\\Users\\me\\my photo.PNG",
@@ -137,7 +137,7 @@ OTHERS = {
     "HTML, a web page (Sign in)": b"<!doctype HTML><html><head><title>Sign in</title>",
     "SVG": b'\xef\xbb\xbf  <?xml version="1.0"?><!-- x --><!DOCTYPE svg PUBLIC "a"><svg>',
     "SVG, a drawing": b"<!-- drawn -->\n<svg/>",
-    "an answer of another server": b'{"message":"Forbidden"}',
+    "a response of another server": b'{"message":"Forbidden"}',
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
     "an email": b"From: a@example.org\nSubject: photo\n\n",
     "an image list": b"0\t3.000000\tred/a.jpg\n",
@@ -146,7 +146,7 @@ OTHERS = {
     "the name of a JavaScript object": b"[object ArrayBuffer]",
     "the name of a Python object": b"<_io.BytesIO object at 0x7f00>",
     "the word 'undefined'": b"undefined",
-    "a text of spaces": b" \n\n ",
+    "only spaces and line breaks": b" \n\n ",
     "zeros only": bytes(5000),
     "0 bytes": b"",
     "a NumPy array": archive(np.save, NOISE),

@@ -37,8 +37,8 @@ def decoded(body: bytes, header: str, limit: int) -> bytes:
     if len(codings) > 1 or codings[0] not in ("gzip", "x-gzip", "deflate"):
         raise RequestError(
             415,
-            f"Content-Encoding {header[:100]!r} is not accepted: send the body as it is, or with "
-            "one of gzip and deflate",
+            f"Content-Encoding {header[:100]!r} is not accepted: send the body uncompressed, or "
+            "compressed with gzip or deflate",
             {"Accept-Encoding": ACCEPTED},
         )
     try:

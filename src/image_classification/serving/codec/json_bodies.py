@@ -193,14 +193,14 @@ def _decoded(text: str) -> bytes | Failure:
         return content
     named = recognize(text[:_HEAD].encode("utf-8", "replace"))
     if not text.strip():
-        named = "an empty text"
+        named = "an empty string"
     if text.lstrip().startswith(("{", "[")):
         named = "JSON in a string, which was encoded twice: send the object itself"
     is_base64 = named is None or "not of an accepted image" in named or text[:5].lower() == "data:"
     if content is not None and is_base64 and len(text) >= _FEWEST:
         return content
     if named is None:
-        named = f"{len(text)} characters that are not, {text[:_SHOWN]!r}"
+        named = f"{len(text)} characters that are not base64, {text[:_SHOWN]!r}"
     return Failure(f"expected the base64 text of an image file, got {named}")
 
 

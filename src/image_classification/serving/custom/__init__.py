@@ -96,11 +96,9 @@ def warn_of_unused_code(model_dir: Path, reason: str) -> None:
     cure = f"it defines none of {', '.join(FUNCTIONS)}"
     direct = [Path(name).name for name in usable if Path(name).parent == Path(CODE_FOLDER)]
     if direct:
-        cure = f"to answer through it, set {environment.PROGRAM.name}={direct[0]}"
+        cure = f"to run it, set {environment.PROGRAM.name}={direct[0]}"
     elif usable:
-        cure = (
-            f"to answer through it, move it into {CODE_FOLDER}/ and set {environment.PROGRAM.name}"
-        )
+        cure = f"to run it, move it into {CODE_FOLDER}/ and set {environment.PROGRAM.name}"
     elif others := _described(defined for _, names in scripts for defined in names):
         cure = (
             f"it has {others}: write {', '.join(FUNCTIONS[1:4])} instead, and set "
