@@ -25,7 +25,7 @@ load = server._Server.load
 
 def load_with_obedient_device(application: Any) -> Any:
     """Runs in the worker: ONNX Runtime must not be imported before the fork."""
-    from image_classification.serving import models, runtime
+    from image_classification.serving import decoding, runtime
 
     class ObedientRuntime(runtime.Runtime):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -43,14 +43,14 @@ def load_with_obedient_device(application: Any) -> Any:
                 return np.full((len(images), 3), 1 / 3, np.float32)
             return super().run(images, **options)
 
-    preprocess = models.preprocess
+    preprocess = decoding.preprocess
 
-    def preprocess_or_hang(image: bytes, *arguments: Any) -> None:
+    def preprocess_or_hang(image: bytes, *arguments: Any, **options: Any) -> UInt8Array:
         if read_header(image).width == 41:
             time.sleep(3600)
-        preprocess(image, *arguments)
+        return preprocess(image, *arguments, **options)
 
-    models.preprocess = preprocess_or_hang  # type: ignore[attr-defined]
+    decoding.preprocess = preprocess_or_hang
     runtime.Runtime = ObedientRuntime  # type: ignore[misc]
     return load(application)
 

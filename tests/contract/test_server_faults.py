@@ -25,7 +25,8 @@ PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 def one_color(value: int, size: int = 40) -> bytes:
     body = io.BytesIO()
-    Image.new("RGB", (size, size), (value, value, value)).save(body, "PNG")
+    # A plain JPEG, which is decoded in the process whose device fails.
+    Image.new("RGB", (size, size), (value, value, value)).save(body, "JPEG", quality=95)
     return body.getvalue()
 
 
@@ -238,8 +239,8 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
     log = tmp_path / "log"
     with faulty(trained_job / "model", log=log) as server:
         broken = server.worker()
-        assert server.invoke(BREAK, Content_Type="image/png").status == 500
-        assert server.invoke(GRAY, Content_Type="image/png").status == 200
+        assert server.invoke(BREAK, Content_Type="image/jpeg").status == 500
+        assert server.invoke(GRAY, Content_Type="image/jpeg").status == 200
         assert server.get("/ping").status == 200
         assert server.worker() != broken
     assert "illegal memory access" in log.read_text()
@@ -248,7 +249,7 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
 def test_a_server_whose_processes_keep_dying_ends(trained_job: Path) -> None:
     with running_server(trained_job / "model", program=FAULTY, exit_code=1) as server:
         for _ in range(5):
-            assert server.invoke(BREAK, Content_Type="image/png").status == 500
+            assert server.invoke(BREAK, Content_Type="image/jpeg").status == 500
         assert server.process.wait(30) == 1
 
 
@@ -261,9 +262,9 @@ def test_a_lost_gpu_makes_pings_unhealthy_and_ends_the_server(
     with running_server(model, program=FAULTY, log=log, exit_code=3, **settings) as server:
         with connected(server) as busy:
             busy.send(request(BUSY))
-            assert server.invoke(BREAK, Content_Type="image/png").status == 500
+            assert server.invoke(BREAK, Content_Type="image/jpeg").status == 500
             assert server.get("/ping").status == 503
-            refused = server.invoke(GRAY, Content_Type="image/png")
+            refused = server.invoke(GRAY, Content_Type="image/jpeg")
             assert refused.status == 503 and b"being replaced" in refused.body
             assert busy.answer().status == 200
         assert server.process.wait(30) == 3
@@ -281,5 +282,5 @@ def test_a_run_of_the_model_or_of_the_decoder_that_hangs_is_a_500_and_ends_its_p
                 answer = client.answer()
                 assert answer.status == 500 and answer.headers["Connection"] == "close"
                 assert name + b" did not return within 1 s" in answer.body and client.is_closed()
-            assert server.invoke(GRAY, Content_Type="image/png").status == 200
+            assert server.invoke(GRAY, Content_Type="image/jpeg").status == 200
             assert server.worker() != hanging

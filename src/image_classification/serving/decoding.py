@@ -39,9 +39,10 @@ NAME = "decoder"
 _WATCHED = "the decoder of images"
 # Bytes that a decoding process may keep. glibc keeps what one picture took for the next; if it did
 # not, the page faults of new memory would make a WEBP of a megapixel half as slow again (measured).
-_MOST_KEPT = 32 << 20
+_MOST_KEPT = 24 << 20
 _PATIENCE = 10  # times the CPU time of a picture: the most that it may take on a busy machine,
 _LEAST_PATIENCE = 20.0  # or these seconds
+_CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
 _LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
@@ -139,7 +140,7 @@ class Decoder:
         seconds = self._limits.seconds_for(price.size)
         limits = Limits(
             memory=reservation(price.memory),
-            cpu_seconds=seconds,
+            cpu_seconds=_CPU_SHARE * seconds,
             wall_seconds=min(
                 max(_LEAST_PATIENCE, _PATIENCE * seconds), _TIMEOUT_SHARE * self._timeout
             ),

@@ -24,7 +24,7 @@ from image_classification.artifact import MANIFEST_FILE, MODEL_FILE
 from image_classification.contract import environment, process
 from image_classification.errors import NoProcessError, RequestError, UserError
 from image_classification.labels.label_map import LABELS_FILE
-from image_classification.serving.admission import MemoryBudget, memory_used
+from image_classification.serving.admission import MemoryBudget, Plan, memory_used
 from image_classification.serving.app import Invocation, Responder, answer_current
 
 _PAGE_SIZE = 100
@@ -37,10 +37,16 @@ _FILES, _OTHER_FILES = 4, 64  # two for a process; a model has one or two
 _BUDGET_SHARE = 0.75  # the rest is for the requests
 
 
-def memory_budget() -> int:
-    """Return the bytes that all models may take: the setting, or three quarters of free memory."""
-    setting = environment.MODEL_MEMORY.read_integer(0)
-    return setting * 2**20 or int((process.memory_limit() - memory_used()) * _BUDGET_SHARE)
+def memory_budget(plan: Plan) -> int:
+    """Return the bytes that all models may take: the setting, or what the plan of requests leaves.
+
+    That is at most three quarters of the memory that is free, and at least a quarter of the limit.
+    """
+    setting, limit = environment.MODEL_MEMORY.read_integer(0), process.memory_limit()
+    if setting:
+        return setting * 2**20
+    most = int((limit - memory_used()) * _BUDGET_SHARE)
+    return min(most, max(limit // 4, limit - plan.memory))
 
 
 def memory_needed(path: Path) -> int:

@@ -137,7 +137,7 @@ def _multi_model_app(
     # Now, while this process has one thread. A GPU has one owner, so its models stay together.
     children = {model_process.CHILD: model_process.ModelChild()}
     forkserver = Forkserver(children) if is_isolated else None
-    budget = MemoryBudget(multi_model.memory_budget())
+    budget = MemoryBudget(multi_model.memory_budget(plan))
 
     def load(path: Path) -> multi_model.LoadedModel:
         with open_artifact(path) as artifact:

