@@ -107,9 +107,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         max_batch = 1
     largest = environment.max_content_length()
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
-    bulk_memory = max(
-        largest + _LEAST_ANSWER, min(_LARGEST_BULK_SHARE, limit // 16) // processes
-    )
+    bulk_memory = max(largest + _LEAST_ANSWER, min(_LARGEST_BULK_SHARE, limit // 16) // processes)
     share = limit // processes
     decoders = max(1, min(-(-cpus // processes), share // 16 // _MEMORY_PER_DECODER))
     free = share - _BASE_MEMORY - body_memory - bulk_memory - decoders * _MEMORY_PER_DECODER

@@ -13,10 +13,9 @@ import json
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +43,7 @@ _PATIENCE = 10  # times the CPU time of a picture: the most that it may take on 
 _LEAST_PATIENCE = 20.0  # or these seconds
 _CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
+_DEAR_SECONDS = 0.25  # of CPU time; a photograph of 10 megapixels as WEBP takes 0.5, as PNG 0.3
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
 _LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
 
@@ -102,6 +102,7 @@ class Decoder:
         given = picture_limits()
         memory = min(given.memory, plan.largest_price)
         self._limits = replace(given, memory=memory)
+        self._memory = plan.decoding_memory
         self._timeout = plan.timeout
         self._idle: list[Process] = []
         if forkserver is None:
@@ -130,8 +131,8 @@ class Decoder:
                 return
             except UnusualImageError:
                 pass
-        memory = reservation(price.memory)
-        with self._capacity.taken(memory, processes=1), self._health.running(_WATCHED):
+        memory = min(reservation(price.memory) + price.size, self._memory)
+        with self._capacity.taken(memory, 1, price.seconds), self._health.running(_WATCHED):
             pixels = self._decode_apart(image, preprocessing, price)
         out[...] = np.frombuffer(pixels, np.uint8).reshape(out.shape)
 
@@ -212,8 +213,27 @@ def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
     )
 
 
+@dataclass(eq=False)
+class _Visitor:
+    """A picture that waits.
+
+    Attributes:
+        turn: the smallest has its turn first.
+        is_refused: whether another one has its place.
+    """
+
+    memory: int
+    processes: int
+    is_dear: bool
+    turn: float
+    is_refused: bool = False
+
+
 class Capacity:
-    """Memory and processes, taken first come, first served.
+    """Memory and processes for pictures; dear ones never keep all others waiting.
+
+    A picture comes later by ten times its price, so of those that wait the cheap ones go first, and
+    none waits for ever. Dear ones leave one process to the others, if there are several.
 
     Args:
         memory: bytes.
@@ -223,19 +243,21 @@ class Capacity:
 
     def __init__(self, memory: int, processes: int, most_waiting: int = 100) -> None:
         self._memory, self._processes = memory, processes
+        self._spare = 1 if processes > 1 else 0
         self._most_waiting = most_waiting
-        self._waiting: deque[object] = deque()
+        self._waiting: list[_Visitor] = []
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, memory: int, processes: int = 0) -> Iterator[None]:
+    def taken(self, memory: int, processes: int = 0, seconds: float = 0.0) -> Iterator[None]:
         """Wait for memory and processes, which are the block's; the wait counts as queueing.
 
         A request that waits long leaves its place among the threads of the server to another.
 
         Args:
             memory: bytes, at most all that there is.
-            processes: their number.
+            processes: 1 or none.
+            seconds: price of the picture in CPU time.
 
         Raises:
             RequestError: no client waits any more (499, 503), or too many wait (503).
@@ -244,7 +266,8 @@ class Capacity:
         if not memory and not processes:
             yield
             return
-        self._take(memory, processes)
+        turn = time.monotonic() + _PATIENCE * seconds
+        self._take(_Visitor(memory, processes, seconds > _DEAR_SECONDS, turn))
         try:
             yield
         finally:
@@ -253,28 +276,43 @@ class Capacity:
                 self._processes += processes
                 self._changed.notify_all()
 
-    def _take(self, memory: int, processes: int) -> None:
-        ticket, start, record = object(), time.monotonic(), current_request()
+    def _take(self, visitor: _Visitor) -> None:
+        start, record = time.monotonic(), current_request()
 
-        def is_next() -> bool:
-            first = self._waiting[0] is ticket
-            return first and self._memory >= memory and self._processes >= processes
+        def may_go_on() -> bool:
+            return visitor.is_refused or self._next() is visitor
 
         with self._changed:
-            if len(self._waiting) >= self._most_waiting:
-                raise errors.RequestError(
-                    503,
-                    f"{len(self._waiting)} images wait to be decoded: send the request again later",
-                )
-            self._waiting.append(ticket)
+            self._waiting.append(visitor)
+            self._waiting.sort(key=lambda one: one.turn)
+            for last in self._waiting[self._most_waiting :]:
+                last.is_refused = True
+                self._changed.notify_all()
             try:
-                if not self._changed.wait_for(is_next, _PLACE_SECONDS):
+                if not self._changed.wait_for(may_go_on, _PLACE_SECONDS):
                     leave_place()
-                while not self._changed.wait_for(is_next, _LOOK_SECONDS):
+                while not self._changed.wait_for(may_go_on, _LOOK_SECONDS):
                     record.refuse_if_abandoned()
-                self._memory -= memory
-                self._processes -= processes
+                if visitor.is_refused:
+                    raise errors.RequestError(
+                        503,
+                        f"{self._most_waiting} images wait to be decoded: send the request again "
+                        "later",
+                    )
+                self._memory -= visitor.memory
+                self._processes -= visitor.processes
             finally:
-                self._waiting.remove(ticket)
+                self._waiting.remove(visitor)
                 self._changed.notify_all()  # there may be room for the next one too
                 record.waited(time.monotonic() - start)
+
+    def _next(self) -> _Visitor | None:
+        """Return who has its turn: the first for whom there is a process, if the memory is there.
+
+        Who waits for memory keeps the others waiting, or a large picture might wait for ever.
+        """
+        for visitor in self._waiting:
+            needed = visitor.processes and visitor.processes + visitor.is_dear * self._spare
+            if self._processes >= needed:
+                return visitor if self._memory >= visitor.memory else None
+        return None

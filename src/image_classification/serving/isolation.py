@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from image_classification import errors
 from image_classification.serving import forkserver
 from image_classification.serving.forkserver import Function
 
-IS_SUPPORTED = sys.platform == "linux"
+IS_SUPPORTED = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 """Whether the kernel can limit a child as this module needs it."""
 
 _WAIT_SECONDS = 0.05  # of a call that a caller need not know of

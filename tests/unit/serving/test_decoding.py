@@ -34,8 +34,10 @@ needs_linux = pytest.mark.skipif(not IS_SUPPORTED, reason="needs Linux")
 class Visitor:
     """A thread that takes capacity, for a request of its own, until it is told to end."""
 
-    def __init__(self, capacity: Capacity, memory: int, processes: int = 0) -> None:
-        self._capacity, self._wanted = capacity, (memory, processes)
+    def __init__(
+        self, capacity: Capacity, memory: int, processes: int = 0, seconds: float = 0.0
+    ) -> None:
+        self._capacity, self._wanted = capacity, (memory, processes, seconds)
         self.record = RequestRecord("POST", "/invocations")
         self.entered, self.leave = threading.Event(), threading.Event()
         self.refusal: errors.RequestError | None = None
@@ -106,17 +108,34 @@ def test_who_has_gone_or_waited_too_long_leaves_the_line_to_the_others() -> None
     assert late.refusal is not None and late.refusal.status == 503
 
 
-def test_more_than_may_wait_are_refused_at_once() -> None:
-    capacity = Capacity(1, 0, most_waiting=1)
+def test_of_those_that_wait_the_cheap_ones_go_first_and_the_dearest_are_refused() -> None:
+    capacity = Capacity(1, 1, most_waiting=2)
     with capacity.taken(1):
-        waiting = Visitor(capacity, 1)
-        while not capacity._waiting:
+        dear = [Visitor(capacity, 1, 1, seconds) for seconds in (2, 9)]
+        while len(capacity._waiting) < 2:
             time.sleep(0.01)
-        with pytest.raises(errors.RequestError, match="1 images wait") as refused:
-            with capacity.taken(1):
-                pass
-    waiting.end()
-    assert refused.value.status == 503
+        cheap = Visitor(capacity, 1, 1, 0.01)
+        dear[1].thread.join(30)
+    assert dear[1].refusal is not None and dear[1].refusal.status == 503
+    assert cheap.entered.wait(30) and not dear[0].entered.is_set()
+    cheap.end()
+    assert dear[0].entered.wait(30)
+    dear[0].end()
+
+
+def test_dear_pictures_leave_a_process_to_the_others() -> None:
+    capacity = Capacity(9, 2)
+    dear = [Visitor(capacity, 1, 1, 1.0) for _ in range(2)]
+    while not any(visitor.entered.is_set() for visitor in dear):
+        time.sleep(0.01)
+    with capacity.taken(1, 1, 0.01):
+        pass
+    assert not all(visitor.entered.is_set() for visitor in dear)
+    for visitor in dear:
+        visitor.leave.set()
+    for visitor in dear:
+        visitor.end()
+        assert visitor.entered.is_set()
 
 
 def test_the_wait_of_a_picture_counts_as_queueing_and_not_as_decoding() -> None:
