@@ -14,7 +14,7 @@ from image_classification.errors import ArtifactError
 from image_classification.files import named_in_errors, temporary_folder
 
 _MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
-_FREE_UNPACKED = 256 * 2**20  # whatever the size of the archive: constant weights shrink to nothing
+_FREE_UNPACKED = 256 * 2**20  # for an archive of any size: constant weights shrink to nothing
 _MOST_GROWTH = 100  # times the archive's size, beyond that; weights shrink to 0.9, text to a tenth
 _MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
 _MOST_HEADER = 2**17  # bytes of an extended header, which tarfile reads into memory
@@ -33,7 +33,7 @@ def unpack(archive: Path, directory: Path) -> None:
     """Unpack a model.tar.gz.
 
     Raises:
-        ArtifactError: it is damaged, has paths out of the folder, links, devices or sparse files,
+        ArtifactError: it is damaged, has paths outside the folder, links, devices or sparse files,
             or is a decompression bomb.
         OSError: there is no space on the disk.
     """
@@ -93,12 +93,12 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
 
 @contextmanager
 def _reading(archive: Path) -> Iterator[None]:
-    """Name the archive and how it is compressed in an error of the block, which reads it alone."""
+    """Name the archive and its compression in errors of the block, which only reads it."""
     try:
         yield
     except ArtifactError:
         raise
-    except Exception as error:  # each compression has errors of its own; so has a strange header
+    except Exception as error:  # each compression has its own errors, and so do strange headers
         reason = "nested headers" if isinstance(error, RecursionError) else str(error)
         raise ArtifactError(
             f"{archive}: not a usable model.tar.gz: {_kind_of(archive)}"

@@ -52,7 +52,7 @@ FileWriter = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class GraphFile:
-    """The file of a graph and what its artifact says about it: all that a process needs to run it.
+    """The file of a graph and its entry in the artifact: all that a process needs to run it.
 
     Attributes:
         path: of the file.
@@ -69,7 +69,7 @@ class GraphFile:
     classes: int
 
     def read(self) -> bytes:
-        """Return the content, verified as it is now: no file changes between check and use.
+        """Return the verified content: the file cannot change between check and use.
 
         Raises:
             ArtifactError: the file is missing, or has changed since the artifact was written.

@@ -18,7 +18,7 @@
     │   └── UsageError             the command line asks for something impossible
     ├── AlgorithmError             our own fault; exit code 1
     │   ├── DeviceError            the device or its runtime failed: the process must be replaced
-    │   ├── ForkserverError        what starts child processes has ended: replace this one
+    │   ├── ForkserverError        the process that starts child processes ended: replace this one
     │   └── ProcessError           a child process ended without an answer
     │       ├── NoProcessError         the kernel refuses to start one
     │       ├── MemoryLimitError       it took more memory than its limit
@@ -117,7 +117,7 @@ class ForkserverError(AlgorithmError):
 
 
 class ProcessError(AlgorithmError):
-    """A child process ended without an answer; the message says what it did, without a subject."""
+    """A child process ended without an answer; the message has no subject."""
 
 
 class NoProcessError(ProcessError):
@@ -125,15 +125,15 @@ class NoProcessError(ProcessError):
 
 
 class MemoryLimitError(ProcessError):
-    """A child process took more memory than it may, or than there is."""
+    """A child process took more memory than its limit, or than there is."""
 
 
 class NoMemoryLeftError(MemoryLimitError):
-    """The kernel killed a child process, which it does if no memory is left, whoever took it."""
+    """The kernel killed a child process because no memory was left, whichever process took it."""
 
 
 class CpuLimitError(ProcessError):
-    """A child process took more CPU time than it may."""
+    """A child process took more CPU time than its limit."""
 
 
 class TimeLimitError(ProcessError):
@@ -146,7 +146,7 @@ class RequestError(ImageClassificationError):
     Args:
         status: the HTTP status code, 400 to 599.
         message: one line for the client: what was received, what is accepted, what to do.
-        headers: further headers of the answer.
+        headers: additional headers of the response.
     """
 
     prefix = "RequestError"

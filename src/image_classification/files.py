@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that nobody leaves behind."""
+"""Files that are complete or absent, and temporary folders that are always removed."""
 
 import errno
 import fcntl
@@ -77,7 +77,7 @@ def temporary_folder() -> Iterator[Path]:
     """Yield an empty temporary folder and remove it after the block.
 
     If every process that uses it is killed, the next call of this function removes it: a lock on a
-    file next to the yielded folder, which forked processes hold too, tells whether one still lives.
+    file next to the yielded folder, which forked processes hold too, tells whether one still runs.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
     owner, root = os.getpid(), Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
@@ -96,7 +96,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's temporary folders whose lock nobody holds."""
+    """Remove this user's temporary folders whose lock no process holds."""
     for root in parent.glob(f"{_FOLDER_PREFIX}*"):
         with suppress(OSError):  # it is in use, removed by now, or not ours to judge
             if root.is_symlink() or root.stat().st_uid != os.geteuid():

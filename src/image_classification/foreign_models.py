@@ -1,7 +1,7 @@
-"""Names what a folder holds that is no artifact of ours, and the cure, by the names of its files.
+"""Names the model of another program in a folder, and the cure, by the names of its files.
 
-The MXNet and the TensorFlow built-in, Keras, Hugging Face and PyTorch leave such folders. None of
-their files is loaded: some would run code.
+The MXNet and TensorFlow built-ins, Keras, Hugging Face and PyTorch write such folders. Their files
+are never loaded, because some would run code.
 """
 
 import re
@@ -69,8 +69,8 @@ def describe_folder(directory: Path, manifest: str) -> str:
     """Return the end of a sentence: what `directory`, which has no manifest, holds, and the cure.
 
     Args:
-        directory: that the user gave, or an unpacked archive; it need not exist.
-        manifest: name of the file that an artifact has.
+        directory: the user's folder, or an unpacked archive; it need not exist.
+        manifest: the name of an artifact's manifest.
     """
     found = [path for part in ("*", "*/*") for path in islice(directory.glob(part), _MOST_NAMES)]
     names = sorted(path.relative_to(directory).as_posix() for path in found)

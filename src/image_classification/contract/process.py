@@ -41,8 +41,8 @@ def gpu_count() -> int:
 def memory_limit() -> int:
     """Return how many bytes this process may use: the least limit of its cgroups, or all memory.
 
-    In a container its own cgroup is the root of the file system; elsewhere (a service of systemd)
-    it lies below, and each of its ancestors limits it too.
+    In a container, the process's cgroup is the root of the file system; elsewhere (a systemd
+    service), it is nested, and each of its ancestors limits it too.
     """
     least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _limit_files():

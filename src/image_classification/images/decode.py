@@ -46,7 +46,7 @@ _READERS: dict[str, type[ImageFile]] = {
     "WEBP": WebPImageFile,
     "BMP": BmpImageFile,
 }
-# Direction of rows and columns, −1 for backward; from 5 on, after the picture is transposed.
+# Direction of rows and columns, −1 for backward; from 5 on, after the image is transposed.
 _BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 # What Pillow's readers raise at damaged files; a warning only where warnings are made errors.
 _PILLOW_ERRORS = (
@@ -82,7 +82,7 @@ def decode(
         max_pixels: limit of width × height in the file, checked before pixels are allocated.
         header: of `data`, if the caller has read it already.
         smooth_chroma: False repeats the color of a JPEG with halved chroma instead of
-            interpolating it: a third faster, and invisible where the picture is shrunk afterward.
+            interpolating it: a third faster, and invisible where the image is shrunk afterward.
         may_use_pillow: False raises an UnusualImageError for what libjpeg-turbo does not decode.
 
     Returns:
@@ -91,7 +91,7 @@ def decode(
     Raises:
         ImageFormatError: not an accepted image format.
         ImageDamagedError: truncated or corrupt.
-        ImageTooLargeError: more than `max_pixels`, or more memory or CPU time than one picture may
+        ImageTooLargeError: more than `max_pixels`, or more memory or CPU time than one image may
             cost (`price.picture_limits`).
     """
     if header is None:
@@ -118,7 +118,7 @@ def decode_region(
 
     Args:
         data: the file's content.
-        region: (top, left, height, width) in pixels of the upright picture, inside it.
+        region: (top, left, height, width) in pixels of the upright image, inside it.
         min_size: (height, width). If given, the region of a JPEG may be decoded at 1/2, 1/4 or 1/8,
             as long as neither side falls below this. Its edges then move by up to 7 pixels of the
             file, to multiples of the scale.
@@ -183,7 +183,7 @@ def jpeg_scale(header: ImageHeader, size: tuple[int, int], min_size: tuple[int, 
 
 
 def _stored_box(box: Box, header: ImageHeader) -> Box:
-    """Find where a box of the upright picture is stored."""
+    """Find where a box of the upright image is stored."""
     top, left, height, width = box
     rows, columns = _BACKWARD.get(header.orientation, (1, 1))
     full_height, full_width = header.upright_size
@@ -231,7 +231,7 @@ def _decode_stored(
 def _decode_whole_jpeg(
     data: bytes, header: ImageHeader, colors: str, scale: int, smooth_chroma: bool
 ) -> UInt8Array | None:
-    """The picture by libjpeg-turbo, C-contiguous; None where it finds any fault."""
+    """Decode with libjpeg-turbo, C-contiguous; None if it finds any fault."""
     if header.channels not in (1, 3):
         return None  # CMYK: Pillow knows Adobe's inversion
     size = (header.height, header.width)
@@ -246,7 +246,7 @@ def _decode_whole_jpeg(
 def _decode_jpeg_region(
     data: bytes, header: ImageHeader, box: Box, colors: str, scale: int, smooth_chroma: bool
 ) -> UInt8Array | None:
-    """The pixels of `box` at 1/`scale`, the same that cutting them from the whole picture gives.
+    """The pixels of `box` at 1/`scale`, the same that cutting them from the whole image gives.
 
     `box` is as stored; its top and left are multiples of `scale`. Returns a view with contiguous
     rows, or None where libjpeg-turbo finds a fault or decoding the region saves nothing.
@@ -292,7 +292,7 @@ def _decode_jpeg(
 @cache
 def _configure_pillow() -> None:
     # Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
-    # thread that ever had a picture of 36 megapixels. Blocks beyond 32 MiB go back to the system.
+    # thread that ever had an image of 36 megapixels. Blocks beyond 32 MiB go back to the system.
     Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
 
 
@@ -326,7 +326,7 @@ def _decode_with_pillow(
 def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
     """uint8 (H, W, channels) of a loaded Pillow image of any mode.
 
-    In strips, because each step makes a copy: 1 GB together for a picture of 64 megapixels.
+    In strips, because each step makes a copy: 1 GB together for an image of 64 megapixels.
     """
     pixels = np.empty((image.height, image.width, channels), np.uint8)
     rows = max(1, STRIP_PIXELS // image.width)

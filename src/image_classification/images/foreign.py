@@ -1,4 +1,4 @@
-"""Names what people send instead of an image, and the cure, so that a refusal can be acted on.
+"""Names data that is not an accepted image, and the cure, so that a user can act on a refusal.
 
 In: the bytes of anything that is not an accepted image. Out: the end of a sentence, such as
 "TIFF: convert it to JPEG or PNG". Only the first 4 KiB are read, whatever the size, and nothing is
@@ -162,7 +162,7 @@ def altered_on_the_way(data: bytes, image_format: str) -> str | None:
         return _STRIPPED.format(image_format)
     declared = {"BMP": data[2:6], "WEBP": data[4:8]}.get(image_format, b"")
     if len(data) - int.from_bytes(declared, "little") in (0, 8):
-        return None  # of its own size: what reads as text are colors
+        return None  # the declared size is right: bytes that read as text are colors
     try:
         text = data.decode("utf-8")  # fails at once for a JPEG, a PNG and nearly every other image
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Names texts that people send instead of an image, and the cure; see `foreign`.
+"""Names text that is not an image, and the cure; see `foreign`.
 
 In: the first bytes of a text. Out: the end of a sentence, such as "an S3 URI: …". Base64 text
 (RFC 4648, also with its URL-safe alphabet), data: URLs (RFC 2397), JSON, XML and HTML errors,

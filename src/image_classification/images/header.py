@@ -64,7 +64,7 @@ class ImageHeader:
         orientation: EXIF orientation, 1 to 8.
         channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
         bit_depth: bits of one channel (or palette index).
-        is_progressive: a JPEG of several scans over the whole picture.
+        is_progressive: a JPEG of several scans over the whole image.
         frame: byte offset of a JPEG's frame header or of a GIF's first image descriptor, else 0.
         scan: byte offset of a JPEG's first scan header, else 0.
         control: byte offset of the graphic control extension of a GIF's first frame, else 0.

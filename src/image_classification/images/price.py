@@ -1,11 +1,11 @@
-"""What decoding a picture costs, known before it is paid.
+"""The cost of decoding an image, estimated before anything is decoded.
 
 In: the bytes of an image file and its header. Out: a `Price`, an upper estimate of the memory and
 CPU time that `decode` and the resize after it need, or an error where it exceeds the limits.
-Nothing is decoded: the price follows from the header and from counting the scans of a JPEG. What
-cannot be told in advance is bounded while it is read (`Allowance`).
+The price follows from the header and from counting the scans of a JPEG. A cost that cannot be
+estimated is limited while the file is read (`Allowance`).
 
-The constants come from photographs, noise and flat pictures of 4 to 67 megapixels that a fresh
+The constants come from photographs, noise and flat images of 4 to 67 megapixels that a fresh
 process decoded: peak of the resident memory, CPU time of the thread (libjpeg-turbo 3, zlib-ng 2.3,
 libwebp 1.6, Pillow 13). On a machine whose CPUs are shared, the same takes up to 1.6 times as long.
 """
@@ -29,11 +29,11 @@ _USUAL_BYTES = 16 << 20  # a larger file may cost more in proportion: its sender
 # Memory. Pillow has 4 bytes per pixel and the result 3, or after it the result and Pillow's copy
 # for the resize. What Pillow converts goes through strips, at 22 bytes per pixel of a strip.
 _PIXEL_MEMORY = 7
-_WEBP_PIXEL_MEMORY = 16  # two canvases, the frame's bytes and Pillow's picture
+_WEBP_PIXEL_MEMORY = 16  # two canvases, the frame's bytes and Pillow's image
 _STRIP_MEMORY, STRIP_PIXELS = 22, 1 << 16  # these fit a CPU's cache; wider rows are longer
 _SIDE_MEMORY = 64  # weights of a resize: 8 bytes for each of up to 6 taps, both ways
-_RESIZE_MEMORY = 8  # the resized picture in Pillow, and as an array
-_BLOCK_MEMORY = 128  # 64 coefficients of 2 bytes, which several scans keep for the whole picture
+_RESIZE_MEMORY = 8  # the resized image in Pillow, and as an array
+_BLOCK_MEMORY = 128  # 64 coefficients of 2 bytes, which several scans keep for the whole image
 
 # Seconds: by pixel, by byte of the file, by block of 8 × 8 in one pass over it.
 _JPEG_PIXEL, _CMYK_PIXEL, _JPEG_BYTE = 10e-9, 25e-9, 12e-9
@@ -60,7 +60,7 @@ _WINDOW = 1 << 20  # bytes searched at once: NumPy releases the interpreter lock
 
 @dataclass(frozen=True)
 class Price:
-    """What decoding a picture costs at most.
+    """What decoding an image costs at most.
 
     Attributes:
         memory: bytes at the peak, beyond the file itself.
@@ -80,7 +80,7 @@ class Price:
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """The most that one picture can cost.
+    """The most that one image can cost.
 
     Attributes:
         memory: bytes.
@@ -97,11 +97,11 @@ class PictureLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """The CPU time that the calling thread can still spend on a picture.
+    """The CPU time that the calling thread can still spend on an image.
 
     Attributes:
         deadline: of the thread's CPU time, `time.thread_time`.
-        what: the picture, for the message.
+        what: the image, for the message.
         seconds: the limit, for the message.
     """
 
@@ -132,7 +132,7 @@ def picture_limits() -> PictureLimits:
 
 
 def admit(data: bytes, header: ImageHeader, scale: int = 1) -> Allowance:
-    """Check the price of a picture against the limits and return the time that it can take.
+    """Check the price of an image against the limits and return the time that it can take.
 
     Raises:
         ImageTooLargeError: it costs more than `picture_limits` allows.
@@ -188,7 +188,7 @@ def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
 
 
 def check_price(price: Price, limits: PictureLimits) -> None:
-    """Raise an ImageTooLargeError for a picture that costs more than the limits."""
+    """Raise an ImageTooLargeError for an image that costs more than the limits."""
     if price.memory > limits.memory:
         raise ImageTooLargeError(
             f"decoding this {price.what} takes up to {price.memory / 1e6:.0f} MB of memory, "
@@ -206,7 +206,7 @@ def check_price(price: Price, limits: PictureLimits) -> None:
 def check_resize(height: int, width: int) -> None:
     """Raise an ImageTooLargeError for a resize whose whole result would take too much memory.
 
-    A thin picture grows enormously where its shorter side is enlarged.
+    A thin image grows enormously where its shorter side is enlarged.
     """
     memory, most = _RESIZE_MEMORY * height * width, picture_limits().memory
     if memory > most:

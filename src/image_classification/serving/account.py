@@ -1,8 +1,8 @@
 """The account of a process: each request that it accepts is answered once, or counted as lost.
 
-Whoever claims a request answers it: the thread that works on it, or the main loop if that thread
-hangs or the process ends. It counts in memory that outlives the process (`process_state`) until its
-client has taken the answer or has gone.
+The first thread that claims a request answers it: the thread that works on it, or the main loop if
+that thread hangs or the process ends. Memory that survives the process (`process_state`) counts the
+request until its client has read the response or has disconnected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Work:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether somebody answers it."""
+        """Whether a thread has claimed it."""
         return self._claimed.locked()
 
 
@@ -93,7 +93,7 @@ class Account:
                 work.place = None
 
     def unanswered(self) -> list[Work]:
-        """Return the requests that nobody has begun to answer."""
+        """Return the requests that no thread has claimed."""
         return [work for work in self._works if not work.is_claimed]
 
     def done(self, work: Work) -> None:

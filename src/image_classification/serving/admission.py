@@ -26,7 +26,7 @@ THREAD_MEMORY = 64 * 2**20
 What takes more comes out of the memory for decoding."""
 
 _BASE_MEMORY = 160 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
-_MEMORY_PER_DECODER = 32 * 2**20  # without a picture: measured 5 MB of its own, and what it keeps
+_MEMORY_PER_DECODER = 32 * 2**20  # without an image: measured 5 MB of its own, and what it keeps
 _LEAST_DECODING_MEMORY = 48 * 2**20
 _ALLOCATOR_MEMORY = 16 * 2**20
 _LARGEST_BODY_SHARE = 512 * 2**20
@@ -45,7 +45,7 @@ class Plan:
         queue_size: further received requests that may wait in a process.
         body_memory: bytes of request bodies a process holds at most.
         decoders: decoding processes that a process has at most, see `decoding`.
-        decoding_memory: bytes of all pictures that are decoded at once, except those that a
+        decoding_memory: bytes of all images that are decoded at once, except those that a
             thread's own memory holds.
         timeout: seconds after which a waiting request is given up.
         max_batch: largest batch; 1 without batching.
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def largest_price(self) -> int:
-        """The most bytes that a picture can cost, so that its reservation fits."""
+        """The most bytes that an image can cost, so that its reservation fits."""
         return (self.decoding_memory - _ALLOCATOR_MEMORY) * 32 // 33
 
     def __str__(self) -> str:
@@ -137,10 +137,10 @@ def choose_plan(cpus: int, limit: int) -> Plan:
 
 
 def reservation(price: int) -> int:
-    """Return the bytes that are set aside, and the limit, for a picture whose price is `price`.
+    """Return the bytes that are set aside, and the limit, for an image whose price is `price`.
 
     The limit counts addresses, of which an allocator takes some more than it uses (measured: 2 %,
-    and 9 MB for small pictures).
+    and 9 MB for small images).
     """
     return price + price // 32 + _ALLOCATOR_MEMORY
 
@@ -204,7 +204,7 @@ class MemoryBudget:
 
 
 def return_free_memory() -> None:
-    """Have glibc return freed memory to the system."""
+    """Make glibc return freed memory to the system."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:

@@ -1,8 +1,8 @@
 """gunicorn's arbiter, which holds the listener, watches the server processes and settles accounts.
 
-It needs nothing of a process that hangs: it reads the signs of life and the account of each from
-shared memory (`process_state`), kills one that gives no sign, answers for the user's code that ran
-there, and counts what nobody has answered. Besides `worker`, the only file that uses names that
+It does not depend on a process that hangs: it reads the signs of life and the account of each from
+shared memory (`process_state`), kills one that gives no sign, answers the requests whose own code
+ran there, and counts those without a response. Besides `worker`, the only file that uses names that
 gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 """
 

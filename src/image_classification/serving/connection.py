@@ -20,7 +20,7 @@ RECEIVE_SIZE = 64 * 2**10
 """Bytes received at once while no more are known to come; a larger buffer costs each call more."""
 
 LEAST_RATE = 64 * 2**10
-"""Bytes a second: who sends a body, or takes an answer, at this rate is never late."""
+"""Bytes per second: a client that sends a body or reads a response this fast is never late."""
 
 _MOST_RECEIVED = 256 * 2**10  # at once, of a body that lacks so much
 # How long waits usually last at most, see `room`.
@@ -91,11 +91,11 @@ class Connection:
         return (now - self.kept_up) / usual
 
     def moved(self, size: int, patience: float) -> None:
-        """Note that `size` bytes of a body or an answer moved: nobody is late at LEAST_RATE.
+        """Note that `size` bytes of a body or an answer moved: no client is late at LEAST_RATE.
 
-        Whoever stops is late after `patience` seconds, however fast it was before. The rate of the
-        last seconds, as a share of BRISK_RATE, falls by a factor of e in each second of silence; so
-        1/e of that rate is worth 1 s of silence, a sixteenth 2.8 s.
+        A client that stops is late after `patience` seconds, however fast it was before. The rate of
+        the last seconds, as a share of BRISK_RATE, falls by a factor of e in each second of silence;
+        so 1/e of that rate is worth 1 s of silence, a sixteenth 2.8 s.
         """
         now = time.monotonic()
         self.deadline = min(now + patience, self.deadline + size / LEAST_RATE)

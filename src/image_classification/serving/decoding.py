@@ -1,10 +1,10 @@
-"""Decodes the pictures of a server process within its memory, unusual ones in processes apart.
+"""Decodes the images of a server process within its memory, unusual ones in separate processes.
 
 libjpeg-turbo decodes a plain JPEG in a time and memory that follow from its header, and never holds
-the interpreter lock: that stays in the process, as fast as before. All other pictures, and plain
+the interpreter lock: that stays in the process, as fast as before. All other images, and plain
 JPEGs that libjpeg-turbo refuses, are Pillow's, whose readers are partly Python. They are decoded in
 processes with limits of memory and CPU time (`isolation`), one per CPU, which start when they are
-needed. A picture that reaches a limit, or ends its process, is refused by name and not tried again.
+needed. An image that reaches a limit, or ends its process, is refused by name and not tried again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ NAME = "decoder"
 """The function of decoding processes, and what they are called in lists of processes."""
 
 _WATCHED = "the decoder of images"
-# Bytes that a decoding process may keep. glibc keeps what one picture took for the next; if it did
+# Bytes that a decoding process may keep. glibc keeps what one image took for the next; if it did
 # not, the page faults of new memory would make a WEBP of a megapixel half as slow again (measured).
 _MOST_KEPT = 24 << 20
-_PATIENCE = 10  # times the CPU time of a picture: the most that it may take on a busy machine,
+_PATIENCE = 10  # times the CPU time of an image: the most that it may take on a busy machine,
 _LEAST_PATIENCE = 20.0  # or these seconds
 _CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
@@ -59,7 +59,7 @@ def open_forkserver() -> Forkserver | None:
 
 
 def decode_apart(argument: bytes, payload: bytes) -> memoryview:
-    """Preprocess a picture; what runs in a decoding process.
+    """Preprocess an image, in a decoding process.
 
     Args:
         argument: the `Preprocessing`, as JSON.
@@ -71,7 +71,7 @@ def decode_apart(argument: bytes, payload: bytes) -> memoryview:
     try:
         return preprocess(payload, _read_preprocessing(argument)).data
     except errors.ImageError as error:
-        if isinstance(error.__cause__, MemoryError):  # the limit's: the picture may be sound
+        if isinstance(error.__cause__, MemoryError):  # the limit's: the image may be sound
             raise MemoryError from error
         raise
 
@@ -87,11 +87,11 @@ def _write_preprocessing(preprocessing: Preprocessing) -> bytes:
 
 
 class Decoder:
-    """What decodes all pictures of a server process, whichever model they are for.
+    """Decodes all images of a server process, for all its models.
 
     Args:
         plan: its memory, the number of decoding processes and the time that a run may take.
-        health: of the process; watches each picture, and fails if no process can be started.
+        health: of the process; watches each image, and fails if no process can be started.
         forkserver: starts the decoding processes; None: everything is decoded in this process.
     """
 
@@ -111,12 +111,12 @@ class Decoder:
     def preprocess(
         self, image: bytes, header: ImageHeader, preprocessing: Preprocessing, out: UInt8Array
     ) -> None:
-        """Decode and preprocess a picture into `out`, uint8 (height, width, channels).
+        """Decode and preprocess an image into `out`, uint8 (height, width, channels).
 
         The wait for memory or a process counts as queueing of the thread's current request.
 
         Raises:
-            ImageError: the picture cannot be used, or costs more than it may.
+            ImageError: the image cannot be used, or costs more than the limits.
             RequestError: no client waits any more (499, 503), or no process can be started (503).
         """
         price = price_for(image, header, preprocessing)
@@ -158,7 +158,7 @@ class Decoder:
             raise
         except errors.NoProcessError as error:
             raise errors.RequestError(503, f"{error}: send the request again later") from error
-        except errors.NoMemoryLeftError as error:  # whoever took it; the picture kept to its limit
+        except errors.NoMemoryLeftError as error:  # the image kept to its limit
             _logger.warning("A decoding process %s", error)
             raise errors.RequestError(
                 503, f"the process that decoded the image {error}: send the request again later"
@@ -195,7 +195,7 @@ class Decoder:
 
 
 def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
-    """Return the error of a picture that ended its process."""
+    """Return the error of an image that ended its process."""
     settings = {
         errors.MemoryLimitError: environment.PICTURE_MEMORY.name,
         errors.CpuLimitError: environment.PICTURE_SECONDS.name,
@@ -215,7 +215,7 @@ def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
 
 @dataclass(eq=False)
 class _Visitor:
-    """A picture that waits.
+    """An image that waits.
 
     Attributes:
         turn: the smallest has its turn first.
@@ -230,9 +230,9 @@ class _Visitor:
 
 
 class Capacity:
-    """Memory and processes for pictures; dear ones never keep all others waiting.
+    """Memory and processes for images; expensive ones never keep all others waiting.
 
-    A picture comes later by ten times its price, so of those that wait the cheap ones go first, and
+    An image comes later by ten times its price, so of those that wait the cheap ones go first, and
     none waits for ever. Dear ones leave one process to the others, if there are several.
 
     Args:
@@ -257,7 +257,7 @@ class Capacity:
         Args:
             memory: bytes, at most all that there is.
             processes: 1 or none.
-            seconds: price of the picture in CPU time.
+            seconds: price of the image in CPU time.
 
         Raises:
             RequestError: no client waits any more (499, 503), or too many wait (503).
@@ -309,7 +309,7 @@ class Capacity:
     def _next(self) -> _Visitor | None:
         """Return who has its turn: the first for whom there is a process, if the memory is there.
 
-        Who waits for memory keeps the others waiting, or a large picture might wait for ever.
+        An image that waits for memory makes the others wait; a large one might wait forever otherwise.
         """
         for visitor in self._waiting:
             needed = visitor.processes and visitor.processes + visitor.is_dear * self._spare

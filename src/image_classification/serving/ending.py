@@ -2,7 +2,7 @@
 
 After SIGTERM the process answers what it has accepted. Near the end of its time it refuses what
 still waits, and at the end it answers for the threads that still run. A process that can no longer
-answer does the same at once. What is left, the arbiter counts (`arbiter`).
+answer does the same at once. The arbiter counts the rest (`arbiter`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Process(Protocol):
         """Handle events for a moment."""
 
     def unanswered(self) -> Sequence[Work]:
-        """Return the accepted requests that nobody has begun to answer."""
+        """Return the accepted requests that no thread has begun to answer."""
 
     def answer_instead(self, work: Work, status: int, message: str) -> None:
         """Answer a request whose thread waits or hangs; nothing happens if it has an answer."""
@@ -83,9 +83,9 @@ class Ending:
         self._answer_rest(f"the server stopped before the answer was ready: {STOPS}")
 
     def replace(self) -> None:
-        """Answer for a process that can no longer do so; on a CPU another one follows.
+        """End a process that can no longer work; on a CPU, another one follows.
 
-        Whoever waits for the run that hangs gets a 500, and other runs have a little time. New
+        Requests whose run hangs get a 500, and other runs have a little time. New
         connections wait in the backlog for the next process. A lost device has no next process:
         until the arbiter ends too, clients and pings get a 503.
         """
@@ -129,7 +129,7 @@ class Ending:
 
 
 def overdue(name: str, timeout: float) -> str:
-    """Say that a run of this name hangs, and the cure."""
+    """Return the message that a run of this name hangs, with the cure."""
     return (
         f"{name} did not return within {timeout:g} s; the server replaces its process: make it "
         f"faster or raise {environment.SERVER_TIMEOUT.name}"

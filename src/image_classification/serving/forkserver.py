@@ -1,4 +1,4 @@
-"""What runs in the forkserver and in the children that it forks; `isolation` is the callers' side.
+"""The code of the forkserver and of the children that it forks; `isolation` is the server's side.
 
 The forkserver has one thread, so a fork of it is whole. It forks a child for each message on its
 socket, kills the child when its lifeline is shut down or closed, and writes the wait status there.
@@ -47,7 +47,7 @@ def run(
     parent: int,
     preload: Callable[[], object] | None,
 ) -> NoReturn:
-    """Be the forkserver of the process `parent` until that ends; called right after the fork."""
+    """Run the forkserver of the process `parent` until that ends; called right after the fork."""
     _run_to_the_end(lambda: _Forkserver(requests, functions).run(parent, preload))
 
 
@@ -141,7 +141,7 @@ class _Forkserver:
             lifeline.close()
 
     def _become(self, name: str, parent: int, kept: set[int]) -> None:
-        """Make a fork a process of its own, which ends with its parent."""
+        """Make a fork independent of its parent, except that it ends with it."""
         for ignored in _IGNORED:
             signal.signal(getattr(signal, ignored), signal.SIG_IGN)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)

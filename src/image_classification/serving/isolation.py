@@ -1,15 +1,15 @@
-"""Child processes with limits: code that handles hostile bytes ends alone, and another replaces it.
+"""Child processes with limits, for code that handles hostile bytes; a new one replaces a dead one.
 
 A `Forkserver` is forked while the server still has one thread, and keeps one; it forks the children
 that the server's threads ask for. A child runs one function: bytes in, bytes out, over a socket.
 The kernel ends a child at its memory and CPU limits, even where C code holds the interpreter lock,
 and the forkserver kills it at its deadline. Only the forkserver signals and reaps children, so no
-other process can be hit. No child outlives the server, and none ends before it: signals to the
-process group are ignored, and the end of the server ends all of them.
+signal reaches another process. Children ignore signals to the process group and run as long as the
+server; when the server ends, all of them end.
 
 A child that has read hostile bytes is not trusted: its answer is bytes of limited size or the name
-and text of an error of an expected class. Nothing is unpickled. That is one reason why this is not
-multiprocessing's forkserver. The other one is that a fork of the server shares its pages, while
+and text of an error of an expected class. Nothing is unpickled. That is one reason not to use
+multiprocessing's forkserver. The other is that a fork of the server shares its pages, while
 multiprocessing starts a fresh interpreter, which imports the program again, and a process that
 tracks resources (measured: 0.8 s to the first child and 20 MB, against 0.1 s and 3 MB).
 """
@@ -33,13 +33,13 @@ from image_classification.serving.forkserver import Function
 IS_SUPPORTED = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 """Whether the kernel can limit a child as this module needs it."""
 
-_WAIT_SECONDS = 0.05  # of a call that a caller need not know of
-_END_SECONDS = 10.0  # for the forkserver to end a child and say how: it does nothing else
+_WAIT_SECONDS = 0.05  # a call that waits no longer does not call `on_wait`
+_END_SECONDS = 10.0  # for the forkserver to end a child and report how: it does nothing else
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take.
+    """What one call can take.
 
     Attributes:
         memory: bytes of private memory, beyond what the child has at the start and the message.
@@ -58,9 +58,9 @@ class Process:
     """A child process that answers messages with one function, one call at a time.
 
     Attributes:
-        memory_kept: bytes of private memory that the child, as it said, has after its last answer
-            beyond what it had when it started. The next call may take its limit on top of them, so
-            end a child that keeps too much.
+        memory_kept: bytes of private memory that the child reported after its last answer, beyond
+            what it had at its start. The next call can take its limit on top of them, so end a
+            child that keeps too much.
     """
 
     def __init__(self, requests: socket.socket, name: str) -> None:
@@ -94,11 +94,11 @@ class Process:
 
     @property
     def is_ended(self) -> bool:
-        """Whether it takes no further call."""
+        """Whether it accepts no more calls."""
         return self._is_ended
 
     def was_killed(self) -> bool:
-        """Return whether the child has ended between two calls, killed by somebody else."""
+        """Return whether the child has ended between two calls, killed by another process."""
         self._channel.settimeout(0)
         try:
             return not self._channel.recv(1, socket.MSG_PEEK)
@@ -123,7 +123,7 @@ class Process:
         Raises:
             expected: what the function raised, a subclass by its name and text.
             MemoryLimitError, CpuLimitError, TimeLimitError: a limit was reached.
-            ProcessError: the child died, or its answer is none; the message says how.
+            ProcessError: the child died, or its answer is invalid; the message says how.
             NoProcessError: the kernel refuses another process.
             ForkserverError: the forkserver has ended.
         """

@@ -1,9 +1,9 @@
-"""Processes of their own for a graph, on endpoints that hold the models of many authors.
+"""Separate processes for each graph, on endpoints with the models of many authors.
 
-Whatever a graph does, it does there: it fails, it asks for memory up to the limit of its process,
-and it is killed at its deadline. The callers of that model get an error, and a process starts anew
-at the next request. Nothing else notices. When a model is unloaded, its processes end, and all of
-their memory is free.
+A graph can only harm its own process: it can fail, take memory up to the limit of the process, and
+run until its deadline, when it is killed. Requests for that model then get an error, and the next
+request starts a new process. Other models are not affected. When a model is unloaded, its processes
+end, and all of their memory is free.
 
 A batch and its probabilities go through a socket (measured: 0.3 ms for one image of 224 px). A
 process takes one call at a time. If more requests for a model wait than it has processes, it gets
@@ -74,7 +74,7 @@ class ModelChild:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one model may take.
+    """What one model can take.
 
     Attributes:
         processes: at most.
@@ -96,13 +96,13 @@ class _Waiting:
 
 
 class ModelProcesses:
-    """A `Graph` that runs in processes of its own; `run` may be called from several threads.
+    """A `Graph` that runs in separate processes; `run` can be called from several threads.
 
     Args:
         forkserver: starts the processes; `ModelChild` is among its functions.
         file: the graph.
         reopen: opens it again for another process; raises an ArtifactError.
-        health: told when no process can be started any more.
+        health: `fail` is called if no process can be started any more.
         bounds: of this model.
         budget: for the processes after the first one.
 
@@ -171,7 +171,7 @@ class ModelProcesses:
             self._put(process)
 
     def end(self) -> None:
-        """End the processes; their memory is free on return. No run may be under way."""
+        """End the processes; their memory is free on return. Call it when nothing runs."""
         with self._lock:
             self._is_ended = True
             idle, self._idle = self._idle, []
@@ -282,7 +282,7 @@ class ModelProcesses:
         self._put(process)
 
     def _start(self) -> Process:
-        """Start a process with the very graph that was loaded first."""
+        """Start a process with the same graph that was loaded first."""
         now = time.monotonic()
         if len(self._deaths) == _MOST_DEATHS and now - self._deaths[0] < _DEATHS_SECONDS:
             raise errors.ArtifactError(

@@ -1,8 +1,8 @@
 """A multi-model endpoint: SageMaker loads, invokes and unloads models over HTTP.
 
-Many threads use the models at once. Each graph runs in a process of its own (`model_process`), so
-that a model that fails takes no other with it. A model's memory is accounted by the size of its
-graph. Measured with EfficientNet-Lite0 (13 MB): each further process takes 40 MB of its own, the
+Many threads use the models at once. Each graph runs in its own process (`model_process`), so that a
+model that fails does not affect the others. A model's memory is accounted by the size of its
+graph. Measured with EfficientNet-Lite0 (13 MB): each additional process takes 40 MB: the
 weights twice because ONNX Runtime rearranges them for its kernels, and an arena for activations.
 """
 

@@ -1,9 +1,9 @@
 """What the arbiter sees of a server process, even one that hangs or is dead.
 
-A process whose interpreter lock is held for ever can do nothing, and a killed one has no last
-word. So each writes its signs of life and its account into memory that it shares with the arbiter,
-and while the user's code runs for a client, a duplicate of the client's socket waits in a Unix
-socket, from which the arbiter can take it (SCM_RIGHTS, unix(7)) and answer.
+A process whose interpreter lock is never released can do nothing, and neither can a killed one. So
+each process writes its signs of life and its account into memory that it shares with the arbiter.
+While the user's code runs for a client, a Unix socket keeps a duplicate of the client's socket; the
+arbiter can take it out (SCM_RIGHTS, unix(7)) and send the response.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProcessState:
 
     @contextmanager
     def depositing(self, client: socket.socket, name: str) -> Iterator[Place | None]:
-        """Have the arbiter hold the socket of the request `name` while the block runs.
+        """Let the arbiter hold the socket of the request `name` while the block runs.
 
         It yields the place, or None if there is none: the socket is then not held. Costs 15 µs.
         """

@@ -1,9 +1,9 @@
-"""Who makes room when connections, or memory for what they hold, run out.
+"""Which connections close when connections, or memory for what they hold, run out.
 
-Each wait has a usual length: a head comes in one piece, a body at a brisk rate. The connections
-that exceed theirs most go first, so an honest client goes only if nobody is slower. None goes while
-a thread works on its request, or while it has sent bytes that were not read yet: who sends its
-request at once is always heard, however many others are silent.
+Each wait has a usual length: a head arrives in one piece, a body at a brisk rate. The connections
+that exceed their length most close first, so an honest client is closed only if no other is slower.
+A connection stays open while a thread works on its request and while it has unread bytes, so a
+client that sends its request at once is always heard, however many others are silent.
 """
 
 import heapq
@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 BRISK_RATE = 2**20
-"""Bytes a second: who sends its body, or takes its answer, at this rate is not overdue."""
+"""Bytes per second: a client that sends a body or reads a response this fast is not overdue."""
 
-_SHARE_AT_ONCE = 32  # one in so many: to look for them costs a pass over all, 0.5 ms for 1,000
+_SHARE_AT_ONCE = 32  # one in so many: finding them takes a pass over all, 0.5 ms for 1,000
 _LEAST_SLOW_SECONDS = 1.0  # as a refused client has to wait before it tries again
-_LEAST_OVERDUE = 0.01  # of the usual length: whoever has just come is given the time to speak
+_LEAST_OVERDUE = 0.01  # of the usual length: a new client needs time to send
 
 
 class Waiting(Protocol):
@@ -29,14 +29,14 @@ class Waiting(Protocol):
         """Return how long it has been waited for, in usual lengths; 0 while it is worked on."""
 
     def has_unread(self) -> bool:
-        """Whether bytes of its have arrived that were not read yet."""
+        """Whether bytes of it have arrived that were not read yet."""
 
 
 W = TypeVar("W", bound=Waiting)
 
 
 def most_overdue(waiting: Collection[W], now: float) -> list[W]:
-    """Return the connections to close for new ones; none if nobody is overdue at all."""
+    """Return the connections to close for new ones; none if none is overdue."""
     most = max(1, len(waiting) // _SHARE_AT_ONCE)
     worst = heapq.nlargest(2 * most + 2, waiting, key=lambda one: one.overdue(now))
     can_go = (one for one in worst if one.overdue(now) >= _LEAST_OVERDUE and not one.has_unread())

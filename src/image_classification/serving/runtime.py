@@ -1,4 +1,4 @@
-"""Runs a graph with ONNX Runtime, and says who is at fault when it fails: the model or the device.
+"""Runs a graph with ONNX Runtime, and reports which one failed: the model or the device.
 
 The only module that imports onnxruntime.
 """
@@ -42,7 +42,7 @@ class Runtime:
     """An ONNX Runtime session; `run` may be called from several threads at once.
 
     Args:
-        file: the graph, which is verified again in the very bytes that are loaded.
+        file: the graph, which is verified again: the same bytes that are loaded.
         threads: threads one run may use. Request threads share the session, so with as many
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
 

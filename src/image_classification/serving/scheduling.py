@@ -4,7 +4,7 @@ A request of several images that take longer than about 50 ms is a bulk request.
 among the threads of the small ones to another thread, and then computes in slices of about 50 ms.
 Bulk requests take turns in rotation. While small requests come, one CPU is kept for them; if they
 fill the others too, there are 50 ms without a slice after each. So a small request never waits for
-a bulk one to end, and no bulk request waits for ever.
+a bulk one to end, and no bulk request waits forever.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Scheduler:
             self._start_thread()
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have a thread do the work of a request; requests begin in the order of the calls."""
+        """Pass the work of a request to a thread; requests begin in the order of the calls."""
         with self._lock:
             self._small += 1
         self._tasks.put(work)
@@ -178,7 +178,7 @@ class Scheduler:
             self._held -= bulk.reserved
 
     def leave_place(self) -> None:
-        """Have others take this thread's place and slice; it ends after its request."""
+        """Give this thread's place and slice to others; it ends after its request."""
         has_left, has_slice = not _thread.has_place, _thread.has_slice
         _thread.has_place = _thread.has_slice = False
         with self._lock:
@@ -268,7 +268,7 @@ class ManyImages:
     def parts(self) -> Iterator[slice]:
         """Yield which images to predict together next; call `did` before asking for more.
 
-        Whatever a caller does with a part before it asks for the next one belongs to the slice.
+        All that the caller does with a part before it asks for the next one belongs to the slice.
 
         Raises:
             RequestError: 413, the images take too long; 499, the client has gone; 503, it waited

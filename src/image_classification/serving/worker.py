@@ -51,7 +51,7 @@ _TICK_SECONDS = 0.5
 _FULL_SECONDS = 0.02  # the same while no connection can be taken: one may be overdue soon
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
 _MOST_ACCEPTED = 32  # connections in one turn of the loop
-_ADMINISTRATION_THREADS = 32  # models that take minutes to load block nobody else
+_ADMINISTRATION_THREADS = 32  # models that take minutes to load block no other request
 
 _INTERNAL_ERROR = "internal error; the log has the details"
 _FRAMING = ("content-length", "connection", "transfer-encoding")  # the server sets these
@@ -126,7 +126,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._end()
 
     def defer(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have the main loop call a function in its next turn; from any thread."""
+        """Make the main loop call a function in its next turn; from any thread."""
         self._calls.put(partial(call, *arguments))
         try:
             os.write(self.PIPE[1], b"\0")
@@ -264,7 +264,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self.state.numbers[HAS_CLOSED] = 1
             ending.drain()
         lost = self._account.lost
-        if lost and self.ppid != os.getppid():  # nobody else would say so
+        if lost and self.ppid != os.getppid():  # no other process logs it
             _logger.error("process %d ended with %d unanswered requests", self.pid, lost)
         if self._health.fault or lost or len(self._account):
             logging.shutdown()
