@@ -143,8 +143,8 @@ BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
 MAX_BATCH_SIZE = Variable("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32",
     "largest batch of waiting requests")
 MODEL_MEMORY = Variable("IMAGE_CLASSIFICATION_MODEL_MEMORY_MB", "0",
-    "MiB for all models of a multi-model endpoint together; 0: what the requests leave, at most "
-    "three quarters of the memory that is free at the start")
+    "MiB for all models of a multi-model endpoint together; 0: the memory that requests do "
+    "not need, at most three quarters of the memory that is free at the start")
 ACCESS_LOG = Variable("IMAGE_CLASSIFICATION_ACCESS_LOG", "true",
     "true: log one line of JSON per request, without image content; pings and metrics are not "
     "logged")

@@ -93,9 +93,9 @@ class Connection:
     def moved(self, size: int, patience: float) -> None:
         """Note that `size` bytes of a body or an answer moved: no client is late at LEAST_RATE.
 
-        A client that stops is late after `patience` seconds, however fast it was before. The rate of
-        the last seconds, as a share of BRISK_RATE, falls by a factor of e in each second of silence;
-        so 1/e of that rate is worth 1 s of silence, a sixteenth 2.8 s.
+        A client that stops is late after `patience` seconds, however fast it was before. The rate
+        of the last seconds, as a share of BRISK_RATE, falls by a factor of e in each second of
+        silence; so 1/e of that rate is worth 1 s of silence, a sixteenth 2.8 s.
         """
         now = time.monotonic()
         self.deadline = min(now + patience, self.deadline + size / LEAST_RATE)

@@ -309,7 +309,7 @@ class Capacity:
     def _next(self) -> _Visitor | None:
         """Return who has its turn: the first for whom there is a process, if the memory is there.
 
-        An image that waits for memory makes the others wait; a large one might wait forever otherwise.
+        An image that waits for memory makes the others wait, or a large one might wait forever.
         """
         for visitor in self._waiting:
             needed = visitor.processes and visitor.processes + visitor.is_dear * self._spare
