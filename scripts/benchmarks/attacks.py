@@ -1,9 +1,9 @@
-"""Attack a server of this checkout: hostile pictures, connections, requests and models.
+"""Attack a server of this checkout with hostile images, connections, requests and models.
 
-It starts its own servers on 127.0.0.1 and ends them; no other server can be named. Each finding is
-a row with its goal; the exit code is 1 if a goal is missed. Counts and CPU seconds are judged
-strictly. Times by the clock depend on what else the machine does, so --quick judges a ping only by
-whether it stalls (a second), and reports the rest. Progress goes to standard error.
+The command starts its own servers on 127.0.0.1 and ends them; it cannot attack other servers. Each
+finding is a row with its goal; the exit code is 1 if a goal is missed. Counts and CPU seconds are
+judged strictly. Elapsed times depend on what else the machine does, so --quick only checks that no
+ping stalls (for a second), and reports the rest. Progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def main() -> int:
                 )
     result = {
         "machine": machine(),
-        "note": f"{args.size}, seed {args.seed}: counts and CPU seconds are judged strictly, times "
-        "by the clock only as far as a busy machine allows",
+        "note": f"{args.size}, seed {args.seed}: counts and CPU seconds are judged strictly, "
+        "elapsed times only as far as a busy machine allows",
         "rows": [row.to_json() for row in rows],
         "seconds": round(time.monotonic() - begin),
         "load_after": round(os.getloadavg()[0], 2),

@@ -25,7 +25,7 @@ _LONG = 25.0  # seconds: longer than the time for a head
 
 
 def attack(setting: Setting) -> Iterator[Row]:
-    """Yield the pings and the ordinary callers beside each kind of connection."""
+    """Yield the pings and the ordinary clients beside each kind of connection."""
     size = setting.size
     seconds = _LONG if size.has_long else size.seconds
     whole = post(bytes(_BODY), "image/jpeg")

@@ -1,4 +1,4 @@
-"""Attack 1: each hostile picture alone, its CPU seconds and its peak of memory."""
+"""Attack 1: each hostile image alone: its CPU seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def attack(setting: Setting) -> Iterator[Row]:
     dear = [cost for cost in costs if cost.cpu > CPU_SECONDS]
     came = f"{len(dear)} above; " + _worst(costs, "cpu")
     yield Row(
-        "hostile pictures: CPU seconds of each", len(costs), came,
+        "hostile images: CPU seconds of each", len(costs), came,
         f"≤ {CPU_SECONDS:.0f} s each", not dear,
     )  # fmt: skip
-    yield _answers(costs, deaths, "hostile pictures: answers")
+    yield _answers(costs, deaths, "hostile images: answers")
     large_ones = [name for name in pictures if setting.size.has_long or _LARGE.search(name)]
     costs, deaths, target = measure(setting, large_ones, GIB)
     large = [cost for cost in costs if cost.memory > SHARE * GIB]
     came = f"{len(large)} above; " + _worst(costs, "memory")
     where = "in a cgroup of 1 GiB" if target.cgroup else f"beyond the model; {target.unlimited}"
     yield Row(
-        f"hostile pictures: peak memory, {where}", len(costs), came,
+        f"hostile images: peak memory, {where}", len(costs), came,
         f"≤ {SHARE * 100:.0f} % of 1 GiB beyond the model", not large,
     )  # fmt: skip
-    yield _answers(costs, deaths, "hostile pictures in 1 GiB: answers")
+    yield _answers(costs, deaths, "hostile images in 1 GiB: answers")
 
 
 def measure(setting: Setting, names: list[str], limit: int) -> tuple[list[Cost], int, Target]:

@@ -21,7 +21,7 @@ _MOST_SECONDS = 900  # then the rest is not sent, and the goal is missed
 
 
 def attack(setting: Setting) -> Iterator[Row]:
-    """Yield the kills, the pings and the ordinary callers beside the flood."""
+    """Yield the kills, the pings and the ordinary clients beside the flood."""
     made = hostile_pictures(min(setting.size.picture_bytes, 2 << 20))
     bodies = [make() for make in made.values()]
     say(f"sending {setting.size.hostile} hostile requests into 1 GiB")
@@ -71,10 +71,10 @@ def attack(setting: Setting) -> Iterator[Row]:
 
 
 def beside(attack: str, seen: Seen, setting: Setting) -> Iterator[Row]:
-    """Yield the rows of the ordinary callers and of the pings beside an attack."""
+    """Yield the rows of the ordinary clients and of the pings beside an attack."""
     total = sum(seen.posts.values())
     yield Row(
-        f"{attack}: ordinary callers", total, seen.callers(), "every one answered (200)",
+        f"{attack}: ordinary clients", total, seen.callers(), "every one answered (200)",
         set(seen.posts) == {200},
     )  # fmt: skip
     bound = setting.size.ping_ms

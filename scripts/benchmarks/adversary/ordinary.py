@@ -1,4 +1,4 @@
-"""Ordinary callers and a platform's pings, in a process of their own, while an attack runs.
+"""Ordinary callers and a platform's pings, in a separate process, while an attack runs.
 
 As a program it asks until its standard input ends and prints what it saw as a line of JSON.
 """
@@ -57,7 +57,7 @@ class Seen:
     def callers(self) -> str:
         """Describe the callers in words."""
         return (
-            f"{self.posts.get(200, 0)} of {sum(self.posts.values())} callers answered"
+            f"{self.posts.get(200, 0)} of {sum(self.posts.values())} clients answered"
             + _others(self.posts)
             + f", p50 {self.post_ms[0]:.0f} ms, p99 {self.post_ms[1]:.0f} ms"
         )

@@ -39,7 +39,7 @@ def missed(rows: Iterable[Row]) -> list[Row]:
 def table(result: dict[str, Any]) -> str:
     """Return the result as text."""
     lines = [str(result["machine"]), str(result["note"]), ""]
-    lines.append(_line("attack", "count", "reached", "what came (goal)"))
+    lines.append(_line("attack", "count", "reached", "result (goal)"))
     for row in result["rows"]:
         reached = {True: "yes", False: "NO", None: "-"}[row["reached"]]
         lines.append(

@@ -27,7 +27,7 @@ def attack(setting: Setting) -> Iterator[Row]:
     tiny = tiny[:13] + tiny[13 + 768 :]  # without its palette
     tiny = tiny[:10] + b"\0" + tiny[11:]
     bulk = post(record(tiny) * size.bulk_images, "application/x-recordio")
-    say(f"small requests next to {_BULKS} of {size.bulk_images} pictures ({len(bulk):,} bytes)")
+    say(f"small requests next to {_BULKS} of {size.bulk_images} images ({len(bulk):,} bytes)")
     statuses: Counter[int] = Counter()
     is_over = threading.Event()
     with attacked(setting.model, setting.work) as target:
@@ -61,6 +61,6 @@ def attack(setting: Setting) -> Iterator[Row]:
         set(beside.posts) == {200} and ratio <= size.slowdown,
     )  # fmt: skip
     yield Row(
-        f"bulk requests of {size.bulk_images} pictures", sum(statuses.values()), counted(statuses),
+        f"bulk requests of {size.bulk_images} images", sum(statuses.values()), counted(statuses),
         "200 each, or refused at once with the number that fits", None,
     )  # fmt: skip
