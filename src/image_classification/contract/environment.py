@@ -34,16 +34,20 @@ class Variable:
         values = (given.get(name, "") for name in (self.name, *self.aliases))
         return next(filter(None, values), self.default)
 
-    def read_integer(self, minimum: int, environ: Mapping[str, str] | None = None) -> int:
-        """Return its value as an integer ≥ `minimum`; raise a UserError if it is not one."""
+    def read_integer(
+        self, minimum: int, environ: Mapping[str, str] | None = None, *, maximum: int | None = None
+    ) -> int:
+        """Return its value as an integer ≥ `minimum`, ≤ `maximum`; a UserError if it is not one."""
         text = self.read(environ)
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if value < minimum:
+        if value < minimum or (maximum is not None and value > maximum):
+            limit = "" if maximum is None else f" and ≤ {maximum}"
             raise UserError(
-                f"environment variable {self.name} must be an integer ≥ {minimum}, got {text!r}"
+                f"environment variable {self.name} must be an integer ≥ {minimum}{limit}, "
+                f"got {text!r}"
             )
         return value
 
@@ -114,9 +118,11 @@ HOST = Variable("IMAGE_CLASSIFICATION_HOST", "0.0.0.0", "address of the server")
 MODEL_DIR = Variable("IMAGE_CLASSIFICATION_MODEL_DIR", "",
     "artifact to serve; unset: <base>/model")
 SERVER_THREADS = Variable("SAGEMAKER_GUNICORN_THREADS", "0",
-    "requests that a process handles at once; 0: one more than its CPUs, fewer with little memory")
+    "requests that a process handles at once, up to 1000; 0: one more than its CPUs, "
+    "fewer with little memory")
 SERVER_WORKERS = Variable("SAGEMAKER_MODEL_SERVER_WORKERS", "1",
-    "server processes, each with its own copy of the model; one on a GPU or a multi-model endpoint",
+    "server processes, up to 256, each with its own copy of the model; one on a GPU or a "
+    "multi-model endpoint",
     aliases=("MODEL_SERVER_WORKERS",))
 QUEUE_SIZE = Variable("SAGEMAKER_MODEL_JOB_QUEUE_SIZE", "100",
     "requests that can wait in a process; further requests get a 503")
@@ -141,7 +147,7 @@ BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
     "on: run waiting requests together as one batch; off: run each request alone; auto: on for a "
     "GPU, off for a CPU")
 MAX_BATCH_SIZE = Variable("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32",
-    "largest batch of waiting requests")
+    "largest batch of waiting requests, up to 1000")
 MODEL_MEMORY = Variable("IMAGE_CLASSIFICATION_MODEL_MEMORY_MB", "0",
     "MiB for all models of a multi-model endpoint together; 0: the memory that requests do "
     "not need, at most three quarters of the memory that is free at the start")

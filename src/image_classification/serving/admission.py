@@ -34,6 +34,8 @@ _LEAST_ANSWER = 8 * 2**20
 _LARGEST_BULK_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30
 
+_MOST_PROCESSES, _MOST_THREADS = 256, 1000  # of a setting: more is a mistake, and starts for ever
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -98,8 +100,10 @@ def choose_plan(cpus: int, limit: int) -> Plan:
     Raises:
         UserError: a setting is malformed.
     """
-    processes = environment.SERVER_WORKERS.read_integer(1)
-    max_batch = environment.MAX_BATCH_SIZE.read_integer(1) if _is_batched() else 1
+    processes = environment.SERVER_WORKERS.read_integer(1, maximum=_MOST_PROCESSES)
+    max_batch = 1
+    if _is_batched():
+        max_batch = environment.MAX_BATCH_SIZE.read_integer(1, maximum=_MOST_THREADS)
     is_multi_model = environment.IS_MULTI_MODEL.read_switch()
     if has_gpu() or is_multi_model:
         processes = 1  # one owner of the device; one holder of the loaded models
@@ -116,7 +120,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
     )
     decoding_memory = max(_LEAST_DECODING_MEMORY, min(decoding_memory, free - THREAD_MEMORY))
     affordable = max(1, (free - decoding_memory) // THREAD_MEMORY)
-    threads = environment.SERVER_THREADS.read_integer(0)
+    threads = environment.SERVER_THREADS.read_integer(0, maximum=_MOST_THREADS)
     if not threads:
         threads = min(-(-cpus // processes) + 1, affordable)
         if max_batch > 1:

@@ -60,5 +60,9 @@ def refusal(status: int, message: str) -> Answer:
 
 
 def one_line(message: str) -> str:
-    """Return the message on one line, no longer than SageMaker passes on."""
-    return " ".join(message.split())[:_MAX_MESSAGE]
+    """Return the message on one line, no longer than SageMaker passes on.
+
+    What UTF-8 cannot hold is escaped: the text of an error can be of the user's code.
+    """
+    line = " ".join(message.split())[:_MAX_MESSAGE]
+    return line.encode("utf-8", "backslashreplace").decode()

@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -58,6 +59,7 @@ class Scheduler:
         self._running = 0  # slices
         self._last_slice = 0.0  # when one ended
         self._held = 0  # bytes of the images and answers that bulk requests hold or will hold
+        self._places = 0  # threads that take tasks
 
     @property
     def bulk_requests(self) -> int:
@@ -67,8 +69,13 @@ class Scheduler:
     def start(self) -> None:
         """Start the threads; in the process that uses them."""
         sys.setswitchinterval(_SWITCH_SECONDS)
-        for _ in range(self.plan.threads):
-            self._start_thread()
+        self.fill_places()
+
+    def fill_places(self) -> None:
+        """Start the threads that are missing; now and then, because a start can fail."""
+        for _ in range(self.plan.threads - self._places):
+            if not self._start_thread():
+                return
 
     def submit(self, work: Callable[[], None]) -> None:
         """Pass the work of a request to a thread; requests begin in the order of the calls."""
@@ -121,10 +128,8 @@ class Scheduler:
         with self._lock:
             self._forget_bulk()  # own code may predict twice
             if len(self._bulk) >= most and work.count > 1:
-                raise RequestError(
-                    503,
-                    f"{most} requests with many images are computing: send yours again later",
-                )
+                text = f"{most} requests with many images are computing: send yours again later"
+                raise RequestError(503, text)
             if self._bulk and self._held + work.reserved > self.plan.bulk_memory:
                 raise RequestError(503, _NO_ROOM)
             self._held += work.reserved
@@ -146,20 +151,36 @@ class Scheduler:
             self._held += size
         return True
 
-    def _start_thread(self) -> None:
-        threading.Thread(target=self._serve, name="request", daemon=True).start()
+    def _start_thread(self) -> bool:
+        """Start a thread, which takes a place if one is free; False if the system refuses.
+
+        Not `threading.Thread`: its `start` never returns if the new thread has no memory.
+        """
+        try:
+            start_new_thread(self._serve, ())
+            return True
+        except (RuntimeError, MemoryError):
+            return False
 
     def _serve(self) -> None:
+        with self._lock:
+            if self._places >= self.plan.threads:
+                return
+            self._places += 1
         _thread.scheduler, _thread.bulk = self, None
         _thread.has_place, _thread.has_slice = True, False
-        while _thread.has_place:
-            work = self._tasks.get()
-            try:
-                work()
-            except BaseException:
-                _logger.exception("A request got no response")
-            finally:
-                self._finish()
+        try:
+            while _thread.has_place:
+                work = self._tasks.get()
+                try:
+                    work()
+                except BaseException:
+                    _logger.exception("A request got no response")
+                finally:
+                    self._finish()
+        finally:
+            with self._lock:
+                self._places -= _thread.has_place  # it ends without having left: no memory
 
     def _finish(self) -> None:
         with self._lock:
@@ -178,15 +199,20 @@ class Scheduler:
             self._held -= bulk.reserved
 
     def leave_place(self) -> None:
-        """Give this thread's place and slice to others; it ends after its request."""
-        has_left, has_slice = not _thread.has_place, _thread.has_slice
-        _thread.has_place = _thread.has_slice = False
+        """Give this thread's place and slice to others; it ends after its request.
+
+        It keeps its place, and goes on, if no other thread can be started.
+        """
+        had_place, has_slice, _thread.has_slice = _thread.has_place, _thread.has_slice, False
+        if had_place:
+            with self._lock:
+                self._places -= 1  # first, so that the new thread finds it free
+            _thread.has_place = not self._start_thread()
         with self._lock:
-            self._small -= not has_left
+            self._places += _thread.has_place
+            self._small -= had_place - _thread.has_place
             self._running -= has_slice
             self._grant()
-        if not has_left:
-            self._start_thread()
 
     def _grant(self) -> None:
         """Let those go on that have waited longest, as far as there are slices; with the lock."""
@@ -210,12 +236,9 @@ def most_bulk_requests(plan: Plan) -> int:
 
 
 def leave_place() -> None:
-    """Give this thread's place, or its slice, to another: it waits, or works for long.
-
-    Outside the threads of `Scheduler` nothing happens.
-    """
+    """Give this thread's place, or its slice, to another: it waits, or works for long."""
     scheduler: Scheduler | None = getattr(_thread, "scheduler", None)
-    if scheduler is not None:
+    if scheduler is not None:  # it is a thread of a `Scheduler`
         scheduler.leave_place()
 
 
@@ -341,12 +364,11 @@ class ManyImages:
         limit = self._scheduler.plan.compute_timeout
         left = self._began + limit - time.monotonic()
         if left < 0:
-            raise RequestError(
-                413,
+            text = (
                 f"{self._done} of {self.count} images were computed in {limit} s, then the time "
                 f"was up: at most about {_rounded(self._done)} images fit into {limit} s; "
-                + _WAYS_OUT,
             )
+            raise RequestError(413, text + _WAYS_OUT)
         self._record.refuse_if_abandoned()
         self._refuse_if_too_many(left)
 

@@ -9,18 +9,15 @@ gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import os
 import queue
 import selectors
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker as GunicornWorker
@@ -38,6 +35,7 @@ from image_classification.serving.observation import RequestRecord
 from image_classification.serving.process_state import BEATS, HAS_CLOSED, INCOMPLETE, ProcessState
 from image_classification.serving.refusals import refusal
 from image_classification.serving.scheduling import Scheduler, most_bulk_requests
+from image_classification.serving.wsgi import run_application
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
@@ -54,10 +52,6 @@ _MOST_ACCEPTED = 32  # connections in one turn of the loop
 _ADMINISTRATION_THREADS = 32  # models that take minutes to load block no other request
 
 _INTERNAL_ERROR = "internal error; the log has the details"
-_FRAMING = ("content-length", "connection", "transfer-encoding")  # the server sets these
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-"""A WSGI application."""
 
 
 class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
@@ -239,6 +233,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self.state.numbers[BEATS] += 1
             self._connections.close_late()
             self._account.review()
+            self._scheduler.fill_places()
 
     def _is_faulty(self) -> bool:
         for run in self._health.overdue(self.plan.timeout):
@@ -347,54 +342,3 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
 def _record_of(head: Head, received_bytes: int, **known: Any) -> RequestRecord:
     name = observation.request_id(head.get(observation.ID_HEADER))
     return RequestRecord(head.method, head.path, name, received_bytes, **known)
-
-
-def run_application(application: Application, request: Request, peer: Any, server: Any) -> Answer:
-    """Call a WSGI application (PEP 3333) with a whole request.
-
-    Args:
-        application: the WSGI application.
-        request: the request.
-        peer, server: the addresses of the client and of the server, as sockets name them.
-    """
-    head = request.head
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": head.method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(head.path).decode("latin-1"),
-        "QUERY_STRING": head.query,
-        "REMOTE_ADDR": peer[0],
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1]),
-        "SERVER_PROTOCOL": f"HTTP/1.{head.minor_version}",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(request.body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
-    for name, value in head.headers:
-        key = "HTTP_" + name.replace("-", "_")
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
-    environ.pop("HTTP_UPGRADE", None)  # the server ignores it (RFC 9110, 7.8); Werkzeug does not
-    environ["CONTENT_LENGTH"] = str(len(request.body))
-    started: list[Any] = []
-    written: list[bytes] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[..., Any]:
-        started[:] = int(status[:3]), headers
-        return written.append
-
-    parts = application(environ, start_response)
-    try:
-        body = b"".join([*written, *parts])
-    finally:
-        close = getattr(parts, "close", None)
-        if close is not None:
-            close()
-    status, headers = started
-    kept = [(name, value) for name, value in headers if name.lower() not in _FRAMING]
-    return Answer(status, kept, body)

@@ -39,6 +39,25 @@ def test_processes_threads_and_batches_follow_cpus_and_settings(
     assert (plan.processes, plan.threads, plan.max_batch) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("SAGEMAKER_GUNICORN_THREADS", 1000),
+        ("SAGEMAKER_MODEL_SERVER_WORKERS", 256),
+        ("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", 1000),
+    ],
+)
+def test_a_number_of_processes_or_threads_beyond_reason_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_BATCHING", "on")
+    monkeypatch.setenv(name, str(most))
+    choose_plan(4, 16 * 2**30)
+    monkeypatch.setenv(name, str(most + 1))
+    with pytest.raises(UserError, match=rf"{name} must be .*≤ {most}, got '{most + 1}'"):
+        choose_plan(4, 16 * 2**30)
+
+
 def test_little_memory_means_fewer_threads_and_smaller_bodies() -> None:
     plan = choose_plan(64, 400 * 2**20)
     assert plan.threads == 1 and plan.body_memory == 50 * 2**20

@@ -219,6 +219,39 @@ def test_an_error_in_a_thread_costs_no_place(start: Callable[..., Scheduler]) ->
     assert done.wait(30)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_thread_that_cannot_be_started_costs_no_place(
+    start: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    scheduler = start(threads=2)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scheduling, "start_new_thread", refuse)
+    for _ in range(6):
+        request = Request(scheduler, 1000, paced(0.01))
+        assert request.computes()
+        request.record.deadline = 0
+        request.record.is_client_gone = lambda: True
+        request.go_on()
+        assert request.refusal().status == 499
+
+
+def test_a_thread_that_died_at_its_start_is_replaced(
+    start: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, done = start(), threading.Event()
+    monkeypatch.setattr(scheduling, "start_new_thread", lambda *_: None)  # it never runs
+    request = Request(scheduler, 1000, paced(0.01))
+    assert request.computes()
+    scheduler.submit(done.set)
+    monkeypatch.undo()
+    scheduler.fill_places()
+    assert done.wait(30)
+    request.go_on()
+
+
 def test_outside_the_server_images_run_in_parts_without_a_clock() -> None:
     work = ManyImages(70, Pace())
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from gunicorn.workers.base import Worker as GunicornWorker
 
 from image_classification.serving import worker
 from image_classification.serving.http import RequestReader
-from image_classification.serving.worker import run_application
+from image_classification.serving.refusals import refusal
+from image_classification.serving.wsgi import run_application
 
 ROOMS = ("arbiter.py", "worker.py")
 
@@ -124,3 +126,21 @@ def test_an_iterable_that_can_be_closed_is_closed_even_if_it_fails() -> None:
     with pytest.raises(ValueError, match="it broke"):
         call(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", lambda *_: parts)  # type: ignore[arg-type,return-value]
     assert parts.is_closed
+
+
+def test_only_the_parent_answers_when_the_users_code_has_forked() -> None:
+    def application(_: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        child = os.fork()
+        start_response("200 OK", [])
+        return [str(child).encode()]
+
+    _, answer = call(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", application)
+    child, status = os.waitpid(int(answer.body), 0)
+    assert child and status == 0  # a child that went on would run these tests too
+
+
+def test_a_reason_that_utf_8_cannot_hold_is_escaped() -> None:
+    assert (
+        refusal(500, "of your code: \ud800 ä").body
+        == '{"error": "of your code: \\\\ud800 ä"}'.encode()
+    )
