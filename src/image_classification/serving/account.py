@@ -35,10 +35,10 @@ class Work:
     _claimed: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self) -> bool:
-        """Whether the caller is the first to answer; nobody else may answer then."""
+        """Whether the caller is the first to answer; then no other thread can answer."""
         is_first = self._claimed.acquire(blocking=False)
         if is_first and self.place is not None:
-            self.place.clear()  # nor may the arbiter
+            self.place.clear()  # then the arbiter cannot answer either
         return is_first
 
     @property
@@ -85,7 +85,7 @@ class Account:
             return
         with self._state.depositing(work.connection.socket, work.record.id) as place:
             work.place = place
-            if place is not None and work.is_claimed:  # before this thread has said where
+            if place is not None and work.is_claimed:  # before this thread had noted the place
                 place.clear()
             try:
                 yield

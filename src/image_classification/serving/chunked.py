@@ -14,7 +14,7 @@ FIELD = re.compile(rb"%b:[\t -~\x80-\xff]*" % TOKEN)
 """A field of a head or a trailer, without its CR LF."""
 
 HUGE = 10**19
-"""A size in bytes that stands for every larger one."""
+"""A size in bytes that stands for all larger ones."""
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, _QUOTED)

@@ -1,4 +1,4 @@
-"""One client's connection: receive its requests, send it the answers, never wait for it.
+"""One client's connection: receives requests, sends responses, and never waits for the client.
 
 A client that is slow, silent or greedy costs a connection and the bytes it has sent, never a
 thread.
@@ -142,13 +142,13 @@ class Connection:
         return change
 
     def answer(self, data: bytes, *, closes: bool) -> bool:
-        """Send an answer, as far as the client takes it; False if it is gone."""
+        """Send an answer, as much as the client takes; False if it has disconnected."""
         self.closes, self._usual_idle = closes, _KEEP_ALIVE_SECONDS
         self.outgoing = memoryview(bytes(self.outgoing) + data if self.outgoing else data)
         return self.send_rest()
 
     def send_rest(self) -> bool:
-        """Send the rest of the answer, as far as the client takes it; False if it is gone."""
+        """Send the rest of the answer, as much as the client takes; False if it is gone."""
         try:
             while self.outgoing:
                 self.outgoing = self.outgoing[self.socket.send(self.outgoing) :]
@@ -202,7 +202,7 @@ class Connection:
             pass  # the client closed first
 
     def watch(self, selector: selectors.BaseSelector, events: int, callback: Any) -> None:
-        """Have `selector` report these events from now on; 0 for none."""
+        """Make `selector` report these events from now on; 0 for none."""
         if events == self._watched:
             return
         if not events:

@@ -54,7 +54,7 @@ class Limits:
 
 
 def affordable_connections() -> int:
-    """Return how many connections may be open at once: half of the files, the rest is for models.
+    """Return how many connections can be open: half of the open files; the rest is for models.
 
     The limit of files is raised as far as the process may, because many platforms set 1,024.
     """
@@ -110,7 +110,7 @@ class Connections:
         self._reserved = min(_RESERVED, -(-limits.connections // 8))
         self._held = 0
         self._open: set[Connection] = set()
-        self._next_note = 0.0  # when the log may say again that there are too many
+        self._next_note = 0.0  # when the next log line about too many can follow
         self._incomplete: set[Connection] = set()
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class Connections:
             return False
         try:
             sock, peer = listener.accept()
-        except OSError as error:  # none, or gone again
+        except OSError as error:  # no connection, or it has closed already
             if error.errno in (errno.EMFILE, errno.ENFILE) and not self._make_room():
                 time.sleep(_NO_FILES_SECONDS)  # the listener would wake the loop at once
             return False
@@ -236,7 +236,7 @@ class Connections:
         if connection.phase is Phase.RECEIVING and reader.has_begun:
             missing = "head" if reader.head is None else "body"
             error = RequestError(400, f"the connection ended before the {missing} was complete")
-            self._refuse(connection, error)  # the client may read on
+            self._refuse(connection, error)  # the client can still read
         else:
             self._close(connection)
 

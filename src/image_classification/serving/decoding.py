@@ -36,10 +36,10 @@ NAME = "decoder"
 """The function of decoding processes, and what they are called in lists of processes."""
 
 _WATCHED = "the decoder of images"
-# Bytes that a decoding process may keep. glibc keeps what one image took for the next; if it did
+# Bytes that a decoding process can keep. glibc keeps what one image took for the next; if it did
 # not, the page faults of new memory would make a WEBP of a megapixel half as slow again (measured).
 _MOST_KEPT = 24 << 20
-_PATIENCE = 10  # times the CPU time of an image: the most that it may take on a busy machine,
+_PATIENCE = 10  # times the CPU time of an image: the most that it can take on a busy machine,
 _LEAST_PATIENCE = 20.0  # or these seconds
 _CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
@@ -90,7 +90,7 @@ class Decoder:
     """Decodes all images of a server process, for all its models.
 
     Args:
-        plan: its memory, the number of decoding processes and the time that a run may take.
+        plan: its memory, the number of decoding processes and the time that a run can take.
         health: of the process; watches each image, and fails if no process can be started.
         forkserver: starts the decoding processes; None: everything is decoded in this process.
     """
@@ -238,7 +238,7 @@ class Capacity:
     Args:
         memory: bytes.
         processes: their number.
-        most_waiting: who may wait at once.
+        most_waiting: images that can wait at the same time.
     """
 
     def __init__(self, memory: int, processes: int, most_waiting: int = 100) -> None:
@@ -303,11 +303,11 @@ class Capacity:
                 self._processes -= visitor.processes
             finally:
                 self._waiting.remove(visitor)
-                self._changed.notify_all()  # there may be room for the next one too
+                self._changed.notify_all()  # there can be room for the next one too
                 record.waited(time.monotonic() - start)
 
     def _next(self) -> _Visitor | None:
-        """Return who has its turn: the first for whom there is a process, if the memory is there.
+        """Return the image that is next: the first with a free process, if there is memory for it.
 
         An image that waits for memory makes the others wait, or a large one might wait forever.
         """

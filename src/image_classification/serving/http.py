@@ -25,7 +25,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_LIMIT = 64 * 2**10
 _LINE_LIMIT = 4094
 _MOST_FIELDS = 100
-_SMALL_PIECE = 2048  # bytes; in a list of its own, each of one byte would take 48
+_SMALL_PIECE = 2048  # bytes; in a list, each piece of one byte would take 48
 _FIELD_LIMIT = 8190
 _REG_NAME = rb"[0-9A-Za-z._~!$&'()*+,;=%-]+"
 _AUTHORITY = rb"(?i:https?)://(?:%b|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?=[/?# ])" % _REG_NAME
@@ -168,7 +168,7 @@ def _check_line(line: bytes) -> None:
 
 
 def _check_ends(text: bytes) -> None:
-    """Refuse a head, or what has arrived of it, with an LF, CR or NUL of its own."""
+    """Refuse a head, or what has arrived of it, with an LF, CR or NUL alone."""
     if found := _BARE.search(text):
         name = {10: "LF", 13: "CR", 0: "NUL"}[found[0][0]]
         got = text[max(0, found.start() - 100) : found.start() + 1].decode("latin-1")

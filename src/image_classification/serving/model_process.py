@@ -78,7 +78,7 @@ class Bounds:
 
     Attributes:
         processes: at most.
-        waiting: requests that may wait for it at once.
+        waiting: requests that can wait for it at the same time.
         seconds: after which a run is ended; a load has more.
     """
 

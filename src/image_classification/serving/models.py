@@ -26,7 +26,7 @@ from image_classification.serving.scheduling import ManyImages
 
 
 class GuardedGraph:
-    """A graph whose runs are recorded and watched, and begin only if a client still waits.
+    """A graph whose runs are recorded and watched, and start only if a client still waits.
 
     Args:
         graph: executes the runs.

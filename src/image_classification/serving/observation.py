@@ -79,7 +79,7 @@ class RequestRecord:
         return self.path.startswith("/models") and not self.path.endswith("/invoke")
 
     def refuse_if_abandoned(self) -> None:
-        """Raise a RequestError: 499, the client has gone; 503, it has waited too long."""
+        """Raise a RequestError: 499, the client disconnected; 503, it waited too long."""
         if self.is_client_gone():
             raise RequestError(499, "the client closed the connection before the answer")
         if time.monotonic() - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
@@ -160,7 +160,7 @@ _current: contextvars.ContextVar[RequestRecord | None] = contextvars.ContextVar(
 
 
 def current_request() -> RequestRecord:
-    """Return the request this thread works on; outside the server a record that nobody reads."""
+    """Return the request this thread works on; outside the server, a record that no code reads."""
     return _current.get() or RequestRecord("", "")
 
 

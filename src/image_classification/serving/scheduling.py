@@ -1,10 +1,10 @@
 """Who computes next: small requests at once, bulk ones in slices.
 
-A request of several images that take longer than about 50 ms is a bulk request. It gives its place
-among the threads of the small ones to another thread, and then computes in slices of about 50 ms.
-Bulk requests take turns in rotation. While small requests come, one CPU is kept for them; if they
-fill the others too, there are 50 ms without a slice after each. So a small request never waits for
-a bulk one to end, and no bulk request waits forever.
+A request with several images that together take longer than about 50 ms is a bulk request. It gives
+its place among the threads of the small ones to another thread, and then computes in slices of
+about 50 ms. Bulk requests take turns. While small requests arrive, one CPU is reserved for them; if
+they fill the others too, 50 ms without a slice follow each slice. So a small request never waits
+for a bulk one to end, and no bulk request waits forever.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from image_classification.serving.observation import (
 
 SLICE_SECONDS = 0.05
 
-_QUIET_SECONDS = 0.25  # without a small request: bulk ones may use every CPU
-_CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client has gone
+_QUIET_SECONDS = 0.25  # without a small request: then bulk ones can use every CPU
+_CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client disconnected
 _SWITCH_SECONDS = 0.001  # Python's 0.005 delay a ping at each of its system calls
 _SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
 
@@ -85,7 +85,7 @@ class Scheduler:
 
     @contextmanager
     def time_slice(self, record: RequestRecord) -> Iterator[None]:
-        """Wait until the block, a slice of the request of `record`, may run.
+        """Wait until the block, a slice of the request of `record`, can run.
 
         Raises:
             RequestError: no client waits for the answer any more (499, 503).
@@ -126,7 +126,7 @@ class Scheduler:
         leave_place()
         most = most_bulk_requests(self.plan)
         with self._lock:
-            self._forget_bulk()  # own code may predict twice
+            self._forget_bulk()  # the user's own code can predict twice
             if len(self._bulk) >= most and work.count > 1:
                 text = f"{most} requests with many images are computing: send yours again later"
                 raise RequestError(503, text)
@@ -215,13 +215,13 @@ class Scheduler:
             self._grant()
 
     def _grant(self) -> None:
-        """Let those go on that have waited longest, as far as there are slices; with the lock."""
+        """Give the free slices to those that have waited longest; with the lock."""
         while self._waiting and self._running < self._allowed():
             self._running += 1
             self._waiting.popleft().set()
 
     def _allowed(self) -> int:
-        """Return how many slices there may be at once now."""
+        """Return how many slices can run at the same time now."""
         now, cpus = time.monotonic(), self.plan.cpus
         if not self._small and now - self._last_small > _QUIET_SECONDS:
             return cpus
@@ -231,7 +231,7 @@ class Scheduler:
 
 
 def most_bulk_requests(plan: Plan) -> int:
-    """Return how many bulk requests there may be at once."""
+    """Return how many bulk requests can run at the same time."""
     return max(plan.cpus, plan.queue_size // 4)
 
 

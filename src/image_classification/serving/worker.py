@@ -46,7 +46,7 @@ CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 """A worker's exit code that makes gunicorn end instead of starting another worker."""
 
 _TICK_SECONDS = 0.5
-_FULL_SECONDS = 0.02  # the same while no connection can be taken: one may be overdue soon
+_FULL_SECONDS = 0.02  # the same while no connection can be taken: one can be overdue soon
 _ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
 _MOST_ACCEPTED = 32  # connections in one turn of the loop
 _ADMINISTRATION_THREADS = 32  # models that take minutes to load block no other request
@@ -161,7 +161,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._scheduler.submit(partial(self._work, work))
 
     def unanswered(self) -> list[Work]:
-        """Return the accepted requests that nobody has begun to answer."""
+        """Return the accepted requests that no thread has begun to answer."""
         return self._account.unanswered()
 
     def answer_instead(self, work: Work, status: int, message: str) -> None:
