@@ -45,6 +45,7 @@ MODEL_CARD_FILE = "model-card.md"
 _MOST_GRAPH = 2**31 - 1  # bytes that Protocol Buffers allow in one message
 _MOST_JSON = 16 * 2**20  # bytes; the names of a million classes
 _MOST_PIXELS = 2**24  # of the model's input, 48 MiB of RGB
+_MOST_SIDE = 2**16  # pixels of a side: what a resize costs grows with it, however thin the image
 
 FileWriter = Callable[[Path], object]
 """Writes one file of the artifact to the given (temporary) path."""
@@ -192,6 +193,13 @@ def read_artifact(directory: Path) -> Artifact:
             f"{directory}: expected an input of at most {_MOST_PIXELS} pixels, got height "
             f"{preprocessing.height} and width {preprocessing.width}"
         )
+    sides = {name: getattr(preprocessing, name) for name in ("height", "width", "resize")}
+    for name, side in sides.items():
+        if side is not None and side > _MOST_SIDE:
+            raise ArtifactError(
+                f"{directory}: expected a {name} of at most {_MOST_SIDE} pixels in "
+                f"{PREPROCESSING_FILE}, got {str(side)[:20]}"
+            )
     if len(labels) != manifest["classes"]:
         raise ArtifactError(
             f"{directory}: labels.json has {len(labels)} names, but the manifest has "
@@ -225,10 +233,11 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not a manifest: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f'{path}: not a manifest: it has no "files"')
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool | float):  # true and 1.0 equal 1
         raise ArtifactError(
             f"{path}: expected format version {FORMAT_VERSION}, got "
-            f"{manifest.get('format_version')!r}; use the package version that wrote the artifact"
+            f"{version!r}; use the package version that wrote the artifact"
         )
     missing = {"interface", "backend", "backbone", "classes"} - set(manifest)
     missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
@@ -236,6 +245,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path}: expected {', '.join(sorted(missing))} in the manifest, found none"
         )
+    classes = manifest["classes"]
+    if not isinstance(classes, int) or isinstance(classes, bool):
+        raise ArtifactError(f"{path}: classes must be a whole number, got {repr(classes)[:200]}")
     outside = [name for name in manifest["files"] if Path(name).name != name]
     if outside:
         raise ArtifactError(
@@ -285,7 +297,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _verify(path: Path, expected: object) -> None:
     """Check that the file is a regular one and matches the manifest."""
-    if not isinstance(expected, dict) or not isinstance(expected.get("bytes"), int):
+    if not isinstance(expected, dict) or type(expected.get("bytes")) is not int:
         raise ArtifactError(
             f"{path}: expected its bytes and sha256 in the manifest, got {expected!r}"[:500]
         )

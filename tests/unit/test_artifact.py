@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -61,6 +62,10 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
     ("change", "message"),
     [
         ({"format_version": 2}, "expected format version 1, got 2"),
+        ({"format_version": True}, "expected format version 1, got True"),
+        ({"format_version": 1.0}, "expected format version 1, got 1.0"),
+        ({"classes": 2.0}, "classes must be a whole number, got 2.0"),
+        ({"files": FILES | {"labels.json": {"bytes": True}}}, "expected its bytes and sha256"),
         ({"files": None}, "not a manifest"),
         ({"files": {}}, "expected labels.json, model.onnx, preprocessing.json in the manifest"),
         ({"classes": 3}, "labels.json has 2 names, but the manifest has 3"),
@@ -75,6 +80,36 @@ def test_an_impossible_manifest_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=message):
         read_artifact(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 2**24, "height": 1, "mode": "squash"},
+        {"height": 2**24, "width": 1, "mode": "squash"},
+        {"resize": 10**9},
+        {"resize": 10**400},
+        {"height": 5_000, "width": 5_000},
+        {"channels": 3.0},
+        {"max_pixels": True},
+        {"mean": [10**400, 0, 0]},
+    ],
+    ids=str,
+)
+def test_a_preprocessing_that_no_picture_can_have_is_refused(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    content = PREPROCESSING.to_json() | change
+    writers = {"model.onnx": lambda path: path.write_bytes(b"graph")}
+    write_artifact(tmp_path, DESCRIPTION, LABELS, PREPROCESSING, writers)
+    text = json.dumps(content).encode()
+    (tmp_path / "preprocessing.json").write_bytes(text)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    listed = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    manifest["files"]["preprocessing.json"] = listed
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=next(iter(change))):
+        read_artifact(tmp_path)
 
 
 def test_a_manifest_of_a_hundred_thousand_brackets_is_refused(directory: Path) -> None:

@@ -20,7 +20,7 @@ from image_classification.images.decode import (
     jpeg_scale,
 )
 from image_classification.images.header import ImageHeader, read_header
-from image_classification.images.price import Price, price_of
+from image_classification.images.price import Price, check_resize, price_of, with_resize
 from image_classification.samples import UInt8Array
 
 INTERPOLATIONS = {
@@ -66,8 +66,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Raise a DataError that names a field with an impossible value."""
-        sides = {"height": self.height, "width": self.width, "max_pixels": self.max_pixels}
-        for name, value in {**sides, "resize": 1 if self.resize is None else self.resize}.items():
+        resize = 1 if self.resize is None else self.resize
+        for name in ("height", "width", "channels", "max_pixels", "resize"):
+            value = resize if name == "resize" else getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise DataError(f"preprocessing: {name} must be a whole number from 1, got {value}")
         choices = {
@@ -105,7 +106,7 @@ class Preprocessing:
             raise DataError(f"preprocessing: expected the fields {sorted(expected)}, got {found}")
         try:
             return cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:  # a whole number can be beyond every float
             raise DataError(f"preprocessing: mean and std must be lists: {error}") from error
 
 
@@ -134,6 +135,7 @@ def preprocess(
         header = read_header(data)
     resized = resized_size(header.upright_size, preprocessing)
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    check_resize(height, width)
     image = decode_for(data, header, resized, preprocessing, may_use_pillow)
     return resize_and_crop(image, resized, (top, left), preprocessing, out)
 
@@ -147,7 +149,10 @@ def price_for(data: bytes, header: ImageHeader, preprocessing: Preprocessing) ->
     check_pixels(header.width, header.height, preprocessing.max_pixels)
     resized = resized_size(header.upright_size, preprocessing)
     smallest = _smallest_decoded(resized, preprocessing)
-    return price_of(data, header, jpeg_scale(header, header.upright_size, smallest))
+    scale = jpeg_scale(header, header.upright_size, smallest)
+    rows = -(-header.upright_size[0] // scale)
+    output = (preprocessing.height, preprocessing.width)
+    return with_resize(price_of(data, header, scale), rows, output)
 
 
 def resized_size(upright_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:

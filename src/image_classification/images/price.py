@@ -12,7 +12,7 @@ libwebp 1.6, Pillow 13). On a machine whose CPUs are shared, the same takes up t
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -32,7 +32,10 @@ _PIXEL_MEMORY = 7
 _WEBP_PIXEL_MEMORY = 16  # two canvases, the frame's bytes and Pillow's image
 _STRIP_MEMORY, STRIP_PIXELS = 22, 1 << 16  # these fit a CPU's cache; wider rows are longer
 _SIDE_MEMORY = 64  # weights of a resize: 8 bytes for each of up to 6 taps, both ways
-_RESIZE_MEMORY = 8  # the resized image in Pillow, and as an array
+_RESIZE_MEMORY = 14  # the resized image in Pillow, its bytes twice, and as an array
+_ACROSS_MEMORY = 4  # Pillow resizes across, all rows, and then down
+_OUTPUT_SIDE_MEMORY = 80  # weights of each column and row of the result: up to 8 taps, 2 bounds
+_MODEST_RESIZE = 32 << 20  # bytes; a larger one is not done among plain ones
 _BLOCK_MEMORY = 128  # 64 coefficients of 2 bytes, which several scans keep for the whole image
 
 # Seconds: by pixel, by byte of the file, by block of 8 × 8 in one pass over it.
@@ -48,6 +51,7 @@ _WEBP_PIXEL, _WEBP_BYTE = 50e-9, 30e-9
 _BMP_PIXEL = 20e-9
 _RUN_PIXEL, _RUN_BYTE = 60e-9, 0.6e-6  # Pillow decodes run lengths in Python
 _RESIZED_PIXEL = 4e-9
+_OUTPUT_PIXEL, _OUTPUT_SIDE = 20e-9, 0.25e-6  # of lanczos, the slowest: 16 and 0.23 measured
 
 _CURE = "make the image smaller or raise the limit"
 _MAX_SCANS = 100  # encoders write about 10
@@ -203,12 +207,35 @@ def check_price(price: Price, limits: PictureLimits) -> None:
         )
 
 
+def with_resize(price: Price, rows: int, output: tuple[int, int]) -> Price:
+    """Return a price with that of resizing the decoded image to an output of any size.
+
+    Args:
+        price: of decoding.
+        rows: of the decoded image.
+        output: (height, width) in pixels.
+    """
+    height, width = output
+    across = rows * width
+    memory = _resize_memory(height, width) + _ACROSS_MEMORY * across
+    seconds = _OUTPUT_PIXEL * (across + height * width) + _OUTPUT_SIDE * (height + width)
+    total = replace(price, memory=price.memory + memory, seconds=price.seconds + seconds)
+    if memory <= _MODEST_RESIZE:
+        return total
+    what = f"{price.what} and resizing it to {width} × {height}"
+    return replace(total, is_plain=False, what=what)
+
+
+def _resize_memory(height: int, width: int) -> int:
+    return _RESIZE_MEMORY * height * width + _OUTPUT_SIDE_MEMORY * (height + width)
+
+
 def check_resize(height: int, width: int) -> None:
     """Raise an ImageTooLargeError for a resize whose whole result would take too much memory.
 
     A thin image grows enormously where its shorter side is enlarged.
     """
-    memory, most = _RESIZE_MEMORY * height * width, picture_limits().memory
+    memory, most = _resize_memory(height, width), picture_limits().memory
     if memory > most:
         raise ImageTooLargeError(
             f"resizing this image to {width} × {height} pixels takes up to {memory / 1e6:.0f} MB "

@@ -29,7 +29,7 @@ from image_classification.images.price import Price, check_price, picture_limits
 from image_classification.samples import UInt8Array
 from image_classification.serving.admission import THREAD_MEMORY, Plan, reservation
 from image_classification.serving.isolation import IS_SUPPORTED, Forkserver, Limits, Process
-from image_classification.serving.observation import Health, current_request
+from image_classification.serving.observation import MOST_TOGETHER, Health, current_request
 from image_classification.serving.scheduling import leave_place
 
 NAME = "decoder"
@@ -135,6 +135,19 @@ class Decoder:
         with self._capacity.taken(memory, 1, price.seconds), self._health.running(_WATCHED):
             pixels = self._decode_apart(image, preprocessing, price)
         out[...] = np.frombuffer(pixels, np.uint8).reshape(out.shape)
+
+    def check_input(self, preprocessing: Preprocessing) -> None:
+        """Raise an ArtifactError for a model whose inputs alone would fill the memory for images.
+
+        Images are computed in groups, whose inputs the server holds at once.
+        """
+        size = preprocessing.height * preprocessing.width * preprocessing.channels
+        if size * MOST_TOGETHER > self._limits.memory:
+            raise errors.ArtifactError(
+                f"expected an input of at most {self._limits.memory // MOST_TOGETHER} bytes, got "
+                f"{preprocessing.height} × {preprocessing.width} × {preprocessing.channels} = "
+                f"{size}: give the server more memory or raise {environment.PICTURE_MEMORY.name}"
+            )
 
     def _decode_apart(self, image: bytes, preprocessing: Preprocessing, price: Price) -> bytearray:
         process = self._take()

@@ -142,6 +142,7 @@ def _multi_model_app(
     def load(path: Path) -> multi_model.LoadedModel:
         with open_artifact(path) as artifact:
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code from models")
+            decoder.check_input(artifact.preprocessing)
             form = interface_of(artifact.interface).answers
             if forkserver is None:
                 model = load_model(artifact, plan, health, decoder)

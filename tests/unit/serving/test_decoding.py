@@ -278,6 +278,29 @@ def test_a_plain_jpeg_is_decoded_in_the_servers_process(decoder: Decoder) -> Non
     assert processes(decoder) == []
 
 
+@needs_linux
+def test_a_large_resize_is_paid_for_and_done_in_a_process(decoder: Decoder) -> None:
+    data = picture("JPEG")
+    large = Preprocessing(3_000, 2_000, mode="squash")
+    out = np.empty((3_000, 2_000, 3), np.uint8)
+    decoder.preprocess(data, read_header(data), large, out)
+    assert (out == preprocess(data, large)).all()
+    assert len(processes(decoder)) == 1
+    for thin in ((1, 2**24), (2**24, 1)):
+        with pytest.raises(errors.ImageTooLargeError, match=r"resizing it to \d+ × \d+ takes"):
+            decoder.preprocess(data, read_header(data), Preprocessing(*thin, mode="squash"), out)
+    tall = picture("JPEG", size=4_000)
+    wide = Preprocessing(2, 40_000, mode="squash")  # 4,000 rows of 40,000 pixels in between
+    with pytest.raises(errors.ImageTooLargeError, match="resizing it to 40000 × 2 takes"):
+        decoder.preprocess(tall, read_header(tall), wide, out)
+
+
+def test_a_model_whose_inputs_would_fill_the_memory_is_refused(decoder: Decoder) -> None:
+    decoder.check_input(Preprocessing(600, 600))
+    with pytest.raises(errors.ArtifactError, match=r"expected an input of at most \d+ bytes"):
+        decoder.check_input(Preprocessing(4_000, 4_000))
+
+
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_where_no_process_can_be_limited_everything_is_decoded_in_the_server(
     plan: Plan, name: str, caplog: pytest.LogCaptureFixture
