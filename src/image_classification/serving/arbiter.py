@@ -96,7 +96,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             silence = watched.silence_after(passed)
             if silence > watched.patience() and not watched.is_killed:
                 watched.is_killed = True
-                _log(f"killing process {pid}: it has given no sign of life for {silence:.0f} s")
+                _log(f"process {pid} has given no sign of life for {silence:.0f} s: killing it")
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
