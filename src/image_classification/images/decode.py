@@ -11,6 +11,8 @@ they decode.
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import IO, cast
 
@@ -24,12 +26,18 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from image_classification.errors import ImageDamagedError, ImageError, ImageTooLargeError
+from image_classification.errors import (
+    ImageClassificationError,
+    ImageDamagedError,
+    ImageError,
+    ImageTooLargeError,
+)
 from image_classification.images.header import UPRIGHT, ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
+from image_classification.images.pillow_pixels import to_array
 from image_classification.images.pixel_stream import PixelStream, pixel_spans
-from image_classification.images.price import STRIP_PIXELS, Allowance, admit
-from image_classification.samples import Array, UInt8Array
+from image_classification.images.price import Allowance, admit
+from image_classification.samples import UInt8Array
 
 DEFAULT_MAX_PIXELS = 64 << 20
 """67 megapixels: 50-megapixel photographs pass; as RGB this is 200 MB."""
@@ -98,9 +106,12 @@ def decode(
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
     scale = jpeg_scale(header, header.upright_size, min_size)
-    allowance = admit(data, header, scale)
-    pixels = _decode_stored(data, header, channels, scale, smooth_chroma, allowance, may_use_pillow)
-    return _turn_upright(pixels, header)
+    with _one_image(data, header):
+        allowance = admit(data, header, scale)
+        pixels = _decode_stored(
+            data, header, channels, scale, smooth_chroma, allowance, may_use_pillow
+        )
+        return _turn_upright(pixels, header)
 
 
 def decode_region(
@@ -136,23 +147,38 @@ def decode_region(
         header = read_header(data)
     check_pixels(header.width, header.height, max_pixels)
     scale = jpeg_scale(header, region[2:], min_size)
-    allowance = admit(data, header, scale)
-    box = _stored_box(region, header)
-    if scale > 1:
-        box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
-               box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
-    pixels = None
-    if header.format == "JPEG" and not header.is_progressive:
-        pixels = _decode_jpeg_region(
-            data, header, box, _COLORS[channels, bgr], scale, smooth_chroma
-        )
-    if pixels is None:
-        whole = _decode_stored(data, header, channels, scale, smooth_chroma, allowance)
-        top, left = box[0] // scale, box[1] // scale
-        pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
-        if bgr:
-            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-    return _turn_upright(pixels, header)
+    with _one_image(data, header):
+        allowance = admit(data, header, scale)
+        box = _stored_box(region, header)
+        if scale > 1:
+            box = (box[0] - box[0] % scale, box[1] - box[1] % scale,
+                   box[2] - box[2] % scale, box[3] - box[3] % scale)  # fmt: skip
+        pixels = None
+        if header.format == "JPEG" and not header.is_progressive:
+            pixels = _decode_jpeg_region(
+                data, header, box, _COLORS[channels, bgr], scale, smooth_chroma
+            )
+        if pixels is None:
+            whole = _decode_stored(data, header, channels, scale, smooth_chroma, allowance)
+            top, left = box[0] // scale, box[1] // scale
+            pixels = whole[top : top - (-box[2] // scale), left : left - (-box[3] // scale)]
+            if bgr:
+                pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        return _turn_upright(pixels, header)
+
+
+@contextmanager
+def _one_image(data: bytes, header: ImageHeader) -> Iterator[None]:
+    """Make an error that nobody foresaw that of this image alone: all others still count."""
+    try:
+        yield
+    except (ImageClassificationError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageDamagedError(
+            f"decoding this {header.format} of {header.width} × {header.height} pixels "
+            f"({len(data)} bytes) failed: {type(error).__name__}: {error}; save the image again"
+        ) from error
 
 
 def check_pixels(width: int, height: int, max_pixels: int, when: str = "") -> None:
@@ -238,7 +264,9 @@ def _decode_whole_jpeg(
     try:
         if simplejpeg.decode_jpeg_header(data)[:2] != size:
             return None
-    except (ValueError, RuntimeError):
+    except MemoryError:
+        raise
+    except Exception:  # KeyError, for example, at a sampling that has no name
         return None
     return _decode_jpeg(data, size, colors, scale, smooth_chroma)
 
@@ -284,7 +312,9 @@ def _decode_jpeg(
             fastupsample=not smooth_chroma,
             strict=strict,
         )
-    except (ValueError, RuntimeError):
+    except MemoryError:
+        raise
+    except Exception:
         return None
     return pixels if pixels.shape[:2] == (height, width) else None
 
@@ -311,7 +341,7 @@ def _decode_with_pillow(
             if scale > 1:
                 image.draft(None, (image.width // scale, image.height // scale))
             image.load()
-            return _to_array(image, header, channels)
+            return to_array(image, header, channels, allowance)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -321,57 +351,3 @@ def _decode_with_pillow(
             f"this {header.format} of {header.width} × {header.height} pixels "
             f"({len(data)} bytes) is truncated or corrupt: {error}"
         ) from error
-
-
-def _to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
-    """uint8 (H, W, channels) of a loaded Pillow image of any mode.
-
-    In strips, because each step makes a copy: 1 GB together for an image of 64 megapixels.
-    """
-    pixels = np.empty((image.height, image.width, channels), np.uint8)
-    rows = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        strip = image.crop((0, top, image.width, bottom))
-        pixels[top:bottom] = _strip_to_array(strip, header, channels)
-    return pixels
-
-
-def _strip_to_array(image: Image.Image, header: ImageHeader, channels: int) -> UInt8Array:
-    mode, transparency = image.mode, image.info.get("transparency")
-    if mode in ("RGBA", "LA", "PA") or (mode == "P" and transparency is not None):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    elif mode.startswith("I"):
-        return _from_16_bits(np.asarray(image), transparency, channels)
-    elif transparency is not None and mode in ("1", "L", "RGB"):
-        image = _without_color_key(image, header.bit_depth)
-    wanted = "RGB" if channels == 3 else "L"
-    pixels = np.asarray(image if image.mode == wanted else image.convert(wanted), np.uint8)
-    return pixels.reshape(image.height, image.width, channels)
-
-
-def _from_16_bits(gray: Array, transparency: object, channels: int) -> UInt8Array:
-    """16-bit gray (H, W) scaled by 1/257, so that 65,535 becomes 255; Pillow would clip it."""
-    wide = np.clip(gray, 0, 0xFFFF).astype(np.uint32)
-    narrow = ((wide + 128) // 257).astype(np.uint8)
-    if isinstance(transparency, int):
-        narrow[wide == transparency] = 255
-    return np.repeat(narrow[:, :, np.newaxis], channels, axis=2)
-
-
-def _without_color_key(image: Image.Image, bit_depth: int) -> Image.Image:
-    """Make the pixels of the one transparent color white.
-
-    PNG gives the color in the file's own depth, but Pillow has scaled the pixels to 8 bits.
-    """
-    transparency = image.info["transparency"]
-    pixels = np.array(image.convert("RGB"), np.uint8)
-    red, green, blue = (pixels[:, :, channel] for channel in range(3))
-    levels = np.atleast_1d(np.asarray(transparency, np.int64))
-    if image.mode != "1":  # there Pillow has scaled it
-        levels = levels >> 8 if bit_depth == 16 else levels * 255 // ((1 << bit_depth) - 1)
-    levels = np.broadcast_to(levels, 3)  # a third of the time of comparing whole pixels
-    pixels[(red == levels[0]) & (green == levels[1]) & (blue == levels[2])] = 255
-    return Image.fromarray(pixels)

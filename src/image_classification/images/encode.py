@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from image_classification.errors import ImageDamagedError, ImageError
+from image_classification.errors import ImageDamagedError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import resize
@@ -51,7 +51,9 @@ def thumbnail(content: bytes) -> str | None:
     """
     try:
         image = _decode_leniently(content)
-    except (ImageError, ValueError, RuntimeError):
+    except MemoryError:
+        raise
+    except Exception:  # whatever the decoder raises at a damaged file
         return None
     height, width = image.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))

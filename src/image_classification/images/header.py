@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from image_classification.errors import ImageDamagedError, ImageFormatError
+from image_classification.errors import ImageDamagedError, ImageError, ImageFormatError
 from image_classification.images.foreign import altered_on_the_way, name_foreign
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
@@ -37,7 +37,7 @@ _MAX_PROFILE = 1 << 16  # bytes of hexadecimal digits: the orientation is among 
 _MAX_ENTRIES = 1_000  # of an EXIF directory; the standard has about 100 tags
 _NO_DIGITS = bytes(set(range(256)) - set(b"0123456789abcdefABCDEF"))
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # 0xFF before a zero or another one is junk
-_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # no length follows
+BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))  # no length follows
 FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODED_FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))  # Huffman, arithmetic coding
@@ -113,6 +113,13 @@ def read_header(data: bytes) -> ImageHeader:
         raise ImageDamagedError(
             f"the header of this {image_format} is cut off: it has {len(data)} bytes"
         ) from error
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # nobody foresaw it: the fault of this image alone
+        raise ImageDamagedError(
+            f"the header of this {image_format} ({len(data)} bytes) cannot be read: "
+            f"{type(error).__name__}: {error}; save the image again"
+        ) from error
     if header.width < 1 or header.height < 1:
         raise ImageDamagedError(
             f"the header of this {image_format} says {header.width} × {header.height} pixels"
@@ -163,6 +170,10 @@ def _read_jpeg(data: bytes) -> ImageHeader:
             tables += end - start
     if not frame:
         raise ImageDamagedError(f"this JPEG ({len(data)} bytes) has no frame header")
+    if not scan:
+        raise ImageDamagedError(
+            f"this JPEG ({len(data)} bytes) has no pixels: it ends before its first scan"
+        )
     if tables > _MAX_TABLES:
         raise ImageDamagedError(
             f"expected at most {_MAX_TABLES} bytes of tables before the pixels of a JPEG, got "
@@ -196,15 +207,20 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     Junk between segments is skipped, as every decoder does, up to 64 KiB of it.
 
     Raises:
-        ImageDamagedError: there are too many.
+        ImageDamagedError: there are too many, or more junk: a decoder would read on.
     """
     position = 2
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, position, position + _MAX_JUNK)
+        if found is None and position + _MAX_JUNK < len(data):
+            raise ImageDamagedError(
+                f"expected the next segment of a JPEG within {_MAX_JUNK} bytes, got only other "
+                f"bytes from byte {position} on"
+            )
         if found is None or found.end() + 2 > len(data):
             return
         marker, position = data[found.end() - 1], found.start()
-        if marker in _BARE_MARKERS:
+        if marker in BARE_MARKERS:
             position += 2
         elif marker == _END:
             return

@@ -25,7 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from image_classification.images.header import END_BYTES, FRAME_MARKERS, JPEG_END, SCAN
+from image_classification.images.header import (
+    BARE_MARKERS,
+    END_BYTES,
+    FRAME_MARKERS,
+    JPEG_END,
+    SCAN,
+)
 from image_classification.samples import IntArray, UInt8Array
 
 _BASELINE, _EXTENDED = 0xC0, 0xC1  # Huffman code, sequential
@@ -68,9 +74,9 @@ def read_layout(data: bytes) -> JpegLayout | None:
     position, frame, interval, table = 2, 0, 0, (0, 0)
     try:
         for _ in range(_MAX_SEGMENTS):
-            if data[position] != 0xFF:
-                return None
             marker = data[position + 1]
+            if data[position] != 0xFF or marker in BARE_MARKERS:
+                return None
             if marker == SCAN:
                 return _layout(data, frame, position, interval, table) if frame else None
             if marker in FRAME_MARKERS:

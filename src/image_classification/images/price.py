@@ -46,6 +46,7 @@ _ARITHMETIC_VISIT, _ARITHMETIC_BLOCK = 1e-6, 14e-6  # a code of predictable bits
 _ARITHMETIC_BYTE = 1.4e-6  # each coefficient has a bit for its sign
 _PNG_BYTE, _PNG_RAW_BYTE = 20e-9, 5e-9
 _CONVERTED_PIXEL, _BLENDED_PIXEL = 10e-9, 30e-9
+_INTERLACED_PIXEL, _KEYED_PIXEL = 11e-9, 15e-9  # in seven passes; with a transparent color
 _GIF_PIXEL, _GIF_BYTE = 30e-9, 12e-9
 _WEBP_PIXEL, _WEBP_BYTE = 50e-9, 30e-9
 _BMP_PIXEL = 20e-9
@@ -57,8 +58,9 @@ _CURE = "make the image smaller or raise the limit"
 _MAX_SCANS = 100  # encoders write about 10
 _MAX_SEGMENTS = 4_096  # between the scans of a JPEG
 _ARITHMETIC, _ARITHMETIC_PROGRESSIVE, _END = 0xC9, 0xCA, 0xD9
-# Whether 0xFF and this byte end the code of a scan: not a stuffed zero, a restart or a fill byte.
-_ENDS_CODE = np.isin(np.arange(256), (0x00, 0x01, *range(0xD0, 0xD8), 0xFF), invert=True)
+# Whether 0xFF and this byte end the code of a scan: not a stuffed zero, a restart or a fill byte,
+# nor a reserved marker, which libjpeg skips without a length where it expects a restart.
+_ENDS_CODE = np.isin(np.arange(256), (*range(0xC0), *range(0xD0, 0xD8), 0xFF), invert=True)
 _WINDOW = 1 << 20  # bytes searched at once: NumPy releases the interpreter lock, and 8 MB suffice
 
 
@@ -251,6 +253,8 @@ def _png_seconds(data: bytes, header: ImageHeader) -> float:
     pixel = _CONVERTED_PIXEL
     if is_palette or has_alpha or header.bit_depth == 16:
         pixel = _BLENDED_PIXEL
+    pixel += _INTERLACED_PIXEL if data[28] else 0
+    pixel += _KEYED_PIXEL if color_type == 2 and b"tRNS" in data else 0
     # A row has a byte for its filter.
     rows = header.height * (_PNG_RAW_BYTE * (raw + 1) + pixel * header.width)
     return rows + _PNG_BYTE * len(data)

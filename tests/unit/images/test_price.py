@@ -250,7 +250,6 @@ def test_only_a_jpeg_of_one_huffman_scan_in_gray_or_color_is_plain() -> None:
         assert not is_plain(jpeg(64, 64, whole, kind))
     assert not is_plain(jpeg(64, 64, ONE_BY_ONE))
     assert not is_plain(jpeg(64, 64, scan(1, 2, 3, 4), components=4))
-    assert not is_plain(jpeg(64, 64, b""))
     assert not is_plain(encode_png(np.zeros((64, 64, 3), np.uint8)))
 
 
