@@ -41,9 +41,16 @@ class _SingleLineFormatter(logging.Formatter):
         )
 
 
-def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send the package's records to `stream` (standard output by default), one line each."""
-    handler = logging.StreamHandler(stream or sys.stdout)
+def configure(
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    handler: logging.Handler | None = None,
+) -> None:
+    """Send the package's records to `stream` (standard output by default), one line each.
+
+    A `handler` takes the place of the stream.
+    """
+    handler = handler or logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_SingleLineFormatter(LINE_FORMAT, DATE_FORMAT))
     logger = logging.getLogger("image_classification")
     logger.handlers[:] = [handler]

@@ -8,19 +8,27 @@ gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from typing import Any, NoReturn
 
 from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
+from gunicorn.glogging import Logger as GunicornLogger
 
 from image_classification.contract import environment
 from image_classification.serving.ending import STOPS, overdue
+from image_classification.serving.log_output import (
+    LogHandler,
+    LogOutput,
+    send_waiting_lines,
+)
 from image_classification.serving.process_state import (
     BEATS,
     HAS_CLOSED,
@@ -90,6 +98,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def murder_workers(self) -> None:
         """Kill the processes that give no sign of life; SIGKILL, which ends a stopped one too."""
+        send_waiting_lines()
         now = time.monotonic()
         passed, self._last_look = min(now - self._last_look, _LONGEST_LOOK), now
         for pid, watched in self._watched.items():
@@ -135,6 +144,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         except SystemExit as end:
             if self._lost:
                 _log(f"{self._lost} accepted requests were lost while the server ended")
+            _output().drain()
             sys.exit(end.code or self._status or (1 if self._lost else 0))
         raise AssertionError("gunicorn's halt ends the process")
 
@@ -209,6 +219,20 @@ def _answer(client: socket.socket, answer: bytes) -> bool:
     return is_sent
 
 
+class Log(GunicornLogger):  # type: ignore[misc]  # gunicorn carries no types
+    """gunicorn's log to standard error, which never waits for its reader."""
+
+    def setup(self, cfg: Any) -> None:
+        """Configure the log; gunicorn calls it."""
+        super().setup(cfg)
+        form = logging.Formatter(self.error_fmt, self.datefmt)
+        self.error_log.handlers[:] = [LogHandler(_output(), form)]
+
+
+@cache
+def _output() -> LogOutput:
+    return LogOutput(sys.stderr)
+
+
 def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    _output().write(line)

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from image_classification import errors
+from image_classification.serving.log_output import use_standard_error
 
 Function = Callable[[bytes, bytes], "bytes | memoryview"]
 """What a child runs: an argument and a payload, which may be large → the answer."""
@@ -160,6 +161,7 @@ class _Forkserver:
                     os.dup2(null, fd, inheritable=False)
         os.dup2(2, 1)
         os.close(null)
+        use_standard_error()
 
 
 def _answer_all(channel: socket.socket, function: Function) -> None:

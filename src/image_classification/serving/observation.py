@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from image_classification.errors import RequestError
+from image_classification.serving.log_output import LogHandler, LogOutput
 
 READ_METHODS = ("GET", "HEAD")
 ID_HEADER = "X-AMZN-SAGEMAKER-INFERENCE-ID"
@@ -213,15 +214,16 @@ def seconds_without_cpu() -> float:
         return 0.0
 
 
-def configure_access_log(is_on: bool) -> None:
-    """Write each finished request as one line of JSON to standard output, or none."""
+def configure_access_log(is_on: bool, output: LogOutput | None = None) -> None:
+    """Write each finished request as one line of JSON to `output`, or none.
+
+    The default is standard output.
+    """
     _access_logger.propagate = False
     _access_logger.handlers[:] = []
     _access_logger.setLevel(logging.INFO if is_on else logging.CRITICAL)
     if is_on:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        _access_logger.addHandler(handler)
+        _access_logger.addHandler(LogHandler(output or LogOutput(sys.stdout)))
 
 
 @dataclass(frozen=True)

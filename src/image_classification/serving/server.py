@@ -92,6 +92,7 @@ def gunicorn_settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
         "keepalive": _KEEP_ALIVE_SECONDS,
         "backlog": 2048,
         "loglevel": "warning",
+        "logger_class": "image_classification.serving.arbiter.Log",
         # For a file that gunicorn insists on: works on a read-only root, never waits for a disk.
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "control_socket_disable": True,

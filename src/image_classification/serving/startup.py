@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,7 @@ from image_classification.serving.batching import Batcher
 from image_classification.serving.custom import find_custom_code, warn_of_unused_code
 from image_classification.serving.decoding import Decoder
 from image_classification.serving.isolation import IS_SUPPORTED, Forkserver
+from image_classification.serving.log_output import LogHandler, LogOutput
 from image_classification.serving.observation import Health, configure_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
 
@@ -67,8 +69,9 @@ def create_server_app(
     fork, because a framework's threads do not survive one. `forkserver` starts the processes that
     decode; None: everything is decoded in this one.
     """
-    logs.configure(environment.LOG_LEVEL.read_integer(0))
-    configure_access_log(environment.ACCESS_LOG.read_switch())
+    output = LogOutput(sys.stdout)
+    logs.configure(environment.LOG_LEVEL.read_integer(0), handler=LogHandler(output))
+    configure_access_log(environment.ACCESS_LOG.read_switch(), output)
     settings = read_settings()
     decoder = Decoder(plan, health, forkserver)
     if artifact is None:

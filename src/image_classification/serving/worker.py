@@ -31,6 +31,7 @@ from image_classification.serving.connection import Connection
 from image_classification.serving.connections import Connections, Limits, affordable_connections
 from image_classification.serving.ending import Ending, overdue
 from image_classification.serving.http import Answer, Head, Request
+from image_classification.serving.log_output import send_waiting_lines
 from image_classification.serving.observation import RequestRecord
 from image_classification.serving.process_state import BEATS, HAS_CLOSED, INCOMPLETE, ProcessState
 from image_classification.serving.refusals import refusal
@@ -234,6 +235,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._connections.close_late()
             self._account.review()
             self._scheduler.fill_places()
+            send_waiting_lines()
 
     def _is_faulty(self) -> bool:
         for run in self._health.overdue(self.plan.timeout):

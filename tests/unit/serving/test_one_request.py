@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[3]
 PACKAGE = Path(image_classification.__file__).parent
 ARTIFACT = ROOT / "tests" / "golden" / "artifacts" / "torch.tar.gz"
 
-MOST_MODULES = 18
+MOST_MODULES = 19
 LOOP = {"serving/worker.py", "serving/connection.py", "serving/observation.py"}
-LOOP |= {"serving/account.py", "serving/scheduling.py"}
+LOOP |= {"serving/account.py", "serving/scheduling.py", "serving/log_output.py"}
 
 
 class Recorder:
