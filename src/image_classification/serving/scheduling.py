@@ -232,7 +232,7 @@ class Scheduler:
 
 def most_bulk_requests(plan: Plan) -> int:
     """Return how many bulk requests can run at the same time."""
-    return max(plan.cpus, plan.queue_size // 4)
+    return max(plan.cpus, plan.queue_size)
 
 
 def leave_place() -> None:

@@ -187,7 +187,7 @@ def test_answers_of_several_requests_share_the_memory_for_them(
 
 
 def test_there_is_a_limit_of_bulk_requests(start: Callable[..., Scheduler]) -> None:
-    scheduler = start(queue_size=8)
+    scheduler = start(queue_size=2)
     requests = [Request(scheduler, 100, paced(0.01)) for _ in range(3)]
     errors = [request for request in requests if request.over.wait(0.5)]
     assert [error.refusal().status for error in errors] == [503]
