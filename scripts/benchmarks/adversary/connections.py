@@ -55,7 +55,7 @@ def attack(setting: Setting) -> Iterator[Row]:
             worker = target.worker
             crowd = Crowd(target, count)
             with ordinary_callers(target.port, setting.photos) as seen:
-                acting = threading.Thread(target=behave, args=(crowd,))
+                acting = threading.Thread(target=behave, args=(crowd,), daemon=True)
                 acting.start()
                 time.sleep(seconds)
                 crowd.is_over.set()

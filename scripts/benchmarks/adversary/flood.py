@@ -43,6 +43,7 @@ def attack(setting: Setting) -> Iterator[Row]:
 
         with ordinary_callers(target.port, setting.photos) as seen:
             timer = threading.Timer(_MOST_SECONDS, is_over.set)
+            timer.daemon = True
             timer.start()
             with ThreadPoolExecutor(_SENDERS) as pool:
                 for status in itertools.chain(*pool.map(send, range(_SENDERS))):

@@ -15,8 +15,8 @@ from adversary.setting import Setting, say
 from adversary.target import Target, attacked
 from adversary.wire import counted, exchange
 
-_SENDERS = 24
-_PATIENCE = 0.3  # seconds for an answer: a mutated request may be half of one, which has none
+_SENDERS = 64
+_PATIENCE = 5.0  # seconds for an answer: half a request gets its 408 after the READ_TIMEOUT below
 _WHOLE_PATIENCE = 30.0
 _HALF_CLOSED = 0.3  # of the callers
 _DOCUMENTED = {501, 503, 507}  # docs/http.md

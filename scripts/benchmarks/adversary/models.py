@@ -95,7 +95,7 @@ def _try(target: Target, name: str, place: Path, photo: bytes, seen: Counter[int
     def load() -> None:
         seen[_load(target, label, place)] += 1
 
-    loading = [threading.Thread(target=load) for _ in range(2)]
+    loading = [threading.Thread(target=load, daemon=True) for _ in range(2)]
     for one in loading:
         one.start()
     for one in loading:
@@ -109,7 +109,7 @@ def _try(target: Target, name: str, place: Path, photo: bytes, seen: Counter[int
                 request = post(photo, "image/jpeg", f"/models/{label}/invoke")
                 seen[exchange(target.port, request, _PATIENCE)[0]] += 1
 
-    invoking = [threading.Thread(target=invoke) for _ in range(2)]
+    invoking = [threading.Thread(target=invoke, daemon=True) for _ in range(2)]
     for one in invoking:
         one.start()
     for one in invoking:

@@ -41,7 +41,7 @@ def attack(setting: Setting) -> Iterator[Row]:
                     statuses[status] += 1
                 is_over.wait(0.5)  # a refused one asks again
 
-        asking = [threading.Thread(target=ask) for _ in range(_BULKS)]
+        asking = [threading.Thread(target=ask, daemon=True) for _ in range(_BULKS)]
         for one in asking:
             one.start()
         time.sleep(1)
