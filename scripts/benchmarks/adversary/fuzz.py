@@ -15,10 +15,10 @@ from adversary.setting import Setting, say
 from adversary.target import Target, attacked
 from adversary.wire import counted, exchange
 
-_SENDERS = 64
+_SENDERS, _BATCH = 64, 2500
 _PATIENCE = 5.0  # seconds for an answer: half a request gets its 408 after the READ_TIMEOUT below
 _WHOLE_PATIENCE = 30.0
-_HALF_CLOSED = 0.3  # of the callers
+_HALF_CLOSED = 0.6  # of the callers
 _DOCUMENTED = {501, 503, 507}  # docs/http.md
 _MOST_GROWTH = 48 << 20  # bytes between a third of the requests and the end
 _SETTINGS = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "1", "IMAGE_CLASSIFICATION_PAGE": "true"}
@@ -45,8 +45,8 @@ def attack(setting: Setting) -> Iterator[Row]:
         third = count // 3
         with ThreadPoolExecutor(_SENDERS) as pool:
             for start, stop in ((0, third), (third, count)):
-                for begin in range(start, stop, 500):
-                    stop_at = min(stop, begin + 500)
+                for begin in range(start, stop, _BATCH):
+                    stop_at = min(stop, begin + _BATCH)
                     batch = range(begin, stop_at)
                     for number, status in pool.map(send, batch):
                         statuses[status] += 1
