@@ -41,7 +41,7 @@ WHOLE = Size(
 )  # fmt: skip
 QUICK = Size(
     picture_bytes=1 << 20, hostile=200, fuzzed=3000, half_open=300, silent=60, seconds=2,
-    ending=12, has_long=False, bulk_images=1000, ping_ms=1000, slowdown=20,
+    ending=12, has_long=False, bulk_images=300, ping_ms=1000, slowdown=20,
 )  # fmt: skip
 TINY = Size(
     picture_bytes=1 << 14, hostile=20, fuzzed=60, half_open=30, silent=10, seconds=0.5,

@@ -19,7 +19,7 @@ from adversary.wire import REFUSED, SILENT, counted, exchange, post
 CPU_SECONDS, SHARE = 2.0, 0.40
 _ENOUGH = 2.5 * CPU_SECONDS  # then the goal is missed far enough, and the server is killed
 _PATIENCE = 60.0  # seconds by the clock
-_LARGE = re.compile(r"MP|profile|EXIF|frames|huge")  # the pictures that could take memory
+_LARGE = re.compile(r"64 MP|frames|canvas")  # the pictures that could take memory
 _SHOWN = 6  # of the worst in a row; --json has all
 
 
@@ -101,12 +101,10 @@ def _send(target: Target, name: str, data: bytes, base: int) -> Cost:
     asking = threading.Thread(target=ask, daemon=True)  # killing the server ends it
     asking.start()
     while asking.is_alive() and target.cpu_seconds() - before < _ENOUGH:
-        asking.join(0.05)
-    cpu = before
-    while (now := target.settle(1)) > cpu and now - before < _ENOUGH and time.monotonic() < end:
-        cpu = now
+        asking.join(0.02)
+    cpu = target.settle(end - time.monotonic(), before + _ENOUGH) - before
     status = statuses[0] if statuses else SILENT
-    return Cost(name, len(data), status, target.cpu_seconds() - before, target.peak() - base)
+    return Cost(name, len(data), status, cpu, target.peak() - base)
 
 
 def _answers(costs: list[Cost], deaths: int, attack: str) -> Row:

@@ -6,6 +6,7 @@ There is no way to name another one.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from endpoints.process import TICK, Endpoint
 from adversary.cgroup import MemoryCgroup
 
 GIB = 1 << 30
+_QUIET_SECONDS = 0.04  # without two ticks of CPU time: it computes nothing
 _END_SECONDS = 3.0  # after SIGTERM; then SIGKILL
 _LOST = re.compile(r"(\d+) unanswered requests")
 _ACCESS = re.compile(r'^\{"time".*"status": (\d+)', re.MULTILINE)
@@ -66,6 +68,15 @@ class Target(Endpoint):
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    def processes(self) -> list[int]:
+        """Return the ids of its processes, the first one first, without a look at all others."""
+        found = [self.root]
+        for process in found:
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{process}/task/{process}/children").read_text()
+                found += [int(child) for child in text.split()]
+        return found
+
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of its processes so far, those that have ended included."""
         total = 0.0
@@ -75,16 +86,21 @@ class Target(Endpoint):
                 total += sum(int(field) for field in fields[11:15]) / TICK
         return total
 
-    def settle(self, seconds: float) -> float:
-        """Wait until its processes compute nothing, at most so long; return their CPU seconds."""
+    def settle(self, seconds: float, most: float = math.inf) -> float:
+        """Wait until its processes compute nothing; return their CPU seconds.
+
+        Args:
+            seconds: to wait at most.
+            most: CPU seconds of its processes at which the wait ends.
+        """
         end, last = time.monotonic() + seconds, self.cpu_seconds()
-        while time.monotonic() < end:
-            time.sleep(0.06)
+        while last < most and time.monotonic() < end:
+            time.sleep(_QUIET_SECONDS)
             now = self.cpu_seconds()
-            if now - last < 0.02:
-                break
+            if now - last < 2 / TICK:
+                return now
             last = now
-        return self.cpu_seconds()
+        return last
 
     def forget_peak(self) -> None:
         """Begin a new peak of memory."""
