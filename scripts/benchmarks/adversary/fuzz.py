@@ -20,8 +20,8 @@ _PATIENCE = 5.0  # seconds for an answer: half a request gets its 408 after the 
 _WHOLE_PATIENCE = 30.0
 _HALF_CLOSED = 0.6  # of the callers
 _DOCUMENTED = {501, 503, 507}  # docs/http.md
-_REPEATED = 2500  # of the requests come again, three times
-_MOST_GROWTH = 8 << 20  # bytes, during the third time: 3 KiB for each of them
+_REPEATED = 2500  # of the requests come again, twice
+_MOST_GROWTH = 8 << 20  # bytes, during the second time: 3 KiB for each of them
 _SETTINGS = {"IMAGE_CLASSIFICATION_READ_TIMEOUT": "1", "IMAGE_CLASSIFICATION_PAGE": "true"}
 
 
@@ -59,7 +59,7 @@ def attack(setting: Setting) -> Iterator[Row]:
             # not grow while the same requests come again, unless each of them leaves something.
             again = count - min(_REPEATED, count // 5)
             held = []
-            for _ in range(3):
+            for _ in range(2):
                 list(pool.map(send, range(again, count)))
                 held.append(_left(target))
         after = held[-1]
