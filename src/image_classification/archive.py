@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import stat
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from image_classification.errors import ArtifactError
@@ -16,7 +19,6 @@ from image_classification.files import named_in_errors, temporary_folder
 _MOST_UNPACKED = 4 * 2**30  # many times the largest network; a few kilobytes can claim any size
 _FREE_UNPACKED = 256 * 2**20  # for an archive of any size: constant weights shrink to nothing
 _MOST_GROWTH = 100  # times the archive's size, beyond that; weights shrink to 0.9, text to a tenth
-_MOST_MEMBERS = 10_000  # empty files cost no bytes, but inodes and minutes
 _MOST_HEADER = 2**17  # bytes of an extended header, which tarfile reads into memory
 _MOST_NAME = 255  # bytes of a file's or a folder's name, as on Linux
 _MOST_DEPTH = 64  # folders in folders
@@ -29,18 +31,35 @@ _COMPRESSIONS = {
 }
 
 
-def unpack(archive: Path, directory: Path) -> None:
+@dataclass(frozen=True)
+class UnpackLimits:
+    """What an archive may take beside space on the disk.
+
+    Attributes:
+        members: files and folders; empty ones cost no bytes, but inodes and minutes.
+        seconds: from the start to the last file.
+    """
+
+    members: int = 10_000
+    seconds: float = math.inf
+
+
+_USUAL_LIMITS = UnpackLimits()
+
+
+def unpack(archive: Path, directory: Path, limits: UnpackLimits = _USUAL_LIMITS) -> None:
     """Unpack a model.tar.gz.
 
     Raises:
         ArtifactError: it is damaged, has paths outside the folder, links, devices or sparse files,
-            or is a decompression bomb.
+            is a decompression bomb, or exceeds the limits.
         OSError: there is no space on the disk.
     """
     size = 0
     grown = _FREE_UNPACKED + _MOST_GROWTH * archive.stat().st_size
+    deadline = time.monotonic() + limits.seconds
     with _opened(archive) as tar:
-        for member in _members(tar, archive):
+        for member in _members(tar, archive, limits.members):
             size += member.size
             limit = grown if size <= _MOST_UNPACKED else _MOST_UNPACKED
             if size > limit:
@@ -48,11 +67,11 @@ def unpack(archive: Path, directory: Path) -> None:
                     f"{archive}: expected at most {limit} bytes when unpacked, got {size} with "
                     f"{member.name!r}; refused"
                 )
-            _unpack_member(tar, member, archive, directory)
+            _unpack_member(tar, member, archive, directory, deadline)
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path, limits: UnpackLimits = _USUAL_LIMITS) -> Iterator[Path]:
     """Yield the folder at `path`, or a temporary folder with the unpacked archive at `path`.
 
     Raises:
@@ -70,7 +89,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         is_empty = stat.S_ISREG(found.st_mode)
         raise ArtifactError(f"{expected} {'an empty file' if is_empty else 'a device or a pipe'}")
     with temporary_folder() as folder:
-        unpack(path, folder)
+        unpack(path, folder, limits)
         yield folder
 
 
@@ -119,7 +138,9 @@ def _kind_of(archive: Path) -> str:
     return ""
 
 
-def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+def _members(
+    tar: tarfile.TarFile, archive: Path, most: int = _USUAL_LIMITS.members
+) -> Iterator[tarfile.TarInfo]:
     count = 0
     while True:
         with _reading(archive):
@@ -128,8 +149,8 @@ def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
         if member is None:
             return
-        if count == _MOST_MEMBERS:
-            raise ArtifactError(f"{archive}: more than {_MOST_MEMBERS} members; refused")
+        if count == most:
+            raise ArtifactError(f"{archive}: more than {most} members; refused")
         count += 1
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
         yield member
@@ -171,7 +192,11 @@ def _sparse(name: str) -> tarfile.ReadError:
 
 
 def _unpack_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, directory: Path
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    archive: Path,
+    directory: Path,
+    deadline: float,
 ) -> None:
     # By hand, because Debian 12's Python has no extraction filters yet.
     name = member.name
@@ -203,6 +228,11 @@ def _unpack_member(
             _check_space(member, target.parent)
         with named_in_errors(target), target.open("wb") as file:
             while True:
+                if time.monotonic() > deadline:
+                    raise ArtifactError(
+                        f"{archive}: unpacking takes too long: expected a smaller archive, or one "
+                        "with fewer files"
+                    )
                 with _reading(archive):
                     block = content.read(_BLOCK)
                 if not block:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from image_classification.archive import unpacked
+from image_classification.archive import UnpackLimits, unpacked
 from image_classification.errors import ArtifactError, DataError
 from image_classification.files import write_text, written_beside
 from image_classification.foreign_models import describe_file, describe_folder
@@ -209,11 +209,11 @@ def read_artifact(directory: Path) -> Artifact:
 
 
 @contextmanager
-def open_artifact(path: Path) -> Iterator[Artifact]:
+def open_artifact(path: Path, limits: UnpackLimits | None = None) -> Iterator[Artifact]:
     """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
     if path.is_file() and (other := describe_file(path)):
         raise ArtifactError(f"{path}: expected a model.tar.gz or its folder, found {other}")
-    with unpacked(path) as folder:
+    with unpacked(path, limits or UnpackLimits()) as folder:
         try:
             yield read_artifact(folder)
         except ArtifactError as error:  # the user knows the archive, not where it was unpacked

@@ -14,8 +14,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 
+from tests import graphs
 from tests.contract.jobs import Answer, Server, running_server
 from tests.contract.raw_http import connected
 from tests.contract.test_server_faults import BUSY, FAULTY, GRAY
@@ -91,6 +94,31 @@ def test_simultaneous_loads_fill_the_memory_and_the_rest_get_507(
     assert load(server, "another", model).status == 200
     for name in [*loaded[1:], "another"]:
         assert unload(server, name).status == 200
+
+
+def test_an_archive_takes_the_memory_of_what_is_unpacked_from_it(
+    server: Server, tmp_path: Path
+) -> None:
+    zeros = numpy_helper.from_array(np.zeros(15_000_000, np.float32), "unused")
+    graph = graphs.healthy()
+    graph.graph.initializer.append(zeros)
+    folder = graphs.write_model(tmp_path / "model", graph)
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        tar.add(folder, arcname=".")
+    assert (tmp_path / "model.tar.gz").stat().st_size < 100_000
+    for _ in range(2):  # what was accounted is given back
+        answer = load(server, "zeros", tmp_path / "model.tar.gz")
+        assert (
+            answer.status == 507 and b"needs about 130 MiB; 0 models take 0 of 100" in answer.body
+        )
+
+
+def test_an_archive_of_a_thousand_empty_files_is_400(server: Server, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        for number in range(1_001):
+            tar.addfile(tarfile.TarInfo(f"code/{number}"))
+    answer = load(server, "files", tmp_path / "model.tar.gz")
+    assert answer.status == 400 and b"more than 1000 members" in answer.body
 
 
 def test_the_list_of_models_has_pages(server: Server, model: Path) -> None:

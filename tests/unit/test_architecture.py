@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"backends", "training"},
     "script_mode": {"errors", "files", "archive", "contract"},
     "serving": {"errors", "logs", "samples", "images", "records", "labels", "contract", "artifact"}
-    | {"pages"},
+    | {"pages", "archive"},  # archive: the limits of those that POST /models names
     "cli": DATA
     | {"logs", "contract", "artifact", "prepare", "inventory", "training", "serving"}
     | {"backends", "evaluate", "export", "script_mode"},

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.archive import file_names, unpack
+from image_classification.archive import UnpackLimits, file_names, unpack
 from image_classification.artifact import open_artifact, read_artifact, write_artifact
 from image_classification.errors import ArtifactError, DataError
 from image_classification.images.preprocessing import Preprocessing
@@ -258,6 +258,21 @@ def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(gzip.compress(tarfile.TarInfo("a").tobuf() * 10_001 + b"\0" * 1024))
     with pytest.raises(ArtifactError, match="more than 10000 members"):
         unpack(archive, tmp_path / "unpacked")
+
+
+def test_an_archive_with_more_files_than_its_limit_or_too_slow_ones_is_refused(
+    directory: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(directory, arcname=".")
+    count = len(list(directory.iterdir())) + 1  # the folder
+    with open_artifact(archive, UnpackLimits(members=count)) as artifact:
+        assert artifact.labels == LABELS
+    with pytest.raises(ArtifactError, match=f"more than {count - 1} members"):
+        unpack(archive, tmp_path / "many", UnpackLimits(members=count - 1))
+    with pytest.raises(ArtifactError, match="unpacking takes too long"):
+        unpack(archive, tmp_path / "late", UnpackLimits(seconds=0))
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])

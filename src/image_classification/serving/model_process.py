@@ -162,6 +162,15 @@ class ModelProcesses:
             raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
         return np.frombuffer(answer, np.float32).reshape(len(images), -1)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that a process has after its last answer, the most of those that are idle."""
+        with self._lock:
+            kept = max((process.memory_kept for process in self._idle), default=0)
+            if not self._extras:
+                self._extra_size = max(self._extra_size, kept)
+        return kept
+
     def shrink(self) -> None:
         """End the processes that have nothing to do, except for one."""
         with self._lock:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, request
 
 from image_classification import logs
+from image_classification.archive import UnpackLimits
 from image_classification.artifact import Artifact, GraphFile, open_artifact
 from image_classification.contract import environment, process
 from image_classification.contract.interface import interface_of
@@ -43,6 +44,9 @@ from image_classification.serving.request_settings import RequestSettings, read_
 
 if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
+
+_MOST_MEMBERS = 1_000  # of an archive that POST /models names; an artifact has ten, and own code
+_UNPACK_SECONDS = 60  # for it at least
 
 _logger = logging.getLogger(__name__)
 
@@ -121,9 +125,9 @@ def _forget() -> None:
 
 
 @contextmanager
-def _graph_file(path: Path) -> Iterator[GraphFile]:
+def _graph_file(path: Path, limits: UnpackLimits) -> Iterator[GraphFile]:
     """Open the graph of the artifact in a folder or an archive."""
-    with open_artifact(path) as artifact:
+    with open_artifact(path, limits) as artifact:
         yield artifact.graph_file
 
 
@@ -142,8 +146,11 @@ def _multi_model_app(
     forkserver = Forkserver(children) if is_isolated else None
     budget = MemoryBudget(multi_model.memory_budget(plan))
 
-    def load(path: Path) -> multi_model.LoadedModel:
-        with open_artifact(path) as artifact:
+    limits = UnpackLimits(members=_MOST_MEMBERS, seconds=max(plan.timeout, _UNPACK_SECONDS))
+
+    def load(path: Path, account: multi_model.Account) -> multi_model.LoadedModel:
+        with open_artifact(path, limits) as artifact:
+            account(multi_model.memory_needed(artifact.directory))  # what the archive shrank
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code from models")
             decoder.check_input(artifact.preprocessing)
             form = interface_of(artifact.interface).answers
@@ -154,7 +161,7 @@ def _multi_model_app(
                 processes = model_process.ModelProcesses(
                     forkserver,
                     artifact.graph_file,
-                    partial(_graph_file, path),
+                    partial(_graph_file, path, limits),
                     health,
                     model_process.Bounds(
                         processes=plan.threads,
@@ -166,6 +173,7 @@ def _multi_model_app(
                 shrink, end = processes.shrink, processes.end
                 try:
                     model = _checked_model(artifact, processes, decoder)
+                    account(processes.memory)
                 except BaseException:
                     end()
                     raise
