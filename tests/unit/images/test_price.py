@@ -233,6 +233,31 @@ def test_jpegs_of_50_megapixels_are_within_the_default_limits(kind: int, scans: 
     prices.check_price(price_of(data, read_header(data)), PictureLimits())
 
 
+def default_script(exact: int) -> bytes:
+    """libjpeg's 10 scans of a color photograph, whose last precision is `exact`: 0 for all bits."""
+
+    def part(names: tuple[int, ...], first: int, last: int, precision: int) -> bytes:
+        header = scan(*names, first=first, last=last)
+        return header[:-1] + bytes((precision,))
+
+    coarse = part((1, 2, 3), 0, 0, 1) + part((1,), 1, 5, 2) + part((3,), 1, 63, 1)
+    coarse += part((2,), 1, 63, 1) + part((1,), 6, 63, 2) + part((1,), 1, 63, 0x21)
+    fine = part((1, 2, 3), 0, 0, 0x10)
+    return coarse + fine + b"".join(part((n,), 1, 63, 0x10 | exact) for n in (3, 2, 1))
+
+
+def test_a_progressive_jpeg_of_50_megapixels_in_full_color_is_within_the_limits_when_scaled() -> (
+    None
+):
+    complete, coarse = (
+        jpeg(8688, 5792, default_script(exact) + bytes(11 << 20), 0xC2) for exact in (0, 1)
+    )
+    prices.check_price(price_of(complete, read_header(complete), 8), PictureLimits())
+    # Where bits are missing, libjpeg smooths what it shows: measured, twice the time.
+    with pytest.raises(ImageTooLargeError, match="in 10 scans"):
+        prices.check_price(price_of(coarse, read_header(coarse), 8), PictureLimits())
+
+
 def test_a_file_above_16_megabytes_may_take_longer_in_proportion() -> None:
     limits = PictureLimits()
     assert [limits.seconds_for(n << 20) for n in (0, 16, 64)] == [2, 2, 8]
