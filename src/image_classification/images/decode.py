@@ -349,5 +349,15 @@ def _decode_with_pillow(
     except _PILLOW_ERRORS as error:
         raise ImageDamagedError(
             f"this {header.format} of {header.width} × {header.height} pixels "
-            f"({len(data)} bytes) is truncated or corrupt: {error}"
+            f"({len(data)} bytes) is truncated or corrupt{_other_cause(data, header)}: {error}"
         ) from error
+
+
+def _other_cause(data: bytes, header: ImageHeader) -> str:
+    """Why else decoding may fail: libwebp does not tell want of memory from damage."""
+    if header.format != "WEBP" or b"VP8L" not in data:
+        return ""
+    return (
+        ", or its code tables need more memory than an image of this size may take (save it again, "
+        "for example as PNG)"
+    )

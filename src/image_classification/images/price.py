@@ -41,7 +41,7 @@ _BLOCK_MEMORY = 128  # 64 coefficients of 2 bytes, which several scans keep for 
 # Seconds: by pixel, by byte of the file, by block of 8 × 8 in one pass over it.
 _JPEG_PIXEL, _CMYK_PIXEL, _JPEG_BYTE = 10e-9, 25e-9, 12e-9
 _SEVERAL_SCANS_BLOCK = 0.6e-6  # clearing, smoothing and transforming its coefficients
-_COMPLETE_BLOCK = 0.25e-6  # without smoothing, which libjpeg leaves out where nothing is missing
+_COMPLETE_BLOCK = 0.3e-6  # without smoothing, which libjpeg leaves out where nothing is missing
 _SMOOTHED = 0x3FE  # coefficients 1 to 9, as bits: libjpeg smooths where one of them is not exact
 _VISIT, _SEGMENT = 60e-9, 3e-6
 _ARITHMETIC_VISIT, _ARITHMETIC_BLOCK = 1e-6, 14e-6  # a code of predictable bits; of noise

@@ -444,3 +444,13 @@ def test_several_scans_keep_all_coefficients_in_memory() -> None:
     several, one = (jpeg(4000, 4000, scans) for scans in (ONE_BY_ONE, scan(1, 2, 3)))
     assert 160.3e6 < price_of(several, read_header(several)).memory < 165e6  # measured: 160.3 MB
     assert 112e6 < price_of(one, read_header(one)).memory < 118e6  # Pillow: 7 bytes per pixel
+
+
+def test_a_lossless_webp_that_fails_is_damaged_or_short_of_memory() -> None:
+    data = flat_webp(64)
+    with pytest.raises(ImageDamagedError, match="or its code tables need more memory"):
+        decode(data[:24] + b"\xff" * (len(data) - 24))
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(content, "WEBP")
+    with pytest.raises(ImageDamagedError, match=r"WEBP .* is truncated or corrupt: "):
+        decode(content.getvalue()[:-20])
