@@ -18,6 +18,8 @@ BUFFER_BYTES = 1 << 20
 _FOLDER_PREFIX = "image-classification-"
 _LOCK = "in-use"
 
+_open: set[Path] = set()  # the temporary folders of this process
+
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,8 +81,9 @@ def temporary_folder() -> Iterator[Path]:
     If every process that uses it is killed, the next call of this function removes it: a lock on a
     file next to the yielded folder, which forked processes hold too, tells whether one still runs.
     """
-    _remove_abandoned(Path(tempfile.gettempdir()))
+    remove_abandoned_folders()
     owner, root = os.getpid(), Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    _open.add(root)
     lock = os.open(root / f"{_LOCK}{PARTIAL_SUFFIX}", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         with suppress(OSError):  # without locks, as on some network disks, it is never abandoned
@@ -92,12 +95,19 @@ def temporary_folder() -> Iterator[Path]:
     finally:
         if os.getpid() == owner:  # a forked process leaves through here too
             shutil.rmtree(root, ignore_errors=True)
+            _open.discard(root)
         os.close(lock)
 
 
-def _remove_abandoned(parent: Path) -> None:
+def remove_open_folders() -> None:
+    """Remove the temporary folders of this process, which ends now."""
+    for root in list(_open):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def remove_abandoned_folders() -> None:
     """Remove this user's temporary folders whose lock no process holds."""
-    for root in parent.glob(f"{_FOLDER_PREFIX}*"):
+    for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         with suppress(OSError):  # it is in use, removed by now, or not ours to judge
             if root.is_symlink() or root.stat().st_uid != os.geteuid():
                 continue

@@ -188,6 +188,7 @@ ENDS_ITS_PROCESS = {
     b"crash": "ctypes.string_at(0)",
     b"exit": "os._exit(0)",
 }
+ENDS_AS_IF_IT_COULD_NOT_START = {b"exit 3": "os._exit(3)", b"exit 4": "os._exit(4)"}
 
 
 @pytest.fixture
@@ -196,7 +197,8 @@ def model(trained_job: Path, tmp_path: Path) -> Path:
     model = tmp_path / "model"
     shutil.copytree(trained_job / "model", model)
     (model / "code").mkdir()
-    statements = NEVER_RETURNS | ENDS_ITS_PROCESS | {b"wait": "time.sleep(1.6)"}
+    statements = NEVER_RETURNS | ENDS_ITS_PROCESS | ENDS_AS_IF_IT_COULD_NOT_START
+    statements |= {b"wait": "time.sleep(1.6)"}
     branches = (f"    if body == {body!r}:\n        {what}\n" for body, what in statements.items())
     (model / "code" / "inference.py").write_text(
         "import ctypes, os, re, signal, time\n\n\n"
@@ -212,8 +214,9 @@ def model(trained_job: Path, tmp_path: Path) -> Path:
     [
         (NEVER_RETURNS, b"code/inference.py did not return within 1 s"),
         (ENDS_ITS_PROCESS, b"the process ended before code/inference.py returned"),
+        (ENDS_AS_IF_IT_COULD_NOT_START, b"the process ended before code/inference.py returned"),
     ],
-    ids=["never", "ends"],
+    ids=["never", "ends", "ends as if it could not start"],
 )
 def test_the_caller_of_a_handler_that_never_returns_gets_a_500_and_its_process_is_replaced(
     model: Path, tmp_path: Path, bodies: dict[bytes, str], reason: bytes

@@ -54,8 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
     | {"backends", "training"},
     "script_mode": {"errors", "files", "archive", "contract"},
-    "serving": {"errors", "logs", "samples", "images", "records", "labels", "contract", "artifact"}
-    | {"pages", "archive"},  # archive: the limits of those that POST /models names
+    "serving": {"errors", "files", "logs", "samples", "images", "records", "labels", "contract"}
+    | {"artifact", "pages", "archive"},  # archive: the limits of those that POST /models names
     "cli": DATA
     | {"logs", "contract", "artifact", "prepare", "inventory", "training", "serving"}
     | {"backends", "evaluate", "export", "script_mode"},

@@ -36,7 +36,10 @@ _MODULES = {  # in the order of the help
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    return interruption.exit_code_of(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    is_server = words[:1] == ["serve"]
+    run = interruption.exit_code_of_server if is_server else interruption.exit_code_of
+    return run(lambda: _run(words))
 
 
 def im2rec_main() -> int:

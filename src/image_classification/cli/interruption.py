@@ -3,6 +3,7 @@
 This module imports little: `main` uses it before its slow imports.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -60,3 +61,27 @@ def exit_code_of(run: Callable[[], int]) -> int:
     finally:
         for number, action in restored.items():
             signal.signal(number, action)
+
+
+def exit_code_of_server(run: Callable[[], int]) -> int:
+    """Run a server and return its exit code: 0 after a signal, even before it handles signals.
+
+    SIGHUP, SIGUSR1 and SIGUSR2 are ignored. Once the server ignores SIGTERM, it has ended, and all
+    signals stay ignored, as after an interruption.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return run()
+    actions: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), _end)
+    actions |= dict.fromkeys((signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), signal.SIG_IGN)
+    restored = {number: signal.signal(number, action) for number, action in actions.items()}
+    try:
+        return run()
+    finally:
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+            for number, action in restored.items():
+                signal.signal(number, action)
+
+
+def _end(*_: object) -> None:
+    # Nothing is raised: Python drops an exception that reaches the callback of an import.
+    os._exit(0)

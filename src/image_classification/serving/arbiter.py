@@ -8,6 +8,7 @@ gunicorn does not document; tests/unit/serving/test_worker.py lists them.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger as GunicornLogger
 
+from image_classification import files
 from image_classification.contract import environment
 from image_classification.serving.ending import STOPS, overdue
 from image_classification.serving.log_output import (
@@ -33,11 +35,12 @@ from image_classification.serving.process_state import (
     BEATS,
     HAS_CLOSED,
     INCOMPLETE,
+    IS_LAST,
     SENDING,
     UNANSWERED,
 )
 from image_classification.serving.refusals import refusal
-from image_classification.serving.worker import Worker
+from image_classification.serving.worker import IGNORED, Worker
 
 KILL_SECONDS = 2
 """How long after its time to stop, or to give a sign of life, a process is killed."""
@@ -46,6 +49,8 @@ _MOST_DEATHS = 5  # within a minute: then the platform should start the containe
 _DEATHS_SECONDS = 60.0
 _LONGEST_LOOK = 2.0  # seconds that count between two looks: a frozen container is not silent
 _REAP_SECONDS = 2.0
+_ORPHAN_SECONDS = 1.0  # for the children of server processes, which the kernel kills
+_PR_SET_CHILD_SUBREAPER = 36
 _RECEIVES, _RECEIVE_SIZE = 64, 1 << 20
 _LATER = "send the request again later"
 
@@ -89,9 +94,22 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         self._lost, self._status = 0, 0  # while the server ends
         self._listeners: list[socket.socket] = []  # while the server ends and a process has not
 
+    def init_signals(self) -> None:
+        """Handle signals from now on, and inherit the children of dead processes, as PID 1 does."""
+        super().init_signals()
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        with suppress(AttributeError):  # not Linux
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
     def spawn_worker(self) -> int:
         """Start a process; the new one never returns from here."""
-        pid: int = super().spawn_worker()
+        # Until the process has its own handlers, it would queue a signal as if it were the arbiter.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        try:
+            pid: int = super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
         self._watched[pid] = _Watched(self.WORKERS[pid])
         self.WORKERS[pid].state.leave()
         return pid
@@ -118,6 +136,11 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         try:
             super().reap_workers()
         except HaltServer as end:
+            # gunicorn goes by the exit code, which can also be that of the user's code.
+            if not self._is_any_last():
+                self._settle_ended()
+                self.reap_workers()  # the others
+                return
             if not self._is_ending():
                 self._settle_ended()
                 raise
@@ -136,12 +159,17 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         self.WORKERS.clear()
         self._settle_ended()
         self._refuse_waiting()
+        _await_orphans()
+        files.remove_abandoned_folders()
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
         """End the server."""
         try:
             super().halt(reason, exit_status)
         except SystemExit as end:
+            # Python restores the default actions, which are deadly, before the process has ended.
+            for number in self.SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             if self._lost:
                 _log(f"{self._lost} accepted requests were lost while the server ended")
             _output().drain()
@@ -150,6 +178,14 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def _is_ending(self) -> bool:
         return not self.LISTENERS
+
+    def _is_any_last(self) -> bool:
+        """Whether an ended process could not start, or says that no other one can."""
+        ended = [watched.worker.state.numbers for pid, watched in self._watched_and_ended()]
+        return any(numbers[IS_LAST] or not numbers[BEATS] for numbers in ended)
+
+    def _watched_and_ended(self) -> list[tuple[int, _Watched]]:
+        return [item for item in self._watched.items() if item[0] not in self.WORKERS]
 
     def _refuse_waiting(self) -> None:
         """Answer 503 to connections that no process has taken, and take no more."""
@@ -162,8 +198,9 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         self._listeners.clear()
 
     def _settle_ended(self) -> None:
-        for pid in [pid for pid in self._watched if pid not in self.WORKERS]:
-            self._settle(self._watched.pop(pid))
+        for pid, watched in self._watched_and_ended():
+            del self._watched[pid]
+            self._settle(watched)
 
     def _settle(self, watched: _Watched) -> None:
         """Answer and count the requests of an ended process.
@@ -173,6 +210,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
                 are lost and the platform would go on requesting them.
         """
         worker, numbers = watched.worker, watched.worker.state.numbers
+        worker.tmp.close()
         incomplete = numbers[INCOMPLETE]
         lost = max(0, numbers[UNANSWERED] - self._answer_deposits(watched)) + incomplete
         if lost:
@@ -204,6 +242,15 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
             answered += _answer(client, answer)
             _log(f"request {request} answered {status}: {reason}")
         return answered
+
+
+def _await_orphans() -> None:
+    """Reap the children of ended processes, so that none is left when the server has ended."""
+    end = time.monotonic() + _ORPHAN_SECONDS
+    with suppress(ChildProcessError):  # none is left
+        while time.monotonic() < end:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.01)
 
 
 def _answer(client: socket.socket, answer: bytes) -> bool:

@@ -28,7 +28,8 @@ _HEAD_SECONDS = 1.0
 _RATE_SECONDS = 4.0  # of a body or an answer: those that trickle are not worse than idle clients
 _KEEP_ALIVE_SECONDS = 10.0  # an answered client usually asks again sooner, if at all
 _GONE_MILLISECONDS = 100
-_TCP_INFO = struct.Struct("=B51x2I")  # tcpi_state, tcpi_last_data_recv and tcpi_last_ack_recv
+# tcpi_state, tcpi_last_data_sent, tcpi_last_data_recv and tcpi_last_ack_recv
+_TCP_INFO = struct.Struct("=B43xI4x2I")
 _TCP_CLOSE = 7
 
 
@@ -155,6 +156,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
+            self.outgoing = memoryview(b"")  # nobody takes it
             return False
         self.outgoing = memoryview(b"")  # the last view would keep the whole answer
         return True
@@ -168,13 +170,18 @@ class Connection:
         """Whether bytes of the request that is waited for have arrived, but were not received."""
         return self.phase in (Phase.IDLE, Phase.RECEIVING) and bool(self._peek())
 
+    def has_more(self) -> bool:
+        """Whether more than the current request has arrived; callable from any thread."""
+        return self.reader.has_begun or bool(self._peek())
+
     def is_gone(self) -> bool:
         """Whether the client has given up its request; callable from any thread.
 
         TCP tells a client that has closed its socket from one that only has nothing more to send,
         and reads on, by its reaction to the answer. Before that, only the time of its end differs:
         it comes with the request, or when a client gives up after a while. The kernel knows both
-        times, however late this process looks. A client that closes at once is answered in vain.
+        times, however late this process looks. A client that closes at once is answered in vain. An
+        answer since the last request arrived, to one before it (pipelined), has shown which it is.
         """
         if self._peek() != b"":
             return False
@@ -182,7 +189,9 @@ class Connection:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         except (OSError, AttributeError):  # AttributeError: not Linux
             return True
-        state, since_data, since_end = _TCP_INFO.unpack(info)  # milliseconds
+        state, since_answer, since_data, since_end = _TCP_INFO.unpack(info)  # milliseconds
+        if since_answer < since_data:
+            return bool(state == _TCP_CLOSE)
         return bool(state == _TCP_CLOSE or since_data - since_end > _GONE_MILLISECONDS)
 
     def _peek(self) -> bytes | None:

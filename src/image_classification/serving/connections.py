@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.serving.connection import LEAST_RATE, RECEIVE_SIZE, Connection, Phase
 from image_classification.serving.http import CONTINUE, Head, Request
@@ -70,6 +71,17 @@ def affordable_connections() -> int:
     if files == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
     return min(_MOST_CONNECTIONS, max(2, files // 2))
+
+
+def read_limits(body_memory: int, idle_seconds: float) -> Limits:
+    """Return the limits that the environment and the system set, with these two."""
+    return Limits(
+        connections=affordable_connections(),
+        max_body=environment.max_content_length(),
+        body_memory=body_memory,
+        read_seconds=environment.READ_TIMEOUT.read_integer(1),
+        idle_seconds=idle_seconds,
+    )
 
 
 class Receiver(Protocol):

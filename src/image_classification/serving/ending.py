@@ -8,9 +8,13 @@ answer does the same at once. The arbiter counts the rest (`arbiter`).
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import suppress
+from typing import NoReturn, Protocol
 
 from image_classification.contract import environment
 from image_classification.errors import RequestError
@@ -126,6 +130,25 @@ class Ending:
         end = time.monotonic() + _FLUSH_SECONDS
         while self._connections and time.monotonic() < end:
             self._process.turn()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process now with all that it has logged.
+
+    Not sys.exit, which waits for the threads and exit handlers of the user's code, for threads that
+    hang in a device, and for which a signal is deadly.
+    """
+    flush = threading.Thread(target=_flush, daemon=True)
+    flush.start()
+    flush.join(_FLUSH_SECONDS)  # whoever reads the log may be slow, or a thread may hold its lock
+    os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed by the user's code
+            stream.flush()
+    logging.shutdown()
 
 
 def overdue(name: str, timeout: float) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 
+from image_classification import files
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
 from image_classification.errors import UserError
@@ -36,14 +37,16 @@ _KEEP_ALIVE_SECONDS = 75  # longer than the platform's client keeps a connection
 
 
 def serve(model: Path, host: str, port: int) -> None:
-    """Serve the artifact in `model` (folder or model.tar.gz) until SIGTERM or SIGINT.
+    """Serve the artifact in `model` (folder or model.tar.gz) until SIGTERM, SIGINT or SIGQUIT.
+
+    Before the server is ready, these signals end the process with exit code 0.
 
     Raises:
         ArtifactError: before a process is started, if the artifact is not usable.
         UserError: a bad setting, or an address that cannot be listened on.
     """
-    # gunicorn takes over later; until then the container's first process would ignore the signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _stop)  # until gunicorn takes over
     check_settings()
     _check_address(host, port)
     plan = choose_plan(process.cpu_count(), process.memory_limit())
@@ -53,6 +56,15 @@ def serve(model: Path, host: str, port: int) -> None:
         return
     with open_artifact(model) as artifact:
         _Server(gunicorn_settings(host, port, plan), plan, artifact).run()
+
+
+def _stop(*_: object) -> None:
+    """End the process, which answers nobody yet.
+
+    Not sys.exit: Python drops an exception that reaches the callback of an import, for example.
+    """
+    files.remove_open_folders()
+    os._exit(0)
 
 
 def _import_ahead() -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import selectors
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +23,23 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker as GunicornWorker
 
-from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.serving import observation
 from image_classification.serving.account import Account, Work
 from image_classification.serving.admission import Plan
 from image_classification.serving.connection import Connection
-from image_classification.serving.connections import Connections, Limits, affordable_connections
-from image_classification.serving.ending import Ending, overdue
+from image_classification.serving.connections import Connections, read_limits
+from image_classification.serving.ending import Ending, end_process, overdue
 from image_classification.serving.http import Answer, Head, Request
 from image_classification.serving.log_output import send_waiting_lines
 from image_classification.serving.observation import RequestRecord
-from image_classification.serving.process_state import BEATS, HAS_CLOSED, INCOMPLETE, ProcessState
+from image_classification.serving.process_state import (
+    BEATS,
+    HAS_CLOSED,
+    INCOMPLETE,
+    IS_LAST,
+    ProcessState,
+)
 from image_classification.serving.refusals import refusal
 from image_classification.serving.scheduling import Scheduler, most_bulk_requests
 from image_classification.serving.wsgi import run_application
@@ -42,6 +48,9 @@ if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
+
+IGNORED = signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+"""Signals that no process of the server obeys: a terminal closes, or gunicorn would start anew."""
 
 CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 """A worker's exit code that makes gunicorn end instead of starting another worker."""
@@ -89,11 +98,23 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         """Count requests that ended with a killed worker; the next workers inherit the number."""
         cls.lost_before += requests
 
-    def handle_quit(self, *_: Any) -> None:
-        """End at once at SIGINT, SIGQUIT and SIGABRT, but answer first."""
+    def init_signals(self) -> None:
+        """Handle signals from now on; the arbiter has blocked them for the fork."""
+        super().init_signals()
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def handle_exit(self, *_: Any) -> None:
+        """End at SIGTERM, once all requests are answered."""
         if not self.booted:  # there is nothing to answer
             os._exit(0)
-        self.alive, self.is_urgent = False, True
+        self.alive = False
+
+    def handle_quit(self, *_: Any) -> None:
+        """End at once at SIGINT, SIGQUIT and SIGABRT, but answer first."""
+        self.handle_exit()
+        self.is_urgent = True
 
     handle_abort = handle_quit
 
@@ -109,7 +130,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self._selector = selectors.DefaultSelector()
         # gunicorn's pipe, to which Python writes at each signal and `defer` at each call.
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._run_calls)
-        limits = self._limits()
+        limits = read_limits(self.plan.body_memory, self.cfg.keepalive)
         self._connections = Connections(self._selector, limits, self)
         self._most_accepted = limits.connections  # one is left for a ping
         self.state.numbers[BEATS] += 1  # from now on, silence is a fault
@@ -146,7 +167,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         )
         if record.is_quick:
             answer = self._answer(connection, request, record)
-            data, closes = self._finish(request, record, answer)
+            data, closes = self._finish(request, record, answer, connection)
             self._connections.answer(connection, data, closes=closes)
             return
         try:
@@ -188,15 +209,6 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             _record_of(head, received) if head else RequestRecord("-", "-", received_bytes=received)
         )
         self._close_record(record, error.status, sent_bytes)
-
-    def _limits(self) -> Limits:
-        return Limits(
-            connections=affordable_connections(),
-            max_body=environment.max_content_length(),
-            body_memory=self.plan.body_memory,
-            read_seconds=environment.READ_TIMEOUT.read_integer(1),
-            idle_seconds=self.cfg.keepalive,
-        )
 
     def _run_calls(self, pipe: int) -> None:
         os.read(pipe, 4096)
@@ -260,14 +272,14 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
                 listener.close()
             self.state.numbers[HAS_CLOSED] = 1
             ending.drain()
+        self._account.review()
         lost = self._account.lost
         if lost and self.ppid != os.getppid():  # no other process logs it
             _logger.error("process %d ended with %d unanswered requests", self.pid, lost)
-        if self._health.fault or lost or len(self._account):
-            logging.shutdown()
-            # Not sys.exit, which would wait for a thread that hangs in the device.
-            code = CANNOT_START if self._health.is_device_lost else 1
-            os._exit(code if self._health.fault or lost else 0)
+        if self._health.is_device_lost:
+            self.state.numbers[IS_LAST] = 1
+            end_process(CANNOT_START)
+        end_process(1 if self._health.fault or lost else 0)
 
     def _check_load(self) -> None:
         """Raise a RequestError 503 if nothing more can be taken now."""
@@ -293,7 +305,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
                 answer = self._answer(connection, work.request, record)
             is_ours = work.claim()
             if is_ours:
-                data, closes = self._finish(work.request, record, answer)
+                data, closes = self._finish(work.request, record, answer, connection)
                 self._account.send()
                 is_open = connection.answer(data, closes=closes)
                 is_sent = self._account.sent(work)
@@ -320,10 +332,19 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
                 return refusal(500, _INTERNAL_ERROR)
 
     def _finish(
-        self, request: Request, record: RequestRecord, answer: Answer
+        self,
+        request: Request,
+        record: RequestRecord,
+        answer: Answer,
+        connection: Connection | None = None,
     ) -> tuple[bytes, bool]:
-        """Record the answer before it is sent, so that a client with an answer finds it counted."""
-        closes = not self.alive or answer.status == 499 or not request.head.is_persistent
+        """Record the answer before it is sent, so that a client with an answer finds it counted.
+
+        When the process ends, the answer is the last one of the connection unless that has more.
+        """
+        closes = answer.status == 499 or not request.head.is_persistent
+        if not (self.alive or closes):
+            closes = self.refusal is not None or connection is None or not connection.has_more()
         has_body = record.method != "HEAD"
         try:
             data = answer.to_bytes(is_closing=closes, has_body=has_body)

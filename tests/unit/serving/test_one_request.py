@@ -17,6 +17,7 @@ import pytest
 import image_classification
 from image_classification.artifact import open_artifact
 from image_classification.serving import scheduling, server, startup
+from image_classification.serving import worker as serving_worker
 from image_classification.serving.admission import choose_plan
 from image_classification.serving.observation import Health
 from image_classification.serving.worker import Worker
@@ -75,8 +76,9 @@ def listed_in_the_docs() -> list[str]:
 
 
 def test_one_request_runs_through_the_modules_that_the_docs_list(
-    recorder: Recorder, jpeg: bytes
+    recorder: Recorder, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(serving_worker, "end_process", lambda _: None)  # it is pytest's
     application, listener = Application(), socket.create_server(("127.0.0.1", 0))
     gunicorn = server._Server(
         server.gunicorn_settings("127.0.0.1", 0, application.plan), application.plan, None

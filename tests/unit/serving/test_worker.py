@@ -33,7 +33,8 @@ def made() -> Iterator[GunicornWorker]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("PIPE", "alive", "app", "booted", "cfg", "handle_abort", "handle_quit", "init_process"),
+        *("PIPE", "alive", "app", "booted", "cfg", "handle_abort", "handle_exit", "handle_quit"),
+        *("init_process", "init_signals", "tmp"),
         *("pid", "ppid", "run", "sockets"),
     ],
 )
@@ -65,7 +66,8 @@ def test_gunicorns_arbiter_has_what_ends_the_server() -> None:
     assert Arbiter.LISTENERS == []
     assert HaltServer("reason", 1).exit_status == 1
     assert Config().graceful_timeout and Config().keepalive
-    names = ("halt", "murder_workers", "reap_workers", "run", "spawn_worker", "stop", "WORKERS")
+    names = ["halt", "murder_workers", "reap_workers", "run", "spawn_worker", "stop", "WORKERS"]
+    names += ["init_signals", "SIGNALS"]
     assert all(hasattr(Arbiter, name) for name in names)
 
 
