@@ -45,7 +45,7 @@ def test_signals_until_the_last_moment_leave_the_exit_code_and_no_folder_and_no_
     with running_server(archive, TMPDIR=str(folder)) as server:
         assert server.invoke(GRAY, Content_Type="image/png").status == 200
         processes = descendants(server.process.pid)
-        assert len(processes) == 4  # arbiter, worker, forkserver, decoding process
+        assert len(processes) >= 3  # arbiter, worker, forkserver and its children
         while server.process.poll() is None:
             for number in STOPPING + IGNORED:
                 server.process.send_signal(number)
