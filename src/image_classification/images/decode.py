@@ -34,8 +34,7 @@ from image_classification.errors import (
 )
 from image_classification.images.header import UPRIGHT, ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
-from image_classification.images.pillow_pixels import to_array
-from image_classification.images.pixel_stream import PixelStream, pixel_spans
+from image_classification.images.pixel_stream import PixelStream, pixel_spans, to_array
 from image_classification.images.price import Allowance, admit
 from image_classification.samples import UInt8Array
 

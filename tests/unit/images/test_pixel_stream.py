@@ -10,7 +10,7 @@ from PIL import Image
 
 from image_classification.errors import ImageTooLargeError
 from image_classification.images.header import ImageHeader
-from image_classification.images.pillow_pixels import to_array
+from image_classification.images.pixel_stream import to_array
 from image_classification.images.price import Allowance, price_of
 
 FOREVER = Allowance(float("inf"), "PNG", 2)
