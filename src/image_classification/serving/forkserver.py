@@ -36,6 +36,7 @@ STATUS = struct.Struct("!i")
 DONE, ERROR, FAILED, NO_MEMORY = b"A", b"E", b"F", b"M"
 MOST_TEXT = 4096  # bytes of an error
 
+_MOST_TOGETHER = 64 << 10  # bytes
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _FIRST_TO_KILL = b"1000"  # oom_score_adj: the kernel takes such a process before any other
@@ -171,18 +172,32 @@ def _answer_all(channel: socket.socket, function: Function) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as score:
         score.write(_FIRST_TO_KILL)
-    base = _private_memory()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    base = _private_memory(statm)
     while head := channel.recv(REQUEST.size, socket.MSG_WAITALL):
         argument, payload, memory, cpu_seconds = REQUEST.unpack(head)
-        _limit_memory(_private_memory() + memory + argument + payload)
+        # What counts as data of this process: private writable memory (Linux 4.7).
+        limit = _private_memory(statm) + memory + argument + payload
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         kind, answer = _answer(channel, argument, payload, function)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _limit_memory(resource.RLIM_INFINITY)
-        kept = max(0, _private_memory() - base)
-        channel.sendall(ANSWER.pack(kind, len(answer), kept))
-        channel.sendall(answer)
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+        kept = max(0, _private_memory(statm) - base)
+        send_together(channel, ANSWER.pack(kind, len(answer), kept), answer)
         del answer
+
+
+def send_together(channel: socket.socket, head: bytes, content: bytes | memoryview) -> None:
+    """Send `content` after `head`: what is small in one call, which wakes the reader once."""
+    if len(content) <= _MOST_TOGETHER:
+        channel.sendall(head + content)
+    else:
+        channel.sendall(head)
+        channel.sendall(content)
 
 
 def _answer(
@@ -206,15 +221,6 @@ def _receive(channel: socket.socket, size: int) -> bytes:
     return channel.recv(size, socket.MSG_WAITALL) if size else b""
 
 
-def _limit_memory(limit: int) -> None:
-    """Limit what counts as data of this process: private writable memory (Linux 4.7)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY:
-        limit = hard if limit == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def _private_memory() -> int:
+def _private_memory(statm: int) -> int:
     """Return what RLIMIT_DATA counts, in bytes, and the stack."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[5]) * _PAGE
+    return int(os.pread(statm, 200, 0).split()[5]) * _PAGE

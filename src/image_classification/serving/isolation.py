@@ -173,9 +173,8 @@ class Process:
         payload = memoryview(payload).cast("B")
         sizes = len(argument), len(payload)
         head = forkserver.REQUEST.pack(*sizes, limits.memory, limits.cpu_seconds)
-        for part in (head + argument, payload):
-            self._channel.settimeout(_left(deadline))
-            self._channel.sendall(part)
+        self._channel.settimeout(_left(deadline))
+        forkserver.send_together(self._channel, head + argument, payload)
         if on_wait is not None and not self._has_answer_within(min(_WAIT_SECONDS, _left(deadline))):
             on_wait()
         kind, size, self.memory_kept = forkserver.ANSWER.unpack(
