@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ _CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
 _DEAR_SECONDS = 0.25  # of CPU time; a photograph of 10 megapixels as WEBP takes 0.5, as PNG 0.3
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
+_NICE = 5  # a third of the CPU time that a process of usual priority gets next to it
 _LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
 
 _logger = logging.getLogger(__name__)
@@ -68,12 +70,19 @@ def decode_apart(argument: bytes, payload: bytes) -> memoryview:
     Returns:
         uint8 height·width·channels.
     """
+    _give_way()
     try:
         return preprocess(payload, _read_preprocessing(argument)).data
     except errors.ImageError as error:
         if isinstance(error.__cause__, MemoryError):  # the limit's: the image may be sound
             raise MemoryError from error
         raise
+
+
+@lru_cache(1)
+def _give_way() -> None:
+    """Leave the larger part of a busy CPU to the server process: pings, plain JPEGs, the graph."""
+    os.nice(_NICE)
 
 
 @lru_cache(100)

@@ -272,6 +272,15 @@ def test_an_unusual_picture_is_decoded_in_a_process_to_the_same_pixels(
     assert len(processes(decoder)) == 1
 
 
+@needs_linux
+def test_a_decoding_process_has_a_lower_priority_than_the_server(decoder: Decoder) -> None:
+    for _ in range(3):
+        decoded(decoder, UNUSUAL["PNG"])
+    (pid,) = processes(decoder)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + 5)
+
+
 def test_a_plain_jpeg_is_decoded_in_the_servers_process(decoder: Decoder) -> None:
     data = picture("JPEG")
     assert (decoded(decoder, data) == preprocess(data, PREPROCESSING)).all()
