@@ -18,7 +18,14 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from image_classification.contract.interface import AnswerForm
-from image_classification.errors import ArtifactError, ImageError, RequestError
+from image_classification.errors import (
+    AlgorithmError,
+    ArtifactError,
+    ForkserverError,
+    ImageError,
+    NoProcessError,
+    RequestError,
+)
 from image_classification.serving import refusals
 from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import may_hold_many, media_type_of, read_images
@@ -254,6 +261,11 @@ def _answer_refusals(app: Flask) -> None:
     @app.errorhandler(ArtifactError)
     def blame_model(error: ArtifactError) -> Response:
         return _refusal(500, f"the model cannot answer: {error}")
+
+    @app.errorhandler(ForkserverError)
+    @app.errorhandler(NoProcessError)
+    def refuse_for_now(error: AlgorithmError) -> Response:
+        return _refusal(503, f"{error}: send the request again later")
 
     @app.errorhandler(HTTPException)
     def refuse_route(error: HTTPException) -> Response:

@@ -49,6 +49,8 @@ _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the 
 _NICE = 5  # a third of the CPU time that a process of usual priority gets next to it
 _LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
 
+_ENDED = "the forkserver, which starts decoding processes, has ended"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -114,7 +116,9 @@ class Decoder:
         self._memory = plan.decoding_memory
         self._timeout = plan.timeout
         self._idle: list[Process] = []
-        if forkserver is None:
+        if forkserver is not None:
+            health.watch(lambda: _ENDED if forkserver.has_ended else None)
+        else:
             _logger.info("Unusual images are decoded in this process: only Linux can limit others")
 
     def preprocess(
@@ -176,8 +180,7 @@ class Decoder:
             self._give_back(process)
             raise
         except errors.ForkserverError as error:
-            self._health.fail(str(error))
-            raise
+            raise self._fail(error) from error
         except errors.NoProcessError as error:
             raise errors.RequestError(503, f"{error}: send the request again later") from error
         except errors.NoMemoryLeftError as error:  # the image kept to its limit
@@ -206,8 +209,14 @@ class Decoder:
         try:
             return self._forkserver.start(NAME)
         except errors.ForkserverError as error:
-            self._health.fail(str(error))
-            raise
+            raise self._fail(error) from error
+        except errors.NoProcessError as error:
+            raise errors.RequestError(503, f"{error}: send the request again later") from error
+
+    def _fail(self, error: errors.ForkserverError) -> errors.RequestError:
+        """Have the process replaced, and return what the caller gets."""
+        self._health.fail(str(error))
+        return errors.RequestError(503, f"{error}; its server is replaced: send the request again")
 
     def _give_back(self, process: Process) -> None:
         if process.memory_kept > _MOST_KEPT:

@@ -17,8 +17,8 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from image_classification import errors
@@ -35,6 +35,8 @@ STATUS = struct.Struct("!i")
 """On a lifeline: the child's id, or a negative errno; then its wait status."""
 DONE, ERROR, FAILED, NO_MEMORY = b"A", b"E", b"F", b"M"
 MOST_TEXT = 4096  # bytes of an error
+CANNOT_START = 71
+"""Exit code of a child that the system did not let start (EX_OSERR)."""
 
 _MOST_TOGETHER = 64 << 10  # bytes
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -117,7 +119,8 @@ class _Forkserver:
             if not pid:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                self._become(name.decode(), parent, {channel.fileno()})
+                with _what_a_start_needs():
+                    self._become(name.decode(), parent, {channel.fileno()})
                 _run_to_the_end(lambda: _answer_all(channel, function))
         with suppress(OSError):
             lifeline.send(STATUS.pack(pid))
@@ -165,6 +168,15 @@ class _Forkserver:
         use_standard_error()
 
 
+@contextmanager
+def _what_a_start_needs() -> Iterator[None]:
+    """End a child that lacks files or memory, and tell the caller so: its input is sound."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        os._exit(CANNOT_START)
+
+
 def _answer_all(channel: socket.socket, function: Function) -> None:
     """Answer messages until the caller ends; what runs in a child."""
     gc.enable()
@@ -173,7 +185,8 @@ def _answer_all(channel: socket.socket, function: Function) -> None:
     with suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as score:
         score.write(_FIRST_TO_KILL)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    with _what_a_start_needs():
+        statm = os.open("/proc/self/statm", os.O_RDONLY)
     base = _private_memory(statm)
     while head := channel.recv(REQUEST.size, socket.MSG_WAITALL):
         argument, payload, memory, cpu_seconds = REQUEST.unpack(head)

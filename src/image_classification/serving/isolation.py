@@ -16,6 +16,7 @@ tracks resources (measured: 0.8 s to the first child and 20 MB, against 0.1 s an
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ IS_SUPPORTED = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 """Whether the kernel can limit a child as this module needs it."""
 
 _WAIT_SECONDS = 0.05  # a call that waits no longer does not call `on_wait`
+_EXIT_SECONDS = 1.0  # for a child that has closed its socket to end by itself
 _END_SECONDS = 10.0  # for the forkserver to end a child and report how: it does nothing else
 
 
@@ -64,9 +66,17 @@ class Process:
     """
 
     def __init__(self, requests: socket.socket, name: str) -> None:
-        self._channel, channel = socket.socketpair()
-        # The forkserver writes the child's id and wait status there; its end of file kills it.
-        self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._channel, channel = socket.socketpair()
+        except OSError as error:
+            raise _no_process(error) from error
+        try:
+            # The forkserver writes the child's id and wait status there; its end of file kills it.
+            self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._channel.close()
+            channel.close()
+            raise _no_process(error) from error
         self._pid: int | None = None
         self._is_ended = False
         self.memory_kept = 0
@@ -76,6 +86,8 @@ class Process:
                 socket.send_fds(requests, [name.encode()], fds)
         except OSError as error:
             self.end()
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                raise _no_process(error) from error
             raise errors.ForkserverError(f"no process can be started: {error}") from error
 
     @property
@@ -210,29 +222,39 @@ class Process:
             pid = self.pid
         except (errors.ForkserverError, errors.NoProcessError) as error:
             return error
-        with suppress(OSError):
-            # It may have closed its socket only; a child that has ended keeps its status.
-            self._lifeline.shutdown(socket.SHUT_WR)
-        status = self._read_lifeline()
+        status, is_killed = self._read_lifeline(_EXIT_SECONDS), False
+        if status is None:  # it has closed its socket only
+            is_killed = True
+            with suppress(OSError):
+                self._lifeline.shutdown(socket.SHUT_WR)
+            status = self._read_lifeline()
         self.end()
         if status is None:
             return errors.ForkserverError(f"the forkserver has ended, and process {pid} with it")
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGPROF:
             return errors.CpuLimitError(f"took more than {limits.cpu_seconds:g} s of CPU time")
+        if code == forkserver.CANNOT_START:
+            return errors.NoProcessError("no process can be started: it has no files or no memory")
+        if code == -signal.SIGKILL and is_killed:
+            return errors.ProcessError("hung up without an answer")
         if code == -signal.SIGKILL:  # not by us: the kernel's
             return errors.NoMemoryLeftError("was killed, probably because no memory was left")
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
         return errors.ProcessError(f"ended with {how}")
 
-    def _read_lifeline(self) -> int | None:
+    def _read_lifeline(self, seconds: float = _END_SECONDS) -> int | None:
         """Return the number that comes next, or None if the forkserver has ended or said all."""
-        self._lifeline.settimeout(_END_SECONDS)
+        self._lifeline.settimeout(seconds)
         try:
             data = self._lifeline.recv(forkserver.STATUS.size)
         except OSError:
             return None
         return int(forkserver.STATUS.unpack(data)[0]) if data else None
+
+
+def _no_process(error: OSError) -> errors.NoProcessError:
+    return errors.NoProcessError(f"no process can be started: {error.strerror or error}")
 
 
 def _out_of_memory(limits: Limits) -> errors.MemoryLimitError:
@@ -277,6 +299,16 @@ class Forkserver:
         if name not in self._names:
             raise KeyError(f"expected one of {sorted(self._names)}, got {name!r}")
         return Process(self._requests, name)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can start no further child; looks without waiting."""
+        try:
+            return not self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         """End the forkserver and its children, and wait for that."""

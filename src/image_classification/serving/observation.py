@@ -242,6 +242,7 @@ class Health:
         self._fault: str | None = None
         self._is_device_lost = False
         self._runs: dict[int, Run] = {}  # by thread
+        self._checks: list[Callable[[], str | None]] = []
 
     @property
     def fault(self) -> str | None:
@@ -259,6 +260,17 @@ class Health:
             _logger.error("This process can no longer answer: %s", reason)
         self._is_device_lost |= is_device_lost
         self._fault = self._fault or reason
+
+    def watch(self, check: Callable[[], str | None]) -> None:
+        """Have `look` call `check`, which returns why the process cannot go on, or None."""
+        self._checks.append(check)
+
+    def look(self) -> None:
+        """Look for faults that no request has met yet; the main loop calls it now and then."""
+        for check in self._checks:
+            reason = check()
+            if reason is not None:
+                self.fail(reason)
 
     @contextmanager
     def running(self, name: str = "the model") -> Iterator[None]:

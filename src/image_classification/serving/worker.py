@@ -248,6 +248,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
             self._account.review()
             self._scheduler.fill_places()
             send_waiting_lines()
+            self._health.look()
 
     def _is_faulty(self) -> bool:
         for run in self._health.overdue(self.plan.timeout):

@@ -414,9 +414,11 @@ def test_without_its_forkserver_the_server_is_replaced(plan: Plan) -> None:
         forkserver = Forkserver({decoding.NAME: obey})
     decoder = Decoder(plan, health, forkserver)
     forkserver.close()
-    with pytest.raises(errors.ForkserverError):
+    health.look()  # before an image needs it
+    assert health.fault is not None and "forkserver" in health.fault
+    with pytest.raises(errors.RequestError, match="no process can be started") as caught:
         decoded(decoder, UNUSUAL["PNG"])
-    assert health.fault is not None and "no process can be started" in health.fault
+    assert caught.value.status == 503
     decoded(decoder, picture("JPEG"))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -254,7 +256,7 @@ def test_a_child_that_reads_nothing_is_killed_at_its_deadline(
         ("crash", errors.ProcessError, r"^ended with signal 11 \(Segmentation fault\)$"),
         ("leave", errors.ProcessError, "^ended with exit code 1$"),
         ("be_killed", errors.NoMemoryLeftError, "probably because no memory was left"),
-        ("hang_up", errors.MemoryLimitError, "was killed"),
+        ("hang_up", errors.ProcessError, "hung up without an answer"),
         ("fail", errors.ProcessError, "^failed: 'LookupError: no such thing'$"),
     ],
 )
@@ -456,3 +458,14 @@ def test_a_child_that_the_kernel_refuses_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "NoProcessError no process can be started: Resource temporarily" in done.stdout
+
+
+def test_without_descriptors_no_process_starts_and_the_reason_says_so(
+    forkserver: Forkserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    with pytest.raises(errors.NoProcessError, match="Too many open files"):
+        forkserver.start("echo")
