@@ -25,20 +25,9 @@ from gunicorn.glogging import Logger as GunicornLogger
 
 from image_classification import files
 from image_classification.contract import environment
+from image_classification.serving import log_output
+from image_classification.serving import process_state as counts
 from image_classification.serving.ending import STOPS, overdue
-from image_classification.serving.log_output import (
-    LogHandler,
-    LogOutput,
-    send_waiting_lines,
-)
-from image_classification.serving.process_state import (
-    BEATS,
-    HAS_CLOSED,
-    INCOMPLETE,
-    IS_LAST,
-    SENDING,
-    UNANSWERED,
-)
 from image_classification.serving.refusals import refusal
 from image_classification.serving.worker import IGNORED, Worker
 
@@ -68,7 +57,7 @@ class _Watched:
 
         A process that was stopped together with this one, as by `docker pause`, is not silent.
         """
-        beats = self.worker.state.numbers[BEATS]
+        beats = self.worker.state.numbers[counts.BEATS]
         self._silence = 0.0 if beats != self._beats else self._silence + seconds
         self._beats = beats
         return self._silence
@@ -116,7 +105,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def murder_workers(self) -> None:
         """Kill the processes that give no sign of life; SIGKILL, which ends a stopped one too."""
-        send_waiting_lines()
+        log_output.send_waiting_lines()
         now = time.monotonic()
         passed, self._last_look = min(now - self._last_look, _LONGEST_LOOK), now
         for pid, watched in self._watched.items():
@@ -131,7 +120,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         """Collect ended processes and settle each: gunicorn does not for those it gives up on."""
         if self._is_ending():
             self.murder_workers()
-            if all(worker.state.numbers[HAS_CLOSED] for worker in self.WORKERS.values()):
+            if all(worker.state.numbers[counts.HAS_CLOSED] for worker in self.WORKERS.values()):
                 self._refuse_waiting()
         try:
             super().reap_workers()
@@ -182,7 +171,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
     def _is_any_last(self) -> bool:
         """Whether an ended process could not start, or says that no other one can."""
         ended = [watched.worker.state.numbers for pid, watched in self._watched_and_ended()]
-        return any(numbers[IS_LAST] or not numbers[BEATS] for numbers in ended)
+        return any(numbers[counts.IS_LAST] or not numbers[counts.BEATS] for numbers in ended)
 
     def _watched_and_ended(self) -> list[tuple[int, _Watched]]:
         return [item for item in self._watched.items() if item[0] not in self.WORKERS]
@@ -211,13 +200,13 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         """
         worker, numbers = watched.worker, watched.worker.state.numbers
         worker.tmp.close()
-        incomplete = numbers[INCOMPLETE]
-        lost = max(0, numbers[UNANSWERED] - self._answer_deposits(watched)) + incomplete
+        incomplete = numbers[counts.INCOMPLETE]
+        lost = max(0, numbers[counts.UNANSWERED] - self._answer_deposits(watched)) + incomplete
         if lost:
             Worker.count_lost(lost)
             partly = f", {incomplete} of them incomplete" if incomplete else ""
             _log(f"process {worker.pid} ended with {lost} unanswered requests{partly}")
-        if sending := numbers[SENDING]:
+        if sending := numbers[counts.SENDING]:
             _log(f"process {worker.pid} ended while it was sending {sending} responses")
         if self._is_ending():
             self._lost += lost
@@ -273,12 +262,12 @@ class Log(GunicornLogger):  # type: ignore[misc]  # gunicorn carries no types
         """Configure the log; gunicorn calls it."""
         super().setup(cfg)
         form = logging.Formatter(self.error_fmt, self.datefmt)
-        self.error_log.handlers[:] = [LogHandler(_output(), form)]
+        self.error_log.handlers[:] = [log_output.LogHandler(_output(), form)]
 
 
 @cache
-def _output() -> LogOutput:
-    return LogOutput(sys.stderr)
+def _output() -> log_output.LogOutput:
+    return log_output.LogOutput(sys.stderr)
 
 
 def _log(line: str) -> None:

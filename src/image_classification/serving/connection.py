@@ -1,20 +1,26 @@
 """One client's connection: receives requests, sends responses, and never waits for the client.
 
 A client that is slow, silent or greedy costs a connection and the bytes it has sent, never a
-thread.
+thread. When connections, or memory for what they hold, run out, some close. Each wait has a usual
+length: a head arrives in one piece, a body at a brisk rate. The connections that exceed their
+length most close first, so an honest client is closed only if no other is slower. A connection
+stays open while a thread works on its request and while it has unread bytes, so a client that sends
+its request at once is always heard, however many others are silent.
 """
 
 import enum
+import heapq
+import itertools
 import math
 import selectors
 import socket
 import struct
 import time
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from image_classification.serving.http import Request, RequestReader
-from image_classification.serving.room import BRISK_RATE
 
 RECEIVE_SIZE = 64 * 2**10
 """Bytes received at once while no more are known to come; a larger buffer costs each call more."""
@@ -22,8 +28,14 @@ RECEIVE_SIZE = 64 * 2**10
 LEAST_RATE = 64 * 2**10
 """Bytes per second: a client that sends a body or reads a response this fast is never late."""
 
+BRISK_RATE = 2**20
+"""Bytes per second: a client that sends a body or reads a response this fast is not overdue."""
+
+_SHARE_AT_ONCE = 32  # one in so many: finding them takes a pass over all, 0.5 ms for 1,000
+_LEAST_SLOW_SECONDS = 1.0  # as a refused client has to wait before it tries again
+_LEAST_OVERDUE = 0.01  # of the usual length: a new client needs time to send
 _MOST_RECEIVED = 256 * 2**10  # at once, of a body that lacks so much
-# How long waits usually last at most, see `room`.
+# How long waits usually last at most, see `most_overdue`.
 _HEAD_SECONDS = 1.0
 _RATE_SECONDS = 4.0  # of a body or an answer: those that trickle are not worse than idle clients
 _KEEP_ALIVE_SECONDS = 10.0  # an answered client usually asks again sooner, if at all
@@ -221,3 +233,24 @@ class Connection:
         else:
             selector.register(self.socket, events, callback)
         self._watched = events
+
+
+def most_overdue(waiting: Collection[Connection], now: float) -> list[Connection]:
+    """Return the connections to close for new ones; none if none is overdue."""
+    most = max(1, len(waiting) // _SHARE_AT_ONCE)
+    worst = heapq.nlargest(2 * most + 2, waiting, key=lambda one: one.overdue(now))
+    can_go = (one for one in worst if one.overdue(now) >= _LEAST_OVERDUE and not one.has_unread())
+    return list(itertools.islice(can_go, most))
+
+
+def slowest(waiting: Iterable[Connection], now: float, faster: float) -> Iterator[Connection]:
+    """Yield the connections to end for their memory, the slowest first.
+
+    Args:
+        waiting: the connections.
+        now: the time (monotonic).
+        faster: since when the connection that needs the memory is slow; only slower ones go.
+    """
+    least = min(now - _LEAST_SLOW_SECONDS, faster)
+    slow = [one for one in waiting if one.held and one.kept_up <= least and one.overdue(now)]
+    yield from sorted(slow, key=lambda one: one.kept_up)

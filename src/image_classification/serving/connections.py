@@ -1,7 +1,7 @@
 """The connections of a process: deliver whole requests and send answers, within limits.
 
 Runs in the worker's main loop, which never waits for a client. When connections or memory run out,
-the slowest clients make room (`room`).
+the slowest clients make room (`most_overdue`).
 """
 
 import errno
@@ -16,10 +16,16 @@ from typing import Any, Protocol
 
 from image_classification.contract import environment
 from image_classification.errors import RequestError
-from image_classification.serving.connection import LEAST_RATE, RECEIVE_SIZE, Connection, Phase
+from image_classification.serving.connection import (
+    LEAST_RATE,
+    RECEIVE_SIZE,
+    Connection,
+    Phase,
+    most_overdue,
+    slowest,
+)
 from image_classification.serving.http import CONTINUE, Head, Request
 from image_classification.serving.refusals import refusal
-from image_classification.serving.room import most_overdue, slowest
 
 _logger = logging.getLogger(__name__)
 
