@@ -17,6 +17,7 @@ from adversary.wire import connect, post
 
 _HALF = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-"
 _BODY = 16 << 20
+_MADE = 1000  # connections a second, at most
 _RENEWED = 50  # half-open connections a second
 _READERS = 60  # that read nothing
 _ASKED = 200  # requests that each of them sends
@@ -131,6 +132,7 @@ class Crowd:
 
     def _add(self, data: bytes) -> None:
         self.made += 1
+        time.sleep(1 / _MADE)
         try:
             one = connect(self._port, 2)
         except OSError:
