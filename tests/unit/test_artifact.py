@@ -366,6 +366,7 @@ def test_a_damaged_archive_is_refused_by_the_name_of_its_compression(
             "nested headers",
         ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "archive",
 )
 def test_an_archive_that_an_artifact_never_is_is_refused_by_name(
     content: bytes, message: str, tmp_path: Path
