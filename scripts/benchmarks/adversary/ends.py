@@ -17,7 +17,7 @@ from adversary.target import Target, attacked
 from adversary.wire import REFUSED, SILENT, connect, counted, exchange, post, receive
 
 _UNDER_WAY = 0.7  # seconds between the last byte of a request and the signal
-_LIGHT, _HEAVY = 20, 200  # pictures in a request
+_LIGHT, _HEAVY = 5, 200  # pictures in a request
 _OUTLASTING = 100  # heavy requests: minutes of work on two CPUs
 _KILLED_AFTER = 30.0  # SageMaker sends SIGKILL so many seconds after SIGTERM
 _PATIENCE = 60.0
