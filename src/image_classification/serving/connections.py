@@ -59,6 +59,15 @@ class Limits:
     read_seconds: float
     idle_seconds: float
 
+    def most_held(self, size: int) -> int:
+        """Return how many bytes can be held together with a body of `size` bytes.
+
+        Each body leaves twice its size to smaller ones, so large bodies that stop halfway fill no
+        memory that an ordinary request needs. Two of the largest always fit.
+        """
+        least = min(self.body_memory, 2 * self.max_body)
+        return max(least, self.body_memory - 2 * size)
+
 
 def affordable_connections() -> int:
     """Return how many connections can be open: half of the open files; the rest is for models.
@@ -204,7 +213,7 @@ class Connections:
                 self._watch(connection, selectors.EVENT_WRITE)
                 self._held += connection.hold(len(connection.outgoing))
                 if self._held > self._limits.body_memory:
-                    self._free_memory(time.monotonic())
+                    self._free_memory(time.monotonic(), self._limits.body_memory)
         elif connection.closes:
             self._held += connection.hold(0)
             connection.half_close()
@@ -286,9 +295,9 @@ class Connections:
 
     def _hold(self, connection: Connection, size: int) -> None:
         self._held += connection.hold(size)
-        limit = self._limits.body_memory
+        limit = self._limits.most_held(size + (connection.reader.missing or 0))
         if self._held > limit and size:
-            self._free_memory(connection.kept_up)
+            self._free_memory(connection.kept_up, limit)
             if self._held > limit:
                 raise RequestError(
                     503,
@@ -317,10 +326,10 @@ class Connections:
             )
         return len(going)
 
-    def _free_memory(self, faster: float) -> None:
-        """While too much is held, end the slowest clients; see `slowest`."""
+    def _free_memory(self, faster: float, limit: int) -> None:
+        """While more than `limit` bytes are held, end the slowest clients; see `slowest`."""
         for connection in slowest(self._open, time.monotonic(), faster):
-            if self._held > self._limits.body_memory:
+            if self._held > limit:
                 self._give_up(connection, "memory")
 
     def _give_up(self, connection: Connection, lacking: str, *, lingers: bool = True) -> None:

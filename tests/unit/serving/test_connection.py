@@ -242,6 +242,20 @@ def test_silent_bodies_that_fill_the_memory_are_dropped_for_one_that_arrives_at_
     assert b" 503 " in silent[0].recv(1000) and not is_closed(silent[1])
 
 
+def test_large_bodies_that_stop_halfway_leave_room_for_smaller_ones() -> None:
+    room = Room(body_memory=400_000, connections=20)
+    try:
+        for _ in range(8):
+            room.call(body(100_000, missing=1))
+        assert room.refused == [503] * 6  # two of the largest always fit
+        for _ in range(8):
+            room.call(body(20_000, missing=1))
+        assert room.refused == [503] * 6
+        assert b" 204 " in room.call(body(1_000)).recv(1000)
+    finally:
+        room.close()
+
+
 def test_a_body_that_drips_is_dropped_before_one_that_arrives_faster(room: Room) -> None:
     fast, slow = room.call(body(90_000, missing=85_000)), room.call(body(90_000, missing=50_000))
     for _ in range(6):
