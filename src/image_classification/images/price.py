@@ -257,7 +257,7 @@ def _png_seconds(data: bytes, header: ImageHeader) -> float:
     pixel = _CONVERTED_PIXEL
     if is_palette or has_alpha or header.bit_depth == 16:
         pixel = _BLENDED_PIXEL
-    pixel += _INTERLACED_PIXEL if data[28] else 0
+    pixel += _INTERLACED_PIXEL if any(data[28:29]) else 0  # the file may end before
     pixel += _KEYED_PIXEL if color_type == 2 and b"tRNS" in data else 0
     # A row has a byte for its filter.
     rows = header.height * (_PNG_RAW_BYTE * (raw + 1) + pixel * header.width)

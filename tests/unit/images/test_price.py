@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -437,6 +438,17 @@ def test_a_damaged_scan_header_is_refused() -> None:
     for end in range(len(jpeg(64, 64, ONE_BY_ONE)) - 40, len(jpeg(64, 64, ONE_BY_ONE))):
         data = jpeg(64, 64, ONE_BY_ONE)[:end]
         with pytest.raises((ImageDamagedError, ImageTooLargeError)):
+            decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+def test_a_file_that_ends_anywhere_is_damaged_and_never_another_error(kind: str) -> None:
+    whole = io.BytesIO()
+    Image.linear_gradient("L").resize((24, 20)).convert("RGB").save(whole, kind)
+    for end in range(min(800, len(whole.getvalue()) - 1)):
+        data = whole.getvalue()[:end]
+        with contextlib.suppress(ImageError):
+            price_of(data, read_header(data))
             decode(data)
 
 
