@@ -16,7 +16,7 @@ from adversary.target import Target, attacked
 from adversary.wire import counted, exchange
 
 _SENDERS, _BATCH = 64, 2500
-_PATIENCE = 5.0  # seconds for an answer: half a request gets its 408 after the READ_TIMEOUT below
+_PATIENCE = 20.0  # seconds for an answer: half a request gets its 408 after the READ_TIMEOUT below
 _WHOLE_PATIENCE = 30.0
 _HALF_CLOSED = 0.6  # of the callers
 _DOCUMENTED = {501, 503, 507}  # docs/http.md

@@ -59,16 +59,16 @@ def exchange(
 
 def receive(connection: socket.socket, end: float) -> tuple[int, bytes]:
     """Return (status, body) of the next answer that comes before `end` (monotonic)."""
-    data = b""
+    data, answered = b"", SILENT  # or a status whose body does not come: the answer to HEAD
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            return SILENT, b""
+            return answered, b""
         connection.settimeout(left)
         try:
             piece = connection.recv(1 << 16)
         except TimeoutError:
-            return SILENT, b""
+            return answered, b""
         except OSError:
             piece = b""
         data += piece
@@ -77,6 +77,7 @@ def receive(connection: socket.socket, end: float) -> tuple[int, bytes]:
         head, found, body = data.partition(b"\r\n\r\n")
         status = _STATUS.match(head)
         if found and status:
+            answered = int(status[1])
             length = _LENGTH.search(head + b"\r\n")
             size = int(length[1]) if length else 0
             if len(body) >= size:
