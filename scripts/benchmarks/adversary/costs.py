@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
 import time
 from collections import Counter
@@ -85,7 +84,7 @@ def measure(setting: Setting, names: list[str], limit: int) -> tuple[list[Cost],
                     deaths += 1
                     break
                 if cost.status == SILENT or cost.cpu > _ENOUGH:  # it may burn on for hours
-                    target.send(signal.SIGKILL)
+                    target.kill()
                     break
     return costs, deaths, target
 

@@ -169,6 +169,11 @@ class Target(Endpoint):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process or self.root, number)
 
+    def kill(self) -> None:
+        """End all of its processes at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.root, signal.SIGKILL)
+
     def exit_code(self, seconds: float) -> int | None:
         """Return its exit code once it ends; None if it is still there after so long."""
         end = time.monotonic() + seconds
@@ -180,8 +185,7 @@ class Target(Endpoint):
         mine = self.processes()
         self.send(signal.SIGTERM)
         if self.exit_code(_END_SECONDS) is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self.kill()
         super().close()
         for process in mine[1:]:  # a worker may outlive its arbiter
             if _state(process) not in ("", "Z") and _group(process) == mine[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import Counter
@@ -49,7 +48,7 @@ def attack(setting: Setting) -> Iterator[Row]:
             time.sleep(2 * size.seconds)
         is_over.set()
         if not size.has_long:  # the end of what they compute is not waited for
-            target.send(signal.SIGKILL)
+            target.kill()
         for one in asking:
             one.join()
     ratio = beside.post_ms[1] / max(1.0, alone.post_ms[1])
@@ -61,6 +60,7 @@ def attack(setting: Setting) -> Iterator[Row]:
         set(beside.posts) == {200} and ratio <= size.slowdown,
     )  # fmt: skip
     yield Row(
-        f"bulk requests of {size.bulk_images} images", sum(statuses.values()), counted(statuses),
+        f"bulk requests of {size.bulk_images} images", sum(statuses.values()),
+        counted(statuses) or "none ended in this time",
         "200 each, or refused at once with the number that fits", None,
     )  # fmt: skip
