@@ -288,7 +288,10 @@ def test_a_plain_jpeg_is_decoded_in_the_servers_process(decoder: Decoder) -> Non
 
 
 @needs_linux
-def test_a_large_resize_is_paid_for_and_done_in_a_process(decoder: Decoder) -> None:
+def test_a_large_resize_is_paid_for_and_done_in_a_process(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_MOST_KEPT", 1 << 30)  # or the process would end afterward
     data = picture("JPEG")
     large = Preprocessing(3_000, 2_000, mode="squash")
     out = np.empty((3_000, 2_000, 3), np.uint8)
