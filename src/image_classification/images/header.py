@@ -172,7 +172,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         raise ImageDamagedError(f"this JPEG ({len(data)} bytes) has no frame header")
     if not scan:
         raise ImageDamagedError(
-            f"this JPEG ({len(data)} bytes) has no pixels: it ends before its first scan"
+            f"this JPEG ({len(data)} bytes) is truncated or corrupt: it ends before its first scan"
         )
     if tables > _MAX_TABLES:
         raise ImageDamagedError(
