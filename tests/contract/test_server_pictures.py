@@ -218,6 +218,8 @@ def test_a_killed_idle_process_costs_nothing_and_a_killed_forkserver_one_request
         assert server.worker() == worker
         os.kill(by_name["forkserver"], 9)
         time.sleep(0.5)  # its children end with it
-        assert invoke(server, ordinary["png"]).status == 500
+        # The process is replaced at once; whoever comes meanwhile is told to come again.
+        assert invoke(server, ordinary["png"]).status in {200, 503}
+        while server.worker() == worker:
+            time.sleep(0.05)
         assert invoke(server, ordinary["png"]).status == 200
-        assert server.worker() != worker
