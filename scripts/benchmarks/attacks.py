@@ -40,7 +40,7 @@ WHOLE = Size(
     ending=60, has_long=True, bulk_images=10_000, ping_ms=50, slowdown=5,
 )  # fmt: skip
 QUICK = Size(
-    picture_bytes=1 << 20, hostile=200, fuzzed=3000, half_open=300, silent=60, seconds=2,
+    picture_bytes=1 << 20, hostile=150, fuzzed=2000, half_open=300, silent=60, seconds=1.5,
     ending=12, has_long=False, bulk_images=300, ping_ms=1000, slowdown=20,
 )  # fmt: skip
 TINY = Size(

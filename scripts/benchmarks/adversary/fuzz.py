@@ -57,7 +57,7 @@ def attack(setting: Setting) -> Iterator[Row]:
                 say(f"{end} of {count} fuzzed requests, {len(failed)} failed, {used} MiB")
             # Each new picture may be the largest so far, so memory grows ever more slowly. It does
             # not grow while the same requests come again, unless each of them leaves something.
-            again = count - min(_REPEATED, count // 5)
+            again = count - min(_REPEATED, count // 10)
             held = []
             for _ in range(2):
                 list(pool.map(send, range(again, count)))

@@ -20,7 +20,7 @@ from adversary.target import GIB, Target, attacked
 from adversary.wire import counted, exchange, post
 
 _HEALTHY = 2
-_TIMEOUT = 4  # seconds of a run of a graph
+_TIMEOUT = 3  # seconds of a run of a graph
 _SETTINGS = {"SAGEMAKER_MULTI_MODEL": "true", "SAGEMAKER_MODEL_SERVER_TIMEOUT": str(_TIMEOUT)}
 _PATIENCE = 60.0
 _ROUND_SECONDS = 40  # for one hostile model: then the next
