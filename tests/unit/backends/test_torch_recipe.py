@@ -44,7 +44,7 @@ def test_predictions_and_graph_use_the_average() -> None:
         expected = {k: decay * v + (1 - decay) * newest[k] for k, v in expected.items()}
     assert differences(newest, part(plain.state(), "weight/")) == set(), "training is the same"
     for name, value in part(engine.state(), "average/").items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
     served = build()
     served.load_state({f"weight/{k}": v for k, v in part(engine.state(), "average/").items()})
     images = make_batch().images
