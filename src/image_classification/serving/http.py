@@ -9,9 +9,11 @@ request, in whatever pieces it arrives.
 """
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http.client import responses
 from types import SimpleNamespace
 
@@ -64,13 +66,18 @@ class Answer:
         lines = [
             f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}",
             "Server: gunicorn",
-            f"Date: {formatdate(usegmt=True)}",
+            _date_line(int(time.time())),
             f"Connection: {'close' if is_closing else 'keep-alive'}",
             *(f"{name}: {value}" for name, value in self.headers),
             f"Content-Length: {len(self.body)}",
             "\r\n",
         ]
         return "\r\n".join(lines).encode("latin-1") + (self.body if has_body else b"")
+
+
+@lru_cache(1)
+def _date_line(now: int) -> str:
+    return f"Date: {formatdate(now, usegmt=True)}"
 
 
 _REASONS = responses | {499: "Client Closed Request"}
@@ -100,6 +107,11 @@ class Head:
     def get(self, name: str) -> str | None:
         """Return the value of the first header of that name (in upper case), or None."""
         return next((value for key, value in self.headers if key == name), None)
+
+    def joined(self, name: str) -> str | None:
+        """Return the values of all headers of that name as WSGI joins them, or None."""
+        values = [value for key, value in self.headers if key == name]
+        return ",".join(values) if values else None
 
     @property
     def is_persistent(self) -> bool:

@@ -7,18 +7,18 @@ over. `Health` decides the answer to a ping and when the process must be replace
 import contextvars
 import json
 import logging
+import os
+import random
 import re
-import sys
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from image_classification.errors import RequestError
-from image_classification.serving.log_output import LogHandler, LogOutput
+from image_classification.serving.log_output import LogOutput
 
 READ_METHODS = ("GET", "HEAD")
 ID_HEADER = "X-AMZN-SAGEMAKER-INFERENCE-ID"
@@ -30,7 +30,9 @@ MOST_TOGETHER = 32
 
 _MEASUREMENTS = 16  # of a pace
 
-_access_logger = logging.getLogger("image_classification.access")
+LOOK_SECONDS = 0.05
+"""How old what is known of a client may be: a look costs a system call and Python's lock."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -55,7 +57,7 @@ class RequestRecord:
 
     method: str
     path: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: _new_id())
     received_bytes: int = 0
     deadline: float = float("inf")
     is_client_gone: Callable[[], bool] = field(default=lambda: False, repr=False)
@@ -68,6 +70,7 @@ class RequestRecord:
     is_bulk: bool = False
     status: int = 0
     sent_bytes: int = 0
+    _looked: float = field(default=0.0, repr=False)  # when (monotonic) for the client
 
     @property
     def is_quick(self) -> bool:
@@ -81,9 +84,12 @@ class RequestRecord:
 
     def refuse_if_abandoned(self) -> None:
         """Raise a RequestError: 499, the client disconnected; 503, it waited too long."""
-        if self.is_client_gone():
-            raise RequestError(499, "the client closed the connection before the answer")
-        if time.monotonic() - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            if self.is_client_gone():
+                raise RequestError(499, "the client closed the connection before the answer")
+        if now - (self.decode_ms + self.compute_ms) / 1000 > self.deadline:
             raise RequestError(
                 503,
                 "the request waited too long for its turn: send it again later, or send requests "
@@ -127,8 +133,8 @@ class RequestRecord:
 
     def write_line(self) -> None:
         """Write the access log's line, if it is on; pings and metrics have none."""
-        if self.path not in _QUICK_PATHS and _access_logger.isEnabledFor(logging.INFO):
-            _access_logger.info(self.to_json())
+        if self.path not in _QUICK_PATHS and _access_log is not None:
+            _access_log.write(self.to_json())
 
     def to_json(self) -> str:
         """The access log's line; it holds nothing of an image."""
@@ -152,7 +158,16 @@ class RequestRecord:
 
 def request_id(header: str | None) -> str:
     """Return the client's id if it has 1 to 64 visible ASCII characters, else a new one."""
-    return header if header and _ID.fullmatch(header) else uuid.uuid4().hex
+    return header if header and _ID.fullmatch(header) else _new_id()
+
+
+def _new_id() -> str:
+    """Return 32 hexadecimal digits that no other request has."""
+    return f"{_ids.getrandbits(128):032x}"
+
+
+_ids = random.Random()  # noqa: S311  # the system's cost a system call, and no id is a secret
+os.register_at_fork(after_in_child=_ids.seed)
 
 
 _current: contextvars.ContextVar[RequestRecord | None] = contextvars.ContextVar(
@@ -214,16 +229,16 @@ def seconds_without_cpu() -> float:
         return 0.0
 
 
-def configure_access_log(is_on: bool, output: LogOutput | None = None) -> None:
-    """Write each finished request as one line of JSON to `output`, or none.
+_access_log: LogOutput | None = None
 
-    The default is standard output.
+
+def write_access_log(output: LogOutput | None) -> None:
+    """Write each request that is over as one line of JSON to `output` from now on; None: to none.
+
+    Not with `logging`, whose record of each line costs as much again as the line.
     """
-    _access_logger.propagate = False
-    _access_logger.handlers[:] = []
-    _access_logger.setLevel(logging.INFO if is_on else logging.CRITICAL)
-    if is_on:
-        _access_logger.addHandler(LogHandler(output or LogOutput(sys.stdout)))
+    global _access_log
+    _access_log = output
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from image_classification.serving.custom import find_custom_code, warn_of_unused
 from image_classification.serving.decoding import Decoder
 from image_classification.serving.isolation import IS_SUPPORTED, Forkserver
 from image_classification.serving.log_output import LogHandler, LogOutput
-from image_classification.serving.observation import Health, configure_access_log
+from image_classification.serving.observation import Health, write_access_log
 from image_classification.serving.request_settings import RequestSettings, read_settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def create_server_app(
     """
     output = LogOutput(sys.stdout)
     logs.configure(environment.LOG_LEVEL.read_integer(0), handler=LogHandler(output))
-    configure_access_log(environment.ACCESS_LOG.read_switch(), output)
+    write_access_log(output if environment.ACCESS_LOG.read_switch() else None)
     settings = read_settings()
     decoder = Decoder(plan, health, forkserver)
     if artifact is None:

@@ -1,4 +1,4 @@
-"""Calls a WSGI application (PEP 3333) with a whole request.
+"""Calls a WSGI application (PEP 3333), or its short way, with a whole request.
 
 A process that the application forks, and that returns from there, is not the server and ends here.
 """
@@ -19,16 +19,19 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def run_application(application: Application, request: Request, peer: Any, server: Any) -> Answer:
-    """Call a WSGI application (PEP 3333) with a whole request.
+    """Answer a whole request.
 
     Args:
-        application: the WSGI application.
+        application: the WSGI application (PEP 3333). Its method `short_way`, if it has one, answers
+            some requests without WSGI; None for the others.
         request: the request.
         peer, server: the addresses of the client and of the server, as sockets name them.
     """
     pid = os.getpid()
+    short_way = getattr(application, "short_way", None)
     try:
-        return _run(application, request, peer, server)
+        answer: Answer | None = short_way(request) if short_way is not None else None
+        return answer or _run(application, request, peer, server)
     finally:
         if os.getpid() != pid:  # the user's code has forked; its parent answers
             os._exit(0)

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from image_classification.artifact import GraphFile, read_artifact
 from image_classification.errors import ArtifactError, ForkserverError, RequestError
 from image_classification.samples import UInt8Array
-from image_classification.serving import model_process
+from image_classification.serving import model_process, observation
 from image_classification.serving.admission import MemoryBudget
 from image_classification.serving.isolation import Forkserver
 from image_classification.serving.model_process import CHILD, Bounds, ModelChild, ModelProcesses
@@ -126,7 +126,11 @@ def test_no_more_requests_wait_for_one_model_than_it_may_have(make: Make) -> Non
             future.result()
 
 
-def test_a_request_whose_client_has_gone_stops_waiting(make: Make) -> None:
+def test_a_request_whose_client_has_gone_stops_waiting(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observation, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(model_process, "_CHECK_SECONDS", 0.02)
     model = make(MemoryBudget(0))
 
     def run_for_nobody() -> None:

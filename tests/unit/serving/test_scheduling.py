@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from image_classification.errors import RequestError
-from image_classification.serving import scheduling
+from image_classification.serving import observation, scheduling
 from image_classification.serving.admission import Plan, choose_plan
 from image_classification.serving.observation import (
     Pace,
@@ -229,6 +229,7 @@ def test_a_thread_that_cannot_be_started_costs_no_place(
         raise error
 
     monkeypatch.setattr(scheduling, "start_new_thread", refuse)
+    monkeypatch.setattr(observation, "LOOK_SECONDS", 0)
     for _ in range(6):
         request = Request(scheduler, 1000, paced(0.01))
         assert request.computes()

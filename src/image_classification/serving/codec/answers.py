@@ -367,7 +367,7 @@ def _numbers(prediction: Prediction) -> list[str]:
     seventeen digits of a float64 (0.4 ms, a twelfth of a small network).
     """
     row = prediction.probabilities
-    if ((row > 0) & (row < 1)).all():
+    if len(row) and row.min() > 0 and row.max() < 1:
         return (_template(len(row)) % tuple(row.tolist())).split(" ")
     return [repr(value) for value in prediction.to_list()]  # %g would write 1.0 as a whole number
 
