@@ -10,7 +10,7 @@ import pytest
 
 from image_classification.errors import DataError, ListError, UsageError
 from image_classification.inventory.folders import take_inventory
-from image_classification.inventory.rows import Inventory
+from image_classification.inventory.rows import Inventory, Row, assemble
 from image_classification.labels.label_map import LabelMap
 
 
@@ -321,3 +321,17 @@ def test_an_image_name_that_a_list_cannot_hold_is_reported(tmp_path: Path) -> No
     tree(tmp_path, "cat/1.jpg", "dog/two\nlines.jpg")
     with pytest.raises(ListError, match=r"rename 'dog/two\\nlines\.jpg'"):
         take_inventory(tmp_path)
+
+
+def test_images_with_several_classes_have_a_label_of_0_or_1_per_class(flat: Path) -> None:
+    rows = [
+        Row("line 1", "a1.jpg", "cat|dog", classes=("dog", "cat")),
+        Row("line 2", "b2.JPG", "", classes=()),
+    ]
+    inventory = assemble(flat, flat / "t.csv", rows)
+    assert inventory.is_multi_label
+    assert inventory.labels.names == ("cat", "dog")
+    assert [entry.labels for entry in inventory.entries] == [(1.0, 1.0), (0.0, 0.0)]
+    assert inventory.multi_hot is not None
+    assert inventory.multi_hot.tolist() == [[1, 1], [0, 0]]
+    assert inventory.class_indices.tolist() == [0, 2]
