@@ -77,14 +77,15 @@ BACKEND = Variable("IMAGE_CLASSIFICATION_BACKEND", "torch",
 CPU_COUNT = Variable("IMAGE_CLASSIFICATION_CPU_COUNT", "0",
     "CPUs to use; 0: all that the process is allowed to use")
 OMP_NUM_THREADS = Variable("OMP_NUM_THREADS", "",
-    "most threads of a training step, in every backend; unset: one per CPU")
+    "maximum number of threads of a training step, in every backend; unset: one per CPU")
 MAX_PIXELS = Variable("IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 << 20),
-    "most pixels of an image that is packed, trained on or predicted")
+    "maximum number of pixels of an image that is packed, trained on or predicted")
 PICTURE_MEMORY = Variable("IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB", "0",
-    "most memory in MiB that decoding one image can take; 0: 400 MB (381 MiB), or 40 % of the "
+    "maximum memory in MiB that decoding one image can take; 0: 400 MB (381 MiB), or 40 % of the "
     "container's memory if that is less")
 PICTURE_SECONDS = Variable("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "0",
-    "most seconds of CPU time that decoding one image can take; 0: 2 seconds")
+    "maximum CPU time in seconds that decoding one image can take, proportionally more for files "
+    "above 16 MiB; 0: 2 seconds")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
@@ -131,16 +132,16 @@ SERVER_TIMEOUT = Variable("SAGEMAKER_MODEL_SERVER_TIMEOUT", "60",
     "model, a decoder or your own code counts as hung and its process is replaced",
     aliases=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "MODEL_SERVER_TIMEOUT"))
 COMPUTE_TIMEOUT = Variable("IMAGE_CLASSIFICATION_COMPUTE_TIMEOUT", "600",
-    "most seconds that a request with many images computes, from its first turn on; a request with "
-    "more images than can be computed in that time is refused at its start")
+    "maximum time in seconds that a request with many images can compute, from its first turn on; "
+    "a request with far more images than can be computed in that time is refused at once")
 STARTUP_TIMEOUT = Variable("SAGEMAKER_STARTUP_TIMEOUT", "600",
     "seconds to load the model; after this time the process ends")
 GRACEFUL_TIMEOUT = Variable("IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT", "25",
     "seconds after SIGTERM in which the server answers the requests that it has accepted; "
     "SageMaker kills the container after 30")
 READ_TIMEOUT = Variable("IMAGE_CLASSIFICATION_READ_TIMEOUT", "20",
-    "seconds for the head of a request to arrive; also, most seconds that its body can pause or "
-    "fall behind 64 KiB/s")
+    "seconds for the head of a request to arrive; also, the maximum time that its body can pause "
+    "or fall behind 64 KiB/s")
 MAX_CONTENT_LENGTH = Variable("MAX_CONTENT_LENGTH", str(16 << 20),
     "largest request body in bytes")
 BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",

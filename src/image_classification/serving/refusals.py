@@ -17,8 +17,8 @@ STATUSES = (
     (405, "a method that the route does not have; `Allow` names the right one"),
     (
         406,
-        "the server can produce no media range of Accept, or a parameter of Accept is misspelled "
-        "or has a wrong value or two different ones",
+        "the server cannot produce any media range of Accept, or a parameter of Accept is "
+        "misspelled, has a wrong value or has two different values",
     ),
     (408, "the head did not arrive in time, or the body arrived too slowly"),
     (409, "a multi-model endpoint has already loaded this model"),
