@@ -163,15 +163,15 @@ def test_every_request_is_answered_while_processes_die(make: Make) -> None:
         runs = [pool.submit(model.run, image(value % 160)) for value in range(300)]
         for _ in range(3):
             wait_for(lambda: bool(model._idle) or all(run.done() for run in runs))
-            with suppress(IndexError):
+            with suppress(IndexError, ProcessLookupError):  # none is idle, or it has just ended
                 process = model._idle[-1]
-                killed.add(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
+                killed.add(process.pid)
         failed = [run for run in runs if run.exception()]
     assert len(failed) <= len(killed) // 2  # a request tries two processes
     model.run(DARK)
     model.end()
-    assert budget.used == 0 and model._count == 0
+    wait_for(lambda: budget.used == 0 and model._count == 0)  # an additional one may still start
 
 
 def test_a_model_whose_processes_keep_dying_is_left_alone_for_a_while(make: Make) -> None:
