@@ -33,7 +33,7 @@ _COMPRESSIONS = {
 
 @dataclass(frozen=True)
 class UnpackLimits:
-    """What an archive may take beside space on the disk.
+    """What an archive can take, besides space on the disk.
 
     Attributes:
         members: files and folders; empty ones cost no bytes, but inodes and minutes.
@@ -150,7 +150,7 @@ def _members(
         if member is None:
             return
         if count == most:
-            raise ArtifactError(f"{archive}: more than {most} members; refused")
+            raise ArtifactError(f"{archive}: expected at most {most} files and folders, got more")
         count += 1
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
         yield member

@@ -267,7 +267,11 @@ def _check_size(path: Path) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_JSON:
         raise ArtifactError(
             f"{path}: expected a file of at most {_MOST_JSON >> 20} MiB, got "
-            + (f"{found.st_size} bytes" if stat.S_ISREG(found.st_mode) else "no regular file")
+            + (
+                f"{found.st_size} bytes"
+                if stat.S_ISREG(found.st_mode)
+                else "something other than a regular file"
+            )
         )
 
 

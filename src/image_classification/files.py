@@ -108,7 +108,7 @@ def remove_open_folders() -> None:
 def remove_abandoned_folders() -> None:
     """Remove this user's temporary folders whose lock no process holds."""
     for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
-        with suppress(OSError):  # it is in use, removed by now, or not ours to judge
+        with suppress(OSError):  # it is in use, already removed, or not accessible
             if root.is_symlink() or root.stat().st_uid != os.geteuid():
                 continue
             lock = os.open(root / _LOCK, os.O_RDWR | os.O_NOFOLLOW)

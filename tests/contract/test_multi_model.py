@@ -118,7 +118,7 @@ def test_an_archive_of_a_thousand_empty_files_is_400(server: Server, tmp_path: P
         for number in range(1_001):
             tar.addfile(tarfile.TarInfo(f"code/{number}"))
     answer = load(server, "files", tmp_path / "model.tar.gz")
-    assert answer.status == 400 and b"more than 1000 members" in answer.body
+    assert answer.status == 400 and b"at most 1000 files and folders" in answer.body
 
 
 def test_the_list_of_models_has_pages(server: Server, model: Path) -> None:

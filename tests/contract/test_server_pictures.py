@@ -218,7 +218,7 @@ def test_a_killed_idle_process_costs_nothing_and_a_killed_forkserver_one_request
         assert server.worker() == worker
         os.kill(by_name["forkserver"], 9)
         time.sleep(0.5)  # its children end with it
-        # The process is replaced at once; whoever comes meanwhile is told to come again.
+        # The process is replaced at once; requests in the meantime get a 503 with Retry-After.
         assert invoke(server, ordinary["png"]).status in {200, 503}
         while server.worker() == worker:
             time.sleep(0.05)

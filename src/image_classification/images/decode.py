@@ -168,7 +168,7 @@ def decode_region(
 
 @contextmanager
 def _one_image(data: bytes, header: ImageHeader) -> Iterator[None]:
-    """Make an error that nobody foresaw that of this image alone: all others still count."""
+    """Turn an unforeseen error into one of this image alone: all others still count."""
     try:
         yield
     except (ImageClassificationError, MemoryError):
@@ -353,10 +353,10 @@ def _decode_with_pillow(
 
 
 def _other_cause(data: bytes, header: ImageHeader) -> str:
-    """Why else decoding may fail: libwebp does not tell want of memory from damage."""
+    """Another cause to report: libwebp gives the same error for damage and for lack of memory."""
     if header.format != "WEBP" or b"VP8L" not in data:
         return ""
     return (
-        ", or its code tables need more memory than an image of this size may take (save it again, "
+        ", or its code tables need more memory than an image of this size can take (save it again, "
         "for example as PNG)"
     )

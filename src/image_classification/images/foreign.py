@@ -2,7 +2,7 @@
 
 In: the bytes of anything that is not an accepted image. Out: the end of a sentence, such as
 "TIFF: convert it to JPEG or PNG". Only the first 4 KiB are read, whatever the size, and nothing is
-parsed as its format: signatures, brands and names of members tell the formats. Sources: the
+parsed as its format: signatures, brands and names of members identify the formats. Sources: the
 specifications of the formats; ISO/IEC 14496-12, 4.3 (brands); `foreign_text` names texts.
 """
 

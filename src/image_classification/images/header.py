@@ -122,7 +122,8 @@ def read_header(data: bytes) -> ImageHeader:
         ) from error
     if header.width < 1 or header.height < 1:
         raise ImageDamagedError(
-            f"the header of this {image_format} says {header.width} × {header.height} pixels"
+            f"the header of this {image_format} says {header.width} × {header.height} pixels, "
+            "expected at least 1 × 1"
         )
     return header
 

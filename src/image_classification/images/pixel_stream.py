@@ -1,10 +1,10 @@
-"""What Pillow reads of an image file and what it gives, in no more time than the image may take.
+"""What Pillow reads of an image file, and its pixels, within the CPU time that an image can take.
 
 In: the bytes of a file. Out: an object to read the parts from that hold the pixels, without
 metadata, text, profiles, further frames, and without a copy; then, from the `Image` that Pillow
-makes of it, an array over white. Each read and each strip looks at the CPU time of the thread: what
-a header cannot tell (code that inflates to nothing, for example) ends there, after at most 64 KiB
-too many.
+makes of it, an array over white. Each read and each strip checks the CPU time of the thread. So a
+cost that the header does not show (code that inflates to nothing, for example) ends there, at most
+64 KiB too late.
 """
 
 import io

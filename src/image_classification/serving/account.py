@@ -103,8 +103,8 @@ class Account:
     def send(self) -> None:
         """Note that the answer is given to the kernel next; call `sent` then.
 
-        Most of that time the thread waits to go on, with the answer sent: so it does not count as
-        unanswered then.
+        For most of that time the answer has been sent and the thread only waits to continue, so the
+        request does not count as unanswered.
         """
         with self._state.counting:
             self._state.numbers[UNANSWERED] -= 1
@@ -113,7 +113,7 @@ class Account:
     def sent(self, work: Work) -> bool:
         """Note that as much as possible of the answer has been sent; whether that is all of it.
 
-        All of it is also what a client that has gone does not take.
+        If the client has disconnected, that counts as all of it.
         """
         is_whole = not work.connection.is_sending
         with self._state.counting:

@@ -23,7 +23,7 @@ from image_classification.images.price import picture_limits
 THREAD_MEMORY = 64 * 2**20
 """What each thread has for the plain JPEG that it decodes: 45 megapixels that shrink while decoded.
 
-What takes more comes out of the memory for decoding."""
+A JPEG that takes more uses the memory for decoding."""
 
 _BASE_MEMORY = 160 * 2**20  # with a model of 20 MB; measured under load: 122–146 MB
 _MEMORY_PER_DECODER = 32 * 2**20  # without an image: measured 5 MB of its own, and what it keeps
@@ -34,7 +34,7 @@ _LEAST_ANSWER = 8 * 2**20
 _LARGEST_BULK_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30
 
-_MOST_PROCESSES, _MOST_THREADS = 256, 1000  # of a setting: more is a mistake, and starts for ever
+_MOST_PROCESSES, _MOST_THREADS = 256, 1000  # of a setting: with more, a start would never end
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         processes: server processes.
         threads: requests a process works on at once.
-        queue_size: further received requests that may wait in a process.
+        queue_size: further received requests that can wait in a process.
         body_memory: bytes of request bodies a process holds at most.
         decoders: decoding processes that a process has at most, see `decoding`.
         decoding_memory: bytes of all images that are decoded at once, except those that a
@@ -52,8 +52,8 @@ class Plan:
         timeout: seconds after which a waiting request is given up.
         max_batch: largest batch; 1 without batching.
         cpus: of a process.
-        compute_timeout: seconds after which a request that computes is given up.
-        bulk_memory: bytes of the images and answers of all requests of many images.
+        compute_timeout: seconds of computing after which a bulk request is given up.
+        bulk_memory: bytes of the images and answers of all bulk requests.
     """
 
     processes: int

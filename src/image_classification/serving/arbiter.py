@@ -104,7 +104,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         return pid
 
     def murder_workers(self) -> None:
-        """Kill the processes that give no sign of life; SIGKILL, which ends a stopped one too."""
+        """Kill the processes that give no sign of life; SIGKILL also ends a stopped one."""
         log_output.send_waiting_lines()
         now = time.monotonic()
         passed, self._last_look = min(now - self._last_look, _LONGEST_LOOK), now
@@ -138,7 +138,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
 
     def stop(self, graceful: bool = True) -> None:
         """End the processes and wait for those that were killed at the end of their time."""
-        # Closed once each process has taken what waits there; one that hangs does not.
+        # Closed once each process has accepted what waits there; one that hangs never does.
         self._listeners += [listener.dup() for listener in self.LISTENERS]
         super().stop(graceful)
         end = time.monotonic() + _REAP_SECONDS
@@ -169,7 +169,7 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc]  # gunicorn carries no typ
         return not self.LISTENERS
 
     def _is_any_last(self) -> bool:
-        """Whether an ended process could not start, or says that no other one can."""
+        """Whether an ended process could not start, or reported that no other one can."""
         ended = [watched.worker.state.numbers for pid, watched in self._watched_and_ended()]
         return any(numbers[counts.IS_LAST] or not numbers[counts.BEATS] for numbers in ended)
 

@@ -1,10 +1,10 @@
 """The micro-batcher: one thread owns the device and runs the waiting requests as one batch.
 
-While a batch runs, requests gather; together they are the next batch, in which bulk ones
-(`scheduling`) get the room that the others leave, or that of those who came a quarter of a second
-later. An idle device starts at once. If requests gathered for the last batch, the next one waits to
-reach the same size, for at most a quarter of a run. Batches are padded to powers of two, so that
-the device sees few shapes and has run each of them before the first request.
+While a batch runs, requests gather; together they are the next batch. In it, bulk requests
+(`scheduling`) queue as if they had arrived a quarter of a second later. An idle device starts at
+once. If requests gathered for the last batch, the next one waits to reach the same size, for at
+most a quarter of a run. Batches are padded to powers of two, so that the device sees few shapes and
+has run each of them before the first request.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from image_classification.serving.observation import RequestRecord, current_requ
 from image_classification.serving.runtime import BoundRun, Runtime
 
 _WAIT_SHARE = 0.25
-_BULK_LATER = 0.25  # seconds: a bulk request counts as one that came so much later
+_BULK_LATER = 0.25  # seconds: a bulk request queues as if it had arrived this much later
 _BULK_PIECES = 4  # of a batch, so that one fits next to small requests
 
 

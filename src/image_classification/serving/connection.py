@@ -34,7 +34,7 @@ BRISK_RATE = 2**20
 _SHARE_AT_ONCE = 32  # one in so many: finding them takes a pass over all, 0.5 ms for 1,000
 _LEAST_SLOW_SECONDS = 1.0  # as a refused client has to wait before it tries again
 _LEAST_OVERDUE = 0.01  # of the usual length: a new client needs time to send
-_MOST_RECEIVED = 256 * 2**10  # at once, of a body that lacks so much
+_MOST_RECEIVED = 256 * 2**10  # at once, of a body that still lacks this much
 # How long waits usually last at most, see `most_overdue`.
 _HEAD_SECONDS = 1.0
 _RATE_SECONDS = 4.0  # of a body or an answer: those that trickle are not worse than idle clients
@@ -189,11 +189,12 @@ class Connection:
     def is_gone(self) -> bool:
         """Whether the client has given up its request; callable from any thread.
 
-        TCP tells a client that has closed its socket from one that only has nothing more to send,
-        and reads on, by its reaction to the answer. Before that, only the time of its end differs:
-        it comes with the request, or when a client gives up after a while. The kernel knows both
-        times, however late this process looks. A client that closes at once is answered in vain. An
-        answer since the last request arrived, to one before it (pipelined), has shown which it is.
+        A client that has closed its socket and one that only has nothing more to send differ in
+        their reaction to an answer. Before an answer, only the time of the end of their data
+        differs: it arrives with the request, or later, when a client gives up. The kernel knows
+        both times, however late this process looks. A client that closes at once is answered in
+        vain. If an earlier (pipelined) request was answered since the last request arrived, the
+        reaction to that answer has shown which kind of client it is.
         """
         if self._peek() != b"":
             return False

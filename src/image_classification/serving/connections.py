@@ -185,7 +185,7 @@ class Connections:
                 )
                 self._refuse(connection, error)
             else:
-                self._close(connection)
+                self._drop(connection)
 
     def refuse_incomplete(self, error: RequestError) -> None:
         """Refuse the requests that have arrived in part."""
@@ -301,8 +301,8 @@ class Connections:
             if self._held > limit:
                 raise RequestError(
                     503,
-                    f"the server already holds {limit >> 20} MiB of requests, its limit: send it "
-                    "again later",
+                    f"the server already holds {limit >> 20} MiB of requests, its limit: send this "
+                    "one again later",
                 )
 
     def _make_room(self) -> int:
@@ -336,7 +336,11 @@ class Connections:
         """Refuse the request, or drop the answer, of a client that is too slow."""
         if connection.phase is Phase.RECEIVING:
             self._refuse(connection, _too_slow(lacking), lingers=lingers)
-            return
+        else:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection; a response that is cut off leaves a log line."""
         if connection.phase is Phase.SENDING:
             left = len(connection.outgoing)
             _logger.warning("A client read its response too slowly, closed: %s bytes left", left)

@@ -1,9 +1,9 @@
 """Decodes the images of a server process within its memory, unusual ones in separate processes.
 
 libjpeg-turbo decodes a plain JPEG in a time and memory that follow from its header, and never holds
-the interpreter lock: that stays in the process, as fast as before. All other images, and plain
-JPEGs that libjpeg-turbo refuses, are Pillow's, whose readers are partly Python. They are decoded in
-processes with limits of memory and CPU time (`isolation`), one per CPU, which start when they are
+the interpreter lock, so the server process decodes it itself. Pillow, whose readers are partly
+Python, decodes all other images and the plain JPEGs that libjpeg-turbo refuses. It does so in
+processes with limits on memory and CPU time (`isolation`), one per CPU, which start when they are
 needed. An image that reaches a limit, or ends its process, is refused by name and not tried again.
 """
 
@@ -40,14 +40,14 @@ _WATCHED = "the decoder of images"
 # Bytes that a decoding process can keep. glibc keeps what one image took for the next; if it did
 # not, the page faults of new memory would make a WEBP of a megapixel half as slow again (measured).
 _MOST_KEPT = 24 << 20
-_PATIENCE = 10  # times the CPU time of an image: the most that it can take on a busy machine,
-_LEAST_PATIENCE = 20.0  # or these seconds
+_PATIENCE = 10  # times the CPU time of an image: the longest it can take on a busy machine
+_LEAST_PATIENCE = 20.0  # seconds; the same for an image that takes little CPU time
 _CPU_SHARE = 0.95  # of the limit; the rest is for what happens before and after
 _TIMEOUT_SHARE = 0.8  # of the time after which the watchdog replaces the server process
-_DEAR_SECONDS = 0.25  # of CPU time; a photograph of 10 megapixels as WEBP takes 0.5, as PNG 0.3
+_EXPENSIVE_SECONDS = 0.25  # of CPU time; a photograph of 10 megapixels takes 0.5 as WEBP
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
 _NICE = 5  # a third of the CPU time that a process of usual priority gets next to it
-_LOOK_SECONDS = 0.5  # how often who waits looks whether its client still does
+_LOOK_SECONDS = 0.5  # how often a waiting request checks whether its client still waits
 
 _ENDED = "the forkserver, which starts decoding processes, has ended"
 
@@ -119,7 +119,9 @@ class Decoder:
         if forkserver is not None:
             health.watch(lambda: _ENDED if forkserver.has_ended else None)
         else:
-            _logger.info("Unusual images are decoded in this process: only Linux can limit others")
+            _logger.info(
+                "Unusual images are decoded in this process: only Linux can limit separate ones"
+            )
 
     def preprocess(
         self, image: bytes, header: ImageHeader, preprocessing: Preprocessing, out: UInt8Array
@@ -193,7 +195,10 @@ class Decoder:
             raise _refusal(error, price) from error
         if len(pixels) != limits.answer:
             process.end()
-            raise errors.ImageDamagedError(f"decoding this {price.what} gave no image")
+            raise errors.ImageDamagedError(
+                f"decoding this {price.what} gave {len(pixels)} bytes, expected {limits.answer}; "
+                "save the image again"
+            )
         self._give_back(process)
         return pixels
 
@@ -216,7 +221,9 @@ class Decoder:
     def _fail(self, error: errors.ForkserverError) -> errors.RequestError:
         """Have the process replaced, and return what the caller gets."""
         self._health.fail(str(error))
-        return errors.RequestError(503, f"{error}; its server is replaced: send the request again")
+        return errors.RequestError(
+            503, f"{error}; the server process is being replaced: send the request again"
+        )
 
     def _give_back(self, process: Process) -> None:
         if process.memory_kept > _MOST_KEPT:
@@ -238,7 +245,9 @@ def _refusal(error: errors.ProcessError, price: Price) -> errors.ImageError:
             f"({setting})"
         )
     if isinstance(error, errors.TimeLimitError):
-        return errors.ImageTooLargeError(f"decoding this {price.what} {error}")
+        return errors.ImageTooLargeError(
+            f"decoding this {price.what} {error}; make the image smaller"
+        )
     return errors.ImageDamagedError(
         f"decoding this {price.what} failed: its process {error}; save the image again"
     )
@@ -255,7 +264,7 @@ class _Visitor:
 
     memory: int
     processes: int
-    is_dear: bool
+    is_expensive: bool
     turn: float
     is_refused: bool = False
 
@@ -263,8 +272,8 @@ class _Visitor:
 class Capacity:
     """Memory and processes for images; expensive ones never keep all others waiting.
 
-    An image comes later by ten times its price, so of those that wait the cheap ones go first, and
-    none waits for ever. Dear ones leave one process to the others, if there are several.
+    An image queues as if it had arrived later, by ten times its CPU time. So cheap images go first,
+    and none waits forever. Expensive ones leave one process to the others, if there are several.
 
     Args:
         memory: bytes.
@@ -288,7 +297,7 @@ class Capacity:
         Args:
             memory: bytes, at most all that there is.
             processes: 1 or none.
-            seconds: price of the image in CPU time.
+            seconds: CPU time of the image, by its price.
 
         Raises:
             RequestError: no client waits any more (499, 503), or too many wait (503).
@@ -298,7 +307,7 @@ class Capacity:
             yield
             return
         turn = time.monotonic() + _PATIENCE * seconds
-        self._take(_Visitor(memory, processes, seconds > _DEAR_SECONDS, turn))
+        self._take(_Visitor(memory, processes, seconds > _EXPENSIVE_SECONDS, turn))
         try:
             yield
         finally:
@@ -343,7 +352,7 @@ class Capacity:
         An image that waits for memory makes the others wait, or a large one might wait forever.
         """
         for visitor in self._waiting:
-            needed = visitor.processes and visitor.processes + visitor.is_dear * self._spare
+            needed = visitor.processes and visitor.processes + visitor.is_expensive * self._spare
             if self._processes >= needed:
                 return visitor if self._memory >= visitor.memory else None
         return None

@@ -135,12 +135,12 @@ class Ending:
 def end_process(code: int) -> NoReturn:
     """End this process now with all that it has logged.
 
-    Not sys.exit, which waits for the threads and exit handlers of the user's code, for threads that
-    hang in a device, and for which a signal is deadly.
+    Not sys.exit, which waits for the threads and exit handlers of the user's code and for threads
+    that hang in a device, and during which a signal kills the process.
     """
     flush = threading.Thread(target=_flush, daemon=True)
     flush.start()
-    flush.join(_FLUSH_SECONDS)  # whoever reads the log may be slow, or a thread may hold its lock
+    flush.join(_FLUSH_SECONDS)  # the reader of the log can be slow, or a thread can hold its lock
     os._exit(code)
 
 

@@ -41,7 +41,7 @@ CANNOT_START = 71
 _MOST_TOGETHER = 64 << 10  # bytes
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_FIRST_TO_KILL = b"1000"  # oom_score_adj: the kernel takes such a process before any other
+_FIRST_TO_KILL = b"1000"  # oom_score_adj: the kernel kills such a process before any other
 _IGNORED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGALRM")
 
 
@@ -96,7 +96,7 @@ class _Forkserver:
                         return
                 elif key.fileobj is awake:
                     awake.recv(4096)
-                elif key.data in self._lifelines:  # the caller's wish, or its end
+                elif key.data in self._lifelines:  # the caller asks for it, or has ended
                     self._selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)  # ours, because it is not reaped
             self._reap()
@@ -157,7 +157,7 @@ class _Forkserver:
         if os.getppid() != parent:
             os._exit(0)  # the parent ended before the kernel was told
         null = os.open(os.devnull, os.O_RDWR)
-        # The numbers stay taken, because Python's objects will close them some day.
+        # The numbers stay in use, because Python's objects will close them later.
         for fd in map(int, os.listdir("/proc/self/fd")):
             if fd not in (1, 2, null) and fd not in kept:
                 with suppress(OSError):
@@ -170,7 +170,7 @@ class _Forkserver:
 
 @contextmanager
 def _what_a_start_needs() -> Iterator[None]:
-    """End a child that lacks files or memory, and tell the caller so: its input is sound."""
+    """End a child that lacks files or memory, and let the caller know: its input is sound."""
     try:
         yield
     except (OSError, MemoryError):

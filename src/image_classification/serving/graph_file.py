@@ -1,7 +1,7 @@
 """Reads an ONNX file before ONNX Runtime does, and refuses what our exporters never write.
 
 A graph computes with what is in its own file. So these are refused by name: tensors in other files,
-operators of other domains than ONNX's own, operators that repeat a graph as often as its data say,
+operators of other domains than ONNX's own, operators that repeat a graph as often as data requires,
 functions (a few kilobytes can unfold into any number of nodes), sparse tensors and tensors that
 claim more elements than the file holds.
 
@@ -72,7 +72,7 @@ def check_graph(graph: bytes) -> None:
         for number, value in _fields(data):
             remaining -= 1
             if not remaining:
-                raise ArtifactError(f"it has more than {_MOST_FIELDS} fields")
+                raise ArtifactError(f"it has more than {_MOST_FIELDS} fields, the limit")
             if number in kind.refused:
                 raise ArtifactError(f"it has {kind.refused[number]}, which no artifact has")
             if number in kind.parts and isinstance(value, memoryview):
@@ -111,7 +111,7 @@ def _check_tensor(found: dict[int, list[int | memoryview]], size: int) -> None:
     elements = math.prod(dims[:100])  # the more factors, the longer the product
     if len(dims) > 100 or elements > size * _ELEMENTS_PER_BYTE:
         shape = " × ".join(map(str, dims[:8])) or "1"
-        raise ArtifactError(f"it has a tensor of {shape} elements in {size} bytes")
+        raise ArtifactError(f"it has a tensor of {shape} elements, but only {size} bytes for it")
 
 
 def _texts(found: dict[int, list[int | memoryview]], number: int) -> list[str]:

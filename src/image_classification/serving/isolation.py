@@ -193,7 +193,9 @@ class Process:
             self._receive(forkserver.ANSWER.size, deadline)
         )
         if size > (limits.answer if kind == forkserver.DONE else forkserver.MOST_TEXT):
-            raise errors.ProcessError(f"answered with {size} bytes, expected {limits.answer}")
+            raise errors.ProcessError(
+                f"answered with {size} bytes, expected at most {limits.answer}"
+            )
         return kind, self._receive(size, deadline)
 
     def _has_answer_within(self, seconds: float) -> bool:

@@ -1,9 +1,9 @@
-"""Log lines to standard output and error, which never wait for whoever reads them.
+"""Log lines to standard output and error, which never wait for their reader.
 
-A pipe that nobody reads is full after 64 KiB. A write would then block its thread for ever, and,
-because it holds the log's lock, all others. So lines that do not fit wait here, up to a number;
-further ones are counted, and a line says how many. Each line is written at once if there is room,
-so that a crash loses none.
+A pipe that nobody reads is full after 64 KiB. A write would then block its thread forever and,
+because it holds the log's lock, all others. So lines that do not fit wait here, up to a limit;
+further ones are counted, and a later line gives their number. Each line is written at once if there
+is room, so that a crash loses none.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class LogHandler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
-        """Write what the record says without its formatting."""
+        """Write the message of a record that cannot be formatted."""
         with suppress(Exception):  # no memory
             self._output.write(f"a log line cannot be formatted: {record.msg!r:.500}")
 

@@ -44,7 +44,7 @@ _LEAST_ACTIVATIONS = 512 << 20  # bytes; EfficientNet-Lite0 takes 400 MB for 32 
 _MOST_ACTIVATIONS = 2 << 30
 _KEPT_IMAGES = 4  # the memory for so many in a run is kept: 77 MB with EfficientNet-Lite0
 _PLACE_SECONDS = 0.05  # a request that waits longer leaves its place among the threads
-_CHECK_SECONDS = 0.5  # how late a request that waits notices that its client has gone
+_CHECK_SECONDS = 0.5  # how late a request that waits notices that its client disconnected
 _LOAD_SECONDS, _LOAD_RATE = 10, 10**7  # the least time for a load; bytes for which it has 1 s more
 _MOST_DEATHS = 5  # of a model's processes within a minute
 _DEATHS_SECONDS = 60.0
@@ -151,7 +151,7 @@ class ModelProcesses:
         try:
             try:
                 answer = self._answer(record, images, size)
-            except errors.NoMemoryLeftError:  # whoever took it
+            except errors.NoMemoryLeftError:  # another process took it
                 answer = self._answer(record, images, size)
         except errors.NoProcessError as error:
             raise errors.RequestError(503, f"{error}: send the request again later") from error
@@ -309,7 +309,7 @@ class ModelProcesses:
         try:
             try:
                 return self._loaded(file)
-            except errors.NoMemoryLeftError:  # whoever took it
+            except errors.NoMemoryLeftError:  # another process took it
                 return self._loaded(file)
         except errors.NoProcessError:
             raise

@@ -30,7 +30,7 @@ class GuardedGraph:
 
     Args:
         graph: executes the runs.
-        health: told when the device fails, and asked how long a run lasts.
+        health: watches how long each run takes, and is marked faulty when the device fails.
     """
 
     def __init__(self, graph: Graph, health: Health) -> None:
@@ -166,7 +166,7 @@ class Model:
         return np.empty((count, shape.height, shape.width, shape.channels), np.uint8)
 
     def _run(self, batch: UInt8Array) -> list[Prediction]:
-        """Run the graph; an ArtifactError if it fails, or its answer is none."""
+        """Run the graph; an ArtifactError if it fails or gives no valid probabilities."""
         rows, expected = self._graph.run(batch), (len(batch), self._classes)
         if rows.shape != expected or not np.isfinite(rows).all():
             raise errors.ArtifactError(

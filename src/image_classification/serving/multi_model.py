@@ -40,7 +40,7 @@ _BUDGET_SHARE = 0.75  # the rest is for the requests
 
 
 def memory_budget(plan: Plan) -> int:
-    """Return the bytes that all models may take: the setting, or what the plan of requests leaves.
+    """Return the bytes that all models can take: the setting, or what the plan of requests leaves.
 
     That is at most three quarters of the memory that is free, and at least a quarter of the limit.
     """
@@ -63,7 +63,7 @@ def memory_needed(path: Path) -> int:
 
 
 def most_models() -> int:
-    """Return how many models may be loaded: each takes file descriptors of this process."""
+    """Return how many models can be loaded: each takes file descriptors of this process."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (files // 2 - _OTHER_FILES) // _FILES)  # the other half is for connections
 
@@ -101,7 +101,7 @@ class ModelStore:
     Args:
         load: makes a model from an artifact folder or archive, and accounts for its memory.
         budget: of all models together.
-        most: models that may be loaded at once.
+        most: models that can be loaded at once.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ModelStore:
             return self._origins[name]
 
     def _account(self, name: str, origin: _Origin, needed: int) -> None:
-        """Take what a model needs from the budget, if need be from what others can spare."""
+        """Take what a model needs from the budget; if it is short, others give up what they can."""
         more = max(0, needed - origin.memory)
         if not self._budget.take(more):
             with self._changed:

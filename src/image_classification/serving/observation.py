@@ -41,7 +41,7 @@ class RequestRecord:
     """One request on its way through this process; times are in milliseconds.
 
     Attributes:
-        id: the client's X-Amzn-SageMaker-Inference-Id, or one of our own.
+        id: the client's X-Amzn-SageMaker-Inference-Id, or a random one.
         received_bytes: of its body.
         deadline: after this time (monotonic) the request has waited too long; the time in which its
             images are decoded and computed does not count.
@@ -52,7 +52,7 @@ class RequestRecord:
         images: how many of its images the graph has run on.
         batch_size: of the largest run of the graph it took part in.
         is_bulk: whether it takes turns, see `scheduling`.
-        status: of the answer; 499 if the client had gone.
+        status: of the answer; 499 if the client had disconnected.
     """
 
     method: str
@@ -221,7 +221,7 @@ class Pace:
 
 
 def seconds_without_cpu() -> float:
-    """Return how long this thread could run but had no CPU; 0 where Linux does not tell."""
+    """Return how long this thread could run but had no CPU; 0 if the kernel does not report it."""
     try:
         with open("/proc/thread-self/schedstat", "rb") as file:  # 20 µs
             return int(file.read().split()[1]) / 1e9

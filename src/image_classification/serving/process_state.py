@@ -19,7 +19,7 @@ from contextlib import contextmanager
 BEATS, INCOMPLETE, UNANSWERED, SENDING, HAS_CLOSED, IS_LAST = range(6)
 """Positions in `ProcessState.numbers`: signs of life (none while the model loads); requests that
 have arrived in part; accepted ones without a whole answer; those whose answer is being given to the
-kernel, of which a dead process cannot say whether it has been sent; 1 once the process has taken
+kernel (if the process dies then, nobody knows whether it was sent); 1 once the process has taken
 its last connection; 1 if no other process can take its place."""
 
 _ID_BYTES = 256

@@ -34,7 +34,7 @@ SLICE_SECONDS = 0.05
 
 _QUIET_SECONDS = 0.25  # without a small request: then bulk ones can use every CPU
 _CHECK_SECONDS = 0.5  # how late a bulk request that waits notices that its client disconnected
-_SWITCH_SECONDS = 0.001  # Python's 0.005 delay a ping at each of its system calls
+_SWITCH_SECONDS = 0.001  # Python's default, 0.005, delays a ping at each system call
 _SLACK = 1.5  # a request is refused if an estimate must be wrong by more than this for it to fit
 
 _logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Scheduler:
             self._grant()
 
     def _forget_bulk(self) -> None:
-        """Do not count this thread's bulk request any more; with the lock."""
+        """Stop counting this thread's bulk request; with the lock."""
         bulk: ManyImages | None = _thread.bulk
         _thread.bulk = None
         if bulk is not None:
@@ -294,8 +294,8 @@ class ManyImages:
         All that the caller does with a part before it asks for the next one belongs to the slice.
 
         Raises:
-            RequestError: 413, the images take too long; 499, the client has gone; 503, it waited
-                too long for its first slice, or there are too many bulk requests.
+            RequestError: 413, the images take too long; 499, the client disconnected; 503, the
+                request waited too long for its first slice, or there are too many bulk requests.
         """
         scheduler = self._scheduler
         if scheduler is None:

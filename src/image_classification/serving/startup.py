@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from image_classification.serving.metrics import Metrics
 
 _MOST_MEMBERS = 1_000  # of an archive that POST /models names; an artifact has ten, and own code
-_UNPACK_SECONDS = 60  # for it at least
+_UNPACK_SECONDS = 60  # the least time to unpack such an archive
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def create_server_app(
 
 
 def load_model(artifact: Artifact, plan: Plan, health: Health, decoder: Decoder) -> models.Model:
-    """Load the model of `artifact`, run as `plan` says and watched by `health`.
+    """Load the model of `artifact`, to be run according to `plan` and watched by `health`.
 
     Args:
         artifact: verified artifact.
@@ -119,7 +119,7 @@ def _nothing() -> None:
 
 
 def _forget() -> None:
-    """Free what was a model's."""
+    """Return the memory of an unloaded model to the system."""
     gc.collect()
     return_free_memory()
 
@@ -150,7 +150,7 @@ def _multi_model_app(
 
     def load(path: Path, account: multi_model.Account) -> multi_model.LoadedModel:
         with open_artifact(path, limits) as artifact:
-            account(multi_model.memory_needed(artifact.directory))  # what the archive shrank
+            account(multi_model.memory_needed(artifact.directory))  # more than the archive
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code from models")
             decoder.check_input(artifact.preprocessing)
             form = interface_of(artifact.interface).answers

@@ -283,7 +283,9 @@ def deaf_room(room: Room, monkeypatch: pytest.MonkeyPatch) -> Room:
     return room
 
 
-def test_a_client_that_sips_its_answer_is_cut_off(deaf_room: Room) -> None:
+def test_a_client_that_sips_its_answer_is_cut_off(
+    deaf_room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     client = deaf_room.call(body(10))
     for _ in range(10):
         if len(deaf_room.connections):
@@ -291,6 +293,7 @@ def test_a_client_that_sips_its_answer_is_cut_off(deaf_room: Room) -> None:
             deaf_room.turn(0.05)
             deaf_room.connections.close_late()
     assert len(deaf_room.connections) == 0
+    assert "A client read its response too slowly, closed" in caplog.text
 
 
 def test_a_client_that_reads_on_gets_an_answer_that_takes_longer_than_the_patience(

@@ -275,7 +275,7 @@ def encode_parts(
         is_list: whether `application/json` is an array; otherwise there is one result.
         accept: what the client wants.
         form: that of the interface.
-        hold: is told how many bytes of the answer each part has.
+        hold: called with the number of bytes of each part of the answer.
 
     Raises:
         RequestError: 500, the model gave no finite probabilities for the one image; in a list, this
