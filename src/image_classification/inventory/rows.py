@@ -17,7 +17,8 @@ from image_classification.errors import ListError
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 from image_classification.labels.tree import LeftOut, find_images
-from image_classification.samples import IntArray
+from image_classification.loading.records import first_labels
+from image_classification.samples import IntArray, UInt8Array
 
 UNLISTED = "images that the list does not name"
 REPEATED = "lines that repeat another"
@@ -38,11 +39,13 @@ class Inventory:
     Attributes:
         name: the input, for messages.
         root: the folder that the entries' paths are relative to.
-        entries: one label each, the class index; ids are unique.
+        entries: one label each, the class index; or a 0 or 1 for every class, if images have
+            several. Ids are unique.
         labels: the class names.
         splits: the split of each entry; empty if the input names none.
         groups: the group of each entry; empty if there are none.
         left_out: (what, how many, one example) of files in the folder that are not in the entries.
+        is_multi_label: whether an image may have several classes, or none.
     """
 
     name: str
@@ -52,10 +55,24 @@ class Inventory:
     splits: Sequence[str] = ()
     groups: Sequence[str] = ()
     left_out: Sequence[tuple[str, int, str]] = field(default=())
+    is_multi_label: bool = False
+
+    @property
+    def multi_hot(self) -> UInt8Array | None:
+        """uint8 (entries, classes), 1 for every class of an image, if images have several."""
+        if not self.is_multi_label:
+            return None
+        rows = np.empty((len(self.entries), len(self.labels)), np.uint8)
+        for number, entry in enumerate(self.entries):
+            rows[number] = entry.labels
+        return rows
 
     @property
     def class_indices(self) -> IntArray:
-        """int64 (entries,)."""
+        """int64 (entries,); of several classes the lowest, or the number of classes for none."""
+        multi_hot = self.multi_hot
+        if multi_hot is not None:
+            return first_labels(multi_hot)
         return np.array([int(entry.labels[0]) for entry in self.entries], np.int64)
 
 
@@ -76,6 +93,8 @@ class Row:
         number: the class number if the list has both.
         split: as it stands in the list; None if the list has no splits.
         group: likewise.
+        classes: every class of the image, as a name or a number, if images have several; None if
+            each has one, which `label` names.
     """
 
     where: str
@@ -84,6 +103,7 @@ class Row:
     number: int | None = None
     split: str | None = None
     group: str | None = None
+    classes: tuple[str | int, ...] | None = None
 
     def described(self) -> str:
         """Return class and split, for messages."""
@@ -91,13 +111,24 @@ class Row:
 
 
 def assemble(
-    root: Path, listing: Path, rows: Sequence[Row], labels: LabelMap | None = None
+    root: Path,
+    listing: Path,
+    rows: Sequence[Row],
+    labels: LabelMap | None = None,
+    own_labels: LabelMap | None = None,
 ) -> Inventory:
     """Find the files of `rows` below `root` and number their classes.
 
     Class names are sorted (numbers by value), unless `labels` or a `labels.json` next to the list
     gives their order, or the list gives each name its number. A missing file keeps its row: it is
     reported with the unreadable images.
+
+    Args:
+        root: the folder of images.
+        listing: the list, for messages.
+        rows: its rows.
+        labels: the class names in the order of their numbers, or None.
+        own_labels: the class names that the list itself puts in an order, such as its columns.
 
     Raises:
         ListError: no row, an ambiguous file, one file with two classes, an unknown split.
@@ -117,10 +148,18 @@ def assemble(
                 f"{earlier.where}; keep one of the lines"
             )
         left_out.add(REPEATED, row.where)
-    labels = labels or LabelMap.beside(listing) or _labels_of(list(kept.values()))
+    found = list(kept.values())
+    is_multi_label = any(row.classes is not None for row in found)
+    labels = labels or LabelMap.beside(listing) or own_labels
+    if is_multi_label:
+        labels = labels or _labels_of_several(listing, found)
+        label_rows = _multi_hot_rows(found, labels)
+    else:
+        labels = labels or _labels_of(found)
+        label_rows = [(float(_class_index(row, labels)),) for row in found]
     entries = [
-        ListEntry(i, (float(_class_index(row, labels)),), path)
-        for i, (path, row) in enumerate(kept.items())
+        ListEntry(i, numbers, path)
+        for i, (path, numbers) in enumerate(zip(kept, label_rows, strict=True))
     ]
     left_out.warn(root, f"only the images in {listing.name} are used")
     return Inventory(
@@ -128,10 +167,55 @@ def assemble(
         root,
         entries,
         labels,
-        _splits(list(kept.values())),
-        _groups(list(kept.values())),
+        _splits(found),
+        _groups(found),
         left_out.reasons(),
+        is_multi_label,
     )
+
+
+def _labels_of_several(listing: Path, rows: Sequence[Row]) -> LabelMap:
+    """Return the names of the classes that occur, sorted; numbers up to the largest one."""
+    classes = {name for row in rows for name in _classes_of(row)}
+    numbers = [name for name in classes if isinstance(name, int)]
+    if numbers:
+        return LabelMap.numbered(max(numbers) + 1)
+    if not classes:
+        raise ListError(f"{listing}: expected images with classes, found none with a class")
+    return LabelMap(_in_order({str(name) for name in classes}))
+
+
+def _classes_of(row: Row) -> tuple[str | int, ...]:
+    return (row.label,) if row.classes is None else row.classes
+
+
+def _multi_hot_rows(rows: Sequence[Row], labels: LabelMap) -> list[tuple[float, ...]]:
+    """Return a 0 or 1 for every class of each row; equal rows are one tuple."""
+    if len(labels) < 2:
+        raise ListError(
+            f"{rows[0].where}: expected two classes or more, found only {labels.names[0]!r}; with "
+            "one class, list the images without it under a second class"
+        )
+    indices = labels.to_prediction_index()
+    known: dict[tuple[str | int, ...], tuple[float, ...]] = {}
+    found = []
+    for row in rows:
+        classes = _classes_of(row)
+        if classes not in known:
+            numbers = [0.0] * len(labels)
+            for name in classes:
+                index = name if isinstance(name, int) else indices.get(name)
+                if index is None:
+                    index = labels.index(str(name))  # raises with the known names
+                if not 0 <= index < len(labels):
+                    raise ListError(
+                        f"{row.where}: class {index}, but there are {len(labels)} class names: "
+                        f"{list(labels.names)[:20]}"
+                    )
+                numbers[index] = 1.0
+            known[classes] = tuple(numbers)
+        found.append(known[classes])
+    return found
 
 
 def _class_index(row: Row, labels: LabelMap) -> int:
@@ -200,14 +284,18 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
         if row.number is None:
             names = {row.label for row in rows}
             _warn_of_equal_numbers(row.where, names)
-            are_numbers = all(name.isdecimal() and len(name) < 20 for name in names)
-            return LabelMap(tuple(sorted(names, key=int if are_numbers else str.encode)))
+            return LabelMap(_in_order(names))
         if numbers.setdefault(row.number, row.label) != row.label:
             raise ListError(
                 f"{row.where}: class {row.number} is called {row.label!r} here and "
                 f"{numbers[row.number]!r} before; a number must have one name"
             )
     return LabelMap(tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1)))
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    are_numbers = all(name.isdecimal() and len(name) < 20 for name in names)
+    return tuple(sorted(names, key=int if are_numbers else str.encode))
 
 
 def _warn_of_equal_numbers(where: str, names: set[str]) -> None:
