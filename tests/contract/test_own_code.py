@@ -231,12 +231,14 @@ def test_our_refusals_reach_the_client_unchanged(
     assert (broken.status, strange.status, no_text.status) == (400, 415, 400)
 
 
+@pytest.mark.parametrize("content_type", ["text/\u20ac", "text/plain\r\nSet-Cookie: a=b"])
 def test_a_content_type_that_no_header_can_hold_is_a_500(
-    model_with: Callable[[str], Path], red: bytes
+    model_with: Callable[[str], Path], red: bytes, content_type: str
 ) -> None:
-    code = "def output_fn(prediction, accept): return 'text', 'text/\u20ac'\n"
+    code = f"def output_fn(prediction, accept): return 'text', {content_type!r}\n"
     (answer,) = answers_of(model_with(code), (red, {"Content_Type": "image/jpeg"}))
     assert answer.status == 500 and b"internal error" in answer.body
+    assert "Set-Cookie" not in answer.headers
 
 
 REFUSALS = """

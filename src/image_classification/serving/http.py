@@ -43,6 +43,7 @@ _SINGLE = ("HOST", "CONTENT-TYPE")  # RFC 9110, 5.3: a second one makes the requ
 _EXPECTED = {"100-continue", ""}
 _HOST = re.compile(r"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?", re.ASCII)
 
+_FORBIDDEN = re.compile(r"[\r\n\0]")
 _FRAMING = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
 _CODINGS = {"chunked", "compress", "deflate", "gzip", "identity"}  # RFC 9112, 7
 
@@ -62,7 +63,14 @@ class Answer:
     body: bytes = b""
 
     def to_bytes(self, *, is_closing: bool, has_body: bool = True) -> bytes:
-        """Return head and body; `has_body` is False for the answer to HEAD."""
+        """Return head and body; `has_body` is False for the answer to HEAD.
+
+        Raises:
+            ValueError: a header has characters that HTTP does not allow: the user's code set it.
+        """
+        for name, value in self.headers:
+            if _FORBIDDEN.search(value):
+                raise ValueError(f"the header {name} has the value {value[:200]!r}")
         lines = [
             f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}",
             "Server: gunicorn",

@@ -349,7 +349,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         has_body = record.method != "HEAD"
         try:
             data = answer.to_bytes(is_closing=closes, has_body=has_body)
-        except UnicodeEncodeError:  # a header that HTTP cannot hold
+        except ValueError:  # a header that HTTP cannot hold
             _logger.exception("%s %s failed", record.method, record.path)
             answer = refusal(500, _INTERNAL_ERROR)
             data = answer.to_bytes(is_closing=closes, has_body=has_body)
