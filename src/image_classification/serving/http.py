@@ -146,8 +146,8 @@ def _parse_head(text: bytes) -> Head:
     if len(fields) > _MOST_FIELDS or (
         len(text) > _FIELD_LIMIT and any(len(entry) + 2 > _FIELD_LIMIT for entry in fields)
     ):
-        limits = f"{_MOST_FIELDS} fields of {_FIELD_LIMIT} bytes"
-        raise RequestError(431, f"the head has more than {limits}")
+        most = f"{_MOST_FIELDS} fields, each of at most {_FIELD_LIMIT} bytes"
+        raise RequestError(431, f"expected a head of at most {most}, got more")
     path, _, query = found[2].decode().partition("#")[0].partition("?")
     minor_version = int(found[3])
     framing = [entry for entry in fields if _FRAMING.match(entry)]
@@ -156,7 +156,7 @@ def _parse_head(text: bytes) -> Head:
     names = [name for name, _ in headers]
     for name in _SINGLE:
         if names.count(name) > 1:
-            raise _not_http(f"{names.count(name)} {name} fields")
+            raise _not_http(f"{names.count(name)} {name} fields, expected one")
     for name, value in headers:
         if name == "EXPECT" and not _EXPECTED.issuperset(value.lower().replace(" ", "").split(",")):
             raise RequestError(417, f"Expect {value!r}: expected 100-continue")
@@ -169,7 +169,7 @@ def _check_host(head: Head) -> None:
     if host is None and head.minor_version:
         raise _not_http("no Host field: HTTP/1.1 requires one, for example 'Host: localhost'")
     if host and not _HOST.fullmatch(host):
-        raise _not_http(f"Host {host[:200]!r}")
+        raise _not_http(f"Host {host[:200]!r}, expected a name or an address")
 
 
 def _check_line(line: bytes) -> None:
@@ -208,7 +208,7 @@ def _body_length(fields: list[bytes], minor_version: int) -> int | None:
         framing[name.lower()].append(value.decode("latin-1").strip(" \t"))
     lengths, codings = framing.values()
     if codings and lengths:
-        raise _not_http("both Transfer-Encoding and Content-Length")
+        raise _not_http("both Transfer-Encoding and Content-Length, expected one of them")
     if codings:
         coding = ",".join(codings).lower()
         names = [name.strip(" \t") for name in coding.split(",")]
@@ -221,7 +221,7 @@ def _body_length(fields: list[bytes], minor_version: int) -> int | None:
     if not lengths:
         return 0
     if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
-        raise _not_http(f"Content-Length {', '.join(lengths)[:200]!r}")
+        raise _not_http(f"Content-Length {', '.join(lengths)[:200]!r}, expected one whole number")
     digits = lengths[0].lstrip("0")
     return int(digits or "0") if len(digits) < 20 else HUGE
 
@@ -237,7 +237,7 @@ def _parse_fields(lines: list[bytes]) -> list[tuple[str, str]]:
     except HttpParserError as error:
         raise _not_http(str(error)) from None
     if len(found) != len(lines):
-        raise _not_http(f"{len(lines)} lines with {len(found)} fields")
+        raise _not_http(f"{len(lines)} lines with {len(found)} fields, expected one on each line")
     return [
         (name.decode("ascii").upper(), value.decode("latin-1").rstrip(" \t"))
         for name, value in found

@@ -50,14 +50,14 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 IGNORED = signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
-"""Signals that no process of the server obeys: a terminal closes, or gunicorn would start anew."""
+"""Signals that all processes ignore: a terminal closes, or gunicorn would start a second server."""
 
 CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 """A worker's exit code that makes gunicorn end instead of starting another worker."""
 
 _TICK_SECONDS = 0.5
 _FULL_SECONDS = 0.02  # the same while no connection can be taken: one can be overdue soon
-_ROUND_SECONDS = 0.1  # how late a deadline may be noticed; at each event it cost 3 % of a request
+_ROUND_SECONDS = 0.1  # how late a deadline can be noticed; at each event it cost 3 % of a request
 _MOST_ACCEPTED = 32  # connections in one turn of the loop
 _ADMINISTRATION_THREADS = 32  # models that take minutes to load block no other request
 
@@ -112,7 +112,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
         self.alive = False
 
     def handle_quit(self, *_: Any) -> None:
-        """End at once at SIGINT, SIGQUIT and SIGABRT, but answer first."""
+        """End within a second at SIGINT, SIGQUIT and SIGABRT, but answer all requests."""
         self.handle_exit()
         self.is_urgent = True
 
