@@ -1,5 +1,6 @@
 """Evaluate an artifact: open labeled images, and predict each one through the serving path."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -7,13 +8,17 @@ from typing import Protocol
 import numpy as np
 
 from image_classification.errors import DataError, ImageError
+from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.loading.foreign_files import describe_file
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes
 from image_classification.training.sources import record_files
 from image_classification.work import in_order
+
+_logger = logging.getLogger(__name__)
 
 
 class _Prediction(Protocol):
@@ -30,9 +35,16 @@ class _Model(Protocol):
 def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> Source:
     """Open class folders (named like the model's classes), a record file, or a folder of those.
 
+    Of a folder that holds the folders of splits, the test split is opened, else validation.
+
     Raises:
         DataError: `path` is neither, or has classes that the model lacks.
     """
+    if path.is_file() and path.suffix.lower() != ".rec":
+        raise DataError(
+            f"{path}: expected class folders or a .rec file, found {describe_file(path)}"
+        )
+    path = _split_of(path) if path.is_dir() else path
     files = [path] if path.is_file() else record_files(path)
     if files:
         source: Source = RecordSource(files, is_multi_label=is_multi_label)
@@ -58,6 +70,19 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
             f"{len(labels)} classes"
         )
     return source
+
+
+def _split_of(root: Path) -> Path:
+    """Return the folder of the test split in `root`, else of another split, or `root` itself."""
+    splits = split_folders(root)
+    if not splits:
+        return root
+    chosen = next(splits[split] for split in ("test", "validation", "train") if split in splits)
+    _logger.info(
+        "%s holds the folders of splits %s: evaluating on %s",
+        *(root, ", ".join(folder.name for folder in splits.values()), chosen),
+    )
+    return chosen
 
 
 def _check_labels(directory: Path, labels: LabelMap) -> None:

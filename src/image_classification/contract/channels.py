@@ -54,6 +54,7 @@ class ChannelInput:
         mode: File, FastFile or Pipe.
         label_format: class-id or multi-hot, a parameter of ContentType; "" without it.
         is_wrapped: each object is wrapped in a record (RecordWrapperType=RecordIO).
+        root: the folder of the channel, if `path` is the folder of a split in it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ChannelInput:
     mode: str = "File"
     label_format: str = ""
     is_wrapped: bool = False
+    root: Path | None = None
 
     @property
     def is_pipe(self) -> bool:
@@ -121,7 +123,10 @@ def _label_format(name: str, parameters: str) -> str:
 
 def _existing(name: str, folder: Path) -> Path:
     if folder.is_file():
-        raise ChannelError(f"channel {name}: {folder} is a file; give its folder, {folder.parent}")
+        raise ChannelError(
+            f"channel {name}: {folder} is a file; give its folder, {folder.parent}, or if it is "
+            "an archive, the folder that it is unpacked to"
+        )
     if not folder.is_dir():
         raise ChannelError(f"channel {name}: its folder {folder} does not exist")
     return folder

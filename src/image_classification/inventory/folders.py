@@ -6,40 +6,23 @@ from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
 from image_classification.inventory.manifest import read_manifest
-from image_classification.inventory.rows import Inventory, assemble, split_named
+from image_classification.inventory.rows import Inventory, assemble
+from image_classification.inventory.splits import bare_splits, split_folders, subfolders
 from image_classification.inventory.tables import read_list_inventory, read_table
 from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
+from image_classification.loading.foreign_files import describe_file
 from image_classification.loading.sources import FolderSource
 
 _TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
+_NO_CLASSES = "folders named after a split, without class folders"
 _log = logging.getLogger(__name__)
 
 
 def has_class_folders(root: Path) -> bool:
     """Return True if two sub-folders hold images, or two splits hold class folders."""
-    return bool(_split_folders(root)) or sum(map(_has_image, subfolders(root))) > 1
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Return split → sub-folder if all sub-folders are named after splits and hold class folders.
-
-    Raises:
-        DataError: two folders are named after the same split.
-    """
-    splits: dict[str, Path] = {}
-    for folder in subfolders(root):
-        split = split_named(folder.name)
-        if split is None or not any(map(_has_image, subfolders(folder))):
-            return {}
-        if split in splits:
-            raise DataError(
-                f"{root}: both {splits[split].name} and {folder.name} are named after the "
-                f"{split} split; keep one"
-            )
-        splits[split] = folder
-    return splits
+    return bool(split_folders(root)) or sum(map(_has_image, subfolders(root))) > 1
 
 
 def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
@@ -49,7 +32,7 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
         DataError: no image, or a class that is not in `labels`.
         ListError: a name holds a TAB or a line break.
     """
-    splits = _split_folders(root)
+    splits = split_folders(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
     names = {name for source in sources.values() for name in source.labels.names}
     labels = labels or LabelMap(tuple(sorted(names, key=str.encode)))
@@ -57,20 +40,17 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     left_out = []
     for folder, source in sources.items():
         numbers = [labels.index(name) for name in source.labels.names]
-        above = "" if folder == root else f"{folder.name}/"
+        above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         for i, class_index in enumerate(source.class_indices.tolist()):
             label = float(numbers[class_index])
             entries.append(ListEntry(len(entries), (label,), above + source.path(i)))
         left_out += source.left_out.reasons()
+    if splits and (others := bare_splits(root)):
+        left_out.append((_NO_CLASSES, len(others), str(others[0])))
+        _log.warning("%s: left out %s, which has no class folders", root, others[0])
     tree.refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
-
-
-def subfolders(root: Path) -> list[Path]:
-    """Return the folders in `root`, without hidden ones."""
-    found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
-    return [Path(entry.path) for entry in found if entry.is_dir()]
 
 
 def _has_image(folder: Path) -> bool:
@@ -103,7 +83,8 @@ def take_inventory(
         UsageError: an option that this kind of input does not have.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: expected a folder of images, found none")
+        found = describe_file(root) if root.is_file() else "none"
+        raise DataError(f"{root}: expected a folder of images, found {found}")
     labels = labels or LabelMap.beside(root / LABELS_FILE)
     listing = listing or _only_listing(root)
     _check_options(listing, group_by, label_attribute)

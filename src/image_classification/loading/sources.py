@@ -15,6 +15,7 @@ import numpy as np
 from image_classification.errors import DataError
 from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.loading.foreign_files import describe_contents
 from image_classification.samples import IntArray, Sample, UInt8Array
 
 OUTSIDE = "images outside a class folder"
@@ -154,7 +155,8 @@ class FolderSource(ListedSource):
         if not classes:
             raise DataError(
                 f"{root}: expected one folder for each class with images "
-                f"({', '.join(tree.IMAGE_EXTENSIONS)}) directly inside, found none"
+                f"({', '.join(tree.IMAGE_EXTENSIONS)}) directly inside, found none; it holds "
+                f"{describe_contents(root)}"
             )
         self.labels = labels or LabelMap(tuple(classes))
         numbers = [self.labels.index(name) for name in classes]

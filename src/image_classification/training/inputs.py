@@ -5,12 +5,14 @@ Runs before a framework is imported, so that a mistake in the data fails in the 
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
+from image_classification.inventory.splits import bare_splits, split_folders
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.split import stratified_split
 from image_classification.loading.sources import FolderSource, Source, SubsetSource
@@ -99,6 +101,7 @@ def open_inputs(
         ChannelError: a channel has no usable data.
         DataError: damaged data, or class numbers that do not match the names.
     """
+    channels = with_split_folders(channels, channel)
     given = sources.given_names(channels, settings.labels, settings.classes)
     if is_sharded:
         given = given or _names_for_all_hosts(channels, channel, settings)
@@ -120,6 +123,88 @@ def open_inputs(
     if training.is_countable and not is_sharded:
         _compare_count(len(training), settings.expected_samples)
     return Inputs(training, validation, test, labels, _packed(channels, channel))
+
+
+def with_split_folders(
+    channels: Mapping[str, ChannelInput], training: str
+) -> dict[str, ChannelInput]:
+    """Replace channels that hold the folders of splits by these folders.
+
+    The validation and test folders of the training channel become channels, unless the job has
+    such channels. A channel with a list, in Pipe mode or with a shard stays as it is.
+
+    Args:
+        channels: of the job.
+        training: the name of the training channel.
+
+    Raises:
+        ChannelError: a channel lacks the folder of its split, or is a shard of the split folders.
+        DataError: two folders are named after the same split.
+    """
+    found = dict(channels)
+    for name, split in ((training, "train"), ("validation", "validation"), ("test", "test")):
+        channel = channels.get(name)
+        if channel is None or channel.is_pipe or name + LIST_SUFFIX in channels:
+            continue
+        folders = split_folders(channel.path)
+        if not folders:
+            _warn_of_names(channel)
+            continue
+        shown = ", ".join(folder.name for folder in folders.values())
+        if split not in folders:
+            raise ChannelError(
+                f"channel {name}: {channel.path} holds the folders {shown}, but none for "
+                f"{split}: give the folder with the class folders, or rename one of them {split}"
+            )
+        if channel.is_sharded:
+            raise ChannelError(
+                f"channel {name}: {channel.path} holds the folders {shown}, which each host has "
+                "only a part of: give each as a channel of its own, or set S3DataDistributionType "
+                "to FullyReplicated"
+            )
+        used = {split: name}
+        found[name] = replace(channel, path=folders[split], root=channel.path)
+        if name == training:
+            for other in ("validation", "test"):
+                if other in folders and other not in channels:
+                    found[other] = replace(
+                        channel, name=other, path=folders[other], root=channel.path
+                    )
+                    used[other] = other
+        _log_splits(channel, folders, used)
+    return found
+
+
+def _log_splits(
+    channel: ChannelInput, folders: Mapping[str, Path], used: Mapping[str, str]
+) -> None:
+    """Say which folder is which split, and what is left out."""
+    _logger.info(
+        "Channel %s: %s holds the folders of splits: %s",
+        channel.name,
+        channel.path,
+        ", ".join(f"{folders[split]} is the channel {name}" for split, name in used.items()),
+    )
+    unused = [folders[split] for split in folders if split not in used]
+    unused += bare_splits(channel.path)
+    if unused:
+        _logger.warning(
+            "Channel %s: left out %s",
+            channel.name,
+            ", ".join(str(folder) for folder in unused),
+        )
+
+
+def _warn_of_names(channel: ChannelInput) -> None:
+    """Warn of classes that are named like splits."""
+    named = bare_splits(channel.path)
+    if len(named) > 1:
+        _logger.warning(
+            "Channel %s: the folders %s are its classes, though they are named after splits: a "
+            "split needs a folder for each class",
+            channel.name,
+            ", ".join(folder.name for folder in named),
+        )
 
 
 def _names_for_all_hosts(

@@ -21,6 +21,7 @@ from image_classification.inventory.rows import assemble
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import read_list
+from image_classification.loading.foreign_files import describe_contents
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
 from image_classification.loading.sources import FolderSource, ListedSource, Source
@@ -53,7 +54,7 @@ def given_names(
         origins["hyperparameter labels"] = LabelMap(hyperparameter)
     for name, channel in channels.items():
         if name != MODEL_CHANNEL.name and not channel.is_pipe:
-            for path in _visible(channel.path, LABELS_FILE):
+            for path in _visible(channel.root or channel.path, LABELS_FILE):
                 origins[f"channel {name}: {path}"] = _read(path)
     if not origins:
         return None
@@ -278,7 +279,7 @@ def has_records(channel: ChannelInput) -> bool:
     if channel.content_type == _RECORD_CONTENT_TYPE and not files and not is_manifest:
         raise errors.ChannelError(
             f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
-            "has no .rec file"
+            f"has no .rec file; it holds {describe_contents(channel.path)}"
         )
     return bool(files) and channel.content_type in {"", _RECORD_CONTENT_TYPE}
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import DataError
-from image_classification.inventory import folders, rows
+from image_classification.inventory import folders, rows, splits
 from image_classification.inventory.tables import file_rows
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
+from image_classification.loading.foreign_files import describe_file
 from image_classification.prepare.check import Subset
 from image_classification.records.reader import RecordFile
 from image_classification.samples import Float64Array
@@ -26,9 +27,12 @@ def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
     if path.is_file() and path.suffix == ".rec":
         return [_record_subset(path, [path])]
     if not path.is_dir():
-        raise DataError(f"{path}: expected a folder or a record file (.rec)")
-    below = [] if listing else folders.subfolders(path)
-    if below and all(rows.split_named(folder.name) for folder in below):
+        found = describe_file(path) if path.is_file() else "nothing"
+        raise DataError(f"{path}: expected a folder or a record file (.rec), found {found}")
+    below = [] if listing else splits.subfolders(path)
+    if below and not all(rows.split_named(folder.name) for folder in below):
+        below = list(splits.split_folders(path).values())
+    if below:
         return [subset for folder in below for subset in find_subsets(folder)]
     records = sorted(path.glob("*.rec"))
     if records and listing is None:

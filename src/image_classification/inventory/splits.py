@@ -1,0 +1,73 @@
+"""The split folders of a data set: `train`, `val` and `test`, as most downloads have them.
+
+In: a root folder. Out: the folder of each split, or none if the folders are the classes.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from image_classification.errors import DataError
+from image_classification.inventory.rows import SPLITS, split_named
+from image_classification.labels import tree
+
+PACKED_EXTENSIONS = (".rec", ".manifest")
+"""Files that hold or list images, so that a split folder needs no class folders."""
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Return the folders in `root`, without hidden ones and those that macOS adds to archives."""
+    found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
+    return [Path(entry.path) for entry in found if entry.is_dir() and entry.name != "__MACOSX"]
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return split → folder, if the folders in `root` are splits; {} if they are classes.
+
+    All folders that hold images are named after splits, and at least one of them holds class
+    folders or packed images. In an unpacked archive, they can be in the only folder of `root`.
+
+    Raises:
+        DataError: two folders are named after the same split.
+    """
+    folders = subfolders(root)
+    if len(folders) == 1 and split_named(folders[0].name) is None and not _has_data(root):
+        root, folders = folders[0], subfolders(folders[0])
+    splits: dict[str, Path] = {}
+    for folder in folders:
+        split = split_named(folder.name)
+        if split is None:
+            if _has_data(folder) or any(map(_has_data, subfolders(folder))):
+                return {}
+        elif _is_split(folder):
+            if split in splits:
+                raise DataError(
+                    f"{root}: both {splits[split].name} and {folder.name} are named after the "
+                    f"{split} split; keep one"
+                )
+            splits[split] = folder
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def bare_splits(root: Path) -> list[Path]:
+    """Return the folders that are named after splits, but hold images without class folders."""
+    named = [folder for folder in subfolders(root) if split_named(folder.name)]
+    return [folder for folder in named if not _is_split(folder) and _has_data(folder)]
+
+
+def _is_split(folder: Path) -> bool:
+    return _holds(folder, PACKED_EXTENSIONS) or any(map(_has_data, subfolders(folder)))
+
+
+def _has_data(folder: Path) -> bool:
+    return _holds(folder, (*tree.IMAGE_EXTENSIONS, *PACKED_EXTENSIONS))
+
+
+def _holds(folder: Path, extensions: Iterable[str]) -> bool:
+    """Return whether a file in `folder` has one of the extensions."""
+    wanted = frozenset(extensions)
+    with os.scandir(folder) as found:
+        return any(
+            os.path.splitext(entry.name)[1].lower() in wanted and not entry.name.startswith(".")
+            for entry in found
+        )

@@ -1,0 +1,98 @@
+"""What lies in a folder of data in place of samples is named, with the command that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from image_classification.errors import DataError
+from image_classification.inventory.folders import take_inventory
+from image_classification.loading.foreign_files import describe_contents, describe_file
+from image_classification.loading.sources import FolderSource
+from image_classification.prepare.check.subsets import find_subsets
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+CASES = {
+    "flowers.zip": (b"PK", "a ZIP archive", "python -m zipfile -e {folder}/flowers.zip {folder}"),
+    "flowers.tar": (b"x", "a tar archive", "tar -xf {folder}/flowers.tar -C {folder}"),
+    "flowers.tar.gz": (b"x", "a tar archive", "tar -xf {folder}/flowers.tar.gz -C {folder}"),
+    "Flowers.TGZ": (b"x", "a tar archive", "tar -xf"),
+    "flowers.7z": (b"x", "a 7z archive", "7z x"),
+    "labels.gz": (b"x", "a gzip file", "gunzip"),
+    "train.beton": (b"x", "FFCV", "image-classification preprocess --input IMAGES"),
+    "train-0.parquet": (b"PAR1", "a table with images inside", "pyarrow"),
+    "images.h5": (b"x", "an HDF5 file", "save each image as a PNG"),
+    "arrays.npz": (b"x", "NumPy arrays", "save each image as a PNG"),
+    "t10k-images-idx3-ubyte": (b"x", "an IDX file", "save each image as a PNG"),
+    "data_batch_1": (b"x", "a pickle", "save each image as a PNG"),
+    "flowers.zip.part": (b"x", "an unfinished download", "finish it"),
+    "images.dvc": (b"outs:\n- md5: 0\n", "a DVC file", "dvc pull"),
+    "flowers.bin": (LFS, "Git LFS pointers", "git lfs pull"),
+    "train.zip": (LFS, "Git LFS pointers", "git lfs pull"),
+    "a/labels.xlsx": (b"x", "a spreadsheet", "save it as CSV"),
+    "clip.mp4": (b"x", "a video", "save frames"),
+    "train.idx": (b"0\t0\n", "the index of record files", "add the .rec file"),
+    "README.md": (b"# Flowers\n", "only README.md", "get the data itself"),
+    "notes/a.xyz": (b"x", "1 .xyz file", "for example"),
+    "a/b/.hidden": (b"x", "only empty or hidden", "copied completely?"),
+}
+
+
+def fill(folder: Path, *names: str, content: bytes = b"x") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_other_file_of_a_channel_is_named_with_the_command_that_helps(
+    tmp_path: Path, name: str
+) -> None:
+    content, kind, cure = CASES[name]
+    folder = fill(tmp_path / "channel", name, content=content)
+    for read in (FolderSource, take_inventory, find_subsets):
+        if read is not FolderSource and name in ("train.idx",):
+            continue
+        with pytest.raises(DataError) as caught:
+            read(folder)
+        said = str(caught.value)
+        assert kind in said and cure.format(folder=folder) in said and len(said) < 1000
+
+
+def test_the_command_is_one_that_a_shell_takes_whatever_the_name(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "my data", "the flowers (1).zip")
+    assert f"-e '{folder}/the flowers (1).zip' '{folder}'" in describe_contents(folder)
+
+
+def test_several_files_of_a_kind_are_one_example_and_a_count(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "1.parquet", "2.parquet", "3.parquet")
+    assert "1.parquet', and 2 more like it)" in describe_contents(folder)
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    assert describe_contents(tmp_path) == "nothing: the folder is empty"
+
+
+def test_images_next_to_their_table_get_the_command_that_packs_them(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "1.jpg", "2.jpg")
+    assert "2 images outside a class folder" in describe_contents(folder)
+    fill(folder, "labels.csv")
+    said = describe_contents(folder)
+    assert f"preprocess --input {folder} --list {folder}/labels.csv" in said
+    assert "outside a class folder" not in said
+
+
+def test_a_link_into_git_annex_names_git_annex(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").symlink_to("../.git/annex/objects/x/y")
+    assert "git annex get" in describe_contents(tmp_path)
+
+
+def test_a_file_in_place_of_a_folder_of_data_is_named(tmp_path: Path) -> None:
+    archive = fill(tmp_path, "flowers.zip") / "flowers.zip"
+    assert describe_file(archive).startswith("a ZIP archive")
+    for read in (take_inventory, find_subsets):
+        with pytest.raises(DataError, match="a ZIP archive"):
+            read(archive)

@@ -1,0 +1,152 @@
+"""A root with the folders of splits, given as one channel, is used as its splits."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from image_classification.contract.channels import ChannelInput
+from image_classification.errors import ChannelError, DataError
+from image_classification.evaluate import open_labeled
+from image_classification.inventory.folders import take_inventory
+from image_classification.inventory.splits import split_folders
+from image_classification.labels.label_map import LabelMap
+from image_classification.prepare.check.subsets import find_subsets
+from image_classification.training.inputs import with_split_folders
+from image_classification.training.sources import given_names
+
+
+def fill(root: Path, *folders: str) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "1.jpg").write_bytes(folder.encode())
+    return root
+
+
+def expand(name: str = "train", **folders: Path) -> dict[str, Path]:
+    channels = {name: ChannelInput(name, folder) for name, folder in folders.items()}
+    found = with_split_folders(channels, name)
+    assert all(name == channel.name for name, channel in found.items())
+    return {name: channel.path for name, channel in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "test"),
+        ("training", "validation", "testing"),
+        ("Train", "Validation", "TEST"),
+    ],
+)
+def test_split_folders_in_the_training_channel_become_the_channels(
+    tmp_path: Path, train: str, validation: str, test: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    names = (train, validation, test)
+    root = fill(tmp_path, *(f"{split}/{label}" for split in names for label in ("cat", "dog")))
+    expected = {"validation": root / validation, "test": root / test}
+    assert expand(train=root) == {"train": root / train, **expected}
+    assert expand("training", training=root) == {"training": root / train, **expected}
+    assert f"{root / validation} is the channel validation" in caplog.text
+
+
+def test_records_of_splits_are_not_mixed_into_one_training_channel(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "data.rec").write_bytes(b"")
+    found = expand(train=tmp_path)
+    assert found == {"train": tmp_path / "train", "validation": tmp_path / "validation"}
+
+
+def test_a_channel_of_the_job_wins_over_a_folder_of_that_name(tmp_path: Path) -> None:
+    root = fill(tmp_path / "r", "train/cat", "train/dog", "val/cat", "val/dog")
+    other = fill(tmp_path / "other", "cat", "dog")
+    assert expand(train=root, validation=other) == {"train": root / "train", "validation": other}
+    found = expand(train=root, validation=root)  # the same root twice
+    assert found == {"train": root / "train", "validation": root / "val"}
+
+
+def test_splits_in_the_only_folder_of_an_unpacked_archive_are_found(tmp_path: Path) -> None:
+    fill(tmp_path, "flowers/train/cat", "flowers/train/dog", "flowers/val/cat")
+    (tmp_path / "__MACOSX").mkdir()
+    assert expand(train=tmp_path)["train"] == tmp_path / "flowers" / "train"
+    inventory = take_inventory(tmp_path)
+    assert inventory.entries[0].path == "flowers/train/cat/1.jpg"
+    assert inventory.labels.names == ("cat", "dog")
+
+
+def test_folders_without_images_and_a_test_folder_without_classes_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path, "train/cat", "train/dog", "val/cat", "test")
+    (root / "annotations").mkdir()
+    assert expand(train=root) == {"train": root / "train", "validation": root / "val"}
+    assert f"left out {root / 'test'}" in caplog.text
+    caplog.clear()
+    assert len(take_inventory(root).entries) == 3
+    assert "test" in caplog.text
+
+
+def test_class_folders_that_are_not_splits_stay_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vehicles = fill(tmp_path / "vehicles", "train", "car", "bus")
+    assert expand(train=vehicles) == {"train": vehicles} and not caplog.text
+    deep = fill(tmp_path / "deep", "train/steam", "car/red", "bus")
+    assert split_folders(deep) == {}
+    flat = fill(tmp_path / "flat", "train", "test")
+    assert expand(train=flat) == {"train": flat}
+    assert "its classes, though they are named after splits" in caplog.text
+
+
+def test_a_root_that_lacks_the_split_of_its_channel_is_an_error(tmp_path: Path) -> None:
+    root = fill(tmp_path / "r", "val/cat", "test/cat")
+    with pytest.raises(ChannelError, match="holds the folders val, test, but none for train"):
+        expand(train=root)
+    both = fill(tmp_path / "both", "val/cat", "valid/cat", "train/cat")
+    with pytest.raises(DataError, match="both val and valid"):
+        expand(train=both)
+
+
+def test_a_shard_of_split_folders_is_refused(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/cat", "val/cat")
+    with pytest.raises(ChannelError, match="FullyReplicated"):
+        with_split_folders({"train": ChannelInput("train", root, is_sharded=True)}, "train")
+
+
+def test_channels_with_a_list_and_pipes_stay_as_they_are(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/cat", "val/cat")
+    assert expand(train=root, train_lst=root)["train"] == root
+    pipe = {"train": ChannelInput("train", root, mode="Pipe")}
+    assert with_split_folders(pipe, "train") == pipe
+
+
+def test_the_label_map_in_the_root_still_names_the_classes(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
+    LabelMap(("dog", "cat")).write(root / "labels.json")
+    channels = with_split_folders({"train": ChannelInput("train", root)}, "train")
+    assert given_names(channels, None, None) == LabelMap(("dog", "cat"))
+
+
+def test_check_looks_at_the_splits_of_such_a_root(tmp_path: Path) -> None:
+    root = fill(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
+    (root / "annotations").mkdir()
+    assert [subset.name for subset in find_subsets(root)] == [f"{root}/train", f"{root}/val"]
+
+
+def test_evaluate_takes_the_test_split_of_a_root_else_validation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    labels = LabelMap(("cat", "dog"))
+    root = fill(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
+    assert open_labeled(root, labels).name == str(root / "val")
+    fill(root, "test/cat", "test/dog")
+    assert open_labeled(root, labels).name == str(root / "test")
+    assert f"evaluating on {root / 'test'}" in caplog.text
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="a ZIP archive"):
+        open_labeled(tmp_path / "data.zip", labels)
