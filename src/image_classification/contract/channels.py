@@ -123,9 +123,16 @@ def _label_format(name: str, parameters: str) -> str:
 
 def _existing(name: str, folder: Path) -> Path:
     if folder.is_file():
+        is_data = folder.suffix.lower() in (".rec", ".manifest", ".jpg", ".jpeg", ".png")
         raise ChannelError(
-            f"channel {name}: {folder} is a file; give its folder, {folder.parent}, or if it is "
-            "an archive, the folder that it is unpacked to"
+            f"channel {name}: {folder} is a file; give its folder, {folder.parent}"
+            + ("" if is_data else ", or for an archive the folder that it is unpacked to")
+        )
+    if str(folder).startswith("s3:/"):
+        address = str(folder).replace("s3:/", "s3://", 1)  # a path loses one of the slashes
+        raise ChannelError(
+            f"channel {name}: {address} is not on this machine; download it first (aws s3 sync "
+            f"{address} {name}) and give that folder"
         )
     if not folder.is_dir():
         raise ChannelError(f"channel {name}: its folder {folder} does not exist")

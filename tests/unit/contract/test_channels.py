@@ -73,6 +73,14 @@ def test_a_channel_that_is_a_file_names_the_folder_to_give(tmp_path: Path) -> No
     (tmp_path / "train.rec").touch()
     with pytest.raises(ChannelError, match=rf"train\.rec is a file; give its folder, {tmp_path}$"):
         read_channels(JobPaths(tmp_path, {"train": tmp_path / "train.rec"}))
+    (tmp_path / "train.zip").touch()
+    with pytest.raises(ChannelError, match="for an archive the folder that it is unpacked to"):
+        read_channels(JobPaths(tmp_path, {"train": tmp_path / "train.zip"}))
+
+
+def test_a_channel_in_s3_names_the_command_that_downloads_it(tmp_path: Path) -> None:
+    with pytest.raises(ChannelError, match="aws s3 sync s3://bucket/flowers train"):
+        read_channels(JobPaths(tmp_path, {"train": Path("s3://bucket/flowers")}))
 
 
 def test_every_mode_and_content_of_the_mxnet_interface_is_accepted(tmp_path: Path) -> None:
