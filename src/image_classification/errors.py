@@ -33,6 +33,12 @@ A message names what was expected, what was found (name and value) and what to d
 from collections.abc import Mapping
 from types import MappingProxyType
 
+OUT_OF_MEMORY = (
+    "out of memory while decoding or resizing it: make the image smaller, or use a machine with "
+    "more memory"
+)
+"""The reason why an image is left out where memory ends in spite of all estimates."""
+
 
 class ImageClassificationError(Exception):
     """Base of every error raised on purpose; `prefix` begins its line in the failure file."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from image_classification.errors import DataError, ImageError
+from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.loading.foreign_files import describe_file
@@ -109,6 +109,8 @@ def predict_source(
             (prediction,) = model.predict([source.read(index).data])
         except ImageError as error:
             return error
+        except MemoryError:
+            return ImageTooLargeError(OUT_OF_MEMORY)
         return prediction.probabilities
 
     usable: list[int] = []

@@ -19,12 +19,14 @@ from image_classification.images.decode import decode_region
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box
 from image_classification.images.preprocessing import Preprocessing, resize
-from image_classification.images.price import check_resize
 from image_classification.images.resize import HIDING_RATIO, resize_into
 from image_classification.samples import Float64Array, StructuredArray, UInt8Array
 
 _TRIALS = 10  # areas and aspect ratios tried before the center is taken, as in torchvision
 _SLOTS = randaugment.MAX_OPERATIONS
+_MOST_RESIZED = 8 << 20
+"""Pixels of an image that is resized as a whole before it is warped: a 1:8 panorama at 1,024. Of a
+larger one only the region that the crop shows is resized; a thin image would fill the memory."""
 
 NUMBERS = np.dtype(
     [
@@ -202,13 +204,33 @@ def _crop(
         _crop_region(data, header, resized, corner, preprocessing, out, *flips)
         return
     image = evaluation.decode_for(data, header, resized, preprocessing)
-    if augmentation.warps:
-        if resized != image.shape[:2]:
-            check_resize(*resized)
-            image = resize(image, *resized, preprocessing.interpolation)
-        operations.affine(image, _matrix(numbers), corner, augmentation.fill, out, *flips)
-    else:
+    if not augmentation.warps:
         evaluation.resize_and_crop(image, resized, corner, preprocessing, out, *flips)
+        return
+    warp = operations.Warp(_matrix(numbers), resized, corner, augmentation.fill)
+    at = (0, 0)
+    if resized != image.shape[:2]:
+        region: Box | None = (0, 0, *resized)
+        if resized[0] * resized[1] > max(_MOST_RESIZED, 8 * out.shape[0] * out.shape[1]):
+            region = warp.source(*out.shape[:2])
+        if region is None:  # a turn about the center moves the ends of a long image far away
+            out[...] = augmentation.fill
+            return
+        at = region[:2]
+        image = _resize_region(image, resized, region, preprocessing.interpolation)
+    operations.affine(image, warp, out, *flips, at=at)
+
+
+def _resize_region(
+    image: UInt8Array, resized: tuple[int, int], region: Box, interpolation: str
+) -> UInt8Array:
+    """Resize an image to `resized` (height, width), but compute only a region of the result."""
+    top, left, height, width = region
+    if (height, width) == resized:
+        return resize(image, height, width, interpolation)
+    down, across = image.shape[0] / resized[0], image.shape[1] / resized[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return resize(image, height, width, interpolation, box)
 
 
 def _crop_region(
@@ -255,7 +277,9 @@ def _crop_resized(
     if augmentation.warps:
         unwarped = np.empty_like(out)
         resize_into(image, unwarped, interpolation)
-        operations.affine(unwarped, _matrix(numbers), (0, 0), augmentation.fill, out, *flips)
+        whole = (preprocessing.height, preprocessing.width)
+        warp = operations.Warp(_matrix(numbers), whole, (0, 0), augmentation.fill)
+        operations.affine(unwarped, warp, out, *flips)
     else:
         resize_into(image, out, interpolation, *flips)
 

@@ -10,10 +10,12 @@ makes 0, instead of noise.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from image_classification.images.jpeg_regions import Box
 from image_classification.images.preprocessing import flipped
 from image_classification.samples import Array, Float64Array, UInt8Array
 
@@ -22,6 +24,7 @@ ERASED_ASPECT = (0.3, 10 / 3)
 
 _Plane = Array  # float32 (H, W)
 _HUE_LIMIT, _LIMIT = 180, 255
+_REACH = 2  # pixels around a point that bilinear interpolation can look at, and one for rounding
 
 
 def _share(hue: _Plane, channel: int) -> _Plane:
@@ -67,30 +70,78 @@ def _to_hls(red: _Plane, green: _Plane, blue: _Plane) -> tuple[_Plane, _Plane, _
     return np.rint(30 * hue), np.rint(total / 2), np.rint(saturation)
 
 
+@dataclass(frozen=True)
+class Warp:
+    """An affine map of an image of `size` onto a window in it.
+
+    Attributes:
+        matrix: (2, 2), where the image's points go, (x, y) from its center, y downward.
+        size: (height, width) of the whole image in pixels.
+        corner: (top, left) of the window in the image's pixels.
+        fill: "reflect" (the image mirrored at its edges, edge pixels repeated) or a gray level.
+    """
+
+    matrix: Float64Array
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    fill: int | str
+
+    @property
+    def inverse(self) -> Float64Array:
+        """The (2, 2) matrix from the window's points to the image's."""
+        return np.asarray(np.linalg.inv(self.matrix), np.float64)
+
+    @property
+    def origin(self) -> Float64Array:
+        """The (x, y) in the image that the window's first corner shows."""
+        center = np.array((self.size[1] / 2, self.size[0] / 2))
+        origin: Float64Array = self.inverse @ (np.array(self.corner[::-1]) - center) + center
+        return origin
+
+    def source(self, height: int, width: int) -> Box | None:
+        """Return the (top, left, height, width) of the image that a window of this size shows.
+
+        With mirrored edges it includes the pixels that the mirror shows. None if the window lies
+        outside the image.
+        """
+        corners = _corners(self.origin, self.inverse, width, height)
+        spans = []
+        for axis, side in ((1, self.size[0]), (0, self.size[1])):
+            low = math.floor(corners[:, axis].min()) - _REACH
+            high = math.ceil(corners[:, axis].max()) + _REACH
+            if self.fill == "reflect":
+                low, high = min(low, 2 * side - high), max(high, -low)
+            low, high = max(low, 0), min(high, side)
+            if low >= high:
+                return None
+            spans.append((low, high - low))
+        (top, rows), (left, columns) = spans
+        return top, left, rows, columns
+
+
 def affine(
     image: UInt8Array,
-    matrix: Float64Array,
-    corner: tuple[int, int],
-    fill: int | str,
+    warp: Warp,
     out: UInt8Array,
     horizontal_flip: bool = False,
     vertical_flip: bool = False,
+    at: tuple[int, int] = (0, 0),
 ) -> UInt8Array:
-    """Warp `image` and write the window of `out`'s size at `corner` to `out`; bilinear.
+    """Warp an image and write the window to `out`; bilinear.
 
     Args:
-        image: uint8 (H, W, channels), 1 or 3 channels.
-        matrix: (2, 2), where the picture's points go, (x, y) from its center, y downward.
-        corner: (top, left) of the window in the picture's pixels.
-        fill: "reflect" (the picture mirrored at its edges, edge pixels repeated) or a gray level.
-        out: uint8 (height, width, channels).
+        image: uint8 (H, W, channels), 1 or 3 channels: the image, or its part at `at` that has all
+            of `warp.source`.
+        warp: what to do.
+        out: uint8 (height, width, channels), of the window.
         horizontal_flip, vertical_flip: flip the result.
+        at: (top, left) of the part in the whole image.
     """
     height, width, channels = out.shape
-    center = np.array((image.shape[1] / 2, image.shape[0] / 2))
-    inverse: Float64Array = np.asarray(np.linalg.inv(matrix), np.float64)
+    inverse = warp.inverse
     # Pillow asks where an output point comes from: origin + inverse · point.
-    origin: Float64Array = inverse @ (np.array((corner[1], corner[0])) - center) + center
+    origin = warp.origin - np.array((at[1], at[0]))
+    fill = warp.fill
     if fill == "reflect":
         image, margin = _reflected(image, origin, inverse, width, height)
         origin += margin
@@ -128,11 +179,16 @@ def affine_matrix(rotation: float, zoom: float, shear: float, ratio: float) -> F
     return matrix / (1 + zoom)
 
 
+def _corners(origin: Float64Array, inverse: Float64Array, width: int, height: int) -> Float64Array:
+    """Return the (x, y) in the image of the four corners of a window."""
+    return np.array(((0, 0), (width, 0), (0, height), (width, height))) @ inverse.T + origin
+
+
 def _reflected(
     image: UInt8Array, origin: Float64Array, inverse: Float64Array, width: int, height: int
 ) -> tuple[UInt8Array, int]:
     """`image` with as much mirrored margin as the window reaches beyond it, and that margin."""
-    corners = np.array(((0, 0), (width, 0), (0, height), (width, height))) @ inverse.T + origin
+    corners = _corners(origin, inverse, width, height)
     size = (image.shape[1], image.shape[0])
     beyond = max(float(np.max(-corners)), float(np.max(corners - size)), 0.0)
     margin = math.ceil(beyond) + 1

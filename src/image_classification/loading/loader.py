@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from image_classification.errors import AlgorithmError, DataError
+from image_classification.errors import OUT_OF_MEMORY, AlgorithmError, DataError
 from image_classification.images.augment import Augmentation, augment, draw_numbers
 from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.loading import order as orders
@@ -212,6 +212,8 @@ class Loader:
             return
         except DataError as error:
             reason = str(error)
+        except MemoryError:
+            reason = OUT_OF_MEMORY
         else:
             slots.put(slot, sample)
             return

@@ -18,7 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from image_classification.errors import AlgorithmError, DataError, ImageError, UsageError
+from image_classification.errors import (
+    OUT_OF_MEMORY,
+    AlgorithmError,
+    DataError,
+    ImageError,
+    UsageError,
+)
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, check_pixels, decode
 from image_classification.images.encode import encode_jpeg, encode_png
 from image_classification.images.header import ImageHeader, has_end_mark, read_header
@@ -230,6 +236,8 @@ class ImageEncoder:
             reason = error.strerror or str(error)
         except DataError as error:
             reason = str(error)
+        except MemoryError:
+            reason = OUT_OF_MEMORY
         except Exception as error:
             raise AlgorithmError(f"encoding {entry.path} failed: {error!r}") from error
         return EncodedImage(entry, reason=sys.intern(reason))  # a wrong root gives a million

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 from image_classification.images.augment import Augmentation, augment, draw_numbers
 from image_classification.images.decode import decode
 from image_classification.images.encode import encode_jpeg, encode_png
-from image_classification.images.operations import affine, affine_matrix, color_jitter
+from image_classification.images.operations import Warp, affine, affine_matrix, color_jitter
 from image_classification.images.preprocessing import Preprocessing, preprocess, resize
 
 ALL = {
@@ -155,7 +158,7 @@ def test_rotation_turns_counter_clockwise() -> None:
     image = np.zeros((41, 41, 3), np.uint8)
     image[18:23, 35:40] = 255  # on the right
     out = np.empty_like(image)
-    affine(image, affine_matrix(90, 0, 0, 1), (0, 0), 0, out)
+    affine(image, Warp(affine_matrix(90, 0, 0, 1), image.shape[:2], (0, 0), 0), out)
     assert (out == np.rot90(image)).all()  # now at the top
 
 
@@ -164,7 +167,8 @@ def test_zoom_above_zero_shows_more_of_the_picture() -> None:
     image[10:30, 10:30] = 255
     out = np.empty_like(image)
     bright = [
-        affine(image, affine_matrix(0, zoom, 0, 1), (0, 0), 0, out).mean() / 255
+        affine(image, Warp(affine_matrix(0, zoom, 0, 1), image.shape[:2], (0, 0), 0), out).mean()
+        / 255
         for zoom in (1.0, 0.0, -0.5)
     ]
     np.testing.assert_allclose(bright, [1 / 16, 1 / 4, 1], atol=0.03)
@@ -176,17 +180,17 @@ def test_what_lies_outside_a_turned_picture_is_reflected_or_filled(
 ) -> None:
     image = np.full((40, 40, 3), 200, np.uint8)
     out = np.empty_like(image)
-    affine(image, affine_matrix(45, 0, 0, 1), (0, 0), fill, out)
+    affine(image, Warp(affine_matrix(45, 0, 0, 1), image.shape[:2], (0, 0), fill), out)
     assert (out[0, 0] == corner).all() and (out[20, 20] == 200).all()
 
 
 def test_reflection_mirrors_the_picture_at_its_edge() -> None:
     image = picture(40, 40)
     out = np.empty((40, 40, 3), np.uint8)
-    affine(image, affine_matrix(0, 1.0, 0, 1), (0, 0), "reflect", out)
+    affine(image, Warp(affine_matrix(0, 1.0, 0, 1), image.shape[:2], (0, 0), "reflect"), out)
     wide = np.pad(image, ((20, 20), (20, 20), (0, 0)), mode="symmetric")
     assert np.abs(out.astype(int) - resize(wide, 40, 40)).mean() < 12
-    affine(image, affine_matrix(0, 0, 0, 1), (5, 0), "reflect", out)
+    affine(image, Warp(affine_matrix(0, 0, 0, 1), image.shape[:2], (5, 0), "reflect"), out)
     assert (out[:35] == image[5:]).all() and (out[35:] == image[:-6:-1]).all()
 
 
@@ -256,3 +260,37 @@ def test_color_offsets_are_drawn_as_mxnet_does_with_rare_extremes() -> None:
         for beyond in (0.5, 0.8, 0.9):  # a single uniform draw would be there 0.5, 0.2, 0.1
             found, wanted = (np.abs(values) >= beyond for values in (shares, expected))
             assert found.mean() == pytest.approx(wanted.mean(), abs=0.02), (name, beyond)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [ALL["keras"], replace(ALL["crop_color_transform"], hue=0, saturation=0, lightness=0)],
+)
+@pytest.mark.parametrize("size", [(40, 700), (700, 40)])
+def test_resizing_only_what_a_warped_crop_shows_gives_the_pixels_of_resizing_the_whole_image(
+    monkeypatch: pytest.MonkeyPatch, augmentation: Augmentation, size: tuple[int, int]
+) -> None:
+    preprocessing, data = Preprocessing(32, 32, resize=36), encode_png(picture(*size))
+    rows = numbers(augmentation, 40)
+    wholes = [augment(data, preprocessing, augmentation, row) for row in rows]
+    monkeypatch.setattr("image_classification.images.augment._MOST_RESIZED", 1 << 12)
+    for row, whole in zip(rows, wholes, strict=True):
+        region = augment(data, preprocessing, augmentation, row)
+        assert np.abs(region.astype(int) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000)])
+def test_a_thin_image_takes_memory_for_the_crop_and_not_for_the_whole_resized_image(
+    name: str, size: tuple[int, int]
+) -> None:
+    preprocessing, data = Preprocessing(64, 64, resize=256), encode_png(picture(*size))
+    before, allowed = resource.getrlimit(resource.RLIMIT_AS), 200 << 20
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + allowed  # the whole image would have 4 billion pixels
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        images = [augment(data, preprocessing, ALL[name], row) for row in numbers(ALL[name], 4)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert all(image.shape == (64, 64, 3) for image in images)

@@ -163,6 +163,25 @@ def test_a_bad_sample_is_left_out_and_the_others_keep_their_labels() -> None:
     assert "truncated or corrupt" in bad.reasons["picture-7.jpg"]
 
 
+def test_an_image_that_memory_does_not_suffice_for_is_a_bad_sample_of_that_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def greedy(data: bytes, *rest: object) -> object:
+        if data == FILES[7]:
+            raise MemoryError
+        return preprocess(data, *rest)
+
+    monkeypatch.setattr("image_classification.loading.loader.preprocess", greedy)
+    bad = BadSamples(limit=1)
+    with Loader(Pictures(), PREPROCESSING, 5, bad_samples=bad) as loader:
+        assert sum(len(batch) for batch in loader.epoch(0)) == len(FILES) - 1
+    assert list(bad.reasons) == ["picture-7.jpg"]
+    assert "out of memory" in bad.reasons["picture-7.jpg"]
+    with Loader(Pictures(), PREPROCESSING, 5) as loader, pytest.raises(DataError) as caught:
+        list(loader.epoch(0))
+    assert "picture-7.jpg: out of memory" in str(caught.value)
+
+
 def test_a_bad_sample_is_logged_once_by_name(caplog: pytest.LogCaptureFixture) -> None:
     bad = BadSamples(limit=2)
     for _ in range(3):

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
-from image_classification.errors import DataError
+from image_classification.errors import OUT_OF_MEMORY, DataError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
 from image_classification.prepare.check import Measurement, Subset
@@ -70,6 +70,8 @@ def _measure_one(subset: Subset, index: int, with_hash: bool, max_pixels: int) -
         return Measurement(digest, reason=error.strerror or str(error))
     except (DataError, ValueError) as error:  # ValueError: a NUL in a path
         return Measurement(digest, reason=str(error))
+    except MemoryError:
+        return Measurement(digest, reason=OUT_OF_MEMORY)
     height, width = header.upright_size
     # Every pixel of a large picture would take three times its memory.
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _MEASURED_PIXELS))
