@@ -8,7 +8,8 @@
     │   │   ├── ListError          a line of a list (.lst) is malformed
     │   │   ├── RecordError        a record file or its index is damaged
     │   │   ├── LabelError         a label is not one that the classes allow
-    │   │   │   └── SeveralLabelsError   an image has several labels, where one is expected
+    │   │   │   ├── SeveralLabelsError   an image has several labels, where one is expected
+    │   │   │   └── ForeignLabelsError   labels of another task: boxes, identities, landmarks
     │   │   └── ImageError         one image cannot be used
     │   │       ├── ImageFormatError     not an image, or a format that is not accepted
     │   │       ├── ImageDamagedError    truncated or corrupt
@@ -80,6 +81,10 @@ class LabelError(DataError):
 
 class SeveralLabelsError(LabelError):
     """A record has several labels, but one class is expected."""
+
+
+class ForeignLabelsError(LabelError):
+    """Labels are those of another task, such as object detection; the message says what to do."""
 
 
 class ImageError(DataError):

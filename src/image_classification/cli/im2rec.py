@@ -6,6 +6,7 @@ intended differences from im2rec.py 1.9.1 and how to restore its behavior.
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from image_classification.cli import command_line, interruption
 from image_classification.cli.lists import write_lists
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
+from image_classification.errors import UsageError
 from image_classification.labels.lists import ListEntry
 from image_classification.labels.tree import IM2REC_EXTENSIONS
 from image_classification.logs import late_progress
@@ -26,6 +28,22 @@ from image_classification.prepare.pack_lists import pack_lists, select_lists
 
 _SWITCHES = ("list", "recursive", "shuffle", "pass-through", "center-crop", "pack-label")
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
+_CPP_DEFAULTS = {
+    "color": "1",
+    "resize": "-1",
+    "center_crop": "0",
+    "quality": "95",
+    "encoding": ".jpg",
+    "inter_method": "1",
+    "label_width": "1",
+    "pack_label": "0",
+    "nsplit": "1",
+    "part": "0",
+    "unchanged": "0",
+}
+"""The keys of MXNet's C++ im2rec; `label_width` needs no option, because lists are read whole."""
+_CPP_OPTIONS = ("color", "resize", "quality", "encoding")  # as options, with the same values
+_INTERPOLATIONS = {str(number): name for number, name in INTERPOLATION_NUMBERS.items()}
 _EPILOG = """\
 examples:
   im2rec --list --recursive --train-ratio 0.8 data/flowers images/
@@ -38,9 +56,64 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run im2rec and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if is_cpp_form(words):
+        refuse = partial(_refuse_cpp_form, words)
+        return interruption.exit_code_of(lambda: command_line.exit_code_of(refuse, sys.stderr))
     namespace = parser().parse_args(without_old_values(words))
     run = partial(_list if namespace.list else _pack, namespace)
     return interruption.exit_code_of(lambda: command_line.exit_code_of(run, sys.stderr))
+
+
+def is_cpp_form(words: Sequence[str]) -> bool:
+    """Return whether the words are `LIST ROOT OUT key=value …`, for MXNet's C++ im2rec."""
+    if len(words) < 3 or any(word.startswith("-") for word in words[:3]):
+        return False
+    return words[2].endswith(".rec") or any("=" in word for word in words[2:])
+
+
+def translated_cpp_form(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command that packs what the C++ im2rec packs, and the words it leaves out."""
+    has_output = "=" not in words[2]
+    values, left_out = {}, []
+    for word in words[3 if has_output else 2 :]:
+        name, has_value, value = word.partition("=")
+        if has_value and name in _CPP_DEFAULTS:
+            values[name] = value
+        else:
+            left_out.append(word)
+    given = {**_CPP_DEFAULTS, **values}
+    if given["resize"] == "0":
+        given["resize"] = _CPP_DEFAULTS["resize"]
+    is_slice = given["nsplit"] != "1"
+    output = ["--output", words[2]] if has_output and not is_slice else []
+    command = [*(["im2rec"] if is_slice else ["image-classification", "pack"]), *words[:2], *output]
+    if given["unchanged"] != "0":
+        command += ["--pass-through"] * is_slice  # `pack` stores files as they are
+    else:
+        for name in _CPP_OPTIONS:  # one of them makes `pack` encode, as the C++ im2rec always does
+            if given[name] != _CPP_DEFAULTS[name] or name == "quality":
+                command += [f"--{name}", given[name]]
+        if given["center_crop"] != "0" and given["resize"] != "-1":
+            command.append("--center-crop")  # there it has no effect without `resize`
+        method = given["inter_method"]
+        if method not in _INTERPOLATIONS:
+            left_out.append(f"inter_method={method}")
+        elif method != _CPP_DEFAULTS["inter_method"]:
+            command += ["--inter-method", method] if is_slice else []
+            command += [] if is_slice else ["--interpolation", _INTERPOLATIONS[method]]
+    command += ["--pack-label"] * (given["pack_label"] != "0")
+    if is_slice:
+        command += ["--nsplit", given["nsplit"], "--part", given["part"]]
+    return shlex.join(command), left_out
+
+
+def _refuse_cpp_form(words: Sequence[str]) -> int:
+    command, left_out = translated_cpp_form(words)
+    dropped = f"; without an equivalent: {' '.join(left_out)}" if left_out else ""
+    raise UsageError(
+        "LIST ROOT OUT key=value is the command line of MXNet's C++ im2rec, this is im2rec.py's; "
+        f"the same images are packed by: {command}{dropped}"
+    )
 
 
 def without_old_values(words: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from image_classification.cli import command_line
 from image_classification.errors import UsageError
 from image_classification.files import written_beside
+from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.labels.label_map import LabelMap
 from image_classification.prepare import inspect as inspection
 from image_classification.prepare.contact_sheet import draw_contact_sheet
@@ -111,8 +112,12 @@ def _inspect(file: RecordFile, args: argparse.Namespace) -> dict[str, Any]:
         result["contact_sheet"] = str(args.contact_sheet)
     if args.extract is not None:
         numbers = range(len(file)) if args.record is None else [args.record]
-        count = inspection.extract(file, numbers, args.extract)
-        result["extracted"] = {"images": count, "folder": str(args.extract)}
+        extracted = inspection.extract(file, numbers, args.extract)
+        result["extracted"] = {
+            **asdict(extracted),
+            "listing": extracted.listing and str(extracted.listing),
+            "folder": str(args.extract),
+        }
     if args.salvage is not None:
         result["salvaged"] = {"records": salvage(file, args.salvage), "file": str(args.salvage)}
     return result or {"summary": inspection.summarize(file)}
@@ -124,13 +129,24 @@ def _lines(result: dict[str, Any]) -> list[str]:
         if name == "summary":
             lines += _summary_lines(value)
         elif name == "extracted":
-            lines.append(f"{value['images']} images written to {value['folder']}")
+            lines += _extracted_lines(value)
         elif name == "salvaged":
             lines.append(f"{value['records']} sound records written to {value['file']}")
         elif name == "lost":
             lines += _loss_lines(value)
         else:
             lines.append(f"{name}: {value}")
+    return lines
+
+
+def _extracted_lines(extracted: dict[str, Any]) -> list[str]:
+    lines = [f"{extracted['images']} images written to {extracted['folder']}"]
+    if extracted["others"]:
+        lines.append(f"{extracted['others']} files that are not images written as .bin")
+    if extracted["empty"]:
+        lines.append(f"{extracted['empty']} records have no content and no file")
+    if extracted["listing"]:
+        lines.append(f"all labels of the images: {extracted['listing']}")
     return lines
 
 
@@ -154,10 +170,7 @@ def _summary_lines(summary: inspection.RecordSummary) -> list[str]:
         lines.append("height: {} to {} pixels, median {}".format(*_ends(summary.heights)))
     if summary.labels is not None:
         formats = ", ".join(f"{count} {name}" for name, count in (summary.formats or {}).items())
-        lines += [f"formats: {formats}", f"classes: {len(summary.labels)}"]
-        for label, count in summary.labels.items():
-            name = f" ({summary.names[label]})" if label in summary.names else ""
-            lines.append(f"label {label}{name}: {count}")
+        lines += [f"formats: {formats}", *_label_lines(summary, summary.labels)]
     elif summary.records:
         lines.append("image headers: none, these are not image records")
     lines.append(f"index: {summary.index}")
@@ -167,6 +180,33 @@ def _summary_lines(summary: inspection.RecordSummary) -> list[str]:
             f"skipped {damage.skipped_bytes} bytes"
         )
     return lines
+
+
+def _label_lines(summary: inspection.RecordSummary, labels: dict[str, int]) -> list[str]:
+    kind, width = LabelKind(summary.label_kind), summary.label_width
+    head, what = [f"classes: {len(labels)}"], "label"
+    if kind is LabelKind.MULTI_HOT:
+        head.append(f"labels: {width} per image, a 0 or 1 for every class (multi_label=1)")
+        head += [f"images of no class: {summary.unlabeled}"] * bool(summary.unlabeled)
+    elif kind is LabelKind.DETECTION:
+        head[0] = f"labels: object detection, up to {width} numbers per image"
+        head.append(f"objects: {sum(labels.values())} of {len(labels)} classes")
+        head += [f"images without an object: {summary.unlabeled}"] * bool(summary.unlabeled)
+        what = "objects of class"
+    elif kind is LabelKind.IDENTITY:
+        head = [
+            f"identities: {len(labels)}",
+            f"records that index the identities, without an image: {summary.index_records}",
+        ]
+        what = "identity"
+    elif kind is LabelKind.NUMBERS:
+        head = [f"labels: up to {width} numbers per image, which are not classes"]
+    if kind in (LabelKind.DETECTION, LabelKind.IDENTITY, LabelKind.NUMBERS):
+        head.append(f"note: {remedy(kind, summary.path)}")
+    for label, count in labels.items():
+        name = f" ({summary.names[label]})" if label in summary.names else ""
+        head.append(f"{what} {label}{name}: {count}")
+    return head
 
 
 def _ends(spread: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -40,9 +40,7 @@ class ListEntry(NamedTuple):
     path: str
 
 
-def read_list(
-    path: Path, *, label_width: int | None = None, same_width: bool = False
-) -> list[ListEntry]:
+def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
     """Read a list. A million lines take about 2 s and 250 MB.
 
     It may have a byte-order mark, CRLF, blank lines, blanks around ids and labels, whole or float
@@ -51,7 +49,6 @@ def read_list(
     Args:
         path: the `.lst` file.
         label_width: how many labels every line must have; None accepts any number.
-        same_width: whether every line must have as many labels as the first.
 
     Raises:
         ListError: the file cannot be read, a line is malformed, or an id occurs twice; with the
@@ -69,11 +66,6 @@ def read_list(
                 entry = _parse_line(
                     line.decode("utf-8", "surrogateescape"), f"{path}, line {number}", label_width
                 )
-                if same_width and entries and len(entry.labels) != len(entries[0].labels):
-                    raise ListError(
-                        f"{path}, line {number}: expected {len(entries[0].labels)} labels as in "
-                        f"the first line, got {len(entry.labels)}: {line[:200]!r}"
-                    )
                 if entry.id in seen:
                     raise ListError(_repeated(path, number, entry.id))
                 seen.add(entry.id)

@@ -212,7 +212,7 @@ def _nothing_found(
     if str(left_out):
         message += f"; left out: {left_out}"
     if not recursive:
-        message += "; subfolders were not visited (not recursive)"
+        message += "; subfolders were not visited: with --recursive, each is a class"
     return message
 
 

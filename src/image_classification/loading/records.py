@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import LabelError, SeveralLabelsError
+from image_classification.errors import ForeignLabelsError, LabelError, SeveralLabelsError
+from image_classification.labels.kinds import LabelKind, remedy
+from image_classification.loading.record_labels import read_record_labels
 from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import IntArray, Sample, UInt8Array
@@ -41,7 +43,7 @@ class RecordSource(Source):
                 self._shards.append(RecordFile(path))
             self._starts = [0, *accumulate(len(shard) for shard in self._shards)]
             if is_multi_label:
-                self.multi_hot = _stacked_rows(self._shards)
+                self.multi_hot = stacked_rows(self._shards)
                 labels = [first_labels(self.multi_hot)]
             else:
                 labels = [_class_indices(shard) for shard in self._shards]
@@ -89,14 +91,12 @@ def first_labels(multi_hot: UInt8Array) -> IntArray:
     return np.where(multi_hot.any(axis=1), lowest, multi_hot.shape[1])
 
 
-def _name(paths: Sequence[Path]) -> str:
-    if len(paths) == 1:
-        return str(paths[0])
-    return f"{len(paths)} record files" + (f" from {paths[0]} on" if paths else "")
+def stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
+    """Return uint8 (records, classes) of all shards; the first record sets the number of classes.
 
-
-def _stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
-    """uint8 (records, classes) of all shards; the first record sets the number of classes."""
+    Raises:
+        LabelError: other labels than that many of 0 or 1.
+    """
     filled = [shard for shard in shards if len(shard)]
     if not filled:
         return np.empty((0, 0), np.uint8)
@@ -104,32 +104,56 @@ def _stacked_rows(shards: Sequence[RecordFile]) -> UInt8Array:
     return np.concatenate([_multi_hot(shard, width) for shard in filled])
 
 
+def _name(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return str(paths[0])
+    return f"{len(paths)} record files" + (f" from {paths[0]} on" if paths else "")
+
+
 def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
     flags = shard.record_headers["flag"]
     wrong = np.flatnonzero((flags != width) | (flags < 1))
     if len(wrong):
-        raise LabelError(
-            f"{shard.path}: expected {max(width, 1)} labels (a 0 or 1 for every class) in every "
-            f"record, got {flags[wrong[0]] or 'one class number'} in record {wrong[0]} "
-            f"({len(wrong)} such records); pack all labels (--pack-label)"
+        raise _label_error(
+            shard,
+            f"expected {max(width, 1)} labels (a 0 or 1 for every class) in every record, got "
+            f"{flags[wrong[0]] or 'one class number'} in record {wrong[0]} ({len(wrong)} such "
+            "records)",
+            LabelError,
+            "; pack all labels (--pack-label)",
         )
     rows = shard.record_label_rows(width)
     wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
     if len(wrong):
-        raise LabelError(
-            f"{shard.path}: expected labels that are 0 or 1, got {rows[wrong[0]].tolist()[:20]} "
-            f"in record {wrong[0]} ({len(wrong)} such records)"
+        raise _label_error(
+            shard,
+            f"expected labels that are 0 or 1, got {rows[wrong[0]].tolist()[:20]} in record "
+            f"{wrong[0]} ({len(wrong)} such records)",
+            LabelError,
         )
     return rows.astype(np.uint8)
+
+
+def _label_error(
+    shard: RecordFile, what: str, usual: type[LabelError], usual_remedy: str = ""
+) -> LabelError:
+    """Return the error `what`; for labels of another task it says what they are."""
+    kind = read_record_labels([shard]).kind
+    if kind in (LabelKind.CLASS, LabelKind.MULTI_HOT):
+        return usual(f"{shard.path}: {what}{usual_remedy}")
+    return ForeignLabelsError(f"{shard.path}: {what}; {remedy(kind, shard.path)}")
 
 
 def _class_indices(shard: RecordFile) -> IntArray:
     flags, labels = shard.record_headers["flag"], shard.record_labels()
     several = np.flatnonzero(flags > 1)
     if len(several):
-        raise SeveralLabelsError(
-            f"{shard.path}: expected one label in every record, got {flags[several[0]]} in record "
-            f"{several[0]} ({len(several)} such records); pack without --pack-label"
+        raise _label_error(
+            shard,
+            f"expected one label in every record, got {flags[several[0]]} in record {several[0]} "
+            f"({len(several)} such records)",
+            SeveralLabelsError,
+            "; pack without --pack-label",
         )
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**31)))

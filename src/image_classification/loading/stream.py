@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification import errors
+from image_classification.labels.kinds import LabelKind, kind_of, remedy
 from image_classification.labels.values import parse_class_index, parse_multi_hot
 from image_classification.loading.pipe import PassStopped
 from image_classification.loading.sources import EndOfPass, Source
@@ -290,6 +291,9 @@ def _parse_label(text: bytes, layout: StreamFormat) -> float | tuple[float, ...]
 
 def _check_labels(header: RecordHeader, layout: StreamFormat) -> None:
     labels, classes = header.labels, layout.classes
+    if len(labels) > 1 and (kind := kind_of([labels])) is not LabelKind.MULTI_HOT:
+        shown = ", ".join(f"{label:g}" for label in labels[:20])
+        raise errors.ForeignLabelsError(f"expected one class, got {shown}; {remedy(kind)}")
     if layout.is_multi_label:
         if len(labels) != classes or not set(labels) <= {0.0, 1.0}:
             raise errors.LabelError(f"expected {classes} labels, each 0 or 1, got {labels[:20]}")

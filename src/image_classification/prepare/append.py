@@ -65,9 +65,7 @@ def append(
     with _locked(record_path):
         _undo_killed(folder, record_path)
         keys, offsets, end = _read_existing(record_path)
-        entries = read_list(
-            list_path, label_width=options.label_width, same_width=options.pack_labels
-        )
+        entries = read_list(list_path, label_width=options.label_width)
         if renumber:
             entries = _renumbered(entries, int(keys.max()) + 1 if len(keys) else 0)
         _check_ids(entries, keys, list_path, record_path)

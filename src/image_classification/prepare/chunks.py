@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from image_classification.errors import DataError, UsageError
 from image_classification.files import write_text, written_beside
+from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.lists import ListEntry
 from image_classification.prepare.encode import EncodedImage
 from image_classification.prepare.formats import Write, shard_stem, write_records
@@ -55,7 +56,7 @@ class ChunkContent:
 
     Attributes:
         first, stop: indices in the list.
-        class_counts: label → records.
+        class_counts: label → records; of several labels, each that an image has.
         skipped: the images that are not in it.
     """
 
@@ -64,11 +65,16 @@ class ChunkContent:
     class_counts: Counter[float] = field(default_factory=Counter)
     skipped: list[EncodedImage] = field(default_factory=list)
 
-    def add(self, image: EncodedImage) -> None:
-        """Count the next image of the list."""
+    @property
+    def packed(self) -> int:
+        """How many records it has."""
+        return self.stop - self.first - len(self.skipped)
+
+    def add(self, image: EncodedImage, kind: LabelKind) -> None:
+        """Count the next image of the list; `kind` is that of the labels that are packed."""
         self.stop += 1
         if image.reason is None:
-            self.class_counts[image.entry.labels[0]] += 1
+            self.class_counts.update(classes_of(image.entry.labels, kind))
         else:
             self.skipped.append(image)
 
@@ -99,7 +105,7 @@ class RecordChunks:
         output: the `.rec` file, or the name that those of the shards are derived from.
         job: what is packed and how, as JSON; only the same job can be resumed.
         entries: the list.
-        pack_labels: store all labels of an image that has several.
+        kind: of the labels that are packed; None packs only the first one.
         shard_bytes: size at which a shard is closed; None makes one file.
         resume: take the finished chunks of an interrupted run, and keep those of this one.
 
@@ -114,7 +120,7 @@ class RecordChunks:
         job: Mapping[str, Any],
         entries: Sequence[ListEntry],
         *,
-        pack_labels: bool = False,
+        kind: LabelKind | None = None,
         shard_bytes: int | None = None,
         resume: bool = False,
     ) -> None:
@@ -126,7 +132,8 @@ class RecordChunks:
         self._folder = output.with_name(f".{output.name}.packing")
         self._job = json.loads(json.dumps({**job, "shard_bytes": shard_bytes}))
         self._entries = entries
-        self._pack_labels = pack_labels
+        self._pack_labels = kind is not None
+        self._kind = kind or LabelKind.CLASS
         self._is_sharded = shard_bytes is not None
         self._chunk_bytes = shard_bytes or (CHUNK_BYTES if resume else None)
         self._resume = resume
@@ -220,7 +227,7 @@ class RecordChunks:
 
     def add(self, image: EncodedImage) -> None:
         """Take the next image of the list: store it, or note that it is skipped."""
-        self._content.add(image)
+        self._content.add(image, self._kind)
         if image.reason is not None:
             return
         self._size += self._writer()(image)

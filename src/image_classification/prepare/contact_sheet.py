@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from image_classification.errors import ImageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
+from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
 from image_classification.records.reader import RecordFile
 
@@ -82,6 +83,9 @@ def thumbnail_of(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.
 
 
 def _name(values: Sequence[float], labels: LabelMap | None) -> str:
+    if len(values) > 1 and kind_of([values]) is LabelKind.MULTI_HOT:
+        classes = [float(index) for index, value in enumerate(values) if value]
+        return ", ".join(_name((index,), labels) for index in classes) or "no class"
     value = values[0] if values else 0.0
     if labels is not None and value == int(value) and 0 <= value < len(labels):
         return labels.names[int(value)]

@@ -14,11 +14,19 @@ import numpy as np
 from image_classification.errors import DataError, ImageError
 from image_classification.files import named_in_errors
 from image_classification.images.header import ImageHeader, read_header
+from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import ListEntry, write_list
+from image_classification.loading.record_labels import (
+    RecordLabels,
+    label_rows,
+    read_record_labels,
+)
 from image_classification.records.reader import RecordFile
 from image_classification.records.scan import Damage
 from image_classification.samples import IntArray
 
+EXTRACTED_LIST = "extracted.lst"
 _NO_IMAGE = "no image"
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp"}
 
@@ -31,7 +39,13 @@ class RecordSummary:
         path: the file.
         size_bytes: of the file.
         records: how many.
-        labels: label → records, ascending; None if the records are not image records.
+        labels: label → records, ascending; None if the records are not image records. If records
+            have several labels: class → records of that class, in the order of the classes; for
+            boxes, class of an object → objects; empty for numbers that are not classes.
+        label_kind: what the labels mean, a value of `LabelKind`; None without image records.
+        label_width: labels per record, at most; None likewise.
+        unlabeled: records of no class, if records can have several.
+        index_records: records without an image that index identities.
         names: label → class name, from the `labels.json` next to the file.
         formats: image format, or "no image" → records; None if these are not image records.
         widths, heights: smallest, median and largest in pixels, upright; None without an image.
@@ -51,18 +65,24 @@ class RecordSummary:
     content_bytes: tuple[int, int, int] | None
     index: str
     damages: tuple[Damage, ...]
+    label_kind: str | None = None
+    label_width: int | None = None
+    unlabeled: int = 0
+    index_records: int = 0
 
 
 def summarize(file: RecordFile) -> RecordSummary:
     """Summarize all records; takes about 20 µs each, because every image header is read."""
     sizes = file.record_sizes()
     labels = formats = None
+    found: RecordLabels | None = None
+    unlabeled = 0
     headers: list[ImageHeader | None] = []
     # If any image header fits, these are image records, and one that does not fit is damage.
     if len(sizes) and file.fitting_headers().any():
         sizes = sizes - 24 - 4 * file.record_headers["flag"].astype(np.int64)
-        values, counts = np.unique(file.record_labels(), return_counts=True)
-        labels = {f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)}
+        found = read_record_labels([file])
+        labels, unlabeled = _count_labels(file, found)
         headers = [_read_header(file, number) for number in range(len(file))]
         kinds = Counter(header.format if header else _NO_IMAGE for header in headers)
         formats = dict(kinds.most_common())
@@ -79,7 +99,27 @@ def summarize(file: RecordFile) -> RecordSummary:
         content_bytes=_spread(sizes),
         index="absent" if file.index_path is None else file.index_problem or "agrees",
         damages=tuple(file.damages),
+        label_kind=found.kind.value if found else None,
+        label_width=found.width if found else None,
+        unlabeled=unlabeled,
+        index_records=int(np.count_nonzero(~found.has_image[0])) if found else 0,
     )
+
+
+def _count_labels(file: RecordFile, found: RecordLabels) -> tuple[dict[str, int], int]:
+    """Return label → records as `RecordSummary` has them, and the number of records of no class."""
+    counts: Counter[float] = Counter()
+    unlabeled = 0
+    if found.kind in (LabelKind.CLASS, LabelKind.IDENTITY):
+        counts.update(file.record_labels()[found.has_image[0]].tolist())
+    elif found.kind is LabelKind.MULTI_HOT:
+        counts.update(dict.fromkeys(map(float, range(found.width)), 0))
+    if found.kind in (LabelKind.MULTI_HOT, LabelKind.DETECTION):
+        for row in label_rows(file):
+            classes = classes_of(row, found.kind)
+            counts.update(classes)
+            unlabeled += not classes
+    return {f"{label:g}": counts[label] for label in sorted(counts)}, unlabeled
 
 
 def _class_names(file: RecordFile, labels: dict[str, int]) -> dict[str, str]:
@@ -132,20 +172,46 @@ def describe_record(file: RecordFile, number: int) -> dict[str, Any]:
     }
 
 
-def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
-    """Write images to `folder/<label>/<id>.<extension>` and return how many.
+@dataclass(frozen=True)
+class Extracted:
+    """What was extracted.
 
-    The names consist of numbers only. A second image of the same id gets `-<record>` appended.
+    Attributes:
+        images: image files that were written.
+        others: files of content that is not an image, `<id>.bin`.
+        empty: records without content, which have no file.
+        listing: the list with all labels, if the images have several; else None.
+    """
+
+    images: int
+    others: int
+    empty: int
+    listing: Path | None
+
+
+def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> Extracted:
+    """Write images to `folder/<label>/<id>.<extension>`.
+
+    If images have several labels, they are written to `folder/<id>.<extension>`, and the list
+    `folder/extracted.lst` has the labels. The names consist of numbers only. A second image of the
+    same id gets `-<record>` appended.
 
     Raises:
         DataError: a file of that name exists; nothing is overwritten.
     """
-    written: set[Path] = set()
+    kind = read_record_labels([file]).kind
+    is_listed = kind in (LabelKind.MULTI_HOT, LabelKind.DETECTION)
+    written: dict[Path, bool] = {}
+    entries: list[ListEntry] = []
+    empty = 0
     for number in numbers:
         record = file.read_image(number)
+        if not record.content:
+            empty += 1
+            continue
         header = _read_header(file, number)
         extension = _EXTENSIONS[header.format] if header else "bin"
-        inside = folder / f"{record.header.labels[0]:g}"
+        inside = folder if is_listed else folder / f"{record.header.labels[0]:g}"
         path = inside / f"{record.header.id}.{extension}"
         if path in written:
             path = inside / f"{record.header.id}-{number}.{extension}"
@@ -155,8 +221,15 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> int:
                 image.write(record.content)
         except FileExistsError:
             raise DataError(f"{path} exists; extract into an empty folder") from None
-        written.add(path)
-    return len(written)
+        written[path] = header is not None
+        entries.append(ListEntry(len(entries), record.header.labels, path.name))
+    listing = folder / EXTRACTED_LIST if is_listed and entries else None
+    if listing is not None:
+        if listing.exists():
+            raise DataError(f"{listing} exists; extract into an empty folder")
+        write_list(listing, entries)
+    images = sum(written.values())
+    return Extracted(images, len(written) - images, empty, listing)
 
 
 def _read_header(file: RecordFile, number: int) -> ImageHeader | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
+from image_classification.labels.kinds import LabelKind, classes_of, kind_of
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.prepare import encode
@@ -93,10 +93,12 @@ class PackReport:
         output: the record file; with shards the name they are derived from.
         packed: records in it.
         skipped: the unusable images.
-        class_counts: label → records, in ascending order.
+        class_counts: label → records, in ascending order. If all of several labels are packed:
+            class → images of that class, or objects if the labels are boxes.
         size_bytes: of the record file or of all shards.
         shards: names of the shards; empty for one file.
         resumed: images of the list that an interrupted run had done.
+        label_kind: what the packed labels mean, a value of `LabelKind`.
     """
 
     output: str
@@ -106,6 +108,7 @@ class PackReport:
     size_bytes: int
     shards: tuple[str, ...] = ()
     resumed: int = 0
+    label_kind: str = LabelKind.CLASS.value
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -132,6 +135,10 @@ class PackReport:
         yield f"{self.output}: {self.packed} records, {self.size_bytes} bytes{shards}"
         if self.resumed:
             yield f"{self.resumed} images were done before the interruption"
+        if self.label_kind == LabelKind.MULTI_HOT.value:
+            yield "each image has a 0 or 1 for every class; training needs multi_label=1"
+        elif self.label_kind == LabelKind.DETECTION.value:
+            yield "labels for object detection; counted are the objects of each class"
         yield from (f"class {label:g}: {count}" for label, count in self.class_counts.items())
         yield from (f"skipped {image.entry.path}: {image.reason}" for image in self.skipped)
 
@@ -174,8 +181,10 @@ def pack(
             f"{output}: expected the name of a record file ({RECORD_SUFFIX}) as output"
         )
     check_target(output, list_path)
-    entries = _read_entries(list_path, options)
-    labels = _read_labels(list_path, entries)
+    entries, kind = _read_entries(list_path, options)
+    packed_kind = kind if options.pack_labels else LabelKind.CLASS
+    is_multi_hot = packed_kind is LabelKind.MULTI_HOT
+    labels = _read_labels(list_path, entries, kind)
     if labels is not None:
         labels.check_beside(output)
     encoder = encode.ImageEncoder(
@@ -188,7 +197,7 @@ def pack(
         output,
         options.describe_job(list_path, root),
         entries,
-        pack_labels=options.pack_labels,
+        kind=kind if options.pack_labels else None,
         shard_bytes=shard_bytes,
         resume=resume,
     )
@@ -205,27 +214,43 @@ def pack(
         chunks.end()
         if labels is not None:
             labels.write(output.with_name(LABELS_FILE))
-    counts = sum((chunk.class_counts for chunk in chunks.finished), Counter[float]())
+    counts = dict.fromkeys(map(float, range(len(entries[0].labels))), 0) if is_multi_hot else {}
+    for chunk in chunks.finished:
+        for label, count in chunk.class_counts.items():
+            counts[label] = counts.get(label, 0) + count
     return PackReport(
         str(output),
-        counts.total(),
+        sum(chunk.packed for chunk in chunks.finished),
         tuple(run.unusable),
         dict(sorted(counts.items())),
         sum(path.stat().st_size for path in chunks.paths),
         tuple(path.name for path in chunks.paths) if shard_bytes else (),
         resumed,
+        packed_kind.value,
     )
 
 
-def _read_entries(list_path: Path, options: PackOptions) -> list[ListEntry]:
-    """Return the lines of the list, or of its slice."""
-    entries = read_list(list_path, label_width=options.label_width, same_width=options.pack_labels)
+def _read_entries(list_path: Path, options: PackOptions) -> tuple[list[ListEntry], LabelKind]:
+    """Return the lines of the list, or of its slice, and what all its labels mean."""
+    entries = read_list(list_path, label_width=options.label_width)
     if not entries:
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
-    if not options.pack_labels and any(len(entry.labels) > 1 for entry in entries):
-        _log.warning("%s has several labels per line: only the first is packed", list_path)
-    singles = (entry for entry in entries if len(entry.labels) == 1)
-    fraction = next((entry for entry in singles if not entry.labels[0].is_integer()), None)
+    kind = kind_of(entry.labels for entry in entries)
+    if kind is LabelKind.CLASS:
+        _warn_of_fraction(list_path, entries)
+    else:
+        _warn_of_several(list_path, entries, kind, options)
+    selected = options.select(entries)
+    if not selected:
+        raise UsageError(
+            f"{list_path}: {len(entries)} images leave part {options.slice} of {options.slices} "
+            f"empty; use at most {len(entries)} parts"
+        )
+    return selected, kind
+
+
+def _warn_of_fraction(list_path: Path, entries: Sequence[ListEntry]) -> None:
+    fraction = next((entry for entry in entries if not entry.labels[0].is_integer()), None)
     if fraction is not None:
         _log.warning(
             "%s, id %d: the label %g is not a class number (0, 1, 2, …), which training needs",
@@ -233,16 +258,36 @@ def _read_entries(list_path: Path, options: PackOptions) -> list[ListEntry]:
             fraction.id,
             fraction.labels[0],
         )
-    selected = options.select(entries)
-    if not selected:
-        raise UsageError(
-            f"{list_path}: {len(entries)} images leave part {options.slice} of {options.slices} "
-            f"empty; use at most {len(entries)} parts"
+
+
+def _warn_of_several(
+    list_path: Path, entries: Sequence[ListEntry], kind: LabelKind, options: PackOptions
+) -> None:
+    if not options.pack_labels:
+        cure = {
+            LabelKind.MULTI_HOT: ", which is not a class: --pack-label packs a 0 or 1 for every "
+            "class, for multi_label=1",
+            LabelKind.DETECTION: ", which is not a class: these are labels for object detection, "
+            "and --pack-label packs them all",
+        }.get(kind, "; --pack-label packs all")
+        _log.warning("%s has several labels per line: only the first is packed%s", list_path, cure)
+    elif kind is LabelKind.NUMBERS:
+        first = len(entries[0].labels)
+        other = next((entry for entry in entries if len(entry.labels) != first), None)
+        what = "the labels are"
+        if other is not None:
+            what = (
+                f"the labels ({first} in the first line, {len(other.labels)} of id {other.id}) are"
+            )
+        _log.warning(
+            "%s: %s neither one class nor a 0 or 1 for every class; they are packed, but "
+            "image classification cannot be trained on them",
+            list_path,
+            what,
         )
-    return selected
 
 
-def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | None:
+def _read_labels(list_path: Path, entries: Sequence[ListEntry], kind: LabelKind) -> LabelMap | None:
     """Return the label map in the list's folder, if it has the list's classes.
 
     Raises:
@@ -251,7 +296,11 @@ def _read_labels(list_path: Path, entries: Sequence[ListEntry]) -> LabelMap | No
     path, labels = list_path.with_name(LABELS_FILE), LabelMap.beside(list_path)
     if labels is None:
         return None
-    largest = max(entry.labels[0] for entry in entries)
+    if kind is LabelKind.MULTI_HOT:
+        largest = float(len(entries[0].labels) - 1)
+    else:
+        found = (classes_of(entry.labels, kind) for entry in entries)
+        largest = max((label for classes in found for label in classes), default=0.0)
     if largest >= len(labels):
         _log.warning(
             "%s names %d classes, but %s has a label %g: the names are not copied next to the "

@@ -197,13 +197,28 @@ class RecordFile:
             labels[number] = self.read_image(number).header.labels[0]
         return labels
 
-    def record_label_rows(self, width: int) -> FloatArray:
-        """float32 (records, width): the labels of records that all have `width` of them."""
-        first = self.offsets // 4 + (fmt.PART_HEADER.size + fmt.IMAGE_HEADER.size) // 4
+    def record_label_rows(self, width: int, numbers: IntArray | None = None) -> FloatArray:
+        """float32 (records, width): the labels of records that all have `width` of them.
+
+        Args:
+            width: their number of labels; the flag of their headers.
+            numbers: int64 (records,), which records; None for all.
+        """
+        offsets = self.offsets if numbers is None else self.offsets[numbers]
+        first = offsets // 4 + (fmt.PART_HEADER.size + fmt.IMAGE_HEADER.size) // 4
         rows = self._words[first[:, np.newaxis] + np.arange(width)].view("<f4")
-        for number in self._records_in_parts():
-            rows[number] = self.read_image(number).header.labels
+        wanted = range(len(self)) if numbers is None else numbers.tolist()
+        in_parts = set(self._records_in_parts())
+        for row, number in enumerate(wanted) if in_parts else ():
+            if number in in_parts:
+                rows[row] = self.read_image(number).header.labels
         return np.asarray(rows, np.float32)
+
+    def content_sizes(self) -> IntArray:
+        """int64 (records,): bytes of each image, without header and labels."""
+        flags = self.record_headers["flag"].astype(np.int64)
+        sizes: IntArray = self.record_sizes() - fmt.IMAGE_HEADER.size - 4 * flags
+        return sizes
 
     @cached_property
     def _words(self) -> Array:

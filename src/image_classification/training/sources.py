@@ -147,6 +147,8 @@ def _remedies(for_records: str = "") -> Iterator[None]:
     """Add to an error of the block which settings of the job to look at."""
     try:
         yield
+    except errors.ForeignLabelsError:  # no setting helps
+        raise
     except errors.SeveralLabelsError as error:  # the loaders do not know the hyperparameters
         raise errors.LabelError(f"{error}, or set multi_label=1") from error
     except errors.LabelError as error:

@@ -338,8 +338,8 @@ def test_a_label_that_a_record_cannot_hold_is_refused_with_its_line(
         read_list(path)
 
 
-def test_the_first_line_with_another_number_of_labels_is_named(tmp_path: Path) -> None:
+def test_a_line_with_another_number_of_labels_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, b"0\t1\t2\ta.jpg\n\n1\t1\tb.jpg\n2\t1\tc.jpg\n")
     assert len(read_list(path)) == 3
-    with pytest.raises(ListError, match="line 3: expected 2 labels as in the first line, got 1"):
-        read_list(path, same_width=True)
+    with pytest.raises(ListError, match="line 3: expected 2 labels, got 1"):
+        read_list(path, label_width=2)

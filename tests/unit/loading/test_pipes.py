@@ -244,6 +244,14 @@ Damage = Callable[[bytes], bytes]
             lambda content: content + framed(pack_image_record(RecordHeader((1, 0)), b"")),
             "record 10: expected one label, got 2; pack without .*, or set multi_label=1",
         ),
+        (
+            lambda content: content + framed(pack_image_record(RecordHeader((4, 0)), b"")),
+            "record 10: expected one class, got 4, 0; these numbers are neither .*pack-label$",
+        ),
+        (
+            lambda content: content + framed(pack_image_record(RecordHeader((2, 5)), b"")),
+            "record 10: expected one class, got 2, 5; these are labels for object detection",
+        ),
     ],
 )
 def test_a_damaged_pipe_is_an_error_with_its_position_and_not_a_bad_sample(

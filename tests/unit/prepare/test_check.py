@@ -48,7 +48,10 @@ def check(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[i
 
 
 def kinds(verdict: dict[str, Any]) -> dict[str, str]:
-    return {problem["kind"]: problem["severity"] for problem in verdict["problems"]}
+    """Kind → severity, without the note that a library is not installed."""
+    found = {problem["kind"]: problem["severity"] for problem in verdict["problems"]}
+    found.pop("no-perceptual-hash", None)
+    return found
 
 
 def images_of(verdict: dict[str, Any], kind: str) -> list[str]:
@@ -215,6 +218,96 @@ def test_the_lists_of_a_folder_are_subsets_that_are_compared(
     assert [part["images"] for part in verdict["parts"]] == [2, 2]
     shown = f"{tmp_path}/images/1.jpg"
     assert images_of(verdict, "duplicates-across-parts") == [f"{shown} = {shown}"]
+
+
+def labeled(path: Path, labels: Sequence[Any], root: Path) -> Path:
+    """Write another image for each label; a label in a list has a record without an image."""
+    path.parent.mkdir(exist_ok=True)
+    with RecordWriter(path) as writer:
+        for number, label in enumerate(labels):
+            content = picture(root / "one.jpg", number).read_bytes()
+            if isinstance(label, list):  # a record that indexes identities
+                label, content = tuple(label), b""
+            writer.write(pack_image_record(RecordHeader(label, number), content), number)
+    return path
+
+
+def test_sound_records_with_several_labels_have_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(1.0, 0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)]
+    records = labeled(tmp_path / "r" / "d.rec", rows, tmp_path)
+    code, verdict = check(capsys, records.parent)
+    assert code == 0
+    assert verdict["parts"][0]["class_counts"] == {"0": 1, "1": 0, "2": 2}
+    assert kinds(verdict) == {"multi-label": "note", "no-class": "note", "absent-class": "warning"}
+    assert images_of(verdict, "no-class") == [f"{records}#2"]
+    assert "nan" not in json.dumps(verdict)
+
+
+def test_sound_lists_with_several_labels_have_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        picture(tmp_path / "im" / f"{number}.jpg", number)
+    listing = tmp_path / "multi.lst"
+    listing.write_text("0\t1\t0\t0.jpg\n1\t1\t1\t1.jpg\n2\t0\t1\t2.jpg\n")
+    code, verdict = check(capsys, tmp_path / "im", "--list", listing)
+    assert (code, kinds(verdict)) == (0, {"multi-label": "note"})
+    assert verdict["parts"][0]["class_counts"] == {"0": 2, "1": 2}
+
+
+def test_splits_with_other_numbers_of_labels_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [
+        labeled(tmp_path / "train.rec", [(1.0, 0.0), (0.0, 1.0)], tmp_path),
+        labeled(tmp_path / "val.rec", [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0)], tmp_path),
+        labeled(tmp_path / "test.rec", [0.0, 1.0], tmp_path),
+    ]
+    code, verdict = check(capsys, *paths)
+    assert code == 1
+    messages = [p["message"] for p in verdict["problems"] if p["kind"] == "other-labels"]
+    assert [message.partition(" have ")[2] for message in messages] == [
+        f"3 labels of 0 or 1, those of {paths[0]} 2 labels of 0 or 1; all need the same",
+        f"one class, those of {paths[0]} 2 labels of 0 or 1; all need the same",
+    ]
+
+
+def test_identity_records_are_recognized_and_those_without_an_image_are_no_duplicates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = [[5.0, 7.0], (0.0, 0.0), (0.0, 0.0), (1.0, 0.0), 1.0, [1.0, 3.0], [3.0, 5.0]]
+    path = labeled(tmp_path / "faces" / "train.rec", labels, tmp_path)
+    code, verdict = check(capsys, path.parent)
+    assert code == 1
+    assert kinds(verdict) == {"identity-labels": "error", "records-without-an-image": "note"}
+    (part,) = verdict["parts"]
+    assert (part["images"], part["unusable"]) == (4, 0)
+    assert part["class_counts"] == {"0": 2, "1": 2}
+    message = verdict["problems"][0]["message"]
+    assert f"inspect {path} --extract DIR" in message and "multi_label" not in message
+
+
+def test_detection_labels_are_one_error_that_says_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = (0.1, 0.1, 0.5, 0.5)
+    labels = [(2.0, 5.0, 3.0, *box), (2.0, 5.0, 3.0, *box, 1.0, *box)]
+    _, verdict = check(capsys, labeled(tmp_path / "d.rec", labels, tmp_path))
+    assert kinds(verdict) == {"detection-labels": "error"}
+    (problem,) = verdict["problems"]
+    assert "object detection" in problem["message"] and not problem["images"]
+
+
+def test_empty_files_are_unreadable_and_no_duplicates(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat/e.jpg", "cat/f.jpg", "dog/g.jpg"):
+        (clean / name).write_bytes(b"")
+    _, verdict = check(capsys, clean)
+    assert kinds(verdict) == {"unreadable": "error"}
+    assert len(images_of(verdict, "unreadable")) == 3
 
 
 def test_a_missing_file_of_the_list_is_unreadable(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.cli import im2rec
+from image_classification.cli import im2rec, main
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.errors import UsageError
 from image_classification.images.decode import decode
@@ -203,6 +204,49 @@ def test_every_line_must_have_the_label_width(
     assert im2rec_says(capsys, *words)[0] == 0
     with RecordFile(tmp_path / "d.rec") as file:
         assert file.read_image(0).header.labels == (1.0, 2.0)
+
+
+def test_the_command_line_of_the_cpp_im2rec_gets_the_same_command_of_ours(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_list(tmp_path / "d.lst", [ListEntry(0, (1.0, 0.0), "a/1.jpg")])
+    listing, output = tmp_path / "d.lst", tmp_path / "out.rec"
+    words = [listing, f"{root}/", output, "resize=16", "center_crop=1", "color=-1", "pack_label=1"]
+    code, _, error = im2rec_says(capsys, *words, "label_width=2", "inter_method=3", "resize", "x=1")
+    assert code == 2 and error.startswith("ClientError: ") and error.count("\n") == 1
+    assert "without an equivalent: resize x=1" in error
+    command, *arguments = shlex.split(error.partition("packed by: ")[2].partition(";")[0])
+    assert command == "image-classification"
+    assert main(arguments) == 0
+    with RecordFile(output) as file:
+        record = file.read_image(0)
+    assert record.header.labels == (1.0, 0.0)
+    assert decode(record.content).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("a.lst r/ o.rec", "image-classification pack a.lst r/ --output o.rec --quality 95"),
+        ("a.lst r/ o.rec unchanged=1", "image-classification pack a.lst r/ --output o.rec"),
+        (
+            "a.lst r/ o.rec center_crop=1 quality=80",
+            "image-classification pack a.lst r/ --output o.rec --quality 80",
+        ),
+        (
+            "a.lst r/ o.rec nsplit=4 part=1 inter_method=2",
+            "im2rec a.lst r/ --quality 95 --inter-method 2 --nsplit 4 --part 1",
+        ),
+        ("a.lst r/ resize=9", "image-classification pack a.lst r/ --resize 9 --quality 95"),
+    ],
+)
+def test_keys_of_the_cpp_im2rec_become_options(words: str, command: str) -> None:
+    assert im2rec.translated_cpp_form(words.split()) == (command, [])
+
+
+@pytest.mark.parametrize("words", ["data images", "--resize 9 data images", "data images --list"])
+def test_command_lines_of_im2rec_py_are_not_taken_for_those_of_the_cpp_im2rec(words: str) -> None:
+    assert not im2rec.is_cpp_form(words.split())
 
 
 def names_of(tmp_path: Path, prefix: str, *, exact: bool = False) -> list[str]:

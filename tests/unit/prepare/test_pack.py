@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -360,7 +361,9 @@ def test_one_record_can_be_inspected(tmp_path: Path, capsys: pytest.CaptureFixtu
         run("inspect", str(tmp_path / "data.rec"), "--record", "2")
 
 
-def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> None:
+def test_images_of_the_same_id_are_extracted_side_by_side_and_only_images_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with RecordWriter(tmp_path / "data.rec") as writer:
         for content in (GOOD, b"raw", GOOD):
             record = pack_image_record(RecordHeader(1.0, 5), content)
@@ -368,6 +371,8 @@ def test_images_of_the_same_id_are_extracted_side_by_side(tmp_path: Path) -> Non
     assert run("inspect", str(tmp_path / "data.rec"), "--extract", str(tmp_path / "back")) == 0
     names = sorted(path.name for path in (tmp_path / "back" / "1").iterdir())
     assert names == ["5-2.jpg", "5.bin", "5.jpg"]
+    out = capsys.readouterr().out
+    assert "2 images written" in out and "1 files that are not images written as .bin" in out
 
 
 def test_records_without_images_can_be_inspected(
@@ -469,14 +474,139 @@ def test_the_pixel_limit_applies_to_the_image_before_the_resize(tmp_path: Path) 
         pack(path, root, tmp_path / "data.rec", options)
 
 
-def test_lines_with_different_numbers_of_labels_are_refused_only_if_all_are_packed(
-    tmp_path: Path,
+def test_lines_with_different_numbers_of_labels_are_packed_as_im2rec_does_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
     path.write_text("0\t1\t1.jpg\n1\t1\t2\t1.jpg\n")
-    with pytest.raises(DataError, match="line 2: expected 1 labels as in the first line, got 2"):
-        pack(path, root, tmp_path / "data.rec", options=PackOptions(pack_labels=True))
+    report = pack(path, root, tmp_path / "data.rec", options=PackOptions(pack_labels=True))
+    assert (report.packed, report.label_kind) == (2, "numbers")
+    assert "the labels (1 in the first line, 2 of id 1) are neither one class nor" in caplog.text
+    with RecordFile(tmp_path / "data.rec") as file:
+        assert file.record_headers["flag"].tolist() == [0, 2]
     assert pack(path, root, tmp_path / "data.rec").packed == 2
+
+
+def test_the_pack_report_counts_every_label_of_an_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    path.write_text("0\t1\t0\t0\t1.jpg\n1\t1\t1\t0\t1.jpg\n2\t0\t0\t0\t1.jpg\n")
+    LabelMap(("cat", "dog", "emu")).write(tmp_path / "labels.json")
+    (tmp_path / "out").mkdir()
+    report = pack(path, root, tmp_path / "out" / "d.rec", options=PackOptions(pack_labels=True))
+    assert (report.packed, report.label_kind) == (3, "multi-hot")
+    assert report.class_counts == {0.0: 2, 1.0: 1, 2.0: 0}
+    assert "training needs multi_label=1" in "\n".join(report.lines())
+    assert LabelMap.read(tmp_path / "out" / "labels.json").names == ("cat", "dog", "emu")
+    assert PackReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    assert "only the first" not in caplog.text
+    assert pack(path, root, tmp_path / "out" / "d.rec").class_counts == {0.0: 1, 1.0: 2}
+    assert "only the first is packed, which is not a class: --pack-label" in caplog.text
+
+
+def test_a_detection_list_is_packed_whole_and_its_objects_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
+    box = "\t.1\t.1\t.5\t.5"
+    path.write_text(f"0\t2\t5\t7{box}\t1.jpg\n1\t2\t5\t7{box}\t3{box}\t1.jpg\n2\t2\t5\t1.jpg\n")
+    report = pack(path, root, tmp_path / "data.rec", options=PackOptions(pack_labels=True))
+    assert (report.packed, report.class_counts) == (3, {3.0: 1, 7.0: 2})
+    assert "object detection" in "\n".join(report.lines()) and not caplog.text
+    with RecordFile(tmp_path / "data.rec") as file:
+        assert file.record_headers["flag"].tolist() == [7, 12, 2]
+
+
+def labeled_records(path: Path, labels: Sequence[Any], contents: Sequence[bytes]) -> Path:
+    with RecordWriter(path) as writer:
+        for number, (label, content) in enumerate(zip(labels, contents, strict=True)):
+            writer.write(pack_image_record(RecordHeader(label, number), content), number)
+    return path
+
+
+def identity_records(path: Path, *, single: bool = False) -> Path:
+    """As insightface packs faces: record 0, two images of each of two identities, two ranges."""
+    of_images: list[Any] = [0.0, 0.0, 1.0, 1.0] if single else [(0, 0), (0, 0), (1, 0), (1, 0)]
+    labels = [(5.0, 7.0), *of_images, (1.0, 3.0), (3.0, 5.0)]
+    return labeled_records(path, labels, [b"", *[GOOD] * 4, b"", b""])
+
+
+def inspected(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    assert run("inspect", str(path), "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert run("inspect", str(path)) == 0
+    return summary, capsys.readouterr().out
+
+
+def test_inspect_counts_every_label_of_an_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labeled_records(tmp_path / "d.rec", [(1, 0, 1), (0, 0, 1), (0, 0, 0)], [GOOD] * 3)
+    LabelMap(("cat", "dog", "emu")).write(tmp_path / "labels.json")
+    summary, text = inspected(path, capsys)
+    assert summary["labels"] == {"0": 1, "1": 0, "2": 2}
+    assert (summary["label_kind"], summary["label_width"]) == ("multi-hot", 3)
+    assert "classes: 3" in text and "images of no class: 1" in text
+    assert "label 1 (dog): 0\nlabel 2 (emu): 2" in text
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_inspect_counts_identities_and_not_the_records_that_index_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], single: bool
+) -> None:
+    summary, text = inspected(identity_records(tmp_path / "d.rec", single=single), capsys)
+    assert (summary["label_kind"], summary["index_records"]) == ("identity", 3)
+    assert summary["labels"] == {"0": 2, "1": 2}
+    assert "identities: 2" in text and "--extract DIR" in text and "multi_label" not in text
+
+
+def test_inspect_counts_the_objects_of_detection_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = (0.1, 0.1, 0.5, 0.5)
+    labels = [(4, 5, 40, 30, 2, *box), (4, 5, 40, 30, 2, *box, 6, *box), (4, 5, 40, 30)]
+    summary, text = inspected(labeled_records(tmp_path / "d.rec", labels, [GOOD] * 3), capsys)
+    assert (summary["label_kind"], summary["labels"]) == ("detection", {"2": 2, "6": 1})
+    assert summary["unlabeled"] == 1
+    assert "objects of class 6: 1" in text and "multi_label" not in text
+
+
+def test_numbers_that_are_not_classes_are_not_counted_as_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = [(30.5, 20.0, 1.0), (31.0, 22.5, 0.0)]
+    summary, text = inspected(labeled_records(tmp_path / "d.rec", labels, [GOOD] * 2), capsys)
+    assert (summary["label_kind"], summary["labels"]) == ("numbers", {})
+    assert "3 numbers per image, which are not classes" in text
+
+
+def test_extracting_identities_writes_class_folders_without_the_index_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = identity_records(tmp_path / "d.rec")
+    assert run("inspect", str(path), "--extract", str(tmp_path / "back")) == 0
+    back = {path.relative_to(tmp_path / "back").as_posix() for path in tmp_path.glob("back/*/*")}
+    assert back == {"0/1.jpg", "0/2.jpg", "1/3.jpg", "1/4.jpg"}
+    out = capsys.readouterr().out
+    assert "4 images written" in out and "3 records have no content and no file" in out
+
+
+def test_extracting_images_with_several_labels_writes_a_list_that_packs_them_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labeled_records(tmp_path / "d.rec", [(1, 0, 1), (0, 1, 1)], [GOOD] * 2)
+    assert run("inspect", str(path), "--extract", str(tmp_path / "back")) == 0
+    assert "all labels of the images" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "back").iterdir())
+    assert names == ["0.jpg", "1.jpg", "extracted.lst"]
+    again = tmp_path / "again.rec"
+    listing = tmp_path / "back" / "extracted.lst"
+    assert (
+        run("pack", "--pack-label", str(listing), str(tmp_path / "back"), "--output", str(again))
+        == 0
+    )
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_a_label_with_a_fraction_is_packed_and_reported(

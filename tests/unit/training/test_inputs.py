@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,35 @@ def test_records_with_several_labels_name_the_hyperparameter_to_set(
 ) -> None:
     (tmp_path / "train").mkdir()
     with RecordWriter(tmp_path / "train" / "faces.rec") as writer:
-        writer.write(pack_image_record(RecordHeader((13.0, 25.0), 0), jpeg), 0)
+        writer.write(pack_image_record(RecordHeader((1.0, 0.0), 0), jpeg), 0)
     message = "got 2 in record 0 .*; pack without --pack-label, or set multi_label=1$"
     with pytest.raises(DataError, match=message):
         open_job(tmp_path, "train", validation_split_ratio=0.5)
+
+
+BOX = (2.0, 5.0, 1.0, 0.1, 0.1, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("given", [{}, {"multi_label": 1}, {"multi_label": 1, "num_classes": 2}])
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        ([(4.0, 5.0), (0.0, 0.0), (0.0, 0.0), (1.0, 4.0)], "inspect .*faces.rec --extract DIR"),
+        ([(4.0, 5.0), 0.0, 0.0, (1.0, 4.0)], "inspect .*faces.rec --extract DIR"),
+        ([BOX, (*BOX, *BOX[2:]), BOX], "labels for object detection"),
+        ([(13.0, 25.0), (4.0, 25.0)], "neither one class nor a 0 or 1 for every class"),
+    ],
+)
+def test_records_for_other_tasks_are_recognized_and_no_hyperparameter_is_advised(
+    tmp_path: Path, jpeg: bytes, labels: list[Any], named: str, given: dict[str, int]
+) -> None:
+    (tmp_path / "train").mkdir()
+    indexes = {(4.0, 5.0), (1.0, 4.0)}
+    with RecordWriter(tmp_path / "train" / "faces.rec") as writer:
+        for number, label in enumerate(labels):
+            content = b"" if label in indexes else jpeg
+            writer.write(pack_image_record(RecordHeader(label, number), content), number)
+    with pytest.raises(DataError, match=named) as caught:
+        open_job(tmp_path, "train", validation_split_ratio=0.5, **given)
+    message = str(caught.value)
+    assert "multi_label=1" not in message and "must match the data" not in message

@@ -8,12 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from image_classification.labels.kinds import LabelKind
 from image_classification.labels.label_map import LabelMap
-from image_classification.samples import Float64Array
+from image_classification.samples import Float64Array, UInt8Array
 
 Severity = Literal["error", "warning", "note"]
 """error: training would fail or its figures would be wrong; warning: a person should look; note:
 good to know."""
+
+WITHOUT_IMAGE = "records that index identities and have no image"
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,16 @@ class Subset:
         name: unique among the subsets of a check.
         folder: the path that the keys are below.
         keys: names of the images, for messages.
-        labels: float64 (images,), class numbers as they stand; nan for a missing label.
+        labels: float64 (images,), class numbers as they stand; nan for a missing label. Without
+            meaning where images have several.
         names: class names, or None if nothing names the classes.
         read: index of an image → the bytes of its file; raises an OSError or a DataError for an
             unreadable file. Called from several threads.
         left_out: (what, how many, one example) of files in the folder that are not images of the
             subset.
+        kind: what the labels mean.
+        multi_hot: uint8 (images, classes), 1 for every class of an image, if images have several.
+        origin: the file that has the labels, for messages.
     """
 
     name: str
@@ -39,17 +48,29 @@ class Subset:
     names: LabelMap | None
     read: Callable[[int], bytes]
     left_out: Sequence[tuple[str, int, str]] = ()
+    kind: LabelKind = LabelKind.CLASS
+    multi_hot: UInt8Array | None = None
+    origin: str = ""
 
     def image_name(self, index: int) -> str:
         """Return a path that can be opened, or `file.rec#<image id>`."""
         return os.path.join(self.folder, self.keys[index])
 
     def class_of(self, index: int) -> str:
-        """Return the class name of an image, or its label where nothing names it."""
+        """Return the class name of an image, or its label; of several classes all."""
+        if self.multi_hot is not None:
+            classes = np.flatnonzero(self.multi_hot[index]).tolist()
+            return ", ".join(map(self.name_of, classes)) or "no class"
         label = self.labels[index]
         if self.names is not None and 0 <= label < len(self.names) and label == int(label):
             return self.names.names[int(label)]
         return f"{label:g}"
+
+    def name_of(self, class_index: int) -> str:
+        """Return the name of a class, or its number where nothing names it."""
+        if self.names is not None and class_index < len(self.names):
+            return self.names.names[class_index]
+        return str(class_index)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,15 @@ import numpy as np
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.inventory import rows
 from image_classification.labels import tree
+from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.loading import sources
-from image_classification.prepare.check import Measurement, Problem, Severity, Subset
+from image_classification.prepare.check import (
+    WITHOUT_IMAGE,
+    Measurement,
+    Problem,
+    Severity,
+    Subset,
+)
 from image_classification.prepare.check.duplicates import duplicate_problems
 from image_classification.prepare.check.measure import has_perceptual_hash, measure
 from image_classification.samples import IMBALANCED
@@ -34,6 +41,7 @@ _NOTES = {
     tree.SPECIAL: "links-to-nowhere-or-special-files",
     tree.CIRCULAR: "links-to-a-folder-around-themselves",
     tree.NO_EXTENSION: "files-without-an-extension",
+    WITHOUT_IMAGE: "records-without-an-image",
 }
 
 
@@ -92,6 +100,9 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
     if not len(subset.keys):
         yield Problem("error", "empty", f"{subset.name}: no images")
         return
+    if subset.kind is not LabelKind.CLASS:
+        yield from _several_label_problems(subset)
+        return
     labels = subset.labels
     limit = len(subset.names) if subset.names is not None else float("inf")
     with np.errstate(invalid="ignore"):
@@ -103,8 +114,45 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
             "error",
             "label-out-of-range",
             f"{subset.name}: labels are not one class number, {expected}",
-            [f"{subset.image_name(i)}: {labels[i]:g}" for i in wrong],
+            [f"{subset.image_name(i)}: {_shown(labels[i])}" for i in wrong],
         )
+    yield from _count_problems(subset)
+
+
+def _shown(label: float) -> str:
+    return "several labels, or not a number" if np.isnan(label) else f"{label:g}"
+
+
+def _several_label_problems(subset: Subset) -> Iterator[Problem]:
+    """Yield what there is to say about labels that are not one class per image."""
+    if subset.multi_hot is None:
+        message = f"{subset.name}: {remedy(subset.kind, subset.origin)}"
+        yield Problem("error", f"{subset.kind.value}-labels", message)
+        return
+    classes = subset.multi_hot.shape[1]
+    if subset.names is not None and len(subset.names) != classes:
+        yield Problem(
+            "error",
+            "label-out-of-range",
+            f"{subset.name}: images have {classes} labels of 0 or 1, but there are "
+            f"{len(subset.names)} class names",
+        )
+    several = int(np.count_nonzero(subset.multi_hot.sum(axis=1, dtype=np.int64) > 1))
+    yield Problem(
+        "note",
+        "multi-label",
+        f"{subset.name}: images can have several of {classes} classes ({several} of "
+        f"{len(subset.keys)} have): train with multi_label=1",
+    )
+    without = np.flatnonzero(~subset.multi_hot.any(axis=1)).tolist()
+    if without:
+        names = [subset.image_name(i) for i in without]
+        yield Problem("note", "no-class", f"{subset.name}: images have none of the classes", names)
+    yield from _count_problems(subset)
+
+
+def _count_problems(subset: Subset) -> Iterator[Problem]:
+    """Yield classes without an image, and imbalance."""
     counts = _class_counts(subset)
     absent = [name for name, count in counts.items() if not count]
     if absent:
@@ -124,6 +172,11 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
 
 def _class_counts(subset: Subset) -> dict[str, int]:
     """Return class name → images in the order of the class numbers, with absent named classes."""
+    if subset.multi_hot is not None:
+        totals = subset.multi_hot.sum(axis=0, dtype=np.int64).tolist()
+        return {subset.name_of(i): count for i, count in enumerate(totals)}
+    if subset.kind in (LabelKind.DETECTION, LabelKind.NUMBERS):
+        return {}
     numbers = Counter(subset.labels[np.isfinite(subset.labels)].tolist())
     if subset.names is None:
         return {f"{number:g}": count for number, count in sorted(numbers.items()) if number >= 0}
@@ -144,6 +197,7 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
 
 def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
     """Yield subsets whose class numbers mean different names, or whose classes differ."""
+    yield from _kind_problems(subsets)
     named = [(subset.name, subset.names) for subset in subsets if subset.names is not None]
     for name, labels in named[1:]:
         first_name, first = named[0]
@@ -158,6 +212,28 @@ def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
             "other-classes",
             f"the classes of {name} are not those of {first_name} ({difference})",
         )
+
+
+def _kind_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
+    """Yield subsets whose images have another number of labels than those of the first one."""
+    widths = [
+        (subset.name, 1 if subset.multi_hot is None else subset.multi_hot.shape[1])
+        for subset in subsets
+        if len(subset.keys) and subset.kind in (LabelKind.CLASS, LabelKind.MULTI_HOT)
+    ]
+    for name, width in widths[1:]:
+        first_name, first = widths[0]
+        if width != first:
+            yield Problem(
+                "error",
+                "other-labels",
+                f"the images of {name} have {_labels(width)}, those of {first_name} "
+                f"{_labels(first)}; all need the same",
+            )
+
+
+def _labels(width: int) -> str:
+    return "one class" if width == 1 else f"{width} labels of 0 or 1"
 
 
 def _listed(names: Sequence[str]) -> str:

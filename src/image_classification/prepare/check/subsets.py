@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import numpy as np
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows, splits
 from image_classification.inventory.tables import file_rows
+from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.loading.foreign_files import describe_file
-from image_classification.prepare.check import Subset
+from image_classification.loading.record_labels import read_record_labels
+from image_classification.loading.records import stacked_rows
+from image_classification.prepare.check import WITHOUT_IMAGE, Subset
 from image_classification.records.reader import RecordFile
-from image_classification.samples import Float64Array
+from image_classification.samples import FloatArray
 
 
 def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
@@ -51,11 +55,12 @@ def _inventory_subsets(inventory: rows.Inventory) -> list[Subset]:
     for split in dict.fromkeys(splits.tolist()):
         entries = [inventory.entries[i] for i in np.flatnonzero(splits == split)]
         paths = [entry.path for entry in entries]
-        labels = np.array([entry.labels[0] for entry in entries], np.float64)
+        labels = [entry.labels for entry in entries]
+        kind = LabelKind.MULTI_HOT if inventory.is_multi_label else LabelKind.CLASS
         name = f"{inventory.root} ({split})" if split else str(inventory.root)
         left_out = () if subsets else inventory.left_out  # once for all of them
         subsets.append(
-            _file_subset(name, inventory.root, paths, labels, inventory.labels, left_out)
+            _file_subset(name, inventory.root, paths, (kind, labels), inventory.labels, left_out)
         )
     return subsets
 
@@ -66,46 +71,76 @@ def _list_subset(root: Path, listing: Path, is_only: bool) -> Subset:
     if not entries:
         raise DataError(f"{listing}: expected a list of images, got an empty file")
     paths, left_out = rows.find_files(root, listing, file_rows(listing, entries))
-    labels = np.array(
-        [entry.labels[0] if len(entry.labels) == 1 else np.nan for entry in entries], np.float64
-    )
-    whole = bool(np.all(np.floor(labels) == labels))
+    labels = [entry.labels for entry in entries]
+    kind = kind_of(labels)
+    whole = all(label.is_integer() for row in labels for label in row)
     names = LabelMap.beside(listing) or (LabelMap.from_folders(entries) if whole else None)
     name = str(root) if is_only else str(listing)
     # Another list may name the images that one of several lists leaves out.
-    return _file_subset(name, root, paths, labels, names, left_out.reasons() if is_only else ())
+    reasons = left_out.reasons() if is_only else ()
+    subset = _file_subset(name, root, paths, (kind, labels), names, reasons)
+    return replace(subset, origin=str(listing))
 
 
 def _file_subset(
     name: str,
     root: Path,
     paths: Sequence[str],
-    labels: Float64Array,
+    labeled: tuple[LabelKind, Sequence[Sequence[float]]],
     names: LabelMap | None,
     left_out: Sequence[tuple[str, int, str]],
 ) -> Subset:
+    kind, rows_ = labeled
+    first = np.array([row[0] if len(row) == 1 else np.nan for row in rows_], np.float64)
+    if kind is LabelKind.NUMBERS and np.isfinite(first).any():  # some images are wrong, not all
+        kind = LabelKind.CLASS
+    multi_hot = np.array(rows_, np.uint8) if kind is LabelKind.MULTI_HOT else None
+
     def read(index: int) -> bytes:
         with open(os.path.join(root, paths[index]), "rb", buffering=0) as file:
             return file.read()
 
     keys = [class_name(path) for path in paths]
-    return Subset(name, str(root), keys, labels, names, read, left_out)
+    return Subset(name, str(root), keys, first, names, read, left_out, kind, multi_hot)
 
 
 def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
     """Return the shards of a channel, or one file; the maps live as long as the subset."""
     files = [RecordFile(path) for path in paths]
-    records = [(file, number) for file in files for number in range(len(file))]
-    keys, labels = [], []
-    for file in files:
-        if len(file):
-            headers = file.record_headers
-            keys += [f"{file.path.name}#{i}" for i in headers["id"].tolist()]
-            labels.append(np.where(headers["flag"] > 1, np.nan, file.record_labels()))
+    found = read_record_labels(files)
+    records: list[tuple[RecordFile, int]] = []
+    keys: list[str] = []
+    labels: list[FloatArray] = []
+    without: list[str] = []
+    for file, has_image in zip(files, found.has_image, strict=True):
+        if not len(file):
+            continue
+        names_ = [f"{file.path.name}#{i}" for i in file.record_headers["id"].tolist()]
+        without += [names_[number] for number in np.flatnonzero(~has_image).tolist()]
+        numbers = np.flatnonzero(has_image).tolist()
+        records += [(file, number) for number in numbers]
+        keys += [names_[number] for number in numbers]
+        is_single = (file.record_headers["flag"] <= 1) | (found.kind is not LabelKind.NUMBERS)
+        labels.append(np.where(is_single, file.record_labels(), np.nan)[has_image])
+    kind = found.kind
+    if kind is LabelKind.NUMBERS and any(np.isfinite(some).any() for some in labels):
+        kind = LabelKind.CLASS  # some images are wrong, not all
+    multi_hot = stacked_rows(files) if found.kind is LabelKind.MULTI_HOT else None
 
     def read(index: int) -> bytes:
         file, number = records[index]
         return file.read_image(number).content
 
     folder, names = str(paths[0].parent), LabelMap.beside(paths[0])
-    return Subset(str(path), folder, keys, np.concatenate([np.empty(0), *labels]), names, read)
+    return Subset(
+        str(path),
+        folder,
+        keys,
+        np.concatenate([np.empty(0), *labels]),
+        names,
+        read,
+        [(WITHOUT_IMAGE, len(without), without[0])] if without else (),
+        kind,
+        multi_hot,
+        str(paths[0]),
+    )
