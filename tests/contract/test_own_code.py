@@ -231,14 +231,32 @@ def test_our_refusals_reach_the_client_unchanged(
     assert (broken.status, strange.status, no_text.status) == (400, 415, 400)
 
 
-@pytest.mark.parametrize("content_type", ["text/\u20ac", "text/plain\r\nSet-Cookie: a=b"])
-def test_a_content_type_that_no_header_can_hold_is_a_500(
-    model_with: Callable[[str], Path], red: bytes, content_type: str
+ECHO = """
+def output_fn(prediction, accept):
+    return 'text', eval(accept)
+"""
+
+
+def test_a_content_type_that_no_header_can_hold_is_a_500_and_begins_no_other_header(
+    model_with: Callable[[str], Path], red: bytes
 ) -> None:
-    code = f"def output_fn(prediction, accept): return 'text', {content_type!r}\n"
+    found = ("'text/\\u20ac'", r"'text/plain\r\nX-Other: 1'", r"'a\nb'", r"'a\x00b'", "5", "b'a/b'")
+    answers = answers_of(
+        model_with(ECHO),
+        *((red, {"Content_Type": "image/jpeg", "Accept": value}) for value in found),
+    )
+    for value, answer in zip(found, answers, strict=True):
+        assert answer.status == 500 and "X-Other" not in answer.headers
+        shown = f"output_fn returned the content type {value}: expected text on one line"
+        assert shown in json.loads(answer.body)["error"]
+
+
+def test_a_text_that_utf_8_cannot_hold_is_a_500_that_names_the_file(
+    model_with: Callable[[str], Path], red: bytes
+) -> None:
+    code = "def output_fn(prediction, accept): return 'text \\udc80'\n"
     (answer,) = answers_of(model_with(code), (red, {"Content_Type": "image/jpeg"}))
-    assert answer.status == 500 and b"internal error" in answer.body
-    assert "Set-Cookie" not in answer.headers
+    assert answer.status == 500 and b"inference.py failed: UnicodeEncodeError" in answer.body
 
 
 REFUSALS = """

@@ -328,7 +328,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]  # gunicorn carries no types
                 return run_application(self.wsgi, request, connection.peer, connection.server)
             except RequestError as error:
                 return refusal(error.status, error.message)
-            except Exception:
+            except BaseException:  # the user's code can raise one in this thread later on
                 _logger.exception("%s %s failed", record.method, record.path)
                 return refusal(500, _INTERNAL_ERROR)
 

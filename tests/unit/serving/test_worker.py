@@ -6,6 +6,7 @@ import ast
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from gunicorn.workers.base import Worker as GunicornWorker
 
 from image_classification.serving import worker
 from image_classification.serving.http import RequestReader
+from image_classification.serving.observation import RequestRecord
 from image_classification.serving.refusals import refusal
 from image_classification.serving.wsgi import run_application
 
@@ -146,3 +148,16 @@ def test_a_reason_that_utf_8_cannot_hold_is_escaped() -> None:
         refusal(500, "of your code: \ud800 ä").body
         == '{"error": "of your code: \\\\ud800 ä"}'.encode()
     )
+
+
+def test_an_exit_that_reaches_a_thread_after_the_users_code_is_a_500_of_its_request() -> None:
+    def application(*_: Any) -> Iterable[bytes]:
+        raise SystemExit  # as a timeout that a package raises in the thread from outside
+
+    started = worker.Worker.__new__(worker.Worker)
+    started.wsgi = application
+    asked = RequestReader(9).take(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection: Any = SimpleNamespace(peer=("9.9.9.9", 1), server=("127.0.0.1", 80))
+    assert asked is not None
+    answer = started._answer(connection, asked, RequestRecord("GET", "/"))
+    assert answer.status == 500 and b"internal error" in answer.body

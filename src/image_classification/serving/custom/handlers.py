@@ -1,6 +1,7 @@
 """The user's handlers as a responder, run by the sagemaker-inference package's transformer."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -191,6 +192,7 @@ def _encoded(entry: object) -> bytes | Failure:
 
 
 _logger = logging.getLogger(__name__)
+_HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, 5.5
 
 
 class CustomHandlers:
@@ -244,6 +246,7 @@ class CustomHandlers:
         try:
             with self._health.running(f"{CODE_FOLDER}/{self._code.program}"):
                 (answer,) = self._transformer.transform([{"body": invocation.body}], context)
+            return self._as_bytes(answer), self._as_header(context.content_type)
         except (RequestError, ImageError):
             raise
         except UnsupportedFormatError as error:
@@ -261,7 +264,6 @@ class CustomHandlers:
             raise RequestError(
                 500, f"{CODE_FOLDER}/{self._code.program} failed: {_described(error)}"
             ) from error
-        return self._as_bytes(answer), context.content_type.split(",")[0].strip()
 
     def _refusal(self, error: BaseInferenceToolkitError) -> RequestError:
         """Return the refusal that the user's code asks for, or a 500 that says what is wrong."""
@@ -277,13 +279,24 @@ class CustomHandlers:
 
     def _as_bytes(self, answer: object) -> bytes:
         if isinstance(answer, str):
-            return answer.encode("utf-8")
+            return str.encode(answer, "utf-8")
         if isinstance(answer, (bytes, bytearray)):
             return bytes(answer)
         raise RequestError(
             500,
             f"{CODE_FOLDER}/{self._code.program}: output_fn returned a {type(answer).__name__}: "
             "expected text or bytes",
+        )
+
+    def _as_header(self, content_type: object) -> str:
+        """Return the first of the content types; one with a line break would begin a new header."""
+        first = str.split(content_type, ",")[0].strip(" ") if isinstance(content_type, str) else ""
+        if isinstance(content_type, str) and _HEADER_VALUE.fullmatch(first):
+            return first
+        raise RequestError(
+            500,
+            f"{CODE_FOLDER}/{self._code.program}: output_fn returned the content type "
+            f"{ascii(content_type)[:200]}: expected text on one line, such as application/json",
         )
 
 
