@@ -1,17 +1,26 @@
-"""Unpacks a model.tar.gz from anybody: no paths out of it, no links, no decompression bombs."""
+"""Unpacks a model.tar.gz or a ZIP from anybody: no paths out of it, links, decompression bombs.
+
+It also finds the model in what people give: below a top folder, or in an archive in a folder.
+"""
 
 from __future__ import annotations
 
 import errno
 import math
+import re
+import shlex
 import shutil
 import stat
 import tarfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from image_classification.errors import ArtifactError
 from image_classification.files import named_in_errors, temporary_folder
@@ -24,11 +33,23 @@ _MOST_NAME = 255  # bytes of a file's or a folder's name, as on Linux
 _MOST_DEPTH = 64  # folders in folders
 _BLOCK = 1 << 20
 
-_COMPRESSIONS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
+_MOST_DIRECTORY = 16 * 2**20  # bytes of a ZIP's directory, which zipfile reads into memory
+_MOST_LEVELS = 4  # folders in folders in which a model is looked for
+_MOST_FOLDERS = 1000  # in which it is looked for
+_MOST_NESTED = 1  # archives in an archive, one in the other
+
+# First bytes → (the name of the archive, tarfile's mode for it).
+_FORMATS = {
+    b"\x1f\x8b": ("gzip", "r:gz"),
+    b"BZh": ("bzip2", "r:bz2"),
+    b"\xfd7zXZ\0": ("xz", "r:xz"),
+    b"PK\3\4": ("ZIP", ""),
+    b"PK\5\6": ("ZIP", ""),
 }
+_ZIP_TAIL = 22 + 2**16  # bytes at the end of a ZIP that hold the end of its directory
+_USTAR = slice(257, 262)  # of a tar header
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):/+(.*)")
+_ARCHIVE = re.compile(r"(?i).*\.(?:tar\.gz|tgz|tar|tar\.bz2|tar\.xz|zip)")
 
 
 @dataclass(frozen=True)
@@ -58,39 +79,103 @@ def unpack(archive: Path, directory: Path, limits: UnpackLimits = _USUAL_LIMITS)
     size = 0
     grown = _FREE_UNPACKED + _MOST_GROWTH * archive.stat().st_size
     deadline = time.monotonic() + limits.seconds
-    with _opened(archive) as tar:
-        for member in _members(tar, archive, limits.members):
-            size += member.size
-            limit = grown if size <= _MOST_UNPACKED else _MOST_UNPACKED
-            if size > limit:
-                raise ArtifactError(
-                    f"{archive}: expected at most {limit} bytes when unpacked, got {size} with "
-                    f"{member.name!r}; refused"
-                )
-            _unpack_member(tar, member, archive, directory, deadline)
+    for member in _members(archive, limits.members):
+        size += member.size
+        limit = grown if size <= _MOST_UNPACKED else _MOST_UNPACKED
+        if size > limit:
+            raise ArtifactError(
+                f"{archive}: expected at most {limit} bytes when unpacked, got {size} with "
+                f"{member.name!r}; refused"
+            )
+        _unpack_member(member, archive, directory, deadline)
 
 
 @contextmanager
-def unpacked(path: Path, limits: UnpackLimits = _USUAL_LIMITS) -> Iterator[Path]:
+def unpacked(
+    path: Path,
+    limits: UnpackLimits = _USUAL_LIMITS,
+    holding: Collection[str] = (),
+    nested: int = _MOST_NESTED,
+) -> Iterator[Path]:
     """Yield the folder at `path`, or a temporary folder with the unpacked archive at `path`.
+
+    Args:
+        path: a folder or an archive.
+        limits: of each archive.
+        holding: names of files. The folder that has one of them is yielded, if it is the only one
+            below the folder, or in the only archive in it (or its `model.tar.gz`).
+        nested: how many archives in an archive are unpacked, one in the other.
 
     Raises:
         ArtifactError: there is neither, or `unpack` refuses the archive.
     """
     if path.is_dir():
-        yield path
+        found, archive = _look_for(path, holding)
+        if found is None and archive is not None and nested >= 0:
+            with unpacked(archive, limits, holding, nested) as folder:
+                yield folder
+        else:
+            yield found or path
         return
     expected = f"{path}: expected a model.tar.gz or the folder unpacked from it, found"
+    if address := _ADDRESS.fullmatch(str(path)):
+        raise ArtifactError(_at_address(*address.groups()))
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{expected} nothing ({error})") from error
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:  # files of /proc have no size either
-        is_empty = stat.S_ISREG(found.st_mode)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:  # files of /proc have no size either
+        is_empty = stat.S_ISREG(status.st_mode)
         raise ArtifactError(f"{expected} {'an empty file' if is_empty else 'a device or a pipe'}")
     with temporary_folder() as folder:
         unpack(path, folder, limits)
-        yield folder
+        with unpacked(folder, limits, holding, nested - 1) as model:
+            yield model
+
+
+def _at_address(scheme: str, rest: str) -> str:
+    """Return the error about an address in place of a path, which has lost one of its slashes."""
+    address = f"{scheme.lower()}://{rest}"
+    commands = {
+        "s3": "aws s3 cp",
+        "gs": "gcloud storage cp",
+        "http": "curl -LO",
+        "https": "curl -LO",
+    }
+    command = commands.get(scheme.lower(), "copy")
+    target = " model.tar.gz" if " cp" in command else ""
+    return (
+        f"{address}: expected a path on this machine, found an address; download it first: "
+        f"{command} {shlex.quote(address)}{target}"
+    )
+
+
+def _look_for(folder: Path, names: Collection[str]) -> tuple[Path | None, Path | None]:
+    """Return the only folder with a file of these names, and the only archive, below `folder`."""
+    if not names:
+        return None, None
+    level, archives = [folder], []
+    for _ in range(_MOST_LEVELS):
+        found = [place for place in level if any((place / name).is_file() for name in names)]
+        if found:
+            return (found[0] if len(found) == 1 else None), None
+        entries = [e for place in level for e in islice(place.glob("[!.]*"), _MOST_FOLDERS)]
+        archives += [e for e in entries if _ARCHIVE.fullmatch(e.name) and e.is_file()]
+        folders = (e for e in entries if e.is_dir() and e.name != "__MACOSX")
+        level = [e for e in islice(folders, _MOST_FOLDERS) if not e.is_symlink()]
+    named = [archive for archive in archives if archive.name == "model.tar.gz"]
+    return None, next((only[0] for only in (named, archives) if len(only) == 1), None)
+
+
+def holds(path: Path, name: str, beside: str) -> bool:
+    """Return whether a folder or an archive has a file `name` at the top, or next to `beside`.
+
+    Raises:
+        ArtifactError: the archive is damaged.
+    """
+    names = {file for file in file_names(path) if len(file.parts) <= _MOST_LEVELS}
+    found = (file for file in names if file.name == name)
+    return any(len(file.parts) == 1 or file.with_name(beside) in names for file in found)
 
 
 def file_names(path: Path) -> Iterator[PurePosixPath]:
@@ -98,62 +183,129 @@ def file_names(path: Path) -> Iterator[PurePosixPath]:
     if path.is_dir():
         yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
         return
-    with _opened(path) as tar:
-        yield from (PurePosixPath(member.name) for member in _members(tar, path))
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
-    with _reading(archive):
-        tar = tarfile.open(archive, tarinfo=_Member)
-    with tar:
-        yield tar
+    if address := _ADDRESS.fullmatch(str(path)):
+        raise ArtifactError(_at_address(*address.groups()))
+    yield from (PurePosixPath(member.name) for member in _members(path))
 
 
 @contextmanager
 def _reading(archive: Path) -> Iterator[None]:
-    """Name the archive and its compression in errors of the block, which only reads it."""
+    """Name the archive and its format in errors of the block, which only reads it."""
     try:
         yield
     except ArtifactError:
         raise
     except Exception as error:  # each compression has its own errors, and so do strange headers
-        reason = "nested headers" if isinstance(error, RecursionError) else str(error)
-        raise ArtifactError(
-            f"{archive}: not a usable model.tar.gz: {_kind_of(archive)}"
-            f"{' '.join(reason.split())[:500]}"
-        ) from error
+        if isinstance(error, _Refusal):
+            reason = " ".join(str(error).split())[:500]
+        elif isinstance(error, RecursionError):
+            reason = "too many nested headers"
+        elif isinstance(error, NotImplementedError):
+            reason = "a member is compressed in a way that is not read here; pack it as tar.gz"
+        else:
+            reason = _kind_of(archive, error)
+        raise ArtifactError(f"{archive}: not a usable model.tar.gz: {reason}") from error
 
 
-def _kind_of(archive: Path) -> str:
-    """Name the compression of an archive that cannot be read, if there is one."""
-    try:
-        with archive.open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return ""
-    for magic, kind in _COMPRESSIONS.items():
-        if head.startswith(magic):
-            return f"a damaged or incomplete {kind} archive: "
-    return ""
+class _Refusal(tarfile.ReadError):
+    """A member that an artifact never has; the message says why."""
 
 
-def _members(
-    tar: tarfile.TarFile, archive: Path, most: int = _USUAL_LIMITS.members
-) -> Iterator[tarfile.TarInfo]:
-    count = 0
-    while True:
-        with _reading(archive):
-            member = tar.next()
-            if member is not None and member.size < 0:
-                raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
-        if member is None:
-            return
+def _kind_of(archive: Path, error: Exception) -> str:
+    """Name the format of an archive that cannot be read."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES):
+        return f"it cannot be read ({error.strerror})"
+    head = _head(archive)
+    name, _ = _format_of(head)
+    if not name:
+        return f"not an archive, it begins with {head[:16]!r}"
+    is_other = type(error) is tarfile.ReadError and str(error) in ("invalid header", "bad checksum")
+    inside = ", or one without a tar archive inside" if is_other else ""
+    return f"a damaged or incomplete {name} archive{inside}; copy or pack it again"
+
+
+def _head(archive: Path) -> bytes:
+    with archive.open("rb") as file:
+        return file.read(512)
+
+
+def _format_of(head: bytes) -> tuple[str, str]:
+    """Return the name of an archive's format and tarfile's mode; "" if it begins as none does."""
+    found = (row for magic, row in _FORMATS.items() if head.startswith(magic))
+    return next(found, ("tar", "r:") if head[_USTAR] == b"ustar" else ("", "r:"))
+
+
+@dataclass(frozen=True)
+class _ArchiveMember:
+    """A file, a folder or something else in an archive; `open` returns the content of a file."""
+
+    name: str
+    size: int
+    is_file: bool
+    is_folder: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def _members(archive: Path, most: int = _USUAL_LIMITS.members) -> Iterator[_ArchiveMember]:
+    with _reading(archive):
+        name, mode = _format_of(_head(archive))
+    members = _zip_members(archive) if name == "ZIP" else _tar_members(archive, mode)
+    for count, member in enumerate(members):
         if count == most:
             raise ArtifactError(f"{archive}: expected at most {most} files and folders, got more")
-        count += 1
-        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
         yield member
+
+
+def _tar_members(archive: Path, mode: str) -> Iterator[_ArchiveMember]:
+    with _reading(archive):
+        tar = tarfile.open(archive, mode, tarinfo=_Member)  # type: ignore[call-overload]
+    with tar:
+        while True:
+            with _reading(archive):
+                member = tar.next()
+                if member is not None and member.size < 0:
+                    raise _Refusal(f"{member.name!r} has {member.size} bytes")
+            if member is None:
+                return
+            tar.members.clear()  # else it keeps them all
+            content = partial(tar.extractfile, member)
+            yield _ArchiveMember(member.name, member.size, member.isfile(), member.isdir(), content)
+
+
+def _zip_members(archive: Path) -> Iterator[_ArchiveMember]:
+    with _reading(archive):
+        _check_directory(archive)
+        packed = zipfile.ZipFile(archive)
+    with packed:
+        for member in packed.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            with _reading(archive):
+                if member.flag_bits & 1:
+                    raise _Refusal(f"{member.filename!r} has a password; pack it without")
+            name = member.filename if "/" in member.filename else member.filename.replace("\\", "/")
+            yield _ArchiveMember(
+                name,
+                member.file_size,
+                not member.is_dir() and kind in (0, stat.S_IFREG),
+                member.is_dir(),
+                partial(packed.open, member),
+            )
+
+
+def _check_directory(archive: Path) -> None:
+    """Refuse a ZIP whose directory would fill the memory, before zipfile reads it."""
+    with archive.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - _ZIP_TAIL))
+        tail = file.read()
+    is_plain = tail[-22:-18] == b"PK\5\6" and tail.endswith(b"\0\0")  # without a comment
+    start = len(tail) - 22 if is_plain else tail.rfind(b"PK\5\6")
+    if start < 0:
+        raise zipfile.BadZipFile
+    if tail[max(0, start - 20) : start].startswith(b"PK\6\7"):
+        raise _Refusal("a ZIP64, which holds more than an artifact; pack it as model.tar.gz")
+    if int.from_bytes(tail[start + 12 : start + 16], "little") > _MOST_DIRECTORY:
+        raise _Refusal(f"a directory of more than {_MOST_DIRECTORY} bytes")
 
 
 class _Member(tarfile.TarInfo):
@@ -170,7 +322,7 @@ class _Member(tarfile.TarInfo):
         if member.type == tarfile.GNUTYPE_SPARSE:
             raise _sparse(member.name)
         if member.type in cls._EXTENDED and member.size > _MOST_HEADER:
-            raise tarfile.ReadError(f"an extended header of {member.size} bytes")
+            raise _Refusal(f"an extended header of {member.size} bytes")
         return member
 
     def _proc_gnusparse_00(self, member: tarfile.TarInfo, *_: object) -> None:
@@ -183,21 +335,15 @@ class _Member(tarfile.TarInfo):
         raise _sparse(member.name)
 
 
-def _sparse(name: str) -> tarfile.ReadError:
+def _sparse(name: str) -> _Refusal:
     """Return the error about a file with holes, which a few bytes can make as long as they claim.
 
     tarfile would also read the list of the holes into memory, however long.
     """
-    return tarfile.ReadError(f"{name!r} is a sparse file; pack it with tar without --sparse")
+    return _Refusal(f"{name!r} is a sparse file; pack it with tar without --sparse")
 
 
-def _unpack_member(
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    archive: Path,
-    directory: Path,
-    deadline: float,
-) -> None:
+def _unpack_member(member: _ArchiveMember, archive: Path, directory: Path, deadline: float) -> None:
     # By hand, because Debian 12's Python has no extraction filters yet.
     name = member.name
     parts = [len(part.encode("utf-8", "surrogateescape")) for part in name.split("/")]
@@ -206,16 +352,17 @@ def _unpack_member(
             f"{archive}: {name[:80]!r}… has {len(parts)} parts of up to {max(parts)} bytes: "
             f"expected at most {_MOST_DEPTH} parts of {_MOST_NAME}"
         )
-    with _reading(archive):
-        target = (directory / name).resolve()
+    if "\0" in name:
+        raise ArtifactError(f"{archive}: {name[:80]!r} contains a null byte")
+    target = (directory / name).resolve()
     if not target.is_relative_to(directory.resolve()):
         raise ArtifactError(
             f"{archive}: {name!r} would be unpacked outside the folder; pack the artifact "
             "folder again"
         )
     with _reading(archive):
-        content = tar.extractfile(member) if member.isfile() else None
-    if content is None and not member.isdir():
+        content = member.open() if member.is_file else None
+    if content is None and not member.is_folder:
         raise ArtifactError(
             f"{archive}: {name!r} is a link or a device; pack regular files and folders only"
         )
@@ -242,7 +389,7 @@ def _unpack_member(
         raise ArtifactError(f"{archive}: {name!r} is both a file and a folder") from error
 
 
-def _check_space(member: tarfile.TarInfo, directory: Path) -> None:
+def _check_space(member: _ArchiveMember, directory: Path) -> None:
     """Raise an OSError if the disk cannot hold the member, before anything is written."""
     free = shutil.disk_usage(directory).free
     if member.size > free:

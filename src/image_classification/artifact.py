@@ -210,13 +210,18 @@ def read_artifact(directory: Path) -> Artifact:
 
 @contextmanager
 def open_artifact(path: Path, limits: UnpackLimits | None = None) -> Iterator[Artifact]:
-    """The artifact in a folder, or in a `model.tar.gz` that is unpacked while the block runs."""
+    """The artifact in a folder, or in an archive that is unpacked while the block runs.
+
+    It can be below a top folder, or in the only archive in the folder.
+    """
     if path.is_file() and (other := describe_file(path)):
         raise ArtifactError(f"{path}: expected a model.tar.gz or its folder, found {other}")
-    with unpacked(path, limits or UnpackLimits()) as folder:
+    with unpacked(path, limits or UnpackLimits(), (MANIFEST_FILE,)) as folder:
         try:
             yield read_artifact(folder)
         except ArtifactError as error:  # the user knows the archive, not where it was unpacked
+            if folder.is_relative_to(path):
+                raise
             raise ArtifactError(str(error).replace(str(folder), str(path))) from error
 
 

@@ -13,7 +13,7 @@ from image_classification import backends
 from image_classification.archive import unpacked
 from image_classification.artifact import Artifact
 from image_classification.backends import base
-from image_classification.backends.mxnet_archive import read_built_in
+from image_classification.backends.mxnet_archive import SYMBOL_FILE, read_built_in
 from image_classification.contract import process
 from image_classification.errors import ArtifactError, BackendError, DataError
 from image_classification.files import write_bytes
@@ -43,7 +43,7 @@ def export_built_in(
         ArtifactError: it is not an archive of the built-in, or a damaged one.
         DataError: the number of labels is not the number of classes.
     """
-    with unpacked(path) as folder:
+    with unpacked(path, holding=(SYMBOL_FILE,)) as folder:
         model = read_built_in(folder)
     channels, height, width = model.input_shape
     std = (1.0,) * channels

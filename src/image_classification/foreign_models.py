@@ -8,31 +8,38 @@ import re
 from itertools import islice
 from pathlib import Path
 
+_TRAIN = (
+    "train a network here (image-classification train --channel train=IMAGES --set preset=transfer "
+    "--output model)"
+)
+
 # A pattern of file names, what that is, and the cure; the first row that fits is named.
 _OTHER_MODELS = tuple(
     (re.compile(rf"(?:^|/)(?:{pattern})$"), kind, cure)
     for pattern, kind, cure in (
         (
-            r"image-classification-symbol\.json",
+            r"image-classification-(?:symbol\.json|\d{4}\.params)|model-shapes\.json",
             "a model of the MXNet built-in",
             "convert it with image-classification export --from-mxnet {path} --output model, or "
             "put its model.tar.gz into the channel model of a training job",
         ),
         (
-            r".*-symbol\.json|.*-\d{4}\.params",
+            r".*-symbol\.json|.*\.params",
             "an MXNet model that the built-in did not write",
-            "train a network here",
+            _TRAIN,
         ),
         (
             r"saved_model\.pb(?:txt)?",
             "a TensorFlow SavedModel, such as the TensorFlow built-in writes",
-            "to train from it, put it into the channel model of a job with backend=tensorflow "
-            "(docs/tensorflow.md)",
+            "it cannot be converted, but a job trains on from it: image-classification train "
+            "--channel training=IMAGES --channel model=DIR --set backend=tensorflow --output "
+            "model (DIR holds it; docs/tensorflow.md)",
         ),
         (
             r".*\.keras|.*\.h5|.*\.hdf5|keras_metadata\.pb",
             "a Keras model",
-            "train its network here, with backend=tensorflow and backbone=keras/<name>",
+            "train its network here, with backend=tensorflow and backbone=keras/<name> "
+            "(docs/tensorflow.md)",
         ),
         (
             r"checkpoint-\d+(?:-\d+)?\.(?:json|safetensors)",
@@ -43,13 +50,23 @@ _OTHER_MODELS = tuple(
             r"(?:pytorch_model|model|adapter_model|tf_model|flax_model)(?:-\d+-of-\d+)?"
             r"\.(?:bin|safetensors|msgpack)|preprocessor_config\.json",
             "a Hugging Face model",
-            "train a network here",
+            _TRAIN,
         ),
         (
             r".*\.(?:pth|pt|ckpt|bin|mar|pkl|pickle|joblib|torchscript)",
             "weights of PyTorch or another framework, which are not read because a pickle can "
             "contain code",
-            "train a network here",
+            _TRAIN,
+        ),
+        (
+            r"manifest\.json|labels\.json|preprocessing\.json",
+            "a file of an artifact",
+            "give its whole folder, {folder}",
+        ),
+        (
+            r".*\.(?:tflite|mlmodel|mlpackage|engine|plan|trt|xml|ncnn|rknn)",
+            "a model compiled for another runtime",
+            _TRAIN,
         ),
         (
             r".*\.(?:onnx|safetensors)",
@@ -59,9 +76,24 @@ _OTHER_MODELS = tuple(
         ),
     )
 )
-_ARCHIVE = re.compile(r".*\.(?:tar\.gz|tgz)")
+_ARCHIVE = re.compile(r"(?i).*\.(?:tar\.gz|tgz|tar|zip)")
 
-_MOST_NAMES = 200  # that are looked at, at the top and again one folder below
+# First bytes of a file whose name says nothing → what it is, and the cure.
+_CONTENTS = (
+    (b"\x89HDF", "an HDF5 file, such as Keras writes", _TRAIN),
+    (b"\x80", "a pickle, which is not read because it can contain code", _TRAIN),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
+    (b"<", "an HTML or XML text", "open it: it can be the error or login page of a download"),
+    (b"{", "a JSON text", "open it: it can be the error of a download"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it (tar -xf {path}) and give the folder"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it (7z x {path}) and give the folder"),
+    (b"Rar!", "a RAR archive", "unpack it (unrar x {path}) and give the folder"),
+    (b"\xff\xd8\xff", "a JPEG image", "give the model with --model and images after it"),
+    (b"\x89PNG", "a PNG image", "give the model with --model and images after it"),
+)
+_ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\3\4", b"PK\5\6")
+
+_MOST_NAMES = 200  # that are looked at in each of four levels of folders
 _SHOWN = 10
 
 
@@ -72,30 +104,40 @@ def describe_folder(directory: Path, manifest: str) -> str:
         directory: the user's folder, or an unpacked archive; it need not exist.
         manifest: the name of an artifact's manifest.
     """
-    found = [path for part in ("*", "*/*") for path in islice(directory.glob(part), _MOST_NAMES)]
+    levels = ("*", "*/*", "*/*/*", "*/*/*/*")
+    found = [path for part in levels for path in islice(directory.glob(part), _MOST_NAMES)]
     names = sorted(path.relative_to(directory).as_posix() for path in found)
-    for name in names:
-        if name.endswith(f"/{manifest}"):
-            inner = directory / Path(name).parent
-            return f"it in the folder {inner.name}: give {inner}, or pack only the files in it"
-    if named := _described(names, directory):
+    if several := [name for name in names if name.endswith(f"/{manifest}")]:
+        folders = ", ".join(name.removesuffix(f"/{manifest}") for name in several[:_SHOWN])
+        return f"{len(several)} artifacts in its folders {folders}: give one of them"
+    if named := _described(names, directory, directory):
         return named
-    if archive := next(filter(_ARCHIVE.fullmatch, names), None):
-        return f"an archive ({archive}): give {directory / archive} if it is the model"
+    if archives := [name for name in names if _ARCHIVE.fullmatch(name)]:
+        shown = ", ".join(archives[:_SHOWN])
+        return f"{len(archives)} archives ({shown}): give the one that is the model"
     return str([name for name in names if "/" not in name][:_SHOWN] or "nothing")
 
 
 def describe_file(path: Path) -> str | None:
-    """As `describe_folder` for a file; None if it begins as an archive or its name says nothing."""
+    """As `describe_folder` for a file; None for an archive, and for what cannot be recognized."""
+    if not path.stat().st_size:  # also files of /proc, which can wait when they are read
+        return None
     with path.open("rb") as file:
         head = file.read(512)
-    is_archive = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or b"ustar" in head
-    return None if is_archive else _described([path.name], path)
+    is_zip = head.startswith(b"PK")
+    if not is_zip and (head.startswith(_ARCHIVES) or b"ustar" in head):
+        return None
+    # Several programs store models in a ZIP under another name.
+    if named := _described([path.name], path.parent, path.parent):
+        return named
+    rows = (row for row in _CONTENTS if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(row[0]))
+    found = next(rows, None)
+    return None if found is None or is_zip else f"{found[1]}: {found[2].format(path=path)}"
 
 
-def _described(names: list[str], path: Path) -> str | None:
+def _described(names: list[str], path: Path, folder: Path) -> str | None:
     for pattern, kind, cure in _OTHER_MODELS:
         shown = next((name for name in names if pattern.search(name)), None)
         if shown is not None:
-            return f"{kind} ({shown}): {cure.format(path=path)}"
+            return f"{kind} ({shown}): {cure.format(path=path, folder=folder)}"
     return None

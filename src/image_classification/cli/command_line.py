@@ -131,7 +131,11 @@ def add_segment(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
 def add_model(command: argparse.ArgumentParser) -> None:
     """Add `--model`, for a command that reads an artifact."""
     command.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="artifact folder or model.tar.gz"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="artifact folder or model.tar.gz (or a ZIP, or a folder that holds one of them)",
     )
 
 

@@ -7,11 +7,11 @@ asks for pretrained weights of a network without any gets a substitute that has 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from image_classification import backends
-from image_classification.archive import file_names, unpacked
-from image_classification.artifact import MANIFEST_FILE, open_artifact
+from image_classification.archive import file_names, holds, unpacked
+from image_classification.artifact import MANIFEST_FILE, MODEL_FILE, open_artifact
 from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
 from image_classification.backends.base import Backbone
 from image_classification.backends.pretrained import has_weights
@@ -21,33 +21,39 @@ from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ChannelError
 
 SUBSTITUTE = "efficientnet_lite0"
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _SAVED_MODEL_FILES = {"saved_model.pb", "saved_model.pbtxt"}
 
 _logger = logging.getLogger(__name__)
 
 
 def model_path(channel: ChannelInput) -> Path:
-    """Return the archive in the channel `model`, or the channel's folder.
+    """Return the archive in the channel `model` or in a folder of it, or the channel's folder.
 
     A finished job's output.tar.gz may be next to its model.tar.gz.
 
     Raises:
         ChannelError: there are several archives, and none is named model.tar.gz.
     """
-    archives = sorted(channel.path.glob("*.tar.gz"))
-    named = channel.path / "model.tar.gz"
-    if named in archives:
-        return named
-    if len(archives) > 1:
-        raise ChannelError(
-            f"channel model: expected one model.tar.gz, found {[p.name for p in archives]}"
-        )
-    return archives[0] if archives else channel.path
+    for pattern in ("*", "*/*"):
+        found = [path for path in sorted(channel.path.glob(pattern)) if path.is_file()]
+        archives = [path for path in found if path.name.lower().endswith(_ARCHIVES)]
+        named = [path for path in archives if path.name == "model.tar.gz"]
+        if len(named) == 1:
+            return named[0]
+        if len(archives) > 1:
+            names = [path.name for path in archives]
+            raise ChannelError(f"channel model: expected one model.tar.gz, found {names}")
+        if archives:
+            return archives[0]
+        if any(path.name == MANIFEST_FILE for path in found):
+            break
+    return channel.path
 
 
 def is_artifact(path: Path) -> bool:
     """Return whether `path` holds an artifact of ours; ArtifactError as for `is_saved_model`."""
-    return any(name == PurePosixPath(MANIFEST_FILE) for name in file_names(path))
+    return holds(path, MANIFEST_FILE, MODEL_FILE)
 
 
 def is_saved_model(path: Path) -> bool:
@@ -56,12 +62,9 @@ def is_saved_model(path: Path) -> bool:
     Raises:
         ArtifactError: `path` is an archive that cannot be read.
     """
-    found = False
-    for name in file_names(path):
-        if name == PurePosixPath(MANIFEST_FILE):
-            return False
-        found |= name.name in _SAVED_MODEL_FILES
-    return found
+    if is_artifact(path):
+        return False
+    return any(name.name in _SAVED_MODEL_FILES for name in file_names(path))
 
 
 def substitute_backbone(

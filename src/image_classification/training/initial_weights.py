@@ -7,16 +7,16 @@ kept, reordered to the job's classes; any other head is new.
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from image_classification import artifact as artifacts
 from image_classification import backends
-from image_classification.archive import file_names, unpacked
+from image_classification.archive import holds, unpacked
+from image_classification.backends import mxnet_archive
 from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, EngineModule, State
-from image_classification.backends.mxnet_archive import SYMBOL_FILE, BuiltInModel, read_built_in
 from image_classification.backends.pretrained import has_weights
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
@@ -146,12 +146,12 @@ def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, Label
         return artifact.manifest["backbone"], artifact.labels, state
 
 
-def _built_in_model(path: Path) -> BuiltInModel | None:
+def _built_in_model(path: Path) -> mxnet_archive.BuiltInModel | None:
     """Return the MXNet built-in's model at `path`, or None if `path` holds something else."""
-    if PurePosixPath(SYMBOL_FILE) not in file_names(path):  # before unpacking anything
+    if not holds(path, mxnet_archive.SYMBOL_FILE, mxnet_archive.SHAPES_FILE):  # nothing is unpacked
         return None
-    with unpacked(path) as folder:
-        return read_built_in(folder)
+    with unpacked(path, holding=(mxnet_archive.SYMBOL_FILE,)) as folder:
+        return mxnet_archive.read_built_in(folder)
 
 
 def _head_order(theirs: LabelMap, ours: LabelMap) -> tuple[list[int] | None, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,20 @@ import pytest
 
 from image_classification import backends
 from image_classification.artifact import MANIFEST_FILE
+from image_classification.contract.channels import ChannelInput
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import BackendError, ChannelError
+from image_classification.export import export_built_in
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.backbone import channel_backbone_folder
+from image_classification.training.backbone import (
+    channel_backbone_folder,
+    is_artifact,
+    model_path,
+)
 from image_classification.training.initial_weights import _check_backbone, channel_weights
 from image_classification.training.request import JobRequest, read_request
 from tests.contract.jobs import write_job
+from tests.unit.backends.built_in_archive import write_archive
 
 
 @pytest.fixture
@@ -116,3 +125,62 @@ def test_a_backbone_of_another_backend_says_which_to_set(
 ) -> None:
     with pytest.raises(BackendError, match=remedy):
         backends.catalog(backend).find(backbone)
+
+
+def pack(folder: Path, path: Path, top: str = ".") -> Path:
+    """An archive of `folder` below `top`: a ZIP or a .tar.gz, by its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for file in sorted(folder.iterdir()):
+                packed.write(file, f"{top}/{file.name}")
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            tar.add(folder, top)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "top"),
+    [
+        ("model.tar.gz", "."),
+        ("model.tar.gz", "model"),
+        ("built-in.zip", "."),
+        ("built-in.tgz", "job/model"),
+        ("output/model.tar.gz", "."),
+    ],
+)
+def test_a_model_is_found_in_the_channel_in_every_form_that_commands_take(
+    tmp_path: Path, name: str, top: str
+) -> None:
+    write_archive(tmp_path / "built-in", classes=2)
+    pack(tmp_path / "built-in", tmp_path / "channel" / name, top)
+    mxnet = {"num_classes": 2, "num_training_samples": 8, "num_layers": 20}
+    job = request(tmp_path, tmp_path / "channel", channel="train", image_shape="3,32,32", **mxnet)
+    found = channel_weights(job.settings, LabelMap(("a", "b")), job.channels["model"])
+    assert found is not None and "head included" in found.description
+    path = model_path(job.channels["model"])
+    assert path == job.channels["model"].path / name and not is_artifact(path)
+
+
+def test_several_archives_in_the_channel_are_an_error_that_names_them(tmp_path: Path) -> None:
+    for name in ("a.tar.gz", "b.zip"):
+        (tmp_path / "channel").mkdir(exist_ok=True)
+        (tmp_path / "channel" / name).write_bytes(b"")
+    with pytest.raises(ChannelError, match=r"expected one model.tar.gz, found \['a.tar.gz', 'b.z"):
+        model_path(ChannelInput("model", tmp_path / "channel"))
+
+
+@pytest.mark.parametrize("form", ["folder", "top folder", "archive", "ZIP with a top folder"])
+def test_export_converts_a_built_in_model_in_every_form(tmp_path: Path, form: str) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "model" / "1"
+    write_archive(folder, classes=3)
+    path = {
+        "folder": lambda: folder,
+        "top folder": lambda: tmp_path / "model",
+        "archive": lambda: pack(folder, tmp_path / "m.tar.gz"),
+        "ZIP with a top folder": lambda: pack(folder, tmp_path / "m.zip", "model"),
+    }[form]()
+    artifact = export_built_in(path, "reference", None, tmp_path / "out")
+    assert len(artifact.labels) == 3
