@@ -43,6 +43,7 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     command.add_argument(
         "--list", type=Path, metavar="FILE", help="list of the images; with a single PATH only"
     )
+    command_line.add_columns(command)
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command_line.add_workers(command)
     command.set_defaults(run=run)
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     damaged: list[Problem] = []
     for path in args.paths:
         try:
-            subsets += find_subsets(path, args.list)
+            subsets += find_subsets(path, args.list, command_line.columns_of(args))
         except (RecordError, ListError) as error:  # a mistake in the data, not in the command
             damaged.append(Problem("error", "damaged", str(error)))
     max_pixels = environment.max_pixels()

@@ -17,6 +17,8 @@ from image_classification.files import check_target, named_in_errors
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from image_classification.inventory.columns import ColumnOptions
+
 Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
 
 _STANDARD_OUTPUT = "standard output"
@@ -191,3 +193,42 @@ def check_sheet(path: Path, sources: Iterable[Path]) -> None:
         with path.open("rb") as existing:
             if existing.read(len(PNG_SIGNATURE)) not in (PNG_SIGNATURE, b""):
                 raise UsageError(f"{path} exists and is not a PNG: name another file for the sheet")
+
+
+def add_columns(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the flags that say what the columns of a table mean."""
+    add = group.add_argument
+    add(
+        "--file-column",
+        metavar="COLUMN",
+        help="the column of a table that names the files: a name, or a number from 1 (default: "
+        "the column whose cells name files in the folder)",
+    )
+    add(
+        "--label-column",
+        metavar="COLUMN",
+        help="the column of the class; a,b,c for one column of 0 and 1 per class (default: by its "
+        "name or content)",
+    )
+    add(
+        "--split-column",
+        metavar="COLUMN",
+        help="the column of the split: train, validation or test; none: there is none",
+    )
+    add(
+        "--label-separator",
+        metavar="TEXT",
+        help="what separates several labels in a cell: |, blank, …; none: each cell is one label",
+    )
+
+
+def columns_of(namespace: argparse.Namespace) -> ColumnOptions:
+    """Return what the user says about the columns."""
+    from image_classification.inventory.columns import ColumnOptions
+
+    return ColumnOptions(
+        file=namespace.file_column,
+        label=namespace.label_column,
+        split=namespace.split_column,
+        separator=namespace.label_separator,
+    )

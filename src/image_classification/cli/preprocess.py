@@ -42,20 +42,22 @@ def add_commands(commands: command_line.Commands) -> None:
 
 
 def _add_input(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument_group("input").add_argument
+    group = command.add_argument_group("input")
+    add = group.add_argument
     add("--input", type=Path, metavar="DIR", help="default: <base>/processing/input")
     add(
         "--list",
         type=Path,
         metavar="FILE",
-        help="the class of each image: .csv, .tsv, .lst, .manifest or .jsonl (default: the class "
-        "folders, or the only list in DIR)",
+        help="the class of each image: .csv, .tsv, .txt, .json, .jsonl, .lst or .manifest "
+        "(default: the class folders, or the only list in DIR)",
     )
     add(
         "--label-attribute",
         metavar="NAME",
         help="with a manifest: the attribute that holds the class",
     )
+    command_line.add_columns(group)
     add("--group-by", metavar="COLUMN", help="keep the images of a group in one split")
     add(
         "--labels",
@@ -139,6 +141,7 @@ def run(namespace: argparse.Namespace) -> int:
             labels=labels,
             group_by=namespace.group_by,
             label_attribute=namespace.label_attribute,
+            columns=command_line.columns_of(namespace),
         )
     with late_progress("preprocess", "images") as on_progress:
         findings = write_channels(inventory, output, plan, on_progress)

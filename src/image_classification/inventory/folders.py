@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
-from image_classification.inventory.manifest import read_manifest
-from image_classification.inventory.rows import Inventory, assemble
+from image_classification.inventory.columns import ColumnOptions
+from image_classification.inventory.manifest import is_manifest, read_manifest
+from image_classification.inventory.matching import FileIndex
+from image_classification.inventory.rows import Inventory, assemble, in_order, split_named
 from image_classification.inventory.splits import bare_splits, split_folders, subfolders
 from image_classification.inventory.tables import read_list_inventory, read_table
 from image_classification.labels import tree
@@ -16,6 +18,9 @@ from image_classification.loading.foreign_files import describe_file
 from image_classification.loading.sources import FolderSource
 
 _TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
+_ON_REQUEST = (".txt", ".json", ".ndjson")  # a folder may hold such files that are no lists
+_COCO = ".coco.json"
+_NO_OPTIONS = ColumnOptions()
 _NO_CLASSES = "folders named after a split, without class folders"
 _log = logging.getLogger(__name__)
 
@@ -64,6 +69,7 @@ def take_inventory(
     labels: LabelMap | None = None,
     group_by: str | None = None,
     label_attribute: str | None = None,
+    columns: ColumnOptions = _NO_OPTIONS,
 ) -> Inventory:
     """Return the inventory of a folder.
 
@@ -77,6 +83,7 @@ def take_inventory(
             folder or next to the list decides, else the input itself.
         group_by: the column or attribute whose values are the groups.
         label_attribute: the attribute of a manifest that holds the class.
+        columns: what the columns of a table mean.
 
     Raises:
         DataError: no image, a malformed list, or classes that contradict `labels`.
@@ -86,42 +93,143 @@ def take_inventory(
         found = describe_file(root) if root.is_file() else "none"
         raise DataError(f"{root}: expected a folder of images, found {found}")
     labels = labels or LabelMap.beside(root / LABELS_FILE)
+    columns = replace(columns, group=group_by)
+    if listing is None:
+        folders = _split_tables(root)
+        if folders:
+            parts = {
+                split: take_inventory(
+                    folder,
+                    labels=labels,
+                    group_by=group_by,
+                    label_attribute=label_attribute,
+                    columns=columns,
+                )
+                for split, folder in folders.items()
+            }
+            return _joined(root, parts, labels)
     listing = listing or _only_listing(root)
-    _check_options(listing, group_by, label_attribute)
+    _check_options(listing, columns, label_attribute)
     if listing is None:
         return _read_class_folders(root, labels)
     _log.info("%s: classes are read from %s", root, listing)
-    kind = listing.suffix.lower()
-    if kind in _LISTS:
-        return read_list_inventory(root, listing, labels)
-    if kind in _TABLES:
-        rows = read_table(listing, group_by)
-    else:
-        rows = read_manifest(listing, label_attribute, group_by)
-    inventory = assemble(root, listing, rows, labels)
+    inventory = _read_listing(root, listing, labels, columns, label_attribute)
     if inventory.splits and not group_by:  # a column named group does not ask for a new split
         return replace(inventory, groups=())
     return inventory
 
 
-def _check_options(listing: Path | None, group_by: str | None, label_attribute: str | None) -> None:
+def _read_listing(
+    root: Path,
+    listing: Path,
+    labels: LabelMap | None,
+    columns: ColumnOptions,
+    label_attribute: str | None,
+) -> Inventory:
+    kind = listing.suffix.lower()
+    if kind in _LISTS:
+        return read_list_inventory(root, listing, labels)
+    if kind in _MANIFESTS and is_manifest(listing):
+        attribute = label_attribute or columns.label
+        rows = read_manifest(listing, attribute, columns.group, columns.split)
+        return assemble(root, listing, rows, labels)
+    if label_attribute and columns.label is None:
+        columns = replace(columns, label=label_attribute)
+    files = FileIndex.below(root, listing)
+    table, own_labels = read_table(listing, files, columns)
+    return assemble(root, listing, table, labels, own_labels, files)
+
+
+def _split_tables(root: Path) -> dict[str, Path]:
+    """Return split → sub-folder if all sub-folders are named after splits and hold a list each."""
+    splits: dict[str, Path] = {}
+    for folder in subfolders(root):
+        split = split_named(folder.name)
+        is_alone = len(_listings(folder)) == 1 and not any(folder.glob("*.rec"))
+        if split is None or split in splits or not is_alone or has_class_folders(folder):
+            return {}
+        splits[split] = folder
+    return splits
+
+
+def _joined(root: Path, parts: dict[str, Inventory], labels: LabelMap | None) -> Inventory:
+    """Return the inventories of split folders as one; their classes are put together."""
+    maps = [part.labels for part in parts.values()]
+    if labels is None:
+        names = {name for one in maps for name in one.names}
+        labels = maps[0] if len(set(maps)) == 1 else LabelMap(in_order(names))
+    is_multi_label = any(part.is_multi_label for part in parts.values())
+    entries: list[ListEntry] = []
+    splits: list[str] = []
+    groups: list[str] = []
+    for split, part in parts.items():
+        above = part.root.relative_to(root).as_posix()
+        indices = [labels.index(name) for name in part.labels.names]
+        for entry in part.entries:
+            present = [i for i, bit in enumerate(entry.labels) if bit]
+            if not part.is_multi_label:
+                present = [int(entry.labels[0])]
+            numbers = {indices[i] for i in present}
+            label: tuple[float, ...] = tuple(map(float, numbers))
+            if is_multi_label:
+                label = tuple(float(i in numbers) for i in range(len(labels)))
+            entries.append(ListEntry(len(entries), label, f"{above}/{entry.path}"))
+        splits += [split] * len(part.entries)
+        groups += part.groups
+    left_out = [reason for part in parts.values() for reason in part.left_out]
+    return Inventory(
+        str(root),
+        root,
+        entries,
+        labels,
+        splits,
+        groups if len(groups) == len(entries) else (),
+        left_out,
+        is_multi_label,
+    )
+
+
+def _check_options(
+    listing: Path | None, columns: ColumnOptions, label_attribute: str | None
+) -> None:
     kind = listing.suffix.lower() if listing else ""
-    if listing is not None and kind not in _TABLES + _LISTS + _MANIFESTS:
-        endings = ", ".join(_TABLES + _LISTS + _MANIFESTS)
-        raise UsageError(f"{listing}: expected a list named {endings}, got {kind!r}")
-    if group_by and kind not in _TABLES + _MANIFESTS:
-        raise UsageError(f"--group-by {group_by}: only a CSV or a manifest has columns to group by")
-    if label_attribute and kind not in _MANIFESTS:
+    if listing is not None and kind not in _TABLES + _LISTS + _MANIFESTS + _ON_REQUEST:
+        endings = ", ".join(_TABLES + _LISTS + _MANIFESTS + _ON_REQUEST)
+        raise UsageError(
+            f"{listing}: expected a list named {endings}, got {kind!r}; write it as CSV (UTF-8)"
+        )
+    has_columns = listing is not None and kind not in _LISTS
+    if columns.group and not has_columns:
+        raise UsageError(
+            f"--group-by {columns.group}: only a CSV or a manifest has columns to group by"
+        )
+    if label_attribute and not has_columns:
         raise UsageError(f"--label-attribute {label_attribute}: only a manifest has attributes")
+    for flag, value in columns.flags():
+        if not has_columns:
+            raise UsageError(
+                f"{flag} {value}: only a table has columns; name it with --list, or leave out "
+                f"{flag}"
+            )
+
+
+def _listings(folder: Path) -> list[Path]:
+    """Return the files in a folder that are lists by their names."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if (
+            path.suffix.lower() in _TABLES + _LISTS + _MANIFESTS
+            or path.name.lower().endswith(_COCO)
+        )
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
 
 
 def _only_listing(root: Path) -> Path | None:
     """Return the only list in a folder without class folders; None with class folders."""
-    found = sorted(
-        path
-        for path in root.iterdir()
-        if path.suffix.lower() in _TABLES + _LISTS + _MANIFESTS and not path.name.startswith(".")
-    )
+    found = _listings(root)
     names = ", ".join(path.name for path in found)
     if has_class_folders(root):
         if found:

@@ -25,8 +25,22 @@ _LABEL_NAMES = ("class-id", "class", "label", "category")
 _OTHERS = ("split", "group", "id")
 
 
+def is_manifest(path: Path) -> bool:
+    """Return False for JSON lines whose first object has no `source-ref`: a table."""
+    try:
+        with path.open("rb") as file:
+            first = next((line for line in file if line.strip()), b"{}")
+        sample = json.loads(first.decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return True  # it is refused with the line
+    return not isinstance(sample, dict) or _SOURCE in sample or len(sample) < 2
+
+
 def read_manifest(
-    path: Path, label_attribute: str | None = None, group_by: str | None = None
+    path: Path,
+    label_attribute: str | None = None,
+    group_by: str | None = None,
+    split_attribute: str | None = None,
 ) -> list[Row]:
     """Return the rows of a manifest.
 
@@ -35,11 +49,15 @@ def read_manifest(
         label_attribute: the attribute that holds the class; without it, the one with metadata,
             else one called class-id, class, label or category, else the only one there is.
         group_by: the attribute of the groups; without it, `group`.
+        split_attribute: the attribute of the split; without it, `split`.
 
     Raises:
         ListError: a line is not a JSON object, or has no image, no class, or several classes.
     """
-    return [_row(where, sample, label_attribute, group_by) for where, sample in _samples(path)]
+    return [
+        _row(where, sample, label_attribute, group_by, split_attribute)
+        for where, sample in _samples(path)
+    ]
 
 
 def read_multi_hot_manifest(
@@ -94,7 +112,11 @@ def _parse(where: str, line: str) -> dict[str, Any]:
 
 
 def _row(
-    where: str, sample: Mapping[str, Any], label_attribute: str | None, group_by: str | None
+    where: str,
+    sample: Mapping[str, Any],
+    label_attribute: str | None,
+    group_by: str | None,
+    split_attribute: str | None = None,
 ) -> Row:
     attribute = label_attribute or _find_label(where, sample)
     if attribute not in sample:
@@ -107,7 +129,9 @@ def _row(
         raise ListError(
             f"{where}: no attribute {group_by!r} to group by; it has {', '.join(sample)}"
         )
-    split = sample.get("split")
+    split = sample.get(split_attribute or "split")
+    if split_attribute and split is None:
+        raise ListError(f"{where}: no attribute {split_attribute!r}; it has {', '.join(sample)}")
     return Row(
         where,
         _path_of(sample[_SOURCE]),

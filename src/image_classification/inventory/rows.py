@@ -5,18 +5,18 @@ order of the rows.
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from image_classification.errors import ListError
+from image_classification.inventory.matching import FileIndex
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
-from image_classification.labels.tree import LeftOut, find_images
+from image_classification.labels.tree import LeftOut
 from image_classification.loading.records import first_labels
 from image_classification.samples import IntArray, UInt8Array
 
@@ -116,6 +116,7 @@ def assemble(
     rows: Sequence[Row],
     labels: LabelMap | None = None,
     own_labels: LabelMap | None = None,
+    files: FileIndex | None = None,
 ) -> Inventory:
     """Find the files of `rows` below `root` and number their classes.
 
@@ -129,14 +130,18 @@ def assemble(
         rows: its rows.
         labels: the class names in the order of their numbers, or None.
         own_labels: the class names that the list itself puts in an order, such as its columns.
+        files: the images below `root`, if they are known already.
 
     Raises:
-        ListError: no row, an ambiguous file, one file with two classes, an unknown split.
+        ListError: no row, none of the files, an ambiguous file, one file with two classes, an
+            unknown split.
         DataError: a class that is not in the given label map.
     """
     if not rows:
         raise ListError(f"{listing}: expected one line per image, found none")
-    paths, left_out = find_files(root, listing, rows)
+    files = files or FileIndex.below(root, listing)
+    paths, left_out = find_files(root, listing, rows, files)
+    _report_missing(listing, rows, paths, files)
     kept: dict[str, Row] = {}
     for row, path in zip(rows, paths, strict=True):
         earlier = kept.setdefault(path, row)
@@ -145,7 +150,8 @@ def assemble(
         if (earlier.label, earlier.split) != (row.label, row.split):
             raise ListError(
                 f"{row.where}: {path} is {row.described()}, but {earlier.described()} in "
-                f"{earlier.where}; keep one of the lines"
+                f"{earlier.where}; keep one of the lines, or if an image can have several classes, "
+                "write them in one line: cat|dog"
             )
         left_out.add(REPEATED, row.where)
     found = list(kept.values())
@@ -174,6 +180,25 @@ def assemble(
     )
 
 
+def _report_missing(
+    listing: Path, rows: Sequence[Row], paths: Sequence[str], files: FileIndex
+) -> None:
+    """Warn of files that are not there; refuse a list none of whose files is there."""
+    missing = [
+        number
+        for number, path in enumerate(paths)
+        if path not in files.paths and not (files.root / path).is_file()
+    ]
+    if not missing:
+        return
+    first, among = rows[missing[0]], sorted(files.paths.difference(paths))
+    count = f"{len(missing)} of {len(rows)}" if len(missing) < len(rows) else f"all {len(rows)}"
+    sentence = files.missing(f"{listing}: {count} files", first.where, first.file, among)
+    if len(missing) == len(rows):
+        raise ListError(sentence)
+    _log.warning("%s", sentence)
+
+
 def _labels_of_several(listing: Path, rows: Sequence[Row]) -> LabelMap:
     """Return the names of the classes that occur, sorted; numbers up to the largest one."""
     classes = {name for row in rows for name in _classes_of(row)}
@@ -182,7 +207,7 @@ def _labels_of_several(listing: Path, rows: Sequence[Row]) -> LabelMap:
         return LabelMap.numbered(max(numbers) + 1)
     if not classes:
         raise ListError(f"{listing}: expected images with classes, found none with a class")
-    return LabelMap(_in_order({str(name) for name in classes}))
+    return LabelMap(in_order({str(name) for name in classes}))
 
 
 def _classes_of(row: Row) -> tuple[str | int, ...]:
@@ -232,50 +257,25 @@ def _class_index(row: Row, labels: LabelMap) -> int:
     return index
 
 
-def find_files(root: Path, listing: Path, rows: Sequence[Row]) -> tuple[list[str], LeftOut]:
+def find_files(
+    root: Path, listing: Path, rows: Sequence[Row], files: FileIndex | None = None
+) -> tuple[list[str], LeftOut]:
     """Return the path below `root` of each row's file, and the files that are left out.
 
-    A missing file keeps the path of its row.
+    A missing file keeps the path of its row. `files` are the images below `root`, if they are
+    known already.
 
     Raises:
         ListError: a name that fits several files, or that a list cannot hold.
     """
-    left_out = LeftOut(listing)
-    files = _Files(find_images(root, left_out))
-    paths = [files.find(row) for row in rows]
+    files = files or FileIndex.below(root, listing)
+    paths = [files.find(row.where, row.file) for row in rows]
     for row, path in zip(rows, paths, strict=True):
         if is_unlistable(path):
             raise ListError(f"{row.where}: a name must not contain a TAB or line break: {path!r}")
     for path in sorted(files.paths.difference(paths)):
-        left_out.add(UNLISTED, path)
-    return paths, left_out
-
-
-class _Files:
-    """Finds a list's files: by their path, else by their name or stem anywhere below."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = set(paths)
-        self._by_name: dict[str, list[str]] = {}
-        for path in paths:
-            for name in {os.path.basename(path), os.path.splitext(os.path.basename(path))[0]}:
-                self._by_name.setdefault(name, []).append(path)
-
-    def find(self, row: Row) -> str:
-        wanted = row.file.strip().replace("\\", "/").removeprefix("./")
-        parts = PurePosixPath(wanted).parts
-        # A path may begin above the folder, as in a URI or a hand-made list: try the longest tail.
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
-            if tail in self.paths:
-                return tail
-        found = self._by_name.get(parts[-1] if parts else "", [])
-        if len(found) > 1:
-            raise ListError(
-                f"{row.where}: {row.file!r} could be any of {', '.join(sorted(found)[:5])}; give "
-                "the path below the folder of images"
-            )
-        return found[0] if found else wanted
+        files.left_out.add(UNLISTED, path)
+    return paths, files.left_out
 
 
 def _labels_of(rows: Sequence[Row]) -> LabelMap:
@@ -284,7 +284,7 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
         if row.number is None:
             names = {row.label for row in rows}
             _warn_of_equal_numbers(row.where, names)
-            return LabelMap(_in_order(names))
+            return LabelMap(in_order(names))
         if numbers.setdefault(row.number, row.label) != row.label:
             raise ListError(
                 f"{row.where}: class {row.number} is called {row.label!r} here and "
@@ -293,7 +293,8 @@ def _labels_of(rows: Sequence[Row]) -> LabelMap:
     return LabelMap(tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1)))
 
 
-def _in_order(names: set[str]) -> tuple[str, ...]:
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Return class names sorted: numbers by value, else by their bytes."""
     are_numbers = all(name.isdecimal() and len(name) < 20 for name in names)
     return tuple(sorted(names, key=int if are_numbers else str.encode))
 

@@ -1,114 +1,279 @@
-"""Tables (.csv, .tsv) and lists (.lst) with the class of each image.
+"""Tables and lists (.lst) with the class of each image.
 
-A table has a first line that names its columns. A list gives ids and class numbers, which an
-inventory keeps; or a column 0 or 1 for every class, where images have multiple labels.
+A table is a file of any program: see `inventory.grid` for its forms and `inventory.columns` for
+the meaning of its columns. A list gives ids and class numbers, which an inventory keeps; or a
+column 0 or 1 for every class, where images have multiple labels.
 """
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import ListError
+from image_classification.errors import DataError, ListError
+from image_classification.inventory.coco import coco_rows, is_coco
+from image_classification.inventory.column_kinds import is_bits, with_header
+from image_classification.inventory.columns import (
+    ColumnFinder,
+    ColumnOptions,
+    Columns,
+)
+from image_classification.inventory.grid import Grid, load_json, read_grid, read_text
+from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import Inventory, Row, find_files
-from image_classification.labels.label_map import MAX_CLASSES, LabelMap, is_utf8
+from image_classification.inventory.tags import split_labels
+from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES, LabelMap, is_utf8
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.samples import UInt8Array
 
-# Header names that published tables use, in the order of preference.
-_NAMES = {
-    "file": (
-        "file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path",
-        "image_name", "img", "image_id", "id",
-    ),
-    "label": ("label", "class", "class_name", "category", "target", "label_name", "breed"),
-    "name": ("class_name", "label_name"),
-    "split": ("split", "set", "subset", "partition", "data set"),
-    "group": ("group", "group_id"),
-}  # fmt: skip
+_YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
+_SHOWN = 20
+_log = logging.getLogger(__name__)
 
 
-def read_table(path: Path, group_by: str | None = None) -> list[Row]:
-    """Return the rows of a table.
+def read_table(
+    path: Path, files: FileIndex, options: ColumnOptions
+) -> tuple[list[Row], LabelMap | None]:
+    """Return the rows of a table, and the class names that it puts in an order.
 
     Args:
         path: the file.
-        group_by: the column of the groups; without it, one called `group`.
+        files: the images of the folder.
+        options: what the user says about the columns.
 
     Raises:
-        ListError: the file cannot be read, a column is missing or occurs twice, a line has no file
-            or no class, or text other than file names is not UTF-8.
+        ListError: the file cannot be read, a column is missing, occurs twice or can be read in
+            several ways, a line has no file or no class, or text other than file names is not
+            UTF-8.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise ListError(f"{path}: the table cannot be read: {error.strerror}") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        columns = _columns(path, header, group_by)
-        return [
-            _row(f"{path}, line {reader.line_num}", fields, columns, len(header))
-            for fields in reader
-            if any(field.strip() for field in fields)
-        ]
-    except csv.Error as error:
-        raise ListError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _columns(path: Path, header: list[str], group_by: str | None) -> dict[str, int]:
-    """Return meaning → index of its column."""
-    lowered = [name.lower() for name in header]
-    columns: dict[str, int] = {}
-    for meaning, names in _NAMES.items():
-        found = [lowered.index(name) for name in names if name in lowered]
-        if found:
-            columns[meaning] = found[0]
-    if group_by is not None:
-        if group_by.lower() not in lowered:
-            raise ListError(f"{path}: no column {group_by!r} to group by; it has {header}")
-        columns["group"] = lowered.index(group_by.lower())
-    for name in dict.fromkeys(lowered[position] for position in columns.values()):
-        if lowered.count(name) > 1:
-            raise ListError(
-                f"{path}: the first line has {lowered.count(name)} columns named {name!r}; rename "
-                "all but one of them"
-            )
-    missing = [meaning for meaning in ("file", "label") if meaning not in columns]
-    if missing:
-        expected = "; ".join(f"{m}: one of {', '.join(_NAMES[m][:6])}" for m in missing)
+    if path.suffix.lower() == ".json":
+        document = _document(path)
+        if is_coco(document):
+            _refuse_options(path, options)
+            return coco_rows(path, document)
+    grid = with_header(read_grid(path), files)
+    if not grid.rows and not grid.header:
         raise ListError(
-            f"{path}: expected a first line that names the columns file and label, got "
-            f"{header[:10]}; missing {expected}"
+            f"{path}: expected a first line that names the columns, then one line per image; the "
+            "file is empty"
         )
-    return columns
+    if not grid.rows:
+        raise ListError(f"{path}: expected one line per image, found none")
+    columns = ColumnFinder(grid, files, options).find()
+    _log.info("%s: %s", path, _described(grid, columns))
+    return _rows(grid, columns, options, files.root)
 
 
-def _row(where: str, fields: list[str], columns: Mapping[str, int], width: int) -> Row:
-    if len(fields) != width:
+def _document(path: Path) -> object:
+    """Return the JSON document in a file, or None: it may be JSON lines."""
+    try:
+        return load_json(path, read_text(path))
+    except ListError:
+        return None
+
+
+def _refuse_options(path: Path, options: ColumnOptions) -> None:
+    given = options.flags() + ([("--group-by", options.group)] if options.group else [])
+    if given:
+        flag, value = given[0]
+        raise ListError(f"{path}: COCO annotations have no columns; leave out {flag} {value}")
+
+
+def _described(grid: Grid, columns: Columns) -> str:
+    labels = [grid.name(position) for position in columns.labels[:_SHOWN]]
+    text = f"files from column {grid.name(columns.file)!r}, classes from {labels}"
+    if columns.split is not None:
+        text += f", splits from {grid.name(columns.split)!r}"
+    return text
+
+
+def _rows(
+    grid: Grid, columns: Columns, options: ColumnOptions, root: Path
+) -> tuple[list[Row], LabelMap | None]:
+    texts = _texts(grid, columns)
+    several: list[tuple[str, ...]]
+    if len(columns.labels) > 1:
+        names = [grid.name(position) for position in columns.labels]
+        cells = [grid.column(position) for position in columns.labels]
+        if all(is_bits(column) for column in cells):
+            return _rows_of_bits(grid, texts, names, cells)
+        several = [_unique(row) for row in zip(*cells, strict=True)]
+    elif columns.rest_are_labels:
+        first = columns.labels[0]
+        several = [_unique(row[first:]) for row in grid.rows]
+    else:
+        position = columns.labels[0]
+        labels = [cell.strip() for cell in grid.column(position)]
+        found = split_labels(str(grid.path), grid.name(position), labels, options.separator)
+        if found is None:
+            return _rows_of_one(grid, columns, texts, labels, root)
+        several = found
+    if all(len(classes) == 1 for classes in several):
+        return _rows_of_one(grid, columns, texts, [classes[0] for classes in several], root)
+    for number, classes in enumerate(several):
+        _check_text(grid.where(number), "label", ", ".join(classes))
+    return _rows_of_several(grid.path, texts, several), None
+
+
+def _unique(cells: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell.strip() for cell in cells if cell.strip()))
+
+
+_RowOf = Callable[..., Row]
+
+
+def _texts(grid: Grid, columns: Columns) -> list[_RowOf]:
+    """Return one function per row, which adds the label to its file, split and group."""
+
+    def of(number: int) -> _RowOf:
+        where = grid.where(number)
+        row = grid.rows[number]
+
+        def cell(meaning: str, position: int | None) -> str | None:
+            if position is None:
+                return None
+            text = row[position].strip() if position < len(row) else ""
+            if meaning != "file":  # names of files are bytes to the system
+                _check_text(where, meaning, text)
+            return text
+
+        file = cell("file", columns.file) or ""
+        if not file:
+            raise ListError(f"{where}: the file is empty; fill it in or remove the line")
+        split = cell("split", columns.split)
+        if split is not None and split.casefold() == "unassigned":
+            split = ""
+        group = cell("group", columns.group)
+        if group == "":
+            raise ListError(f"{where}: the group is empty; every line needs one, alone or shared")
+
+        def make(
+            label: str, classes: tuple[str, ...] | None = None, number: int | None = None
+        ) -> Row:
+            return Row(where, file, label, number, split, group, classes)
+
+        return make
+
+    return [of(number) for number in range(len(grid.rows))]
+
+
+def _check_text(where: str, meaning: str, text: str) -> None:
+    if not is_utf8(text):
         raise ListError(
-            f"{where}: expected {width} fields as in the first line, got {len(fields)}: "
-            f"{','.join(fields)[:200]!r}; quote a field that contains the separator"
+            f"{where}: the {meaning} {text!a} is not UTF-8 (possibly Latin-1); open the table in "
+            "the program that wrote it and save it as UTF-8"
         )
-    values = {meaning: fields[position].strip() for meaning, position in columns.items()}
-    for meaning, value in values.items():
-        if meaning != "file" and not is_utf8(value):  # names of files are bytes to the system
-            raise ListError(
-                f"{where}: the {meaning} {value!a} is not UTF-8 (possibly Latin-1); open the "
-                "table in the program that wrote it and save it as UTF-8"
-            )
-    for meaning in ("file", "label"):
-        if not values[meaning]:
-            raise ListError(f"{where}: the {meaning} is empty; fill it in or remove the line")
-    if values.get("group") == "":
-        raise ListError(f"{where}: the group is empty; every line needs one, alone or shared")
-    label, number = values["label"], None
-    if values.get("name") and label.isdecimal() and len(label) < len(str(MAX_CLASSES)):
-        label, number = values["name"], int(label)
-    return Row(where, values["file"], label, number, values.get("split"), values.get("group"))
+
+
+def _rows_of_one(
+    grid: Grid, columns: Columns, texts: Sequence[_RowOf], labels: Sequence[str], root: Path
+) -> tuple[list[Row], LabelMap | None]:
+    """Return rows with one class each; numbers get their names from a column or a JSON file."""
+    for number, label in enumerate(labels):
+        where = grid.where(number)
+        if not label:
+            raise ListError(f"{where}: the label is empty; fill it in or remove the line")
+        _check_text(where, "label", label)
+    if columns.name is not None:
+        names = [cell.strip() for cell in grid.column(columns.name)]
+        rows = []
+        for text, label, name in zip(texts, labels, names, strict=True):
+            has_both = bool(name) and _is_class_number(label)
+            rows.append(text(name, number=int(label)) if has_both else text(label))
+        return rows, None
+    by_number = _class_names(grid.path, root, set(labels))
+    if by_number is None:
+        return [text(label) for text, label in zip(texts, labels, strict=True)], None
+    rows = [
+        text(by_number[label], number=int(label)) for text, label in zip(texts, labels, strict=True)
+    ]
+    ordered = sorted(by_number, key=int)
+    if [int(number) for number in ordered] != list(range(len(ordered))):
+        return [text(by_number[label]) for text, label in zip(texts, labels, strict=True)], None
+    return rows, LabelMap(tuple(by_number[number] for number in ordered))
+
+
+def _is_class_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < len(str(MAX_CLASSES))
+
+
+def _class_names(path: Path, root: Path, labels: set[str]) -> Mapping[str, str] | None:
+    """Return number → name from the only JSON file here that names all numbers in `labels`.
+
+    It is an object {"0": "name"} or {"name": 0}, next to the table or in the folder of images.
+    """
+    if not all(_is_class_number(label) and str(int(label)) == label for label in labels):
+        return None
+    found: dict[Path, dict[str, str]] = {}
+    folders = dict.fromkeys((path.parent.resolve(), root.resolve()))
+    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
+        if file.name == LABELS_FILE or file.stat().st_size > 50_000_000:
+            continue
+        names = _names_by_number(_document(file))
+        if names is not None and labels <= names.keys():
+            found[file] = names
+    if len({tuple(sorted(names.items())) for names in found.values()}) > 1:
+        raise ListError(
+            f"{path}: {', '.join(str(file) for file in found)} name the classes differently; keep "
+            "one of them, or name the classes with --labels"
+        )
+    for file, names in found.items():
+        _log.info("%s: the classes are named by %s", path, file)
+        return names
+    return None
+
+
+def _names_by_number(document: object) -> dict[str, str] | None:
+    if not isinstance(document, dict) or not document:
+        return None
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in document.values()):
+        document = {str(value): name for name, value in document.items()}
+    if not all(isinstance(name, str) and name for name in document.values()):
+        return None
+    is_map = all(_is_class_number(key) for key in document)
+    return document if is_map and len(set(document.values())) == len(document) else None
+
+
+def _rows_of_bits(
+    grid: Grid, texts: Sequence[_RowOf], names: Sequence[str], columns: Sequence[Sequence[str]]
+) -> tuple[list[Row], LabelMap]:
+    """Return rows of one column of 0 and 1 per class.
+
+    If every row has a single 1, images have one class. An empty cell counts as 0. So does −1,
+    uncertain, unless −1 is the only other value: then it is the 0.
+    """
+    if not all(names):
+        raise ListError(f"{grid.path}: a column of 0 and 1 has no name; name it, or remove it")
+    values = [[cell.strip().casefold() for cell in column] for column in columns]
+    seen = {cell for column in values for cell in column}
+    uncertain = sum(cell in _UNCERTAIN for column in values for cell in column)
+    if uncertain and seen & (_NO | {""}):
+        _log.warning(
+            "%s: %d cells are -1 (uncertain) and count as 0; replace them by 1 in the table for "
+            "the other reading",
+            grid.path,
+            uncertain,
+        )
+    try:
+        labels = LabelMap(tuple(names))
+    except DataError as error:
+        raise ListError(f"{grid.path}: {error}; rename the columns") from error
+    present = [
+        tuple(name for name, cell in zip(names, row, strict=True) if cell in _YES)
+        for row in zip(*values, strict=True)
+    ]
+    if all(len(classes) == 1 for classes in present):
+        return [text(found[0]) for text, found in zip(texts, present, strict=True)], labels
+    return _rows_of_several(grid.path, texts, present), labels
+
+
+def _rows_of_several(
+    path: Path, texts: Sequence[_RowOf], classes: Sequence[tuple[str, ...]]
+) -> list[Row]:
+    without = sum(not found for found in classes)
+    _log.info("%s: images can have several classes; %d have none", path, without)
+    return [text("|".join(found), found) for text, found in zip(texts, classes, strict=True)]
 
 
 def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> Inventory:

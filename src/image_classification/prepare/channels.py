@@ -222,6 +222,11 @@ def write_channels(
         UsageError: impossible ratios, a format that cannot be written, an output that is not empty.
         DataError: more unusable images than allowed, or a full disk; nothing is left behind.
     """
+    if inventory.is_multi_label:
+        raise UsageError(
+            f"{inventory.name}: images have several classes, which cannot be written yet; choose "
+            "one class per image with --label-column"
+        )
     _check_output(output)
     check_format(plan.format, inventory.labels)
     splits = _split(inventory, plan)

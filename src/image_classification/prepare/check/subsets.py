@@ -9,6 +9,7 @@ import numpy as np
 
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows, splits
+from image_classification.inventory.columns import ColumnOptions
 from image_classification.inventory.tables import file_rows
 from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
@@ -21,9 +22,18 @@ from image_classification.prepare.check import WITHOUT_IMAGE, Subset
 from image_classification.records.reader import RecordFile
 from image_classification.samples import FloatArray
 
+_NO_OPTIONS = ColumnOptions()
 
-def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
+
+def find_subsets(
+    path: Path, listing: Path | None = None, columns: ColumnOptions = _NO_OPTIONS
+) -> list[Subset]:
     """Return the subsets of a record file or a folder.
+
+    Args:
+        path: the record file or folder.
+        listing: the list of its images, or None.
+        columns: what the columns of a table mean.
 
     Raises:
         DataError: there is no such path, nothing to check in it, or a damaged list or record file.
@@ -37,7 +47,7 @@ def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
     if below and not all(rows.split_named(folder.name) for folder in below):
         below = list(splits.split_folders(path).values())
     if below:
-        return [subset for folder in below for subset in find_subsets(folder)]
+        return [subset for folder in below for subset in find_subsets(folder, columns=columns)]
     records = sorted(path.glob("*.rec"))
     if records and listing is None:
         return [_record_subset(path, records)]
@@ -45,7 +55,7 @@ def find_subsets(path: Path, listing: Path | None = None) -> list[Subset]:
     are_lists = all(found.suffix == ".lst" for found in lists)
     if lists and are_lists and (listing or not folders.has_class_folders(path)):
         return [_list_subset(path, found, is_only=len(lists) == 1) for found in lists]
-    return _inventory_subsets(folders.take_inventory(path, listing))
+    return _inventory_subsets(folders.take_inventory(path, listing, columns=columns))
 
 
 def _inventory_subsets(inventory: rows.Inventory) -> list[Subset]:

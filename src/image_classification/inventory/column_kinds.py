@@ -1,0 +1,102 @@
+"""What columns of tables look like: their usual names, their cells, and whether there is a header.
+
+`inventory.columns` decides by these what the columns of one table mean.
+"""
+
+import re
+from collections.abc import Sequence
+
+from image_classification.inventory.grid import IMAGE_NAME, Grid
+from image_classification.inventory.matching import FileIndex
+
+FILES = (
+    "file", "filename", "filepath", "path", "image", "imagepath", "imagename", "img", "imageid",
+    "id", "idcode", "files", "filenames", "filepaths", "paths", "images", "imagefile", "imgpath",
+    "imgname", "imgfile", "imgid", "imageindex", "imageurl", "imageuri", "imagegcsuri", "gcsuri",
+    "gcsfilepath", "url", "uri", "photo", "photoid", "picture", "fileid", "fname", "key", "name",
+)  # fmt: skip
+# Usual names of the class, the surest first; of two in a row, the earlier one is taken.
+LABELS = (
+    ("label", "class", "classname", "category", "target", "labelname", "breed"),
+    ("labels", "classes", "categories", "targets", "tag", "tags", "lbl", "classid", "classlabel",
+     "labelid", "categoryid", "categoryname", "findinglabels", "y", "groundtruth",
+     "classificationannotationdisplayname", "classificationannotationsdisplayname"),
+    ("diagnosis", "dx", "level", "grade", "species", "disease", "findings", "variety", "cultivar",
+     "emotion", "genre", "genres", "severity", "annotation", "annotations"),
+)  # fmt: skip
+LABEL_WORDS = {"label", "labels", "class", "classes", "category", "target", "diagnosis", "tags"}
+CLASS_NAMES = ("classname", "labelname")
+SPLITS = ("split", "set", "subset", "partition", "dataset")
+MORE_SPLITS = ("mluse", "usage", "phase", "fold")
+GROUPS = ("group", "groupid")
+# Words in the names of columns that describe an image, but are no classes of it.
+DESCRIPTIONS = {
+    "sex", "gender", "age", "view", "position", "patient", "width", "height", "date", "time",
+    "site", "location", "localization", "size", "orientation", "laterality", "frontal", "lateral",
+    "ap", "pa", "camera", "device", "photographer", "source", "license", "author", "url", "lat",
+    "lon", "latitude", "longitude", "x", "y", "w", "h", "x1", "x2", "y1", "y2", "xmin", "xmax",
+    "ymin", "ymax", "roi", "bbox", "confidence", "score", "count", "md5", "hash", "sha1", "index",
+    "number", "caption", "text", "description", "comment", "note", "notes", "remark", "version",
+    "format", "depth", "channels", "unnamed", "id", "lesion", "approx", "month", "year", "day",
+    "seed", "row", "weight", "study", "series", "exam", "hospital",
+}  # fmt: skip
+SPLIT_CELLS = {
+    "train", "training", "tr", "val", "valid", "validation", "dev", "test", "testing",
+    "unassigned", "",
+}  # fmt: skip
+
+_BITS = {"0", "1", "0.0", "1.0", "-1", "-1.0", "", "true", "false"}
+
+
+def key_of(name: str) -> str:
+    """Return a name for comparisons: `Image_ID`, `imageId` and `image id` are one."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def with_header(grid: Grid, files: FileIndex) -> Grid:
+    """Return the grid with its first row as the header, unless that row is data."""
+    if not grid.may_have_header or not grid.rows:
+        return grid
+    first = [cell.strip() for cell in grid.rows[0]]
+    keys = {key_of(cell) for cell in first}
+    known = {*FILES, *(name for row in LABELS for name in row)}
+    if any(IMAGE_NAME.search(cell) or "://" in cell for cell in first):
+        return grid
+    if keys & known:
+        return grid.with_header()
+    if any(files.holds(cell) for cell in first if cell):
+        return grid
+    for position, cell in enumerate(first):  # a value of its own column is not its name
+        if cell and sum(cell == other.strip() for other in grid.column(position)) > 1:
+            return grid
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in first):
+        return grid
+    return grid.with_header()
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a column's name, in lower case: `Roi.X1` and `ClassId` have two."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.findall(r"[^\W_]+", spaced.casefold())
+
+
+def is_bits(column: Sequence[str]) -> bool:
+    """Return True for a column of 0 and 1; cells may be empty, or -1."""
+    cells = {cell.strip().casefold() for cell in column}
+    return cells <= _BITS and bool(cells - {""})
+
+
+def is_number(column: Sequence[str]) -> bool:
+    """Return True if every cell is a number."""
+    return all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in column)
+
+
+def is_measure(column: Sequence[str]) -> bool:
+    """Return True if a cell is a fraction: 0.37 is no class."""
+    return any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", cell) for cell in column)
+
+
+def has_paths(column: Sequence[str]) -> bool:
+    """Return True if most cells are names of image files, or URIs."""
+    paths = sum(bool(IMAGE_NAME.search(cell)) or "://" in cell for cell in column)
+    return 2 * paths > len(column)
