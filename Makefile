@@ -34,6 +34,10 @@ test: ## Run the tests
 test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, each in its own environment (minutes)
 	@scripts/test-backends
 
+.PHONY: test-backends-quick
+test-backends-quick: ## The same without what takes each framework minutes; CI runs it
+	@scripts/test-backends quick
+
 .PHONY: test-photographs
 test-photographs: ## Train on real photographs and check the documented accuracies (minutes)
 	@scripts/test-photographs

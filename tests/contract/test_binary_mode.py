@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from image_classification.artifact import read_artifact
 from tests.conftest import ClassFolders
 from tests.contract.jobs import run_train, write_job
+
+pytestmark = pytest.mark.thorough  # with torch, each run shows it
 
 GIVEN = {
     "backbone": "resnet20",

@@ -51,6 +51,7 @@ def losses(base: Path) -> list[float]:
     return [epoch["train"]["loss"] for epoch in history["epochs"]]
 
 
+@pytest.mark.thorough
 def test_two_processes_have_the_same_losses_as_one_with_the_same_batch(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_what_to_set(
     assert "set a multiple of 3" in (base / "output" / "failure").read_text()
 
 
+@pytest.mark.thorough
 def test_two_hosts_of_two_processes_each_are_four_ranks(
     tmp_path: Path, small_channels: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, running_server, write_job
 
+pytestmark = pytest.mark.thorough  # with torch, each run shows it
+
 
 @pytest.fixture(scope="module")
 def nameless(

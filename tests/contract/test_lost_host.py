@@ -58,7 +58,7 @@ def assert_lost(
             assert not list((root / HOSTS[rank] / "model").iterdir())
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.thorough), 2])
 def test_the_others_end_when_a_host_is_killed_within_an_epoch(
     tmp_path: Path, start: Start, victim: int
 ) -> None:
@@ -68,6 +68,7 @@ def test_the_others_end_when_a_host_is_killed_within_an_epoch(
     assert_lost(processes, tmp_path, victim, "disconnected unexpectedly")
 
 
+@pytest.mark.thorough
 def test_the_others_end_when_a_host_is_killed_during_validation(
     tmp_path: Path, start: Start
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import run_command, run_train, running_server, write_job
 
+pytestmark = pytest.mark.thorough  # with torch, each run shows it
+
 
 def validated(base: Path) -> list[dict[str, object]]:
     lines = (base / "output" / "data" / "validation-predictions.jsonl").read_text().splitlines()

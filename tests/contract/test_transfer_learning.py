@@ -94,6 +94,7 @@ def test_the_head_of_a_model_of_the_same_classes_is_kept_unless_the_job_wants_a_
     assert "use_pretrained_model has no effect: there is a channel model" in log
 
 
+@pytest.mark.thorough
 def test_other_classes_get_a_new_head_or_an_error_if_the_job_keeps_it(
     tmp_path: Path, write_class_folders: ClassFolders, trained_job: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_imagenet_weights_get_a_new_head_by_default(
     assert code == 2 and "which has 1000 classes, but the data has 3" in log
 
 
+@pytest.mark.thorough
 def test_a_resnet_without_weights_gets_a_substitute_which_a_second_job_continues_to_train(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

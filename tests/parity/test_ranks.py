@@ -71,7 +71,7 @@ def trained(folder: Path, backend: str, size: int) -> list[dict[str, np.ndarray]
     return [dict(np.load(folder / f"{size}-{rank}.npz")) for rank in range(size)]
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_twenty_steps_of_several_processes_have_the_losses_and_weights_of_one(
     tmp_path: Path, subject: str, size: int
 ) -> None:
