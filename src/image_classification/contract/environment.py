@@ -183,6 +183,9 @@ BATCH_STRATEGY = Variable("SAGEMAKER_BATCH_STRATEGY", "SINGLE_RECORD",
 
 # fmt: on
 
+MOST_FOR_A_PICTURE = 1_000_000
+"""The most megabytes or seconds: the system cannot set a limit of any size on a process."""
+
 VARIABLES = tuple(value for value in list(globals().values()) if isinstance(value, Variable))
 """All rows of the table."""
 
@@ -190,7 +193,8 @@ VARIABLES = tuple(value for value in list(globals().values()) if isinstance(valu
 def max_pixels() -> int:
     """Return the most pixels of an image; check the other limits of an image too (UserError)."""
     for variable in (PICTURE_MEMORY, PICTURE_SECONDS):
-        variable.read_integer(0)  # later, the error would make each image an unusable sample
+        # Later, the error would make each image an unusable sample.
+        variable.read_integer(0, maximum=MOST_FOR_A_PICTURE)
     return MAX_PIXELS.read_integer(1)
 
 

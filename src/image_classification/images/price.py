@@ -134,8 +134,9 @@ def picture_limits() -> PictureLimits:
         UserError: a variable is not a whole number.
     """
     affordable = min(DEFAULT_MEMORY, int(_MEMORY_SHARE * process.memory_limit()))
-    memory = environment.PICTURE_MEMORY.read_integer(0) << 20
-    seconds = environment.PICTURE_SECONDS.read_integer(0)
+    most = environment.MOST_FOR_A_PICTURE
+    memory = environment.PICTURE_MEMORY.read_integer(0, maximum=most) << 20
+    seconds = environment.PICTURE_SECONDS.read_integer(0, maximum=most)
     return PictureLimits(memory or affordable, seconds or DEFAULT_SECONDS)
 
 

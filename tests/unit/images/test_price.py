@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classification.contract import process
+from image_classification.contract import environment, process
 from image_classification.errors import (
     ImageDamagedError,
     ImageError,
@@ -213,6 +213,17 @@ def test_variables_raise_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SECONDS, "soon")
     with pytest.raises(UserError, match=f"{SECONDS} must be an integer"):
         picture_limits()
+
+
+@pytest.mark.parametrize("name", [MEMORY, SECONDS])
+def test_a_limit_that_the_system_cannot_set_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    picture_limits.cache_clear()
+    monkeypatch.setenv(name, "1000001")
+    for read in (picture_limits, environment.max_pixels):
+        with pytest.raises(UserError, match=f"{name} must be an integer ≥ 0 and ≤ 1000000"):
+            read()
 
 
 @pytest.mark.parametrize("header", [
