@@ -10,6 +10,7 @@ import numpy as np
 from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.loading.classes import warn_of_absent_classes
 from image_classification.loading.foreign_files import describe_file
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
@@ -54,7 +55,9 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
             f"{path}: the model predicts multiple labels per image; evaluate it on .rec files"
         )
     elif path.is_dir():
-        source = FolderSource(path, labels)
+        folder = FolderSource(path, labels, may_lack_classes=True)
+        folder.refuse_lost_classes()
+        source = folder
     else:
         raise DataError(f"{path}: expected class folders or a .rec file, found nothing")
     if source.multi_hot is not None:
@@ -69,6 +72,7 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
             f"{source.name}: found class {int(source.class_indices.max())}, but the model has "
             f"{len(labels)} classes"
         )
+    warn_of_absent_classes(source.name, source, labels)
     return source
 
 

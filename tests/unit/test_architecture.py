@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "archive": {"errors", "files"},
     "images": {"contract", "errors", "samples"},  # contract: the limits of a picture
     "records": {"errors", "files", "samples"},
-    "labels": {"errors", "files", "samples"},
+    "labels": {"errors", "files", "images", "samples"},
     "inventory": {"errors", "samples", "labels", "loading"},
     "loading": {"errors", "samples", "images", "records", "labels"},
     "prepare": DATA | {"inventory", "loading", "pages"},

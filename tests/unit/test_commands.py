@@ -15,6 +15,8 @@ import pytest
 from image_classification.cli import im2rec, interruption, main
 from image_classification.cli.command_line import exit_code_of
 from image_classification.errors import DataError
+from image_classification.evaluate import open_labeled
+from image_classification.labels.label_map import LabelMap
 from tests.conftest import ClassFolders
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -174,3 +176,27 @@ def test_im2rec_prints_what_it_creates(
     assert first == f"Creating .rec file from {lists} in {tmp_path}"
     assert second.startswith(f"{tmp_path / 'data.rec'}: 12 records")
     assert [line.split(" ")[0] for line in rest] == ["class", "class", "class", "skipped"]
+
+
+def test_evaluate_takes_a_folder_that_lacks_classes_and_refuses_an_unknown_one(
+    tmp_path: Path, jpeg: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = LabelMap(("cat", "dog", "owl"))
+    (tmp_path / "dog" / "2024").mkdir(parents=True)
+    (tmp_path / "dog" / "2024" / "1.jfif").write_bytes(jpeg)
+    assert open_labeled(tmp_path, labels).class_indices.tolist() == [1]
+    assert "no images of cat, owl: they count as 0 images" in caplog.text
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "1.jpg").write_bytes(jpeg)
+    with pytest.raises(DataError, match=r"1 unknown: \['fox'\].*rename the unknown folders"):
+        open_labeled(tmp_path, labels)
+
+
+def test_a_list_says_which_folders_are_classes_only_there(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "red" / "2024").mkdir()
+    (images / "red" / "2024" / "1.jpg").touch()
+    assert main(["list", str(tmp_path / "data"), str(images)]) == 0
+    said = capsys.readouterr().err
+    assert "red/2024 and 0 more folders inside other folders are classes of their own" in said

@@ -1,6 +1,7 @@
 """`image-classification list`: the images of a folder tree as lists (.lst) with their classes."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from image_classification.cli import command_line
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import divide_list, shuffled, write_list
 from image_classification.labels.tree import IM2REC_EXTENSIONS, ImageTree, walk
+
+_log = logging.getLogger(__name__)
 
 
 def add_commands(commands: command_line.Commands) -> None:
@@ -102,6 +105,13 @@ def write_lists(prefix: str, args: argparse.Namespace, *, include_hidden: bool) 
         write_list(path, entries)
         sys.stderr.write(f"{path}: {len(entries)} images\n")
     tree.labels.write(Path(prefix).with_name(LABELS_FILE))
+    nested = [name for name in tree.labels.names if "/" in name]
+    if nested:
+        _log.warning(
+            "%s and %d more folders inside other folders are classes of their own, as in im2rec; "
+            "train, check and preprocess on %s give their images the class of the top folder (%s)",
+            *(nested[0], len(nested) - 1, args.root, nested[0].partition("/")[0]),
+        )
     if args.recursive:
         command_line.say(*(f"{folder} {number}" for number, folder in enumerate(tree.labels.names)))
     return tree

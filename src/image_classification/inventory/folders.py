@@ -15,7 +15,7 @@ from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
 from image_classification.loading.foreign_files import describe_file
-from image_classification.loading.sources import FolderSource
+from image_classification.loading.sources import NESTED, FolderSource
 
 _TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
 _ON_REQUEST = (".txt", ".json", ".ndjson")  # a folder may hold such files that are no lists
@@ -26,12 +26,17 @@ _log = logging.getLogger(__name__)
 
 
 def has_class_folders(root: Path) -> bool:
-    """Return True if two sub-folders hold images, or two splits hold class folders."""
-    return bool(split_folders(root)) or sum(map(_has_image, subfolders(root))) > 1
+    """Return True if two sub-folders hold images, or two splits hold class folders.
+
+    Only images directly in these folders count: those of a list may lie deeper.
+    """
+    if split_folders(root, recursive=False):
+        return True
+    return sum(tree.has_image(folder, recursive=False) for folder in subfolders(root)) > 1
 
 
 def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
-    """Return the images directly inside the class folders of `root`, or of its split folders.
+    """Return the images in the class folders of `root`, or of its split folders.
 
     Raises:
         DataError: no image, or a class that is not in `labels`.
@@ -40,7 +45,9 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     splits = split_folders(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
     names = {name for source in sources.values() for name in source.labels.names}
-    labels = labels or LabelMap(tuple(sorted(names, key=str.encode)))
+    if labels is None:
+        labels = LabelMap(tuple(sorted(names, key=str.encode)))
+        next(iter(sources.values())).log_order_of_numbers()
     entries: list[ListEntry] = []
     left_out = []
     for folder, source in sources.items():
@@ -50,16 +57,15 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
             label = float(numbers[class_index])
             entries.append(ListEntry(len(entries), (label,), above + source.path(i)))
         left_out += source.left_out.reasons()
+        nested = [(name, inner) for name, inners in source.subclasses.items() for inner in inners]
+        if nested:
+            left_out.append((NESTED, len(nested), str(folder.joinpath(*nested[0]))))
     if splits and (others := bare_splits(root)):
         left_out.append((_NO_CLASSES, len(others), str(others[0])))
         _log.warning("%s: left out %s, which has no class folders", root, others[0])
     tree.refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
-
-
-def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in tree.IMAGE_EXTENSIONS for path in folder.iterdir())
 
 
 def take_inventory(

@@ -44,7 +44,8 @@ class Inventory:
         labels: the class names.
         splits: the split of each entry; empty if the input names none.
         groups: the group of each entry; empty if there are none.
-        left_out: (what, how many, one example) of files in the folder that are not in the entries.
+        left_out: (what, how many, one example) of files in the folder that are not in the entries,
+            and of folders inside class folders.
         is_multi_label: whether an image may have several classes, or none.
     """
 

@@ -18,14 +18,15 @@ PACKED_EXTENSIONS = (".rec", ".manifest")
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in `root`, without hidden ones and those that macOS adds to archives."""
     found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
-    return [Path(entry.path) for entry in found if entry.is_dir() and entry.name != "__MACOSX"]
+    return [Path(entry.path) for entry in found if entry.is_dir()]
 
 
-def split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
     """Return split → folder, if the folders in `root` are splits; {} if they are classes.
 
     All folders that hold images are named after splits, and at least one of them holds class
     folders or packed images. In an unpacked archive, they can be in the only folder of `root`.
+    If not `recursive`, only images directly in a folder make it a class.
 
     Raises:
         DataError: two folders are named after the same split.
@@ -37,9 +38,11 @@ def split_folders(root: Path) -> dict[str, Path]:
     for folder in folders:
         split = split_named(folder.name)
         if split is None:
-            if _has_data(folder) or any(map(_has_data, subfolders(folder))):
+            if any(map(_has_data, (folder, *subfolders(folder)))):
                 return {}
-        elif _is_split(folder):
+            if recursive and tree.has_image(folder):
+                return {}
+        elif _is_split(folder, recursive):
             if split in splits:
                 raise DataError(
                     f"{root}: both {splits[split].name} and {folder.name} are named after the "
@@ -55,12 +58,17 @@ def bare_splits(root: Path) -> list[Path]:
     return [folder for folder in named if not _is_split(folder) and _has_data(folder)]
 
 
-def _is_split(folder: Path) -> bool:
-    return _holds(folder, PACKED_EXTENSIONS) or any(map(_has_data, subfolders(folder)))
+def _is_split(folder: Path, recursive: bool = True) -> bool:
+    inner = subfolders(folder)
+    if _holds(folder, PACKED_EXTENSIONS) or any(map(_has_data, inner)):
+        return True
+    return recursive and any(map(tree.has_image, inner))
 
 
 def _has_data(folder: Path) -> bool:
-    return _holds(folder, (*tree.IMAGE_EXTENSIONS, *PACKED_EXTENSIONS))
+    if _holds(folder, (*tree.IMAGE_EXTENSIONS, *PACKED_EXTENSIONS)):
+        return True
+    return tree.has_image(folder, recursive=False)
 
 
 def _holds(folder: Path, extensions: Iterable[str]) -> bool:
@@ -68,6 +76,8 @@ def _holds(folder: Path, extensions: Iterable[str]) -> bool:
     wanted = frozenset(extensions)
     with os.scandir(folder) as found:
         return any(
-            os.path.splitext(entry.name)[1].lower() in wanted and not entry.name.startswith(".")
+            os.path.splitext(entry.name)[1].lower() in wanted
+            and not entry.name.startswith(".")
+            and entry.is_file()
             for entry in found
         )

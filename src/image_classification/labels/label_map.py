@@ -5,8 +5,10 @@ In: the class names in index order. Out: `labels.json`, `{"labels": ["daisy", "r
 
 from __future__ import annotations
 
+import difflib
 import json
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,9 +35,82 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, separated by commas, and the number of the others."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+def _plain(name: str) -> str:
+    """Return what names have in common that differ in Unicode form, case or blanks."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Describe each group of names that differ only in Unicode form, case or blanks.
+
+    They are different classes, but often one to the people who wrote them.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_plain(name), []).append(name)
+    return [_described(group) for group in groups.values() if len(group) > 1]
+
+
+def _described(group: Sequence[str]) -> str:
+    composed = {unicodedata.normalize("NFC", name) for name in group}
+    if len(composed) < len(group):  # they look the same: escapes tell them apart
+        return f"{' and '.join(map(ascii, group))} (the same but for their Unicode form)"
+    is_case = len({"".join(name.split()) for name in group}) == len(group)
+    difference = "upper and lower case" if is_case else "blanks"
+    return f"{' and '.join(map(repr, group))} (the same but for {difference})"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ` (did you mean …?)` with the name that is nearly `name`, or nothing."""
+    known = {_plain(other): other for other in names}
+    found = difflib.get_close_matches(_plain(name), known, n=1, cutoff=0.75)
+    if not found:
+        return ""
+    close = known[found[0]]
+    is_same = unicodedata.normalize("NFC", close) == unicodedata.normalize("NFC", name)
+    shown = f"{close!a} instead of {name!a}, another Unicode form" if is_same else repr(close)
+    return f" (did you mean {shown}?)"
+
+
+def numbering_advice(numbers: Iterable[int]) -> str | None:
+    """Describe class numbers that do not count from 0 or leave gaps; None if none is missing.
+
+    None too for numbers that cannot be those of classes: negative, or ids.
+    """
+    found = sorted(set(numbers))
+    if not found or found[0] < 0 or found[-1] >= MAX_CLASSES or found[-1] == len(found) - 1:
+        return None
+    missing = sorted(set(range(found[-1] + 1)).difference(found))
+    said = f"the labels are {_ranges(found)}, so no image has {_ranges(missing)}"
+    if missing == [0]:
+        return f"{said}: labels count from 0; subtract 1 from each label"
+    return (
+        f"{said}: labels count from 0 without gaps; number the {len(found)} classes 0 to "
+        f"{len(found) - 1}"
+    )
+
+
+def advice_on(numbers: Iterable[int]) -> str:
+    """Return the advice of `numbering_advice` as the end of a message: `; the labels are …`."""
+    advice = numbering_advice(numbers)
+    return f"; {advice}" if advice else ""
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return sorted numbers as text: `1 to 3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return listed([str(a) if a == b else f"{a} to {b}" for a, b in runs])
 
 
 @dataclass(frozen=True)
@@ -47,7 +122,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
-            raise DataError(f"class names must differ, but these occur twice: {_listed(repeated)}")
+            raise DataError(f"class names must differ, but these occur twice: {listed(repeated)}")
         for name in self.names:
             if not is_utf8(name):
                 raise DataError(f"expected class names in UTF-8, got {name!a}")
@@ -61,7 +136,7 @@ class LabelMap:
             return self.names.index(name)
         except ValueError:
             raise DataError(
-                f"class {name!r} is not in the label map; known classes: {_listed(self.names)}"
+                f"class {name!r} is not in the label map; known classes: {listed(self.names)}"
             ) from None
 
     def to_prediction_index(self) -> dict[str, int]:

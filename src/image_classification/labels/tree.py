@@ -1,17 +1,23 @@
 """Image trees: walks folders in im2rec's order, numbers the classes, reports what is left out.
 
 In: a root folder. Out: a list with its label map, and one warning that names what is not in it.
-Source of the order and the numbers: `list_image` in `tools/im2rec.py` of MXNet 1.9.1.
+Source of the order and the numbers: `list_image` in `tools/im2rec.py` of MXNet 1.9.1. Lists take
+images by their extension, as im2rec does. Class folders and folders to predict take them by their
+content; a file with one of `IMAGE_EXTENSIONS` is believed, so that a folder is not read twice.
 """
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from image_classification.errors import DataError, ListError
+from image_classification.images.foreign import HEAD_BYTES, recognize
+from image_classification.images.foreign_text import IMAGE
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 
@@ -23,6 +29,18 @@ SPECIAL = "links to nowhere or special files"
 CIRCULAR = "links to a folder that contains them"
 NO_EXTENSION = "files without an extension"
 
+# What operating systems, notebooks and archives leave in folders; in lower case.
+_SYSTEM_NAMES = frozenset((
+    ".ds_store", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", ".directory",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin",
+    "system volume information", ".ipynb_checkpoints", ".git",
+))  # fmt: skip
+# Believed to be notes about images, so that thousands of them need not be opened.
+_NOTE_EXTENSIONS = frozenset((
+    ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log",
+    ".lst", ".py", ".ini", ".toml",
+))  # fmt: skip
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that text does not have
 _NAMED = 5  # examples in a message
 _log = logging.getLogger(__name__)
 
@@ -45,19 +63,33 @@ class LeftOut:
 
     Args:
         used: a file in the folder that is used, though it is not an image: the list.
+
+    Attributes:
+        others: how many of the files are neither images nor text: possibly images that nobody can
+            read.
     """
 
     def __init__(self, used: Path | None = None) -> None:
         self._used = None if used is None else os.path.abspath(used)
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
+        self._contents: dict[str, str] = {}
+        self.others = 0
 
-    def add(self, reason: str, path: str) -> None:
-        """Count one file or folder."""
+    def add(self, reason: str, path: str, content: str = "") -> None:
+        """Count one file or folder; `content` says what is in the file, if that is known."""
         if self._used is not None and os.path.abspath(path) == self._used:
             return
         self._counts[reason] += 1
         self._examples.setdefault(reason, path)
+        self._contents.setdefault(reason, content)
+
+    def add_all(self, other: "LeftOut") -> None:
+        """Count everything that `other` has counted."""
+        self._counts.update(other._counts)
+        self.others += other.others
+        self._examples = other._examples | self._examples
+        self._contents = other._contents | self._contents
 
     def reasons(self) -> list[tuple[str, int, str]]:
         """(reason, count, example) of everything counted, the most frequent first."""
@@ -67,7 +99,8 @@ class LeftOut:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{count} {reason} ({'for example ' if count > 1 else ''}{example!r})"
+            f"{count} {reason} ({'for example ' if count > 1 else ''}{example!r}"
+            f"{self._contents[reason] and f', {self._contents[reason]}'})"
             for reason, count, example in self.reasons()
         )
 
@@ -82,8 +115,16 @@ def class_name(folder: str) -> str:
     return os.fsencode(folder).decode("utf-8", "backslashreplace")
 
 
+def is_system_name(name: str) -> bool:
+    """Whether an operating system or a notebook made the file or folder, not a person."""
+    return name.startswith("._") or name.lower() in _SYSTEM_NAMES
+
+
 def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os.DirEntry[str]]:
-    """List a folder, sorted by the bytes of the names; count hidden entries and leave them out.
+    """List a folder, sorted by the bytes of the names, without hidden and system entries.
+
+    Hidden folders and hidden files named like images are counted as left out. Files of the system,
+    such as .DS_Store and Thumbs.db, and other hidden files are not even counted.
 
     Raises:
         DataError: the folder does not exist or cannot be read.
@@ -95,25 +136,72 @@ def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os
         raise DataError(f"{folder}: expected a folder of images: {error.strerror}") from error
     if include_hidden:
         return entries
+    entries = [entry for entry in entries if not is_system_name(entry.name)]
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") and (_has_image_name(entry.name) or entry.is_dir()):
             left_out.add(HIDDEN, entry.path)
     return [entry for entry in entries if not entry.name.startswith(".")]
 
 
+def _has_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+class Content(NamedTuple):
+    """What the first bytes of a file show.
+
+    Attributes:
+        is_image: it is an image in an accepted format.
+        is_note: it is text, or empty: a note about the images, and never one of them.
+        what: what else it is and what to do about it; "" if nothing is known or it is a note.
+    """
+
+    is_image: bool
+    is_note: bool
+    what: str
+
+
+def look_into(path: str) -> Content:
+    """Return what the first bytes of a file show; nothing else of it is read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        return Content(False, False, f"it cannot be read: {error.strerror}")
+    if IMAGE.match(head):
+        return Content(True, False, "")
+    what = recognize(head) or ""
+    is_picture_or_pointer = any(word in what for word in ("pointer", "convert it"))
+    is_note = not _CONTROL.search(head) and not is_picture_or_pointer
+    return Content(False, is_note, "" if is_note else what)
+
+
 def keep_images(
-    entries: Iterable[os.DirEntry[str]], extensions: Collection[str], left_out: LeftOut
+    entries: Iterable[os.DirEntry[str]],
+    left_out: LeftOut,
+    extensions: Collection[str] | None = None,
 ) -> list[os.DirEntry[str]]:
-    """Keep the regular files (also links to one) with one of the extensions, in lower case."""
+    """Keep the regular files (also links to one) that are images.
+
+    Args:
+        entries: of a folder.
+        left_out: counts the others.
+        extensions: in lower case: only their files are images. None: files with one of
+            `IMAGE_EXTENSIONS`, and others whose content is that of an image.
+    """
     kept = []
     for entry in entries:
         extension = os.path.splitext(entry.name)[1].lower()
         if entry.is_file():
-            if extension in extensions:
+            is_image, _, what = extension in (extensions or IMAGE_EXTENSIONS), False, ""
+            if not is_image and extensions is None and extension not in _NOTE_EXTENSIONS:
+                is_image, is_note, what = look_into(entry.path)
+                left_out.others += not is_image and not is_note
+            if is_image:
                 kept.append(entry)
             else:
                 kind = f"{extension} files" if extension else NO_EXTENSION
-                left_out.add(kind, entry.path)
+                left_out.add(kind, entry.path, what)
         elif not entry.is_dir():
             left_out.add(SPECIAL, entry.path)
     return kept
@@ -149,7 +237,13 @@ def walk(
     class_numbers: list[int] = []
     folders: list[str] = []
     start = len(os.path.join(str(root), ""))  # slicing: os.path.relpath costs 7 µs a name
-    for folder, images in _visit(str(root), recursive, include_hidden, wanted, left_out):
+    for folder, images in visit(
+        str(root),
+        left_out,
+        recursive=recursive,
+        include_hidden=include_hidden,
+        extensions=wanted,
+    ):
         if images:
             folders.append(class_name(os.path.relpath(folder, root)))
         paths.extend(image[start:] for image in images)
@@ -172,24 +266,35 @@ def find_images(root: Path, left_out: LeftOut) -> list[str]:
         DataError: the folder does not exist or cannot be read.
     """
     top = str(root)
-    return [
-        os.path.relpath(path, top)
-        for _, paths in _visit(top, True, False, IMAGE_EXTENSIONS, left_out)
-        for path in paths
-    ]
+    return [os.path.relpath(path, top) for _, paths in visit(top, left_out) for path in paths]
 
 
-def _visit(
+def has_image(folder: Path, *, recursive: bool = True) -> bool:
+    """Whether a folder holds an image, itself or, if recursive, anywhere below."""
+    return any(paths for _, paths in visit(str(folder), LeftOut(), recursive=recursive))
+
+
+def visit(
     folder: str,
-    recursive: bool,
-    include_hidden: bool,
-    extensions: Collection[str],
     left_out: LeftOut,
+    *,
+    recursive: bool = True,
+    include_hidden: bool = False,
+    extensions: Collection[str] | None = None,
     ancestors: tuple[tuple[int, int], ...] = (),
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield every folder with the paths of its images, both in walk order."""
+    """Yield every folder with the paths of its images, both in walk order.
+
+    Args:
+        folder: where to begin.
+        left_out: counts what is not an image.
+        recursive: whether subfolders are visited.
+        include_hidden: keep names that start with a dot, and files of the system.
+        extensions: as for `keep_images`.
+        ancestors: device and inode of the folders above, which links must not lead to again.
+    """
     entries = list_folder(folder, left_out, include_hidden)
-    yield folder, [entry.path for entry in keep_images(entries, extensions, left_out)]
+    yield folder, [entry.path for entry in keep_images(entries, left_out, extensions)]
     if not recursive:
         return
     status = os.stat(folder)
@@ -202,7 +307,13 @@ def _visit(
             if (target.st_dev, target.st_ino) in ancestors:
                 left_out.add(CIRCULAR, entry.path)
                 continue
-        yield from _visit(entry.path, recursive, include_hidden, extensions, left_out, ancestors)
+        yield from visit(
+            entry.path,
+            left_out,
+            include_hidden=include_hidden,
+            extensions=extensions,
+            ancestors=ancestors,
+        )
 
 
 def _nothing_found(

@@ -29,6 +29,8 @@ from image_classification.inventory.rows import SPLITS, Inventory
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import ListEntry, write_list
 from image_classification.labels.split import stratified_group_split, stratified_split
+from image_classification.labels.tree import class_name
+from image_classification.loading.sources import LOST
 from image_classification.prepare.encode import EncodingRun, ImageEncoder, Transcoding
 from image_classification.prepare.findings import Findings
 from image_classification.prepare.formats import FORMATS, check_format, shard_stem
@@ -229,6 +231,7 @@ def write_channels(
         )
     _check_output(output)
     check_format(plan.format, inventory.labels)
+    _refuse_lost_classes(inventory)
     splits = _split(inventory, plan)
     shards = [
         shard
@@ -265,6 +268,16 @@ def write_channels(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return findings
+
+
+def _refuse_lost_classes(inventory: Inventory) -> None:
+    for what, count, example in inventory.left_out:
+        if what == LOST:
+            raise DataError(
+                f"{inventory.name}: {count} {what}, for example {class_name(example)}; the log "
+                "says what the files are: convert them, for example to JPEG or PNG, or move the "
+                "folders away if they are not classes"
+            )
 
 
 def _check_output(output: Path) -> None:

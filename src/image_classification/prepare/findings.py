@@ -9,7 +9,9 @@ from typing import Any
 
 from image_classification.images.encode import thumbnail_of_file
 from image_classification.inventory.rows import Inventory
+from image_classification.labels.label_map import LabelMap, alike, numbering_advice
 from image_classification.labels.tree import class_name
+from image_classification.loading.sources import NESTED
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars
 from image_classification.prepare.encode import EncodedImage
@@ -132,6 +134,11 @@ class Findings:
         """The duplicates with several classes."""
         return [group for group in self.duplicates if len({image.label for image in group}) > 1]
 
+    @property
+    def not_taken(self) -> list[tuple[str, int, str]]:
+        """(what, how many, one example) of files in the input that are in no split."""
+        return [row for row in self.inventory.left_out if row[0] != NESTED]
+
     def class_totals(self) -> list[int]:
         """Return the number of images of each class in all splits."""
         counts = [split.class_counts for split in self.splits.values()]
@@ -149,6 +156,19 @@ class Findings:
         if self.contradicting:
             yield f"identical images in several classes: {len(self.contradicting)}"
         totals = self.class_totals()
+        present = [i for i, total in enumerate(totals) if total]
+        if len(present) == 1 and self.hosts == 1:
+            yield (
+                f"all images are of the class {self.labels.names[present[0]]}: training needs at "
+                "least two classes"
+            )
+        advice = None
+        if self.labels == LabelMap.numbered(len(self.labels)) and self.hosts == 1:
+            advice = numbering_advice(present)
+        if advice is not None:
+            yield advice
+        for group in alike(self.labels.names):
+            yield f"classes {group}: if they are one, give them one name"
         if min(totals) and max(totals) >= IMBALANCED * min(totals):
             yield (
                 f"the largest class has {max(totals)} images, the smallest {min(totals)}: "
@@ -174,7 +194,7 @@ class Findings:
             "duplicates": [[image.to_json() for image in group] for group in self.duplicates],
             "not_taken": [
                 {"what": what, "count": count, "example": class_name(example)}
-                for what, count, example in self.inventory.left_out
+                for what, count, example in self.not_taken
             ],
         }
 

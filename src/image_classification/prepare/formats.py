@@ -12,7 +12,8 @@ from pathlib import Path
 from image_classification.errors import UsageError
 from image_classification.files import named_in_errors
 from image_classification.images.header import read_header
-from image_classification.labels.label_map import LabelMap
+from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.tree import is_system_name
 from image_classification.prepare.encode import EncodedImage
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.tfrecord import encode_example, frame_tfrecord, require_checksums
@@ -109,7 +110,8 @@ def check_format(name: str, labels: LabelMap) -> None:
         require_checksums()
     if name == "folders":
         for label in labels.names:
-            if not label or label.startswith(".") or "/" in label or "\0" in label:
+            is_hidden = label.startswith(".") or is_system_name(label) or label == LABELS_FILE
+            if not label or is_hidden or "/" in label or "\0" in label:
                 raise UsageError(
                     f"class {label!r} cannot be the name of a folder; rename it, or use another "
                     "--format"

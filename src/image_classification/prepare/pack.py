@@ -23,7 +23,7 @@ from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.kinds import LabelKind, classes_of, kind_of
-from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, numbering_advice
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.prepare import encode
 from image_classification.prepare.chunks import RecordChunks
@@ -237,7 +237,7 @@ def _read_entries(list_path: Path, options: PackOptions) -> tuple[list[ListEntry
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
     kind = kind_of(entry.labels for entry in entries)
     if kind is LabelKind.CLASS:
-        _warn_of_fraction(list_path, entries)
+        _warn_of_class_labels(list_path, entries)
     else:
         _warn_of_several(list_path, entries, kind, options)
     selected = options.select(entries)
@@ -249,7 +249,7 @@ def _read_entries(list_path: Path, options: PackOptions) -> tuple[list[ListEntry
     return selected, kind
 
 
-def _warn_of_fraction(list_path: Path, entries: Sequence[ListEntry]) -> None:
+def _warn_of_class_labels(list_path: Path, entries: Sequence[ListEntry]) -> None:
     fraction = next((entry for entry in entries if not entry.labels[0].is_integer()), None)
     if fraction is not None:
         _log.warning(
@@ -258,6 +258,8 @@ def _warn_of_fraction(list_path: Path, entries: Sequence[ListEntry]) -> None:
             fraction.id,
             fraction.labels[0],
         )
+    else:
+        _warn_of_numbers(list_path, entries)
 
 
 def _warn_of_several(
@@ -285,6 +287,16 @@ def _warn_of_several(
             list_path,
             what,
         )
+
+
+def _warn_of_numbers(list_path: Path, entries: Sequence[ListEntry]) -> None:
+    """Warn of class numbers that do not count from 0 or leave gaps, unless names explain them."""
+    numbers = {int(entry.labels[0]) for entry in entries}
+    names = LabelMap.beside(list_path)
+    if names is not None and max(numbers) < len(names):
+        return
+    if advice := numbering_advice(numbers):
+        _log.warning("%s: %s", list_path, advice)
 
 
 def _read_labels(list_path: Path, entries: Sequence[ListEntry], kind: LabelKind) -> LabelMap | None:

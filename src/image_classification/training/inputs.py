@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.contract.channels import LIST_SUFFIX, ChannelInput
+from image_classification.contract.channels import LIST_SUFFIX, MODEL_CHANNEL, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.inventory.splits import bare_splits, split_folders
-from image_classification.labels.label_map import LabelMap
+from image_classification.labels.given_names import given_names
+from image_classification.labels.label_map import LabelMap, advice_on, alike
 from image_classification.labels.split import stratified_split
+from image_classification.loading.classes import (
+    class_counts,
+    refuse_one_class,
+    warn_of_absent_classes,
+)
 from image_classification.loading.sources import FolderSource, Source, SubsetSource
 from image_classification.samples import IntArray
 from image_classification.training import sources
@@ -102,12 +108,21 @@ def open_inputs(
         DataError: damaged data, or class numbers that do not match the names.
     """
     channels = with_split_folders(channels, channel)
-    given = sources.given_names(channels, settings.labels, settings.classes)
+    folders = {
+        name: given.root or given.path
+        for name, given in channels.items()
+        if name != MODEL_CHANNEL.name and not given.is_pipe
+    }
+    given = given_names(folders, settings.labels, settings.classes)
     if is_sharded:
         given = given or _names_for_all_hosts(channels, channel, settings)
     expected = sources.Expected(settings.classes, given, settings.multi_label, is_sharded)
     training, labels = _open_training(channels, channel, expected, settings, should_stop)
-    expected = sources.Expected(len(labels), labels, settings.multi_label)
+    if not settings.multi_label:
+        refuse_one_class(f"channel {channel}", training, labels, is_sharded)
+    for group in alike(labels.names):
+        _logger.warning("Classes %s: are they one? Then give them one name", group)
+    expected = sources.Expected(len(labels), labels, settings.multi_label, may_lack_classes=True)
     if "validation" in channels:
         validation = _open(channels, "validation", expected)
     else:
@@ -120,6 +135,8 @@ def open_inputs(
         if source.is_countable:
             _check_classes(name, source, labels)
             _log_counts(name, source, labels)
+            if name != channel or not is_sharded:
+                warn_of_absent_classes(f"Channel {name}", source, labels, name == channel)
     if training.is_countable and not is_sharded:
         _compare_count(len(training), settings.expected_samples)
     return Inputs(training, validation, test, labels, _packed(channels, channel))
@@ -304,13 +321,6 @@ def _open(channels: Mapping[str, ChannelInput], name: str, expected: sources.Exp
     return sources.open_channel(channel, channels.get(name + LIST_SUFFIX), expected)[0]
 
 
-def class_counts(source: Source, classes: int) -> IntArray:
-    """Return the number of samples with each class: int64 (classes,)."""
-    if source.multi_hot is not None:
-        return np.asarray(source.multi_hot.sum(axis=0, dtype=np.int64))
-    return np.bincount(source.class_indices, minlength=classes)
-
-
 def _log_counts(name: str, source: Source, labels: LabelMap) -> None:
     counts = class_counts(source, len(labels))
     _logger.info(
@@ -355,6 +365,7 @@ def _check_classes(name: str, source: Source, labels: LabelMap) -> None:
             f"channel {name}: {len(beyond)} samples have a class outside 0 to {len(labels) - 1}, "
             f"for example {source.key(first)} with class {int(source.class_indices[first])}; "
             "num_classes and the class names must match the data"
+            f"{advice_on(source.class_indices.tolist())}"
         )
 
 

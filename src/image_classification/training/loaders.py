@@ -15,10 +15,11 @@ from image_classification.backends.base import World
 from image_classification.contract import process as environment
 from image_classification.errors import UserError
 from image_classification.loading.bad_samples import BadSamples, parse_limit
+from image_classification.loading.classes import class_counts
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
 from image_classification.training.group import ProcessGroup
-from image_classification.training.inputs import Inputs, TrainingTotals, class_counts
+from image_classification.training.inputs import Inputs, TrainingTotals
 from image_classification.training.settings import Settings
 
 
@@ -28,7 +29,8 @@ def agreed(inputs: Inputs, settings: Settings, group: ProcessGroup, *, is_sharde
     Every rank must call this. All of them raise, so that no rank waits for the others.
 
     Raises:
-        UserError: the hosts have different classes or preprocess images differently.
+        UserError: the hosts have different classes or preprocess images differently, or all their
+            training images are of one class.
     """
     if group.world.size == 1:
         return inputs
@@ -38,6 +40,12 @@ def agreed(inputs: Inputs, settings: Settings, group: ProcessGroup, *, is_sharde
     sizes = group.gathered(len(inputs.training))
     counts = class_counts(inputs.training, len(inputs.labels)).astype(np.float64)
     counts = group.engine.all_reduce(counts)
+    present = np.flatnonzero(counts)
+    if len(present) < 2 and not settings.multi_label:
+        raise UserError(
+            f"expected at least two classes, but all {sum(sizes)} training images of all hosts are "
+            f"of the class {inputs.labels.names[int(present[0])]!r}; add images of another class"
+        )
     totals = TrainingTotals(int(sum(sizes)), int(max(sizes)), counts.astype(np.int64))
     return replace(inputs, totals=totals)
 

@@ -9,18 +9,18 @@ anything else           class folders
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_classification import errors
-from image_classification.contract.channels import MODEL_CHANNEL, ChannelInput
+from image_classification.contract.channels import ChannelInput
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.rows import assemble
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
-from image_classification.labels.label_map import LABELS_FILE, LabelMap
-from image_classification.labels.lists import read_list
+from image_classification.labels.given_names import names_of_lists
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on, listed
 from image_classification.loading.foreign_files import describe_contents
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
@@ -28,80 +28,9 @@ from image_classification.loading.sources import FolderSource, ListedSource, Sou
 from image_classification.loading.stream import StreamFormat, StreamSource, image_records
 from image_classification.records.format import ImageRecord, pack_image_record, read_stream
 from image_classification.records.writer import RecordWriter
-from image_classification.samples import UInt8Array
+from image_classification.samples import IntArray, UInt8Array
 
-_SHOWN = 20  # names in a message
 _logger = logging.getLogger(__name__)
-
-
-def given_names(
-    channels: Mapping[str, ChannelInput],
-    hyperparameter: tuple[str, ...] | None,
-    classes: int | None,
-) -> LabelMap | None:
-    """Return the class names that the job gives, or a labels.json anywhere in its channels.
-
-    Args:
-        channels: the job's channels; the one named `model` is ignored.
-        hyperparameter: the value of `labels`, or None.
-        classes: num_classes, or None.
-
-    Raises:
-        DataError: two origins differ, or the number of names is not `classes`.
-    """
-    origins: dict[str, LabelMap] = {}
-    if hyperparameter is not None:
-        origins["hyperparameter labels"] = LabelMap(hyperparameter)
-    for name, channel in channels.items():
-        if name != MODEL_CHANNEL.name and not channel.is_pipe:
-            for path in _visible(channel.root or channel.path, LABELS_FILE):
-                origins[f"channel {name}: {path}"] = _read(path)
-    if not origins:
-        return None
-    (first, labels), *others = origins.items()
-    for origin, other in others:
-        if other != labels:
-            raise errors.DataError(
-                f"the class names contradict each other: {first} has {list(labels.names)[:_SHOWN]},"
-                f" {origin} has {list(other.names)[:_SHOWN]}; the class numbers must mean the same "
-                "everywhere: pack all data with one label map, or remove the wrong file"
-            )
-    if classes is not None and classes != len(labels):
-        raise errors.DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
-    _logger.info("Class names from %s", first)
-    return labels
-
-
-def names_of_lists(channel: ChannelInput) -> LabelMap | None:
-    """Return the folder names in the `.lst` files next to record files as class names.
-
-    None if there is no list, or if its folders are not classes, as with multiple labels per image.
-    """
-    paths = _visible(channel.path, "*.lst")
-    try:
-        labels = LabelMap.from_folders(entry for path in paths for entry in read_list(path))
-    except errors.ListError as error:
-        _logger.warning("Channel %s: no class names from its list: %s", channel.name, error)
-        return None
-    if labels is not None:
-        _logger.info("Class names from the folders in %s", ", ".join(path.name for path in paths))
-        return labels
-    return None
-
-
-def _read(path: Path) -> LabelMap:
-    try:
-        return LabelMap.read(path)
-    except errors.DataError as error:
-        raise errors.DataError(f"{error}; if another program wrote this file, remove it") from error
-
-
-def _visible(folder: Path, pattern: str) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob(pattern)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def open_pipe(
@@ -222,12 +151,14 @@ class Expected:
         labels: class names, or None to take them from the data.
         is_multi_label: whether an image may have multiple labels.
         is_shard: whether the channel is this host's shard, which may lack classes.
+        may_lack_classes: whether classes of `labels` may have no image: in validation and test.
     """
 
     classes: int | None
     labels: LabelMap | None
     is_multi_label: bool = False
     is_shard: bool = False
+    may_lack_classes: bool = False
 
 
 def open_channel(
@@ -250,7 +181,7 @@ def open_channel(
     if has_records(channel):
         _logger.info("Searching for .rec files in %s.", channel.path)
         return _open_records(channel, expected)
-    if list(channel.path.glob("*.manifest")):
+    if _has_manifest(channel):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)
     if expected.is_multi_label:
         raise errors.ChannelError(
@@ -258,18 +189,27 @@ def open_channel(
             "give records, a list or a manifest with multiple labels per image, or leave out "
             "multi_label"
         )
-    folder = FolderSource(channel.path, expected.labels, may_lack_classes=expected.is_shard)
+    return _open_folder(channel, expected)
+
+
+def _open_folder(channel: ChannelInput, expected: Expected) -> tuple[Source, LabelMap]:
+    may_lack = expected.is_shard or expected.may_lack_classes
+    folder = FolderSource(channel.path, expected.labels, may_lack_classes=may_lack)
+    folder.refuse_lost_classes()
+    if expected.labels is None:
+        folder.log_order_of_numbers()
     if expected.classes is not None and len(folder.labels) != expected.classes:
         raise errors.DataError(
-            f"channel {channel.name}: {len(folder.labels)} class folders, but num_classes is "
-            f"{expected.classes}"
+            f"channel {channel.name}: {len(folder.labels)} class folders "
+            f"({listed(folder.labels.names)}), but num_classes is {expected.classes}; set it to "
+            "their number, or leave it out"
         )
     return folder, folder.labels
 
 
 def record_files(directory: Path) -> list[Path]:
     """Return the record files below a directory in name order, without hidden ones."""
-    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith("."))
+    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith(".") and p.is_file())
 
 
 def has_records(channel: ChannelInput) -> bool:
@@ -277,8 +217,7 @@ def has_records(channel: ChannelInput) -> bool:
     if channel.is_pipe:
         return not channel.is_wrapped
     files = record_files(channel.path)
-    is_manifest = bool(list(channel.path.glob("*.manifest")))
-    if channel.content_type == _RECORD_CONTENT_TYPE and not files and not is_manifest:
+    if channel.content_type == _RECORD_CONTENT_TYPE and not files and not _has_manifest(channel):
         raise errors.ChannelError(
             f"channel {channel.name}: ContentType is {_RECORD_CONTENT_TYPE}, but {channel.path} "
             f"has no .rec file; it holds {describe_contents(channel.path)}"
@@ -286,8 +225,14 @@ def has_records(channel: ChannelInput) -> bool:
     return bool(files) and channel.content_type in {"", _RECORD_CONTENT_TYPE}
 
 
+def _has_manifest(channel: ChannelInput) -> bool:
+    return any(path.is_file() for path in channel.path.glob("*.manifest"))
+
+
 def _only(channel: ChannelInput, pattern: str) -> Path:
-    found = sorted(p for p in channel.path.rglob(pattern) if not p.name.startswith("."))
+    found = sorted(
+        p for p in channel.path.rglob(pattern) if not p.name.startswith(".") and p.is_file()
+    )
     if len(found) != 1:
         raise errors.ChannelError(
             f"channel {channel.name}: expected exactly one {pattern[1:]} file in {channel.path}, "
@@ -314,7 +259,7 @@ def _open_list(channel: ChannelInput, listing: Path, expected: Expected) -> tupl
         _logger.info("Channel %s: %d of these images are on this host", channel.name, len(here))
         paths, classes = [paths[n] for n in here], classes[here]
     source = ListedSource(inventory.name, channel.path, paths, classes)
-    return source, _wide_enough(inventory.labels, expected)
+    return source, _wide_enough(inventory.labels, expected, inventory.class_indices)
 
 
 def _open_manifest(
@@ -325,7 +270,7 @@ def _open_manifest(
         inventory = assemble(channel.path, manifest, rows, expected.labels)
         paths = [entry.path for entry in inventory.entries]
         source = ListedSource(inventory.name, channel.path, paths, inventory.class_indices)
-        return source, _wide_enough(inventory.labels, expected)
+        return source, _wide_enough(inventory.labels, expected, inventory.class_indices)
     classes = len(expected.labels) if expected.labels else expected.classes
     if classes is None:
         raise errors.ChannelError(f"channel {channel.name}: set num_classes to read its manifest")
@@ -333,14 +278,15 @@ def _open_manifest(
     return _listed(channel, paths, rows_, expected)
 
 
-def _wide_enough(labels: LabelMap, expected: Expected) -> LabelMap:
+def _wide_enough(labels: LabelMap, expected: Expected, class_indices: IntArray) -> LabelMap:
     """Return numbers instead of names if the data has fewer classes than the job says."""
     if expected.classes is None or len(labels) == expected.classes:
         return labels
     if len(labels) > expected.classes:
         raise errors.DataError(
-            f"the data has a class {len(labels) - 1}, but num_classes is {expected.classes}; "
-            "num_classes and the class names must match the data"
+            f"the data has a class {len(labels) - 1} (classes {listed(labels.names)}), but "
+            f"num_classes is {expected.classes}; num_classes and the class names must match the "
+            f"data{advice_on(class_indices.tolist())}"
         )
     return LabelMap.numbered(expected.classes)
 
@@ -379,7 +325,7 @@ def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, La
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:
     """Return the folder names in the channel's lists if they name all classes, else numbers."""
     count = int(source.class_indices.max()) + 1 if classes is None else classes
-    labels = names_of_lists(channel)
+    labels = names_of_lists(channel.name, channel.path)
     if labels is not None and len(labels) == count:
         return labels
     return _numbered(channel, count)

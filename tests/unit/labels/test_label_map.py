@@ -1,12 +1,13 @@
 """The label map says which number is which name, and nothing else decides it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from image_classification.errors import DataError
-from image_classification.labels.label_map import LabelMap
+from image_classification.labels.label_map import LabelMap, alike, did_you_mean, numbering_advice
 
 
 def test_a_label_map_survives_its_file_whatever_the_names(tmp_path: Path) -> None:
@@ -61,3 +62,52 @@ def test_a_label_map_that_cannot_be_used_is_named_with_the_remedy(
 def test_class_names_nested_without_end_are_refused() -> None:
     with pytest.raises(DataError, match="expected class names as a JSON list"):
         LabelMap.parse("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "advice"),
+    [
+        ([0, 1, 2], None),
+        ([0], None),
+        ([], None),
+        ([-1, 5], None),
+        ([0, 2_000_000], None),
+        ([1, 2, 3, 3], "the labels are 1 to 3, so no image has 0: .*subtract 1 from each label"),
+        ([0, 100, 200], "0, 100, 200, so no image has 1 to 99, 101 to 199: .*the 3 classes 0 to 2"),
+        ([5], "the labels are 5, so no image has 0 to 4: .*number the 1 classes 0 to 0"),
+    ],
+)
+def test_numbers_that_do_not_count_from_0_or_leave_gaps_are_named(
+    numbers: list[int], advice: str | None
+) -> None:
+    found = numbering_advice(numbers)
+    assert found is None if advice is None else re.search(advice, found or "")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "dog"], []),
+        (["Cat", "cat"], ["'Cat' and 'cat' (the same but for upper and lower case)"]),
+        (["a b", "a  b"], ["'a b' and 'a  b' (the same but for blanks)"]),
+        (
+            ["caf\u00e9", "cafe\u0301"],
+            [r"'caf\xe9' and 'cafe\u0301' (the same but for their Unicode form)"],
+        ),
+    ],
+)
+def test_names_that_are_nearly_the_same_are_told(names: list[str], said: list[str]) -> None:
+    assert alike(names) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Dog", " (did you mean 'dog'?)"),
+        ("dogs", " (did you mean 'dog'?)"),
+        ("cafe\u0301", r" (did you mean 'caf\xe9' instead of 'cafe\u0301', another Unicode form?)"),
+        ("zebra", ""),
+    ],
+)
+def test_a_name_that_is_nearly_known_is_suggested(name: str, said: str) -> None:
+    assert did_you_mean(name, ("dog", "caf\u00e9")) == said

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from image_classification.errors import DataError, RecordError
+from image_classification.labels import tree as trees
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
@@ -98,18 +101,19 @@ def test_files_that_are_not_samples_are_left_out_with_one_warning(
     )
     (root / "empty").mkdir()
     source = FolderSource(root)
-    assert [source.key(index) for index in range(len(source))] == ["a/x.jpg"]
+    assert [source.key(index) for index in range(len(source))] == ["a/x.jpg", "a/nested/y.jpg"]
     assert source.labels.names == ("a",)
-    assert len(caplog.messages) == 1
+    assert source.subclasses == {"a": ["nested"]}
+    left_out, nested = caplog.messages
     for part in (
         "2 hidden files or folders",
         "3 .txt files",
         "1 files without an extension",
         "1 images outside a class folder",
-        "1 folders inside a class folder",
         "2 class folders without an image",
     ):
-        assert part in caplog.text
+        assert part in left_out
+    assert "subfolders have the class of the top folder, at any depth, in 1 of 1 classes" in nested
 
 
 def test_clean_folders_are_read_without_a_warning(
@@ -145,3 +149,135 @@ def test_a_file_that_vanishes_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.jpg").unlink()
     with pytest.raises(DataError, match=r"a/x\.jpg cannot be read: No such file"):
         source.read(0)
+
+
+JPEG, PNG, GIF = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0", b"GIF89a\0\0"
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def fill(root: Path, content: bytes, *paths: str) -> Path:
+    for path in tree(root, *paths) and paths:
+        (root / path).write_bytes(content)
+    return root
+
+
+def keys(source: Source) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def test_an_image_is_found_by_its_content_where_its_name_does_not_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jfif", "cat/2.jpe", "cat/3", "cat/4.JPG_large", "dog/5.tmp")
+    fill(tmp_path, PNG, "dog/6.image")
+    fill(tmp_path, GIF, "dog/7.dat")
+    source = FolderSource(tmp_path)
+    found = ["cat/1.jfif", "cat/2.jpe", "cat/3", "cat/4.JPG_large"]
+    assert keys(source) == [*found, "dog/5.tmp", "dog/6.image", "dog/7.dat"]
+    assert not source.lost and not caplog.messages
+
+
+def test_a_known_extension_is_believed_and_its_file_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: str) -> trees.Content:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(trees, "look_into", opened)
+    names = [f"cat/{n}{ending}" for n, ending in enumerate(trees.IMAGE_EXTENSIONS)]
+    assert keys(FolderSource(tree(tmp_path, *names, "dog/x.JPG"))) == [*names, "dog/x.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("content", "ending", "cure"),
+    [
+        (HEIC, ".heic", "HEIC: convert it to JPEG or PNG"),
+        (HEIC, "", "HEIC: convert it to JPEG or PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ".svg", "SVG, a drawing: convert it"),
+        (b"%PDF-1.7\n\0", ".pdf", "PDF, a document: convert it to JPEG or PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\n", ".tif", "run git lfs pull"),
+        (b"\x01\x02\x03\x04", ".xyz", r"1 \.xyz files"),
+    ],
+)
+def test_a_class_that_loses_all_its_files_is_an_error_with_the_cure(
+    tmp_path: Path, content: bytes, ending: str, cure: str
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg")
+    fill(tmp_path, content, f"owl/2024/1{ending}")
+    source = FolderSource(tmp_path)
+    with pytest.raises(DataError, match=f"no file of these can be used: 'owl' .*{cure}"):
+        source.refuse_lost_classes()
+
+
+def test_the_files_of_a_class_that_cannot_be_used_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg")
+    fill(tmp_path, HEIC, "cat/3.heic", "cat/4.heic")
+    fill(tmp_path, b"about the images\n", "cat/readme.txt", "notes/all.txt")
+    source = FolderSource(tmp_path)
+    source.refuse_lost_classes()  # a folder of texts is no class
+    assert "files that are no usable images, by class: cat (2 of 4)" in caplog.text
+    assert "2 .heic files (for example" in caplog.text and "HEIC: convert it" in caplog.text
+
+
+def test_files_of_operating_systems_and_notebooks_are_ignored_quietly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg", "cat/._1.jpg", "__MACOSX/cat/._1.jpg")
+    fill(tmp_path, b"\0\0\0\1Bud1", ".DS_Store", "cat/.DS_Store", "dog/Thumbs.db")
+    fill(tmp_path, b"", "dog/desktop.ini", "cat/.gitkeep", "cat/.ipynb_checkpoints/1.jpg")
+    assert keys(FolderSource(tmp_path)) == ["cat/1.jpg", "dog/1.jpg"]
+    assert not caplog.messages
+
+
+def test_class_folders_are_walked_to_any_depth_and_links_back_are_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path / "root", "b/z.jpg", "b/2024/05/y.jpg", "a/deep/er/x.jpg", "b/2023/w.jpg")
+    (root / "b" / "2024" / "loop").symlink_to(root / "b")
+    (root / "c").symlink_to(root)
+    (root / "d").symlink_to(tmp_path)
+    source = FolderSource(root)
+    found = ["a/deep/er/x.jpg", "b/z.jpg", "b/2023/w.jpg", "b/2024/05/y.jpg"]
+    assert keys(source) == found and source.labels.names == ("a", "b")
+    assert source.subclasses == {"a": ["deep"], "b": ["2023", "2024"]}
+    assert "3 links to a folder that contains them" in caplog.text
+
+
+def test_a_class_folder_may_have_the_name_of_a_list_or_label_map(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("a.csv", "a.lst", "b.manifest", "c.rec", "data.jpg", "labels.json")
+    root = tree(tmp_path, *(f"{name}/1.jpg" for name in names))
+    assert FolderSource(root).labels.names == names and not caplog.messages
+
+
+def test_two_folders_that_would_share_a_label_are_refused_by_name(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", rb"caf\xe9"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        with open(os.path.join(folder, b"1.jpg"), "wb"):
+            pass
+    with pytest.raises(DataError, match=r"b'caf\\xe9'.* would both be the class .*rename one"):
+        FolderSource(tmp_path)
+
+
+def test_folders_named_by_numbers_are_sorted_as_text_which_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for folder, numbers in (("few", range(10)), ("many", range(12))):
+        source = FolderSource(tree(tmp_path / folder, *(f"{n}/x.jpg" for n in numbers)))
+        assert source.labels.names == tuple(sorted(map(str, numbers)))
+        assert not caplog.messages
+        source.log_order_of_numbers()
+    assert "class indices 0, 1, 2, … are 0, 1, 10, 11, 2, 3" in caplog.text
+
+
+def test_an_unknown_class_has_the_cure_in_its_message(tmp_path: Path) -> None:
+    root = tree(tmp_path, "Cat/x.jpg", "dog/y.jpg")
+    with pytest.raises(DataError) as raised:
+        FolderSource(root, LabelMap(("cat", "dog")), may_lack_classes=True)
+    assert "1 unknown: ['Cat'] (did you mean 'cat'?)" in str(raised.value)
+    assert "rename the unknown folders, move them away, or train" in str(raised.value)

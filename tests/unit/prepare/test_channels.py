@@ -300,3 +300,37 @@ def test_an_output_below_the_input_is_refused(
     assert main(["preprocess", *words]) == 2
     assert "is inside the input" in capsys.readouterr().err
     assert tree_of(images) == before
+
+
+def test_one_class_and_numbers_that_leave_gaps_are_remarks(tmp_path: Path, jpeg: bytes) -> None:
+    for number in range(4):
+        path = tmp_path / "in" / "images" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg + bytes([number]))
+    findings = write_channels(tmp_path / "in", tmp_path / "one", ChannelPlan(0.5))
+    remarks = "; ".join(findings.remarks())
+    assert "all images are of the class images: training needs at least two classes" in remarks
+    lines = (f"{n}\t{1 + n % 2}\timages/{n}.jpg\n" for n in range(4))
+    (tmp_path / "in" / "all.lst").write_text("".join(lines))
+    inventory = take_inventory(tmp_path / "in", tmp_path / "in" / "all.lst")
+    findings = write_inventory(inventory, tmp_path / "gaps", ChannelPlan(0.5), silent)
+    assert "the labels are 1 to 2, so no image has 0" in "; ".join(findings.remarks())
+
+
+def test_a_class_without_a_usable_file_is_refused_and_nothing_is_written(
+    images: Path, tmp_path: Path
+) -> None:
+    (images / "owl").mkdir()
+    (images / "owl" / "1.xyz").write_bytes(b"\x01\x02")
+    with pytest.raises(DataError, match=r"1 class folders whose files are not usable.*images/owl"):
+        write_channels(images, tmp_path / "out", ChannelPlan())
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_in_subfolders_and_without_a_known_extension_are_in_the_channels(
+    images: Path, tmp_path: Path, jpeg: bytes
+) -> None:
+    (images / "red" / "2024").mkdir()
+    (images / "red" / "2024" / "x.jfif").write_bytes(jpeg)
+    findings = write_channels(images, tmp_path / "out", ChannelPlan())
+    assert findings.class_totals() == [10, 10, 11] and not findings.not_taken

@@ -120,7 +120,7 @@ def test_files_that_are_not_images_are_reported(
     assert found == {
         "class-folders-without-an-image": "warning",
         "hidden-files-or-folders": "warning",
-        "folders-inside-a-class-folder": "warning",
+        "folders-inside-a-class-folder": "note",
         "images-outside-a-class-folder": "warning",
         ".txt-files": "note",
     } | {k: v for k, v in found.items() if k == "no-perceptual-hash"}
@@ -484,3 +484,75 @@ def test_every_command_has_the_same_limits_of_what_an_image_costs(
     for words in commands:
         assert main(words) == 2
         assert "PICTURE_SECONDS must be an integer" in "".join(capsys.readouterr())
+
+
+def message_of(verdict: dict[str, Any], kind: str) -> str:
+    (found,) = (p["message"] for p in verdict["problems"] if p["kind"] == kind)
+    return str(found)
+
+
+def records(path: Path, *numbers: int) -> Path:
+    picture(path.parent / "one.jpg", 1)
+    with RecordWriter(path) as writer:
+        for index, number in enumerate(numbers):
+            content = picture(path.parent / "one.jpg", index).read_bytes()
+            writer.write(pack_image_record(RecordHeader(number, index), content), index)
+    return path
+
+
+def test_a_single_class_is_an_error_in_folders_lists_and_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "flat" / "images" / "1.jpg", 1)
+    picture(tmp_path / "flat" / "images" / "2.jpg", 2)
+    (tmp_path / "all.lst").write_text("0\t0\timages/1.jpg\n1\t0\timages/2.jpg\n")
+    for arguments in (
+        (tmp_path / "flat",),
+        (tmp_path / "flat", "--list", tmp_path / "all.lst"),
+        (records(tmp_path / "data.rec", 0, 0),),
+    ):
+        code, verdict = check(capsys, *arguments)
+        assert code == 1 and kinds(verdict)["one-class"] == "error"
+    assert "all 2 images are of the class 0" in message_of(verdict, "one-class")
+
+
+def test_label_numbers_that_do_not_count_from_0_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, verdict = check(capsys, records(tmp_path / "data.rec", 1, 2, 3))
+    assert code == 0 and kinds(verdict)["label-numbers"] == "warning"
+    assert "the labels are 1 to 3, so no image has 0" in message_of(verdict, "label-numbers")
+
+
+def test_a_class_that_validation_lacks_is_a_warning_and_one_that_training_lacks_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("train/cat/a", "train/dog/b", "val/dog/c", "test/cat/d")):
+        picture(tmp_path / f"{name}.jpg", number)
+    code, verdict = check(capsys, tmp_path)
+    assert code == 0 and kinds(verdict)["absent-class"] == "warning"
+    picture(tmp_path / "val" / "owl" / "e.jpg", 9)
+    code, verdict = check(capsys, tmp_path)
+    assert code == 1 and "not in both: cat, owl" in message_of(verdict, "other-classes")
+
+
+def test_a_class_whose_files_are_no_images_is_an_error_and_some_files_are_a_warning(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (clean / "cat" / "x.heic").write_bytes(heic)
+    code, verdict = check(capsys, clean)
+    assert code == 0 and kinds(verdict)[".heic-files"] == "warning"
+    assert "HEIC: convert it to JPEG or PNG" in message_of(verdict, ".heic-files")
+    (clean / "owl").mkdir()
+    (clean / "owl" / "y").write_bytes(heic)
+    code, verdict = check(capsys, clean)
+    assert code == 1 and kinds(verdict)["class-folders-without-a-usable-image"] == "error"
+
+
+def test_names_of_classes_that_are_nearly_the_same_are_a_warning(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(clean / "Cat" / "x.jpg", 40)
+    _, verdict = check(capsys, clean)
+    assert "'Cat' and 'cat'" in message_of(verdict, "similar-classes")

@@ -632,3 +632,16 @@ def test_an_error_on_the_command_line_comes_before_the_usage(
     first, usage = capsys.readouterr().err.split("\n", 1)
     assert exited.value.code == 2 and first.startswith("ClientError: ")
     assert usage.startswith("usage: ")
+
+
+def test_label_numbers_that_leave_gaps_are_named_in_the_log_unless_names_explain_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD})
+    write_list(path, [ListEntry(0, (1.0,), "a.jpg"), ListEntry(1, (2.0,), "b.jpg")])
+    pack(path, root, tmp_path / "data.rec")
+    assert "data.lst: the labels are 1 to 2, so no image has 0: labels count from 0" in caplog.text
+    caplog.clear()
+    LabelMap(("x", "y", "z")).write(tmp_path / "labels.json")
+    pack(path, root, tmp_path / "data.rec")
+    assert not caplog.messages

@@ -128,15 +128,39 @@ def test_a_label_map_orders_class_folders_and_must_have_their_names(
         open_job(folders, labels="dog,eel")
 
 
-def test_a_class_may_be_absent_from_a_split_whose_labels_file_has_it(
-    folders: dict[str, Path],
+def test_a_class_may_be_absent_from_validation_and_counts_as_0_images(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     (folders["validation"] / "dog" / "1.jpg").unlink()
-    with pytest.raises(DataError, match="1 missing"):
+    for names in (None, "cat,dog"):
+        inputs = open_job(folders, labels=names)
+        assert inputs.validation.class_indices.tolist() == [0]
+        assert inputs.class_counts["validation"] == [1, 0]
+        assert "Channel validation: no images of dog: they count as 0 images" in caplog.text
+        caplog.clear()
+
+
+def test_a_class_that_only_validation_has_is_an_error_with_the_cure(
+    folders: dict[str, Path], jpeg: bytes
+) -> None:
+    (folders["validation"] / "Dogs").mkdir()
+    (folders["validation"] / "Dogs" / "1.jpg").write_bytes(jpeg)
+    with pytest.raises(
+        DataError, match=r"1 unknown: \['Dogs'\] \(did you mean 'dog'\?\)"
+    ) as raised:
         open_job(folders)
+    assert "rename the unknown folders, move them away, or train a model" in str(raised.value)
+
+
+def test_a_class_may_be_absent_from_training_only_if_a_labels_file_is_there(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DataError, match=r"1 missing .*put a labels\.json with all 3 names into"):
+        open_job(folders, labels="cat,dog,eel", num_classes=3)
     for folder in folders.values():
-        LabelMap(("cat", "dog")).write(folder / "labels.json")
-    assert open_job(folders).validation.class_indices.tolist() == [0]
+        LabelMap(("cat", "dog", "eel")).write(folder / "labels.json")
+    assert open_job(folders, num_classes=3).class_counts["train"] == [1, 1, 0]
+    assert "Channel train: no images of eel: the model cannot learn them" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from image_classification.training.settings import settings_of
 LINES = "0\t0.000000\tcat/1.jpg\n1\t1\tdog/2.jpg\n\n2\t1.0\tdog/3.jpg\n"
 
 
-def open_job(root: Path, *names: str, **hyperparameters: object) -> Inputs:
+def open_job(
+    root: Path, *names: str, interface: str = "mxnet", **hyperparameters: object
+) -> Inputs:
     text = {name: str(value) for name, value in hyperparameters.items()}
-    settings = settings_of(INTERFACES["mxnet"].parse(text))
+    settings = settings_of(INTERFACES[interface].parse(text))
     channels = {name: ChannelInput(name, root / name) for name in names}
-    return open_inputs(channels, settings, "train")
+    return open_inputs(channels, settings, INTERFACES[interface].training_channel)
 
 
 def write_images(folder: Path, jpeg: bytes) -> None:
@@ -178,3 +181,126 @@ def test_records_for_other_tasks_are_recognized_and_no_hyperparameter_is_advised
         open_job(tmp_path, "train", validation_split_ratio=0.5, **given)
     message = str(caught.value)
     assert "multi_label=1" not in message and "must match the data" not in message
+
+
+def pack_numbers(folder: Path, jpeg: bytes, *numbers: int) -> None:
+    folder.mkdir()
+    with RecordWriter(folder / "data.rec") as writer:
+        for index, number in enumerate(numbers):
+            writer.write(pack_image_record(RecordHeader(number, index), jpeg), index)
+
+
+def put(jpeg: bytes, *paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg)
+
+
+ONE_CLASS = "expected at least two classes, but all {} images are of the class {}; "
+
+
+@pytest.mark.parametrize(("interface", "channel"), [("mxnet", "train"), ("tensorflow", "training")])
+def test_folders_of_one_class_are_an_error_in_both_interfaces(
+    tmp_path: Path, jpeg: bytes, interface: str, channel: str
+) -> None:
+    put(jpeg, tmp_path / channel / "images" / "1.jpg", tmp_path / channel / "images" / "2.jpg")
+    with pytest.raises(ChannelError, match=ONE_CLASS.format(2, "'images'") + "add images of an"):
+        open_job(tmp_path, channel, interface=interface, validation_split_ratio=0.5)
+
+
+def test_a_folder_around_the_class_folders_is_named_with_the_folder_to_give(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    put(jpeg, *(tmp_path / "train" / "flowers" / name / "1.jpg" for name in ("daisy", "rose")))
+    with pytest.raises(ChannelError, match=r"if its 2 subfolders \(daisy, rose\) are the classes"):
+        open_job(tmp_path, "train", validation_split_ratio=0.5)
+
+
+def test_a_list_records_and_a_manifest_of_one_class_are_errors(listed: Path, jpeg: bytes) -> None:
+    for name in ("train", "validation"):
+        (listed / f"{name}_lst" / "any.lst").write_text("0\t0\tcat/1.jpg\n1\t0\tdog/2.jpg\n")
+    with pytest.raises(ChannelError, match=ONE_CLASS.format(2, "'0'") + ".*number of its class"):
+        open_job(listed, *ALL)
+    for name, numbers in (("train", (1, 1)), ("validation", (0, 1))):
+        pack_numbers(listed / f"{name}-rec", jpeg, *numbers)
+    channels = {
+        name: ChannelInput(name, listed / f"{name}-rec") for name in ("train", "validation")
+    }
+    settings = settings_of(INTERFACES["mxnet"].parse({"num_classes": "2"}))
+    with pytest.raises(ChannelError, match=ONE_CLASS.format(2, "'1'")):
+        open_inputs(channels, settings, "train")
+    manifest_channels(listed, jpeg, [0, 0, 0])
+    with pytest.raises(ChannelError, match=ONE_CLASS.format(3, "'0'")):
+        open_job(listed, "train", "validation")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((1, 2, 3), "4 classes; the labels are 1 to 3, so no image has 0: .*subtract 1"),
+        ((0, 7, 9), "10 classes; the labels are 0, 7, 9, so no image has 1 to 6, 8: .*0 to 2"),
+    ],
+)
+def test_numbers_that_do_not_count_from_0_are_named_in_the_log_and_by_num_classes(
+    tmp_path: Path,
+    jpeg: bytes,
+    caplog: pytest.LogCaptureFixture,
+    numbers: tuple[int, ...],
+    said: str,
+) -> None:
+    for name in ("train", "validation"):
+        pack_numbers(tmp_path / name, jpeg, *numbers)
+        (tmp_path / f"{name}-images").mkdir()
+    open_job(tmp_path, "train", "validation")
+    assert re.search(f"Channel train: {said}", caplog.text)
+    with pytest.raises(DataError, match="must match the data; " + said.partition("; ")[2]):
+        open_job(tmp_path, "train", "validation", num_classes=3)
+
+
+def test_numbers_of_a_list_that_do_not_count_from_0_are_named_by_num_classes(
+    listed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "validation"):
+        lines = LINES.replace("\t1.0\t", "\t2\t").replace("\t0.000000\t", "\t1\t")
+        (listed / f"{name}_lst" / "any.lst").write_text(lines.replace("dog/2", "cat/2"))
+        (listed / name / "cat" / "2.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"num_classes is 2; .*the labels are 1 to 2, .*subtract 1"):
+        open_job(listed, *ALL, num_classes=2)
+    open_job(listed, *ALL)
+    assert "Channel train: 3 classes; the labels are 1 to 2, so no image has 0" in caplog.text
+
+
+def test_split_folders_are_recognized_although_their_images_lie_deep_and_have_any_name(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    for split in ("train", "val"):
+        for name in ("cat/web/2024/1.jpe", "dog/ours/2024/1"):
+            put(jpeg, tmp_path / "train" / split / name)
+    inputs = open_job(tmp_path, "train")
+    assert inputs.labels.names == ("cat", "dog")
+    assert (len(inputs.training), len(inputs.validation)) == (2, 2)
+
+
+def test_class_folders_named_like_lists_records_and_manifests_are_classes(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    names = ("a.lst", "b.manifest", "c.rec", "labels.json")
+    put(jpeg, *(tmp_path / "train" / name / f"{n}.jpg" for name in names for n in range(2)))
+    assert open_job(tmp_path, "train", validation_split_ratio=0.5).labels.names == names
+
+
+def test_a_class_without_a_usable_file_ends_the_job_before_it_trains(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    put(jpeg, *(tmp_path / "train" / name / "1.jfif" for name in ("cat", "dog")))
+    put(b"\x01\x02", tmp_path / "train" / "owl" / "1.raw")
+    with pytest.raises(DataError, match=r"no file of these can be used: 'owl' \(1 \.raw files"):
+        open_job(tmp_path, "train", validation_split_ratio=0.5)
+
+
+def test_classes_whose_names_are_nearly_the_same_are_logged(
+    tmp_path: Path, jpeg: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(jpeg, *(tmp_path / "train" / name / f"{n}.jpg" for name in ("Cat", "cat") for n in (1, 2)))
+    open_job(tmp_path, "train", validation_split_ratio=0.5)
+    assert "Classes 'Cat' and 'cat' (the same but for upper and lower case): are th" in caplog.text

@@ -39,6 +39,8 @@ class Subset:
         kind: what the labels mean.
         multi_hot: uint8 (images, classes), 1 for every class of an image, if images have several.
         origin: the file that has the labels, for messages.
+        is_named: whether the images have their classes by name, as in folders: then another subset
+            may number them differently.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Subset:
     kind: LabelKind = LabelKind.CLASS
     multi_hot: UInt8Array | None = None
     origin: str = ""
+    is_named: bool = False
 
     def image_name(self, index: int) -> str:
         """Return a path that can be opened, or `file.rec#<image id>`."""

@@ -1,5 +1,6 @@
 """The whole check of a data set: measure every image, then report the problems."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.inventory import rows
 from image_classification.labels import tree
 from image_classification.labels.kinds import LabelKind, remedy
+from image_classification.labels.label_map import alike, numbering_advice
 from image_classification.loading import sources
 from image_classification.prepare.check import (
     WITHOUT_IMAGE,
@@ -27,16 +29,18 @@ _TINY_SIDE = 32  # pixels of the shorter side
 _HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
 _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 _NAMED = 10
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What is left out → its `kind` in JSON, which never changes.
+_ERRORS = {sources.LOST: "class-folders-without-a-usable-image"}
 _WARNINGS = {
     sources.EMPTY: "class-folders-without-an-image",
-    sources.NESTED: "folders-inside-a-class-folder",
     sources.OUTSIDE: "images-outside-a-class-folder",
     rows.UNLISTED: "images-that-the-list-does-not-name",
     tree.HIDDEN: "hidden-files-or-folders",
 }
 _NOTES = {
+    sources.NESTED: "folders-inside-a-class-folder",
     rows.REPEATED: "lines-that-repeat-another",
     tree.SPECIAL: "links-to-nowhere-or-special-files",
     tree.CIRCULAR: "links-to-a-folder-around-themselves",
@@ -116,6 +120,10 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
             f"{subset.name}: labels are not one class number, {expected}",
             [f"{subset.image_name(i)}: {_shown(labels[i])}" for i in wrong],
         )
+    if subset.names is None and not wrong:
+        advice = numbering_advice(np.unique(labels).astype(np.int64).tolist())
+        if advice is not None:
+            yield Problem("warning", "label-numbers", f"{subset.name}: {advice}")
     yield from _count_problems(subset)
 
 
@@ -159,6 +167,10 @@ def _count_problems(subset: Subset) -> Iterator[Problem]:
         yield Problem(
             "warning", "absent-class", f"{subset.name}: no images of {_listed(absent)}", absent
         )
+    for group in alike(counts):
+        yield Problem(
+            "warning", "similar-classes", f"{subset.name}: classes {group}; merge or rename them"
+        )
     present = {name: count for name, count in counts.items() if count}
     if not present:  # every label is out of range
         return
@@ -187,21 +199,73 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
     """Yield files and folders that are not images of the subset."""
     for what, count, example in subset.left_out:
         severity: Severity = "warning" if what in _WARNINGS else "note"
+        severity = "error" if what in _ERRORS else severity
         kind = (
-            _WARNINGS.get(what)
+            _ERRORS.get(what)
+            or _WARNINGS.get(what)
             or _NOTES.get(what)
             or f"{what.rpartition(' ')[0].replace(' ', '-')}-files"
         )
-        yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}")
+        holds = _content(example)
+        if holds:  # perhaps an image, and in a format that is not accepted
+            severity, holds = max(severity, "warning", key=_ORDER[::-1].index), f" ({holds})"
+        yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}{holds}")
+
+
+def _content(example: str) -> str:
+    """Return what is in a file that was left out and what to do about it; "" for a folder."""
+    return tree.look_into(example).what if os.path.isfile(example) else ""
+
+
+def _class_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
+    """Yield an error if there is only one class, in all subsets or in the training subset."""
+    for chosen in ([s for s in subsets if _is_training(s)], subsets):
+        labeled = [subset for subset in chosen if len(subset.keys)]
+        if not labeled or any(subset.kind is not LabelKind.CLASS for subset in labeled):
+            continue
+        found = {
+            name
+            for subset in labeled
+            for name in map(subset.class_of, np.unique(subset.labels, return_index=True)[1])
+        }
+        if len(found) == 1:
+            name, images = found.pop(), sum(len(subset.keys) for subset in labeled)
+            yield Problem(
+                "error",
+                "one-class",
+                f"{', '.join(subset.name for subset in labeled)}: all {images} images are of the "
+                f"class {name}; training needs at least two classes: add images of another one, "
+                "or give the folder that directly holds the class folders",
+            )
+            return
+
+
+def _is_training(subset: Subset) -> bool:
+    return rows.split_named(os.path.basename(subset.folder)) == "train"
 
 
 def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
-    """Yield subsets whose class numbers mean different names, or whose classes differ."""
+    """Yield subsets whose class numbers mean different names, or whose classes differ.
+
+    The training subset decides, else the first one of those with the most classes. Another one may
+    lack classes if its images have names: of folders, not numbers.
+    """
     yield from _kind_problems(subsets)
-    named = [(subset.name, subset.names) for subset in subsets if subset.names is not None]
-    for name, labels in named[1:]:
-        first_name, first = named[0]
+    named = [(subset, subset.names) for subset in subsets if subset.names is not None]
+    if not named:
+        return
+    first_subset, first = max(named, key=lambda one: (_is_training(one[0]), len(one[1])))
+    for subset, labels in named:
         if labels == first:
+            continue
+        lacking = [name for name in first.names if name not in set(labels.names)]
+        if subset.is_named and set(labels.names) < set(first.names):
+            yield Problem(
+                "warning",
+                "absent-class",
+                f"{subset.name}: no images of {_listed(lacking)}",
+                lacking,
+            )
             continue
         differing = set(labels.names) ^ set(first.names)
         difference = (
@@ -210,7 +274,7 @@ def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
         yield Problem(
             "error",
             "other-classes",
-            f"the classes of {name} are not those of {first_name} ({difference})",
+            f"the classes of {subset.name} are not those of {first_subset.name} ({difference})",
         )
 
 
@@ -239,9 +303,6 @@ def _labels(width: int) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-_ORDER = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -300,7 +361,7 @@ def check(
     """
     with_hash = has_perceptual_hash()
     measured = [measure(subset, workers, with_hash, max_pixels, on_progress) for subset in subsets]
-    problems = [*damaged, *_name_problems(subsets)]
+    problems = [*damaged, *_name_problems(subsets), *_class_problems(subsets)]
     for subset, images in zip(subsets, measured, strict=True):
         problems += _image_problems(subset, images)
         problems += [*_label_problems(subset), *_folder_problems(subset)]

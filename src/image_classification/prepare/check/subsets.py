@@ -48,10 +48,11 @@ def find_subsets(
         below = list(splits.split_folders(path).values())
     if below:
         return [subset for folder in below for subset in find_subsets(folder, columns=columns)]
-    records = sorted(path.glob("*.rec"))
+    records = [found for found in sorted(path.glob("*.rec")) if found.is_file()]
     if records and listing is None:
         return [_record_subset(path, records)]
-    lists = [listing] if listing else sorted(path.glob("*.lst"))
+    lists = [found for found in sorted(path.glob("*.lst")) if found.is_file()]
+    lists = [listing] if listing else lists
     are_lists = all(found.suffix == ".lst" for found in lists)
     if lists and are_lists and (listing or not folders.has_class_folders(path)):
         return [_list_subset(path, found, is_only=len(lists) == 1) for found in lists]
@@ -70,7 +71,12 @@ def _inventory_subsets(inventory: rows.Inventory) -> list[Subset]:
         name = f"{inventory.root} ({split})" if split else str(inventory.root)
         left_out = () if subsets else inventory.left_out  # once for all of them
         subsets.append(
-            _file_subset(name, inventory.root, paths, (kind, labels), inventory.labels, left_out)
+            replace(
+                _file_subset(
+                    name, inventory.root, paths, (kind, labels), inventory.labels, left_out
+                ),
+                is_named=True,
+            )
         )
     return subsets
 
