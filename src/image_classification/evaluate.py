@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
@@ -16,6 +14,7 @@ from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes
+from image_classification.training.rows import Rows
 from image_classification.training.sources import record_files
 from image_classification.work import in_order
 
@@ -118,17 +117,17 @@ def predict_source(
         return prediction.probabilities
 
     usable: list[int] = []
-    rows: list[FloatArray] = []
+    rows = Rows()
     skipped: list[tuple[str, str]] = []
     for index, result in enumerate(in_order(predict, range(len(source)), threads)):
         if isinstance(result, ImageError):
             skipped.append((source.key(index), str(result)))
         else:
             usable.append(index)
-            rows.append(result)
+            rows.append(result[None])
         on_progress()
-    if not rows:
+    if not usable:
         raise DataError(f"{source.name}: expected a usable image, found none among {len(source)}")
     keys = tuple(source.key(index) for index in usable)
     targets = source.class_indices if source.multi_hot is None else source.multi_hot
-    return Outcomes(keys, targets[usable], np.stack(rows)), skipped
+    return Outcomes(keys, targets[usable], rows.array()), skipped

@@ -7,6 +7,7 @@ the expected calibration error with 15 bins).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from image_classification.samples import THRESHOLD, Float64Array, FloatArray, IntArray
 from image_classification.training import evaluation
+from image_classification.training.rows import Rows, pieces
 
 BINS = 15
 SMALLEST, LARGEST = 0.2, 5.0  # beyond these the model is wrong, not its scale
@@ -85,7 +87,7 @@ def calibrate(outcomes: evaluation.Outcomes, *, is_wanted: bool = True) -> Calib
         return refused("calibrate_probabilities is off")
     if is_multi_label:
         return refused("one temperature does not fit several independent labels")
-    if bool((probabilities.argmax(axis=1) == targets).all()):
+    if bool((evaluation.predicted_classes(probabilities) == targets).all()):
         return refused(
             "every validation image is correct, so there are no mistakes to fit a temperature on"
         )
@@ -111,14 +113,18 @@ def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
         targets: int64 (N,) class indices.
         probabilities: float32 (N, classes).
     """
-    logits = _log(probabilities).astype(np.float64)
-    rows = np.arange(len(targets))
+    losses = np.empty(len(targets), np.float64)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        highest = scaled.max(axis=1, keepdims=True)
-        total = np.log(np.exp(scaled - highest).sum(axis=1)) + highest[:, 0]
-        return float((total - scaled[rows, targets]).mean())
+        for which, piece in pieces(probabilities):  # copies of all would take 24 bytes for each
+            scaled = _log(piece).astype(np.float64)
+            scaled /= math.exp(log_temperature)
+            highest = scaled.max(axis=1, keepdims=True)
+            own = scaled[np.arange(len(piece)), targets[which]]
+            scaled -= highest
+            total = np.log(np.exp(scaled, out=scaled).sum(axis=1)) + highest[:, 0]
+            losses[which] = total - own
+        return float(losses.mean())
 
     low, high = math.log(SMALLEST), math.log(LARGEST)
     inner, outer = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
@@ -143,8 +149,10 @@ def at_temperature(outcomes: evaluation.Outcomes, temperature: float) -> evaluat
     """
     if temperature == 1:
         return outcomes
-    logits = _log(outcomes.probabilities) / np.float32(temperature)
-    return replace(outcomes, probabilities=evaluation.softmax(logits))
+    scaled = Rows()
+    for _, piece in pieces(outcomes.probabilities):
+        scaled.append(evaluation.softmax(_log(piece) / np.float32(temperature)))
+    return replace(outcomes, probabilities=scaled.array())
 
 
 @dataclass(frozen=True)
@@ -167,29 +175,31 @@ def reliability(outcomes: evaluation.Outcomes) -> Reliability:
     With multiple labels per sample every class is a decision of its own; its confidence is the
     probability of the more probable answer.
     """
-    confidence, is_correct = _decisions(outcomes)
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    samples = np.bincount(bins, minlength=BINS)
+    samples = np.zeros(BINS, np.int64)
+    confidences, correct = np.zeros(BINS), np.zeros(BINS)
+    for confidence, is_correct in _decisions(outcomes):
+        bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        samples += np.bincount(bins, minlength=BINS)
+        confidences += np.bincount(bins, confidence, BINS)
+        correct += np.bincount(bins, is_correct, BINS)
     divisor = np.maximum(samples, 1)
-    return Reliability(
-        samples,
-        np.bincount(bins, confidence, BINS) / divisor,
-        np.bincount(bins, is_correct, BINS) / divisor,
-    )
+    return Reliability(samples, confidences / divisor, correct / divisor)
 
 
 def _decisions(
     outcomes: evaluation.Outcomes,
-) -> tuple[Float64Array, Float64Array]:
-    """Return (confidence, 1 if correct else 0) of each decision."""
+) -> Iterator[tuple[Float64Array, Float64Array]]:
+    """Yield (confidence, 1 if correct else 0) of each decision, some samples at a time."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
-    if targets.ndim == 2:
-        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        is_correct = ((probabilities >= THRESHOLD) == (targets > 0)).ravel()
-    else:
-        confidence = probabilities.max(axis=1)
-        is_correct = probabilities.argmax(axis=1) == targets
-    return confidence.astype(np.float64), is_correct.astype(np.float64)
+    if targets.ndim == 1:
+        predicted = evaluation.predicted_classes(probabilities)
+        own = evaluation.probabilities_of(predicted, probabilities)
+        yield own.astype(np.float64), (predicted == targets).astype(np.float64)
+        return
+    for which, piece in pieces(probabilities, only_mapped=True):
+        confidence = np.maximum(piece, 1 - piece).ravel()
+        is_correct = ((piece >= THRESHOLD) == (targets[which] > 0)).ravel()
+        yield confidence.astype(np.float64), is_correct.astype(np.float64)
 
 
 def calibration_error(outcomes: evaluation.Outcomes) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from image_classification.errors import DataError
 from image_classification.samples import THRESHOLD, Array, Batch, FloatArray, IntArray, UInt8Array
+from image_classification.training.rows import Rows, pieces
 
 POSITIVE_CLASS = 1
 """The second class of the label map."""
@@ -94,16 +95,23 @@ def binary_cross_entropy(multi_hot: MultiHot, probabilities: FloatArray) -> floa
     """Return the mean of −log p(correct decision) over samples and classes; p is at least 1e-12."""
     if not multi_hot.size:
         return 0.0
-    correct = np.where(multi_hot, probabilities, 1.0 - probabilities)
-    return float(-np.log(np.maximum(correct, 1e-12)).mean())
+    means, sizes = [], []
+    for which, piece in pieces(probabilities, only_mapped=True):
+        correct = np.where(multi_hot[which], piece, 1.0 - piece)
+        means.append(float(-np.log(np.maximum(correct, 1e-12)).mean()))
+        sizes.append(len(piece))
+    return float(np.average(means, weights=sizes)) if len(means) > 1 else means[0]
 
 
 def label_accuracy(multi_hot: MultiHot, probabilities: FloatArray) -> float:
     """Return the share of correct decisions over samples and classes; NaN is wrong."""
     if not multi_hot.size:
         return 0.0
-    yes, no = probabilities >= THRESHOLD, probabilities < THRESHOLD
-    return float(np.where(multi_hot, yes, no).mean())
+    correct = 0
+    for which, piece in pieces(probabilities):
+        yes, no = piece >= THRESHOLD, piece < THRESHOLD
+        correct += np.count_nonzero(np.where(multi_hot[which], yes, no))
+    return correct / multi_hot.size
 
 
 def positive_weights(multi_hot: MultiHot) -> tuple[float, ...]:
@@ -126,7 +134,7 @@ class Outcomes:
     Attributes:
         keys: N sample keys.
         targets: int64 (N,) class indices, or uint8 (N, classes) with multiple labels per sample.
-        probabilities: float32 (N, classes).
+        probabilities: float32 (N, classes); a mapped file if they are many, see `rows`.
     """
 
     keys: tuple[str, ...]
@@ -148,8 +156,7 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         DataError: there is no usable sample.
     """
     keys: list[str] = []
-    targets: list[Array] = []
-    probabilities: list[FloatArray] = []
+    targets, probabilities = Rows(), Rows()
     for batch in batches:
         if not len(batch):  # all its samples were bad
             continue
@@ -160,7 +167,23 @@ def collect(batches: Iterable[Batch], predict: Callable[[UInt8Array], FloatArray
         raise DataError(
             "no image of the split could be used; the log names each one with the reason"
         )
-    return Outcomes(tuple(keys), np.concatenate(targets), np.concatenate(probabilities))
+    return Outcomes(tuple(keys), targets.array(), probabilities.array())
+
+
+def predicted_classes(probabilities: FloatArray) -> IntArray:
+    """Return int64 (N,), the most probable class of each row."""
+    found = np.empty(len(probabilities), np.int64)
+    for which, piece in pieces(probabilities):
+        found[which] = piece.argmax(axis=1)
+    return found
+
+
+def probabilities_of(classes: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Return float32 (N,), the probability of one class of each row."""
+    found = np.empty(len(probabilities), probabilities.dtype)
+    for which, piece in pieces(probabilities):
+        found[which] = piece[np.arange(len(piece)), classes[which]]
+    return found
 
 
 def top_k_accuracy(targets: IntArray, scores: FloatArray, k: int = 1) -> float:
@@ -170,16 +193,20 @@ def top_k_accuracy(targets: IntArray, scores: FloatArray, k: int = 1) -> float:
     """
     if not len(targets):
         return 0.0
-    own = scores[np.arange(len(targets)), targets][:, None]
     columns = np.arange(scores.shape[1])[None, :]
-    behind = (scores < own) | ((scores == own) & (columns >= targets[:, None]))
-    ahead = ~behind  # not "scores > own": a NaN counts against the sample
-    return float((ahead.sum(axis=1) < k).mean())
+    hits = 0
+    for which, piece in pieces(scores):
+        target = targets[which][:, None]
+        own = np.take_along_axis(piece, target, axis=1)
+        behind = (piece < own) | ((piece == own) & (columns >= target))
+        ahead = ~behind  # not "scores > own": a NaN counts against the sample
+        hits += np.count_nonzero(ahead.sum(axis=1) < k)
+    return hits / len(targets)
 
 
 def cross_entropy(targets: IntArray, probabilities: FloatArray) -> float:
     """Return the mean of −log p(class), natural logarithm; p is at least 1e-12."""
-    own = probabilities[np.arange(len(targets)), targets]
+    own = probabilities_of(targets, probabilities)
     return float(-np.log(np.maximum(own, 1e-12)).mean()) if len(targets) else 0.0
 
 
@@ -216,7 +243,7 @@ def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
     """
     if outcomes.targets.ndim == 2:
         return {}
-    predicted = outcomes.probabilities.argmax(axis=1)
+    predicted = predicted_classes(outcomes.probabilities)
     pairs = Counter(zip(outcomes.targets.tolist(), predicted.tolist(), strict=True))
     return dict(pairs.most_common())
 
@@ -224,10 +251,13 @@ def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
 def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
     """Return one row per class: samples, recall and precision (None where undefined)."""
     if outcomes.targets.ndim == 2:
-        present, predicted = outcomes.targets > 0, outcomes.probabilities >= THRESHOLD
-        counts = [v.sum(axis=0) for v in (present, predicted, present & predicted)]
+        counts: list[Array] = [np.zeros(len(names), np.int64) for _ in range(3)]
+        for which, piece in pieces(outcomes.probabilities):
+            present, predicted = outcomes.targets[which] > 0, piece >= THRESHOLD
+            for count, seen in zip(counts, (present, predicted, present & predicted), strict=True):
+                count += seen.sum(axis=0)
     else:
-        classes, found = outcomes.targets, outcomes.probabilities.argmax(axis=1)
+        classes, found = outcomes.targets, predicted_classes(outcomes.probabilities)
         hits = classes[found == classes]
         counts = [np.bincount(v, minlength=len(names)) for v in (classes, found, hits)]
     return [

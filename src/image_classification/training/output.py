@@ -16,36 +16,55 @@ from image_classification import __version__
 from image_classification import artifact as artifacts
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
-from image_classification.files import write_text
+from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
+from image_classification.samples import FloatArray
 from image_classification.training.evaluation import metrics_of
 from image_classification.training.final_settings import plain
 from image_classification.training.report.pages import model_card, report_page
 from image_classification.training.results import Results
+from image_classification.training.rows import pieces
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
 
+_ALL_CLASSES = 100
+"""Classes up to which a prediction has the probabilities of all."""
+_TOP_CLASSES = 20
+
+
 def write_predictions(path: Path, results: Results) -> None:
-    """Write one JSON line per validation sample: its key, its label, the probabilities."""
+    """Write one JSON line per validation sample, one after another.
+
+    It has the key, the label and the probabilities of all classes; if there are more than
+    _ALL_CLASSES of them, the probability of the label and the _TOP_CLASSES most probable classes.
+    """
     names, outcomes = results.inputs.labels.names, results.validation
-    lines = (
-        json.dumps(
-            {"key": key, **_named(target, names), "probabilities": row.tolist()},
-            ensure_ascii=False,
-        )
-        for key, target, row in zip(
-            outcomes.keys, outcomes.targets, outcomes.probabilities, strict=True
-        )
-    )
-    write_text(path, "\n".join(lines))
+    with written_beside(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for which, piece in pieces(outcomes.probabilities):
+            rows = zip(outcomes.keys[which], outcomes.targets[which], piece, strict=True)
+            for key, target, row in rows:
+                line = {"key": key, **_named(target, names), **_predicted(target, row, names)}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _named(target: Any, names: Sequence[str]) -> dict[str, object]:
     if np.ndim(target):
         return {"labels": [names[index] for index in np.flatnonzero(target)]}
     return {"label": names[target]}
+
+
+def _predicted(target: Any, row: FloatArray, names: Sequence[str]) -> dict[str, object]:
+    if len(names) <= _ALL_CLASSES:
+        return {"probabilities": row.tolist()}
+    top = np.sort(np.argpartition(-row, _TOP_CLASSES)[:_TOP_CLASSES])
+    top = top[np.argsort(-row[top], kind="stable")]
+    own = {} if np.ndim(target) else {"label_probability": float(row[target])}
+    return own | {
+        "top_labels": [names[index] for index in top],
+        "top_probabilities": row[top].tolist(),
+    }
 
 
 def write_artifact(directory: Path, results: Results, engine: Engine) -> artifacts.Artifact:

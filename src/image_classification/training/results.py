@@ -19,7 +19,12 @@ from image_classification.training.calibration import (
     reliability,
 )
 from image_classification.training.checkpoint import History
-from image_classification.training.evaluation import Outcomes, metrics_of
+from image_classification.training.evaluation import (
+    Outcomes,
+    metrics_of,
+    predicted_classes,
+    probabilities_of,
+)
 from image_classification.training.inputs import Inputs
 from image_classification.training.loaders import Loaders
 from image_classification.training.loop import LastWeights, Loop
@@ -153,9 +158,9 @@ def _confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
     """
     if outcomes.targets.ndim == 2:
         return []
-    predicted = outcomes.probabilities.argmax(axis=1)
+    predicted = predicted_classes(outcomes.probabilities)
     wrong = np.flatnonzero(predicted != outcomes.targets)
-    confidence = outcomes.probabilities[wrong, predicted[wrong]]
+    confidence = probabilities_of(predicted, outcomes.probabilities)[wrong]
     shown = wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES].tolist()
     positions = {source.key(position): position for position in range(len(source)) if shown}
     mistakes = []
