@@ -17,7 +17,7 @@ from image_classification.files import check_target, named_in_errors
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from image_classification.inventory.columns import ColumnOptions
+    from image_classification.inventory.column_kinds import ColumnOptions
 
 Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
 
@@ -224,7 +224,7 @@ def add_columns(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
 
 def columns_of(namespace: argparse.Namespace) -> ColumnOptions:
     """Return what the user says about the columns."""
-    from image_classification.inventory.columns import ColumnOptions
+    from image_classification.inventory.column_kinds import ColumnOptions
 
     return ColumnOptions(
         file=namespace.file_column,

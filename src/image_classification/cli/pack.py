@@ -8,11 +8,11 @@ from typing import Any
 
 from image_classification.cli import command_line
 from image_classification.contract import environment
-from image_classification.errors import UsageError
+from image_classification.errors import ListError, UsageError
 from image_classification.logs import late_progress
 from image_classification.prepare.append import append
 from image_classification.prepare.encode import AUTO, Transcoding
-from image_classification.prepare.pack import PackOptions, pack
+from image_classification.prepare.pack import PackOptions, PackReport, pack
 
 INTERPOLATION_NUMBERS = {
     0: "nearest",
@@ -89,10 +89,25 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("--append-to adds to one file: drop --shard-size and --resume")
     if args.renumber and args.append_to is None:
         raise UsageError("--renumber gives new ids to appended images: it needs --append-to")
+    try:
+        report = _packed(args, options)
+    except ListError as error:
+        if args.list.suffix.lower() == ".lst":
+            raise
+        raise ListError(
+            f"{error}; if this is a table or a manifest, image-classification preprocess --list "
+            "packs its images"
+        ) from error
+    text = [json.dumps(report.to_json(), indent=1)] if args.json else report.lines()
+    command_line.say(*text)
+    return 0
+
+
+def _packed(args: argparse.Namespace, options: PackOptions) -> PackReport:
     workers = command_line.workers_of(args.workers)
     with late_progress("packing", "images") as on_progress:
         if args.append_to is not None:
-            report = append(
+            return append(
                 args.list,
                 args.root,
                 args.append_to,
@@ -102,21 +117,17 @@ def _run(args: argparse.Namespace) -> int:
                 max_bad=args.max_bad,
                 on_progress=on_progress,
             )
-        else:
-            report = pack(
-                args.list,
-                args.root,
-                args.output or args.list.with_suffix(".rec"),
-                options,
-                workers=workers,
-                max_bad=args.max_bad,
-                shard_bytes=args.shard_size,
-                resume=args.resume,
-                on_progress=on_progress,
-            )
-    text = [json.dumps(report.to_json(), indent=1)] if args.json else report.lines()
-    command_line.say(*text)
-    return 0
+        return pack(
+            args.list,
+            args.root,
+            args.output or args.list.with_suffix(".rec"),
+            options,
+            workers=workers,
+            max_bad=args.max_bad,
+            shard_bytes=args.shard_size,
+            resume=args.resume,
+            on_progress=on_progress,
+        )
 
 
 def _options(args: argparse.Namespace) -> PackOptions:

@@ -1,13 +1,18 @@
-"""What columns of tables look like: their usual names, their cells, and whether there is a header.
+"""What is known of columns before a table is read: the user's choice, usual names, kinds of cells.
 
 `inventory.columns` decides by these what the columns of one table mean.
 """
 
+import posixpath
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from image_classification.inventory.grid import IMAGE_NAME, Grid
 from image_classification.inventory.matching import FileIndex
+
+NONE = "none"
+"""The value of a flag that switches a meaning off."""
 
 FILES = (
     "file", "filename", "filepath", "path", "image", "imagepath", "imagename", "img", "imageid",
@@ -22,7 +27,8 @@ LABELS = (
      "labelid", "categoryid", "categoryname", "findinglabels", "y", "groundtruth",
      "classificationannotationdisplayname", "classificationannotationsdisplayname"),
     ("diagnosis", "dx", "level", "grade", "species", "disease", "findings", "variety", "cultivar",
-     "emotion", "genre", "genres", "severity", "annotation", "annotations"),
+     "emotion", "genre", "genres", "severity", "annotation", "annotations", "choice",
+     "choices"),
 )  # fmt: skip
 LABEL_WORDS = {"label", "labels", "class", "classes", "category", "target", "diagnosis", "tags"}
 CLASS_NAMES = ("classname", "labelname")
@@ -37,7 +43,8 @@ DESCRIPTIONS = {
     "lon", "latitude", "longitude", "x", "y", "w", "h", "x1", "x2", "y1", "y2", "xmin", "xmax",
     "ymin", "ymax", "roi", "bbox", "confidence", "score", "count", "md5", "hash", "sha1", "index",
     "number", "caption", "text", "description", "comment", "note", "notes", "remark", "version",
-    "format", "depth", "channels", "unnamed", "id", "lesion", "approx", "month", "year", "day",
+    "format", "depth", "channels", "unnamed", "lesion", "annotator",
+    "created", "updated", "lead", "approx", "month", "year", "day",
     "seed", "row", "weight", "study", "series", "exam", "hospital",
 }  # fmt: skip
 SPLIT_CELLS = {
@@ -48,9 +55,44 @@ SPLIT_CELLS = {
 _BITS = {"0", "1", "0.0", "1.0", "-1", "-1.0", "", "true", "false"}
 
 
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What the user says about the columns: names, or numbers from 1.
+
+    Attributes:
+        file: the column that names the files.
+        label: the column of the class; several, separated by commas, for one column per class.
+        split: the column of the split, or "none".
+        group: the column of the groups.
+        separator: what separates several labels in a cell, or "none".
+    """
+
+    file: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+    separator: str | None = None
+
+    def flags(self) -> list[tuple[str, str]]:
+        """Return the flags that were given, with their values."""
+        named = {
+            "--file-column": self.file,
+            "--label-column": self.label,
+            "--split-column": self.split,
+            "--label-separator": self.separator,
+        }
+        return [(flag, value) for flag, value in named.items() if value is not None]
+
+
 def key_of(name: str) -> str:
     """Return a name for comparisons: `Image_ID`, `imageId` and `image id` are one."""
     return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def is_description(name: str) -> bool:
+    """Return True if a column of this name describes an image: its size, its owner, its id."""
+    words = set(words_of(name))
+    return not words - {"id"} or bool(DESCRIPTIONS & words)
 
 
 def with_header(grid: Grid, files: FileIndex) -> Grid:
@@ -94,6 +136,11 @@ def is_number(column: Sequence[str]) -> bool:
 def is_measure(column: Sequence[str]) -> bool:
     """Return True if a cell is a fraction: 0.37 is no class."""
     return any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", cell) for cell in column)
+
+
+def stems(column: Sequence[str]) -> list[str]:
+    """Return the name of each file without its folder and extension."""
+    return [posixpath.splitext(posixpath.basename(cell))[0] for cell in column]
 
 
 def has_paths(column: Sequence[str]) -> bool:

@@ -13,44 +13,14 @@ from typing import NoReturn
 
 from image_classification.errors import ListError
 from image_classification.inventory import column_kinds
+from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.grid import IMAGE_NAME, Grid
 from image_classification.inventory.matching import FileIndex
 
-NONE = "none"
-"""The value of a flag that switches a meaning off."""
-
+_SMALL = 4  # rows, below which different values in every row say nothing
 _SAMPLED = 2000  # rows that are looked up
 _SHOWN = 8
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ColumnOptions:
-    """What the user says about the columns: names, or numbers from 1.
-
-    Attributes:
-        file: the column that names the files.
-        label: the column of the class; several, separated by commas, for one column per class.
-        split: the column of the split, or "none".
-        group: the column of the groups.
-        separator: what separates several labels in a cell, or "none".
-    """
-
-    file: str | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
-    separator: str | None = None
-
-    def flags(self) -> list[tuple[str, str]]:
-        """Return the flags that were given, with their values."""
-        named = {
-            "--file-column": self.file,
-            "--label-column": self.label,
-            "--split-column": self.split,
-            "--label-separator": self.separator,
-        }
-        return [(flag, value) for flag, value in named.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +29,8 @@ class Columns:
 
     Attributes:
         file: of the file.
-        labels: of the class; several for one column of 0 and 1 per class.
+        labels: of the class; several for one column of 0 and 1 per class; none if the classes are
+            the folders of the files.
         name: of the class name, if `labels` is its number.
         split: of the split.
         group: of the group.
@@ -104,7 +75,7 @@ class ColumnFinder:
         file = self._file({*labels, group})
         split = self._split({file, *labels, group})
         if not labels:
-            labels = self._labels({file, split, group})
+            labels = self._labels(file, {file, split, group})
         name = self._name_column(labels)
         for position in (file, *labels, name, split, group):
             self._refuse_repeated(position)
@@ -147,6 +118,9 @@ class ColumnFinder:
         most = max(found.values(), default=0)
         if most:
             best = [p for p in found if 2 * found[p] > most]
+            if len({tuple(column_kinds.stems(self._column(p))) for p in best}) == 1:
+                paths = [p for p in best if column_kinds.has_paths(self._column(p))]
+                best = (paths or best)[:1]
             for position in [p for p in usual if p in best] or best[: len(best) == 1]:
                 return position
             self._refuse_several("hold names of files in " + str(self._files.root), best, "file")
@@ -173,7 +147,11 @@ class ColumnFinder:
     def _split(self, taken: set[int | None]) -> int | None:
         text = self._options.split
         if text is not None:
-            return None if text.casefold() == NONE else self._named(text, "--split-column")
+            return (
+                None
+                if text.casefold() == column_kinds.NONE
+                else self._named(text, "--split-column")
+            )
         usual = self._first(column_kinds.SPLITS)
         if usual is not None and usual not in taken:
             return usual
@@ -190,8 +168,10 @@ class ColumnFinder:
 
     # ---- the class
 
-    def _labels(self, taken: set[int | None]) -> tuple[int, ...]:
+    def _labels(self, file: int, taken: set[int | None]) -> tuple[int, ...]:
         free = [p for p in range(self._grid.width) if p not in taken]
+        if not free and any("/" in cell.strip("/") for cell in self._column(file)):
+            return ()
         usual = self._usual_label(free)
         if usual is not None:
             return (usual,)
@@ -201,9 +181,10 @@ class ColumnFinder:
         one = [p for p in free if p not in bits and self._may_be_class(p)]
         telling = [p for p in one if not self._is_description(p)]
         if len(bits) > 1:
-            telling += [p for p in bits if p not in columns and columns]
             if telling:
-                self._refuse_two_readings(columns, telling)
+                self._refuse_two_readings(bits, telling)
+            if columns and len(columns) < len(bits):
+                self._refuse_two_readings(bits, columns)
             return tuple(bits)
         telling += columns
         if len(telling) == 1:
@@ -239,7 +220,7 @@ class ColumnFinder:
         for number, row in enumerate((*rows, words)):
             found = list(dict.fromkeys(p for p in row if p in free))
             if number and len(found) > 1:
-                found = self._without_synonyms(found)
+                found = self._without_synonyms([p for p in found if self._is_telling(p)] or found)
                 if len(found) > 1:
                     self._refuse_several("could be the class", found, "label")
             if found:
@@ -249,10 +230,11 @@ class ColumnFinder:
                 if number and column_kinds.is_bits(self._column(found[0])) and len(bits) > 1:
                     self._refuse_two_readings([found[0], *bits], [found[0]])
                 chosen = self._better_synonym(found[0], others)
+                telling = [p for p in free if self._may_be_class(p) and not self._is_description(p)]
                 rest = [
                     p
-                    for p in dict.fromkeys(others)
-                    if p != chosen and not self._same_classes(chosen, p)
+                    for p in dict.fromkeys([*others, *telling])
+                    if p != chosen and self._is_telling(p) and not self._same_classes(chosen, p)
                 ]
                 if rest and self._keys[chosen] not in column_kinds.CLASS_NAMES:
                     _log.warning(
@@ -300,18 +282,27 @@ class ColumnFinder:
             return False
         return 2 <= len(set(cells)) <= max(len(cells) // 2, len(cells) - 1 if len(cells) < 8 else 0)
 
+    def _is_telling(self, position: int) -> bool:
+        """Return True for several values that are no fractions."""
+        cells = self._column(position)
+        return len(set(cells)) > 1 and not column_kinds.is_measure(cells)
+
     def _is_class_by_exclusion(self, position: int) -> bool:
         """Return True if the only column besides the file can hold the class."""
         if self._grid.header and self._is_description(position):
-            cells = self._column(position)
-            return self._keys[position] in ("id", "text", "type") and len(set(cells)) < len(cells)
-        return not column_kinds.is_measure(self._column(position))
+            return self._keys[position] == "id" and self._repeats(position)
+        cells = self._column(position)
+        is_small = len(cells) < _SMALL
+        return (is_small or self._repeats(position)) and not column_kinds.is_measure(cells)
+
+    def _repeats(self, position: int) -> bool:
+        cells = self._column(position)
+        return len(set(cells)) < len(cells)
 
     def _is_description(self, position: int) -> bool:
         if not self._grid.header:
             return False
-        words = column_kinds.words_of(self._grid.header[position])
-        return not words or bool(column_kinds.DESCRIPTIONS & set(words))
+        return column_kinds.is_description(self._grid.header[position])
 
     # ---- lines of unequal length
 
@@ -361,10 +352,12 @@ class ColumnFinder:
 
     def _refuse_two_readings(self, columns: Sequence[int], others: Sequence[int]) -> NoReturn:
         several = ",".join(self._grid.name(p) for p in columns)
+        choice = others if set(others) < set(columns) else others[:1]
+        single = ",".join(self._grid.name(p) for p in choice)
         raise ListError(
             f"{self._grid.path}: two readings are possible: one column of 0 and 1 per class "
             f"(--label-column {several!r}), or the class is in {self._shown(others)} "
-            f"(--label-column {self._grid.name(others[0])!r}); choose one"
+            f"(--label-column {single!r}); choose one"
         )
 
     def _refuse_several(self, what: str, positions: Sequence[int], meaning: str) -> NoReturn:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
-from image_classification.inventory.columns import ColumnOptions
+from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.manifest import is_manifest, read_manifest
 from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import Inventory, assemble, in_order, split_named
@@ -211,12 +211,16 @@ def _check_options(
         )
     if label_attribute and not has_columns:
         raise UsageError(f"--label-attribute {label_attribute}: only a manifest has attributes")
+    if not has_columns:
+        refuse_columns(columns)
+
+
+def refuse_columns(columns: ColumnOptions) -> None:
+    """Raise a UsageError for flags about columns, where there is no table."""
     for flag, value in columns.flags():
-        if not has_columns:
-            raise UsageError(
-                f"{flag} {value}: only a table has columns; name it with --list, or leave out "
-                f"{flag}"
-            )
+        raise UsageError(
+            f"{flag} {value}: only a table has columns; name it with --list, or leave out {flag}"
+        )
 
 
 def _listings(folder: Path) -> list[Path]:

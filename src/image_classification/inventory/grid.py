@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classification.errors import ListError
+from image_classification.inventory.rows import split_named
 
 # Endings of image files, also of those that cannot be decoded here: they tell a path from a label.
 IMAGE_NAME = re.compile(
@@ -34,6 +35,8 @@ _FOREIGN = (
     (b"PAR1", "a Parquet file", "write it as CSV, for example with pandas"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file", "run git lfs pull"),
 )
+_DECLARED_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n")  # as Excel writes it
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEPARATORS = ",;\t|"
 _SAMPLED = 50  # lines that decide about the separator
@@ -81,6 +84,8 @@ class Grid:
             ListError: a row has another number of cells than the header.
         """
         header = [name.strip() for name in self.rows[0]]
+        if {len(row) for row in self.rows[1:]} == {len(header) + 1}:
+            header.insert(0, "file" if "file" not in header else "")  # only the others have names
         for place, row in zip(self.places[1:], self.rows[1:], strict=True):
             if len(row) != len(header):
                 raise ListError(
@@ -138,7 +143,9 @@ def read_text(path: Path) -> str:
 
 
 def _delimited(path: Path, text: str) -> Grid:
-    separator = _separator_of(text)
+    declared = _DECLARED_SEPARATOR.match(text)
+    text = text[declared.end() :] if declared else text
+    separator = declared.group(1) if declared else _separator_of(text)
     if separator is None:
         return _separated_by_blanks(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -147,7 +154,7 @@ def _delimited(path: Path, text: str) -> Grid:
         for fields in reader:
             if any(field.strip() for field in fields):
                 rows.append(fields)
-                places.append(f"line {reader.line_num}")
+                places.append(f"line {reader.line_num + bool(declared)}")
     except csv.Error as error:
         raise ListError(f"{path}, line {reader.line_num}: {error}") from error
     return Grid(path, None, rows, places, may_have_header=True)
@@ -179,11 +186,27 @@ def _separated_by_blanks(path: Path, text: str) -> Grid:
         if line.strip() and not line.startswith("#")
     ]
     rows = [line.split() for _, line in numbered]
-    if len({len(row) for row in rows}) > 1:  # a path or a label contains a blank
-        matches = [_FILE_THEN_REST.fullmatch(line) for _, line in numbered]
-        if all(matches):
-            rows = [list(match.groups()) for match in matches if match]
+    if rows and len(rows[0]) == 1 and rows[0][0] in (str(len(rows) - 1), str(len(rows) - 2)):
+        numbered, rows = numbered[1:], rows[1:]  # the number of images, as CelebA has it
+    matches = [_FILE_THEN_REST.fullmatch(line) for _, line in numbered]
+    if all(matches):  # the path or the label can contain blanks
+        rows = _rows_after_file([match.groups() for match in matches if match])
     return Grid(path, None, rows, [place for place, _ in numbered], may_have_header=True)
+
+
+def _rows_after_file(pairs: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """Return the file and the rest of each line: one label of several words, or several cells.
+
+    They are cells if a number or a split stands at the same position in every line.
+    """
+    cells = [rest.split() for _, rest in pairs]
+    is_even = len({len(row) for row in cells}) == 1
+    if is_even and any(
+        all(_NUMBER.fullmatch(cell) or split_named(cell) for cell in column)
+        for column in zip(*cells, strict=True)
+    ):
+        return [[file, *row] for (file, _), row in zip(pairs, cells, strict=True)]
+    return [[file, rest] for file, rest in pairs]
 
 
 def _json_records(path: Path, text: str) -> Iterator[tuple[str, Any]]:

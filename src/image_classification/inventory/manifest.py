@@ -153,7 +153,8 @@ def _find_label(where: str, sample: Mapping[str, Any]) -> str:
             return names[0]
     raise ListError(
         f"{where}: expected one attribute with the class, got "
-        f"{', '.join(candidates) or 'none'}; name it with --label-attribute"
+        f"{', '.join(candidates) or 'none'}; name it with --label-attribute "
+        "(preprocess), or keep one of them (training)"
     )
 
 

@@ -6,6 +6,7 @@ column 0 or 1 for every class, where images have multiple labels.
 """
 
 import logging
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +14,8 @@ import numpy as np
 
 from image_classification.errors import DataError, ListError
 from image_classification.inventory.coco import coco_rows, is_coco
-from image_classification.inventory.column_kinds import is_bits, with_header
-from image_classification.inventory.columns import (
-    ColumnFinder,
-    ColumnOptions,
-    Columns,
-)
+from image_classification.inventory.column_kinds import ColumnOptions, is_bits, with_header
+from image_classification.inventory.columns import ColumnFinder, Columns
 from image_classification.inventory.grid import Grid, load_json, read_grid, read_text
 from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import Inventory, Row, find_files
@@ -29,6 +26,7 @@ from image_classification.samples import UInt8Array
 
 _YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
 _SHOWN = 20
+_RowOf = Callable[..., Row]
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +80,8 @@ def _refuse_options(path: Path, options: ColumnOptions) -> None:
 
 def _described(grid: Grid, columns: Columns) -> str:
     labels = [grid.name(position) for position in columns.labels[:_SHOWN]]
-    text = f"files from column {grid.name(columns.file)!r}, classes from {labels}"
+    text = f"files from column {grid.name(columns.file)!r}, classes from "
+    text += str(labels) if labels else "their folders"
     if columns.split is not None:
         text += f", splits from {grid.name(columns.split)!r}"
     return text
@@ -92,6 +91,8 @@ def _rows(
     grid: Grid, columns: Columns, options: ColumnOptions, root: Path
 ) -> tuple[list[Row], LabelMap | None]:
     texts = _texts(grid, columns)
+    if not columns.labels:
+        return _rows_by_folder(grid, columns, texts), None
     several: list[tuple[str, ...]]
     if len(columns.labels) > 1:
         names = [grid.name(position) for position in columns.labels]
@@ -116,11 +117,23 @@ def _rows(
     return _rows_of_several(grid.path, texts, several), None
 
 
+def _rows_by_folder(grid: Grid, columns: Columns, texts: Sequence[_RowOf]) -> list[Row]:
+    """Return rows whose classes are the folders of their files."""
+    rows = []
+    for number, (text, file) in enumerate(zip(texts, grid.column(columns.file), strict=True)):
+        label = posixpath.basename(posixpath.dirname(file.strip().replace("\\", "/")))
+        if not label:
+            raise ListError(
+                f"{grid.where(number)}: there is no column for the class, and {file!r} has no "
+                "folder that names it; add a column, or write the files as class/file"
+            )
+        _check_text(grid.where(number), "label", label)
+        rows.append(text(label))
+    return rows
+
+
 def _unique(cells: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.strip() for cell in cells if cell.strip()))
-
-
-_RowOf = Callable[..., Row]
 
 
 def _texts(grid: Grid, columns: Columns) -> list[_RowOf]:

@@ -63,7 +63,7 @@ def _separates(table: str, column: str, values: set[str], mark: str) -> bool:
     shown = "blank" if mark == " " else mark
     raise ListError(
         f"{table}: {example!r} in column {column!r} is one class, or {len(several[example])}: "
-        f"{', '.join(map(repr, several[example]))}? Say it with --label-separator none or "
+        f"{', '.join(map(repr, several[example]))}? Choose with --label-separator none or "
         f"--label-separator {shown!r}"
     )
 

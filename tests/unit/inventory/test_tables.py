@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from image_classification.errors import DataError, ListError, UsageError
-from image_classification.inventory.columns import ColumnOptions
+from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
 
@@ -104,6 +104,15 @@ LAYOUTS = {
     "booleans of pandas": ("filename,c0,c1,c2", "{i}.jpg,{a},{b},{c}"),
     "lists with one item": ("file,labels", "{i}.jpg,['c{k}']"),
     "one vector": ("file,label", '{i}.jpg,"[{a}, {b}, {c}]"'),
+    "a header of Excel": ("sep=;\nfile;klass", "{i}.jpg;c{k}"),
+    "ChestX-ray14": (
+        "Image Index,Finding Labels,Follow-up #,Patient Age,OriginalImage[Width,Height],"
+        "Spacing[x,y],",
+        "{i}.jpg,c{k},1,5{k},2682,2749,0.1{k},0.1{k},",
+    ),
+    "a path with a blank": ("", "my images/{i}.jpg c{k}"),
+    "absolute paths": ("", "/a/b/{i}.jpg c{k}"),
+    "the class in the path": ("", "train/c{k}/{i}"),
     "vertical bars": ("file|label", "{i}.jpg|c{k}"),
 }  # fmt: skip
 
@@ -284,7 +293,7 @@ def test_where_minus_1_is_the_only_other_value_it_is_no(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = images.parent / "list_attr_celeba.txt"
-    path.write_text("image_id Smiling Young\n00000.jpg  1  1\n00001.jpg -1  1\n00002.jpg -1 -1\n")
+    path.write_text("3\nSmiling Young\n00000.jpg  1  1\n00001.jpg -1  1\n00002.jpg -1 -1\n")
     assert classes_of(read(images, path)) == ["Smiling+Young", "Young", ""]
     assert "uncertain" not in caplog.text
 
@@ -315,7 +324,6 @@ def test_a_cell_with_two_readings_is_refused_until_a_flag_decides(images: Path) 
     ("header", "row", "flags"),
     [
         ("plate,outcome,opinion", "{i}.jpg,{k}a,{a}b", "'outcome'.*'opinion'.*--label-column"),
-        ("left,right,label", "{i}.jpg,{i},{k}", "'left'.*'right'.*--file-column"),
         ("plate,mild,severe,outcome", "{i}.jpg,{a},{b},{k}a", "two readings.*--label-column"),
         ("id,masterCategory,subCategory", "{i},m{a},s{k}", "'masterCategory'.*--label-column"),
         ("", "{i}.jpg,u{k},v{a}", "'2'.*'3'.*--label-column '2'"),
@@ -326,6 +334,19 @@ def test_two_possible_readings_are_refused_with_the_flag_that_decides(
 ) -> None:
     with pytest.raises(ListError, match=flags):
         read(images, table(images, header, row))
+
+
+def test_two_columns_of_different_files_are_refused_and_two_of_the_same_files_are_not(
+    images: Path,
+) -> None:
+    path = images.parent / "table.csv"
+    others = [f"{i:05d}.jpg,{8 - i:05d}.jpg,{i % 3}" for i in range(IMAGES)]
+    path.write_text("\n".join(["left,right,label", *others]))
+    with pytest.raises(ListError, match=r"'left'.*'right'.*--file-column"):
+        read(images, path)
+    assert paths_of(read(images, path, file="right"))[0] == "00008.jpg"
+    inventory = read(images, table(images, "left,right,label", "{i}.jpg,x/{i}.jpg,{k}"))
+    assert classes_of(inventory) == expected("0", "1", "2")
 
 
 def test_the_flags_name_columns_or_their_numbers(images: Path) -> None:
@@ -404,6 +425,27 @@ def test_flags_for_columns_are_refused_where_there_are_none(tmp_path: Path) -> N
     coco = write_coco(tmp_path / "a", (0, 7))
     with pytest.raises(DataError, match="COCO annotations have no columns"):
         take_inventory(folders, coco, columns=ColumnOptions(label="x"))
+
+
+def test_a_label_of_two_words_in_a_text_list_is_one_class(images: Path) -> None:
+    path = table(images, "", "images/{i}.jpg brown bear{k}")
+    assert classes_of(read(images, path))[0] == "brown bear0"
+
+
+def test_columns_with_different_values_in_every_row_are_no_classes(images: Path) -> None:
+    for row in ("{i} images/{i}.jpg", "images/{i}.jpg n02 {i} 6{i}"):
+        with pytest.raises(ListError, match="--label-column"):
+            read(images, table(images, "", row))
+
+
+def test_a_column_of_0_and_1_that_may_describe_the_image_is_refused_with_both_choices(
+    images: Path,
+) -> None:
+    path = table(images, "filename, camera, phone, cup", "{i}.jpg, {a}, {b}, {c}")
+    with pytest.raises(ListError, match=r"'camera,phone,cup'\).*'phone,cup'\)"):
+        read(images, path)
+    inventory = read(images, path, label="camera,phone,cup")
+    assert classes_of(inventory) == expected("camera", "phone", "cup")
 
 
 def test_the_first_line_is_data_if_it_names_a_file_or_repeats_a_value(images: Path) -> None:

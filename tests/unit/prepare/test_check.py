@@ -556,3 +556,26 @@ def test_names_of_classes_that_are_nearly_the_same_are_a_warning(
     picture(clean / "Cat" / "x.jpg", 40)
     _, verdict = check(capsys, clean)
     assert "'Cat' and 'cat'" in message_of(verdict, "similar-classes")
+
+
+def test_a_table_is_checked_with_the_columns_that_the_flags_name(
+    tmp_path: Path, clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{n},{('cat', 'dog')[n % 2]},x{n // 4},y{n % 2}" for n in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["plate,animal,pose,view of it", *lines]))
+    command = (clean, "--list", tmp_path / "t.csv")
+    code, verdict = check(capsys, *command)
+    assert code == 1
+    assert "--label-column 'animal'" in verdict["problems"][0]["message"]
+    code, verdict = check(capsys, *command, "--label-column", "animal")
+    assert code == 0
+    assert verdict["parts"][0]["class_counts"] == {"cat": 4, "dog": 4}
+
+
+def test_flags_for_columns_are_refused_where_no_table_is_checked(
+    tmp_path: Path, clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.lst").write_text("0\t0\tcat/0.jpg\n")
+    for paths in ([clean], [clean, "--list", tmp_path / "t.lst"]):
+        assert main(["check", *map(str, paths), "--file-column", "x"]) == 2
+        assert "--file-column x: only a table has columns" in capsys.readouterr().err

@@ -645,3 +645,11 @@ def test_label_numbers_that_leave_gaps_are_named_in_the_log_unless_names_explain
     LabelMap(("x", "y", "z")).write(tmp_path / "labels.json")
     pack(path, root, tmp_path / "data.rec")
     assert not caplog.messages
+
+
+def test_a_table_in_place_of_a_list_is_refused_with_the_command_that_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text("file,label\n1.jpg,cat\n")
+    assert main(["pack", str(tmp_path / "t.csv"), str(tmp_path)]) == 2
+    assert "image-classification preprocess --list" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows, splits
-from image_classification.inventory.columns import ColumnOptions
+from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.tables import file_rows
 from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
@@ -39,6 +39,7 @@ def find_subsets(
         DataError: there is no such path, nothing to check in it, or a damaged list or record file.
     """
     if path.is_file() and path.suffix == ".rec":
+        folders.refuse_columns(columns)
         return [_record_subset(path, [path])]
     if not path.is_dir():
         found = describe_file(path) if path.is_file() else "nothing"
@@ -50,11 +51,13 @@ def find_subsets(
         return [subset for folder in below for subset in find_subsets(folder, columns=columns)]
     records = [found for found in sorted(path.glob("*.rec")) if found.is_file()]
     if records and listing is None:
+        folders.refuse_columns(columns)
         return [_record_subset(path, records)]
     lists = [found for found in sorted(path.glob("*.lst")) if found.is_file()]
     lists = [listing] if listing else lists
     are_lists = all(found.suffix == ".lst" for found in lists)
     if lists and are_lists and (listing or not folders.has_class_folders(path)):
+        folders.refuse_columns(columns)
         return [_list_subset(path, found, is_only=len(lists) == 1) for found in lists]
     return _inventory_subsets(folders.take_inventory(path, listing, columns=columns))
 
