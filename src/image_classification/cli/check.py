@@ -76,11 +76,19 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     for problem in verdict.problems:
         count = f" ({len(problem.images)})" if problem.images else ""
         yield f"\n{problem.severity.upper()} {problem.kind}: {problem.message}{count}"
-        yield from (f"  {image}" for image in problem.images[:_SHOWN])
+        yield from (f"  {_shortened(image)}" for image in problem.images[:_SHOWN])
         if len(problem.images) > _SHOWN:
             yield f"  … and {len(problem.images) - _SHOWN} more: --json names all"
     found = Counter(problem.severity for problem in verdict.problems)
     yield f"\n{found['error']} errors, {found['warning']} warnings, {found['note']} notes"
+
+
+def _shortened(image: str) -> str:
+    """Return the first images of a group of equal or similar ones, and how many more there are."""
+    images = image.split(" = ")
+    if len(images) <= _SHOWN:
+        return image
+    return f"{' = '.join(images[:_SHOWN])} = {len(images) - _SHOWN} more: --json names all"
 
 
 def _subset_lines(subset: SubsetSummary) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from image_classification.inventory.folders import take_inventory
 from image_classification.labels import tree
 from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.check import Subset, duplicates, problems
-from image_classification.prepare.check.duplicates import connected, near_pairs
+from image_classification.prepare.check.duplicates import near_groups
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
 
@@ -367,36 +369,59 @@ def test_the_table_is_for_people(clean: Path, capsys: pytest.CaptureFixture[str]
     st.lists(st.tuples(st.integers(0, 39), st.sets(st.integers(0, 63), max_size=9)), max_size=30),
     st.integers(1, 8),
     st.booleans(),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 16]),
 )
-def test_near_pairs_equal_those_of_comparing_all_with_all(
-    values: list[int], near: list[tuple[int, set[int]]], distance: int, old_numpy: bool
+def test_near_groups_equal_those_of_comparing_all_with_all(
+    values: list[int],
+    near: list[tuple[int, set[int]]],
+    distance: int,
+    old_numpy: bool,
+    bands: int,
+    small: int,
 ) -> None:
     flipped = [
         values[position % len(values)] ^ sum(1 << bit for bit in bits) for position, bits in near
     ]
     hashes = np.array(sorted({*values, *flipped}), np.uint64)
-    expected = [
-        [i, j]
-        for i in range(len(hashes))
-        for j in range(i + 1, len(hashes))
-        if bin(int(hashes[i]) ^ int(hashes[j])).count("1") <= distance
-    ]
+    expected = list(range(len(hashes)))
+    for i, j in combinations(range(len(hashes)), 2):
+        if bin(int(hashes[i]) ^ int(hashes[j])).count("1") <= distance:
+            low, high = sorted((expected[i], expected[j]))
+            expected = [low if group == high else group for group in expected]
     with pytest.MonkeyPatch.context() as patch:
         if old_numpy and hasattr(np, "bitwise_count"):
             patch.delattr(duplicates.np, "bitwise_count")
-        assert near_pairs(hashes, distance).tolist() == expected
+        patch.setattr(duplicates, "_MOST_HASHES", (0,) * (bands - 1))
+        patch.setattr(duplicates, "_SMALL", small)
+        patch.setattr(duplicates, "_MOST_COMPARED", 8)
+        assert near_groups(hashes, distance).tolist() == expected
 
 
 @pytest.mark.parametrize("distance", [1, 4, 8])
 def test_differing_bits_may_be_far_apart(distance: int) -> None:
     spread = sum(1 << (64 * k // distance) for k in range(distance))
-    assert near_pairs(np.array([0, spread], np.uint64), distance).tolist() == [[0, 1]]
-    assert near_pairs(np.array([0, spread | 1 << 63], np.uint64), distance).tolist() == []
-    assert near_pairs(np.empty(0, np.uint64), distance).shape == (0, 2)
+    assert near_groups(np.array([0, spread], np.uint64), distance).tolist() == [0, 0]
+    assert near_groups(np.array([0, spread | 1 << 63], np.uint64), distance).tolist() == [0, 1]
+    assert near_groups(np.empty(0, np.uint64), distance).tolist() == []
 
 
-def test_pairs_that_share_an_image_are_one_group() -> None:
-    assert connected([(3, 1), (5, 6), (1, 9)]) == [[1, 3, 9], [5, 6]]
+def test_many_hashes_and_many_similar_ones_are_grouped_in_less_than_quadratic_time() -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**63, 150_000, np.uint64)
+    similar = hashes[0] ^ _few_bits(random, 50_000)
+    unique = np.unique(np.concatenate((hashes, similar)))
+    start = time.process_time()
+    groups = near_groups(unique, 4)
+    assert time.process_time() - start < 5  # 1 on a quiet machine; a million take 2 to 5
+    members = groups == groups[np.searchsorted(unique, hashes[0])]
+    assert members.sum() == len(np.unique(similar)) and len(np.unique(groups)) > 149_000
+
+
+def _few_bits(random: np.random.Generator, count: int) -> np.ndarray:
+    """Hashes with at most four bits."""
+    bits = np.uint64(1) << random.integers(0, 64, (count, 4), np.uint64)
+    return np.bitwise_or.reduce(bits, axis=1)
 
 
 @pytest.mark.shared
