@@ -104,7 +104,7 @@ def _links_of_large(
 def _is_near_any(some: UInt64Array, others: UInt64Array, distance: int) -> BoolArray:
     """Return for each of the others whether it is within the distance of any of some."""
     is_near = np.zeros(len(others), np.bool_)
-    left = np.arange(len(others))
+    left: IntArray = np.arange(len(others))
     start, size = 0, 1  # the first few are often near all others
     while start < len(some) and len(left):
         differing = some[start : start + size, None] ^ others[left]
@@ -117,12 +117,13 @@ def _is_near_any(some: UInt64Array, others: UInt64Array, distance: int) -> BoolA
 
 def _connected(groups: IntArray, pairs: IntArray) -> IntArray:
     """Return the groups with those of each pair connected."""
-    groups = groups.copy()
+    groups = np.array(groups, np.int64)
     while len(pairs := pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]):
         ends = groups[pairs]
         np.minimum.at(groups, ends.max(axis=1), ends.min(axis=1))
-        while not np.array_equal(smaller := np.take(groups, groups), groups):
-            groups = smaller
+        smaller: IntArray = groups[groups]
+        while not np.array_equal(smaller, groups):
+            groups, smaller = smaller, smaller[smaller]
     return groups
 
 
