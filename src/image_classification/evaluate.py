@@ -10,8 +10,10 @@ from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.loading.classes import warn_of_absent_classes
 from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
+from image_classification.records.packed import is_packed
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes
 from image_classification.training.rows import Rows
@@ -40,14 +42,18 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
     Raises:
         DataError: `path` is neither, or has classes that the model lacks.
     """
-    if path.is_file() and path.suffix.lower() != ".rec":
+    is_packed_file = path.is_file() and is_packed(path)
+    if path.is_file() and path.suffix.lower() != ".rec" and not is_packed_file:
         raise DataError(
             f"{path}: expected class folders or a .rec file, found {describe_file(path)}"
         )
     path = _split_of(path) if path.is_dir() else path
     files = [path] if path.is_file() else record_files(path)
-    if files:
-        source: Source = RecordSource(files, is_multi_label=is_multi_label)
+    if is_packed_file or (not files and path.is_dir() and find_packed(path)):
+        packed = files if is_packed_file else find_packed(path)
+        source: Source = open_packed(packed, labels, len(labels), is_multi_label)
+    elif files:
+        source = RecordSource(files, is_multi_label=is_multi_label)
         _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
         raise DataError(

@@ -50,7 +50,16 @@ ALLOWED: dict[str, set[str]] = {
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
     | {"pages"},
-    "evaluate": {"errors", "samples", "work", "inventory", "labels", "loading", "training"},
+    "evaluate": {
+        "errors",
+        "samples",
+        "work",
+        "inventory",
+        "records",
+        "labels",
+        "loading",
+        "training",
+    },
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
     | {"backends", "training"},
     "script_mode": {"errors", "files", "archive", "contract"},

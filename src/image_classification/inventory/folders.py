@@ -15,6 +15,7 @@ from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
 from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.loading.sources import NESTED, FolderSource
 
 _TABLES, _LISTS, _MANIFESTS = (".csv", ".tsv"), (".lst",), (".manifest", ".jsonl")
@@ -100,6 +101,9 @@ def take_inventory(
         raise DataError(f"{root}: expected a folder of images, found {found}")
     labels = labels or LabelMap.beside(root / LABELS_FILE)
     columns = replace(columns, group=group_by)
+    if listing is None and (packed := _take_packed(root, labels)):
+        _check_options(None, columns, label_attribute)
+        return packed
     if listing is None:
         folders = _split_tables(root)
         if folders:
@@ -123,6 +127,56 @@ def take_inventory(
     if inventory.splits and not group_by:  # a column named group does not ask for a new split
         return replace(inventory, groups=())
     return inventory
+
+
+def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
+    """Return the inventory of the TFRecord files and tar shards in `root`; None without any.
+
+    Args:
+        root: the folder, or the root of split folders.
+        labels: the class names in the order of their numbers, or None.
+
+    Raises:
+        DataError: a damaged file, or classes that contradict `labels`.
+        ListError: a name in a tar holds a TAB or a line break.
+    """
+    splits = {"": root} if (here := find_packed(root)) else split_folders(root)
+    files = {split: here or find_packed(folder) for split, folder in splits.items()}
+    paths = [path for found in files.values() for path in found]
+    if not paths:
+        return None
+    if not all(files.values()):
+        lacking = ", ".join(splits[split].name for split in files if not files[split])
+        raise DataError(
+            f"{root}: expected TFRecord files or tar shards in every split, as in {paths[0]}, but "
+            f"{lacking} has none; prepare the splits one by one"
+        )
+    source = PackedSource(paths, labels or LabelMap.beside(paths[0]))
+    if not len(source):
+        raise DataError(f"{source.name}: expected images, found none")
+    classes = source.class_indices.tolist()
+    names = source.labels or LabelMap.numbered(max(classes) + 1)
+    if max(classes) >= len(names):
+        raise DataError(
+            f"{source.name}: found class {max(classes)}, but the label map has {len(names)} classes"
+        )
+    entries = [
+        ListEntry(number, (float(index),), source.key(number))
+        for number, index in enumerate(classes)
+    ]
+    tree.refuse_unlistable(root, [entry.path for entry in entries])
+    counts = source.file_sizes
+    membership: list[str] = []
+    for split, found in files.items():
+        membership += [split] * sum(counts.pop(0) for _ in found) if split else []
+    return Inventory(
+        str(root),
+        root,
+        entries,
+        names,
+        membership,
+        read=lambda entry: source.read(entry.id).data,
+    )
 
 
 def _read_listing(

@@ -5,7 +5,7 @@ order of the rows.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ class Inventory:
         left_out: (what, how many, one example) of files in the folder that are not in the entries,
             and of folders inside class folders.
         is_multi_label: whether an image may have several classes, or none.
+        read: reads the image file of an entry; None if its path is below the root.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Inventory:
     groups: Sequence[str] = ()
     left_out: Sequence[tuple[str, int, str]] = field(default=())
     is_multi_label: bool = False
+    read: Callable[[ListEntry], bytes] | None = None
 
     @property
     def multi_hot(self) -> UInt8Array | None:

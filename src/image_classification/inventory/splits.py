@@ -4,6 +4,7 @@ In: a root folder. Out: the folder of each split, or none if the folders are the
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from image_classification.errors import DataError
 from image_classification.inventory.rows import SPLITS, split_named
 from image_classification.labels import tree
 
-PACKED_EXTENSIONS = (".rec", ".manifest")
-"""Files that hold or list images, so that a split folder needs no class folders."""
+_PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar")
+_SHARD = re.compile(r"-\d+-of-\d+$")  # of a TFRecord file
 
 
 def subfolders(root: Path) -> list[Path]:
@@ -60,13 +61,13 @@ def bare_splits(root: Path) -> list[Path]:
 
 def _is_split(folder: Path, recursive: bool = True) -> bool:
     inner = subfolders(folder)
-    if _holds(folder, PACKED_EXTENSIONS) or any(map(_has_data, inner)):
+    if _holds(folder, _PACKED) or any(map(_has_data, inner)):
         return True
     return recursive and any(map(tree.has_image, inner))
 
 
 def _has_data(folder: Path) -> bool:
-    if _holds(folder, (*tree.IMAGE_EXTENSIONS, *PACKED_EXTENSIONS)):
+    if _holds(folder, (*tree.IMAGE_EXTENSIONS, *_PACKED)):
         return True
     return tree.has_image(folder, recursive=False)
 
@@ -76,7 +77,7 @@ def _holds(folder: Path, extensions: Iterable[str]) -> bool:
     wanted = frozenset(extensions)
     with os.scandir(folder) as found:
         return any(
-            os.path.splitext(entry.name)[1].lower() in wanted
+            os.path.splitext(_SHARD.sub(".tfrecord", entry.name))[1].lower() in wanted
             and not entry.name.startswith(".")
             and entry.is_file()
             for entry in found

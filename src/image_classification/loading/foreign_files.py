@@ -44,6 +44,11 @@ _FORMATS = tuple(
             "finish it",
         ),
         (r".*\.dvc|dvc\.(?:yaml|lock)", "a DVC file, not the data", "run dvc pull in its folder"),
+        (
+            r".*\.(?:tfrecords?|tfrec)(?:-\d+-of-\d+)?(?:\.gz)?",
+            "a TFRecord file",
+            "give its folder itself, with decompressed files (gunzip)",
+        ),
         (r".*[.-]idx\d-ubyte(?:\.gz)?", "an IDX file of arrays, as of MNIST", _ARRAYS),
         (
             r".*\.(?:tar(?:\.(?:gz|bz2|xz|zst|lz4))?|tgz|tbz2?|txz)",

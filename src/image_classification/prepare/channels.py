@@ -88,10 +88,16 @@ class ChannelPlan:
             "segment": self.segment,
         }
 
-    def encoder(self, root: Path) -> ImageEncoder:
-        """Return the encoder of the images below `root`."""
-        segmenter = Segmenter() if self.segment else None
-        return ImageEncoder(str(root), self.transcoding, self.max_pixels, segmenter, inspects=True)
+    def encoder(self, inventory: Inventory) -> ImageEncoder:
+        """Return the encoder of the inventory's images."""
+        return ImageEncoder(
+            str(inventory.root),
+            self.transcoding,
+            self.max_pixels,
+            Segmenter() if self.segment else None,
+            inspects=True,
+            read=inventory.read,
+        )
 
 
 def _split(inventory: Inventory, plan: ChannelPlan) -> dict[str, list[ListEntry]]:
@@ -185,7 +191,7 @@ def _divide(split: str, entries: Sequence[ListEntry], count: int, host: str = ""
     ]
 
 
-def _shard_count(entries: Sequence[ListEntry], root: Path, plan: ChannelPlan) -> int:
+def _shard_count(entries: Sequence[ListEntry], inventory: Inventory, plan: ChannelPlan) -> int:
     """Return how many shards of about the wanted size hold `entries`; 1 to len(entries).
 
     Up to 64 images, evenly spaced, are encoded as a sample: all hosts that see the same files get
@@ -194,7 +200,7 @@ def _shard_count(entries: Sequence[ListEntry], root: Path, plan: ChannelPlan) ->
     if not plan.shard_bytes or not entries:
         return 1
     sampled = entries[:: -(-len(entries) // _SAMPLED)]
-    encode = replace(plan, segment=False).encoder(root).encode
+    encode = replace(plan, segment=False).encoder(inventory).encode
     images = in_order(encode, sampled, plan.workers or os.cpu_count() or 1)
     sizes = [len(image.content) for image in images if image.reason is None]
     if not sizes:
@@ -236,9 +242,7 @@ def write_channels(
     shards = [
         shard
         for name, entries in splits.items()
-        for shard in _divide(
-            name, entries, _shard_count(entries, inventory.root, plan), plan.host_name
-        )
+        for shard in _divide(name, entries, _shard_count(entries, inventory, plan), plan.host_name)
     ]
     own = shards if plan.host_name else shards[plan.host :: plan.hosts]
     if not inventory.entries:
@@ -301,7 +305,7 @@ def _write_shards(
     on_progress: Callable[[int, int], None],
 ) -> None:
     total = sum(len(shard.entries) for shard in shards)
-    run = EncodingRun(plan.encoder(inventory.root), total, plan.workers, on_progress)
+    run = EncodingRun(plan.encoder(inventory), total, plan.workers, on_progress)
     for shard in shards:
         channel = folder / shard.split
         channel.mkdir(exist_ok=True)

@@ -206,6 +206,7 @@ class ImageEncoder:
             its size: about 1 ms), so that a channel can be trained on. Otherwise a file that is
             stored as it is only has to be an image that ends where it should: other damage goes
             unnoticed.
+        read: reads the image of an entry that is not a file below the root, or None.
     """
 
     root: str
@@ -213,6 +214,7 @@ class ImageEncoder:
     max_pixels: int = DEFAULT_MAX_PIXELS
     segmenter: Segmenter | None = None
     inspects: bool = False
+    read: Callable[[ListEntry], bytes] | None = None
 
     def encode(self, entry: ListEntry) -> EncodedImage:
         """Read and encode the file of an entry; a fault of the file is the result's reason.
@@ -221,7 +223,7 @@ class ImageEncoder:
             AlgorithmError: a bug in this package; the message has the image's path.
         """
         try:
-            content, has_back_slashes = read_image_file(self.root, entry.path)
+            content, has_back_slashes = self._content(entry)
             digest = b""
             if self.inspects:
                 digest = hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
@@ -241,6 +243,12 @@ class ImageEncoder:
         except Exception as error:
             raise AlgorithmError(f"encoding {entry.path} failed: {error!r}") from error
         return EncodedImage(entry, reason=sys.intern(reason))  # a wrong root gives a million
+
+    def _content(self, entry: ListEntry) -> tuple[bytes, bool]:
+        """Return the bytes of an entry, and whether backslashes of its path are slashes."""
+        if self.read is not None:
+            return self.read(entry), False
+        return read_image_file(self.root, entry.path)
 
     def _check(self, content: bytes) -> None:
         header = read_header(content)

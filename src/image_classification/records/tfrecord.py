@@ -1,21 +1,45 @@
-"""TFRecord files of `tf.train.Example`s, written without TensorFlow.
+"""TFRecord files of `tf.train.Example`s, written and read without TensorFlow.
 
-In: encoded images. Out: records for `tf.data.TFRecordDataset` and `tf.io.parse_single_example`. A
-record is `length (uint64) · masked CRC-32C of the length · data · masked CRC-32C of the data`,
+Written: records for `tf.data.TFRecordDataset` and `tf.io.parse_single_example`. Read: where the
+image of each record is, and its label, in the spellings of TensorFlow's tools. A record is
+`length (uint64) · masked CRC-32C of the length · data · masked CRC-32C of the data`,
 little-endian. Source: tensorflow `tensorflow/core/lib/io/record_writer.h` (framing),
 `tensorflow/core/example/{example,feature}.proto` (messages), Protocol Buffers' "Encoding".
 """
 
+import re
 import struct
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from image_classification.errors import UsageError
+import numpy as np
+
+from image_classification.errors import LabelError, RecordError, UsageError
+from image_classification.records import format as fmt
+from image_classification.samples import Array, BoolArray, IntArray
 
 _MASK_DELTA = 0xA282EAD8
 _LENGTH_DELIMITED = 2  # wire type
-_BYTES_LIST, _INT64_LIST = 1, 3  # fields of Feature
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of Feature
+_IMAGE_FEATURES = (
+    *("image/encoded", "image", "image_raw", "image_bytes", "encoded", "image/encoded_image"),
+    *("image_encoded", "encoded_image", "jpeg", "png", "img", "image/raw"),
+)
+_LABEL_FEATURES = (
+    *("image/class/label", "label", "class", "target", "labels", "image/label", "image/class"),
+    *("class_id", "label_id", "class_label", "class/label", "category", "category_id", "y"),
+)
+_NAME_FEATURES = (
+    *("image/class/text", "label_name", "class_name", "image/class/name", "class/text"),
+    *("label/text", "label_text", "class_text", "category_name"),
+)
+_MOST_TEXT = 2**20  # bytes of a label
+_NAME = re.compile(r"(?i).*\.(?:tfrecords?|tfrec|tfr)(?:-\d+-of-\d+)?")
+_SHARD_NAME = re.compile(r".*-\d+-of-\d+|.*\.record")  # of other programs too
+_POLYNOMIAL = 0x82F63B78  # Castagnoli, reversed
 
 
 def frame_tfrecord(data: bytes) -> bytes:
@@ -76,3 +100,214 @@ def _crc32c() -> Any:
 def require_checksums() -> None:
     """Raise a UsageError that names what to install, before any work is done."""
     _crc32c()
+
+
+def is_tfrecord(path: Path) -> bool:
+    """Return whether a file is named as a TFRecord file, or named as a shard and begins as one."""
+    if _NAME.fullmatch(path.name):
+        return True
+    if not _SHARD_NAME.fullmatch(path.name):
+        return False
+    with path.open("rb") as file:
+        head = file.read(12)
+    return len(head) == 12 and bool(_right_lengths(head, np.zeros(1, np.int64))[0])
+
+
+def is_undamaged(data: fmt.Mapped, record: fmt.Span) -> bool:
+    """Return whether the data of a record (begin, size) has the checksum that follows it.
+
+    True without google-crc32c, which is optional for reading.
+    """
+    begin, size = record
+    try:
+        expected = _masked_crc(bytes(data[begin : begin + size]))
+    except UsageError:
+        return True
+    return bytes(data[begin + size : begin + size + 4]) == expected
+
+
+@cache
+def _crc_table() -> Array:
+    """uint32 (256,): the CRC-32C of each byte."""
+    table: Array = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> 1 ^ np.uint32(_POLYNOMIAL), table >> 1)
+    return table
+
+
+def _right_lengths(data: fmt.Mapped, starts: IntArray) -> BoolArray:
+    """bool (records,): whether the length of the record at each start has its checksum."""
+    content = np.frombuffer(data, np.uint8)
+    crc: Array = np.full(len(starts), 0xFFFFFFFF, np.uint32)
+    for byte in range(8):
+        crc = _crc_table()[(crc ^ content[starts + byte]) & 0xFF] ^ crc >> 8
+    crc = ~crc
+    masked = (crc >> 15 | crc << 17) + np.uint32(_MASK_DELTA)
+    stored = [content[starts + 8 + byte].astype(np.uint32) << 8 * byte for byte in range(4)]
+    right: BoolArray = masked == sum(stored[1:], stored[0])
+    return right
+
+
+def scan_examples(path: Path, data: fmt.Mapped) -> Iterator[fmt.PackedImage]:
+    """Yield where the image of every record is, and its label.
+
+    Raises:
+        RecordError: the file is damaged, compressed or no TFRecord file of images.
+        LabelError: a record has no class, or several.
+    """
+    starts, position = array("q"), 0
+    while position + 16 <= len(data):
+        starts.append(position)
+        position += 16 + int.from_bytes(data[position : position + 8], "little")
+    found: IntArray = np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64)
+    wrong = np.flatnonzero(~_right_lengths(data, found))
+    if len(wrong):
+        where = f"record {wrong[0]} at byte {found[wrong[0]]}"
+        packed = "gzip" if data[:2] == b"\x1f\x8b" else "zlib" if data[:1] == b"\x78" else ""
+        raise RecordError(
+            f"{path}: compressed with {packed}; decompress it, so that single images can be read"
+            + (f" (gunzip -c {path} > FILE.tfrecord)" if packed == "gzip" else "")
+            if packed and not wrong[0]
+            else f"{path}: not a TFRecord file, or a damaged one: {where} has a wrong checksum"
+        )
+    if position != len(data):
+        raise RecordError(
+            f"{path}: truncated in record {max(len(starts) - 1, 0)}: expected {position} bytes, "
+            f"got {len(data)}; copy it again"
+        )
+    for number, start in enumerate(starts):
+        begin, size = start + 12, int.from_bytes(data[start : start + 8], "little")
+        try:
+            features = _features(data, begin, begin + size)
+        except (ValueError, IndexError) as error:
+            raise RecordError(
+                f"{path}: record {number} at byte {start} is not a tf.train.Example: {error}"
+            ) from error
+        where = f"{path}: record {number}"
+        image = next((features[key] for key in _IMAGE_FEATURES if key in features), None)
+        if image is None or not image or not isinstance(image[0], tuple):
+            raise _without_image(where, features)
+        label, name = _label_of_features(where, features, data)
+        yield fmt.PackedImage(image[0], (begin, size), f"#{number}", label, name)
+
+
+def _without_image(where: str, features: Mapping[str, list[fmt.Span | float]]) -> RecordError:
+    return RecordError(
+        f"{where}: expected a feature with the encoded image ({', '.join(_IMAGE_FEATURES[:4])}, "
+        f"…), found {', '.join(sorted(features)[:20]) or 'no feature'}"
+    )
+
+
+def _label_of_features(
+    where: str, features: Mapping[str, list[fmt.Span | float]], data: fmt.Mapped
+) -> tuple[int | None, str]:
+    if any(name.startswith("image/object/") for name in features):
+        raise LabelError(
+            f"{where} describes objects in the image (image/object/…), for detection; "
+            "classification needs one class of the whole image"
+        )
+    label, name = None, ""
+    values = next((features[key] for key in _LABEL_FEATURES if features.get(key)), [])
+    if values and isinstance(values[0], tuple):
+        label, name = number_or_name(_text(data, values[0]))
+    elif values:
+        label = _class_number(where, [value for value in values if not isinstance(value, tuple)])
+    names = next((features[key] for key in _NAME_FEATURES if features.get(key)), [])
+    if names and isinstance(names[0], tuple):
+        name = name or _text(data, names[0])
+    if label is None and not name:
+        raise LabelError(
+            f"{where}: expected a feature with the class ({', '.join(_LABEL_FEATURES[:4])}, …), "
+            f"found {', '.join(sorted(features)[:20])}"
+        )
+    return label, name
+
+
+def _class_number(where: str, values: list[float]) -> int:
+    """Return the class of one number, or of a vector with a single 1."""
+    if len(values) > 1 and values.count(1) == 1 and values.count(0) == len(values) - 1:
+        return values.index(1)
+    if len(values) > 1:
+        raise LabelError(f"{where}: expected one class, got {len(values)} labels {values[:20]}")
+    if not 0 <= values[0] < 2**31 or values[0] != int(values[0]):
+        raise LabelError(f"{where}: expected a class number from 0, got {values[0]}")
+    return int(values[0])
+
+
+def _text(data: fmt.Mapped, span: fmt.Span) -> str:
+    return bytes(data[span[0] : min(span[1], span[0] + _MOST_TEXT)]).decode("utf-8", "replace")
+
+
+def number_or_name(text: str) -> tuple[int | None, str]:
+    """Return a label as the class number that it is, or as a name."""
+    text = text.strip()
+    return (int(text), "") if text.isdecimal() and len(text) < 10 else (None, text)
+
+
+def _features(data: fmt.Mapped, begin: int, end: int) -> dict[str, list[fmt.Span | float]]:
+    """Return feature → values of an Example: numbers, or where bytes begin and end."""
+    found: dict[str, list[fmt.Span | float]] = {}
+    for _, features in _messages(data, begin, end, 1):
+        for _, entry in _messages(data, *features, 1):
+            key = b"".join(data[a:b] for _, (a, b) in _messages(data, *entry, 1))
+            values: list[fmt.Span | float] = []
+            for _, feature in _messages(data, *entry, 2):
+                for kind, content in _messages(data, *feature):
+                    values += _values(data, kind, content)
+            found[key.decode("utf-8", "replace")] = values
+    return found
+
+
+def _values(data: fmt.Mapped, kind: int, content: fmt.Span) -> Iterator[fmt.Span | float]:
+    """Yield the values of a BytesList (1), FloatList (2) or Int64List (3)."""
+    for _, wire, begin, end in _fields(data, *content):
+        if kind == _BYTES_LIST:
+            yield begin, end
+        elif kind == _FLOAT_LIST:
+            count = (end - begin) // 4
+            yield from struct.unpack_from(f"<{count}f", data, begin)
+        elif wire == 0:
+            yield begin - 2**64 if begin >= 2**63 else begin
+        else:
+            while begin < end:
+                value, begin = _varint(data, begin, end)
+                yield value - 2**64 if value >= 2**63 else value
+
+
+def _messages(
+    data: fmt.Mapped, begin: int, end: int, wanted: int | None = None
+) -> Iterator[tuple[int, fmt.Span]]:
+    for number, wire, first, last in _fields(data, begin, end):
+        if wire == 2 and wanted in (None, number):
+            yield number, (first, last)
+
+
+def _fields(data: fmt.Mapped, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (number, wire type, begin, end) of each field; of a varint, its value and 0."""
+    while begin < end:
+        tag, begin = _varint(data, begin, end)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, begin = _varint(data, begin, end)
+            yield number, wire, value, 0
+            continue
+        if wire == 2:
+            size, begin = _varint(data, begin, end)
+        else:
+            size = {1: 8, 5: 4}.get(wire, -1)
+        if size < 0 or begin + size > end:
+            raise ValueError(f"field {number} of wire type {wire} exceeds its message")
+        yield number, wire, begin, begin + size
+        begin += size
+
+
+def _varint(data: fmt.Mapped, begin: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while begin < end and shift < 70:
+        byte = data[begin]
+        begin += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (2**64 - 1), begin
+        shift += 7
+    raise ValueError("a number without an end")

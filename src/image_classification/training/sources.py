@@ -4,6 +4,7 @@ Pipe mode               a stream of records (training), or a copy of it (validat
 a list in `<name>_lst`  the image files that the list names
 .rec files              records
 one .manifest file      the image files that the augmented manifest names
+TFRecords, tar shards   the images in them
 anything else           class folders
 """
 
@@ -22,6 +23,7 @@ from image_classification.inventory.tables import read_list_inventory, read_mult
 from image_classification.labels.given_names import names_of_lists
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on, listed
 from image_classification.loading.foreign_files import describe_contents
+from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
 from image_classification.loading.sources import FolderSource, ListedSource, Source
@@ -183,6 +185,9 @@ def open_channel(
         return _open_records(channel, expected)
     if _has_manifest(channel):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)
+    if files := find_packed(channel.path):
+        packed = open_packed(files, expected.labels, expected.classes, expected.is_multi_label)
+        return packed, packed.labels or _record_labels(channel, packed, expected.classes)
     if expected.is_multi_label:
         raise errors.ChannelError(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from image_classification.contract.channels import ChannelInput
+from image_classification.contract.interface import INTERFACES
 from image_classification.errors import ChannelError, DataError
 from image_classification.evaluate import open_labeled
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LabelMap
 from image_classification.prepare.check.subsets import find_subsets
-from image_classification.training.inputs import with_split_folders
-from image_classification.training.sources import given_names
+from image_classification.training.inputs import open_inputs, with_split_folders
+from image_classification.training.settings import settings_of
 
 
 def fill(root: Path, *folders: str) -> Path:
@@ -127,8 +128,10 @@ def test_channels_with_a_list_and_pipes_stay_as_they_are(tmp_path: Path) -> None
 def test_the_label_map_in_the_root_still_names_the_classes(tmp_path: Path) -> None:
     root = fill(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
     LabelMap(("dog", "cat")).write(root / "labels.json")
-    channels = with_split_folders({"train": ChannelInput("train", root)}, "train")
-    assert given_names(channels, None, None) == LabelMap(("dog", "cat"))
+    settings = settings_of(INTERFACES["mxnet"].parse({}))
+    inputs = open_inputs({"train": ChannelInput("train", root)}, settings, "train")
+    assert inputs.labels == LabelMap(("dog", "cat"))
+    assert inputs.validation.name == str(root / "val")
 
 
 def test_check_looks_at_the_splits_of_such_a_root(tmp_path: Path) -> None:

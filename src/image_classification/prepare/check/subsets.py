@@ -16,9 +16,11 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.loading.record_labels import read_record_labels
 from image_classification.loading.records import stacked_rows
 from image_classification.prepare.check import WITHOUT_IMAGE, Subset
+from image_classification.records.packed import is_packed
 from image_classification.records.reader import RecordFile
 from image_classification.samples import FloatArray
 
@@ -41,6 +43,8 @@ def find_subsets(
     if path.is_file() and path.suffix == ".rec":
         folders.refuse_columns(columns)
         return [_record_subset(path, [path])]
+    if path.is_file() and is_packed(path):
+        return [_packed_subset(path, [path])]
     if not path.is_dir():
         found = describe_file(path) if path.is_file() else "nothing"
         raise DataError(f"{path}: expected a folder or a record file (.rec), found {found}")
@@ -53,6 +57,8 @@ def find_subsets(
     if records and listing is None:
         folders.refuse_columns(columns)
         return [_record_subset(path, records)]
+    if listing is None and (packed := find_packed(path)):
+        return [_packed_subset(path, packed)]
     lists = [found for found in sorted(path.glob("*.lst")) if found.is_file()]
     lists = [listing] if listing else lists
     are_lists = all(found.suffix == ".lst" for found in lists)
@@ -121,6 +127,17 @@ def _file_subset(
 
     keys = [class_name(path) for path in paths]
     return Subset(name, str(root), keys, first, names, read, left_out, kind, multi_hot)
+
+
+def _packed_subset(path: Path, files: Sequence[Path]) -> Subset:
+    """Return the images of TFRecord files or tar shards, which stay open with the subset."""
+    source = PackedSource(files, LabelMap.beside(files[0]))
+    keys = [source.key(index) for index in range(len(source))]
+    labels = source.class_indices.astype(np.float64)
+    folder = str(files[0].parent)
+    return Subset(
+        str(path), folder, keys, labels, source.labels, lambda index: source.read(index).data
+    )
 
 
 def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:

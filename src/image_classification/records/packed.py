@@ -1,0 +1,125 @@
+"""Files of other programs that hold images with their labels: TFRecord files and tar shards.
+
+In: such a file. Out: a `PackedFile`, which knows every label and reads single images. Opening reads
+the headers and labels, not the images.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from image_classification.errors import RecordError
+from image_classification.records import tar_shards, tfrecord
+from image_classification.records.format import Mapped, PackedImage
+from image_classification.samples import IntArray
+
+
+class PackedFile:
+    """The images of one file; `content` may be called from several threads.
+
+    Attributes:
+        path: of the file.
+        numbers: int64 (images,), the class number of each image; −1 for none.
+        vocabulary: the class names in the file, in the order in which they occur.
+        named: int64 (images,), the position of each image's class in `vocabulary`; −1 for none.
+
+    Raises:
+        RecordError: the file cannot be read, is damaged, or has no images.
+        LabelError: an image has no class, or several.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.vocabulary: list[str] = []
+        self._data = _map(path)
+        self._keys, positions = bytearray(), dict[str, int]()
+        columns = [array("q") for _ in range(7)]
+        scan = tfrecord.scan_examples if tfrecord.is_tfrecord(path) else tar_shards.scan_shard
+        try:
+            for image in scan(path, self._data):
+                row = self._row(image, positions)
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+        except BaseException:
+            self.close()
+            raise
+        self.vocabulary = list(positions)
+        numbers, named, *places = (
+            np.frombuffer(column, np.int64) if column else np.empty(0, np.int64)
+            for column in columns
+        )
+        self.numbers: IntArray = numbers
+        self.named: IntArray = named
+        self._places = places
+
+    def _row(self, image: PackedImage, positions: dict[str, int]) -> tuple[int, ...]:
+        self._keys += image.key.encode("utf-8", "surrogateescape")
+        number = -1 if image.number is None else image.number
+        named = positions.setdefault(image.name, len(positions)) if image.name else -1
+        return (number, named, *image.image, *image.record, len(self._keys))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, number: int) -> str:
+        """The name of image `number` in the file; `#` and its number in a TFRecord file."""
+        ends = self._places[4]
+        begin = int(ends[number - 1]) if number else 0
+        return self._keys[begin : int(ends[number])].decode("utf-8", "backslashreplace")
+
+    def content(self, number: int) -> bytes:
+        """The encoded image `number`; a RecordError if the checksum of its record is wrong."""
+        begin, end, record, size = (int(places[number]) for places in self._places[:4])
+        if record and not tfrecord.is_undamaged(self._data, (record, size)):
+            raise RecordError(
+                f"{self.path}: record {number} at byte {record - 12} has a wrong checksum: the "
+                "file is damaged; copy it again"
+            )
+        return bytes(self._data[begin:end])
+
+    def close(self) -> None:
+        """Release the file."""
+        if isinstance(self._data, mmap.mmap):
+            with suppress(BufferError):
+                self._data.close()
+
+
+def _map(path: Path) -> Mapped:
+    try:
+        with path.open("rb") as file:
+            if not file.seek(0, 2):
+                return b""  # an empty file cannot be mapped
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def is_packed(path: Path) -> bool:
+    """Return whether a file is a TFRecord file, or a tar shard with labels (no plain archive)."""
+    if path.suffix.lower() != ".tar":
+        return tfrecord.is_tfrecord(path)
+    data = _map(path)
+    try:
+        return tar_shards.is_shard(path, data)
+    finally:
+        if isinstance(data, mmap.mmap):
+            data.close()
+
+
+def packed_files(folder: Path) -> list[Path]:
+    """Return the TFRecord files and tar shards below a folder in name order, without hidden ones.
+
+    A compressed file is none of them.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+        and is_packed(path)
+    )

@@ -1,0 +1,221 @@
+"""Tar shards as WebDataset writes them: where each image is, and the label next to it.
+
+In: a tar of members such as `0001.jpg` and `0001.cls`, which belong together if their paths are
+equal up to the first dot of the file name. Out: a `PackedImage` for each. Labels are text or JSON;
+pickles are not read. Sources: POSIX.1-2017, `pax`, and GNU tar's manual (headers); webdataset
+`webdataset/tariterators.py` (grouping).
+"""
+
+import json
+import logging
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from image_classification.errors import LabelError, RecordError
+from image_classification.records.format import Mapped, PackedImage, Span
+from image_classification.records.tfrecord import number_or_name
+
+_IMAGES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff")
+_TEXTS = ("cls", "cls.txt", "class", "label", "target", "txt")  # the first that a sample has
+_NUMBERS = ("label", "cls", "class", "class_id", "label_id", "target", "class_index")
+_NAMES = ("class_name", "label_name", "classname", "category", "class_text", "label_text")
+_PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
+_MOST_TEXT = 2**20  # bytes of a label
+_BLOCK = 512
+_FILE, _LONG_NAME, _EXTENDED = b"0\x007", b"L", b"x"
+_PEEKED = 50  # members that decide whether a tar is a shard
+_log = logging.getLogger(__name__)
+
+
+def is_shard(path: Path, data: Mapped) -> bool:
+    """Return whether a tar has an image with a label among its first members."""
+    endings: dict[str, set[str]] = {}
+    try:
+        for name, _ in islice(_members(path, data), _PEEKED):
+            key, ending = _split(name)
+            endings.setdefault(key, set()).add(ending)
+    except RecordError:
+        return False
+    labels = {*_TEXTS, "json", *_PICKLES}
+    return any(found & labels and any(map(_is_image, found)) for found in endings.values())
+
+
+def scan_shard(path: Path, data: Mapped) -> Iterator[PackedImage]:
+    """Yield where each image is, and its label.
+
+    Members without an image or without a label are counted in a warning.
+
+    Raises:
+        RecordError: a damaged tar, or a sample with several images.
+        LabelError: a label that is neither a number nor a name.
+    """
+    left_out: Counter[str] = Counter()
+    key, members = "", dict[str, Span]()
+    for name, span in _members(path, data):
+        found, ending = _split(name)
+        if found != key:
+            yield from _sample(path, data, key, members, left_out)
+            key, members = found, {}
+        if ending in members:
+            raise RecordError(f"{path}: {name!r} occurs twice in a sample; write the shard again")
+        members[ending] = span
+    yield from _sample(path, data, key, members, left_out)
+    if left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        _log.warning("%s: left out %s", path, counts)
+
+
+def _sample(
+    path: Path, data: Mapped, key: str, members: Mapping[str, Span], left_out: Counter[str]
+) -> Iterator[PackedImage]:
+    if not members:
+        return
+    images = [ending for ending in members if _is_image(ending)]
+    plain = [ending for ending in images if ending in _IMAGES] or images
+    if len(plain) > 1:
+        raise RecordError(
+            f"{path}: the sample {key!r} has {len(plain)} images ({', '.join(plain)}): expected one"
+        )
+    number, name = _label(path, data, key, members)
+    if not plain:
+        left_out["samples without an image"] += 1
+    elif number is None and not name:
+        left_out["images without a label"] += 1
+    else:
+        yield PackedImage(members[plain[0]], (0, 0), f"{key}.{plain[0]}", number, name)
+
+
+def _label(
+    path: Path, data: Mapped, key: str, members: Mapping[str, Span]
+) -> tuple[int | None, str]:
+    """Return the class number and name of a sample, as far as it has them."""
+    number, name = None, ""
+    if "json" in members:
+        number, name = _json_label(f"{path}: {key}.json", _content(data, members["json"]))
+    ending = next((ending for ending in _TEXTS if ending in members), None)
+    if ending is not None and (ending != "txt" or (number is None and not name)):
+        try:
+            text = _content(data, members[ending]).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LabelError(
+                f"{path}: {key}.{ending} is not text in UTF-8; write the class as a number or a "
+                "name"
+            ) from error
+        found, written = number_or_name(text)
+        number, name = number if found is None else found, written or name
+        if "\n" in name:
+            raise LabelError(f"{path}: {key}.{ending} has several lines: expected one class")
+    if number is None and not name and (pickles := [e for e in members if e in _PICKLES]):
+        raise LabelError(
+            f"{path}: {key}.{pickles[0]} is a pickle, which is not read because it can contain "
+            "code; write the class as text into a member .cls"
+        )
+    return number, name
+
+
+def _json_label(where: str, content: bytes) -> tuple[int | None, str]:
+    try:
+        value: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{where}: expected JSON, but {error}") from error
+    name = ""
+    if isinstance(value, dict):
+        fields = {str(field).lower(): entry for field, entry in value.items()}
+        names = (fields[field] for field in _NAMES if isinstance(fields.get(field), str))
+        name = next(names, "")
+        value = next((fields[field] for field in _NUMBERS if fields.get(field) is not None), None)
+    if isinstance(value, str):
+        number, written = number_or_name(value)
+        return number, written or name
+    if value is None:
+        return None, name
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise LabelError(
+            f"{where}: expected one class (a number from 0 or a name), got {value!r:.100}"
+        )
+    return value, name
+
+
+def _content(data: Mapped, span: Span) -> bytes:
+    return bytes(data[span[0] : min(span[1], span[0] + _MOST_TEXT)])
+
+
+def _is_image(ending: str) -> bool:
+    return ending.rpartition(".")[2] in _IMAGES
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the key of a member, and its ending in lower case."""
+    folder, base = posixpath.split(name.removeprefix("./"))
+    stem, _, ending = base.partition(".")
+    return posixpath.join(folder, stem), ending.lower()
+
+
+def _members(path: Path, data: Mapped) -> Iterator[tuple[str, Span]]:
+    """Yield name, begin and end of the files in a tar, without hidden ones and metadata (`__…`)."""
+    position, long_name = 0, ""
+    while position < len(data):
+        header = bytes(data[position : position + _BLOCK])
+        if not header.strip(b"\0") and len(header) == _BLOCK:
+            return
+        try:
+            unsigned = sum(header) - sum(header[148:156]) + 8 * 0x20
+            if len(header) < _BLOCK or _octal(header[148:156]) != unsigned:
+                raise ValueError
+            size = _octal(header[124:136])
+        except ValueError:
+            raise RecordError(
+                f"{path}: damaged or no tar: expected a header of a member at byte {position}"
+            ) from None
+        begin = position + _BLOCK
+        end = begin + size
+        if end > len(data):
+            raise RecordError(
+                f"{path}: truncated: the member at byte {position} has {size} bytes, but "
+                f"{len(data) - begin} follow; copy it again"
+            )
+        kind = header[156:157]
+        if kind == _LONG_NAME:
+            long_name = _content(data, (begin, end)).rstrip(b"\0").decode("utf-8", "replace")
+        elif kind == _EXTENDED:
+            long_name = _extended_name(_content(data, (begin, end))) or long_name
+        else:
+            if kind in _FILE:
+                name = long_name or _header_name(header)
+                if not posixpath.basename(name).startswith((".", "__")):
+                    yield name, (begin, end)
+            long_name = ""
+        position = begin + -(-size // _BLOCK) * _BLOCK
+
+
+def _header_name(header: bytes) -> str:
+    name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    if header[257:263] == b"ustar\0" and header[345]:
+        prefix = header[345:500].partition(b"\0")[0].decode("utf-8", "replace")
+        return f"{prefix}/{name}"
+    return name
+
+
+def _extended_name(content: bytes) -> str:
+    """Return the path in a pax header, `LENGTH path=NAME` and a line end; "" without one."""
+    position = 0
+    while position < len(content):
+        length = content[position : position + 20].partition(b" ")[0]
+        if not length.isdigit() or not int(length):
+            break
+        record = content[position + len(length) + 1 : position + int(length) - 1]
+        if record.startswith(b"path="):
+            return record[5:].decode("utf-8", "replace")
+        position += int(length)
+    return ""
+
+
+def _octal(field: bytes) -> int:
+    """Return a number of a header: octal text, or base 256 for sizes from 8 GiB."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.strip(b" \0") or b"0", 8)
