@@ -1,7 +1,7 @@
 """Bytes to pixels: the only place in the project that decodes an image.
 
-In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP), which are not trusted. Out: uint8 H·W·C,
-upright, RGB or gray; or an `ImageError` that says what is wrong.
+In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP, TIFF), which are not trusted. Out: uint8
+H·W·C, upright, RGB or gray; or an `ImageError` that says what is wrong.
 
 Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses a file at the slightest fault; the
 refused files and all other formats go to Pillow, which decides. Of a JPEG, `decode_region` decodes
@@ -24,6 +24,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from image_classification.errors import (
@@ -36,6 +37,7 @@ from image_classification.images.header import UPRIGHT, ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
 from image_classification.images.pixel_stream import PixelStream, pixel_spans, to_array
 from image_classification.images.price import Allowance, admit
+from image_classification.images.tiff import without_metadata
 from image_classification.samples import UInt8Array
 
 DEFAULT_MAX_PIXELS = 64 << 20
@@ -52,6 +54,7 @@ _READERS: dict[str, type[ImageFile]] = {
     "GIF": GifImageFile,
     "WEBP": WebPImageFile,
     "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
 }
 # Direction of rows and columns, −1 for backward; from 5 on, after the image is transposed.
 _BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -329,6 +332,8 @@ def _decode_with_pillow(
     data: bytes, header: ImageHeader, channels: int, scale: int, allowance: Allowance
 ) -> UInt8Array:
     _configure_pillow()
+    if header.format == "TIFF":
+        data = without_metadata(data)
     content = cast("IO[bytes]", PixelStream(data, pixel_spans(data, header), allowance))
     try:
         with _READERS[header.format](content) as image:

@@ -14,6 +14,9 @@ from image_classification.images.foreign_text import IMAGE, name_text
 HEAD_BYTES = 4096
 
 CONVERT = "convert it to JPEG or PNG"
+TIFF = f"TIFF: {CONVERT}"
+"""What is said of a TIFF that is not a raw photograph; its most common forms are decoded."""
+
 _VIDEO = "save a frame of it as JPEG or PNG"
 _UNPACK = "unpack it first"
 _DEVELOP = "export it as JPEG or PNG"
@@ -243,7 +246,7 @@ def _tiff(head: bytes) -> str:
             return _said(f"TIFF or {name}, a raw photograph", _DEVELOP)
     if any(mark in head for mark in _DNG):
         return _said("DNG, a raw photograph", _DEVELOP)
-    return _said("TIFF", CONVERT)
+    return TIFF
 
 
 def _base_media(head: bytes) -> str:

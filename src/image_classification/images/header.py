@@ -8,7 +8,7 @@ the canvas when it opens a file), and metadata must not decide whether pixels ca
 unreadable counts as 1, because the pixels are fine; Pillow's reader would warn (silencing that is
 not thread-safe), and its `exif_transpose` raises on damaged EXIF. Sources: JPEG: ITU-T T.81, annex
 B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; BMP: Microsoft's BITMAPINFOHEADER;
-EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF 6.0, section 2.
+EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF: see `tiff`.
 """
 
 import re
@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageFormatError
-from image_classification.images.foreign import altered_on_the_way, name_foreign
+from image_classification.images.foreign import CONVERT, TIFF, altered_on_the_way, name_foreign
+from image_classification.images.tiff import read_tiff_layout
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # in messages; common TIFFs are decoded too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
@@ -59,7 +60,7 @@ class ImageHeader:
     """What an image file says about itself.
 
     Attributes:
-        format: one of `FORMATS`.
+        format: one of `FORMATS`, or TIFF.
         width, height: pixels as stored, each at least 1; see `upright_size`.
         orientation: EXIF orientation, 1 to 8.
         channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
@@ -96,7 +97,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the header of an image file.
 
     Raises:
-        ImageFormatError: not one of `FORMATS`; names the actual format if it is known.
+        ImageFormatError: another format, or a TIFF that is not decoded; names it if it is known.
         ImageDamagedError: the header is cut off or impossible.
     """
     image_format = sniff(data)
@@ -106,6 +107,7 @@ def read_header(data: bytes) -> ImageHeader:
         "GIF": _read_gif,
         "WEBP": _read_webp,
         "BMP": _read_bmp,
+        "TIFF": _read_tiff,
     }[image_format]
     try:
         header = reader(data)
@@ -129,7 +131,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def sniff(data: bytes) -> str:
-    """Return the format of `data`, one of `FORMATS`; an ImageFormatError names any other."""
+    """Return the format of `data`; an ImageFormatError names one that is not accepted."""
     found = None
     if data.startswith(b"\xff\xd8"):
         found = "JPEG"
@@ -142,6 +144,8 @@ def sniff(data: bytes) -> str:
     elif data.startswith(b"BM"):
         found = "BMP"
     named = None if found else name_foreign(data)
+    if named == TIFF:  # and not a raw photograph
+        return "TIFF"
     if found and (found not in ("JPEG", "PNG") or b"\0" not in data[:END_BYTES]):
         named = altered_on_the_way(data, found)
     if named or not found:
@@ -364,6 +368,16 @@ def _read_bmp(data: bytes) -> ImageHeader:
     else:
         width, height = struct.unpack_from("<ii", data, 18)
     return ImageHeader("BMP", width, abs(height))  # a negative height: rows from the top
+
+
+def _read_tiff(data: bytes) -> ImageHeader:
+    layout = read_tiff_layout(data)
+    if layout.refusal:
+        raise ImageFormatError(
+            f"expected an image ({', '.join(FORMATS)}), got a TIFF {layout.refusal}: {CONVERT}"
+        )
+    found = layout.width, layout.height, layout.orientation, layout.channels, layout.bit_depth
+    return ImageHeader("TIFF", *found)
 
 
 def _read_orientation(exif: bytes) -> int:

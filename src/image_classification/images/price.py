@@ -20,6 +20,7 @@ import numpy as np
 from image_classification.contract import environment, process
 from image_classification.errors import ImageDamagedError, ImageTooLargeError
 from image_classification.images.header import SCAN, ImageHeader
+from image_classification.images.tiff import read_tiff_layout
 
 DEFAULT_MEMORY = 400_000_000
 DEFAULT_SECONDS = 2
@@ -52,6 +53,7 @@ _INTERLACED_PIXEL, _KEYED_PIXEL = 11e-9, 15e-9  # in seven passes; with a transp
 _GIF_PIXEL, _GIF_BYTE = 30e-9, 12e-9
 _WEBP_PIXEL, _WEBP_BYTE = 50e-9, 30e-9
 _BMP_PIXEL = 20e-9
+_TIFF_RAW_BYTE, _TIFF_BYTE = 12e-9, 10e-9
 _RUN_PIXEL, _RUN_BYTE = 60e-9, 0.6e-6  # Pillow decodes run lengths in Python
 _RESIZED_PIXEL = 4e-9
 _OUTPUT_PIXEL, _OUTPUT_SIDE = 20e-9, 0.25e-6  # of lanczos, the slowest: 16 and 0.23 measured
@@ -190,6 +192,14 @@ def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
     elif header.format == "WEBP":
         seconds = _WEBP_PIXEL * pixels + _WEBP_BYTE * len(data)
         memory += (_WEBP_PIXEL_MEMORY - _PIXEL_MEMORY) * pixels + 2 * len(data)  # Pillow's copies
+    elif header.format == "TIFF":
+        layout = read_tiff_layout(data)
+        raw = pixels * layout.channels * layout.bit_depth // 8
+        is_plain_color = header.channels in (1, 3) and header.bit_depth == 8
+        pixel = _CONVERTED_PIXEL if is_plain_color else _BLENDED_PIXEL
+        seconds = pixel * pixels + _TIFF_RAW_BYTE * raw + _TIFF_BYTE * len(data)
+        # A copy without metadata, and what libtiff reads and decodes at a time.
+        memory += len(data) + (layout.buffer_bytes and layout.buffer_bytes + 2 * len(data))
     else:
         seconds = _BMP_PIXEL * pixels
         if data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):  # the compressions RLE8 and RLE4

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from image_classification.errors import DataError, ListError
-from image_classification.images.foreign import HEAD_BYTES, recognize
+from image_classification.images.foreign import HEAD_BYTES, TIFF, recognize
 from image_classification.images.foreign_text import IMAGE
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 
 IM2REC_EXTENSIONS = (".jpeg", ".jpg", ".png")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 HIDDEN = "hidden files or folders"
 SPECIAL = "links to nowhere or special files"
@@ -168,9 +168,10 @@ def look_into(path: str) -> Content:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         return Content(False, False, f"it cannot be read: {error.strerror}")
-    if IMAGE.match(head):
+    what = "" if IMAGE.match(head) else recognize(head)
+    if what in ("", TIFF):
         return Content(True, False, "")
-    what = recognize(head) or ""
+    what = what or ""
     is_picture_or_pointer = any(word in what for word in ("pointer", "convert it"))
     is_note = not _CONTROL.search(head) and not is_picture_or_pointer
     return Content(False, is_note, "" if is_note else what)

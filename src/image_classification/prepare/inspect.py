@@ -28,7 +28,14 @@ from image_classification.samples import IntArray
 
 EXTRACTED_LIST = "extracted.lst"
 _NO_IMAGE = "no image"
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp"}
+_EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "GIF": "gif",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,6 @@ OTHERS = {
     "Nikon NEF": b"MM\0*" + bytes(40) + b"NIKON CORPORATION",
     "DNG": b"II*\0\x08\0\0\0\1\0\x12\xc6\1\0\4\0\0\0\1\4\0\0",
     "BigTIFF": b"II+\0\x08\0\0\0",
-    "TIFF: convert": written("TIFF"),
     "TGA": written("TGA"),
     "PNM": written("PPM"),
     "PDF": b"\r\n%PDF-1.7",

@@ -171,9 +171,10 @@ def test_an_image_is_found_by_its_content_where_its_name_does_not_tell(
     fill(tmp_path, JPEG, "cat/1.jfif", "cat/2.jpe", "cat/3", "cat/4.JPG_large", "dog/5.tmp")
     fill(tmp_path, PNG, "dog/6.image")
     fill(tmp_path, GIF, "dog/7.dat")
+    fill(tmp_path, b"II*\0\x08\0\0\0", "dog/8")
     source = FolderSource(tmp_path)
     found = ["cat/1.jfif", "cat/2.jpe", "cat/3", "cat/4.JPG_large"]
-    assert keys(source) == [*found, "dog/5.tmp", "dog/6.image", "dog/7.dat"]
+    assert keys(source) == [*found, "dog/5.tmp", "dog/6.image", "dog/7.dat", "dog/8"]
     assert not source.lost and not caplog.messages
 
 
@@ -195,7 +196,7 @@ def test_a_known_extension_is_believed_and_its_file_is_not_opened(
         (HEIC, "", "HEIC: convert it to JPEG or PNG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ".svg", "SVG, a drawing: convert it"),
         (b"%PDF-1.7\n\0", ".pdf", "PDF, a document: convert it to JPEG or PNG"),
-        (b"version https://git-lfs.github.com/spec/v1\n", ".tif", "run git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\n", ".jfif", "run git lfs pull"),
         (b"\x01\x02\x03\x04", ".xyz", r"1 \.xyz files"),
     ],
 )
