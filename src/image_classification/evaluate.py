@@ -7,7 +7,7 @@ from typing import Protocol
 
 from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
 from image_classification.inventory.splits import split_folders
-from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on
 from image_classification.loading.classes import warn_of_absent_classes
 from image_classification.loading.foreign_files import describe_file
 from image_classification.loading.packed import find_packed, open_packed
@@ -75,7 +75,8 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
     if len(source) and int(source.class_indices.max()) >= len(labels):
         raise DataError(
             f"{source.name}: found class {int(source.class_indices.max())}, but the model has "
-            f"{len(labels)} classes"
+            f"{len(labels)} classes{advice_on(source.class_indices.tolist())}; number the classes "
+            "as its labels.json does"
         )
     warn_of_absent_classes(source.name, source, labels)
     return source

@@ -136,8 +136,18 @@ class LabelMap:
             return self.names.index(name)
         except ValueError:
             raise DataError(
-                f"class {name!r} is not in the label map; known classes: {listed(self.names)}"
+                f"class {name!r} is not in the label map{did_you_mean(name, self.names)}; known "
+                f"classes: {listed(self.names)}; correct it, or add it to the label map"
             ) from None
+
+    def gaps(self, present: Iterable[int]) -> str | None:
+        """Return `numbering_advice` on the class indices that occur, unless names explain a gap.
+
+        A class without a sample is one that the data may lack if it has a name of its own.
+        """
+        found = set(present)
+        names = [(i, name) for i, name in enumerate(self.names) if i not in found]
+        return None if any(name != str(i) for i, name in names) else numbering_advice(found)
 
     def to_prediction_index(self) -> dict[str, int]:
         """Name → index, as in the file of the TensorFlow built-in."""

@@ -66,7 +66,7 @@ class LeftOut:
 
     Attributes:
         others: how many of the files are neither images nor text: possibly images that nobody can
-            read.
+            read, or links to images that are not there.
     """
 
     def __init__(self, used: Path | None = None) -> None:
@@ -205,6 +205,7 @@ def keep_images(
                 left_out.add(kind, entry.path, what)
         elif not entry.is_dir():
             left_out.add(SPECIAL, entry.path)
+            left_out.others += 1
     return kept
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from image_classification.errors import ChannelError
-from image_classification.labels.label_map import LabelMap, advice_on, listed
+from image_classification.labels.label_map import LabelMap, listed
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.samples import IntArray
 
@@ -39,12 +39,11 @@ def warn_of_absent_classes(
     absent = [labels.names[i] for i in np.flatnonzero(counts == 0).tolist()]
     if not absent:
         return
-    advice = ""
-    if is_training and source.multi_hot is None and labels == LabelMap.numbered(len(labels)):
-        advice = advice_on(np.flatnonzero(counts).tolist())
-    if advice:
-        _log.warning("%s: %d classes%s", name, len(labels), advice)
-        return
+    if is_training and source.multi_hot is None:
+        advice = labels.gaps(np.flatnonzero(counts).tolist())
+        if advice is not None:
+            _log.warning("%s: %d classes; %s", name, len(labels), advice)
+            return
     effect = "the model cannot learn them" if is_training else "they count as 0 images"
     _log.warning("%s: no images of %s: %s", name, listed(absent), effect)
 

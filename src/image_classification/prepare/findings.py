@@ -9,7 +9,7 @@ from typing import Any
 
 from image_classification.images.encode import thumbnail_of_file
 from image_classification.inventory.rows import Inventory
-from image_classification.labels.label_map import LabelMap, alike, numbering_advice
+from image_classification.labels.label_map import alike
 from image_classification.labels.tree import class_name
 from image_classification.loading.sources import NESTED
 from image_classification.pages import render
@@ -162,9 +162,7 @@ class Findings:
                 f"all images are of the class {self.labels.names[present[0]]}: training needs at "
                 "least two classes"
             )
-        advice = None
-        if self.labels == LabelMap.numbered(len(self.labels)) and self.hosts == 1:
-            advice = numbering_advice(present)
+        advice = self.labels.gaps(present) if self.hosts == 1 else None
         if advice is not None:
             yield advice
         for group in alike(self.labels.names):

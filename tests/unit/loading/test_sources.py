@@ -210,6 +210,14 @@ def test_a_class_that_loses_all_its_files_is_an_error_with_the_cure(
         source.refuse_lost_classes()
 
 
+def test_a_class_of_links_to_nowhere_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "1.jpg").symlink_to("../objects/1")
+    with pytest.raises(DataError, match=r"'owl' \(1 links to nowhere or special files"):
+        FolderSource(tmp_path).refuse_lost_classes()
+
+
 def test_the_files_of_a_class_that_cannot_be_used_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -547,6 +547,12 @@ def test_label_numbers_that_do_not_count_from_0_are_a_warning(
     code, verdict = check(capsys, records(tmp_path / "data.rec", 1, 2, 3))
     assert code == 0 and kinds(verdict)["label-numbers"] == "warning"
     assert "the labels are 1 to 3, so no image has 0" in message_of(verdict, "label-numbers")
+    lines = (json.dumps({"source-ref": f"one{n}.jpg", "class": n}) + "\n" for n in (1, 2))
+    (tmp_path / "all.manifest").write_text("".join(lines))
+    for number in (1, 2):
+        picture(tmp_path / f"one{number}.jpg", number)
+    _, verdict = check(capsys, tmp_path, "--list", tmp_path / "all.manifest")
+    assert "the labels are 1 to 2, so no image has 0" in message_of(verdict, "label-numbers")
 
 
 def test_a_class_that_validation_lacks_is_a_warning_and_one_that_training_lacks_an_error(

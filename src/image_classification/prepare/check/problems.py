@@ -120,8 +120,12 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
             f"{subset.name}: labels are not one class number, {expected}",
             [f"{subset.image_name(i)}: {_shown(labels[i])}" for i in wrong],
         )
-    if subset.names is None and not wrong:
-        advice = numbering_advice(np.unique(labels).astype(np.int64).tolist())
+    if not wrong:
+        numbers = np.unique(labels).astype(np.int64).tolist()
+        advice = numbering_advice(numbers)
+        if subset.names is not None:  # a number as a name is none, if most of them are absent
+            is_odd = 0 not in numbers or 2 * len(numbers) < len(subset.names)
+            advice = subset.names.gaps(numbers) if is_odd else None
         if advice is not None:
             yield Problem("warning", "label-numbers", f"{subset.name}: {advice}")
     yield from _count_problems(subset)
