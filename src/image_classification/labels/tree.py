@@ -35,7 +35,7 @@ _SYSTEM_NAMES = frozenset((
     "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin",
     "system volume information", ".ipynb_checkpoints", ".git",
 ))  # fmt: skip
-# Believed to be notes about images, so that thousands of them need not be opened.
+# If the first such file of a folder is a note, so are the others: there can be thousands.
 _NOTE_EXTENSIONS = frozenset((
     ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log",
     ".lst", ".py", ".ini", ".toml",
@@ -191,13 +191,16 @@ def keep_images(
             `IMAGE_EXTENSIONS`, and others whose content is that of an image.
     """
     kept = []
+    notes: set[str] = set()
     for entry in entries:
         extension = os.path.splitext(entry.name)[1].lower()
         if entry.is_file():
             is_image, _, what = extension in (extensions or IMAGE_EXTENSIONS), False, ""
-            if not is_image and extensions is None and extension not in _NOTE_EXTENSIONS:
+            if not is_image and extensions is None and extension not in notes:
                 is_image, is_note, what = look_into(entry.path)
                 left_out.others += not is_image and not is_note
+                if is_note and extension in _NOTE_EXTENSIONS:
+                    notes.add(extension)
             if is_image:
                 kept.append(entry)
             else:

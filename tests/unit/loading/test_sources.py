@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from image_classification.errors import DataError, RecordError
@@ -189,6 +190,18 @@ def test_a_known_extension_is_believed_and_its_file_is_not_opened(
     assert keys(FolderSource(tree(tmp_path, *names, "dog/x.JPG"))) == [*names, "dog/x.JPG"]
 
 
+def test_of_thousands_of_notes_one_in_each_folder_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.txt", "dog/2.txt")
+    fill(tmp_path, b"a note", *(f"cat/{n}.xml" for n in range(9)), *(f"cat/{n}.txt" for n in "ab"))
+    opened = []
+    look_into = trees.look_into
+    monkeypatch.setattr(trees, "look_into", lambda p: opened.append(p) or look_into(p))
+    assert keys(FolderSource(tmp_path)) == ["cat/1.jpg", "dog/1.txt", "dog/2.txt"]
+    assert len(opened) == 4
+
+
 @pytest.mark.parametrize(
     ("content", "ending", "cure"),
     [
@@ -290,3 +303,70 @@ def test_an_unknown_class_has_the_cure_in_its_message(tmp_path: Path) -> None:
         FolderSource(root, LabelMap(("cat", "dog")), may_lack_classes=True)
     assert "1 unknown: ['Cat'] (did you mean 'cat'?)" in str(raised.value)
     assert "rename the unknown folders, move them away, or train" in str(raised.value)
+
+
+FOLDERS = (
+    "cat",
+    "Cat",
+    "x.lst",
+    "labels.json",
+    "caf\u00e9",
+    "cafe\u0301",
+    "10",
+    "2",
+    "train",
+    "a b",
+)
+INNER = ("2024", "deep", ".cache", "__MACOSX", "data.rec", "b.csv")
+FILES = (
+    "1.jpg",
+    "2.jfif",
+    "3",
+    "4.PNG",
+    "5.txt",
+    "6.heic",
+    ".7.jpg",
+    "Thumbs.db",
+    "a.lst",
+    "8.tif",
+)
+CONTENTS = (JPEG, PNG, GIF, HEIC, b"II*\0\x08\0\0\0", b"a note\n", b"", b"\1\2\3")
+
+
+def is_hidden(path: Path) -> bool:
+    return any(trees.is_system_name(part) or part.startswith(".") for part in path.parts)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_file_of_a_random_tree_is_lost_without_a_word(
+    tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(seed)
+    for number in range(5):
+        root, made = tmp_path / str(number), []
+        root.mkdir()
+        for _ in range(int(random.integers(1, 12))):
+            depth = int(random.integers(0, 4))
+            folders = [str(random.choice(FOLDERS)), *map(str, random.choice(INNER, 3))][:depth]
+            path = Path(*folders, str(random.choice(FILES)))
+            if not (root / path).exists():
+                content = CONTENTS[random.integers(len(CONTENTS))]
+                fill(root, content, str(path))
+                made.append(path)
+        caplog.clear()
+        try:
+            source = FolderSource(root)
+        except DataError as error:
+            assert "expected one folder for each class with images" in str(error)
+            continue
+        found, lost = set(keys(source)), {folder.label for folder in source.lost}
+        assert len(found) == len(source)
+        for path in made:
+            is_image = path.suffix.lower() in trees.IMAGE_EXTENSIONS
+            is_image |= trees.look_into(str(root / path)).is_image
+            if is_hidden(path) or len(path.parts) == 1:
+                assert str(path) not in found
+            elif is_image:
+                assert str(path) in found
+            else:
+                assert path.parts[0] in lost or path.suffix in caplog.text
