@@ -33,7 +33,8 @@ def has_class_folders(root: Path) -> bool:
     """
     if split_folders(root, recursive=False):
         return True
-    return sum(tree.has_image(folder, recursive=False) for folder in subfolders(root)) > 1
+    holding = [folder for folder in subfolders(root) if tree.has_image(folder, recursive=False)]
+    return len(holding) > 1 and not all(split_named(folder.name) for folder in holding)
 
 
 def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
@@ -44,6 +45,8 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
         ListError: a name holds a TAB or a line break.
     """
     splits = split_folders(root)
+    if not splits:
+        _refuse_bare_splits(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
     names = {name for source in sources.values() for name in source.labels.names}
     if labels is None:
@@ -67,6 +70,18 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     tree.refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
+
+
+def _refuse_bare_splits(root: Path) -> None:
+    """Refuse folders named after splits as classes."""
+    bare = bare_splits(root)
+    if bare and all(folder in bare for folder in subfolders(root) if tree.has_image(folder)):
+        names = " and ".join(folder.name for folder in bare)
+        raise DataError(
+            f"{root}: {names}: named after splits, but with images directly in them, so that "
+            "nothing gives their classes; put the images into class folders, or name a table with "
+            "their classes with --list"
+        )
 
 
 def take_inventory(
@@ -117,7 +132,8 @@ def take_inventory(
                 )
                 for split, folder in folders.items()
             }
-            return _joined(root, parts, labels)
+            joined = _joined(root, parts, labels)
+            return joined if len(parts) > 1 else replace(joined, splits=())
     listing = listing or _only_listing(root)
     _check_options(listing, columns, label_attribute)
     if listing is None:
@@ -201,14 +217,27 @@ def _read_listing(
 
 
 def _split_tables(root: Path) -> dict[str, Path]:
-    """Return split → sub-folder if all sub-folders are named after splits and hold a list each."""
+    """Return split → sub-folder if all sub-folders are named after splits and hold a list each.
+
+    A split without a list, such as an unlabeled test split, is left out with a warning.
+    """
     splits: dict[str, Path] = {}
+    without: list[str] = []
     for folder in subfolders(root):
         split = split_named(folder.name)
-        is_alone = len(_listings(folder)) == 1 and not any(folder.glob("*.rec"))
-        if split is None or split in splits or not is_alone or has_class_folders(folder):
+        if split is None or split in splits or any(folder.glob("*.rec")):
             return {}
-        splits[split] = folder
+        if len(_listings(folder)) == 1 and not has_class_folders(folder):
+            splits[split] = folder
+        elif _listings(folder) or split_folders(root):
+            return {}
+        else:
+            without.append(folder.name)
+    if splits and without:
+        _log.warning(
+            "%s: left out %s, which has no table with the classes of its images",
+            *(root, " and ".join(without)),
+        )
     return splits
 
 

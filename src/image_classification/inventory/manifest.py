@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from image_classification.errors import DataError, ListError
+from image_classification.inventory.matching import path_of_uri
 from image_classification.inventory.rows import Row, find_files
 from image_classification.labels.label_map import MAX_CLASSES
 from image_classification.labels.values import parse_multi_hot
@@ -81,7 +81,7 @@ def read_multi_hot_manifest(
             labels.append(parse_multi_hot(sample[attribute], classes, label_format))
         except DataError as error:
             raise ListError(f"{where}, {attribute!r}: {error}") from error
-        rows.append(Row(where, _path_of(sample[_SOURCE]), ""))
+        rows.append(Row(where, path_of_uri(sample[_SOURCE]), ""))
     if not rows:
         raise ListError(f"{path}: expected one line per image, found none")
     found, left_out = find_files(root, path, rows)
@@ -134,7 +134,7 @@ def _row(
         raise ListError(f"{where}: no attribute {split_attribute!r}; it has {', '.join(sample)}")
     return Row(
         where,
-        _path_of(sample[_SOURCE]),
+        path_of_uri(sample[_SOURCE]),
         str(named) if isinstance(named, str) and named else name,
         number,
         None if split is None else str(split),
@@ -183,10 +183,3 @@ def _class_of(where: str, attribute: str, value: object) -> tuple[int | None, st
         f"{where}: expected one class in {attribute!r} (a number from 0, a name, or a vector with "
         f"a single 1), got {value!r:.100}"
     )
-
-
-def _path_of(reference: str) -> str:
-    """Return the path of a URI, without scheme and bucket; a plain path unchanged."""
-    if "://" not in reference:
-        return reference
-    return urlsplit(reference, allow_fragments=False).path.lstrip("/")

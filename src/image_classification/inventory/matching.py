@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from image_classification.errors import ListError
 from image_classification.labels.tree import LeftOut, find_images
@@ -133,11 +133,17 @@ class FileIndex:
         )
 
 
+def path_of_uri(reference: str) -> str:
+    """Return the path of a URI, without scheme, host or bucket, and query; else the text itself."""
+    _, mark, rest = reference.partition("://")
+    return rest.partition("?")[0].partition("/")[2].lstrip("/") if mark else reference
+
+
 def _parts(file: str) -> tuple[str, ...]:
     """Return the parts of a path, or of the path of a URI."""
     wanted = file.strip()
     if "://" in wanted:
-        wanted = unquote(urlsplit(wanted, allow_fragments=False).path).lstrip("/")
+        wanted = unquote(path_of_uri(wanted))
     return PurePosixPath(wanted.replace("\\", "/").removeprefix("./")).parts
 
 

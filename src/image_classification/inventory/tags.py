@@ -30,6 +30,8 @@ def split_labels(
     """
     if separator == NO_SEPARATOR:
         return None
+    if separator == "":
+        raise ListError(f"{table}: --label-separator: expected a text or none, got nothing")
     if separator is not None:
         mark = {"tab": "\t", "space": " ", "blank": " "}.get(separator, separator)
         return [_split(cell, mark) for cell in cells]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -225,6 +227,28 @@ def test_metadata_in_each_split_folder_sets_splits_and_shares_one_label_map(tmp_
     assert classes_of(inventory) == ["a", "b", "c", "b"]
     assert inventory.splits == ["train", "train", "validation", "validation"]
     assert paths_of(inventory)[2] == "validation/1.png"
+
+
+def test_a_split_folder_without_a_table_is_left_out_and_the_other_is_divided(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named(tmp_path, "train/1.png", "train/2.png", "test/3.png")
+    (tmp_path / "train/metadata.csv").write_text("file_name,label\n1.png,a\n2.png,b\n")
+    inventory = take_inventory(tmp_path)
+    assert classes_of(inventory) == ["a", "b"]
+    assert not inventory.splits
+    assert "left out test, which has no table" in caplog.text
+
+
+def test_folders_of_splits_without_class_folders_are_never_the_classes(tmp_path: Path) -> None:
+    named(tmp_path, "train/1.png", "train/2.png", "test/3.png")
+    with pytest.raises(DataError, match=r"test and train: named after splits.*--list"):
+        take_inventory(tmp_path)
+    (tmp_path / "train.csv").write_text("id,label\n1,a\n2,b\n")
+    assert classes_of(take_inventory(tmp_path)) == ["a", "b"]
+    (tmp_path / "sample_submission.csv").write_text("id,label\n3,a\n")
+    with pytest.raises(UsageError, match=r"2 lists \(sample_submission\.csv, train\.csv\)"):
+        take_inventory(tmp_path)
 
 
 def write_coco(root: Path, *pairs: tuple[int, int], **box: object) -> Path:
@@ -452,3 +476,48 @@ def test_the_first_line_is_data_if_it_names_a_file_or_repeats_a_value(images: Pa
     path = table(images, "", "{i},c{k}")
     path.write_text("missing-one,c0\n" + path.read_text())
     assert len(read(images, path).entries) == IMAGES + 1
+
+
+SEEDS = [
+    "id,label\n" + "".join(f"{i:05d},c{i % 3}\n" for i in range(IMAGES)),
+    "plate;a;b\n" + "".join(f"{i:05d}.jpg;{i % 2};{1 - i % 2}\n" for i in range(IMAGES)),
+    "".join(f"images/{i:05d}.jpg c{i % 3}\n" for i in range(IMAGES)),
+    "".join(f"TRAIN,gs://b/{i:05d}.jpg,c{i % 3},x\n" for i in range(IMAGES)),
+    "".join(f'{{"file_name": "{i:05d}.jpg", "label": ["c{i % 3}"]}}\n' for i in range(IMAGES)),
+    '{"images": [{"id": 1, "file_name": "00000.jpg"}], "annotations": [{"image_id": 1, '
+    '"category_id": 2}], "categories": [{"id": 2, "name": "x"}]}',
+    '{"source-ref": "s3://b/00000.jpg", "c": 1, "c-metadata": {"class-name": "k"}}\n',
+]
+TOKENS = [
+    *",;|\t \n\r\"'[]{}:\0ÿ\u2028",
+    "-1",
+    "nan",
+    "1e999",
+    "null",
+    "../x",
+    "://[",
+    "label",
+    "\ufeff",
+]
+
+
+def test_a_damaged_table_is_read_or_refused_and_never_crashes(images: Path) -> None:
+    random, counts = Random(15), Counter[str]()
+    endings = ("csv", "tsv", "txt", "json", "jsonl", "manifest")
+    for _ in range(1000):
+        text = list(random.choice(SEEDS))
+        for _ in range(random.choice((0, 1, 1, 2, 5))):
+            position = random.randrange(len(text))
+            if random.random() < 0.5:
+                text[position:position] = random.choice(TOKENS)
+            else:
+                del text[position : position + random.randrange(1, 6)]
+        path = images.parent / f"fuzz.{random.choice(endings)}"
+        path.write_bytes("".join(text).encode(random.choice(("utf-8", "utf-8", "utf-16"))))
+        try:
+            counts["read"] += bool(read(images, path).class_indices.size)
+        except DataError as error:
+            assert str(path) in str(error) or "class" in str(error)
+            counts["refused"] += 1
+    assert counts["read"] > 60
+    assert sum(counts.values()) == 1000
