@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,13 @@ from image_classification.contract import environment
 from image_classification.errors import ListError, RecordError, UsageError
 from image_classification.logs import Progress
 from image_classification.prepare.check import Problem, Subset
-from image_classification.prepare.check.problems import SubsetSummary, Verdict, check
+from image_classification.prepare.check.review import Review, check_review, write_review
 from image_classification.prepare.check.subsets import find_subsets
+from image_classification.prepare.check.verdict import SubsetSummary, Verdict, check
 
 _SHOWN = 5  # images of a problem in the table; --json has all
 _SHOWN_CLASSES = 20
+_log = logging.getLogger(__name__)
 
 
 def add_commands(commands: command_line.Commands) -> None:
@@ -45,6 +49,13 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     )
     command_line.add_columns(command)
     command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write every image with its label, its problems and what to do (drop or relabel), as "
+        "a list for preprocess --list",
+    )
     command_line.add_workers(command)
     command.set_defaults(run=run)
 
@@ -56,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--list needs exactly one PATH, got {len(args.paths)}; check the others separately"
         )
+    if args.csv is not None:
+        check_review(args.csv, [args.list] if args.list else [])
     subsets: list[Subset] = []
     damaged: list[Problem] = []
     for path in args.paths:
@@ -67,7 +80,22 @@ def run(args: argparse.Namespace) -> int:
     with Progress("check", sum(len(subset.keys) for subset in subsets), "images") as progress:
         verdict = check(subsets, workers, progress.advance, damaged, max_pixels)
     command_line.say(*([json.dumps(verdict.to_json(), indent=1)] if args.json else _lines(verdict)))
+    if args.csv is not None:
+        _log.info("%s", _said(args.csv, write_review(args.csv, subsets, verdict)))
     return int(verdict.has_errors)
+
+
+def _said(path: Path, review: Review) -> str:
+    """Return what is in the list and how to use it."""
+    text = (
+        f"{path}: {review.images} images, {review.dropped} to drop, {review.relabeled} to relabel"
+    )
+    if review.has_records:
+        return f"{text}; preprocess reads lists of image files, not of records"
+    return (
+        f"{text}; edit the columns action and label, then: image-classification preprocess "
+        f"--input {shlex.quote(review.root)} --list {shlex.quote(str(path))} --output channels"
+    )
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:

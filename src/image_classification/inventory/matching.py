@@ -44,6 +44,8 @@ class FileIndex:
 
     def holds(self, file: str) -> bool:
         """Return True if `file` names an image here, or several."""
+        if file in self.paths:
+            return True
         parts = _parts(file)
         return bool(parts) and (self._by_path(parts) is not None or parts[-1] in self._by_name)
 
@@ -56,6 +58,8 @@ class FileIndex:
         Raises:
             ListError: the name fits several files.
         """
+        if file in self.paths:  # also one with blanks at its ends or a backslash
+            return file
         parts = _parts(file)
         path = self._by_path(parts)
         if path is not None:

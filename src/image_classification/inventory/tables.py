@@ -8,6 +8,7 @@ column 0 or 1 for every class, where images have multiple labels.
 import logging
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from image_classification.inventory.column_kinds import ColumnOptions, is_bits, 
 from image_classification.inventory.columns import ColumnFinder, Columns
 from image_classification.inventory.grid import Grid, load_json, read_grid, read_text
 from image_classification.inventory.matching import FileIndex
+from image_classification.inventory.review import is_review, reviewed
 from image_classification.inventory.rows import Inventory, Row, find_files
-from image_classification.inventory.tags import split_labels
+from image_classification.inventory.tags import NO_SEPARATOR, split_labels
 from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES, LabelMap, is_utf8
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.samples import UInt8Array
@@ -59,6 +61,10 @@ def read_table(
     if not grid.rows:
         raise ListError(f"{path}: expected one line per image, found none")
     columns = ColumnFinder(grid, files, options).find()
+    if is_review(grid.header):
+        grid = reviewed(grid, columns, files)
+        if columns.labels and grid.name(columns.labels[0]) == "label" and not options.separator:
+            options = replace(options, separator=NO_SEPARATOR)  # a name may contain any sign
     _log.info("%s: %s", path, _described(grid, columns))
     return _rows(grid, columns, options, files.root)
 
@@ -146,13 +152,14 @@ def _texts(grid: Grid, columns: Columns) -> list[_RowOf]:
         def cell(meaning: str, position: int | None) -> str | None:
             if position is None:
                 return None
-            text = row[position].strip() if position < len(row) else ""
+            text = row[position] if position < len(row) else ""
             if meaning != "file":  # names of files are bytes to the system
+                text = text.strip()
                 _check_text(where, meaning, text)
             return text
 
         file = cell("file", columns.file) or ""
-        if not file:
+        if not file.strip():
             raise ListError(f"{where}: the file is empty; fill it in or remove the line")
         split = cell("split", columns.split)
         if split is not None and split.casefold() == "unassigned":

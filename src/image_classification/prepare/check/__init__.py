@@ -39,6 +39,8 @@ class Subset:
         kind: what the labels mean.
         multi_hot: uint8 (images, classes), 1 for every class of an image, if images have several.
         origin: the file that has the labels, for messages.
+        paths: of the image files below the folder, with the bytes of their names; none for records.
+        split: train, validation or test; "" if nothing says it.
         is_named: whether the images have their classes by name, as in folders: then another subset
             may number them differently.
     """
@@ -54,6 +56,8 @@ class Subset:
     multi_hot: UInt8Array | None = None
     origin: str = ""
     is_named: bool = False
+    paths: Sequence[str] = ()
+    split: str = ""
 
     def image_name(self, index: int) -> str:
         """Return a path that can be opened, or `file.rec#<image id>`."""
@@ -76,7 +80,7 @@ class Subset:
         return str(class_index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Properties of one image.
 
@@ -85,7 +89,10 @@ class Measurement:
         height, width: pixels, upright; 0 for an unusable image.
         is_gray: it has no color.
         is_plain: it is almost uniform, so that a perceptual hash is meaningless.
-        perceptual_hash: 64 bits; None if it was not asked for or is meaningless.
+        brightness: mean gray level, 0 to 255.
+        sharpness: variance of the Laplacian of the gray image; see `measure`.
+        perceptual_hash: 64 bits; None if it is meaningless.
+        mirrored_hash: that of the mirrored image.
         reason: why the image is unusable, or None.
     """
 
@@ -94,7 +101,10 @@ class Measurement:
     width: int = 0
     is_gray: bool = False
     is_plain: bool = False
+    brightness: float = 0.0
+    sharpness: float = 0.0
     perceptual_hash: int | None = None
+    mirrored_hash: int | None = None
     reason: str | None = None
 
 

@@ -5,6 +5,7 @@ In: the subsets and the measurements of their images. Out: problems that name ea
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -152,24 +153,38 @@ NEAR_BITS = 4
 """Of 64. Measured on 900 photographs: 99.7 % of the resized and recompressed copies differ in at
 most this many; of the 404,550 pairs of different photographs all but 7 differ in 12 or more."""
 
-_Image = tuple[Subset, int]
+Located = tuple[Subset, int]
+"""An image: its subset and its index there."""
 
 
-def duplicate_problems(
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of images that are equal, and of those that look the same."""
+
+    equal: Sequence[Sequence[Located]]
+    near: Sequence[Sequence[Located]]
+
+
+def find_duplicates(
     subsets: Sequence[Subset], measured: Sequence[Sequence[Measurement]]
-) -> Iterator[Problem]:
-    """Yield problems of equal images (across subsets, of several classes, within a subset), then of
-    similar ones."""
+) -> Duplicates:
+    """Return the groups of equal images, and of similar ones that are not all equal."""
     images = [(subset, index) for subset in subsets for index in range(len(subset.keys))]
     found = [measurement for measurements in measured for measurement in measurements]
     equal = equal_groups([measurement.digest for measurement in found])
-    yield from _equal_problems([[images[i] for i in group] for group in equal])
-    near = [
-        [images[i] for i in group]
-        for group in _near_groups(found)
-        if len({found[i].digest for i in group}) > 1
-    ]
-    crossing = [group for group in near if _crosses(group)]
+    near = [group for group in _near_groups(found) if len({found[i].digest for i in group}) > 1]
+    return Duplicates(
+        [[images[i] for i in group] for group in equal],
+        [[images[i] for i in group] for group in near],
+    )
+
+
+def duplicate_problems(duplicates: Duplicates) -> Iterator[Problem]:
+    """Yield problems of equal images (across subsets, of several classes, within a subset), then of
+    similar ones."""
+    yield from _equal_problems(duplicates.equal)
+    near = duplicates.near
+    crossing = [group for group in near if crosses(group)]
     if crossing:
         yield Problem(
             "warning",
@@ -177,14 +192,14 @@ def duplicate_problems(
             "similar images are in several subsets: training may see validation images",
             _names(crossing),
         )
-    within = [group for group in near if not _crosses(group)]
+    within = [group for group in near if not crosses(group)]
     if within:
         message = "images within a subset look the same"
         yield Problem("note", "near-duplicates", message, _names(within))
 
 
-def _equal_problems(groups: Sequence[Sequence[_Image]]) -> Iterator[Problem]:
-    crossing = [group for group in groups if _crosses(group)]
+def _equal_problems(groups: Sequence[Sequence[Located]]) -> Iterator[Problem]:
+    crossing = [group for group in groups if crosses(group)]
     if crossing:
         yield Problem(
             "error",
@@ -193,9 +208,7 @@ def _equal_problems(groups: Sequence[Sequence[_Image]]) -> Iterator[Problem]:
             "each image in one subset",
             _names(crossing),
         )
-    several = [
-        group for group in groups if len({subset.class_of(index) for subset, index in group}) > 1
-    ]
+    several = [group for group in groups if contradicts(group)]
     if several:
         message = "identical images have different classes"
         yield Problem("error", "contradicting-duplicates", message, _names(several))
@@ -219,9 +232,15 @@ def _near_groups(images: Sequence[Measurement]) -> list[list[int]]:
     return sorted(found)
 
 
-def _crosses(group: Sequence[_Image]) -> bool:
+def crosses(group: Sequence[Located]) -> bool:
+    """Return True if the images are in several subsets."""
     return len({subset.name for subset, _ in group}) > 1
 
 
-def _names(groups: Sequence[Sequence[_Image]]) -> list[str]:
+def contradicts(group: Sequence[Located]) -> bool:
+    """Return True if the images have different classes."""
+    return len({subset.class_of(index) for subset, index in group}) > 1
+
+
+def _names(groups: Sequence[Sequence[Located]]) -> list[str]:
     return [" = ".join(subset.image_name(index) for subset, index in group) for group in groups]

@@ -1,13 +1,19 @@
-"""Measures images: readable or not, size, color, digest, perceptual hash.
+"""Measures images: readable or not, size, color, brightness, sharpness, digest, perceptual hash.
 
-The perceptual hash is ImageHash's pHash (the signs of the lowest 8 × 8 frequencies of a 32 × 32
-gray version; C. Zauner, 2010). It survives resizing and recompression.
+The perceptual hash is pHash as in ImageHash: which of the lowest 8 × 8 frequencies of a 32 × 32
+gray version are above their median (C. Zauner, Implementation and Benchmarking of Perceptual Image
+Hash Functions, 2010). It survives resizing and recompression. The hash of the mirrored image needs
+no second transform: mirroring negates the odd frequencies of a row.
+
+The sharpness is the variance of the Laplacian, with the kernel 0 1 0, 1 -4 1, 0 1 0, of the gray
+levels (J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy: a comparative
+study, ICPR 2000). Images are first reduced to a shorter side of 64 pixels, so that the number means
+the same for every size.
 """
 
 import hashlib
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image
@@ -16,7 +22,7 @@ from image_classification.errors import OUT_OF_MEMORY, DataError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
 from image_classification.prepare.check import Measurement, Subset
-from image_classification.samples import UInt8Array
+from image_classification.samples import FloatArray
 from image_classification.work import in_order
 
 _SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded at a smaller size
@@ -25,17 +31,17 @@ _MEASURED_PIXELS = 4 << 20
 _COLORLESS = 8  # levels between the channels of a gray pixel in a color JPEG
 _PLAIN = 4.0  # standard deviation of the gray levels
 _BITS = np.array([1 << bit for bit in range(64)], np.uint64)
-
-
-def has_perceptual_hash() -> bool:
-    """Return True if the library for it is installed."""
-    return find_spec("imagehash") is not None
+_HASHED_SIDE, _FREQUENCIES = 32, 8
+# The type II discrete cosine transform of 32 values, without its constant factor.
+_COSINES = np.cos(
+    np.pi * np.outer(np.arange(_FREQUENCIES), np.arange(_HASHED_SIDE) + 0.5) / _HASHED_SIDE
+)
+_MIRROR = (-1.0) ** np.arange(_FREQUENCIES)
 
 
 def measure(
     subset: Subset,
     workers: int,
-    with_hash: bool,
     max_pixels: int,
     on_progress: Callable[[int], None],
 ) -> list[Measurement]:
@@ -44,13 +50,12 @@ def measure(
     Args:
         subset: the images.
         workers: threads.
-        with_hash: compute perceptual hashes.
         max_pixels: larger images are unusable.
         on_progress: called with 1 for every image.
     """
 
     def measure_one(index: int) -> Measurement:
-        return _measure_one(subset, index, with_hash, max_pixels)
+        return _measure_one(subset, index, max_pixels)
 
     found = []
     for result in in_order(measure_one, range(len(subset.keys)), workers):
@@ -59,7 +64,7 @@ def measure(
     return found
 
 
-def _measure_one(subset: Subset, index: int, with_hash: bool, max_pixels: int) -> Measurement:
+def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
     digest = b""
     try:
         content = subset.read(index)
@@ -79,20 +84,44 @@ def _measure_one(subset: Subset, index: int, with_hash: bool, max_pixels: int) -
     sampled = pixels[::step, ::step]
     gray = sampled.mean(axis=2, dtype=np.float32)
     is_plain = float(gray.std()) < _PLAIN
-    is_hashed = with_hash and not is_plain and min(height, width) >= _LEAST_SIDE
     spread = sampled.max(axis=2) - sampled.min(axis=2)
+    picture = Image.fromarray(pixels).convert("L")
+    is_hashed = not is_plain and min(height, width) >= _LEAST_SIDE
+    hashes = _hashes(picture) if is_hashed else (None, None)
     return Measurement(
         digest,
         height,
         width,
         is_gray=header.channels <= 2 or bool(np.percentile(spread, 99) <= _COLORLESS),
         is_plain=is_plain,
-        perceptual_hash=_hash(pixels) if is_hashed else None,
+        brightness=float(gray.mean()),
+        sharpness=_sharpness(picture),
+        perceptual_hash=hashes[0],
+        mirrored_hash=hashes[1],
     )
 
 
-def _hash(pixels: UInt8Array) -> int:
-    import imagehash
+def _hashes(picture: Image.Image) -> tuple[int, int]:
+    """Return the perceptual hashes of a gray image and of its mirror image."""
+    size = (_HASHED_SIDE, _HASHED_SIDE)
+    gray = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), np.float64)
+    low = _COSINES @ gray @ _COSINES.T
+    return _hash(low), _hash(low * _MIRROR)
 
-    bits = imagehash.phash(Image.fromarray(pixels)).hash.reshape(64)
+
+def _hash(frequencies: FloatArray) -> int:
+    bits = frequencies.ravel() > np.median(frequencies)
     return int((_BITS * bits).sum())
+
+
+def _sharpness(picture: Image.Image) -> float:
+    """Return the variance of the Laplacian of a gray image; 0 for one without an inner pixel."""
+    scale = _SIDE / min(picture.size)
+    if scale < 1:
+        width, height = (round(side * scale) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
+    if min(picture.size) < 3:
+        return 0.0
+    gray = np.asarray(picture, np.float32)
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    return float((around - 4 * gray[1:-1, 1:-1]).var())

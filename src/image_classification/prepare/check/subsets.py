@@ -85,6 +85,7 @@ def _inventory_subsets(inventory: rows.Inventory) -> list[Subset]:
                     name, inventory.root, paths, (kind, labels), inventory.labels, left_out
                 ),
                 is_named=True,
+                split=split or rows.split_named(inventory.root.name) or "",
             )
         )
     return subsets
@@ -104,7 +105,8 @@ def _list_subset(root: Path, listing: Path, is_only: bool) -> Subset:
     # Another list may name the images that one of several lists leaves out.
     reasons = left_out.reasons() if is_only else ()
     subset = _file_subset(name, root, paths, (kind, labels), names, reasons)
-    return replace(subset, origin=str(listing))
+    split = rows.split_named(root.name) or ""
+    return replace(subset, origin=str(listing), split=split)
 
 
 def _file_subset(
@@ -126,7 +128,8 @@ def _file_subset(
             return file.read()
 
     keys = [class_name(path) for path in paths]
-    return Subset(name, str(root), keys, first, names, read, left_out, kind, multi_hot)
+    subset = Subset(name, str(root), keys, first, names, read, left_out, kind, multi_hot)
+    return replace(subset, paths=paths)
 
 
 def _packed_subset(path: Path, files: Sequence[Path]) -> Subset:

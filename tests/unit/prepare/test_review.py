@@ -1,0 +1,197 @@
+"""The list of `check --csv`: what it proposes, and that `preprocess` reads it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from image_classification.cli import main
+
+
+def picture(path: Path, seed: int, scale: int = 8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    size = (12 * scale, 9 * scale)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for number in range(12):
+        picture(root / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+    return root
+
+
+def review(path: Path, *arguments: str | Path) -> dict[str, dict[str, str]]:
+    """Path → the other cells of its line."""
+    assert main(["check", *map(str, arguments), "--csv", str(path)]) in (0, 1)
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {row.pop("path"): row for row in csv.DictReader(file)}
+
+
+def channels(root: Path, listing: Path, out: Path) -> dict[str, Any]:
+    shutil.rmtree(out, ignore_errors=True)
+    words = ["preprocess", "--input", root, "--list", listing, "--output", out]
+    assert main(list(map(str, words))) == 0
+    found: dict[str, Any] = json.loads((out / "findings.json").read_text())
+    return found
+
+
+def counts(findings: dict[str, Any]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for split in findings["splits"].values():
+        for name, count in split["images_per_class"].items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def test_preprocess_leaves_out_what_the_list_drops(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(data / "cat/0.jpg", data / "cat/copy.jpg")
+    (data / "dog/bad.jpg").write_bytes(b"nothing")
+    Image.new("RGB", (64, 64), "red").save(data / "dog/plain.png")
+    rows = review(tmp_path / "r.csv", data)
+    assert list(rows["cat/0.jpg"]) == ["label", "problem", "action", "was"]
+    assert {path: row["action"] for path, row in rows.items() if row["action"]} == {
+        "cat/copy.jpg": "drop",
+        "dog/bad.jpg": "drop",
+        "dog/plain.png": "drop",
+    }
+    assert rows["cat/copy.jpg"]["problem"] == f"identical to {data}/cat/0.jpg"
+    assert rows["cat/2.jpg"] == {"label": "cat", "problem": "", "action": "", "was": ""}
+    assert counts(channels(data, tmp_path / "r.csv", tmp_path / "out")) == {"cat": 6, "dog": 6}
+    assert "left out 3 images that the list drops" in capsys.readouterr().err
+
+
+def test_an_image_to_relabel_is_used_once_it_has_another_label(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(data / "cat/0.jpg", data / "dog/same.jpg")
+    listing = tmp_path / "r.csv"
+    rows = review(listing, data)
+    assert rows["cat/0.jpg"]["action"] == "relabel" and rows["cat/0.jpg"]["was"] == "cat"
+    assert rows["cat/0.jpg"]["problem"] == f"identical to {data}/dog/same.jpg, which is dog"
+    assert rows["dog/same.jpg"]["action"] == "drop"
+    assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 5, "dog": 6}
+    assert "1 images to relabel that still have the old label" in capsys.readouterr().err
+    text = listing.read_text()
+    listing.write_text(text.replace("cat/0.jpg,cat,", "cat/0.jpg,dog,"))
+    assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 5, "dog": 7}
+    listing.write_text(text.replace("relabel", ""))
+    assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 6, "dog": 6}
+
+
+def test_a_list_that_drops_everything_or_says_anything_else_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "r.csv"
+    words = ["preprocess", "--input", data, "--list", listing, "--output", tmp_path / "out"]
+    for action, expected in (
+        ("drop", "each line says drop"),
+        ("delete", "line 2: expected drop, relabel or nothing in the column action, got 'delete'"),
+    ):
+        listing.write_text(f"path,label,problem,action,was\ncat/0.jpg,cat,,{action},\n")
+        assert main(list(map(str, words))) == 2
+        error = capsys.readouterr().err
+        assert "ClientError: " in error and expected in error
+
+
+def test_images_in_several_splits_are_dropped_from_training_and_keep_their_split(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "data"
+    for number, split in enumerate(("train", "train", "train", "train", "val", "val")):
+        picture(root / split / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+    shutil.copy(root / "val/cat/4.jpg", root / "train/cat/leak.jpg")
+    with Image.open(root / "val/dog/5.jpg") as image:
+        image.resize((60, 45)).save(root / "train/dog/small.jpg")
+    rows = review(tmp_path / "r.csv", root)
+    assert {row["split"] for row in rows.values()} == {"train", "validation"}
+    dropped = {path for path, row in rows.items() if row["action"] == "drop"}
+    assert dropped == {"train/cat/leak.jpg", "train/dog/small.jpg"}
+    found = channels(root, tmp_path / "r.csv", tmp_path / "out")
+    assert {name: split["images"] for name, split in found["splits"].items()} == {
+        "train": 4,
+        "validation": 2,
+    }
+
+
+def test_names_with_any_signs_and_bytes_come_back(data: Path, tmp_path: Path) -> None:
+    names = (b'"q", <b>|x.jpg', b" blank .jpg", b"back\\slash.jpg", b"caf\xe9.jpg", b"a;b.jpg")
+    for number, name in enumerate(names):
+        picture(data / "cat/new.jpg", 1000 + number)
+        os.replace(data / "cat/new.jpg", os.path.join(os.fsencode(data / "cat"), name))
+    for number in range(2):
+        picture(data / "a|b; [c]" / f"{number}.jpg", 2000 + number)
+    review(tmp_path / "r.csv", data)
+    assert counts(channels(data, tmp_path / "r.csv", tmp_path / "out")) == {
+        "a|b; [c]": 2,
+        "cat": 11,
+        "dog": 6,
+    }
+
+
+def test_images_with_several_classes_keep_all_of_them(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    lines = ["0.jpg,1,0,0", "2.jpg,1,1,0", "4.jpg,0,0,1", "6.jpg,0,0,0", "8.jpg,0,1,1"]
+    table.write_text("file,sun,sea,sand\n" + "".join(f"{line}\n" for line in lines))
+    rows = review(tmp_path / "r.csv", data / "cat", "--list", table)
+    assert [row["labels"] for row in rows.values()] == [
+        '["sun"]', '["sun", "sea"]', '["sand"]', "[]", '["sea", "sand"]'
+    ]  # fmt: skip
+    verdicts = []
+    for listing in (table, tmp_path / "r.csv"):
+        channels(data / "cat", listing, tmp_path / listing.stem)
+        found = json.loads((tmp_path / listing.stem / "findings.json").read_text())
+        verdicts.append(counts(found))
+    assert verdicts[0] == verdicts[1] == {"sun": 2, "sea": 2, "sand": 2}
+
+
+def test_labels_that_are_no_classes_are_to_relabel(data: Path, tmp_path: Path) -> None:
+    (data / "all.lst").write_text("0\t0\tcat/0.jpg\n1\t7\tdog/1.jpg\n2\t1\tdog/3.jpg\n")
+    (data / "labels.json").write_text('{"labels": ["cat", "dog"]}')
+    rows = review(tmp_path / "r.csv", data, "--list", data / "all.lst")
+    assert rows["dog/1.jpg"]["action"] == "relabel" and rows["dog/1.jpg"]["label"] == "7"
+
+
+def test_no_file_but_an_older_list_is_replaced(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    review(tmp_path / "r.csv", data)
+    review(tmp_path / "r.csv", data)
+    mine = tmp_path / "labels.csv"
+    mine.write_text("file,label\ncat/0.jpg,cat\ndog/1.jpg,dog\n")
+    for words in (["--csv", mine], ["--list", mine, "--csv", mine], ["--csv", tmp_path]):
+        assert main(list(map(str, ["check", data, *words]))) == 2
+        assert "Error: " in capsys.readouterr().err
+    assert mine.read_text().startswith("file,label")
+
+
+def test_blurred_images_are_a_note_only_among_sharp_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+        (root / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        sharp = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1))
+        sharp.save(root / str(number % 2) / f"{number}.png")
+    soft = Image.open(root / "1/5.png").filter(ImageFilter.GaussianBlur(3))
+    stretched = np.asarray(soft, np.float32)
+    stretched = (stretched - stretched.mean()) * 6 + 128  # smooth, but not plain
+    Image.fromarray(stretched.clip(0, 255).astype(np.uint8)).save(root / "1/soft.png")
+    assert main(["check", str(root), "--json"]) == 0
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    found = [(p["kind"], p["severity"], p["images"]) for p in problems]
+    assert ("blurred", "note", [f"{root}/1/soft.png"]) in found
