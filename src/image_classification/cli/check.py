@@ -13,9 +13,9 @@ from image_classification.contract import environment
 from image_classification.errors import ListError, RecordError, UsageError
 from image_classification.logs import Progress
 from image_classification.prepare.check import Problem, Subset
+from image_classification.prepare.check.problems import SubsetSummary, Verdict, check
 from image_classification.prepare.check.review import Review, check_review, write_review
 from image_classification.prepare.check.subsets import find_subsets
-from image_classification.prepare.check.verdict import SubsetSummary, Verdict, check
 
 _SHOWN = 5  # images of a problem in the table; --json has all
 _SHOWN_CLASSES = 20

@@ -22,6 +22,8 @@ from image_classification.samples import IntArray, UInt8Array
 
 UNLISTED = "images that the list does not name"
 REPEATED = "lines that repeat another"
+DROPPED = "images that the list drops"
+UNDECIDED = "images to relabel that still have the old label"
 SPLITS = ("train", "validation", "test")
 _log = logging.getLogger(__name__)
 
@@ -258,6 +260,13 @@ def _class_index(row: Row, labels: LabelMap) -> int:
             "labels or in those next to the list; use the labels that the list was made with"
         )
     return index
+
+
+def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
+    """Return the entries of a list as rows, to find their files."""
+    return [
+        Row(f"{listing}, id {entry.id}", entry.path, f"{entry.labels[0]:g}") for entry in entries
+    ]
 
 
 def find_files(

@@ -19,8 +19,14 @@ from image_classification.inventory.column_kinds import ColumnOptions, is_bits, 
 from image_classification.inventory.columns import ColumnFinder, Columns
 from image_classification.inventory.grid import Grid, load_json, read_grid, read_text
 from image_classification.inventory.matching import FileIndex
-from image_classification.inventory.review import is_review, reviewed
-from image_classification.inventory.rows import Inventory, Row, find_files
+from image_classification.inventory.rows import (
+    DROPPED,
+    UNDECIDED,
+    Inventory,
+    Row,
+    file_rows,
+    find_files,
+)
 from image_classification.inventory.tags import NO_SEPARATOR, split_labels
 from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES, LabelMap, is_utf8
 from image_classification.labels.lists import ListEntry, read_list
@@ -29,6 +35,9 @@ from image_classification.samples import UInt8Array
 _YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
 _SHOWN = 20
 _RowOf = Callable[..., Row]
+DROP, RELABEL = "drop", "relabel"
+REVIEW_COLUMNS = ("problem", "action", "was")
+"""Added by `check --csv`: what is wrong with an image, what to do, the label that is to change."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,11 +71,47 @@ def read_table(
         raise ListError(f"{path}: expected one line per image, found none")
     columns = ColumnFinder(grid, files, options).find()
     if is_review(grid.header):
-        grid = reviewed(grid, columns, files)
+        grid = _reviewed(grid, columns, files)
         if columns.labels and grid.name(columns.labels[0]) == "label" and not options.separator:
             options = replace(options, separator=NO_SEPARATOR)  # a name may contain any sign
     _log.info("%s: %s", path, _described(grid, columns))
     return _rows(grid, columns, options, files.root)
+
+
+def is_review(header: Sequence[str] | None) -> bool:
+    """Return True for the header of such a list."""
+    return set(REVIEW_COLUMNS) <= set(header or ())
+
+
+def _reviewed(grid: Grid, columns: Columns, files: FileIndex) -> Grid:
+    """Return the rows that a list of `check --csv` keeps; the files of the others are left out."""
+    places = {name: grid.column((grid.header or ()).index(name)) for name in REVIEW_COLUMNS}
+    kept = []
+    for number, row in enumerate(grid.rows):
+        action = places["action"][number].strip().casefold()
+        label = " ".join(row[position].strip() for position in columns.labels)
+        if action not in ("", DROP, RELABEL):
+            raise ListError(
+                f"{grid.where(number)}: expected {DROP}, {RELABEL} or nothing in the column "
+                f"action, got {action!r}"
+            )
+        if action == DROP:
+            reason = DROPPED
+        elif action == RELABEL and label in ("", places["was"][number].strip()):
+            reason = UNDECIDED
+        else:
+            kept.append(number)
+            continue
+        path = files.find(grid.where(number), row[columns.file])
+        files.paths.discard(path)
+        files.left_out.add(reason, path)
+    if not kept:
+        raise ListError(
+            f"{grid.path}: expected images to use, but each line says {DROP}, or {RELABEL} with "
+            "the old label; change the column action or label"
+        )
+    rows, where = [grid.rows[i] for i in kept], [grid.places[i] for i in kept]
+    return replace(grid, rows=rows, places=where)
 
 
 def _document(path: Path) -> object:
@@ -352,10 +397,3 @@ def _read_entries(listing: Path) -> list[ListEntry]:
     if not entries:
         raise ListError(f"{listing}: expected a list of images, got an empty file")
     return entries
-
-
-def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
-    """Return the entries of a list as rows, to find their files."""
-    return [
-        Row(f"{listing}, id {entry.id}", entry.path, f"{entry.labels[0]:g}") for entry in entries
-    ]

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from image_classification.cli import im2rec, main
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels import tree
 from image_classification.prepare.channels import ChannelPlan, write_channels
-from image_classification.prepare.check import Subset, duplicates, problems
+from image_classification.prepare.check import Subset, duplicates, measure, problems
 from image_classification.prepare.check.duplicates import near_groups
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
@@ -50,10 +50,8 @@ def check(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[i
 
 
 def kinds(verdict: dict[str, Any]) -> dict[str, str]:
-    """Kind → severity, without the note that a library is not installed."""
-    found = {problem["kind"]: problem["severity"] for problem in verdict["problems"]}
-    found.pop("no-perceptual-hash", None)
-    return found
+    """Kind → severity."""
+    return {problem["kind"]: problem["severity"] for problem in verdict["problems"]}
 
 
 def images_of(verdict: dict[str, Any], kind: str) -> list[str]:
@@ -62,7 +60,6 @@ def images_of(verdict: dict[str, Any], kind: str) -> list[str]:
 
 
 def test_a_clean_data_set_has_no_problem(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("imagehash")
     code, verdict = check(capsys, clean)
     assert (code, verdict["ok"], verdict["problems"]) == (0, True, [])
     (part,) = verdict["parts"]
@@ -125,7 +122,7 @@ def test_files_that_are_not_images_are_reported(
         "folders-inside-a-class-folder": "note",
         "images-outside-a-class-folder": "warning",
         ".txt-files": "note",
-    } | {k: v for k, v in found.items() if k == "no-perceptual-hash"}
+    }
 
 
 def test_equal_images_are_an_error_across_splits_and_across_classes_only(
@@ -151,7 +148,6 @@ def test_equal_images_are_an_error_across_splits_and_across_classes_only(
 def test_resized_and_recompressed_copies_are_found_across_paths(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("imagehash")
     other = tmp_path / "other"
     picture(other / "cat" / "copy.jpg", 2, (300, 225), quality=60)
     picture(other / "dog" / "new.jpg", 99)
@@ -160,6 +156,28 @@ def test_resized_and_recompressed_copies_are_found_across_paths(
     assert images_of(verdict, "near-duplicates-across-parts") == [
         f"{clean}/cat/2.jpg = {other}/cat/copy.jpg"
     ]
+
+
+def test_mirrored_copies_are_found(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(clean / "cat" / "2.jpg") as image:
+        ImageOps.mirror(image).resize((300, 225)).save(clean / "cat" / "mirrored.png")
+    code, verdict = check(capsys, clean)
+    assert code == 0 and kinds(verdict) == {"near-duplicates": "note"}
+    assert images_of(verdict, "near-duplicates") == [
+        f"{clean}/cat/2.jpg = {clean}/cat/mirrored.png"
+    ]
+
+
+def test_the_perceptual_hash_is_that_of_imagehash() -> None:
+    imagehash = pytest.importorskip("imagehash")
+    for seed in range(20):
+        coarse = np.random.default_rng(seed).integers(0, 256, (12, 9, 3)).astype(np.uint8)
+        image = Image.fromarray(coarse).resize((90, 120), Image.Resampling.BICUBIC)
+        for found, picture in zip(
+            measure._hashes(image.convert("L")), (image, ImageOps.mirror(image)), strict=True
+        ):
+            bits = imagehash.phash(picture).hash.reshape(64)
+            assert found == sum(1 << i for i in range(64) if bits[i])
 
 
 def test_records_have_the_problems_of_the_folders_they_were_packed_from(

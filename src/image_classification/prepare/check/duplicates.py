@@ -189,12 +189,13 @@ def duplicate_problems(duplicates: Duplicates) -> Iterator[Problem]:
         yield Problem(
             "warning",
             "near-duplicates-across-parts",
-            "similar images are in several subsets: training may see validation images",
+            "similar images, perhaps mirrored, are in several subsets: training may see validation "
+            "images",
             _names(crossing),
         )
     within = [group for group in near if not crosses(group)]
     if within:
-        message = "images within a subset look the same"
+        message = "images within a subset look the same, perhaps mirrored"
         yield Problem("note", "near-duplicates", message, _names(within))
 
 
@@ -220,11 +221,14 @@ def _equal_problems(groups: Sequence[Sequence[Located]]) -> Iterator[Problem]:
 
 
 def _near_groups(images: Sequence[Measurement]) -> list[list[int]]:
-    """Return the indices of images with equal or near hashes, connected to groups."""
+    """Return the indices of images that look the same, also mirrored, connected to groups."""
     hashed = [i for i, image in enumerate(images) if image.perceptual_hash is not None]
-    hashes = np.array([images[i].perceptual_hash for i in hashed], np.uint64)
-    unique, inverse = np.unique(hashes, return_inverse=True)
-    groups = near_groups(unique, NEAR_BITS)[inverse]
+    hashes = [images[i].perceptual_hash for i in hashed]
+    mirrored = [images[i].mirrored_hash for i in hashed]
+    unique, inverse = np.unique(np.array(hashes + mirrored, np.uint64), return_inverse=True)
+    own = inverse[: len(hashed)]
+    sides = np.stack((own, inverse[len(hashed) :]), axis=1)
+    groups = _connected(near_groups(unique, NEAR_BITS), sides)[own]
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order])) + 1
     indices = np.array(hashed, np.int64)[order]

@@ -1,13 +1,15 @@
-"""The problems of each subset: its images, labels, classes and folders, also against the others."""
+"""The whole check of a data set: measure every image, then report the problems."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from image_classification.inventory import review, rows
+from image_classification.images.decode import DEFAULT_MAX_PIXELS
+from image_classification.inventory import rows
 from image_classification.labels import tree
 from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.labels.label_map import alike, numbering_advice
@@ -19,17 +21,16 @@ from image_classification.prepare.check import (
     Severity,
     Subset,
 )
+from image_classification.prepare.check.duplicates import (
+    Duplicates,
+    duplicate_problems,
+    find_duplicates,
+)
+from image_classification.prepare.check.measure import image_kinds, measure
 from image_classification.samples import IMBALANCED
 
-_TINY_SIDE = 32  # pixels of the shorter side
-_HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
-_ODD_ASPECT = 3.0  # a crop shows a third of such an image
-# Measured on 900 photographs: 0.1 % are below this sharpness; blurred by a Gaussian of 2 % of the
-# shorter side, 88 % are.
-_BLURRED = 100.0
-_BLUR_SHARE = 0.25  # of the median
 _NAMED = 10
-ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What is left out → its `kind` in JSON, which never changes.
 _ERRORS = {sources.LOST: "class-folders-without-a-usable-image"}
@@ -37,13 +38,13 @@ _WARNINGS = {
     sources.EMPTY: "class-folders-without-an-image",
     sources.OUTSIDE: "images-outside-a-class-folder",
     rows.UNLISTED: "images-that-the-list-does-not-name",
-    review.UNDECIDED: "images-to-relabel",
+    rows.UNDECIDED: "images-to-relabel",
     tree.HIDDEN: "hidden-files-or-folders",
 }
 _NOTES = {
     sources.NESTED: "folders-inside-a-class-folder",
     rows.REPEATED: "lines-that-repeat-another",
-    review.DROPPED: "images-that-the-list-drops",
+    rows.DROPPED: "images-that-the-list-drops",
     tree.SPECIAL: "links-to-nowhere-or-special-files",
     tree.CIRCULAR: "links-to-a-folder-around-themselves",
     tree.NO_EXTENSION: "files-without-an-extension",
@@ -63,69 +64,6 @@ def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator
     for kind in image_kinds(measured):
         names = [subset.image_name(i) for i in kind.indices]
         yield Problem(kind.severity, kind.kind, f"{subset.name}: {kind.message}", names)
-
-
-@dataclass(frozen=True)
-class ImageKind:
-    """Images of a subset that are odd in the same way; the attributes are those of a `Problem`."""
-
-    severity: Severity
-    kind: str
-    message: str
-    indices: Sequence[int]
-
-
-def image_kinds(measured: Sequence[Measurement]) -> Iterator[ImageKind]:
-    """Yield tiny, huge, long, gray, plain and blurred images."""
-    usable = [(i, image) for i, image in enumerate(measured) if image.reason is None]
-    in_color = sum(not image.is_gray for _, image in usable)
-    limit = blur_limit([image for _, image in usable])
-    tests: list[tuple[Severity, str, str, Callable[[Measurement], bool]]] = [
-        (
-            "warning",
-            "tiny",
-            f"images have a side below {_TINY_SIDE} pixels",
-            lambda image: min(image.height, image.width) < _TINY_SIDE,
-        ),
-        (
-            "note",
-            "huge",
-            f"images have more than {_HUGE_PIXELS // 10**6} megapixels: preprocess --resize makes "
-            "training several times faster",
-            lambda image: image.height * image.width > _HUGE_PIXELS,
-        ),
-        (
-            "warning",
-            "odd-aspect",
-            f"images are more than {_ODD_ASPECT:g} times as long as wide",
-            lambda image: (
-                max(image.height, image.width) > _ODD_ASPECT * min(image.height, image.width)
-            ),
-        ),
-        (
-            "note",
-            "grey",
-            f"images are gray among {in_color} in color",
-            lambda image: image.is_gray and in_color > 0,
-        ),
-        ("warning", "plain", "images have almost one color only", lambda image: image.is_plain),
-        (
-            "note",
-            "blurred",
-            "images are blurred among sharp ones",
-            lambda image: not image.is_plain and image.sharpness < limit,
-        ),
-    ]
-    for severity, kind, message, is_one in tests:
-        indices = [i for i, image in usable if is_one(image)]
-        if indices:
-            yield ImageKind(severity, kind, message, indices)
-
-
-def blur_limit(images: Sequence[Measurement]) -> float:
-    """Return the sharpness below which an image is blurred: a fixed one, and less where all images
-    are smooth, as X-rays are."""
-    return min(_BLURRED, _BLUR_SHARE * float(np.median([i.sharpness for i in images] or [0.0])))
 
 
 def _label_problems(subset: Subset) -> Iterator[Problem]:
@@ -250,7 +188,7 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
         )
         holds = _content(example)
         if holds:  # perhaps an image, and in a format that is not accepted
-            severity, holds = max(severity, "warning", key=ORDER[::-1].index), f" ({holds})"
+            severity, holds = max(severity, "warning", key=_ORDER[::-1].index), f" ({holds})"
         yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}{holds}")
 
 
@@ -259,7 +197,7 @@ def _content(example: str) -> str:
     return tree.look_into(example).what if os.path.isfile(example) else ""
 
 
-def class_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
+def _class_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
     """Yield an error if there is only one class, in all subsets or in the training subset."""
     for chosen in ([s for s in subsets if _is_training(s)], subsets):
         labeled = [subset for subset in chosen if len(subset.keys)]
@@ -286,7 +224,7 @@ def _is_training(subset: Subset) -> bool:
     return rows.split_named(os.path.basename(subset.folder)) == "train"
 
 
-def name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
+def _name_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
     """Yield subsets whose class numbers mean different names, or whose classes differ.
 
     The training subset decides, else the first one of those with the most classes. Another one may
@@ -347,8 +285,90 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def subset_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
+def _subset_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
     """Yield the problems of one subset: of its images, labels and folders."""
     yield from _image_problems(subset, measured)
     yield from _label_problems(subset)
     yield from _folder_problems(subset)
+
+
+@dataclass(frozen=True)
+class SubsetSummary:
+    """A subset in numbers.
+
+    Attributes:
+        name: of the subset.
+        images: how many it has.
+        unusable: how many of them cannot be used.
+        class_counts: class name → images.
+    """
+
+    name: str
+    images: int
+    unusable: int
+    class_counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        subsets: in numbers.
+        problems: errors first.
+        measured: the measurements of every subset's images.
+        duplicates: equal and similar images.
+    """
+
+    subsets: Sequence[SubsetSummary]
+    problems: Sequence[Problem]
+    measured: Sequence[Sequence[Measurement]]
+    duplicates: Duplicates
+
+    @property
+    def has_errors(self) -> bool:
+        """True if the data set should not be trained on as it is."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as JSON values."""
+        return {
+            "ok": not self.has_errors,
+            "parts": [asdict(subset) for subset in self.subsets],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def check(
+    subsets: Sequence[Subset],
+    workers: int,
+    on_progress: Callable[[int], None],
+    damaged: Sequence[Problem] = (),
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Verdict:
+    """Check the subsets of a data set, each alone and against the others.
+
+    Args:
+        subsets: what to check.
+        workers: threads.
+        on_progress: called with 1 for every image.
+        damaged: problems of paths that could not be opened.
+        max_pixels: larger images are unusable.
+    """
+    measured = [measure(subset, workers, max_pixels, on_progress) for subset in subsets]
+    found = [*damaged, *_name_problems(subsets), *_class_problems(subsets)]
+    for subset, images in zip(subsets, measured, strict=True):
+        found += _subset_problems(subset, images)
+    duplicates = find_duplicates(subsets, measured)
+    found += duplicate_problems(duplicates)
+    found.sort(key=lambda problem: _ORDER.index(problem.severity))
+    summaries = [
+        SubsetSummary(
+            subset.name,
+            len(images),
+            sum(image.reason is not None for image in images),
+            class_counts(subset),
+        )
+        for subset, images in zip(subsets, measured, strict=True)
+    ]
+    return Verdict(summaries, found, measured, duplicates)

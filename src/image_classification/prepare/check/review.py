@@ -16,12 +16,12 @@ import numpy as np
 
 from image_classification.errors import UsageError
 from image_classification.files import check_target, written_beside
-from image_classification.inventory.review import COLUMNS, DROP, RELABEL, is_review
 from image_classification.inventory.rows import SPLITS
+from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
 from image_classification.prepare.check import Subset
 from image_classification.prepare.check.duplicates import Located, contradicts, crosses
-from image_classification.prepare.check.problems import image_kinds, labels_out_of_range
-from image_classification.prepare.check.verdict import Verdict
+from image_classification.prepare.check.measure import image_kinds
+from image_classification.prepare.check.problems import Verdict, labels_out_of_range
 
 _PROBLEMS = {
     "tiny": "tiny",
@@ -82,7 +82,7 @@ def write_review(path: Path, subsets: Sequence[Subset], verdict: Verdict) -> Rev
     ):
         writer = csv.writer(file, lineterminator="\n")
         splits = ["split"] if are_split else []
-        writer.writerow(["path", label_column, *splits, *COLUMNS])
+        writer.writerow(["path", label_column, *splits, *REVIEW_COLUMNS])
         for number, subset in enumerate(subsets):
             for index in range(len(subset.keys)):
                 finding = findings.get((number, index)) or _Finding()

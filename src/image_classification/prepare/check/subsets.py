@@ -10,7 +10,7 @@ import numpy as np
 from image_classification.errors import DataError
 from image_classification.inventory import folders, rows, splits
 from image_classification.inventory.column_kinds import ColumnOptions
-from image_classification.inventory.tables import file_rows
+from image_classification.inventory.rows import file_rows
 from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
