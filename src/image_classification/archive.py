@@ -48,7 +48,7 @@ _FORMATS = {
 }
 _ZIP_TAIL = 22 + 2**16  # bytes at the end of a ZIP that hold the end of its directory
 _USTAR = slice(257, 262)  # of a tar header
-_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):/+(.*)")
+_ADDRESS = re.compile(r"(?i)(arn(?=:)|[a-z][a-z0-9+.-]+(?=:/)):/*(.*)")
 _ARCHIVE = re.compile(r"(?i).*\.(?:tar\.gz|tgz|tar|tar\.bz2|tar\.xz|zip)")
 
 
@@ -119,7 +119,7 @@ def unpacked(
         return
     expected = f"{path}: expected a model.tar.gz or the folder unpacked from it, found"
     if address := _ADDRESS.fullmatch(str(path)):
-        raise ArtifactError(_at_address(*address.groups()))
+        raise ArtifactError(_at_address(address[1].lower(), address[2]))
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -135,15 +135,16 @@ def unpacked(
 
 def _at_address(scheme: str, rest: str) -> str:
     """Return the error about an address in place of a path, which has lost one of its slashes."""
-    address = f"{scheme.lower()}://{rest}"
+    address = f"{scheme}:{'' if scheme == 'arn' else '//'}{rest}"
     commands = {
         "s3": "aws s3 cp",
         "gs": "gcloud storage cp",
         "http": "curl -LO",
         "https": "curl -LO",
+        "arn": "aws s3 cp the S3ModelArtifacts or ModelDataUrl of",
     }
-    command = commands.get(scheme.lower(), "copy")
-    target = " model.tar.gz" if " cp" in command else ""
+    command = commands.get(scheme, "copy")
+    target = " model.tar.gz" if command.endswith(" cp") else ""
     return (
         f"{address}: expected a path on this machine, found an address; download it first: "
         f"{command} {shlex.quote(address)}{target}"
@@ -184,7 +185,7 @@ def file_names(path: Path) -> Iterator[PurePosixPath]:
         yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
         return
     if address := _ADDRESS.fullmatch(str(path)):
-        raise ArtifactError(_at_address(*address.groups()))
+        raise ArtifactError(_at_address(address[1].lower(), address[2]))
     yield from (PurePosixPath(member.name) for member in _members(path))
 
 
@@ -216,8 +217,7 @@ def _kind_of(archive: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES):
         return f"it cannot be read ({error.strerror})"
     head = _head(archive)
-    name, _ = _format_of(head)
-    if not name:
+    if not (name := _format_of(head)[0]):
         return f"not an archive, it begins with {head[:16]!r}"
     is_other = type(error) is tarfile.ReadError and str(error) in ("invalid header", "bad checksum")
     inside = ", or one without a tar archive inside" if is_other else ""

@@ -9,7 +9,7 @@ from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, Im
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on
 from image_classification.loading.classes import warn_of_absent_classes
-from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
@@ -64,7 +64,9 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
         folder.refuse_lost_classes()
         source = folder
     else:
-        raise DataError(f"{path}: expected class folders or a .rec file, found nothing")
+        raise DataError(
+            f"{path}: expected class folders or a .rec file, found {describe_missing(path)}"
+        )
     if source.multi_hot is not None:
         if source.multi_hot.shape[1] != len(labels):
             raise DataError(

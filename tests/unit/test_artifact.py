@@ -303,6 +303,10 @@ def test_a_file_that_is_no_archive_is_named_with_what_to_do(
         ("s3://bucket/job/model.tar.gz", "aws s3 cp s3://bucket/job/model.tar.gz model.tar.gz"),
         ("S3://bucket/m.tgz", "aws s3 cp s3://bucket/m.tgz model.tar.gz"),
         ("https://host/m.tar.gz?a=1&b", "curl -LO 'https://host/m.tar.gz?a=1&b'"),
+        (
+            "arn:aws:sagemaker:eu-west-1:1:model/m",
+            "ModelDataUrl of arn:aws:sagemaker:eu-west-1:1:m",
+        ),
         ("gs://bucket/m.tar.gz", "gcloud storage cp gs://bucket/m.tar.gz model.tar.gz"),
     ],
 )

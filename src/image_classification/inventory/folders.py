@@ -9,12 +9,21 @@ from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.manifest import is_manifest, read_manifest
 from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import Inventory, assemble, in_order, split_named
-from image_classification.inventory.splits import bare_splits, split_folders, subfolders
+from image_classification.inventory.splits import (
+    bare_splits,
+    split_folders,
+    splits_in_names,
+    subfolders,
+)
 from image_classification.inventory.tables import read_list_inventory, read_table
 from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
-from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.foreign_files import (
+    describe_file,
+    describe_missing,
+    refuse_pointer,
+)
 from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.loading.sources import NESTED, FolderSource
 
@@ -112,7 +121,7 @@ def take_inventory(
         UsageError: an option that this kind of input does not have.
     """
     if not root.is_dir():
-        found = describe_file(root) if root.is_file() else "none"
+        found = describe_file(root) if root.is_file() else describe_missing(root)
         raise DataError(f"{root}: expected a folder of images, found {found}")
     labels = labels or LabelMap.beside(root / LABELS_FILE)
     columns = replace(columns, group=group_by)
@@ -181,10 +190,12 @@ def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
         for number, index in enumerate(classes)
     ]
     tree.refuse_unlistable(root, [entry.path for entry in entries])
-    counts = source.file_sizes
-    membership: list[str] = []
-    for split, found in files.items():
-        membership += [split] * sum(counts.pop(0) for _ in found) if split else []
+    owners = splits_in_names(here) or [split for split in files for _ in files[split]]
+    membership = [
+        split
+        for split, count in zip(owners, source.file_sizes, strict=True)
+        for _ in range(count if split else 0)
+    ]
     return Inventory(
         str(root),
         root,
@@ -202,6 +213,7 @@ def _read_listing(
     columns: ColumnOptions,
     label_attribute: str | None,
 ) -> Inventory:
+    refuse_pointer(listing)
     kind = listing.suffix.lower()
     if kind in _LISTS:
         return read_list_inventory(root, listing, labels)

@@ -5,7 +5,7 @@ In: a root folder. Out: the folder of each split, or none if the folders are the
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from image_classification.errors import DataError
@@ -13,6 +13,7 @@ from image_classification.inventory.rows import SPLITS, split_named
 from image_classification.labels import tree
 
 _PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar")
+_WORD = re.compile(r"[A-Za-z]+")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # of a TFRecord file
 
 
@@ -51,6 +52,16 @@ def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
                 )
             splits[split] = folder
     return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def splits_in_names(files: Sequence[Path]) -> list[str]:
+    """Return the split that each file's name contains (`flowers-train-000.tar`); [] unless all do.
+
+    The names must contain several splits, each name one: `train-test-000.tar` says nothing.
+    """
+    words = [{split_named(word) for word in _WORD.findall(file.name)} - {None} for file in files]
+    found = [word for row in words if len(row) == 1 for word in row if word]
+    return found if len(found) == len(files) and len(set(found)) > 1 else []
 
 
 def bare_splits(root: Path) -> list[Path]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from image_classification.errors import ListError
 from image_classification.labels.tree import IMAGE_EXTENSIONS
 
 _MOST_FILES = 2000  # that are looked at
 _MOST_DEPTH = 4  # folders in folders
 _MOST_NAMED = 3  # kinds in one message: a failure file has 1,024 characters
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):/+(.*)")
 _POINTER_BYTES = 1024  # a pointer is shorter
 
 _UNPACK = "unpack it ({command}) and give the folder with the class folders"
@@ -163,6 +165,21 @@ def describe_contents(folder: Path) -> str:
     if any(folder.glob("*/*")) or any(entry.is_dir() for entry in os.scandir(folder)):
         return "only empty or hidden folders and files: was the data copied completely?"
     return "nothing: the folder is empty"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise a ListError if a list is a pointer to the file, such as Git LFS leaves."""
+    if pointer := _pointer(path):
+        raise ListError(f"{path}: expected a list of images, found {' ('.join(pointer)})")
+
+
+def describe_missing(path: Path) -> str:
+    """Return the end of a sentence about data at a path where nothing is, and the cure."""
+    if address := _ADDRESS.fullmatch(str(path)):
+        uri = f"{address[1].lower()}://{address[2]}"  # a path loses one of the slashes
+        command = "aws s3 sync" if uri.startswith("s3:") else "copy"
+        return f"an address: download it first ({command} {shlex.quote(uri)} DIR) and give DIR"
+    return "nothing"
 
 
 def describe_file(path: Path) -> str:

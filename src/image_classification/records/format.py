@@ -51,6 +51,41 @@ REMEDY = (
 )
 
 Mapped = mmap.mmap | bytes
+_STAND_INS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"/annex/objects/": "a git-annex pointer, not the file itself: run git annex get .",
+    b"<!DOCTYPE": "an HTML page, such as of a failed download: get the file again",
+    b"<html": "an HTML page, such as of a failed download: get the file again",
+    b"<?xml": "an XML text, such as of a failed download: get the file again",
+}
+_ARCHIVES = {
+    b"\x1f\x8b\x08": "compressed with gzip: decompress it (gunzip)",
+    b"PK\3\4": "a ZIP archive: unpack it (python -m zipfile -e FILE.zip FOLDER)",
+}
+
+
+def map_file(path: Path, *, is_record_file: bool = False) -> Mapped:
+    """Map a file for reading; empty bytes for an empty file.
+
+    Args:
+        path: of the file.
+        is_record_file: whether archives are refused too; other formats can begin as one does.
+
+    Raises:
+        RecordError: the file cannot be read, or is a pointer to the file or a page about it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            for mark, cure in (_STAND_INS | (_ARCHIVES if is_record_file else {})).items():
+                if head.startswith(mark):
+                    raise RecordError(f"{path}: {cure}")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if head else b""
+    except OSError as error:
+        what = "record file" if is_record_file else "file"
+        raise RecordError(f"{path}: the {what} cannot be read: {error.strerror}") from error
+
+
 Span = tuple[int, int]
 """Where bytes begin in a file, and where they end or how many they are."""
 

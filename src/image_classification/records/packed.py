@@ -15,7 +15,7 @@ import numpy as np
 
 from image_classification.errors import RecordError
 from image_classification.records import tar_shards, tfrecord
-from image_classification.records.format import Mapped, PackedImage
+from image_classification.records.format import PackedImage, map_file
 from image_classification.samples import IntArray
 
 
@@ -36,7 +36,7 @@ class PackedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.vocabulary: list[str] = []
-        self._data = _map(path)
+        self._data = map_file(path)
         self._keys, positions = bytearray(), dict[str, int]()
         columns = [array("q") for _ in range(7)]
         scan = tfrecord.scan_examples if tfrecord.is_tfrecord(path) else tar_shards.scan_shard
@@ -89,21 +89,14 @@ class PackedFile:
                 self._data.close()
 
 
-def _map(path: Path) -> Mapped:
-    try:
-        with path.open("rb") as file:
-            if not file.seek(0, 2):
-                return b""  # an empty file cannot be mapped
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def is_packed(path: Path) -> bool:
     """Return whether a file is a TFRecord file, or a tar shard with labels (no plain archive)."""
     if path.suffix.lower() != ".tar":
         return tfrecord.is_tfrecord(path)
-    data = _map(path)
+    try:
+        data = map_file(path)
+    except RecordError:
+        return False
     try:
         return tar_shards.is_shard(path, data)
     finally:

@@ -22,16 +22,6 @@ from image_classification.samples import Array, BoolArray, FloatArray, IntArray,
 _log = logging.getLogger(__name__)
 
 
-def _map_file(path: Path) -> fmt.Mapped:
-    try:
-        with path.open("rb") as file:
-            if not file.seek(0, 2):
-                return b""  # an empty file cannot be mapped
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RecordError(f"{path}: the record file cannot be read: {error.strerror}") from error
-
-
 class RecordFile:
     """Random access to the records of one file; `read` may be called from several threads.
 
@@ -60,7 +50,7 @@ class RecordFile:
 
     def __init__(self, path: Path, index: Path | None = None, *, resync: bool = False) -> None:
         self.path = path
-        self._map = _map_file(path)
+        self._map = fmt.map_file(path, is_record_file=True)
         try:
             found = locate_records(self._map, path, index, resync=resync)
             self.offsets, self.keys, self.damages = found.offsets, found.keys, found.damages

@@ -19,10 +19,11 @@ from image_classification import errors
 from image_classification.contract.channels import ChannelInput
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.rows import assemble
+from image_classification.inventory.splits import splits_in_names
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
 from image_classification.labels.given_names import names_of_lists
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on, listed
-from image_classification.loading.foreign_files import describe_contents
+from image_classification.loading.foreign_files import describe_contents, refuse_pointer
 from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
 from image_classification.loading.records import RecordSource, first_labels
@@ -186,6 +187,13 @@ def open_channel(
     if _has_manifest(channel):
         return _open_manifest(channel, _only(channel, "*.manifest"), expected)
     if files := find_packed(channel.path):
+        if named := splits_in_names(files):
+            raise errors.ChannelError(
+                f"channel {channel.name}: the files in {channel.path} belong to several splits by "
+                f"their names ({', '.join(sorted(set(named)))}): move those of each split into a "
+                "folder of its own, or write channels from them (image-classification preprocess "
+                f"--input {channel.path} --output channels)"
+            )
         packed = open_packed(files, expected.labels, expected.classes, expected.is_multi_label)
         return packed, packed.labels or _record_labels(channel, packed, expected.classes)
     if expected.is_multi_label:
@@ -243,6 +251,7 @@ def _only(channel: ChannelInput, pattern: str) -> Path:
             f"channel {channel.name}: expected exactly one {pattern[1:]} file in {channel.path}, "
             f"found {[p.name for p in found[:10]] or 'none'}"
         )
+    refuse_pointer(found[0])
     return found[0]
 
 
@@ -316,6 +325,12 @@ def _labels_of_width(channel: ChannelInput, width: int, expected: Expected) -> L
 def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, LabelMap]:
     files = record_files(channel.path)
     _logger.info("Channel %s: reading %s", channel.name, ", ".join(path.name for path in files))
+    if named := splits_in_names(files):
+        _logger.warning(
+            "Channel %s: its record files belong to several splits by their names (%s): move those "
+            "of each split into a folder of its own",
+            *(channel.name, ", ".join(sorted(set(named)))),
+        )
     with _remedies():
         source = RecordSource(files, is_multi_label=expected.is_multi_label)
     if not len(source):

@@ -17,7 +17,7 @@ import pytest
 from image_classification.cli import main
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.errors import DataError, LabelError, RecordError
+from image_classification.errors import ChannelError, DataError, LabelError, RecordError
 from image_classification.evaluate import open_labeled
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.preprocessing import Preprocessing
@@ -29,8 +29,10 @@ from image_classification.loading.loader import Loader
 from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.check.subsets import find_subsets
+from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.packed import is_packed
 from image_classification.records.tfrecord import encode_example, encode_field, frame_tfrecord
+from image_classification.records.writer import RecordWriter
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
 
@@ -467,3 +469,70 @@ def test_memory_holds_where_images_are_and_not_the_images(tmp_path: Path) -> Non
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(source) == 8 and peak < 2**18
+
+
+def test_files_whose_names_are_of_several_splits_are_never_mixed(tmp_path: Path) -> None:
+    names = ("flowers-train.tfrecord-00000-of-00002", "flowers-train.tfrecord-00001-of-00002")
+    for n, name in enumerate((*names, "flowers-validation.tfrecord-00000-of-00001")):
+        tfrecord(tmp_path / "train" / name, *numbered(3 * n, 3))
+    with pytest.raises(ChannelError, match=r"several splits by their names \(train, validation\)"):
+        open_job(tmp_path, "train", validation_split_ratio=0.3)
+    inventory = take_inventory(tmp_path / "train")
+    assert list(inventory.splits) == ["train"] * 6 + ["validation"] * 3
+    for name in names:
+        (tmp_path / "train" / name).unlink()
+    assert len(take_inventory(tmp_path / "train").splits) == 0
+
+
+def test_record_files_of_several_splits_in_one_channel_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("flowers_train.rec", "flowers_val.rec"):
+        with RecordWriter(tmp_path / "train" / name) as writer:
+            for n in range(4):
+                writer.write(pack_image_record(RecordHeader(n % 2, n), JPEGS[n]), n)
+    open_job(tmp_path, "train", validation_split_ratio=0.3)
+    assert "belong to several splits by their names (train, validation)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "cure"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "get the file again"),
+    ],
+)
+def test_a_pointer_in_place_of_data_names_its_cure_in_every_command(
+    tmp_path: Path, content: bytes, cure: str
+) -> None:
+    for name in ("a.rec", "a.tfrecord"):
+        path = tmp_path / name.partition(".")[2] / name
+        path.parent.mkdir()
+        path.write_bytes(content)
+        for read in (find_subsets, lambda path: open_labeled(path, LabelMap(("a", "b")))):
+            with pytest.raises(RecordError, match=cure):
+                read(path)
+    path = tmp_path / "list" / "train.manifest"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"git lfs pull|JSON"):
+        take_inventory(path.parent)
+    (tmp_path / "z.rec").write_bytes(gzip.compress(b"records"))
+    with pytest.raises(RecordError, match="compressed with gzip"):
+        find_subsets(tmp_path / "z.rec")
+
+
+def test_an_address_in_place_of_data_names_the_command_that_downloads_it() -> None:
+    path = Path("s3://bucket/flowers")
+    for read in (find_subsets, take_inventory, lambda path: open_labeled(path, LabelMap(("a",)))):
+        with pytest.raises(DataError, match=r"aws s3 sync s3://bucket/flowers DIR"):
+            read(path)
+
+
+def test_inspect_names_the_command_that_reads_packed_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tfrecord(tmp_path / "a.tfrecord", *numbered(0, 1))
+    assert main(["inspect", str(path)]) == 2
+    assert f"image-classification check {path}" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
-from image_classification.loading.foreign_files import describe_file
+from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.loading.record_labels import read_record_labels
 from image_classification.loading.records import stacked_rows
@@ -46,7 +46,7 @@ def find_subsets(
     if path.is_file() and is_packed(path):
         return [_packed_subset(path, [path])]
     if not path.is_dir():
-        found = describe_file(path) if path.is_file() else "nothing"
+        found = describe_file(path) if path.is_file() else describe_missing(path)
         raise DataError(f"{path}: expected a folder or a record file (.rec), found {found}")
     below = [] if listing else splits.subfolders(path)
     if below and not all(rows.split_named(folder.name) for folder in below):
