@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from image_classification.archive import UnpackLimits, unpacked
 from image_classification.errors import ArtifactError, DataError
-from image_classification.files import write_text, written_beside
+from image_classification.files import named_in_errors, write_text, written_together
 from image_classification.foreign_models import describe_file, describe_folder
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
@@ -136,39 +136,40 @@ def write_artifact(
     """Write a whole artifact into `directory`, the manifest last.
 
     Args:
-        directory: created if absent; every file appears whole or not at all.
+        directory: created if absent; all files appear, or it is left as it was.
         description: more entries of the manifest, which also has classes, input and file hashes;
             at least `interface`, `backend` and `backbone`.
         labels: class names in index order.
         preprocessing: evaluation preprocessing.
         writers: file name → its writer; at least `model.onnx` and `weights.safetensors`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / MANIFEST_FILE).unlink(
-        missing_ok=True
-    )  # an old manifest must not vouch for new files
-    labels.write(directory / LABELS_FILE)
-    write_text(
-        directory / PREDICTION_INDEX_FILE,
-        json.dumps(labels.to_prediction_index(), ensure_ascii=False, indent=1),
-    )
-    write_text(directory / PREPROCESSING_FILE, json.dumps(preprocessing.to_json(), indent=1))
-    for name, write in writers.items():
-        with written_beside(directory / name) as partial:
-            write(partial)
-    names = sorted([LABELS_FILE, PREDICTION_INDEX_FILE, PREPROCESSING_FILE, *writers])
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        **description,
-        "classes": len(labels),
-        "input": {
-            "name": "images",
-            "dtype": "uint8",
-            "shape": [None, preprocessing.height, preprocessing.width, preprocessing.channels],
-        },
-        "files": {name: _fingerprint(directory / name) for name in names},
+    texts = {
+        PREDICTION_INDEX_FILE: json.dumps(
+            labels.to_prediction_index(), ensure_ascii=False, indent=1
+        ),
+        PREPROCESSING_FILE: json.dumps(preprocessing.to_json(), indent=1),
     }
-    write_text(directory / MANIFEST_FILE, json.dumps(manifest, ensure_ascii=False, indent=1))
+    with written_together(directory, MANIFEST_FILE) as partial:
+        labels.write(partial(LABELS_FILE))
+        for name, text in texts.items():
+            write_text(partial(name), text)
+        for name, write in writers.items():
+            with named_in_errors(directory / name):
+                write(partial(name))
+        names = sorted([LABELS_FILE, *texts, *writers])
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            **description,
+            "classes": len(labels),
+            "input": {
+                "name": "images",
+                "dtype": "uint8",
+                "shape": [None, preprocessing.height, preprocessing.width, preprocessing.channels],
+            },
+            "files": {name: _fingerprint(partial(name)) for name in names},
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=1)
+        write_text(partial(MANIFEST_FILE), text)
     return read_artifact(directory)
 
 

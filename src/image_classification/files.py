@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,16 +20,16 @@ _LOCK = "in-use"
 
 _open: set[Path] = set()  # the temporary folders of this process
 
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def named_in_errors(path: Path | str) -> Iterator[None]:
-    """Name what is written in an error about space; a failed write has no file name of its own."""
+    """Name what is written in the error of a disk; a failed write has no file name of its own."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno in _OUT_OF_SPACE:
+        if error.filename is None and error.errno in _DISK_ERRORS:
             error.filename = str(path)
         raise
 
@@ -61,6 +61,30 @@ def written_beside(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(directory: Path, last: str) -> Iterator[Callable[[str], Path]]:
+    """Yield a function from a file's name to its temporary path; all appear if the block succeeds.
+
+    If the block raises, for example because the disk is full, the folder is left as it was. A
+    process that is killed between the renames leaves no file named `last`, which vouches for the
+    others.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    partials: dict[str, Path] = {}
+
+    def partial(name: str) -> Path:
+        return partials.setdefault(name, directory / f"{name}.{os.getpid()}{PARTIAL_SUFFIX}")
+
+    try:
+        yield partial
+        (directory / last).unlink(missing_ok=True)
+        for name in sorted(partials, key=lambda name: name == last):
+            os.replace(partials[name], directory / name)
+    finally:
+        for path in partials.values():
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -131,6 +131,21 @@ def test_a_write_that_fails_leaves_no_manifest_and_no_partial_file(tmp_path: Pat
     assert "manifest.json" not in names and not any("model.onnx" in name for name in names)
 
 
+def test_a_disk_that_fills_up_leaves_the_artifact_that_was_there_whole(directory: Path) -> None:
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def fill(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writers = {"model.onnx": lambda path: path.write_bytes(b"other"), "weights.safetensors": fill}
+    with pytest.raises(OSError, match="weights") as raised:
+        write_artifact(directory, DESCRIPTION, LABELS, PREPROCESSING, writers)
+    assert raised.value.filename == str(directory / "weights.safetensors")
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert read_artifact(directory).labels == LABELS
+
+
 def test_an_archive_is_read_like_its_folder(directory: Path, tmp_path: Path) -> None:
     archive = tmp_path / "model.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:

@@ -4,6 +4,8 @@ import errno
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from image_classification.errors import ImageClassificationError
@@ -11,7 +13,7 @@ from image_classification.errors import ImageClassificationError
 MAX_REASON_CHARACTERS = 1024
 """FailureReason of DescribeTrainingJob keeps this much of the failure file."""
 
-_OUT_OF_SPACE = {
+OUT_OF_SPACE = {
     errno.ENOSPC: "no space left on device",
     errno.EDQUOT: "disk quota exceeded",
     errno.EFBIG: "file too large",
@@ -30,14 +32,23 @@ def describe(error: BaseException) -> tuple[str, int]:
             "accumulate_batches keeps the size of an update), a smaller image_shape or a smaller "
             f"backbone, or use a larger instance. {error}"
         )
-    elif isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+    elif isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
         prefix, code = "ClientError", 2
         written = error.filename or "a file"
-        text = f"{_OUT_OF_SPACE[error.errno]} while writing {written}: use a larger volume"
+        text = f"{OUT_OF_SPACE[error.errno]} while writing {written}: use a larger volume"
     else:
         prefix, code = "AlgorithmError", 1
         text = f"{type(error).__name__}: {error}"
     return f"{prefix}: {' '.join(text.split())}", code
+
+
+@contextmanager
+def warned(consequence: str) -> Iterator[None]:
+    """Turn a file that cannot be written into a warning: a job goes on without a by-product."""
+    try:
+        yield
+    except OSError as error:
+        _logger.warning("%s; %s", describe(error)[0].partition(": ")[2], consequence)
 
 
 def report_failure(error: BaseException, failure_file: Path | None) -> int:

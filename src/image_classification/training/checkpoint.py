@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from image_classification.backends.base import State
+from image_classification.contract.failure import warned
 from image_classification.errors import UserError
 from image_classification.files import PARTIAL_SUFFIX, write_text, written_beside
 from image_classification.training.group import ProcessGroup
@@ -148,9 +149,18 @@ class Checkpoints:
         self._identity = json.loads(json.dumps(identity))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove those no longer needed."""
-        if self._directory is None:
-            return
+        """Write a checkpoint, then remove those no longer needed.
+
+        If it cannot be written, the job goes on, with a warning and the checkpoints that it has.
+        """
+        if self._directory is not None:
+            with warned(
+                "training goes on without this checkpoint: an interrupted job would resume from "
+                "an older one, or begin again"
+            ):
+                self._write(checkpoint)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
         history, partial = checkpoint.history, checkpoint.partial
         position = (len(history.epochs), partial.step if partial else 0)
         with written_beside(self._weights_path(position)) as file:
@@ -161,7 +171,11 @@ class Checkpoints:
             "partial": asdict(partial) if partial else None,
             "seconds": checkpoint.seconds,
         }
-        write_text(self._json_path(position), json.dumps(content, indent=1))
+        try:
+            write_text(self._json_path(position), json.dumps(content, indent=1))
+        except OSError:
+            self._weights_path(position).unlink(missing_ok=True)  # useless, and it takes the room
+            raise
         _logger.info('Saved checkpoint to "%s"', self._weights_path(position))
         self._remove_all_but({position, (history.best_epoch + 1, 0)})
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
+from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
@@ -135,7 +136,16 @@ def _observers(request: JobRequest) -> list[EpochObserver]:
 
 
 def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
-    write_predictions(paths.output_data / PREDICTIONS_FILE, results)
-    artifact = write_artifact(paths.model, results, engine)
+    """Write the artifact, then what the job can do without."""
+    try:
+        artifact = write_artifact(paths.model, results, engine)
+    except OSError as error:
+        if results.last_weights is None or error.errno not in OUT_OF_SPACE:
+            raise
+        reason, _ = describe(error)
+        _logger.warning("%s; writing the artifact without the last weights", reason)
+        artifact = write_artifact(paths.model, replace(results, last_weights=None), engine)
+    with warned("the job ends without the validation predictions"):
+        write_predictions(paths.output_data / PREDICTIONS_FILE, results)
     _logger.info("%s; artifact in %s", results.line(), paths.model)
     return artifact

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from image_classification.backends import base
+from image_classification.contract.failure import warned
 from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training import checkpoint
@@ -170,7 +171,8 @@ class Loop:
         epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
         for observe in observers:
-            observe(self.history)
+            with warned("training goes on without it"):
+                observe(self.history)
         return self._keep(record, found.outcomes, is_whole and found.is_whole)
 
     def _train(self, progress: EpochProgress) -> bool:

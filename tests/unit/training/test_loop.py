@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
 from image_classification.samples import Batch, FloatArray, Sample, UInt8Array
-from image_classification.training.checkpoint import Checkpoints
+from image_classification.training.checkpoint import Checkpoints, History
 from image_classification.training.journal import Journal
 from image_classification.training.loaders import loader_of
 from image_classification.training.loop import Loop
@@ -305,6 +306,39 @@ def test_a_resumed_job_that_is_stopped_validates_no_longer_than_there_is_time(
     second.resume()
     second.run()
     assert len(second.evaluate().keys) == 4
+
+
+def test_a_disk_that_fills_up_during_training_leaves_the_older_checkpoint_and_the_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, recorder = prepare_loop([0.2, 0.8, 0.6])
+    loop.checkpoints = Checkpoints(tmp_path, {})
+    write_bytes, seen = Path.write_bytes, []
+
+    def write(path: Path, content: bytes) -> int:
+        if loop.history.best_epoch > 0:  # from the second epoch on
+            write_bytes(path, content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    def observe(history: History) -> None:
+        seen.append(len(history.epochs))
+        raise OSError(errno.EIO, "Input/output error", "history.json")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with caplog.at_level(logging.WARNING):
+        loop.run([observe])
+    assert loop.history.best_epoch == 1 and recorder.epoch == 1
+    assert seen == [1, 2, 3]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "checkpoint-0000.json",
+        "checkpoint-0000.safetensors",
+    ]
+    path = tmp_path / "checkpoint-0001.safetensors"
+    assert f"no space left on device while writing {path}: use a larger volume; training" in (
+        caplog.text
+    )
+    assert "'history.json'; training goes on without it" in caplog.text
 
 
 def test_checkpoints_within_an_epoch_are_written_every_checkpoint_steps(tmp_path: Path) -> None:
