@@ -15,8 +15,7 @@ from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.records.packed import is_packed
 from image_classification.samples import FloatArray
-from image_classification.training.evaluation import Outcomes
-from image_classification.training.rows import Rows
+from image_classification.training.evaluation import Outcomes, Rows
 from image_classification.training.sources import record_files
 from image_classification.work import in_order
 

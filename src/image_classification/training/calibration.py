@@ -15,7 +15,6 @@ import numpy as np
 
 from image_classification.samples import THRESHOLD, Float64Array, FloatArray, IntArray
 from image_classification.training import evaluation
-from image_classification.training.rows import Rows, pieces
 
 BINS = 15
 SMALLEST, LARGEST = 0.2, 5.0  # beyond these the model is wrong, not its scale
@@ -116,7 +115,9 @@ def fit_temperature(targets: IntArray, probabilities: FloatArray) -> float:
     losses = np.empty(len(targets), np.float64)
 
     def loss(log_temperature: float) -> float:
-        for which, piece in pieces(probabilities):  # copies of all would take 24 bytes for each
+        for which, piece in evaluation.pieces(
+            probabilities
+        ):  # copies of all would take 24 bytes for each
             scaled = _log(piece).astype(np.float64)
             scaled /= math.exp(log_temperature)
             highest = scaled.max(axis=1, keepdims=True)
@@ -149,8 +150,8 @@ def at_temperature(outcomes: evaluation.Outcomes, temperature: float) -> evaluat
     """
     if temperature == 1:
         return outcomes
-    scaled = Rows()
-    for _, piece in pieces(outcomes.probabilities):
+    scaled = evaluation.Rows()
+    for _, piece in evaluation.pieces(outcomes.probabilities):
         scaled.append(evaluation.softmax(_log(piece) / np.float32(temperature)))
     return replace(outcomes, probabilities=scaled.array())
 
@@ -196,7 +197,7 @@ def _decisions(
         own = evaluation.probabilities_of(predicted, probabilities)
         yield own.astype(np.float64), (predicted == targets).astype(np.float64)
         return
-    for which, piece in pieces(probabilities, only_mapped=True):
+    for which, piece in evaluation.pieces(probabilities, only_mapped=True):
         confidence = np.maximum(piece, 1 - piece).ravel()
         is_correct = ((piece >= THRESHOLD) == (targets[which] > 0)).ravel()
         yield confidence.astype(np.float64), is_correct.astype(np.float64)

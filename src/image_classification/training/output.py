@@ -19,11 +19,10 @@ from image_classification.contract import environment
 from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.samples import FloatArray
-from image_classification.training.evaluation import metrics_of
+from image_classification.training.evaluation import metrics_of, pieces
 from image_classification.training.final_settings import plain
 from image_classification.training.report.pages import model_card, report_page
 from image_classification.training.results import Results
-from image_classification.training.rows import pieces
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training import evaluation
 from image_classification.training.group import ProcessGroup
-from image_classification.training.rows import pieces
 from image_classification.training.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -123,7 +122,9 @@ class Validation:
         predict = self.engine.predict_step
         activation = evaluation.sigmoid if self.settings.multi_label else evaluation.softmax
         outcomes = evaluation.collect(batches, lambda images: activation(predict(images)))
-        if not all(np.isfinite(piece).all() for _, piece in pieces(outcomes.probabilities)):
+        if not all(
+            np.isfinite(piece).all() for _, piece in evaluation.pieces(outcomes.probabilities)
+        ):
             raise diverged(epoch)
         return outcomes
 

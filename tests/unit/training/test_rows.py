@@ -12,7 +12,7 @@ import pytest
 
 from image_classification.labels.label_map import LabelMap
 from image_classification.samples import Batch
-from image_classification.training import rows
+from image_classification.training import evaluation
 from image_classification.training.calibration import (
     at_temperature,
     calibrate,
@@ -65,8 +65,8 @@ def test_predictions_that_are_kept_in_a_file_give_the_numbers_of_those_in_memory
     monkeypatch: pytest.MonkeyPatch, is_multi_label: bool
 ) -> None:
     whole = outcomes_of(is_multi_label)
-    monkeypatch.setattr(rows, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(rows, "_PIECE_VALUES", 7 * CLASSES)
+    monkeypatch.setattr(evaluation, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(evaluation, "_PIECE_VALUES", 7 * CLASSES)
     mapped = outcomes_of(is_multi_label)
     assert isinstance(mapped.probabilities, np.memmap)
     assert not isinstance(whole.probabilities, np.memmap)
@@ -101,10 +101,12 @@ def test_a_disk_without_room_for_the_predictions_leaves_them_in_memory_with_a_wa
             raise io.UnsupportedOperation
 
     whole = outcomes_of(False)
-    monkeypatch.setattr(rows, "MOST_BYTES", 20_000)
-    monkeypatch.setattr(rows.tempfile, "TemporaryFile", lambda **_: SmallDisk())
+    monkeypatch.setattr(evaluation, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(evaluation.tempfile, "TemporaryFile", lambda **_: SmallDisk())
     monkeypatch.setattr(
-        rows.np, "fromfile", lambda file, dtype, count: np.frombuffer(file.read(), dtype, count)
+        evaluation.np,
+        "fromfile",
+        lambda file, dtype, count: np.frombuffer(file.read(), dtype, count),
     )
     kept = outcomes_of(False)
     assert np.array_equal(kept.probabilities, whole.probabilities)
