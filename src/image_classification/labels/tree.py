@@ -28,6 +28,7 @@ HIDDEN = "hidden files or folders"
 SPECIAL = "links to nowhere or special files"
 CIRCULAR = "links to a folder that contains them"
 NO_EXTENSION = "files without an extension"
+NO_SUCH_FILE = "folders without such an image"
 
 # What operating systems, notebooks and archives leave in folders; in lower case.
 _SYSTEM_NAMES = frozenset((
@@ -65,6 +66,7 @@ class LeftOut:
         used: a file in the folder that is used, though it is not an image: the list.
 
     Attributes:
+        files: how many of them are files.
         others: how many of the files are neither images nor text: possibly images that nobody can
             read, or links to images that are not there.
     """
@@ -74,7 +76,7 @@ class LeftOut:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         self._contents: dict[str, str] = {}
-        self.others = 0
+        self.files = self.others = 0
 
     def add(self, reason: str, path: str, content: str = "") -> None:
         """Count one file or folder; `content` says what is in the file, if that is known."""
@@ -87,6 +89,7 @@ class LeftOut:
     def add_all(self, other: "LeftOut") -> None:
         """Count everything that `other` has counted."""
         self._counts.update(other._counts)
+        self.files += other.files
         self.others += other.others
         self._examples = other._examples | self._examples
         self._contents = other._contents | self._contents
@@ -206,6 +209,7 @@ def keep_images(
             else:
                 kind = f"{extension} files" if extension else NO_EXTENSION
                 left_out.add(kind, entry.path, what)
+                left_out.files += 1
         elif not entry.is_dir():
             left_out.add(SPECIAL, entry.path)
             left_out.others += 1
@@ -241,6 +245,7 @@ def walk(
     paths: list[str] = []
     class_numbers: list[int] = []
     folders: list[str] = []
+    files_before = 0
     start = len(os.path.join(str(root), ""))  # slicing: os.path.relpath costs 7 µs a name
     for folder, images in visit(
         str(root),
@@ -249,6 +254,9 @@ def walk(
         include_hidden=include_hidden,
         extensions=wanted,
     ):
+        if not images and left_out.files > files_before and folder != str(root):
+            left_out.add(NO_SUCH_FILE, folder)  # a class that the list lacks
+        files_before = left_out.files
         if images:
             folders.append(class_name(os.path.relpath(folder, root)))
         paths.extend(image[start:] for image in images)

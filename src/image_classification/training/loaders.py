@@ -44,7 +44,8 @@ def agreed(inputs: Inputs, settings: Settings, group: ProcessGroup, *, is_sharde
     if len(present) < 2 and not settings.multi_label:
         raise UserError(
             f"expected at least two classes, but all {sum(sizes)} training images of all hosts are "
-            f"of the class {inputs.labels.names[int(present[0])]!r}; add images of another class"
+            f"of the class {', '.join(inputs.labels.names[i] for i in present.tolist())!r}; add "
+            "images of another class"
         )
     totals = TrainingTotals(int(sum(sizes)), int(max(sizes)), counts.astype(np.int64))
     return replace(inputs, totals=totals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,14 @@ def test_hidden_names_are_left_out_with_one_warning_and_can_be_kept(
     assert "1 hidden files or folders" in caplog.text and "--include-hidden" in caplog.text
     kept = walk(root, include_hidden=True)
     assert [entry.path for entry in kept.entries] == [".cache/y.jpg", "a/._x.jpg", "a/x.jpg"]
+
+
+def test_a_folder_that_a_list_lacks_for_its_extensions_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path, "a/x.jpg", "b/y.jfif", "b/z.jfif")
+    assert walk(root).labels.names == ("a",)
+    assert re.search(r"2 \.jfif files .*1 folders without such an image \('.*/b'\)", caplog.text)
 
 
 def test_extensions_are_taken_in_any_case_with_or_without_a_dot(tmp_path: Path) -> None:
