@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_classification.errors import DataError
+from image_classification.errors import DataError, ListError
 from image_classification.files import write_text
-from image_classification.labels.lists import ListEntry
+from image_classification.labels.lists import ListEntry, read_list
 
 LABELS_FILE = "labels.json"
 MAX_CLASSES = 1_000_000
 """A class number beyond this is a mistake: an id in the label column."""
 
 _NAMED = 20  # classes in a message
+_log = logging.getLogger(__name__)
 _REMEDY = 'write {"labels": ["name of class 0", …]} into it, or delete it'
 
 
@@ -253,3 +255,73 @@ class LabelMap:
             return cls(tuple(names))
         except DataError as error:
             raise DataError(f"{path}: {error}; correct it") from error
+
+
+def given_names(
+    folders: Mapping[str, Path],
+    hyperparameter: tuple[str, ...] | None,
+    classes: int | None,
+) -> LabelMap | None:
+    """Return the class names that the job gives, or a labels.json anywhere in its channels.
+
+    Args:
+        folders: channel → its folder.
+        hyperparameter: the value of `labels`, or None.
+        classes: num_classes, or None.
+
+    Raises:
+        DataError: two origins differ, or the number of names is not `classes`.
+    """
+    origins: dict[str, LabelMap] = {}
+    if hyperparameter is not None:
+        origins["hyperparameter labels"] = LabelMap(hyperparameter)
+    for name, folder in folders.items():
+        for path in _visible_files(folder, LABELS_FILE):
+            origins[f"channel {name}: {path}"] = _read(path)
+    if not origins:
+        return None
+    (first, labels), *others = origins.items()
+    for origin, other in others:
+        if other != labels:
+            raise DataError(
+                f"the class names contradict each other: {first} has {list(labels.names)[:_NAMED]},"
+                f" {origin} has {list(other.names)[:_NAMED]}; the class numbers must mean the same "
+                "everywhere: pack all data with one label map, or remove the wrong file"
+            )
+    if classes is not None and classes != len(labels):
+        raise DataError(f"{first} has {len(labels)} names, but num_classes is {classes}")
+    _log.info("Class names from %s", first)
+    return labels
+
+
+def names_of_lists(channel: str, folder: Path) -> LabelMap | None:
+    """Return the folder names in the `.lst` files below `folder` as class names of its records.
+
+    None if there is no list, or if its folders are not classes, as with multiple labels per image.
+    """
+    paths = _visible_files(folder, "*.lst")
+    try:
+        labels = LabelMap.from_folders(entry for path in paths for entry in read_list(path))
+    except ListError as error:
+        _log.warning("Channel %s: no class names from its list: %s", channel, error)
+        return None
+    if labels is not None:
+        _log.info("Class names from the folders in %s", ", ".join(path.name for path in paths))
+        return labels
+    return None
+
+
+def _read(path: Path) -> LabelMap:
+    try:
+        return LabelMap.read(path)
+    except DataError as error:
+        raise DataError(f"{error}; if another program wrote this file, remove it") from error
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )

@@ -13,8 +13,7 @@ import numpy as np
 from image_classification.contract.channels import LIST_SUFFIX, MODEL_CHANNEL, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.inventory.splits import bare_splits, split_folders
-from image_classification.labels.given_names import given_names
-from image_classification.labels.label_map import LabelMap, advice_on, alike
+from image_classification.labels.label_map import LabelMap, advice_on, alike, given_names
 from image_classification.labels.split import stratified_split
 from image_classification.loading.classes import (
     class_counts,

@@ -21,8 +21,13 @@ from image_classification.inventory.manifest import read_manifest, read_multi_ho
 from image_classification.inventory.rows import assemble
 from image_classification.inventory.splits import splits_in_names
 from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
-from image_classification.labels.given_names import names_of_lists
-from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on, listed
+from image_classification.labels.label_map import (
+    LABELS_FILE,
+    LabelMap,
+    advice_on,
+    listed,
+    names_of_lists,
+)
 from image_classification.loading.foreign_files import describe_contents, refuse_pointer
 from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
