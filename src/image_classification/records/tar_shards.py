@@ -26,6 +26,7 @@ _NAMES = ("class_name", "label_name", "classname", "category", "class_text", "la
 _PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 _MOST_TEXT = 2**20  # bytes of a label
 _BLOCK = 512
+_MOST_END = 2**20  # bytes after the end that are looked at; tar fills up to 10,240
 _FILE, _LONG_NAME, _EXTENDED = b"0\x007", b"L", b"x"
 _PEEKED = 50  # members that decide whether a tar is a shard
 _log = logging.getLogger(__name__)
@@ -161,6 +162,11 @@ def _members(path: Path, data: Mapped) -> Iterator[tuple[str, Span]]:
     while position < len(data):
         header = bytes(data[position : position + _BLOCK])
         if not header.strip(b"\0") and len(header) == _BLOCK:
+            if bytes(data[position : position + _MOST_END]).strip(b"\0"):
+                raise RecordError(
+                    f"{path}: more data follows after its end at byte {position}: several tars "
+                    "were joined; give them as files of their own"
+                )
             return
         try:
             unsigned = sum(header) - sum(header[148:156]) + 8 * 0x20
@@ -190,6 +196,7 @@ def _members(path: Path, data: Mapped) -> Iterator[tuple[str, Span]]:
                     yield name, (begin, end)
             long_name = ""
         position = begin + -(-size // _BLOCK) * _BLOCK
+    _log.warning("%s: no mark of an end: is it truncated? Compare its size with the origin's", path)
 
 
 def _header_name(header: bytes) -> str:

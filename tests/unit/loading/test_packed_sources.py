@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -536,3 +537,66 @@ def test_inspect_names_the_command_that_reads_packed_files(
     path = tfrecord(tmp_path / "a.tfrecord", *numbered(0, 1))
     assert main(["inspect", str(path)]) == 2
     assert f"image-classification check {path}" in capsys.readouterr().err
+
+
+def test_joined_tars_are_refused_and_a_missing_end_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = shard(tmp_path / "a.tar", *samples_of("0", "1"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole)
+    with pytest.raises(RecordError, match="several tars were joined"):
+        PackedSource([path])
+    path.write_bytes(whole.rstrip(b"\0").ljust(-(-len(whole.rstrip(b"\0")) // 512) * 512, b"\0"))
+    assert len(PackedSource([path])) == 2 and "is it truncated?" in caplog.text
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """The content with a few bytes changed, removed or added, or without its end."""
+    changed = bytearray(content)
+    for _ in range(random.integers(1, 4)):
+        at = int(random.integers(len(changed)))
+        kind = random.integers(5)
+        if kind == 0:
+            changed[at] = random.integers(256)
+        elif kind == 1:
+            del changed[at + 1 :]
+        elif kind == 2:
+            changed[at:at] = random.bytes(int(random.integers(1, 20)))
+        elif kind == 3:
+            del changed[at : at + int(random.integers(1, 600))]
+        else:
+            changed[at : at + 8] = b"\xff" * 8
+        changed = changed or bytearray(b"x")
+    return bytes(changed)
+
+
+def test_a_thousand_damaged_files_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    members = [*samples_of("0", "2", "1"), ("n" * 150 + ".jpg", b"x"), ("n" * 150 + ".cls", b"1")]
+    example = encode_example({"image/encoded": JPEGS[0], "image/class/label": 1})
+    seeds = {
+        "a.tfrecord": tfrecord(tmp_path / "s.tfrecord", *numbered(0, 3)).read_bytes(),
+        "b.tar": shard(tmp_path / "p.tar", *members, format=tarfile.PAX_FORMAT).read_bytes(),
+        "c.tar": shard(tmp_path / "g.tar", *members, format=tarfile.GNU_FORMAT).read_bytes(),
+    }
+    outcomes = set()
+    for number in range(1000):
+        name = [*seeds, "d.tfrecord"][number % 4]
+        path = tmp_path / name
+        if name == "d.tfrecord":  # the checksums are right, the message is not
+            path.write_bytes(frame_tfrecord(mutated(example, random)))
+        else:
+            path.write_bytes(mutated(seeds[name], random))
+        try:
+            source = PackedSource([path])
+        except (RecordError, LabelError) as error:
+            assert str(path) in str(error)
+            outcomes.add(type(error))
+            continue
+        outcomes.add(PackedSource)
+        for index in range(len(source)):
+            with contextlib.suppress(RecordError):
+                assert len(source.read(index).data) <= len(max(JPEGS, key=len)) + 40
+        source.close()
+    assert outcomes == {RecordError, LabelError, PackedSource}
