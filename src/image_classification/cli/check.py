@@ -11,10 +11,11 @@ from pathlib import Path
 from image_classification.cli import command_line
 from image_classification.contract import environment
 from image_classification.errors import ListError, RecordError, UsageError
+from image_classification.files import write_text
 from image_classification.logs import Progress
 from image_classification.prepare.check import Problem, Subset
 from image_classification.prepare.check.problems import SubsetSummary, Verdict, check
-from image_classification.prepare.check.review import Review, check_review, write_review
+from image_classification.prepare.check.review import Review, check_output, page, write_review
 from image_classification.prepare.check.subsets import find_subsets
 
 _SHOWN = 5  # images of a problem in the table; --json has all
@@ -31,6 +32,7 @@ def add_commands(commands: command_line.Commands) -> None:
         """image-classification check flowers
   image-classification check channels/train channels/validation --json
   image-classification check images --list labels.csv
+  image-classification check flowers --html check.html --csv review.csv
 
 exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing could be checked""",
         "Look at every image and label: unreadable files, duplicates and near-duplicates (also\n"
@@ -50,6 +52,12 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     command_line.add_columns(command)
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page with samples of each class, histograms, and the problems as pictures",
+    )
+    command.add_argument(
         "--csv",
         type=Path,
         metavar="FILE",
@@ -67,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--list needs exactly one PATH, got {len(args.paths)}; check the others separately"
         )
-    if args.csv is not None:
-        check_review(args.csv, [args.list] if args.list else [])
+    _check_outputs(args)
     subsets: list[Subset] = []
     damaged: list[Problem] = []
     for path in args.paths:
@@ -82,7 +89,18 @@ def run(args: argparse.Namespace) -> int:
     command_line.say(*([json.dumps(verdict.to_json(), indent=1)] if args.json else _lines(verdict)))
     if args.csv is not None:
         _log.info("%s", _said(args.csv, write_review(args.csv, subsets, verdict)))
+    if args.html is not None:
+        write_text(args.html, page(subsets, verdict))
+        _log.info("%s: open it in a browser", args.html)
     return int(verdict.has_errors)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    if args.csv is not None and args.csv == args.html:
+        raise UsageError(f"--csv and --html are both {args.csv}: name two files")
+    for path in (args.csv, args.html):
+        if path is not None:
+            check_output(path, [*args.paths, *([args.list] if args.list else [])])
 
 
 def _said(path: Path, review: Review) -> str:

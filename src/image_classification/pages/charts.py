@@ -97,7 +97,7 @@ _WEIGHTED_POINT = Markup(
 )
 _GRID_LINE = Markup(
     '<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e7eb"/>'
-    '<text x="{text_x}" y="{text_y:.1f}" text-anchor="end">{value:.3g}</text>'
+    '<text x="{text_x}" y="{text_y:.1f}" text-anchor="end">{value}</text>'
 )
 _TEXT = Markup('<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{text}</text>')
 _UNIT_SQUARE = Markup(
@@ -133,7 +133,7 @@ def line_chart(
         y, right = y_of(value), _WIDTH - _RIGHT
         content.append(
             _GRID_LINE.format(
-                left=_LEFT, right=right, y=y, text_x=_LEFT - 6, text_y=y + 4, value=value
+                left=_LEFT, right=right, y=y, text_x=_LEFT - 6, text_y=y + 4, value=f"{value:.3g}"
             )
         )
     content.append(_text(_LEFT, _HEIGHT - 12, "epoch 1", "start"))
@@ -197,6 +197,60 @@ def reliability_chart(series: Mapping[str, Sequence[tuple[int, float, float]]]) 
         shown_height=round(1.5 * _HEIGHT),
         label="Accuracy by confidence",
         font_size=10,
+        content=_joined(content),
+    )
+
+
+_BAR = Markup(
+    '<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}">'
+    "<title>{count}</title></rect>"
+)
+
+
+def histogram(title: str, counts: Sequence[int], ticks: Sequence[str]) -> Markup:
+    """Return a figure with a bar for each count.
+
+    Args:
+        title: of the figure.
+        counts: one or more.
+        ticks: the text below the left edge of each bar, and below the right edge of the last one.
+    """
+    step = (_WIDTH - _LEFT - _RIGHT) / len(counts)
+    most = max(*counts, 1)
+    content = []
+    for share in (0.0, 0.5, 1.0):
+        y, right = _TOP + _SIDE * (1 - share), _WIDTH - _RIGHT
+        value = f"{most * share:,g}" if share != 0.5 or most > 1 else ""
+        content.append(
+            _GRID_LINE.format(
+                left=_LEFT, right=right, y=y, text_x=_LEFT - 6, text_y=y + 4, value=value
+            )
+        )
+    for number, count in enumerate(counts):
+        height = _SIDE * count / most
+        content.append(
+            _BAR.format(
+                x=_LEFT + number * step + 1,
+                y=_TOP + _SIDE - height,
+                width=step - 2,
+                height=height,
+                color=_COLORS[0],
+                count=count,
+            )
+        )
+    content += [
+        _text(_LEFT + number * step, _HEIGHT - 18, tick, "middle")
+        for number, tick in enumerate(ticks)
+    ]
+    return _FIGURE.format(
+        title=title,
+        legend="",
+        width=_WIDTH,
+        height=_HEIGHT,
+        shown_width=_WIDTH,
+        shown_height=_HEIGHT,
+        label=title,
+        font_size=11,
         content=_joined(content),
     )
 

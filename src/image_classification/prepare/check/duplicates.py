@@ -246,5 +246,16 @@ def contradicts(group: Sequence[Located]) -> bool:
     return len({subset.class_of(index) for subset, index in group}) > 1
 
 
+def is_mirrored(one: Measurement, other: Measurement) -> bool:
+    """Return True if an image looks like the mirror image of another one, and not like itself."""
+    if one.perceptual_hash is None or other.perceptual_hash is None or other.mirrored_hash is None:
+        return False
+    distances = [
+        (one.perceptual_hash ^ hashed).bit_count()
+        for hashed in (other.perceptual_hash, other.mirrored_hash)
+    ]
+    return distances[1] <= NEAR_BITS < distances[0]
+
+
 def _names(groups: Sequence[Sequence[Located]]) -> list[str]:
     return [" = ".join(subset.image_name(index) for subset, index in group) for group in groups]

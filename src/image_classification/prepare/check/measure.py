@@ -36,7 +36,7 @@ _HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
 _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 # Measured on 900 photographs: 0.1 % are below this sharpness; blurred by a Gaussian of 2 % of the
 # shorter side, 88 % are.
-_BLURRED = 100.0
+BLURRED = 100.0
 _BLUR_SHARE = 0.25  # of the median
 _BITS = np.array([1 << bit for bit in range(64)], np.uint64)
 _HASHED_SIDE, _FREQUENCIES = 32, 8
@@ -195,4 +195,4 @@ def image_kinds(measured: Sequence[Measurement]) -> Iterator[ImageKind]:
 def blur_limit(images: Sequence[Measurement]) -> float:
     """Return the sharpness below which an image is blurred: a fixed one, and less where all images
     are smooth, as X-rays are."""
-    return min(_BLURRED, _BLUR_SHARE * float(np.median([i.sharpness for i in images] or [0.0])))
+    return min(BLURRED, _BLUR_SHARE * float(np.median([i.sharpness for i in images] or [0.0])))

@@ -1,10 +1,12 @@
-"""The list of `check --csv`: every image, its problems and what to do about it.
+"""What a person reviews after a check: the list of `check --csv` and the page of `check --html`.
 
-In: the subsets of a check and its verdict. Out: a CSV that a person reviews and `preprocess --list`
-reads: it leaves out the images to drop, and those to relabel as long as their label is the old one.
+In: the subsets of a check and its verdict. Out: a CSV with every image, its problems and what to do
+about it, which `preprocess --list` reads; and an HTML page with samples, histograms and the
+problems as pictures. Pictures are bounded in number and read again one by one.
 """
 
 import csv
+import heapq
 import json
 import os
 from collections import defaultdict
@@ -14,14 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import UsageError
+from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target, written_beside
+from image_classification.images.encode import thumbnail
 from image_classification.inventory.rows import SPLITS
 from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
-from image_classification.prepare.check import Subset
-from image_classification.prepare.check.duplicates import Located, contradicts, crosses
-from image_classification.prepare.check.measure import image_kinds
+from image_classification.pages import render
+from image_classification.pages.charts import class_bars, histogram
+from image_classification.prepare.check import Measurement, Subset
+from image_classification.prepare.check.duplicates import Located, contradicts, crosses, is_mirrored
+from image_classification.prepare.check.measure import BLURRED, image_kinds
 from image_classification.prepare.check.problems import Verdict, labels_out_of_range
+from image_classification.samples import IntArray
 
 _PROBLEMS = {
     "tiny": "tiny",
@@ -56,16 +62,16 @@ class Review:
     has_records: bool
 
 
-def check_review(path: Path, sources: Sequence[Path]) -> None:
-    """Refuse to replace a file that is read, or any file but an older list of this kind."""
+def check_output(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse to replace a file that is read, or any file but an older list or page of a check."""
     for source in (path, *sources):
         if source is not path or path.is_dir():
             check_target(path, source)
     if path.exists():
         with path.open("rb") as existing:
             first = existing.readline(4096).decode("utf-8", "replace").strip()
-        if first and not is_review(first.split(",")):
-            raise UsageError(f"{path} exists and is not a list of check: name another file")
+        if first and first != "<!doctype html>" and not is_review(first.split(",")):
+            raise UsageError(f"{path} exists and is not of an earlier check: name another file")
 
 
 def write_review(path: Path, subsets: Sequence[Subset], verdict: Verdict) -> Review:
@@ -207,3 +213,178 @@ def _described(image: Located, seen_from: Located) -> str:
     if contradicts((image, seen_from)):
         text += f", which is {subset.class_of(index)}"
     return text
+
+
+_MOST_CLASSES, _MOST_SUBSETS = 40, 50
+_SAMPLES, _PICTURED = 6, 12  # pictures of a class, of a problem; about 4 KB each
+_GROUPS, _GROUPED = 10, 4
+_SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, np.inf)
+_SHAPES = (0, 1 / 3, 1 / 2, 2 / 3, 4 / 5, 20 / 21, 21 / 20, 5 / 4, 3 / 2, 2, 3, np.inf)
+_SHAPE_TICKS = ("", "1:3", "1:2", "2:3", "4:5", "", "", "5:4", "3:2", "2:1", "3:1", "")
+_SHARPNESS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, np.inf)
+
+
+def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
+    """Return the check as HTML."""
+    classes = _images_of_classes(subsets)
+    counts = {name: sum(len(found) for _, found in places) for name, places in classes.items()}
+    names = sorted(counts, key=lambda name: -counts[name])
+    if len(names) > _MOST_CLASSES:
+        names = names[: _MOST_CLASSES // 2] + names[-_MOST_CLASSES // 2 :]
+    measured = [image for images in verdict.measured for image in images]
+    usable = [image for image in measured if image.reason is None]
+    return render(
+        "check.html",
+        names=", ".join(subset.name for subset in subsets[:3]) + (", …" if subsets[3:] else ""),
+        images=len(measured),
+        classes=len(counts),
+        unusable=len(measured) - len(usable),
+        problems=[(p.severity, p.kind, p.message, len(p.images) or "") for p in verdict.problems],
+        subsets=[
+            (subset.name, subset.images, subset.unusable, len(subset.class_counts))
+            for subset in verdict.subsets[:_MOST_SUBSETS]
+        ],
+        more_subsets=max(0, len(subsets) - _MOST_SUBSETS),
+        chart=class_bars(list(counts), {"images": list(counts.values())}) if counts else "",
+        shown_classes=[
+            (name, counts[name], [_shown(image) for image in _spread(classes[name])])
+            for name in names
+        ],
+        histograms=_histograms(usable) if usable else [],
+        blurred=f"{BLURRED:g}",
+        softest=_softest(subsets, verdict),
+        pictured=_pictured(subsets, verdict),
+        duplicates=_pictured_duplicates(subsets, verdict),
+        left_out=[reason for subset in subsets for reason in subset.left_out],
+    )
+
+
+def _images_of_classes(subsets: Sequence[Subset]) -> dict[str, list[tuple[Subset, IntArray]]]:
+    """Return class name → the indices of its images in each subset."""
+    classes: dict[str, list[tuple[Subset, IntArray]]] = {}
+    for subset in subsets:
+        if subset.multi_hot is not None:
+            bits = enumerate(subset.multi_hot.T)
+            found = [(subset.name_of(number), np.flatnonzero(column)) for number, column in bits]
+        elif len(subset.keys):
+            order = np.argsort(subset.labels, kind="stable")
+            starts = np.flatnonzero(np.diff(subset.labels[order])) + 1
+            found = [(subset.class_of(int(i[0])), i) for i in np.split(order, starts)]
+        else:
+            found = []
+        for name, indices in found:
+            classes.setdefault(name, []).append((subset, indices))
+    return classes
+
+
+def _spread(places: Sequence[tuple[Subset, IntArray]]) -> Iterator[Located]:
+    """Yield a few images at equal distances."""
+    total = sum(len(indices) for _, indices in places)
+    for place in np.unique(np.linspace(0, total - 1, min(total, _SAMPLES)).astype(int)).tolist():
+        for subset, indices in places:
+            if place < len(indices):
+                yield subset, int(indices[place])
+                break
+            place -= len(indices)
+
+
+def _shown(image: Located, note: str = "") -> dict[str, str | None]:
+    """Return an image for the page: a picture, its name, class and a note."""
+    subset, index = image
+    try:
+        uri = thumbnail(subset.read(index))
+    except (OSError, DataError, ValueError):
+        uri = None
+    key = subset.keys[index]
+    name = os.path.join(os.path.basename(subset.name), key) if subset.paths else key
+    return {"uri": uri, "name": name, "label": subset.class_of(index), "note": note}
+
+
+def _histograms(usable: Sequence[Measurement]) -> list[str]:
+    sides = np.array([(image.width, image.height) for image in usable], np.float64)
+    gray = tuple(range(0, 257, 16))
+    found = (
+        ("Shorter side, pixels", sides.min(axis=1), _SIDES, _ticks(_SIDES)),
+        ("Width to height", sides[:, 0] / sides[:, 1], _SHAPES, _SHAPE_TICKS),
+        ("Brightness, 0 to 255", [image.brightness for image in usable], gray, _ticks(gray, 4)),
+        ("Sharpness", [image.sharpness for image in usable], _SHARPNESS, _ticks(_SHARPNESS)),
+    )
+    return [
+        histogram(title, np.histogram(values, edges)[0].tolist(), ticks)
+        for title, values, edges, ticks in found
+    ]
+
+
+def _ticks(edges: Sequence[float], every: int = 1) -> list[str]:
+    shown = ["" if np.isinf(edge) else f"{edge:g}" for edge in edges]
+    return [text if number % every == 0 else "" for number, text in enumerate(shown)]
+
+
+def _softest(subsets: Sequence[Subset], verdict: Verdict) -> list[dict[str, str | None]]:
+    usable = (
+        (image.sharpness, number, index)
+        for number, images in enumerate(verdict.measured)
+        for index, image in enumerate(images)
+        if image.reason is None and not image.is_plain
+    )
+    return [
+        _shown((subsets[number], index), f"sharpness {sharpness:.0f}")
+        for sharpness, number, index in heapq.nsmallest(_PICTURED, usable)
+    ]
+
+
+def _pictured(
+    subsets: Sequence[Subset], verdict: Verdict
+) -> list[tuple[str, int, list[dict[str, str | None]]]]:
+    """Return title, number and some pictures of each kind of problem."""
+    found: defaultdict[str, list[tuple[Located, str]]] = defaultdict(list)
+    for subset, measured in zip(subsets, verdict.measured, strict=True):
+        for index, image in enumerate(measured):
+            if image.reason is not None:
+                found["images cannot be used"].append(((subset, index), image.reason))
+        for index in labels_out_of_range(subset):
+            found["labels are not the number of a class"].append(((subset, index), ""))
+        for kind in image_kinds(measured):
+            title = kind.message.partition(":")[0]
+            for index in kind.indices:
+                note = f"{measured[index].width} × {measured[index].height}"
+                found[title].append(((subset, index), note))
+    return [
+        (
+            title.capitalize(),
+            len(images),
+            [_shown(image, note) for image, note in images[:_PICTURED]],
+        )
+        for title, images in found.items()
+    ]
+
+
+def _pictured_duplicates(
+    subsets: Sequence[Subset], verdict: Verdict
+) -> list[tuple[str, int, list[tuple[list[dict[str, str | None]], int]]]]:
+    """Return title, number and some groups of each kind of duplicate."""
+    numbers = {id(subset): number for number, subset in enumerate(subsets)}
+    found: defaultdict[str, list[Sequence[Located]]] = defaultdict(list)
+    for alike, groups in (
+        ("Identical images", verdict.duplicates.equal),
+        ("Similar images", verdict.duplicates.near),
+    ):
+        for where, holds in (
+            (" of different classes", contradicts),
+            (" in several subsets", crosses),
+            ("", lambda _: True),
+        ):
+            matching = [group for group in groups if holds(group)]
+            groups = [group for group in groups if not holds(group)]
+            if matching:
+                found[alike + where] += matching
+
+    def shown(group: Sequence[Located]) -> list[dict[str, str | None]]:
+        first, *others = (verdict.measured[numbers[id(s)]][i] for s, i in group[:_GROUPED])
+        notes = ["", *("mirrored" if is_mirrored(first, other) else "" for other in others)]
+        return [_shown(image, note) for image, note in zip(group, notes, strict=False)]
+
+    return [
+        (title, len(groups), [(shown(g), max(0, len(g) - _GROUPED)) for g in groups[:_GROUPS]])
+        for title, groups in found.items()
+    ]
