@@ -200,3 +200,11 @@ def test_a_list_says_which_folders_are_classes_only_there(
     assert main(["list", str(tmp_path / "data"), str(images)]) == 0
     said = capsys.readouterr().err
     assert "red/2024 and 0 more folders inside other folders are classes of their own" in said
+
+
+def test_a_folder_to_predict_without_an_image_is_an_error_that_says_what_is_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert main(["predict", "--model", str(tmp_path), str(tmp_path)]) == 2
+    assert "found none; left out: 1 .heic files" in capsys.readouterr().err

@@ -223,7 +223,8 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
         found = [argument / name for name in find_images(argument, left_out)]
         left_out.warn(argument, "name such a file on the command line if it is an image")
         if not found:
-            raise UsageError(f"{argument}: expected images in this folder, found none")
+            seen = f"; left out: {left_out}" if str(left_out) else ""
+            raise UsageError(f"{argument}: expected images in this folder, found none{seen}")
         paths += found
     return paths
 
