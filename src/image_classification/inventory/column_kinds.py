@@ -124,18 +124,18 @@ def words_of(name: str) -> list[str]:
 
 def is_bits(column: Sequence[str]) -> bool:
     """Return True for a column of 0 and 1; cells may be empty, or -1."""
-    cells = {cell.strip().casefold() for cell in column}
+    cells = {cell.strip().casefold() for cell in set(column)}
     return cells <= _BITS and bool(cells - {""})
 
 
 def is_number(column: Sequence[str]) -> bool:
     """Return True if every cell is a number."""
-    return all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in column)
+    return all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in set(column))
 
 
 def is_measure(column: Sequence[str]) -> bool:
     """Return True if a cell is a fraction: 0.37 is no class."""
-    return any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", cell) for cell in column)
+    return any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", cell) for cell in set(column))
 
 
 def stems(column: Sequence[str]) -> list[str]:

@@ -247,6 +247,14 @@ def load_json(path: Path, text: str) -> Any:
         raise ListError(f"{path}: expected JSON: {error}") from error
 
 
+def read_document(path: Path) -> object:
+    """Return the JSON document in a file, or None: it may be JSON lines."""
+    try:
+        return load_json(path, read_text(path))
+    except ListError:
+        return None
+
+
 def items_of(path: Path, document: Any) -> Iterator[tuple[str, Any]]:
     """Yield (place, object) of a list of objects, or of an object that maps files to classes."""
     if isinstance(document, dict):

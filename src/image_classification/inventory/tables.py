@@ -7,9 +7,10 @@ column 0 or 1 for every class, where images have multiple labels.
 
 import logging
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from image_classification.errors import DataError, ListError
 from image_classification.inventory.coco import coco_rows, is_coco
 from image_classification.inventory.column_kinds import ColumnOptions, is_bits, with_header
 from image_classification.inventory.columns import ColumnFinder, Columns
-from image_classification.inventory.grid import Grid, load_json, read_grid, read_text
+from image_classification.inventory.grid import Grid, read_document, read_grid
 from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import (
     DROPPED,
@@ -27,18 +28,38 @@ from image_classification.inventory.rows import (
     file_rows,
     find_files,
 )
-from image_classification.inventory.tags import NO_SEPARATOR, split_labels
-from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES, LabelMap, is_utf8
+from image_classification.inventory.tags import (
+    NO_SEPARATOR,
+    class_names,
+    is_class_number,
+    split_labels,
+)
+from image_classification.labels.label_map import LabelMap, is_utf8
 from image_classification.labels.lists import ListEntry, read_list
 from image_classification.samples import UInt8Array
 
 _YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
 _SHOWN = 20
-_RowOf = Callable[..., Row]
+_UNASSIGNED = ("unassigned", "UNASSIGNED", "Unassigned")
 DROP, RELABEL = "drop", "relabel"
 REVIEW_COLUMNS = ("problem", "action", "was")
 """Added by `check --csv`: what is wrong with an image, what to do, the label that is to change."""
 _log = logging.getLogger(__name__)
+
+
+class _Place(NamedTuple):
+    """A row without its class."""
+
+    where: str
+    file: str
+    split: str | None
+    group: str | None
+
+    def row(
+        self, label: str, classes: tuple[str, ...] | None = None, number: int | None = None
+    ) -> Row:
+        """Return the row with its class, or its classes."""
+        return Row(self.where, self.file, label, number, self.split, self.group, classes)
 
 
 def read_table(
@@ -57,7 +78,7 @@ def read_table(
             UTF-8.
     """
     if path.suffix.lower() == ".json":
-        document = _document(path)
+        document = read_document(path)
         if is_coco(document):
             _refuse_options(path, options)
             return coco_rows(path, document)
@@ -114,14 +135,6 @@ def _reviewed(grid: Grid, columns: Columns, files: FileIndex) -> Grid:
     return replace(grid, rows=rows, places=where)
 
 
-def _document(path: Path) -> object:
-    """Return the JSON document in a file, or None: it may be JSON lines."""
-    try:
-        return load_json(path, read_text(path))
-    except ListError:
-        return None
-
-
 def _refuse_options(path: Path, options: ColumnOptions) -> None:
     given = options.flags() + ([("--group-by", options.group)] if options.group else [])
     if given:
@@ -141,15 +154,15 @@ def _described(grid: Grid, columns: Columns) -> str:
 def _rows(
     grid: Grid, columns: Columns, options: ColumnOptions, root: Path
 ) -> tuple[list[Row], LabelMap | None]:
-    texts = _texts(grid, columns)
+    places = _places(grid, columns)
     if not columns.labels:
-        return _rows_by_folder(grid, columns, texts), None
+        return _rows_by_folder(grid, columns, places), None
     several: list[tuple[str, ...]]
     if len(columns.labels) > 1:
         names = [grid.name(position) for position in columns.labels]
         cells = [grid.column(position) for position in columns.labels]
         if all(is_bits(column) for column in cells):
-            return _rows_of_bits(grid, texts, names, cells)
+            return _rows_of_bits(grid, places, names, cells)
         several = [_unique(row) for row in zip(*cells, strict=True)]
     elif columns.rest_are_labels:
         first = columns.labels[0]
@@ -159,27 +172,26 @@ def _rows(
         labels = [cell.strip() for cell in grid.column(position)]
         found = split_labels(str(grid.path), grid.name(position), labels, options.separator)
         if found is None:
-            return _rows_of_one(grid, columns, texts, labels, root)
+            return _rows_of_one(grid, columns, places, labels, root)
         several = found
     if all(len(classes) == 1 for classes in several):
-        return _rows_of_one(grid, columns, texts, [classes[0] for classes in several], root)
-    for number, classes in enumerate(several):
-        _check_text(grid.where(number), "label", ", ".join(classes))
-    return _rows_of_several(grid.path, texts, several), None
+        return _rows_of_one(grid, columns, places, [classes[0] for classes in several], root)
+    _check_texts(grid, "label", ["|".join(classes) for classes in several])
+    return _rows_of_several(grid.path, places, several), None
 
 
-def _rows_by_folder(grid: Grid, columns: Columns, texts: Sequence[_RowOf]) -> list[Row]:
+def _rows_by_folder(grid: Grid, columns: Columns, places: Sequence[_Place]) -> list[Row]:
     """Return rows whose classes are the folders of their files."""
     rows = []
-    for number, (text, file) in enumerate(zip(texts, grid.column(columns.file), strict=True)):
+    for number, (place, file) in enumerate(zip(places, grid.column(columns.file), strict=True)):
         label = posixpath.basename(posixpath.dirname(file.strip().replace("\\", "/")))
         if not label:
             raise ListError(
                 f"{grid.where(number)}: there is no column for the class, and {file!r} has no "
                 "folder that names it; add a column, or write the files as class/file"
             )
-        _check_text(grid.where(number), "label", label)
-        rows.append(text(label))
+        rows.append(place.row(label))
+    _check_texts(grid, "label", [row.label for row in rows])
     return rows
 
 
@@ -187,121 +199,75 @@ def _unique(cells: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.strip() for cell in cells if cell.strip()))
 
 
-def _texts(grid: Grid, columns: Columns) -> list[_RowOf]:
-    """Return one function per row, which adds the label to its file, split and group."""
-
-    def of(number: int) -> _RowOf:
-        where = grid.where(number)
-        row = grid.rows[number]
-
-        def cell(meaning: str, position: int | None) -> str | None:
-            if position is None:
-                return None
-            text = row[position] if position < len(row) else ""
-            if meaning != "file":  # names of files are bytes to the system
-                text = text.strip()
-                _check_text(where, meaning, text)
-            return text
-
-        file = cell("file", columns.file) or ""
-        if not file.strip():
-            raise ListError(f"{where}: the file is empty; fill it in or remove the line")
-        split = cell("split", columns.split)
-        if split is not None and split.casefold() == "unassigned":
-            split = ""
-        group = cell("group", columns.group)
-        if group == "":
-            raise ListError(f"{where}: the group is empty; every line needs one, alone or shared")
-
-        def make(
-            label: str, classes: tuple[str, ...] | None = None, number: int | None = None
-        ) -> Row:
-            return Row(where, file, label, number, split, group, classes)
-
-        return make
-
-    return [of(number) for number in range(len(grid.rows))]
+def _places(grid: Grid, columns: Columns) -> list[_Place]:
+    """Return file, split and group of every row."""
+    files = [file.strip() for file in grid.column(columns.file)]
+    if not all(files):
+        where = grid.where(files.index(""))
+        raise ListError(f"{where}: the file is empty; fill it in or remove the line")
+    splits = _cells(grid, "split", columns.split)
+    groups = _cells(grid, "group", columns.group)
+    if columns.group is not None and not all(groups):
+        where = grid.where(groups.index(""))
+        raise ListError(f"{where}: the group is empty; every line needs one, alone or shared")
+    return [
+        _Place(grid.where(number), file, "" if split in _UNASSIGNED else split, group)
+        for number, (file, split, group) in enumerate(zip(files, splits, groups, strict=True))
+    ]
 
 
-def _check_text(where: str, meaning: str, text: str) -> None:
-    if not is_utf8(text):
-        raise ListError(
-            f"{where}: the {meaning} {text!a} is not UTF-8 (possibly Latin-1); open the table in "
-            "the program that wrote it and save it as UTF-8"
-        )
+def _cells(grid: Grid, meaning: str, position: int | None) -> Sequence[str | None]:
+    """Return the cells of a column; None for each row if there is no such column."""
+    if position is None:
+        return [None] * len(grid.rows)
+    cells = [cell.strip() for cell in grid.column(position)]
+    _check_texts(grid, meaning, cells)
+    return cells
+
+
+def _check_texts(grid: Grid, meaning: str, cells: Sequence[str]) -> None:
+    """Refuse text that is not UTF-8; the names of files are bytes to the system."""
+    wrong = {cell for cell in set(cells) if not is_utf8(cell)}
+    for number, cell in enumerate(cells if wrong else ()):
+        if cell in wrong:
+            raise ListError(
+                f"{grid.where(number)}: the {meaning} {cell!a} is not UTF-8 (possibly Latin-1); "
+                "open the table in the program that wrote it and save it as UTF-8"
+            )
 
 
 def _rows_of_one(
-    grid: Grid, columns: Columns, texts: Sequence[_RowOf], labels: Sequence[str], root: Path
+    grid: Grid, columns: Columns, places: Sequence[_Place], labels: Sequence[str], root: Path
 ) -> tuple[list[Row], LabelMap | None]:
     """Return rows with one class each; numbers get their names from a column or a JSON file."""
-    for number, label in enumerate(labels):
-        where = grid.where(number)
-        if not label:
-            raise ListError(f"{where}: the label is empty; fill it in or remove the line")
-        _check_text(where, "label", label)
+    if not all(labels):
+        where = grid.where(labels.index(""))
+        raise ListError(f"{where}: the label is empty; fill it in or remove the line")
+    _check_texts(grid, "label", labels)
     if columns.name is not None:
         names = [cell.strip() for cell in grid.column(columns.name)]
         rows = []
-        for text, label, name in zip(texts, labels, names, strict=True):
-            has_both = bool(name) and _is_class_number(label)
-            rows.append(text(name, number=int(label)) if has_both else text(label))
+        for place, label, name in zip(places, labels, names, strict=True):
+            has_both = bool(name) and is_class_number(label)
+            rows.append(place.row(name, number=int(label)) if has_both else place.row(label))
         return rows, None
-    by_number = _class_names(grid.path, root, set(labels))
+    by_number = class_names(grid.path, root, set(labels))
     if by_number is None:
-        return [text(label) for text, label in zip(texts, labels, strict=True)], None
+        return [place.row(label) for place, label in zip(places, labels, strict=True)], None
     rows = [
-        text(by_number[label], number=int(label)) for text, label in zip(texts, labels, strict=True)
+        place.row(by_number[label], number=int(label))
+        for place, label in zip(places, labels, strict=True)
     ]
     ordered = sorted(by_number, key=int)
     if [int(number) for number in ordered] != list(range(len(ordered))):
-        return [text(by_number[label]) for text, label in zip(texts, labels, strict=True)], None
+        return [
+            place.row(by_number[label]) for place, label in zip(places, labels, strict=True)
+        ], None
     return rows, LabelMap(tuple(by_number[number] for number in ordered))
 
 
-def _is_class_number(text: str) -> bool:
-    return text.isdecimal() and len(text) < len(str(MAX_CLASSES))
-
-
-def _class_names(path: Path, root: Path, labels: set[str]) -> Mapping[str, str] | None:
-    """Return number → name from the only JSON file here that names all numbers in `labels`.
-
-    It is an object {"0": "name"} or {"name": 0}, next to the table or in the folder of images.
-    """
-    if not all(_is_class_number(label) and str(int(label)) == label for label in labels):
-        return None
-    found: dict[Path, dict[str, str]] = {}
-    folders = dict.fromkeys((path.parent.resolve(), root.resolve()))
-    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
-        if file.name == LABELS_FILE or file.stat().st_size > 50_000_000:
-            continue
-        names = _names_by_number(_document(file))
-        if names is not None and labels <= names.keys():
-            found[file] = names
-    if len({tuple(sorted(names.items())) for names in found.values()}) > 1:
-        raise ListError(
-            f"{path}: {', '.join(str(file) for file in found)} name the classes differently; keep "
-            "one of them, or name the classes with --labels"
-        )
-    for file, names in found.items():
-        _log.info("%s: the classes are named by %s", path, file)
-        return names
-    return None
-
-
-def _names_by_number(document: object) -> dict[str, str] | None:
-    if not isinstance(document, dict) or not document:
-        return None
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in document.values()):
-        document = {str(value): name for name, value in document.items()}
-    if not all(isinstance(name, str) and name for name in document.values()):
-        return None
-    is_map = all(_is_class_number(key) for key in document)
-    return document if is_map and len(set(document.values())) == len(document) else None
-
-
 def _rows_of_bits(
-    grid: Grid, texts: Sequence[_RowOf], names: Sequence[str], columns: Sequence[Sequence[str]]
+    grid: Grid, places: Sequence[_Place], names: Sequence[str], columns: Sequence[Sequence[str]]
 ) -> tuple[list[Row], LabelMap]:
     """Return rows of one column of 0 and 1 per class.
 
@@ -329,16 +295,16 @@ def _rows_of_bits(
         for row in zip(*values, strict=True)
     ]
     if all(len(classes) == 1 for classes in present):
-        return [text(found[0]) for text, found in zip(texts, present, strict=True)], labels
-    return _rows_of_several(grid.path, texts, present), labels
+        return [place.row(found[0]) for place, found in zip(places, present, strict=True)], labels
+    return _rows_of_several(grid.path, places, present), labels
 
 
 def _rows_of_several(
-    path: Path, texts: Sequence[_RowOf], classes: Sequence[tuple[str, ...]]
+    path: Path, places: Sequence[_Place], classes: Sequence[tuple[str, ...]]
 ) -> list[Row]:
     without = sum(not found for found in classes)
     _log.info("%s: images can have several classes; %d have none", path, without)
-    return [text("|".join(found), found) for text, found in zip(texts, classes, strict=True)]
+    return [place.row("|".join(found), found) for place, found in zip(places, classes, strict=True)]
 
 
 def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> Inventory:

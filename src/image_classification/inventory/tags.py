@@ -1,4 +1,4 @@
-"""Several labels in one cell: `cat|dog`, `cat dog`, `['cat', 'dog']`.
+"""The labels of a cell: several, as in `cat|dog` or `['cat', 'dog']`, or the name of a number.
 
 In: the cells of the label column. Out: the labels of each, or None if each cell is one label. A
 blank or a comma separates labels only if the parts occur as labels of their own: "golden
@@ -6,13 +6,21 @@ retriever" is one class. If that does not decide, the table is refused.
 """
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from image_classification.errors import ListError
+from image_classification.inventory.grid import read_document
+from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES
 
 _TAG_NAMES = {"tag", "tags"}
 NO_SEPARATOR = "none"
+_NAMES_CLASSES = re.compile("label|class|categ|name|map|id2|idx|ind[ei]", re.IGNORECASE)
+_MOST_BYTES = 50_000_000
+_MOST_FILES = 20
+_log = logging.getLogger(__name__)
 
 
 def split_labels(
@@ -105,3 +113,53 @@ def _of_lists(lists: list[tuple[str, ...]]) -> list[tuple[str, ...]] | None:
             for items in lists
         ]
     return [tuple(dict.fromkeys(items)) for items in lists]
+
+
+def is_class_number(text: str) -> bool:
+    """Return True for a whole number that can be a class."""
+    return text.isdecimal() and len(text) < len(str(MAX_CLASSES))
+
+
+def class_names(path: Path, root: Path, labels: set[str]) -> Mapping[str, str] | None:
+    """Return number → name from the only JSON file here that names all numbers in `labels`.
+
+    It is an object {"0": "name"} or {"name": 0}, next to the table or in the folder of images.
+    """
+    if not all(is_class_number(label) and str(int(label)) == label for label in labels):
+        return None
+    found: dict[Path, dict[str, str]] = {}
+    folders = dict.fromkeys((path.parent.resolve(), root.resolve()))
+    for file in (file for folder in folders for file in _json_files(folder)):
+        names = _names_by_number(read_document(file), _NAMES_CLASSES.search(file.stem) is not None)
+        if names is not None and labels <= names.keys():
+            found[file] = names
+    if len({tuple(sorted(names.items())) for names in found.values()}) > 1:
+        raise ListError(
+            f"{path}: {', '.join(str(file) for file in found)} name the classes differently; keep "
+            "one of them, or name the classes with --labels"
+        )
+    for file, names in found.items():
+        _log.info("%s: the classes are named by %s", path, file)
+        return names
+    return None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Return the few JSON files of a folder; many are one per image."""
+    files = [file for file in folder.glob("*.json") if file.name != LABELS_FILE]
+    files = [file for file in files if file.is_file() and file.stat().st_size <= _MOST_BYTES]
+    return sorted(files) if len(files) <= _MOST_FILES else []
+
+
+def _names_by_number(document: object, may_be_inverse: bool) -> dict[str, str] | None:
+    """Return {"0": "name"}; {"name": 0} too, unless it may be settings."""
+    if not isinstance(document, dict) or not document:
+        return None
+    if may_be_inverse and all(
+        isinstance(value, int) and not isinstance(value, bool) for value in document.values()
+    ):
+        document = {str(value): name for name, value in document.items()}
+    if not all(isinstance(name, str) and name for name in document.values()):
+        return None
+    is_map = all(is_class_number(key) for key in document)
+    return document if is_map and len(set(document.values())) == len(document) else None

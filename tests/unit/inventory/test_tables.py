@@ -142,7 +142,9 @@ def test_cassava_takes_the_names_of_its_numbers_from_the_json_file(images: Path)
     inventory = read(images, path)
     assert inventory.labels.names == ("Blight", "Streak", "Mottle", "Healthy")
     assert classes_of(inventory) == expected("Blight", "Streak", "Mottle")
-    (images / "other.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2}))
+    (images / "settings.json").write_text(json.dumps({"seed": 0, "epochs": 1, "workers": 2}))
+    assert read(images, path).labels == inventory.labels
+    (images / "class_indices.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2}))
     with pytest.raises(ListError, match="name the classes differently; keep one"):
         read(images, path)
 
