@@ -165,8 +165,10 @@ def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
         DataError: a damaged file, or classes that contradict `labels`.
         ListError: a name in a tar holds a TAB or a line break.
     """
-    splits = {"": root} if (here := find_packed(root)) else split_folders(root)
-    files = {split: here or find_packed(folder) for split, folder in splits.items()}
+    splits = {"": root} if (here := find_packed(root, with_tables=True)) else split_folders(root)
+    files = {
+        split: here or find_packed(folder, with_tables=True) for split, folder in splits.items()
+    }
     paths = [path for found in files.values() for path in found]
     if not paths:
         return None

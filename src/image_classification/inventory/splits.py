@@ -12,7 +12,7 @@ from image_classification.errors import DataError
 from image_classification.inventory.rows import SPLITS, split_named
 from image_classification.labels import tree
 
-_PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar")
+_PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar", ".parquet")
 _WORD = re.compile(r"[A-Za-z]+")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # of a TFRecord file
 

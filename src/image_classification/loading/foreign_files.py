@@ -127,8 +127,13 @@ _COMPANIONS = re.compile(
 )
 
 
-def describe_contents(folder: Path) -> str:
-    """Return what `folder`, in which no sample was found, holds, and the cure."""
+def describe_contents(folder: Path, otherwise: str = "") -> str:
+    """Return what `folder`, in which no sample was found, holds, and the cure.
+
+    Args:
+        folder: the folder.
+        otherwise: the text if no file in it is of a known kind; "" counts the other files.
+    """
     found: dict[tuple[str, str], tuple[int, Path]] = {}
     companions: list[str] = []
     other: dict[str, tuple[int, Path]] = {}
@@ -154,6 +159,8 @@ def describe_contents(folder: Path) -> str:
             for (kind, cure), (count, path) in rows[:_MOST_NAMED]
         ]
         return "; ".join(parts)
+    if otherwise:
+        return otherwise
     if other:
         count, first = max(other.values(), key=lambda row: row[0])
         plural = "" if count == 1 else "s"

@@ -19,6 +19,7 @@ from image_classification.labels.label_map import MAX_CLASSES, LabelMap
 from image_classification.labels.tree import IMAGE_EXTENSIONS
 from image_classification.loading.sources import Source
 from image_classification.records.packed import PackedFile, is_packed
+from image_classification.records.parquet import is_table
 from image_classification.samples import IntArray, Sample
 
 _CAPTIONS = 20  # samples from which names that hardly repeat cannot be classes
@@ -151,16 +152,24 @@ class PackedSource(Source):
         return file, index - self._starts[file]
 
 
-def find_packed(folder: Path) -> list[Path]:
+def find_packed(folder: Path, *, with_tables: bool = False) -> list[Path]:
     """Return the TFRecord files and tar shards in `folder`, in name order; [] with class folders.
 
-    In an unpacked archive, they can be in the only folder of `folder`.
+    They can be in the only folder of `folder`, as in an unpacked archive or a Hugging Face
+    repository. `with_tables` also finds Parquet tables, if no image is next to them; opening one
+    copies its images.
     """
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    if len(entries) == 1 and entries[0].is_dir():
-        return find_packed(entries[0])
-    found = [entry for entry in entries if entry.is_file() and is_packed(entry)]
-    if found and any(_has_image(entry) for entry in entries if entry.is_dir()):
+    folders = [entry for entry in entries if entry.is_dir()]
+    with_tables = with_tables and not _has_image(folder)
+    found = [
+        entry
+        for entry in entries
+        if entry.is_file() and (is_packed(entry) or (with_tables and is_table(entry)))
+    ]
+    if not found and len(folders) == 1:
+        return find_packed(folders[0], with_tables=with_tables)
+    if found and any(map(_has_image, folders)):
         _log.info("%s: its folders are the classes; %s is not read", folder, found[0])
         return []
     return found

@@ -170,7 +170,7 @@ class FolderSource(ListedSource):
             raise DataError(
                 f"{root}: expected one folder for each class with images "
                 f"({', '.join(tree.IMAGE_EXTENSIONS)}) in it, found none; it holds "
-                f"{str(self.left_out) if self.lost else describe_contents(root)}"
+                + describe_contents(root, str(self.left_out) if self.lost else "")
             )
         self.labels = labels or LabelMap(tuple(classes))
         numbers = [self.labels.index(name) for name in classes]

@@ -1,4 +1,4 @@
-"""Files of other programs that hold images with their labels: TFRecord files and tar shards.
+"""Files of other programs that hold images with their labels: TFRecords, tar shards, Parquet.
 
 In: such a file. Out: a `PackedFile`, which knows every label and reads single images. Opening reads
 the headers and labels, not the images.
@@ -7,15 +7,17 @@ the headers and labels, not the images.
 from __future__ import annotations
 
 import mmap
+import tempfile
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from image_classification.errors import RecordError
-from image_classification.records import tar_shards, tfrecord
-from image_classification.records.format import PackedImage, map_file
+from image_classification.records import parquet, tar_shards, tfrecord
+from image_classification.records.format import Mapped, PackedImage, map_file
 from image_classification.samples import IntArray
 
 
@@ -36,12 +38,11 @@ class PackedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.vocabulary: list[str] = []
-        self._data = map_file(path)
+        self._data: Mapped = b"" if parquet.is_table(path) else map_file(path)
         self._keys, positions = bytearray(), dict[str, int]()
         columns = [array("q") for _ in range(7)]
-        scan = tfrecord.scan_examples if tfrecord.is_tfrecord(path) else tar_shards.scan_shard
         try:
-            for image in scan(path, self._data):
+            for image in self._scan():
                 row = self._row(image, positions)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
@@ -56,6 +57,24 @@ class PackedFile:
         self.numbers: IntArray = numbers
         self.named: IntArray = named
         self._places = places
+
+    def _scan(self) -> Iterator[PackedImage]:
+        if not parquet.is_table(self.path):
+            is_tfrecord = tfrecord.is_tfrecord(self.path)
+            scan = tfrecord.scan_examples if is_tfrecord else tar_shards.scan_shard
+            yield from scan(self.path, self._data)
+            return
+        with tempfile.TemporaryFile(prefix="image-classification-") as copy:
+            try:
+                yield from parquet.scan_table(self.path, copy)
+                copy.flush()
+            except OSError as error:
+                raise RecordError(
+                    f"{self.path}: copying its images to {tempfile.gettempdir()} failed: "
+                    f"{error.strerror}; set TMPDIR to a larger volume"
+                ) from error
+            if copy.tell():
+                self._data = mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _row(self, image: PackedImage, positions: dict[str, int]) -> tuple[int, ...]:
         self._keys += image.key.encode("utf-8", "surrogateescape")

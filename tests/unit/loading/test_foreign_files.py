@@ -53,7 +53,7 @@ def test_every_other_file_of_a_channel_is_named_with_the_command_that_helps(
     content, kind, cure = CASES[name]
     folder = fill(tmp_path / "channel", name, content=content)
     for read in (FolderSource, take_inventory, find_subsets):
-        if read is not FolderSource and name in ("train.idx",):
+        if read is not FolderSource and name in ("train.idx", "train-0.parquet"):
             continue
         with pytest.raises(DataError) as caught:
             read(folder)
@@ -96,3 +96,11 @@ def test_a_file_in_place_of_a_folder_of_data_is_named(tmp_path: Path) -> None:
     for read in (take_inventory, find_subsets):
         with pytest.raises(DataError, match="a ZIP archive"):
             read(archive)
+
+
+def test_a_known_file_in_a_folder_like_a_class_is_named_too(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "data/train-00000-of-00002.parquet", "data/dataset.beton", "a/b.zip")
+    with pytest.raises(DataError) as caught:
+        FolderSource(folder)
+    for part in ("preprocess --input", "FFCV", "python -m zipfile"):
+        assert part in str(caught.value)

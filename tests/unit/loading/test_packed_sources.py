@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import struct
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import pytest
 from image_classification.cli import main
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.errors import ChannelError, DataError, LabelError, RecordError
+from image_classification.errors import ChannelError, DataError, LabelError, RecordError, UsageError
 from image_classification.evaluate import open_labeled
 from image_classification.images.encode import encode_jpeg
 from image_classification.images.preprocessing import Preprocessing
@@ -600,3 +601,60 @@ def test_a_thousand_damaged_files_are_read_or_refused_and_never_crash(tmp_path: 
                 assert len(source.read(index).data) <= len(max(JPEGS, key=len)) + 40
         source.close()
     assert outcomes == {RecordError, LabelError, PackedSource}
+
+
+def parquet(path: Path, labels: list[object], names: list[str] | None = None) -> Path:
+    """A table as Hugging Face's datasets writes it."""
+    arrow = pytest.importorskip("pyarrow", reason="pip install pyarrow")
+    tables = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    images = [{"bytes": JPEGS[n], "path": f"{n}.jpg"} for n in range(len(labels))]
+    table = arrow.table({"image": images, "label": labels})
+    if names:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        table = table.replace_schema_metadata(metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tables.write_table(table, path, row_group_size=3)
+    return path
+
+
+def test_preprocess_and_check_read_the_tables_of_hugging_face_with_their_splits(
+    tmp_path: Path,
+) -> None:
+    root, names = tmp_path / "flowers", ["daisy", "rose"]
+    parquet(root / "data" / "train-00000-of-00001.parquet", [1, 0] * 4, names)
+    parquet(root / "data" / "validation-00000-of-00001.parquet", [0, 1, 1], names)
+    (root / "README.md").write_text("# Flowers")
+    inventory = take_inventory(root)
+    assert inventory.labels.names == ("daisy", "rose")
+    assert list(inventory.splits) == ["train"] * 8 + ["validation"] * 3
+    write_channels(inventory, tmp_path / "out", ChannelPlan(format="tfrecord"), lambda *_: None)
+    source = PackedSource(find_packed(tmp_path / "out" / "validation"))
+    assert sorted(source.read(n).data for n in range(3)) == sorted(JPEGS[:3])
+    (subset,) = find_subsets(root)
+    assert subset.labels.tolist() == [1, 0] * 4 + [0, 1, 1] and subset.read(1) == JPEGS[1]
+    channels = {"train": ChannelInput("train", root / "data")}
+    with pytest.raises(DataError, match=r"preprocess --input .* --output channels"):
+        open_inputs(channels, settings_of(INTERFACES["mxnet"].parse({})), "train")
+
+
+def test_a_table_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", ["rose", "daisy"])
+    assert PackedSource([path]).labels == LabelMap(("daisy", "rose"))
+    with pytest.raises(LabelError, match=r"row 1: expected one class .* got -1"):
+        PackedSource([parquet(tmp_path / "a.parquet", [0, -1])])
+    with pytest.raises(LabelError, match=r"got \[0, 1\]"):
+        PackedSource([parquet(tmp_path / "a.parquet", [[0, 1], [1]])])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RecordError, match="not a Parquet table, or a damaged one"):
+        PackedSource([path])
+
+
+def test_a_table_without_pyarrow_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for read in (take_inventory, find_subsets):
+        with pytest.raises(UsageError, match="pip install pyarrow"):
+            read(tmp_path)

@@ -21,6 +21,7 @@ from image_classification.loading.record_labels import read_record_labels
 from image_classification.loading.records import stacked_rows
 from image_classification.prepare.check import WITHOUT_IMAGE, Subset
 from image_classification.records.packed import is_packed
+from image_classification.records.parquet import is_table
 from image_classification.records.reader import RecordFile
 from image_classification.samples import FloatArray
 
@@ -43,7 +44,7 @@ def find_subsets(
     if path.is_file() and path.suffix == ".rec":
         folders.refuse_columns(columns)
         return [_record_subset(path, [path])]
-    if path.is_file() and is_packed(path):
+    if path.is_file() and (is_packed(path) or is_table(path)):
         return [_packed_subset(path, [path])]
     if not path.is_dir():
         found = describe_file(path) if path.is_file() else describe_missing(path)
@@ -57,7 +58,7 @@ def find_subsets(
     if records and listing is None:
         folders.refuse_columns(columns)
         return [_record_subset(path, records)]
-    if listing is None and (packed := find_packed(path)):
+    if listing is None and (packed := find_packed(path, with_tables=True)):
         return [_packed_subset(path, packed)]
     lists = [found for found in sorted(path.glob("*.lst")) if found.is_file()]
     lists = [listing] if listing else lists
