@@ -6,6 +6,7 @@ from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
 from image_classification.inventory.column_kinds import ColumnOptions
+from image_classification.inventory.lists import read_list_inventory
 from image_classification.inventory.manifest import is_manifest, read_manifest
 from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import Inventory, assemble, in_order, split_named
@@ -15,7 +16,7 @@ from image_classification.inventory.splits import (
     splits_in_names,
     subfolders,
 )
-from image_classification.inventory.tables import read_list_inventory, read_table
+from image_classification.inventory.tables import read_table
 from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.lists import ListEntry
@@ -218,11 +219,13 @@ def _read_listing(
     refuse_pointer(listing)
     kind = listing.suffix.lower()
     if kind in _LISTS:
-        return read_list_inventory(root, listing, labels)
+        return read_list_inventory(root, listing, labels, may_have_several=True)
     if kind in _MANIFESTS and is_manifest(listing):
         attribute = label_attribute or columns.label
-        rows = read_manifest(listing, attribute, columns.group, columns.split)
-        return assemble(root, listing, rows, labels)
+        rows, own_labels = read_manifest(
+            listing, attribute, columns.group, columns.split, columns.separator
+        )
+        return assemble(root, listing, rows, labels, own_labels)
     if label_attribute and columns.label is None:
         columns = replace(columns, label=label_attribute)
     files = FileIndex.below(root, listing)

@@ -6,7 +6,7 @@ Source: Amazon SageMaker developer guide, "augmented manifest" and Ground Truth'
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from image_classification.errors import DataError, ListError
 from image_classification.inventory.matching import path_of_uri
 from image_classification.inventory.rows import Row, find_files
-from image_classification.labels.label_map import MAX_CLASSES
-from image_classification.labels.values import parse_multi_hot
+from image_classification.inventory.tags import split_labels
+from image_classification.labels.label_map import MAX_CLASSES, LabelMap
+from image_classification.labels.values import parse_label, parse_multi_hot
 from image_classification.samples import UInt8Array
 
 _SOURCE = "source-ref"
@@ -41,8 +42,12 @@ def read_manifest(
     label_attribute: str | None = None,
     group_by: str | None = None,
     split_attribute: str | None = None,
-) -> list[Row]:
-    """Return the rows of a manifest.
+    separator: str | None = None,
+) -> tuple[list[Row], LabelMap | None]:
+    """Return the rows of a manifest, and the class names if it gives them their order.
+
+    Images have several classes if a label is a list of other than one class (`[0, 2]`, `["cat",
+    "dog"]`), a vector of other than one 1 (`[1, 0, 1]`), or text of several (`"cat|dog"`).
 
     Args:
         path: the file.
@@ -50,14 +55,112 @@ def read_manifest(
             else one called class-id, class, label or category, else the only one there is.
         group_by: the attribute of the groups; without it, `group`.
         split_attribute: the attribute of the split; without it, `split`.
+        separator: what separates several classes in text, see `inventory.tags`.
 
     Raises:
-        ListError: a line is not a JSON object, or has no image, no class, or several classes.
+        ListError: a line is not a JSON object, or has no image or no class.
     """
-    return [
-        _row(where, sample, label_attribute, group_by, split_attribute)
+    samples = [
+        (where, sample, _label_attribute(where, sample, label_attribute))
         for where, sample in _samples(path)
     ]
+    values = [_value_of(sample[attribute]) for _, sample, attribute in samples]
+    several = _several(path, values, samples[0][2] if samples else "", separator)
+    if several is not None and all(len(classes) == 1 for classes in several):
+        samples = [
+            (where, {**sample, attribute: classes[0]}, attribute)
+            for (where, sample, attribute), classes in zip(samples, several, strict=True)
+        ]
+        several = None
+    if several is None:
+        rows = [
+            _row(where, sample, attribute, group_by, split_attribute)
+            for where, sample, attribute in samples
+        ]
+        return rows, None
+    names = _class_map(samples)
+    rows = []
+    for (where, sample, attribute), classes in zip(samples, several, strict=True):
+        known = tuple(names.get(item, item) if isinstance(item, int) else item for item in classes)
+        label = "|".join(map(str, known))
+        rows.append(_row(where, sample, attribute, group_by, split_attribute, (label, known)))
+    numbers = [item for classes in several for item in classes if isinstance(item, int)]
+    if not numbers:
+        return rows, None
+    width = max([*numbers, *names]) + 1
+    if _is_vectors(values):
+        width = len(values[0])
+    if width > MAX_CLASSES:
+        raise ListError(f"{path}: expected class numbers below {MAX_CLASSES}, got {width - 1}")
+    return rows, LabelMap(tuple(names.get(number, str(number)) for number in range(width)))
+
+
+def _value_of(value: object) -> Any:
+    """Return a label as it stands; text of a list as the list."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        return parse_label(value)
+    return value
+
+
+def _is_vectors(values: Sequence[Any]) -> bool:
+    """Return whether all labels are vectors of 0 and 1 of one length."""
+    if not all(isinstance(value, list) for value in values):
+        return False
+    return len({len(value) for value in values}) == 1 and all(
+        item in (0, 1) and not isinstance(item, str) for value in values for item in value
+    )
+
+
+def _several(
+    path: Path, values: Sequence[Any], attribute: str, separator: str | None
+) -> list[tuple[str | int, ...]] | None:
+    """Return the classes of each image; None if each has one, or a label that is none."""
+    lists = [value for value in values if isinstance(value, list)]
+    if not lists:
+        texts = [value.strip() for value in values if isinstance(value, str)]
+        if len(texts) < len(values):
+            return None
+        return [*split] if (split := split_labels(str(path), attribute, texts, separator)) else None
+    widths = {len(value) for value in lists}
+    if all(value.count(1) == 1 and value.count(0) == len(value) - 1 for value in lists):
+        if len(widths) == 1 or len(lists) < len(values):
+            return None
+    if _is_vectors(values) and widths != {1}:
+        return [tuple(i for i, item in enumerate(value) if item) for value in values]
+    found = []
+    for value in values:
+        items = value if isinstance(value, list) else [value]
+        if not all(_is_class(item) for item in items):
+            return None
+        found.append(
+            tuple(item if isinstance(item, str) else int(item) for item in dict.fromkeys(items))
+        )
+    return found
+
+
+def _is_class(item: object) -> bool:
+    if isinstance(item, str):
+        return bool(item)
+    if isinstance(item, bool) or not isinstance(item, (int, float)):
+        return False
+    return 0 <= item < MAX_CLASSES and item == int(item)
+
+
+def _class_map(samples: Sequence[tuple[str, Mapping[str, Any], str]]) -> dict[int, str]:
+    """Return number → name from the `class-map` in the metadata, as multi-label jobs write it."""
+    names: dict[int, str] = {}
+    for where, sample, attribute in samples:
+        metadata = sample.get(attribute + _METADATA)
+        found = metadata.get("class-map") if isinstance(metadata, dict) else None
+        for number, name in found.items() if isinstance(found, dict) else ():
+            if not (number.isdecimal() and len(number) < 7 and isinstance(name, str) and name):
+                continue
+            if names.setdefault(int(number), name) != name:
+                raise ListError(
+                    f"{where}: class {number} is called {name!r} here and {names[int(number)]!r} "
+                    "before; a number must have one name"
+                )
+    return names
 
 
 def read_multi_hot_manifest(
@@ -114,14 +217,15 @@ def _parse(where: str, line: str) -> dict[str, Any]:
 def _row(
     where: str,
     sample: Mapping[str, Any],
-    label_attribute: str | None,
+    attribute: str,
     group_by: str | None,
     split_attribute: str | None = None,
+    several: tuple[str, tuple[str | int, ...]] | None = None,
 ) -> Row:
-    attribute = label_attribute or _find_label(where, sample)
-    if attribute not in sample:
-        raise ListError(f"{where}: no attribute {attribute!r}; it has {', '.join(sample)}")
-    number, name = _class_of(where, attribute, sample[attribute])
+    """Return the row of a line; `several` is the text and the classes of an image of several."""
+    number, name = None, ""
+    if several is None:
+        number, name = _class_of(where, attribute, sample[attribute])
     metadata = sample.get(attribute + _METADATA)
     named = metadata.get("class-name") if isinstance(metadata, dict) else None
     group = sample.get(group_by or "group")
@@ -132,6 +236,8 @@ def _row(
     split = sample.get(split_attribute or "split")
     if split_attribute and split is None:
         raise ListError(f"{where}: no attribute {split_attribute!r}; it has {', '.join(sample)}")
+    if several is not None:
+        named = several[0]
     return Row(
         where,
         path_of_uri(sample[_SOURCE]),
@@ -139,7 +245,15 @@ def _row(
         number,
         None if split is None else str(split),
         None if group is None else str(group),
+        None if several is None else several[1],
     )
+
+
+def _label_attribute(where: str, sample: Mapping[str, Any], given: str | None) -> str:
+    attribute = given or _find_label(where, sample)
+    if attribute not in sample:
+        raise ListError(f"{where}: no attribute {attribute!r}; it has {', '.join(sample)}")
+    return attribute
 
 
 def _find_label(where: str, sample: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""Tables and lists (.lst) with the class of each image.
+"""Tables with the class of each image.
 
 A table is a file of any program: see `inventory.grid` for its forms and `inventory.columns` for
-the meaning of its columns. A list gives ids and class numbers, which an inventory keeps; or a
-column 0 or 1 for every class, where images have multiple labels.
+the meaning of its columns.
 """
 
 import logging
@@ -11,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from image_classification.errors import DataError, ListError
 from image_classification.inventory.coco import coco_rows, is_coco
@@ -23,10 +20,7 @@ from image_classification.inventory.matching import FileIndex
 from image_classification.inventory.rows import (
     DROPPED,
     UNDECIDED,
-    Inventory,
     Row,
-    file_rows,
-    find_files,
 )
 from image_classification.inventory.tags import (
     NO_SEPARATOR,
@@ -35,8 +29,6 @@ from image_classification.inventory.tags import (
     split_labels,
 )
 from image_classification.labels.label_map import LabelMap, is_utf8
-from image_classification.labels.lists import ListEntry, read_list
-from image_classification.samples import UInt8Array
 
 _YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
 _SHOWN = 20
@@ -305,61 +297,3 @@ def _rows_of_several(
     without = sum(not found for found in classes)
     _log.info("%s: images can have several classes; %d have none", path, without)
     return [place.row("|".join(found), found) for place, found in zip(places, classes, strict=True)]
-
-
-def read_list_inventory(root: Path, listing: Path, labels: LabelMap | None) -> Inventory:
-    """Return the images of a list.
-
-    The names are `labels`, else those of a `labels.json` next to the list, else the folders of the
-    images if every class has one of its own, else the numbers.
-
-    Raises:
-        ListError: a malformed list, no image in it, or a label that is not a class number.
-    """
-    entries = _read_entries(listing)
-    for entry in entries:
-        if len(entry.labels) > 1 or not entry.labels[0].is_integer() or entry.labels[0] < 0:
-            raise ListError(
-                f"{listing}, id {entry.id}: expected one class number from 0 as label, got "
-                f"{', '.join(f'{label:g}' for label in entry.labels)}"
-            )
-    classes = int(max(entry.labels[0] for entry in entries)) + 1
-    labels = labels or LabelMap.beside(listing) or LabelMap.from_folders(entries)
-    labels = labels or LabelMap.numbered(classes)
-    if classes > len(labels):
-        raise ListError(
-            f"{listing} has a label {classes - 1}, but there are {len(labels)} class names: "
-            f"{list(labels.names)[:20]}"
-        )
-    found, left_out = find_files(root, listing, file_rows(listing, entries))
-    left_out.warn(root, f"only the images in {listing.name} are used")
-    entries = [entry._replace(path=path) for entry, path in zip(entries, found, strict=True)]
-    name = f"{root} by {listing}"
-    return Inventory(name, root, entries, labels, left_out=left_out.reasons())
-
-
-def read_multi_hot_list(root: Path, listing: Path) -> tuple[list[str], UInt8Array]:
-    """Return paths below `root` and uint8 (len, classes) of a list with a column per class.
-
-    Raises:
-        ListError: a malformed list, no image in it, or lines of another width or other values than
-            0 and 1.
-    """
-    entries = _read_entries(listing)
-    width = len(entries[0].labels)
-    for entry in entries:
-        if len(entry.labels) != width or not set(entry.labels) <= {0.0, 1.0}:
-            raise ListError(
-                f"{listing}, id {entry.id}: expected {width} columns 0 or 1, one for every class, "
-                f"got {', '.join(f'{label:g}' for label in entry.labels)}"
-            )
-    found, left_out = find_files(root, listing, file_rows(listing, entries))
-    left_out.warn(root, f"only the images in {listing.name} are used")
-    return found, np.array([entry.labels for entry in entries], np.uint8)
-
-
-def _read_entries(listing: Path) -> list[ListEntry]:
-    entries = read_list(listing)
-    if not entries:
-        raise ListError(f"{listing}: expected a list of images, got an empty file")
-    return entries

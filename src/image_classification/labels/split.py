@@ -7,7 +7,7 @@ import numpy as np
 
 from image_classification.errors import UsageError
 from image_classification.labels.lists import ROUNDING
-from image_classification.samples import Array, IntArray
+from image_classification.samples import Array, IntArray, UInt8Array
 
 
 class Split(NamedTuple):
@@ -93,6 +93,64 @@ def stratified_group_split(
         raise UsageError(
             f"{len(names)} groups are too few for the ratios {ratios}: one subset would be "
             "empty; use other ratios or smaller groups"
+        )
+    return _to_split(subsets)
+
+
+def stratified_multi_label_split(
+    multi_hot: UInt8Array,
+    groups: Sequence[str],
+    ratios: tuple[float, float, float],
+    seed: int,
+) -> Split:
+    """Divide samples of several classes each so that every class is divided about alike.
+
+    Samples (or groups) are assigned from that with the rarest class to that with the most frequent
+    ones, each to the subset that lacks most of its rarest class, and if several do, of its other
+    classes; the seed decides among equals. Of a class with 2 or more samples, validation wants at
+    least 1, and of one with 3 or more, test does. Samples of no class count as a class. (Iterative
+    stratification, K. Sechidis and others, 2011, in one pass.)
+
+    Args:
+        multi_hot: uint8 (n, classes), 1 for every class of a sample.
+        groups: n names, samples with the same name stay together; empty if there are none.
+        ratios: shares of train, validation and test, 0 to 1, adding up to 1.
+        seed: 0 or more.
+
+    Raises:
+        UsageError: the ratios are not shares of a whole, or a subset that has a share is empty.
+    """
+    _check_ratios(ratios)
+    labels = np.column_stack((multi_hot, ~multi_hot.any(axis=1))).astype(np.int64)
+    totals = labels.sum(axis=0).astype(np.float64)
+    lacking = np.outer(ratios, totals)
+    for subset, least in ((1, 2), (2, 3)):
+        if ratios[subset] > 0:
+            lacking[subset] = np.maximum(lacking[subset], totals >= least)
+    lacking[0] = totals - lacking[1] - lacking[2]
+    members = [np.array([i]) for i in range(len(labels))]
+    if groups:
+        names, membership = np.unique(np.asarray(groups, np.str_), return_inverse=True)
+        order = np.argsort(membership, kind="stable")
+        members = np.split(order, np.cumsum(np.bincount(membership, minlength=len(names)))[:-1])
+        labels = np.stack([labels[indices].sum(axis=0) for indices in members])
+    rarest = np.where(labels > 0, totals, np.inf).min(axis=1)
+    sizes = np.array([len(indices) for indices in members])
+    tie_breakers = np.random.default_rng(seed).random(len(members))
+    subsets = np.zeros(len(multi_hot), np.int8)
+    is_open = np.flatnonzero(ratios)
+    for unit in np.lexsort((tie_breakers, -sizes, rarest)).tolist():
+        classes = np.flatnonzero(labels[unit])
+        counts = labels[unit, classes]
+        need = (lacking[:, classes] * (counts / totals[classes] ** 2)).sum(axis=1)
+        first = lacking[:, classes[np.argmin(totals[classes])]]  # of the rarest class
+        subset = max(is_open.tolist(), key=lambda i: (first[i], need[i]))
+        lacking[subset, classes] -= counts
+        subsets[members[unit]] = subset
+    if len(np.unique(subsets)) < len(is_open):
+        raise UsageError(
+            f"{len(members)} {'groups' if groups else 'images'} are too few for the ratios "
+            f"{ratios}: one subset would be empty; use other ratios"
         )
     return _to_split(subsets)
 

@@ -28,7 +28,11 @@ from image_classification.images.restart_markers import Segmenter
 from image_classification.inventory.rows import SPLITS, Inventory
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import ListEntry, write_list
-from image_classification.labels.split import stratified_group_split, stratified_split
+from image_classification.labels.split import (
+    stratified_group_split,
+    stratified_multi_label_split,
+    stratified_split,
+)
 from image_classification.labels.tree import class_name
 from image_classification.loading.sources import LOST
 from image_classification.prepare.encode import EncodingRun, ImageEncoder, Transcoding
@@ -145,7 +149,11 @@ def _drawn(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
             "add up to less than 1"
         )
     ratios, classes = (train, 1 - train - test, test), inventory.class_indices
-    if inventory.groups:
+    if inventory.multi_hot is not None:
+        drawn = stratified_multi_label_split(
+            inventory.multi_hot, inventory.groups, ratios, plan.seed
+        )
+    elif inventory.groups:
         drawn = stratified_group_split(classes, inventory.groups, ratios, plan.seed)
     else:
         drawn = stratified_split(classes, ratios, plan.seed)
@@ -230,13 +238,8 @@ def write_channels(
         UsageError: impossible ratios, a format that cannot be written, an output that is not empty.
         DataError: more unusable images than allowed, or a full disk; nothing is left behind.
     """
-    if inventory.is_multi_label:
-        raise UsageError(
-            f"{inventory.name}: images have several classes, which cannot be written yet; choose "
-            "one class per image with --label-column"
-        )
     _check_output(output)
-    check_format(plan.format, inventory.labels)
+    check_format(plan.format, inventory.labels, inventory.is_multi_label)
     _refuse_lost_classes(inventory)
     splits = _split(inventory, plan)
     shards = [

@@ -9,6 +9,7 @@ from typing import Any
 
 from image_classification.images.encode import thumbnail_of_file
 from image_classification.inventory.rows import Inventory
+from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.label_map import alike
 from image_classification.labels.tree import class_name
 from image_classification.loading.sources import NESTED
@@ -28,7 +29,7 @@ class ListedImage:
     Attributes:
         split: the split it was meant for.
         path: below the folder of the images.
-        label: class name.
+        label: class name; of several classes, all names.
         reason: why it cannot be used, or None.
     """
 
@@ -61,14 +62,15 @@ class SplitFindings:
     size_bytes: int = 0
     left_out: list[ListedImage] = field(default_factory=list)
 
-    def add(self, image: ListedImage, class_index: int, size: int) -> None:
-        """Count one image, written in `size` bytes or unusable."""
+    def add(self, image: ListedImage, classes: Sequence[int], size: int) -> None:
+        """Count one image of `classes`, written in `size` bytes or unusable."""
         if image.reason is not None:
             self.left_out.append(image)
             return
         self.images += 1
         self.size_bytes += size
-        self.class_counts[class_index] += 1
+        for class_index in classes:
+            self.class_counts[class_index] += 1
 
 
 class Findings:
@@ -96,12 +98,16 @@ class Findings:
         self.settings, self.host, self.hosts = settings, host, hosts
         self.splits = {name: SplitFindings([0] * len(inventory.labels)) for name in splits}
         self._by_digest: dict[bytes, list[ListedImage]] = {}
+        self._unlabeled = 0
 
     def add(self, split: str, image: EncodedImage, size: int) -> None:
         """Count one image, written in `size` bytes or unusable."""
-        class_index = int(image.entry.labels[0])
-        listed = ListedImage(split, image.entry.path, self.labels.names[class_index], image.reason)
-        self.splits[split].add(listed, class_index, size)
+        kind = LabelKind.MULTI_HOT if self.inventory.is_multi_label else LabelKind.CLASS
+        classes = [int(label) for label in classes_of(image.entry.labels, kind)]
+        names = ", ".join(self.labels.names[index] for index in classes) or "no class"
+        listed = ListedImage(split, image.entry.path, names, image.reason)
+        self.splits[split].add(listed, classes, size)
+        self._unlabeled += image.reason is None and not classes
         if image.reason is None:
             self._by_digest.setdefault(image.digest, []).append(listed)
 
@@ -146,6 +152,10 @@ class Findings:
 
     def remarks(self) -> Iterator[str]:
         """Yield one sentence for each thing to look at before training."""
+        if self.inventory.is_multi_label:
+            yield "images can have several classes: train with multi_label=1"
+        if self._unlabeled:
+            yield f"images of none of the classes: {self._unlabeled}"
         if self.left_out:
             yield f"images left out because they cannot be used: {len(self.left_out)}"
         if self.crossing:
@@ -162,7 +172,8 @@ class Findings:
                 f"all images are of the class {self.labels.names[present[0]]}: training needs at "
                 "least two classes"
             )
-        advice = self.labels.gaps(present) if self.hosts == 1 else None
+        is_whole = self.hosts == 1 and not self.inventory.is_multi_label
+        advice = self.labels.gaps(present) if is_whole else None
         if advice is not None:
             yield advice
         for group in alike(self.labels.names):
@@ -187,6 +198,7 @@ class Findings:
             "host": self.host,
             "hosts": self.hosts,
             **self.settings,
+            **({"multi_label": True} if self.inventory.is_multi_label else {}),
             "remarks": list(self.remarks()),
             "splits": {name: self._split_json(split) for name, split in self.splits.items()},
             "duplicates": [[image.to_json() for image in group] for group in self.duplicates],

@@ -7,6 +7,7 @@ manager that yields a function, which stores one image and returns its size in b
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from image_classification.errors import UsageError
@@ -73,19 +74,23 @@ def _file_name(image: EncodedImage) -> str:
 def write_tfrecords(folder: Path, stem: str, labels: LabelMap) -> Iterator[Write]:
     """Write `<stem>.tfrecord` with the keys of TensorFlow's ImageNet converter.
 
-    Labels count from 0. Height and width are those of the stored pixels, which TensorFlow's
-    decoders return.
+    Labels count from 0; an image of several classes has a list of them. Height and width are those
+    of the stored pixels, which TensorFlow's decoders return.
     """
     path = folder / f"{stem}.tfrecord"
     with named_in_errors(path), path.open("wb", 1 << 20) as file:
 
         def write(image: EncodedImage) -> int:
-            header, label = read_header(image.content), int(image.entry.labels[0])
-            features: dict[str, bytes | int] = {
+            header, numbers = read_header(image.content), image.entry.labels
+            present = [int(numbers[0])]
+            if len(numbers) > 1:
+                present = [index for index, value in enumerate(numbers) if value]
+            names = [labels.names[index].encode() for index in present]
+            features: dict[str, bytes | int | list[bytes] | list[int]] = {
                 "image/encoded": image.content,
                 "image/format": header.format.lower().encode(),
-                "image/class/label": label,
-                "image/class/text": labels.names[label].encode(),
+                "image/class/label": present,
+                "image/class/text": names,
                 "image/height": header.height,
                 "image/width": header.width,
                 "image/filename": os.fsencode(image.entry.path),
@@ -96,18 +101,23 @@ def write_tfrecords(folder: Path, stem: str, labels: LabelMap) -> Iterator[Write
 
 
 FORMATS: dict[str, Format] = {
-    "recordio": write_records,
+    "recordio": partial(write_records, pack_labels=True),
     "folders": write_class_folders,
     "tfrecord": write_tfrecords,
 }
 
 
-def check_format(name: str, labels: LabelMap) -> None:
+def check_format(name: str, labels: LabelMap, is_multi_label: bool = False) -> None:
     """Raise a UsageError for a format that cannot be written here, before any work is done."""
     if name not in FORMATS:
         raise UsageError(f"expected one of {', '.join(FORMATS)} as format, got {name!r}")
     if name == "tfrecord":
         require_checksums()
+    if name == "folders" and is_multi_label:
+        raise UsageError(
+            "images can have several classes, but --format folders stores an image in the folder "
+            "of one class; use --format recordio or tfrecord"
+        )
     if name == "folders":
         for label in labels.names:
             is_hidden = label.startswith(".") or is_system_name(label) or label == LABELS_FILE

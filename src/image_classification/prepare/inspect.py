@@ -17,7 +17,7 @@ from image_classification.images.header import ImageHeader, read_header
 from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, write_list
-from image_classification.loading.record_labels import (
+from image_classification.loading.records import (
     RecordLabels,
     label_rows,
     read_record_labels,

@@ -10,7 +10,7 @@ little-endian. Source: tensorflow `tensorflow/core/lib/io/record_writer.h` (fram
 import re
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,22 @@ def frame_tfrecord(data: bytes) -> bytes:
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
 
-def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-    """Encode a `tf.train.Example` with one value per feature: a bytes_list or an int64_list.
+def encode_example(features: Mapping[str, bytes | int | Sequence[bytes] | Sequence[int]]) -> bytes:
+    """Encode a `tf.train.Example`: each feature is a bytes_list or an int64_list.
 
     Keys are written in the given order, so equal features give equal bytes. Integers are 0 or more.
+    A list without a value is an int64_list.
     """
     entries = []
     for key, value in features.items():
-        if isinstance(value, int):
-            feature = encode_field(_INT64_LIST, encode_field(1, encode_varint(value)))  # packed
+        values = [value] if isinstance(value, (int, bytes)) else value
+        texts = [item for item in values if isinstance(item, bytes)]
+        if texts:
+            content = b"".join(encode_field(1, text) for text in texts)
+            feature = encode_field(_BYTES_LIST, content)
         else:
-            feature = encode_field(_BYTES_LIST, encode_field(1, value))
+            numbers = [encode_varint(item) for item in values if isinstance(item, int)]
+            feature = encode_field(_INT64_LIST, encode_field(1, b"".join(numbers)))  # packed
         entries.append(encode_field(1, encode_field(1, key.encode()) + encode_field(2, feature)))
     return encode_field(1, b"".join(entries))
 

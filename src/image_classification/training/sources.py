@@ -17,10 +17,11 @@ from pathlib import Path
 
 from image_classification import errors
 from image_classification.contract.channels import ChannelInput
+from image_classification.inventory.lists import read_list_inventory, read_multi_hot_list
 from image_classification.inventory.manifest import read_manifest, read_multi_hot_manifest
 from image_classification.inventory.rows import assemble
 from image_classification.inventory.splits import splits_in_names
-from image_classification.inventory.tables import read_list_inventory, read_multi_hot_list
+from image_classification.inventory.tags import NO_SEPARATOR
 from image_classification.labels.label_map import (
     LABELS_FILE,
     LabelMap,
@@ -285,7 +286,13 @@ def _open_manifest(
     channel: ChannelInput, manifest: Path, expected: Expected
 ) -> tuple[Source, LabelMap]:
     if not expected.is_multi_label:
-        rows = read_manifest(manifest)
+        rows, _ = read_manifest(manifest, separator=NO_SEPARATOR)
+        several = next((row for row in rows if row.classes is not None), None)
+        if several is not None:
+            raise errors.ListError(
+                f"{several.where}: expected one class per image, got {several.label!r}; multiple "
+                "labels per image require multi_label=1"
+            )
         inventory = assemble(channel.path, manifest, rows, expected.labels)
         paths = [entry.path for entry in inventory.entries]
         source = ListedSource(inventory.name, channel.path, paths, inventory.class_indices)

@@ -161,7 +161,7 @@ def test_a_list_of_a_flat_folder_has_numbered_classes_or_those_of_labels_json(fl
         take_inventory(flat)
 
 
-@pytest.mark.parametrize("labels", ["-1", "0.5", "nan", "1\t0", "inf"])
+@pytest.mark.parametrize("labels", ["-1", "0.5", "nan", "1\t2", "inf"])
 def test_a_label_that_is_not_a_class_number_is_refused(flat: Path, labels: str) -> None:
     (flat / "all.lst").write_text(f"4\t{labels}\ta1.jpg\n")
     with pytest.raises(
@@ -238,7 +238,7 @@ def test_the_forms_of_a_class_in_a_manifest_mean_the_same(flat: Path, value: obj
         ('{"label": 1}', 'line 1: expected an object with "source-ref"'),
         ('{"source-ref": "a1.jpg"}', "expected one attribute with the class, got none"),
         ('{"source-ref": "a1.jpg", "x": 1, "y": 2}', "got x, y; name it with --label-attribute"),
-        ('{"source-ref": "a1.jpg", "label": [1, 1]}', "expected one class in 'label'"),
+        ('{"source-ref": "a1.jpg", "label": [1, 2.5]}', "expected one class in 'label'"),
         ('{"source-ref": "a1.jpg", "label": -1}', "expected one class in 'label'"),
         ('{"source-ref": "a1.jpg", "label": true}', "expected one class in 'label'"),
         ('{"source-ref": "a1.jpg", "label": 1e999}', "expected one class in 'label'"),

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_classification.errors import UsageError
-from image_classification.labels.split import stratified_group_split
+from image_classification.labels.split import (
+    stratified_group_split,
+    stratified_multi_label_split,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,3 +54,44 @@ def test_the_seed_decides_and_the_order_of_groups_does_not_matter() -> None:
 def test_too_few_groups_for_the_subsets_are_refused() -> None:
     with pytest.raises(UsageError, match="1 groups are too few"):
         stratified_group_split(np.zeros(9, np.int64), ["a"] * 9, (0.8, 0.2, 0.0), seed=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_samples_of_several_classes_are_divided_so_that_no_class_is_missing(
+    data: st.DataObject,
+) -> None:
+    count, classes = data.draw(st.integers(10, 80)), data.draw(st.integers(2, 5))
+    rows = data.draw(
+        st.lists(
+            st.lists(st.integers(0, 1), min_size=classes, max_size=classes),
+            min_size=count,
+            max_size=count,
+        )
+    )
+    multi_hot = np.array(rows, np.uint8)
+    parts = stratified_multi_label_split(
+        multi_hot, (), (0.7, 0.3, 0), seed=data.draw(st.integers(0, 9))
+    )
+    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+    again = stratified_multi_label_split(multi_hot, (), (0.7, 0.3, 0), seed=3)
+    assert all(
+        map(np.array_equal, again, stratified_multi_label_split(multi_hot, (), (0.7, 0.3, 0), 3))
+    )
+    totals = multi_hot.sum(axis=0)
+    # A class of 4 or more can always be in both; images of several rare classes may clash below.
+    for subset in parts[:2]:
+        assert multi_hot[subset].any(axis=0)[totals >= 8].all()
+
+
+def test_independent_classes_are_divided_exactly_by_their_shares() -> None:
+    rows = [[1, 0, 0]] * 50 + [[1, 1, 0]] * 20 + [[0, 0, 1]] * 2 + [[0, 0, 0]] * 10
+    multi_hot = np.array(rows, np.uint8)
+    train, validation, test = stratified_multi_label_split(multi_hot, (), (0.8, 0.1, 0.1), seed=0)
+    assert multi_hot[validation].sum(axis=0).tolist() == [7, 2, 1]
+    assert multi_hot[test].sum(axis=0).tolist() == [7, 2, 0]
+    assert [int((~multi_hot[part].any(axis=1)).sum()) for part in (train, validation, test)] == [
+        8, 1, 1,
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="too few for the ratios"):
+        stratified_multi_label_split(multi_hot[:2], (), (0.4, 0.3, 0.3), seed=0)

@@ -17,8 +17,7 @@ from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import PackedSource, find_packed
-from image_classification.loading.record_labels import read_record_labels
-from image_classification.loading.records import stacked_rows
+from image_classification.loading.records import read_record_labels, stacked_rows
 from image_classification.prepare.check import WITHOUT_IMAGE, Subset
 from image_classification.records.packed import is_packed
 from image_classification.records.parquet import is_table
