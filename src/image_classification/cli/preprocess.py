@@ -9,6 +9,7 @@ from image_classification.contract import environment, paths
 from image_classification.errors import UsageError
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
+from image_classification.inventory.tags import read_class_names
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
 from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import late_progress
@@ -176,7 +177,7 @@ def _labels_of(text: str | None, root: Path) -> LabelMap | None:
     if text is None:
         return LabelMap.beside(root / LABELS_FILE)
     if text.endswith(".json"):
-        return LabelMap.read(Path(text))
+        return read_class_names(Path(text))
     return LabelMap.parse(text)
 
 

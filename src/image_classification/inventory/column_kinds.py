@@ -52,7 +52,7 @@ SPLIT_CELLS = {
     "unassigned", "",
 }  # fmt: skip
 
-_BITS = {"0", "1", "0.0", "1.0", "-1", "-1.0", "", "true", "false"}
+_BITS = {"0", "1", "0.0", "1.0", "-1", "-1.0", "", "nan", "true", "false"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def words_of(name: str) -> list[str]:
 def is_bits(column: Sequence[str]) -> bool:
     """Return True for a column of 0 and 1; cells may be empty, or -1."""
     cells = {cell.strip().casefold() for cell in set(column)}
-    return cells <= _BITS and bool(cells - {""})
+    return cells <= _BITS and bool(cells - {"", "nan"})
 
 
 def is_number(column: Sequence[str]) -> bool:

@@ -232,9 +232,11 @@ def _rows_of_one(
     grid: Grid, columns: Columns, places: Sequence[_Place], labels: Sequence[str], root: Path
 ) -> tuple[list[Row], LabelMap | None]:
     """Return rows with one class each; numbers get their names from a column or a JSON file."""
-    if not all(labels):
-        where = grid.where(labels.index(""))
-        raise ListError(f"{where}: the label is empty; fill it in or remove the line")
+    for empty in ("", "nan", "NaN"):
+        if empty in labels:
+            shown = f"{empty!r}, which stands for nothing" if empty else "empty"
+            where = grid.where(labels.index(empty))
+            raise ListError(f"{where}: the label is {shown}; fill it in or remove the line")
     _check_texts(grid, "label", labels)
     if columns.name is not None:
         names = [cell.strip() for cell in grid.column(columns.name)]
@@ -271,7 +273,7 @@ def _rows_of_bits(
     values = [[cell.strip().casefold() for cell in column] for column in columns]
     seen = {cell for column in values for cell in column}
     uncertain = sum(cell in _UNCERTAIN for column in values for cell in column)
-    if uncertain and seen & (_NO | {""}):
+    if uncertain and seen & (_NO | {"", "nan"}):
         _log.warning(
             "%s: %d cells are -1 (uncertain) and count as 0; replace them by 1 in the table for "
             "the other reading",

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from image_classification.errors import ListError
+from image_classification.errors import DataError, ListError
 from image_classification.inventory.grid import read_document
-from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES
+from image_classification.labels.label_map import LABELS_FILE, MAX_CLASSES, LabelMap
 
 _TAG_NAMES = {"tag", "tags"}
 NO_SEPARATOR = "none"
@@ -163,3 +163,20 @@ def _names_by_number(document: object, may_be_inverse: bool) -> dict[str, str] |
         return None
     is_map = all(is_class_number(key) for key in document)
     return document if is_map and len(set(document.values())) == len(document) else None
+
+
+def read_class_names(path: Path) -> LabelMap:
+    """Return the class names in a `labels.json`, or in a JSON file {"0": "name"} or {"name": 0}.
+
+    Raises:
+        DataError: neither, or numbers that are not 0, 1, 2, ….
+    """
+    names = _names_by_number(read_document(path), may_be_inverse=True) if path.is_file() else None
+    if names is None:
+        return LabelMap.read(path)
+    numbers = sorted(map(int, names))
+    if numbers != list(range(len(numbers))):
+        raise DataError(
+            f"{path}: expected names for the numbers 0 to {len(numbers) - 1}, got {numbers[:20]}"
+        )
+    return LabelMap(tuple(names[str(number)] for number in numbers))

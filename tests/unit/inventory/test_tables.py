@@ -13,6 +13,7 @@ from image_classification.errors import DataError, ListError, UsageError
 from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
+from image_classification.inventory.tags import read_class_names
 
 IMAGES = 9
 
@@ -147,6 +148,26 @@ def test_cassava_takes_the_names_of_its_numbers_from_the_json_file(images: Path)
     (images / "class_indices.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2}))
     with pytest.raises(ListError, match="name the classes differently; keep one"):
         read(images, path)
+
+
+def test_a_json_file_of_numbers_and_names_gives_class_names_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    for document in ({"1": "dog", "0": "cat"}, {"dog": 1, "cat": 0}, {"labels": ["cat", "dog"]}):
+        path.write_text(json.dumps(document))
+        assert read_class_names(path).names == ("cat", "dog")
+    path.write_text(json.dumps({"1": "dog", "2": "cat"}))
+    with pytest.raises(DataError, match=r"the numbers 0 to 1, got \[1, 2\]"):
+        read_class_names(path)
+
+
+def test_an_empty_cell_of_pandas_is_no_class(images: Path) -> None:
+    path = table(images, "id,label", "{i},c{k}")
+    path.write_text(path.read_text().replace("c2", "NaN"))
+    with pytest.raises(ListError, match="line 4: the label is 'NaN', which stands for nothing"):
+        read(images, path)
+    path = table(images, "id,cat,dog", "{i},{a}.0,{b}.0")
+    path.write_text(path.read_text().replace(",0.0", ",nan"))
+    assert classes_of(read(images, path)) == expected("cat", "dog", "")
 
 
 def test_a_column_with_the_names_of_splits_sets_the_splits(tmp_path: Path) -> None:
