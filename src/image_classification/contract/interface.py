@@ -74,11 +74,11 @@ class Interface:
         )
         elsewhere = {name: remark for entry in other.hyperparameters for name in entry.names}
         added = self.added_by_preset(given)
+        parsed = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
         if given.get("preset"):
             shown = ", ".join(f"{name}={value}" for name, value in added.items())
             nothing = "nothing: the job sets all its values"
             _logger.info("preset=%s sets %s", given["preset"], shown or nothing)
-        parsed = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
         values = self.declarations(parsed)
         for entry in self.hyperparameters:
             value = parsed[entry.name]

@@ -276,6 +276,20 @@ def probabilities_of(classes: IntArray, probabilities: FloatArray) -> FloatArray
     return found
 
 
+def constant_share(outcomes: Outcomes) -> float | None:
+    """Return the accuracy (0–1) if one class is predicted for all samples of several classes.
+
+    None for other outcomes, also for those with multiple labels per sample.
+    """
+    targets = outcomes.targets
+    if targets.ndim == 2 or (targets == targets[0]).all():
+        return None
+    predicted = predicted_classes(outcomes.probabilities)
+    if (predicted != predicted[0]).any():
+        return None
+    return float((targets == predicted[0]).mean())
+
+
 def top_k_accuracy(targets: IntArray, scores: FloatArray, k: int = 1) -> float:
     """Return the share (0–1) of samples whose class is among the k highest scores; 0 without any.
 

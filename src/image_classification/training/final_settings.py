@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -145,6 +146,80 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
     more = f" and {len(inputs.labels) - _SHOWN_LABELS} more"
     is_long = len(inputs.labels) > _SHOWN_LABELS
     _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more if is_long else "")
+
+
+_FEW_IMAGES = 1_000  # of a class, from which random weights learn as much as pretrained ones
+_FEW_UPDATES, _FEW_HEAD_UPDATES = 100, 20  # of random weights; of pretrained ones
+_FEW_VALIDATION_IMAGES = 20
+_USUAL_RATES = {  # optimizer → lowest and highest rate that can work, and a usual one
+    "sgd": (1e-4, 5.0, "0.1"),
+    "nag": (1e-4, 5.0, "0.1"),
+    "adam": (1e-6, 0.05, "0.001"),
+    "rmsprop": (1e-6, 0.05, "0.001"),
+    "adagrad": (1e-4, 1.0, "0.01"),
+    "adadelta": (1e-2, 1.0, "1.0"),
+}
+
+
+def log_advice(request: JobRequest, inputs: Inputs) -> None:
+    """Log one line for each thing that makes the job legal but hopeless."""
+    for line in (*_advice_about_data(request, inputs), *_advice_about_rates(request)):
+        _logger.warning("%s", line)
+
+
+def _advice_about_data(request: JobRequest, inputs: Inputs) -> Iterator[str]:
+    settings, batch_name = request.settings, type(request.values).batch_size.name
+    samples, batch = inputs.training_samples, settings.batch_size
+    if request.is_sharded:
+        samples *= len(request.cluster.hosts)
+    is_random = not settings.use_pretrained and "model" not in request.channels
+    per_class = samples / len(inputs.labels)
+    if is_random and per_class < _FEW_IMAGES:
+        yield (
+            f"Training starts from random weights with {per_class:.0f} images per class: below "
+            f"{_FEW_IMAGES:,}, photographs are classified better from ImageNet weights, with "
+            "preset=transfer"
+        )
+    if batch > samples:
+        yield (
+            f"{batch_name}={batch} is larger than the {samples} training images: an epoch makes "
+            f"only one step; lower it, for example to {max(1, min(32, samples // 4))}"
+        )
+    each = batch * settings.recipe.accumulate_batches * max(1, len(request.cluster.hosts))
+    updates = settings.epochs * -(-samples // each)
+    if updates < (_FEW_UPDATES if is_random else _FEW_HEAD_UPDATES):
+        yield (
+            f"The job updates the weights only {updates} times ({samples} images in each of "
+            f"epochs={settings.epochs}, {each} images per update), which is too few to learn from: "
+            f"set more epochs, or a smaller {batch_name}"
+        )
+    validated = len(inputs.validation)
+    if validated < _FEW_VALIDATION_IMAGES:
+        yield (
+            f"There are only {validated} validation images: each changes the accuracy by "
+            f"{100 / max(1, validated):.0f} %, so the choice of the best epoch is chance; hold out "
+            "more images"
+        )
+
+
+def _advice_about_rates(request: JobRequest) -> Iterator[str]:
+    optimizer, schedule = request.settings.optimizer, request.settings.schedule
+    name = type(request.values).learning_rate.name
+    given = f"{name}={schedule.learning_rate:g} with optimizer={optimizer.name}"
+    lowest, highest, usual = _USUAL_RATES.get(optimizer.name, (0.0, math.inf, ""))
+    rate = schedule.learning_rate
+    if optimizer.name in ("sgd", "nag"):  # momentum adds up this many times the rate
+        rate /= max(1 - optimizer.momentum, 1e-9)
+        given += f" and momentum={optimizer.momentum:g}"
+    if rate > highest:
+        yield f"{given} is so high that training is likely to diverge: {usual} is usual"
+    if rate < lowest:
+        yield f"{given} is so low that the weights hardly change: {usual} is usual"
+    if schedule.warmup_epochs >= schedule.epochs:
+        yield (
+            f"warmup_epochs={schedule.warmup_epochs:g} with epochs={schedule.epochs}: the job ends "
+            "before the learning rate has risen; lower warmup_epochs, or set more epochs"
+        )
 
 
 def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:

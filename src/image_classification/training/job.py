@@ -14,7 +14,12 @@ from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
-from image_classification.training.final_settings import final_settings, identity_of, log_settings
+from image_classification.training.final_settings import (
+    final_settings,
+    identity_of,
+    log_advice,
+    log_settings,
+)
 from image_classification.training.group import ProcessGroup, world_of
 from image_classification.training.initial_weights import channel_weights
 from image_classification.training.inputs import Inputs, open_inputs
@@ -92,6 +97,7 @@ def _open(
     )
     request = replace(request, settings=final_settings(request.settings, inputs))
     log_settings(request, inputs)
+    log_advice(request, inputs)
     return request, inputs
 
 
@@ -142,7 +148,7 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     except OSError as error:
         if results.last_weights is None or error.errno not in OUT_OF_SPACE:
             raise
-        reason, _ = describe(error)
+        reason = describe(error)[0].partition(": ")[2]
         _logger.warning("%s; writing the artifact without the last weights", reason)
         artifact = write_artifact(paths.model, replace(results, last_weights=None), engine)
     with warned("the job ends without the validation predictions"):

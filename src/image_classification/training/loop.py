@@ -14,7 +14,7 @@ from image_classification.loading.loader import Loader
 from image_classification.samples import Batch
 from image_classification.training import checkpoint
 from image_classification.training.checkpoint import Checkpoint, EpochRecord, History
-from image_classification.training.evaluation import Outcomes
+from image_classification.training.evaluation import Outcomes, constant_share
 from image_classification.training.group import ProcessGroup
 from image_classification.training.journal import BATCHES_PER_LINE, DUE_SECONDS, Journal
 from image_classification.training.progress import EpochProgress, JobClock, RunningMetrics
@@ -79,6 +79,7 @@ class Loop:
     _partial: checkpoint.PartialEpoch | None = None
     _clock: JobClock = field(default_factory=JobClock)
     _is_over: bool = False
+    _is_advised: bool = False
     _best_outcomes: Outcomes | None = None
 
     def __post_init__(self) -> None:
@@ -170,10 +171,26 @@ class Loop:
         self.history.add(record)
         epochs_left = self.settings.epochs - record.epoch - 1
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
+        if found.outcomes is not None:
+            self._advise(found.outcomes)
         for observe in observers:
             with warned("training goes on without it"):
                 observe(self.history)
         return self._keep(record, found.outcomes, is_whole and found.is_whole)
+
+    def _advise(self, outcomes: Outcomes) -> None:
+        """Log once, after the first such epoch, that the model gives all images one class."""
+        share = constant_share(outcomes)
+        if share is None or self._is_advised:
+            return
+        self._is_advised = True
+        _logger.warning(
+            "The model predicts one class for all validation images, and is right for %.1f %% of "
+            "them: it has learned nothing yet; if that does not change, set %smore epochs or "
+            "another learning_rate, and look at the images with image-classification check",
+            100 * share,
+            "" if self.settings.use_pretrained else "preset=transfer, ",
+        )
 
     def _train(self, progress: EpochProgress) -> bool:
         """Train the rest of an epoch; return False if a stop ended it early."""
