@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
+from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on
 from image_classification.loading.classes import warn_of_absent_classes
 from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.records import RecordSource
-from image_classification.loading.sources import FolderSource, Source
+from image_classification.loading.sources import FolderSource, ListedSource, Source
 from image_classification.records.packed import is_packed
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes, Rows
@@ -55,9 +56,7 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
         source = RecordSource(files, is_multi_label=is_multi_label)
         _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
-        raise DataError(
-            f"{path}: the model predicts multiple labels per image; evaluate it on .rec files"
-        )
+        source = _listed(path, labels)
     elif path.is_dir():
         folder = FolderSource(path, labels, may_lack_classes=True)
         folder.refuse_lost_classes()
@@ -94,6 +93,19 @@ def _split_of(root: Path) -> Path:
         *(root, ", ".join(folder.name for folder in splits.values()), chosen),
     )
     return chosen
+
+
+def _listed(path: Path, labels: LabelMap) -> Source:
+    """Open a folder whose list gives images several classes."""
+    inventory = take_inventory(path, labels=labels)
+    multi_hot = inventory.multi_hot
+    if multi_hot is None:
+        raise DataError(
+            f"{path}: the model predicts multiple labels per image; evaluate it on .rec files, or "
+            "on a folder with a list of all classes of each image"
+        )
+    paths = [entry.path for entry in inventory.entries]
+    return ListedSource(inventory.name, path, paths, inventory.class_indices, multi_hot)
 
 
 def _check_labels(directory: Path, labels: LabelMap) -> None:

@@ -19,7 +19,11 @@ def add_commands(subparsers: command_line.Commands) -> None:
     )
     command_line.add_model(command)
     command.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="class folders or .rec file(s)"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="class folders, .rec file(s), or a folder with a list of images of several classes",
     )
     command.add_argument("--top-k", type=int, metavar="K", help="report top-k accuracy too")
     command.add_argument(

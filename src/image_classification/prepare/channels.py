@@ -42,6 +42,7 @@ from image_classification.samples import IntArray
 from image_classification.work import in_order
 
 _TRAIN_RATIO = 0.8
+_NAMED = 10  # classes in a message
 _SAMPLED = 64  # images that are encoded to estimate the size of all
 _log = logging.getLogger(__name__)
 
@@ -241,12 +242,7 @@ def write_channels(
     _check_output(output)
     check_format(plan.format, inventory.labels, inventory.is_multi_label)
     _refuse_lost_classes(inventory)
-    splits = _split(inventory, plan)
-    shards = [
-        shard
-        for name, entries in splits.items()
-        for shard in _divide(name, entries, _shard_count(entries, inventory, plan), plan.host_name)
-    ]
+    shards = _plan_shards(inventory, plan)
     own = shards if plan.host_name else shards[plan.host :: plan.hosts]
     if not inventory.entries:
         _log.warning("%s: this host has no images", inventory.name)
@@ -257,12 +253,26 @@ def write_channels(
             len(shards),
             plan.hosts,
         )
-    findings = Findings(inventory, list(splits), plan.settings(inventory), plan.host, plan.hosts)
+    findings = _new_findings(inventory, shards, plan)
     name = f".{output.name}.{os.getpid()}{PARTIAL_SUFFIX}"
     partial = output / name if output.exists() else output.with_name(name)
     try:
         partial.mkdir(parents=True)
         _write_shards(inventory, own, partial, plan, findings, on_progress)
+        lost = findings.lost_classes()
+        if lost:
+            _log.warning(
+                "the split is drawn again without the %d unusable images: it left a split without "
+                "usable images of %s",
+                len(findings.left_out),
+                ", ".join(lost[:_NAMED]) + (", …" if len(lost) > _NAMED else ""),
+            )
+            shutil.rmtree(partial)
+            partial.mkdir()
+            shards = _plan_shards(_usable(inventory, findings), plan)
+            earlier, findings = findings, _new_findings(inventory, shards, plan)
+            _write_shards(inventory, shards, partial, plan, findings, on_progress)
+            findings.keep_left_out(earlier)
         inventory.labels.write(partial / LABELS_FILE)
         mark = f"-{plan.host_name or plan.host}" if plan.hosts > 1 else ""
         write_text(partial / f"findings{mark}.json", json.dumps(findings.to_json(), indent=1))
@@ -275,6 +285,30 @@ def write_channels(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return findings
+
+
+def _plan_shards(inventory: Inventory, plan: ChannelPlan) -> list[Shard]:
+    return [
+        shard
+        for name, entries in _split(inventory, plan).items()
+        for shard in _divide(name, entries, _shard_count(entries, inventory, plan), plan.host_name)
+    ]
+
+
+def _new_findings(inventory: Inventory, shards: Sequence[Shard], plan: ChannelPlan) -> Findings:
+    splits = list(dict.fromkeys(shard.split for shard in shards))
+    return Findings(inventory, splits, plan.settings(inventory), plan.host, plan.hosts)
+
+
+def _usable(inventory: Inventory, findings: Findings) -> Inventory:
+    """Return the inventory without its unusable images."""
+    unusable = {image.path for image in findings.left_out}
+    kept = [i for i, entry in enumerate(inventory.entries) if entry.path not in unusable]
+    return replace(
+        inventory,
+        entries=[inventory.entries[i] for i in kept],
+        groups=[inventory.groups[i] for i in kept] if inventory.groups else (),
+    )
 
 
 def _refuse_lost_classes(inventory: Inventory) -> None:

@@ -11,6 +11,7 @@ from image_classification.images.encode import thumbnail_of_file
 from image_classification.inventory.rows import Inventory
 from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.label_map import alike
+from image_classification.labels.lists import ListEntry
 from image_classification.labels.tree import class_name
 from image_classification.loading.sources import NESTED
 from image_classification.pages import render
@@ -19,6 +20,7 @@ from image_classification.prepare.encode import EncodedImage
 from image_classification.samples import IMBALANCED
 
 _NAMED = 10  # classes in a remark
+_LEAST = {"train": 1, "validation": 2, "test": 3}  # images of a class that fill the split
 _MOST_PICTURES = 24  # in a section of the page; about 4 KB each
 
 
@@ -102,14 +104,46 @@ class Findings:
 
     def add(self, split: str, image: EncodedImage, size: int) -> None:
         """Count one image, written in `size` bytes or unusable."""
-        kind = LabelKind.MULTI_HOT if self.inventory.is_multi_label else LabelKind.CLASS
-        classes = [int(label) for label in classes_of(image.entry.labels, kind)]
+        classes = self._classes_of(image.entry)
         names = ", ".join(self.labels.names[index] for index in classes) or "no class"
         listed = ListedImage(split, image.entry.path, names, image.reason)
         self.splits[split].add(listed, classes, size)
         self._unlabeled += image.reason is None and not classes
         if image.reason is None:
             self._by_digest.setdefault(image.digest, []).append(listed)
+
+    def lost_classes(self) -> list[str]:
+        """Return classes of unusable images that lack in a split for which enough are usable.
+
+        Only where one host draws the split: several hosts must draw the same one, and a host does
+        not know the unusable images of the others.
+        """
+        if self.hosts > 1 or self.inventory.splits or not self.left_out:
+            return []
+        unusable, totals = {image.path for image in self.left_out}, self.class_totals()
+        touched = {
+            index
+            for entry in self.inventory.entries
+            if entry.path in unusable
+            for index in self._classes_of(entry)
+        }
+        return [
+            self.labels.names[index]
+            for index in sorted(touched)
+            if any(
+                totals[index] >= _LEAST[name] and not split.class_counts[index]
+                for name, split in self.splits.items()
+            )
+        ]
+
+    def _classes_of(self, entry: ListEntry) -> list[int]:
+        kind = LabelKind.MULTI_HOT if self.inventory.is_multi_label else LabelKind.CLASS
+        return [int(label) for label in classes_of(entry.labels, kind)]
+
+    def keep_left_out(self, earlier: "Findings") -> None:
+        """Take over the unusable images of a run whose split was drawn again without them."""
+        for image in earlier.left_out:
+            self.splits[image.split].left_out.append(image)
 
     def add_shard(self, split: str, stem: str) -> None:
         """Note the files of a shard that is complete."""

@@ -334,3 +334,30 @@ def test_images_in_subfolders_and_without_a_known_extension_are_in_the_channels(
     (images / "red" / "2024" / "x.jfif").write_bytes(jpeg)
     findings = write_channels(images, tmp_path / "out", ChannelPlan())
     assert findings.class_totals() == [10, 10, 11] and not findings.not_taken
+
+
+@pytest.mark.parametrize("ratios", [(0.8, None), (0.6, 0.2)])
+def test_a_class_with_few_usable_images_is_in_every_split(
+    images: Path, tmp_path: Path, ratios: tuple[float, float | None]
+) -> None:
+    usable = 2 if ratios[1] is None else 3
+    for number, path in enumerate(sorted((images / "red").iterdir())):
+        if number >= usable:
+            path.write_bytes(b"damaged")
+    plan = ChannelPlan(*ratios, max_bad=20)
+    findings = write_channels(images, tmp_path / "out", plan)
+    assert all(split.class_counts[2] == 1 for split in findings.splits.values())
+    assert len(findings.left_out) == 10 - usable
+    report = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert sum(len(split["left_out"]) for split in report["splits"].values()) == 10 - usable
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.rec")) == sorted(
+        f"{name}.rec" for name in findings.splits
+    )
+
+
+def test_a_split_that_keeps_its_classes_is_not_drawn_again(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    next((images / "red").iterdir()).write_bytes(b"damaged")
+    write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))
+    assert "drawn again" not in caplog.text

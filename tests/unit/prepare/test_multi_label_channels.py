@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from image_classification.cli import main
-from image_classification.errors import ListError, UsageError
+from image_classification.errors import DataError, ListError, UsageError
+from image_classification.evaluate import open_labeled
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
 from image_classification.labels.label_map import LabelMap
@@ -182,3 +183,14 @@ def test_groups_of_images_with_several_classes_stay_together(images: Path, tmp_p
         for path in (tmp_path / "out").glob("*/*.lst")
     ]
     assert len(splits) == 2 and not splits[0] & splits[1]
+
+
+def test_evaluate_reads_a_folder_whose_list_gives_images_several_classes(images: Path) -> None:
+    list_of(images)
+    source = open_labeled(images, LabelMap(NAMES), is_multi_label=True)
+    assert source.multi_hot is not None
+    assert source.multi_hot.tolist() == [list(classes_of(n)) for n in range(24)]
+    assert source.read(3).multi_hot is not None
+    (images / "all.lst").write_text("".join(f"{n}\t{n % 3}\t{n}.jpg\n" for n in range(24)))
+    with pytest.raises(DataError, match="a list of all classes of each image"):
+        open_labeled(images, LabelMap(NAMES), is_multi_label=True)

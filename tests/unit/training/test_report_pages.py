@@ -67,3 +67,15 @@ def test_an_empty_hyperparameter_list_leaves_no_line_in_the_card(results: Result
     assert "Hyperparameters given" not in model_card(
         bare, manifest_of(bare), bare.settings.preprocessing
     )
+
+
+def test_a_rarest_class_is_named_only_if_classes_differ_in_size(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def card(*counts: int) -> str:
+        monkeypatch.setattr(type(results.inputs), "class_counts", {"train": list(counts)})
+        return model_card(results, manifest_of(results), results.settings.preprocessing)
+
+    classes = len(results.inputs.labels.names)
+    assert "rarest class" not in card(*[104] * classes)
+    assert "only 3 images of its rarest class" in card(3, *[104] * (classes - 1))

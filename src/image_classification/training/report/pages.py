@@ -83,11 +83,18 @@ def model_card(results: Results, about: Mapping[str, Any], preprocessing: Prepro
             if origin != "default"
         ],
         metric_splits=[name for name in ("validation", "test") if name in about["metrics"]],
-        rarest=min(zip(names, counts, strict=True), key=lambda pair: pair[1]) if counts else None,
+        rarest=_rarest(names, counts or ()),
         classes=per_class(results.validation, names),
         most_classes=_MOST_CLASSES,
     )
     return text.strip() + "\n"
+
+
+def _rarest(names: Sequence[str], counts: Sequence[int]) -> tuple[str, int] | None:
+    """Return the class with the fewest images; None if all have as many, or are not counted."""
+    if len(set(counts)) < 2:
+        return None
+    return min(zip(names, counts, strict=True), key=lambda pair: pair[1])
 
 
 def _shared(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
