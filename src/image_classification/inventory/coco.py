@@ -27,6 +27,8 @@ def is_coco(document: object) -> bool:
 def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
     """Return one row per image, and the names of its categories in the order of their ids.
 
+    A category that only groups others, as Roboflow writes it, is no class.
+
     An image without annotations has no class where images can have several; elsewhere it is left
     out with a warning.
 
@@ -64,7 +66,10 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
             path,
             boxes,
         )
-    return _rows(path, files, classes), LabelMap(tuple(dict.fromkeys(names.values())))
+    used = {name for found in classes.values() for name in found}
+    groups = {category.get("supercategory") for category in document["categories"]}
+    kept = [name for name in names.values() if name in used or name not in groups]
+    return _rows(path, files, classes), LabelMap(tuple(kept))
 
 
 def _category_names(path: Path, categories: object) -> dict[Any, str]:

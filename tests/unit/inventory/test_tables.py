@@ -299,6 +299,26 @@ def test_coco_annotations_give_an_image_its_category(
         read(images, write_coco(images, (0, 5)))
 
 
+def test_the_coco_files_of_roboflow_are_splits_and_their_group_of_categories_is_no_class(
+    tmp_path: Path,
+) -> None:
+    categories = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "pets"},
+        {"id": 2, "name": "dog", "supercategory": "pets"},
+    ]
+    for split in ("train", "valid"):
+        root = named(tmp_path / split, "0.jpg", "1.jpg")
+        images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(2)]
+        annotations = [{"id": i, "image_id": i, "category_id": i + 1} for i in range(2)]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "_annotations.coco.json").write_text(json.dumps(document))
+    inventory = take_inventory(tmp_path)
+    assert inventory.labels.names == ("cat", "dog")
+    assert classes_of(inventory) == ["cat", "dog", "cat", "dog"]
+    assert inventory.splits == ["train", "train", "validation", "validation"]
+
+
 SEVERAL = {
     "a column per class": ("image,cat,dog", ["1,0", "1,1", "0,0", "0,1"]),
     "a labels column with bars": ("image,labels", ["cat", "cat|dog", "", "dog"]),
