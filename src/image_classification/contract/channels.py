@@ -1,5 +1,6 @@
 """Channels, the named inputs of a job: what an interface declares and what a job has."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,13 @@ def _label_format(name: str, parameters: str) -> str:
 
 def _existing(name: str, folder: Path) -> Path:
     if folder.is_file():
-        is_data = folder.suffix.lower() in (".rec", ".manifest", ".jpg", ".jpeg", ".png")
-        raise ChannelError(
-            f"channel {name}: {folder} is a file; give its folder, {folder.parent}"
-            + ("" if is_data else ", or for an archive the folder that it is unpacked to")
-        )
+        quoted, ending = shlex.quote(str(folder)), folder.name.lower()
+        cure = f"give its folder, {folder.parent}"
+        if ending.endswith(".zip"):
+            cure = f"unpack it (python -m zipfile -e {quoted} DIR) and give DIR"
+        elif ending.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+            cure = f"unpack it (mkdir DIR; tar -xf {quoted} -C DIR) and give DIR"
+        raise ChannelError(f"channel {name}: {folder} is a file; {cure}")
     if str(folder).startswith("s3:/"):
         address = str(folder).replace("s3:/", "s3://", 1)  # a path loses one of the slashes
         raise ChannelError(

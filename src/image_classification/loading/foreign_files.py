@@ -53,6 +53,18 @@ _FORMATS = tuple(
         ),
         (r".*[.-]idx\d-ubyte(?:\.gz)?", "an IDX file of arrays, as of MNIST", _ARRAYS),
         (
+            r".*\.(?:tar\.gz|tgz)",
+            "a tar archive",
+            _UNPACK.format(command="tar -xf {path} -C {folder}")
+            + ", or decompress a shard of WebDataset (gunzip {path})",
+        ),
+        (
+            r".*\.cls",
+            "a label of WebDataset outside a tar",
+            "pack the images with their labels (mkdir SHARDS; tar --sort=name -cf "
+            "SHARDS/0.tar -C {folder} .) and give SHARDS",
+        ),
+        (
             r".*\.(?:tar(?:\.(?:gz|bz2|xz|zst|lz4))?|tgz|tbz2?|txz)",
             "a tar archive",
             _UNPACK.format(command="tar -xf {path} -C {folder}"),

@@ -17,6 +17,8 @@ CASES = {
     "flowers.zip": (b"PK", "a ZIP archive", "python -m zipfile -e {folder}/flowers.zip {folder}"),
     "flowers.tar": (b"x", "a tar archive", "tar -xf {folder}/flowers.tar -C {folder}"),
     "flowers.tar.gz": (b"x", "a tar archive", "tar -xf {folder}/flowers.tar.gz -C {folder}"),
+    "shard-000.tar.gz": (b"x", "a tar archive", "gunzip {folder}/shard-000.tar.gz"),
+    "0001.cls": (b"3", "a label of WebDataset", "tar --sort=name -cf SHARDS/0.tar -C {folder} ."),
     "Flowers.TGZ": (b"x", "a tar archive", "tar -xf"),
     "flowers.7z": (b"x", "a 7z archive", "7z x"),
     "labels.gz": (b"x", "a gzip file", "gunzip"),
