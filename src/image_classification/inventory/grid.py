@@ -84,8 +84,6 @@ class Grid:
             ListError: a row has another number of cells than the header.
         """
         header = [name.strip() for name in self.rows[0]]
-        if {len(row) for row in self.rows[1:]} == {len(header) + 1}:
-            header.insert(0, "file" if "file" not in header else "")  # only the others have names
         for place, row in zip(self.places[1:], self.rows[1:], strict=True):
             if len(row) != len(header):
                 raise ListError(
@@ -188,6 +186,8 @@ def _separated_by_blanks(path: Path, text: str) -> Grid:
     rows = [line.split() for _, line in numbered]
     if rows and len(rows[0]) == 1 and rows[0][0] in (str(len(rows) - 1), str(len(rows) - 2)):
         numbered, rows = numbered[1:], rows[1:]  # the number of images, as CelebA has it
+    if rows and {len(row) for row in rows[1:]} == {len(rows[0]) + 1}:
+        rows[0].insert(0, "file")  # only the other columns have names
     matches = [_FILE_THEN_REST.fullmatch(line) for _, line in numbered]
     if all(matches):  # the path or the label can contain blanks
         rows = _rows_after_file([match.groups() for match in matches if match])

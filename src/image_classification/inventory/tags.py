@@ -1,8 +1,8 @@
 """The labels of a cell: several, as in `cat|dog` or `['cat', 'dog']`, or the name of a number.
 
 In: the cells of the label column. Out: the labels of each, or None if each cell is one label. A
-blank or a comma separates labels only if the parts occur as labels of their own: "golden
-retriever" is one class. If that does not decide, the table is refused.
+blank, or a mark such as a comma, separates labels only if the parts occur as labels of their own:
+"golden retriever" is one class. If that does not decide, the table is refused.
 """
 
 import json
@@ -48,7 +48,7 @@ def split_labels(
     for mark in "|;":
         if any(mark in cell for cell in cells):
             return [_split(cell, mark) for cell in cells]
-    for mark in ", ":
+    for mark in ",+/& ":
         if _separates(table, column, set(cells), mark):
             return [_split(cell, mark) for cell in cells]
     return None
@@ -67,7 +67,7 @@ def _separates(table: str, column: str, values: set[str], mark: str) -> bool:
         return True
     if not found & alone:
         orders = {frozenset(labels) for labels in several.values()}
-        if len(orders) == len(several) and (mark == " " or 2 * len(found) > len(several)):
+        if len(orders) == len(several) and (mark != "," or 2 * len(found) > len(several)):
             return False
     example = min(several)
     shown = "blank" if mark == " " else mark

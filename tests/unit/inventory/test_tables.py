@@ -378,6 +378,21 @@ def test_a_class_of_several_words_is_one_class_and_a_combination_of_classes_is_s
     assert classes_of(read(images, path)) == expected("rust", "scab", "rust+scab")
 
 
+@pytest.mark.parametrize("mark", [", ", "+", "/", " & ", ";", "|"])
+def test_labels_that_also_occur_alone_are_several_whatever_separates_them(
+    images: Path, mark: str
+) -> None:
+    path = images.parent / "table.csv"
+    names = ["rust", "scab", f"scab{mark}rust"]
+    path.write_text("file\tclass\n" + "".join(f"{i:05d}\t{names[i % 3]}\n" for i in range(IMAGES)))
+    assert classes_of(read(images, path)) == expected("rust", "scab", "rust+scab")
+
+
+def test_rows_that_are_longer_than_the_header_are_refused(images: Path) -> None:
+    with pytest.raises(ListError, match="line 2: expected 2 fields as in the first line, got 3"):
+        read(images, table(images, "file,label", "{i},c{k},"))
+
+
 def test_a_cell_with_two_readings_is_refused_until_a_flag_decides(images: Path) -> None:
     path = table(images, "Id,Label", "{i},cat dog{k}")
     path.write_text(path.read_text().replace(" dog1", ""))
