@@ -30,6 +30,7 @@ _SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded
 _LEAST_SIDE = 16  # pixels; the hash of a smaller image is meaningless
 _MEASURED_PIXELS = 4 << 20
 _COLORLESS = 8  # levels between the channels of a gray pixel in a color JPEG
+_COLORED_SHARE = 0.01  # of the pixels of a gray image
 _PLAIN = 4.0  # standard deviation of the gray levels
 _TINY_SIDE = 32  # pixels of the shorter side
 _HUGE_PIXELS = 16_000_000  # decoding one takes a tenth of a second and more
@@ -38,7 +39,6 @@ _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 # shorter side, 88 % are.
 BLURRED = 100.0
 _BLUR_SHARE = 0.25  # of the median
-_BITS = np.array([1 << bit for bit in range(64)], np.uint64)
 _HASHED_SIDE, _FREQUENCIES = 32, 8
 # The type II discrete cosine transform of 32 values, without its constant factor.
 _COSINES = np.cos(
@@ -89,10 +89,11 @@ def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
     height, width = header.upright_size
     # Every pixel of a large picture would take three times its memory.
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _MEASURED_PIXELS))
-    sampled = pixels[::step, ::step]
-    gray = sampled.mean(axis=2, dtype=np.float32)
+    red, green, blue = (pixels[::step, ::step, channel] for channel in range(3))
+    gray = (np.add(red, green, dtype=np.float32) + blue) / 3
     is_plain = float(gray.std()) < _PLAIN
-    spread = sampled.max(axis=2) - sampled.min(axis=2)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    colored = np.count_nonzero(spread > _COLORLESS) / spread.size
     picture = Image.fromarray(pixels).convert("L")
     is_hashed = not is_plain and min(height, width) >= _LEAST_SIDE
     hashes = _hashes(picture) if is_hashed else (None, None)
@@ -100,7 +101,7 @@ def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
         digest,
         height,
         width,
-        is_gray=header.channels <= 2 or bool(np.percentile(spread, 99) <= _COLORLESS),
+        is_gray=header.channels <= 2 or colored <= _COLORED_SHARE,
         is_plain=is_plain,
         brightness=float(gray.mean()),
         sharpness=_sharpness(picture),
@@ -118,8 +119,9 @@ def _hashes(picture: Image.Image) -> tuple[int, int]:
 
 
 def _hash(frequencies: FloatArray) -> int:
-    bits = frequencies.ravel() > np.median(frequencies)
-    return int((_BITS * bits).sum())
+    values = frequencies.ravel()
+    median = np.sort(values)[31:33].mean()  # several times faster than np.median
+    return int.from_bytes(np.packbits(values > median, bitorder="little").tobytes(), "little")
 
 
 def _sharpness(picture: Image.Image) -> float:
