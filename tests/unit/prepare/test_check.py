@@ -168,13 +168,26 @@ def test_mirrored_copies_are_found(clean: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_cropped_copies_are_found(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(clean / "cat" / "2.jpg") as image:
+        image.crop((12, 9, 108, 81)).save(clean / "cat" / "middle.png")
+        image.crop((0, 0, 108, 81)).resize((300, 225)).save(clean / "cat" / "corner.jpg")
+    code, verdict = check(capsys, clean)
+    assert code == 0 and kinds(verdict) == {"near-duplicates": "note"}
+    assert images_of(verdict, "near-duplicates") == [
+        " = ".join(f"{clean}/cat/{name}" for name in ("2.jpg", "corner.jpg", "middle.png"))
+    ]
+
+
 def test_the_perceptual_hash_is_that_of_imagehash() -> None:
     imagehash = pytest.importorskip("imagehash")
     for seed in range(20):
         coarse = np.random.default_rng(seed).integers(0, 256, (12, 9, 3)).astype(np.uint8)
         image = Image.fromarray(coarse).resize((90, 120), Image.Resampling.BICUBIC)
         for found, picture in zip(
-            measure._hashes(image.convert("L")), (image, ImageOps.mirror(image)), strict=True
+            measure._hashes(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)),
+            (image, ImageOps.mirror(image)),
+            strict=True,
         ):
             bits = imagehash.phash(picture).hash.reshape(64)
             assert found == sum(1 << i for i in range(64) if bits[i])

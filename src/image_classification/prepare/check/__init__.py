@@ -93,6 +93,7 @@ class Measurement:
         sharpness: variance of the Laplacian of the gray image; see `measure`.
         perceptual_hash: 64 bits; None if it is meaningless.
         mirrored_hash: that of the mirrored image.
+        thumbnail: the 32 × 32 gray levels that the hash is made of; empty without a hash.
         reason: why the image is unusable, or None.
     """
 
@@ -105,6 +106,7 @@ class Measurement:
     sharpness: float = 0.0
     perceptual_hash: int | None = None
     mirrored_hash: int | None = None
+    thumbnail: bytes = b""
     reason: str | None = None
 
 

@@ -39,18 +39,19 @@ _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 # shorter side, 88 % are.
 BLURRED = 100.0
 _BLUR_SHARE = 0.25  # of the median
-_HASHED_SIDE, _FREQUENCIES = 32, 8
+HASHED_SIDE, FREQUENCIES = 32, 8
 # The type II discrete cosine transform of 32 values, without its constant factor.
-_COSINES = np.cos(
-    np.pi * np.outer(np.arange(_FREQUENCIES), np.arange(_HASHED_SIDE) + 0.5) / _HASHED_SIDE
+COSINES = np.cos(
+    np.pi * np.outer(np.arange(FREQUENCIES), np.arange(HASHED_SIDE) + 0.5) / HASHED_SIDE
 )
-_MIRROR = (-1.0) ** np.arange(_FREQUENCIES)
+_MIRROR = (-1.0) ** np.arange(FREQUENCIES)
 
 
 def measure(
     subset: Subset,
     workers: int,
     max_pixels: int,
+    with_thumbnail: bool,
     on_progress: Callable[[int], None],
 ) -> list[Measurement]:
     """Return a measurement of every image of a subset, in order.
@@ -59,11 +60,12 @@ def measure(
         subset: the images.
         workers: threads.
         max_pixels: larger images are unusable.
+        with_thumbnail: keep what cropped copies are found with, 1 KB of each image.
         on_progress: called with 1 for every image.
     """
 
     def measure_one(index: int) -> Measurement:
-        return _measure_one(subset, index, max_pixels)
+        return _measure_one(subset, index, max_pixels, with_thumbnail)
 
     found = []
     for result in in_order(measure_one, range(len(subset.keys)), workers):
@@ -72,7 +74,7 @@ def measure(
     return found
 
 
-def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
+def _measure_one(subset: Subset, index: int, max_pixels: int, with_thumbnail: bool) -> Measurement:
     digest = b""
     try:
         content = subset.read(index)
@@ -96,7 +98,9 @@ def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
     colored = np.count_nonzero(spread > _COLORLESS) / spread.size
     picture = Image.fromarray(pixels).convert("L")
     is_hashed = not is_plain and min(height, width) >= _LEAST_SIDE
-    hashes = _hashes(picture) if is_hashed else (None, None)
+    size = (HASHED_SIDE, HASHED_SIDE)
+    small = picture.resize(size, Image.Resampling.LANCZOS) if is_hashed else None
+    hashes = (None, None) if small is None else _hashes(small)
     return Measurement(
         digest,
         height,
@@ -107,14 +111,14 @@ def _measure_one(subset: Subset, index: int, max_pixels: int) -> Measurement:
         sharpness=_sharpness(picture),
         perceptual_hash=hashes[0],
         mirrored_hash=hashes[1],
+        thumbnail=b"" if small is None or not with_thumbnail else small.tobytes(),
     )
 
 
-def _hashes(picture: Image.Image) -> tuple[int, int]:
-    """Return the perceptual hashes of a gray image and of its mirror image."""
-    size = (_HASHED_SIDE, _HASHED_SIDE)
-    gray = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), np.float64)
-    low = _COSINES @ gray @ _COSINES.T
+def _hashes(small: Image.Image) -> tuple[int, int]:
+    """Return the perceptual hashes of a gray image of 32 × 32 pixels and of its mirror image."""
+    gray = np.asarray(small, np.float64)
+    low = COSINES @ gray @ COSINES.T
     return _hash(low), _hash(low * _MIRROR)
 
 

@@ -30,6 +30,7 @@ from image_classification.prepare.check.measure import image_kinds, measure
 from image_classification.samples import IMBALANCED
 
 _NAMED = 10
+_MOST_CROPPED = 100_000  # images among which cropped copies are searched for
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What is left out → its `kind` in JSON, which never changes.
@@ -355,12 +356,16 @@ def check(
         damaged: problems of paths that could not be opened.
         max_pixels: larger images are unusable.
     """
-    measured = [measure(subset, workers, max_pixels, on_progress) for subset in subsets]
+    with_crops = sum(len(subset.keys) for subset in subsets) <= _MOST_CROPPED
+    measured = [measure(subset, workers, max_pixels, with_crops, on_progress) for subset in subsets]
     found = [*damaged, *_name_problems(subsets), *_class_problems(subsets)]
     for subset, images in zip(subsets, measured, strict=True):
         found += _subset_problems(subset, images)
     duplicates = find_duplicates(subsets, measured)
     found += duplicate_problems(duplicates)
+    if not with_crops:
+        message = f"cropped copies were not searched for among more than {_MOST_CROPPED:,} images"
+        found.append(Problem("note", "no-cropped-copies", message))
     found.sort(key=lambda problem: _ORDER.index(problem.severity))
     summaries = [
         SubsetSummary(
