@@ -118,7 +118,8 @@ def _count_labels(file: RecordFile, found: RecordLabels) -> tuple[dict[str, int]
     counts: Counter[float] = Counter()
     unlabeled = 0
     if found.kind in (LabelKind.CLASS, LabelKind.IDENTITY):
-        counts.update(file.record_labels()[found.has_image[0]].tolist())
+        values, sizes = np.unique(file.record_labels()[found.has_image[0]], return_counts=True)
+        counts.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
     elif found.kind is LabelKind.MULTI_HOT:
         counts.update(dict.fromkeys(map(float, range(found.width)), 0))
     if found.kind in (LabelKind.MULTI_HOT, LabelKind.DETECTION):

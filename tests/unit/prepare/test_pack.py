@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from image_classification.cli import im2rec, main, parser
@@ -19,7 +23,12 @@ from image_classification.images.decode import decode
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, write_list
 from image_classification.labels.tree import walk
+from image_classification.loading.records import RecordSource
+from image_classification.prepare.check.problems import check
+from image_classification.prepare.check.subsets import find_subsets
+from image_classification.prepare.contact_sheet import draw_contact_sheet
 from image_classification.prepare.encode import Transcoding
+from image_classification.prepare.inspect import extract, summarize
 from image_classification.prepare.pack import PackOptions, PackReport, pack
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.reader import RecordFile
@@ -579,6 +588,44 @@ def test_numbers_that_are_not_classes_are_not_counted_as_classes(
     summary, text = inspected(labeled_records(tmp_path / "d.rec", labels, [GOOD] * 2), capsys)
     assert (summary["label_kind"], summary["labels"]) == ("numbers", {})
     assert "3 numbers per image, which are not classes" in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                st.floats(width=32),
+                st.lists(
+                    st.sampled_from([0.0, 1.0, 2.0, 5.0, 7.0, -1.0, math.nan, math.inf]),
+                    max_size=9,
+                ).map(tuple),
+            ),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_labels_are_counted_or_named_by_every_tool(records: list[tuple[Any, bool]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "d.rec"
+        contents = [GOOD if has_image else b"" for _, has_image in records]
+        labeled_records(path, [label for label, _ in records], contents)
+        with RecordFile(path) as file:
+            summary = summarize(file)
+            assert summary.records == len(records)
+            assert draw_contact_sheet(file, range(len(file)))
+            extract(file, range(len(file)), Path(folder) / "out")
+        subsets = find_subsets(path)
+        verdict = json.dumps(check(subsets, 1, lambda _: None).to_json())
+        assert "nan" not in verdict.replace(folder, "").lower()
+        for is_multi_label in (False, True):
+            try:
+                RecordSource([path], is_multi_label=is_multi_label).close()
+            except DataError as error:
+                is_sound = summary.label_kind in ("class", "multi-hot")
+                assert is_sound or "set multi_label=1" not in str(error)
 
 
 def test_extracting_identities_writes_class_folders_without_the_index_records(

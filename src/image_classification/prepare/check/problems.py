@@ -86,7 +86,7 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
             [f"{subset.image_name(i)}: {_shown(labels[i])}" for i in wrong],
         )
     if not wrong:
-        numbers = np.unique(labels).astype(np.int64).tolist()
+        numbers = [int(label) for label in np.unique(labels).tolist()]
         advice = numbering_advice(numbers)
         if subset.names is not None:  # a number as a name is none, if most of them are absent
             is_odd = 0 not in numbers or 2 * len(numbers) < len(subset.names)
