@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,13 +50,28 @@ def test_sigterm_ends_the_server_at_once_while_it_reads_the_artifact(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(trained_job / "model", model)
-    (model / "manifest.json").unlink()
-    os.mkfifo(model / "manifest.json")  # reading it lasts until somebody writes
+    os.truncate(model / "model.onnx", 2**38)  # a hole, which takes minutes to read
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["files"]["model.onnx"]["bytes"] = 2**38
+    (model / "manifest.json").write_text(json.dumps(manifest))
     process = subprocess.Popen(
         [sys.executable, "-m", "image_classification", "serve"],
         env=os.environ
         | {"IMAGE_CLASSIFICATION_MODEL_DIR": str(model), "SAGEMAKER_BIND_TO_PORT": "18095"},
     )
-    with (model / "manifest.json").open("w"):  # returns once the server reads
+    try:
+        open_files = Path(f"/proc/{process.pid}/fd")
+        while not any(is_link_to(link, model / "model.onnx") for link in open_files.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
         process.terminate()
         assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+def is_link_to(link: Path, path: Path) -> bool:
+    try:
+        return link.readlink() == path
+    except OSError:  # closed meanwhile
+        return False

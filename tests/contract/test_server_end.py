@@ -28,7 +28,8 @@ def loaded(
     model: Path, callers: int, log: Path, exit_code: int = 0, threads: int = 2, **settings: str
 ) -> Iterator[tuple[Server, list[Client]]]:
     """A server that has read a request of each caller and works on them."""
-    given = {"SAGEMAKER_GUNICORN_THREADS": str(threads)} | settings
+    given = {"SAGEMAKER_GUNICORN_THREADS": str(threads), "IMAGE_CLASSIFICATION_METRICS": "true"}
+    given |= settings
     with (
         running_server(model, program=FAULTY, log=log, exit_code=exit_code, **given) as server,
         ExitStack() as stack,
@@ -36,8 +37,17 @@ def loaded(
         clients = [stack.enter_context(connected(server)) for _ in range(callers)]
         for number, client in enumerate(clients):
             client.send(request(BUSY, lines=f"X-Amzn-SageMaker-Inference-Id: caller-{number}\r\n"))
-        assert server.get("/ping").status == 200  # it came after them
+        while taken(server) < callers:
+            time.sleep(0.01)
         yield server, clients
+
+
+def taken(server: Server) -> int:
+    """Return how many invocations, of an image each, the server has accepted so far."""
+    text = server.get("/metrics").body.decode()
+    names = "images_total|requests_in_flight"
+    numbers = re.findall(rf"^image_classification_(?:{names}) (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, numbers)))
 
 
 def statuses(clients: list[Client]) -> Counter[int]:

@@ -148,8 +148,8 @@ def test_a_request_that_waited_too_long_is_503_and_not_computed(
         for client in clients:
             client.send(request(BUSY))
         answers = [client.answer() for client in clients]
-    assert [answer.status for answer in answers] == [200, 200, 503]
-    assert "Retry-After" in answers[2].headers
+    assert sorted(answer.status for answer in answers) == [200, 200, 503]  # read in any order
+    assert ["Retry-After" in a.headers for a in answers] == [a.status == 503 for a in answers]
     assert [line["images"] for line in access_log(log)] == [1, 1, 0]
 
 

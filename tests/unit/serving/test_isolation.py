@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import resource
 import signal
@@ -62,11 +63,12 @@ def take(argument: bytes, payload: bytes) -> bytes:
     return str(len(bytearray(int(argument)))).encode()
 
 
-kept: list[bytearray] = []
+kept: list[mmap.mmap] = []
 
 
 def keep(argument: bytes, payload: bytes) -> bytes:
-    kept.append(bytearray(int(argument)))
+    # New memory: the heap, a copy of this process's, may have that much room.
+    kept.append(mmap.mmap(-1, int(argument), mmap.MAP_PRIVATE))
     return b""
 
 
