@@ -18,6 +18,11 @@ from PIL import Image
 
 from tests.contract import jobs
 
+try:
+    import hypothesis
+except ImportError:  # in an environment of SageMaker's SDK
+    hypothesis = None  # type: ignore[assignment]
+
 REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("IMAGE_CLASSIFICATION_SHARED", REPOSITORY.parent / "shared"))
 
@@ -33,6 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make `--backend` the default backend of jobs, as the image of a backend does."""
+    # A run of the suite depends on the code alone; HYPOTHESIS_PROFILE=default searches further.
+    if hypothesis is not None:
+        hypothesis.settings.register_profile("repeatable", derandomize=True)
+        hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
     jobs.BACKEND = os.environ[jobs.BACKEND_VARIABLE] = config.getoption("--backend")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell's background processes ignore Ctrl-C; the tests' processes would inherit that.

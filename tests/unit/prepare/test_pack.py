@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -607,6 +607,7 @@ def test_numbers_that_are_not_classes_are_not_counted_as_classes(
         max_size=6,
     )
 )
+@example([((math.nan,), False)])
 def test_any_labels_are_counted_or_named_by_every_tool(records: list[tuple[Any, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "d.rec"

@@ -191,7 +191,8 @@ def test_a_changed_byte_of_a_graph_is_accepted_or_refused_but_nothing_else() -> 
         (graphs.model([*graphs.MEAN, graphs.SOFTMAX], images=(1, ("n", 16, 16, 3))), "uint8"),
         (graphs.failing(), "shape"),
         (graphs.failing_late(), "the graph fails on 1 image"),
-        (graphs.huge(2**45), "the graph fails on 1 image"),
+        # Versions of ONNX Runtime ask for that memory at different times.
+        (graphs.huge(2**45), "the graph fails on 1 image|ONNX Runtime cannot load it"),
         (graphs.not_a_number(), "with NaN or infinity"),
         (b"\x08\x08\x3a\x00", "ONNX Runtime cannot load it"),
         (

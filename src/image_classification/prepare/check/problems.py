@@ -202,7 +202,10 @@ def _class_problems(subsets: Sequence[Subset]) -> Iterator[Problem]:
     """Yield an error if there is only one class, in all subsets or in the training subset."""
     for chosen in ([s for s in subsets if _is_training(s)], subsets):
         labeled = [subset for subset in chosen if len(subset.keys)]
-        if not labeled or any(subset.kind is not LabelKind.CLASS for subset in labeled):
+        if not labeled or any(
+            subset.kind is not LabelKind.CLASS or not np.isfinite(subset.labels).all()
+            for subset in labeled
+        ):
             continue
         found = {
             name
