@@ -49,8 +49,8 @@ Features = Mapping[str, "bytes | int"]
 
 def tfrecord(path: Path, *examples: Features | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    datas = [e if isinstance(e, bytes) else encode_example(e) for e in examples]
-    path.write_bytes(b"".join(map(frame_tfrecord, datas)))
+    records = [e if isinstance(e, bytes) else encode_example(e) for e in examples]
+    path.write_bytes(b"".join(map(frame_tfrecord, records)))
     return path
 
 
