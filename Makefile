@@ -38,6 +38,10 @@ test-backends: ## Test the TensorFlow and MXNet backends and the oldest Python, 
 test-backends-quick: ## The same without what takes each framework minutes; CI runs it
 	@scripts/test-backends quick
 
+.PHONY: test-survival
+test-survival: ## Kill, stop and resume training jobs, on one host and on several (minutes)
+	@scripts/test-survival
+
 .PHONY: test-photographs
 test-photographs: ## Train on real photographs and check the documented accuracies (minutes)
 	@scripts/test-photographs

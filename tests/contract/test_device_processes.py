@@ -19,6 +19,9 @@ from tests.contract.hosts import HOSTS, end, free_ports, start_hosts
 from tests.contract.jobs import read_to, run_command, write_job
 
 
+pytestmark = pytest.mark.survival
+
+
 @pytest.fixture(autouse=True)
 def backend_of_several_processes() -> None:
     if jobs.BACKEND in jobs.ONE_HOST:

@@ -15,6 +15,8 @@ from tests.contract import jobs
 from tests.contract.hosts import start_hosts
 from tests.contract.jobs import read_to
 
+pytestmark = pytest.mark.survival
+
 HOSTS = ["127.0.0.1", "127.0.0.2", "localhost"]
 
 Start = Callable[[int, int], list[subprocess.Popen[str]]]

@@ -20,6 +20,9 @@ from tests.contract.hosts import HOSTS, end, shard, start_hosts
 from tests.contract.jobs import read_to, run_train, write_job
 
 
+pytestmark = pytest.mark.survival
+
+
 @pytest.fixture(autouse=True)
 def backend_of_several_hosts() -> None:
     """The other backends refuse such a job; their own tests cover that."""

@@ -22,7 +22,7 @@ from tests.conftest import ClassFolders
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import read_to, run_train, write_job
 
-pytestmark = pytest.mark.thorough  # with torch, each run shows it
+pytestmark = [pytest.mark.survival, pytest.mark.thorough]  # with torch, each run shows it
 
 JOB = HYPERPARAMETERS | {
     "epochs": 4,
