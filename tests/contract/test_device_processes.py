@@ -18,7 +18,6 @@ from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.hosts import HOSTS, end, free_ports, start_hosts
 from tests.contract.jobs import read_to, run_command, write_job
 
-
 pytestmark = pytest.mark.survival
 
 

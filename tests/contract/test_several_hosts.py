@@ -19,7 +19,6 @@ from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.hosts import HOSTS, end, shard, start_hosts
 from tests.contract.jobs import read_to, run_train, write_job
 
-
 pytestmark = pytest.mark.survival
 
 
