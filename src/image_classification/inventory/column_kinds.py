@@ -45,7 +45,7 @@ DESCRIPTIONS = {
     "number", "caption", "text", "description", "comment", "note", "notes", "remark", "version",
     "format", "depth", "channels", "unnamed", "lesion", "annotator",
     "created", "updated", "lead", "approx", "month", "year", "day",
-    "seed", "row", "weight", "study", "series", "exam", "hospital",
+    "seed", "row", "weight", "study", "series", "exam", "hospital", "subject", "visit",
 }  # fmt: skip
 SPLIT_CELLS = {
     "train", "training", "tr", "val", "valid", "validation", "dev", "test", "testing",
@@ -93,6 +93,15 @@ def is_description(name: str) -> bool:
     """Return True if a column of this name describes an image: its size, its owner, its id."""
     words = set(words_of(name))
     return not words - {"id"} or bool(DESCRIPTIONS & words)
+
+
+def is_flag(name: str) -> bool:
+    """Return True if a column of 0 and 1 of this name describes an image, rather than a class.
+
+    Every word does: "camera" can be both, but "Lung Lesion" is a finding. One letter, such as the
+    H of hypertension, measures nothing if it is 0 or 1.
+    """
+    return set(words_of(name)) <= DESCRIPTIONS | {"id", "is"} and len(name.strip()) > 1
 
 
 def with_header(grid: Grid, files: FileIndex) -> Grid:

@@ -177,7 +177,7 @@ class ColumnFinder:
             return (usual,)
         bits = [p for p in free if self._keys[p] != "" or not self._grid.header]
         bits = [p for p in bits if column_kinds.is_bits(self._column(p))]
-        columns = [p for p in bits if not self._is_description(p)]
+        columns = [p for p in bits if not self._is_flag(p)]
         one = [p for p in free if p not in bits and self._may_be_class(p)]
         telling = [p for p in one if not self._is_description(p)]
         if len(bits) > 1:
@@ -303,6 +303,9 @@ class ColumnFinder:
         if not self._grid.header:
             return False
         return column_kinds.is_description(self._grid.header[position])
+
+    def _is_flag(self, position: int) -> bool:
+        return bool(self._grid.header) and column_kinds.is_flag(self._grid.name(position))
 
     # ---- lines of unequal length
 

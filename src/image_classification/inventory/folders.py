@@ -9,9 +9,11 @@ from image_classification.inventory.column_kinds import ColumnOptions
 from image_classification.inventory.lists import read_list_inventory
 from image_classification.inventory.manifest import is_manifest, read_manifest
 from image_classification.inventory.matching import FileIndex
-from image_classification.inventory.rows import Inventory, assemble, in_order, split_named
+from image_classification.inventory.rows import Inventory, assemble, in_order
 from image_classification.inventory.splits import (
     bare_splits,
+    folder_split,
+    refuse_mixed_splits,
     split_folders,
     splits_in_names,
     subfolders,
@@ -44,7 +46,7 @@ def has_class_folders(root: Path) -> bool:
     if split_folders(root, recursive=False):
         return True
     holding = [folder for folder in subfolders(root) if tree.has_image(folder, recursive=False)]
-    return len(holding) > 1 and not all(split_named(folder.name) for folder in holding)
+    return len(holding) > 1 and not all(folder_split(folder.name) for folder in holding)
 
 
 def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
@@ -56,7 +58,7 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     """
     splits = split_folders(root)
     if not splits:
-        _refuse_bare_splits(root)
+        refuse_mixed_splits(root)
     sources = {folder: FolderSource(folder) for folder in splits.values() or [root]}
     names = {name for source in sources.values() for name in source.labels.names}
     if labels is None:
@@ -80,18 +82,6 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
     tree.refuse_unlistable(root, [entry.path for entry in entries])
     membership = [split for split, folder in splits.items() for _ in range(len(sources[folder]))]
     return Inventory(str(root), root, entries, labels, membership, left_out=left_out)
-
-
-def _refuse_bare_splits(root: Path) -> None:
-    """Refuse folders named after splits as classes."""
-    bare = bare_splits(root)
-    if bare and all(folder in bare for folder in subfolders(root) if tree.has_image(folder)):
-        names = " and ".join(folder.name for folder in bare)
-        raise DataError(
-            f"{root}: {names}: named after splits, but with images directly in them, so that "
-            "nothing gives their classes; put the images into class folders, or name a table with "
-            "their classes with --list"
-        )
 
 
 def take_inventory(
@@ -241,7 +231,7 @@ def _split_tables(root: Path) -> dict[str, Path]:
     splits: dict[str, Path] = {}
     without: list[str] = []
     for folder in subfolders(root):
-        split = split_named(folder.name)
+        split = folder_split(folder.name)
         if split is None or split in splits or any(folder.glob("*.rec")):
             return {}
         if len(_listings(folder)) == 1 and not has_class_folders(folder):

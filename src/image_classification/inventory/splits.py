@@ -14,13 +14,24 @@ from image_classification.labels import tree
 
 _PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar", ".parquet")
 _WORD = re.compile(r"[A-Za-z]+")
+_FILLERS = frozenset((  # words in the name of a split's folder that do not change its meaning
+    "data", "dataset", "final", "folder", "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg",
+    "photos", "pictures", "png", "seg", "set", "split",
+))  # fmt: skip
 _SHARD = re.compile(r"-\d+-of-\d+$")  # of a TFRecord file
+
+
+def folder_split(name: str) -> str | None:
+    """Return the split that a folder is named after: `val`, `train_images`, `test2017`, or None."""
+    named = split_named(name)
+    words = [word for word in _WORD.findall(name) if word.lower() not in _FILLERS]
+    return named or (split_named(words[0]) if len(words) == 1 else None)
 
 
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in `root`, without hidden ones and those that macOS adds to archives."""
     found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
-    return [Path(entry.path) for entry in found if entry.is_dir()]
+    return [Path(entry.path) for entry in found if tree.is_folder(entry)]
 
 
 def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
@@ -33,12 +44,11 @@ def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
     Raises:
         DataError: two folders are named after the same split.
     """
-    folders = subfolders(root)
-    if len(folders) == 1 and split_named(folders[0].name) is None and not _has_data(root):
-        root, folders = folders[0], subfolders(folders[0])
+    root, folders = _unpacked(root)
     splits: dict[str, Path] = {}
     for folder in folders:
-        split = split_named(folder.name)
+        split = folder_split(folder.name)
+        folder = folder if split is None else _content(folder)
         if split is None:
             if any(map(_has_data, (folder, *subfolders(folder)))):
                 return {}
@@ -54,6 +64,48 @@ def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
+def _unpacked(root: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that holds several folders, and these: `root`, or its only folder."""
+    folders = subfolders(root)
+    if len(folders) == 1 and folder_split(folders[0].name) is None and not _has_data(root):
+        return folders[0], subfolders(folders[0])
+    return root, folders
+
+
+def _content(folder: Path) -> Path:
+    """Return the only folder in a split's folder if it repeats its name, as archives do."""
+    inner = subfolders(folder)
+    is_repeated = len(inner) == 1 and folder_split(inner[0].name) == folder_split(folder.name)
+    return inner[0] if is_repeated and not _has_data(folder) else folder
+
+
+def refuse_mixed_splits(root: Path) -> None:
+    """Refuse folders as classes that are named after splits, where `split_folders` found none.
+
+    Raises:
+        DataError: the folders of two splits or more hold images.
+    """
+    root, folders = _unpacked(root)
+    holding = [folder for folder in folders if tree.has_image(folder)]
+    named = [folder for folder in holding if folder_split(folder.name)]
+    bare = [folder for folder in named if not _is_split(_content(folder))]
+    others = [folder.name for folder in holding if folder not in named]
+    if len({folder_split(folder.name) for folder in named}) < 2 and (others or not bare):
+        return
+    names = " and ".join(folder.name for folder in named)
+    if others:
+        raise DataError(
+            f"{root}: {names}: named after splits, but {', '.join(others[:5])} holds images too, "
+            "so that the folders are neither splits nor classes; move it away, give the folder of "
+            "each split as a channel, or name a table with the classes with preprocess --list"
+        )
+    raise DataError(
+        f"{root}: {names}: named after splits, but with images directly in them, so that nothing "
+        "gives their classes; put the images into class folders, or name a table with their "
+        "classes with preprocess --list"
+    )
+
+
 def splits_in_names(files: Sequence[Path]) -> list[str]:
     """Return the split that each file's name contains (`flowers-train-000.tar`); [] unless all do.
 
@@ -66,7 +118,7 @@ def splits_in_names(files: Sequence[Path]) -> list[str]:
 
 def bare_splits(root: Path) -> list[Path]:
     """Return the folders that are named after splits, but hold images without class folders."""
-    named = [folder for folder in subfolders(root) if split_named(folder.name)]
+    named = [_content(folder) for folder in subfolders(root) if folder_split(folder.name)]
     return [folder for folder in named if not _is_split(folder) and _has_data(folder)]
 
 
@@ -90,6 +142,6 @@ def _holds(folder: Path, extensions: Iterable[str]) -> bool:
         return any(
             os.path.splitext(_SHARD.sub(".tfrecord", entry.name))[1].lower() in wanted
             and not entry.name.startswith(".")
-            and entry.is_file()
+            and tree.is_file(entry)
             for entry in found
         )

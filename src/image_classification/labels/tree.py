@@ -141,9 +141,25 @@ def list_folder(folder: str, left_out: LeftOut, include_hidden: bool) -> list[os
         return entries
     entries = [entry for entry in entries if not is_system_name(entry.name)]
     for entry in entries:
-        if entry.name.startswith(".") and (_has_image_name(entry.name) or entry.is_dir()):
+        if entry.name.startswith(".") and (_has_image_name(entry.name) or is_folder(entry)):
             left_out.add(HIDDEN, entry.path)
     return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return True for a file, or a link to one; False for a link to nowhere or to itself."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return True for a folder, or a link to one; False for a link that leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _has_image_name(name: str) -> bool:
@@ -197,7 +213,7 @@ def keep_images(
     notes: set[str] = set()
     for entry in entries:
         extension = os.path.splitext(entry.name)[1].lower()
-        if entry.is_file():
+        if is_file(entry):
             is_image, _, what = extension in (extensions or IMAGE_EXTENSIONS), False, ""
             if not is_image and extensions is None and extension not in notes:
                 is_image, is_note, what = look_into(entry.path)
@@ -210,7 +226,7 @@ def keep_images(
                 kind = f"{extension} files" if extension else NO_EXTENSION
                 left_out.add(kind, entry.path, what)
                 left_out.files += 1
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             left_out.add(SPECIAL, entry.path)
             left_out.others += 1
     return kept
@@ -313,7 +329,7 @@ def visit(
     status = os.stat(folder)
     ancestors = (*ancestors, (status.st_dev, status.st_ino))
     for entry in entries:
-        if not entry.is_dir():
+        if not is_folder(entry):
             continue
         if entry.is_symlink():
             target = os.stat(entry.path)

@@ -229,7 +229,7 @@ def _list_classes(root: Path, left_out: tree.LeftOut) -> list[ClassFolder]:
     """Return the folders in `root`, sorted by name; those without an image are counted too."""
     entries = tree.list_folder(str(root), left_out, include_hidden=False)
     lists = {LABELS_FILE, *(entry.name for entry in entries if entry.name.endswith(".lst"))}
-    loose = [entry for entry in entries if entry.is_dir() or entry.name not in lists]
+    loose = [entry for entry in entries if tree.is_folder(entry) or entry.name not in lists]
     for image in tree.keep_images(loose, left_out):
         left_out.add(OUTSIDE, image.path)
     status = os.stat(root)
@@ -237,7 +237,7 @@ def _list_classes(root: Path, left_out: tree.LeftOut) -> list[ClassFolder]:
     found: dict[str, str] = {}
     classes = []
     for folder in entries:
-        if not folder.is_dir():
+        if not tree.is_folder(folder):
             continue
         if folder.is_symlink() and root.resolve().is_relative_to(os.path.realpath(folder.path)):
             left_out.add(tree.CIRCULAR, folder.path)

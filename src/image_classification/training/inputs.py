@@ -12,7 +12,7 @@ import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, MODEL_CHANNEL, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
-from image_classification.inventory.splits import bare_splits, split_folders
+from image_classification.inventory.splits import bare_splits, refuse_mixed_splits, split_folders
 from image_classification.labels.label_map import LabelMap, advice_on, alike, given_names
 from image_classification.labels.split import stratified_split
 from image_classification.loading.classes import (
@@ -155,7 +155,7 @@ def with_split_folders(
 
     Raises:
         ChannelError: a channel lacks the folder of its split, or is a shard of the split folders.
-        DataError: two folders are named after the same split.
+        DataError: two folders are named after the same split, or folders of splits have no classes.
     """
     found = dict(channels)
     for name, split in ((training, "train"), ("validation", "validation"), ("test", "test")):
@@ -164,7 +164,7 @@ def with_split_folders(
             continue
         folders = split_folders(channel.path)
         if not folders:
-            _warn_of_names(channel)
+            refuse_mixed_splits(channel.path)
             continue
         shown = ", ".join(folder.name for folder in folders.values())
         if split not in folders:
@@ -208,18 +208,6 @@ def _log_splits(
             "Channel %s: left out %s",
             channel.name,
             ", ".join(str(folder) for folder in unused),
-        )
-
-
-def _warn_of_names(channel: ChannelInput) -> None:
-    """Warn of classes that are named like splits."""
-    named = bare_splits(channel.path)
-    if len(named) > 1:
-        _logger.warning(
-            "Channel %s: the folders %s are its classes, though they are named after splits: a "
-            "split needs a folder for each class",
-            channel.name,
-            ", ".join(folder.name for folder in named),
         )
 
 

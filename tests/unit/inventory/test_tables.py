@@ -356,6 +356,22 @@ def test_in_chexpert_uncertain_and_empty_cells_count_as_0_and_are_counted(
     assert "1 cells are -1 (uncertain) and count as 0" in caplog.text
 
 
+def test_the_columns_of_chexpert_are_classes_whatever_words_are_in_their_names(
+    images: Path,
+) -> None:
+    path = images.parent / "train.csv"
+    names = ("No Finding", "Lung Lesion", "Support Devices", "Pleural Other", "H")
+    path.write_text(
+        f"Path,Sex,Age,Frontal/Lateral,AP/PA,{','.join(names)}\n"
+        "train/00000.jpg,Female,68,Frontal,AP,1.0,,,,\n"
+        "train/00001.jpg,Male,31,Lateral,,,1.0,0.0,,1.0\n"
+        "train/00002.jpg,Male,31,Frontal,PA,,,1.0,1.0,0.0\n"
+    )
+    inventory = read(images, path)
+    assert inventory.labels.names == names
+    assert classes_of(inventory) == ["No Finding", "Lung Lesion+H", "Support Devices+Pleural Other"]
+
+
 def test_where_minus_1_is_the_only_other_value_it_is_no(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

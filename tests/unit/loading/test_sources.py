@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from image_classification.errors import DataError, RecordError
+from image_classification.inventory.folders import take_inventory
+from image_classification.inventory.splits import split_folders
 from image_classification.labels import tree as trees
 from image_classification.labels.label_map import LabelMap
+from image_classification.loading.packed import find_packed
 from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.records.format import RecordHeader, pack_image_record
@@ -229,6 +232,17 @@ def test_a_class_of_links_to_nowhere_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "owl" / "1.jpg").symlink_to("../objects/1")
     with pytest.raises(DataError, match=r"'owl' \(1 links to nowhere or special files"):
         FolderSource(tmp_path).refuse_lost_classes()
+
+
+@pytest.mark.parametrize("link", ["loop", "cat/loop", "cat/loop.jpg"])
+def test_a_link_to_itself_is_left_out_by_everything_that_reads_folders(
+    tmp_path: Path, link: str
+) -> None:
+    fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / link).symlink_to(Path(link).name)
+    assert len(FolderSource(tmp_path)) == 2
+    assert len(take_inventory(tmp_path).entries) == 2
+    assert split_folders(tmp_path) == {} and find_packed(tmp_path) == []
 
 
 def test_the_files_of_a_class_that_cannot_be_used_are_counted(

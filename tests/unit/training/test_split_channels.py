@@ -97,10 +97,46 @@ def test_class_folders_that_are_not_splits_stay_classes(
     vehicles = fill(tmp_path / "vehicles", "train", "car", "bus")
     assert expand(train=vehicles) == {"train": vehicles} and not caplog.text
     deep = fill(tmp_path / "deep", "train/steam", "car/red", "bus")
-    assert split_folders(deep) == {}
-    flat = fill(tmp_path / "flat", "train", "test")
-    assert expand(train=flat) == {"train": flat}
-    assert "its classes, though they are named after splits" in caplog.text
+    assert split_folders(deep) == {} and expand(train=deep) == {"train": deep}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train", "test"), r"test and train: named after splits, but with images directly"),
+        (("train_images", "test_images"), r"test_images and train_images: named after splits"),
+        (("Train/0", "Train/1", "Test", "Meta"), r"Test and Train: .*, but Meta holds images too"),
+        (("train/a", "val/a", "unlabeled"), r"train and val: .*, but unlabeled holds images too"),
+    ],
+)
+def test_folders_named_after_splits_are_never_classes(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    root = fill(tmp_path, *folders)
+    with pytest.raises(DataError, match=message + ".*--list"):
+        expand(train=root)
+    with pytest.raises(DataError, match=message + ".*--list"):
+        take_inventory(root)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train2017", "test2017"),
+        ("train_images", "test-images"),
+        ("cats/Training data", "cats/Testing data"),
+    ],
+)
+def test_the_folders_of_splits_are_found_under_the_names_that_downloads_have(
+    tmp_path: Path, train: str, test: str
+) -> None:
+    root = fill(tmp_path, f"{train}/cat", f"{train}/dog", f"{test}/cat", f"{test}/dog")
+    assert expand(train=root) == {"train": root / train, "test": root / test}
+    inventory = take_inventory(root)
+    assert inventory.labels.names == ("cat", "dog")
+    assert inventory.splits == ["train", "train", "test", "test"]
 
 
 def test_a_root_that_lacks_the_split_of_its_channel_is_an_error(tmp_path: Path) -> None:

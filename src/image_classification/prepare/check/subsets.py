@@ -49,7 +49,7 @@ def find_subsets(
         found = describe_file(path) if path.is_file() else describe_missing(path)
         raise DataError(f"{path}: expected a folder or a record file (.rec), found {found}")
     below = [] if listing else splits.subfolders(path)
-    if below and not all(rows.split_named(folder.name) for folder in below):
+    if below and not all(splits.folder_split(folder.name) for folder in below):
         below = list(splits.split_folders(path).values())
     if below:
         return [subset for folder in below for subset in find_subsets(folder, columns=columns)]
