@@ -50,6 +50,10 @@ test-photographs: ## Train on real photographs and check the documented accuraci
 test-attacks: ## Attack a server of this checkout and check its goals (2 minutes)
 	@scripts/benchmark attacks --quick
 
+.PHONY: test-fuzz
+test-fuzz: ## Give the product 10,000 generated data sets and models, and account for every image (minutes)
+	@scripts/benchmark fuzz
+
 .PHONY: test-container
 test-container: ## Build the images and test them with docker run (minutes)
 	@scripts/test-container

@@ -15,7 +15,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,7 +32,6 @@ _MOST_HEADER = 2**17  # bytes of an extended header, which tarfile reads into me
 _MOST_NAME = 255  # bytes of a file's or a folder's name, as on Linux
 _MOST_DEPTH = 64  # folders in folders
 _BLOCK = 1 << 20
-
 _MOST_DIRECTORY = 16 * 2**20  # bytes of a ZIP's directory, which zipfile reads into memory
 _MOST_LEVELS = 4  # folders in folders in which a model is looked for
 _MOST_FOLDERS = 1000  # in which it is looked for
@@ -127,10 +126,13 @@ def unpacked(
     if not stat.S_ISREG(status.st_mode) or not status.st_size:  # files of /proc have no size either
         is_empty = stat.S_ISREG(status.st_mode)
         raise ArtifactError(f"{expected} {'an empty file' if is_empty else 'a device or a pipe'}")
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, ExitStack() as stack:
         unpack(path, folder, limits)
-        with unpacked(folder, limits, holding, nested - 1) as model:
-            yield model
+        try:
+            model = stack.enter_context(unpacked(folder, limits, holding, nested - 1))
+        except ArtifactError as error:  # the user knows the archive, not where it was unpacked
+            raise ArtifactError(str(error).replace(str(folder), str(path))) from error
+        yield model
 
 
 def _at_address(scheme: str, rest: str) -> str:
@@ -336,10 +338,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _sparse(name: str) -> _Refusal:
-    """Return the error about a file with holes, which a few bytes can make as long as they claim.
-
-    tarfile would also read the list of the holes into memory, however long.
-    """
+    """Return the error about a file with holes: a few bytes can claim any length."""
     return _Refusal(f"{name!r} is a sparse file; pack it with tar without --sparse")
 
 

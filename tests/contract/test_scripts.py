@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.parametrize("part", ["records", "loader", "serving", "training", "attacks"])
+@pytest.mark.parametrize("part", ["records", "loader", "serving", "training", "attacks", "fuzz"])
 def test_benchmark_help_needs_no_package_and_installs_nothing(tmp_path: Path, part: str) -> None:
     # The copy has no scripts/install, so that an attempt to install fails.
     shutil.copytree(REPOSITORY / "scripts" / "benchmarks", tmp_path / "scripts" / "benchmarks")

@@ -214,6 +214,19 @@ def test_a_change_in_a_nested_archive_is_named_by_the_path_that_was_given(
             pass
 
 
+def test_a_damaged_archive_in_an_archive_is_named_by_the_path_that_was_given(
+    directory: Path, tmp_path: Path
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    packed = tarred(directory, inner / "model.tar.gz")
+    packed.write_bytes(packed.read_bytes()[:-200])
+    archive = tarred(inner, tmp_path / "outer.tar.gz")
+    with pytest.raises(ArtifactError, match=rf"^{archive}/\S*model.tar.gz: not a usable"):
+        with open_artifact(archive):
+            pass
+
+
 def test_archives_in_archives_in_archives_are_not_unpacked(directory: Path, tmp_path: Path) -> None:
     inner = tmp_path
     path = tarred(directory, tmp_path / "model.tar.gz")

@@ -13,6 +13,7 @@ from image_classification.inventory.rows import Inventory, assemble, in_order
 from image_classification.inventory.splits import (
     bare_splits,
     folder_split,
+    left_beside,
     refuse_mixed_splits,
     split_folders,
     splits_in_names,
@@ -76,6 +77,7 @@ def _read_class_folders(root: Path, labels: LabelMap | None) -> Inventory:
         nested = [(name, inner) for name, inners in source.subclasses.items() for inner in inners]
         if nested:
             left_out.append((NESTED, len(nested), str(folder.joinpath(*nested[0]))))
+    left_out += left_beside(root, splits.values()).reasons() if splits else []
     if splits and (others := bare_splits(root)):
         left_out.append((_NO_CLASSES, len(others), str(others[0])))
         _log.warning("%s: left out %s, which has no class folders", root, others[0])

@@ -162,7 +162,8 @@ def _separator_of(text: str) -> str | None:
     """Return what separates the cells; None for blanks.
 
     It is the one that gives several cells, and equally many in every line; else the most frequent
-    one in the first line.
+    one in the first line. If a damaged first line has none, it is one that all others have: a line
+    must not be taken for a single cell, the name of a file.
     """
     lines = [line for line in _LINE_END.split(text[: 1 << 20]) if line.strip()][:_SAMPLED]
     first = lines[0] if lines else ""
@@ -172,7 +173,12 @@ def _separator_of(text: str) -> str | None:
         mark for mark in _SEPARATORS if lines and len(set(counts[mark])) == 1 and first.count(mark)
     ]
     if not present:
-        return even[0] if even else (None if len(first.split()) > 1 or " " in text else ",")
+        if even or ("|" in first and not _FILE_THEN_REST.fullmatch(first)):
+            return "|"
+        if len(first.split()) > 1:
+            return None
+        others = [mark for mark in _SEPARATORS if lines[1:] and all(counts[mark][1:])]
+        return others[0] if others else (None if " " in text else ",")
     best = [mark for mark in present if mark in even] or present
     return max(best, key=first.count)
 

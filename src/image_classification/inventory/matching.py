@@ -56,15 +56,17 @@ class FileIndex:
         extension.
 
         Raises:
-            ListError: the name fits several files.
+            ListError: the name fits several files, or cannot be that of a file.
         """
         if file in self.paths:  # also one with blanks at its ends or a backslash
             return file
         parts = _parts(file)
+        if parts in ((), ("/",)) or "\0" in file:
+            raise ListError(f"{where}: expected the name of an image file, got {file!r}")
         path = self._by_path(parts)
         if path is not None:
             return path
-        found = self._by_name.get(parts[-1] if parts else "", [])
+        found = self._by_name.get(parts[-1], [])
         if len(found) > 1:
             raise ListError(
                 f"{where}: {file!r} could be any of {', '.join(sorted(found)[:5])}; give "

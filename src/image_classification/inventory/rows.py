@@ -5,6 +5,7 @@ order of the rows.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -192,7 +193,7 @@ def _report_missing(
     missing = [
         number
         for number, path in enumerate(paths)
-        if path not in files.paths and not (files.root / path).is_file()
+        if path not in files.paths and not os.path.isfile(files.root / path)
     ]
     if not missing:
         return

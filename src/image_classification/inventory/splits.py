@@ -11,6 +11,8 @@ from pathlib import Path
 from image_classification.errors import DataError
 from image_classification.inventory.rows import SPLITS, split_named
 from image_classification.labels import tree
+from image_classification.labels.label_map import LABELS_FILE
+from image_classification.loading.sources import OUTSIDE
 
 _PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar", ".parquet")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -29,9 +31,17 @@ def folder_split(name: str) -> str | None:
 
 
 def subfolders(root: Path) -> list[Path]:
-    """Return the folders in `root`, without hidden ones and those that macOS adds to archives."""
+    """Return the folders in `root`, without hidden ones and those that macOS adds to archives.
+
+    Links to a folder that contains them are left out too.
+    """
     found = tree.list_folder(str(root), tree.LeftOut(), include_hidden=False)
-    return [Path(entry.path) for entry in found if tree.is_folder(entry)]
+    folders = [Path(entry.path) for entry in found if tree.is_folder(entry)]
+    return [
+        folder
+        for folder in folders
+        if not folder.is_symlink() or not root.resolve().is_relative_to(folder.resolve())
+    ]
 
 
 def split_folders(root: Path, *, recursive: bool = True) -> dict[str, Path]:
@@ -120,6 +130,23 @@ def bare_splits(root: Path) -> list[Path]:
     """Return the folders that are named after splits, but hold images without class folders."""
     named = [_content(folder) for folder in subfolders(root) if folder_split(folder.name)]
     return [folder for folder in named if not _is_split(folder) and _has_data(folder)]
+
+
+def left_beside(root: Path, folders: Iterable[Path]) -> tree.LeftOut:
+    """Count the files next to the split folders of `root`, which are in no split; warn of images.
+
+    Not counted are class names and lists.
+    """
+    left_out = tree.LeftOut()
+    for place in sorted({root, *(folder.parent for folder in folders)}):
+        entries = tree.list_folder(str(place), left_out, include_hidden=False)
+        others = [e for e in entries if e.name != LABELS_FILE and not e.name.endswith(".lst")]
+        images = tree.keep_images(others, left_out)
+        for image in images:
+            left_out.add(OUTSIDE, image.path)
+        if images:
+            left_out.warn(place, "samples are images in the class folders of the splits")
+    return left_out
 
 
 def _is_split(folder: Path, recursive: bool = True) -> bool:

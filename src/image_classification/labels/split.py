@@ -91,8 +91,8 @@ def stratified_group_split(
         subsets[members[group]] = subset
     if len(np.unique(subsets)) < len(is_open):
         raise UsageError(
-            f"{len(names)} groups are too few for the ratios {ratios}: one subset would be "
-            "empty; use other ratios or smaller groups"
+            f"{len(names)} groups are too few for the ratios {_shown(ratios)}: one subset "
+            "would be empty; use other ratios or smaller groups"
         )
     return _to_split(subsets)
 
@@ -150,9 +150,13 @@ def stratified_multi_label_split(
     if len(np.unique(subsets)) < len(is_open):
         raise UsageError(
             f"{len(members)} {'groups' if groups else 'images'} are too few for the ratios "
-            f"{ratios}: one subset would be empty; use other ratios"
+            f"{_shown(ratios)}: one subset would be empty; use other ratios"
         )
     return _to_split(subsets)
+
+
+def _shown(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:g}" for ratio in ratios)
 
 
 def _check_ratios(ratios: tuple[float, float, float]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import DataError, LabelError
+from image_classification.errors import DataError, LabelError, RecordError
 from image_classification.labels.label_map import MAX_CLASSES, LabelMap
 from image_classification.labels.tree import IMAGE_EXTENSIONS
 from image_classification.loading.sources import Source
@@ -23,6 +23,7 @@ from image_classification.records.parquet import is_table
 from image_classification.samples import IntArray, Sample
 
 _CAPTIONS = 20  # samples from which names that hardly repeat cannot be classes
+_NOTES = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".yml", ".html", ".idx", ".index")
 _log = logging.getLogger(__name__)
 
 
@@ -172,7 +173,34 @@ def find_packed(folder: Path, *, with_tables: bool = False) -> list[Path]:
     if found and any(map(_has_image, folders)):
         _log.info("%s: its folders are the classes; %s is not read", folder, found[0])
         return []
+    if found:
+        _report_others(folder, found, entries)
     return found
+
+
+def _report_others(folder: Path, found: Sequence[Path], entries: Sequence[Path]) -> None:
+    """Refuse a tar next to tar shards that is none, and warn of other files that are not read.
+
+    Raises:
+        RecordError: a tar is damaged or has no labels; without it, images would be lost.
+    """
+    others = [entry for entry in entries if entry.is_file() and entry not in found]
+    others += [
+        inner
+        for entry in entries
+        if entry.is_dir()
+        for inner in sorted(entry.iterdir())
+        if inner.is_file() and (is_packed(inner) or is_table(inner))
+    ]
+    tars = [other for other in others if other.suffix.lower() == ".tar"]
+    if tars and any(path.suffix.lower() == ".tar" for path in found):
+        raise RecordError(
+            f"{tars[0]}: expected images with labels, as in {found[0].name}; it is damaged, has no "
+            "labels, or is not in the same folder: repair it, or move it away"
+        )
+    others = [other for other in others if other.suffix.lower() not in _NOTES]
+    if others:
+        _log.warning("%s: left out %d other files, such as %s", folder, len(others), others[0])
 
 
 def _has_image(folder: Path) -> bool:

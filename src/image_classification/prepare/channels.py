@@ -150,14 +150,17 @@ def _drawn(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
             "add up to less than 1"
         )
     ratios, classes = (train, 1 - train - test, test), inventory.class_indices
-    if inventory.multi_hot is not None:
-        drawn = stratified_multi_label_split(
-            inventory.multi_hot, inventory.groups, ratios, plan.seed
-        )
-    elif inventory.groups:
-        drawn = stratified_group_split(classes, inventory.groups, ratios, plan.seed)
-    else:
-        drawn = stratified_split(classes, ratios, plan.seed)
+    try:
+        if inventory.multi_hot is not None:
+            drawn = stratified_multi_label_split(
+                inventory.multi_hot, inventory.groups, ratios, plan.seed
+            )
+        elif inventory.groups:
+            drawn = stratified_group_split(classes, inventory.groups, ratios, plan.seed)
+        else:
+            drawn = stratified_split(classes, ratios, plan.seed)
+    except UsageError as error:
+        raise UsageError(f"{inventory.name}: {error}") from error
     if not len(drawn.validation):
         raise UsageError(
             f"{inventory.name}: {len(classes)} images are too few for a validation split; every "

@@ -12,7 +12,12 @@ import numpy as np
 
 from image_classification.contract.channels import LIST_SUFFIX, MODEL_CHANNEL, ChannelInput
 from image_classification.errors import ChannelError, DataError, HyperparameterError
-from image_classification.inventory.splits import bare_splits, refuse_mixed_splits, split_folders
+from image_classification.inventory.splits import (
+    bare_splits,
+    left_beside,
+    refuse_mixed_splits,
+    split_folders,
+)
 from image_classification.labels.label_map import LabelMap, advice_on, alike, given_names
 from image_classification.labels.split import stratified_split
 from image_classification.loading.classes import (
@@ -201,6 +206,7 @@ def _log_splits(
         channel.path,
         ", ".join(f"{folders[split]} is the channel {name}" for split, name in used.items()),
     )
+    left_beside(channel.path, folders.values())  # warns
     unused = [folders[split] for split in folders if split not in used]
     unused += bare_splits(channel.path)
     if unused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -323,6 +322,23 @@ def test_an_archive_of_class_folders_is_not_a_shard(tmp_path: Path) -> None:
     assert "a tar archive" in describe_contents(tmp_path)
 
 
+def test_a_tar_next_to_shards_that_cannot_be_one_is_refused_and_other_files_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = shard(tmp_path / "0.tar", *samples_of("0", "1"))
+    (tmp_path / "dataset.json").write_text("{}")
+    assert find_packed(tmp_path) == [good] and not caplog.text
+    (tmp_path / "1.tar.gz").write_bytes(gzip.compress(good.read_bytes()))
+    shard(tmp_path / "more" / "2.tfrecord")
+    assert find_packed(tmp_path) == [good]
+    assert "left out 2 other files, such as" in caplog.text and "1.tar.gz" in caplog.text
+    bad = shard(tmp_path / "3.tar", ("a.jpg", JPEGS[0]))
+    for content in (bad.read_bytes(), b"x" + good.read_bytes()[1:]):
+        bad.write_bytes(content)
+        with pytest.raises(RecordError, match=rf"^{bad}: expected images with labels, as in 0.tar"):
+            find_packed(tmp_path)
+
+
 def test_class_folders_win_over_the_files_next_to_them(tmp_path: Path) -> None:
     shard(tmp_path / "a.tar", *samples_of("0", "1"))
     (tmp_path / "rose").mkdir()
@@ -550,57 +566,6 @@ def test_joined_tars_are_refused_and_a_missing_end_is_a_warning(
         PackedSource([path])
     path.write_bytes(whole.rstrip(b"\0").ljust(-(-len(whole.rstrip(b"\0")) // 512) * 512, b"\0"))
     assert len(PackedSource([path])) == 2 and "is it truncated?" in caplog.text
-
-
-def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """The content with a few bytes changed, removed or added, or without its end."""
-    changed = bytearray(content)
-    for _ in range(random.integers(1, 4)):
-        at = int(random.integers(len(changed)))
-        kind = random.integers(5)
-        if kind == 0:
-            changed[at] = random.integers(256)
-        elif kind == 1:
-            del changed[at + 1 :]
-        elif kind == 2:
-            changed[at:at] = random.bytes(int(random.integers(1, 20)))
-        elif kind == 3:
-            del changed[at : at + int(random.integers(1, 600))]
-        else:
-            changed[at : at + 8] = b"\xff" * 8
-        changed = changed or bytearray(b"x")
-    return bytes(changed)
-
-
-def test_a_thousand_damaged_files_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    members = [*samples_of("0", "2", "1"), ("n" * 150 + ".jpg", b"x"), ("n" * 150 + ".cls", b"1")]
-    example = encode_example({"image/encoded": JPEGS[0], "image/class/label": 1})
-    seeds = {
-        "a.tfrecord": tfrecord(tmp_path / "s.tfrecord", *numbered(0, 3)).read_bytes(),
-        "b.tar": shard(tmp_path / "p.tar", *members, format=tarfile.PAX_FORMAT).read_bytes(),
-        "c.tar": shard(tmp_path / "g.tar", *members, format=tarfile.GNU_FORMAT).read_bytes(),
-    }
-    outcomes = set()
-    for number in range(1000):
-        name = [*seeds, "d.tfrecord"][number % 4]
-        path = tmp_path / name
-        if name == "d.tfrecord":  # the checksums are right, the message is not
-            path.write_bytes(frame_tfrecord(mutated(example, random)))
-        else:
-            path.write_bytes(mutated(seeds[name], random))
-        try:
-            source = PackedSource([path])
-        except (RecordError, LabelError) as error:
-            assert str(path) in str(error)
-            outcomes.add(type(error))
-            continue
-        outcomes.add(PackedSource)
-        for index in range(len(source)):
-            with contextlib.suppress(RecordError):
-                assert len(source.read(index).data) <= len(max(JPEGS, key=len)) + 40
-        source.close()
-    assert outcomes == {RecordError, LabelError, PackedSource}
 
 
 def parquet(path: Path, labels: list[object], names: list[str] | None = None) -> Path:

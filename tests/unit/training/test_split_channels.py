@@ -189,3 +189,30 @@ def test_evaluate_takes_the_test_split_of_a_root_else_validation(
     (tmp_path / "data.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match="a ZIP archive"):
         open_labeled(tmp_path / "data.zip", labels)
+
+
+def test_images_next_to_split_folders_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path, *(f"{s}/{label}" for s in ("train", "val") for label in ("cat", "dog")))
+    (root / "loose.jpg").write_bytes(b"loose")
+    (root / ".hidden").mkdir()
+    (root / "README.md").write_text("a note")
+    (root / "labels.json").write_text('{"labels": ["cat", "dog"]}')
+    expected = {
+        ("images outside a class folder", 1, str(root / "loose.jpg")),
+        ("hidden files or folders", 1, str(root / ".hidden")),
+        (".md files", 1, str(root / "README.md")),
+    }
+    assert set(take_inventory(root).left_out) == expected
+    assert set(find_subsets(root)[0].left_out) == expected
+    caplog.clear()
+    expand(train=root)
+    assert "1 images outside a class folder" in caplog.text
+
+
+def test_a_link_to_the_folder_around_it_is_not_a_folder_next_to_the_splits(tmp_path: Path) -> None:
+    root = fill(tmp_path, *(f"{s}/{label}" for s in ("train", "val") for label in ("cat", "dog")))
+    (root / "loop").symlink_to(root)
+    assert list(split_folders(root)) == ["train", "validation"]
+    assert take_inventory(root).labels.names == ("cat", "dog")

@@ -46,13 +46,15 @@ def find_subsets(
     if path.is_file() and (is_packed(path) or is_table(path)):
         return [_packed_subset(path, [path])]
     if not path.is_dir():
-        found = describe_file(path) if path.is_file() else describe_missing(path)
-        raise DataError(f"{path}: expected a folder or a record file (.rec), found {found}")
+        other = describe_file(path) if path.is_file() else describe_missing(path)
+        raise DataError(f"{path}: expected a folder or a record file (.rec), found {other}")
     below = [] if listing else splits.subfolders(path)
     if below and not all(splits.folder_split(folder.name) for folder in below):
         below = list(splits.split_folders(path).values())
     if below:
-        return [subset for folder in below for subset in find_subsets(folder, columns=columns)]
+        found = [subset for folder in below for subset in find_subsets(folder, columns=columns)]
+        beside = splits.left_beside(path, below).reasons()
+        return [replace(found[0], left_out=[*found[0].left_out, *beside]), *found[1:]]
     records = [found for found in sorted(path.glob("*.rec")) if found.is_file()]
     if records and listing is None:
         folders.refuse_columns(columns)

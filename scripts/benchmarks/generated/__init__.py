@@ -1,0 +1,1 @@
+"""Generated data, sound and damaged, whose images are all accounted for."""
