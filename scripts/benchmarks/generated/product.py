@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
 import sys
@@ -59,13 +60,18 @@ def _preprocess(case: Case, folder: Path) -> Outcome:
     outcome.says_truncated = bool(_SAID_OF_LOSS.search(error))
     names = json.loads((output / "labels.json").read_text("utf-8"))["labels"]
     is_multi_label = findings.get("multi_label", False)
-    for path in sorted(output.glob("*/*.rec")):
+    is_encoded = "--resize" in case.options  # again, so that other bytes are written
+    for path in sorted(path for path in output.glob("*/*.rec") if path.is_file()):
         for numbers, content in read_records(path):
             if is_multi_label:
                 present = sorted(names[i] for i, bit in enumerate(numbers) if bit)
             else:
                 present = [names[int(numbers[0])]]
-            outcome.used.append((digest(content), "|".join(present)))
+            outcome.used.append(("" if is_encoded else digest(content), "|".join(present)))
+    if "folders" in case.options:
+        for path in output.glob("*/*/*"):
+            label = os.fsencode(path.parent.name).decode("utf-8", "backslashreplace")
+            outcome.used.append((digest(path.read_bytes()), label))
     return outcome
 
 
@@ -111,7 +117,7 @@ def _check(case: Case, folder: Path) -> Outcome:
         if (match := re.search(r": (\d+) (.*), such as ", problem["message"], re.DOTALL))
         and not match[2].startswith(_NOT_FILES)
     )
-    if any(problem["kind"] == "multi-label" for problem in found["problems"]):
+    if any(problem["kind"].endswith(("multi-label", "-labels")) for problem in found["problems"]):
         outcome.is_labeled = False  # it counts the images of each class, not those of each set
     for part in found["parts"]:
         labels = [name for name, n in part["class_counts"].items() for _ in range(n)]
@@ -171,11 +177,19 @@ def _extract(case: Case, folder: Path) -> Outcome:
     if code == 0:
         extracted = json.loads(text)["extracted"]
         outcome.skipped = extracted["empty"] + extracted["others"]
+        listed = _labels_in_list(target / "extracted.lst")
         for path in target.rglob("*"):
             if path.is_file() and path.suffix not in (".bin", ".lst"):
-                label = path.parent.name
-                outcome.used.append((digest(path.read_bytes()), f"{float(label):g}"))
+                label = listed.get(path.name) or f"{float(path.parent.name):g}"
+                outcome.used.append((digest(path.read_bytes()), label))
     return outcome
+
+
+def _labels_in_list(path: Path) -> dict[str, str]:
+    """Return file → all its labels; {} without a list."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.split("\t") for line in lines]
+    return {row[-1]: "|".join(f"{float(label):g}" for label in row[1:-1]) for row in rows}
 
 
 def _salvage(case: Case, folder: Path) -> Outcome:
@@ -187,7 +201,7 @@ def _salvage(case: Case, folder: Path) -> Outcome:
     if code == 0:
         lost = json.loads(text)["lost"]
         for labels, content in read_records(target):
-            outcome.used.append((digest(content), f"{labels[0]:g}" if labels else ""))
+            outcome.used.append((digest(content), "|".join(f"{number:g}" for number in labels)))
         # Behind bytes that were inserted no record is at a multiple of 4; the bytes are counted.
         outcome.says_truncated = lost["skipped_bytes"] > 0
     return outcome

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from generated import edits, pictures
@@ -26,8 +28,29 @@ def frame(payload: bytes) -> bytes:
     return b"".join(parts)
 
 
-def image_record(content: bytes, label: float, number: int) -> bytes:
-    return frame(struct.pack("<IfQQ", 0, label, number, 0) + content)
+def image_record(content: bytes, label: float | Sequence[float], number: int) -> bytes:
+    """Return the record of an image with one label, or with several."""
+    if isinstance(label, (int, float)):
+        return frame(struct.pack("<IfQQ", 0, label, number, 0) + content)
+    head = struct.pack("<IfQQ", len(label), 0, number, 0)
+    return frame(head + struct.pack(f"<{len(label)}f", *label) + content)
+
+
+_ODD_LABELS: tuple[float | tuple[float, ...], ...] = (
+    *(-1, 0.5, math.nan, math.inf, -math.inf, 1e30, 2**24, 255, -0.0, 1e-40, 70_000),
+    *((1,), (0, 1), (1, 0, 1), (math.nan, 1), (5, 2), (2, 5, 1, 0.1, 0.1, 0.5, 0.5), (2, 5), ()),
+)
+_BOX = (0.1, 0.1, 0.5, 0.5)
+
+
+def _labels_of_a_kind(chance: random.Random, count: int) -> list[tuple[float, ...]]:
+    """Return labels that all images have in one form: bits, boxes, or numbers."""
+    kind = chance.randrange(3)
+    if kind == 0:
+        return [(float(i % 2), float(i % 3 == 0), 1.0) for i in range(count)]
+    if kind == 1:
+        return [(2, 5, *(float(i % 3), *_BOX) * (i % 3)) for i in range(count)]
+    return [(30.5 + i, 20.0, 1.0) for i in range(count)]
 
 
 def make(chance: random.Random, folder: Path) -> Case:
@@ -59,7 +82,10 @@ def make(chance: random.Random, folder: Path) -> Case:
     begins = [0, *ends[:-1]]
     index = b"".join(b"%d\t%d\n" % pair for pair in zip(ids, begins, strict=True))
     action = chance.choice(
-        ("none", "bytes", "bytes", "bytes", "header", "cut", "boundary", "index", "not-image")
+        (
+            *("none", "bytes", "bytes", "bytes", "header", "cut", "boundary", "index"),
+            *("not-image", "labels", "kinds"),
+        )
     )
     case.what = action
     if action == "none":
@@ -88,6 +114,18 @@ def make(chance: random.Random, folder: Path) -> Case:
         case.items = case.items[:kept]
     elif action == "index":
         index = edits.applied(index, edits.edit_bytes(index, chance))
+    elif action == "labels":
+        for number in chance.sample(range(count), chance.choice((1, 1, count))):
+            odd = chance.choice(_ODD_LABELS)
+            frames[number] = image_record(contents[number], odd, ids[number])
+            case.items[number] = Item(items[number].name, contents[number], "", True)
+        data = b"".join(frames)
+    elif action == "kinds":
+        several = _labels_of_a_kind(chance, count)
+        data = b"".join(map(image_record, contents, several, ids))
+        for number, numbers in enumerate(several):
+            text = "|".join(f"{value:g}" for value in numbers)
+            case.items[number] = Item(items[number].name, contents[number], text)
     else:
         number = chance.randrange(count)
         content = chance.choice(pictures.NOT_IMAGES)

@@ -19,10 +19,17 @@ _FILES = ("file", "filename", "image", "path", "image_id", "id")
 
 
 class _Table:
-    """The text of a table in pieces: what stands before the rows, the rows, what follows."""
+    """The text of a table in pieces: what stands before the rows, the rows, what follows.
 
-    def __init__(self, name: str, head: str, rows: Sequence[str], tail: str = "") -> None:
+    With `is_decisive`, another head can give the images other classes.
+    """
+
+    def __init__(
+        self, name: str, head: str, rows: Sequence[str], tail: str = "", is_decisive: bool = True
+    ) -> None:
         self.name, self.head, self.rows, self.tail = name, head, list(rows), tail
+        self.is_decisive = is_decisive
+        self.options: list[str] = []
 
     def encoded(self, encoding: str) -> tuple[bytes, list[int]]:
         """Return the bytes, and where each piece ends: the head, then every row."""
@@ -90,6 +97,7 @@ def make(chance: random.Random, folder: Path) -> Case:
         named=(str(listing), str(folder)),
         what=layout.__name__.strip("_"),
     )
+    case.options += table.options
     if case.command == "preprocess" and chance.random() < 0.7:
         case.options += ["--max-bad", "100%"]
     is_text = table.name.endswith((".csv", ".tsv", ".txt"))
@@ -112,7 +120,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _finish(case: Case, chance: random.Random, table: _Table, encoding: str, listing: Path) -> None:
     """Write the table, mutated or not, and mark what the mutations touch."""
-    action = chance.choice(("none", "edit", "edit", "edit", "lines", "image", "bytes"))
+    action = chance.choice(("none", "edit", "edit", "edit", "lines", "cell", "image", "bytes"))
     case.what = f"{case.what} {action}".strip()
     if action == "none":
         case.is_sound = True
@@ -127,6 +135,8 @@ def _finish(case: Case, chance: random.Random, table: _Table, encoding: str, lis
         case.named += (old.name,)
     elif action == "lines":
         _edit_lines(case, chance, table)
+    elif action == "cell":
+        _edit_cells(case, chance, table)
     data, ends = table.encoded(encoding)
     if action in ("edit", "bytes"):
         for _ in range(chance.choice((1, 1, 1, 2))):
@@ -135,15 +145,17 @@ def _finish(case: Case, chance: random.Random, table: _Table, encoding: str, lis
                 edit = edits.edit_bytes(data, chance)
             pieces = edits.touched(ends, edit)
             for piece in pieces:
-                numbers = range(len(case.items)) if piece == 0 and table.head else [piece - 1]
+                is_all = piece == 0 and table.is_decisive
+                numbers = range(len(case.items)) if is_all else [piece - 1]
                 for number in numbers:
                     if 0 <= number < len(case.items):
                         case.items[number] = replace(case.items[number], is_touched=True)
             data = edits.applied(data, edit)
             grown = len(edit.text) - (edit.end - edit.begin)
             ends = [end if end < edit.begin else max(edit.begin, end + grown) for end in ends]
-    # A row that is touched can name a file that is not there, while its image is not named.
-    case.most_more += sum(item.is_touched for item in case.items)
+    # A row that is touched can name a file that is not there, while its image is not named, and a
+    # header can become a row.
+    case.most_more += sum(item.is_touched for item in case.items) + 1
     case.named += ("unusable images, got ",)  # names each of them as the list does
     listing.write_bytes(data)
 
@@ -172,6 +184,23 @@ def _edit_lines(case: Case, chance: random.Random, table: _Table) -> None:
         case.items = [replace(item, is_touched=True) for item in case.items]
 
 
+_CELLS = (
+    *("", " ", "nan", "NaN", "None", "-1", "0", "1", "1.0", "01", "true", "?", "-", "#N/A", "CAT"),
+    *("cat", "dog", "ace", "of", "ace of", "cat dog", "cat,dog", "cat|dog", "cat;dog", "dog/cat"),
+    *("cat ", " cat", "['cat']", '["cat", "dog"]', "{}", "e", "train", "test", "a" * 300, "cät"),
+    *("00001.jpg", "sub/00002.png", "1e9", "99999999999999999999", "cat+dog", "cat & dog", "½"),
+)
+
+
+def _edit_cells(case: Case, chance: random.Random, table: _Table) -> None:
+    """Put other text in place of the class, or the name of the file, of some rows."""
+    for number in chance.sample(range(len(table.rows)), chance.choice((1, 1, 2))):
+        item = case.items[number]
+        old = item.label if chance.random() < 0.8 else item.name.rpartition("/")[2]
+        table.rows[number] = table.rows[number].replace(old, chance.choice(_CELLS), 1)
+        case.items[number] = replace(item, is_touched=True)
+
+
 def _csv_text(rows: Sequence[Sequence[str]], separator: str) -> list[str]:
     lines = []
     for row in rows:
@@ -196,7 +225,8 @@ def _columns(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Ite
         header = header[::-1]
         rows = [row[::-1] for row in rows]
     lines = _csv_text([header, *rows], separator)
-    return _Table(f"labels.{ending}", lines[0], lines[1:]), items
+    has_others = len(header) > 2
+    return _Table(f"labels.{ending}", lines[0], lines[1:], is_decisive=has_others), items
 
 
 def _stems(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
@@ -204,12 +234,54 @@ def _stems(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]
     header = ["id", chance.choice(_HEADERS)]
     rows = [[item.name.rpartition("/")[2].partition(".")[0], item.label] for item in items]
     lines = _csv_text([header, *rows], ",")
-    return _Table("train.csv", lines[0], lines[1:]), items
+    return _Table("train.csv", lines[0], lines[1:], is_decisive=False), items
 
 
 def _bare(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
     """File and class without a header."""
-    return _Table("labels.csv", "", _csv_text([[i.name, i.label] for i in items], ",")), items
+    lines = _csv_text([[i.name, i.label] for i in items], chance.choice(",,;\t|"))
+    return _Table("labels.csv", "", lines, is_decisive=False), items
+
+
+def _vertex(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
+    """Split, address and class without a header, as Vertex AI has them."""
+    splits = ("TRAIN", "TRAIN", "VALIDATION", "TEST")
+    rows = [[splits[n % 4], f"gs://b/{i.name}", i.label] for n, i in enumerate(items)]
+    return _Table("vertex.csv", "", _csv_text(rows, ","), is_decisive=False), items
+
+
+def _measured(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
+    """Columns that describe the image, as of GTSRB."""
+    names = sorted({item.label for item in items})
+    header = ["Width", "Height", "Roi.X1", "ClassId", "Path"]
+    rows = [
+        [str(30 + n), str(31 + n * 3 % 7), "5", str(names.index(item.label)), item.name]
+        for n, item in enumerate(items)
+    ]
+    lines = _csv_text([header, *rows], chance.choice(",;"))
+    kept = [replace(item, label=str(names.index(item.label))) for item in items]
+    return _Table("GT-final.csv", lines[0], lines[1:]), kept
+
+
+def _fifty_one(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
+    """Files without their extension → class, as FiftyOne writes it."""
+    names = sorted({item.label for item in items})
+    rows = [
+        f"{',' if n else ''}{json.dumps(item.name.rpartition('.')[0])}: {names.index(item.label)}\n"
+        for n, item in enumerate(items)
+    ]
+    head = f'{{"classes": {json.dumps(names)}, "labels": {{'
+    return _Table("fiftyone.json", head, rows, "}}"), items
+
+
+def _with_flags(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
+    """Columns with unusual names, which only flags name."""
+    header = ["zz", "plate", "q"]
+    rows = [[str(n % 2), item.name, item.label] for n, item in enumerate(items)]
+    lines = _csv_text([header, *rows], ",")
+    table = _Table("odd.csv", lines[0], lines[1:], is_decisive=False)
+    table.options = ["--file-column", "2", "--label-column", "3"]
+    return table, items
 
 
 def _blanks(chance: random.Random, items: list[Item]) -> tuple[_Table, list[Item]]:
@@ -291,5 +363,5 @@ def _json_map(chance: random.Random, items: list[Item]) -> tuple[_Table, list[It
 _Layout = Callable[[random.Random, list[Item]], tuple[_Table, list[Item]]]
 _LAYOUTS: tuple[_Layout, ...] = (
     _columns, _columns, _columns, _stems, _bare, _blanks, _bits, _several, _json_lines, _manifest,
-    _coco, _json_map,
+    _coco, _json_map, _vertex, _measured, _fifty_one, _with_flags,
 )  # fmt: skip

@@ -175,7 +175,7 @@ def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
     if not len(source):
         raise DataError(f"{source.name}: expected images, found none")
     classes = source.class_indices.tolist()
-    names = source.labels or LabelMap.numbered(max(classes) + 1)
+    names = source.labels or LabelMap.numbered(max(classes) + 1, source.name)
     if max(classes) >= len(names):
         raise DataError(
             f"{source.name}: found class {max(classes)}, but the label map has {len(names)} classes"

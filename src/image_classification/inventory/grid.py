@@ -197,7 +197,25 @@ def _separated_by_blanks(path: Path, text: str) -> Grid:
     matches = [_FILE_THEN_REST.fullmatch(line) for _, line in numbered]
     if all(matches):  # the path or the label can contain blanks
         rows = _rows_after_file([match.groups() for match in matches if match])
+    elif len({len(row) for row in rows}) > 1:
+        _refuse_odd_line(path, numbered, [match is not None for match in matches])
     return Grid(path, None, rows, [place for place, _ in numbered], may_have_header=True)
+
+
+def _refuse_odd_line(
+    path: Path, numbered: Sequence[tuple[str, str]], are_files: Sequence[bool]
+) -> None:
+    """Refuse a line that does not begin with the name of a file where most others do.
+
+    Without its name, nothing says whether the words of the other lines are one class or several.
+    """
+    odd = [i for i, is_file in enumerate(are_files) if i and not is_file]
+    if odd and 2 * len(odd) < len(numbered):
+        place, line = numbered[odd[0]]
+        raise ListError(
+            f"{path}, {place}: expected the name of an image file and then its class, as in the "
+            f"other lines, got {line[:200]!r}"
+        )
 
 
 def _rows_after_file(pairs: Sequence[tuple[str, ...]]) -> list[list[str]]:

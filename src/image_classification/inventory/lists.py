@@ -49,7 +49,7 @@ def read_list_inventory(
     if is_multi_label:
         classes = len(entries[0].labels)
     labels = labels or LabelMap.beside(listing) or LabelMap.from_folders(entries)
-    labels = labels or LabelMap.numbered(classes)
+    labels = labels or LabelMap.numbered(classes, listing)
     if is_multi_label and classes != len(labels):
         raise ListError(
             f"{listing} has a column 0 or 1 for each of {classes} classes, but there are "

@@ -210,7 +210,7 @@ def _labels_of_several(listing: Path, rows: Sequence[Row]) -> LabelMap:
     classes = {name for row in rows for name in _classes_of(row)}
     numbers = [name for name in classes if isinstance(name, int)]
     if numbers:
-        return LabelMap.numbered(max(numbers) + 1)
+        return LabelMap.numbered(max(numbers) + 1, listing)
     if not classes:
         raise ListError(f"{listing}: expected images with classes, found none with a class")
     return LabelMap(in_order({str(name) for name in classes}))

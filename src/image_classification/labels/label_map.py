@@ -156,15 +156,20 @@ class LabelMap:
         return {name: index for index, name in enumerate(self.names)}
 
     @classmethod
-    def numbered(cls, classes: int) -> LabelMap:
+    def numbered(cls, classes: int, name: object = "") -> LabelMap:
         """Return the names "0", "1", … for data without names, such as record files.
+
+        Args:
+            classes: how many.
+            name: of the data, for the error.
 
         Raises:
             DataError: more than `MAX_CLASSES`.
         """
         if classes > MAX_CLASSES:
             raise DataError(
-                f"expected class numbers below {MAX_CLASSES}, got {classes - 1}; is this an id?"
+                f"{name}{': ' if name else ''}expected class numbers below {MAX_CLASSES}, got "
+                f"{classes - 1}; is this an id?"
             )
         return cls(tuple(str(index) for index in range(classes)))
 

@@ -3,6 +3,7 @@
 In: an open `RecordFile`. Out: values that JSON can hold, or image files in a folder.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from image_classification.samples import IntArray
 
 EXTRACTED_LIST = "extracted.lst"
 _NO_IMAGE = "no image"
+_log = logging.getLogger(__name__)
 _EXTENSIONS = {
     "JPEG": "jpg",
     "PNG": "png",
@@ -127,7 +129,7 @@ def _count_labels(file: RecordFile, found: RecordLabels) -> tuple[dict[str, int]
             classes = classes_of(row, found.kind)
             counts.update(classes)
             unlabeled += not classes
-    return {f"{label:g}": counts[label] for label in sorted(counts)}, unlabeled
+    return {f"{label + 0.0:g}": counts[label] for label in sorted(counts)}, unlabeled
 
 
 def _class_names(file: RecordFile, labels: dict[str, int]) -> dict[str, str]:
@@ -200,7 +202,7 @@ class Extracted:
 def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> Extracted:
     """Write images to `folder/<label>/<id>.<extension>`.
 
-    If images have several labels, they are written to `folder/<id>.<extension>`, and the list
+    If all images have several labels, they are written to `folder/<id>.<extension>`, and the list
     `folder/extracted.lst` has the labels. The names consist of numbers only. A second image of the
     same id gets `-<record>` appended.
 
@@ -209,6 +211,15 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> Extracted
     """
     kind = read_record_labels([file]).kind
     is_listed = kind in (LabelKind.MULTI_HOT, LabelKind.DETECTION)
+    if kind is LabelKind.NUMBERS:
+        several = np.count_nonzero(file.record_headers["flag"] > 1)
+        is_listed = several == len(file)
+        if not is_listed:
+            _log.warning(
+                "%s: %d of %d records have several labels, of which only the first is kept, as the "
+                "name of a folder",
+                *(file.path, several, len(file)),
+            )
     written: dict[Path, bool] = {}
     entries: list[ListEntry] = []
     empty = 0
@@ -219,7 +230,8 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> Extracted
             continue
         header = _read_header(file, number)
         extension = _EXTENSIONS[header.format] if header else "bin"
-        inside = folder if is_listed else folder / f"{record.header.labels[0]:g}"
+        # -0 is the class 0, and adding 0 writes it like that.
+        inside = folder if is_listed else folder / f"{record.header.labels[0] + 0.0:g}"
         path = inside / f"{record.header.id}.{extension}"
         if path in written:
             path = inside / f"{record.header.id}-{number}.{extension}"

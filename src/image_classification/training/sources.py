@@ -369,4 +369,4 @@ def _numbered(channel: ChannelInput, count: int) -> LabelMap:
         "to name them",
         *(channel.name, LABELS_FILE),
     )
-    return LabelMap.numbered(count)
+    return LabelMap.numbered(count, channel.path)

@@ -584,3 +584,13 @@ def test_one_damaged_line_does_not_make_the_others_a_single_column(images: Path)
             path.write_text("\n".join([*lines[:3], lines[3] + separator + lines[4], *lines[5:]]))
             with pytest.raises(ListError, match="fields as in the first line, got 4"):
                 read(images, path)
+
+
+def test_a_damaged_line_does_not_make_the_words_of_a_class_several_classes(images: Path) -> None:
+    lines = [f"{i:05d}.jpg {('ace of clubs', 'joker')[i % 2]}" for i in range(IMAGES)]
+    path = images.parent / "list.txt"
+    path.write_text("\n".join(lines))
+    assert set(classes_of(read(images, path))) == {"ace of clubs", "joker"}
+    path.write_text("\n".join([*lines, ".jpg joker"]))
+    with pytest.raises(ListError, match=rf"line {IMAGES + 1}: expected the name .* '.jpg joker'"):
+        read(images, path)

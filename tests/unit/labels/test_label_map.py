@@ -111,3 +111,10 @@ def test_names_that_are_nearly_the_same_are_told(names: list[str], said: list[st
 )
 def test_a_name_that_is_nearly_known_is_suggested(name: str, said: str) -> None:
     assert did_you_mean(name, ("dog", "caf\u00e9")) == said
+
+
+def test_a_class_number_that_is_an_id_is_refused_with_the_name_of_the_data() -> None:
+    with pytest.raises(
+        DataError, match=r"^data: expected class numbers below 1000000, got 9999999"
+    ):
+        LabelMap.numbered(10_000_000, "data")

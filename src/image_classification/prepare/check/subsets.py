@@ -25,6 +25,7 @@ from image_classification.records.reader import RecordFile
 from image_classification.samples import FloatArray
 
 _NO_OPTIONS = ColumnOptions()
+_PLUS_0 = 0.0  # turns -0, which equals 0 but is not written like it, into 0
 
 
 def find_subsets(
@@ -120,7 +121,7 @@ def _file_subset(
     left_out: Sequence[tuple[str, int, str]],
 ) -> Subset:
     kind, rows_ = labeled
-    first = np.array([row[0] if len(row) == 1 else np.nan for row in rows_], np.float64)
+    first = np.array([row[0] if len(row) == 1 else np.nan for row in rows_], np.float64) + _PLUS_0
     if kind is LabelKind.NUMBERS and np.isfinite(first).any():  # some images are wrong, not all
         kind = LabelKind.CLASS
     multi_hot = np.array(rows_, np.uint8) if kind is LabelKind.MULTI_HOT else None
@@ -177,7 +178,7 @@ def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
         str(path),
         folder,
         keys,
-        np.concatenate([np.empty(0), *labels]),
+        np.concatenate([np.empty(0), *labels]) + _PLUS_0,
         names,
         read,
         [(WITHOUT_IMAGE, len(without), without[0])] if without else (),
