@@ -44,11 +44,11 @@ def verdicts(run: list[Any]) -> Counter[str]:
     return Counter(one.verdict for one in run)
 
 
-@pytest.mark.parametrize("area", AREAS)
-def test_inputs_of_every_area_are_used_or_refused_by_name(run_inputs: Any, area: str) -> None:
-    found = run_inputs(area, 4)
+def test_inputs_of_every_area_are_used_or_refused_by_name(run_inputs: Any) -> None:
+    lacking = importlib.import_module("generated.areas").lacking
+    found = [one for area in AREAS if not lacking(area) for one in run_inputs(area, 4)]
     assert [one for one in found if one.verdict not in ("used", "refused")] == []
-    assert verdicts(found)["used"]
+    assert verdicts(found)["used"] > 5 and verdicts(found)["refused"] > 5
 
 
 def test_the_fuzz_notices_an_image_that_is_lost_without_a_word(
