@@ -142,11 +142,27 @@ def _judge_use(case: Case, outcome: Outcome) -> tuple[str, str]:
             LOSS,
             f"{absent} sound images, of which {excused} are left out: {_shown(wanted, used)}",
         )
+    if case.command != "pack" and (wrong := _wrong_classes(case.items, outcome.used)):
+        return LOSS, f"images get the class of others: {wrong[:_SHOWN]}"
     strange = sum((used - wanted).values())
     touched = len(case.items) - len(sound)
     if strange > touched + case.most_more:
         return LOSS, f"{strange} images or labels that nobody put in: {_shown(used, wanted)}"
     return USED, ""
+
+
+def _wrong_classes(items: Sequence[Item], used: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what is wrong with the classes of sound images, which their contents tell.
+
+    A list that is packed can name an image twice, with two classes.
+    """
+    touched = {digest(item.content) for item in items if item.is_touched}
+    known = {digest(item.content): item.label for item in items if not item.is_touched}
+    return [
+        f"{label!r} instead of {known[content]!r}"
+        for content, label in used
+        if content not in touched and known.get(content, label) != label
+    ]
 
 
 def _shown(some: Counter[tuple[str, str]], others: Counter[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -93,7 +94,8 @@ def _change_file(files: dict[str, bytes], chance: random.Random) -> None:
 def _packed(form: str, members: list[tuple[str, bytes]]) -> bytes:
     made = io.BytesIO()
     if form == "zip":
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as packed:
+        with warnings.catch_warnings(), zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as packed:
+            warnings.simplefilter("ignore")  # a name may occur twice
             for name, content in members:
                 packed.writestr(zipfile.ZipInfo(name or "x"), content)
         return made.getvalue()

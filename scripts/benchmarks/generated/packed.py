@@ -56,14 +56,18 @@ def make_tfrecords(chance: random.Random, folder: Path) -> Case:
     has_names = chance.random() < 0.6
     chosen = _items(chance, has_names)
     case = _case(chance, folder, [item for *_, item in chosen])
+    has_only_names, is_vector = chance.random() < 0.3, chance.random() < 0.2
     image, label, text = chance.choice(_SPELLINGS)
     pieces = []
     edited = chance.randrange(4 * len(chosen))
     for position, (_, number, item) in enumerate(chosen):
         features: dict[str, bytes | int | Sequence[bytes] | Sequence[int]] = {image: item.content}
-        features[label] = number
-        if has_names:
-            features[text] = item.label.encode()
+        if has_names and has_only_names:
+            features[label] = item.label.encode()
+        else:
+            features[label] = [int(i == number) for i in range(3)] if is_vector else number
+            if has_names:
+                features[text] = item.label.encode()
         if chance.random() < 0.2:
             features["image/filename"] = b"x.jpg"
         example = encode_example(features)

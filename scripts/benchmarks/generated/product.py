@@ -21,7 +21,8 @@ _MAGIC = 0xCED7230A
 # Reasons of `findings.json` and `check` that count folders, links or lines instead of files.
 _NOT_FILES = ("class folders", "links", "lines", "folders")
 _LEFT_OUT = re.compile(r"(\d+) (?:samples without an image|images without a label)")
-_SAID_OF_LOSS = re.compile(r"is it truncated|truncated")
+_UNLISTED = re.compile(r"(\d+) images that the list does not name")
+_SAID_OF_LOSS = re.compile(r"no mark of an end: is it truncated")
 
 
 def run(case: Case, folder: Path) -> Outcome:
@@ -141,9 +142,9 @@ def _channel(case: Case, folder: Path) -> Outcome:
     with redirect_stderr(error):
         logs.configure(0, sys.stderr)
         try:
-            source, labels = open_channel(
-                ChannelInput("train", case.path), None, Expected(None, None)
-            )
+            listing = ChannelInput("train_lst", Path(case.options[0])) if case.options else None
+            channel = ChannelInput("train", case.path)
+            source, labels = open_channel(channel, listing, Expected(None, None))
             if isinstance(source, FolderSource):
                 outcome.skipped += sum(
                     count
@@ -164,6 +165,7 @@ def _channel(case: Case, folder: Path) -> Outcome:
             outcome.code = report_failure(wrong, None)
     outcome.error = error.getvalue()
     outcome.skipped += _left_out_in_log(outcome.error)
+    outcome.skipped += sum(int(count) for count in _UNLISTED.findall(outcome.error))
     outcome.says_truncated = bool(_SAID_OF_LOSS.search(outcome.error))
     return outcome
 

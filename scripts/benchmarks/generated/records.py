@@ -132,6 +132,10 @@ def make(chance: random.Random, folder: Path) -> Case:
         frames[number] = image_record(content, float(labels[number]), ids[number])
         data = b"".join(frames)
         case.items[number] = Item(case.items[number].name, content, str(labels[number]), True)
+    if action == "none" and command == "channel" and chance.random() < 0.7:
+        half = begins[count // 2]  # in two files
+        (path.parent / "train-2.rec").write_bytes(data[half:])
+        data, index = data[:half], b""
     path.write_bytes(data)
     if action == "index" or chance.random() < 0.5:
         path.with_suffix(".idx").write_bytes(index)

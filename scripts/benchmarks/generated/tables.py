@@ -15,6 +15,7 @@ from generated.case import Case, Item
 
 _NAMES = ("cat", "dog", "eel", "ace of clubs", "Ünï", "a'b")
 _HEADERS = ("label", "class", "breed", "category", "target")
+_FOUND = (".csv", ".tsv", ".jsonl", ".manifest")  # the only such file in a folder is its list
 _FILES = ("file", "filename", "image", "path", "image_id", "id")
 
 
@@ -63,8 +64,10 @@ def make_list(chance: random.Random, folder: Path) -> Case:
     if width > 1:
         case.options.append("--pack-label")
     elif chance.random() < 0.4:  # by number, as there are no class names
-        case.command = chance.choice(("preprocess", "check"))
+        case.command = chance.choice(("preprocess", "check", "channel"))
         case.options = ["--list", str(listing)]
+        if case.command == "channel":
+            case.options = [str(folder)]
         names = sorted({item.label for item in items})
         (folder / "labels.json").write_text(json.dumps({"labels": [f"c{n}" for n in names]}))
         case.items = [replace(item, label=f"c{item.label}") for item in items]
@@ -88,12 +91,13 @@ def make(chance: random.Random, folder: Path) -> Case:
         items.append(Item(name, content, names[number % len(names)]))
     layout = chance.choice(_LAYOUTS)
     table, items = layout(chance, items)
-    listing = folder / table.name
+    is_inside = chance.random() < 0.3 and table.name.endswith(_FOUND)
+    listing = (root if is_inside else folder) / table.name
     case = Case(
         chance.choice(("preprocess", "preprocess", "check")),
         root,
         items,
-        ["--list", str(listing)],
+        [] if is_inside and chance.random() < 0.7 else ["--list", str(listing)],
         named=(str(listing), str(folder)),
         what=layout.__name__.strip("_"),
     )

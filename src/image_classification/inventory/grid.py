@@ -209,7 +209,8 @@ def _refuse_odd_line(
 
     Without its name, nothing says whether the words of the other lines are one class or several.
     """
-    odd = [i for i, is_file in enumerate(are_files) if i and not is_file]
+    has_header = not IMAGE_NAME.search(numbered[0][1].split()[0])
+    odd = [i for i, is_file in enumerate(are_files) if not is_file and (i or not has_header)]
     if odd and 2 * len(odd) < len(numbered):
         place, line = numbered[odd[0]]
         raise ListError(

@@ -591,6 +591,7 @@ def test_a_damaged_line_does_not_make_the_words_of_a_class_several_classes(image
     path = images.parent / "list.txt"
     path.write_text("\n".join(lines))
     assert set(classes_of(read(images, path))) == {"ace of clubs", "joker"}
-    path.write_text("\n".join([*lines, ".jpg joker"]))
-    with pytest.raises(ListError, match=rf"line {IMAGES + 1}: expected the name .* '.jpg joker'"):
-        read(images, path)
+    for number, line in ((IMAGES - 1, ".jpg joker"), (0, "00000.jpg "), (3, "00003.jpg")):
+        path.write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]))
+        with pytest.raises(ListError, match=rf"line {number + 1}: expected the name .* then its "):
+            read(images, path)
