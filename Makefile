@@ -4,6 +4,7 @@ DATA ?=
 # Variables of the image targets; scripts/image-names sets those that are empty.
 export BACKEND ?= torch
 export DEVICE ?= cpu
+export CUDA ?=
 export VERSION ?=
 export BASE_IMAGE ?=
 export REGISTRY ?=
@@ -12,7 +13,7 @@ export REGION ?=
 .PHONY: help
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: BACKEND=torch DEVICE=cpu|cuda VERSION= BASE_IMAGE= REGISTRY= REGION="
+	@echo "Variables: BACKEND=torch DEVICE=cpu|cuda CUDA= VERSION= BASE_IMAGE= REGISTRY= REGION="
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
@@ -55,8 +56,12 @@ test-fuzz: ## Give the product 10,000 generated data sets and models, and accoun
 	@scripts/benchmark fuzz
 
 .PHONY: test-container
-test-container: ## Build the images and test them with docker run (minutes)
+test-container: ## Build the CPU images and the CUDA serve image, test them with docker run (minutes)
 	@scripts/test-container
+
+.PHONY: test-cuda-images
+test-cuda-images: ## Build all CUDA images and test them, without a GPU (half an hour, 30 GB of disk space)
+	@scripts/test-cuda-images
 
 .PHONY: test-local-mode
 test-local-mode: ## Train, deploy and transform with SageMaker's SDKs v2 and v3 in local mode (minutes)

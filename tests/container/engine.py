@@ -23,6 +23,8 @@ VERSION = os.environ.get("VERSION") or version("sagemaker-image-classification")
 LOCKS = Path(__file__).parents[2] / "containers" / "locks"
 BACKENDS = [name for name in backends.names() if (LOCKS / f"train-{name}-cpu.txt").is_file()]
 SERVE_IMAGE = f"image-classification-serve:{VERSION}"
+CUDA_LOCKS = os.environ.get("CUDA_IMAGES", "serve-cu12").split()
+"""The CUDA images to test, by their locks; scripts/test-cuda-images names the others."""
 
 HARDENED = [
     *("--read-only", "--tmpfs", "/tmp", "--user", "1000:1000", "--cap-drop", "ALL"),
@@ -33,6 +35,13 @@ HARDENED = [
 def train_image(backend: str) -> str:
     """Return the name that scripts/build gives to the CPU variant."""
     return f"image-classification-train:{VERSION}-{backend}"
+
+
+def image_of(lock: str) -> str:
+    """Return the name that scripts/build gives to the image of a lock, such as train-torch-cu13."""
+    role, *rest = lock.split("-")
+    tag = "-".join([VERSION, *(part for part in rest if part != "cpu")])
+    return f"image-classification-{role}:{tag}"
 
 
 def docker(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:

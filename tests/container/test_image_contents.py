@@ -13,17 +13,28 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.container.engine import (
     BACKENDS,
+    CUDA_LOCKS,
     LOCKS,
-    SERVE_IMAGE,
     VERSION,
     docker,
+    image_of,
     inspect,
     run,
     train_image,
 )
 
-MAX_MEGABYTES = {"serve": 550, "torch": 1600, "mxnet": 900, "tensorflow": 2300}
-IMAGES = {"serve": SERVE_IMAGE} | {name: train_image(name) for name in BACKENDS}
+MAX_MEGABYTES = {
+    "serve-cpu": 550,
+    "serve-cu12": 2300,
+    "serve-cu13": 2300,
+    "train-torch-cpu": 1600,
+    "train-torch-cu13": 5000,
+    "train-tensorflow-cpu": 2300,
+    "train-tensorflow-cu12": 6000,
+    "train-mxnet-cpu": 900,
+    "train-mxnet-cu11": 4000,
+}
+CPU_LOCKS = ["serve-cpu", *(f"train-{name}-cpu" for name in BACKENDS)]
 PYTHON_PACKAGES = """
 import json
 from importlib.metadata import distributions
@@ -31,10 +42,15 @@ print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in distribut
 """
 
 
-@pytest.fixture(scope="module", params=sorted(IMAGES))
-def kind(request: pytest.FixtureRequest) -> str:
-    """serve, or the backend of a train image."""
+@pytest.fixture(scope="module", params=[*CPU_LOCKS, *CUDA_LOCKS])
+def lock(request: pytest.FixtureRequest) -> str:
+    """The name of an image's lock, such as serve-cpu or train-torch-cu13."""
     return str(request.param)
+
+
+@pytest.fixture
+def image(lock: str) -> str:
+    return image_of(lock)
 
 
 def shell(image: str, script: str) -> list[str]:
@@ -45,41 +61,41 @@ def shell(image: str, script: str) -> list[str]:
 
 
 def test_the_image_is_not_larger_than_its_limit(
-    kind: str, record_figure: Callable[[str, str], None]
+    image: str, lock: str, record_figure: Callable[[str, str], None]
 ) -> None:
-    megabytes = inspect("image", IMAGES[kind])["Size"] / 1e6
-    record_figure(f"size of {IMAGES[kind]}", f"{megabytes:.0f} MB, bound {MAX_MEGABYTES[kind]} MB")
-    assert megabytes <= MAX_MEGABYTES[kind]
+    megabytes = inspect("image", image)["Size"] / 1e6
+    record_figure(f"size of {image}", f"{megabytes:.0f} MB, bound {MAX_MEGABYTES[lock]} MB")
+    assert megabytes <= MAX_MEGABYTES[lock]
 
 
-def test_labels_entry_point_and_command_are_those_the_platform_expects(kind: str) -> None:
-    config = inspect("image", IMAGES[kind])["Config"]
+def test_labels_entry_point_and_command_are_those_the_platform_expects(image: str) -> None:
+    config = inspect("image", image)["Config"]
     labels = config["Labels"]
     assert labels["com.amazonaws.sagemaker.capabilities.multi-models"] == "true"
     assert labels["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
     assert labels["org.opencontainers.image.version"] == VERSION
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert config["Entrypoint"] == ["/usr/local/bin/entrypoint"]  # exec form: PID 1 gets SIGTERM
-    assert config["Cmd"] == (["serve"] if kind == "serve" else ["train"])
+    assert config["Cmd"] == ["serve" if "-serve:" in image else "train"]
     assert "PYTHONUNBUFFERED=1" in config["Env"]
     assert not config.get("User"), "SageMaker expects root"
 
 
-def test_the_python_packages_are_exactly_those_of_the_lock(kind: str) -> None:
-    names = ["serve-cpu", "own-code"] if kind == "serve" else [f"train-{kind}-cpu"]
+def test_the_python_packages_are_exactly_those_of_the_lock(image: str, lock: str) -> None:
+    names = [lock, "own-code"] if lock.startswith("serve-") else [lock]
     text = "".join((LOCKS / f"{name}.txt").read_text() for name in names)
     locked = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
-    found = json.loads(shell(IMAGES[kind], f"python3 -c '{PYTHON_PACKAGES}'")[0])
+    found = json.loads(shell(image, f"python3 -c '{PYTHON_PACKAGES}'")[0])
     assert found.pop("sagemaker-image-classification") == version("sagemaker-image-classification")
     assert found == {key.lower().replace("_", "-"): value for key, value in locked.items()}
 
 
-def test_the_serve_image_has_no_training_framework(kind: str) -> None:
-    frameworks = {"torch", "tensorflow", "mxnet"} - {kind}
+def test_the_image_has_no_other_training_framework(image: str, lock: str) -> None:
+    frameworks = {"torch", "tensorflow", "mxnet"} - {lock.split("-")[1]}
     script = "; ".join(
         f"python3 -c 'import {name}' 2>/dev/null && echo {name}" for name in frameworks
     )
-    assert shell(IMAGES[kind], f"{script}; true") == []
+    assert shell(image, f"{script}; true") == []
 
 
 @pytest.mark.parametrize(
@@ -94,34 +110,35 @@ def test_the_serve_image_has_no_training_framework(kind: str) -> None:
         "find /opt -name tests -type d -not -path '*/torch/*'",
         "find /usr/share/man -type f; find /opt/venv -name '*.pyi'",
         "find /opt/venv -name '*.h' -o -name '*.a' -o -name '*.c' -o -name '*.cpp'",
+        "ls -d /opt/venv/lib/python3.11/site-packages/nvidia/*/include",
     ],
 )
-def test_no_build_tool_or_cache_is_in_the_image(kind: str, leftover: str) -> None:
-    assert shell(IMAGES[kind], f"{leftover} 2>/dev/null; true") == []
+def test_no_build_tool_or_cache_is_in_the_image(image: str, leftover: str) -> None:
+    assert shell(image, f"{leftover} 2>/dev/null; true") == []
 
 
-def test_the_history_has_neither_secrets_nor_settings_of_the_build_machine(kind: str) -> None:
-    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGES[kind]).stdout
+def test_the_history_has_neither_secrets_nor_settings_of_the_build_machine(image: str) -> None:
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).stdout
     assert "entrypoint" in history
     for trace in ("index-url", "http:", "https:", "trusted-host", "token", "PASSWORD", "/wheels "):
         assert trace not in history
-    environment = "\n".join(inspect("image", IMAGES[kind])["Config"]["Env"])
+    environment = "\n".join(inspect("image", image)["Config"]["Env"])
     assert not re.search("(?i)pip_|proxy|cert|token|password|key", environment)
 
 
-def test_the_inventory_lists_every_package_with_license_texts(kind: str) -> None:
+def test_the_inventory_lists_every_package_with_license_texts(image: str) -> None:
     inventory = "/opt/image-classification/inventory"
-    listed = json.loads("".join(shell(IMAGES[kind], f"cat {inventory}/python.cdx.json")))
+    listed = json.loads("".join(shell(image, f"cat {inventory}/python.cdx.json")))
     assert listed["bomFormat"] == "CycloneDX"
     names = {component["name"].lower().replace("_", "-") for component in listed["components"]}
-    found = json.loads(shell(IMAGES[kind], f"python3 -c '{PYTHON_PACKAGES}'")[0])
+    found = json.loads(shell(image, f"python3 -c '{PYTHON_PACKAGES}'")[0])
     assert names >= set(found) - {"sagemaker-image-classification"}
-    system = json.loads("".join(shell(IMAGES[kind], f"cat {inventory}/system.cdx.json")))
-    packages = set(shell(IMAGES[kind], "dpkg-query --show --showformat '${source:Package}\\n'"))
+    system = json.loads("".join(shell(image, f"cat {inventory}/system.cdx.json")))
+    packages = set(shell(image, "dpkg-query --show --showformat '${source:Package}\\n'"))
     assert len(system["components"]) >= len(packages)
-    texts = "\n".join(shell(IMAGES[kind], f"cat {inventory}/python-licenses.txt"))
+    texts = "\n".join(shell(image, f"cat {inventory}/python-licenses.txt"))
     assert "Apache License" in texts and "flask" in texts.lower()
-    assert shell(IMAGES[kind], f"ls {inventory}/system-licenses")
+    assert shell(image, f"ls {inventory}/system-licenses")
 
 
 def test_the_dockerfiles_never_ask_a_public_registry_for_a_frontend() -> None:

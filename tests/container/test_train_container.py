@@ -12,7 +12,7 @@ import pytest
 from image_classification.artifact import read_artifact
 from image_classification.loading.records import RecordSource
 from tests.conftest import ClassFolders
-from tests.container.engine import docker, run, running, serving
+from tests.container.engine import docker, run, running, serving, train_image
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import ONE_HOST, write_job
 from tests.contract.test_training_channels import pipe_job
@@ -221,3 +221,14 @@ def test_an_augmented_manifest_next_to_its_images_is_a_channel(
     done = run(image, "train", volumes={base: "/opt/ml"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_artifact(base / "model").labels.names == names
+
+
+def test_compile_on_is_refused_by_name_because_an_image_has_no_compiler(
+    channels: dict[str, Path], tmp_path: Path
+) -> None:
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"compile": "on"}, channels)
+    done = run(train_image("torch"), "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 2, done.stdout + done.stderr
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: compile=on: this image cannot compile")
+    assert "set compile=off" in failure

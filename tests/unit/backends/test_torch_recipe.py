@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
+from image_classification.backends.torch import model
 from image_classification.backends.torch.model import compiled
 from image_classification.backends.torch.optimizer import precision
 from image_classification.errors import BackendError
@@ -167,3 +169,11 @@ def test_compilation_without_a_compiler_is_an_error_that_says_what_to_set(
     engine._features = compiled(lambda x: torch.sigmoid(x.float()).mean((1, 2)) * 3)
     with pytest.raises(BackendError, match="set compile=off"):
         engine.train_step(make_batch(), 0.01)
+
+
+def test_an_image_without_headers_refuses_to_compile_before_it_trains(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(model, "HEADERS", tmp_path / "include")
+    with pytest.raises(BackendError, match=r"^compile=on: this image cannot .* set compile=off"):
+        build(change(compiles=True))

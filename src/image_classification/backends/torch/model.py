@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from image_classification.backends import base, import_errors, networks
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
 from image_classification.errors import BackendError
+
+HEADERS = Path(torch.__file__).with_name("include")
+"""What PyTorch compiles with; our images leave it out."""
 
 _NOT_SAVED = "num_batches_tracked"  # PyTorch's own counter; no other backend has it
 
@@ -266,9 +270,16 @@ class AveragedModel:
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function`, which PyTorch compiles at its first call.
 
-    Raises (when called):
-        BackendError: the machine has no compiler, or the compiler cannot translate the function.
+    Raises:
+        BackendError: this PyTorch cannot compile. When called: the machine has no compiler, or the
+            compiler cannot translate the function.
     """
+    if not HEADERS.is_dir():
+        raise BackendError(
+            "compile=on: this image cannot compile, because it contains neither a compiler nor "
+            "PyTorch's header files: set compile=off, or train without an image, in an environment "
+            "with a C++ compiler"
+        )
     faster = torch.compile(function)
 
     def call(*arguments: Any) -> Any:

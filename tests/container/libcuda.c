@@ -1,0 +1,13 @@
+/* A driver that is too old: the libcuda.so.1 of driver 470 (CUDA 11.4), with one GPU that nothing can use. */
+#include <string.h>
+
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Tesla T4", length); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 1l << 34; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 7 : 5; /* of the compute capability, the major and the minor part */
+    return 0;
+}

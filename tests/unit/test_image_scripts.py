@@ -1,0 +1,141 @@
+"""The scripts of the images without Docker: names of images, options of docker run, cuda-compat."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FAKE_DOCKER = """#!/bin/sh
+if [ "$1" = image ]; then exit 0; fi
+printf '%s\\n' "$@"
+"""
+DRIVERS = {
+    "470": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC",
+    "580": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+}
+
+
+def sh(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {"BACKEND", "DEVICE", "CUDA", "VERSION", "OUTPUT"}
+    inherited = {name: value for name, value in os.environ.items() if name not in settings}
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=REPOSITORY,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def name_of(image: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return sh(
+        "bash", "-euc", f". scripts/image-names; image_name {image}", VERSION="1.2", **settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "tag"),
+    [
+        ("train", {}, "1.2-torch"),
+        ("serve", {"CUDA": "/usr/local/cuda"}, "1.2"),
+        ("train", {"DEVICE": "cuda"}, "1.2-torch-cu13"),
+        ("train", {"DEVICE": "cuda", "BACKEND": "tensorflow"}, "1.2-tensorflow-cu12"),
+        ("train", {"DEVICE": "cuda", "BACKEND": "mxnet", "CUDA": "11"}, "1.2-mxnet-cu11"),
+        ("serve", {"DEVICE": "cuda"}, "1.2-cu12"),
+        ("serve", {"DEVICE": "cuda", "CUDA": "13"}, "1.2-cu13"),
+    ],
+)
+def test_the_tag_of_a_cuda_image_ends_in_its_cuda_version(
+    image: str, settings: dict[str, str], tag: str
+) -> None:
+    assert name_of(image, **settings).stdout.strip() == f"image-classification-{image}:{tag}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"DEVICE": "cuda", "CUDA": "12"}, "CUDA=12: expected 13 for the image train"),
+        ({"CUDA": "13"}, "CUDA=13: expected DEVICE=cuda with it, got DEVICE=cpu"),
+    ],
+)
+def test_a_cuda_version_that_an_image_does_not_have_is_refused(
+    settings: dict[str, str], reason: str
+) -> None:
+    done = name_of("train", **settings)
+    assert done.returncode == 2 and f"ClientError: {reason}" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train-local", "serve-local"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_containers_on_gpus_get_all_of_them_and_shared_memory_for_nccl(
+    script: str, device: str, tmp_path: Path
+) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(FAKE_DOCKER)
+    docker.chmod(0o755)
+    for channel in ("train", "validation"):
+        (tmp_path / "data" / channel).mkdir(parents=True)
+    done = sh(
+        REPOSITORY / "scripts" / script,
+        tmp_path / "data",
+        DEVICE=device,
+        OUTPUT=str(tmp_path / "run"),
+        PATH=f"{docker.parent}:{os.environ['PATH']}",
+    )
+    options = done.stdout.split()
+    assert done.returncode == 0, done.stderr
+    assert "IMAGE_CLASSIFICATION_DEVICE" in options  # passes into the container, if it is set
+    given = {name: name in options for name in ("--gpus", "--shm-size", "memlock=-1")}
+    assert given == dict.fromkeys(given, device == "cuda")
+
+
+@pytest.fixture(scope="module")
+def compat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like NVIDIA's package cuda-compat of driver 535, whose cuInit returns $CUINIT."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler for the stub of the driver")
+    folder = tmp_path_factory.mktemp("compat")
+    source = '#include <stdlib.h>\nint cuInit(unsigned flags) { return atoi(getenv("CUINIT")); }\n'
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", folder / "libcuda.so.535.183.01"]
+    subprocess.run(command, input=source, text=True, check=True)
+    (folder / "libcuda.so.1").symlink_to("libcuda.so.535.183.01")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("driver", "result", "is_used", "message"),
+    [
+        ("470", "0", True, "the host's driver is 470.57.02; cuda-compat 535.183.01 is used"),
+        (
+            "470",
+            "804",
+            False,
+            "is not used, because this GPU or driver does not support it (cuInit: 804)",
+        ),
+        ("580", "0", False, ""),
+        ("none", "0", False, ""),
+    ],
+)
+def test_cuda_compat_is_used_if_the_hosts_driver_is_older_and_the_gpu_supports_it(
+    driver: str, result: str, is_used: bool, message: str, compat: Path, tmp_path: Path
+) -> None:
+    version = tmp_path / "version"
+    if driver in DRIVERS:
+        version.write_text(DRIVERS[driver] + "\nGCC version:  gcc version 10.2.1\n")
+    done = sh(REPOSITORY / "containers" / "cuda-compat", compat, version, CUINIT=result)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ([str(compat)] if is_used else [])
+    assert message in done.stderr and (message or not done.stderr)
+
+
+def test_an_image_without_cuda_compat_starts_without_a_word(tmp_path: Path) -> None:
+    done = sh(REPOSITORY / "containers" / "cuda-compat", tmp_path, "/proc/driver/nvidia/version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
