@@ -1,11 +1,19 @@
 """Evaluate an artifact: open labeled images, and predict each one through the serving path."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from image_classification.errors import OUT_OF_MEMORY, DataError, ImageError, ImageTooLargeError
+from image_classification.errors import (
+    OUT_OF_MEMORY,
+    DataError,
+    ImageError,
+    ImageTooLargeError,
+    LabelError,
+    SeveralLabelsError,
+)
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.splits import split_folders
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_on
@@ -51,9 +59,11 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
     files = [path] if path.is_file() else record_files(path)
     if is_packed_file or (not files and path.is_dir() and find_packed(path)):
         packed = files if is_packed_file else find_packed(path)
-        source: Source = open_packed(packed, labels, len(labels), is_multi_label)
+        with _one_class():
+            source: Source = open_packed(packed, labels, len(labels), is_multi_label)
     elif files:
-        source = RecordSource(files, is_multi_label=is_multi_label)
+        with _one_class():
+            source = RecordSource(files, is_multi_label=is_multi_label)
         _check_labels(path if path.is_dir() else path.parent, labels)
     elif path.is_dir() and is_multi_label:
         source = _listed(path, labels)
@@ -80,6 +90,18 @@ def open_labeled(path: Path, labels: LabelMap, is_multi_label: bool = False) -> 
         )
     warn_of_absent_classes(source.name, source, labels)
     return source
+
+
+@contextmanager
+def _one_class() -> Iterator[None]:
+    """Add to an error about images of several classes what the model can do."""
+    try:
+        yield
+    except SeveralLabelsError as error:
+        raise LabelError(
+            f"{error}; the model predicts one class per image: evaluate it on images of one class, "
+            "or train it with multi_label=1"
+        ) from error
 
 
 def _split_of(root: Path) -> Path:

@@ -171,18 +171,19 @@ def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
             f"{root}: expected TFRecord files or tar shards in every split, as in {paths[0]}, but "
             f"{lacking} has none; prepare the splits one by one"
         )
-    source = PackedSource(paths, labels or LabelMap.beside(paths[0]))
+    source = PackedSource(paths, labels or LabelMap.beside(paths[0]), is_multi_label=None)
     if not len(source):
         raise DataError(f"{source.name}: expected images, found none")
-    classes = source.class_indices.tolist()
-    names = source.labels or LabelMap.numbered(max(classes) + 1, source.name)
-    if max(classes) >= len(names):
+    rows = source.class_indices[:, None] if source.multi_hot is None else source.multi_hot
+    highest = int(source.class_indices.max()) if source.multi_hot is None else rows.shape[1] - 1
+    names = source.labels or LabelMap.numbered(highest + 1, source.name)
+    if highest >= len(names):
         raise DataError(
-            f"{source.name}: found class {max(classes)}, but the label map has {len(names)} classes"
+            f"{source.name}: found class {highest}, but the label map has {len(names)} classes"
         )
     entries = [
-        ListEntry(number, (float(index),), source.key(number))
-        for number, index in enumerate(classes)
+        ListEntry(number, tuple(map(float, row)), source.key(number))
+        for number, row in enumerate(rows.tolist())
     ]
     tree.refuse_unlistable(root, [entry.path for entry in entries])
     owners = splits_in_names(here) or [split for split in files for _ in files[split]]
@@ -197,6 +198,7 @@ def _take_packed(root: Path, labels: LabelMap | None) -> Inventory | None:
         entries,
         names,
         membership,
+        is_multi_label=source.multi_hot is not None,
         read=lambda entry: source.read(entry.id).data,
     )
 

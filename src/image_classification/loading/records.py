@@ -190,13 +190,15 @@ def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
     flags = shard.record_headers["flag"]
     wrong = np.flatnonzero((flags != width) | (flags < 1))
     if len(wrong):
+        expected = "a 0 or 1 for every class"
+        expected = f"{width} labels ({expected})" if width > 1 else expected
         raise _label_error(
             shard,
-            f"expected {max(width, 1)} labels (a 0 or 1 for every class) in every record, got "
-            f"{flags[wrong[0]] or 'one class number'} in record {wrong[0]} ({len(wrong)} such "
-            "records)",
+            f"expected {expected} in every record, got {flags[wrong[0]] or 'one class number'} in "
+            f"record {wrong[0]} ({len(wrong)} such records)",
             LabelError,
-            "; pack all labels (--pack-label)",
+            f"; {remedy(LabelKind.CLASS)}, or pack a list with a 0 or 1 for every class "
+            "(--pack-label)",
         )
     rows = shard.record_label_rows(width)
     wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
@@ -220,6 +222,13 @@ def _label_error(
     return ForeignLabelsError(f"{shard.path}: {what}; {remedy(kind, shard.path)}")
 
 
+def _one_hot_remedy(shard: RecordFile) -> str:
+    """Return what to do if every image has a single 1, so that one class would do."""
+    if any(sum(row) != 1 for row in label_rows(shard)):
+        return ""
+    return " and a single 1: to learn one class, pack a list with its number"
+
+
 def _class_indices(shard: RecordFile) -> IntArray:
     flags, labels = shard.record_headers["flag"], shard.record_labels()
     several = np.flatnonzero(flags > 1)
@@ -229,7 +238,7 @@ def _class_indices(shard: RecordFile) -> IntArray:
             f"expected one label in every record, got {flags[several[0]]} in record {several[0]} "
             f"({len(several)} such records)",
             SeveralLabelsError,
-            "; pack without --pack-label",
+            f"; each image has a 0 or 1 for every class{_one_hot_remedy(shard)}",
         )
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**31)))

@@ -299,7 +299,7 @@ def _check_labels(header: RecordHeader, layout: StreamFormat) -> None:
             raise errors.LabelError(f"expected {classes} labels, each 0 or 1, got {labels[:20]}")
     elif len(labels) != 1:
         raise errors.SeveralLabelsError(
-            f"expected one label, got {len(labels)}; pack without --pack-label"
+            f"expected one label, got {len(labels)}, a 0 or 1 for every class"
         )
     elif not (0 <= labels[0] < classes and labels[0].is_integer()):
         raise errors.LabelError(f"expected a class from 0 to {classes - 1}, got {labels[0]:g}")

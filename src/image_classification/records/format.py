@@ -28,7 +28,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -88,26 +88,6 @@ def map_file(path: Path, *, is_record_file: bool = False) -> Mapped:
 
 Span = tuple[int, int]
 """Where bytes begin in a file, and where they end or how many they are."""
-
-
-class PackedImage(NamedTuple):
-    """Where an image is in a file of another program, and its label.
-
-    Attributes:
-        image: begin and end of the encoded image.
-        record: begin and size of the record with a checksum; (0, 0) without one.
-        key: its name in the file.
-        number: its class number, or None.
-        name: its class name, or "".
-    """
-
-    image: Span
-    record: Span
-    key: str
-    number: int | None
-    name: str
-
-
 """A mapped record file; `bytes` if it is empty, because an empty file cannot be mapped."""
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import RecordError
+from image_classification.errors import LabelError, RecordError
 from image_classification.records import parquet, tar_shards, tfrecord
-from image_classification.records.format import Mapped, PackedImage, map_file
+from image_classification.records.format import Mapped, map_file
+from image_classification.records.packed_labels import PackedImage
 from image_classification.samples import IntArray
 
 
@@ -29,33 +30,42 @@ class PackedFile:
         numbers: int64 (images,), the class number of each image; −1 for none.
         vocabulary: the class names in the file, in the order in which they occur.
         named: int64 (images,), the position of each image's class in `vocabulary`; −1 for none.
+        counts: int64 (images,), how many labels the image has; −1 for one class, which `numbers`
+            and `named` give.
+        values: int64 (sum of the counts above 0,), these labels of all images in a row: numbers, or
+            −1 − position in `vocabulary`.
+        names: the names that the numbers in `values` have.
 
     Raises:
         RecordError: the file cannot be read, is damaged, or has no images.
-        LabelError: an image has no class, or several.
+        LabelError: an image has no label, or a number has two names.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.vocabulary: list[str] = []
+        self.names: dict[int, str] = {}
+        values = array("q")
         self._data: Mapped = b"" if parquet.is_table(path) else map_file(path)
         self._keys, positions = bytearray(), dict[str, int]()
-        columns = [array("q") for _ in range(7)]
+        columns = [array("q") for _ in range(8)]
         try:
             for image in self._scan():
-                row = self._row(image, positions)
+                row = self._row(image, positions, values)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
         except BaseException:
             self.close()
             raise
         self.vocabulary = list(positions)
-        numbers, named, *places = (
+        numbers, named, counts, labels, *places = (
             np.frombuffer(column, np.int64) if column else np.empty(0, np.int64)
-            for column in columns
+            for column in (*columns[:3], values, *columns[3:])
         )
         self.numbers: IntArray = numbers
         self.named: IntArray = named
+        self.counts: IntArray = counts
+        self.values: IntArray = labels
         self._places = places
 
     def _scan(self) -> Iterator[PackedImage]:
@@ -76,11 +86,23 @@ class PackedFile:
             if copy.tell():
                 self._data = mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _row(self, image: PackedImage, positions: dict[str, int]) -> tuple[int, ...]:
+    def _row(
+        self, image: PackedImage, positions: dict[str, int], values: array[int]
+    ) -> tuple[int, ...]:
         self._keys += image.key.encode("utf-8", "surrogateescape")
-        number = -1 if image.number is None else image.number
-        named = positions.setdefault(image.name, len(positions)) if image.name else -1
-        return (number, named, *image.image, *image.record, len(self._keys))
+        label, count = image.label, -1
+        if label.several is not None:
+            count = len(label.several)
+            values.extend(
+                item if isinstance(item, int) else -1 - positions.setdefault(item, len(positions))
+                for item in label.several
+            )
+            for number, name in zip(label.several, label.names, strict=False):
+                if isinstance(number, int) and self.names.setdefault(number, name) != name:
+                    raise two_names(self.path, number, name, self.names[number])
+        number = -1 if label.number is None else label.number
+        named = positions.setdefault(label.name, len(positions)) if label.name else -1
+        return (number, named, count, *image.image, *image.record, len(self._keys))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -106,6 +128,14 @@ class PackedFile:
         if isinstance(self._data, mmap.mmap):
             with suppress(BufferError):
                 self._data.close()
+
+
+def two_names(path: Path, number: int, *names: str) -> LabelError:
+    """Return the error for a class number that has two names."""
+    return LabelError(
+        f"{path}: class {number} is called {' and '.join(map(repr, names))}; a number must have "
+        "one name"
+    )
 
 
 def is_packed(path: Path) -> bool:

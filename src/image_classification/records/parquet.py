@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from image_classification.errors import LabelError, RecordError, UsageError
-from image_classification.records.format import PackedImage
-from image_classification.records.tfrecord import number_or_name
+from image_classification.records.packed_labels import (
+    PackedImage,
+    PackedLabel,
+    label_of_value,
+)
 
 _IMAGES = ("image", "img", "picture", "photo", "jpg", "png", "image_bytes", "bytes")
 _LABELS = (
     *("label", "labels", "class", "fine_label", "target", "class_label", "category"),
-    *("label_name", "class_name", "label_id", "class_id"),
+    *("label_name", "class_name", "label_id", "class_id", "tags", "classes"),
 )
 _ROWS = 64  # that are in memory at a time
 
@@ -34,7 +37,7 @@ def scan_table(path: Path, copy: BinaryIO) -> Iterator[PackedImage]:
     Raises:
         UsageError: pyarrow is not installed.
         RecordError: the table is damaged, has no images, or names image files elsewhere.
-        LabelError: a row has no class, or several.
+        LabelError: a row has no class.
     """
     table = _open(path)
     image, label = _columns(path, table.schema_arrow)
@@ -52,11 +55,9 @@ def scan_table(path: Path, copy: BinaryIO) -> Iterator[PackedImage]:
                         f"{picture!r:.100}; store the files themselves (datasets: embed_external_"
                         "files=True)"
                     )
-                number, name = _label(where, value, names)
+                found = _label(where, value, names)
                 copy.write(content)
-                yield PackedImage(
-                    (position, position + len(content)), (0, 0), f"#{row}", number, name
-                )
+                yield PackedImage((position, position + len(content)), (0, 0), f"#{row}", found)
                 position += len(content)
                 row += 1
     except (RecordError, LabelError, OSError):
@@ -96,7 +97,9 @@ def _class_names(metadata: dict[bytes, bytes], label: str) -> list[str]:
     """Return the names of the class numbers; [] if the metadata has none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        names = features[label]["names"]
+        feature = features[label]
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]
+        names = inner["names"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
@@ -104,11 +107,12 @@ def _class_names(metadata: dict[bytes, bytes], label: str) -> list[str]:
     return []
 
 
-def _label(where: str, value: object, names: list[str]) -> tuple[int | None, str]:
-    if isinstance(value, str) and value.strip():
-        return number_or_name(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise LabelError(
-            f"{where}: expected one class (a number from 0 or a name), got {value!r:.100}"
-        )
-    return value, names[value] if value < len(names) else ""
+def _label(where: str, value: object, names: list[str]) -> PackedLabel:
+    label = label_of_value(where, value)
+    if isinstance(value, str) or not names:
+        return label
+    if label.number is not None and label.number < len(names):
+        return label._replace(name=names[label.number])
+    numbers = [item for item in label.several or () if isinstance(item, int) and item < len(names)]
+    is_complete = len(numbers) == len(label.several or ())
+    return label._replace(names=tuple(names[n] for n in numbers) if is_complete else ())

@@ -16,13 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from image_classification.errors import LabelError, RecordError
-from image_classification.records.format import Mapped, PackedImage, Span
-from image_classification.records.tfrecord import number_or_name
+from image_classification.records.format import Mapped, Span
+from image_classification.records.packed_labels import (
+    PackedImage,
+    PackedLabel,
+    label_of_list,
+    label_of_text,
+    label_of_value,
+)
 
 _IMAGES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff")
-_TEXTS = ("cls", "cls.txt", "class", "label", "target", "txt")  # the first that a sample has
+# The first that a sample has counts.
+_TEXTS = ("cls", "cls.txt", "class", "label", "target", "labels", "classes", "txt")
 _NUMBERS = ("label", "cls", "class", "class_id", "label_id", "target", "class_index")
 _NAMES = ("class_name", "label_name", "classname", "category", "class_text", "label_text")
+_LISTS = ("labels", "classes", "tags", "label_ids", "class_ids", "targets", "categories")
+_NAME_LISTS = ("label_names", "class_names", "classnames", "label_texts")
 _PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 _MOST_TEXT = 2**20  # bytes of a label
 _BLOCK = 512
@@ -52,7 +61,7 @@ def scan_shard(path: Path, data: Mapped) -> Iterator[PackedImage]:
 
     Raises:
         RecordError: a damaged tar, or a sample with several images.
-        LabelError: a label that is neither a number nor a name.
+        LabelError: a label that is neither numbers nor names.
     """
     left_out: Counter[str] = Counter()
     key, members = "", dict[str, Span]()
@@ -81,64 +90,77 @@ def _sample(
         raise RecordError(
             f"{path}: the sample {key!r} has {len(plain)} images ({', '.join(plain)}): expected one"
         )
-    number, name = _label(path, data, key, members)
+    label = _label(path, data, key, members)
     if not plain:
         left_out["samples without an image"] += 1
-    elif number is None and not name:
+    elif label.is_missing:
         left_out["images without a label"] += 1
     else:
-        yield PackedImage(members[plain[0]], (0, 0), f"{key}.{plain[0]}", number, name)
+        yield PackedImage(members[plain[0]], (0, 0), f"{key}.{plain[0]}", label)
 
 
-def _label(
-    path: Path, data: Mapped, key: str, members: Mapping[str, Span]
-) -> tuple[int | None, str]:
-    """Return the class number and name of a sample, as far as it has them."""
-    number, name = None, ""
+def _label(path: Path, data: Mapped, key: str, members: Mapping[str, Span]) -> PackedLabel:
+    """Return the class or the classes of a sample, as far as it has them."""
+    label, ending = PackedLabel(), next((ending for ending in _TEXTS if ending in members), None)
     if "json" in members:
-        number, name = _json_label(f"{path}: {key}.json", _content(data, members["json"]))
-    ending = next((ending for ending in _TEXTS if ending in members), None)
-    if ending is not None and (ending != "txt" or (number is None and not name)):
+        where = f"{path}: {key}.json"
+        label = _json_label(where, _content(data, members["json"]), ending in (None, "txt"))
+    if ending is not None and (ending != "txt" or label.is_missing):
+        where = f"{path}: {key}.{ending}"
         try:
-            text = _content(data, members[ending]).decode("utf-8")
+            text = _content(data, members[ending]).decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise LabelError(
-                f"{path}: {key}.{ending} is not text in UTF-8; write the class as a number or a "
-                "name"
+                f"{where} is not text in UTF-8; write the class as a number or a name"
             ) from error
-        found, written = number_or_name(text)
-        number, name = number if found is None else found, written or name
-        if "\n" in name:
-            raise LabelError(f"{path}: {key}.{ending} has several lines: expected one class")
-    if number is None and not name and (pickles := [e for e in members if e in _PICKLES]):
+        written = label_of_text(where, text)
+        if written.several is None:
+            if "\n" in written.name:
+                raise LabelError(
+                    f'{where} has several lines: expected one class, or several as a list ["a", '
+                    '"b"] or [0, 2]'
+                )
+            number = label.number if written.number is None else written.number
+            written = PackedLabel(number, written.name or label.name)
+        label = written
+    if label.is_missing and (pickles := [e for e in members if e in _PICKLES]):
         raise LabelError(
             f"{path}: {key}.{pickles[0]} is a pickle, which is not read because it can contain "
-            "code; write the class as text into a member .cls"
+            "code; write the class as text into a member .cls (several as a list, [0, 2])"
         )
-    return number, name
+    return label
 
 
-def _json_label(where: str, content: bytes) -> tuple[int | None, str]:
+def _json_label(where: str, content: bytes, with_lists: bool) -> PackedLabel:
+    """Return the label in a JSON document; `with_lists` also those in fields for several."""
     try:
         value: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise LabelError(f"{where}: expected JSON, but {error}") from error
-    name = ""
+    name, names = "", list[str]()
     if isinstance(value, dict):
         fields = {str(field).lower(): entry for field, entry in value.items()}
-        names = (fields[field] for field in _NAMES if isinstance(fields.get(field), str))
-        name = next(names, "")
-        value = next((fields[field] for field in _NUMBERS if fields.get(field) is not None), None)
-    if isinstance(value, str):
-        number, written = number_or_name(value)
-        return number, written or name
-    if value is None:
-        return None, name
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise LabelError(
-            f"{where}: expected one class (a number from 0 or a name), got {value!r:.100}"
-        )
-    return value, name
+        name = next((fields[key] for key in _NAMES if isinstance(fields.get(key), str)), "")
+        listed = (fields.get(key) for key in (*_NAME_LISTS, *_NAMES) if with_lists)
+        names = next((entry for entry in listed if isinstance(entry, list)), [])
+        keys = (*_NUMBERS, *(_LISTS if with_lists else ()))
+        value = next((fields[key] for key in keys if fields.get(key) is not None), names or None)
+        if isinstance(value, dict):
+            value = _present(where, value)
+    if value is None or value == "":
+        return PackedLabel(name=name)
+    if isinstance(value, list):
+        texts = [text for text in names if isinstance(text, str)]
+        return label_of_list(where, value, texts)
+    label = label_of_value(where, value)
+    return label if label.several is not None else label._replace(name=label.name or name)
+
+
+def _present(where: str, value: Mapping[str, Any]) -> list[str]:
+    """Return the names with a 1 in an object that has a 0 or 1 for each class."""
+    if not all(isinstance(entry, int) and entry in (0, 1) for entry in value.values()):
+        raise LabelError(f"{where}: expected a 0 or 1 for each class, got {value!r:.100}")
+    return [key for key, entry in value.items() if entry]
 
 
 def _content(data: Mapped, span: Span) -> bytes:

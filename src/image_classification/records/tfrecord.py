@@ -19,6 +19,12 @@ import numpy as np
 
 from image_classification.errors import LabelError, RecordError, UsageError
 from image_classification.records import format as fmt
+from image_classification.records.packed_labels import (
+    PackedImage,
+    PackedLabel,
+    label_of_list,
+    label_of_text,
+)
 from image_classification.samples import Array, BoolArray, IntArray
 
 _MASK_DELTA = 0xA282EAD8
@@ -31,10 +37,11 @@ _IMAGE_FEATURES = (
 _LABEL_FEATURES = (
     *("image/class/label", "label", "class", "target", "labels", "image/label", "image/class"),
     *("class_id", "label_id", "class_label", "class/label", "category", "category_id", "y"),
+    *("image/labels", "image/class/labels", "classes", "targets", "tags", "label_ids", "class_ids"),
 )
 _NAME_FEATURES = (
     *("image/class/text", "label_name", "class_name", "image/class/name", "class/text"),
-    *("label/text", "label_text", "class_text", "category_name"),
+    *("label/text", "label_text", "class_text", "category_name", "label_names", "class_names"),
 )
 _MOST_TEXT = 2**20  # bytes of a label
 _NAME = re.compile(r"(?i).*\.(?:tfrecords?|tfrec|tfr)(?:-\d+-of-\d+)?")
@@ -153,12 +160,12 @@ def _right_lengths(data: fmt.Mapped, starts: IntArray) -> BoolArray:
     return right
 
 
-def scan_examples(path: Path, data: fmt.Mapped) -> Iterator[fmt.PackedImage]:
+def scan_examples(path: Path, data: fmt.Mapped) -> Iterator[PackedImage]:
     """Yield where the image of every record is, and its label.
 
     Raises:
         RecordError: the file is damaged, compressed or no TFRecord file of images.
-        LabelError: a record has no class, or several.
+        LabelError: a record has no feature with its class, or that of boxes.
     """
     starts, position = array("q"), 0
     while position + 16 <= len(data):
@@ -192,8 +199,8 @@ def scan_examples(path: Path, data: fmt.Mapped) -> Iterator[fmt.PackedImage]:
         image = next((features[key] for key in _IMAGE_FEATURES if key in features), None)
         if image is None or not image or not isinstance(image[0], tuple):
             raise _without_image(where, features)
-        label, name = _label_of_features(where, features, data)
-        yield fmt.PackedImage(image[0], (begin, size), f"#{number}", label, name)
+        label = _label_of_features(where, features, data)
+        yield PackedImage(image[0], (begin, size), f"#{number}", label)
 
 
 def _without_image(where: str, features: Mapping[str, list[fmt.Span | float]]) -> RecordError:
@@ -205,48 +212,51 @@ def _without_image(where: str, features: Mapping[str, list[fmt.Span | float]]) -
 
 def _label_of_features(
     where: str, features: Mapping[str, list[fmt.Span | float]], data: fmt.Mapped
-) -> tuple[int | None, str]:
+) -> PackedLabel:
     if any(name.startswith("image/object/") for name in features):
         raise LabelError(
             f"{where} describes objects in the image (image/object/…), for detection; "
             "classification needs one class of the whole image"
         )
-    label, name = None, ""
-    values = next((features[key] for key in _LABEL_FEATURES if features.get(key)), [])
-    if values and isinstance(values[0], tuple):
-        label, name = number_or_name(_text(data, values[0]))
-    elif values:
-        label = _class_number(where, [value for value in values if not isinstance(value, tuple)])
+    key = next((key for key in _LABEL_FEATURES if features.get(key)), None)
     names = next((features[key] for key in _NAME_FEATURES if features.get(key)), [])
-    if names and isinstance(names[0], tuple):
-        name = name or _text(data, names[0])
-    if label is None and not name:
+    texts = [text for name in names if isinstance(name, tuple) and (text := _text(data, name))]
+    if key is None and not texts:
+        if any(key in features for key in _LABEL_FEATURES):
+            return PackedLabel(several=())  # an image without a class
         raise LabelError(
             f"{where}: expected a feature with the class ({', '.join(_LABEL_FEATURES[:4])}, …), "
-            f"found {', '.join(sorted(features)[:20])}"
+            f"found {', '.join(sorted(features)[:20])}{_columns_remedy(features)}"
         )
-    return label, name
-
-
-def _class_number(where: str, values: list[float]) -> int:
-    """Return the class of one number, or of a vector with a single 1."""
-    if len(values) > 1 and values.count(1) == 1 and values.count(0) == len(values) - 1:
-        return values.index(1)
+    values = [
+        _text(data, value) if isinstance(value, tuple) else value
+        for value in (features[key] if key else texts)
+    ]
     if len(values) > 1:
-        raise LabelError(f"{where}: expected one class, got {len(values)} labels {values[:20]}")
-    if not 0 <= values[0] < 2**31 or values[0] != int(values[0]):
+        return label_of_list(where, values, texts)
+    if isinstance(values[0], str):
+        label = label_of_text(where, values[0])
+    elif 0 <= values[0] < 2**31 and values[0] == int(values[0]):
+        label = PackedLabel(int(values[0]))
+    else:
         raise LabelError(f"{where}: expected a class number from 0, got {values[0]}")
-    return int(values[0])
+    has_name = label.name or not texts or label.several is not None
+    return label if has_name else label._replace(name=texts[0])
+
+
+def _columns_remedy(features: Mapping[str, list[fmt.Span | float]]) -> str:
+    """Return what to do with a feature of 0 or 1 for each class."""
+    binary = [key for key, values in sorted(features.items()) if values in ([0], [1])]
+    if len(binary) < 2:
+        return ""
+    return (
+        f"; if {', '.join(binary[:5])} are classes with a 0 or 1, write all of them as one list "
+        "into the feature label, in the same order in every record"
+    )
 
 
 def _text(data: fmt.Mapped, span: fmt.Span) -> str:
     return bytes(data[span[0] : min(span[1], span[0] + _MOST_TEXT)]).decode("utf-8", "replace")
-
-
-def number_or_name(text: str) -> tuple[int | None, str]:
-    """Return a label as the class number that it is, or as a name."""
-    text = text.strip()
-    return (int(text), "") if text.isdecimal() and len(text) < 10 else (None, text)
 
 
 def _features(data: fmt.Mapped, begin: int, end: int) -> dict[str, list[fmt.Span | float]]:

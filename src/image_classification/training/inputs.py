@@ -25,6 +25,7 @@ from image_classification.loading.classes import (
     refuse_one_class,
     warn_of_absent_classes,
 )
+from image_classification.loading.packed import PackedSource
 from image_classification.loading.sources import FolderSource, Source, SubsetSource
 from image_classification.samples import IntArray
 from image_classification.training import sources
@@ -233,11 +234,13 @@ def _names_for_all_hosts(
         )
     validation = channels["validation"]
     if not validation.is_pipe:
-        expected = sources.Expected(settings.classes, None, settings.multi_label)
+        expected = sources.Expected(
+            settings.classes, None, settings.multi_label, may_lack_classes=True
+        )
         listing = channels.get("validation" + LIST_SUFFIX)
         source, labels = sources.open_channel(validation, listing, expected)
         source.close()
-        if isinstance(source, FolderSource):
+        if isinstance(source, FolderSource) or (isinstance(source, PackedSource) and source.labels):
             return labels
     if settings.classes is None:
         raise ChannelError(

@@ -12,7 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_classification import errors
@@ -55,7 +55,7 @@ def open_pipe(
         path = channel.path.with_name(f"{channel.name}_{number}")
         with (
             open_fifo(path, is_stopped, PATIENCE_SECONDS, _PIPE_REMEDY) as stream,
-            _remedies(_MANIFEST_REMEDY if channel.is_wrapped else _RECORDS_REMEDY),
+            _remedies(channel.name, _MANIFEST_REMEDY if channel.is_wrapped else _RECORDS_REMEDY),
         ):
             records = image_records(read_stream(stream, str(path)), str(path), layout)
             first = next(records, None)
@@ -77,18 +77,28 @@ _RECORDS_REMEDY = (
     "the pipe must contain record files, or an augmented manifest with RecordWrapperType=RecordIO"
 )
 _MANIFEST_REMEDY = "AttributeNames must name the image and then the label"
+_ONE_CLASS = (
+    "give it as the channel train and set multi_label=1: a job with the channel training has one "
+    "class per image"
+)
 _LABEL_REMEDY = "multi_label, num_classes and label-format (in ContentType) must match the data"
 
 
 @contextmanager
-def _remedies(for_records: str = "") -> Iterator[None]:
-    """Add to an error of the block which settings of the job to look at."""
+def _remedies(channel: str, for_records: str = "") -> Iterator[None]:
+    """Add to an error of the block which settings of the job to look at.
+
+    Args:
+        channel: its name; that of the training channel tells which built-in the job is written for.
+        for_records: what to add to a RecordError.
+    """
     try:
         yield
     except errors.ForeignLabelsError:  # no setting helps
         raise
     except errors.SeveralLabelsError as error:  # the loaders do not know the hyperparameters
-        raise errors.LabelError(f"{error}, or set multi_label=1") from error
+        cure = "set multi_label=1" if channel != "training" else _ONE_CLASS
+        raise errors.LabelError(f"{error}; to learn all labels, {cure}") from error
     except errors.LabelError as error:
         raise errors.LabelError(f"{error}; {_LABEL_REMEDY}") from error
     except errors.RecordError as error:
@@ -200,8 +210,7 @@ def open_channel(
                 "folder of its own, or write channels from them (image-classification preprocess "
                 f"--input {channel.path} --output channels)"
             )
-        packed = open_packed(files, expected.labels, expected.classes, expected.is_multi_label)
-        return packed, packed.labels or _record_labels(channel, packed, expected.classes)
+        return _open_packed(channel, files, expected)
     if expected.is_multi_label:
         raise errors.ChannelError(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
@@ -343,7 +352,7 @@ def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, La
             "of each split into a folder of its own",
             *(channel.name, ", ".join(sorted(set(named)))),
         )
-    with _remedies():
+    with _remedies(channel.name):
         source = RecordSource(files, is_multi_label=expected.is_multi_label)
     if not len(source):
         raise errors.ChannelError(
@@ -352,6 +361,24 @@ def _open_records(channel: ChannelInput, expected: Expected) -> tuple[Source, La
     if source.multi_hot is not None:
         return source, _labels_of_width(channel, source.multi_hot.shape[1], expected)
     return source, expected.labels or _record_labels(channel, source, expected.classes)
+
+
+def _open_packed(
+    channel: ChannelInput, files: list[Path], expected: Expected
+) -> tuple[Source, LabelMap]:
+    with _remedies(channel.name):
+        source = open_packed(
+            files,
+            expected.labels,
+            expected.classes,
+            expected.is_multi_label,
+            label_format=channel.label_format,
+            may_have_one=expected.may_lack_classes or expected.is_shard,
+        )
+    if source.multi_hot is not None:
+        found = replace(expected, labels=source.labels)
+        return source, _labels_of_width(channel, source.multi_hot.shape[1], found)
+    return source, source.labels or _record_labels(channel, source, expected.classes)
 
 
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:

@@ -286,7 +286,10 @@ def test_a_shard_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: 
         "is a pickle, which is not read": [("a.jpg", JPEGS[0]), ("a.pyd", b"\x80\x04")],
         "has 2 images": [("a.jpg", JPEGS[0]), ("a.png", JPEGS[0]), ("a.cls", b"0")],
         "occurs twice": [("a.jpg", JPEGS[0]), ("a.jpg", JPEGS[0]), ("a.cls", b"0")],
-        "expected one class .* got \\[1, 2\\]": [("a.jpg", b""), ("a.json", b'{"label": [1, 2]}')],
+        "one class, got 2 labels \\[1, 2\\]": [
+            ("a.jpg", b""),
+            ("a.json", b'{"label": [1, 2]}'),
+        ],
         "expected JSON": [("a.jpg", b""), ("a.json", b"{")],
         "is not text in UTF-8": [("a.jpg", b""), ("a.cls", b"\xff\xfe")],
         "a number, but other images|only names": [*samples_of("1", "rose")],
@@ -386,7 +389,7 @@ def test_a_job_reads_its_channels_from_tfrecords_and_shards(tmp_path: Path) -> N
     assert inputs.validation.class_indices.tolist() == [2, 1]
     with pytest.raises(DataError, match="has 3 classes, but num_classes is 4"):
         open_job(tmp_path, "train", "validation", num_classes=4)
-    with pytest.raises(DataError, match="one class, but multi_label=1"):
+    with pytest.raises(DataError, match="one class, but multi_label=1; leave out multi_label"):
         open_job(tmp_path, "train", "validation", num_classes=3, multi_label=1)
     shard(tmp_path / "validation" / "a.tar", *samples_of("lily"))
     with pytest.raises(DataError, match="class 'lily' is not in the label map"):

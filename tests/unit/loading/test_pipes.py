@@ -242,7 +242,7 @@ Damage = Callable[[bytes], bytes]
         ),
         (
             lambda content: content + framed(pack_image_record(RecordHeader((1, 0)), b"")),
-            "record 10: expected one label, got 2; pack without .*, or set multi_label=1",
+            "record 10: expected one label, got 2, a 0 or 1 for every class; .* multi_label=1",
         ),
         (
             lambda content: content + framed(pack_image_record(RecordHeader((4, 0)), b"")),

@@ -150,7 +150,9 @@ def test_records_with_several_labels_name_the_hyperparameter_to_set(
     (tmp_path / "train").mkdir()
     with RecordWriter(tmp_path / "train" / "faces.rec") as writer:
         writer.write(pack_image_record(RecordHeader((1.0, 0.0), 0), jpeg), 0)
-    message = "got 2 in record 0 .*; pack without --pack-label, or set multi_label=1$"
+    message = (
+        "got 2 in record 0 .*each image has a 0 or 1 for every class and a single 1: .*_label=1$"
+    )
     with pytest.raises(DataError, match=message):
         open_job(tmp_path, "train", validation_split_ratio=0.5)
 

@@ -167,7 +167,10 @@ def test_records_with_a_label_for_every_class_are_read_as_rows(tmp_path: Path, j
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([1, 0], "expected 1 labels .* got one class number in record 0 .*--pack-label"),
+        (
+            [1, 0],
+            "a 0 or 1 .* got one class number in record 0 .* leave out multi_label, .*--pack-label",
+        ),
         ([[1, 0], [1, 0, 1]], "expected 2 labels .* got 3 in record 1"),
         ([[1, 0], [0, 2]], r"expected labels that are 0 or 1, got \[0.0, 2.0\] in record 1"),
     ],

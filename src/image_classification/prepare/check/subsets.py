@@ -137,12 +137,19 @@ def _file_subset(
 
 def _packed_subset(path: Path, files: Sequence[Path]) -> Subset:
     """Return the images of TFRecord files or tar shards, which stay open with the subset."""
-    source = PackedSource(files, LabelMap.beside(files[0]))
+    source = PackedSource(files, LabelMap.beside(files[0]), is_multi_label=None)
     keys = [source.key(index) for index in range(len(source))]
     labels = source.class_indices.astype(np.float64)
     folder = str(files[0].parent)
     return Subset(
-        str(path), folder, keys, labels, source.labels, lambda index: source.read(index).data
+        str(path),
+        folder,
+        keys,
+        labels,
+        source.labels,
+        lambda index: source.read(index).data,
+        kind=LabelKind.CLASS if source.multi_hot is None else LabelKind.MULTI_HOT,
+        multi_hot=source.multi_hot,
     )
 
 
