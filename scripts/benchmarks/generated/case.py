@@ -50,6 +50,7 @@ class Case:
         is_sound: nothing is wrong with it, so it must not be refused.
         most_more: how many more images a mutation may have made, for example by repeating bytes.
         most_fewer: how many it may have hidden, for example by joining two lines of a list.
+        may_repeat: an image can be named twice, with two classes, as in a `.lst`; that is reported.
         truth: what the command must print, if its output is compared as a whole.
         what: what was done to it, for people.
     """
@@ -63,6 +64,7 @@ class Case:
     is_sound: bool = False
     most_more: int = 0
     most_fewer: int = 0
+    may_repeat: bool = False
     truth: str | None = None
     what: str = ""
 
@@ -142,7 +144,7 @@ def _judge_use(case: Case, outcome: Outcome) -> tuple[str, str]:
             LOSS,
             f"{absent} sound images, of which {excused} are left out: {_shown(wanted, used)}",
         )
-    if case.command != "pack" and (wrong := _wrong_classes(case.items, outcome.used)):
+    if not case.may_repeat and (wrong := _wrong_classes(case.items, outcome.used)):
         return LOSS, f"images get the class of others: {wrong[:_SHOWN]}"
     strange = sum((used - wanted).values())
     touched = len(case.items) - len(sound)
@@ -152,10 +154,7 @@ def _judge_use(case: Case, outcome: Outcome) -> tuple[str, str]:
 
 
 def _wrong_classes(items: Sequence[Item], used: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what is wrong with the classes of sound images, which their contents tell.
-
-    A list that is packed can name an image twice, with two classes.
-    """
+    """Return what is wrong with the classes of sound images, which their contents tell."""
     touched = {digest(item.content) for item in items if item.is_touched}
     known = {digest(item.content): item.label for item in items if not item.is_touched}
     return [

@@ -59,7 +59,7 @@ def make_list(chance: random.Random, folder: Path) -> Case:
     line_end = chance.choice(("\n", "\n", "\r\n"))
     listing = folder / "train.lst"
     table = _Table("train.lst", "", [row + line_end for row in rows])
-    case = Case("pack", root, items, [str(listing)], named=(str(listing),))
+    case = Case("pack", root, items, [str(listing)], named=(str(listing),), may_repeat=True)
     case.options += chance.choice(([], ["--max-bad", "100%"]))
     if width > 1:
         case.options.append("--pack-label")

@@ -74,7 +74,11 @@ def run_input(area: str, seed: int, number: int, folder: Path) -> Verdict:
 def _serve(connection: Connection, seed: int, work: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = os.getppid()
     while True:
+        while not connection.poll(1):  # other workers have its end too, so that it stays open
+            if os.getppid() != parent:  # which was killed
+                return
         try:
             area, number = connection.recv()
         except EOFError:
