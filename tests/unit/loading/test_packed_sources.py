@@ -309,6 +309,23 @@ def test_a_shard_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: 
         PackedSource([path])
 
 
+def test_a_huge_class_number_is_refused_with_the_file_and_without_the_memory_for_its_names(
+    tmp_path: Path,
+) -> None:
+    path = tfrecord(
+        tmp_path / "a.tfrecord",
+        {"image": JPEGS[0], "label": 0, "label_name": b"cat"},
+        {"image": JPEGS[1], "label": 2_000_000_000},
+    )
+    tracemalloc.start()
+    with pytest.raises(
+        DataError, match=rf"^{path}: expected class numbers below 1000000, got 2000"
+    ):
+        take_inventory(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
 def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
     members = [
         member
