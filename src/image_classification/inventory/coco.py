@@ -6,7 +6,7 @@ Source: https://cocodataset.org/#format-data.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
     Raises:
         ListError: an image without a file name, or an annotation without an image or category.
     """
-    names = _category_names(path, document.get("categories"))
+    categories = document.get("categories") or _unnamed(path, document["annotations"])
+    names = _category_names(path, categories)
     files: dict[Any, str] = {}
     for number, image in enumerate(document["images"], start=1):
         name = image.get("file_name") if isinstance(image, dict) else None
@@ -67,9 +68,26 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
             boxes,
         )
     used = {name for found in classes.values() for name in found}
-    groups = {category.get("supercategory") for category in document["categories"]}
+    groups = {category.get("supercategory") for category in categories}
     kept = [name for name in names.values() if name in used or name not in groups]
     return _rows(path, files, classes), LabelMap(tuple(kept))
+
+
+def _unnamed(path: Path, annotations: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the categories of annotations without names: their numbers, as in iNaturalist 2018."""
+    numbers = {
+        found
+        for annotation in annotations
+        if isinstance(annotation, dict)
+        and isinstance(found := annotation.get("category_id"), (int, str))
+    }
+    if numbers:
+        _log.warning(
+            '%s: there are no "categories": the classes are named by their numbers; --labels names '
+            "them",
+            path,
+        )
+    return [{"id": number, "name": str(number)} for number in numbers]
 
 
 def _category_names(path: Path, categories: object) -> dict[Any, str]:
@@ -81,7 +99,10 @@ def _category_names(path: Path, categories: object) -> dict[Any, str]:
             raise ListError(f'{path}, category {number}: expected "id" and "name"')
         names[identifier] = name
     if not names:
-        raise ListError(f'{path}: expected "categories" with "id" and "name", found none')
+        raise ListError(
+            f'{path}: expected "annotations" with the category of each image and "categories" with '
+            '"id" and "name", found none; this may be the file of an unlabeled split'
+        )
     if len(set(names.values())) < len(names):
         raise ListError(f"{path}: two categories have the same name; rename one of them")
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
@@ -101,6 +122,11 @@ def _rows(
             rows.append(Row(where, file, found[0]))
         else:
             without += 1
+    if not rows:
+        raise ListError(
+            f"{path}: expected annotations with the category of each image, but none of "
+            f"{without} images has one; this may be the file of an unlabeled split"
+        )
     if without:
         _log.warning("%s: %d images have no annotation and are left out", path, without)
     return rows

@@ -25,7 +25,9 @@ LABELS = (
     ("label", "class", "classname", "category", "target", "labelname", "breed"),
     ("labels", "classes", "categories", "targets", "tag", "tags", "lbl", "classid", "classlabel",
      "labelid", "categoryid", "categoryname", "findinglabels", "y", "groundtruth",
-     "classificationannotationdisplayname", "classificationannotationsdisplayname"),
+     "classificationannotationdisplayname", "classificationannotationsdisplayname",
+     "labellabel", "labelslabel", "objectslabel", "objectslabels", "objectscategory",
+     "objectscategories", "objectsclass", "annotationslabel", "annotationscategory"),
     ("diagnosis", "dx", "level", "grade", "species", "disease", "findings", "variety", "cultivar",
      "emotion", "genre", "genres", "severity", "annotation", "annotations", "choice",
      "choices"),
@@ -33,6 +35,9 @@ LABELS = (
 LABEL_WORDS = {"label", "labels", "class", "classes", "category", "target", "diagnosis", "tags"}
 CLASS_NAMES = ("classname", "labelname")
 SPLITS = ("split", "set", "subset", "partition", "dataset")
+BOXES = {
+    "bbox", "bboxes", "box", "boxes", "polygon", "polygons", "segmentation", "topx", "xmin", "x1",
+}  # fmt: skip
 MORE_SPLITS = ("mluse", "usage", "phase", "fold")
 GROUPS = ("group", "groupid")
 # Words in the names of columns that describe an image, but are no classes of it.
@@ -45,7 +50,7 @@ DESCRIPTIONS = {
     "number", "caption", "text", "description", "comment", "note", "notes", "remark", "version",
     "format", "depth", "channels", "unnamed", "lesion", "annotator",
     "created", "updated", "lead", "approx", "month", "year", "day",
-    "seed", "row", "weight", "study", "series", "exam", "hospital", "subject", "visit",
+    "seed", "row", "weight", "crowd", "study", "series", "exam", "hospital", "subject", "visit",
 }  # fmt: skip
 SPLIT_CELLS = {
     "train", "training", "tr", "val", "valid", "validation", "dev", "test", "testing",

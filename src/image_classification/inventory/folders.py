@@ -6,6 +6,7 @@ from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
 from image_classification.inventory.column_kinds import ColumnOptions
+from image_classification.inventory.grid import is_text
 from image_classification.inventory.lists import read_list_inventory
 from image_classification.inventory.manifest import is_manifest, read_manifest
 from image_classification.inventory.matching import FileIndex
@@ -293,10 +294,12 @@ def _check_options(
     listing: Path | None, columns: ColumnOptions, label_attribute: str | None
 ) -> None:
     kind = listing.suffix.lower() if listing else ""
-    if listing is not None and kind not in _TABLES + _LISTS + _MANIFESTS + _ON_REQUEST:
+    is_known = kind in _TABLES + _LISTS + _MANIFESTS + _ON_REQUEST
+    if listing is not None and not is_known and not is_text(listing):
         endings = ", ".join(_TABLES + _LISTS + _MANIFESTS + _ON_REQUEST)
         raise UsageError(
-            f"{listing}: expected a list named {endings}, got {kind!r}; write it as CSV (UTF-8)"
+            f"{listing}: expected a list as text, or one named {endings}, got {kind!r}; write it "
+            "as CSV (UTF-8)"
         )
     has_columns = listing is not None and kind not in _LISTS
     if columns.group and not has_columns:

@@ -38,6 +38,7 @@ _FOREIGN = (
 _DECLARED_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n")  # as Excel writes it
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that text does not have
 _SEPARATORS = ",;\t|"
 _SAMPLED = 50  # lines that decide about the separator
 
@@ -84,6 +85,9 @@ class Grid:
             ListError: a row has another number of cells than the header.
         """
         header = [name.strip() for name in self.rows[0]]
+        widest = max(map(len, self.rows[1:]), default=len(header))
+        while len(header) > widest and not header[-1]:  # a separator at the end of the first line
+            header.pop()
         for place, row in zip(self.places[1:], self.rows[1:], strict=True):
             if len(row) != len(header):
                 raise ListError(
@@ -112,6 +116,18 @@ def read_grid(path: Path) -> Grid:
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json", ".manifest") and text.strip():
         raise ListError(f"{path}, line 1: expected one JSON object per line: {text[:100]!r}")
     return _delimited(path, text)
+
+
+def is_text(path: Path) -> bool:
+    """Return True for a file that can be a table, whatever its name: `HAM10000_metadata`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    return head.startswith(tuple(mark for mark, _ in _BYTE_ORDER_MARKS)) or not _CONTROL.search(
+        head
+    )
 
 
 def read_text(path: Path) -> str:
@@ -294,7 +310,7 @@ def items_of(path: Path, document: Any) -> Iterator[tuple[str, Any]]:
         if len(lists) == 1:
             document = lists[0]
         elif document and all(isinstance(v, (str, int, float, list)) for v in document.values()):
-            document = [{"file": name, "label": value} for name, value in document.items()]
+            document = _pairs(document)
     if not _is_list_of_objects(document):
         raise ListError(
             f"{path}: expected COCO annotations, a list of objects with a file and a class, or one "
@@ -302,6 +318,20 @@ def items_of(path: Path, document: Any) -> Iterator[tuple[str, Any]]:
         )
     for number, item in enumerate(document, start=1):
         yield f"item {number}", item
+
+
+def _pairs(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a file and a label per item of {"file": label}, or of {"class": ["file", …]}."""
+    lists = [value for value in document.values() if isinstance(value, list)]
+    if len(lists) == len(document) and not any(map(IMAGE_NAME.search, document)):
+        texts = [item for value in lists for item in value]
+        if texts and all(
+            isinstance(item, str) and ("/" in item or IMAGE_NAME.search(item)) for item in texts
+        ):
+            return [
+                {"file": item, "label": name} for name, value in document.items() for item in value
+            ]
+    return [{"file": name, "label": value} for name, value in document.items()]
 
 
 def _named(value: Any, names: Sequence[Any] | None) -> Any:

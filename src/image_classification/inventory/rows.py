@@ -335,8 +335,9 @@ def _splits(rows: Sequence[Row]) -> list[str]:
         split = split_named(row.split or "")
         if split is None:
             raise ListError(
-                f"{row.where}: expected one of {', '.join(SPLITS)} as split, got {row.split!r}; "
-                "fill the column or remove it"
+                f"{row.where}: expected one of {', '.join(SPLITS)} as split, got "
+                f"{repr(row.split) if row.split else 'nothing, or unassigned'}; fill the column, "
+                "remove the line, or draw all splits anew with --split-column none"
             )
         splits.append(split)
     return splits

@@ -97,6 +97,8 @@ def refuse_mixed_splits(root: Path) -> None:
     """
     root, folders = _unpacked(root)
     holding = [folder for folder in folders if tree.has_image(folder)]
+    if len(holding) == 1 and not folder_split(holding[0].name) and not _has_data(holding[0]):
+        root, holding = holding[0], list(filter(tree.has_image, subfolders(holding[0])))
     named = [folder for folder in holding if folder_split(folder.name)]
     bare = [folder for folder in named if not _is_split(_content(folder))]
     others = [folder.name for folder in holding if folder not in named]

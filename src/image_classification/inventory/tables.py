@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 from image_classification.errors import DataError, ListError
 from image_classification.inventory.coco import coco_rows, is_coco
-from image_classification.inventory.column_kinds import ColumnOptions, is_bits, with_header
+from image_classification.inventory.column_kinds import (
+    BOXES,
+    ColumnOptions,
+    is_bits,
+    key_of,
+    with_header,
+)
 from image_classification.inventory.columns import ColumnFinder, Columns
 from image_classification.inventory.grid import Grid, read_document, read_grid
 from image_classification.inventory.matching import FileIndex
@@ -88,6 +94,7 @@ def read_table(
         if columns.labels and grid.name(columns.labels[0]) == "label" and not options.separator:
             options = replace(options, separator=NO_SEPARATOR)  # a name may contain any sign
     _log.info("%s: %s", path, _described(grid, columns))
+    _warn_of_boxes(grid)
     return _rows(grid, columns, options, files.root)
 
 
@@ -134,6 +141,20 @@ def _refuse_options(path: Path, options: ColumnOptions) -> None:
         raise ListError(f"{path}: COCO annotations have no columns; leave out {flag} {value}")
 
 
+def _warn_of_boxes(grid: Grid) -> None:
+    """Warn of lists of boxes: the classes of the objects in an image become its classes."""
+    for position, name in enumerate(grid.header or ()):
+        inner = key_of(name.rpartition(".")[2])
+        if inner in BOXES and any(cell.startswith("[") for cell in grid.column(position)):
+            _log.warning(
+                "%s: column %r has boxes, as for object detection, which are not used: the classes "
+                "of the objects in an image are its classes",
+                grid.path,
+                name,
+            )
+            return
+
+
 def _described(grid: Grid, columns: Columns) -> str:
     labels = [grid.name(position) for position in columns.labels[:_SHOWN]]
     text = f"files from column {grid.name(columns.file)!r}, classes from "
@@ -159,6 +180,9 @@ def _rows(
     elif columns.rest_are_labels:
         first = columns.labels[0]
         several = [_unique(row[first:]) for row in grid.rows]
+        if max(map(len, several)) < 2:  # images without a label, not with none of the labels
+            labels = [classes[0] if classes else "" for classes in several]
+            return _rows_of_one(grid, columns, places, labels, root)
     else:
         position = columns.labels[0]
         labels = [cell.strip() for cell in grid.column(position)]

@@ -89,12 +89,34 @@ def stratified_group_split(
         subset = int(is_open[np.argmax(need[is_open])])
         lacking[subset, classes] -= counts
         subsets[members[group]] = subset
+    for subset in is_open.tolist():
+        if not (subsets == subset).any():
+            _fill_subset(subset, subsets, members, class_indices)
     if len(np.unique(subsets)) < len(is_open):
         raise UsageError(
             f"{len(names)} groups are too few for the ratios {_shown(ratios)}: one subset "
             "would be empty; use other ratios or smaller groups"
         )
     return _to_split(subsets)
+
+
+def _fill_subset(
+    subset: int, subsets: Array, members: Sequence[IntArray], class_indices: IntArray
+) -> None:
+    """Give an empty subset the smallest group of train, if others remain there.
+
+    It is one that takes no class away from train, if there is such a group.
+    """
+    groups = [group for group in members if subsets[group[0]] == 0]
+    if len(groups) < 2:
+        return
+    left = np.bincount(class_indices[subsets == 0])
+
+    def loss(group: IntArray) -> tuple[int, int]:
+        found, counts = np.unique(class_indices[group], return_counts=True)
+        return int((left[found] == counts).sum()), len(group)
+
+    subsets[min(groups, key=loss)] = subset
 
 
 def stratified_multi_label_split(

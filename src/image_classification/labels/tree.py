@@ -41,6 +41,7 @@ _NOTE_EXTENSIONS = frozenset((
     ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".log",
     ".lst", ".py", ".ini", ".toml",
 ))  # fmt: skip
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")  # in a ZIP that nobody should unpack
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that text does not have
 _NAMED = 5  # examples in a message
 _log = logging.getLogger(__name__)
@@ -191,6 +192,8 @@ def look_into(path: str) -> Content:
     if what in ("", TIFF):
         return Content(True, False, "")
     what = what or ""
+    if os.path.splitext(path)[1].lower() in _SPREADSHEETS:
+        what = "a spreadsheet: save it as CSV"
     is_picture_or_pointer = any(word in what for word in ("pointer", "convert it"))
     is_note = not _CONTROL.search(head) and not is_picture_or_pointer
     return Content(False, is_note, "" if is_note else what)

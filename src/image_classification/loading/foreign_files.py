@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from image_classification.errors import ListError
-from image_classification.labels.tree import IMAGE_EXTENSIONS
+from image_classification.labels.tree import IMAGE_EXTENSIONS, look_into
 
 _MOST_FILES = 2000  # that are looked at
 _MOST_DEPTH = 4  # folders in folders
@@ -88,7 +88,15 @@ _FORMATS = tuple(
             "IMAGES --output channels)",
         ),
         (
-            r".*\.(?:parquet|arrow|feather)",
+            r".*\.(?:arrow|feather)",
+            "an Arrow table, as of Hugging Face",
+            "write it as Parquet (in Python, for each split: datasets.load_from_disk(FOLDER)"
+            '["train"].to_parquet("DIR/train.parquet")) and write channels from that '
+            "(image-classification preprocess --input DIR --output channels; it needs pip install "
+            "pyarrow)",
+        ),
+        (
+            r".*\.parquet",
             "a table with images inside, as of Hugging Face",
             "write channels from it (image-classification preprocess --input {folder} --output "
             "channels; it needs pip install pyarrow)",
@@ -144,7 +152,8 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
 
     Args:
         folder: the folder.
-        otherwise: the text if no file in it is of a known kind; "" counts the other files.
+        otherwise: the text if no file in it is of a known kind but a table, whose files are not
+            the trouble; "" counts the other files.
     """
     found: dict[tuple[str, str], tuple[int, Path]] = {}
     companions: list[str] = []
@@ -162,7 +171,7 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
             kind = path.suffix.lower()
             count, first = other.get(kind, (0, path))
             other[kind] = (count + 1, first)
-    if found:
+    if found and not (otherwise and all(kind == _TABLE for kind, _ in found)):
         if any(kind == _TABLE for kind, _ in found):
             found.pop((_IMAGES, _SORT), None)  # the cure of the table is theirs
         rows = sorted(found.items(), key=lambda row: -row[1][0])
@@ -177,7 +186,9 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
         count, first = max(other.values(), key=lambda row: row[0])
         plural = "" if count == 1 else "s"
         kind = f"{first.suffix} file{plural}" if first.suffix else "files without an extension"
-        return f"{'more than ' * is_cut}{count} {kind} (for example {str(first)!r})"
+        what = look_into(str(first)).what
+        shown = f"{str(first)!r}, {what}" if what else repr(str(first))
+        return f"{'more than ' * is_cut}{count} {kind} (for example {shown})"
     if companions:
         shown = ", ".join(sorted(set(companions))[:5])
         return f"only {shown}: get the data itself, which is not in this folder"

@@ -94,6 +94,7 @@ class Loader:
         self._buffers = [np.empty(shape, np.uint8) for _ in range(prefetch + 2)]
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
         self._pass: _Pass | None = None
+        self._bad_indices: set[int] = set()
 
     @property
     def steps(self) -> int:
@@ -132,6 +133,14 @@ class Loader:
         shuffle = self.shuffle if shuffle is None else shuffle
         shuffle = shuffle and self.source.is_countable  # a stream shuffles itself
         return orders.epoch_order(len(self.source), self.seed, epoch, rank, world_size, shuffle)
+
+    def lost_classes(self) -> list[int]:
+        """Return the class indices whose samples were all bad so far."""
+        indices = self.source.class_indices
+        if not self._bad_indices or not self.source.is_countable:
+            return []
+        bad = np.bincount(indices[sorted(self._bad_indices)], minlength=int(indices.max()) + 1)
+        return [int(i) for i in np.flatnonzero((bad > 0) & (bad == np.bincount(indices)))]
 
     def close(self) -> None:
         """End the threads; their unfinished work is dropped."""
@@ -217,6 +226,7 @@ class Loader:
         else:
             slots.put(slot, sample)
             return
+        self._bad_indices.add(index)
         key = self.source.key(index) if sample is None else sample.key
         self.bad_samples.report(self.key_prefix + key, reason)
 

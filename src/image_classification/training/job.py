@@ -12,6 +12,7 @@ from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
 from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
+from image_classification.labels.label_map import LabelMap, listed
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
 from image_classification.training.final_settings import (
@@ -70,7 +71,7 @@ def run_job(
             with open_loaders(settings, inputs, world, on_cpu=on_cpu) as loaders:
                 loop = _loop_of(request, inputs, loaders, group, stop)
                 heartbeat.now(loop.journal.still)
-                _train(loop, request)
+                _train(loop, request, inputs.labels)
                 results = None
                 if group.is_leader:
                     heartbeat.now("measuring the best weights")
@@ -125,13 +126,20 @@ def _loop_of(
     )
 
 
-def _train(loop: Loop, request: JobRequest) -> None:
+def _train(loop: Loop, request: JobRequest, labels: LabelMap) -> None:
     """Train, from a checkpoint if there is one."""
     loop.resume()
     engine, journal = loop.engine, loop.journal
     journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
     loop.run(_observers(request) if loop.world.rank == 0 else ())
     journal.duration_lines(loop.history.epochs)
+    lost = [labels.names[index] for index in loop.training.lost_classes()]
+    if lost:
+        _logger.warning(
+            "Classes of which no training image can be used: %s; the model cannot predict them: "
+            "repair the bad samples, or remove these classes",
+            listed(lost),
+        )
 
 
 def _observers(request: JobRequest) -> list[EpochObserver]:

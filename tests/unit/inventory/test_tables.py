@@ -595,3 +595,89 @@ def test_a_damaged_line_does_not_make_the_words_of_a_class_several_classes(image
         path.write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]))
         with pytest.raises(ListError, match=rf"line {number + 1}: expected the name .* then its "):
             read(images, path)
+
+
+OBJECTS = {
+    "Azure ML": {
+        "image_url": "azureml://x/{}.jpg",
+        "label": [{"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "isCrowd": 0}],
+    },
+    "Hugging Face": {
+        "file_name": "{}.jpg",
+        "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["can"]},
+    },
+}
+
+
+@pytest.mark.parametrize("tool", OBJECTS)
+def test_json_lines_of_objects_give_an_image_the_classes_of_its_objects_with_a_warning(
+    images: Path, tool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = images.parent / "objects.jsonl"
+    line = json.dumps(OBJECTS[tool])
+    other = line.replace("can", "cup").replace("{}", "00001")
+    path.write_text(line.replace("{}", "00000") + "\n" + other + "\n")
+    assert classes_of(read(images, path)) == ["can", "cup"]
+    assert "has boxes, as for object detection, which are not used" in caplog.text
+
+
+def test_an_image_without_a_label_among_images_with_one_is_an_error(images: Path) -> None:
+    path = images.parent / "vertex.csv"
+    path.write_text("gs://b/00000.jpg,rose\ngs://b/00001.jpg,tulip\ngs://b/00002.jpg\n")
+    with pytest.raises(ListError, match="line 3: the label is empty"):
+        read(images, path)
+    path.write_text("gs://b/00000.jpg,rose,tulip\ngs://b/00001.jpg,tulip\ngs://b/00002.jpg\n")
+    assert classes_of(read(images, path)) == ["rose+tulip", "tulip", ""]
+
+
+def test_an_empty_split_among_splits_is_refused_with_the_flag_that_ignores_them(
+    images: Path,
+) -> None:
+    path = images.parent / "vertex.csv"
+    path.write_text(
+        "TRAIN,gs://b/00000.jpg,rose\nTEST,gs://b/00001.jpg,tulip\n"
+        "UNASSIGNED,gs://b/00002.jpg,rose\n"
+    )
+    with pytest.raises(ListError, match=r"line 3: .*or unassigned; .*--split-column none"):
+        read(images, path)
+    assert not read(images, path, split="none").splits
+
+
+@pytest.mark.parametrize("name", ["HAM10000_metadata", "labels.tab", "labels.data"])
+def test_a_table_may_have_any_name_if_it_is_text(images: Path, name: str) -> None:
+    path = images.parent / name
+    path.write_text("image_id,dx\n00000,nv\n00001,mel\n")
+    assert classes_of(read(images, path)) == ["nv", "mel"]
+    path.write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0")
+    with pytest.raises(UsageError, match="expected a list as text"):
+        read(images, path)
+
+
+def test_a_separator_at_the_end_of_the_first_line_is_no_column(images: Path) -> None:
+    path = images.parent / "cars.csv"
+    path.write_text("x1,class,image,\n3,BMW X3,00000.jpg\n4,Audi S4,00001.jpg\n")
+    assert classes_of(read(images, path)) == ["BMW X3", "Audi S4"]
+
+
+def test_a_json_object_of_classes_and_their_files_is_a_table(images: Path) -> None:
+    path = images.parent / "train.json"
+    path.write_text('{"rose": ["rose/00000", "rose/00001"], "tulip": ["tulip/00002"]}')
+    assert classes_of(read(images, path)) == ["rose", "rose", "tulip"]
+
+
+def test_annotations_without_category_names_take_their_numbers(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = images.parent / "train2018.json"
+    document = {
+        "images": [{"id": i, "file_name": f"x/{i:05d}.jpg"} for i in range(3)],
+        "annotations": [{"image_id": i, "category_id": (31, 900, 5)[i]} for i in range(3)],
+    }
+    path.write_text(json.dumps(document))
+    assert classes_of(read(images, path)) == ["31", "900", "5"]
+    assert "--labels names them" in caplog.text
+    path.write_text(
+        json.dumps(document | {"annotations": [], "categories": [{"id": 1, "name": "a"}]})
+    )
+    with pytest.raises(ListError, match=r"none of 3 images has one; .*unlabeled split"):
+        read(images, path)

@@ -95,3 +95,11 @@ def test_independent_classes_are_divided_exactly_by_their_shares() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match=r"too few for the ratios 0\.4, 0\.3, 0\.3: one"):
         stratified_multi_label_split(multi_hot[:2], (), (0.4, 0.3, 0.3), seed=0)
+
+
+def test_validation_gets_a_group_if_there_are_two_and_it_takes_no_class_from_training() -> None:
+    classes = np.repeat([0, 0, 1, 1, 2, 2], 2)  # two groups of two images per class
+    groups = [f"g{i // 2}" for i in range(12)]
+    train, validation, test = stratified_group_split(classes, groups, (0.8, 0.2, 0.0), 0)
+    assert len(validation) == 2 and not len(test)
+    assert set(classes[train].tolist()) == {0, 1, 2}

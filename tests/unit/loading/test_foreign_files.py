@@ -37,6 +37,8 @@ CASES = {
     "train.idx": (b"0\t0\n", "the index of record files", "add the .rec file"),
     "README.md": (b"# Flowers\n", "only README.md", "get the data itself"),
     "notes/a.xyz": (b"x", "1 .xyz file", "for example"),
+    "train/data-00000-of-00001.arrow": (b"ARROW1", "an Arrow table", ".to_parquet("),
+    "dataset": (b"PK\x03\x04" + bytes(30), "1 files without an extension", "unpack it first"),
     "a/b/.hidden": (b"x", "only empty or hidden", "copied completely?"),
 }
 
@@ -106,3 +108,22 @@ def test_a_known_file_in_a_folder_like_a_class_is_named_too(tmp_path: Path) -> N
         FolderSource(folder)
     for part in ("preprocess --input", "FFCV", "python -m zipfile"):
         assert part in str(caught.value)
+
+
+def test_a_table_is_no_cure_for_class_folders_of_a_format_that_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "00000").mkdir()
+    (tmp_path / "00000/00000_00000.dcm").write_bytes(bytes(128) + b"DICM" + bytes(60))
+    (tmp_path / "00000/GT-00000.csv").write_text("Filename;ClassId\n00000_00000.dcm;0\n")
+    with pytest.raises(DataError, match=r"DICOM.*convert it") as refused:
+        FolderSource(tmp_path)
+    assert "--list" not in str(refused.value)
+
+
+def test_a_spreadsheet_is_not_called_a_zip_archive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.jpg").write_bytes(b"x")
+    (tmp_path / "labels.xlsx").write_bytes(b"PK\x03\x04" + bytes(30))
+    FolderSource(tmp_path)
+    assert "a spreadsheet: save it as CSV" in caplog.text and "unpack" not in caplog.text

@@ -190,6 +190,14 @@ def test_a_bad_sample_is_logged_once_by_name(caplog: pytest.LogCaptureFixture) -
     assert len(bad) == 1
 
 
+def test_the_classes_whose_samples_are_all_bad_are_known() -> None:
+    damaged = tuple(i for i in range(len(FILES)) if i % 3 == 1)
+    for bad, lost in ((damaged, [1]), (damaged[1:], []), ((), [])):
+        with Loader(Pictures(bad), PREPROCESSING, 4, bad_samples=BadSamples(9)) as loader:
+            list(loader.epoch(0))
+            assert loader.lost_classes() == lost
+
+
 def test_a_batch_of_bad_samples_only_is_empty() -> None:
     source = Pictures(damaged=tuple(range(5)))
     with Loader(source, PREPROCESSING, 5, bad_samples=BadSamples(5)) as loader:
