@@ -5,6 +5,7 @@ In: a root folder. Out: the folder of each split, or none if the folders are the
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -110,6 +111,13 @@ def refuse_mixed_splits(root: Path) -> None:
             f"{root}: {names}: named after splits, but {', '.join(others[:5])} holds images too, "
             "so that the folders are neither splits nor classes; move it away, give the folder of "
             "each split as a channel, or name a table with the classes with preprocess --list"
+        )
+    tables = [table for folder in named for table in sorted(folder.glob("metadata.*"))]
+    if len(tables) >= len(named):
+        raise DataError(
+            f"{root}: {names} hold images whose classes are in {tables[0]}: write channels from "
+            f"them (image-classification preprocess --input {shlex.quote(str(root))} --output "
+            "channels)"
         )
     raise DataError(
         f"{root}: {names}: named after splits, but with images directly in them, so that nothing "

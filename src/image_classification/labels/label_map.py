@@ -17,7 +17,7 @@ from pathlib import Path
 
 from image_classification.errors import DataError, ListError
 from image_classification.files import write_text
-from image_classification.labels.lists import ListEntry, read_list
+from image_classification.labels.lists import LFS_MARK, LFS_POINTER, ListEntry, read_list
 
 LABELS_FILE = "labels.json"
 MAX_CLASSES = 1_000_000
@@ -248,7 +248,11 @@ class LabelMap:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: expected JSON, but {error}; {_REMEDY}") from error
+            with path.open("rb") as file:
+                is_pointer = file.read(len(LFS_MARK)) == LFS_MARK
+            what = f"expected class names, found {LFS_POINTER}"
+            said = what if is_pointer else f"expected JSON, but {error}; {_REMEDY}"
+            raise DataError(f"{path}: {said}") from error
         names = content.get("labels") if isinstance(content, dict) else None
         if not isinstance(names, list):
             raise DataError(f'{path}: expected a list under "labels", found none; {_REMEDY}')

@@ -20,6 +20,8 @@ from image_classification.files import BUFFER_BYTES, written_beside
 SHUFFLE_SEED = 100
 MAX_ID = (1 << 64) - 1
 _MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
+LFS_MARK = b"version https://git-lfs"
+LFS_POINTER = "a Git LFS pointer, not the file (run git lfs pull)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
 ROUNDING = 1e-9
@@ -60,6 +62,8 @@ def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
+                if number == 1 and raw.startswith(LFS_MARK):
+                    raise ListError(f"{path}: expected a list of images, found {LFS_POINTER}")
                 line = raw.removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").rstrip(b"\r\n")
                 if not line.strip():
                     continue

@@ -194,8 +194,9 @@ class Checkpoints:
             if content["job"] != self._identity:
                 raise UserError(
                     f"{self._directory}: its checkpoints belong to another job: "
-                    f"{_difference(content['job'], self._identity)}; give this job an empty "
-                    "checkpoint location"
+                    f"{_difference(content['job'], self._identity)}; "
+                    f"{_remedy(content['job'], self._identity)}give this job an empty checkpoint "
+                    "location"
                 )
             records = [EpochRecord(**record) for record in content["epochs"]]
             history = History(records, metric=metric)
@@ -260,6 +261,17 @@ class Checkpoints:
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     changed = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     return ", ".join(f"{k} was {theirs.get(k)!r} and is now {ours.get(k)!r}" for k in changed[:5])
+
+
+def _remedy(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return how to resume if the channels have more images than before."""
+    counts = ("training_samples", "validation_samples")
+    if not any(theirs.get(name, 0) < ours.get(name, 0) for name in counts):
+        return ""
+    return (
+        "to resume, give the channels the images that they had (version 0.1 left out images in "
+        "subfolders of class folders: move such subfolders out of the channels), or "
+    )
 
 
 def newest_checkpoint(

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from image_classification.errors import DataError, LabelError, SeveralLabelsErro
 from image_classification.evaluate import open_labeled
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import read_list
 from image_classification.loading.packed import PackedSource, find_packed
 from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.check.subsets import find_subsets
 from image_classification.records.tfrecord import encode_field
+from image_classification.training.checkpoint import Checkpoint, Checkpoints
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
+from tests.contract.jobs import write_job
 from tests.unit.loading.test_packed_sources import (
     JPEGS,
     feature,
@@ -283,3 +287,89 @@ def test_tables_of_hugging_face_with_lists_of_classes_become_channels_of_several
     assert inventory.multi_hot.tolist() == [*map(list, ROWS)]
     parquet(tmp_path / "a.parquet", [names(row) for row in ROWS])
     assert take_inventory(tmp_path).labels == LabelMap(NAMES)
+
+
+@pytest.mark.parametrize("kind", ["tfrecord", "tar"])
+def test_hosts_with_a_shard_each_number_the_classes_alike_and_share_no_image(
+    tmp_path: Path, kind: str
+) -> None:
+    def write(folder: Path, first: int, labels: str) -> None:
+        name = folder / f"{first}.{kind}"
+        if kind == "tar":
+            images = [(f"{first + n}.jpg", JPEGS[first + n]) for n in range(len(labels))]
+            texts = [(f"{first + n}.cls", label.encode()) for n, label in enumerate(labels)]
+            shard(name, *(member for pair in zip(images, texts, strict=True) for member in pair))
+        else:
+            pairs = enumerate(labels, start=first)
+            tfrecord(name, *({"image": JPEGS[n], "label": text.encode()} for n, text in pairs))
+
+    shards = ((0, "ab"), (2, "bc"), (4, "ca"))
+    seen: dict[bytes, int] = {}
+    for host, (first, labels) in enumerate(shards):
+        root = tmp_path / str(host)
+        write(root / "train", first, labels)
+        write(root / "validation", 6, "abc")
+        channels = {
+            "train": ChannelInput("train", root / "train", is_sharded=True),
+            "validation": ChannelInput("validation", root / "validation"),
+        }
+        settings = settings_of(INTERFACES["mxnet"].parse({}))
+        inputs = open_inputs(channels, settings, "train", is_sharded=True)
+        assert inputs.labels.names == ("a", "b", "c")
+        for n in range(len(inputs.training)):
+            sample = inputs.training.read(n)
+            assert sample.data not in seen
+            seen[sample.data] = sample.class_index
+    written = [label for _, labels in shards for label in labels]
+    assert seen == {JPEGS[n]: "abc".index(label) for n, label in enumerate(written)}
+
+
+def test_lists_and_label_maps_that_are_git_lfs_pointers_name_git_lfs_pull(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for name in ("train.lst", "labels.json"):
+        (tmp_path / name).write_text(pointer)
+    with pytest.raises(DataError, match=r"train.lst: .* Git LFS pointer, .* git lfs pull"):
+        read_list(tmp_path / "train.lst")
+    with pytest.raises(DataError, match=r"labels.json: .* Git LFS pointer, .* git lfs pull"):
+        LabelMap.read(tmp_path / "labels.json")
+
+
+class Killed(BaseException):
+    """The end of a process at any moment."""
+
+
+@pytest.mark.parametrize("form", ["numbers in a record", "JSON numbers in .cls"])
+def test_a_job_on_packed_files_killed_within_an_epoch_ends_with_the_weights_of_a_whole_one(
+    tmp_path: Path,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnx")
+    for channel in ("train", "validation"):
+        UNNAMED[form](tmp_path / channel)
+    job = {"backend": "reference", "num_layers": 20, "image_shape": "3,28,28", "epochs": 2}
+    job |= {"mini_batch_size": 2, "multi_label": 1, "checkpoint_steps": 1, "num_classes": 3}
+    channels = {name: tmp_path / name for name in ("train", "validation")}
+    save, weights = Checkpoints.save, []
+    for name, kills in (("whole", ()), ("killed", (1, 2))):
+        base = write_job(tmp_path / name, job, channels)
+        (base / "checkpoints").mkdir()
+        for kill in kills:
+            count = iter(range(kill))
+
+            def save_or_end(self: Checkpoints, found: Checkpoint, count: Any = count) -> None:
+                save(self, found)
+                if next(count, None) is None:
+                    raise Killed
+
+            monkeypatch.setattr(Checkpoints, "save", save_or_end)
+            with pytest.raises(Killed):
+                main(["train", "--base-dir", str(base)])
+        monkeypatch.setattr(Checkpoints, "save", save)
+        assert main(["train", "--base-dir", str(base)]) == 0
+        weights.append((base / "model" / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    lines = "".join(capsys.readouterr()).splitlines()
+    resumed = [line.partition("Resumed ")[2] for line in lines if "Resumed " in line]
+    assert resumed[0] == "in epoch 1 after step 2" and len(resumed) == 2

@@ -178,3 +178,21 @@ def test_the_metric_of_the_job_decides_which_lost_epoch_is_no_longer_the_best(
     found = Checkpoints(tmp_path, IDENTITY).load_latest("auc")
     assert found is not None
     assert (found.history.best_epoch, found.history.lost) == (2, {1})
+
+
+def test_a_checkpoint_of_fewer_images_says_which_ones_0_1_left_out_and_is_kept(
+    tmp_path: Path,
+) -> None:
+    save_epochs(Checkpoints(tmp_path, IDENTITY | {"training_samples": 40}), [0.5])
+    kept = sorted(path.read_bytes() for path in tmp_path.iterdir())
+    more = Checkpoints(tmp_path, IDENTITY | {"training_samples": 60})
+    message = (
+        r"training_samples was 40 and is now 60; to resume, .* \(version 0.1 left out images in "
+        r"subfolders of class folders: move such subfolders out of the channels\), or give this job"
+    )
+    with pytest.raises(UserError, match=message):
+        more.load_latest()
+    fewer = Checkpoints(tmp_path, IDENTITY | {"training_samples": 30})
+    with pytest.raises(UserError, match="is now 30; give this job an empty checkpoint location"):
+        fewer.load_latest()
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -216,3 +217,35 @@ def test_a_link_to_the_folder_around_it_is_not_a_folder_next_to_the_splits(tmp_p
     (root / "loop").symlink_to(root)
     assert list(split_folders(root)) == ["train", "validation"]
     assert take_inventory(root).labels.names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_hugging_face_imagefolder_as_channel_names_the_command_that_check_and_preprocess_read(
+    tmp_path: Path, kind: str
+) -> None:
+    for split, names in (("train", ("a", "b")), ("validation", ("b", "a"))):
+        folder = tmp_path / "splits" / split
+        folder.mkdir(parents=True)
+        rows = [(f"{number}.jpg", name) for number, name in enumerate(names)]
+        lines = [f"{file},{name}" for file, name in rows]
+        if kind == "jsonl":
+            lines = [json.dumps({"file_name": file, "label": name}) for file, name in rows]
+        text = "\n".join(["file_name,label"] * (kind == "csv") + lines)
+        (folder / f"metadata.{kind}").write_text(text)
+        for file, name in rows:
+            (folder / file).write_bytes(name.encode())
+    for root in (tmp_path / "splits", tmp_path / "splits" / "train"):
+        cure = f"image-classification preprocess --input {root} "
+        with pytest.raises(DataError, match=cure + ".*--output channels"):
+            open_inputs(
+                {"train": ChannelInput("train", root)},
+                settings_of(INTERFACES["mxnet"].parse({})),
+                "train",
+            )
+    inventory = take_inventory(tmp_path / "splits")
+    assert list(inventory.splits) == ["train"] * 2 + ["validation"] * 2
+    assert inventory.class_indices.tolist() == [0, 1, 1, 0]
+    assert take_inventory(tmp_path / "splits" / "train").class_indices.tolist() == [0, 1]
+    subsets = find_subsets(tmp_path / "splits")
+    named = [[subset.class_of(n) for n in range(2)] for subset in subsets]
+    assert named == [["a", "b"], ["b", "a"]]
