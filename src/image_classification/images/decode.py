@@ -45,7 +45,13 @@ DEFAULT_MAX_PIXELS = 64 << 20
 
 _SCALES = (8, 4, 2)  # other DCT scales cost more than a full decode
 _CHROMA_REACH = 2  # pixels: the color of a pixel is interpolated from the colors around it
-_COLORS = {(3, False): "RGB", (3, True): "BGR", (1, False): "GRAY", (1, True): "GRAY"}
+_COLORS = {
+    (4, False): "RGBX",
+    (3, False): "RGB",
+    (3, True): "BGR",
+    (1, False): "GRAY",
+    (1, True): "GRAY",
+}
 # The readers themselves instead of `Image.open`, which warns (about large images and damaged
 # multi-picture headers); warnings cannot be silenced in one thread only.
 _READERS: dict[str, type[ImageFile]] = {
@@ -86,7 +92,8 @@ def decode(
 
     Args:
         data: the file's content.
-        channels: 3 for RGB, 1 for gray (ITU-R 601 luma).
+        channels: 3 for RGB, 1 for gray (ITU-R 601 luma), 4 for RGB and a byte without meaning: the
+            layout of Pillow, which takes such pixels without a copy.
         min_size: (height, width). If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size,
             as long as neither upright side falls below this: several times faster.
         max_pixels: limit of width × height in the file, checked before pixels are allocated.
@@ -251,6 +258,11 @@ def _decode_stored(
         pixels = _decode_whole_jpeg(data, header, _COLORS[channels, False], scale, smooth_chroma)
     if pixels is None and not may_use_pillow:
         raise UnusualImageError(f"libjpeg-turbo does not decode this {header.format}")
+    if pixels is None and channels == 4:
+        colors = _decode_with_pillow(data, header, 3, scale, allowance)
+        pixels = np.empty((*colors.shape[:2], 4), np.uint8)
+        pixels[:, :, :3] = colors
+        pixels[:, :, 3] = 255
     if pixels is None:
         pixels = _decode_with_pillow(data, header, channels, scale, allowance)
     return pixels

@@ -21,7 +21,15 @@ from image_classification.cli import im2rec, main
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels import tree
 from image_classification.prepare.channels import ChannelPlan, write_channels
-from image_classification.prepare.check import Subset, duplicates, measure, problems
+from image_classification.prepare.check import (
+    Measurements,
+    Subset,
+    crops,
+    duplicates,
+    measure,
+    phash,
+    problems,
+)
 from image_classification.prepare.check.duplicates import near_groups
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
@@ -184,13 +192,57 @@ def test_the_perceptual_hash_is_that_of_imagehash() -> None:
     for seed in range(20):
         coarse = np.random.default_rng(seed).integers(0, 256, (12, 9, 3)).astype(np.uint8)
         image = Image.fromarray(coarse).resize((90, 120), Image.Resampling.BICUBIC)
-        for found, picture in zip(
-            measure._hashes(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)),
-            (image, ImageOps.mirror(image)),
-            strict=True,
-        ):
+        small = phash.thumbnail(np.asarray(image.convert("L")))
+        found = phash.hashes_of(small[None])[0].tolist()
+        for one, picture in zip(found, (image, ImageOps.mirror(image)), strict=True):
             bits = imagehash.phash(picture).hash.reshape(64)
-            assert found == sum(1 << i for i in range(64) if bits[i])
+            assert one == sum(1 << i for i in range(64) if bits[i])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 300), (32, 32), (125, 97), (700, 600)])
+def test_thumbnails_are_those_of_pillow_but_for_a_level_in_a_few_pixels(
+    size: tuple[int, int],
+) -> None:
+    gray = np.random.default_rng(size[0]).integers(0, 256, size).astype(np.uint8)
+    expected = Image.fromarray(gray).resize((32, 32), Image.Resampling.LANCZOS)
+    away = np.abs(phash.thumbnail(gray).astype(int) - np.asarray(expected))
+    assert away.max() <= 1 and np.count_nonzero(away) <= 5
+
+
+@pytest.mark.parametrize("most", [3, 1 << 17])
+def test_crops_are_found_in_runs_of_any_size(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "_COMPARED_AT_ONCE", most)
+    wholes = []
+    for seed in range(12):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 6)).astype(np.uint8)
+        wholes.append(Image.fromarray(coarse).resize((200, 200), Image.Resampling.BICUBIC))
+    parts = [image.crop((0, 20, 180, 200)) for image in wholes]
+    small = np.stack([phash.thumbnail(np.asarray(image)) for image in (*parts, *wholes)])
+    small = np.concatenate((np.zeros_like(small[:1]), small))  # an image that is not chosen
+    chosen = np.arange(1, len(small))
+    found = crops.crop_pairs(phash.hashes_of(small[1:])[:, 0], small, chosen)
+    assert {(whole - 12, part) for whole, part in found.tolist()} == {(i, i) for i in range(12)}
+
+
+def test_a_few_gray_or_plain_rows_do_not_decide_for_the_image() -> None:
+    gray = np.full((64, 64, 4), 128, np.uint8)
+    gray[1::4] = (0, 60, 120, 255)  # only in rows that the first look leaves out
+    assert measure._is_colored(gray)
+    assert not measure._gray_levels(gray)[1]
+    assert measure._gray_levels(np.full((64, 64, 4), 128, np.uint8)) == (128, True)
+    assert not measure._is_colored(np.full((64, 64, 4), 128, np.uint8))
+
+
+def test_measurements_of_an_image_take_little_memory_and_no_object(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Measurements] = []
+    monkeypatch.setattr(problems, "measure", lambda *a: kept.append(measure.measure(*a)) or kept[0])
+    assert main(["check", str(clean)]) == 0
+    (measured,) = kept
+    assert len(measured) == 8 and not measured.reasons
+    arrays = [value for value in vars(measured).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) <= 8 * 64
 
 
 def test_records_have_the_problems_of_the_folders_they_were_packed_from(

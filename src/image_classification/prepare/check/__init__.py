@@ -12,7 +12,14 @@ import numpy as np
 
 from image_classification.labels.kinds import LabelKind
 from image_classification.labels.label_map import LabelMap
-from image_classification.samples import Float64Array, UInt8Array
+from image_classification.samples import (
+    BoolArray,
+    Float64Array,
+    FloatArray,
+    IntArray,
+    UInt8Array,
+    UInt64Array,
+)
 
 Severity = Literal["error", "warning", "note"]
 """error: training would fail or its figures would be wrong; warning: a person should look; note:
@@ -80,34 +87,42 @@ class Subset:
         return str(class_index)
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Properties of one image.
+class Measurements:
+    """Properties of the images of a subset, a row each: no object for an image stays.
 
     Attributes:
-        digest: of the file; equal files have equal digests. Empty for an unreadable file.
-        height, width: pixels, upright; 0 for an unusable image.
-        is_gray: it has no color.
-        is_plain: it is almost uniform, so that a perceptual hash is meaningless.
-        brightness: mean gray level, 0 to 255.
-        sharpness: variance of the Laplacian of the gray image; see `measure`.
-        perceptual_hash: 64 bits; None if it is meaningless.
-        mirrored_hash: that of the mirrored image.
-        thumbnail: the 32 × 32 gray levels that the hash is made of; empty without a hash.
-        reason: why the image is unusable, or None.
+        digests: uint64 (images, 2), of the files; equal files have equal ones. 0 for an unreadable
+            or empty file.
+        sizes: int64 (images, 2), height and width in pixels, upright; 0 for an unusable image.
+        is_gray: bool (images,), without color.
+        is_plain: bool (images,), almost uniform, so that a perceptual hash is meaningless.
+        brightness: float32 (images,), mean gray level, 0 to 255.
+        sharpness: float32 (images,), variance of the Laplacian; see `measure`.
+        is_hashed: bool (images,), whether the perceptual hash means anything.
+        hashes: uint64 (images, 2), the perceptual hash and that of the mirrored image.
+        reasons: index → why the image is unusable.
     """
 
-    digest: bytes = b""
-    height: int = 0
-    width: int = 0
-    is_gray: bool = False
-    is_plain: bool = False
-    brightness: float = 0.0
-    sharpness: float = 0.0
-    perceptual_hash: int | None = None
-    mirrored_hash: int | None = None
-    thumbnail: bytes = b""
-    reason: str | None = None
+    def __init__(self, images: int) -> None:
+        self.digests: UInt64Array = np.zeros((images, 2), np.uint64)
+        self.sizes: IntArray = np.zeros((images, 2), np.int64)
+        self.is_gray: BoolArray = np.zeros(images, np.bool_)
+        self.is_plain: BoolArray = np.zeros(images, np.bool_)
+        self.brightness: FloatArray = np.zeros(images, np.float32)
+        self.sharpness: FloatArray = np.zeros(images, np.float32)
+        self.is_hashed: BoolArray = np.zeros(images, np.bool_)
+        self.hashes: UInt64Array = np.zeros((images, 2), np.uint64)
+        self.reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @property
+    def is_usable(self) -> BoolArray:
+        """bool (images,)."""
+        usable = np.ones(len(self), np.bool_)
+        usable[list(self.reasons)] = False
+        return usable
 
 
 @dataclass(frozen=True)

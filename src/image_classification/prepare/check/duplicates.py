@@ -3,31 +3,35 @@
 In: the subsets and the measurements of their images. Out: problems that name each group of images.
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
-from image_classification.prepare.check import Measurement, Problem, Subset
-from image_classification.prepare.check.measure import COSINES, HASHED_SIDE
-from image_classification.samples import Array, BoolArray, IntArray, UInt8Array, UInt64Array
+from image_classification.prepare.check import Measurements, Problem, Subset
+from image_classification.prepare.check.crops import crop_pairs
+from image_classification.prepare.check.phash import HASH_BITS, NEAR_BITS, bit_counts
+from image_classification.samples import BoolArray, IntArray, UInt8Array, UInt64Array
 
-_HASH_BITS = 64
 _MOST_HASHES = (20_000, 300_000)  # up to which one band, or two, are enough to tell hashes apart
 _SMALL = 16  # hashes with equal bands that are compared all with all
 _MOST_COMPARED = 1 << 20
 
 
-def equal_groups(values: Sequence[Hashable]) -> list[list[int]]:
-    """Return the indices of each value that occurs twice or more; None and b"" do not count."""
-    indices: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for index, value in enumerate(values):
-        if value is not None and value != b"":
-            indices[value].append(index)
-    return [group for group in indices.values() if len(group) > 1]
+def equal_groups(digests: UInt64Array) -> list[list[int]]:
+    """Return the indices of each (images, 2) digest that occurs twice or more; 0 does not count."""
+    present = np.flatnonzero(digests.any(axis=1))
+    order = present[np.lexsort((digests[present, 1], digests[present, 0]))]
+    differs = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    return _groups(order, np.flatnonzero(differs) + 1)
+
+
+def _groups(order: IntArray, starts: IntArray) -> list[list[int]]:
+    """Return the runs of an order that have several members, by the first of them."""
+    bounds = [0, *starts.tolist(), len(order)]
+    return sorted(order[i:j].tolist() for i, j in pairwise(bounds) if j - i > 1)
 
 
 def near_groups(hashes: UInt64Array, distance: int) -> IntArray:
@@ -48,7 +52,7 @@ def near_groups(hashes: UInt64Array, distance: int) -> IntArray:
     """
     groups: IntArray = np.arange(len(hashes))
     shared = 1 + sum(len(hashes) > most for most in _MOST_HASHES)
-    bounds = np.linspace(0, _HASH_BITS, distance + shared + 1).astype(int).tolist()
+    bounds = np.linspace(0, HASH_BITS, distance + shared + 1).astype(int).tolist()
     bands = [(1 << high) - (1 << low) for low, high in pairwise(bounds)]
     for chosen in combinations(bands, shared):
         keys = hashes & np.uint64(sum(chosen))
@@ -79,7 +83,7 @@ def _pairs_of_small(
         if not len(first):
             break
         one, other = order[first], order[first + shift]
-        near = _bit_counts(hashes[one] ^ hashes[other]) <= distance
+        near = bit_counts(hashes[one] ^ hashes[other]) <= distance
         found.append(np.stack((one[near], other[near]), axis=1))
     return np.concatenate(found)
 
@@ -111,7 +115,7 @@ def _is_near_any(some: UInt64Array, others: UInt64Array, distance: int) -> BoolA
     start, size = 0, 1  # the first few are often near all others
     while start < len(some) and len(left):
         differing = some[start : start + size, None] ^ others[left]
-        hit = (_bit_counts(differing) <= distance).any(axis=0)
+        hit = (bit_counts(differing) <= distance).any(axis=0)
         is_near[left[hit]] = True
         left = left[~hit]
         start, size = start + size, max(1, min(4 * size, _MOST_COMPARED // max(1, len(left))))
@@ -130,31 +134,6 @@ def _connected(groups: IntArray, pairs: IntArray) -> IntArray:
     return groups
 
 
-def _bit_counts(values: UInt64Array) -> Array:
-    """Return the number of set bits of each value.
-
-    `bitwise_count` needs NumPy 2. Source of the substitute: H. S. Warren, Hacker's Delight,
-    figure 5-2.
-    """
-    if hasattr(np, "bitwise_count"):
-        counted: UInt8Array = np.bitwise_count(values)
-        return counted
-    fives, threes, nibbles = (
-        np.uint64(0x5555555555555555),
-        np.uint64(0x3333333333333333),
-        np.uint64(0x0F0F0F0F0F0F0F0F),
-    )
-    counts = values - ((values >> np.uint64(1)) & fives)
-    counts = (counts & threes) + ((counts >> np.uint64(2)) & threes)
-    counts = (counts + (counts >> np.uint64(4))) & nibbles
-    product: UInt64Array = (counts * np.uint64(0x0101010101010101)) >> np.uint64(56)
-    return product
-
-
-NEAR_BITS = 4
-"""Of 64. Measured on 900 photographs: 99.7 % of the resized and recompressed copies differ in at
-most this many; of the 404,550 pairs of different photographs all but 7 differ in 12 or more."""
-
 Located = tuple[Subset, int]
 """An image: its subset and its index there."""
 
@@ -168,17 +147,28 @@ class Duplicates:
 
 
 def find_duplicates(
-    subsets: Sequence[Subset], measured: Sequence[Sequence[Measurement]]
+    subsets: Sequence[Subset], measured: Sequence[Measurements], thumbnails: UInt8Array
 ) -> Duplicates:
-    """Return the groups of equal images, and of similar ones that are not all equal."""
-    images = [(subset, index) for subset in subsets for index in range(len(subset.keys))]
-    found = [measurement for measurements in measured for measurement in measurements]
-    equal = equal_groups([measurement.digest for measurement in found])
-    near = [group for group in _near_groups(found) if len({found[i].digest for i in group}) > 1]
-    return Duplicates(
-        [[images[i] for i in group] for group in equal],
-        [[images[i] for i in group] for group in near],
-    )
+    """Return the groups of equal images, and of similar ones that are not all equal.
+
+    Args:
+        subsets: the images.
+        measured: the measurements of each subset.
+        thumbnails: uint8 (images, 32, 32), of the images of all subsets; of none if cropped copies
+            are not searched for.
+    """
+    starts = [0, *accumulate(len(measurements) for measurements in measured)]
+
+    def located(groups: Iterable[list[int]]) -> list[list[Located]]:
+        return [
+            [(subsets[part := bisect_right(starts, i) - 1], i - starts[part]) for i in group]
+            for group in groups
+        ]
+
+    digests = np.concatenate([np.empty((0, 2), np.uint64), *(m.digests for m in measured)])
+    near = _near_groups(measured, thumbnails)
+    differing = (group for group in near if (digests[group] != digests[group[0]]).any())
+    return Duplicates(located(equal_groups(digests)), located(differing))
 
 
 def duplicate_problems(duplicates: Duplicates) -> Iterator[Problem]:
@@ -222,115 +212,23 @@ def _equal_problems(groups: Sequence[Sequence[Located]]) -> Iterator[Problem]:
         yield Problem("warning", "duplicates", message, _names(within))
 
 
-def _near_groups(images: Sequence[Measurement]) -> list[list[int]]:
+def _near_groups(measured: Sequence[Measurements], thumbnails: UInt8Array) -> list[list[int]]:
     """Return the groups of images that look the same, also mirrored or cropped, as indices."""
-    hashed = [i for i, image in enumerate(images) if image.perceptual_hash is not None]
-    hashes = [images[i].perceptual_hash for i in hashed]
-    mirrored = [images[i].mirrored_hash for i in hashed]
-    unique, inverse = np.unique(np.array(hashes + mirrored, np.uint64), return_inverse=True)
-    own = inverse[: len(hashed)]
-    sides = np.stack((own, inverse[len(hashed) :]), axis=1)
+    is_hashed = np.concatenate([np.empty(0, np.bool_), *(m.is_hashed for m in measured)])
+    hashes = np.concatenate([np.empty((0, 2), np.uint64), *(m.hashes for m in measured)])
+    hashed = np.flatnonzero(is_hashed)
+    unique, inverse = np.unique(hashes[hashed], return_inverse=True)
+    sides = inverse.reshape(-1, 2)
     groups = _connected(near_groups(unique, NEAR_BITS), sides)
-    ones = np.unique(groups[own], return_index=True)[1]  # of copies, one is compared with crops
-    ones = np.array([i for i in ones.tolist() if images[hashed[i]].thumbnail], np.int64)
-    crops = crop_pairs([images[hashed[i]] for i in ones.tolist()])
-    groups = _connected(groups, own[ones[crops]])[own]
+    own = sides[:, 0]
+    if len(thumbnails):  # of copies, one is compared with crops
+        ones = np.unique(groups[own], return_index=True)[1]
+        crops = crop_pairs(hashes[hashed[ones], 0], thumbnails, hashed[ones])
+        groups = _connected(groups, own[ones[crops]])
+    groups = groups[own]
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order])) + 1
-    indices = np.array(hashed, np.int64)[order]
-    found = [group.tolist() for group in np.split(indices, starts) if len(group) > 1]
-    return sorted(found)
-
-
-_CROPS = tuple(  # the part of a side that a crop keeps, and where it starts
-    [(part, place * (1 - part)) for place in (0, 0.5, 1)] for part in (0.9, 0.8, 0.7)
-)
-_SAME = 0.9
-"""Correlation of the gray levels of a crop and a copy. Measured on 900 photographs: all copies of
-80 and 90 % of both sides from the middle, and 20 % of crops of 70 to 95 % at any place, are found;
-of the pairs of other photographs, one of almost the same view."""
-_CHUNK = 128
-_MOST_EQUAL, _MOST_VERIFIED = 2000, 4  # crops in a band that an image is compared with, closely
-
-
-def crop_pairs(images: Sequence[Measurement]) -> IntArray:
-    """Return (pairs, 2), the images that look like one of 27 crops of another image.
-
-    A crop has the perceptual hash of its copy to `NEAR_BITS` bits, so the two agree in one of
-    `NEAR_BITS` + 1 bands; what the thumbnails show must be the same as well. Where all images are
-    alike, of the crops that agree in a band only some are compared: the time stays bounded.
-    """
-    found: list[IntArray] = [np.empty((0, 2), np.int64)]
-    if not images:
-        return found[0]
-    hashes = np.array([image.perceptual_hash for image in images], np.uint64)
-    crops = np.concatenate(
-        [_crop_hashes(_grays(images[i : i + _CHUNK])) for i in range(0, len(images), _CHUNK)]
-    ).ravel()
-    number = len(crops) // len(images)
-    seen: set[tuple[int, int]] = set()
-    bounds = np.linspace(0, _HASH_BITS, NEAR_BITS + 2).astype(int).tolist()
-    for low, high in pairwise(bounds):
-        mask = np.uint64((1 << high) - (1 << low))
-        keys = ((crops & mask) >> np.uint64(low)).astype(np.uint16)  # sorted fast, in little memory
-        wanted = ((hashes & mask) >> np.uint64(low)).astype(np.uint16)
-        order = np.argsort(keys, kind="stable").astype(np.int32)
-        keys = keys[order]
-        starts = np.searchsorted(keys, wanted)
-        ends = np.searchsorted(keys, wanted, side="right")
-        for image, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            some = order[start : min(end, start + _MOST_EQUAL)]
-            differing = _bit_counts(crops[some] ^ hashes[image])
-            is_near = (differing <= NEAR_BITS) & (some // number != image)
-            if not is_near.any():
-                continue
-            nearest = np.argsort(differing[is_near], kind="stable")[:_MOST_VERIFIED]
-            for crop in some[is_near][nearest].tolist():
-                if (crop, image) in seen:
-                    continue
-                seen.add((crop, image))
-                if _is_crop(images[crop // number], crop % number, images[image]):
-                    found.append(np.array([[crop // number, image]]))
-    return np.concatenate(found)
-
-
-def _grays(images: Sequence[Measurement]) -> Array:
-    joined = b"".join(image.thumbnail for image in images)
-    return np.frombuffer(joined, np.uint8).reshape(-1, HASHED_SIDE, HASHED_SIDE).astype(np.float64)
-
-
-def _crop_hashes(grays: Array) -> UInt64Array:
-    """Return uint64 (images, crops), the perceptual hashes of the crops."""
-    found = []
-    for crops in _CROPS:
-        rows = np.concatenate([COSINES @ _resampling(HASHED_SIDE, *crop) for crop in crops])
-        shape = (-1, len(crops), len(COSINES), len(crops), len(COSINES))
-        low = (rows @ grays @ rows.T).reshape(shape).transpose(0, 1, 3, 2, 4)
-        low = low.reshape(len(grays), len(crops) ** 2, _HASH_BITS)
-        medians = np.sort(low, axis=2)[:, :, 31:33].mean(axis=2, keepdims=True)
-        bits = np.packbits(low > medians, axis=2, bitorder="little")
-        found.append(bits.view("<u8")[:, :, 0].astype(np.uint64))
-    return np.concatenate(found, axis=1)
-
-
-def _is_crop(whole: Measurement, number: int, copy: Measurement) -> bool:
-    """Return True if the crop of this number correlates with the whole other image."""
-    crops = _CROPS[number // 9]
-    down, across = crops[number % 9 // 3], crops[number % 3]
-    (first, second), side = _grays((whole, copy)), HASHED_SIDE // 2
-    part = _resampling(side, *down) @ first @ _resampling(side, *across).T
-    second = _resampling(side, 1, 0) @ second @ _resampling(side, 1, 0).T
-    return bool(np.corrcoef(part.ravel(), second.ravel())[0, 1] >= _SAME)
-
-
-@cache
-def _resampling(count: int, part: float, start: float) -> Array:
-    """Return (count, 32), the triangle filter that resamples a part of a side to `count` pixels."""
-    step = part * HASHED_SIDE / count
-    centers = start * HASHED_SIDE + (np.arange(count) + 0.5) * step
-    away = np.abs(np.arange(HASHED_SIDE) + 0.5 - centers[:, None]) / max(step, 1.0)
-    weights = np.clip(1 - away, 0, None)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    return _groups(hashed[order], starts)
 
 
 def crosses(group: Sequence[Located]) -> bool:
@@ -343,15 +241,14 @@ def contradicts(group: Sequence[Located]) -> bool:
     return len({subset.class_of(index) for subset, index in group}) > 1
 
 
-def is_mirrored(one: Measurement, other: Measurement) -> bool:
-    """Return True if an image looks like the mirror image of another one, and not like itself."""
-    if one.perceptual_hash is None or other.perceptual_hash is None or other.mirrored_hash is None:
-        return False
-    distances = [
-        (one.perceptual_hash ^ hashed).bit_count()
-        for hashed in (other.perceptual_hash, other.mirrored_hash)
-    ]
-    return distances[1] <= NEAR_BITS < distances[0]
+def is_mirrored(one: UInt64Array, other: UInt64Array) -> bool:
+    """Return True if an image looks like the mirror image of another one, and not like itself.
+
+    Args:
+        one, other: the two perceptual hashes of an image.
+    """
+    same, mirrored = bit_counts(one[0] ^ other).tolist()
+    return bool(mirrored <= NEAR_BITS < same)
 
 
 def _names(groups: Sequence[Sequence[Located]]) -> list[str]:

@@ -1,10 +1,5 @@
 """Measures images: readable or not, size, color, brightness, sharpness, digest, perceptual hash.
 
-The perceptual hash is pHash as in ImageHash: which of the lowest 8 × 8 frequencies of a 32 × 32
-gray version are above their median (C. Zauner, Implementation and Benchmarking of Perceptual Image
-Hash Functions, 2010). It survives resizing and recompression. The hash of the mirrored image needs
-no second transform: mirroring negates the odd frequencies of a row.
-
 The sharpness is the variance of the Laplacian, with the kernel 0 1 0, 1 -4 1, 0 1 0, of the gray
 levels (J. L. Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy: a comparative
 study, ICPR 2000). Images are first reduced to a shorter side of 64 pixels, so that the number means
@@ -22,8 +17,9 @@ from PIL import Image
 from image_classification.errors import OUT_OF_MEMORY, DataError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
-from image_classification.prepare.check import Measurement, Severity, Subset
-from image_classification.samples import FloatArray
+from image_classification.prepare.check import Measurements, Severity, Subset
+from image_classification.prepare.check.phash import HASHED_SIDE, hashes_of, thumbnail
+from image_classification.samples import BoolArray, UInt8Array
 from image_classification.work import in_order
 
 _SIDE = 64  # pixels that the shorter side keeps at least when a JPEG is decoded at a smaller size
@@ -39,93 +35,131 @@ _ODD_ASPECT = 3.0  # a crop shows a third of such an image
 # shorter side, 88 % are.
 BLURRED = 100.0
 _BLUR_SHARE = 0.25  # of the median
-HASHED_SIDE, FREQUENCIES = 32, 8
-# The type II discrete cosine transform of 32 values, without its constant factor.
-COSINES = np.cos(
-    np.pi * np.outer(np.arange(FREQUENCIES), np.arange(HASHED_SIDE) + 0.5) / HASHED_SIDE
-)
-_MIRROR = (-1.0) ** np.arange(FREQUENCIES)
+_BATCH = 16  # images that a thread takes at a time, and whose hashes are computed together
+_EVERY_ROW = 32  # rows of an image of which every one is looked at; of more, every fourth
 
 
 def measure(
     subset: Subset,
     workers: int,
     max_pixels: int,
-    with_thumbnail: bool,
+    thumbnails: UInt8Array | None,
     on_progress: Callable[[int], None],
-) -> list[Measurement]:
-    """Return a measurement of every image of a subset, in order.
+) -> Measurements:
+    """Return the measurements of every image of a subset.
 
     Args:
         subset: the images.
         workers: threads.
         max_pixels: larger images are unusable.
-        with_thumbnail: keep what cropped copies are found with, 1 KB of each image.
-        on_progress: called with 1 for every image.
+        thumbnails: uint8 (images, 32, 32), to be filled with what hashes are made of, or None.
+        on_progress: called with the number of images that are done.
     """
+    found = Measurements(len(subset.keys))
 
-    def measure_one(index: int) -> Measurement:
-        return _measure_one(subset, index, max_pixels, with_thumbnail)
+    def measure_some(some: range) -> int:
+        """Fill the rows of some images, which no other thread touches."""
+        small: UInt8Array = np.zeros((len(some), HASHED_SIDE, HASHED_SIDE), np.uint8)
+        for place, index in enumerate(some):
+            _measure_one(subset, index, max_pixels, found, small[place])
+        found.hashes[some.start : some.stop] = hashes_of(small)
+        if thumbnails is not None:
+            thumbnails[some.start : some.stop] = small
+        return len(some)
 
-    found = []
-    for result in in_order(measure_one, range(len(subset.keys)), workers):
-        found.append(result)
-        on_progress(1)
+    images = len(subset.keys)
+    batches = [range(i, min(i + _BATCH, images)) for i in range(0, images, _BATCH)]
+    for done in in_order(measure_some, batches, workers, task_items=1):
+        on_progress(done)
     return found
 
 
-def _measure_one(subset: Subset, index: int, max_pixels: int, with_thumbnail: bool) -> Measurement:
-    digest = b""
+def _measure_one(
+    subset: Subset, index: int, max_pixels: int, found: Measurements, small: UInt8Array
+) -> None:
+    """Fill the row of an image, and its thumbnail."""
     try:
         content = subset.read(index)
         if content:  # files without content are not copies of one image
             digest = hashlib.blake2b(content, digest_size=16).digest()
+            found.digests[index] = np.frombuffer(digest, np.uint64)
         header = read_header(content)
-        pixels = decode(content, header=header, min_size=(_SIDE, _SIDE), max_pixels=max_pixels)
+        pixels = decode(
+            content, channels=4, header=header, min_size=(_SIDE, _SIDE), max_pixels=max_pixels
+        )
     except OSError as error:
-        return Measurement(digest, reason=error.strerror or str(error))
+        found.reasons[index] = error.strerror or str(error)
+        return
     except (DataError, ValueError) as error:  # ValueError: a NUL in a path
-        return Measurement(digest, reason=str(error))
+        found.reasons[index] = str(error)
+        return
     except MemoryError:
-        return Measurement(digest, reason=OUT_OF_MEMORY)
-    height, width = header.upright_size
-    # Every pixel of a large picture would take three times its memory.
-    step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _MEASURED_PIXELS))
-    red, green, blue = (pixels[::step, ::step, channel] for channel in range(3))
-    gray = (np.add(red, green, dtype=np.float32) + blue) / 3
-    is_plain = float(gray.std()) < _PLAIN
-    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    colored = np.count_nonzero(spread > _COLORLESS) / spread.size
-    picture = Image.fromarray(pixels).convert("L")
-    is_hashed = not is_plain and min(height, width) >= _LEAST_SIDE
-    size = (HASHED_SIDE, HASHED_SIDE)
-    small = picture.resize(size, Image.Resampling.LANCZOS) if is_hashed else None
-    hashes = (None, None) if small is None else _hashes(small)
-    return Measurement(
-        digest,
-        height,
-        width,
-        is_gray=header.channels <= 2 or colored <= _COLORED_SHARE,
-        is_plain=is_plain,
-        brightness=float(gray.mean()),
-        sharpness=_sharpness(picture),
-        perceptual_hash=hashes[0],
-        mirrored_hash=hashes[1],
-        thumbnail=b"" if small is None or not with_thumbnail else small.tobytes(),
-    )
+        found.reasons[index] = OUT_OF_MEMORY
+        return
+    found.sizes[index] = header.upright_size
+    brightness, is_plain = _gray_levels(pixels)
+    found.brightness[index] = brightness
+    found.is_plain[index] = is_plain
+    found.is_gray[index] = header.channels <= 2 or not _is_colored(pixels)
+    height, width = pixels.shape[:2]
+    picture = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1).convert("L")
+    found.sharpness[index] = _sharpness(picture)
+    if not is_plain and min(header.upright_size) >= _LEAST_SIDE:
+        small[:] = thumbnail(_levels(picture))
+        found.is_hashed[index] = True
 
 
-def _hashes(small: Image.Image) -> tuple[int, int]:
-    """Return the perceptual hashes of a gray image of 32 × 32 pixels and of its mirror image."""
-    gray = np.asarray(small, np.float64)
-    low = COSINES @ gray @ COSINES.T
-    return _hash(low), _hash(low * _MIRROR)
+def _step(pixels: UInt8Array) -> int:
+    """Return which pixels of both sides are looked at: every one of a large picture would take
+    three times its memory."""
+    return max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _MEASURED_PIXELS))
 
 
-def _hash(frequencies: FloatArray) -> int:
-    values = frequencies.ravel()
-    median = np.sort(values)[31:33].mean()  # several times faster than np.median
-    return int.from_bytes(np.packbits(values > median, bitorder="little").tobytes(), "little")
+def _gray_levels(pixels: UInt8Array) -> tuple[float, bool]:
+    """Return the mean gray level and whether the image is almost uniform.
+
+    Some rows tell enough of the mean, and that an image is not uniform: all together deviate at
+    least as much from their mean. Only where they are uniform, all are looked at.
+    """
+    step = _step(pixels)
+    pixels = pixels[::step, ::step]
+    some = pixels if len(pixels) <= _EVERY_ROW else pixels[::4]
+    mean, variance = _mean_and_variance(some)
+    if variance * len(some) >= _PLAIN**2 * len(pixels):
+        return mean, False
+    mean, variance = _mean_and_variance(pixels)
+    return mean, variance < _PLAIN**2
+
+
+def _mean_and_variance(pixels: UInt8Array) -> tuple[float, float]:
+    """Return those of the gray levels, the means of three colors."""
+    levels = pixels[:, :, 0].astype(np.uint16)
+    levels += pixels[:, :, 1]
+    levels += pixels[:, :, 2]
+    sums = levels.ravel().astype(np.float32)
+    mean = float(sums.mean())
+    sums -= np.float32(mean)
+    return mean / 3, float(np.square(sums, out=sums).mean()) / 9
+
+
+def _is_colored(pixels: UInt8Array) -> bool:
+    """Return True if more than a few pixels have a color; a part of them can tell that."""
+    step = _step(pixels)
+    pixels = pixels[::step, ::step]
+    least = _COLORED_SHARE * pixels.shape[0] * pixels.shape[1]
+    return _colored(pixels[::4]) > least or _colored(pixels) > least
+
+
+def _colored(pixels: UInt8Array) -> int:
+    red, green, blue = (pixels[:, :, channel] for channel in range(3))
+    spread = np.maximum(np.maximum(red, green), blue)
+    spread -= np.minimum(np.minimum(red, green), blue)
+    return int(np.count_nonzero(spread > _COLORLESS))
+
+
+def _levels(picture: Image.Image) -> UInt8Array:
+    """Return the pixels of a gray image; np.asarray takes twice as long."""
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.height, picture.width)
 
 
 def _sharpness(picture: Image.Image) -> float:
@@ -136,9 +170,14 @@ def _sharpness(picture: Image.Image) -> float:
         picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
     if min(picture.size) < 3:
         return 0.0
-    gray = np.asarray(picture, np.float32)
-    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
-    return float((around - 4 * gray[1:-1, 1:-1]).var())
+    gray = _levels(picture).astype(np.int16)
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1]
+    around += gray[1:-1, :-2]
+    around += gray[1:-1, 2:]
+    around -= gray[1:-1, 1:-1] << 2
+    laplacian = around.ravel().astype(np.float32)
+    laplacian -= laplacian.mean()
+    return float(np.square(laplacian, out=laplacian).mean())
 
 
 @dataclass(frozen=True)
@@ -151,54 +190,48 @@ class ImageKind:
     indices: Sequence[int]
 
 
-def image_kinds(measured: Sequence[Measurement]) -> Iterator[ImageKind]:
+def image_kinds(measured: Measurements) -> Iterator[ImageKind]:
     """Yield tiny, huge, long, gray, plain and blurred images."""
-    usable = [(i, image) for i, image in enumerate(measured) if image.reason is None]
-    in_color = sum(not image.is_gray for _, image in usable)
-    limit = blur_limit([image for _, image in usable])
-    tests: list[tuple[Severity, str, str, Callable[[Measurement], bool]]] = [
-        (
-            "warning",
-            "tiny",
-            f"images have a side below {_TINY_SIDE} pixels",
-            lambda image: min(image.height, image.width) < _TINY_SIDE,
-        ),
+    usable = measured.is_usable
+    in_color = int(np.count_nonzero(usable & ~measured.is_gray))
+    short, long = measured.sizes.min(axis=1), measured.sizes.max(axis=1)
+    tests: list[tuple[Severity, str, str, BoolArray]] = [
+        ("warning", "tiny", f"images have a side below {_TINY_SIDE} pixels", short < _TINY_SIDE),
         (
             "note",
             "huge",
             f"images have more than {_HUGE_PIXELS // 10**6} megapixels: preprocess --resize makes "
             "training several times faster",
-            lambda image: image.height * image.width > _HUGE_PIXELS,
+            short * long > _HUGE_PIXELS,
         ),
         (
             "warning",
             "odd-aspect",
             f"images are more than {_ODD_ASPECT:g} times as long as wide",
-            lambda image: (
-                max(image.height, image.width) > _ODD_ASPECT * min(image.height, image.width)
-            ),
+            long > _ODD_ASPECT * short,
         ),
         (
             "note",
             "grey",
             f"images are gray among {in_color} in color",
-            lambda image: image.is_gray and in_color > 0,
+            measured.is_gray & (in_color > 0),
         ),
-        ("warning", "plain", "images have almost one color only", lambda image: image.is_plain),
+        ("warning", "plain", "images have almost one color only", measured.is_plain),
         (
             "note",
             "blurred",
             "images are blurred among sharp ones",
-            lambda image: not image.is_plain and image.sharpness < limit,
+            ~measured.is_plain & (measured.sharpness < blur_limit(measured)),
         ),
     ]
     for severity, kind, message, is_one in tests:
-        indices = [i for i, image in usable if is_one(image)]
+        indices = np.flatnonzero(usable & is_one).tolist()
         if indices:
             yield ImageKind(severity, kind, message, indices)
 
 
-def blur_limit(images: Sequence[Measurement]) -> float:
+def blur_limit(measured: Measurements) -> float:
     """Return the sharpness below which an image is blurred: a fixed one, and less where all images
     are smooth, as X-rays are."""
-    return min(BLURRED, _BLUR_SHARE * float(np.median([i.sharpness for i in images] or [0.0])))
+    sharpness = measured.sharpness[measured.is_usable]
+    return min(BLURRED, _BLUR_SHARE * float(np.median(sharpness))) if len(sharpness) else 0.0

@@ -16,7 +16,7 @@ from image_classification.labels.label_map import alike, numbering_advice
 from image_classification.loading import sources
 from image_classification.prepare.check import (
     WITHOUT_IMAGE,
-    Measurement,
+    Measurements,
     Problem,
     Severity,
     Subset,
@@ -27,6 +27,7 @@ from image_classification.prepare.check.duplicates import (
     find_duplicates,
 )
 from image_classification.prepare.check.measure import image_kinds, measure
+from image_classification.prepare.check.phash import HASHED_SIDE
 from image_classification.samples import IMBALANCED
 
 _NAMED = 10
@@ -53,13 +54,9 @@ _NOTES = {
 }
 
 
-def _image_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
+def _image_problems(subset: Subset, measured: Measurements) -> Iterator[Problem]:
     """Yield unreadable images, then odd ones."""
-    reasons = [
-        f"{subset.image_name(i)}: {image.reason}"
-        for i, image in enumerate(measured)
-        if image.reason is not None
-    ]
+    reasons = [f"{subset.image_name(i)}: {why}" for i, why in sorted(measured.reasons.items())]
     if reasons:
         yield Problem("error", "unreadable", f"{subset.name}: images cannot be used", reasons)
     for kind in image_kinds(measured):
@@ -289,7 +286,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _subset_problems(subset: Subset, measured: Sequence[Measurement]) -> Iterator[Problem]:
+def _subset_problems(subset: Subset, measured: Measurements) -> Iterator[Problem]:
     """Yield the problems of one subset: of its images, labels and folders."""
     yield from _image_problems(subset, measured)
     yield from _label_problems(subset)
@@ -326,7 +323,7 @@ class Verdict:
 
     subsets: Sequence[SubsetSummary]
     problems: Sequence[Problem]
-    measured: Sequence[Sequence[Measurement]]
+    measured: Sequence[Measurements]
     duplicates: Duplicates
 
     @property
@@ -359,12 +356,18 @@ def check(
         damaged: problems of paths that could not be opened.
         max_pixels: larger images are unusable.
     """
-    with_crops = sum(len(subset.keys) for subset in subsets) <= _MOST_CROPPED
-    measured = [measure(subset, workers, max_pixels, with_crops, on_progress) for subset in subsets]
+    images = sum(len(subset.keys) for subset in subsets)
+    with_crops = images <= _MOST_CROPPED
+    thumbnails = np.zeros((images if with_crops else 0, HASHED_SIDE, HASHED_SIDE), np.uint8)
+    measured: list[Measurements] = []
+    for subset in subsets:
+        start = sum(map(len, measured))
+        own = thumbnails[start : start + len(subset.keys)] if with_crops else None
+        measured.append(measure(subset, workers, max_pixels, own, on_progress))
     found = [*damaged, *_name_problems(subsets), *_class_problems(subsets)]
-    for subset, images in zip(subsets, measured, strict=True):
-        found += _subset_problems(subset, images)
-    duplicates = find_duplicates(subsets, measured)
+    for subset, own_measured in zip(subsets, measured, strict=True):
+        found += _subset_problems(subset, own_measured)
+    duplicates = find_duplicates(subsets, measured, thumbnails)
     found += duplicate_problems(duplicates)
     if not with_crops:
         message = f"cropped copies were not searched for among more than {_MOST_CROPPED:,} images"
@@ -373,10 +376,10 @@ def check(
     summaries = [
         SubsetSummary(
             subset.name,
-            len(images),
-            sum(image.reason is not None for image in images),
+            len(own_measured),
+            len(own_measured.reasons),
             class_counts(subset),
         )
-        for subset, images in zip(subsets, measured, strict=True)
+        for subset, own_measured in zip(subsets, measured, strict=True)
     ]
     return Verdict(summaries, found, measured, duplicates)

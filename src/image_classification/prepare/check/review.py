@@ -23,7 +23,7 @@ from image_classification.inventory.rows import SPLITS
 from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars, histogram
-from image_classification.prepare.check import Measurement, Subset
+from image_classification.prepare.check import Measurements, Subset
 from image_classification.prepare.check.duplicates import Located, contradicts, crosses, is_mirrored
 from image_classification.prepare.check.measure import BLURRED, image_kinds
 from image_classification.prepare.check.problems import Verdict, labels_out_of_range
@@ -138,9 +138,8 @@ def _findings(subsets: Sequence[Subset], verdict: Verdict) -> dict[tuple[int, in
     """Return subset, index → what was found, for the images with a problem."""
     found: defaultdict[tuple[int, int], _Finding] = defaultdict(_Finding)
     for number, (subset, measured) in enumerate(zip(subsets, verdict.measured, strict=True)):
-        for index, image in enumerate(measured):
-            if image.reason is not None:
-                _add(found[number, index], f"unreadable: {image.reason}", DROP)
+        for index, reason in sorted(measured.reasons.items()):
+            _add(found[number, index], f"unreadable: {reason}", DROP)
         for index in labels_out_of_range(subset):
             _add(found[number, index], "the label is not the number of a class", RELABEL)
         for kind in image_kinds(measured):
@@ -231,14 +230,14 @@ def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
     names = sorted(counts, key=lambda name: -counts[name])
     if len(names) > _MOST_CLASSES:
         names = names[: _MOST_CLASSES // 2] + names[-_MOST_CLASSES // 2 :]
-    measured = [image for images in verdict.measured for image in images]
-    usable = [image for image in measured if image.reason is None]
+    images = sum(map(len, verdict.measured))
+    unusable = sum(len(measured.reasons) for measured in verdict.measured)
     return render(
         "check.html",
         names=", ".join(subset.name for subset in subsets[:3]) + (", …" if subsets[3:] else ""),
-        images=len(measured),
+        images=images,
         classes=len(counts),
-        unusable=len(measured) - len(usable),
+        unusable=unusable,
         problems=[(p.severity, p.kind, p.message, len(p.images) or "") for p in verdict.problems],
         subsets=[
             (subset.name, subset.images, subset.unusable, len(subset.class_counts))
@@ -250,7 +249,7 @@ def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
             (name, counts[name], [_shown(image) for image in _spread(classes[name])])
             for name in names
         ],
-        histograms=_histograms(usable) if usable else [],
+        histograms=_histograms(verdict.measured) if images > unusable else [],
         blurred=f"{BLURRED:g}",
         softest=_softest(subsets, verdict),
         pictured=_pictured(subsets, verdict),
@@ -300,14 +299,17 @@ def _shown(image: Located, note: str = "") -> dict[str, str | None]:
     return {"uri": uri, "name": name, "label": subset.class_of(index), "note": note}
 
 
-def _histograms(usable: Sequence[Measurement]) -> list[str]:
-    sides = np.array([(image.width, image.height) for image in usable], np.float64)
+def _histograms(measured: Sequence[Measurements]) -> list[str]:
+    usable = [(images, images.is_usable) for images in measured]
+    sides = np.concatenate([images.sizes[is_usable] for images, is_usable in usable])
+    brightness = np.concatenate([images.brightness[is_usable] for images, is_usable in usable])
+    sharpness = np.concatenate([images.sharpness[is_usable] for images, is_usable in usable])
     gray = tuple(range(0, 257, 16))
     found = (
         ("Shorter side, pixels", sides.min(axis=1), _SIDES, _ticks(_SIDES)),
-        ("Width to height", sides[:, 0] / sides[:, 1], _SHAPES, _SHAPE_TICKS),
-        ("Brightness, 0 to 255", [image.brightness for image in usable], gray, _ticks(gray, 4)),
-        ("Sharpness", [image.sharpness for image in usable], _SHARPNESS, _ticks(_SHARPNESS)),
+        ("Width to height", sides[:, 1] / sides[:, 0], _SHAPES, _SHAPE_TICKS),
+        ("Brightness, 0 to 255", brightness, gray, _ticks(gray, 4)),
+        ("Sharpness", sharpness, _SHARPNESS, _ticks(_SHARPNESS)),
     )
     return [
         histogram(title, np.histogram(values, edges)[0].tolist(), ticks)
@@ -322,10 +324,9 @@ def _ticks(edges: Sequence[float], every: int = 1) -> list[str]:
 
 def _softest(subsets: Sequence[Subset], verdict: Verdict) -> list[dict[str, str | None]]:
     usable = (
-        (image.sharpness, number, index)
-        for number, images in enumerate(verdict.measured)
-        for index, image in enumerate(images)
-        if image.reason is None and not image.is_plain
+        (measured.sharpness[index], number, index)
+        for number, measured in enumerate(verdict.measured)
+        for index in np.flatnonzero(measured.is_usable & ~measured.is_plain).tolist()
     )
     return [
         _shown((subsets[number], index), f"sharpness {sharpness:.0f}")
@@ -339,15 +340,15 @@ def _pictured(
     """Return title, number and some pictures of each kind of problem."""
     found: defaultdict[str, list[tuple[Located, str]]] = defaultdict(list)
     for subset, measured in zip(subsets, verdict.measured, strict=True):
-        for index, image in enumerate(measured):
-            if image.reason is not None:
-                found["images cannot be used"].append(((subset, index), image.reason))
+        for index, reason in sorted(measured.reasons.items()):
+            found["images cannot be used"].append(((subset, index), reason))
         for index in labels_out_of_range(subset):
             found["labels are not the number of a class"].append(((subset, index), ""))
         for kind in image_kinds(measured):
             title = kind.message.partition(":")[0]
             for index in kind.indices:
-                note = f"{measured[index].width} × {measured[index].height}"
+                height, width = measured.sizes[index].tolist()
+                note = f"{width} × {height}"
                 found[title].append(((subset, index), note))
     return [
         (
@@ -380,7 +381,7 @@ def _pictured_duplicates(
                 found[alike + where] += matching
 
     def shown(group: Sequence[Located]) -> list[dict[str, str | None]]:
-        first, *others = (verdict.measured[numbers[id(s)]][i] for s, i in group[:_GROUPED])
+        first, *others = (verdict.measured[numbers[id(s)]].hashes[i] for s, i in group[:_GROUPED])
         notes = ["", *("mirrored" if is_mirrored(first, other) else "" for other in others)]
         return [_shown(image, note) for image, note in zip(group, notes, strict=False)]
 
