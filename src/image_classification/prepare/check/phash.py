@@ -32,8 +32,8 @@ _KEPT_SIDE = 512  # pixels; the filters of longer sides are not kept: 64 KB each
 def thumbnail(gray: UInt8Array) -> UInt8Array:
     """Return (32, 32) gray levels: the image reduced with a Lanczos filter, rows before columns.
 
-    The result is Pillow's, which rounds in between as well, but for one level in 1 of 10,000
-    pixels. As products of matrices it takes a third of the time.
+    On photographs the result is Pillow's, which rounds in between too, but for one level in 1 of
+    10,000 pixels. As products of matrices it takes a third of the time.
     """
     height, width = gray.shape
     rows = max(1, _MOST_PRODUCTS // (HASHED_SIDE * width))
