@@ -35,8 +35,8 @@ class ContactSheet:
         self._draw = ImageDraw.Draw(self.picture)
         self._used = 0
 
-    def add(self, thumbnail: Image.Image | None, caption: str) -> None:
-        """Add the next picture; None draws a red frame with the word "damaged"."""
+    def add(self, thumbnail: Image.Image | None, caption: str, without: str = "damaged") -> None:
+        """Add the next picture; None draws a red frame with the words `without`."""
         left = _GAP + self._used % self._columns * self._cell[0]
         top = _GAP + self._used // self._columns * self._cell[1]
         self._used += 1
@@ -44,7 +44,7 @@ class ContactSheet:
         if thumbnail is None:
             frame = (left, top, left + THUMBNAIL - 1, top + THUMBNAIL - 1)
             self._draw.rectangle(frame, outline=_ALARM)
-            self._draw.text((left + _GAP, top + _GAP), "damaged", fill=_ALARM)
+            self._draw.text((left + _GAP, top + _GAP), without, fill=_ALARM)
             return
         free = (THUMBNAIL - thumbnail.width) // 2, (THUMBNAIL - thumbnail.height) // 2
         self.picture.paste(thumbnail, (left + free[0], top + free[1]))
@@ -67,7 +67,9 @@ def draw_contact_sheet(
     for number in numbers:
         record = file.read_image(number)
         caption = f"{record.header.id}  {_name(record.header.labels, labels)}"
-        sheet.add(thumbnail_of(record.content), caption)
+        # An identity record of insightface only says where the images of a person are.
+        without = "damaged" if record.content else "no image"
+        sheet.add(thumbnail_of(record.content), caption, without)
     return sheet.picture
 
 

@@ -26,7 +26,7 @@ from image_classification.labels.tree import walk
 from image_classification.loading.records import RecordSource
 from image_classification.prepare.check.problems import check
 from image_classification.prepare.check.subsets import find_subsets
-from image_classification.prepare.contact_sheet import draw_contact_sheet
+from image_classification.prepare.contact_sheet import ContactSheet, draw_contact_sheet
 from image_classification.prepare.encode import Transcoding
 from image_classification.prepare.inspect import extract, summarize
 from image_classification.prepare.pack import PackOptions, PackReport, pack
@@ -724,3 +724,17 @@ def test_extracting_several_numbers_per_image_keeps_all_of_them_or_warns(
     with RecordFile(labeled_records(path, [1.0, *landmarks], [GOOD] * 3)) as file:
         extract(file, range(3), tmp_path / "mixed")
     assert "2 of 3 records have several labels, of which only the first is kept" in caplog.text
+
+
+def test_a_contact_sheet_calls_index_records_empty_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: list[str] = []
+
+    def add(_: ContactSheet, thumbnail: object, __: str, without: str) -> None:
+        words.append(without if thumbnail is None else "picture")
+
+    monkeypatch.setattr(ContactSheet, "add", add)
+    with RecordFile(identity_records(tmp_path / "d.rec")) as file:
+        draw_contact_sheet(file, range(len(file)))
+    assert words.count("no image") == 3 and words.count("picture") == 4 and len(words) == 7
