@@ -264,7 +264,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     _check_size(path)
-    return json.loads(path.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    if text.startswith("version https://git-lfs"):
+        raise ArtifactError(f"{path}: a Git LFS pointer, not the file itself: run git lfs pull")
+    return json.loads(text)
 
 
 def _check_size(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from image_classification.errors import LabelError, RecordError, UsageError
+from image_classification.records.format import map_file
 from image_classification.records.packed_labels import (
     PackedImage,
     PackedLabel,
@@ -68,6 +69,7 @@ def scan_table(path: Path, copy: BinaryIO) -> Iterator[PackedImage]:
 
 
 def _open(path: Path) -> Any:
+    map_file(path)  # refuses a pointer to the file, or a page about it
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:

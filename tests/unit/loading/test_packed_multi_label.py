@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from image_classification.artifact import read_artifact
 from image_classification.cli import main
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.interface import INTERFACES
-from image_classification.errors import DataError, LabelError, SeveralLabelsError
+from image_classification.errors import ArtifactError, DataError, LabelError, SeveralLabelsError
 from image_classification.evaluate import open_labeled
 from image_classification.inventory.folders import take_inventory
 from image_classification.labels.label_map import LabelMap
@@ -324,14 +325,19 @@ def test_hosts_with_a_shard_each_number_the_classes_alike_and_share_no_image(
     assert seen == {JPEGS[n]: "abc".index(label) for n, label in enumerate(written)}
 
 
-def test_lists_and_label_maps_that_are_git_lfs_pointers_name_git_lfs_pull(tmp_path: Path) -> None:
+def test_user_files_that_are_git_lfs_pointers_name_git_lfs_pull(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    for name in ("train.lst", "labels.json"):
+    for name in ("train.lst", "labels.json", "manifest.json", "a.parquet", "a.tfrecord"):
         (tmp_path / name).write_text(pointer)
     with pytest.raises(DataError, match=r"train.lst: .* Git LFS pointer, .* git lfs pull"):
         read_list(tmp_path / "train.lst")
     with pytest.raises(DataError, match=r"labels.json: .* Git LFS pointer, .* git lfs pull"):
         LabelMap.read(tmp_path / "labels.json")
+    with pytest.raises(ArtifactError, match=r"manifest.json: a Git LFS pointer, .* git lfs pull"):
+        read_artifact(tmp_path)
+    for name in ("a.parquet", "a.tfrecord"):
+        with pytest.raises(DataError, match=r"a Git LFS pointer, .* git lfs pull"):
+            PackedSource([tmp_path / name])
 
 
 class Killed(BaseException):
