@@ -122,7 +122,8 @@ def unpacked(
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{expected} nothing ({error})") from error
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
+        raise ArtifactError(f"{expected} nothing{reason}") from error
     if not stat.S_ISREG(status.st_mode) or not status.st_size:  # files of /proc have no size either
         is_empty = stat.S_ISREG(status.st_mode)
         raise ArtifactError(f"{expected} {'an empty file' if is_empty else 'a device or a pipe'}")

@@ -74,6 +74,7 @@ _OTHER_MODELS = tuple(
             "give the whole folder that train or export wrote, with manifest.json, labels.json "
             "and preprocessing.json",
         ),
+        (r".*\.pb", "a frozen graph of TensorFlow", _TRAIN),
     )
 )
 _ARCHIVE = re.compile(r"(?i).*\.(?:tar\.gz|tgz|tar|zip)")
@@ -93,7 +94,7 @@ _CONTENTS = (
 )
 _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\3\4", b"PK\5\6")
 
-_MOST_NAMES = 200  # that are looked at in each of four levels of folders
+_MOST_NAMES = 200  # that are looked at in each of five levels of folders
 _SHOWN = 10
 
 
@@ -104,7 +105,7 @@ def describe_folder(directory: Path, manifest: str) -> str:
         directory: the user's folder, or an unpacked archive; it need not exist.
         manifest: the name of an artifact's manifest.
     """
-    levels = ("*", "*/*", "*/*/*", "*/*/*/*")
+    levels = ("*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")
     found = [path for part in levels for path in islice(directory.glob(part), _MOST_NAMES)]
     names = sorted(path.relative_to(directory).as_posix() for path in found)
     if several := [name for name in names if name.endswith(f"/{manifest}")]:

@@ -310,6 +310,7 @@ def test_a_damaged_encrypted_huge_or_unusual_zip_is_refused_by_name(
         ("model.keras", b"PK\3\4", ("a Keras model", "backbone=keras/<name>")),
         ("model.h5", b"\x89HDF", ("a Keras model",)),
         ("model.tflite", b"x", ("compiled for another runtime",)),
+        ("frozen.pb", b"\n\x04node", ("a frozen graph of TensorFlow", "preset=transfer")),
         ("manifest.json", b"{}", ("a file of an artifact", "give its whole folder, {folder}")),
         ("weights", b"\x80\4", ("a pickle",)),
         ("model", b"\x89HDF\r\n", ("an HDF5 file",)),
@@ -459,7 +460,7 @@ def test_the_error_about_a_path_without_an_artifact_says_what_was_expected(tmp_p
             tmp_path / "junk.tar.gz",
             "not a usable model.tar.gz: not an archive, it begins with b'ju",
         ),
-        (tmp_path / "nothing", "found nothing"),
+        (tmp_path / "nothing", r"found nothing$"),
     ):
         with pytest.raises(ArtifactError, match=message):
             with open_artifact(path):

@@ -130,7 +130,10 @@ def read_symbol(path: Path) -> Nodes:
         nodes = json.loads(path.read_text("utf-8"))["nodes"]
         return {node["name"]: (node["op"], _attributes(node)) for node in nodes}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} is not an MXNet graph: {error!r}") from error
+        raise ArtifactError(
+            f"{path.name} is not an MXNet graph ({error!r}): expected the file that the built-in "
+            "or Symbol.save wrote; copy it again"
+        ) from error
 
 
 def _attributes(node: Mapping[str, Any]) -> Attributes:

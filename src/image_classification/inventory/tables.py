@@ -95,7 +95,7 @@ def read_table(
             options = replace(options, separator=NO_SEPARATOR)  # a name may contain any sign
     _log.info("%s: %s", path, _described(grid, columns))
     _warn_of_boxes(grid)
-    return _rows(grid, columns, options, files.root)
+    return _rows(grid, columns, options, files)
 
 
 def is_review(header: Sequence[str] | None) -> bool:
@@ -165,9 +165,9 @@ def _described(grid: Grid, columns: Columns) -> str:
 
 
 def _rows(
-    grid: Grid, columns: Columns, options: ColumnOptions, root: Path
+    grid: Grid, columns: Columns, options: ColumnOptions, index: FileIndex
 ) -> tuple[list[Row], LabelMap | None]:
-    places = _places(grid, columns)
+    places, root = _places(grid, columns, index), index.root
     if not columns.labels:
         return _rows_by_folder(grid, columns, places), None
     several: list[tuple[str, ...]]
@@ -215,9 +215,12 @@ def _unique(cells: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cell.strip() for cell in cells if cell.strip()))
 
 
-def _places(grid: Grid, columns: Columns) -> list[_Place]:
+def _places(grid: Grid, columns: Columns, index: FileIndex) -> list[_Place]:
     """Return file, split and group of every row."""
-    files = [file.strip() for file in grid.column(columns.file)]
+    files = [
+        file if file in index.paths else file.strip()  # a name may have blanks at its ends
+        for file in grid.column(columns.file)
+    ]
     if not all(files):
         where = grid.where(files.index(""))
         raise ListError(f"{where}: the file is empty; fill it in or remove the line")

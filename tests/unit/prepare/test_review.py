@@ -144,6 +144,16 @@ def test_names_with_any_signs_and_bytes_come_back(data: Path, tmp_path: Path) ->
     }
 
 
+def test_blanks_at_the_ends_of_a_folder_do_not_make_its_images_ambiguous(tmp_path: Path) -> None:
+    for number, folder in enumerate((" lead", "trail ", "plain")):
+        picture(tmp_path / "data" / folder / "same.jpg", number)
+        picture(tmp_path / "data" / folder / f"{number}.jpg", number + 9)
+    listing = tmp_path / "review.csv"
+    assert len(review(listing, tmp_path / "data")) == 6
+    found = channels(tmp_path / "data", listing, tmp_path / "out")
+    assert sum(counts(found).values()) == 6
+
+
 def test_images_with_several_classes_keep_all_of_them(data: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     lines = ["0.jpg,1,0,0", "2.jpg,1,1,0", "4.jpg,0,0,1", "6.jpg,0,0,0", "8.jpg,0,1,1"]
