@@ -342,6 +342,12 @@ def _hold_out(training: Source, settings: Settings) -> tuple[Source, Source]:
             "give the channel, or use File or FastFile mode"
         )
     kept, held, _ = stratified_split(training.class_indices, (1 - ratio, ratio, 0), settings.seed)
+    if not len(held):
+        raise ChannelError(
+            f"{training.name}: expected two images or more of a class, to hold out some for "
+            f"validation, but each of the {len(training)} images is alone in its class; add "
+            "images, or give the channel validation"
+        )
     _logger.info("No validation channel: %d of %d images held out", len(held), len(training))
     return (
         SubsetSource(training, kept, training.name),

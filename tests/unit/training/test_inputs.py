@@ -105,6 +105,16 @@ def test_a_labels_file_names_the_classes_of_a_list(listed: Path) -> None:
     assert open_job(listed, *ALL).labels.names == ("feline", "canine")
 
 
+def test_one_image_per_class_leaves_none_to_hold_out_and_the_cure_is_named(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True)
+        (tmp_path / "train" / name).write_bytes(jpeg)
+    with pytest.raises(ChannelError, match="each of the 2 images is alone in its class; add"):
+        open_job(tmp_path, "train", validation_split_ratio=0.5)
+
+
 @pytest.mark.parametrize("has_index", [True, False])
 def test_shards_of_a_channel_are_one_source_with_and_without_indices(
     tmp_path: Path, jpeg: bytes, has_index: bool
