@@ -140,7 +140,8 @@ class PackedSource(Source):
         """bool (images,): whether an image has a single 1 among several labels of 0."""
         ones = np.bincount(owners[values == 1], minlength=len(self))
         zeros = np.bincount(owners[values == 0], minlength=len(self))
-        one_hot: BoolArray = (self._counts > 1) & (ones == 1) & (zeros == self._counts - 1)
+        is_open = (self._counts == 2) & (self._counts != self._counts[:1]).any()  # [0, 1] and [1]
+        one_hot: BoolArray = (ones == 1) & (zeros == self._counts - 1) & (zeros > 0) & ~is_open
         return one_hot
 
     def _shown_labels(self, index: int) -> str:
