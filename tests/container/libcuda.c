@@ -1,8 +1,12 @@
-/* A driver that is too old: the libcuda.so.1 of driver 470 (CUDA 11.4), with one GPU that nothing can use. */
+/* A driver that is too old: the libcuda.so.1 of driver 470 (CUDA 11.4), or of $STUB_CUDA, with one GPU, a Tesla T4. */
+#include <stdlib.h>
 #include <string.h>
 
 int cuInit(unsigned flags) { return 0; }
-int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
+int cuDriverGetVersion(int *version) {
+    *version = getenv("STUB_CUDA") ? atoi(getenv("STUB_CUDA")) : 11040;
+    return 0;
+}
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Tesla T4", length); return 0; }
@@ -11,3 +15,15 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? 7 : 5; /* of the compute capability, the major and the minor part */
     return 0;
 }
+
+/* MXNet, and ONNX Runtime for CUDA 13, are linked with these; nothing calls them. */
+int cuDevicePrimaryCtxRetain() { return 999; }
+int cuGetErrorString() { return 999; }
+int cuGraphKernelNodeGetParams() { return 999; }
+int cuGraphNodeGetType() { return 999; }
+int cuLaunchKernel() { return 999; }
+int cuModuleGetFunction() { return 999; }
+int cuModuleLoadData() { return 999; }
+int cuModuleLoadDataEx() { return 999; }
+int cuModuleUnload() { return 999; }
+int cuTensorMapEncodeTiled() { return 999; }

@@ -22,25 +22,38 @@ from tests.golden.cases import GOLDEN
 
 ON_CPU = ["--env", "IMAGE_CLASSIFICATION_DEVICE=cpu"]
 DRIVER = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"  # where NVIDIA's container runtime mounts it
+# Libraries in a folder *.libs find each other through the module that loads them.
 UNRESOLVED = r"""
-find /opt/venv -type f -name '*.so*' | while read -r library; do
+find /opt/venv -type f -name '*.so*' -not -path '*.libs/*' | while read -r library; do
     ldd "$library" 2>/dev/null | sed -n "s|^\s*\(\S*\) => not found|\1 $library|p"
 done"""
+# TensorFlow and MXNet take a driver that is too old for no GPU, without a word: the runtime tells.
+RUNTIME = """
+import ctypes, sys
+import {framework}
+for name in sys.argv[2:]:
+    ctypes.CDLL(name)
+cuda, count = ctypes.CDLL(sys.argv[1]), ctypes.c_int()
+cuda.cudaGetErrorString.restype = ctypes.c_char_p
+print(cuda.cudaGetErrorString(cuda.cudaGetDeviceCount(ctypes.byref(count))).decode())
+"""
+TENSORFLOW_LOADS = (  # by name, when it finds a GPU
+    *("libcublas.so.12", "libcublasLt.so.12", "libcudnn.so.9", "libcufft.so.11", "libcupti.so.12"),
+    *("libcurand.so.10", "libcusolver.so.11", "libcusparse.so.12", "libnccl.so.2"),
+)
+INSUFFICIENT = "CUDA driver version is insufficient for CUDA runtime version"
+ONNX_RUNTIME = """
+import onnxruntime
+onnxruntime.InferenceSession("/opt/ml/model/model.onnx", providers=["CUDAExecutionProvider"])
+"""
 USES = {  # a program that needs a GPU, and what the library says about an old driver
-    "serve": (
-        "import onnxruntime as o; o.InferenceSession('/opt/ml/model/model.onnx', "
-        "providers=['CUDAExecutionProvider'])",
-        "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
-    ),
-    "torch": ("import torch; torch.zeros(1).cuda()", "driver on your system is too old"),
+    "serve": ([ONNX_RUNTIME], f"CUDA failure 35: {INSUFFICIENT}"),
+    "torch": (["import torch; torch.zeros(1).cuda()"], "driver on your system is too old"),
     "tensorflow": (
-        "import tensorflow as tf; print(tf.config.list_physical_devices('GPU'))",
-        "CUDA driver version is insufficient for CUDA runtime version",
+        [RUNTIME.format(framework="tensorflow"), "libcudart.so.12", *TENSORFLOW_LOADS],
+        INSUFFICIENT,
     ),
-    "mxnet": (
-        "import mxnet as mx; mx.nd.zeros((1,), mx.gpu(0)).wait_to_read()",
-        "driver version is insufficient for CUDA runtime version",
-    ),
+    "mxnet": ([RUNTIME.format(framework="mxnet"), "libcudart.so.11.0"], INSUFFICIENT),
 }
 
 
@@ -59,14 +72,16 @@ def cuda_image(lock: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def old_driver(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def old_driver(lock: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of docker run: a GPU with the driver in libcuda.c, but no kernel module."""
     compiler = shutil.which("gcc") or pytest.skip("there is no C compiler for the driver's stub")
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     source = Path(__file__).with_name("libcuda.c")
     command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source]
     subprocess.run(command, check=True)
-    return ["--volume", f"{library}:{DRIVER}:ro", "--device", "/dev/null:/dev/nvidia0"]
+    # A driver serves all minor versions of its CUDA, also later ones.
+    version = ["--env", "STUB_CUDA=10020"] if lock.endswith("-cu11") else []
+    return ["--volume", f"{library}:{DRIVER}:ro", "--device", "/dev/null:/dev/nvidia0", *version]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +107,14 @@ def test_every_library_resolves_without_variables_except_the_drivers(cuda_image:
     assert done.returncode == 0 and missing == []
 
 
+def test_the_dynamic_linker_knows_every_cuda_library_by_its_name(cuda_image: str) -> None:
+    """CUDA's libraries load each other by name, cuDNN its parts and ONNX Runtime cuFFT."""
+    script = "find /opt/venv/lib -path '*/nvidia/*/lib/lib*.so*' -printf '%f\\n'; echo; ldconfig -p"
+    listed, known = run(cuda_image, "sh", "-c", script).stdout.split("\n\n")
+    names = {line.split()[0] for line in known.splitlines()[1:]}
+    assert listed and set(listed.split()) <= names
+
+
 def test_the_variables_of_nvidias_container_runtime_let_every_driver_start(cuda_image: str) -> None:
     environment = inspect("image", cuda_image)["Config"]["Env"]
     assert "NVIDIA_VISIBLE_DEVICES=all" in environment
@@ -105,7 +128,7 @@ def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
 ) -> None:
     program, reason = USES[role(lock)]
     mount = {model: "/opt/ml/model"}
-    done = run(cuda_image, "python3", "-c", program, volumes=mount, options=old_driver)
+    done = run(cuda_image, "python3", "-c", *program, volumes=mount, options=old_driver)
     output = done.stdout + done.stderr
     assert reason in output
     assert "cannot open shared object" not in output and "Cannot dlopen" not in output

@@ -126,7 +126,7 @@ auth: {{htpasswd: {{realm: ECR, path: '{folder / "htpasswd"}'}}}}
 @pytest.fixture
 def environment(tmp_path: Path, aws: dict[str, str]) -> dict[str, str]:
     """The scripts' environment: moto's AWS and a Docker configuration without logins."""
-    settings = ("REGISTRY", "REGION", "BACKEND", "DEVICE", "OUTPUT", "PORT", "PREPROCESS")
+    settings = ("REGISTRY", "REGION", "BACKEND", "DEVICE", "CUDA", "OUTPUT", "PORT", "PREPROCESS")
     inherited = {
         name: value
         for name, value in os.environ.items()

@@ -139,3 +139,51 @@ def test_cuda_compat_is_used_if_the_hosts_driver_is_older_and_the_gpu_supports_i
 def test_an_image_without_cuda_compat_starts_without_a_word(tmp_path: Path) -> None:
     done = sh(REPOSITORY / "containers" / "cuda-compat", tmp_path, "/proc/driver/nvidia/version")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def install_compat(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    return sh(REPOSITORY / "containers" / "install-cuda-compat", source, target)
+
+
+@pytest.mark.parametrize("form", ["folder", "package"])
+def test_cuda_compat_is_installed_from_a_folder_or_a_package(
+    form: str, compat: Path, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "usr" / "compat"
+    source.mkdir()
+    if form == "package":
+        if shutil.which("dpkg-deb") is None:
+            pytest.skip("there is no dpkg-deb on this machine")
+        tree = tmp_path / "tree"
+        shutil.copytree(compat, tree / "usr/local/cuda-12.2/compat", symlinks=True)
+        (tree / "DEBIAN").mkdir()
+        control = "Package: cuda-compat-12-2\nVersion: 535.183.01\nArchitecture: amd64\n"
+        (tree / "DEBIAN" / "control").write_text(
+            control + "Maintainer: nobody <nobody@example.com>\nDescription: a stub\n"
+        )
+        built = sh("dpkg-deb", "--build", tree, source / "cuda-compat.deb")
+        assert built.returncode == 0, built.stderr
+    else:
+        shutil.copytree(compat, source, symlinks=True, dirs_exist_ok=True)
+    done = install_compat(source, target)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in target.iterdir()) == [
+        "libcuda.so.1",
+        "libcuda.so.535.183.01",
+    ]
+    assert (target / "libcuda.so.1").resolve() == target / "libcuda.so.535.183.01"
+
+
+def test_a_folder_without_cuda_compat_is_refused_with_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "readme.txt").touch()
+    done = install_compat(tmp_path / "source", tmp_path / "compat")
+    assert done.returncode == 2
+    assert "ClientError: COMPAT: expected a package cuda-compat (.deb)" in done.stderr
+    assert "readme.txt" in done.stderr
+
+
+def test_a_build_without_cuda_compat_installs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    assert install_compat(tmp_path / "source", tmp_path / "compat").returncode == 0
+    assert not (tmp_path / "compat").exists()
