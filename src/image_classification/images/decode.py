@@ -1,7 +1,7 @@
 """Bytes to pixels: the only place in the project that decodes an image.
 
-In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP, TIFF), which are not trusted. Out: uint8
-H·W·C, upright, RGB or gray; or an `ImageError` that says what is wrong.
+In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP, TIFF, AVIF), which are not trusted. Out:
+uint8 H·W·C, upright, RGB or gray; or an `ImageError` that says what is wrong.
 
 Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses a file at the slightest fault; the
 refused files and all other formats go to Pillow, which decides. Of a JPEG, `decode_region` decodes
@@ -18,7 +18,7 @@ from typing import IO, cast
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -33,6 +33,7 @@ from image_classification.errors import (
     ImageError,
     ImageTooLargeError,
 )
+from image_classification.images.avif import CODEC, only_still_image
 from image_classification.images.header import UPRIGHT, ImageHeader, read_header
 from image_classification.images.jpeg_regions import Box, cut_jpeg, read_layout
 from image_classification.images.pixel_stream import PixelStream, pixel_spans, to_array
@@ -61,6 +62,7 @@ _READERS: dict[str, type[ImageFile]] = {
     "WEBP": WebPImageFile,
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
 # Direction of rows and columns, −1 for backward; from 5 on, after the image is transposed.
 _BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -338,6 +340,9 @@ def _configure_pillow() -> None:
     # Pillow's blocks of 16 MiB come from a thread's heap, where glibc keeps them: 144 MiB for each
     # thread that ever had an image of 36 megapixels. Blocks beyond 32 MiB go back to the system.
     Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # not in the types
+    # Each of our threads decodes one image. Pillow would start a thread per CPU for each of them,
+    # whose time the limit of an image does not count.
+    AvifImagePlugin.DEFAULT_MAX_THREADS, AvifImagePlugin.DECODE_CODEC_CHOICE = 1, CODEC
 
 
 def _decode_with_pillow(
@@ -346,6 +351,8 @@ def _decode_with_pillow(
     _configure_pillow()
     if header.format == "TIFF":
         data = without_metadata(data)
+    elif header.format == "AVIF":
+        data = only_still_image(data)
     content = cast("IO[bytes]", PixelStream(data, pixel_spans(data, header), allowance))
     try:
         with _READERS[header.format](content) as image:

@@ -9,6 +9,7 @@ specifications of the formats; ISO/IEC 14496-12, 4.3 (brands); `foreign_text` na
 import re
 import zlib
 
+from image_classification.images.avif import can_decode
 from image_classification.images.foreign_text import IMAGE, name_text
 
 HEAD_BYTES = 4096
@@ -16,6 +17,9 @@ HEAD_BYTES = 4096
 CONVERT = "convert it to JPEG or PNG"
 TIFF = f"TIFF: {CONVERT}"
 """What is said of a TIFF that is not a raw photograph; its most common forms are decoded."""
+
+AVIF = "AVIF"
+"""How the name of every AVIF begins; it is decoded where Pillow can do that."""
 
 _VIDEO = "save a frame of it as JPEG or PNG"
 _UNPACK = "unpack it first"
@@ -101,8 +105,12 @@ _SIGNATURES: dict[str, tuple[tuple[int, bytes, str], ...]] = {
 }  # fmt: skip
 
 _BRANDS = (  # ISO base media: the first row that a file's brands meet
-    ({b"avif", b"avis", b"avio"}, "AVIF", CONVERT),
-    ({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}, "HEIC", CONVERT),
+    ({b"avif", b"avis", b"avio"}, AVIF, f"{CONVERT}, or install Pillow's wheel, which decodes it"),
+    (
+        {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"},
+        "HEIC",
+        f"{CONVERT} (for example with heif-convert, or with magick mogrify -format jpg *.heic)",
+    ),
     ({b"jxl "}, "JPEG XL", CONVERT),
     ({b"jp2 ", b"jpx ", b"jpm ", b"jph ", b"j2ki"}, "JPEG 2000", CONVERT),
     ({b"mif1", b"mif2", b"mif3", b"msf1", b"miaf"}, "HEIF", CONVERT),
@@ -143,6 +151,13 @@ _FEWEST_BYTES = 64  # an image this large has a zero byte: in lengths, sizes or 
 def name_foreign(data: bytes) -> str:
     """Return what `data`, which is not an accepted image, is and what to do about it."""
     return recognize(data) or f"unknown bytes that begin with {data[:16]!r}"
+
+
+def decoded_format(named: str | None) -> str:
+    """Return the format of a file that `recognize` names although it is decoded here, or ""."""
+    if named == TIFF:  # and not a raw photograph
+        return "TIFF"
+    return "AVIF" if named and named.startswith(AVIF) and can_decode() else ""
 
 
 def recognize(data: bytes) -> str | None:

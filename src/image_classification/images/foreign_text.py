@@ -13,10 +13,10 @@ from urllib.parse import unquote, unquote_to_bytes
 
 IMAGE = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF.{4}WEBP)"
-    rb"|(?P<BMP>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)",
+    rb"|(?P<BMP>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)|(?P<AVIF>\0\0\0.ftypavi[fs])",
     re.DOTALL,
 )
-"""The first bytes of the accepted formats; the name of the group is the format."""
+"""The first bytes of the accepted formats but TIFF; the name of the group is the format."""
 
 _SHOWN = 80
 _FEWEST_BASE64 = 16  # characters: shorter ones are words
@@ -165,7 +165,7 @@ def _address(text: str) -> str | None:
     if is_line and re.fullmatch(r"@\S.*", bare):
         return f"{first!r}, a name for curl: write --data-binary {first}"
     if is_line and re.search(
-        r"(?:^|[\w)\]])\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|heic|npy)$", bare, re.I
+        r"(?:^|[\w)\]])\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|heic|avif|npy)$", bare, re.I
     ):
         return f"the file name {first!r}, which is not opened: send the bytes of the image"
     if is_line and re.fullmatch(r"(?:/|\.{1,2}/|~/|[A-Za-z]:\\)[^\s{}<>\"]+", bare):

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageFormatError
-from image_classification.images.foreign import CONVERT, TIFF, altered_on_the_way, name_foreign
+from image_classification.images import foreign
+from image_classification.images.avif import read_avif_layout
 from image_classification.images.tiff import read_tiff_layout
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # in messages; common TIFFs are decoded too
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # in messages; TIFF and AVIF are decoded too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
@@ -60,7 +61,7 @@ class ImageHeader:
     """What an image file says about itself.
 
     Attributes:
-        format: one of `FORMATS`, or TIFF.
+        format: one of `FORMATS`, TIFF or AVIF.
         width, height: pixels as stored, each at least 1; see `upright_size`.
         orientation: EXIF orientation, 1 to 8.
         channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
@@ -97,7 +98,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the header of an image file.
 
     Raises:
-        ImageFormatError: another format, or a TIFF that is not decoded; names it if it is known.
+        ImageFormatError: another format, or a TIFF or AVIF that is not decoded; names it.
         ImageDamagedError: the header is cut off or impossible.
     """
     image_format = sniff(data)
@@ -107,10 +108,9 @@ def read_header(data: bytes) -> ImageHeader:
         "GIF": _read_gif,
         "WEBP": _read_webp,
         "BMP": _read_bmp,
-        "TIFF": _read_tiff,
-    }[image_format]
+    }.get(image_format)
     try:
-        header = reader(data)
+        header = reader(data) if reader else _read_layout(data, image_format)
     except (struct.error, IndexError) as error:
         raise ImageDamagedError(
             f"the header of this {image_format} is cut off: it has {len(data)} bytes"
@@ -143,11 +143,11 @@ def sniff(data: bytes) -> str:
         found = "WEBP"
     elif data.startswith(b"BM"):
         found = "BMP"
-    named = None if found else name_foreign(data)
-    if named == TIFF:  # and not a raw photograph
-        return "TIFF"
+    named = None if found else foreign.name_foreign(data)
+    if decoded := foreign.decoded_format(named):
+        return decoded
     if found and (found not in ("JPEG", "PNG") or b"\0" not in data[:END_BYTES]):
-        named = altered_on_the_way(data, found)
+        named = foreign.altered_on_the_way(data, found)
     if named or not found:
         raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {named}")
     return found
@@ -370,14 +370,14 @@ def _read_bmp(data: bytes) -> ImageHeader:
     return ImageHeader("BMP", width, abs(height))  # a negative height: rows from the top
 
 
-def _read_tiff(data: bytes) -> ImageHeader:
-    layout = read_tiff_layout(data)
+def _read_layout(data: bytes, image_format: str) -> ImageHeader:
+    layout = read_tiff_layout(data) if image_format == "TIFF" else read_avif_layout(data)
     if layout.refusal:
-        raise ImageFormatError(
-            f"expected an image ({', '.join(FORMATS)}), got a TIFF {layout.refusal}: {CONVERT}"
-        )
+        named = f"a{'n' * (image_format == 'AVIF')} {image_format} {layout.refusal}"
+        named += f": {foreign.CONVERT}"
+        raise ImageFormatError(f"expected an image ({', '.join(FORMATS)}), got {named}")
     found = layout.width, layout.height, layout.orientation, layout.channels, layout.bit_depth
-    return ImageHeader("TIFF", *found)
+    return ImageHeader(image_format, *found)
 
 
 def _read_orientation(exif: bytes) -> int:

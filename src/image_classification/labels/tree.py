@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from image_classification.errors import DataError, ListError
-from image_classification.images.foreign import HEAD_BYTES, TIFF, recognize
+from image_classification.images.foreign import AVIF, HEAD_BYTES, decoded_format, recognize
 from image_classification.images.foreign_text import IMAGE
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 
 IM2REC_EXTENSIONS = (".jpeg", ".jpg", ".png")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 HIDDEN = "hidden files or folders"
 SPECIAL = "links to nowhere or special files"
@@ -188,8 +188,9 @@ def look_into(path: str) -> Content:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         return Content(False, False, f"it cannot be read: {error.strerror}")
-    what = "" if IMAGE.match(head) else recognize(head)
-    if what in ("", TIFF):
+    found = IMAGE.match(head)
+    what = "" if found and found.lastgroup != AVIF else recognize(head)
+    if what == "" or decoded_format(what):
         return Content(True, False, "")
     what = what or ""
     if os.path.splitext(path)[1].lower() in _SPREADSHEETS:

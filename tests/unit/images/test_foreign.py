@@ -153,7 +153,6 @@ OTHERS = {
     "NumPy arrays (.npz)": archive(np.savez_compressed, NOISE),
     "DICOM": bytes(128) + b"DICM" + bytes(9),
     "NIfTI": struct.pack("<i340x", 348) + b"n+1\0",
-    "AVIF (a sequence": b"\0\0\0\x1cftypavis\0\0\0\0avifmsf1miaf",
     "HEIC (a sequence": b"\0\0\0\x18ftypmsf1\0\0\0\0msf1hevc",
     "HEIC": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",
     "JPEG XL": b"\0\0\0\x14ftypjxl \0\0\0\0jxl ",

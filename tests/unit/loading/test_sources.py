@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from image_classification.errors import DataError, RecordError
+from image_classification.images import foreign
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.splits import split_folders
 from image_classification.labels import tree as trees
@@ -157,6 +158,7 @@ def test_a_file_that_vanishes_is_reported_by_name(tmp_path: Path) -> None:
 
 JPEG, PNG, GIF = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\x89PNG\r\n\x1a\n\0\0", b"GIF89a\0\0"
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+AVIF = b"\0\0\0\x18ftypavif\0\0\0\0mif1avif"
 
 
 def fill(root: Path, content: bytes, *paths: str) -> Path:
@@ -176,9 +178,18 @@ def test_an_image_is_found_by_its_content_where_its_name_does_not_tell(
     fill(tmp_path, PNG, "dog/6.image")
     fill(tmp_path, GIF, "dog/7.dat")
     fill(tmp_path, b"II*\0\x08\0\0\0", "dog/8")
+    fill(tmp_path, AVIF, "dog/9", "dog/a.avif")
     source = FolderSource(tmp_path)
     found = ["cat/1.jfif", "cat/2.jpe", "cat/3", "cat/4.JPG_large"]
-    assert keys(source) == [*found, "dog/5.tmp", "dog/6.image", "dog/7.dat", "dog/8"]
+    assert keys(source) == [
+        *found,
+        "dog/5.tmp",
+        "dog/6.image",
+        "dog/7.dat",
+        "dog/8",
+        "dog/9",
+        "dog/a.avif",
+    ]
     assert not source.lost and not caplog.messages
 
 
@@ -210,6 +221,7 @@ def test_of_thousands_of_notes_one_in_each_folder_is_opened(
     [
         (HEIC, ".heic", "HEIC: convert it to JPEG or PNG"),
         (HEIC, "", "HEIC: convert it to JPEG or PNG"),
+        (HEIC.replace(b"heic", b"avif"), "", "AVIF: convert it to JPEG or PNG, or install"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ".svg", "SVG, a drawing: convert it"),
         (b"%PDF-1.7\n\0", ".pdf", "PDF, a document: convert it to JPEG or PNG"),
         (b"version https://git-lfs.github.com/spec/v1\n", ".jfif", "run git lfs pull"),
@@ -217,8 +229,9 @@ def test_of_thousands_of_notes_one_in_each_folder_is_opened(
     ],
 )
 def test_a_class_that_loses_all_its_files_is_an_error_with_the_cure(
-    tmp_path: Path, content: bytes, ending: str, cure: str
+    tmp_path: Path, content: bytes, ending: str, cure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(foreign, "can_decode", lambda: False)  # as a Pillow without AVIF
     fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg")
     fill(tmp_path, content, f"owl/2024/1{ending}")
     source = FolderSource(tmp_path)

@@ -37,7 +37,15 @@ def part(name: str, content: bytes, file_name: str | None = None) -> bytes:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "image/jpeg; charset=binary", "IMAGE/PNG", "image/webp", "application/octet-stream"],
+    [
+        None,
+        "",
+        "image/jpeg; charset=binary",
+        "IMAGE/PNG",
+        "image/webp",
+        "image/avif",
+        "application/octet-stream",
+    ],
 )
 def test_one_image_is_the_body_whatever_its_parameters_and_case(header: str | None) -> None:
     assert read_images(JPEG, header) == Images([JPEG], is_list=False)

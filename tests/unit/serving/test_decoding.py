@@ -251,6 +251,7 @@ UNUSUAL = {
     "WEBP": picture("WEBP"),
     "GIF": picture("GIF"),
     "BMP": picture("BMP"),
+    "AVIF": picture("AVIF"),
     "progressive JPEG": picture("JPEG", progressive=True),
     "cut JPEG": picture("JPEG")[:-200],
 }
