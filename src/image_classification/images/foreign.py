@@ -153,11 +153,11 @@ def name_foreign(data: bytes) -> str:
     return recognize(data) or f"unknown bytes that begin with {data[:16]!r}"
 
 
-def decoded_format(named: str | None) -> str:
+def decoded_format(named: str) -> str:
     """Return the format of a file that `recognize` names although it is decoded here, or ""."""
     if named == TIFF:  # and not a raw photograph
         return "TIFF"
-    return "AVIF" if named and named.startswith(AVIF) and can_decode() else ""
+    return "AVIF" if named.startswith(AVIF) and can_decode() else ""
 
 
 def recognize(data: bytes) -> str | None:

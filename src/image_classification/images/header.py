@@ -144,7 +144,7 @@ def sniff(data: bytes) -> str:
     elif data.startswith(b"BM"):
         found = "BMP"
     named = None if found else foreign.name_foreign(data)
-    if decoded := foreign.decoded_format(named):
+    if named and (decoded := foreign.decoded_format(named)):
         return decoded
     if found and (found not in ("JPEG", "PNG") or b"\0" not in data[:END_BYTES]):
         named = foreign.altered_on_the_way(data, found)
