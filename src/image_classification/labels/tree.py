@@ -190,7 +190,7 @@ def look_into(path: str) -> Content:
         return Content(False, False, f"it cannot be read: {error.strerror}")
     found = IMAGE.match(head)
     what = "" if found and found.lastgroup != AVIF else recognize(head)
-    if what == "" or decoded_format(what):
+    if what == "" or (what and decoded_format(what)):
         return Content(True, False, "")
     what = what or ""
     if os.path.splitext(path)[1].lower() in _SPREADSHEETS:
