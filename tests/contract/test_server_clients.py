@@ -318,6 +318,12 @@ def test_an_image_beyond_the_servers_limit_of_pixels_is_refused(
     assert answer.status == 400 and b"at most 1000 pixels" in answer.body
 
 
+def test_a_server_starts_with_any_limit_of_pixels(trained_job: Path, red: bytes) -> None:
+    with running_server(trained_job / "model", IMAGE_CLASSIFICATION_MAX_PIXELS="1") as server:
+        answer = server.invoke(red, Content_Type="image/jpeg")
+    assert answer.status == 400 and b"at most 1 pixels" in answer.body
+
+
 @pytest.mark.shared
 def test_every_hard_image_gets_the_status_in_its_manifest(trained_job: Path, shared: Path) -> None:
     hard = shared / "data" / "hard"

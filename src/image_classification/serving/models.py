@@ -178,5 +178,5 @@ class Model:
 
     def _warm_up(self) -> None:
         """Predict one JPEG, so that a ping of 200 proves a real prediction."""
-        gray = np.full((8, 8, 3), 127, np.uint8)  # within any limit of pixels
+        gray = np.full((1, 1, 3), 127, np.uint8)  # within any limit of pixels
         self.predict([encode_jpeg(gray, 90)])

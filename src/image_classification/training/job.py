@@ -145,7 +145,8 @@ def _train(loop: Loop, request: JobRequest, labels: LabelMap) -> None:
 def _observers(request: JobRequest) -> list[EpochObserver]:
     observers = [history_writer(request.paths.output_data)]
     if request.settings.tensorboard:
-        observers.append(tensorboard_writer(request.paths.tensorboard))
+        with warned("training goes on without TensorBoard's file"):
+            observers.append(tensorboard_writer(request.paths.tensorboard))
     return observers
 
 

@@ -6,6 +6,7 @@ import errno
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,3 +66,16 @@ def test_predictions_that_do_not_fit_are_a_warning_and_the_artifact_is_there(
         assert job._write(JobPaths(tmp_path), results, engine) == "the artifact"
     path = JobPaths(tmp_path).output_data / job.PREDICTIONS_FILE
     assert f"while writing {path}: use a larger volume; the job ends without the" in caplog.text
+
+
+def test_a_job_whose_tensorboard_file_cannot_be_created_goes_on_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("google_crc32c")
+    paths = JobPaths(tmp_path)
+    paths.tensorboard.parent.mkdir(parents=True)
+    paths.tensorboard.write_bytes(b"no folder")
+    request: Any = SimpleNamespace(paths=paths, settings=SimpleNamespace(tensorboard=True))
+    with caplog.at_level(logging.WARNING):
+        observers = job._observers(request)
+    assert len(observers) == 1 and "training goes on without TensorBoard's file" in caplog.text
