@@ -60,7 +60,7 @@ test-container: ## Build the CPU images and the CUDA serve image, test them with
 	@scripts/test-container
 
 .PHONY: test-cuda-images
-test-cuda-images: ## Build all CUDA images and test them, without a GPU (half an hour, 30 GB of disk space)
+test-cuda-images: ## Build all CUDA images and test them, without a GPU (15 to 30 minutes, 30 GB of disk space)
 	@scripts/test-cuda-images
 
 .PHONY: test-local-mode

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from image_classification.artifact import read_artifact
+from image_classification.contract import environment
 from tests.container.engine import CUDA_LOCKS, docker, image_of, inspect, run, serving
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
@@ -116,11 +117,11 @@ def test_the_dynamic_linker_knows_every_cuda_library_by_its_name(cuda_image: str
 
 
 def test_the_variables_of_nvidias_container_runtime_let_every_driver_start(cuda_image: str) -> None:
-    environment = inspect("image", cuda_image)["Config"]["Env"]
-    assert "NVIDIA_VISIBLE_DEVICES=all" in environment
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in environment
-    assert "NVIDIA_REQUIRE_CUDA=cuda>=11.0" in environment
-    assert not [text for text in environment if text.startswith("LD_LIBRARY_PATH")]
+    variables = inspect("image", cuda_image)["Config"]["Env"]
+    assert "NVIDIA_VISIBLE_DEVICES=all" in variables
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in variables
+    assert "NVIDIA_REQUIRE_CUDA=cuda>=11.0" in variables
+    assert not [text for text in variables if text.startswith("LD_LIBRARY_PATH")]
 
 
 def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
@@ -132,6 +133,26 @@ def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
     output = done.stdout + done.stderr
     assert reason in output
     assert "cannot open shared object" not in output and "Cannot dlopen" not in output
+
+
+@pytest.mark.skipif(not hasattr(environment, "DEVICE"), reason="programs look for no driver yet")
+def test_with_an_old_driver_the_program_ends_with_what_it_needs_and_what_to_set(
+    cuda_image: str,
+    lock: str,
+    old_driver: list[str],
+    model: Path,
+    channels: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    if role(lock) == "serve":
+        done = run(cuda_image, "serve", volumes={model: "/opt/ml/model"}, options=old_driver)
+    else:
+        base = write_job(tmp_path / "ml", HYPERPARAMETERS, channels)
+        done = run(cuda_image, "train", volumes={base: "/opt/ml"}, options=old_driver)
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert "ClientError: this machine has 1 NVIDIA GPU (Tesla T4)" in output
+    assert "is too old" in output and "IMAGE_CLASSIFICATION_DEVICE=cpu" in output
 
 
 def test_a_job_computes_on_the_cpu_if_told_to(

@@ -72,6 +72,9 @@ def of_format(name: str) -> str:
     return owners[name]
 
 
+_DRIVER = "libcuda.so.1"  # NVIDIA's container runtime mounts it from the host
+
+
 @contextmanager
 def import_errors(need: str, extra: str, requirements: str = "") -> Iterator[None]:
     """Turn any error of a library that the block imports into a BackendError.
@@ -96,6 +99,12 @@ def import_errors(need: str, extra: str, requirements: str = "") -> Iterator[Non
         cause = error.name if isinstance(error, ImportError) else frame.f_globals["__name__"]
         if (cause or "").startswith("image_classification"):
             raise
+        if _DRIVER in str(error):
+            raise BackendError(
+                f"{need}, whose build for GPUs cannot be imported without NVIDIA's driver "
+                f"({error}): start the container on a machine with a GPU, with --gpus all, or use "
+                "the image for CPUs, whose tag does not end in -cu11, -cu12 or -cu13"
+            ) from error
         install = f"install it with {requirements}" if requirements else "install it"
         raise BackendError(
             f"{need}, which could not be imported ({type(error).__name__}: {error}); "

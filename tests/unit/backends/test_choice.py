@@ -85,3 +85,13 @@ def test_an_error_in_our_code_is_not_blamed_on_the_framework() -> None:
         importlib.import_module("image_classification.no_such_module")
     with pytest.raises(AttributeError), backends.import_errors("x needs y", "y"):
         initial_tensor(None, (1,), 0)  # type: ignore[arg-type]
+
+
+def test_a_build_for_gpus_without_a_driver_names_the_driver_and_the_other_image() -> None:
+    missing = "libcuda.so.1: cannot open shared object file: No such file or directory"
+    with pytest.raises(BackendError) as caught, backends.import_errors("x needs y", "y"):
+        raise OSError(missing)
+    message = str(caught.value)
+    assert message.startswith("x needs y, whose build for GPUs cannot be imported without NVIDIA's")
+    assert missing in message and "use the image for CPUs" in message
+    assert "pip install" not in message
