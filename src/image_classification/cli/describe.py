@@ -24,7 +24,9 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "describe",
         help="print hyperparameters, channels and metrics as a CreateAlgorithm request",
         description="Print a CreateAlgorithm request: channels, hyperparameters with ranges and "
-        "defaults, metric definitions, and the content types of the server.",
+        "defaults, metric definitions, and the content types of the server. If the tag of an image "
+        "ends in -cu11, -cu12 or -cu13, the instance types are those on which it can compute, and "
+        "the description names the AMIs that have its driver.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

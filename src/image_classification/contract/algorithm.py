@@ -7,23 +7,27 @@ Shapes, limits and enumerations are those of the service model in botocore
 from collections.abc import Sequence
 from typing import Any
 
+from image_classification.contract import gpus
 from image_classification.contract.channels import Channel
 from image_classification.contract.hyperparameter import Hyperparameter
 from image_classification.contract.interface import Interface
 from image_classification.contract.presets import depended_on
 
-TRAINING_INSTANCES = (
-    *(f"ml.{kind}.xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6")),
-    *(f"ml.{kind}.2xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6", "p3")),
-    *(f"ml.{kind}.4xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5", "g6")),
-    *(f"ml.{kind}.12xlarge" for kind in ("g4dn", "g5", "g6")),
-    *("ml.p3.8xlarge", "ml.p3.16xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"),
-)
+_CPU_KINDS = ("m5", "c5", "m6i", "c6i")
+TRAINING_INSTANCES = tuple(f"ml.{k}.{s}xlarge" for s in ("", "2", "4") for k in _CPU_KINDS)
 SERVING_INSTANCES = (
-    *(f"ml.{kind}.xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5")),
-    *(f"ml.{kind}.2xlarge" for kind in ("m5", "c5", "m6i", "c6i", "g4dn", "g5")),
+    *(f"ml.{kind}.{size}xlarge" for size in ("", "2") for kind in _CPU_KINDS),
     *("ml.m5.large", "ml.m6i.large", "ml.c6i.large"),
 )
+# For images whose tag does not say which CUDA they have: instances whose GPUs most images know.
+_USUAL_GPUS = {
+    gpus.TRAINING: (
+        *(f"ml.{k}.{s}xlarge" for s in ("", "2", "4", "12") for k in ("g4dn", "g5", "g6")),
+        *("ml.p4d.24xlarge", "ml.p5.48xlarge"),
+    ),
+    gpus.ENDPOINT: tuple(f"ml.{k}.{s}xlarge" for s in ("", "2") for k in ("g4dn", "g5")),
+    gpus.TRANSFORM: tuple(f"ml.{k}.{s}xlarge" for s in ("", "2") for k in ("g4dn", "g5")),
+}
 
 _LARGEST_INTEGER = 2**31 - 1
 _LARGEST_NUMBER = 1e9
@@ -44,16 +48,22 @@ def algorithm_request(
     Args:
         interface: the interface of the algorithm.
         name: the name of the algorithm.
-        training_image, serving_image: URIs of the images.
+        training_image, serving_image: URIs of the images. If a tag ends in -cu11, -cu12 or -cu13,
+            the instance types are those on which this version of CUDA can compute, and the
+            description names the AMIs that have its driver.
         content_types, response_types: those of requests to the server and of its answers.
     """
     return {
         "AlgorithmName": name,
-        "AlgorithmDescription": f"Image classification, interface {interface.name}",
+        "AlgorithmDescription": f"Image classification, interface {interface.name}"
+        + _drivers(serving_image),
         "TrainingSpecification": {
             "TrainingImage": training_image,
             "SupportedHyperParameters": _hyperparameters(interface),
-            "SupportedTrainingInstanceTypes": list(TRAINING_INSTANCES),
+            "SupportedTrainingInstanceTypes": [
+                *TRAINING_INSTANCES,
+                *_gpu_instances(training_image, gpus.TRAIN_IMAGES, gpus.TRAINING),
+            ],
             "SupportsDistributedTraining": True,
             "MetricDefinitions": [
                 {"Name": metric.name, "Regex": metric.regex} for metric in interface.metrics
@@ -66,12 +76,43 @@ def algorithm_request(
         },
         "InferenceSpecification": {
             "Containers": [{"Image": serving_image}],
-            "SupportedTransformInstanceTypes": list(SERVING_INSTANCES),
-            "SupportedRealtimeInferenceInstanceTypes": list(SERVING_INSTANCES),
+            "SupportedTransformInstanceTypes": [
+                *SERVING_INSTANCES,
+                *_gpu_instances(serving_image, gpus.SERVE_IMAGES, gpus.TRANSFORM),
+            ],
+            "SupportedRealtimeInferenceInstanceTypes": [
+                *SERVING_INSTANCES,
+                *_gpu_instances(serving_image, gpus.SERVE_IMAGES, gpus.ENDPOINT),
+            ],
             "SupportedContentTypes": list(content_types),
             "SupportedResponseMIMETypes": list(response_types),
         },
     }
+
+
+def _gpu_instances(uri: str, images: tuple[gpus.Image, ...], job: str) -> Sequence[str]:
+    """Return the GPU instance types for an image; none for one whose CUDA is not in `images`."""
+    if not gpus.cuda_of(uri):
+        return _USUAL_GPUS[job]
+    image = gpus.image_of(uri, images)
+    return gpus.instance_types(image, job) if image else ()
+
+
+def _drivers(uri: str) -> str:
+    """Return what an endpoint and a batch transform job with GPUs have to ask for."""
+    image = gpus.image_of(uri, gpus.SERVE_IMAGES)
+    if image is None:
+        return ""
+    inference, transform = gpus.ADVISED[image.cuda]
+    batch = (
+        f"for batch transform, set TransformAmiVersion={transform}"
+        if transform
+        else f"batch transform has none for CUDA {image.cuda}"
+    )
+    return (
+        f". GPUs need NVIDIA driver {image.driver} or later. If an endpoint has an older one by "
+        f"default, set InferenceAmiVersion={inference}; {batch}"
+    )
 
 
 def _channel(channel: Channel) -> dict[str, Any]:

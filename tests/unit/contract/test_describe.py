@@ -15,6 +15,7 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from image_classification.cli import main
+from image_classification.contract import gpus
 from image_classification.contract.algorithm import algorithm_request
 from image_classification.contract.hyperparameter import parse_all
 from image_classification.contract.interface import INTERFACES
@@ -71,6 +72,48 @@ def test_the_request_has_the_given_names_and_images(capsys: pytest.CaptureFixtur
     assert request["AlgorithmName"] == "mine"
     assert request["TrainingSpecification"]["TrainingImage"] == "a/b:1"
     assert request["InferenceSpecification"]["Containers"] == [{"Image": "a/c:1"}]
+
+
+GPU_IMAGES = [("torch-cu13", "cu13"), ("torch-cu13", "cu12"), ("mxnet-cu11", "cu12")]
+
+
+@pytest.mark.parametrize(("train", "serve"), [*GPU_IMAGES, ("tensorflow-cu12", "tensorflow-cu12")])
+def test_the_request_for_cuda_images_is_valid_and_names_the_amis_with_their_driver(
+    capsys: pytest.CaptureFixture[str], shape: Any, train: str, serve: str
+) -> None:
+    request = described(capsys, "--image", f"r/t:1-{train}", "--serve-image", f"r/s:1-{serve}")
+    assert not ParamValidator().validate(request, shape).has_errors()
+    assert list(beyond(request, shape)) == []
+    inference, transform = gpus.ADVISED[int(serve[-2:])]
+    said = request["AlgorithmDescription"]
+    assert f"InferenceAmiVersion={inference}" in said
+    assert (f"TransformAmiVersion={transform}" in said) == (transform is not None)
+
+
+def gpu_families(names: list[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if re.match(r"ml\.[gp]\d", name)}
+
+
+def test_the_request_lists_no_gpu_on_which_an_image_cannot_compute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "p3" not in gpu_families(training_types(described(capsys)))
+    new = described(capsys, "--image", "r/t:1-torch-cu13", "--serve-image", "r/s:1-cu13")
+    old = described(capsys, "--image", "r/t:1-mxnet-cu11", "--serve-image", "r/s:1-cu12")
+    assert "p3" not in gpu_families(training_types(new))
+    assert gpu_families(training_types(old)) == {"p3", "p3dn", "g4dn", "g5", "p4d", "p4de"}
+    serving = new["InferenceSpecification"]
+    assert gpu_families(serving["SupportedTransformInstanceTypes"]) == set()  # no driver 580
+    assert "g5" in gpu_families(serving["SupportedRealtimeInferenceInstanceTypes"])
+    assert "p6-b200" not in gpu_families(serving["SupportedRealtimeInferenceInstanceTypes"])
+    serving = old["InferenceSpecification"]
+    assert gpu_families(serving["SupportedTransformInstanceTypes"]) == {"g4dn", "g5", "g6", "g6e"}
+    only_cpu = described(capsys, "--serve-image", "r/t:1-mxnet-cu11")["InferenceSpecification"]
+    assert gpu_families(only_cpu["SupportedRealtimeInferenceInstanceTypes"]) == set()
+
+
+def training_types(request: dict[str, Any]) -> list[str]:
+    return list(request["TrainingSpecification"]["SupportedTrainingInstanceTypes"])
 
 
 def hyperparameters(interface: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,154 @@
+"""The generated page docs/gpus.md: which image computes on which of SageMaker's GPU machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from image_classification.contract import gpus
+from image_classification.contract.gpus import Family, Image
+
+_HEAD = """\
+A CUDA image computes on a machine if two things are true: its library has code for the GPU, and
+the host's driver is new enough for the image's version of CUDA. SageMaker provides the driver. A
+job cannot install another one, but an endpoint and a batch transform job can ask for another host
+(AMI). The tables follow from these rules and the facts in `contract/gpus.py`. **Nothing on this
+page was run on SageMaker**: the facts are those of the [sources](#sources).
+
+If the default driver is too old, set an AMI of the table. With a wrong AMI, an endpoint can stay in
+the state `Creating` without a log. [Operations](operations.md#cuda) has examples."""
+
+_COMPAT = """\
+"With cuda-compat" marks an image that works only if it was built with
+[`COMPAT`](images.md#cuda-variants): NVIDIA's package lets data-center GPUs run with an older
+driver. The image then uses it by itself. `*` marks an AMI with which no source names the family:
+AWS's page on the drivers has the current list."""
+
+
+def gpus_page(notice: str) -> str:
+    """Return the page."""
+    lines = ["# GPUs on SageMaker", "", notice, "", _HEAD, "", "## Images", "", *_images()]
+    lines += ["", "## Instances", "", *_instances()]
+    lines += ["", "## Endpoints", "", _COMPAT, ""]
+    lines += _hosts(gpus.ENDPOINT, "InferenceAmiVersion")
+    lines += ["", "## Batch transform", "", *_hosts(gpus.TRANSFORM, "TransformAmiVersion")]
+    lines += ["", "## Training and processing", "", *_training()]
+    lines += ["", "## Sources", "", *(f"- {text}." for text in gpus.SOURCES.values())]
+    lines += [
+        "- Drivers that a version of CUDA needs, and its forward compatibility: "
+        "[NVIDIA, CUDA Compatibility](https://docs.nvidia.com/deploy/cuda-compatibility/).",
+        "- The code in a library: of onnxruntime-gpu and mxnet-cu117, counted in the fat binaries "
+        "of the built images; of TensorFlow, its `build_info`; of PyTorch, its "
+        "`torch.cuda.PYTORCH_RELEASES_CODE_CC`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _images() -> list[str]:
+    rows = [
+        "| Image | Library | CUDA | Driver | Compute capabilities of its code |",
+        "|---|---|---|---|---|",
+    ]
+    for image in (*gpus.TRAIN_IMAGES, *gpus.SERVE_IMAGES):
+        codes = ", ".join(map(_dotted, image.codes))
+        if image.ptx:
+            codes += f"; PTX of {_dotted(image.ptx)}, with driver {image.ptx_driver} or later"
+        rows.append(
+            f"| `{image.name}` | {image.library} {image.version} | {image.cuda} "
+            f"| {image.driver} or later | {codes} |"
+        )
+    return [
+        *rows,
+        "",
+        "Code for a GPU also runs on later GPUs of the same major version: that for 8.6 runs on "
+        "8.9. "
+        "The other libraries in the `-cu12` images have no code beyond 9.0, those in the `-cu11` "
+        "image none beyond 8.6. `train-torch-cu13` and `train-tensorflow-cu12` serve on the same "
+        "machines as `serve-cu13` and `serve-cu12`, because they have the same ONNX Runtime; "
+        "`train-mxnet-cu11` serves on CPUs only.",
+    ]
+
+
+def _instances() -> list[str]:
+    rows = ["| Family | GPU | Compute capability | Images with code for it |", "|---|---|---|---|"]
+    for family in gpus.FAMILIES:
+        images = _names(i for i in _every() if i.computes_on(family.capability))
+        rows.append(
+            f"| `ml.{family.name}` | {family.gpu} | {_dotted(family.capability)} | {images} |"
+        )
+    left = [f"`ml.{name}`: {why}" for name, why in gpus.LEFT_OUT.items()]
+    return [*rows, "", "Not listed, because no image works: " + "; ".join(left) + "."]
+
+
+def _hosts(job: str, parameter: str) -> list[str]:
+    amis = gpus.AMIS[job]
+    heads = [f"`{ami.name}`<br>driver {ami.driver}, CUDA {ami.cuda}" for ami in amis]
+    lines = [
+        f"The columns are the values of `{parameter}`; without it, a job gets the default.",
+        "",
+        "| Family | Default | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(amis),
+    ]
+    missing = []
+    for family in gpus.FAMILIES:
+        if not family.types(job):
+            continue
+        default = family.drivers.get(job)
+        cells = [f"driver {default}: {_working(family, default)}" if default else "not published"]
+        for ami in amis:
+            mark = "" if family.name in ami.families or ami.driver == default else "*"
+            cells.append(_working(family, ami.driver) + mark)
+        if any(image.computes_on(family.capability) for image in gpus.SERVE_IMAGES):
+            lines.append(f"| `ml.{family.name}` | " + " | ".join(cells) + " |")
+        else:
+            missing.append(f"`ml.{family.name}`")
+    if missing:
+        names = ", ".join(missing)
+        lines += ["", f"Not listed, because no serving image has code for their GPUs: {names}."]
+    return lines
+
+
+def _working(family: Family, driver: int) -> str:
+    found = []
+    for image in gpus.SERVE_IMAGES:
+        if image.works(family.capability, driver):
+            found.append(f"`{image.name}`")
+        elif image.computes_on(family.capability) and driver >= gpus.COMPAT_DRIVERS[image.cuda]:
+            found.append(f"`{image.name}` with cuda-compat")
+    return ", ".join(found) or "none"
+
+
+def _training() -> list[str]:
+    rows = ["| Family | Jobs | Image: driver that it needs |", "|---|---|---|"]
+    for family in gpus.FAMILIES:
+        jobs = [job for job in (gpus.TRAINING, gpus.PROCESSING) if family.types(job)]
+        images = [
+            f"`{image.name}`: {image.needed_driver(family.capability)}"
+            for image in gpus.TRAIN_IMAGES
+            if image.computes_on(family.capability)
+        ]
+        if jobs and images:
+            rows.append(f"| `ml.{family.name}` | {', '.join(jobs)} | {', '.join(images)} |")
+    return [
+        "SageMaker does not publish the drivers of the hosts of training and processing jobs, and "
+        "a job cannot choose one. If the driver is too old, the log names the driver found and the "
+        "driver needed. AWS documents [its training container of CUDA 13.0]"
+        "(https://aws.github.io/deep-learning-containers/pytorch/deployment/sagemaker/) with "
+        "`ml.p5.48xlarge`; we do not know whether that relies on cuda-compat.",
+        "",
+        *rows,
+        "",
+        "`preprocess` and `im2rec` compute on CPUs. A processing job needs a GPU only for your own "
+        "code.",
+    ]
+
+
+def _every() -> Sequence[Image]:
+    return (*gpus.TRAIN_IMAGES, *gpus.SERVE_IMAGES)
+
+
+def _names(images: Iterable[Image]) -> str:
+    return ", ".join(f"`{image.name}`" for image in images)
+
+
+def _dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
