@@ -48,11 +48,15 @@ class JobClock:
         self._steps_since_save, self._saved = 0, time.monotonic()
 
 
+_MOST_PENDING = 20  # steps: between two lines of the leader; 21,841 classes take 450 MB
+
+
 @dataclass
 class RunningMetrics:
     """Metrics of an epoch under way, as sums over its samples.
 
-    Results stay on the device until a log line is due: fetching them waits for the device.
+    Results stay on the device until a log line is due, because fetching them waits for the device;
+    at most those of the last steps, because ranks that do not lead log nothing for an epoch.
 
     Attributes:
         top_k: k of the second accuracy, or None.
@@ -81,6 +85,8 @@ class RunningMetrics:
     def add(self, result: StepResult, class_indices: IntArray) -> None:
         """Add a step's result; its classes are int64 (N,), or multi-hot (N, classes)."""
         self._pending.append((result, class_indices))
+        if len(self._pending) > _MOST_PENDING:
+            self._fetch(1)  # the oldest one, which the device has computed long ago
 
     def totals(self, group: ProcessGroup | None = None) -> dict[str, float]:
         """Return each metric's sum over the samples, and `samples`: of this rank, or of `group`.
@@ -104,8 +110,9 @@ class RunningMetrics:
     def _names(self) -> tuple[str, ...]:
         return evaluation.metric_names(self.top_k, self.binary_metric)
 
-    def _fetch(self) -> None:
-        for result, class_indices in self._pending:
+    def _fetch(self, most: int | None = None) -> None:
+        fetched = self._pending[:most]
+        for result, class_indices in fetched:
             before = time.perf_counter()
             loss, logits = result.fetch()
             self.fetch_seconds += time.perf_counter() - before  # the device was still at the step
@@ -125,7 +132,7 @@ class RunningMetrics:
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value * count
             self.samples += count
-        self._pending.clear()
+        del self._pending[: len(fetched)]
 
 
 def means(totals: Mapping[str, float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
 from image_classification.backends.torch import model
 from image_classification.backends.torch.model import compiled
-from image_classification.backends.torch.optimizer import precision
+from image_classification.backends.torch.optimizer import precision, precision_names
 from image_classification.errors import BackendError
 from image_classification.samples import Batch
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
@@ -177,3 +177,18 @@ def test_an_image_without_headers_refuses_to_compile_before_it_trains(
     monkeypatch.setattr(model, "HEADERS", tmp_path / "include")
     with pytest.raises(BackendError, match=r"^compile=on: this image cannot .* set compile=off"):
         build(change(compiles=True))
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)],
+)
+def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool
+) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or capability >= (8, 0)
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    names = precision_names(torch.device("cuda", 0))
+    assert ("bfloat16" in names) is expected and {"float32", "float16"} <= names

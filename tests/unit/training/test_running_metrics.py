@@ -60,3 +60,24 @@ def test_the_time_in_steps_survives_an_interruption() -> None:
     progress = EpochProgress.resumed(3, RunningMetrics(None), partial, group)
     assert progress.outside_share == pytest.approx(0.25, abs=1e-3)
     assert progress.partial(totals, 0.0, "1 host").step_seconds == 7.5e5
+
+
+def test_a_rank_that_logs_nothing_keeps_the_results_of_the_last_steps_only() -> None:
+    alive: set[int] = set()
+
+    class Counted(Step):
+        def __init__(self, number: int) -> None:
+            super().__init__(slice(0, 2))
+            self.number = number
+            alive.add(number)
+
+        def fetch(self) -> tuple[float, FloatArray]:
+            alive.discard(self.number)
+            return super().fetch()
+
+    metrics, most = RunningMetrics(None), 0
+    for number in range(200):
+        metrics.add(Counted(number), TARGETS[:2])
+        most = max(most, len(alive))
+    assert most <= 21
+    assert metrics.totals()["samples"] == 400 and not alive

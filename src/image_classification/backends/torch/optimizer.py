@@ -122,5 +122,7 @@ def precision_names(device: torch.device) -> set[str]:
     """Return the names of the precisions that PyTorch has on a device."""
     if device.type == "cpu":
         return {"float32", "bfloat16"}
-    bfloat16 = {"bfloat16"} if torch.cuda.is_bf16_supported() else set()
+    # Not emulated: cuDNN has no such convolutions below compute capability 8.0.
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    bfloat16 = {"bfloat16"} if has_it else set()
     return {"float32", "float16"} | bfloat16
