@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from image_classification.artifact import read_artifact
-from image_classification.contract import environment
+from image_classification.contract import environment, gpus
 from tests.container.engine import CUDA_LOCKS, docker, image_of, inspect, run, serving
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
@@ -56,6 +56,9 @@ USES = {  # a program that needs a GPU, and what the library says about an old d
     ),
     "mxnet": ([RUNTIME.format(framework="mxnet"), "libcudart.so.11.0"], INSUFFICIENT),
 }
+
+
+CODES = Path(__file__).with_name("gpu_codes.py").read_text("utf-8")
 
 
 @pytest.fixture(scope="module", params=CUDA_LOCKS)
@@ -122,6 +125,17 @@ def test_the_variables_of_nvidias_container_runtime_let_every_driver_start(cuda_
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in variables
     assert "NVIDIA_REQUIRE_CUDA=cuda>=11.0" in variables
     assert not [text for text in variables if text.startswith("LD_LIBRARY_PATH")]
+
+
+def test_the_library_has_code_for_the_gpus_of_the_documented_table(
+    cuda_image: str, lock: str
+) -> None:
+    (row,) = (row for row in (*gpus.TRAIN_IMAGES, *gpus.SERVE_IMAGES) if row.name == lock)
+    done = run(cuda_image, "python3", "-c", CODES, role(lock))
+    found = set(done.stdout.split())
+    assert {name for name in found if name.startswith("sm_")} == {f"sm_{c}" for c in row.codes}
+    if row.ptx:
+        assert f"compute_{row.ptx}" in found
 
 
 def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
