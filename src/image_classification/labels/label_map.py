@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from image_classification.errors import DataError, ListError
@@ -132,15 +133,19 @@ class LabelMap:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
     def index(self, name: str) -> int:
         """The class index of `name`; a DataError lists the known names if it is not one."""
-        try:
-            return self.names.index(name)
-        except ValueError:
+        index = self._indices.get(name)
+        if index is None:
             raise DataError(
                 f"class {name!r} is not in the label map{did_you_mean(name, self.names)}; known "
                 f"classes: {listed(self.names)}; correct it, or add it to the label map"
-            ) from None
+            )
+        return index
 
     def gaps(self, present: Iterable[int]) -> str | None:
         """Return `numbering_advice` on the class indices that occur, unless names explain a gap.
@@ -153,7 +158,7 @@ class LabelMap:
 
     def to_prediction_index(self) -> dict[str, int]:
         """Name → index, as in the file of the TensorFlow built-in."""
-        return {name: index for index, name in enumerate(self.names)}
+        return dict(self._indices)
 
     @classmethod
     def numbered(cls, classes: int, name: object = "") -> LabelMap:

@@ -326,27 +326,26 @@ def visit(
         extensions: as for `keep_images`.
         ancestors: device and inode of the folders above, which links must not lead to again.
     """
-    entries = list_folder(folder, left_out, include_hidden)
-    yield folder, [entry.path for entry in keep_images(entries, left_out, extensions)]
-    if not recursive:
-        return
-    status = os.stat(folder)
-    ancestors = (*ancestors, (status.st_dev, status.st_ino))
-    for entry in entries:
-        if not is_folder(entry):
-            continue
-        if entry.is_symlink():
-            target = os.stat(entry.path)
-            if (target.st_dev, target.st_ino) in ancestors:
-                left_out.add(CIRCULAR, entry.path)
+    waiting = [(folder, ancestors)]  # not a recursive call: folders can be a thousand deep
+    while waiting:
+        here, above = waiting.pop()
+        entries = list_folder(here, left_out, include_hidden)
+        yield here, [entry.path for entry in keep_images(entries, left_out, extensions)]
+        if not recursive:
+            return
+        status = os.stat(here)
+        above = (*above, (status.st_dev, status.st_ino))
+        inner = []
+        for entry in entries:
+            if not is_folder(entry):
                 continue
-        yield from visit(
-            entry.path,
-            left_out,
-            include_hidden=include_hidden,
-            extensions=extensions,
-            ancestors=ancestors,
-        )
+            if entry.is_symlink():
+                target = os.stat(entry.path)
+                if (target.st_dev, target.st_ino) in above:
+                    left_out.add(CIRCULAR, entry.path)
+                    continue
+            inner.append((entry.path, above))
+        waiting += reversed(inner)
 
 
 def _nothing_found(

@@ -32,6 +32,21 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         LabelMap(("cat", "dog")).index("cow")
 
 
+def test_a_name_is_found_without_comparing_it_with_all_names() -> None:
+    compared = []
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return str.__eq__(self, other) is True
+
+    labels = LabelMap(tuple(Name(i) for i in range(1000)))
+    assert [labels.index(str(i)) for i in range(1000)] == list(range(1000))
+    assert len(compared) <= 2000  # half a million, one name after the other
+
+
 def test_the_file_is_plain_json_for_other_programs(tmp_path: Path) -> None:
     LabelMap.numbered(2).write(tmp_path / "labels.json")
     assert json.loads((tmp_path / "labels.json").read_text()) == {"labels": ["0", "1"]}
