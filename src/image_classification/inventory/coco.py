@@ -33,7 +33,8 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
     out with a warning.
 
     Raises:
-        ListError: an image without a file name, or an annotation without an image or category.
+        ListError: an image without a file name, an annotation without an image or category, or two
+            images or categories with one id.
     """
     categories = document.get("categories") or _unnamed(path, document["annotations"])
     names = _category_names(path, categories)
@@ -42,7 +43,11 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
         name = image.get("file_name") if isinstance(image, dict) else None
         if not isinstance(name, str) or not name or not isinstance(image.get("id"), (int, str)):
             raise ListError(f'{path}, image {number}: expected "id" and "file_name": "…"')
-        files[image["id"]] = name
+        if files.setdefault(image["id"], name) != name:
+            raise ListError(
+                f"{path}, image {number}: {name!r} has the id of {files[image['id']]!r}; give each "
+                "image an id of its own, as files that are put together need"
+            )
     classes: dict[Any, dict[str, None]] = {identifier: {} for identifier in files}
     boxes = 0
     for number, annotation in enumerate(document["annotations"], start=1):
@@ -68,7 +73,8 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
             boxes,
         )
     used = {name for found in classes.values() for name in found}
-    groups = {category.get("supercategory") for category in categories}
+    above = (category.get("supercategory") for category in categories)
+    groups = {name for name in above if isinstance(name, str)}
     kept = [name for name in names.values() if name in used or name not in groups]
     return _rows(path, files, classes), LabelMap(tuple(kept))
 
@@ -97,7 +103,11 @@ def _category_names(path: Path, categories: object) -> dict[Any, str]:
         identifier = category.get("id") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name or not isinstance(identifier, (int, str)):
             raise ListError(f'{path}, category {number}: expected "id" and "name"')
-        names[identifier] = name
+        if names.setdefault(identifier, name) != name:
+            raise ListError(
+                f"{path}, category {number}: {name!r} has the id of {names[identifier]!r}; give "
+                "each category an id of its own"
+            )
     if not names:
         raise ListError(
             f'{path}: expected "annotations" with the category of each image and "categories" with '

@@ -7,8 +7,10 @@ possible, the table is refused, and the message names the flags that decide.
 """
 
 import logging
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import NoReturn
 
 from image_classification.errors import ListError
@@ -58,6 +60,7 @@ class ColumnFinder:
         self._grid, self._files, self._options = grid, files, options
         self._keys = [column_kinds.key_of(name) for name in grid.header or [""] * grid.width]
         self._cells: dict[int, list[str]] = {}
+        self._divisions: dict[int, bytes] = {}
 
     def find(self) -> Columns:
         """Return the columns.
@@ -257,17 +260,22 @@ class ColumnFinder:
 
     def _without_synonyms(self, found: list[int]) -> list[int]:
         """Keep one of columns with the same classes: names rather than numbers."""
-        kept: list[int] = []
+        kept: dict[bytes, int] = {}
         for position in sorted(found, key=lambda p: column_kinds.is_number(self._column(p))):
-            if not any(self._same_classes(position, other) for other in kept):
-                kept.append(position)
-        return kept
+            kept.setdefault(self._division(position), position)
+        return list(kept.values())
 
     def _same_classes(self, one: int, other: int) -> bool:
         """Return True if the columns divide the rows in the same way."""
-        first, second = self._column(one), self._column(other)
-        pairs = len(set(zip(first, second, strict=True)))
-        return pairs == len(set(first)) == len(set(second))
+        return self._division(one) == self._division(other)
+
+    def _division(self, position: int) -> bytes:
+        """Return a digest of which rows have equal cells; comparing columns takes no reading."""
+        if position not in self._divisions:
+            numbers: dict[str, int] = {}
+            rows = [numbers.setdefault(cell, len(numbers)) for cell in self._column(position)]
+            self._divisions[position] = sha256(array("q", rows)).digest()
+        return self._divisions[position]
 
     def _name_column(self, labels: Sequence[int]) -> int | None:
         if len(labels) != 1 or self._keys[labels[0]] in column_kinds.CLASS_NAMES:

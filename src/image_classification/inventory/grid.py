@@ -41,6 +41,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that text does not have
 _SEPARATORS = ",;\t|"
 _SAMPLED = 50  # lines that decide about the separator
+_MOST_CELLS, _MOST_EMPTY = 20_000_000, 20  # of a sparse grid: in all, and for each filled one
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def read_grid(path: Path) -> Grid:
     """
     text = read_text(path)
     if text.lstrip()[:1] in ("{", "["):
-        return grid_of_records(path, list(_json_records(path, text)))
+        return _grid_of_records(path, list(_json_records(path, text)))
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json", ".manifest") and text.strip():
         raise ListError(f"{path}, line 1: expected one JSON object per line: {text[:100]!r}")
     return _delimited(path, text)
@@ -344,10 +345,22 @@ def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
-def grid_of_records(path: Path, records: Sequence[tuple[str, dict[str, Any]]]) -> Grid:
-    """Return JSON objects as a grid; nested objects become columns `outer.inner`."""
+def _grid_of_records(path: Path, records: Sequence[tuple[str, dict[str, Any]]]) -> Grid:
+    """Return JSON objects as a grid; nested objects become columns `outer.inner`.
+
+    Raises:
+        ListError: each object has keys of its own; a grid would be empty, and grow with the square
+            of the file.
+    """
     flat = [_flat(record) for _, record in records]
     header = list(dict.fromkeys(name for record in flat for name in record))
+    cells = len(header) * len(flat)
+    if cells > _MOST_CELLS and cells > _MOST_EMPTY * sum(map(len, flat)):
+        raise ListError(
+            f"{path}: expected objects with the same keys, such as "
+            f'{{"file": "…", "label": "…"}}, got {len(header)} keys in {len(flat)} objects, for '
+            f"example {', '.join(map(repr, header[:3]))}"
+        )
     rows = [[record.get(name, "") for name in header] for record in flat]
     return Grid(path, header, rows, [place for place, _ in records])
 

@@ -7,7 +7,7 @@ Out: a path below the folder, or the closest name that is there.
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -17,6 +17,7 @@ from image_classification.labels.tree import LeftOut, find_images
 
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _SHOWN = 3
+_MOST_PARTS = 64  # of the end of a path that is looked for on the disk
 
 
 class FileIndex:
@@ -31,6 +32,7 @@ class FileIndex:
     def __init__(self, root: Path, paths: Sequence[str], left_out: LeftOut) -> None:
         self.root, self.left_out = root, left_out
         self.paths = set(paths)
+        self._most_parts = max((path.count("/") for path in paths), default=0) + 1
         self._by_name: dict[str, list[str]] = {}
         for path in paths:
             for name in {os.path.basename(path), os.path.splitext(os.path.basename(path))[0]}:
@@ -76,25 +78,26 @@ class FileIndex:
 
     def _by_path(self, parts: Sequence[str]) -> str | None:
         """Return the longest end of a path that is an image: it may begin above the folder."""
-        for start in range(len(parts)):
-            tail = "/".join(parts[start:])
+        for tail in _tails(parts, self._most_parts):
             if tail in self.paths:
                 return tail
         return None
 
     def _on_disk(self, parts: Sequence[str]) -> str | None:
         """Return a file that is there, though its name is not that of an image."""
-        for start in range(len(parts)):
-            tail = parts[start:]
-            path = "/".join(tail)
-            if ".." in tail or path.startswith("/") or "\0" in path:
-                continue
-            try:
-                if (self.root / path).is_file():
-                    return path
-            except OSError:  # a name that is too long
-                continue
+        for path in _tails(parts, _MOST_PARTS):
+            if ".." not in path.split("/") and not path.startswith("/") and self.is_there(path):
+                return path
         return None
+
+    def is_there(self, path: str) -> bool:
+        """Return True if a path below the folder is one of the images, or another file."""
+        if path in self.paths:
+            return True
+        try:
+            return (self.root / path).is_file()
+        except (OSError, ValueError):  # a name that is too long, or with a null byte
+            return False
 
     @cached_property
     def _by_spelling(self) -> dict[str, list[str]]:
@@ -151,6 +154,12 @@ def _parts(file: str) -> tuple[str, ...]:
     if "://" in wanted:
         wanted = unquote(path_of_uri(wanted))
     return PurePosixPath(wanted.replace("\\", "/").removeprefix("./")).parts
+
+
+def _tails(parts: Sequence[str], most: int) -> Iterator[str]:
+    """Yield the ends of a path, the longest first, of at most `most` parts."""
+    for start in range(max(0, len(parts) - most), len(parts)):
+        yield "/".join(parts[start:])
 
 
 def _spelling(name: str) -> str:

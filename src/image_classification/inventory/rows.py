@@ -16,7 +16,7 @@ import numpy as np
 from image_classification.errors import ListError
 from image_classification.inventory.matching import FileIndex
 from image_classification.labels.label_map import LabelMap
-from image_classification.labels.lists import ListEntry, is_unlistable
+from image_classification.labels.lists import ListEntry, is_unlistable, label_text
 from image_classification.labels.tree import LeftOut
 from image_classification.loading.records import first_labels
 from image_classification.samples import IntArray, UInt8Array
@@ -190,11 +190,7 @@ def _report_missing(
     listing: Path, rows: Sequence[Row], paths: Sequence[str], files: FileIndex
 ) -> None:
     """Warn of files that are not there; refuse a list none of whose files is there."""
-    missing = [
-        number
-        for number, path in enumerate(paths)
-        if path not in files.paths and not os.path.isfile(files.root / path)
-    ]
+    missing = [number for number, path in enumerate(paths) if not files.is_there(path)]
     if not missing:
         return
     first, among = rows[missing[0]], sorted(files.paths.difference(paths))
@@ -266,7 +262,8 @@ def _class_index(row: Row, labels: LabelMap) -> int:
 def file_rows(listing: Path, entries: Sequence[ListEntry]) -> list[Row]:
     """Return the entries of a list as rows, to find their files."""
     return [
-        Row(f"{listing}, id {entry.id}", entry.path, f"{entry.labels[0]:g}") for entry in entries
+        Row(f"{listing}, id {entry.id}", entry.path, label_text(entry.labels[0]))
+        for entry in entries
     ]
 
 

@@ -15,7 +15,10 @@ from image_classification.labels import tree
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.loading.sources import OUTSIDE
 
-_PACKED = (".rec", ".manifest", ".tfrecord", ".tfrecords", ".tfrec", ".tar", ".parquet")
+_PACKED = (
+    *(".rec", ".manifest", ".tar", ".parquet"),
+    *(".tfrecord", ".tfrecords", ".tfrec", ".tfr", ".record"),
+)
 _WORD = re.compile(r"[A-Za-z]+")
 _FILLERS = frozenset((  # words in the name of a split's folder that do not change its meaning
     "data", "dataset", "final", "folder", "image", "images", "img", "imgs", "jpeg", "jpegs", "jpg",

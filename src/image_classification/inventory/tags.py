@@ -152,17 +152,23 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _names_by_number(document: object, may_be_inverse: bool) -> dict[str, str] | None:
-    """Return {"0": "name"}; {"name": 0} too, unless it may be settings."""
+    """Return {"0": "name"}; {"name": 0} too, unless it may be settings.
+
+    None if two names have one number: which of them an image has is not known.
+    """
     if not isinstance(document, dict) or not document:
         return None
+    pairs = [(str(number), name) for number, name in document.items()]
     if may_be_inverse and all(
         isinstance(value, int) and not isinstance(value, bool) for value in document.values()
     ):
-        document = {str(value): name for name, value in document.items()}
-    if not all(isinstance(name, str) and name for name in document.values()):
+        pairs = [(str(number), name) for name, number in document.items()]
+    if not all(is_class_number(number) for number, _ in pairs):
         return None
-    is_map = all(is_class_number(key) for key in document)
-    return document if is_map and len(set(document.values())) == len(document) else None
+    if not all(isinstance(name, str) and name for _, name in pairs):
+        return None
+    names = {str(int(number)): name for number, name in pairs}  # "00" is 0
+    return names if len(names) == len(pairs) == len(set(names.values())) else None
 
 
 def read_class_names(path: Path) -> LabelMap:

@@ -25,7 +25,7 @@ def parse_label(text: str) -> object:
             break
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return value
 
