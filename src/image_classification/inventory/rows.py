@@ -5,7 +5,6 @@ order of the rows.
 """
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field

@@ -18,7 +18,7 @@ from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import BoolArray, FloatArray, IntArray, Sample, UInt8Array
 
-_AT_ONCE = 1 << 16  # records whose labels are in memory at the same time
+_AT_ONCE = 1 << 20  # labels that are in memory at the same time
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,22 @@ def label_rows(file: RecordFile) -> Iterator[list[float]]:
     flags = file.record_headers["flag"]
     yield from ([label] for label in file.record_labels()[flags <= 1].tolist())
     for width in np.unique(flags[flags > 1]).tolist():
-        numbers = np.flatnonzero(flags == width)
-        for begin in range(0, len(numbers), _AT_ONCE):
-            rows = file.record_label_rows(width, numbers[begin : begin + _AT_ONCE])
+        for rows in _rows_of_width(file, width, np.flatnonzero(flags == width)):
             yield from rows.tolist()
+
+
+def _rows_of_width(file: RecordFile, width: int, numbers: IntArray) -> Iterator[FloatArray]:
+    """Yield float32 (some, width), the labels of records that all have `width` of them."""
+    count = max(1, _AT_ONCE // width)
+    for begin in range(0, len(numbers), count):
+        yield file.record_label_rows(width, numbers[begin : begin + count])
 
 
 def _is_binary(file: RecordFile) -> bool:
     """Return whether all labels are 0 or 1; `file` has the same number of them everywhere."""
     width = int(file.record_headers["flag"][0])
-    for begin in range(0, len(file), _AT_ONCE):
-        numbers = np.arange(begin, min(begin + _AT_ONCE, len(file)))
-        rows: FloatArray = file.record_label_rows(width, numbers)
-        if not np.isin(rows, (0, 1)).all():
-            return False
-    return True
+    pieces = _rows_of_width(file, width, np.arange(len(file)))
+    return all(((rows == 0) | (rows == 1)).all() for rows in pieces)
 
 
 class RecordSource(Source):
@@ -200,16 +201,23 @@ def _multi_hot(shard: RecordFile, width: int) -> UInt8Array:
             f"; {remedy(LabelKind.CLASS)}, or pack a list with a 0 or 1 for every class "
             "(--pack-label)",
         )
-    rows = shard.record_label_rows(width)
-    wrong = np.flatnonzero(~np.isin(rows, (0, 1)).all(axis=1))
-    if len(wrong):
+    bits = np.empty((len(shard), width), np.uint8)
+    others: list[int] = []
+    start = 0
+    for rows in _rows_of_width(shard, width, np.arange(len(shard))):
+        is_other = ~((rows == 0) | (rows == 1)).all(axis=1)
+        others += (start + np.flatnonzero(is_other)).tolist()
+        bits[start : start + len(rows)] = rows == 1
+        start += len(rows)
+    if others:
+        row = shard.record_label_rows(width, np.array(others[:1]))[0].tolist()
         raise _label_error(
             shard,
-            f"expected labels that are 0 or 1, got {rows[wrong[0]].tolist()[:20]} in record "
-            f"{wrong[0]} ({len(wrong)} such records)",
+            f"expected labels that are 0 or 1, got {row[:20]} in record {others[0]} "
+            f"({len(others)} such records)",
             LabelError,
         )
-    return rows.astype(np.uint8)
+    return bits
 
 
 def _label_error(

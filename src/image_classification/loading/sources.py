@@ -121,9 +121,10 @@ class ListedSource(Source):
         try:
             with open(os.path.join(self._root, self._paths[index]), "rb", buffering=0) as file:
                 content = file.read()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             path = os.path.join(self._root, key)
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{path} cannot be read: {reason}") from error
         row = None if self.multi_hot is None else self.multi_hot[index]
         return Sample(key, int(self.class_indices[index]), content, row)
 

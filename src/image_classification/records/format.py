@@ -51,6 +51,8 @@ REMEDY = (
 )
 
 Mapped = mmap.mmap | bytes
+"""A mapped file; `bytes` if it is empty, because an empty file cannot be mapped."""
+
 _STAND_INS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
     b"/annex/objects/": "a git-annex pointer, not the file itself: run git annex get .",
@@ -88,7 +90,6 @@ def map_file(path: Path, *, is_record_file: bool = False) -> Mapped:
 
 Span = tuple[int, int]
 """Where bytes begin in a file, and where they end or how many they are."""
-"""A mapped record file; `bytes` if it is empty, because an empty file cannot be mapped."""
 
 
 class PartDamage(Exception):
@@ -149,7 +150,8 @@ def pack_image_record(header: RecordHeader, content: bytes) -> bytes:
         return head + struct.pack(f"<{len(labels)}f", *labels) + content
     except (struct.error, OverflowError) as error:
         raise RecordError(
-            f"expected an id from 0 to 2**64 − 1 and labels within float32, got {header}: {error}"
+            f"expected an id from 0 to 2**64 − 1 and labels within float32, got "
+            f"{header!s:.200}: {error}"
         ) from error
 
 

@@ -39,6 +39,7 @@ def scan_table(path: Path, copy: BinaryIO) -> Iterator[PackedImage]:
         UsageError: pyarrow is not installed.
         RecordError: the table is damaged, has no images, or names image files elsewhere.
         LabelError: a row has no class.
+        OSError: there is no space for the copy.
     """
     table = _open(path)
     image, label = _columns(path, table.schema_arrow)
@@ -61,9 +62,11 @@ def scan_table(path: Path, copy: BinaryIO) -> Iterator[PackedImage]:
                 yield PackedImage((position, position + len(content)), (0, 0), f"#{row}", found)
                 position += len(content)
                 row += 1
-    except (RecordError, LabelError, OSError):
+    except (RecordError, LabelError):
         raise
     except Exception as error:  # pyarrow's own, for each kind of damage
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
         reason = " ".join(str(error).split())[:200]
         raise RecordError(f"{path}: damaged after row {row}: {reason}; copy it again") from error
 

@@ -197,11 +197,10 @@ class RecordFile:
         offsets = self.offsets if numbers is None else self.offsets[numbers]
         first = offsets // 4 + (fmt.PART_HEADER.size + fmt.IMAGE_HEADER.size) // 4
         rows = self._words[first[:, np.newaxis] + np.arange(width)].view("<f4")
-        wanted = range(len(self)) if numbers is None else numbers.tolist()
-        in_parts = set(self._records_in_parts())
-        for row, number in enumerate(wanted) if in_parts else ():
-            if number in in_parts:
-                rows[row] = self.read_image(number).header.labels
+        kinds = self._words[offsets // 4 + 1] >> fmt.LENGTH_BITS
+        for row in np.flatnonzero(kinds != fmt.WHOLE).tolist():
+            number = row if numbers is None else int(numbers[row])
+            rows[row] = self.read_image(number).header.labels
         return np.asarray(rows, np.float32)
 
     def content_sizes(self) -> IntArray:

@@ -244,7 +244,14 @@ def _extended_name(content: bytes) -> str:
 
 
 def _octal(field: bytes) -> int:
-    """Return a number of a header: octal text, or base 256 for sizes from 8 GiB."""
+    """Return a number of a header: octal text, or base 256 for sizes from 8 GiB.
+
+    Raises:
+        ValueError: neither; also a sign, as a negative size would lead back to an earlier member.
+    """
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    digits = field.strip(b" \0") or b"0"
+    if not digits.isdigit():
+        raise ValueError
+    return int(digits, 8)

@@ -30,6 +30,7 @@ from image_classification.samples import Array, BoolArray, IntArray
 _MASK_DELTA = 0xA282EAD8
 _LENGTH_DELIMITED = 2  # wire type
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of Feature
+_WIRE_TYPES = {_BYTES_LIST: (2,), _FLOAT_LIST: (2, 5), _INT64_LIST: (2, 0)}
 _IMAGE_FEATURES = (
     *("image/encoded", "image", "image_raw", "image_bytes", "encoded", "image/encoded_image"),
     *("image_encoded", "encoded_image", "jpeg", "png", "img", "image/raw"),
@@ -274,8 +275,14 @@ def _features(data: fmt.Mapped, begin: int, end: int) -> dict[str, list[fmt.Span
 
 
 def _values(data: fmt.Mapped, kind: int, content: fmt.Span) -> Iterator[fmt.Span | float]:
-    """Yield the values of a BytesList (1), FloatList (2) or Int64List (3)."""
+    """Yield the values of a BytesList (1), FloatList (2) or Int64List (3).
+
+    Raises:
+        ValueError: a value has the wire type of another list.
+    """
     for _, wire, begin, end in _fields(data, *content):
+        if wire not in _WIRE_TYPES.get(kind, ()):
+            raise ValueError(f"a value of wire type {wire} in a list of kind {kind}")
         if kind == _BYTES_LIST:
             yield begin, end
         elif kind == _FLOAT_LIST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ import tarfile
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +34,12 @@ from image_classification.prepare.channels import ChannelPlan, write_channels
 from image_classification.prepare.check.subsets import find_subsets
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.packed import is_packed
-from image_classification.records.tfrecord import encode_example, encode_field, frame_tfrecord
+from image_classification.records.tfrecord import (
+    encode_example,
+    encode_field,
+    encode_varint,
+    frame_tfrecord,
+)
 from image_classification.records.writer import RecordWriter
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
@@ -499,6 +506,56 @@ def test_split_folders_of_packed_files_keep_their_splits(tmp_path: Path) -> None
         take_inventory(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["a.tfrecord", "a.tfrec", "a.tfr", "a.record", "a-00000-of-00001"])
+def test_every_name_of_a_tfrecord_file_makes_a_split(tmp_path: Path, name: str) -> None:
+    for split in ("train", "val"):
+        tfrecord(tmp_path / split / name, *numbered(0, 2))
+    assert take_inventory(tmp_path).splits == ["train"] * 2 + ["validation"] * 2
+
+
+def test_a_class_number_beyond_all_memory_is_read_and_then_refused(tmp_path: Path) -> None:
+    path = tfrecord(tmp_path / "a.tfrecord", {"image": JPEGS[0], "label": 2**31 - 1})
+    tracemalloc.start()
+    source = PackedSource([path])
+    assert source.class_indices.tolist() == [2**31 - 1] and source.labels is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    with pytest.raises(DataError, match="class numbers below 1000000, got 2147483647"):
+        take_inventory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (1, encode_varint(1 << 3) + encode_varint(2**63)),  # a number in a list of texts
+        (2, encode_varint(1 << 3) + encode_varint(9)),  # a number in a list of floats
+        (3, encode_varint(1 << 3 | 5) + bytes(4)),  # a float in a list of numbers
+    ],
+)
+def test_a_value_in_a_list_of_another_type_is_damage(
+    tmp_path: Path, kind: int, values: bytes
+) -> None:
+    entries = []
+    for key, feature in (
+        ("image", encode_field(1, encode_field(1, JPEGS[0]))),
+        ("label", encode_field(kind, values)),
+    ):
+        entries.append(encode_field(1, encode_field(1, key.encode()) + encode_field(2, feature)))
+    path = tfrecord(tmp_path / "a.tfrecord", encode_field(1, b"".join(entries)))
+    with pytest.raises(RecordError, match=rf"record 0 .* in a list of kind {kind}"):
+        PackedSource([path])
+
+
+def test_a_member_of_negative_size_is_damage_and_no_endless_loop(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("__a").tobuf())
+    header[124:136] = b"-0000001000\0"  # back to itself
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(RecordError, match="expected a header of a member at byte 0"):
+        PackedSource([tmp_path / "a.tar"])
+
+
 def test_memory_holds_where_images_are_and_not_the_images(tmp_path: Path) -> None:
     big = [{"image": bytes(2**20) + bytes([n]), "label": n % 2} for n in range(8)]
     path = tfrecord(tmp_path / "a.tfrecord", *big)
@@ -633,6 +690,28 @@ def test_a_table_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: 
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(RecordError, match="not a Parquet table, or a damaged one"):
         PackedSource([path])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("Couldn't deserialize thrift"), "damaged after row 0: Couldn't deserialize"),
+        (OSError(errno.ENOSPC, "No space left on device"), "copying its images to .* No space"),
+    ],
+)
+def test_a_damaged_table_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    class Table:
+        def __init__(self, _: Path) -> None:
+            self.schema_arrow = SimpleNamespace(names=["image", "label"], metadata=None)
+
+        def iter_batches(self, **_: object) -> None:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=Table))
+    with pytest.raises(RecordError, match=said):
+        PackedSource([tmp_path / "a.parquet"])
 
 
 def test_a_table_without_pyarrow_names_what_to_install(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from image_classification.labels import tree as trees
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.packed import find_packed
 from image_classification.loading.records import RecordSource
-from image_classification.loading.sources import FolderSource, Source
+from image_classification.loading.sources import FolderSource, ListedSource, Source
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
 from image_classification.samples import Sample
@@ -292,6 +294,23 @@ def test_class_folders_are_walked_to_any_depth_and_links_back_are_not_followed(
     assert keys(source) == found and source.labels.names == ("a", "b")
     assert source.subclasses == {"a": ["deep"], "b": ["2023", "2024"]}
     assert "3 links to a folder that contains them" in caplog.text
+
+
+def test_folders_can_be_deeper_than_python_can_call(tmp_path: Path) -> None:
+    tree(tmp_path, "cat/" + "d/" * 300 + "x.jpg")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 150)
+    try:
+        (found,) = keys(FolderSource(tmp_path))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found.count("/d") == 300
+
+
+def test_a_path_with_a_null_byte_is_an_error_of_the_sample(tmp_path: Path) -> None:
+    source = ListedSource("list", tmp_path, ["a\0.jpg"], np.zeros(1, np.int64))
+    with pytest.raises(DataError, match="cannot be read: embedded null byte"):
+        source.read(0)
 
 
 def test_a_class_folder_may_have_the_name_of_a_list_or_label_map(
