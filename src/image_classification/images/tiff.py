@@ -149,7 +149,7 @@ def _refusal(tags: Mapping[int, _Tag], samples: int, colors: int, bits: set[int]
 
 
 def _one(tags: Mapping[int, _Tag], tag: int, default: int) -> int:
-    return tags[tag].values[0] if tag in tags and tags[tag].values else default
+    return tags[tag].values[0] if tag in tags else default
 
 
 def _read_tags(data: bytes) -> dict[int, _Tag] | None:
@@ -163,7 +163,7 @@ def _read_tags(data: bytes) -> dict[int, _Tag] | None:
     for entry in range(entries):
         at = start + 2 + entry * _ENTRY_BYTES
         tag, kind, count = struct.unpack_from(order + "HHI", data, at)
-        if tag not in _KEPT and tag != _ORIENTATION:
+        if not count or (tag not in _KEPT and tag != _ORIENTATION):
             continue
         if kind not in _TYPES or count > _MAX_VALUES:
             return None

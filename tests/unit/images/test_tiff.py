@@ -66,6 +66,7 @@ def test_the_orientation_of_a_tiff_is_applied_once(compression: str | None) -> N
         (written(Image.fromarray(NOISE[:, :, 0].astype(np.float32))), "floating-point numbers"),
         (with_tag(written(RGB), 262, SHORT, 1, 8), "of the color space Lab"),
         (with_tag(written(RGB), 277, SHORT, 1, 7), "of 7 samples with 8 bits"),
+        (with_tag(written(RGB), 258, SHORT, 0, 0), "of 3 samples with 1 bits"),
         (b"II*\0" + bytes(100), "a TIFF without a readable directory"),
     ],
 )
@@ -83,6 +84,7 @@ def test_other_forms_are_refused_by_name(data: bytes, said: str) -> None:
         with_tag(written(RGB), 279, LONG, 1, 1 << 31),  # a strip longer than the file
         with_tag(written(RGB), 279, LONG, 1, 10),  # shorter than its pixels
         with_tag(written(RGB), 257, LONG, 1, 0),
+        with_tag(written(RGB), 273, LONG, 0, 0),  # a tag without a value
     ],
 )
 def test_truncated_and_contradictory_files_are_damaged(data: bytes) -> None:
