@@ -42,6 +42,12 @@ class ListEntry(NamedTuple):
     path: str
 
 
+def label_text(label: float) -> str:
+    """Return a label for people and for JSON: a whole number with all its digits, -0 as 0."""
+    number = float(label) + 0.0
+    return f"{number:.0f}" if number.is_integer() else f"{number:g}"
+
+
 def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
     """Read a list. A million lines take about 2 s and 250 MB.
 

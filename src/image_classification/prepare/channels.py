@@ -166,6 +166,12 @@ def _drawn(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
             f"{inventory.name}: {len(classes)} images are too few for a validation split; every "
             "class needs at least two"
         )
+    if test and not len(drawn.test):
+        _log.warning(
+            "%s: expected a test split of %g, but no class has the three images that it needs: "
+            "no test split is written",
+            *(inventory.name, test),
+        )
     return dict(zip(SPLITS, drawn, strict=True))
 
 

@@ -13,6 +13,7 @@ from image_classification.errors import ImageError
 from image_classification.images.decode import DEFAULT_MAX_PIXELS, decode
 from image_classification.labels.kinds import LabelKind, kind_of
 from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import label_text
 from image_classification.records.reader import RecordFile
 
 THUMBNAIL = 144  # pixels, of the longer side
@@ -91,7 +92,7 @@ def _name(values: Sequence[float], labels: LabelMap | None) -> str:
     value = values[0] if values else 0.0
     if labels is not None and value == int(value) and 0 <= value < len(labels):
         return labels.names[int(value)]
-    return f"{value:g}"
+    return label_text(value)
 
 
 def _fitting(text: str, draw: ImageDraw.ImageDraw) -> str:

@@ -4,7 +4,7 @@ In: what was written of each split. Out: `findings.json` for programs, `findings
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from image_classification.images.encode import thumbnail_of_file
@@ -141,9 +141,13 @@ class Findings:
         return [int(label) for label in classes_of(entry.labels, kind)]
 
     def keep_left_out(self, earlier: "Findings") -> None:
-        """Take over the unusable images of a run whose split was drawn again without them."""
+        """Take over the unusable images of a run whose split was drawn again without them.
+
+        A split that can no longer be filled is gone; its unusable images count with the first one.
+        """
         for image in earlier.left_out:
-            self.splits[image.split].left_out.append(image)
+            split = image.split if image.split in self.splits else next(iter(self.splits))
+            self.splits[split].left_out.append(replace(image, split=split))
 
     def add_shard(self, split: str, stem: str) -> None:
         """Note the files of a shard that is complete."""

@@ -17,7 +17,7 @@ from image_classification.files import named_in_errors
 from image_classification.images.header import ImageHeader, read_header
 from image_classification.labels.kinds import LabelKind, classes_of
 from image_classification.labels.label_map import LabelMap
-from image_classification.labels.lists import ListEntry, write_list
+from image_classification.labels.lists import ListEntry, label_text, write_list
 from image_classification.loading.records import (
     RecordLabels,
     label_rows,
@@ -130,12 +130,12 @@ def _count_labels(file: RecordFile, found: RecordLabels) -> tuple[dict[str, int]
             classes = classes_of(row, found.kind)
             counts.update(classes)
             unlabeled += not classes
-    return {f"{label + 0.0:g}": counts[label] for label in sorted(counts)}, unlabeled
+    return {label_text(label): counts[label] for label in sorted(counts)}, unlabeled
 
 
 def _class_names(file: RecordFile, labels: dict[str, int]) -> dict[str, str]:
     known = LabelMap.beside(file.path)
-    indexed = {f"{index:g}": name for index, name in enumerate(known.names if known else ())}
+    indexed = {str(index): name for index, name in enumerate(known.names if known else ())}
     return {label: indexed[label] for label in labels if label in indexed}
 
 
@@ -231,8 +231,7 @@ def extract(file: RecordFile, numbers: Iterable[int], folder: Path) -> Extracted
             continue
         header = _read_header(file, number)
         extension = _EXTENSIONS[header.format] if header else "bin"
-        # -0 is the class 0, and adding 0 writes it like that.
-        inside = folder if is_listed else folder / f"{record.header.labels[0] + 0.0:g}"
+        inside = folder if is_listed else folder / label_text(record.header.labels[0])
         path = inside / f"{record.header.id}.{extension}"
         if path in written:
             path = inside / f"{record.header.id}-{number}.{extension}"

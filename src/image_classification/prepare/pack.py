@@ -24,7 +24,7 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
 from image_classification.labels.kinds import LabelKind, classes_of, kind_of
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, numbering_advice
-from image_classification.labels.lists import ListEntry, read_list
+from image_classification.labels.lists import ListEntry, label_text, read_list
 from image_classification.prepare import encode
 from image_classification.prepare.chunks import RecordChunks
 from image_classification.records.writer import RECORD_SUFFIX
@@ -115,7 +115,7 @@ class PackReport:
         return {
             **vars(self),
             "skipped": [image.to_json() for image in self.skipped],
-            "class_counts": {f"{label:g}": count for label, count in self.class_counts.items()},
+            "class_counts": {label_text(label): n for label, n in self.class_counts.items()},
         }
 
     @classmethod
@@ -139,7 +139,9 @@ class PackReport:
             yield "each image has a 0 or 1 for every class; training needs multi_label=1"
         elif self.label_kind == LabelKind.DETECTION.value:
             yield "labels for object detection; counted are the objects of each class"
-        yield from (f"class {label:g}: {count}" for label, count in self.class_counts.items())
+        yield from (
+            f"class {label_text(label)}: {count}" for label, count in self.class_counts.items()
+        )
         yield from (f"skipped {image.entry.path}: {image.reason}" for image in self.skipped)
 
 

@@ -361,3 +361,31 @@ def test_a_split_that_keeps_its_classes_is_not_drawn_again(
     next((images / "red").iterdir()).write_bytes(b"damaged")
     write_channels(images, tmp_path / "out", ChannelPlan(max_bad=1))
     assert "drawn again" not in caplog.text
+
+
+def test_a_split_that_unusable_images_empty_is_gone_and_they_are_still_reported(
+    tmp_path: Path, write_class_folders: ClassFolders, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = write_class_folders(tmp_path / "images", per_class=3)
+    plan = ChannelPlan(0.4, 0.3, max_bad=20)
+    write_channels(images, tmp_path / "whole", plan)
+    drawn = {
+        name: read_list(tmp_path / "whole" / name / f"{name}.lst") for name in ("train", "test")
+    }
+    of_train = drawn["train"][0]
+    others = [entry for entry in drawn["test"] if entry.labels != of_train.labels]
+    for entry in (of_train, *others):
+        (images / entry.path).write_bytes(b"damaged")
+    findings = write_channels(images, tmp_path / "out", plan)
+    assert "drawn again" in caplog.text and "no test split is written" in caplog.text
+    assert list(findings.splits) == ["train", "validation"]
+    assert len(findings.left_out) == 3
+
+
+def test_a_test_split_that_no_class_can_fill_is_a_warning(
+    tmp_path: Path, write_class_folders: ClassFolders, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = write_class_folders(tmp_path / "images", per_class=2)
+    findings = write_channels(images, tmp_path / "out", ChannelPlan(test_ratio=0.1))
+    assert "test" not in findings.splits
+    assert "expected a test split of 0.1, but no class has the three images" in caplog.text

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from image_classification.images.decode import decode
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, read_list, write_list
 from image_classification.labels.tree import walk
-from image_classification.loading.records import RecordSource
-from image_classification.prepare.check.problems import check
+from image_classification.loading.records import RecordSource, read_record_labels
+from image_classification.prepare.check.problems import check, class_counts
 from image_classification.prepare.check.subsets import find_subsets
 from image_classification.prepare.contact_sheet import ContactSheet, draw_contact_sheet
 from image_classification.prepare.encode import Transcoding
@@ -738,3 +739,35 @@ def test_a_contact_sheet_calls_index_records_empty_and_not_damaged(
     with RecordFile(identity_records(tmp_path / "d.rec")) as file:
         draw_contact_sheet(file, range(len(file)))
     assert words.count("no image") == 3 and words.count("picture") == 4 and len(words) == 7
+
+
+def test_identities_beyond_a_million_stay_apart_in_every_tool(tmp_path: Path) -> None:
+    labels = [1_000_001.0, 1_000_002.0]
+    path = tmp_path / "d.rec"
+    labeled_records(path, [(label,) for label in labels], [GOOD] * 2)
+    with RecordFile(path) as file:
+        assert summarize(file).labels == {"1000001": 1, "1000002": 1}
+        extract(file, range(2), tmp_path / "back")
+    assert len(list(tmp_path.glob("back/*"))) == 2
+    (subset,) = find_subsets(path)
+    assert class_counts(subset) == {"1000001": 1, "1000002": 1}
+    report = PackReport("d.rec", 2, (), dict.fromkeys(labels, 1), 1)
+    assert PackReport.from_json(report.to_json()) == report
+
+
+def test_wide_labels_are_read_some_at_a_time(tmp_path: Path) -> None:
+    path, width = tmp_path / "d.rec", 20_000
+    labels = np.zeros(width, np.float32)
+    with RecordWriter(path) as writer:
+        for number in range(300):
+            labels[number] = 1
+            record = pack_image_record(RecordHeader(tuple(labels.tolist()), number), b"")
+            writer.write(record, number)
+    tracemalloc.start()
+    source = RecordSource([path], is_multi_label=True)
+    with RecordFile(path) as file:
+        assert read_record_labels([file]).kind.value == "multi-hot"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert source.multi_hot is not None and source.multi_hot.sum() == 300 * 301 // 2
+    assert peak < 60 << 20  # of 6 million labels, all at once take 100 MB and more

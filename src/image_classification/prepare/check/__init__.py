@@ -12,6 +12,7 @@ import numpy as np
 
 from image_classification.labels.kinds import LabelKind
 from image_classification.labels.label_map import LabelMap
+from image_classification.labels.lists import label_text
 from image_classification.samples import (
     BoolArray,
     Float64Array,
@@ -78,7 +79,7 @@ class Subset:
         label = self.labels[index]
         if self.names is not None and 0 <= label < len(self.names) and label == int(label):
             return self.names.names[int(label)]
-        return f"{label:g}"
+        return label_text(label)
 
     def name_of(self, class_index: int) -> str:
         """Return the name of a class, or its number where nothing names it."""

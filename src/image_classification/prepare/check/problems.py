@@ -13,6 +13,7 @@ from image_classification.inventory import rows
 from image_classification.labels import tree
 from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.labels.label_map import alike, numbering_advice
+from image_classification.labels.lists import label_text
 from image_classification.loading import sources
 from image_classification.prepare.check import (
     WITHOUT_IMAGE,
@@ -106,7 +107,7 @@ def labels_out_of_range(subset: Subset) -> list[int]:
 
 
 def _shown(label: float) -> str:
-    return "several labels, or not a number" if np.isnan(label) else f"{label:g}"
+    return "several labels, or not a number" if np.isnan(label) else label_text(label)
 
 
 def _several_label_problems(subset: Subset) -> Iterator[Problem]:
@@ -169,7 +170,7 @@ def class_counts(subset: Subset) -> dict[str, int]:
         return {}
     numbers = Counter(subset.labels[np.isfinite(subset.labels)].tolist())
     if subset.names is None:
-        return {f"{number:g}": count for number, count in sorted(numbers.items()) if number >= 0}
+        return {label_text(n): count for n, count in sorted(numbers.items()) if n >= 0}
     return {name: numbers.get(float(i), 0) for i, name in enumerate(subset.names.names)}
 
 
