@@ -91,7 +91,7 @@ def test_a_label_of_countless_brackets_is_text(images: Path) -> None:
         parse_class_index("[" * 100_000)
 
 
-@pytest.mark.parametrize("name", ["q" * 300 + ".jpg", "a/" * 30_000 + "q.jpg", "q\0.jpg"])
+@pytest.mark.parametrize("name", ["q" * 300 + ".jpg", "a/" * 30_000 + "q.jpg"])
 def test_a_name_that_no_file_can_have_is_a_missing_file(
     images: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

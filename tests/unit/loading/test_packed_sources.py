@@ -710,6 +710,7 @@ def test_a_damaged_table_is_not_taken_for_a_full_disk(
             raise error
 
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=Table))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(RecordError, match=said):
         PackedSource([tmp_path / "a.parquet"])
 
