@@ -27,7 +27,7 @@ from typing import Any
 
 from generated.areas import AREAS, counts, lacking
 from generated.case import FAILURES, REFUSED, USED
-from generated.workers import Pool, Verdict, run_input
+from generated.workers import Pool, Verdict, resident, run_input
 from setting.machine import machine
 
 WHOLE, QUICK = 10_000, 1000
@@ -118,7 +118,7 @@ def repeat(args: argparse.Namespace) -> int:
     (area,) = args.only
     folder = args.save / f"{args.seed}-{area}-{args.input}"
     shutil.rmtree(folder, ignore_errors=True)
-    verdict = run_input(area, args.seed, args.input, folder)
+    verdict = run_input(area, args.seed, args.input, folder, resident())
     lines = [f"{verdict.verdict}: {verdict.reason}", verdict.what, str(folder)]
     print("\n".join(lines).encode("utf-8", "backslashreplace").decode())
     return 1 if verdict.verdict in FAILURES else 0

@@ -31,11 +31,11 @@ def run_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def run(area: str, count: int) -> list[Any]:
         if areas.lacking(area):
             pytest.skip(f"{area}: {areas.lacking(area)} are not installed")
-        found = []
-        for number in range(count):
-            place = tempfile.mkdtemp(dir=tmp_path)
-            found.append(workers.run_input(area, SEED, number, Path(place)))
-        return found
+        inherited = workers.resident()
+        return [
+            workers.run_input(area, SEED, number, Path(tempfile.mkdtemp(dir=tmp_path)), inherited)
+            for number in range(count)
+        ]
 
     return run
 

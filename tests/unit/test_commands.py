@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def stop_with(number: signal.Signals) -> Callable[[], int]:
     def run() -> int:
         os.kill(os.getpid(), number)
-        signal.sigtimedwait([], 5)  # the handler runs at the next opportunity
+        signal.sigtimedwait([], 0.2)  # the handler runs at the next opportunity
         return 0
 
     return run

@@ -24,8 +24,8 @@ from generated.case import CRASH, HANG, MEMORY, judge
 
 CPU_SECONDS = 10  # of one input; the slowest sound one takes 0.3
 _SECONDS = 120  # of one input, for one that waits instead of computing
-_ADDRESS_SPACE = 6 << 30
-_MOST_RESIDENT = 1 << 30  # bytes; a process with onnxruntime takes 0.2 GiB
+_ADDRESS_SPACE = 6 << 30  # more than the parent has
+_MOST_RESIDENT = 1 << 30  # bytes more than the parent has; a process with onnxruntime: 0.2 GiB
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -38,7 +38,7 @@ class Verdict:
         verdict: a name in `case`.
         reason: of a failure.
         what: was done to the input.
-        resident: the most memory that its process has taken so far, in bytes.
+        resident: the most memory that its process has taken so far beyond its parent, in bytes.
     """
 
     area: str
@@ -49,8 +49,24 @@ class Verdict:
     resident: int = 0
 
 
-def run_input(area: str, seed: int, number: int, folder: Path) -> Verdict:
-    """Write an input into an empty folder, run the product on it in this process, and judge."""
+def resident() -> int:
+    """Return the most memory that this process has taken so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _address_space() -> int:
+    """Return the address space of this process in bytes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def run_input(area: str, seed: int, number: int, folder: Path, inherited: int) -> Verdict:
+    """Write an input into an empty folder, run the product on it in this process, and judge.
+
+    `inherited` is what this process had taken before its first input, in bytes.
+    """
     from generated import product
 
     place, results = folder / "input", folder / "output"
@@ -65,14 +81,15 @@ def run_input(area: str, seed: int, number: int, folder: Path) -> Verdict:
         verdict, reason = MEMORY, "MemoryError"
     except Exception:
         verdict, reason = CRASH, " | ".join(traceback.format_exc().splitlines()[-6:])
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if resident > _MOST_RESIDENT:
-        verdict, reason = MEMORY, f"{resident >> 20} MiB are resident"
-    return Verdict(area, number, verdict, reason, what, resident)
+    taken = resident() - inherited
+    if taken > _MOST_RESIDENT:
+        verdict, reason = MEMORY, f"{taken >> 20} MiB are resident"
+    return Verdict(area, number, verdict, reason, what, taken)
 
 
 def _serve(connection: Connection, seed: int, work: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    most, inherited = _ADDRESS_SPACE + _address_space(), resident()
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parent = os.getppid()
     while True:
@@ -84,7 +101,7 @@ def _serve(connection: Connection, seed: int, work: Path) -> None:
         except EOFError:
             return
         folder = work / f"{area}-{number}"
-        verdict = run_input(area, seed, number, folder)
+        verdict = run_input(area, seed, number, folder, inherited)
         shutil.rmtree(folder)
         connection.send(verdict)
 
