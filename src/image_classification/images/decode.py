@@ -1,7 +1,7 @@
 """Bytes to pixels: the only place in the project that decodes an image.
 
-In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP, TIFF, AVIF), which are not trusted. Out:
-uint8 H·W·C, upright, RGB or gray; or an `ImageError` that says what is wrong.
+In: the bytes of an image file (JPEG, PNG, GIF, WEBP, BMP, TIFF, AVIF, PPM), which are not trusted.
+Out: uint8 H·W·C, upright, RGB or gray; or an `ImageError` that says what is wrong.
 
 Plain JPEG goes through simplejpeg (libjpeg-turbo), which refuses a file at the slightest fault; the
 refused files and all other formats go to Pillow, which decides. Of a JPEG, `decode_region` decodes
@@ -24,6 +24,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -63,6 +64,7 @@ _READERS: dict[str, type[ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
+    "PPM": PpmImageFile,
 }
 # Direction of rows and columns, −1 for backward; from 5 on, after the image is transposed.
 _BACKWARD = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}

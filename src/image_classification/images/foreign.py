@@ -18,6 +18,9 @@ CONVERT = "convert it to JPEG or PNG"
 TIFF = f"TIFF: {CONVERT}"
 """What is said of a TIFF that is not a raw photograph; its most common forms are decoded."""
 
+PPM = f"PPM: {CONVERT}"
+"""What is said of a binary PPM or PGM; it is decoded if it has 8 bits a value."""
+
 AVIF = "AVIF"
 """How the name of every AVIF begins; it is decoded where Pillow can do that."""
 
@@ -46,7 +49,8 @@ _SIGNATURES: dict[str, tuple[tuple[int, bytes, str], ...]] = {
         (0, b"\x0a\x05\x01\x08", "PCX"), (128, b"DICM", "DICOM, a medical image"),
         (344, b"n+1\0", "NIfTI, a medical volume"), (344, b"ni1\0", "NIfTI, a medical volume"),
         (0, b"%PDF", "PDF, a document"),
-        *((0, b"P%d%c" % (number, end), "PNM") for number in range(1, 8) for end in b" \t\r\n"),
+        *((0, b"P%d%c" % (number, end), "PPM" if number in (5, 6) else "PNM")
+          for number in range(1, 8) for end in b" \t\r\n"),
         (0, b"PF\n", "PFM"), (0, b"Pf\n", "PFM"),
     ),
     _DEVELOP: tuple(
@@ -155,8 +159,8 @@ def name_foreign(data: bytes) -> str:
 
 def decoded_format(named: str) -> str:
     """Return the format of a file that `recognize` names although it is decoded here, or ""."""
-    if named == TIFF:  # and not a raw photograph
-        return "TIFF"
+    if named in (TIFF, PPM):  # and not a raw photograph
+        return named[: named.index(":")]
     return "AVIF" if named.startswith(AVIF) and can_decode() else ""
 
 

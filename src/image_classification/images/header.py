@@ -7,22 +7,23 @@ the canvas when it opens a file), and metadata must not decide whether pixels ca
 `pixel_stream` leaves only what the decoder needs. An EXIF orientation that is illegal or
 unreadable counts as 1, because the pixels are fine; Pillow's reader would warn (silencing that is
 not thread-safe), and its `exif_transpose` raises on damaged EXIF. Sources: JPEG: ITU-T T.81, annex
-B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; BMP: Microsoft's BITMAPINFOHEADER;
-EXIF: Exif 2.32 (CIPA DC-008), 4.6.4; TIFF: see `tiff`.
+B; PNG: specification, third edition; GIF89a; WebP: RFC 9649; EXIF: Exif
+2.32 (CIPA DC-008), 4.6.4; for other formats see `avif`, `bitmap`, `tiff`.
 """
 
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from image_classification.errors import ImageDamagedError, ImageError, ImageFormatError
 from image_classification.images import foreign
-from image_classification.images.avif import read_avif_layout
-from image_classification.images.tiff import read_tiff_layout
+from image_classification.images.avif import AvifLayout, read_avif_layout
+from image_classification.images.bitmap import BitmapLayout, read_bmp_layout, read_ppm_layout
+from image_classification.images.tiff import TiffLayout, read_tiff_layout
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # in messages; TIFF and AVIF are decoded too
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # in messages; more are decoded
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
 END_BYTES = 4096
@@ -54,6 +55,12 @@ _EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}  # TIFF types BYTE, SHORT (the legal one), LONG
 _ENTRY_BYTES = 12
+_LAYOUTS: dict[str, Callable[[bytes], AvifLayout | BitmapLayout | TiffLayout]] = {
+    "AVIF": read_avif_layout,
+    "BMP": read_bmp_layout,
+    "PPM": read_ppm_layout,
+    "TIFF": read_tiff_layout,
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class ImageHeader:
     """What an image file says about itself.
 
     Attributes:
-        format: one of `FORMATS`, TIFF or AVIF.
+        format: one of `FORMATS`, TIFF, AVIF or PPM.
         width, height: pixels as stored, each at least 1; see `upright_size`.
         orientation: EXIF orientation, 1 to 8.
         channels: 1 gray, 2 gray and alpha, 3 color or palette, 4 with alpha or CMYK.
@@ -98,7 +105,7 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the header of an image file.
 
     Raises:
-        ImageFormatError: another format, or a TIFF or AVIF that is not decoded; names it.
+        ImageFormatError: another format, or a form of one that is not decoded; names it.
         ImageDamagedError: the header is cut off or impossible.
     """
     image_format = sniff(data)
@@ -107,7 +114,6 @@ def read_header(data: bytes) -> ImageHeader:
         "PNG": _read_png,
         "GIF": _read_gif,
         "WEBP": _read_webp,
-        "BMP": _read_bmp,
     }.get(image_format)
     try:
         header = reader(data) if reader else _read_layout(data, image_format)
@@ -361,17 +367,8 @@ def _webp_orientation(data: bytes) -> int:
     raise ImageDamagedError(f"expected at most {_MAX_PARTS} chunks in a WEBP, got more")
 
 
-def _read_bmp(data: bytes) -> ImageHeader:
-    (header_bytes,) = struct.unpack_from("<I", data, 14)
-    if header_bytes == 12:  # OS/2 1.x
-        width, height = struct.unpack_from("<HH", data, 18)
-    else:
-        width, height = struct.unpack_from("<ii", data, 18)
-    return ImageHeader("BMP", width, abs(height))  # a negative height: rows from the top
-
-
 def _read_layout(data: bytes, image_format: str) -> ImageHeader:
-    layout = read_tiff_layout(data) if image_format == "TIFF" else read_avif_layout(data)
+    layout = _LAYOUTS[image_format](data)
     if layout.refusal:
         named = f"a{'n' * (image_format == 'AVIF')} {image_format} {layout.refusal}"
         named += f": {foreign.CONVERT}"

@@ -77,7 +77,7 @@ class PixelStream:
 
 
 def pixel_spans(data: bytes, header: ImageHeader) -> list[_Span]:
-    """Start and end of each part of the file that its pixels need; all of a WEBP or BMP."""
+    """Start and end of each part of the file that its pixels need; all of a WEBP, BMP or PPM."""
     if header.format == "JPEG":
         segments = jpeg_segments(data)
         kept = [(start, end) for kind, start, end in segments if kind not in JPEG_METADATA]

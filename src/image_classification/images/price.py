@@ -213,7 +213,8 @@ def price_of(data: bytes, header: ImageHeader, scale: int = 1) -> Price:
         memory += avif.decoder_bytes + len(data)  # a copy without metadata
     else:
         seconds = _BMP_PIXEL * pixels
-        if data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):  # the compressions RLE8 and RLE4
+        has_runs = data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")  # compressed as RLE8 or RLE4
+        if header.format == "BMP" and has_runs:
             seconds += _RUN_PIXEL * pixels + _RUN_BYTE * len(data)
     seconds += _RESIZED_PIXEL * decoded
     return Price(memory, seconds, is_plain, len(data), what)

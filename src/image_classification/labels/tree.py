@@ -22,7 +22,9 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, is_unlistable
 
 IM2REC_EXTENSIONS = (".jpeg", ".jpg", ".png")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm"),
+)
 
 HIDDEN = "hidden files or folders"
 SPECIAL = "links to nowhere or special files"

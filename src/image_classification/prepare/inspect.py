@@ -37,6 +37,7 @@ _EXTENSIONS = {
     "WEBP": "webp",
     "BMP": "bmp",
     "TIFF": "tif",
+    "PPM": "ppm",
     "AVIF": "avif",
 }
 

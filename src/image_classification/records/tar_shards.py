@@ -25,7 +25,21 @@ from image_classification.records.packed_labels import (
     label_of_value,
 )
 
-_IMAGES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+_IMAGES = (
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "png",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "ppm",
+    "pgm",
+)
 # The first that a sample has counts.
 _TEXTS = ("cls", "cls.txt", "class", "label", "target", "labels", "classes", "txt")
 _NUMBERS = ("label", "cls", "class", "class_id", "label_id", "target", "class_index")

@@ -164,7 +164,7 @@ OTHERS = {
     "DNG": b"II*\0\x08\0\0\0\1\0\x12\xc6\1\0\4\0\0\0\1\4\0\0",
     "BigTIFF": b"II+\0\x08\0\0\0",
     "TGA": written("TGA"),
-    "PNM": written("PPM"),
+    "PNM": b"P3\n1 1\n255\n1 2 3\n",
     "PDF": b"\r\n%PDF-1.7",
     "a WebM video": b"\x1a\x45\xdf\xa3\1webm",
     "an AVI video": b"RIFF\0\0\0\0AVI LIST",

@@ -225,7 +225,7 @@ def test_too_many_pixels_are_refused_with_the_numbers_and_the_remedy(image_forma
         (b"II*\0" + bytes(100), "TIFF"),
         (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-        (b"P6\n1 1\n255\nabc", "PNM"),
+        (b"P3\n1 1\n255\n1 2 3", "PNM"),
         (b"hello", "unknown bytes that begin with b'hello'"),
     ],
 )

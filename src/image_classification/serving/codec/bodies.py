@@ -208,8 +208,8 @@ class BodyForm:
 FORMS = (
     BodyForm(
         ("application/x-image", "image/jpeg", "image/png", "image/*", "application/octet-stream"),
-        "the bytes of one image file: JPEG, PNG, GIF, WEBP, BMP, TIFF or AVIF, recognized by its "
-        "first bytes",
+        "the bytes of one image file: JPEG, PNG, GIF, WEBP, BMP, TIFF, AVIF or PPM, recognized "
+        "by its first bytes",
         "of one image",
         _read_one,
         ("binary/octet-stream", _FORM_OF_CURL),
