@@ -57,7 +57,6 @@ def make_tfrecords(chance: random.Random, folder: Path) -> Case:
     chosen = _items(chance, has_names)
     case = _case(chance, folder, [item for *_, item in chosen])
     has_only_names, is_vector = chance.random() < 0.3, chance.random() < 0.2
-    is_vector = is_vector and not has_names  # a vector is numbers: its names come from labels
     image, label, text = chance.choice(_SPELLINGS)
     pieces = []
     edited = chance.randrange(4 * len(chosen))

@@ -340,7 +340,11 @@ def _only_listing(root: Path) -> Path | None:
     names = ", ".join(path.name for path in found)
     if has_class_folders(root):
         if found:
-            _log.info("%s: its folders are the classes; --list reads %s instead", root, names)
+            _log.warning(
+                "%s: its folders are the classes, although %s is next to them; if that holds the "
+                "classes, name it with --list",
+                *(root, names),
+            )
         return None
     if len(found) > 1:
         raise UsageError(f"{root} has {len(found)} lists ({names}): name one with --list")

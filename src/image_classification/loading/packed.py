@@ -96,10 +96,12 @@ class PackedSource(Source):
         if not is_multi_label:
             self._refuse_several(singles | is_one_hot)
             ones = np.flatnonzero(is_one_hot[owners] & (values == 1))
-            numbers[owners[ones]] = ones - self._first_values()[owners[ones]]
+            counts = self._counts.clip(0)
+            numbers[owners[ones]] = ones - (np.cumsum(counts) - counts)[owners[ones]]
             singles = np.ones_like(singles)
         if (numbers[singles] >= 0).all() and (not is_multi_label or (values >= 0).all()):
-            self.labels = self._check_numbers(labels, numbers)
+            listed = values if is_multi_label else values[:0]  # else vectors of one class
+            self.labels = self._check_numbers(labels, numbers, listed)
         else:
             self.labels = labels or self._vocabulary(int(singles.sum()) + len(values))
             numbers = self._joined([self._indices(file) for file in self._files])
@@ -130,11 +132,6 @@ class PackedSource(Source):
             self.multi_hot[owners, values] = 1
             self.multi_hot[singles.nonzero()[0], numbers[singles]] = 1
         self.class_indices = first_labels(self.multi_hot)
-
-    def _first_values(self) -> IntArray:
-        """int64 (images,): where the labels of each image begin among those of all."""
-        counts: IntArray = self._counts.clip(0)
-        return np.cumsum(counts) - counts
 
     def _one_hot(self, owners: IntArray, values: IntArray) -> BoolArray:
         """bool (images,): whether an image has a single 1 among several labels of 0."""
@@ -207,14 +204,16 @@ class PackedSource(Source):
     def _joined(indices: Sequence[IntArray]) -> IntArray:
         return np.concatenate([np.empty(0, np.int64), *indices])
 
-    def _check_numbers(self, labels: LabelMap | None, numbers: IntArray) -> LabelMap | None:
+    def _check_numbers(
+        self, labels: LabelMap | None, numbers: IntArray, values: IntArray
+    ) -> LabelMap | None:
         """Return the names of the numbers: `labels`, else the file's if every number has one."""
         names: dict[int, str] = {}
         for file, start in zip(self._files, self._starts, strict=False):
             pairs = np.unique(np.stack([numbers[start : start + len(file)], file.named]), axis=1)
-            listed = [(n, file.vocabulary[i] if i >= 0 else "") for n, i in pairs.T.tolist()]
+            listed = [(n, file.vocabulary[i]) for n, i in pairs.T.tolist() if min(n, i) >= 0]
             for number, name in (*listed, *file.names.items()):
-                if name and names.setdefault(number, name) != name:
+                if names.setdefault(number, name) != name:
                     raise two_names(file.path, number, name, names[number])
         if labels is not None:
             is_named = labels != LabelMap.numbered(len(labels))
@@ -225,7 +224,6 @@ class PackedSource(Source):
                         f"{labels.names[number]!r} in the label map; use one label map for all data"
                     )
             return labels
-        values = self._joined([file.values for file in self._files])
         highest = max(int(numbers.max(initial=-1)), int(values.max(initial=-1)) if names else -1)
         complete = len(names) == highest + 1  # without a list: a damaged file can have 2**31
         if not complete or len(set(names.values())) < len(names) or len(names) > MAX_CLASSES:

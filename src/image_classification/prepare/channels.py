@@ -268,6 +268,12 @@ def write_channels(
     try:
         partial.mkdir(parents=True)
         _write_shards(inventory, own, partial, plan, findings, on_progress)
+        if emptied := findings.emptied_class():
+            name, image = emptied
+            raise DataError(
+                f"{inventory.name}: no image of class {name} is usable, for example {image.path} "
+                f"({image.reason}); replace its images, or leave the class out"
+            )
         lost = findings.lost_classes()
         if lost:
             _log.warning(

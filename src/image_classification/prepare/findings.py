@@ -136,6 +136,20 @@ class Findings:
             )
         ]
 
+    def emptied_class(self) -> tuple[str, ListedImage] | None:
+        """Return a class of which every image is unusable, and the first of them; None without one.
+
+        Only where one host sees all images.
+        """
+        if self.hosts > 1:
+            return None
+        totals, by_path = self.class_totals(), {image.path: image for image in self.left_out}
+        for entry in self.inventory.entries if by_path else ():
+            for index in self._classes_of(entry):
+                if not totals[index] and entry.path in by_path:
+                    return self.labels.names[index], by_path[entry.path]
+        return None
+
     def _classes_of(self, entry: ListEntry) -> list[int]:
         kind = LabelKind.MULTI_HOT if self.inventory.is_multi_label else LabelKind.CLASS
         return [int(label) for label in classes_of(entry.labels, kind)]

@@ -127,7 +127,8 @@ def label_of_list(where: str, values: Sequence[object], names: Sequence[str] = (
     Args:
         where: the image, for messages.
         values: numbers, also as text, or names.
-        names: of the class numbers; without one for each number they are not used.
+        names: of the class numbers, one for each; or one, of the class of a vector with a single 1.
+            Others are not used.
 
     Raises:
         LabelError: the values are neither all numbers nor all names.
@@ -141,9 +142,11 @@ def label_of_list(where: str, values: Sequence[object], names: Sequence[str] = (
             f"class names, got [{shown}{', …' * (len(values) > 10)}]"
         )
     several = tuple(item for item in items if item is not None)
+    is_one_hot = kinds == {int} and sorted(several)[-2:] == [0, 1]
+    one_hot_name = names[0] if len(names) == 1 and is_one_hot else ""
     names = tuple(names) if len(names) == len(several) and kinds == {int} else ()
     if len(several) != 1:
-        return PackedLabel(None, "", several, names)
+        return PackedLabel(None, one_hot_name, several, names)
     only = several[0]
     name = names[0] if names else ""
     return PackedLabel(only, name) if isinstance(only, int) else PackedLabel(None, only)

@@ -379,3 +379,19 @@ def test_a_job_on_packed_files_killed_within_an_epoch_ends_with_the_weights_of_a
     lines = "".join(capsys.readouterr()).splitlines()
     resumed = [line.partition("Resumed ")[2] for line in lines if "Resumed " in line]
     assert resumed[0] == "in epoch 1 after step 2" and len(resumed) == 2
+
+
+def test_the_name_next_to_a_vector_of_one_class_is_the_name_of_that_class(tmp_path: Path) -> None:
+    classes = [2, 0, 1, 0, 2, 1]
+    examples = [
+        {
+            "image/encoded": JPEGS[n],
+            "image/class/label": [int(i == number) for i in range(3)],
+            "image/class/text": NAMES[number].encode(),
+        }
+        for n, number in enumerate(classes)
+    ]
+    tfrecord(tmp_path / "a.tfrecord", *examples)
+    source = PackedSource([tmp_path / "a.tfrecord"], is_multi_label=None)
+    assert source.labels is not None and source.labels.names == NAMES
+    assert source.class_indices.tolist() == classes

@@ -202,7 +202,7 @@ def test_a_known_extension_is_believed_and_its_file_is_not_opened(
         raise AssertionError(path)
 
     monkeypatch.setattr(trees, "look_into", opened)
-    names = [f"cat/{n}{ending}" for n, ending in enumerate(trees.IMAGE_EXTENSIONS)]
+    names = [f"cat/{n:02d}{ending}" for n, ending in enumerate(trees.IMAGE_EXTENSIONS)]
     assert keys(FolderSource(tree(tmp_path, *names, "dog/x.JPG"))) == [*names, "dog/x.JPG"]
 
 

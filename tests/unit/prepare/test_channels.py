@@ -389,3 +389,15 @@ def test_a_test_split_that_no_class_can_fill_is_a_warning(
     findings = write_channels(images, tmp_path / "out", ChannelPlan(test_ratio=0.1))
     assert "test" not in findings.splits
     assert "expected a test split of 0.1, but no class has the three images" in caplog.text
+
+
+def test_a_class_without_a_usable_image_is_an_error_that_names_one_of_them(
+    images: Path, tmp_path: Path
+) -> None:
+    for path in (images / "red").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(
+        DataError, match=r"no image of class red is usable, for example red/.*leave"
+    ):
+        write_channels(images, tmp_path / "out", ChannelPlan(max_bad=20))
+    assert not (tmp_path / "out").exists()

@@ -33,6 +33,7 @@ from image_classification.prepare.check import (
 from image_classification.prepare.check.duplicates import near_groups
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
+from tests.conftest import ClassFolders
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (120, 90), **options: Any) -> Path:
@@ -693,3 +694,15 @@ def test_flags_for_columns_are_refused_where_no_table_is_checked(
     for paths in ([clean], [clean, "--list", tmp_path / "t.lst"]):
         assert main(["check", *map(str, paths), "--file-column", "x"]) == 2
         assert "--file-column x: only a table has columns" in capsys.readouterr().err
+
+
+def test_a_table_next_to_class_folders_is_a_warning_that_names_the_flag(
+    tmp_path: Path, write_class_folders: ClassFolders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_class_folders(tmp_path / "data", classes=("part_1", "part_2"), per_class=3)
+    (folder / "metadata.csv").write_text("image_id,dx\npart_1000,mel\n")
+    assert main(["check", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "WARNING .csv-files" in printed and "if it holds the classes, give --list" in printed
+    assert main(["preprocess", "--input", str(folder), "--output", str(tmp_path / "out")]) == 0
+    assert "although metadata.csv is next to them" in "".join(capsys.readouterr())

@@ -44,6 +44,7 @@ _WARNINGS = {
     rows.UNDECIDED: "images-to-relabel",
     tree.HIDDEN: "hidden-files-or-folders",
 }
+_TABLES = (".csv", ".tsv", ".jsonl")
 _NOTES = {
     sources.NESTED: "folders-inside-a-class-folder",
     rows.REPEATED: "lines-that-repeat-another",
@@ -186,6 +187,8 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
             or f"{what.rpartition(' ')[0].replace(' ', '-')}-files"
         )
         holds = _content(example)
+        if os.path.dirname(example) == subset.name and example.lower().endswith(_TABLES):
+            holds = "a table next to the class folders: if it holds the classes, give --list"
         if holds:  # perhaps an image, and in a format that is not accepted
             severity, holds = max(severity, "warning", key=_ORDER[::-1].index), f" ({holds})"
         yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}{holds}")
