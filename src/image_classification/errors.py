@@ -16,6 +16,7 @@
     │   │       └── ImageTooLargeError   more pixels than the limit
     │   ├── ArtifactError          a model artifact is incomplete, altered or of another version
     │   ├── BackendError           a backend or backbone that is not installed or does not exist
+    │   ├── UnusableDeviceError    the GPU that should compute is absent or cannot be used
     │   └── UsageError             the command line asks for something impossible
     ├── AlgorithmError             our own fault; exit code 1
     │   ├── DeviceError            the device or its runtime failed: the process must be replaced
@@ -109,6 +110,10 @@ class ArtifactError(UserError):
 
 class BackendError(UserError):
     """A backend or a backbone does not exist, or its framework is not installed."""
+
+
+class UnusableDeviceError(UserError):
+    """A GPU is demanded and absent, or present and unusable: the driver, the image or a setting."""
 
 
 class UsageError(UserError):

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 from image_classification.archive import unpack
 from image_classification.contract import environment, failure, hyperparameter
 from image_classification.contract.paths import JobPaths, read_cluster, read_json
-from image_classification.contract.process import cpu_count, gpu_count, with_python_path
+from image_classification.contract.process import cpu_count, with_python_path
+from image_classification.devices.machine import device_files
 from image_classification.errors import ArtifactError, UserError
 from image_classification.files import write_text
 
@@ -290,7 +291,7 @@ def _machines(paths: JobPaths) -> dict[str, Any]:
         "network_interface_name": cluster.network_interface or "eth0",
         "resource_config": resources,
         "topology": resources.get("topology") or {},
-        "num_gpus": gpu_count(),
+        "num_gpus": device_files(),
         "num_cpus": cpu_count(),
         "num_neurons": 0,
     }

@@ -44,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
     "loading": {"errors", "samples", "images", "records", "labels"},
     "prepare": DATA | {"inventory", "loading", "pages"},
     "contract": {"errors", "logs"},
+    "devices": {"contract", "errors"},
     "foreign_models": set(),
     "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
     "backends": {"errors", "files", "samples", "images"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
-    | {"pages"},
+    | {"devices", "pages"},
     "evaluate": {
         "errors",
         "samples",
@@ -62,12 +63,17 @@ ALLOWED: dict[str, set[str]] = {
     },
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
     | {"backends", "training"},
-    "script_mode": {"errors", "files", "archive", "contract"},
+    "script_mode": {"errors", "files", "archive", "contract", "devices"},
     "serving": {"errors", "files", "logs", "samples", "images", "records", "labels", "contract"}
-    | {"artifact", "pages", "archive"},  # archive: the limits of those that POST /models names
+    | {
+        "artifact",
+        "devices",
+        "pages",
+        "archive",
+    },  # archive: the limits of those that POST /models names
     "cli": DATA
     | {"logs", "contract", "artifact", "prepare", "inventory", "training", "serving"}
-    | {"backends", "evaluate", "export", "script_mode"},
+    | {"backends", "devices", "evaluate", "export", "script_mode"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -35,6 +35,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
 def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics; return 2 if an image could not be used."""
     from image_classification.artifact import open_artifact
+    from image_classification.devices import serving_device
     from image_classification.evaluate import open_labeled, predict_source
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
@@ -43,7 +44,10 @@ def evaluate(namespace: argparse.Namespace) -> int:
     command_line.check_top_k(namespace.top_k)
     with open_artifact(namespace.model) as artifact:
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
-        model = Model(artifact, Runtime(artifact.graph_file), environment.max_pixels())
+        device = serving_device().device
+        model = Model(
+            artifact, Runtime(artifact.graph_file, device=device), environment.max_pixels()
+        )
         with Progress("evaluate", len(source), "images") as progress:
             outcomes, skipped = predict_source(model, source, process.cpu_count(), progress.advance)
         metrics = metrics_of(outcomes, namespace.top_k)

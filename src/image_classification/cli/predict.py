@@ -193,11 +193,13 @@ def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iter
         paths: image files.
         shown: number of images, from the first, with a picture for the contact sheet.
     """
+    from image_classification.devices import serving_device
     from image_classification.serving.models import Model
     from image_classification.serving.runtime import Runtime
 
     max_pixels = environment.max_pixels()
-    model = Model(artifact, Runtime(artifact.graph_file), max_pixels)
+    device = serving_device().device
+    model = Model(artifact, Runtime(artifact.graph_file, device=device), max_pixels)
 
     def predict(index: int) -> _Predicted:
         path = paths[index]

@@ -34,6 +34,10 @@ class Variable:
         values = (given.get(name, "") for name in (self.name, *self.aliases))
         return next(filter(None, values), self.default)
 
+    def is_set(self) -> bool:
+        """Whether this process has the variable, also with an empty value."""
+        return any(name in os.environ for name in (self.name, *self.aliases))
+
     def read_integer(
         self, minimum: int, environ: Mapping[str, str] | None = None, *, maximum: int | None = None
     ) -> int:
@@ -86,6 +90,15 @@ PICTURE_MEMORY = Variable("IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB", "0",
 PICTURE_SECONDS = Variable("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "0",
     "maximum CPU time in seconds that decoding one image can take, proportionally more for files "
     "above 16 MiB; 0: 2 seconds")
+DEVICE = Variable("IMAGE_CLASSIFICATION_DEVICE", "auto",
+    "what train, serve, predict and evaluate compute on. auto: a GPU if there is one and the image "
+    "is for CUDA; a GPU that cannot be used is an error. cpu: the CPU, with threads, batches and "
+    "processes planned for it. cuda: a GPU, or an error")
+VISIBLE_DEVICES = Variable("CUDA_VISIBLE_DEVICES", "",
+    "CUDA's own list of the GPUs to use; -1 or an empty value hides all of them")
+TF32 = Variable("IMAGE_CLASSIFICATION_TF32", "false",
+    "true: predictions on a GPU use TF32, which is faster on Ampere and later but changes "
+    "probabilities by up to 0.003; false: they agree with validation within 1e-4")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "

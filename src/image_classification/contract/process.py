@@ -1,7 +1,8 @@
-"""The CPUs, memory and GPUs of this process; the environment of libraries and child processes."""
+"""The CPUs and memory of this process; the environment of libraries and child processes."""
 
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from image_classification.contract import environment
@@ -33,9 +34,21 @@ def framework_threads() -> int:
     return min(cpu_count(), variable.read_integer(1, {variable.name: outermost}))
 
 
-def gpu_count() -> int:
-    """Count the NVIDIA GPUs of this machine by their device files, without loading a framework."""
-    return sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
+def hides_gpus() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs from this process."""
+    variable = environment.VISIBLE_DEVICES
+    return variable.is_set() and variable.read().strip() in {"", "-1"}
+
+
+def hide_gpus() -> None:
+    """Hide all GPUs from the libraries that this process loads, and from its child processes."""
+    os.environ[environment.VISIBLE_DEVICES.name] = "-1"
+
+
+def compiler(variable: str, names: Sequence[str]) -> str | None:
+    """Return the path of the compiler in an environment variable, else of the first one found."""
+    wanted = os.environ.get(variable)
+    return next(filter(None, map(shutil.which, [wanted] if wanted else names)), None)
 
 
 def memory_limit() -> int:

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from image_classification.contract import environment
@@ -54,6 +53,7 @@ class Plan:
         cpus: of a process.
         compute_timeout: seconds of computing after which a bulk request is given up.
         bulk_memory: bytes of the images and answers of all bulk requests.
+        on_gpu: the graph runs on a GPU.
     """
 
     processes: int
@@ -67,6 +67,7 @@ class Plan:
     cpus: int
     compute_timeout: int
     bulk_memory: int
+    on_gpu: bool = False
 
     @property
     def memory(self) -> int:
@@ -90,22 +91,23 @@ class Plan:
         )
 
 
-def choose_plan(cpus: int, limit: int) -> Plan:
+def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
     """Choose the plan for a machine and the environment's settings.
 
     Args:
         cpus: CPUs that all processes may use.
         limit: bytes of memory that all processes may use.
+        on_gpu: whether the graph runs on a GPU.
 
     Raises:
         UserError: a setting is malformed.
     """
     processes = environment.SERVER_WORKERS.read_integer(1, maximum=_MOST_PROCESSES)
     max_batch = 1
-    if _is_batched():
+    if _is_batched(on_gpu):
         max_batch = environment.MAX_BATCH_SIZE.read_integer(1, maximum=_MOST_THREADS)
     is_multi_model = environment.IS_MULTI_MODEL.read_switch()
-    if has_gpu() or is_multi_model:
+    if on_gpu or is_multi_model:
         processes = 1  # one owner of the device; one holder of the loaded models
     if is_multi_model:
         max_batch = 1
@@ -137,6 +139,7 @@ def choose_plan(cpus: int, limit: int) -> Plan:
         cpus=-(-cpus // processes),
         compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
         bulk_memory=bulk_memory,
+        on_gpu=on_gpu,
     )
 
 
@@ -149,20 +152,11 @@ def reservation(price: int) -> int:
     return price + price // 32 + _ALLOCATOR_MEMORY
 
 
-def _is_batched() -> bool:
+def _is_batched(on_gpu: bool) -> bool:
     setting = environment.BATCHING.read().strip().lower()
     if setting not in {"auto", "on", "off"}:
         raise UserError(f"{environment.BATCHING.name} must be auto, on or off, got {setting!r}")
-    return has_gpu() if setting == "auto" else setting == "on"
-
-
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA device and a runtime for it, without asking either (may fork)."""
-    try:
-        version("onnxruntime-gpu")
-    except PackageNotFoundError:
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    return on_gpu if setting == "auto" else setting == "on"
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -41,7 +41,8 @@ class GuardedGraph:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images.
 
         Raises:
-            RequestError: no client waits for the answer any more (499, 503).
+            RequestError: no client waits for the answer any more (499, 503), or the GPU has no
+                memory for it now (503).
             DeviceError: the runtime failed; the process is unhealthy from now on.
         """
         record = current_request()
@@ -53,6 +54,8 @@ class GuardedGraph:
         except errors.DeviceError as error:
             self._health.fail(str(error), is_device_lost=CUDA in self.providers)
             raise
+        except MemoryError as error:  # of a GPU, which other requests or processes fill for a while
+            raise errors.RequestError(503, f"{error}; send the request again later") from error
         record.computed(len(images), record.busy_ms() - begin)
         if record.is_bulk:
             self._health.renew()

@@ -39,16 +39,21 @@ _FILES, _OTHER_FILES = 4, 64  # two for a process; a model has one or two
 _BUDGET_SHARE = 0.75  # the rest is for the requests
 
 
-def memory_budget(plan: Plan) -> int:
+def memory_budget(plan: Plan, device_free: int | None = None) -> int:
     """Return the bytes that all models can take: the setting, or what the plan of requests leaves.
 
     That is at most three quarters of the memory that is free, and at least a quarter of the limit.
+
+    Args:
+        plan: of the process.
+        device_free: free bytes of the GPU that holds the models; at most three quarters of them.
     """
     setting, limit = environment.MODEL_MEMORY.read_integer(0), process.memory_limit()
     if setting:
         return setting * 2**20
     most = int((limit - memory_used()) * _BUDGET_SHARE)
-    return min(most, max(limit // 4, limit - plan.memory))
+    total = min(most, max(limit // 4, limit - plan.memory))
+    return total if device_free is None else min(total, int(device_free * _BUDGET_SHARE))
 
 
 def memory_needed(path: Path) -> int:

@@ -20,6 +20,7 @@ from gunicorn.app.base import BaseApplication
 from image_classification import files
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
+from image_classification.devices import log_decision, serving_device
 from image_classification.errors import UserError
 from image_classification.serving.admission import Plan, choose_plan
 from image_classification.serving.arbiter import KILL_SECONDS, Arbiter
@@ -43,13 +44,16 @@ def serve(model: Path, host: str, port: int) -> None:
 
     Raises:
         ArtifactError: before a process is started, if the artifact is not usable.
-        UserError: a bad setting, or an address that cannot be listened on.
+        UserError: a bad setting, a GPU that cannot be used, or an address that cannot be listened
+            on.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _stop)  # until gunicorn takes over
     check_settings()
     _check_address(host, port)
-    plan = choose_plan(process.cpu_count(), process.memory_limit())
+    decision = serving_device()  # a GPU that cannot be used ends the server here
+    log_decision(decision)
+    plan = choose_plan(process.cpu_count(), process.memory_limit(), on_gpu=decision.is_gpu)
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
         _Server(gunicorn_settings(host, port, plan), plan, None).run()

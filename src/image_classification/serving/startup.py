@@ -18,7 +18,8 @@ from image_classification.archive import UnpackLimits
 from image_classification.artifact import Artifact, GraphFile, open_artifact
 from image_classification.contract import environment, process
 from image_classification.contract.interface import interface_of
-from image_classification.errors import BackendError
+from image_classification.devices import machine
+from image_classification.errors import BackendError, UnusableDeviceError
 from image_classification.serving import (
     app,
     model_process,
@@ -30,7 +31,6 @@ from image_classification.serving import (
 from image_classification.serving.admission import (
     MemoryBudget,
     Plan,
-    has_gpu,
     memory_used,
     return_free_memory,
 )
@@ -80,7 +80,17 @@ def create_server_app(
     decoder = Decoder(plan, health, forkserver)
     if artifact is None:
         return _multi_model_app(settings, plan, health, metrics, decoder)
-    model = load_model(artifact, plan, health, decoder)
+    try:
+        model = load_model(artifact, plan, health, decoder)
+    except MemoryError as error:
+        if not plan.on_gpu:
+            raise
+        raise UnusableDeviceError(
+            "the GPU has no memory for this model and batches of "
+            f"{plan.max_batch} images ({error}): lower "
+            f"{environment.MAX_BATCH_SIZE.name}, use a larger instance, or set "
+            f"{environment.DEVICE.name}=cpu to compute on the CPU"
+        ) from error
     application = app.create_app(_responder(model, settings, health), settings, health, metrics)
     if environment.PAGE.read_switch():
         _add_page(application, model)
@@ -100,7 +110,7 @@ def load_model(artifact: Artifact, plan: Plan, health: Health, decoder: Decoder)
     Raises:
         ArtifactError: its graph cannot be loaded, or contradicts the artifact.
     """
-    session = runtime.Runtime(artifact.graph_file)
+    session = runtime.Runtime(artifact.graph_file, device="cuda" if plan.on_gpu else "cpu")
     graph: runtime.Graph = session
     if plan.max_batch > 1:
         size = artifact.preprocessing
@@ -140,11 +150,12 @@ def _multi_model_app(
 ) -> Flask:
     """Make the application of a multi-model endpoint, which starts without a model."""
 
-    is_isolated = IS_SUPPORTED and not has_gpu()
+    is_isolated = IS_SUPPORTED and not plan.on_gpu
     # Now, while this process has one thread. A GPU has one owner, so its models stay together.
     children = {model_process.CHILD: model_process.ModelChild()}
     forkserver = Forkserver(children) if is_isolated else None
-    budget = MemoryBudget(multi_model.memory_budget(plan))
+    device_free = machine.free_memory() if plan.on_gpu else None
+    budget = MemoryBudget(multi_model.memory_budget(plan, device_free))
 
     limits = UnpackLimits(members=_MOST_MEMBERS, seconds=max(plan.timeout, _UNPACK_SECONDS))
 

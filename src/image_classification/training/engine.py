@@ -8,6 +8,7 @@ from image_classification import backends
 from image_classification.backends.backbones import BACKBONES
 from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract.channels import ChannelInput
+from image_classification.devices import check_engine, device_of
 from image_classification.training.backbone import channel_backbone_folder
 from image_classification.training.evaluation import positive_weights
 from image_classification.training.initial_weights import ChannelWeights, load_initial_weights
@@ -40,6 +41,7 @@ def start_engine(
     with channel_backbone_folder(settings.backbone, model_channel) as folder:
         spec = _spec_of(settings, inputs, folder)
         engine = backend.build(spec, settings.optimizer, world)
+    check_engine(device_of(settings.backend), engine.device, settings.backend)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, weights)
     if world.rank == 0 and settings.backbone.name not in BACKBONES:
         _check_graph(engine, settings.backbone.name)

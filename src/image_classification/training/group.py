@@ -15,6 +15,8 @@ from image_classification import backends
 from image_classification.backends.base import Engine, World
 from image_classification.contract import environment, process
 from image_classification.contract.paths import Cluster, JobPaths
+from image_classification.devices import device_of
+from image_classification.devices.machine import device_files
 from image_classification.errors import AlgorithmError, HyperparameterError
 from image_classification.training.request import JobRequest, read_request
 
@@ -120,9 +122,11 @@ def run_in_processes(
         AlgorithmError: the processes were killed before they could report the reason.
     """
     wanted = environment.PROCESSES.read_integer(0)
-    if process.local_rank() is not None or (wanted or process.gpu_count()) <= 1:
+    if process.local_rank() is not None or (wanted or device_files()) <= 1:
         return None  # before loading the framework, which takes seconds
     request = read_request(paths, overrides)
+    if not device_of(request.settings.backend).is_gpu and wanted <= 1:
+        return None
     launcher = backends.launcher(request.settings.backend, process.framework_threads())
     count = (wanted or launcher.device_count()) if launcher else 1
     if launcher is None or count <= 1 or not _can_be_divided(request, count):

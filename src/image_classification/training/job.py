@@ -12,6 +12,7 @@ from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine
 from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
+from image_classification.devices import device_of, log_decision
 from image_classification.labels.label_map import LabelMap, listed
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
@@ -21,7 +22,7 @@ from image_classification.training.final_settings import (
     log_advice,
     log_settings,
 )
-from image_classification.training.group import ProcessGroup, world_of
+from image_classification.training.group import ProcessGroup, rank_of, world_of
 from image_classification.training.initial_weights import channel_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Heartbeat, Journal, SilentJournal
@@ -89,6 +90,9 @@ def _open(
 ) -> tuple[JobRequest, Inputs]:
     """Return the request with its final settings, and the opened data."""
     request = read_request(paths, overrides)
+    decision = device_of(request.settings.backend)  # a GPU that is unusable ends the job here
+    if rank_of(request.cluster)[0] == 0:
+        log_decision(decision)
     inputs = open_inputs(
         request.channels,
         request.settings,
