@@ -1,8 +1,15 @@
-/* A driver that is too old: the libcuda.so.1 of driver 470 (CUDA 11.4), or of $STUB_CUDA, with one GPU, a Tesla T4. */
+/* A driver that is too old: the libcuda.so.1 of driver 470 (CUDA 11.4), or of $STUB_CUDA, with one GPU, a Tesla T4.
+   STUB_ERROR: code of cuInit; STUB_SECONDS: how long that takes; STUB_ABORT: it ends the process. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-int cuInit(unsigned flags) { return 0; }
+int cuInit(unsigned flags) {
+    if (getenv("STUB_ABORT")) abort();
+    if (getenv("STUB_SECONDS")) sleep(atoi(getenv("STUB_SECONDS")));
+    return getenv("STUB_ERROR") ? atoi(getenv("STUB_ERROR")) : 0;
+}
+int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR_STUB"; return 0; }
 int cuDriverGetVersion(int *version) {
     *version = getenv("STUB_CUDA") ? atoi(getenv("STUB_CUDA")) : 11040;
     return 0;

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from image_classification.artifact import read_artifact
-from image_classification.contract import environment, gpus
+from image_classification.contract import gpus
 from tests.container.engine import CUDA_LOCKS, docker, image_of, inspect, run, serving
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
@@ -149,7 +149,6 @@ def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
     assert "cannot open shared object" not in output and "Cannot dlopen" not in output
 
 
-@pytest.mark.skipif(not hasattr(environment, "DEVICE"), reason="programs look for no driver yet")
 def test_with_an_old_driver_the_program_ends_with_what_it_needs_and_what_to_set(
     cuda_image: str,
     lock: str,

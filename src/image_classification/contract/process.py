@@ -1,8 +1,7 @@
 """The CPUs and memory of this process; the environment of libraries and child processes."""
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from image_classification.contract import environment
@@ -43,12 +42,6 @@ def hides_gpus() -> bool:
 def hide_gpus() -> None:
     """Hide all GPUs from the libraries that this process loads, and from its child processes."""
     os.environ[environment.VISIBLE_DEVICES.name] = "-1"
-
-
-def compiler(variable: str, names: Sequence[str]) -> str | None:
-    """Return the path of the compiler in an environment variable, else of the first one found."""
-    wanted = os.environ.get(variable)
-    return next(filter(None, map(shutil.which, [wanted] if wanted else names)), None)
 
 
 def memory_limit() -> int:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ LIBRARY = "libcuda.so.1"
 DEV, VERSION_FILE = Path("/dev"), Path("/proc/driver/nvidia/version")
 
 _SECONDS = 20.0  # a sound driver answers within 5, on a machine with eight GPUs that were idle
+_SECONDS_TO_END = 1.0
 _VERSION = re.compile(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
@@ -123,18 +125,23 @@ def _kernel_driver(version_file: Path) -> str | None:
 def _ask(library: str, seconds: float, with_free: bool) -> dict[str, Any] | str:
     """Return the answer of `_driver_answer` in a process of its own, or why there is none."""
     command = [sys.executable, "-I", __file__, library, *["free"][: int(with_free)]]
-    process = subprocess.Popen(  # noqa: S603 - this file
+    process = subprocess.Popen(  # this file
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    assert process.stdout is not None
     try:
         output, _ = process.communicate(timeout=seconds)
         answer: dict[str, Any] | str = json.loads(output)
         return answer
     except subprocess.TimeoutExpired:
-        process.kill()  # without a wait: a process that hangs in the kernel does not end
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel stays
+            process.wait(_SECONDS_TO_END)
         return f"it did not answer within {seconds:g} s"
     except ValueError:
         return f"it ended the process that asked it (code {process.returncode})"
+    finally:
+        process.stdout.close()
 
 
 def _driver_answer(library: str, with_free: bool) -> dict[str, Any] | str:
