@@ -1,7 +1,7 @@
 """What every backend does alike in a training step: its samples, dropout and precision."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,18 +99,25 @@ def step_seed(spec: ModelSpec, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([spec.seed, step, rank]).generate_state(1)[0])
 
 
+def gpu_precisions(capability: Sequence[int]) -> set[str]:
+    """Return the precisions that a GPU of a compute capability, such as (7, 5), has units for."""
+    names = {(0, 0): "float32", (7, 0): "float16", (8, 0): "bfloat16"}
+    return {name for least, name in names.items() if tuple(capability) >= least}
+
+
 def precision_of(asked: str, has: Collection[str], framework: str, device: object) -> str:
     """Return the precision of training steps; float32 with a warning if the device lacks it.
 
     Args:
         asked: the `precision` of a `ModelSpec`; "auto" is bfloat16 on GPUs that have it, else
-            float32.
-        has: the precisions that the framework has on the device.
+            float16 on those that have that, else float32.
+        has: the precisions that the framework has on the device, and that are fast there.
         framework, device: names for the warning.
     """
     if asked == "auto":
-        is_gpu = "float16" in has  # no framework here computes in float16 on CPUs
-        return "bfloat16" if is_gpu and "bfloat16" in has else "float32"
+        if "float16" not in has:  # no framework here computes in float16 on CPUs
+            return "float32"
+        return "bfloat16" if "bfloat16" in has else "float16"
     if asked in has:
         return asked
     _logger.warning("precision=%s: %s computes in float32 on %s", asked, framework, device)

@@ -125,7 +125,7 @@ def _kernel_driver(version_file: Path) -> str | None:
 def _ask(library: str, seconds: float, with_free: bool) -> dict[str, Any] | str:
     """Return the answer of `_driver_answer` in a process of its own, or why there is none."""
     command = [sys.executable, "-I", __file__, library, *["free"][: int(with_free)]]
-    process = subprocess.Popen(  # this file
+    process = subprocess.Popen(  # noqa: S603 - this file
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None

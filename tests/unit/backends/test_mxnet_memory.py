@@ -25,10 +25,18 @@ def test_a_step_that_does_not_fit_is_a_memory_error() -> None:
     assert done.stdout.startswith(first), done.stdout + done.stderr
 
 
-def test_an_error_of_the_gpu_allocator_is_a_memory_error() -> None:
-    said = 'File "pooled_storage_manager.h", line 161\nMXNetError: cudaMalloc failed: out of memory'
-    with pytest.raises(MemoryError, match=r"^cudaMalloc failed: out of memory$"), memory_errors():
-        raise mx.base.MXNetError(said)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cudaMalloc failed: out of memory",
+        "Check failed: e == CUBLAS_STATUS_SUCCESS: CUBLAS: CUBLAS_STATUS_ALLOC_FAILED",
+        "Check failed: e == CUDNN_STATUS_SUCCESS: cuDNN: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_an_error_of_a_gpu_without_memory_is_a_memory_error(said: str) -> None:
+    with pytest.raises(MemoryError) as caught, memory_errors():
+        raise mx.base.MXNetError(f'File "pooled_storage_manager.h", line 161\nMXNetError: {said}')
+    assert str(caught.value) == said
 
 
 def test_other_errors_pass_unchanged() -> None:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from image_classification.backends.state import checked_weights, initial_tensor
-from image_classification.backends.step import StepSamples, kept_features, precision_of
+from image_classification.backends.step import (
+    StepSamples,
+    gpu_precisions,
+    kept_features,
+    precision_of,
+)
 from image_classification.errors import ArtifactError
 from tests.unit.backends.torch_cases import SMALL
 
@@ -70,7 +75,7 @@ def test_without_dropout_there_is_no_mask() -> None:
     ("asked", "has", "chosen"),
     [
         ("auto", {"float32", "bfloat16"}, "float32"),  # a CPU
-        ("auto", {"float32", "float16"}, "float32"),  # an older GPU
+        ("auto", {"float32", "float16"}, "float16"),  # V100 and T4
         ("auto", {"float32", "float16", "bfloat16"}, "bfloat16"),
         ("bfloat16", {"float32", "bfloat16"}, "bfloat16"),
         ("float16", {"float32", "bfloat16"}, "float32"),
@@ -82,6 +87,22 @@ def test_steps_have_the_precision_of_the_job_if_the_device_has_it(
     assert precision_of(asked, has, "PyTorch", "cpu") == chosen
     warned = "precision=float16: PyTorch computes in float32 on cpu" in caplog.text
     assert warned == (asked == "float16")
+
+
+@pytest.mark.parametrize(
+    ("capability", "names"),
+    [
+        ((6, 0), {"float32"}),
+        ((7, 0), {"float32", "float16"}),
+        ((7, 5), {"float32", "float16"}),
+        ((8, 0), {"float32", "float16", "bfloat16"}),
+        ((12, 0), {"float32", "float16", "bfloat16"}),
+    ],
+)
+def test_a_gpu_has_the_precisions_that_it_has_units_for(
+    capability: tuple[int, int], names: set[str]
+) -> None:
+    assert gpu_precisions(capability) == names
 
 
 # ---- first weights

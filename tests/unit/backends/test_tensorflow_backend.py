@@ -19,6 +19,7 @@ import onnxruntime
 from image_classification import backends
 from image_classification.backends import update_rules
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
+from image_classification.backends.step import precision_of
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.samples import Batch
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
@@ -307,3 +308,32 @@ def test_tensorflow_uses_the_number_of_threads_of_the_world() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("details", "chosen"),
+    [
+        ({}, "float32"),
+        ({"compute_capability": (6, 0)}, "float32"),
+        ({"compute_capability": (7, 5)}, "float16"),
+        ({"compute_capability": (8, 6)}, "bfloat16"),
+    ],
+)
+def test_the_precision_follows_from_the_gpu_that_the_device_is(
+    monkeypatch: pytest.MonkeyPatch, details: dict[str, object], chosen: str
+) -> None:
+    import tensorflow as tf
+
+    from image_classification.backends.tensorflow.engine import precision_names
+
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _: ["first", "second"])
+    found: list[str] = []
+
+    def details_of(gpu: str) -> dict[str, object]:
+        found.append(gpu)
+        return details
+
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details_of)
+    names = precision_names("/GPU:1")
+    assert precision_of("auto", names, "TensorFlow", "/GPU:1") == chosen and found == ["second"]
+    assert precision_names("/CPU:0") == {"float32"}

@@ -40,6 +40,21 @@ def test_an_error_of_the_gpu_allocator_is_a_memory_error_without_pytorchs_advice
             raise torch.OutOfMemoryError(said)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    ],
+)
+def test_an_allocation_that_a_cuda_library_misses_is_a_memory_error(said: str) -> None:
+    with pytest.raises(MemoryError) as caught, memory_errors(torch.device("cuda", 0)):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"on cuda:0: {said.splitlines()[0]}"
+
+
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(torch.device("cpu")):
         raise RuntimeError("shapes differ")

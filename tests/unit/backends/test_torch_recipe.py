@@ -17,6 +17,7 @@ import torch
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, State, Update, World
+from image_classification.backends.step import precision_of
 from image_classification.backends.torch import model
 from image_classification.backends.torch.model import compiled
 from image_classification.backends.torch.optimizer import precision, precision_names
@@ -180,15 +181,14 @@ def test_an_image_without_headers_refuses_to_compile_before_it_trains(
 
 
 @pytest.mark.parametrize(
-    ("capability", "expected"),
-    [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)],
+    ("capability", "chosen"),
+    [((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16")],
 )
-def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float16_with_a_scaled_loss(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
 ) -> None:
-    def is_supported(including_emulation: bool = True) -> bool:
-        return including_emulation or capability >= (8, 0)
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)  # also by emulation
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     names = precision_names(torch.device("cuda", 0))
-    assert ("bfloat16" in names) is expected and {"float32", "float16"} <= names
+    assert precision_of("auto", names, "PyTorch", "cuda:0") == chosen
+    assert precision(getattr(torch, chosen), CPU).scaler.is_enabled() is (chosen == "float16")

@@ -27,7 +27,10 @@ __all__ = ["build", "pretrained_state"]
 
 # MXNet's errors have no types. These are of the host (cpu_device_storage.h), of a GPU
 # (pooled_storage_manager.h), and of the C++ library.
-_MEMORY_MESSAGES = ("Failed to allocate CPU Memory", "out of memory", "bad_alloc")
+_MEMORY_MESSAGES = (
+    *("Failed to allocate CPU Memory", "out of memory", "bad_alloc"),
+    *("ALLOC_FAILED", "ALLOCATION_FAILED"),  # of cuBLAS and cuDNN
+)
 
 
 @contextmanager
@@ -71,7 +74,8 @@ class _MXNetEngine:
         self._spec, self._settings, self._rank = spec, settings, world.rank
         gpus = mx.context.num_gpus()
         self._context = mx.gpu(world.rank % gpus) if gpus else mx.cpu()
-        step.precision_of(spec.precision, {"float32"}, "MXNet", self._context)
+        self.device = f"gpu:{self._context.device_id}" if gpus else "cpu"
+        step.precision_of(spec.precision, {"float32"}, "MXNet", self.device)
         self._network = MXNetNetwork(spec, self._context)
         self._newest = NetworkTensors(self._network, self._context)
         self._newest.initialize(spec.seed)
@@ -88,7 +92,6 @@ class _MXNetEngine:
         self._steps = 0
         self._is_new_update, self._has_weight = True, False
         self._adds_gradients: bool | None = None  # the mode that MXNet is in
-        self.device = str(self._context)
         sizes = {name: int(np.prod(shape)) for name, shape in self._network.shapes.items()}
         self.trainable_parameter_count = sum(sizes[name] for name in learned)
         self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)

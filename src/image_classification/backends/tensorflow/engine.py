@@ -62,6 +62,18 @@ def prepare_device(world: base.World) -> str:
     return f"/GPU:{world.rank % len(gpus)}"
 
 
+def precision_names(device: str) -> set[str]:
+    """Return the names of the precisions that TensorFlow has on a device, such as /GPU:0.
+
+    The others would fail or be emulated: TensorFlow itself does not ask the GPU.
+    """
+    if "GPU" not in device:
+        return {"float32"}
+    gpu = tf.config.get_visible_devices("GPU")[int(device.rpartition(":")[2])]
+    details = tf.config.experimental.get_device_details(gpu)
+    return step.gpu_precisions(details.get("compute_capability", (0, 0)))
+
+
 def _configure(setter: Callable[..., None], *values: object) -> None:
     try:
         setter(*values)
@@ -118,7 +130,7 @@ class _TensorFlowEngine:
             self._average = model.build(spec) if spec.averages_weights else None
             learned = learning(self._model, spec)
             self._optimizer = Optimizer(settings, learned)
-            has = {"float32", "bfloat16", "float16"} if "GPU" in self._device else {"float32"}
+            has = precision_names(self._device)
             precision = step.precision_of(spec.precision, has, "TensorFlow", self._device)
             self._precision = Precision(tf.as_dtype(precision))
             learner = Learner(

@@ -23,7 +23,11 @@ from image_classification.samples import Array, Batch, Float64Array, FloatArray,
 
 __all__ = ["build", "pretrained_state"]
 
-_CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory")  # a RuntimeError without a type
+# RuntimeErrors without a type: of the CPU's allocator, and of CUDA, cuBLAS, cuDNN and NCCL.
+_MEMORY_MESSAGES = (
+    *("DefaultCPUAllocator", "not enough memory"),
+    *("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED"),
+)
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def memory_errors(device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:  # OutOfMemoryError is one
         is_memory = isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and not any(text in str(error) for text in _CPU_ALLOCATOR):
+        if not is_memory and not any(text in str(error) for text in _MEMORY_MESSAGES):
             raise
         # How much was asked for and how much there was, without advice about PyTorch's settings.
         sentences = str(error).splitlines()[0].split(". ")[:3]
@@ -77,6 +81,8 @@ class _TorchEngine:
         has = optimizer.precision_names(self._device)
         precision = step.precision_of(spec.precision, has, "PyTorch", self._device)
         self._precision = optimizer.precision(getattr(torch, precision), self._device)
+        positive = np.array(spec.positive_weights, np.float32)
+        self._positive_weights = self._tensor(positive) if spec.positive_weights else None
         self._features = self._model.features
         if spec.compiles:
             self._features = model.compiled(self._model.features)
@@ -97,7 +103,8 @@ class _TorchEngine:
             self._model.train(samples.has_weight and not self._spec.train_only_head)
             logits = self._logits(self._tensor(samples.picked(batch.images)))
             targets = self._tensor(samples.picked(np.asarray(batch.targets, np.float32)))
-            loss = self._add_gradients(logits, targets, samples, update.share)
+            losses = _sample_losses(logits, targets, self._spec, self._positive_weights)
+            loss = self._add_gradients(losses, samples, update.share)
             if update.is_last and self._has_gradients:
                 self._update(learning_rate)
                 if self._average is not None:
@@ -167,11 +174,11 @@ class _TorchEngine:
             return self._model.head(features).float()
 
     def _add_gradients(
-        self, logits: torch.Tensor, targets: torch.Tensor, samples: step.StepSamples, share: float
+        self, losses: torch.Tensor, samples: step.StepSamples, share: float
     ) -> torch.Tensor:
         """Add the gradients of one batch; return its weighted mean loss, detached."""
         weights = self._tensor(samples.weights)
-        total = _sample_losses(logits, targets, self._spec) @ weights
+        total = losses @ weights
         everyone = weights.sum()
         tiny = torch.finfo(everyone.dtype).tiny
         loss = (total / everyone.clamp(min=tiny)).detach()
@@ -221,15 +228,14 @@ class _TorchEngine:
 
 
 def _sample_losses(
-    logits: torch.Tensor, targets: torch.Tensor, spec: base.ModelSpec
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    spec: base.ModelSpec,
+    positive_weights: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return float32 (N,): cross-entropy, with multi_label its mean over the classes."""
     if not spec.multi_label:
         return functional.cross_entropy(logits, targets, reduction="none")
-    weights = spec.positive_weights
     return functional.binary_cross_entropy_with_logits(
-        logits,
-        targets,
-        reduction="none",
-        pos_weight=logits.new_tensor(weights) if weights else None,
+        logits, targets, reduction="none", pos_weight=positive_weights
     ).mean(dim=1)

@@ -253,13 +253,12 @@ class AveragedModel:
 
     def __init__(self, newest: Classifier) -> None:
         self.model = copy.deepcopy(newest)
-        self._newest = newest
+        self._newest = [tensor for _, tensor in newest.tensors()]
+        self._averages = [tensor for _, tensor in self.model.tensors()]
 
     def update(self, decay: float) -> None:
         """Set average = decay · average + (1 − decay) · weights; decay 0 copies the weights."""
-        pairs = zip(self.model.tensors(), self._newest.tensors(), strict=True)
-        for (_, average), (_, newest) in pairs:
-            average.lerp_(newest, 1.0 - decay)
+        torch._foreach_lerp_(self._averages, self._newest, 1.0 - decay)  # one operator for all
 
     def load(self, arrays: base.State) -> None:
         """Start the average at the model's weights, with these arrays in their place."""

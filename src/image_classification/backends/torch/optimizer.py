@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from image_classification.backends import base, update_rules
+from image_classification.backends.step import gpu_precisions
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -119,10 +120,10 @@ def precision(dtype: torch.dtype, device: torch.device) -> Precision:
 
 
 def precision_names(device: torch.device) -> set[str]:
-    """Return the names of the precisions that PyTorch has on a device."""
+    """Return the names of the precisions that PyTorch has on a device.
+
+    Not those that a GPU emulates: cuDNN has no bfloat16 convolution below compute capability 8.0.
+    """
     if device.type == "cpu":
         return {"float32", "bfloat16"}
-    # Not emulated: cuDNN has no such convolutions below compute capability 8.0.
-    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    bfloat16 = {"bfloat16"} if has_it else set()
-    return {"float32", "float16"} | bfloat16
+    return gpu_precisions(torch.cuda.get_device_capability(device))

@@ -32,7 +32,9 @@ def device_of(world: World) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False  # predictions promise 1e-4; training has bfloat16
-    return torch.device("cuda", world.rank % torch.cuda.device_count())
+    device = torch.device("cuda", world.rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # or each process would also take memory on the first one
+    return device
 
 
 class Ranks:
@@ -40,7 +42,8 @@ class Ranks:
 
     Args:
         world: of this process.
-        device: of the tensors; NCCL sums them on GPUs, gloo on CPUs.
+        device: of the tensors. NCCL sums them on GPUs, gloo on CPUs and where several ranks share
+            a GPU, which NCCL refuses.
 
     Raises:
         AlgorithmError: the ranks do not meet.
@@ -48,7 +51,7 @@ class Ranks:
 
     def __init__(self, world: World, device: torch.device) -> None:
         try:
-            _meet(world, "nccl" if device.type == "cuda" else "gloo")
+            _meet(world, device if _has_gpu_each(world, device) else None)
         except RuntimeError as error:  # DistError and similar ones
             raise AlgorithmError(f"the hosts of this job did not meet: {error}") from error
 
@@ -88,7 +91,11 @@ class Ranks:
         gc.collect()
 
 
-def _meet(world: World, backend: str) -> None:
+def _has_gpu_each(world: World, device: torch.device) -> bool:
+    return device.type == "cuda" and world.local_size <= device_count()
+
+
+def _meet(world: World, own_gpu: torch.device | None) -> None:
     """Wait for every rank and join the process group."""
     host, _, port = world.addresses[0].rpartition(":")
     if world.rank > 0:
@@ -100,5 +107,10 @@ def _meet(world: World, backend: str) -> None:
     while not store.check([f"rank {rank}" for rank in range(world.size)]):
         time.sleep(0.1)
     distributed.init_process_group(
-        backend, store=store, rank=world.rank, world_size=world.size, timeout=_FOREVER
+        "gloo" if own_gpu is None else "nccl",
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=_FOREVER,
+        device_id=own_gpu,
     )

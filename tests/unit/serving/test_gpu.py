@@ -1,0 +1,263 @@
+"""A server on a GPU: its plan, its session without a fallback, and what its failures mean."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from image_classification import devices
+from image_classification.artifact import read_artifact
+from image_classification.devices.builds import Build
+from image_classification.devices.machine import Gpu, Machine
+from image_classification.errors import (
+    ArtifactError,
+    DeviceError,
+    RequestError,
+    UnusableDeviceError,
+)
+from image_classification.serving import multi_model, runtime, server, startup
+from image_classification.serving.admission import MemoryBudget, Plan, choose_plan
+from image_classification.serving.models import GuardedGraph
+from image_classification.serving.multi_model import ModelStore
+from image_classification.serving.observation import Health
+from tests import graphs
+
+PLACE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, "
+    "void, onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, "
+    "SUCCTYPE, const char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true; SUCC"
+    "TYPE = cudaError; std::conditional_t<THRW, void, onnxruntime::common::Status> = void] "
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:121 std::conditional_t<THRW, "
+    "void, onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, "
+    "SUCCTYPE, const char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true] "
+)
+INSUFFICIENT = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
+FAILURE_35 = f"{PLACE}{INSUFFICIENT} ; GPU=0 ; hostname=algo ; file=cuda_execution_provider.cc"
+NO_MEMORY = "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 16777216"
+
+
+class Session:
+    """ONNX Runtime's session on a GPU that is not there."""
+
+    providers: ClassVar[list[str]] = [runtime.CUDA, runtime.CPU]
+    start: Exception | None = None
+    failure: Exception | None = None
+    given: ClassVar[list[Any]] = []
+
+    def __init__(self, source: Any, options: Any, providers: list[Any], **given: Any) -> None:
+        type(self).given = [providers, given]
+        if self.start:
+            raise self.start
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def get_inputs(self) -> list[Any]:
+        return [Value("images", "tensor(uint8)", ("n", graphs.SIDE, graphs.SIDE, 3))]
+
+    def get_outputs(self) -> list[Any]:
+        return [Value("probabilities", "tensor(float)", ("n", 3))]
+
+    def run(self, *_: Any) -> list[Any]:
+        assert self.failure is not None
+        raise self.failure
+
+
+class Value:
+    def __init__(self, name: str, element: str, shape: tuple[Any, ...]) -> None:
+        self.name, self.type, self.shape = name, element, shape
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
+    kind = type("ThisSession", (Session,), {})
+    monkeypatch.setattr(runtime.onnxruntime, "InferenceSession", kind)
+    return kind
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    return read_artifact(graphs.write_model(tmp_path, graphs.healthy())).graph_file
+
+
+# ---- the session
+
+
+@pytest.mark.parametrize(("setting", "tf32"), [(None, "0"), ("true", "1")])
+def test_a_session_has_no_fallback_and_no_tf32_unless_it_is_asked_for(
+    session: type[Session], file: Any, monkeypatch: pytest.MonkeyPatch, setting: str, tf32: str
+) -> None:
+    if setting:
+        monkeypatch.setenv("IMAGE_CLASSIFICATION_TF32", setting)
+    assert runtime.Runtime(file, device="cuda").device == "cuda"
+    providers, given = session.given
+    name, options = providers[0]
+    assert (name, options["use_tf32"], given) == (runtime.CUDA, tf32, {"enable_fallback": 0})
+
+
+def test_a_session_on_the_cpu_asks_for_no_gpu(session: type[Session], file: Any) -> None:
+    session.providers = [runtime.CPU]
+    assert runtime.Runtime(file).device == "cpu"
+    assert session.given[0] == [runtime.CPU]
+
+
+def test_a_session_that_is_on_the_cpu_after_all_is_refused(
+    session: type[Session], file: Any
+) -> None:
+    session.providers = [runtime.CPU]
+    with pytest.raises(UnusableDeviceError, match="ONNX Runtime cannot use it"):
+        runtime.Runtime(file, device="cuda")
+
+
+def test_the_failure_of_a_cuda_library_is_not_cut_away(session: type[Session], file: Any) -> None:
+    assert len(PLACE) > 500
+    session.start = RuntimeError(FAILURE_35)
+    with pytest.raises(UnusableDeviceError) as caught:
+        runtime.Runtime(file, device="cuda")
+    said = str(caught.value)
+    assert f"({INSUFFICIENT})" in said and "IMAGE_CLASSIFICATION_DEVICE=cpu" in said
+
+
+def test_a_broken_graph_stays_the_artifacts_fault_on_a_gpu(
+    session: type[Session], file: Any
+) -> None:
+    session.start = RuntimeError(
+        "[ONNXRuntimeError] : 10 : INVALID_GRAPH : allocate is no operator"
+    )
+    with pytest.raises(ArtifactError, match="INVALID_GRAPH"):
+        runtime.Runtime(file, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (f"{PLACE}CUDA failure 700: an illegal memory access was encountered", DeviceError),
+        (f"{PLACE}CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR", DeviceError),
+        (NO_MEMORY, MemoryError),
+        (f"{PLACE}CUDA failure 2: out of memory ; GPU=0", MemoryError),
+        (f"{PLACE}CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", MemoryError),
+        ("INVALID_ARGUMENT : Got invalid dimensions", ArtifactError),
+    ],
+)
+def test_a_run_that_fails_blames_the_device_its_memory_or_the_graph(
+    session: type[Session], file: Any, said: str, kind: type[Exception]
+) -> None:
+    graph = runtime.Runtime(file, device="cuda")
+    session.failure = RuntimeError(said)
+    with pytest.raises(kind, match=r"failure|Failed|dimensions"):
+        graph.run(np.zeros((1, graphs.SIDE, graphs.SIDE, 3), np.uint8))
+
+
+def test_a_request_for_which_a_gpu_has_no_memory_now_is_503_and_the_server_stays_healthy(
+    session: type[Session], file: Any
+) -> None:
+    health = Health()
+    graph = GuardedGraph(runtime.Runtime(file, device="cuda"), health)
+    session.failure = RuntimeError(NO_MEMORY)
+    with pytest.raises(RequestError, match="send the request again later") as refused:
+        graph.run(np.zeros((1, graphs.SIDE, graphs.SIDE, 3), np.uint8))
+    assert refused.value.status == 503 and health.fault is None
+
+
+def test_a_model_that_does_not_fit_onto_the_gpu_is_507(
+    session: type[Session], file: Any, tmp_path: Path
+) -> None:
+    session.start = RuntimeError(NO_MEMORY)
+    store = ModelStore(
+        lambda *_: runtime.Runtime(file, device="cuda"),  # type: ignore[arg-type, return-value]
+        MemoryBudget(1_000),
+        9,
+    )
+    with pytest.raises(RequestError, match="the GPU has no memory for the model") as refused:
+        store.load("one", str(tmp_path / "nothing"))
+    assert refused.value.status == 507
+
+
+def test_the_only_model_of_a_server_that_does_not_fit_is_the_users_error(
+    session: type[Session], tmp_path: Path
+) -> None:
+    session.start = RuntimeError(NO_MEMORY)
+    artifact = read_artifact(graphs.write_model(tmp_path, graphs.healthy()))
+    plan = choose_plan(2, 2**32, on_gpu=True)
+    with pytest.raises(UnusableDeviceError, match="lower IMAGE_CLASSIFICATION_MAX_BATCH_SIZE"):
+        startup.create_server_app(artifact, plan, Health(), None, None)  # type: ignore[arg-type]
+
+
+# ---- the plan
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "settings", "expected"),
+    [
+        (True, {}, (1, 37, 32)),
+        (False, {}, (1, 5, 1)),
+        (True, {"MODEL_SERVER_WORKERS": "2"}, (1, 37, 32)),  # one owner of the device
+        (True, {"IMAGE_CLASSIFICATION_BATCHING": "off"}, (1, 5, 1)),
+        (True, {"SAGEMAKER_MULTI_MODEL": "true"}, (1, 5, 1)),
+    ],
+)
+def test_a_plan_for_a_gpu_has_batches_and_one_process(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, settings: dict[str, str], expected: Any
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    plan = choose_plan(4, 16 * 2**30, on_gpu=on_gpu)
+    assert (plan.processes, plan.threads, plan.max_batch) == expected and plan.on_gpu == on_gpu
+
+
+def test_the_models_on_a_gpu_share_three_quarters_of_what_is_free_there() -> None:
+    plan = choose_plan(2, 2**32, on_gpu=True)
+    assert multi_model.memory_budget(plan, 4_000) == 3_000
+    assert multi_model.memory_budget(plan, 2**60) == multi_model.memory_budget(plan)
+
+
+OLD = Machine(1, "470.256.02", (11, 4), (Gpu("Tesla T4", (7, 5), 2**34),))
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """A machine with a GPU and an old driver, in an image for CUDA; the plans of its servers."""
+    plans: list[Plan] = []
+
+    class Server:
+        def __init__(self, settings: object, plan: Plan, artifact: object) -> None:
+            plans.append(plan)
+
+        def run(self) -> None:
+            pass
+
+    build = Build("ONNX Runtime", "1.26.0", (12, 8), "onnxruntime-gpu")
+    monkeypatch.setattr(devices, "device_files", lambda: 1)
+    monkeypatch.setattr(devices, "this_machine", lambda: OLD)
+    monkeypatch.setattr(devices, "installed_build", lambda _: build)
+    monkeypatch.setattr(server, "_Server", Server)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("IMAGE_CLASSIFICATION_BACKEND", raising=False)
+    return plans
+
+
+def test_a_server_does_not_start_on_a_gpu_that_it_cannot_use(
+    served: list[Plan], tmp_path: Path
+) -> None:
+    with pytest.raises(UnusableDeviceError, match="InferenceAmiVersion=al2-ami-sagemaker"):
+        server.serve(graphs.write_model(tmp_path, graphs.healthy()), "127.0.0.1", 0)
+    assert served == []
+
+
+def test_a_server_that_is_told_to_compute_on_the_cpu_plans_for_the_cpu(
+    served: list[Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_DEVICE", "cpu")
+    server.serve(graphs.write_model(tmp_path, graphs.healthy()), "127.0.0.1", 0)
+    (plan,) = served
+    assert not plan.on_gpu and plan.max_batch == 1
+    (line,) = caplog.messages
+    assert "IMAGE_CLASSIFICATION_DEVICE=cpu: computing on the CPU" in line
