@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from image_classification.contract import gpus
 from image_classification.contract.gpus import Family, Image
+from image_classification.devices import decide
+from image_classification.devices.builds import Build
+from image_classification.devices.machine import Gpu, Machine
+from image_classification.errors import UnusableDeviceError
 
 _HEAD = """\
 A CUDA image computes on a machine if two things are true: its library has code for the GPU, and
@@ -28,6 +32,7 @@ def gpus_page(notice: str) -> str:
     """Return the page."""
     lines = ["# GPUs on SageMaker", "", notice, "", _HEAD, "", "## Images", "", *_images()]
     lines += ["", "## Instances", "", *_instances()]
+    lines += ["", "## Decisions", "", *_decisions()]
     lines += ["", "## Endpoints", "", _COMPAT, ""]
     lines += _hosts(gpus.ENDPOINT, "InferenceAmiVersion")
     lines += ["", "## Batch transform", "", *_hosts(gpus.TRANSFORM, "TransformAmiVersion")]
@@ -77,6 +82,65 @@ def _instances() -> list[str]:
         )
     left = [f"`ml.{name}`: {why}" for name, why in gpus.LEFT_OUT.items()]
     return [*rows, "", "Not listed, because no image works: " + "; ".join(left) + "."]
+
+
+_DECIDING = """\
+`train`, `serve`, `predict` and `evaluate` decide once what they compute on, before they read data.
+`IMAGE_CLASSIFICATION_DEVICE` is `auto`, `cpu` or `cuda`. With `cpu`, threads, batches and processes
+are planned for the CPU, and the GPUs are hidden from all libraries. A GPU that is there and cannot
+be used is an error (exit code 2, in a training job also in the failure file), because the CPU would
+be slow and the GPU would be paid. The first row that applies decides."""
+
+_AFTERWARDS = """\
+After the decision for the GPU, it is also an error if the framework or ONNX Runtime computes on
+the CPU, for want of a library for example. ONNX Runtime never falls back to the CPU later: a GPU
+that is lost [ends the server](serving.md#what-it-withstands). In an image for training whose ONNX
+Runtime is a build for CPUs (`train-mxnet-cu11`), `serve` on a GPU is an error that names the image
+for serving. The driver has 20 seconds to answer."""
+
+_T4 = Gpu("Tesla T4", (7, 5), 2**34)
+_V100 = Gpu("Tesla V100-SXM2-16GB", (7, 0), 2**34)
+_GOOD = Machine(1, "580.65.06", (13, 0), (_T4,))
+_OLD = Machine(1, "535.183.01", (12, 2), (_T4,))
+_FOR_CPUS = Build("ONNX Runtime", gpus.SERVE_IMAGES[1].version)
+_FOR_CUDA = Build("ONNX Runtime", _FOR_CPUS.version, (13, 0), "onnxruntime-gpu")
+_CASES: Sequence[tuple[Sequence[str], str, Build, Machine, bool]] = (
+    (("cpu",), "no GPU", _FOR_CUDA, Machine(), False),
+    (("cpu",), "a GPU", _FOR_CUDA, _OLD, False),
+    (("auto", "cuda"), "no GPU", _FOR_CUDA, Machine(), False),
+    (("auto", "cuda"), "a GPU, in an image for CPUs", _FOR_CPUS, _GOOD, False),
+    (("auto", "cuda"), "a GPU that `CUDA_VISIBLE_DEVICES` hides", _FOR_CUDA, _GOOD, True),
+    (("auto", "cuda"), "a driver that is too old for the library", _FOR_CUDA, _OLD, False),
+    (
+        *(("auto", "cuda"), "a driver that is missing, fails or does not answer", _FOR_CUDA),
+        *(Machine(1, "580.65.06", fault="it did not answer within 20 s"), False),
+    ),
+    (
+        *(("auto", "cuda"), "a GPU for which the library has no code", _FOR_CUDA),
+        *(Machine(1, "580.65.06", (13, 0), (_V100,)), False),
+    ),
+    (("auto", "cuda"), "another GPU", _FOR_CUDA, _GOOD, False),
+)
+
+
+def _decisions() -> list[str]:
+    """Return the section with the results that the program itself gives."""
+    rows = ["| Setting | Machine | Result |", "|---|---|---|"]
+    for settings, situation, build, machine, hides in _CASES:
+        results = [_decided(setting, build, machine, hides) for setting in settings]
+        for result in dict.fromkeys(results):
+            names = [f"`{s}`" for s, own in zip(settings, results, strict=True) if own == result]
+            rows.append(f"| {', '.join(names)} | {situation} | {result} |")
+    return [*_DECIDING.splitlines(), "", *rows, "", *_AFTERWARDS.splitlines()]
+
+
+def _decided(setting: str, build: Build, machine: Machine, hides: bool) -> str:
+    try:
+        decision = decide(setting, build, machine, hides_gpus=hides)
+    except UnusableDeviceError as error:
+        return f"error: {error}"
+    place = "GPU" if decision.is_gpu else "CPU"
+    return f"{place}; log: {decision.note}" if decision.note else place
 
 
 def _hosts(job: str, parameter: str) -> list[str]:
