@@ -147,8 +147,8 @@ class SharedHyperparameters(Hyperparameters):
         "Probability that a rectangle of a training image becomes the mean color.", 0, 1)
     precision = choice(None, ("auto", "float32", "float16", "bfloat16"),
         "Number format of training steps; unset or auto: bfloat16 on GPUs that support it, "
-        "float16 on V100 and T4, else float32; with MXNet always float32. Weights and predictions "
-        "are always float32. A device without the format uses float32 with a warning.")
+        "float16 on V100 and T4, else float32; with MXNet float32. Weights and predictions are "
+        "always float32. A device without the format uses float32 with a warning.")
     compile = choice("auto", ("auto", "on", "off"),
         "Compile training steps with torch.compile, which needs a C++ compiler and is an error in "
         "our images, or TensorFlow's XLA. auto is off: whether it pays on a GPU is not measured "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,8 +21,19 @@ from mxnet.gluon.model_zoo import vision
 
 from image_classification import backends
 from image_classification.backends import onnx_graph
-from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
+from image_classification.backends.base import (
+    LOSS_SCALE,
+    LOSS_SCALE_AGE,
+    STEPS,
+    ModelSpec,
+    OptimizerSpec,
+    Update,
+    World,
+)
 from image_classification.backends.mxnet import catalog
+from image_classification.backends.mxnet import engine as engine_module
+from image_classification.backends.mxnet import model as network
+from image_classification.backends.mxnet.optimizer import LossScale
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
@@ -65,6 +77,79 @@ def test_a_resumed_engine_continues_bit_for_bit(name: str) -> None:
 def test_an_engine_names_its_device_as_all_backends_do() -> None:
     """A job on the CPU leaves CPUs to the framework if it knows that it computes there."""
     assert build().device == "cpu"
+
+
+@pytest.mark.parametrize("backbone", ["resnet20", "efficientnet_lite0", "gluon/squeezenet1.0"])
+def test_float16_is_of_the_operators_alone_the_weights_and_the_features_stay_float32(
+    backbone: str,
+) -> None:
+    """MXNet has no float16 products on CPUs, so the types are inferred and nothing is computed."""
+    graph = network.build(change(backbone=backbone, input_shape=(3, 64, 64)))
+    symbol = network.half(graph.features)
+    assert symbol.list_inputs() == graph.features.list_inputs()
+    types = dict.fromkeys(symbol.list_inputs(), np.float32) | {network.IMAGES: np.uint8}
+    inside = symbol.get_internals()
+    found = dict(zip(inside.list_outputs(), inside.infer_type(**types)[1], strict=True))
+    operators = {
+        node["name"] for node in json.loads(symbol.tojson())["nodes"] if node["op"] == "Convolution"
+    }
+    assert len(operators) > 20
+    assert {found[f"{name}_output"] for name in operators} == {np.float16}
+    (features,) = symbol.infer_type(**types)[1]
+    assert features == np.float32
+    assert {found[name] for name in types if name in found} <= {np.float32, np.uint8}
+
+
+def test_a_scaled_loss_gives_the_same_steps_and_an_overflow_is_left_out() -> None:
+    """On a GPU the same code runs with float16."""
+    plain, scaled = build(name="adam"), build(name="adam")
+    scaled._loss_scale = LossScale("float16")
+    for seed in range(3):
+        for engine in (plain, scaled):
+            engine.train_step(make_batch(seed=seed), 0.01)
+    state = scaled.state()
+    assert (state.pop(LOSS_SCALE), state.pop(LOSS_SCALE_AGE)) == (65536, 3)
+    for name, value in plain.state().items():
+        np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    scaled._loss_scale.factor = float("inf")
+    before = scaled.state()
+    scaled.train_step(make_batch(seed=3), 0.01)
+    after = scaled.state()
+    assert after[LOSS_SCALE_AGE] == 0
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name for name in changed if ".running_" not in name} == {LOSS_SCALE_AGE, STEPS}
+
+
+def test_a_resumed_job_continues_with_its_scale_which_grows_after_2000_updates() -> None:
+    scale, gradients = LossScale("float16"), mx.nd.ones(2)
+    scale.load({LOSS_SCALE: np.array(8.0), LOSS_SCALE_AGE: np.array(1999)})
+    assert scale.unscale(gradients) and gradients.asnumpy().tolist() == [0.125, 0.125]
+    assert scale.factor == 16
+    assert not scale.unscale(mx.nd.array([1.0, float("nan")])) and scale.factor == 8
+    assert LossScale("float32").state() == {}
+
+
+def test_float16_is_trained_on_a_gpu_only_if_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    def network_of(spec: ModelSpec, context: object, precision: str) -> None:
+        built.append(f"{context} {precision}")
+        raise Stop
+
+    monkeypatch.setattr(engine_module, "MXNetNetwork", network_of)
+    for gpus in (1, 0):
+        monkeypatch.setattr(mx.context, "num_gpus", lambda gpus=gpus: gpus)
+        for precision in ("auto", "float16", "bfloat16"):
+            with pytest.raises(Stop):
+                build(change(precision=precision))
+    assert built == ["gpu(0) float32", "gpu(0) float16", "gpu(0) float32"] + ["cpu(0) float32"] * 3
+    assert "precision=bfloat16: MXNet computes in float32 on gpu:0" in caplog.text
+    assert "precision=float16: MXNet computes in float32 on cpu" in caplog.text
 
 
 def test_a_prediction_between_two_steps_changes_no_weight() -> None:

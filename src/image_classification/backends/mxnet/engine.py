@@ -17,7 +17,7 @@ from mxnet import autograd
 from image_classification.backends import base, step
 from image_classification.backends.mxnet.export import export
 from image_classification.backends.mxnet.model import MXNetNetwork, NetworkTensors
-from image_classification.backends.mxnet.optimizer import Optimizer, Tensors
+from image_classification.backends.mxnet.optimizer import LossScale, Optimizer, Tensors
 from image_classification.backends.mxnet.ranks import Ranks
 from image_classification.backends.pretrained import pretrained_state
 from image_classification.backends.state import checked_state, joined_state
@@ -75,8 +75,12 @@ class _MXNetEngine:
         gpus = mx.context.num_gpus()
         self._context = mx.gpu(world.rank % gpus) if gpus else mx.cpu()
         self.device = f"gpu:{self._context.device_id}" if gpus else "cpu"
-        step.precision_of(spec.precision, {"float32"}, "MXNet", self.device)
-        self._network = MXNetNetwork(spec, self._context)
+        # The built-in's default is float32. Its float16 has no scale of the loss: ours has.
+        asked = "float32" if spec.precision == "auto" else spec.precision
+        has = {"float32", "float16"} if gpus else {"float32"}
+        precision = step.precision_of(asked, has, "MXNet", self.device)
+        self._loss_scale = LossScale(precision)
+        self._network = MXNetNetwork(spec, self._context, precision)
         self._newest = NetworkTensors(self._network, self._context)
         self._newest.initialize(spec.seed)
         self._average: NetworkTensors | None = None
@@ -120,7 +124,8 @@ class _MXNetEngine:
                 features = self._network.features(images, tensors)
             logits = self._network.logits(self._dropped_out(features), tensors)
             loss = mx.nd.sum(_sample_losses(logits, targets, self._spec) * weights)
-            objective = self._objective(loss, own / max(everyone, 1e-37)) * update.share
+            share = update.share * self._loss_scale.factor
+            objective = self._objective(loss, own / max(everyone, 1e-37)) * share
         objective.backward()
         if not samples.has_weight:
             self._newest.fixed.flat[:] = statistics
@@ -131,7 +136,8 @@ class _MXNetEngine:
         if update.is_last and self._has_weight:
             self._ranks.sum(self._gradients.flat)
             newest, gradients = self._newest.learned.flat, self._gradients.flat
-            self._optimizer.update(newest, gradients, learning_rate)
+            if self._loss_scale.unscale(gradients):
+                self._optimizer.update(newest, gradients, learning_rate)
             if self._average is not None:
                 self._average.approach(self._newest, update.average_decay)
         self._is_new_update = update.is_last
@@ -153,13 +159,15 @@ class _MXNetEngine:
 
     def state(self) -> base.State:
         average = None if self._average is None else self._average.read()
-        return joined_state(self._newest.read(), average, self._optimizer.state(), self._steps)
+        slots = self._optimizer.state() | self._loss_scale.state()
+        return joined_state(self._newest.read(), average, slots, self._steps)
 
     def load_state(self, state: base.State) -> None:
         """See `base.Engine`; ArtifactError also if parameters had unequal numbers of updates."""
         shapes, learning = self._network.shapes, self._gradients.views
         checked = checked_state(state, shapes, learning, self._spec, self._settings)
         self._optimizer.load(checked.slots)
+        self._loss_scale.load(state)
         self._newest.write(checked.weights)
         if self._average is not None:
             self._average.approach(self._newest, 0.0)

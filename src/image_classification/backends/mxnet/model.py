@@ -6,6 +6,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet.contrib import amp
 from mxnet.gluon.model_zoo import vision
 
 from image_classification.backends import base, networks
@@ -200,13 +201,27 @@ def _normalization(spec: base.ModelSpec) -> dict[str, FloatArray]:
     }
 
 
+def half(symbol: Any) -> Any:
+    """Return a symbol that computes in float16, as MXNet's AMP converts it.
+
+    Its inputs and its output stay float32, and so do the weights and statistics of BatchNorms.
+    """
+    return mx.sym.cast(amp.convert_symbol(symbol, target_dtype="float16"), dtype="float32")
+
+
 _HEAD = ("head.weight", "head.bias")
 
 
 class MXNetNetwork:
-    """A network on an MXNet device (`context`), compiled once for all batch sizes."""
+    """A network on an MXNet device (`context`), compiled once for all batch sizes.
 
-    def __init__(self, spec: base.ModelSpec, context: Any) -> None:
+    Args:
+        spec: of the model.
+        context: the device.
+        precision: float32, or float16 for the training mode of the trunk.
+    """
+
+    def __init__(self, spec: base.ModelSpec, context: Any, precision: str = "float32") -> None:
         self._spec, self._context = spec, context
         self.graph = build(spec)
         shapes = dict(self.graph.shapes)
@@ -215,7 +230,8 @@ class MXNetNetwork:
         self._constants = {
             name: mx.nd.array(values, ctx=context) for name, values in self.graph.constants.items()
         }
-        self._compiled = mx.nd.CachedOp(self.graph.features, (("static_alloc", True),))
+        features = self.graph.features if precision == "float32" else half(self.graph.features)
+        self._compiled = mx.nd.CachedOp(features, (("static_alloc", True),))
 
     def learned_shapes(self) -> Shapes:
         """Return the shapes of parameters that learn, those with weight decay first."""

@@ -47,6 +47,55 @@ class Tensors:
         return arrays
 
 
+_FIRST_SCALE = 65536.0
+_GROWTH_STEPS = 2000  # updates without overflow after which the scale doubles
+
+
+class LossScale:
+    """The factor of the loss with float16, whose few exponents lose small gradients.
+
+    Updates whose gradients overflow are left out. With float32 the factor is 1.
+
+    Args:
+        precision: of training steps.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self._is_active = precision == "float16"
+        self.factor, self._age = _FIRST_SCALE if self._is_active else 1.0, 0
+
+    def unscale(self, gradients: Any) -> bool:
+        """Divide the flat gradients by the factor and adapt it; False if they overflowed.
+
+        That waits for the device, with float16 only.
+        """
+        if not self._is_active:
+            return True
+        gradients /= self.factor
+        if not mx.nd.all_finite(gradients).asscalar():
+            self.factor, self._age = self.factor / 2.0, 0
+            return False
+        self._age += 1
+        if self._age >= _GROWTH_STEPS:
+            self.factor, self._age = self.factor * 2.0, 0
+        return True
+
+    def state(self) -> base.State:
+        """Return the factor and its age in updates; {} with float32."""
+        if not self._is_active:
+            return {}
+        return {
+            base.LOSS_SCALE: np.array(self.factor, np.float64),
+            base.LOSS_SCALE_AGE: np.array(self._age, np.int64),
+        }
+
+    def load(self, state: base.State) -> None:
+        """Continue with the factor of an engine's state, if it has one."""
+        scale, age = state.get(base.LOSS_SCALE), state.get(base.LOSS_SCALE_AGE)
+        if self._is_active and scale is not None and age is not None:
+            self.factor, self._age = float(scale), int(age)
+
+
 _COUNT = "step"
 
 Slots = dict[str, Any]
