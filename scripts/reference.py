@@ -46,8 +46,8 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "optimizer": "the same names; the formulas are PyTorch's, not MXNet's "
         "(docs/architecture.md)",
         "precision_dtype": "the built-in's default is float32. Here, if it is unset, `precision` "
-        "applies, which selects bfloat16 by default on GPUs that support it. Set float32 to get "
-        "the built-in's default",
+        "applies, which selects bfloat16 or float16 by default on GPUs that support it, except "
+        "with MXNet. Set float32 to get the built-in's default",
         "resize": "optional. If it is unset, image files are resized to 256 for an input of 224, "
         "and in proportion for other inputs. Records keep their shorter side, and the server "
         "resizes images to that side",
