@@ -113,22 +113,25 @@ def _check_driver(
     """
     if machine.cuda is None:
         return
-    driver = _DRIVERS.get(needed[0])
-    is_too_old = machine.cuda[0] < needed[0]
-    for gpu in machine.gpus if image else ():
-        assert image is not None
-        capability = _number(gpu)
-        if image.computes_on(capability) and image.needed_driver(capability) > image.driver:
-            driver = image.needed_driver(capability)
-            is_too_old = is_too_old or machine.cuda < needed
-    if not is_too_old:
+    ptx_driver = _ptx_driver(image, machine)
+    if machine.cuda >= (needed if ptx_driver else (needed[0], 0)):
         return
+    driver = ptx_driver or _DRIVERS.get(needed[0])
     found = f"its driver {machine.driver}" if machine.driver else "its driver"
     raise UnusableDeviceError(
         f"{_there(machine)}, but {found} (CUDA {_dotted(machine.cuda)}) is too old: "
         f"{_needs(build, needed, driver)}; {_way_to_driver(build, needed[0], machine)}, use "
         f"another instance type, or set {CPU_SETTING} to compute on the CPU"
     )
+
+
+def _ptx_driver(image: Image | None, machine: Machine) -> int:
+    """Return the driver that compiles PTX for a GPU here; 0 if the library needs no PTX."""
+    if image is None:
+        return 0
+    capabilities = [_number(gpu) for gpu in machine.gpus if image.computes_on(_number(gpu))]
+    driver = max(map(image.needed_driver, capabilities), default=0)
+    return driver if driver > image.driver else 0
 
 
 def _check_fault(build: Build, needed: tuple[int, int], machine: Machine) -> None:
@@ -243,24 +246,23 @@ def log_decision(decision: Decision) -> None:
 
 
 def serving_device() -> Decision:
-    """Decide where ONNX Runtime computes.
+    """Decide where ONNX Runtime computes, and log a decision that can surprise.
 
     Raises:
         UnusableDeviceError: see `decide`; also, a training image with CUDA serves on a GPU machine:
             its ONNX Runtime is a build for CPUs, and a GPU would be paid for nothing.
     """
     decision = device_of("onnxruntime")
-    is_training_image = environment.BACKEND.is_set()
-    if device_setting() == "cpu" or not device_files() or not is_training_image:
-        return decision
     runtime = installed_build("onnxruntime")
-    framework = installed_build(environment.BACKEND.read())
-    if runtime.cuda is None and framework.cuda is not None:
-        raise UnusableDeviceError(
-            f"this machine has an NVIDIA GPU, but this is a training image: its {runtime.name} is "
-            "a build for CPUs. Use the image image-classification-serve with a tag that ends in "
-            f"-cu12 or -cu13, a CPU instance, or set {CPU_SETTING} to compute on the CPU"
-        )
+    is_paid = device_setting() != "cpu" and bool(device_files()) and runtime.cuda is None
+    if is_paid and environment.BACKEND.is_set():  # a training image
+        if installed_build(environment.BACKEND.read()).cuda is not None:
+            raise UnusableDeviceError(
+                f"this machine has an NVIDIA GPU, but this is a training image: its {runtime.name} "
+                "is a build for CPUs. Use the image image-classification-serve with a tag ending "
+                f"in -cu12 or -cu13, a CPU instance, or set {CPU_SETTING} to compute on the CPU"
+            )
+    log_decision(decision)
     return decision
 
 

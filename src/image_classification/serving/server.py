@@ -20,7 +20,7 @@ from gunicorn.app.base import BaseApplication
 from image_classification import files
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
-from image_classification.devices import log_decision, serving_device
+from image_classification.devices import serving_device
 from image_classification.errors import UserError
 from image_classification.serving.admission import Plan, choose_plan
 from image_classification.serving.arbiter import KILL_SECONDS, Arbiter
@@ -52,7 +52,6 @@ def serve(model: Path, host: str, port: int) -> None:
     check_settings()
     _check_address(host, port)
     decision = serving_device()  # a GPU that cannot be used ends the server here
-    log_decision(decision)
     plan = choose_plan(process.cpu_count(), process.memory_limit(), on_gpu=decision.is_gpu)
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():

@@ -205,7 +205,7 @@ def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_cuda_training_image_whose_onnx_runtime_is_for_cpus_names_the_serve_image(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("IMAGE_CLASSIFICATION_BACKEND", "mxnet")
     fake(GOOD, onnxruntime=CPU_BUILD, mxnet=MXNET)
@@ -213,6 +213,7 @@ def test_a_cuda_training_image_whose_onnx_runtime_is_for_cpus_names_the_serve_im
         serving_device()
     monkeypatch.setenv("IMAGE_CLASSIFICATION_DEVICE", "cpu")
     assert serving_device().device == "cpu"
+    assert "IMAGE_CLASSIFICATION_DEVICE=cpu: computing on the CPU" in caplog.text
     monkeypatch.setenv("IMAGE_CLASSIFICATION_DEVICE", "auto")
     for there, framework in ((NOTHING, MXNET), (GOOD, Build("MXNet", "1.9.1"))):
         fake(there, onnxruntime=CPU_BUILD, mxnet=framework)
