@@ -556,7 +556,7 @@ def test_a_cell_that_cannot_be_the_name_of_a_file_is_refused_with_its_line(
 ) -> None:
     path = table(images, "file,label", "{i}.jpg,c{k}")
     path.write_text(path.read_text() + f"{name},c0\n")
-    refused = "(expected the name of an |line contains NUL)"  # Python 3.10's reader of CSV says that
+    refused = "(expected the name of an |line contains NUL)"  # Python 3.10's csv says that
     with pytest.raises(ListError, match=rf"{path}, line {IMAGES + 2}: {refused}"):
         read(images, path)
 
