@@ -212,7 +212,8 @@ def test_a_plan_for_a_gpu_has_batches_and_one_process(
 def test_the_models_on_a_gpu_share_three_quarters_of_what_is_free_there() -> None:
     plan = choose_plan(2, 2**32, on_gpu=True)
     assert multi_model.memory_budget(plan, 4_000) == 3_000
-    assert multi_model.memory_budget(plan, 2**60) == multi_model.memory_budget(plan)
+    without = multi_model.memory_budget(plan)  # it changes with what this process uses
+    assert multi_model.memory_budget(plan, 2**60) == pytest.approx(without, rel=0.01)
 
 
 OLD = Machine(1, "470.256.02", (11, 4), (Gpu("Tesla T4", (7, 5), 2**34),))
