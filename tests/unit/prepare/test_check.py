@@ -497,7 +497,7 @@ def test_many_hashes_and_many_similar_ones_are_grouped_in_less_than_quadratic_ti
     unique = np.unique(np.concatenate((hashes, similar)))
     start = time.process_time()
     groups = near_groups(unique, 4)
-    assert time.process_time() - start < 5  # 1 on a quiet machine; a million take 2 to 5
+    assert time.process_time() - start < 20  # 1 on a quiet machine; hours in pairs
     assert len(set(groups[np.isin(unique, similar)])) == 1
     assert len(np.unique(groups)) > 149_000
 
