@@ -31,6 +31,7 @@ SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
 
 TESTS_OF_SEVERAL_PARTS = {
     # a test file in tests/unit/<part> that imports nothing of the part → what it tests instead
+    "contract/test_endpoints_page.py": "the page docs/endpoints.md against AWS's model of its API",
     "contract/test_operations_page.py": "the page docs/operations.md against the declarations",
     "backends/test_mxnet_ranks.py": "programs that it starts import the part",
 }
