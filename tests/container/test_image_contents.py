@@ -75,10 +75,20 @@ def test_labels_entry_point_and_command_are_those_the_platform_expects(image: st
     assert labels["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
     assert labels["org.opencontainers.image.version"] == VERSION
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.base.name"]
+    assert labels["org.opencontainers.image.created"].startswith("20")
     assert config["Entrypoint"] == ["/usr/local/bin/entrypoint"]  # exec form: PID 1 gets SIGTERM
     assert config["Cmd"] == ["serve" if "-serve:" in image else "train"]
     assert "PYTHONUNBUFFERED=1" in config["Env"]
     assert not config.get("User"), "SageMaker expects root"
+
+
+def test_help_lists_the_programs_of_the_image(image: str) -> None:
+    text = docker("run", "--rm", "--network", "none", image, "--help").stdout
+    listed = set(re.findall(r"(?m)^  (\w+)   ", text))
+    train = {"train", "preprocess", "im2rec"} if "-train:" in image else set()
+    assert listed == {"serve", *train}
+    assert text.startswith("image-classification ")
 
 
 def test_the_python_packages_are_exactly_those_of_the_lock(image: str, lock: str) -> None:

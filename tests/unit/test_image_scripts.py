@@ -187,3 +187,69 @@ def test_a_build_without_cuda_compat_installs_nothing(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     assert install_compat(tmp_path / "source", tmp_path / "compat").returncode == 0
     assert not (tmp_path / "compat").exists()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder like the programs of the serve image, and the tools that its scripts call."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("serve", "python3"):
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["--help", "-h", "help"])
+def test_help_of_an_image_lists_the_programs_that_it_has(option: str, programs: Path) -> None:
+    done = sh("/bin/sh", REPOSITORY / "containers" / "entrypoint", option, PATH=str(programs))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "image-classification python3 -m image_classification --version: trains and serves" in done.stdout
+    assert "\n  serve       answer requests on port 8080" in done.stdout
+    assert "\n  train " not in done.stdout and "-p 8080:8080 IMAGE serve" in done.stdout
+
+
+def test_an_image_tells_its_version_and_refuses_what_it_does_not_have(programs: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return sh("/bin/sh", REPOSITORY / "containers/entrypoint", *arguments, PATH=str(programs))
+
+    assert run("--version").stdout == "python3 -m image_classification --version\n"
+    assert run("serve", "a b").stdout == "serve a b\n"
+    for arguments, reason in (
+        ((), "--help lists them), got 'nothing'"),
+        (("--port",), "got '--port'"),
+        (("train",), "this image has no program train"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith("ClientError: ")
+        assert reason in done.stderr
+
+
+def test_a_build_names_everything_that_is_missing_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "dirname", "sed", "grep", "tr", "paste", "mktemp", "rm", "cat"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    environment = {"PATH": str(folder), "PIP_EXTRA_INDEX_URL": "", "PIP_INDEX_URL": ""}
+    done = sh("bash", "scripts/build", "train", "serve", WHEELS_IMAGE="", **environment)
+    assert done.returncode == 2 and done.stderr.startswith("ClientError: cannot build train serve")
+    assert "no program docker" in done.stderr and "set PIP_EXTRA_INDEX_URL" in done.stderr
+    done = sh("bash", "scripts/build", "serve", COMPAT="/no/such", DEVICE="cuda", **environment)
+    assert "no program docker" in done.stderr and "COMPAT=/no/such" in done.stderr
+    assert "PIP_EXTRA_INDEX_URL" not in done.stderr
+
+
+def test_the_labels_of_an_image_tell_its_source_its_time_and_its_base(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "git").write_text(
+        "#!/bin/sh\ncase $1 in log) echo 2026-11-30T10:00:00+00:00;; remote) "
+        "echo https://user:secret@example.com/you/images.git;; *) echo 1234567;; esac\n"
+    )
+    for name in ("docker", "git"):
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = sh("bash", "scripts/build", "serve", PATH=path, BASE_IMAGE="mine/debian:12")
+    assert "org.opencontainers.image.source=https://example.com/you/images\n" in done.stdout
+    assert "org.opencontainers.image.created=2026-11-30T10:00:00+00:00\n" in done.stdout
+    assert "org.opencontainers.image.base.name=mine/debian:12\n" in done.stdout
+    assert "user:" not in done.stdout
