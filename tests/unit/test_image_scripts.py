@@ -204,7 +204,7 @@ def programs(tmp_path: Path) -> Path:
 def test_help_of_an_image_lists_the_programs_that_it_has(option: str, programs: Path) -> None:
     done = sh("/bin/sh", REPOSITORY / "containers" / "entrypoint", option, PATH=str(programs))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "image-classification python3 -m image_classification --version: trains and serves" in done.stdout
+    assert done.stdout.startswith("image-classification python3 -m image_classification --ver")
     assert "\n  serve       answer requests on port 8080" in done.stdout
     assert "\n  train " not in done.stdout and "-p 8080:8080 IMAGE serve" in done.stdout
 
