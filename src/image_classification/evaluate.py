@@ -20,12 +20,11 @@ from image_classification.labels.label_map import LABELS_FILE, LabelMap, advice_
 from image_classification.loading.classes import warn_of_absent_classes
 from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import find_packed, open_packed
-from image_classification.loading.records import RecordSource
+from image_classification.loading.records import RecordSource, record_files
 from image_classification.loading.sources import FolderSource, ListedSource, Source
 from image_classification.records.packed import is_packed
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes, Rows
-from image_classification.training.sources import record_files
 from image_classification.work import in_order
 
 _logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from image_classification.logs import late_progress
 from image_classification.prepare.append import append
 from image_classification.prepare.encode import AUTO, Transcoding
 from image_classification.prepare.pack import PackOptions, PackReport, pack
+from image_classification.prepare.pack_lists import describe_missing_list
 
 INTERPOLATION_NUMBERS = {
     0: "nearest",
@@ -85,6 +86,8 @@ def add_commands(commands: command_line.Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     options = _options(args)
+    if not args.list.is_file():
+        raise ListError(describe_missing_list(args.list, args.root))
     if args.append_to is not None and (args.resume or args.shard_size):
         raise UsageError("--append-to adds to one file: drop --shard-size and --resume")
     if args.renumber and args.append_to is None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from image_classification.errors import ListError
 from image_classification.inventory.rows import Inventory, file_rows, find_files
-from image_classification.labels.kinds import LabelKind, kind_of, remedy
+from image_classification.labels.kinds import LabelKind, is_class_number, kind_of, remedy
 from image_classification.labels.label_map import LabelMap
-from image_classification.labels.lists import ListEntry, read_list
+from image_classification.labels.lists import ListEntry, read_list, warn_of_contradictions
 from image_classification.samples import UInt8Array
 
 _SHOWN = 20
@@ -39,7 +39,7 @@ def read_list_inventory(
     kind = kind_of(entry.labels for entry in entries)
     is_multi_label = may_have_several and kind is LabelKind.MULTI_HOT
     for entry in entries if not is_multi_label else ():
-        if len(entry.labels) > 1 or not entry.labels[0].is_integer() or entry.labels[0] < 0:
+        if len(entry.labels) > 1 or not is_class_number(entry.labels[0]):
             advice = f"; {remedy(kind)}" if kind is not LabelKind.CLASS else ""
             raise ListError(
                 f"{listing}, id {entry.id}: expected one class number from 0 as label, got "
@@ -96,4 +96,5 @@ def _read_entries(listing: Path) -> list[ListEntry]:
     entries = read_list(listing)
     if not entries:
         raise ListError(f"{listing}: expected a list of images, got an empty file")
+    warn_of_contradictions(listing, entries)
     return entries

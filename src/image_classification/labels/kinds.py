@@ -31,6 +31,11 @@ class LabelKind(Enum):
     """Several numbers per image that are none of these."""
 
 
+def is_class_number(label: float) -> bool:
+    """Return whether a label can be that of a class: a whole number from 0."""
+    return label >= 0 and float(label).is_integer()
+
+
 def kind_of(rows: Iterable[Sequence[float]]) -> LabelKind:
     """Return the kind of the labels of images; each row has those of one image."""
     widths: set[int] = set()

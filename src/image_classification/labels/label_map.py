@@ -84,11 +84,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def numbering_advice(numbers: Iterable[int]) -> str | None:
     """Describe class numbers that do not count from 0 or leave gaps; None if none is missing.
 
-    None too for numbers that cannot be those of classes: negative, or ids.
+    None too for negative numbers, which cannot be those of classes.
     """
     found = sorted(set(numbers))
-    if not found or found[0] < 0 or found[-1] >= MAX_CLASSES or found[-1] == len(found) - 1:
+    if not found or found[0] < 0 or found[-1] == len(found) - 1:
         return None
+    if found[-1] >= MAX_CLASSES:
+        return (
+            f"the labels are {_ranges(found)}, but class numbers are below {MAX_CLASSES}: are "
+            f"these ids? Number the {len(found)} classes 0 to {len(found) - 1}"
+        )
     missing = sorted(set(range(found[-1] + 1)).difference(found))
     said = f"the labels are {_ranges(found)}, so no image has {_ranges(missing)}"
     if missing == [0]:
@@ -155,6 +160,11 @@ class LabelMap:
         found = set(present)
         names = [(i, name) for i, name in enumerate(self.names) if i not in found]
         return None if any(name != str(i) for i, name in names) else numbering_advice(found)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether a class has its number as its name, as one without a name has."""
+        return any(name == str(number) for number, name in enumerate(self.names))
 
     def to_prediction_index(self) -> dict[str, int]:
         """Name → index, as in the file of the TensorFlow built-in."""

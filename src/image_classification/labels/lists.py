@@ -7,6 +7,7 @@ Source of ids, class numbers, shuffle and ratios: `tools/im2rec.py` of MXNet 1.9
 """
 
 import logging
+import posixpath
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ LFS_POINTER = "a Git LFS pointer, not the file (run git lfs pull)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
 ROUNDING = 1e-9
+_SHOWN = 10  # labels of an image in a message
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,35 @@ def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
     except OSError as error:
         raise ListError(f"{path}: the list cannot be read: {error.strerror}") from error
     return entries
+
+
+def warn_of_contradictions(path: Path, entries: Sequence[ListEntry]) -> None:
+    """Warn of an image that a list has several times, with different labels."""
+    if len(set(map(_place, entries))) == len(entries):
+        return
+    first: dict[str, ListEntry] = {}
+    wrong = [
+        entry for entry in entries if first.setdefault(_place(entry), entry).labels != entry.labels
+    ]
+    if wrong:
+        other = wrong[0]
+        earlier = first[_place(other)]
+        _log.warning(
+            "%s: %s has the label %s (id %d) and the label %s (id %d)%s: keep one of the lines; an "
+            "image of several classes needs a 0 or 1 for every class in one line",
+            *(path, other.path, _labels_text(earlier), earlier.id, _labels_text(other), other.id),
+            f", and {len(wrong) - 1} more such lines" if len(wrong) > 1 else "",
+        )
+
+
+def _place(entry: ListEntry) -> str:
+    """Return the path as it is opened: `./a.jpg` is `a.jpg`."""
+    path = entry.path.replace("\\", "/")
+    return posixpath.normpath(path) if "./" in path or "//" in path else path
+
+
+def _labels_text(entry: ListEntry) -> str:
+    return ", ".join(map(label_text, entry.labels[:_SHOWN])) + ", …" * (len(entry.labels) > _SHOWN)
 
 
 def _repeated(path: Path, number: int, identifier: int) -> str:

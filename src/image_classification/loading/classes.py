@@ -5,12 +5,13 @@ with nothing to tell apart.
 """
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from image_classification.errors import ChannelError
-from image_classification.labels.label_map import LabelMap, listed
+from image_classification.labels.label_map import MAX_CLASSES, LabelMap, listed
 from image_classification.loading.sources import FolderSource, Source
 from image_classification.samples import IntArray
 
@@ -46,6 +47,41 @@ def warn_of_absent_classes(
             return
     effect = "the model cannot learn them" if is_training else "they count as 0 images"
     _log.warning("%s: no images of %s: %s", name, listed(absent), effect)
+
+
+def names_of_numbers(
+    name: str, names: Mapping[int, str], highest: int, classes: int | None
+) -> LabelMap | None:
+    """Return a label map of the names that files give to class numbers; numbers fill the gaps.
+
+    Args:
+        name: of the data, for the warning.
+        names: class number → name, of one number at least.
+        highest: the highest class number of the data.
+        classes: how many classes there are, or None to take it from the data.
+
+    Returns:
+        None if two classes would have the same name, or if a number cannot be that of a class.
+    """
+    if highest >= MAX_CLASSES or (classes or 0) > MAX_CLASSES:  # of a damaged file
+        return None
+    is_complete = len(names) == highest + 1
+    count = highest + 1 if is_complete else max(highest + 1, classes or 0)
+    unnamed = [number for number in range(count) if number not in names]
+    found = {**names, **{number: str(number) for number in unnamed}}
+    repeated = sorted(text for text, count in Counter(found.values()).items() if count > 1)
+    if repeated:
+        _log.warning(
+            "%s: two classes are called %s: the names in the files are not used",
+            *(name, listed(repeated)),
+        )
+        return None
+    if unnamed:
+        _log.warning(
+            "%s: the files name %d of %d classes; the others are called by their numbers: %s",
+            *(name, len(names), len(found), listed([str(number) for number in unnamed])),
+        )
+    return LabelMap(tuple(found[number] for number in range(len(found))))
 
 
 def refuse_one_class(name: str, training: Source, labels: LabelMap, is_sharded: bool) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import DataError, LabelError, RecordError, SeveralLabelsError
-from image_classification.labels.label_map import MAX_CLASSES, LabelMap, advice_on
+from image_classification.labels.label_map import LabelMap, advice_on
 from image_classification.labels.tree import IMAGE_EXTENSIONS
+from image_classification.loading.classes import names_of_numbers
 from image_classification.loading.records import first_labels
 from image_classification.loading.sources import Source
 from image_classification.records.packed import PackedFile, is_packed, two_names
@@ -101,7 +102,7 @@ class PackedSource(Source):
             singles = np.ones_like(singles)
         if (numbers[singles] >= 0).all() and (not is_multi_label or (values >= 0).all()):
             listed = values if is_multi_label else values[:0]  # else vectors of one class
-            self.labels = self._check_numbers(labels, numbers, listed)
+            self.labels = self._check_numbers(labels, numbers, listed, classes)
         else:
             self.labels = labels or self._vocabulary(int(singles.sum()) + len(values))
             numbers = self._joined([self._indices(file) for file in self._files])
@@ -205,9 +206,9 @@ class PackedSource(Source):
         return np.concatenate([np.empty(0, np.int64), *indices])
 
     def _check_numbers(
-        self, labels: LabelMap | None, numbers: IntArray, values: IntArray
+        self, labels: LabelMap | None, numbers: IntArray, values: IntArray, classes: int | None
     ) -> LabelMap | None:
-        """Return the names of the numbers: `labels`, else the file's if every number has one."""
+        """Return the names of the numbers: `labels`, else those in the files, or None."""
         names: dict[int, str] = {}
         for file, start in zip(self._files, self._starts, strict=False):
             pairs = np.unique(np.stack([numbers[start : start + len(file)], file.named]), axis=1)
@@ -216,19 +217,15 @@ class PackedSource(Source):
                 if names.setdefault(number, name) != name:
                     raise two_names(file.path, number, name, names[number])
         if labels is not None:
-            is_named = labels != LabelMap.numbered(len(labels))
-            for number, name in names.items() if is_named else ():
-                if number < len(labels) and labels.names[number] != name:
+            for number, name in names.items():
+                if number < len(labels) and labels.names[number] not in (name, str(number)):
                     raise DataError(
                         f"{self.name}: class {number} is called {name!r}, but {number} is "
                         f"{labels.names[number]!r} in the label map; use one label map for all data"
                     )
             return labels
         highest = max(int(numbers.max(initial=-1)), int(values.max(initial=-1)) if names else -1)
-        complete = len(names) == highest + 1  # without a list: a damaged file can have 2**31
-        if not complete or len(set(names.values())) < len(names) or len(names) > MAX_CLASSES:
-            return None
-        return LabelMap(tuple(names[number] for number in range(len(names)))) if names else None
+        return names_of_numbers(self.name, names, highest, classes) if names else None
 
     def _vocabulary(self, count: int) -> LabelMap:
         """Return the names among `count` labels, in order."""

@@ -95,6 +95,11 @@ def _is_binary(file: RecordFile) -> bool:
     return all(((rows == 0) | (rows == 1)).all() for rows in pieces)
 
 
+def record_files(directory: Path) -> list[Path]:
+    """Return the record files below a directory in name order, without hidden ones."""
+    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith(".") and p.is_file())
+
+
 class RecordSource(Source):
     """The image records of `paths`, in the given order; within a file in file order.
 

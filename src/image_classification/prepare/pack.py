@@ -22,9 +22,14 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
-from image_classification.labels.kinds import LabelKind, classes_of, kind_of
+from image_classification.labels.kinds import LabelKind, classes_of, is_class_number, kind_of
 from image_classification.labels.label_map import LABELS_FILE, LabelMap, numbering_advice
-from image_classification.labels.lists import ListEntry, label_text, read_list
+from image_classification.labels.lists import (
+    ListEntry,
+    label_text,
+    read_list,
+    warn_of_contradictions,
+)
 from image_classification.prepare import encode
 from image_classification.prepare.chunks import RecordChunks
 from image_classification.records.writer import RECORD_SUFFIX
@@ -238,10 +243,12 @@ def _read_entries(list_path: Path, options: PackOptions) -> tuple[list[ListEntry
     if not entries:
         raise DataError(f"{list_path}: expected a list of images, got an empty file")
     kind = kind_of(entry.labels for entry in entries)
-    if kind is LabelKind.CLASS:
-        _warn_of_class_labels(list_path, entries)
-    else:
+    if kind in (LabelKind.CLASS, LabelKind.MULTI_HOT) or not options.pack_labels:
+        warn_of_contradictions(list_path, entries)
+    if kind is not LabelKind.CLASS:
         _warn_of_several(list_path, entries, kind, options)
+    if kind is LabelKind.CLASS or not options.pack_labels:
+        _warn_of_class_labels(list_path, entries, kind)
     selected = options.select(entries)
     if not selected:
         raise UsageError(
@@ -251,16 +258,15 @@ def _read_entries(list_path: Path, options: PackOptions) -> tuple[list[ListEntry
     return selected, kind
 
 
-def _warn_of_class_labels(list_path: Path, entries: Sequence[ListEntry]) -> None:
-    fraction = next((entry for entry in entries if not entry.labels[0].is_integer()), None)
-    if fraction is not None:
+def _warn_of_class_labels(list_path: Path, entries: Sequence[ListEntry], kind: LabelKind) -> None:
+    wrong = [entry for entry in entries if not is_class_number(entry.labels[0])]
+    if wrong:
         _log.warning(
-            "%s, id %d: the label %g is not a class number (0, 1, 2, …), which training needs",
-            list_path,
-            fraction.id,
-            fraction.labels[0],
+            "%s, id %d: the label %s is not a class number (0, 1, 2, …), which training needs%s",
+            *(list_path, wrong[0].id, label_text(wrong[0].labels[0])),
+            f" ({len(wrong)} such labels)" if len(wrong) > 1 else "",
         )
-    else:
+    elif kind is LabelKind.CLASS:
         _warn_of_numbers(list_path, entries)
 
 

@@ -7,7 +7,9 @@ are packed, a marker `.data_train.rec.done` next to each complete one.
 import json
 import logging
 import re
+import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from image_classification.errors import DataError, UsageError
@@ -40,7 +42,7 @@ def select_lists(prefix: Path, *, exact_im2rec_prefix: bool = False) -> list[Pat
     beginning = _lists_in(prefix.parent, prefix.name)
     if exact_im2rec_prefix:
         return _some(beginning, f"{prefix.parent} has no list that begins with {prefix.name}")
-    own = [path for path in beginning if _SUFFIXES.fullmatch(path.name[len(prefix.name) :])]
+    own = [path for path in beginning if _is_of(prefix, path)]
     others = [path.name for path in beginning if path not in own]
     if others and own:
         _log.warning(
@@ -66,6 +68,43 @@ def _some(paths: list[Path], complaint: str) -> list[Path]:
     if not paths:
         raise UsageError(f"{complaint}; make lists first: im2rec --list --recursive PREFIX ROOT")
     return paths
+
+
+def describe_missing_list(path: Path, root: Path) -> str:
+    """Return what is expected in place of a list that is not there, and how to get one.
+
+    Args:
+        path: what was given as the list: perhaps a prefix as im2rec takes it, or a folder.
+        root: the folder of the images.
+    """
+    named = path if path.name else path.absolute() / "images"  # of `.` and `/`
+    prefix = named.with_name(named.name.removesuffix(".lst"))
+    said = f"{path}: expected a list (.lst), found {'a folder' if path.is_dir() else 'no file'}"
+    if root.suffix == ".lst" and root.is_file():
+        return f"{said}; the list comes first: {shlex.join([str(root), str(path)])}"
+    found = []
+    with suppress(UsageError):
+        found = [
+            beside for beside in _lists_in(prefix.parent, prefix.name) if _is_of(prefix, beside)
+        ]
+        if path.is_dir() and not found:
+            found = _lists_in(path, "")
+    if len(found) == 1:
+        return f"{said}; did you mean {found[0]}?"
+    if found:
+        return (
+            f"{said}; name one of the lists {', '.join(path.name for path in found)}, or pack them "
+            f"all with im2rec {shlex.join([str(prefix), str(root)])}"
+        )
+    if path == root:
+        prefix = prefix.with_name(f"{prefix.name}-list")
+    command = f"im2rec --list --recursive {shlex.join([str(prefix), str(root)])}"
+    return f"{said}; write it first ({command}), then pack {prefix}.lst"
+
+
+def _is_of(prefix: Path, path: Path) -> bool:
+    """Return whether a list has the name that im2rec gives to one of a prefix."""
+    return bool(_SUFFIXES.fullmatch(path.name[len(prefix.name) :]))
 
 
 def pack_lists(

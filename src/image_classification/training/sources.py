@@ -32,7 +32,7 @@ from image_classification.labels.label_map import (
 from image_classification.loading.foreign_files import describe_contents, refuse_pointer
 from image_classification.loading.packed import find_packed, open_packed
 from image_classification.loading.pipe import PATIENCE_SECONDS, open_fifo
-from image_classification.loading.records import RecordSource, first_labels
+from image_classification.loading.records import RecordSource, first_labels, record_files
 from image_classification.loading.sources import FolderSource, ListedSource, Source
 from image_classification.loading.stream import StreamFormat, StreamSource, image_records
 from image_classification.records.format import ImageRecord, pack_image_record, read_stream
@@ -235,11 +235,6 @@ def _open_folder(channel: ChannelInput, expected: Expected) -> tuple[Source, Lab
     return folder, folder.labels
 
 
-def record_files(directory: Path) -> list[Path]:
-    """Return the record files below a directory in name order, without hidden ones."""
-    return sorted(p for p in directory.rglob("*.rec") if not p.name.startswith(".") and p.is_file())
-
-
 def has_records(channel: ChannelInput) -> bool:
     """Return whether a channel is read as record files: by its content type, else by its files."""
     if channel.is_pipe:
@@ -375,10 +370,13 @@ def _open_packed(
             label_format=channel.label_format,
             may_have_one=expected.may_lack_classes or expected.is_shard,
         )
+    labels = source.labels
+    if labels and labels.has_numbers and expected.is_shard and not expected.labels:
+        labels = None  # other hosts have the names of other numbers
     if source.multi_hot is not None:
-        found = replace(expected, labels=source.labels)
+        found = replace(expected, labels=labels)
         return source, _labels_of_width(channel, source.multi_hot.shape[1], found)
-    return source, source.labels or _record_labels(channel, source, expected.classes)
+    return source, labels or _record_labels(channel, source, expected.classes)
 
 
 def _record_labels(channel: ChannelInput, source: Source, classes: int | None) -> LabelMap:

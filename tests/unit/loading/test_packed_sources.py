@@ -43,6 +43,7 @@ from image_classification.records.tfrecord import (
 from image_classification.records.writer import RecordWriter
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.settings import settings_of
+from image_classification.training.sources import Expected, open_channel
 
 pytest.importorskip("google_crc32c", reason="pip install google-crc32c")
 
@@ -331,6 +332,70 @@ def test_a_huge_class_number_is_refused_with_the_file_and_without_the_memory_for
         take_inventory(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 24
     tracemalloc.stop()
+
+
+def test_check_reports_class_numbers_with_gaps_up_to_those_that_no_training_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for highest, severity in ((3, "WARNING"), (2_000_000_000, "ERROR")):
+        path = tfrecord(
+            tmp_path / f"{highest}.tfrecord",
+            {"image": JPEGS[0], "label": 0},
+            {"image": JPEGS[1], "label": highest},
+        )
+        assert main(["check", str(path)]) == int(severity == "ERROR")
+        found = capsys.readouterr().out
+        assert f"{severity} label-numbers: {path}: the labels are 0, {highest}, " in found
+
+
+def test_names_of_some_class_numbers_are_used_and_the_others_are_called_by_their_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {0: b"cat", 2: b"dog"}
+    examples = [
+        {"image": JPEGS[n], "label": n % 4, "label_name": texts.get(n % 4, b"")} for n in range(8)
+    ]
+    for channel in ("train", "validation"):
+        tfrecord(tmp_path / channel / "a.tfrecord", *examples)
+    assert open_job(tmp_path, "train", "validation").labels.names == ("cat", "1", "dog", "3")
+    assert "the files name 2 of 4 classes; the others are called by their numbers: 1, 3" in (
+        caplog.text
+    )
+    wider = open_job(tmp_path, "train", "validation", num_classes=6)
+    assert wider.labels.names == ("cat", "1", "dog", "3", "4", "5")
+    texts[1] = b"cow"  # a name that only the validation channel has
+    tfrecord(
+        tmp_path / "validation" / "a.tfrecord",
+        *({**example, "label_name": texts.get(n % 4, b"")} for n, example in enumerate(examples)),
+    )
+    assert open_job(tmp_path, "train", "validation").labels.names == ("cat", "1", "dog", "3")
+    names = take_inventory(tmp_path / "train").labels.names
+    assert names == ("cat", "1", "dog", "3")
+
+
+@pytest.mark.parametrize(("first", "last"), [("cat", "cat"), ("1", "dog")])
+def test_names_that_two_classes_would_share_are_not_used_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, last: str
+) -> None:
+    path = tfrecord(
+        tmp_path / "a.tfrecord",
+        {"image": JPEGS[0], "label": 0, "label_name": first.encode()},
+        {"image": JPEGS[1], "label": 1},
+        {"image": JPEGS[2], "label": 2, "label_name": last.encode()},
+    )
+    assert PackedSource([path]).labels is None
+    assert f"two classes are called {first}: the names in the files are not used" in caplog.text
+
+
+def test_a_shard_of_a_channel_does_not_name_classes_that_other_hosts_name_differently(
+    tmp_path: Path,
+) -> None:
+    examples = [{"image": JPEGS[0], "label": 0, "label_name": b"cat"}, *numbered(1, 2)]
+    tfrecord(tmp_path / "a.tfrecord", *examples)
+    channel = ChannelInput("train", tmp_path)
+    for is_shard, names in ((False, ("cat", "1", "2")), (True, ("0", "1", "2"))):
+        expected = Expected(3, None, is_shard=is_shard)
+        assert open_channel(channel, None, expected)[1].names == names
 
 
 def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import math
+import re
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from PIL import Image
 from image_classification.cli import im2rec, main, parser
 from image_classification.errors import DataError, UsageError
 from image_classification.images.decode import decode
+from image_classification.inventory.lists import read_list_inventory
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import ListEntry, read_list, write_list
 from image_classification.labels.tree import walk
@@ -658,13 +660,87 @@ def test_extracting_images_with_several_labels_writes_a_list_that_packs_them_aga
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_a_label_with_a_fraction_is_packed_and_reported(
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("7\t0.5\ta.jpg", "id 7: the label 0.5 is not a class number"),
+        ("7\t0\ta.jpg\n8\t-1\tb.jpg\n9\t0.143\tb.jpg", "id 8: the label -1 is .* (2 such labels)"),
+        ("7\t-1\t0.5\ta.jpg", "id 7: the label -1 is not a class number"),
+        (
+            "0\t0\ta.jpg\n1\t1\t./a.jpg",
+            "./a.jpg has the label 0 (id 0) and the label 1 (id 1): keep",
+        ),
+        ("0\t0\ta.jpg\n1\t1\ta.jpg\n2\t2\ta.jpg", "the label 1 (id 1), and 1 more such lines: "),
+        ("0\t0\ta.jpg\n1\t2000000000\tb.jpg", "0, 2000000000, but class numbers are below"),
+    ],
+)
+def test_labels_that_training_cannot_use_are_packed_and_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: str, said: str
+) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD})
+    path.write_text(lines + "\n")
+    report = pack(path, root, tmp_path / "data.rec")
+    assert report.packed == lines.count("\n") + 1
+    assert re.search(re.escape(said).replace(r"\.\*", ".*"), caplog.text)
+
+
+def test_an_image_that_a_list_repeats_with_the_same_label_is_no_contradiction(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, root = build(tmp_path, {"1.jpg": encoded(10, 10)})
-    path.write_text("7\t0.5\t1.jpg\n")
+    path, root = build(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD})
+    path.write_text("0\t0\ta.jpg\n1\t0\ta.jpg\n2\t1\tb.jpg\n")
     pack(path, root, tmp_path / "data.rec")
-    assert "id 7: the label 0.5 is not a class number" in caplog.text
+    assert not caplog.messages
+    path.write_text("0\t0\ta.jpg\n1\t1\ta.jpg\n2\t1\tb.jpg\n")
+    read_list_inventory(root, path, None)  # as for train and preprocess
+    assert "a.jpg has the label 0 (id 0) and the label 1 (id 1)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        ([], "data", "write it first (im2rec --list --recursive {0}/data {0}/images), then pack "),
+        ([], "data.lst", "found no file; write it first (im2rec --list --recursive {0}/data {0}"),
+        (
+            [],
+            "images",
+            "found a folder; write it first (im2rec --list --recursive {0}/images-list ",
+        ),
+        (["data.lst"], "data", "found no file; did you mean {0}/data.lst?"),
+        (["images/x.lst"], "images", "found a folder; did you mean {0}/images/x.lst?"),
+        (
+            ["data_train.lst", "data_val.lst", "database.lst"],
+            "data",
+            "name one of the lists data_train.lst, data_val.lst, or pack them all with im2rec {0}",
+        ),
+    ],
+)
+def test_a_prefix_or_folder_in_place_of_a_list_is_refused_with_the_list_or_how_to_write_it(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    names: Sequence[str],
+    given: str,
+    said: str,
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("0\t0\ta.jpg\n")
+    assert main(["pack", str(tmp_path / given), str(tmp_path / "images")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ClientError: {tmp_path / given}: expected a list (.lst), found ")
+    assert said.format(tmp_path) in error and "table" not in error
+
+
+def test_swapped_arguments_of_pack_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, root = build(tmp_path, {"a.jpg": GOOD})
+    assert main(["pack", str(root), str(path)]) == 2
+    assert f"the list comes first: {path} {root}" in capsys.readouterr().err
+    monkeypatch.chdir(root)
+    for folder in (".", "/"):
+        assert main(["pack", folder, "."]) == 2
+        assert "expected a list (.lst), found a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

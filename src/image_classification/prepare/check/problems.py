@@ -12,7 +12,7 @@ from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.inventory import rows
 from image_classification.labels import tree
 from image_classification.labels.kinds import LabelKind, remedy
-from image_classification.labels.label_map import alike, numbering_advice
+from image_classification.labels.label_map import MAX_CLASSES, alike, numbering_advice
 from image_classification.labels.lists import label_text
 from image_classification.loading import sources
 from image_classification.prepare.check import (
@@ -91,7 +91,8 @@ def _label_problems(subset: Subset) -> Iterator[Problem]:
             is_odd = 0 not in numbers or 2 * len(numbers) < len(subset.names)
             advice = subset.names.gaps(numbers) if is_odd else None
         if advice is not None:
-            yield Problem("warning", "label-numbers", f"{subset.name}: {advice}")
+            severity: Severity = "error" if numbers[-1] >= MAX_CLASSES else "warning"
+            yield Problem(severity, "label-numbers", f"{subset.name}: {advice}")
     yield from _count_problems(subset)
 
 
