@@ -177,7 +177,7 @@ BEHAVIORS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "model.tar.gz holds an ONNX graph, safetensors and JSON instead of a SavedModel; it "
-            "also holds `class_label_to_prediction_index.json`.",
+            "also holds `class_label_to_prediction_index.json` and `labels_info.json`.",
             "No TensorFlow is needed to read it, and it contains no code. "
             "`image-classification export --model model.tar.gz --format saved_model` converts it "
             "to a SavedModel.",

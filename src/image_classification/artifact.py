@@ -4,6 +4,7 @@
                         hyperparameters, versions, and size and SHA-256 of every other file
     labels.json         class names in index order
     class_label_to_prediction_index.json   name → index, as the TensorFlow built-in writes it
+    labels_info.json    {"labels": [names]}, which JumpStart's inference script reads
     preprocessing.json  the evaluation preprocessing
     model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
     weights.safetensors neutral weights of the best epoch, for incremental training
@@ -36,6 +37,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 PREDICTION_INDEX_FILE = "class_label_to_prediction_index.json"
+LABELS_INFO_FILE = "labels_info.json"
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 LAST_WEIGHTS_FILE = "weights-last.safetensors"
@@ -147,6 +149,7 @@ def write_artifact(
         PREDICTION_INDEX_FILE: json.dumps(
             labels.to_prediction_index(), ensure_ascii=False, indent=1
         ),
+        LABELS_INFO_FILE: json.dumps({"labels": labels.names}),
         PREPROCESSING_FILE: json.dumps(preprocessing.to_json(), indent=1),
     }
     with written_together(directory, MANIFEST_FILE) as partial:

@@ -154,11 +154,12 @@ def test_four_functions_of_a_public_example_answer(
     assert "Traceback" not in error and b"\n" not in refused.body
 
 
-@pytest.mark.parametrize("program", ["", "other.py"])
-def test_the_file_alone_changes_nothing(
+@pytest.mark.parametrize("program", ["", "other.py", "inference.py"])
+def test_a_file_that_is_not_named_or_for_another_server_changes_nothing(
     model_with: Callable[[str], Path], red: bytes, program: str
 ) -> None:
-    code = 'raise SystemExit("this was run")'
+    # JumpStart's deploy names its inference.py, which is for TensorFlow Serving.
+    code = 'raise SystemExit("this was run")\ndef handler(data, context): pass'
     jpeg = {"Content_Type": "image/jpeg"}
     (answer,) = answers_of(model_with(code), (red, jpeg), SAGEMAKER_PROGRAM=program)
     assert isinstance(answer.json(), list)
@@ -322,7 +323,11 @@ def test_handlers_that_exit_or_hang_do_not_harm_other_requests(
             "inference.py",
             ["no such"],
         ),
-        ("import a_package_that_is_not_there", "inference.py", ["a_package_that_is_not_there"]),
+        (
+            "import a_package_that_is_not_there",
+            "inference.py",
+            ["a_package_that_is_not_there", "docs/own-code.md"],
+        ),
         (
             "def transform_fn(a, b, c, d): pass\ndef input_fn(a, b): pass",
             "inference.py",
@@ -331,9 +336,9 @@ def test_handlers_that_exit_or_hang_do_not_harm_other_requests(
         ("", "../labels.json", ["../labels.json", "code/"]),
         ("", "json.py", ["code/json.py has the name of another module"]),
         (
-            "def input_handler(data, context): return data.read()",
+            "def input_handler(data, context): return data.read()\ndef predct_fn(a, b): pass",
             "inference.py",
-            ["code/inference.py defines none of model_fn", "input_handler of TensorFlow Serving"],
+            ["code/inference.py defines none of model_fn", "predct_fn (did you mean predict_fn?)"],
         ),
     ],
 )

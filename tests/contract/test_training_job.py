@@ -27,6 +27,7 @@ def test_a_job_leaves_a_whole_artifact_and_nothing_half_written(trained_job: Pat
         "manifest.json",
         "labels.json",
         "class_label_to_prediction_index.json",
+        "labels_info.json",
         "preprocessing.json",
         "model.onnx",
         "weights.safetensors",

@@ -42,6 +42,12 @@ def test_a_written_artifact_is_read_back(directory: Path) -> None:
     assert artifact.manifest["input"]["shape"] == [None, 8, 8, 3]
 
 
+def test_labels_info_has_the_names_as_jumpstarts_inference_script_reads_them(
+    directory: Path,
+) -> None:
+    assert (directory / "labels_info.json").read_bytes() == b'{"labels": ["cat", "d\\u00f6g"]}\n'
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "labels.json", "preprocessing.json"])
 def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -> None:
     path = directory / name

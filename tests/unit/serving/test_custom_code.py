@@ -79,9 +79,79 @@ def test_a_program_that_is_missing_is_a_warning_with_what_there_is(
     assert "no code/other.py (it has code/inference.py)" in caplog.text
 
 
-def test_the_functions_of_another_server_end_this_one() -> None:
-    with pytest.raises(UserError, match="input_handler and output_handler of TensorFlow Serving"):
-        check_functions("inference.py", ["input_handler", "output_handler", "parse"])
+@pytest.mark.parametrize(
+    ("code", "others"),
+    [
+        # The handlers of JumpStart and of TensorFlow Serving, whose imports this image lacks.
+        ("import requests\nlabels = open('/no/such')\ndef handler(data, context): pass", "handler"),
+        (f"import requests\n{OF_TENSORFLOW}", "input_handler and output_handler"),
+        ("if True:\n    def handler(data, context): pass", "handler"),
+        ("class Service:\n    def handle(self): pass\nhandler = Service().handle", "handler"),
+        ("from model_handler import handler", "handler"),
+        ("from helper import *", "handler"),
+        ("class EndpointHandler:\n    def predict_fn(self): pass", "EndpointHandler"),
+        ("def handler(data, context):\n    def predict_fn(): pass", "handler"),
+    ],
+)
+def test_a_file_for_another_server_does_not_run_and_is_one_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    others: str,
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    written(tmp_path, code__inference_py=code, code__helper_py="def handler(data, context): pass")
+    assert find_custom_code(tmp_path) is None
+    (record,) = caplog.records
+    assert f"code/inference.py does not run: it has {others} of" in record.getMessage()
+    assert "unset SAGEMAKER_PROGRAM" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"{OF_TENSORFLOW}def predict_fn(data, model): pass",
+        "from mine import predict_fn, handler",
+        "from mine import answer as output_fn, handler",
+        "import mine as model_fn\nhandler = None",
+        "handler = model_fn = print",
+        "def handler(): pass\ninput_fn, other = print, print",
+        "def handler(): pass\npredict_fn: object = print",
+        "def handler(): pass\nif (transform_fn := print): pass",
+        "def handler(): pass\ntry:\n    import x\nexcept ImportError:\n    def model_fn(d): pass",
+        "def handler(): pass\nglobals()['predict_fn'] = print",
+        "def handler(): pass\nexec('def predict_fn(a, b): pass')",
+        "def handler(): pass\nfrom elsewhere import *",
+        "from helper import *",
+        "def handler(): pass\ndef pre_model_fn(): pass",
+        "def handler(): pass\ndef predict_func(data, model): pass",
+        "def handler(data, context)\n    pass",
+        "print 'of Python 2'",
+        "\0",
+        "",
+    ],
+)
+def test_a_file_that_can_have_our_functions_is_imported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    helper = "from inference import *\nfrom helper import *\ndef predict_fn(d, m): pass"
+    found = find_custom_code(written(tmp_path, code__inference_py=code, code__helper_py=helper))
+    assert found is not None
+    assert not caplog.records
+
+
+def test_a_file_for_another_server_in_a_subfolder_does_not_run_and_ours_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "sub/inference.py")
+    assert find_custom_code(written(tmp_path, code__sub__inference_py=OF_TENSORFLOW)) is None
+    with pytest.raises(UserError, match="directly in the artifact's code/"):
+        find_custom_code(written(tmp_path, code__sub__inference_py="def model_fn(d): pass"))
+
+
+def test_a_misspelled_function_ends_the_server() -> None:
     for misspelled, meant in (("predict_func", "predict_fn"), ("InputFn", "input_fn")):
         with pytest.raises(UserError, match=rf"{misspelled} \(did you mean {meant}\?\)"):
             check_functions("inference.py", [misspelled])
@@ -92,6 +162,8 @@ def test_a_script_without_functions_of_a_server_is_a_warning(
 ) -> None:
     assert check_functions("train.py", ["main", "train_fn", "loss_fn", "predict"]) == []
     assert "code/train.py defines none of model_fn" in caplog.text
+    assert check_functions("made.py", ["input_handler"]) == []
+    assert "it has input_handler of TensorFlow Serving: the model answers" in caplog.text
 
 
 def test_a_function_of_another_server_next_to_ours_is_a_warning(

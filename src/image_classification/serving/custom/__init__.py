@@ -1,8 +1,9 @@
 """The user's handlers, `code/inference.py` in the artifact, instead of ours.
 
 Off unless the file is there and SAGEMAKER_PROGRAM names it: nothing else in an artifact executes.
-This module imports nothing of the user's; `handlers` runs the file through the sagemaker-inference
-package's transformer.
+A file for another server, such as JumpStart's inference.py, is read and left aside. This module
+imports nothing of the user's; `handlers` runs the file through the sagemaker-inference package's
+transformer.
 """
 
 import difflib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from image_classification.contract import environment
 from image_classification.errors import UserError
+from image_classification.serving.custom.definitions import read_definitions
 
 CODE_FOLDER = "code"
 FUNCTIONS = ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn")
@@ -21,6 +23,7 @@ FUNCTIONS = ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn")
 
 ADDED = ("pre_model_fn", "model_warmup_fn")
 _OF_OTHERS = {
+    "handler": "TensorFlow Serving",
     "input_handler": "TensorFlow Serving",
     "output_handler": "TensorFlow Serving",
     "handle": "TorchServe",
@@ -28,10 +31,9 @@ _OF_OTHERS = {
     "EndpointHandler": "Hugging Face",
     "TritonPythonModel": "Triton",
 }
-_MOST_SCRIPTS, _MOST_CHARACTERS = 20, 2**18  # that are looked at, to warn of them
+_MOST_SCRIPTS = 20  # that are looked at, to warn of them
 _BARE = {name.replace("_", ""): name for name in FUNCTIONS}
 _CLOSE = 0.85  # of difflib, for `inputs_fn` and `predct_fn`
-_DEFINED = re.compile(r"^(?:async )?(?:def|class) (\w+)", re.MULTILINE)
 _logger = logging.getLogger(__name__)
 
 
@@ -56,6 +58,8 @@ class CustomCode:
 def find_custom_code(model_dir: Path) -> CustomCode | None:
     """Find the file that SAGEMAKER_PROGRAM names in the artifact's `code/`; None without one.
 
+    None also for a file that defines only the functions of another server: it is read, not run.
+
     Raises:
         UserError: the name is not that of a Python module directly in that folder.
     """
@@ -70,6 +74,13 @@ def find_custom_code(model_dir: Path) -> CustomCode | None:
             "%s=%s, but the artifact has no %s/%s (it has %s): the model answers without your own "
             "code",
             *(environment.PROGRAM.name, program, CODE_FOLDER, program, files),
+        )
+        return None
+    if others := _functions_of_others(found.folder / program):
+        _logger.warning(
+            "%s/%s does not run: it has %s and none of %s. The model answers without it; to "
+            "silence this warning, unset %s",
+            *(CODE_FOLDER, program, others, ", ".join(FUNCTIONS), environment.PROGRAM.name),
         )
         return None
     if not (program.endswith(".py") and program[:-3].isidentifier()):
@@ -112,14 +123,14 @@ def warn_of_unused_code(model_dir: Path, reason: str) -> None:
 def check_functions(program: str, defined: Iterable[str]) -> list[str]:
     """Return which of the functions a file defines, in the order of their calls.
 
-    Warns of a file without any, and of functions of other servers next to ours.
+    Warns of a file without any, and of functions of other servers.
 
     Args:
         program: the file's name in `code/`.
         defined: names of its functions and classes.
 
     Raises:
-        UserError: it defines none, but the functions of another server or misspelled ones.
+        UserError: it defines none, but misspelled ones.
     """
     names = set(defined)
     found = [name for name in (*FUNCTIONS, *ADDED) if name in names]
@@ -132,14 +143,23 @@ def check_functions(program: str, defined: Iterable[str]) -> list[str]:
     if found:
         return found
     expected = f"{CODE_FOLDER}/{program} defines none of {', '.join(FUNCTIONS)}"
-    if others:
+    if _misspelled(names):
         raise UserError(
             f"{expected}, but it has {others}: write input_fn(body, content_type), "
             "predict_fn(data, model) or output_fn(prediction, accept), or unset "
             f"{environment.PROGRAM.name}"
         )
-    _logger.warning("%s: the model answers without it", expected)
+    but = f", but it has {others}" if others else ""
+    _logger.warning("%s%s: the model answers without it", expected, but)
     return found
+
+
+def _functions_of_others(path: Path) -> str:
+    """Describe the functions of other servers in a file that has none of ours; else ""."""
+    defined = read_definitions(path, FUNCTIONS)
+    names = set(defined.names)
+    is_ours = not defined.is_complete or names & {*FUNCTIONS, *ADDED} or _misspelled(names)
+    return "" if is_ours else _described(names)
 
 
 def _described(names: Iterable[str]) -> str:
@@ -149,11 +169,18 @@ def _described(names: Iterable[str]) -> str:
     for server in dict.fromkeys(_OF_OTHERS.values()):
         if theirs := [name for name in unique if _OF_OTHERS.get(name) == server]:
             said.append(f"{' and '.join(theirs)} of {server}")
-    for name in unique:
+    said += [f"{name} (did you mean {meant}?)" for name, meant in _misspelled(unique)]
+    return ", ".join(said[:5])
+
+
+def _misspelled(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (name, the function of ours that it is close to) for each name like `predict_func`."""
+    found = []
+    for name in sorted(set(names) - {*FUNCTIONS, *ADDED}):
         bare = re.sub(r"func(?:tion)?$", "fn", name.lower()).replace("_", "")
         close = difflib.get_close_matches(bare, _BARE, 1, _CLOSE) if bare.endswith("fn") else []
-        said += [f"{name} (did you mean {_BARE[match]}?)" for match in close]
-    return ", ".join(said[:5])
+        found += [(name, _BARE[match]) for match in close]
+    return found
 
 
 def _scripts(model_dir: Path) -> list[tuple[str, list[str]]]:
@@ -166,10 +193,6 @@ def _scripts(model_dir: Path) -> list[tuple[str, list[str]]]:
         for path in sorted(model_dir.glob(pattern))[:_MOST_SCRIPTS]:
             if path.name == "__init__.py":
                 continue
-            try:
-                with path.open(encoding="utf-8", errors="replace") as file:
-                    text = file.read(_MOST_CHARACTERS)
-            except OSError:
-                text = ""
-            found.append((path.relative_to(model_dir).as_posix(), _DEFINED.findall(text)))
+            names = list(read_definitions(path).names)
+            found.append((path.relative_to(model_dir).as_posix(), names))
     return found

@@ -192,6 +192,7 @@ def _encoded(entry: object) -> bytes | Failure:
 
 
 _logger = logging.getLogger(__name__)
+_NO_PACKAGE = "build an image with the packages that your code imports (docs/own-code.md)"
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # RFC 9110, 5.5
 
 
@@ -209,8 +210,7 @@ class CustomHandlers:
         functions: names of those that the file defines.
 
     Raises:
-        UserError: the file cannot be imported, its model_fn fails, or it defines the functions of
-            another server.
+        UserError: the file cannot be imported, its model_fn fails, or it has misspelled functions.
     """
 
     def __init__(
@@ -229,7 +229,8 @@ class CustomHandlers:
             self._transformer.validate_and_initialize(str(code.model_dir), context)
         except (Exception, SystemExit) as error:
             _logger.error("%s/%s cannot be used", CODE_FOLDER, code.program, exc_info=error)
-            raise UserError(f"{CODE_FOLDER}/{code.program}: {_described(error)}") from error
+            cure = f"; {_NO_PACKAGE}" if isinstance(error, ModuleNotFoundError) else ""
+            raise UserError(f"{CODE_FOLDER}/{code.program}: {_described(error)}{cure}") from error
         module = _check_imported(code)
         defined = [
             name
