@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from image_classification.backends.base import ModelSpec, Update
+from image_classification.backends.networks.resnet_v1_5 import PLANS, Plan
 from image_classification.backends.update_rules import RULES
 from image_classification.samples import Batch
 from image_classification.training.step import smooth_labels
@@ -51,6 +52,24 @@ def test_a_step_has_the_same_loss_gradients_and_statistics(subject: str, spec: M
 def test_a_bottleneck_with_a_max_pool_has_the_same_gradients(subject: str) -> None:
     spec = change(RESNET, backbone="resnet50", input_shape=(3, 64, 64))
     compare(subject, spec, [(make_batch(spec, 4), WHOLE)])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan((1, 1, 1, 1), groups=32, group_width=4), Plan((1, 2, 1, 1), bottleneck=False)],
+    ids=["resnext", "resnet_v1.5"],
+)
+def test_convolutions_in_groups_and_shortcuts_with_norms_have_the_same_gradients(
+    subject: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In networks of each kind with few blocks."""
+    monkeypatch.setitem(PLANS, "few_blocks", plan)
+    spec = change(RESNET, backbone="few_blocks", input_shape=(3, 64, 50))
+    batch = make_batch(spec, 4)
+    compare(subject, spec, [(batch, WHOLE)])
+    ours, reference = pair(subject, spec)
+    found, expected = (engine.predict_step(batch.images) for engine in (ours, reference))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", RULES)

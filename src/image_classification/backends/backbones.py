@@ -1,7 +1,8 @@
 """The catalog rows of the shared backbones (`networks`), which every backend can build.
 
 A backend's catalog adds the families that only its framework has. `resnet18` … `resnet200` and
-`resnet20` … `resnet110` keep the meaning of the built-in's `num_layers`; `efficientnet_lite0` … `2`
+`resnet20` … `resnet110` keep the meaning of the built-in's `num_layers`; `resnet18_v1.5` …, wide
+ResNets and ResNeXts are the networks of torchvision's and timm's files; `efficientnet_lite0` … `2`
 have ImageNet weights in packages that can be installed.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from image_classification.backends import catalog, names, nearest
 from image_classification.backends.base import Backbone
+from image_classification.backends.networks import resnet_v1_5
 from image_classification.errors import BackendError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -26,6 +28,19 @@ def _resnet(num_layers: int) -> Backbone:
         std=IMAGENET_STD,
         resize=256 if num_layers in LARGE_DEPTHS else 32,
         source="apache/mxnet example/image-classification/symbols/resnet.py (He et al. 2016)",
+    )
+
+
+def _resnet_v1_5(name: str) -> Backbone:
+    """As torchvision's weights IMAGENET1K_V1 take images."""
+    return Backbone(
+        name=name,
+        input_size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resize=256,
+        license="unknown",
+        source="pytorch/vision torchvision/models/resnet.py",
     )
 
 
@@ -49,6 +64,7 @@ BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
         *(_resnet(num_layers) for num_layers in (*LARGE_DEPTHS, *SMALL_DEPTHS)),
+        *map(_resnet_v1_5, resnet_v1_5.PLANS),
         _efficientnet_lite(0, input_size=224, resize=256),
         _efficientnet_lite(1, input_size=240, resize=272),
         _efficientnet_lite(2, input_size=260, resize=292),

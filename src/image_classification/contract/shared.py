@@ -76,9 +76,11 @@ class SharedHyperparameters(Hyperparameters):
         "The framework that trains; unset: that of the training image, or torch outside a "
         "container.")
     backbone = text(None,
-        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; with backend=torch "
-        "also timm/<name>; with backend=mxnet gluon/<name>; with backend=tensorflow keras/<name>, "
-        "or saved_model: the SavedModel of the channel model.")
+        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; the networks of "
+        "public weights: resnet18_v1.5 … 152_v1.5, wide_resnet50_2, resnext50_32x4d and others "
+        "(docs/backbones.md); with backend=torch also timm/<name>; with backend=mxnet "
+        "gluon/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel of the "
+        "channel model.")
     labels = text(None,
         "Class names in the order of their numbers, as a,b,c or a JSON list; unset: a labels.json "
         "in any channel, the folders in a .lst, the class folders, else the numbers.")

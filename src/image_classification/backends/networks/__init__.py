@@ -11,7 +11,7 @@ weights; the convolution `stage2.block1.conv1` owns `stage2.block1.conv1.weight`
 `head.weight` (classes, width) and `head.bias` (classes,).
 """
 
-from image_classification.backends.networks import efficientnet_lite, resnet
+from image_classification.backends.networks import efficientnet_lite, resnet, resnet_v1_5
 from image_classification.backends.networks.layers import Network
 
 
@@ -19,15 +19,19 @@ def network(backbone: str, shape: tuple[int, int, int]) -> Network:
     """Return the network of a shared backbone; KeyError for other names.
 
     Args:
-        backbone: `resnet18` … `resnet200`, `resnet20` … `resnet110`, `efficientnet_lite0` … `2`.
+        backbone: a key of `backbones.BACKBONES`.
         shape: (channels, height, width) of the images; padding at an even stride depends on it.
     """
     channels, height, width = shape
     if backbone in resnet.PLANS:
         return resnet.network(resnet.PLANS[backbone], channels, height)
+    if backbone in resnet_v1_5.PLANS:
+        return resnet_v1_5.network(backbone, channels)
     return efficientnet_lite.network(backbone, channels, (height, width))
 
 
 def is_shared(backbone: str) -> bool:
     """Return whether every backend can build the backbone."""
-    return backbone in resnet.PLANS or backbone in efficientnet_lite.SCALES
+    return any(
+        backbone in names for names in (resnet.PLANS, resnet_v1_5.PLANS, efficientnet_lite.SCALES)
+    )

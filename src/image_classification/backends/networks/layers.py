@@ -32,7 +32,8 @@ class Convolution(Layer):
         width_in, width: channels in and out.
         kernel: (height, width).
         stride: of both axes.
-        groups: 1, or `width_in` if each channel has a filter of its own.
+        groups: of channels in and out, each convolved alone; `width_in` if each channel has a
+            filter of its own.
         padding: zeros around the input.
     """
 
@@ -42,6 +43,11 @@ class Convolution(Layer):
     stride: int = 1
     groups: int = 1
     padding: Padding = NO_PADDING
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has a filter of its own."""
+        return self.groups > 1 and self.groups == self.width_in == self.width
 
 
 @dataclass(frozen=True)

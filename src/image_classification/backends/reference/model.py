@@ -36,8 +36,12 @@ def statistics(x: Array) -> tuple[Array, Array]:
 
 def _convolution(layer: layers.Convolution, inputs: list[Array], tensors: Tensors) -> Array:
     kernel, patches = _kernel(layer, tensors), _patches(_padded(inputs[0], layer), layer)
-    if layer.groups > 1:  # a filter for each channel
+    if layer.is_depthwise:
         return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], patches))
+    if layer.groups > 1:
+        joined = _by_group(layer, kernel) @ _columns(layer, patches)
+        count, _, _, height, width = patches.shape
+        return np.moveaxis(joined.reshape(layer.width, count, height, width), 0, 1)
     return np.moveaxis(np.tensordot(kernel, patches, ([1, 2], [1, 2])), 0, 1)
 
 
@@ -46,9 +50,16 @@ def _convolution_back(
 ) -> Gradients:
     padded = _padded(inputs[0], layer)
     kernel, patches = _kernel(layer, tensors), _patches(padded, layer)
-    if layer.groups > 1:
+    if layer.is_depthwise:
         of_kernel = np.einsum("nchw,nckhw->ck", gradient, patches)
         of_patches = kernel[:, 0, :, None, None] * gradient[:, :, None]
+    elif layer.groups > 1:
+        of_joined = np.moveaxis(gradient, 1, 0).reshape(layer.groups, -1, gradient[:, 0].size)
+        of_kernel = of_joined @ _columns(layer, patches).swapaxes(1, 2)
+        of_columns = _by_group(layer, kernel).swapaxes(1, 2) @ of_joined
+        count, channels, positions, height, width = patches.shape
+        of_patches = of_columns.reshape(channels, positions, count, height, width)
+        of_patches = np.moveaxis(of_patches, 2, 0)
     else:
         of_kernel = np.tensordot(gradient, patches, ([0, 2, 3], [0, 3, 4]))
         of_patches = np.moveaxis(np.tensordot(kernel, gradient, (0, 1)), 2, 0)
@@ -63,6 +74,17 @@ def _kernel(layer: layers.Convolution, tensors: Tensors) -> Array:
     """(out, in / groups, positions): one axis for the positions in a kernel."""
     weight = tensors[f"{layer.name}.weight"]
     return weight.reshape(*weight.shape[:2], -1)
+
+
+def _by_group(layer: layers.Convolution, kernel: Array) -> Array:
+    """(groups, out / groups, in / groups · positions): the matrix of each group."""
+    return kernel.reshape(layer.groups, layer.width // layer.groups, -1)
+
+
+def _columns(layer: layers.Convolution, patches: Array) -> Array:
+    """(groups, in / groups · positions, N · height · width): what a group's matrix multiplies."""
+    count, _, _, height, width = patches.shape
+    return np.moveaxis(patches, 0, 2).reshape(layer.groups, -1, count * height * width)
 
 
 def _patches(padded: Array, layer: layers.Convolution) -> Array:

@@ -17,7 +17,6 @@ from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
 from image_classification.backends.tensorflow.export import probabilities_function
 from image_classification.backends.tensorflow.keras_trunk import KerasTrunk
-from image_classification.backends.tensorflow.layers import is_depthwise
 from image_classification.backends.tensorflow.model import Classifier, SharedTrunk
 from image_classification.errors import BackendError, UsageError
 from image_classification.files import PARTIAL_SUFFIX
@@ -125,7 +124,7 @@ def _convolution(layer: layers.Convolution, x: Any, trunk: SharedTrunk) -> Any:
     name, options = layer.name.replace(".", "_"), {"strides": layer.stride, "use_bias": False}
     if layer.padding != layers.NO_PADDING:
         x = keras.layers.ZeroPadding2D(layer.padding, name=f"{name}_pad")(x)
-    if is_depthwise(layer):
+    if layer.is_depthwise:
         convolution = keras.layers.DepthwiseConv2D(layer.kernel, name=name, **options)
     else:
         options["groups"] = layer.groups
