@@ -44,6 +44,9 @@ def gpus_page(notice: str) -> str:
         "- The code in a library: of onnxruntime-gpu and mxnet-cu117, counted in the fat binaries "
         "of the built images; of TensorFlow, its `build_info`; of PyTorch, its "
         "`torch.cuda.PYTORCH_RELEASES_CODE_CC`.",
+        "- The driver for TensorFlow's PTX: the newest in the built image is of version 8.5, for "
+        "which [NVIDIA's history of PTX](https://docs.nvidia.com/cuda/parallel-thread-execution/) "
+        "names driver 555.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -94,9 +97,13 @@ be slow and the GPU would be paid. The first row that applies decides."""
 _AFTERWARDS = """\
 After the decision for the GPU, it is also an error if the framework or ONNX Runtime computes on
 the CPU, for want of a library for example. ONNX Runtime never falls back to the CPU later: a GPU
-that is lost [ends the server](serving.md#what-it-withstands). In an image for training whose ONNX
-Runtime is a build for CPUs (`train-mxnet-cu11`), `serve` on a GPU is an error that names the image
-for serving. The driver has 20 seconds to answer."""
+that is lost [ends the server](serving.md#what-it-withstands). The driver has 20 seconds to answer.
+
+`train-mxnet-cu11` differs in two ways. Its ONNX Runtime is a build for CPUs, so `serve` on a
+machine with a GPU is an error that names the images for serving, unless
+`IMAGE_CLASSIFICATION_DEVICE=cpu` is set. And its MXNet cannot be loaded without a driver, so
+`train` on a machine without a GPU is an error that names the image for CPUs. The other images train
+and serve there."""
 
 _T4 = Gpu("Tesla T4", (7, 5), 2**34)
 _V100 = Gpu("Tesla V100-SXM2-16GB", (7, 0), 2**34)

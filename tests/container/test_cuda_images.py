@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from image_classification.contract import gpus
 from tests.container.engine import CUDA_LOCKS, docker, image_of, inspect, run, serving
 from tests.contract.conftest import HYPERPARAMETERS
 from tests.contract.jobs import write_job
-from tests.golden.cases import GOLDEN
+from tests.golden.cases import GOLDEN, parted, requests, unpacked
 
 ON_CPU = ["--env", "IMAGE_CLASSIFICATION_DEVICE=cpu"]
 DRIVER = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"  # where NVIDIA's container runtime mounts it
@@ -56,8 +55,13 @@ USES = {  # a program that needs a GPU, and what the library says about an old d
     ),
     "mxnet": ([RUNTIME.format(framework="mxnet"), "libcudart.so.11.0"], INSUFFICIENT),
 }
-
-
+COMPILING = {  # framework → exit code and message of a job with compile=on
+    "torch": (2, "ClientError: compile=on: this image cannot compile"),
+    "tensorflow": (0, "Epoch[0] Validation-accuracy="),  # its XLA needs no compiler
+    "mxnet": (0, "compile=on: MXNet has no compiler for training steps; set compile=off"),
+}
+PTX_DRIVERS = {"ptx_8.5": 555}
+"""Version of PTX → the first branch of drivers that compiles it (NVIDIA's history of PTX)."""
 CODES = Path(__file__).with_name("gpu_codes.py").read_text("utf-8")
 
 
@@ -91,12 +95,7 @@ def old_driver(lock: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an artifact."""
-    folder = tmp_path_factory.mktemp("artifact") / "model"
-    with tarfile.open(GOLDEN / "artifacts" / "torch.tar.gz") as tar:
-        tar.extractall(folder, filter="data")
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
-    return folder
+    return unpacked(GOLDEN / "artifacts" / "torch.tar.gz", tmp_path_factory.mktemp("artifact"))
 
 
 def role(lock: str) -> str:
@@ -135,7 +134,8 @@ def test_the_library_has_code_for_the_gpus_of_the_documented_table(
     found = set(done.stdout.split())
     assert {name for name in found if name.startswith("sm_")} == {f"sm_{c}" for c in row.codes}
     if row.ptx:
-        assert f"compute_{row.ptx}" in found
+        (version,) = (name for name in found if name.startswith("ptx_"))
+        assert f"compute_{row.ptx}" in found and PTX_DRIVERS[version] == row.ptx_driver
 
 
 def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
@@ -149,6 +149,7 @@ def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
     assert "cannot open shared object" not in output and "Cannot dlopen" not in output
 
 
+@pytest.mark.parametrize("program", ["train", "serve"])
 def test_with_an_old_driver_the_program_ends_with_what_it_needs_and_what_to_set(
     cuda_image: str,
     lock: str,
@@ -156,38 +157,106 @@ def test_with_an_old_driver_the_program_ends_with_what_it_needs_and_what_to_set(
     model: Path,
     channels: dict[str, Path],
     tmp_path: Path,
+    program: str,
 ) -> None:
-    if role(lock) == "serve":
+    if program == "serve":
         done = run(cuda_image, "serve", volumes={model: "/opt/ml/model"}, options=old_driver)
+    elif role(lock) == "serve":
+        pytest.skip("the serve image does not train")
     else:
         base = write_job(tmp_path / "ml", HYPERPARAMETERS, channels)
         done = run(cuda_image, "train", volumes={base: "/opt/ml"}, options=old_driver)
+        failure = (base / "output" / "failure").read_text("utf-8")
+        assert failure.startswith("ClientError: this machine has 1 NVIDIA GPU (Tesla T4)")
     output = done.stdout + done.stderr
     assert done.returncode == 2, output
-    assert "ClientError: this machine has 1 NVIDIA GPU (Tesla T4)" in output
-    assert "is too old" in output and "IMAGE_CLASSIFICATION_DEVICE=cpu" in output
+    assert "IMAGE_CLASSIFICATION_DEVICE=cpu" in output
+    if (role(lock), program) == ("mxnet", "serve"):
+        assert "ClientError: this machine has an NVIDIA GPU, but this is a training image" in output
+        assert "image-classification-serve with a tag ending in -cu12 or -cu13" in output
+    else:
+        assert "ClientError: this machine has 1 NVIDIA GPU (Tesla T4)" in output
+        assert "is too old" in output
 
 
-def test_a_job_computes_on_the_cpu_if_told_to(
-    cuda_image: str, lock: str, old_driver: list[str], channels: dict[str, Path], tmp_path: Path
+def test_a_job_computes_on_the_cpu_if_told_to_and_all_images_serve_its_model(
+    cuda_image: str,
+    lock: str,
+    old_driver: list[str],
+    channels: dict[str, Path],
+    jpeg: bytes,
+    tmp_path: Path,
 ) -> None:
     if role(lock) == "serve":
         pytest.skip("the serve image does not train")
     base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
-    done = run(cuda_image, "train", volumes={base: "/opt/ml"}, options=[*old_driver, *ON_CPU])
+    options = [*old_driver, *ON_CPU]
+    done = run(cuda_image, "train", volumes={base: "/opt/ml"}, options=options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_artifact(base / "model").manifest["backend"] == role(lock)
+    images = [cuda_image, *(image_of(row.name) for row in gpus.SERVE_IMAGES)]
+    answers = []
+    for image in images:
+        if docker("image", "inspect", image).returncode:
+            continue  # scripts/test-cuda-images builds the images for serving first
+        with serving(image, base / "model", options=options) as server:
+            answer = server.invoke(jpeg, Content_Type="image/jpeg")
+        assert answer.status == 200, answer.body
+        answers.append(json.loads(answer.body))
+    assert len(answers[0]) == len(list(channels["train"].iterdir()))
+    for other in answers[1:]:
+        assert other == pytest.approx(answers[0], abs=1e-5)
 
 
-def test_a_server_computes_on_the_cpu_if_told_to(
+@pytest.mark.parametrize("backend", ["torch", "tensorflow", "mxnet"])
+def test_a_server_computes_the_golden_answers_on_the_cpu_if_told_to(
     cuda_image: str,
     old_driver: list[str],
-    model: Path,
-    jpeg: bytes,
+    tmp_path: Path,
+    backend: str,
     record_figure: Callable[[str, str], None],
 ) -> None:
+    name = "one JPEG, application/json;verbose"
+    expected = json.loads((GOLDEN / "artifacts" / f"{backend}.json").read_text("utf-8"))
+    body, headers = requests()[name]
+    model = unpacked(GOLDEN / "artifacts" / f"{backend}.tar.gz", tmp_path)
     with serving(cuda_image, model, options=[*old_driver, *ON_CPU]) as server:
-        answer = server.invoke(jpeg, Content_Type="image/jpeg")
-        assert answer.status == 200, answer.body
-        assert len(json.loads(answer.body)) > 1
+        answer = server.invoke(body, **headers)
         record_figure(f"{cuda_image}: seconds to the first ping", f"{server.seconds_to_ping:.2f}")
+    (form, numbers) = parted(answer.body.decode())
+    (expected_form, expected_numbers) = parted(expected["serve"][name]["body"])
+    assert (answer.status, form) == (200, expected_form)
+    assert numbers == pytest.approx(expected_numbers, abs=1e-5)
+
+
+def test_without_a_gpu_every_image_serves_on_the_cpu(
+    cuda_image: str, model: Path, jpeg: bytes
+) -> None:
+    with serving(cuda_image, model, options=[]) as server:
+        assert server.invoke(jpeg, Content_Type="image/jpeg").status == 200
+
+
+def test_without_a_gpu_a_job_computes_on_the_cpu_or_names_the_image_for_cpus(
+    cuda_image: str, lock: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    if role(lock) == "serve":
+        pytest.skip("the serve image does not train")
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1}, channels)
+    done = run(cuda_image, "train", volumes={base: "/opt/ml"})
+    if role(lock) == "mxnet":  # it is linked with the driver's library
+        failure = (base / "output" / "failure").read_text("utf-8")
+        assert done.returncode == 2 and failure.startswith("ClientError: "), failure
+        assert "use the image for CPUs" in failure
+    else:
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compile_on_compiles_with_tensorflow_is_refused_by_torch_and_a_warning_of_mxnet(
+    cuda_image: str, lock: str, old_driver: list[str], channels: dict[str, Path], tmp_path: Path
+) -> None:
+    if role(lock) == "serve":
+        pytest.skip("the serve image does not train")
+    base = write_job(tmp_path / "ml", HYPERPARAMETERS | {"epochs": 1, "compile": "on"}, channels)
+    done = run(cuda_image, "train", volumes={base: "/opt/ml"}, options=[*old_driver, *ON_CPU])
+    code, message = COMPILING[role(lock)]
+    assert done.returncode == code and message in done.stdout + done.stderr, done.stderr

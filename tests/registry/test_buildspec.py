@@ -8,8 +8,10 @@ have succeeded; `post_build` runs whenever `build` has started.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,17 @@ from tests.registry.conftest import docker
 
 PHASES = ("install", "pre_build", "build", "post_build")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Docker that builds, tests and pushes nothing, and writes down what it is asked for.
+FAKE_DOCKER = """#!/bin/sh
+echo "$*" >>"${0%/*}/commands"
+case $1 in
+image) echo 2000000000 ;;
+create) echo container ;;
+cp) mkdir -p "$3" ;;
+run) echo 1 ;;
+push) echo "digest: sha256:$(printf %064d 1) size: 1" ;;
+esac
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +112,36 @@ def test_a_tag_builds_tests_and_pushes_both_images_as_its_version(
     for name in names:
         label = docker("image", "inspect", "--format", "{{json .Config.Labels}}", name)
         assert '"org.opencontainers.image.version":"0.0.0-codebuild"' in label
+
+
+def test_a_tag_with_device_cuda_builds_and_pushes_both_cuda_images(
+    codebuild: CodeBuild, registry: str, tmp_path: Path
+) -> None:
+    """A dry run: the CUDA images are built and tested by `make test-cuda-images`."""
+    fake = tmp_path / "bin" / "docker"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_DOCKER)
+    fake.chmod(0o755)
+    version = "0.0.0-dry"
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    try:
+        result = codebuild(CODEBUILD_WEBHOOK_TRIGGER=f"tag/v{version}", DEVICE="cuda", PATH=path)
+    finally:
+        for folder in (REPOSITORY / "dist" / "sbom").glob(f"*{version}*"):
+            shutil.rmtree(folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert phases_of(result.stdout) == list(PHASES)
+    asked = fake.with_name("commands").read_text().splitlines()
+    builds = [set(line.split()) for line in asked if line.startswith("build ")]
+    names = {
+        "train-torch-cu13": f"image-classification-train:{version}-torch-cu13",
+        "serve-cu12": f"image-classification-serve:{version}-cu12",
+    }
+    assert len(builds) == len(names)
+    for words, (lock, name) in zip(builds, names.items(), strict=True):
+        assert {"DEVICE=cuda", f"LOCK={lock}", name} <= words
+        assert f"push {registry}/{name}" in asked
+        assert f"create {name}" in asked  # for its SBOM
 
 
 @pytest.mark.timeout(1800)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from image_classification.contract import gpus
 from tests.conftest import REPOSITORY
+
+LOCKS = REPOSITORY / "containers" / "locks"
 
 FAKE_DOCKER = """#!/bin/sh
 if [ "$1" = image ]; then exit 0; fi
@@ -55,6 +59,37 @@ def test_the_tag_of_a_cuda_image_ends_in_its_cuda_version(
     image: str, settings: dict[str, str], tag: str
 ) -> None:
     assert name_of(image, **settings).stdout.strip() == f"image-classification-{image}:{tag}"
+
+
+IMAGES_PAGE = (REPOSITORY / "docs" / "images.md").read_text("utf-8")
+IMAGES_TABLE = IMAGES_PAGE.partition("\n## Which image do I need?\n")[2].partition("\n## ")[0]
+ROW = re.compile(r"^\| ([^|]+) \| `([^`]+)` \| `make build-(\w+)([^`]*)` \|$", re.MULTILINE)
+WANTED = ROW.findall(IMAGES_TABLE)
+
+
+def test_the_page_about_images_begins_with_the_command_that_builds_each_image() -> None:
+    named = [name for _, name, _, _ in WANTED]
+    script = "\n".join(
+        f"({settings or ':'}; . scripts/image-names; image_name {image})"
+        for _, _, image, settings in WANTED
+    )
+    built = sh("bash", "-euc", script, VERSION="1.2").stdout.split()
+    assert built == [name.replace("<version>", "1.2") for name in named]
+    locks = {path.stem.removesuffix("-cpu") for path in LOCKS.glob("*.txt")}
+    tags = {name.removeprefix("image-classification-").replace(":<version>", "") for name in named}
+    assert tags == {lock for lock in locks if lock.startswith(("train", "serve"))}
+
+
+def test_the_instances_in_the_table_of_images_have_a_gpu_for_which_the_image_has_code() -> None:
+    families = {f"ml.{family.name}": family for family in gpus.FAMILIES}
+    rows = {row.name: row for row in (*gpus.TRAIN_IMAGES, *gpus.SERVE_IMAGES)}
+    checked = 0
+    for purpose, name, image, _ in WANTED:
+        row = rows.get(f"{image}-{name.partition('<version>-')[2]}")
+        for family in re.findall(r"`(ml\.\w+)`", purpose):
+            assert row and row.computes_on(families[family].capability), (name, family)
+            checked += 1
+    assert checked > 5
 
 
 @pytest.mark.parametrize(

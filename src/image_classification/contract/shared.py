@@ -153,8 +153,8 @@ class SharedHyperparameters(Hyperparameters):
         "always float32. A device without the format uses float32 with a warning.")
     compile = choice("auto", ("auto", "on", "off"),
         "Compile training steps with torch.compile, which needs a C++ compiler and is an error in "
-        "our images, or TensorFlow's XLA. auto is off: whether it pays on a GPU is not measured "
-        "yet.")
+        "our images, or TensorFlow's XLA; with MXNet a warning. auto is off: whether it pays on a "
+        "GPU is not measured yet.")
     calibrate_probabilities = flag(True,
         "Fit one temperature on validation and serve calibrated probabilities; no effect where "
         "it does not improve them.")

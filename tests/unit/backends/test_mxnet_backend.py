@@ -217,6 +217,13 @@ def test_a_short_precision_logs_that_mxnet_computes_in_float32(
     assert "precision=bfloat16: MXNet computes in float32 on cpu" in caplog.text
 
 
+def test_compile_on_is_a_warning_because_mxnet_has_no_compiler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build(change(compiles=True))
+    assert "compile=on: MXNet has no compiler for training steps; set compile=off" in caplog.text
+
+
 # ---- export
 
 

@@ -4,6 +4,7 @@ MXNet works in the background: a step returns once it has been queued. With more
 sums of a repeated job differ in the last digits; see `ranks`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from image_classification.backends.state import checked_state, joined_state
 from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
 __all__ = ["build", "pretrained_state"]
+
+_logger = logging.getLogger(__name__)
 
 # MXNet's errors have no types. These are of the host (cpu_device_storage.h), of a GPU
 # (pooled_storage_manager.h), and of the C++ library.
@@ -79,6 +82,8 @@ class _MXNetEngine:
         asked = "float32" if spec.precision == "auto" else spec.precision
         has = {"float32", "float16"} if gpus else {"float32"}
         precision = step.precision_of(asked, has, "MXNet", self.device)
+        if spec.compiles:
+            _logger.warning("compile=on: MXNet has no compiler for training steps; set compile=off")
         self._loss_scale = LossScale(precision)
         self._network = MXNetNetwork(spec, self._context, precision)
         self._newest = NetworkTensors(self._network, self._context)
