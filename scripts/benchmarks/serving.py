@@ -3,7 +3,7 @@
 A closed-loop client in its own process keeps 16 requests in flight, then one. All contenders serve
 the same network; peers run it with torch, and with our decoder and ONNX Runtime. The floor is that
 decoding, inference and JSON in bare processes without a server. Only one contender runs at a time.
-Rounds take turns, and the median round counts.
+Rounds take turns, and the median round counts. `--device` needs no GPU and no server.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from endpoints import device
 from endpoints.contenders import HERE, OURS, PEERS, Server, find_interpreters
 from endpoints.ours_figures import figures
 from endpoints.process import Endpoint, finding, start_client
-from endpoints.report import table
+from endpoints.report import device_table, table
 from setting import interpreters, photographs
 from setting.artifact import export
 from setting.interpreters import SOURCE
@@ -32,6 +33,10 @@ CLIENTS = 16
 
 def main() -> int:
     args = parse()
+    if args.device:
+        shares = {"machine": machine(), "device": device.busy_shares(args.seconds, args.rounds)}
+        print(json.dumps(shares, indent=1) if args.json else device_table(shares["device"]))
+        return 0
     found, skipped = find_interpreters(dict(args.python))
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         args.folder = Path(folder)
@@ -73,6 +78,7 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     add("--only", nargs="+", metavar="NAME", help="only contenders with these prefixes")
     interpreters.add_option(parser, [server.name for server in PEERS])
+    add("--device", action="store_true", help="only how busy the batcher keeps a fake device")
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     args.cpus = len(os.sched_getaffinity(0))

@@ -29,6 +29,18 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def device_table(shares: dict[str, dict[str, float]]) -> str:
+    """Return how busy the batcher kept a fake device, as text."""
+    lines = []
+    for name, row in shares.items():
+        goal = " (goal ≥ 0.95)" if name.startswith("64 clients, 2") else ""
+        lines.append(
+            f"{name}: busy {row['busy_share']:.2f}{goal}, {row['images_per_second']:.0f} images/s "
+            f"in batches of {row['mean_batch']:.1f}"
+        )
+    return "\n".join(lines)
+
+
 def _goals(result: dict[str, Any]) -> list[str]:
     rows = result["contenders"]
     ours = rows.get("ours")

@@ -2,8 +2,8 @@
 
 On a CPU, one thread more than there are CPUs shares one session: batches gain nothing there. The
 extra one runs while another waits for Python's lock or for the main loop (measured on two CPUs, 16
-clients: two threads answer 0.88 of what bare processes do, three 0.94, four 0.95). On a GPU one
-thread owns the device and runs the waiting requests as one batch (`batching`), while further
+clients: two threads answer 0.88 of what bare processes do, three 0.94, four 0.95). On a GPU two
+threads own the device and run the waiting requests as batches (`batching`), while further
 threads decode. One process by default: decoding and the graph release Python's lock, and a second
 process is a second copy of the model.
 """
@@ -32,6 +32,7 @@ _LARGEST_BODY_SHARE = 512 * 2**20
 _LEAST_ANSWER = 8 * 2**20
 _LARGEST_BULK_SHARE = 512 * 2**20  # 10,000 images × 1,000 classes take 150 MB of JSON
 _LARGEST_DECODING_SHARE = 2**30
+_LARGEST_BATCH_SHARE = 256 * 2**20  # two batches of 890 images of 224 px
 
 _MOST_PROCESSES, _MOST_THREADS = 256, 1000  # of a setting: with more, a start would never end
 
@@ -54,6 +55,7 @@ class Plan:
         compute_timeout: seconds of computing after which a bulk request is given up.
         bulk_memory: bytes of the images and answers of all bulk requests.
         on_gpu: the graph runs on a GPU.
+        batch_memory: bytes of the buffers in which batches for a GPU are assembled.
     """
 
     processes: int
@@ -68,13 +70,14 @@ class Plan:
     compute_timeout: int
     bulk_memory: int
     on_gpu: bool = False
+    batch_memory: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes that the process and its decoding processes take at most, with a small model."""
         threads, decoders = self.threads * THREAD_MEMORY, self.decoders * _MEMORY_PER_DECODER
         requests = self.body_memory + self.bulk_memory + self.decoding_memory
-        return _BASE_MEMORY + requests + threads + decoders
+        return _BASE_MEMORY + requests + threads + decoders + self.batch_memory
 
     @property
     def largest_price(self) -> int:
@@ -116,7 +119,9 @@ def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
     bulk_memory = max(largest + _LEAST_ANSWER, min(_LARGEST_BULK_SHARE, limit // 16) // processes)
     share = limit // processes
     decoders = max(1, min(-(-cpus // processes), share // 16 // _MEMORY_PER_DECODER))
+    batch_memory = min(_LARGEST_BATCH_SHARE, limit // 16) if on_gpu and max_batch > 1 else 0
     free = share - _BASE_MEMORY - body_memory - bulk_memory - decoders * _MEMORY_PER_DECODER
+    free -= batch_memory
     decoding_memory = max(
         reservation(picture_limits().memory), min(_LARGEST_DECODING_SHARE, limit // 8) // processes
     )
@@ -140,6 +145,7 @@ def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
         compute_timeout=environment.COMPUTE_TIMEOUT.read_integer(1),
         bulk_memory=bulk_memory,
         on_gpu=on_gpu,
+        batch_memory=batch_memory,
     )
 
 

@@ -5,12 +5,15 @@ The only module that imports onnxruntime.
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +32,9 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CUDA_FAILURE = re.compile("(?:CUDA|CUDNN|CUBLAS|CUFFT|CURAND)[A-Z_]* (?:failure|error)|CUDA_ERROR")
 _NO_DEVICE_MEMORY = re.compile("Failed to allocate memory|out of memory|ALLOC_FAILED|BFCArena")
 _MOST_REASON = 500  # characters of ONNX Runtime's text, which can repeat a shape of any length
+
+_logger = logging.getLogger(__name__)
+_locked: list[UInt8Array] = []  # never freed: the driver knows its pages
 
 
 class Graph(Protocol):
@@ -115,6 +121,13 @@ class Runtime:
             raise _failure_of_run(error, len(images), self.device) from error
         return np.asarray(probabilities, np.float32)
 
+    def host_buffer(self, shape: tuple[int, ...]) -> UInt8Array:
+        """Return memory for the images of batches; for a GPU page-locked, and never freed."""
+        images = np.zeros(shape, np.uint8)
+        if self.device == "cuda":
+            _lock_pages(images)
+        return images
+
     def bound(self, shape: tuple[int, ...]) -> BoundRun:
         """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device."""
         binding = self._session.io_binding()
@@ -148,6 +161,27 @@ class BoundRun:
             return np.asarray(self.binding.copy_outputs_to_cpu()[0], np.float32)
         except Exception as error:
             raise _failure_of_run(error, len(images), self.images.device_name()) from error
+
+
+def _lock_pages(images: UInt8Array) -> None:
+    """Page-lock memory through the CUDA runtime that ONNX Runtime has loaded; log a refusal.
+
+    Other memory goes through a buffer of the driver, while the copy holds Python's lock.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text()
+        found = re.search(r"/\S*/libcudart\.so\S*", maps)
+        if found is None:
+            raise OSError("libcudart is not loaded")
+        library = ctypes.CDLL(found.group())
+        address = ctypes.c_void_p(images.ctypes.data)
+        status = library.cudaHostRegister(address, ctypes.c_size_t(images.nbytes), 0)
+        if status:
+            library.cudaGetLastError()  # or the next run would find the error and fail
+            raise OSError(f"CUDA error {status}")
+        _locked.append(images)
+    except (OSError, AttributeError) as error:
+        _logger.warning("Batches are copied to the GPU from pageable memory, slower: %s", error)
 
 
 @contextmanager

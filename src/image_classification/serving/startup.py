@@ -34,7 +34,7 @@ from image_classification.serving.admission import (
     memory_used,
     return_free_memory,
 )
-from image_classification.serving.batching import Batcher
+from image_classification.serving.batching import Batcher, batch_threads
 from image_classification.serving.custom import find_custom_code, warn_of_unused_code
 from image_classification.serving.decoding import Decoder
 from image_classification.serving.isolation import IS_SUPPORTED, Forkserver
@@ -114,7 +114,8 @@ def load_model(artifact: Artifact, plan: Plan, health: Health, decoder: Decoder)
     graph: runtime.Graph = session
     if plan.max_batch > 1:
         size = artifact.preprocessing
-        graph = Batcher(session, (size.height, size.width, size.channels), plan.max_batch)
+        shape = (size.height, size.width, size.channels)
+        graph = Batcher(session, shape, plan.max_batch, batch_threads(shape, plan))
     return _checked_model(artifact, models.GuardedGraph(graph, health), decoder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -185,6 +186,57 @@ def test_the_only_model_of_a_server_that_does_not_fit_is_the_users_error(
     plan = choose_plan(2, 2**32, on_gpu=True)
     with pytest.raises(UnusableDeviceError, match="lower IMAGE_CLASSIFICATION_MAX_BATCH_SIZE"):
         startup.create_server_app(artifact, plan, Health(), None, None)  # type: ignore[arg-type]
+
+
+class Cuda:
+    """The CUDA runtime, which is loaded as a file of that name."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.locked, self.cleared = status, [], 0
+
+    def cudaHostRegister(self, address: Any, size: Any, flags: int) -> int:
+        self.locked.append((address.value, size.value, flags))
+        return self.status
+
+    def cudaGetLastError(self) -> int:
+        self.cleared += 1
+        return self.status
+
+
+@pytest.mark.parametrize(("status", "warnings"), [(0, 0), (801, 1)])
+def test_the_memory_of_batches_is_page_locked_where_cuda_can_and_used_anyway(
+    *,
+    session: type[Session],
+    file: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    warnings: int,
+) -> None:
+    library, cuda = tmp_path / "libcudart.so.12", Cuda(status)
+    library.write_bytes(b"\0" * 4096)
+    opened: list[str] = []
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: (opened.append(name), cuda)[1])
+    graph = runtime.Runtime(file, device="cuda")
+    opened.clear()  # glibc, before
+    with library.open("rb") as mapped, mmap.mmap(mapped.fileno(), 0, prot=mmap.PROT_READ):
+        images = graph.host_buffer((2, graphs.SIDE, graphs.SIDE, 3))
+    assert opened == [str(library)]
+    assert cuda.locked == [(images.ctypes.data, images.nbytes, 0)] and not images.any()
+    assert cuda.cleared == warnings  # the next run would find the error
+    assert len(caplog.messages) == warnings and all("CUDA error 801" in m for m in caplog.messages)
+
+
+def test_without_cudas_library_and_on_a_cpu_the_memory_of_batches_is_plain(
+    session: type[Session], file: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = (2, graphs.SIDE, graphs.SIDE, 3)
+    assert runtime.Runtime(file, device="cuda").host_buffer(shape).shape == shape
+    assert "libcudart is not loaded" in caplog.messages[0]
+    session.providers = [runtime.CPU]
+    assert runtime.Runtime(file).host_buffer(shape).shape == shape
+    assert len(caplog.messages) == 1
 
 
 # ---- the plan
