@@ -60,6 +60,19 @@ COMPILING = {  # framework → exit code and message of a job with compile=on
     "tensorflow": (0, "Epoch[0] Validation-accuracy="),  # its XLA needs no compiler
     "mxnet": (0, "compile=on: MXNet has no compiler for training steps; set compile=off"),
 }
+KERNELS = """
+from tensorflow.python.framework import dtypes, kernels
+for name in ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "DepthwiseConv2dNative",
+             "DepthwiseConv2dNativeBackpropInput", "DepthwiseConv2dNativeBackpropFilter",
+             "FusedBatchNormV3", "FusedBatchNormGradV3", "MatMul", "Relu", "ReluGrad", "MaxPool"):
+    registered = kernels.get_registered_kernels_for_op(name).kernel
+    types = {value for kernel in registered if kernel.device_type == "GPU"
+             for constraint in kernel.constraint if constraint.name == "T"
+             for value in constraint.allowed_values.list.type}
+    for dtype in (dtypes.float32, dtypes.float16, dtypes.bfloat16):
+        if dtype.as_datatype_enum not in types:
+            print(name, dtype.name)
+"""
 PTX_DRIVERS = {"ptx_8.5": 555}
 """Version of PTX → the first branch of drivers that compiles it (NVIDIA's history of PTX)."""
 CODES = Path(__file__).with_name("gpu_codes.py").read_text("utf-8")
@@ -136,6 +149,15 @@ def test_the_library_has_code_for_the_gpus_of_the_documented_table(
     if row.ptx:
         (version,) = (name for name in found if name.startswith("ptx_"))
         assert f"compute_{row.ptx}" in found and PTX_DRIVERS[version] == row.ptx_driver
+
+
+def test_tensorflow_has_kernels_for_gpus_in_every_precision_of_a_training_step(
+    cuda_image: str, lock: str
+) -> None:
+    if role(lock) != "tensorflow":
+        pytest.skip("the other frameworks have no list of their kernels")
+    done = run(cuda_image, "python3", "-c", KERNELS)
+    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
 
 
 def test_with_an_old_driver_the_library_names_the_driver_and_no_missing_file(
