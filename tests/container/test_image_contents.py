@@ -85,7 +85,7 @@ def test_labels_entry_point_and_command_are_those_the_platform_expects(image: st
 
 def test_help_lists_the_programs_of_the_image(image: str) -> None:
     text = docker("run", "--rm", "--network", "none", image, "--help").stdout
-    listed = set(re.findall(r"(?m)^  (\w+)   ", text))
+    listed = set(re.findall(r"(?m)^  (\w+)  ", text))
     train = {"train", "preprocess", "im2rec"} if "-train:" in image else set()
     assert listed == {"serve", *train}
     assert text.startswith("image-classification ")
