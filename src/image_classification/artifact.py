@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from image_classification.archive import UnpackLimits, unpacked
-from image_classification.errors import ArtifactError, DataError
+from image_classification.errors import LFS_CURE, LFS_POINTER, ArtifactError, DataError
 from image_classification.files import named_in_errors, write_text, written_together
 from image_classification.foreign_models import describe_file, describe_folder
 from image_classification.images.preprocessing import Preprocessing
@@ -269,7 +269,7 @@ def _read_json(path: Path) -> Any:
     _check_size(path)
     text = path.read_text("utf-8")
     if text.startswith("version https://git-lfs"):
-        raise ArtifactError(f"{path}: a Git LFS pointer, not the file itself: run git lfs pull")
+        raise ArtifactError(f"{path}: {LFS_POINTER}: {LFS_CURE}")
     return json.loads(text)
 
 

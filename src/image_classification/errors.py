@@ -41,6 +41,10 @@ OUT_OF_MEMORY = (
 )
 """The reason why an image is left out where memory ends in spite of all estimates."""
 
+LFS_POINTER = "a Git LFS pointer, not the file itself"
+LFS_CURE = "run git lfs pull"
+"""What stands in place of a file that Git LFS did not download, in the same words everywhere."""
+
 
 class ImageClassificationError(Exception):
     """Base of every error raised on purpose; `prefix` begins its line in the failure file."""

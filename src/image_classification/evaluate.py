@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from image_classification.errors import (
-    OUT_OF_MEMORY,
     DataError,
     ImageError,
-    ImageTooLargeError,
     LabelError,
     SeveralLabelsError,
 )
@@ -153,8 +151,6 @@ def predict_source(
             (prediction,) = model.predict([source.read(index).data])
         except ImageError as error:
             return error
-        except MemoryError:
-            return ImageTooLargeError(OUT_OF_MEMORY)
         return prediction.probabilities
 
     usable: list[int] = []

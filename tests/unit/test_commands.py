@@ -10,13 +10,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from image_classification.cli import im2rec, interruption, main
+from image_classification.artifact import Artifact
+from image_classification.cli import command_line, im2rec, interruption, main
 from image_classification.cli.command_line import exit_code_of
-from image_classification.errors import DataError
-from image_classification.evaluate import open_labeled
+from image_classification.errors import OUT_OF_MEMORY, DataError, UserError
+from image_classification.evaluate import open_labeled, predict_source
+from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
+from image_classification.loading.sources import ListedSource
+from image_classification.samples import FloatArray, UInt8Array
+from image_classification.serving import models
 from tests.conftest import ClassFolders
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -208,3 +214,45 @@ def test_a_folder_to_predict_without_an_image_is_an_error_that_says_what_is_in_i
     (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     assert main(["predict", "--model", str(tmp_path), str(tmp_path)]) == 2
     assert "found none; left out: 1 .heic files" in capsys.readouterr().err
+
+
+class _Graph:
+    """Gives the first pixels as probabilities, as long as there is memory."""
+
+    providers = ("CPUExecutionProvider",)
+    has_memory = True
+
+    def run(self, images: UInt8Array) -> FloatArray:
+        if not self.has_memory:
+            raise MemoryError("cpu has no memory for 1 image(s) now")
+        return images[:, 0, 0].astype(np.float32)
+
+
+def test_evaluate_blames_an_image_for_the_memory_of_its_decoding_and_never_of_the_network(
+    jpeg: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    (tmp_path / "b.jpg").write_bytes(jpeg)
+    source = ListedSource("images", tmp_path, ["a.jpg", "b.jpg"], np.array([0, 1]))
+    graph, decoded = _Graph(), []
+    artifact = Artifact(Path("model"), {}, LabelMap(("a", "b", "c")), Preprocessing(2, 2))
+    model = models.Model(artifact, graph)  # type: ignore[arg-type]
+    original = models.preprocess
+
+    def decode_once(*arguments: object) -> None:
+        decoded.append(arguments)
+        if len(decoded) == 2:
+            raise MemoryError
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(models, "preprocess", decode_once)
+    outcomes, skipped = predict_source(model, source, 1, lambda: None)
+    assert outcomes.keys == ("a.jpg",) and skipped == [("b.jpg", OUT_OF_MEMORY)]
+    graph.has_memory = False
+    with (
+        pytest.raises(
+            UserError, match=r"out of memory while the model computes \(cpu has no memory"
+        ),
+        command_line.memory_of_the_model(),
+    ):
+        predict_source(model, source, 1, lambda: None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from image_classification import logs
 from image_classification.contract import environment, failure, process
-from image_classification.errors import UsageError
+from image_classification.errors import UsageError, UserError
 from image_classification.files import check_target, named_in_errors
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
         if isinstance(error, OSError) and error.filename == _STANDARD_OUTPUT:
             sys.stdout = Path(os.devnull).open("w")  # Python would try again at its end
         return failure.report_failure(error, None)
+
+
+@contextmanager
+def memory_of_the_model() -> Iterator[None]:
+    """Turn a MemoryError of the block, which computes a model, into an error with the cure."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory while the model computes{f' ({error})' if str(error) else ''}: use a "
+            "machine with more memory, fewer CPU cores (one image is computed on each), or a "
+            "smaller model"
+        ) from error
 
 
 def say(*lines: str) -> None:

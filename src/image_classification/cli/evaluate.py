@@ -42,7 +42,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     from image_classification.training.evaluation import metrics_of
 
     command_line.check_top_k(namespace.top_k)
-    with open_artifact(namespace.model) as artifact:
+    with open_artifact(namespace.model) as artifact, command_line.memory_of_the_model():
         source = open_labeled(namespace.data, artifact.labels, artifact.is_multi_label)
         device = serving_device().device
         model = Model(

@@ -13,8 +13,10 @@ from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.labels.label_map import LabelMap
 from image_classification.prepare import inspect as inspection
 from image_classification.prepare.contact_sheet import draw_contact_sheet
+from image_classification.records.format import map_file
 from image_classification.records.index import INDEX_SUFFIX
 from image_classification.records.packed import is_packed
+from image_classification.records.parquet import is_table
 from image_classification.records.reader import RecordFile
 from image_classification.records.rescue import measure_loss, salvage, write_index
 
@@ -89,10 +91,12 @@ def _run_inspect(args: argparse.Namespace) -> int:
         )
     if args.contact_sheet is not None:
         command_line.check_sheet(args.contact_sheet, [args.file])
-    if args.file.is_file() and args.file.suffix.lower() != ".rec" and is_packed(args.file):
+    is_other = args.file.is_file() and args.file.suffix.lower() != ".rec"
+    if is_other and (is_packed(args.file) or is_table(args.file)):
+        map_file(args.file)  # raises for a pointer to the file
         raise UsageError(
-            f"{args.file}: inspect reads record files (.rec); TFRecord files and tar shards are "
-            f"examined by image-classification check {args.file}"
+            f"{args.file}: inspect reads record files (.rec); TFRecord files, tar shards and "
+            f"Parquet tables are examined by image-classification check {args.file}"
         )
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         result = _inspect(file, args)

@@ -161,7 +161,7 @@ def predict(namespace: argparse.Namespace) -> int:
     shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
     sheet = ContactSheet(shown) if shown else None
     failures = 0
-    with open_artifact(namespace.model) as artifact:
+    with open_artifact(namespace.model) as artifact, command_line.memory_of_the_model():
         output = FORMATS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
         with (
             _lines_to(namespace.output) as write,

@@ -99,8 +99,8 @@ _SIGNATURES: dict[str, tuple[tuple[int, bytes, str], ...]] = {
         (0, b"Rar!\x1a\7", "a RAR archive"), (0, b"!<arch>\n", "an ar archive"),
         (0, b"MSCF", "a CAB archive"),
     ),
-    "decompress it, or send it with Content-Encoding: gzip": ((0, b"\x1f\x8b", "gzip"),),
     "decompress it first": (
+        (0, b"\x1f\x8b", "gzip"),
         (0, b"\x28\xb5\x2f\xfd", "zstd"), (0, b"\xfd7zXZ\0", "xz"), (4, b"1AY&SY", "bzip2"),
         (0, b"\x04\x22\x4d\x18", "LZ4"), (0, b"\x5d\0\0", "LZMA"), (0, b"\x1f\x9d", "compress"),
         (0, b"\xff\6\0\0sNaPpY", "Snappy"),

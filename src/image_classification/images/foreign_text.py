@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, unquote_to_bytes
 
+from image_classification.errors import LFS_CURE, LFS_POINTER
+
 IMAGE = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<WEBP>RIFF.{4}WEBP)"
     rb"|(?P<BMP>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)|(?P<AVIF>\0\0\0.ftypavi[fs])",
@@ -226,7 +228,7 @@ def _markup(text: str) -> str | None:
 
 
 _TEXTS = (
-    (r"version https://git-lfs", "a Git LFS pointer (text), not the file itself: run git lfs pull"),
+    (r"version https://git-lfs", f"{LFS_POINTER}: {LFS_CURE}"),
     (r"/annex/objects/|\S*\.git/annex/objects/", "a git-annex pointer: run git annex get"),
     (r"outs:\s*\n-|md5: [0-9a-f]{32}", "a DVC pointer: run dvc pull"),
     (

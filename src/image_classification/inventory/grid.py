@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from image_classification.errors import ListError
+from image_classification.errors import LFS_CURE, LFS_POINTER, ListError
 from image_classification.inventory.rows import split_named
 
 # Endings of image files, also of those that cannot be decoded here: they tell a path from a label.
@@ -33,7 +33,7 @@ _FOREIGN = (
     (b"\xd0\xcf\x11\xe0", "an Excel workbook", "save the sheet as CSV (UTF-8)"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
     (b"PAR1", "a Parquet file", "write it as CSV, for example with pandas"),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file", "run git lfs pull"),
+    (b"version https://git-lfs", LFS_POINTER, LFS_CURE),
 )
 _DECLARED_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n")  # as Excel writes it
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")

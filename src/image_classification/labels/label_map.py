@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from image_classification.errors import DataError, ListError
+from image_classification.errors import LFS_CURE, LFS_POINTER, DataError, ListError
 from image_classification.files import write_text
-from image_classification.labels.lists import LFS_MARK, LFS_POINTER, ListEntry, read_list
+from image_classification.labels.lists import LFS_MARK, ListEntry, read_list
 
 LABELS_FILE = "labels.json"
 MAX_CLASSES = 1_000_000
@@ -265,7 +265,7 @@ class LabelMap:
         except (ValueError, RecursionError) as error:
             with path.open("rb") as file:
                 is_pointer = file.read(len(LFS_MARK)) == LFS_MARK
-            what = f"expected class names, found {LFS_POINTER}"
+            what = f"expected class names, found {LFS_POINTER}: {LFS_CURE}"
             said = what if is_pointer else f"expected JSON, but {error}; {_REMEDY}"
             raise DataError(f"{path}: {said}") from error
         names = content.get("labels") if isinstance(content, dict) else None

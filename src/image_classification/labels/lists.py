@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from image_classification.errors import ListError, UsageError
+from image_classification.errors import LFS_CURE, LFS_POINTER, ListError, UsageError
 from image_classification.files import BUFFER_BYTES, written_beside
 
 SHUFFLE_SEED = 100
 MAX_ID = (1 << 64) - 1
 _MAX_LABEL = float(np.finfo(np.float32).max)  # what a record holds
 LFS_MARK = b"version https://git-lfs"
-LFS_POINTER = "a Git LFS pointer, not the file (run git lfs pull)"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXPECTED = "ID<TAB>LABEL[<TAB>LABEL...]<TAB>PATH"
 ROUNDING = 1e-9
@@ -71,7 +70,9 @@ def read_list(path: Path, *, label_width: int | None = None) -> list[ListEntry]:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 if number == 1 and raw.startswith(LFS_MARK):
-                    raise ListError(f"{path}: expected a list of images, found {LFS_POINTER}")
+                    raise ListError(
+                        f"{path}: expected a list of images, found {LFS_POINTER}: {LFS_CURE}"
+                    )
                 line = raw.removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").rstrip(b"\r\n")
                 if not line.strip():
                     continue

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from image_classification.errors import ListError
+from image_classification.errors import LFS_CURE, LFS_POINTER, ListError
 from image_classification.labels.tree import IMAGE_EXTENSIONS, look_into
 
 _MOST_FILES = 2000  # that are looked at
@@ -31,9 +31,9 @@ _SORT = (
 )
 _TABLE = "a table"
 _POINTERS = (
-    (b"version https://git-lfs", "Git LFS pointers, not the files", "run git lfs pull"),
-    (b"/annex/objects/", "git-annex pointers, not the files", "run git annex get ."),
-    (b"../", "git-annex pointers, not the files", "run git annex get ."),
+    (b"version https://git-lfs", LFS_POINTER, LFS_CURE),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "run git annex get ."),
+    (b"../", "a git-annex pointer, not the file itself", "run git annex get ."),
 )
 
 # A pattern of lower-case file names, what that is, and the cure; the first row that fits counts.
@@ -117,7 +117,7 @@ _FORMATS = tuple(
             "--input {folder} --list FILE.csv --output channels)",
         ),
         (
-            r".*\.(?:csv|tsv|jsonl|ndjson|manifest)",
+            r".*\.(?:csv|tsv|jsonl|ndjson|manifest|coco\.json)",
             _TABLE,
             f"if it has the class of each image, pack them ({_PACK})",
         ),
@@ -184,8 +184,8 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
         return otherwise
     if other:
         count, first = max(other.values(), key=lambda row: row[0])
-        plural = "" if count == 1 else "s"
-        kind = f"{first.suffix} file{plural}" if first.suffix else "files without an extension"
+        files = "file" if count == 1 else "files"
+        kind = f"{first.suffix} {files}" if first.suffix else f"{files} without an extension"
         what = look_into(str(first)).what
         shown = f"{str(first)!r}, {what}" if what else repr(str(first))
         return f"{'more than ' * is_cut}{count} {kind} (for example {shown})"
@@ -200,7 +200,7 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
 def refuse_pointer(path: Path) -> None:
     """Raise a ListError if a list is a pointer to the file, such as Git LFS leaves."""
     if pointer := _pointer(path):
-        raise ListError(f"{path}: expected a list of images, found {' ('.join(pointer)})")
+        raise ListError(f"{path}: expected a list of images, found {': '.join(pointer)}")
 
 
 def describe_missing(path: Path) -> str:

@@ -32,7 +32,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from image_classification.errors import RecordError
+from image_classification.errors import LFS_CURE, LFS_POINTER, RecordError
 
 RECORD_MAGIC = 0xCED7230A
 MAGIC_BYTES = RECORD_MAGIC.to_bytes(4, "little")
@@ -54,7 +54,7 @@ Mapped = mmap.mmap | bytes
 """A mapped file; `bytes` if it is empty, because an empty file cannot be mapped."""
 
 _STAND_INS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"version https://git-lfs": f"{LFS_POINTER}: {LFS_CURE}",
     b"/annex/objects/": "a git-annex pointer, not the file itself: run git annex get .",
     b"<!DOCTYPE": "an HTML page, such as of a failed download: get the file again",
     b"<html": "an HTML page, such as of a failed download: get the file again",

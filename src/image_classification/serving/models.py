@@ -159,10 +159,13 @@ class Model:
     def _preprocess(self, image: bytes, slot: UInt8Array) -> None:
         """Decode and preprocess into `slot`; a RequestError if no client waits any more."""
         header = read_header(image)
-        if self._decoder is None:
-            preprocess(image, self._preprocessing, slot, header)
-        else:
+        if self._decoder is not None:
             self._decoder.preprocess(image, header, self._preprocessing, slot)
+            return
+        try:
+            preprocess(image, self._preprocessing, slot, header)
+        except MemoryError as error:  # of this image; one of the graph is no image's fault
+            raise errors.ImageTooLargeError(errors.OUT_OF_MEMORY) from error
 
     def _empty(self, count: int) -> UInt8Array:
         shape = self._preprocessing

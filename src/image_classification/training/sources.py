@@ -215,7 +215,7 @@ def open_channel(
         raise errors.ChannelError(
             f"channel {channel.name}: class folders give an image one class, but multi_label=1; "
             "give records, a list or a manifest with multiple labels per image, or leave out "
-            "multi_label"
+            f"multi_label; {channel.path} holds {describe_contents(channel.path)}"
         )
     return _open_folder(channel, expected)
 

@@ -85,7 +85,7 @@ ALTERATIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "JSON": (lambda b: json.dumps({"image": base64.b64encode(b).decode()}).encode(), "JSON: send"),
     "Buffer": (lambda b: json.dumps({"type": "Buffer", "data": list(b)}).encode(), "of Node.js"),
     "JSON text": (lambda b: json.dumps(b.decode("latin-1")).encode(), "as escapes"),
-    "gzip": (gzip.compress, "gzip: decompress it, or send it with Content-Encoding: gzip"),
+    "gzip": (gzip.compress, "gzip: decompress it first"),
     "zlib": (zlib.compress, "zlib data"),
     "pickle": (pickle.dumps, "a Python pickle, which is never read"),
 }

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.errors import DataError
+from image_classification.cli import main
+from image_classification.contract.channels import ChannelInput
+from image_classification.errors import LFS_CURE, LFS_POINTER, DataError, UserError
 from image_classification.inventory.folders import take_inventory
 from image_classification.loading.foreign_files import describe_contents, describe_file
 from image_classification.loading.sources import FolderSource
 from image_classification.prepare.check.subsets import find_subsets
+from image_classification.training.sources import Expected, open_channel
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 CASES = {
@@ -30,15 +33,15 @@ CASES = {
     "data_batch_1": (b"x", "a pickle", "save each image as a PNG"),
     "flowers.zip.part": (b"x", "an unfinished download", "finish it"),
     "images.dvc": (b"outs:\n- md5: 0\n", "a DVC file", "dvc pull"),
-    "flowers.bin": (LFS, "Git LFS pointers", "git lfs pull"),
-    "train.zip": (LFS, "Git LFS pointers", "git lfs pull"),
+    "flowers.bin": (LFS, "a Git LFS pointer", "git lfs pull"),
+    "train.zip": (LFS, "a Git LFS pointer", "git lfs pull"),
     "a/labels.xlsx": (b"x", "a spreadsheet", "save it as CSV"),
     "clip.mp4": (b"x", "a video", "save frames"),
     "train.idx": (b"0\t0\n", "the index of record files", "add the .rec file"),
     "README.md": (b"# Flowers\n", "only README.md", "get the data itself"),
     "notes/a.xyz": (b"x", "1 .xyz file", "for example"),
     "train/data-00000-of-00001.arrow": (b"ARROW1", "an Arrow table", ".to_parquet("),
-    "dataset": (b"PK\x03\x04" + bytes(30), "1 files without an extension", "unpack it first"),
+    "dataset": (b"PK\x03\x04" + bytes(30), "1 file without an extension", "unpack it first"),
     "a/b/.hidden": (b"x", "only empty or hidden", "copied completely?"),
 }
 
@@ -63,6 +66,42 @@ def test_every_other_file_of_a_channel_is_named_with_the_command_that_helps(
             read(folder)
         said = str(caught.value)
         assert kind in said and cure.format(folder=folder) in said and len(said) < 1000
+
+
+POINTED = ("a.rec", "a.tfrecord", "a-00000-of-00002", "a.tar", "a.parquet", "a.jpg", "c/a.jpg")
+
+
+@pytest.mark.parametrize("name", [*POINTED, "a.lst", "a.csv", "a.jsonl", "a.manifest", "a.zip"])
+def test_a_git_lfs_pointer_is_named_in_the_same_words_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = fill(tmp_path / "data", name, content=LFS)
+    if name == "c/a.jpg":
+        fill(folder, "c/b.jpg", "d/a.jpg", "d/b.jpg", content=LFS)
+    path, root = str(folder / name), str(folder)
+    commands = [
+        ["check", root],
+        ["preprocess", "--input", root, "--output", str(tmp_path / "out")],
+    ]
+    if name in POINTED:
+        commands += [["inspect", path], ["rec2idx", path], ["check", path]]
+    if name == "a.lst":
+        commands.append(["pack", path, root])
+    for command in commands:
+        assert main(command) in (1, 2)
+        said = "".join(capsys.readouterr())
+        assert LFS_POINTER in said and LFS_CURE in said, command
+    if name != "c/a.jpg":  # only decoding shows it
+        with pytest.raises(UserError, match=f"{LFS_POINTER}.*: {LFS_CURE}"):
+            open_channel(ChannelInput("train", folder), None, Expected(None, None))
+
+
+def test_inspect_refuses_tables_and_shards_with_the_command_that_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fill(tmp_path, "a.parquet", content=b"PAR1") / "a.parquet"
+    assert main(["inspect", str(path)]) == 2
+    assert f"are examined by image-classification check {path}" in capsys.readouterr().err
 
 
 def test_the_command_is_one_that_a_shell_takes_whatever_the_name(tmp_path: Path) -> None:

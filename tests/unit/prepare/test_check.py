@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -66,6 +67,17 @@ def kinds(verdict: dict[str, Any]) -> dict[str, str]:
 def images_of(verdict: dict[str, Any], kind: str) -> list[str]:
     (found,) = (p["images"] for p in verdict["problems"] if p["kind"] == kind)
     return list(found)
+
+
+def test_a_compressed_file_is_named_in_words_that_suit_a_file(
+    clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = gzip.compress((clean / "cat" / "0.jpg").read_bytes())
+    for name in ("a.jpg", "b.gz", "c"):
+        (clean / "cat" / name).write_bytes(content)
+    _, verdict = check(capsys, clean)
+    said = str(verdict["problems"])
+    assert said.count("gzip: decompress it first") == 3 and "Content-Encoding" not in said
 
 
 def test_a_clean_data_set_has_no_problem(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from image_classification.serving.codec.content_encoding import decoded
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 a picture", b"\x89PNG\r\n\x1a\n another"
 TEXT = base64.b64encode(JPEG).decode()
+CODING = "Content-Encoding: gzip"
 RECORDIO = "application/x-recordio"
 
 
@@ -411,6 +412,18 @@ def test_another_coding_is_415_a_damaged_body_400_and_a_large_one_413(
         decoded(body, header, LIMIT)
     assert caught.value.status == status and said in caught.value.message
     assert ("gzip" in caught.value.headers.get("Accept-Encoding", "")) == (status == 415)
+
+
+def test_only_a_compressed_body_is_advised_to_declare_its_coding() -> None:
+    (failure,) = read_images(zipped(JPEG), "image/jpeg").entries
+    assert isinstance(failure, Failure)
+    assert failure.reason.endswith("got gzip: decompress it first, or send it with " + CODING)
+    text = base64.b64encode(zipped(JPEG)).decode()
+    for body, header in (
+        (json.dumps([text]).encode(), "application/json"),
+        (framed(zipped(JPEG)), RECORDIO),
+    ):
+        assert CODING not in str(read_images(body, header))
 
 
 def test_no_more_than_the_limit_is_ever_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,8 +247,23 @@ def test_a_manifest_has_vectors_or_class_numbers(
 def test_class_folders_cannot_give_multiple_labels(tmp_path: Path, jpeg: bytes) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.jpg").write_bytes(jpeg)
-    with pytest.raises(ChannelError, match="class folders give an image one class"):
+    with pytest.raises(ChannelError, match=r"class folders give an image one class.* 1 \.jpg file"):
         open_job(tmp_path, "train", "train", num_classes=2)
+
+
+@pytest.mark.parametrize("table", ["labels.csv", "tags.tsv", "x.jsonl", "_annotations.coco.json"])
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_images_and_a_table_of_several_classes_are_refused_with_the_command_that_packs_them(
+    tmp_path: Path, jpeg: bytes, table: str, folder: str
+) -> None:
+    channel = tmp_path / "train"
+    (channel / folder).mkdir(parents=True)
+    (channel / folder / "1.jpg").write_bytes(jpeg)
+    (channel / table).write_text("file,labels\n1.jpg,cat|dog\n")
+    with pytest.raises(ChannelError) as caught:
+        open_job(tmp_path, "train", "train", num_classes=2)
+    command = f"image-classification preprocess --input {channel} --list {channel / table} --output"
+    assert command in str(caught.value) and len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

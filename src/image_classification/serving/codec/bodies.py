@@ -25,6 +25,7 @@ from image_classification.serving.codec.multipart import read_parts
 
 DEFAULT_CONTENT_TYPE = "application/x-image"
 _HEAD = 4096  # bytes of a body that tell what it is
+_GZIP = b"\x1f\x8b"
 _FORM_OF_CURL = "application/x-www-form-urlencoded"  # what curl declares a body without a type as
 
 MAX_IMAGES = 10_000
@@ -126,6 +127,12 @@ def _read_one(body: bytes, header: str) -> Images:
             f" for {name_foreign(body).partition(': ')[0]} (curl needs --data-binary @photo.jpg "
             "--header 'Content-Type: image/jpeg'; --data alters a file)",
         )
+    if body.startswith(_GZIP):
+        try:
+            sniff(body)
+        except ImageFormatError as error:
+            reason = f"the image cannot be used: {error}, or send it with Content-Encoding: gzip"
+            return Images([Failure(reason)], is_list=False)
     return Images([body], is_list=False)
 
 
