@@ -71,7 +71,8 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "batch_size": "images per step on one host",
         "optimizer": "the same names; the formulas are PyTorch's, not Keras' "
         "(docs/architecture.md)",
-        "learning_rate": "the same meaning, but the network and the preprocessing differ: tune it "
+        "learning_rate": "`adam-learning-rate`, from the sample notebook, is also accepted. The "
+        "same meaning, but the network and the preprocessing differ: tune it "
         "again, starting from the built-in's value",
         "beta_1": _BETA,
         "beta_2": _BETA,
@@ -84,7 +85,8 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "label_smoothing": "",
         "dropout_rate": "must be below 1; the built-in allows 1, which drops everything",
         "train_only_top_layer": "all three published spellings are accepted",
-        "reinitialize_top_layer": "",
+        "reinitialize_top_layer": "False without a model that has a head fails with the message of "
+        "the built-in's script; it also keeps the ImageNet head if the data has its 1,000 classes",
         "early_stopping": "",
         "early_stopping_patience": "",
         "early_stopping_min_delta": "",
@@ -95,7 +97,8 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "augmentation_random_zoom": "",
         "binary_mode": "the built-in has one sigmoid: the probability of the positive class. Here "
         "the model has a softmax of two classes, and answers contain both probabilities, the "
-        "positive class second",
+        "positive class second; `binary_answer=sigmoid` answers with that of the positive class "
+        "alone. `predicted_label` is the class above 0.5; in the built-in it is always the first",
         "eval_metric": "",
         "image_resize_interpolation": "",
         "validation_split_ratio": "",
@@ -170,6 +173,12 @@ BEHAVIORS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "tensorflow": (
+        (
+            "Names can have dashes instead of underscores. An unknown hyperparameter is ignored "
+            "with a warning, unless its name is close to a known one or is one of the other "
+            "interface: then the job fails.",
+            "The built-in's script ignores all of them, so a misspelled name has no effect.",
+        ),
         (
             "`backbone` selects the network, not `model_id`. By default it is the SavedModel of "
             "the channel `model` with `backend=tensorflow`, else efficientnet_lite0.",

@@ -21,6 +21,7 @@ GIVEN = {
     "use_pretrained_model": "False",
     "binary_mode": '"True"',
     "eval_metric": "auc",
+    "binary_answer": "sigmoid",
 }
 
 
@@ -39,7 +40,8 @@ def test_the_metric_is_logged_and_decides_the_best_epoch(
     assert "top_" not in "".join(re.findall(r"loss.*", done.stdout))
     assert re.search(r"The best epoch was \d with validation auc", done.stdout)
     measured = read_artifact(base / "model").manifest["metrics"]
-    assert set(measured["test"]) == {"loss", "accuracy", "auc"}
+    assert set(measured["test"]) == {"loss", "accuracy", "precision", "recall", "auc", "prc"}
+    assert read_artifact(base / "model").manifest["binary_answer"] == "sigmoid"
 
 
 def test_binary_mode_refuses_three_classes(tmp_path: Path, small_channels: dict[str, Path]) -> None:

@@ -125,6 +125,7 @@ def test_imagenet_weights_get_a_new_head_by_default(
     given["reinitialize_top_layer"] = "False"
     base, log, code = job(tmp_path / "keep", channels, **given)
     assert code == 2 and "which has 1000 classes, but the data has 3" in log
+    assert "does not have a classification layer" in log
 
 
 @pytest.mark.thorough

@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _LARGEST_INTEGER = 2**63 - 1  # of an integer without a maximum: what NumPy's int64 holds
 _UNSET = {"", "none", "null"}
+_NEAR = 0.72  # of difflib; dropout and dropout_rate have 0.74, version and epsilon 0.71
 
 IGNORED_PREFIXES = ("sagemaker_", "_tuning_")
 """The SDKs and tuning jobs add keys with these prefixes."""
@@ -303,11 +304,18 @@ def parse_all(
     return values
 
 
+def is_near(name: str, known: Iterable[str]) -> bool:
+    """Return whether `name` is close enough to a known name to be a mistake, not another thing."""
+    plain, names = name.replace("-", "_").lower(), list(known)
+    is_shortened = len(plain) > 3 and any(other.startswith(f"{plain}_") for other in names)
+    return is_shortened or bool(difflib.get_close_matches(plain, names, n=1, cutoff=_NEAR))
+
+
 def _unknown(name: str, table: Mapping[str, object], known_elsewhere: Mapping[str, str]) -> str:
     message = f"Additional hyperparameters are not allowed ({name!r} was unexpected)"
     if name in known_elsewhere:
         return f"{message}: {known_elsewhere[name]}"
-    nearest = difflib.get_close_matches(name.replace("-", "_"), table, n=1)
+    nearest = difflib.get_close_matches(name.replace("-", "_").lower(), table, n=1)
     return f"{message}: did you mean {nearest[0]!r}?" if nearest else message
 
 

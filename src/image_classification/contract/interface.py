@@ -6,12 +6,18 @@ this object for defaults, spellings, log lines and the form of answers, and neve
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from image_classification.contract import environment, metrics, mxnet, tensorflow
 from image_classification.contract.channels import Channel
-from image_classification.contract.hyperparameter import Hyperparameter, Value, parse_all
+from image_classification.contract.hyperparameter import (
+    IGNORED_PREFIXES,
+    Hyperparameter,
+    Value,
+    is_near,
+    parse_all,
+)
 from image_classification.contract.metrics import LogLines, Metric
 from image_classification.contract.presets import added_by
 from image_classification.contract.shared import SharedHyperparameters
@@ -27,10 +33,13 @@ class AnswerForm:
     Attributes:
         json_key: the name of the array in application/json; None: the bare array.
         json_lines_key: its name in application/jsonlines.
+        first: the first class whose probability is written: 1 for the single number, of the
+            positive class, that the TensorFlow built-in answers in binary mode.
     """
 
     json_key: str | None
     json_lines_key: str
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class Interface:
         declarations: its table of hyperparameters; an instance holds the values of a job.
         lines: its log lines.
         answers: the form of its server's answers.
+        ignores_foreign_names: whether its script ignores hyperparameters that it does not have, and
+            spells some of its own with dashes.
     """
 
     name: str
@@ -53,6 +64,7 @@ class Interface:
     metrics: tuple[Metric, ...]
     lines: LogLines
     answers: AnswerForm
+    ignores_foreign_names: bool = False
 
     @property
     def hyperparameters(self) -> tuple[Hyperparameter[Any], ...]:
@@ -73,6 +85,9 @@ class Interface:
             f"job has the {self.name} interface"
         )
         elsewhere = {name: remark for entry in other.hyperparameters for name in entry.names}
+        given = self.respelled(given)
+        if self.ignores_foreign_names:
+            given = _without_foreign(given, self.hyperparameters, elsewhere)
         added = self.added_by_preset(given)
         parsed = parse_all(self.hyperparameters, dict(given) | added, elsewhere)
         if given.get("preset"):
@@ -90,6 +105,24 @@ class Interface:
         return values.with_value(
             SharedHyperparameters.backend, values.backend or environment.BACKEND.read()
         )
+
+    def respelled(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the hyperparameters with underscores instead of dashes, if its script takes both.
+
+        Raises:
+            HyperparameterError: a job sets both spellings.
+        """
+        if not self.ignores_foreign_names:
+            return dict(given)
+        respelled: dict[str, object] = {}
+        for name, value in given.items():
+            ours = name.replace("-", "_")
+            if ours in respelled or (ours != name and ours in given):
+                raise HyperparameterError(
+                    f"{ours.replace('_', '-')} and {ours} mean the same: set only one of them"
+                )
+            respelled[ours] = value
+        return respelled
 
     def added_by_preset(self, given: Mapping[str, object]) -> dict[str, str]:
         """Return the values that the preset of a job adds: hyperparameter → value as text."""
@@ -124,6 +157,7 @@ INTERFACES = {
         metrics.TENSORFLOW_METRICS,
         metrics.KerasLines(),
         AnswerForm(json_key="probabilities", json_lines_key="probabilities"),
+        ignores_foreign_names=True,
     ),
 }
 
@@ -135,6 +169,13 @@ def interface_of(name: str) -> Interface:
             f"the artifact's interface is {name!r}; expected {' or '.join(INTERFACES)}"
         )
     return INTERFACES[name]
+
+
+def answer_form(manifest: Mapping[str, Any]) -> AnswerForm:
+    """Return the form of the answers of the model that an artifact's manifest describes."""
+    form = interface_of(str(manifest["interface"])).answers
+    is_single = manifest.get("binary_answer") == "sigmoid" and manifest.get("classes") == 2
+    return replace(form, first=1) if is_single else form
 
 
 def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) -> Interface:
@@ -163,6 +204,34 @@ def recognize(channels: Iterable[str], hyperparameters: Mapping[str, object]) ->
             f"but the job has {found[0].training_channel}: rename it or leave interface out"
         )
     return found[0]
+
+
+_OF_THE_SCRIPT = {
+    *("model_dir", "train", "validation", "test", "pretrained_model", "hosts", "current_host"),
+    *("verbose_one_line_per_epoch", "checkpoint_save_best_only", "seed"),
+}
+"""Arguments of JumpStart's training script that are no hyperparameters of the built-in."""
+
+
+def _without_foreign(
+    given: Mapping[str, object],
+    declared: Iterable[Hyperparameter[Any]],
+    elsewhere: Mapping[str, str],
+) -> dict[str, object]:
+    """Leave out names that are nothing like a declared one, with a warning, as the script does."""
+    known = {name for entry in declared for name in entry.names} | set(elsewhere)
+    foreign = [
+        name
+        for name in given
+        if name in _OF_THE_SCRIPT
+        or not (name in known or name.startswith(IGNORED_PREFIXES) or is_near(name, known))
+    ]
+    if foreign:
+        _logger.warning(
+            "Ignoring hyperparameters that this interface does not have, as the built-in does: %s",
+            ", ".join(foreign),
+        )
+    return {name: value for name, value in given.items() if name not in foreign}
 
 
 def _readable(entry: Hyperparameter[Any], raw: object) -> Value:

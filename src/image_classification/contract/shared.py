@@ -67,6 +67,7 @@ class SharedHyperparameters(Hyperparameters):
     augmentation_random_rotation = absent(0.0)
     augmentation_random_zoom = absent(0.0)
     binary_mode = absent(False)
+    binary_answer = absent("softmax")
     eval_metric = absent("accuracy")
     image_resize_interpolation: Hyperparameter[str | None] = absent(None)
 

@@ -30,7 +30,8 @@ class TensorFlowHyperparameters(SharedHyperparameters):
     batch_size = integer(32, "Images per step.", 1, 1024, tuned=(8, 512))
     optimizer = choice("adam", ("adam", "sgd", "nesterov", "rmsprop", "adagrad", "adadelta"),
         "Optimizer.", tuned=True)
-    learning_rate = real(0.001, "Initial learning rate.", 0, 1, tuned=(1e-6, 0.5))
+    learning_rate = real(0.001,
+        "Initial learning rate.", 0, 1, aliases=("adam_learning_rate",), tuned=(1e-6, 0.5))
     momentum = real(0.9,
         "sgd, nesterov, rmsprop: momentum.", 0, 1, optimizers=("sgd", "nesterov", "rmsprop"),
         tuned=(0.0, 0.999))
@@ -70,8 +71,11 @@ class TensorFlowHyperparameters(SharedHyperparameters):
         (*_INTERPOLATIONS, "lanczos5", "gaussian", "mitchellcubic"),
         "Interpolation of resized images.", only=_INTERPOLATIONS)
     binary_mode = flag(False,
-        "Two classes; the second one by name is the positive one. Answers contain "
-        "both softmax probabilities, unlike the built-in's single sigmoid.")
+        "Two classes; the second one by name is the positive one. Log lines have precision, "
+        "recall, auc and prc, too.")
+    binary_answer = choice("softmax", ("softmax", "sigmoid"),
+        "The answers of a model with binary_mode: softmax has both probabilities; sigmoid has that "
+        "of the positive class alone, as the built-in.")
     eval_metric = choice("accuracy", ("accuracy", "precision", "recall", "auc", "prc"),
         "The metric that selects the best epoch; all but accuracy need binary_mode.")
     validation_split_ratio = real(0.2,

@@ -17,7 +17,7 @@ from image_classification import logs
 from image_classification.archive import UnpackLimits
 from image_classification.artifact import Artifact, GraphFile, open_artifact
 from image_classification.contract import environment, process
-from image_classification.contract.interface import interface_of
+from image_classification.contract.interface import answer_form
 from image_classification.devices import machine
 from image_classification.errors import BackendError, UnusableDeviceError
 from image_classification.serving import (
@@ -165,7 +165,7 @@ def _multi_model_app(
             account(multi_model.memory_needed(artifact.directory))  # more than the archive
             warn_of_unused_code(artifact.directory, "multi-model endpoints run no code from models")
             decoder.check_input(artifact.preprocessing)
-            form = interface_of(artifact.interface).answers
+            form = answer_form(artifact.manifest)
             if forkserver is None:
                 model = load_model(artifact, plan, health, decoder)
                 shrink, end = _nothing, _forget
@@ -204,7 +204,7 @@ def _multi_model_app(
 def _responder(model: models.Model, settings: RequestSettings, health: Health) -> app.Responder:
     """Return the user's own handlers if there are any, else our model."""
     artifact = model.artifact
-    form = interface_of(artifact.interface).answers
+    form = answer_form(artifact.manifest)
     code = find_custom_code(artifact.directory)
     if code is None:
         return app.Answering(model.predict_in_parts, form, settings)

@@ -314,18 +314,16 @@ def cross_entropy(targets: IntArray, probabilities: FloatArray) -> float:
     return float(-np.log(np.maximum(own, 1e-12)).mean()) if len(targets) else 0.0
 
 
-def metric_names(top_k: int | None = None, binary_metric: str | None = None) -> tuple[str, ...]:
+def metric_names(top_k: int | None = None, *, is_binary: bool = False) -> tuple[str, ...]:
     """Return the names of the metrics that `metrics_of` returns."""
-    asked = ((f"top_k_accuracy_{top_k}",) if top_k else ()) + (
-        (binary_metric,) if binary_metric else ()
-    )
-    return ("loss", "accuracy", *asked)
+    of_top_k = (f"top_k_accuracy_{top_k}",) if top_k else ()
+    return ("loss", "accuracy", *of_top_k, *(BINARY_METRICS if is_binary else ()))
 
 
 def metrics_of(
-    outcomes: Outcomes, top_k: int | None = None, binary_metric: str | None = None
+    outcomes: Outcomes, top_k: int | None = None, *, is_binary: bool = False
 ) -> dict[str, float]:
-    """Return loss, accuracy and, if requested, top_k_accuracy_<k> and a binary metric."""
+    """Return loss, accuracy and, if requested, top_k_accuracy_<k> and all binary metrics."""
     targets, probabilities = outcomes.targets, outcomes.probabilities
     if targets.ndim == 2:
         loss = binary_cross_entropy(targets, probabilities)
@@ -333,10 +331,10 @@ def metrics_of(
     values = [cross_entropy(targets, probabilities), top_k_accuracy(targets, probabilities)]
     if top_k:
         values.append(top_k_accuracy(targets, probabilities, top_k))
-    if binary_metric:
+    if is_binary:
         scores = probabilities[:, POSITIVE_CLASS]
-        values.append(BINARY_METRICS[binary_metric](targets, scores))
-    return dict(zip(metric_names(top_k, binary_metric), values, strict=True))
+        values += [measure(targets, scores) for measure in BINARY_METRICS.values()]
+    return dict(zip(metric_names(top_k, is_binary=is_binary), values, strict=True))
 
 
 def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:

@@ -98,7 +98,7 @@ def shorter_sides(source: Source) -> IntArray:
 _MAY_CHANGE = (
     *("epochs", "max_minutes", "expected_samples", "max_bad_samples"),
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
-    *("calibrate", "head", "keep_last_weights", "tensorboard"),
+    *("calibrate", "head", "keep_last_weights", "tensorboard", "binary_answer"),
 )
 """Settings that a job may change when it resumes."""
 

@@ -66,6 +66,12 @@ def channel_weights(
         if settings.use_pretrained:
             _logger.info("use_pretrained_model has no effect: there is a channel model")
         return _read_weights(settings, labels, channel)
+    if settings.head == "keep" and not settings.use_pretrained:
+        raise HyperparameterError(
+            "reinitialize_top_layer=False keeps the head of the channel model, but the job has no "
+            f"channel model and starts from random weights. {_OF_THE_SCRIPT} Or give it the "
+            "model.tar.gz of an earlier job in the channel model"
+        )
     if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
         raise _no_weights(settings.backbone)
     return None
@@ -93,11 +99,19 @@ def _is_unused_base_model(channel: ChannelInput, settings: Settings) -> bool:
     return True
 
 
+_OF_THE_SCRIPT = (
+    "The original pre-trained feature extraction model does not have a classification layer. Such "
+    "a layer must be inserted for training to begin. Please set reinitialize_top_layer to 'True' "
+    "and run training again."
+)
+"""The published training script's own error, word for word."""
+
+
 def _no_head_to_keep() -> ChannelError:
     return ChannelError(
         "channel model: reinitialize_top_layer=False keeps the head of the channel model, but no "
-        "job can continue from the head of a TensorFlow SavedModel: give the model.tar.gz of a job "
-        "of this image, or set reinitialize_top_layer=Auto"
+        f"job can continue from the head of a TensorFlow SavedModel. {_OF_THE_SCRIPT} Or give the "
+        "model.tar.gz of a job of this image, or set reinitialize_top_layer=Auto"
     )
 
 
@@ -241,7 +255,7 @@ def _load_pretrained(
     else:
         raise HyperparameterError(
             f"reinitialize_top_layer=False keeps the head of {backbone.name}, which has {width} "
-            f"classes, but the data has {len(labels)}: set it to Auto"
+            f"classes, but the data has {len(labels)}: set it to Auto. {_OF_THE_SCRIPT}"
         )
     _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
     engine.load_state(state)

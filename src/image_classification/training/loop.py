@@ -140,7 +140,7 @@ class Loop:
 
     def _begin(self, epoch: int) -> EpochProgress:
         partial, self._partial = self._partial, None
-        metrics = RunningMetrics(*self._validation.extra_metrics)
+        metrics = RunningMetrics(self.settings.top_k, self.settings.binary_mode)
         if partial is None:
             return EpochProgress(epoch, metrics)
         return EpochProgress.resumed(epoch, metrics, partial, self._group)

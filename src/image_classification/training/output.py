@@ -19,7 +19,7 @@ from image_classification.contract import environment
 from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.samples import FloatArray
-from image_classification.training.evaluation import metrics_of, pieces
+from image_classification.training.evaluation import Outcomes, metrics_of, pieces
 from image_classification.training.final_settings import plain
 from image_classification.training.report.pages import model_card, report_page
 from image_classification.training.results import Results
@@ -145,6 +145,10 @@ def _position(epoch: int, cut_after: int) -> dict[str, Any]:
     return {"epoch": epoch + 1} | ({"step": cut_after} if cut_after else {})
 
 
+def _measured(outcomes: Outcomes, settings: Settings) -> dict[str, float]:
+    return metrics_of(outcomes, settings.top_k, is_binary=settings.binary_mode)
+
+
 def manifest_of(results: Results) -> dict[str, Any]:
     """Return the manifest's description of a job and its model."""
     settings, history = results.settings, results.history
@@ -153,15 +157,17 @@ def manifest_of(results: Results) -> dict[str, Any]:
         "best_epoch": best.epoch + 1,
         "epochs": len(history.epochs),
         "train": best.train,
-        "validation": metrics_of(results.validation, settings.top_k, settings.binary_metric),
+        "validation": _measured(results.validation, settings),
         "validation_before_calibration": best.validation,
         "training_samples": results.inputs.training_samples,
         "validation_samples": len(results.validation.keys),
     }
     if results.test is not None:
-        measured["test"] = metrics_of(results.test, settings.top_k, settings.binary_metric)
+        measured["test"] = _measured(results.test, settings)
         measured["test_samples"] = len(results.test.keys)
+    single = {"binary_answer": settings.binary_answer} if settings.binary_mode else {}
     return description_of(settings.backend, settings.backbone.name, results.interface) | {
+        **single,
         "job": environment.JOB_NAME.read(),
         "multi_label": settings.multi_label,
         "metrics": measured,

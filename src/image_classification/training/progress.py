@@ -60,27 +60,30 @@ class RunningMetrics:
 
     Attributes:
         top_k: k of the second accuracy, or None.
-        binary_metric: a key of BINARY_METRICS, or None. It is not a mean over samples. Each rank
-            computes it exactly over its own samples; the values are then averaged by the number of
-            samples. So are those of the two parts of an interrupted epoch, because a checkpoint
+        is_binary: whether it has the BINARY_METRICS. They are not means over samples. Each rank
+            computes them exactly over its own samples; the values are then averaged by the number
+            of samples. So are those of the two parts of an interrupted epoch, because a checkpoint
             does not hold the scores.
         samples: number of samples fetched on this rank.
         fetch_seconds: time spent waiting for results since this process began the epoch.
     """
 
     top_k: int | None
-    binary_metric: str | None = None
+    is_binary: bool = False
     samples: int = 0
     fetch_seconds: float = 0.0
     _sums: dict[str, float] = field(default_factory=dict)
     _pending: list[tuple[StepResult, IntArray]] = field(default_factory=list)
     _scores: list[FloatArray] = field(default_factory=list)
     _targets: list[IntArray] = field(default_factory=list)
+    _unmeasured: set[str] = field(default_factory=set)
 
     def restore(self, totals: Mapping[str, float]) -> None:
         """Continue from `totals`; call it before the first sample."""
-        self._sums = {name: totals[name] for name in self._names}
+        self._sums = {name: totals[name] for name in self._names if name in totals}
         self.samples = round(totals["samples"])
+        # A checkpoint of 0.1.0 has only one of the binary metrics.
+        self._unmeasured = {name for name in self._names if name not in totals}
 
     def add(self, result: StepResult, class_indices: IntArray) -> None:
         """Add a step's result; its classes are int64 (N,), or multi-hot (N, classes)."""
@@ -95,10 +98,11 @@ class RunningMetrics:
         """
         self._fetch()
         totals = {name: self._sums.get(name, 0.0) for name in self._names}
-        if self.binary_metric and self._scores:
+        if self._scores:
             targets, scores = np.concatenate(self._targets), np.concatenate(self._scores)
-            value = evaluation.BINARY_METRICS[self.binary_metric](targets, scores)
-            totals[self.binary_metric] += value * len(targets)
+            for name, measure in evaluation.BINARY_METRICS.items():
+                count = self.samples if name in self._unmeasured else len(targets)
+                totals[name] += measure(targets, scores) * count
         totals["samples"] = float(self.samples)
         return totals if group is None else group.sum(totals)
 
@@ -108,7 +112,7 @@ class RunningMetrics:
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return evaluation.metric_names(self.top_k, self.binary_metric)
+        return evaluation.metric_names(self.top_k, is_binary=self.is_binary)
 
     def _fetch(self, most: int | None = None) -> None:
         fetched = self._pending[:most]
@@ -126,7 +130,7 @@ class RunningMetrics:
             if self.top_k:
                 accuracy = evaluation.top_k_accuracy(class_indices, logits, self.top_k)
                 values[f"top_k_accuracy_{self.top_k}"] = accuracy
-            if self.binary_metric:
+            if self.is_binary:
                 self._scores.append(evaluation.softmax(logits)[:, evaluation.POSITIVE_CLASS])
                 self._targets.append(class_indices)
             for name, value in values.items():

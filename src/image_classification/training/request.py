@@ -77,6 +77,7 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     channels = read_channels(paths)
     interface = recognize(channels, given)
     check_channels(interface.channels, channels)
+    given = interface.respelled(given)
     values = with_channel_backbone(interface.parse(given), channels.get("model"))
     settings = _settings(values, channels)
     try:

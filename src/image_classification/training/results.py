@@ -146,7 +146,7 @@ def _test(loop: Loop, loaders: Loaders, temperature: float) -> Outcomes | None:
         _logger.warning("Stopping: the test channel is not measured")
         return None
     outcomes = at_temperature(found, temperature)
-    measured = metrics_of(outcomes, settings.top_k, settings.binary_metric)
+    measured = metrics_of(outcomes, settings.top_k, is_binary=settings.binary_mode)
     loop.journal.test_lines(measured, len(outcomes.keys), time.monotonic() - start)
     return outcomes
 

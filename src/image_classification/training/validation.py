@@ -68,11 +68,6 @@ class Validation:
     loader: Loader
     is_out_of_time: Callable[[], bool]
 
-    @property
-    def extra_metrics(self) -> tuple[int | None, str | None]:
-        """The metrics in addition to loss and accuracy: k of a top-k accuracy, a binary metric."""
-        return self.settings.top_k, self.settings.binary_metric
-
     def outcomes_of(
         self, loader: Loader, epoch: int, must_stop: Callable[[], bool]
     ) -> evaluation.Outcomes | None:
@@ -105,7 +100,9 @@ class Validation:
         If `must_stop` returns True during the pass there are no metrics, unless they are needed:
         then they are those of `outcomes_in_time`. Every rank must call this.
         """
-        values, outcomes = dict.fromkeys(evaluation.metric_names(*self.extra_metrics), 0.0), None
+        top_k, is_binary = self.settings.top_k, self.settings.binary_mode
+        names = evaluation.metric_names(top_k, is_binary=is_binary)
+        values, outcomes = dict.fromkeys(names, 0.0), None
         stopped = 0.0
         if group.is_leader:
             outcomes = self.outcomes_of(self.loader, epoch, must_stop)
@@ -113,7 +110,7 @@ class Validation:
             if outcomes is None and is_needed:
                 outcomes = self.outcomes_in_time(epoch)
             if outcomes is not None:
-                values = evaluation.metrics_of(outcomes, *self.extra_metrics)
+                values = evaluation.metrics_of(outcomes, top_k, is_binary=is_binary)
         values = group.from_leader(values | {"stopped": stopped})
         is_whole = not values.pop("stopped")
         return Measured(outcomes, values if is_whole or is_needed else {}, is_whole)

@@ -144,9 +144,51 @@ def test_keys_of_the_platform_are_ignored_and_old_names_have_no_effect() -> None
     assert {**old.by_name, **changed} == MXNET.parse({}).by_name
 
 
-def test_the_error_of_a_name_with_dashes_suggests_the_name_with_underscores() -> None:
-    with pytest.raises(HyperparameterError, match="did you mean 'batch_size'"):
-        TENSORFLOW.parse({"batch-size": "32"})
+def test_dashes_are_underscores_where_the_published_script_takes_both() -> None:
+    given = {"batch-size": "16", "validation-split-ratio": "0.3", "adam-learning-rate": "0.01"}
+    values = TENSORFLOW.parse(given)
+    assert (values.batch_size, values.validation_split_ratio, values.learning_rate) == (
+        *(16, 0.3, 0.01),
+    )
+    for given in (
+        {"batch-size": "16", "batch_size": "16"},
+        {"batch_size": "16", "batch-size": "16"},
+        {"adam-learning-rate": "0.01", "learning_rate": "0.01"},
+    ):
+        with pytest.raises(HyperparameterError, match="mean the same: set only one of them"):
+            TENSORFLOW.parse(given)
+    with pytest.raises(HyperparameterError, match="did you mean 'mini_batch_size'"):
+        MXNET.parse({"mini-batch-size": "32"})
+
+
+def test_foreign_hyperparameters_are_one_warning_as_in_the_published_script(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = ["model-dir", "pretrained_model", "seed", "verbose_one_line_per_epoch", "train"]
+    given = dict.fromkeys([*script, "my_tag", "hub-module", "num_workers", "instance_type"], "x")
+    assert TENSORFLOW.parse({**given, "epochs": "7"}) == TENSORFLOW.parse({"epochs": "7"})
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "as the built-in does: model_dir, pretrained_model, seed, verbose_one_line_per_epoch, "
+        "train, my_tag, hub_module, num_workers, instance_type"
+    )
+    with pytest.raises(HyperparameterError, match="'my_tag' was unexpected"):
+        MXNET.parse({"my_tag": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("learning_rte", "learning_rate"), ("Epochs", "epochs"), ("batchsize", "batch_size")),
+        *(("optimiser", "optimizer"), ("dropout", "dropout_rate"), ("beta1", "beta_1")),
+        *(("early-stop", "early_stopping"), ("l2_regularizer", "regularizers_l2")),
+        *(("num_epochs", "epochs"), ("validation_split", "validation_split_ratio")),
+        *(("binary", "binary_mode"), ("warmup", "warmup_epochs"), ("momentun", "momentum")),
+    ],
+)
+def test_a_name_close_to_a_known_one_stays_an_error(name: str, meant: str) -> None:
+    with pytest.raises(HyperparameterError, match=f"was unexpected.*did you mean '{meant}'"):
+        TENSORFLOW.parse({name: "1"})
 
 
 @pytest.mark.parametrize("name", sorted(INTERFACES))

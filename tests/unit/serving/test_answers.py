@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_classification.contract.interface import INTERFACES
+from image_classification.contract.interface import INTERFACES, answer_form
 from image_classification.errors import RequestError
 from image_classification.labels.label_map import LabelMap
 from image_classification.serving.codec.answers import (
@@ -136,6 +136,27 @@ def test_several_images_are_an_array_of_what_each_alone_would_get(
     assert both == [alone, {"error": "no image"}, alone]
     lines = answer(LINES + verbose, results, interface, is_list=True).splitlines()
     assert json.loads(lines[1]) == {"error": "no image"} and len(lines) == 3
+
+
+def test_a_single_sigmoid_is_the_probability_of_the_positive_class() -> None:
+    manifest = {"interface": "tensorflow", "classes": 2, "binary_answer": "sigmoid"}
+    labels = LabelMap(("cat", "dog"))
+    for row, label in (([0.25, 0.75], "dog"), ([1.0, 0.0], "cat")):
+        result = Prediction(np.array(row, np.float32), labels)
+
+        def body(accept: str, result: Prediction = result) -> str:
+            wanted = parse_accept(accept, JSON)
+            return encode([result], False, wanted, answer_form(manifest))[0].decode()
+
+        assert body("application/json") == f'{{"probabilities": [{row[1]}]}}'
+        assert body("application/jsonlines") == f'{{"probabilities": [{row[1]}]}}\n'
+        assert body("text/csv") == f"{row[1]}\n"
+        verbose = {"probabilities": [row[1]], "labels": ["cat", "dog"], "predicted_label": label}
+        assert json.loads(body("application/json;verbose")) == verbose
+    assert (
+        answer_form({"interface": "tensorflow", "classes": 2}) == INTERFACES["tensorflow"].answers
+    )
+    assert answer_form(manifest | {"classes": 3}) == INTERFACES["tensorflow"].answers
 
 
 def test_json_lines_are_answered_under_the_name_that_the_client_asked_for() -> None:

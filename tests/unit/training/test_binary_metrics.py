@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -71,11 +73,12 @@ def test_a_metric_is_a_number_even_if_a_class_is_absent() -> None:
     assert average_precision(np.ones(3, np.int64), scores) == 1
 
 
-def test_the_metric_is_reported_with_accuracy_and_decides_the_best_epoch() -> None:
+def test_all_binary_metrics_are_reported_with_accuracy_and_one_decides_the_best_epoch() -> None:
     probabilities = np.array([[0.1, 0.9], [0.4, 0.6], [0.8, 0.2]], np.float32)
     outcomes = Outcomes(("a", "b", "c"), np.array([1, 0, 0]), probabilities)
-    found = metrics_of(outcomes, None, "precision")
-    assert tuple(found) == metric_names(None, "precision") == ("loss", "accuracy", "precision")
+    found = metrics_of(outcomes, is_binary=True)
+    names = ("loss", "accuracy", "precision", "recall", "auc", "prc")
+    assert tuple(found) == metric_names(is_binary=True) == names
     assert found["precision"] == 0.5
     rows = [{"accuracy": 0.9, "auc": 0.6, "loss": 1.0}, {"accuracy": 0.8, "auc": 0.7, "loss": 1.0}]
     epochs = [EpochRecord(i, row, row, 1.0, 1.0, 0.0, 0.1) for i, row in enumerate(rows)]
@@ -90,3 +93,25 @@ def test_eval_metric_needs_binary_mode() -> None:
     values = INTERFACES["tensorflow"].parse({"eval_metric": '"prc"', "binary_mode": '"True"'})
     settings = settings_of(values)
     assert (settings.binary_metric, settings.top_k) == ("prc", None)
+
+
+def test_a_binary_job_logs_the_metrics_of_the_published_script_whatever_decides() -> None:
+    row = dict.fromkeys(metric_names(is_binary=True), 0.5)
+    (line,) = INTERFACES["tensorflow"].lines.of_epoch(0, 12, 9.2, row, row)
+    assert line == (
+        "12/12 - 9s - loss: 0.5000 - accuracy: 0.5000 - precision: 0.5000 - recall: 0.5000"
+        " - auc: 0.5000 - prc: 0.5000 - val_loss: 0.5000 - val_accuracy: 0.5000"
+        " - val_precision: 0.5000 - val_recall: 0.5000 - val_auc: 0.5000 - val_prc: 0.5000"
+    )
+    logged = "\n".join([line, *INTERFACES["tensorflow"].lines.of_test(row, 10, 1.0)])
+    for name in ("precision", "recall", "auc", "prc"):  # of the published benchmark notebook
+        for pattern in (f"- {name}: ", f"- val_{name}: ", f"- Test {name}: "):
+            assert re.findall(pattern + r"([0-9\.]+)", logged) == ["0.5000"]
+
+
+def test_a_single_sigmoid_needs_binary_mode() -> None:
+    values = INTERFACES["tensorflow"].parse({"binary_answer": "sigmoid"})
+    with pytest.raises(HyperparameterError, match="binary_answer=sigmoid needs binary_mode=True"):
+        settings_of(values)
+    with pytest.raises(HyperparameterError, match="belongs to the tensorflow interface"):
+        INTERFACES["mxnet"].parse({"binary_answer": "sigmoid"})

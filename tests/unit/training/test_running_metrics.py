@@ -36,21 +36,26 @@ def area(part: slice) -> float:
 
 
 def test_a_binary_metric_is_that_of_all_samples_not_a_mean_of_batches() -> None:
-    totals = seen(RunningMetrics(None, "auc"), slice(0, 2), slice(2, 6))
+    totals = seen(RunningMetrics(None, is_binary=True), slice(0, 2), slice(2, 6))
     assert means(totals)["auc"] == pytest.approx(area(slice(0, 6)))
     assert area(slice(0, 6)) != pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
 
 
 def test_a_resumed_epoch_continues_every_metric() -> None:
-    totals = seen(RunningMetrics(None, "auc"), slice(0, 2))
-    resumed = RunningMetrics(None, "auc")
+    totals = seen(RunningMetrics(None, is_binary=True), slice(0, 2))
+    resumed = RunningMetrics(None, is_binary=True)
     resumed.restore(totals)
     assert means(resumed.totals()) == means(totals)  # only the validation may be left
     found = means(seen(resumed, slice(2, 6)))
-    whole = means(seen(RunningMetrics(None, "auc"), slice(0, 2), slice(2, 6)))
+    whole = means(seen(RunningMetrics(None, is_binary=True), slice(0, 2), slice(2, 6)))
     assert resumed.samples == 6
     assert (found["loss"], found["accuracy"]) == (whole["loss"], whole["accuracy"])
     assert found["auc"] == pytest.approx((2 * area(slice(0, 2)) + 4 * area(slice(2, 6))) / 6)
+    del totals["prc"]  # as in a checkpoint of 0.1.0, which has the metric of eval_metric alone
+    resumed = RunningMetrics(None, is_binary=True)
+    resumed.restore(totals)
+    rest = means(seen(RunningMetrics(None, is_binary=True), slice(2, 6)))
+    assert means(seen(resumed, slice(2, 6)))["prc"] == pytest.approx(rest["prc"])
 
 
 def test_the_time_in_steps_survives_an_interruption() -> None:

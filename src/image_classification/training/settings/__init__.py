@@ -48,6 +48,16 @@ def binary_metric_of(v: SharedHyperparameters) -> str | None:
     return v.eval_metric
 
 
+def binary_answer_of(v: SharedHyperparameters) -> str:
+    """Return the form of the answers in `binary_mode`."""
+    if v.binary_answer != "softmax" and not v.binary_mode:
+        raise HyperparameterError(
+            f"binary_answer={v.binary_answer} needs binary_mode=True and two classes: set "
+            "binary_mode, or leave binary_answer out"
+        )
+    return v.binary_answer
+
+
 def check_multi_label(v: SharedHyperparameters) -> None:
     """Refuse hyperparameters that contradict multi_label with a HyperparameterError."""
     if not v.multi_label:
@@ -198,6 +208,7 @@ class Settings:
         tensorboard: write event files.
         binary_mode: the job has two classes; the second is the positive one.
         binary_metric: a key of BINARY_METRICS that selects the best epoch, or None.
+        binary_answer: with binary_mode, softmax or sigmoid: see `contract.tensorflow`.
     """
 
     backend: str
@@ -237,6 +248,7 @@ class Settings:
     tensorboard: bool = False
     binary_mode: bool = False
     binary_metric: str | None = None
+    binary_answer: str = "softmax"
     stands_for: str | None = None
 
 
@@ -289,6 +301,7 @@ def settings_of(v: SharedHyperparameters) -> Settings:
         tensorboard=v.tensorboard,
         binary_mode=v.binary_mode,
         binary_metric=binary_metric_of(v),
+        binary_answer=binary_answer_of(v),
     )
 
 
