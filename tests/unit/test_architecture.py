@@ -46,11 +46,12 @@ ALLOWED: dict[str, set[str]] = {
     "contract": {"errors", "logs"},
     "devices": {"contract", "errors"},
     "foreign_models": set(),
+    "base_model": {"errors", "records"},
     "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
     "backends": {"errors", "files", "samples", "images"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
-    | {"devices", "pages"},
+    | {"base_model", "devices", "pages"},
     "evaluate": {
         "errors",
         "samples",

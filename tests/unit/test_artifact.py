@@ -415,6 +415,10 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
             ("1/saved_model.pb", "1/variables/variables.index"),
             ("a TensorFlow SavedModel", "backend=tensorflow"),
         ),
+        (
+            ("1/saved_model.pb", "__model_info__.json", "labels_info.json", "code/inference.py"),
+            ("a model of JumpStart", "backend=tensorflow", "export --backbone efficientnet_lite0"),
+        ),
         (("model.keras",), ("a Keras model", "backbone=keras/<name>")),
         (("config.json", "pytorch_model.bin"), ("a Hugging Face model",)),
         (("config.json", "model-00001-of-00002.safetensors"), ("a Hugging Face model",)),

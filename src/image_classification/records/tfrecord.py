@@ -280,7 +280,7 @@ def _values(data: fmt.Mapped, kind: int, content: fmt.Span) -> Iterator[fmt.Span
     Raises:
         ValueError: a value has the wire type of another list.
     """
-    for _, wire, begin, end in _fields(data, *content):
+    for _, wire, begin, end in message_fields(data, *content):
         if wire not in _WIRE_TYPES.get(kind, ()):
             raise ValueError(f"a value of wire type {wire} in a list of kind {kind}")
         if kind == _BYTES_LIST:
@@ -299,12 +299,12 @@ def _values(data: fmt.Mapped, kind: int, content: fmt.Span) -> Iterator[fmt.Span
 def _messages(
     data: fmt.Mapped, begin: int, end: int, wanted: int | None = None
 ) -> Iterator[tuple[int, fmt.Span]]:
-    for number, wire, first, last in _fields(data, begin, end):
+    for number, wire, first, last in message_fields(data, begin, end):
         if wire == 2 and wanted in (None, number):
             yield number, (first, last)
 
 
-def _fields(data: fmt.Mapped, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def message_fields(data: fmt.Mapped, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (number, wire type, begin, end) of each field; of a varint, its value and 0."""
     while begin < end:
         tag, begin = _varint(data, begin, end)

@@ -7,6 +7,7 @@ asks for pretrained weights of a network without any gets a substitute that has 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from image_classification import backends
@@ -15,13 +16,15 @@ from image_classification.artifact import MANIFEST_FILE, MODEL_FILE, open_artifa
 from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
 from image_classification.backends.base import Backbone
 from image_classification.backends.pretrained import has_weights
+from image_classification.base_model import read_base_model
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.shared import SharedHyperparameters
-from image_classification.errors import ChannelError
+from image_classification.errors import ChannelError, HyperparameterError
 
 SUBSTITUTE = "efficientnet_lite0"
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
+_CROPPED = 0.875  # share of the shorter side that a center crop keeps, as usual
 _SAVED_MODEL_FILES = {"saved_model.pb", "saved_model.pbtxt"}
 
 _logger = logging.getLogger(__name__)
@@ -147,6 +150,49 @@ def with_channel_backbone(
         return values
     _logger.info("Channel model: it holds a SavedModel, so backbone=%s", row.name)
     return values.with_value(SharedHyperparameters.backbone, row.name)
+
+
+def described_by_channel(
+    values: SharedHyperparameters, channel: ChannelInput | None
+) -> tuple[SharedHyperparameters, Backbone | None]:
+    """Return the values and the row of a backbone in the channel `model`, as its files describe it.
+
+    They give the size, if the job does not set `image_shape`, and the pixel scaling. The row is
+    None if the backbone is not in the channel.
+
+    Raises:
+        HyperparameterError: neither the job nor the model says the size.
+        ChannelError, ArtifactError: the channel holds several archives, or a damaged one.
+    """
+    row = channel_backbone(values.backend or "")
+    if channel is None or row is None or values.backbone != row.name:
+        return values, None
+    path = model_path(channel)
+    if is_artifact(path):
+        return values, None
+    with unpacked(path) as folder:
+        base = read_base_model(folder)
+    if base.scaling is not None:
+        mean, std = base.scaling
+        row = replace(row, mean=mean, std=std)
+    if base.size is None and not values.image_shape and base.is_readable:
+        raise HyperparameterError(
+            "channel model: its SavedModel accepts images of any size, and nothing in it says for "
+            "which size it was made: set image_shape=3,HEIGHT,WIDTH (its page on TensorFlow Hub "
+            "has the size; 3,224,224 is usual)"
+        )
+    if base.size is not None:
+        height, width = base.size
+        shape = f"3,{height},{width}"
+        row = replace(row, input_size=min(base.size), resize=round(max(base.size) / _CROPPED))
+        if not values.image_shape:
+            values = values.with_value(SharedHyperparameters.image_shape, shape)
+        _logger.info(
+            "Channel model: made for images of %s, with pixel mean %s and std %s; the job uses "
+            "image_shape=%s",
+            *(shape, row.mean, row.std, values.image_shape),
+        )
+    return values, row
 
 
 @contextmanager

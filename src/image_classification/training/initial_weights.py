@@ -87,14 +87,16 @@ def _is_unused_base_model(channel: ChannelInput, settings: Settings) -> bool:
     if settings.head == "keep":
         raise _no_head_to_keep()
     row, ours = backbones.channel_backbone(settings.backend), settings.backbone.name
+    images = settings.preprocessing
     _logger.warning(
         "Channel model: ignoring its TensorFlow SavedModel, which %s; the job starts from %s of %s "
-        "instead",
-        f"backend={settings.backend} cannot start from"
+        "instead, at image_shape=%s",
+        f"backend={settings.backend} cannot start from (the train image of backend=tensorflow can)"
         if row is None
         else f"backbone={ours} does not start from (backbone={row.name} does)",
         "ImageNet weights" if settings.use_pretrained else "random weights",
         ours,
+        ",".join(str(side) for side in (images.channels, images.height, images.width)),
     )
     return True
 

@@ -15,7 +15,11 @@ from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.loading.bad_samples import parse_limit
 from image_classification.records.tfrecord import require_checksums
-from image_classification.training.backbone import substitute_backbone, with_channel_backbone
+from image_classification.training.backbone import (
+    described_by_channel,
+    substitute_backbone,
+    with_channel_backbone,
+)
 from image_classification.training.settings import Settings, settings_of
 
 
@@ -79,7 +83,8 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     check_channels(interface.channels, channels)
     given = interface.respelled(given)
     values = with_channel_backbone(interface.parse(given), channels.get("model"))
-    settings = _settings(values, channels)
+    values, base = described_by_channel(values, channels.get("model"))
+    settings = settings_of(values, base) if base else _settings(values, channels)
     try:
         parse_limit(settings.max_bad_samples, 0)  # finds a mistake in it before anything is read
     except DataError as error:

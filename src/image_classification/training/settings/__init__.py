@@ -252,14 +252,18 @@ class Settings:
     stands_for: str | None = None
 
 
-def settings_of(v: SharedHyperparameters) -> Settings:
+def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Settings:
     """Return the settings of a job.
+
+    Args:
+        v: its typed hyperparameters.
+        given: the row of the backbone in the channel `model`, with what that says about itself.
 
     Raises:
         HyperparameterError: values that are legal alone but not together.
         BackendError: an unknown backend or backbone.
     """
-    backbone = _backbone(v)
+    backbone = given or _backbone(v)
     check_multi_label(v)
     preprocessing = images.preprocessing_of(v, backbone)
     _check_batch(v, preprocessing)
