@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from device_checks.catalog import CHECKS
+
 from image_classification.contract import gpus
 from image_classification.contract.gpus import Family, Image
 from image_classification.devices import decide
@@ -37,6 +39,7 @@ def gpus_page(notice: str) -> str:
     lines += _hosts(gpus.ENDPOINT, "InferenceAmiVersion")
     lines += ["", "## Batch transform", "", *_hosts(gpus.TRANSFORM, "TransformAmiVersion")]
     lines += ["", "## Training and processing", "", *_training()]
+    lines += ["", "## Check a machine", "", *_checks()]
     lines += ["", "## Sources", "", *(f"- {text}." for text in gpus.SOURCES.values())]
     lines += [
         "- Drivers that a version of CUDA needs, and its forward compatibility: "
@@ -211,6 +214,43 @@ def _training() -> list[str]:
         "`preprocess` and `im2rec` compute on CPUs. A processing job needs a GPU only for your own "
         "code.",
     ]
+
+
+_CHECKING = """\
+`scripts/device-check` checks a machine with a GPU, in at most ten minutes. It needs a checkout and
+an interpreter with the packages of training and serving, of which PyTorch can be 2.11 to 2.13 and
+ONNX Runtime a build for CPUs. It installs and downloads nothing; if a package is missing, it names
+it and ends.
+
+```bash
+scripts/device-check                             # local-run/device-check/report.md and report.json
+PYTHON=/opt/venv/bin/python scripts/device-check --photos DIR --output DIR --minutes 8
+scripts/device-check --only speed waits
+scripts/device-check --cpu                       # every step on the CPU with tiny sizes, as in CI
+```
+
+| Check | What must be true |
+|---|---|
+"""
+
+_REPORT = """\
+Each check runs in processes of its own with a time limit (`--list`). One that hangs or crashes is
+recorded with the end of its log, and the next one runs. Both files are written again after each
+check, and have the others as `not run`, so they can be read at any time; `log.txt` has all output.
+The report has a row for each goal (found, bound, reached) and for each fact, such as versions,
+images per second and the sizes used. Photographs are generated unless `--photos` names a folder.
+Of several GPUs, the first one is checked, or those that `CUDA_VISIBLE_DEVICES` lists. With `--cpu`,
+goals about speed are shown and not judged.
+
+Where ONNX Runtime has no CUDA, the server computes on the CPU, as in production; a second server
+then has PyTorch in its place, behind the same batcher and HTTP. The exit status is 0 if all goals
+are reached, 1 if one is missed or a check did not end, and 2 for a wrong command line, a missing
+package or GPU, or a report that cannot be written. Nobody has run it on a GPU yet."""
+
+
+def _checks() -> list[str]:
+    rows = [f"| `{check.name}` | {check.goal} |" for check in CHECKS]
+    return [*_CHECKING.splitlines(), *rows, "", *_REPORT.splitlines()]
 
 
 def _every() -> Sequence[Image]:

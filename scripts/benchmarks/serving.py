@@ -17,7 +17,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from endpoints import device
 from endpoints.contenders import HERE, OURS, PEERS, Server, find_interpreters
 from endpoints.ours_figures import figures
 from endpoints.process import Endpoint, finding, start_client
@@ -34,6 +33,8 @@ CLIENTS = 16
 def main() -> int:
     args = parse()
     if args.device:
+        from endpoints import device  # not at the top: --help needs no package
+
         shares = {"machine": machine(), "device": device.busy_shares(args.seconds, args.rounds)}
         print(json.dumps(shares, indent=1) if args.json else device_table(shares["device"]))
         return 0

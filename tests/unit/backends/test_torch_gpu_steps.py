@@ -1,7 +1,4 @@
-"""What makes a training step slow or wrong on a GPU, found on the CPU: the operators of a step.
-
-A dispatch mode sees each operator that PyTorch starts.
-"""
+"""What makes a training step slow or wrong on a GPU, found on the CPU: the operators of a step."""
 
 from __future__ import annotations
 
@@ -12,73 +9,23 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from device_checks.operators import COPY, SETTINGS, second_step, waiting
 
 from image_classification import backends
-from image_classification.backends.base import ModelSpec, OptimizerSpec, Update, World
+from image_classification.backends.base import OptimizerSpec, World
 from image_classification.backends.torch import engine as torch_engine
 from image_classification.backends.torch import ranks
 from tests.unit.backends.torch_cases import SMALL, change, make_batch
 
-WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.default", "masked_select", "unique")
-"""Operators that read a result on the host: a GPU would have to finish first."""
-
-COPY = "lift_fresh"
-"""Of an array of the host; waits too, unless the memory is page-locked, as that of `_tensor` is."""
-
-
-class Operators(TorchDispatchMode):
-    """Records the names of all operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-def second_step(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, **optimizer: Any) -> list[str]:
-    """Return the operators of a step, without the copies of arrays through `_tensor`."""
-    engine: Any = backends.load("torch").build(spec, OptimizerSpec(**optimizer), World(threads=1))
-    update = Update(average_decay=0.9)
-    engine.train_step(make_batch(spec), 0.05, update)
-    batch, copies = make_batch(spec), []
-    to_device = engine._tensor
-
-    def counted(array: Any) -> Any:
-        copies.append(array)
-        return to_device(array)
-
-    monkeypatch.setattr(engine, "_tensor", counted)
-    with Operators() as operators:
-        engine.train_step(batch, 0.05, update)
-    names = operators.names
-    for _ in copies:
-        names.remove("aten.lift_fresh.default")
-    return names
-
-
-SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"averages_weights": True}, {"clip_gradient_norm": 1.0}),
-    ({"dropout_rate": 0.3}, {"head_l2": 0.1, "name": "adam"}),
-    ({"train_only_head": True}, {"name": "nag", "momentum": 0.9}),
-    ({"multi_label": True, "positive_weights": (1.0, 2.0, 3.0, 4.0)}, {}),
-    ({"precision": "bfloat16"}, {"name": "rmsprop"}),
-]
-
 
 @pytest.mark.parametrize(("fields", "optimizer"), SETTINGS)
 def test_a_step_never_waits_for_the_device(
-    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], optimizer: dict[str, Any]
+    fields: dict[str, Any], optimizer: dict[str, Any]
 ) -> None:
-    names = second_step(change(**fields), monkeypatch, **optimizer)
+    spec = change(**fields)
+    names = second_step(spec, OptimizerSpec(**optimizer), make_batch(spec))
     assert len(names) > 50
-    assert [name for name in names if COPY in name or any(wait in name for wait in WAITS)] == []
+    assert waiting(names) == []
 
 
 @pytest.mark.parametrize(
@@ -91,10 +38,11 @@ def test_a_step_never_waits_for_the_device(
     ],
 )
 def test_a_step_starts_no_more_operators_than_it_did(
-    monkeypatch: pytest.MonkeyPatch, backbone: str, fields: dict[str, Any], most: int
+    backbone: str, fields: dict[str, Any], most: int
 ) -> None:
     """Small ones cost a GPU their start, 5 to 10 µs each, whatever they compute."""
-    assert len(second_step(change(backbone=backbone, **fields), monkeypatch)) <= most
+    spec = change(backbone=backbone, **fields)
+    assert len(second_step(spec, OptimizerSpec(), make_batch(spec))) <= most
 
 
 def test_every_convolution_gets_images_and_weights_with_the_channels_last() -> None:
@@ -176,11 +124,11 @@ class Store:
 def test_a_wait_inside_a_step_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = torch_engine._sample_losses
 
-    def waiting(*arguments: Any) -> torch.Tensor:
+    def reading(*arguments: Any) -> torch.Tensor:
         values = losses(*arguments)
         return values * float(values[0] > -1) + torch.tensor(0.0)
 
-    monkeypatch.setattr(torch_engine, "_sample_losses", waiting)
-    names = second_step(SMALL, monkeypatch)
+    monkeypatch.setattr(torch_engine, "_sample_losses", reading)
+    names = waiting(second_step(SMALL, OptimizerSpec(), make_batch()))
     assert any("_local_scalar_dense" in name for name in names)
     assert any(COPY in name for name in names)

@@ -1,0 +1,169 @@
+"""Check that image classification computes on this machine's GPU: right, fast enough, and loud.
+
+Runs the checks one after another and writes report.md and report.json after each of them. A check
+that hangs or crashes is recorded, and the next one runs. Nothing is installed or downloaded.
+
+exit status: 0 all goals are reached; 1 a goal is missed, or a check did not end; 2 the command
+line is wrong, a package is missing, or the report cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from device_checks import report
+from device_checks.catalog import CHECKS, PACKAGES, Check
+from device_checks.report import Report, Result
+from device_checks.session import CannotWriteError, Session
+
+_PROGRAM = "scripts/device-check"
+_PHOTOGRAPHS = (".jpg", ".jpeg")
+
+
+class _WrongUse(Exception):
+    """The command cannot be run; the text has what to do."""
+
+
+def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECKS) -> int:
+    """Run the command; `checks` are those that there are."""
+    options = _options(checks).parse_args(arguments)
+    if options.list:
+        for check in checks:
+            print(f"{check.name:14} {check.title} (at most {check.seconds:.0f} s)")
+        return 0
+    try:
+        session = _session(options, checks)
+    except _WrongUse as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    try:
+        session.run()
+    except CannotWriteError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(session.work, ignore_errors=True)
+    verdict = session.report.verdict
+    print(f"{verdict}: {session.report.folder / report.MARKDOWN}", flush=True)
+    return 0 if verdict == report.PASSED else 1
+
+
+def _options(checks: Sequence[Check]) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(_PROGRAM, description=__doc__, formatter_class=formatter)
+    add = parser.add_argument
+    add(
+        "--cpu",
+        action="store_true",
+        help="run every step on the CPU with tiny sizes; goals about speed are not judged",
+    )
+    add(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        choices=[check.name for check in checks],
+        help="run only these checks",
+    )
+    add("--list", action="store_true", help="print the checks and end")
+    add("--minutes", type=_minutes, default=10.0, help="for all checks together (default: 10)")
+    add(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="folder with photographs (JPEG); default: generated pictures",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=Path("local-run/device-check"),
+        help="folder of the report (default: local-run/device-check)",
+    )
+    return parser
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 24 * 60:
+        raise argparse.ArgumentTypeError(f"expected minutes, more than 0, got {text!r}")
+    return value
+
+
+def _session(options: argparse.Namespace, checks: Sequence[Check]) -> Session:
+    selected = [check for check in checks if not options.only or check.name in options.only]
+    _require_packages(selected)
+    if not options.cpu:
+        _require_gpu()
+    if options.photos is not None:
+        _require_photographs(options.photos)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for name in (report.MARKDOWN, report.JSON, report.LOG):
+            (options.output / name).unlink(missing_ok=True)  # of an earlier run
+        work = Path(tempfile.mkdtemp(prefix="device-check-"))
+        (work / "shared").mkdir()
+    except OSError as error:
+        raise _WrongUse(
+            f"cannot write {error.filename}: {error.strerror}; name another folder with --output, "
+            "or set TMPDIR to a folder with space"
+        ) from error
+    results = [
+        Result(check, reason="" if check in selected else report.NOT_SELECTED) for check in checks
+    ]
+    photographs = options.photos.absolute() if options.photos else None
+    setting = {
+        "on": "the CPU, tiny sizes" if options.cpu else "a GPU",
+        "minutes": options.minutes,
+        "photographs": str(photographs) if photographs else "generated",
+    }
+    kept = Report(options.output.absolute(), results, setting)
+    return Session(kept, work, options.cpu, photographs, 60 * options.minutes)
+
+
+def _require_packages(checks: Sequence[Check]) -> None:
+    """Raise _WrongUse if this interpreter lacks a module; nothing is imported."""
+    needed = dict.fromkeys(module for check in checks for module in check.modules)
+    missing = [module for module in needed if find_spec(module) is None]
+    if not missing:
+        return
+    names = [PACKAGES.get(module, module) for module in missing]
+    others = [c.name for c in checks if not set(missing) & set(c.modules)]
+    way = f", or leave out what needs them: --only {' '.join(others)}" if others else ""
+    raise _WrongUse(
+        f"{sys.executable} has no {', '.join(names)}: set PYTHON to an interpreter that has them, "
+        f"install them there (the versions in constraints.txt are tested), or put them on "
+        f"PYTHONPATH (pip install --target DIR {' '.join(names)}){way}"
+    )
+
+
+def _require_gpu() -> None:
+    from image_classification.devices.machine import device_files
+
+    if not device_files():
+        raise _WrongUse(
+            "this machine has no NVIDIA GPU (/dev/nvidia0): run this on a machine with one (docker "
+            "run needs --gpus all), or use --cpu"
+        )
+
+
+def _require_photographs(folder: Path) -> None:
+    found = folder.rglob("*") if folder.is_dir() else ()
+    if not any(path.suffix.lower() in _PHOTOGRAPHS for path in found):
+        raise _WrongUse(
+            f"--photos {folder}: expected a folder with photographs ({' '.join(_PHOTOGRAPHS)}), "
+            f"found {'none' if folder.is_dir() else 'no folder'}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

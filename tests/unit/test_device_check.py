@@ -1,0 +1,329 @@
+"""scripts/device-check: whatever a check does, the report is whole, and the next check runs.
+
+The checks here are small programs that the tests write.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from device_checks.catalog import CHECKS
+
+from image_classification.devices.machine import device_files
+from tests.conftest import REPOSITORY
+
+SCRIPTS = REPOSITORY / "scripts"
+
+DRIVER = """
+import sys
+from device_checks.__main__ import main
+from device_checks.catalog import Check
+
+checks = [Check(name, name, "", seconds, name, modules) for name, seconds, modules in CHECKS]
+status = main(sys.argv[1:], checks)
+assert not {"torch", "numpy"} & set(sys.modules), "the parent must not depend on what it checks"
+sys.exit(status)
+"""
+
+FINE = """
+def run(given):
+    given.rows.note("sort", "fine | good")
+    given.rows.goal("error", 0.5, "≤", 1)
+"""
+
+Finished = subprocess.CompletedProcess[str]
+
+
+class Checks:
+    """Checks in a folder of their own, and the command that runs them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "report"
+        self.rows: list[tuple[str, float, tuple[str, ...]]] = []
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+
+    def add(self, name: str, program: str, seconds: float = 30, *modules: str) -> None:
+        (self.folder / f"{name}.py").write_text(textwrap.dedent(program))
+        self.rows.append((name, seconds, modules))
+
+    def start(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
+        program = DRIVER.replace("CHECKS]", f"{self.rows!r}]")
+        paths = [SCRIPTS, SCRIPTS / "benchmarks", REPOSITORY / "src", self.folder]
+        own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "TMPDIR": str(self.temporary)}
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "--cpu", "--output", str(self.output), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | own,
+            **settings,
+        )
+
+    def run(self, *words: str, **settings: Any) -> Finished:
+        process = self.start(*words, **settings)
+        out, errors = process.communicate(timeout=60)
+        return Finished(process.args, process.returncode, out, errors)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """The entries of report.json by name; both files are whole and agree."""
+        content = json.loads((self.output / "report.json").read_text("utf-8"))
+        page = (self.output / "report.md").read_text("utf-8")
+        assert page.startswith(f"# Device check: {content['verdict']}\n") and page.endswith("\n")
+        for check in content["checks"]:
+            assert f"\n| {check['name']} | " in page
+            assert check["status"] in page
+        return {check["name"]: check for check in content["checks"]}
+
+
+@pytest.fixture
+def checks(tmp_path: Path) -> Checks:
+    return Checks(tmp_path)
+
+
+def await_that(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_alive(number: int) -> bool:
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_all_goals_reached_is_status_0_and_speed_is_not_judged_on_the_cpu(checks: Checks) -> None:
+    checks.add("fine", FINE)
+    slow = "def run(given):\n given.rows.expect('a', 1, 1)\n"
+    checks.add("slow", slow + " given.rows.goal('speed', 0.1, '≥', 0.95, is_speed=True)\n")
+    ran = checks.run()
+    assert ran.returncode == 0, ran.stderr
+    found = checks.report()
+    assert [found[name]["status"] for name in ("fine", "slow")] == ["passed", "passed"]
+    speed = found["slow"]["rows"][1]
+    assert (speed["holds"], speed["judged"], speed["bound"]) == (False, False, "≥ 0.95")
+    page = (checks.output / "report.md").read_text("utf-8")
+    assert "| speed | 0.1 | ≥ 0.95 | not judged |" in page and "| sort | fine \\| good |" in page
+    assert "fine: passed" in ran.stdout
+    assert not list(checks.temporary.iterdir())
+
+
+@pytest.mark.parametrize("value", ["2", "float('nan')"])
+def test_a_goal_that_is_missed_is_status_1_and_named(checks: Checks, value: str) -> None:
+    checks.add("bad", f"def run(given):\n given.rows.goal('error', {value}, '≤', 1)\n")
+    ran = checks.run()
+    assert ran.returncode == 1
+    assert checks.report()["bad"]["status"] == "failed"
+    assert "error: " in ran.stdout and "not ≤ 1" in ran.stdout
+
+
+def test_a_check_that_judges_nothing_does_not_pass(checks: Checks) -> None:
+    checks.add("empty", "def run(given):\n given.rows.note('a', 1)\n")
+    assert checks.run().returncode == 1
+    assert checks.report()["empty"]["reason"] == "it judged nothing"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_check_that_hangs_is_ended_with_all_its_processes_and_the_next_one_runs(
+    checks: Checks,
+) -> None:
+    program = """
+    import subprocess, time
+
+    def wait_for_ever():
+        time.sleep(1000)
+
+    def run(given):
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        given.rows.note("child", child.pid)
+        wait_for_ever()
+    """
+    checks.add("hangs", program, 2)
+    checks.add("fine", FINE)
+    assert checks.run().returncode == 1
+    found = checks.report()
+    assert found["hangs"]["status"] == "timed out"
+    assert found["hangs"]["reason"] == "it was ended after 2 s"
+    assert not is_alive(found["hangs"]["rows"][0]["value"])
+    assert any("wait_for_ever" in line for line in found["hangs"]["log"])
+    assert found["fine"]["status"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "last"),
+    [
+        ("raise ValueError('the ```reason```')", "exit status 1", "ValueError: the '''reason'''"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL", ""),
+    ],
+)
+def test_a_check_that_crashes_keeps_what_it_found_and_the_next_one_runs(
+    checks: Checks, end: str, reason: str, last: str
+) -> None:
+    checks.add("crashes", f"def run(given):\n given.rows.expect('a', 1, 1)\n {end}\n")
+    checks.add("fine", FINE)
+    assert checks.run().returncode == 1
+    found = checks.report()
+    assert (found["crashes"]["status"], found["crashes"]["reason"]) == ("crashed", reason)
+    assert [row["name"] for row in found["crashes"]["rows"]] == ["a"]
+    assert not last or found["crashes"]["log"][-1] == last
+    assert found["fine"]["status"] == "passed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_left_behind_fails_its_check_and_is_ended(checks: Checks) -> None:
+    program = """
+    import subprocess
+
+    def run(given):
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        given.rows.expect("child", child.pid, child.pid)
+    """
+    checks.add("leaves", program)
+    assert checks.run().returncode == 1
+    found = checks.report()["leaves"]
+    assert (found["status"], found["reason"]) == ("failed", "1 processes were left behind")
+    assert not is_alive(found["rows"][0]["value"])
+
+
+WAITS = """
+import os, pathlib, time
+
+def run(given):
+    given.rows.expect("a", 1, 1)
+    pathlib.Path(__file__).with_name("waiting").write_text(str(os.getpid()))
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_in_the_middle_leaves_both_files_whole_and_no_process(
+    checks: Checks, number: signal.Signals
+) -> None:
+    checks.add("fine", FINE)
+    checks.add("waits", WAITS)
+    checks.add("later", FINE)
+    process = checks.start()
+    mark = checks.folder / "waiting"
+    await_that(lambda: mark.exists() and bool(mark.read_text()))
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    found = checks.report()
+    is_kill = number == signal.SIGKILL
+    assert process.returncode == (-number if is_kill else 1)
+    assert found["fine"]["status"] == "passed"
+    assert found["waits"]["status"] == ("running" if is_kill else "interrupted")
+    assert (found["later"]["status"], found["later"]["rows"]) == ("not run", [])
+    if not is_kill:
+        assert found["later"]["reason"] == "interrupted by SIGTERM"
+        assert [row["name"] for row in found["waits"]["rows"]] == ["a"]
+    await_that(lambda: not is_alive(int(mark.read_text())))
+
+
+def test_no_check_begins_when_the_time_is_over_and_that_is_no_pass(checks: Checks) -> None:
+    checks.add("fine", FINE)
+    ran = checks.run("--minutes", "0.01")
+    assert ran.returncode == 1
+    assert checks.report()["fine"]["reason"] == "the 0.01 minutes were over"
+
+
+def test_other_checks_than_those_asked_for_do_not_count(checks: Checks) -> None:
+    checks.add("fine", FINE)
+    checks.add("bad", "def run(given):\n given.rows.goal('error', 2, '≤', 1)\n")
+    assert checks.run("--only", "fine").returncode == 0
+    assert checks.report()["bad"]["reason"] == "not selected"
+
+
+@pytest.mark.parametrize("limit", [0, 2000])
+def test_a_full_disk_is_an_error_that_names_the_file_and_what_to_do(
+    checks: Checks, limit: int
+) -> None:
+    """With the larger limit the first report fits, the later ones do not; the check runs."""
+    program = "def run(given):\n for i in range(9): given.rows.expect(f'row {i} ' + 99 * 'x', 1, 1)"
+    checks.add("long", program)
+    ran = checks.run(
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
+        )
+    )
+    assert ran.returncode == 2
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("scripts/device-check: cannot write ") and "--output" in last
+    assert "Traceback" not in ran.stderr
+    if limit:
+        assert checks.report()["long"]["status"] in ("not run", "running")
+        assert "going on" in ran.stderr and "long: " in ran.stdout
+    assert not list(checks.output.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--only", "nonsense"], "nonsense"),
+        (["--minutes", "0"], "expected minutes, more than 0"),
+        (["--minutes", "x"], "expected minutes, more than 0"),
+        (["--photos", "/nowhere"], "--photos /nowhere: expected a folder with photographs"),
+        (["--output", "/dev/null/report"], "cannot write /dev/null/report: Not a directory"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2_with_what_to_do(
+    checks: Checks, words: list[str], text: str
+) -> None:
+    checks.add("fine", FINE)
+    ran = checks.run(*words)
+    assert ran.returncode == 2 and text in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_missing_package_is_named_with_the_checks_that_do_without_it(checks: Checks) -> None:
+    checks.add("fine", FINE)
+    checks.add("other", FINE, 30, "no_such_package")
+    ran = checks.run()
+    assert ran.returncode == 2
+    assert f"{sys.executable} has no no_such_package: set PYTHON" in ran.stderr
+    assert "--only fine" in ran.stderr
+    assert checks.run("--only", "fine").returncode == 0
+
+
+@pytest.mark.skipif(device_files() > 0, reason="this machine has a GPU")
+def test_without_a_gpu_the_script_ends_at_once_and_names_the_option_for_the_cpu() -> None:
+    names = [check.name for check in CHECKS if all(map(importlib.util.find_spec, check.modules))]
+    if not names:
+        pytest.skip("PyTorch is not installed")
+    ran = subprocess.run(
+        [SCRIPTS / "device-check", "--only", *names],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert "no NVIDIA GPU" in ran.stderr and "--cpu" in ran.stderr
+
+
+def test_the_list_has_every_check_and_each_has_a_program() -> None:
+    ran = subprocess.run(
+        [SCRIPTS / "device-check", "--list"],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == [c.name for c in CHECKS]
+    for check in CHECKS:
+        source = SCRIPTS.joinpath(*check.program.split(".")).with_suffix(".py")
+        assert "\ndef run(given: Given) -> None:\n" in source.read_text("utf-8")
