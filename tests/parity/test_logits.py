@@ -36,7 +36,8 @@ def with_moved_statistics(state: State) -> State:
     return moved
 
 
-OF_EACH_KIND = {"resnet18_v1.5"}  # among the networks with public weights; see also test_steps
+# Among the networks with public weights; test_steps has small ones of the other kinds.
+OF_EACH_KIND = {"resnet18_v1.5", "mobilenet_v2", "tf_efficientnet_b0"}
 NAMES = [
     pytest.param(name, marks=[pytest.mark.thorough] if is_public else [])
     for name in BACKBONES

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from image_classification.backends.base import ModelSpec, Update
+from image_classification.backends.networks import efficientnet, mobilenet_v2
 from image_classification.backends.networks.resnet_v1_5 import PLANS, Plan
 from image_classification.backends.update_rules import RULES
 from image_classification.samples import Batch
@@ -64,7 +65,21 @@ def test_convolutions_in_groups_and_shortcuts_with_norms_have_the_same_gradients
 ) -> None:
     """In networks of each kind with few blocks."""
     monkeypatch.setitem(PLANS, "few_blocks", plan)
-    spec = change(RESNET, backbone="few_blocks", input_shape=(3, 64, 50))
+    compare_step_and_prediction(subject, "few_blocks")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "tf_efficientnet_b0"])
+def test_squeezes_and_both_kinds_of_padding_have_the_same_gradients(
+    subject: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In networks of each kind with few stages."""
+    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+    compare_step_and_prediction(subject, name)
+
+
+def compare_step_and_prediction(subject: str, backbone: str) -> None:
+    spec = change(RESNET, backbone=backbone, input_shape=(3, 64, 49))
     batch = make_batch(spec, 4)
     compare(subject, spec, [(batch, WHOLE)])
     ours, reference = pair(subject, spec)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from image_classification.backends import catalog, names, nearest
 from image_classification.backends.base import Backbone
-from image_classification.backends.networks import resnet_v1_5
+from image_classification.backends.networks import efficientnet, mobilenet_v2, resnet_v1_5
 from image_classification.errors import BackendError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -44,6 +44,45 @@ def _resnet_v1_5(name: str) -> Backbone:
     )
 
 
+def _mobilenet_v2(name: str) -> Backbone:
+    is_tf = name.startswith(mobilenet_v2.TF_PREFIX)
+    return Backbone(
+        name=name,
+        input_size=224,
+        mean=(127.5,) if is_tf else IMAGENET_MEAN,
+        std=(127.5,) if is_tf else IMAGENET_STD,
+        resize=256,
+        dropout_rate=0.2,
+        license="unknown",
+        source="tensorflow/models research/slim/nets/mobilenet"
+        if is_tf
+        else "pytorch/vision torchvision/models/mobilenetv2.py",
+    )
+
+
+# As torchvision's weights IMAGENET1K_V1 take images, and as the authors' weights do.
+_EFFICIENTNET_SIZES = ((224, 256), (240, 256), (288, 288), (300, 320), (380, 384))
+_TF_EFFICIENTNET_SIZES = ((224, 256), (240, 272), (260, 292), (300, 332), (380, 412))
+
+
+def _efficientnet(name: str) -> Backbone:
+    is_tf, number = name.startswith(efficientnet.TF_PREFIX), int(name[-1])
+    input_size, resize = (_TF_EFFICIENTNET_SIZES if is_tf else _EFFICIENTNET_SIZES)[number]
+    return Backbone(
+        name=name,
+        input_size=input_size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        resize=resize,
+        interpolation="bicubic",
+        dropout_rate=(0.2, 0.2, 0.3, 0.3, 0.4)[number],
+        license="unknown",
+        source="tensorflow/tpu models/official/efficientnet"
+        if is_tf
+        else "pytorch/vision torchvision/models/efficientnet.py",
+    )
+
+
 def _efficientnet_lite(number: int, input_size: int, resize: int) -> Backbone:
     return Backbone(
         name=f"efficientnet_lite{number}",
@@ -65,6 +104,8 @@ BACKBONES: dict[str, Backbone] = {
     for backbone in (
         *(_resnet(num_layers) for num_layers in (*LARGE_DEPTHS, *SMALL_DEPTHS)),
         *map(_resnet_v1_5, resnet_v1_5.PLANS),
+        *map(_mobilenet_v2, mobilenet_v2.WIDTHS),
+        *map(_efficientnet, efficientnet.SCALES),
         _efficientnet_lite(0, input_size=224, resize=256),
         _efficientnet_lite(1, input_size=240, resize=272),
         _efficientnet_lite(2, input_size=260, resize=292),

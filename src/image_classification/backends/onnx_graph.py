@@ -214,12 +214,16 @@ class _Writer:
         """Add a convolution, with the BatchNorm that is folded into it."""
         kernel = self._weights[f"{layer.name}.weight"].astype(np.float64)
         inputs, output = [self.names[layer.inputs[0]]], layer.name
+        bias = self._weights[f"{layer.name}.bias"] if layer.has_bias else None
         if norm is None:
             inputs.append(self._array(f"{layer.name}.weight", kernel))
+            if bias is not None:
+                inputs.append(self._array(f"{layer.name}.bias", bias))
         else:
             output = norm.name
             scale, shift = affine_of(norm, self._weights)
             inputs.append(self._array(f"{layer.name}.weight", kernel * scale.reshape(-1, 1, 1, 1)))
+            shift = shift if bias is None else shift + bias * scale
             inputs.append(self._array(f"{layer.name}.bias", shift))
             self.names[norm.name] = output
         self.names[layer.name] = output
@@ -249,6 +253,15 @@ class _Writer:
             self._node("MaxPool", inputs, layer.name, pads=_pads(layer.padding), **size)
         elif isinstance(layer, layers.Add):
             self._node("Add", inputs, layer.name)
+        elif isinstance(layer, layers.Scale):
+            self._node("Mul", inputs, layer.name)
+        elif isinstance(layer, layers.Sigmoid):
+            self._node("Sigmoid", inputs, layer.name)
+        elif isinstance(layer, layers.Swish):
+            self._node("Sigmoid", inputs, f"{layer.name}.sigmoid")
+            self._node("Mul", [*inputs, f"{layer.name}.sigmoid"], layer.name)
+        elif isinstance(layer, layers.Mean) and layer.keeps_sides:
+            self._node("GlobalAveragePool", inputs, layer.name)
         else:
             self._node("GlobalAveragePool", inputs, f"{layer.name}.map")
             self._node("Flatten", [f"{layer.name}.map"], layer.name)

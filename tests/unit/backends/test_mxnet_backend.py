@@ -34,8 +34,11 @@ from image_classification.backends.mxnet import catalog
 from image_classification.backends.mxnet import engine as engine_module
 from image_classification.backends.mxnet import model as network
 from image_classification.backends.mxnet.optimizer import LossScale
+from image_classification.backends.networks import layouts
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
+
+DEEP_RESNETS = ("resnet101", "resnet152")
 
 
 def build(spec: ModelSpec = SMALL, **optimizer: Any) -> Any:
@@ -340,3 +343,40 @@ def test_mxnet_starts_the_given_number_of_threads_whatever_the_environment_has()
     three = threads_of(3)
     assert threads_of(6) - three == 3
     assert threads_of(3, OMP_NUM_THREADS="6") == three
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", *(pytest.param(n, marks=pytest.mark.thorough) for n in DEEP_RESNETS)]
+)
+def test_gluons_resnet_v2_is_the_built_ins_with_weights_by_the_layouts_names(name: str) -> None:
+    """Gluon adds another epsilon to the variances, which its files' variances make up for."""
+    block = vision.get_model(f"{name}_v2", classes=4)
+    block.initialize()
+    block(mx.nd.zeros((1, 3, 64, 64)))
+    generator, arrays = np.random.default_rng(0), {}
+    for path, parameter in block._collect_params_with_prefix().items():
+        value = parameter.data().asnumpy()
+        if value.ndim == 1 and path not in ("features.0.gamma", "features.0.beta"):
+            value = (1.3 + 0.2 * generator.random(value.shape)).astype(np.float32)
+        elif value.ndim > 1:
+            value = generator.standard_normal(value.shape, np.float32)
+            value *= np.sqrt(2 / np.prod(value.shape[1:]), dtype=np.float32)
+        parameter.set_data(mx.nd.array(value))
+        arrays[path] = value
+    names = layouts.source_names(name, "gluon")
+    chosen = layouts.layouts(name)["gluon"]
+    assert set(names) == {path for path in arrays if not chosen.is_further(path)}
+    spec = change(backbone=name, input_shape=(3, 64, 64), mean=(120.0,) * 3, std=(60.0,) * 3)
+    engine = build(spec)
+    engine.load_state(
+        {
+            f"weight/{ours}": layouts.neutral_array(name, "gluon", ours, arrays[path])
+            for path, ours in names.items()
+        }
+    )
+    images = make_batch(spec).images[:2]
+    normalized = ((images - np.float32(120)) / np.float32(60)).transpose(0, 3, 1, 2)
+    expected = block(mx.nd.array(normalized)).asnumpy()
+    scale = np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale, "the images must matter"
+    np.testing.assert_allclose(engine.predict_step(images), expected, atol=1e-4 * scale)

@@ -10,7 +10,7 @@ import pytest
 from image_classification.backends import networks
 from image_classification.backends.backbones import BACKBONES, SMALL_DEPTHS
 from image_classification.backends.networks import layers
-from image_classification.backends.networks.efficientnet_lite import same_padding
+from image_classification.backends.networks.inverted_residuals import same_padding
 
 
 def sides(name: str, shape: tuple[int, int, int]) -> dict[str, int]:
@@ -52,6 +52,11 @@ def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: 
         *(("resnet152_v1.5", 60_192_808), ("wide_resnet50_2", 68_883_240)),
         *(("wide_resnet101_2", 126_886_696), ("resnext50_32x4d", 25_028_904)),
         *(("resnext101_32x8d", 88_791_336), ("resnext101_64x4d", 83_455_272)),
+        *(("mobilenet_v2", 3_504_872), ("mobilenet_v2_050", 1_968_680)),
+        *(("mobilenet_v2_140", 6_108_776), ("tf_mobilenet_v2_100", 3_504_872)),
+        *(("efficientnet_b0", 5_288_548), ("efficientnet_b1", 7_794_184)),
+        *(("efficientnet_b2", 9_109_994), ("efficientnet_b3", 12_233_232)),
+        *(("efficientnet_b4", 19_341_616), ("tf_efficientnet_b4", 19_341_616)),
     ],
 )
 def test_a_network_of_public_weights_has_exactly_their_number_of_parameters(
@@ -78,7 +83,7 @@ def test_every_catalog_row_is_a_network_whose_layers_read_earlier_values(name: s
 @pytest.mark.parametrize("name", BACKBONES)
 def test_neutral_names_have_one_pattern(name: str) -> None:
     pattern = re.compile(
-        r"(input|stem|stage[1-7]\.block\d+|final)(\.(expand|depthwise|project))?"
+        r"(input|stem|stage[1-7]\.block\d+|final)(\.(expand|depthwise|project|squeeze))?"
         r"\.(conv\d?|bn\d?|shortcut(\.conv|\.bn)?)\.(weight|bias|running_mean|running_var)"
     )
     names = networks.network(name, (3, 64, 64)).tensor_shapes()

@@ -18,11 +18,12 @@ import tensorflow as tf
 
 from image_classification import artifact, backends
 from image_classification.backends.base import OptimizerSpec, World
+from image_classification.backends.networks import efficientnet, resnet_v1_5
 from image_classification.cli import main
 from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.output import description_of, engine_writers
-from tests.unit.backends.torch_cases import SMALL, make_batch
+from tests.unit.backends.torch_cases import SMALL, change, make_batch
 
 PREPROCESSING = Preprocessing(height=20, width=28, resize=32, mean=(120.0,) * 3, std=(60.0,) * 3)
 
@@ -107,3 +108,19 @@ def test_a_format_without_a_model_is_a_usage_error(capsys: pytest.CaptureFixture
     arguments = ["--backbone", "resnet20", "--format", "keras", "--output", "x"]
     assert main(["export", *arguments]) == 2
     assert "belong together" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["resnext", "tf_efficientnet_b0"])
+def test_convolutions_in_groups_and_squeezes_are_layers_of_keras(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing compares the predictions of the file with the engine's."""
+    plan = resnet_v1_5.Plan((1, 1, 1, 1), groups=32, group_width=4)
+    monkeypatch.setitem(resnet_v1_5.PLANS, "resnext", plan)
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    spec = change(backbone=kind)
+    built = backends.load("tensorflow").build(spec, OptimizerSpec(), World(threads=1))
+    for name in ("keras", "saved_model"):
+        built.write_format(name, tmp_path / f"{name}.keras", 1.0, PREPROCESSING)
+        assert (tmp_path / f"{name}.keras").exists()

@@ -13,6 +13,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
+from image_classification.backends.networks import efficientnet, layouts, mobilenet_v2
 from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
 from tests.unit.backends.torch_cases import change, differences, make_batch
@@ -170,3 +171,61 @@ def test_a_family_trains_and_its_graph_predicts_the_same(
     kernels = [name for name in before if name.startswith("weight/") and name.endswith("kernel")]
     assert any(not np.array_equal(before[name], after[name]) for name in kernels)
     engine.export(tmp_path / "model.onnx", 1.3)  # compared with the engine
+
+
+WIDTHS = [name for name in mobilenet_v2.WIDTHS if name.startswith(mobilenet_v2.TF_PREFIX)]
+EFFICIENTNETS = [name for name in efficientnet.SCALES if name.startswith(efficientnet.TF_PREFIX)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in (WIDTHS[0], EFFICIENTNETS[0]) else marks)
+        for name in (*WIDTHS, *EFFICIENTNETS)
+        for marks in [[pytest.mark.thorough]]
+    ],
+)
+def test_a_shared_network_computes_what_keras_does_with_weights_by_the_layouts_names(
+    keras: Any, name: str
+) -> None:
+    """The input of Keras's EfficientNets has pixels: they contain ImageNet's normalization."""
+    shape, options = (64, 96, 3), {"weights": None, "classes": 4, "classifier_activation": None}
+    if name in WIDTHS:
+        alpha = mobilenet_v2.WIDTHS[name]
+        theirs = keras.applications.MobileNetV2(input_shape=shape, alpha=alpha, **options)
+    else:
+        theirs = getattr(keras.applications, f"EfficientNetB{name[-1]}")(
+            input_shape=shape, **options
+        )
+        (own,) = [layer for layer in theirs.layers if layer.name.startswith("normalization")]
+        own.set_weights([np.zeros(3), np.ones(3), np.array(0)])
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for variable in theirs.weights:
+        if not layouts.layouts(name)["keras"].is_further(variable.path):
+            value = variable.numpy()
+            if value.ndim == 1:
+                value = 0.9 + 0.2 * generator.random(value.shape, np.float32)
+            else:
+                fan_in = np.prod(value.shape[:2] if value.shape[-1] == 1 else value.shape[:-1])
+                value = generator.standard_normal(value.shape, np.float32)
+                value *= np.sqrt(2 / fan_in, dtype=np.float32)
+            variable.assign(value)
+            arrays[variable.path] = value
+    names = layouts.source_names(name, "keras")
+    assert set(names) == set(arrays)
+    is_unit = name in EFFICIENTNETS  # without the statistics of ImageNet, only x / 255 is left
+    mean, std = ((0.0,) * 3, (255.0,) * 3) if is_unit else ((127.5,) * 3, (127.5,) * 3)
+    engine = build(backbone=name, input_shape=(3, 64, 96), mean=mean, std=std)
+    engine.load_state(
+        {
+            f"weight/{ours}": layouts.neutral_array(name, "keras", ours, arrays[path])
+            for path, ours in names.items()
+        }
+    )
+    images = generator.integers(0, 256, (2, *shape), np.uint8)
+    given = images.astype(np.float32) if is_unit else (images / 127.5 - 1).astype(np.float32)
+    expected = np.asarray(theirs(given, training=False))
+    scale = np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale, "the images must matter"
+    np.testing.assert_allclose(engine.predict_step(images), expected, atol=1e-4 * scale)

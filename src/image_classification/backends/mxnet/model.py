@@ -48,26 +48,32 @@ def _applied(layer: layers.Layer, inputs: list[Any], learns: bool) -> Any:
         return mx.sym.Pooling(value, pool_type="max", name=layer.name, **sides)
     if isinstance(layer, layers.Add):
         return mx.sym.elemwise_add(*inputs, name=layer.name)
+    if isinstance(layer, layers.Scale):
+        return mx.sym.broadcast_mul(*inputs, name=layer.name)
+    if isinstance(layer, layers.Sigmoid):
+        return mx.sym.sigmoid(value, name=layer.name)
+    if isinstance(layer, layers.Swish):
+        return mx.sym.elemwise_mul(value, mx.sym.sigmoid(value), name=layer.name)
     if isinstance(layer, layers.Mean):
-        return mx.sym.mean(value, axis=(2, 3), name=layer.name)
+        return mx.sym.mean(value, axis=(2, 3), keepdims=layer.keeps_sides, name=layer.name)
     raise TypeError(f"no operator for {layer}")
 
 
 def _convolution(layer: layers.Convolution, value: Any) -> Any:
     (top, bottom), (left, right) = layer.padding
-    pad = (top, left)
+    pad, tensors = (top, left), ("weight", "bias") if layer.has_bias else ("weight",)
     if (top, left) != (bottom, right):  # MXNet's convolution pads opposite sides equally
         widths = (0, 0, 0, 0, top, bottom, left, right)
         value, pad = mx.sym.pad(value, mode="constant", pad_width=widths, constant_value=0), (0, 0)
     return mx.sym.Convolution(
         value,
-        mx.sym.var(f"{layer.name}.weight"),
+        *(mx.sym.var(f"{layer.name}.{tensor}") for tensor in tensors),
         kernel=layer.kernel,
         stride=(layer.stride, layer.stride),
         pad=pad,
         num_filter=layer.width,
         num_group=layer.groups,
-        no_bias=True,
+        no_bias=not layer.has_bias,
         name=layer.name,
     )
 

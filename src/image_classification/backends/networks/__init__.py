@@ -6,12 +6,20 @@ each kind of layer.
 
 Neutral names and layouts: a layer's name is also the name of its output and the prefix of its
 weights; the convolution `stage2.block1.conv1` owns `stage2.block1.conv1.weight`. Convolutions are
-(out, in / groups, height, width). A `Norm` owns `weight` (unless it is fixed at one), `bias`,
-`running_mean` and `running_var`, each (width,). The head is not part of a network: all models have
-`head.weight` (classes, width) and `head.bias` (classes,).
+(out, in / groups, height, width), and a `bias` is (out,). A `Norm` owns `weight` (unless it is
+fixed at one), `bias`, `running_mean` and `running_var`, each (width,). The head is not part of a
+network: all models have `head.weight` (classes, width) and `head.bias` (classes,).
 """
 
-from image_classification.backends.networks import efficientnet_lite, resnet, resnet_v1_5
+from collections.abc import Mapping
+
+from image_classification.backends.networks import (
+    efficientnet,
+    efficientnet_lite,
+    mobilenet_v2,
+    resnet,
+    resnet_v1_5,
+)
 from image_classification.backends.networks.layers import Network
 
 
@@ -27,11 +35,20 @@ def network(backbone: str, shape: tuple[int, int, int]) -> Network:
         return resnet.network(resnet.PLANS[backbone], channels, height)
     if backbone in resnet_v1_5.PLANS:
         return resnet_v1_5.network(backbone, channels)
+    if backbone in mobilenet_v2.WIDTHS:
+        return mobilenet_v2.network(backbone, channels, (height, width))
+    if backbone in efficientnet.SCALES:
+        return efficientnet.network(backbone, channels, (height, width))
     return efficientnet_lite.network(backbone, channels, (height, width))
 
 
 def is_shared(backbone: str) -> bool:
     """Return whether every backend can build the backbone."""
-    return any(
-        backbone in names for names in (resnet.PLANS, resnet_v1_5.PLANS, efficientnet_lite.SCALES)
+    families: tuple[Mapping[str, object], ...] = (
+        resnet.PLANS,
+        resnet_v1_5.PLANS,
+        mobilenet_v2.WIDTHS,
+        efficientnet.SCALES,
+        efficientnet_lite.SCALES,
     )
+    return any(backbone in names for names in families)

@@ -26,7 +26,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """Without a bias.
+    """A weighted sum of each window.
 
     Attributes:
         width_in, width: channels in and out.
@@ -35,6 +35,7 @@ class Convolution(Layer):
         groups: of channels in and out, each convolved alone; `width_in` if each channel has a
             filter of its own.
         padding: zeros around the input.
+        has_bias: whether it adds a number per channel; a BatchNorm after it does that instead.
     """
 
     width_in: int
@@ -43,6 +44,7 @@ class Convolution(Layer):
     stride: int = 1
     groups: int = 1
     padding: Padding = NO_PADDING
+    has_bias: bool = False
 
     @property
     def is_depthwise(self) -> bool:
@@ -77,6 +79,16 @@ class Activation(Layer):
 
 
 @dataclass(frozen=True)
+class Swish(Layer):
+    """x · sigmoid(x), also called SiLU."""
+
+
+@dataclass(frozen=True)
+class Sigmoid(Layer):
+    """1 / (1 + exp(−x))."""
+
+
+@dataclass(frozen=True)
 class MaxPool(Layer):
     """The largest value of each window; padding counts as −∞."""
 
@@ -91,8 +103,15 @@ class Add(Layer):
 
 
 @dataclass(frozen=True)
+class Scale(Layer):
+    """The product of a value and, for each of its channels, one number: N·C·H·W and N·C·1·1."""
+
+
+@dataclass(frozen=True)
 class Mean(Layer):
-    """The mean over all positions: N·C·H·W to (N, C)."""
+    """The mean over all positions: N·C·H·W to (N, C), or to N·C·1·1 if it keeps the sides."""
+
+    keeps_sides: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,8 @@ class Network:
                 height, width = layer.kernel
                 inner = layer.width_in // layer.groups
                 shapes[f"{layer.name}.weight"] = (layer.width, inner, height, width)
+                if layer.has_bias:
+                    shapes[f"{layer.name}.bias"] = (layer.width,)
             elif isinstance(layer, Norm):
                 tensors = ("weight", "bias", "running_mean", "running_var")
                 for tensor in tensors if layer.learns_scale else tensors[1:]:

@@ -5,11 +5,23 @@ layout with our neutral name, and our array of each of theirs. The tables are ne
 """
 
 import fnmatch
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from image_classification.backends.networks import network, resnet_v1_5
+import numpy as np
+
+from image_classification.backends.networks import (
+    efficientnet,
+    efficientnet_lite,
+    layers,
+    mobilenet_v2,
+    network,
+    resnet,
+    resnet_v1_5,
+)
+from image_classification.samples import Array
 
 
 @dataclass(frozen=True)
@@ -19,45 +31,93 @@ class Layout:
     Attributes:
         layers: our layer → theirs, `head` included. `block.` in a key is any `stage<n>.block<n>.`,
             and a `stage<n>.` that of one stage, which comes first. In a value, `{stage}` and
-            `{block}` count from 0, `{stage_1}` from 1, and `{number}` counts the blocks of all
-            stages from 0.
-        tensors: our tensor → theirs, if they have another name for it, such as `running_mean`.
+            `{block}` count from 0, `{stage_1}` from 1 and `{stage_5}` from 5, and `{letter}`
+            counts the blocks from a; `{number}` counts those of all stages from 0, `{number_1}`
+            from 1, and `{before}` is the number of the block before.
+        tensors: `<kind of layer>.<our tensor>` → their tensor, if they have another name for it.
+        separator: between the names of a layer and a tensor.
+        is_keras: whether axes are ordered as in Keras: (height, width, in, out) in convolutions,
+            (height, width, channels, 1) in depthwise ones, (in, out) in the head.
+        epsilon: of their BatchNorms; None for that of our network.
         further: patterns of tensors in the files that a network does not need.
-        sources: what publishes such files.
     """
 
     layers: Mapping[str, str]
     tensors: Mapping[str, str]
-    further: tuple[str, ...]
-    sources: str
+    separator: str = "."
+    is_keras: bool = False
+    epsilon: float | None = None
+    further: tuple[str, ...] = ()
 
     def is_further(self, name: str) -> bool:
         """Return whether a tensor of such a file is one that a network does not need."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.further)
 
 
-_COUNTERS = ("*.num_batches_tracked",)  # PyTorch's own; no other framework has them
+def _pytorch(names: Mapping[str, str]) -> Layout:
+    return Layout(names, {}, further=("*.num_batches_tracked",))  # PyTorch's own counters
 
-_RESNET_V1_5 = {
-    "torchvision": Layout(
-        resnet_v1_5.TORCHVISION, {}, _COUNTERS, "torchvision and timm (a stage is layer1 … 4)"
-    ),
-    "transformers": Layout(
-        resnet_v1_5.TRANSFORMERS, {}, _COUNTERS, "Transformers (ResNetForImageClassification)"
-    ),
+
+_KERAS_TENSORS = {
+    "convolution.weight": "kernel",
+    "convolution.bias": "bias",
+    "depthwise.weight": "kernel",  # "depthwise_kernel" in files of Keras 2
+    "norm.weight": "gamma",
+    "norm.bias": "beta",
+    "norm.running_mean": "moving_mean",
+    "norm.running_var": "moving_variance",
+    "head.weight": "kernel",
+}
+
+
+def _keras(names: Mapping[str, str]) -> Layout:
+    return Layout(names, _KERAS_TENSORS, "/", is_keras=True, further=("normalization*",))
+
+
+_TORCHVISION_RESNET = {"torchvision": _pytorch(resnet_v1_5.TORCHVISION)}  # and timm
+_PLAIN_RESNET = _TORCHVISION_RESNET | {"transformers": _pytorch(resnet_v1_5.TRANSFORMERS)}
+_TIMM = {"timm": _pytorch(efficientnet.TIMM)}
+_GLUON = Layout(
+    resnet.GLUON,
+    {"norm.weight": "gamma", "norm.bias": "beta"},
+    epsilon=resnet.GLUON_EPSILON,
+    further=("features.0.gamma",),  # fixed at one
+)
+_GLUON_RESNETS = ("resnet50", "resnet101", "resnet152")  # the others have other shortcuts
+
+_LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
+    **{
+        name: _PLAIN_RESNET if name.endswith("_v1.5") else _TORCHVISION_RESNET
+        for name in resnet_v1_5.PLANS
+    },
+    **{
+        name: {
+            "keras": _keras(efficientnet.KERAS),
+            "transformers": _pytorch(efficientnet.TRANSFORMERS),
+            **_TIMM,
+        }
+        if name.startswith(efficientnet.TF_PREFIX)
+        else {"torchvision": _pytorch(efficientnet.TORCHVISION), **_TIMM}
+        for name in efficientnet.SCALES
+    },
+    **{
+        name: {
+            "keras": _keras(mobilenet_v2.KERAS),
+            "transformers": _pytorch(mobilenet_v2.TRANSFORMERS),
+        }
+        if name.startswith(mobilenet_v2.TF_PREFIX)
+        else _TIMM
+        for name in mobilenet_v2.WIDTHS
+    },
+    **{name: {"gluon": _GLUON} for name in _GLUON_RESNETS},
+    **dict.fromkeys(efficientnet_lite.SCALES, _TIMM),  # tf_efficientnet_lite0 … 2
+    "mobilenet_v2": {"torchvision": _pytorch(mobilenet_v2.TORCHVISION), **_TIMM},
 }
 
 
 def layouts(backbone: str) -> Mapping[str, Layout]:
     """Return the layouts of public files for a backbone by name; {} if none is known."""
-    if backbone in resnet_v1_5.PLANS:
-        is_plain = backbone.startswith("resnet")  # Transformers has no wide ones and no groups
-        return {
-            name: layout
-            for name, layout in _RESNET_V1_5.items()
-            if name == "torchvision" or (is_plain and "next" not in backbone)
-        }
-    return {}
+    return _LAYOUTS.get(backbone, {})
 
 
 _BLOCK = re.compile(r"stage(\d+)\.block(\d+)\.(.+)")
@@ -72,20 +132,65 @@ def source_names(backbone: str, layout: str) -> dict[str, str]:
     chosen = layouts(backbone)[layout]
     numbers: dict[str, int] = {}
     names = {}
-    shapes = network(backbone, (3, 224, 224)).tensor_shapes()
-    for ours in (*shapes, "head.weight", "head.bias"):
+    for ours in (*_network(backbone).tensor_shapes(), "head.weight", "head.bias"):
         layer, _, tensor = ours.rpartition(".")
-        theirs = chosen.tensors.get(tensor, tensor)
-        names[f"{_their_layer(layer, chosen, numbers)}.{theirs}"] = ours
+        theirs = chosen.tensors.get(f"{_kind(backbone, layer)}.{tensor}", tensor)
+        names[_their_layer(layer, chosen, numbers) + chosen.separator + theirs] = ours
     return names
+
+
+def neutral_array(backbone: str, layout: str, ours: str, array: Array) -> Array:
+    """Return an array of such a file in our layout; one with other axes than ours is unchanged.
+
+    Args:
+        backbone, layout: see `source_names`.
+        ours: neutral name of the tensor.
+        array: of the file.
+    """
+    chosen = layouts(backbone)[layout]
+    layer, _, tensor = ours.rpartition(".")
+    if chosen.is_keras and array.ndim == 2:
+        return np.ascontiguousarray(array.T)
+    if chosen.is_keras and array.ndim == 4:
+        axes = (2, 3, 0, 1) if _kind(backbone, layer) == "depthwise" else (3, 2, 0, 1)
+        return np.ascontiguousarray(array.transpose(axes))
+    norm = _layers(backbone).get(layer)
+    if chosen.epsilon is not None and tensor == "running_var" and isinstance(norm, layers.Norm):
+        return np.asarray(array + (chosen.epsilon - norm.epsilon), array.dtype)
+    return array
+
+
+@functools.lru_cache(maxsize=4)
+def _network(backbone: str) -> layers.Network:
+    return network(backbone, (3, 224, 224))
+
+
+@functools.lru_cache(maxsize=4)
+def _layers(backbone: str) -> Mapping[str, layers.Layer]:
+    return {layer.name: layer for layer in _network(backbone).layers}
+
+
+def _kind(backbone: str, name: str) -> str:
+    layer = _layers(backbone).get(name)
+    if isinstance(layer, layers.Convolution):
+        return "depthwise" if layer.is_depthwise else "convolution"
+    return "norm" if isinstance(layer, layers.Norm) else "head"
 
 
 def _their_layer(layer: str, layout: Layout, numbers: dict[str, int]) -> str:
     match = _BLOCK.fullmatch(layer)
     if match is None:
         return layout.layers[layer]
-    stage, block, rest = match.groups()
+    stage, block, rest = int(match[1]), int(match[2]), match[3]
     number = numbers.setdefault(f"{stage}.{block}", len(numbers))
     template = layout.layers.get(f"stage{stage}.{rest}") or layout.layers[f"block.{rest}"]
-    counts = {"stage_1": int(stage), "stage": int(stage) - 1, "block": int(block) - 1}
-    return template.format(number=number, **counts)
+    return template.format(
+        stage=stage - 1,
+        stage_1=stage,
+        stage_5=stage + 4,
+        block=block - 1,
+        letter=chr(ord("a") + block - 1),
+        number=number,
+        number_1=number + 1,
+        before=number - 1,
+    )

@@ -115,3 +115,22 @@ def _active(norm: str, activation: str, before: str, width: int) -> list[layers.
 
 def _even(pixels: int) -> layers.Padding:
     return ((pixels, pixels), (pixels, pixels))
+
+
+# Our layers → theirs; `layouts` tells how to read the keys and values. Gluon's ResNet-18 and 34 of
+# version 2 have no projection in the first stage, so they are other networks.
+GLUON = {
+    "input.bn": "features.0",
+    "stem.conv": "features.1",
+    "stem.bn": "features.2",
+    "block.bn1": "features.{stage_5}.{block}.bn1",
+    "block.conv1": "features.{stage_5}.{block}.conv1",
+    "block.bn2": "features.{stage_5}.{block}.bn2",
+    "block.conv2": "features.{stage_5}.{block}.conv2",
+    "block.bn3": "features.{stage_5}.{block}.bn3",
+    "block.conv3": "features.{stage_5}.{block}.conv3",
+    "block.shortcut": "features.{stage_5}.{block}.downsample",
+    "final.bn": "features.9",
+    "head": "output",
+}
+GLUON_EPSILON = 1e-5

@@ -35,6 +35,11 @@ def statistics(x: Array) -> tuple[Array, Array]:
 
 
 def _convolution(layer: layers.Convolution, inputs: list[Array], tensors: Tensors) -> Array:
+    sums = _window_sums(layer, inputs, tensors)
+    return sums + _channels(tensors[f"{layer.name}.bias"]) if layer.has_bias else sums
+
+
+def _window_sums(layer: layers.Convolution, inputs: list[Array], tensors: Tensors) -> Array:
     kernel, patches = _kernel(layer, tensors), _patches(_padded(inputs[0], layer), layer)
     if layer.is_depthwise:
         return np.asarray(np.einsum("ck,nckhw->nchw", kernel[:, 0], patches))
@@ -67,7 +72,10 @@ def _convolution_back(
     for position, window in enumerate(_windows(padded, layer.kernel, layer.stride)):
         of_padded[window] += of_patches[:, :, position]
     name = f"{layer.name}.weight"
-    return [_cropped(of_padded, layer)], {name: of_kernel.reshape(tensors[name].shape)}
+    of_tensors = {name: of_kernel.reshape(tensors[name].shape)}
+    if layer.has_bias:
+        of_tensors[f"{layer.name}.bias"] = gradient.sum(_POSITIONS)
+    return [_cropped(of_padded, layer)], of_tensors
 
 
 def _kernel(layer: layers.Convolution, tensors: Tensors) -> Array:
@@ -154,15 +162,47 @@ def _add_back(
     return [gradient, gradient], {}
 
 
-def _mean(_: layers.Layer, inputs: list[Array], __: Tensors) -> Array:
-    return np.asarray(inputs[0].mean((2, 3)))
+def _scaled(_: layers.Layer, inputs: list[Array], __: Tensors) -> Array:
+    return inputs[0] * inputs[1]
+
+
+def _scaled_back(
+    _: layers.Layer, inputs: list[Array], __: Array, gradient: Array, ___: Tensors
+) -> Gradients:
+    value, scale = inputs
+    return [gradient * scale, (gradient * value).sum((2, 3), keepdims=True)], {}
+
+
+def _sigmoid(_: layers.Layer, inputs: list[Array], __: Tensors) -> Array:
+    return np.asarray(0.5 + 0.5 * np.tanh(inputs[0] / 2))
+
+
+def _sigmoid_back(
+    _: layers.Layer, __: list[Array], output: Array, gradient: Array, ___: Tensors
+) -> Gradients:
+    return [gradient * output * (1 - output)], {}
+
+
+def _swish(layer: layers.Layer, inputs: list[Array], tensors: Tensors) -> Array:
+    return inputs[0] * _sigmoid(layer, inputs, tensors)
+
+
+def _swish_back(
+    layer: layers.Layer, inputs: list[Array], output: Array, gradient: Array, tensors: Tensors
+) -> Gradients:
+    sigmoid = _sigmoid(layer, inputs, tensors)
+    return [gradient * (sigmoid + output * (1 - sigmoid))], {}
+
+
+def _mean(layer: layers.Mean, inputs: list[Array], _: Tensors) -> Array:
+    return np.asarray(inputs[0].mean((2, 3), keepdims=layer.keeps_sides))
 
 
 def _mean_back(
     _: layers.Layer, inputs: list[Array], __: Array, gradient: Array, ___: Tensors
 ) -> Gradients:
-    height, width = inputs[0].shape[2:]
-    share = gradient[:, :, None, None] / (height * width)
+    count, channels, height, width = inputs[0].shape
+    share = gradient.reshape(count, channels, 1, 1) / (height * width)
     return [np.broadcast_to(share, inputs[0].shape)], {}
 
 
@@ -203,7 +243,10 @@ _FORWARD: dict[type[layers.Layer], Callable[..., Array]] = {
     layers.Norm: _norm,
     layers.Activation: _activation,
     layers.MaxPool: _max_pool,
+    layers.Swish: _swish,
+    layers.Sigmoid: _sigmoid,
     layers.Add: _add,
+    layers.Scale: _scaled,
     layers.Mean: _mean,
 }
 _BACKWARD: dict[type[layers.Layer], Callable[..., Gradients]] = {
@@ -211,7 +254,10 @@ _BACKWARD: dict[type[layers.Layer], Callable[..., Gradients]] = {
     layers.Norm: _norm_back,
     layers.Activation: _activation_back,
     layers.MaxPool: _max_pool_back,
+    layers.Swish: _swish_back,
+    layers.Sigmoid: _sigmoid_back,
     layers.Add: _add_back,
+    layers.Scale: _scaled_back,
     layers.Mean: _mean_back,
 }
 

@@ -115,13 +115,20 @@ def _applied(layer: layers.Layer, inputs: list[Any], trunk: SharedTrunk) -> Any:
         return keras.layers.MaxPooling2D(layer.kernel, layer.stride, name=name)(padded)
     if isinstance(layer, layers.Add):
         return keras.layers.Add(name=name)(inputs)
+    if isinstance(layer, layers.Scale):
+        return keras.layers.Multiply(name=name)(inputs)
+    if isinstance(layer, layers.Swish | layers.Sigmoid):
+        kind = "silu" if isinstance(layer, layers.Swish) else "sigmoid"
+        return keras.layers.Activation(kind, name=name)(x)
     if isinstance(layer, layers.Mean):
-        return keras.layers.GlobalAveragePooling2D(name=name)(x)
+        mean = keras.layers.GlobalAveragePooling2D(keepdims=layer.keeps_sides, name=name)
+        return mean(x)
     raise BackendError(f"backend 'tensorflow' has no layer {type(layer).__name__}")
 
 
 def _convolution(layer: layers.Convolution, x: Any, trunk: SharedTrunk) -> Any:
-    name, options = layer.name.replace(".", "_"), {"strides": layer.stride, "use_bias": False}
+    name = layer.name.replace(".", "_")
+    options = {"strides": layer.stride, "use_bias": layer.has_bias}
     if layer.padding != layers.NO_PADDING:
         x = keras.layers.ZeroPadding2D(layer.padding, name=f"{name}_pad")(x)
     if layer.is_depthwise:
@@ -130,7 +137,8 @@ def _convolution(layer: layers.Convolution, x: Any, trunk: SharedTrunk) -> Any:
         options["groups"] = layer.groups
         convolution = keras.layers.Conv2D(layer.width, layer.kernel, name=name, **options)
     y = convolution(x)
-    convolution.set_weights([trunk.weights[f"{layer.name}.weight"].variable.numpy()])
+    tensors = ("weight", "bias") if layer.has_bias else ("weight",)
+    convolution.set_weights([trunk.weights[f"{layer.name}.{t}"].variable.numpy() for t in tensors])
     return y
 
 

@@ -5,7 +5,7 @@ weights are (height, width, in / groups, out) here, and (height, width, channels
 convolutions, in which each channel has a filter of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,8 @@ def apply(
     """
     x = values[0]
     if isinstance(layer, layers.Convolution):
-        return _convolve(layer, x, tf.cast(variables[f"{layer.name}.weight"], x.dtype))
+        y = _convolve(layer, x, tf.cast(variables[f"{layer.name}.weight"], x.dtype))
+        return y + tf.cast(variables[f"{layer.name}.bias"], x.dtype) if layer.has_bias else y
     if isinstance(layer, layers.Norm):
         return _normalize(layer, x, variables, is_training)
     if isinstance(layer, layers.Activation):
@@ -76,11 +77,19 @@ def apply(
     if isinstance(layer, layers.MaxPool):
         padding = [[0, 0], *layer.padding, [0, 0]]  # with −∞
         return tf.nn.max_pool2d(x, layer.kernel, layer.stride, padding)
-    if isinstance(layer, layers.Add):
-        return tf.add(*values)
     if isinstance(layer, layers.Mean):
-        return tf.reduce_mean(x, axis=[1, 2])
+        return tf.reduce_mean(x, axis=[1, 2], keepdims=layer.keeps_sides)
+    if type(layer) in _OPERATIONS:
+        return _OPERATIONS[type(layer)](*values)
     raise BackendError(f"backend 'tensorflow' has no layer {type(layer).__name__}")
+
+
+_OPERATIONS: dict[type[layers.Layer], Callable[..., tf.Tensor]] = {
+    layers.Add: tf.add,
+    layers.Scale: tf.multiply,
+    layers.Sigmoid: tf.sigmoid,
+    layers.Swish: tf.nn.silu,
+}
 
 
 def convolution_axes(layer: layers.Convolution) -> tuple[int, ...]:

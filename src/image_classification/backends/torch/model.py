@@ -78,7 +78,7 @@ class Convolution(nn.Conv2d):
             layer.stride,
             (top, left) if is_even else 0,
             groups=layer.groups,
-            bias=False,
+            bias=layer.has_bias,
         )
         self.uneven_padding = None if is_even else (left, right, top, bottom)
 
@@ -174,9 +174,17 @@ def _function(layer: layers.Layer, is_only_reader: bool) -> Callable[..., Any]:
         (top, _), (left, _) = layer.padding
         sizes = {"kernel_size": layer.kernel, "stride": layer.stride, "padding": (top, left)}
         return partial(functional.max_pool2d, **sizes)
-    if isinstance(layer, layers.Add):
-        return partial(torch.add)
-    return partial(torch.mean, dim=(2, 3))
+    if isinstance(layer, layers.Mean):
+        return partial(torch.mean, dim=(2, 3), keepdim=layer.keeps_sides)
+    return _FUNCTIONS[type(layer)]
+
+
+_FUNCTIONS: dict[type[layers.Layer], Callable[..., Any]] = {
+    layers.Add: torch.add,
+    layers.Scale: torch.mul,
+    layers.Sigmoid: torch.sigmoid,
+    layers.Swish: functional.silu,
+}
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> None:
