@@ -180,8 +180,8 @@ BEHAVIORS: Mapping[str, tuple[tuple[str, str], ...]] = {
             "The built-in's script ignores all of them, so a misspelled name has no effect.",
         ),
         (
-            "`backbone` selects the network, not `model_id`. By default it is the SavedModel of "
-            "the channel `model` with `backend=tensorflow`, else efficientnet_lite0.",
+            "The hyperparameter `backbone` or `model_id` selects the network. By default it is the "
+            "SavedModel of the channel `model` with `backend=tensorflow`, else efficientnet_lite0.",
             "The built-in gets its models from a hub; a job here needs no network access.",
         ),
         (

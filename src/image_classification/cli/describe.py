@@ -26,7 +26,8 @@ def add_commands(subparsers: command_line.Commands) -> None:
         description="Print a CreateAlgorithm request: channels, hyperparameters with ranges and "
         "defaults, metric definitions, and the content types of the server. If the tag of an image "
         "ends in -cu11, -cu12 or -cu13, the instance types are those on which it can compute, and "
-        "the description names the AMIs that have its driver.",
+        "the description names the AMIs that have its driver. --model-ids prints the table of the "
+        "hyperparameter model_id instead.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,11 +52,21 @@ def add_commands(subparsers: command_line.Commands) -> None:
         default=f"image-classification-serve:{__version__}",
         help="serving image (default: %(default)s)",
     )
+    command.add_argument(
+        "--model-ids",
+        action="store_true",
+        help="print JumpStart's model ids with the backbones that stand for them, as CSV",
+    )
     command.set_defaults(run=describe)
 
 
 def describe(namespace: argparse.Namespace) -> int:
-    """Print the request."""
+    """Print the request, or the table of model ids."""
+    if namespace.model_ids:
+        from image_classification.backends.model_ids import TABLE
+
+        command_line.say(TABLE.read_text("utf-8").rstrip("\n"))
+        return 0
     from image_classification.serving.codec import answers, bodies
 
     request = algorithm_request(

@@ -83,6 +83,9 @@ class SharedHyperparameters(Hyperparameters):
         "(docs/backbones.md); with backend=torch also timm/<name>; with backend=mxnet "
         "gluon/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel of the "
         "channel model.")
+    model_id = text(None,
+        "The id of one of JumpStart's image classifiers, or its handle on TensorFlow Hub, instead "
+        "of backbone: chooses the backbone and image_shape; docs/model-ids.md lists all.")
     labels = text(None,
         "Class names in the order of their numbers, as a,b,c or a JSON list; unset: a labels.json "
         "in any channel, the folders in a .lst, the class folders, else the numbers.")

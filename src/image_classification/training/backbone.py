@@ -13,6 +13,7 @@ from pathlib import Path
 from image_classification import backends
 from image_classification.archive import file_names, holds, unpacked
 from image_classification.artifact import MANIFEST_FILE, MODEL_FILE, open_artifact
+from image_classification.backends import model_ids
 from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
 from image_classification.backends.base import Backbone
 from image_classification.backends.pretrained import has_weights
@@ -152,6 +153,44 @@ def with_channel_backbone(
     return values.with_value(SharedHyperparameters.backbone, row.name)
 
 
+def with_model_id(
+    values: SharedHyperparameters, given: Mapping[str, object], channel: ChannelInput | None
+) -> SharedHyperparameters:
+    """Set `backbone` and `image_shape` to those of the hyperparameter `model_id`.
+
+    A SavedModel in the channel `model` is the model itself, if the backend can start from it.
+
+    Args:
+        values, given: the hyperparameters, typed and as the job sets them.
+        channel: `model`.
+
+    Raises:
+        HyperparameterError: there is no such id, the backend has no backbone of its architecture,
+            or the job names a network in another way, too.
+        ChannelError, ArtifactError: the channel holds several archives, or a damaged one.
+    """
+    if not values.model_id:
+        return values
+    if others := [name for name in ("backbone", "num_layers") if given.get(name)]:
+        raise HyperparameterError(
+            f"model_id={values.model_id} and {others[0]}={given[others[0]]} both choose the "
+            "network: set only one of them"
+        )
+    row, backend = model_ids.find(values.model_id), values.backend or ""
+    given_row = channel_backbone(backend)
+    if channel is not None and given_row is not None and is_saved_model(model_path(channel)):
+        return values.with_value(SharedHyperparameters.backbone, given_row.name)
+    chosen = model_ids.choose_backbone(row, backend, Path(environment.WEIGHTS_DIR.read()))
+    if not values.image_shape:
+        shape = f"3,{row.input_size},{row.input_size}"
+        values = values.with_value(SharedHyperparameters.image_shape, shape)
+    _logger.info(
+        "model_id=%s: backbone=%s, image_shape=%s",
+        *(row.model_id, chosen.name, values.image_shape),
+    )
+    return values.with_value(SharedHyperparameters.backbone, chosen.name)
+
+
 def described_by_channel(
     values: SharedHyperparameters, channel: ChannelInput | None
 ) -> tuple[SharedHyperparameters, Backbone | None]:
@@ -175,11 +214,14 @@ def described_by_channel(
     if base.scaling is not None:
         mean, std = base.scaling
         row = replace(row, mean=mean, std=std)
+    if base.size is None and values.model_id:
+        side = model_ids.find(values.model_id).input_size
+        base = replace(base, size=(side, side))
     if base.size is None and not values.image_shape and base.is_readable:
         raise HyperparameterError(
             "channel model: its SavedModel accepts images of any size, and nothing in it says for "
-            "which size it was made: set image_shape=3,HEIGHT,WIDTH (its page on TensorFlow Hub "
-            "has the size; 3,224,224 is usual)"
+            "which size it was made: set model_id, or image_shape=3,HEIGHT,WIDTH (3,224,224 is "
+            "usual)"
         )
     if base.size is not None:
         height, width = base.size

@@ -19,6 +19,7 @@ from image_classification.training.backbone import (
     described_by_channel,
     substitute_backbone,
     with_channel_backbone,
+    with_model_id,
 )
 from image_classification.training.settings import Settings, settings_of
 
@@ -82,7 +83,8 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     interface = recognize(channels, given)
     check_channels(interface.channels, channels)
     given = interface.respelled(given)
-    values = with_channel_backbone(interface.parse(given), channels.get("model"))
+    values = with_model_id(interface.parse(given), given, channels.get("model"))
+    values = with_channel_backbone(values, channels.get("model"))
     values, base = described_by_channel(values, channels.get("model"))
     settings = settings_of(values, base) if base else _settings(values, channels)
     try:
