@@ -92,7 +92,7 @@ def test_help_lists_the_programs_of_the_image(image: str) -> None:
 
 
 def test_the_python_packages_are_exactly_those_of_the_lock(image: str, lock: str) -> None:
-    names = [lock, "own-code"] if lock.startswith("serve-") else [lock]
+    names = [lock, "own-code" if lock.startswith("serve-") else "script-mode"]
     text = "".join((LOCKS / f"{name}.txt").read_text() for name in names)
     locked = dict(re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text))
     found = json.loads(shell(image, f"python3 -c '{PYTHON_PACKAGES}'")[0])
@@ -111,8 +111,7 @@ def test_the_image_has_no_other_training_framework(image: str, lock: str) -> Non
 @pytest.mark.parametrize(
     "leftover",
     [
-        "for name in gcc cc g++ make cmake pip pip3 git curl wget; do command -v $name; done",
-        "ls /opt/venv/bin/pip*; find / -xdev -type d -name pip",
+        "for name in gcc cc g++ make cmake git curl wget; do command -v $name; done",
         "ls /build /wheels /run/secrets /root/.cache /etc/pip.conf /root/.config",
         "find / -xdev -name pip.conf -o -xdev -name '*.whl' -o -xdev -name 'ca_bundle'",
         "find /var/lib/apt/lists /var/cache/apt /var/log -type f -size +0",
@@ -125,6 +124,12 @@ def test_the_image_has_no_other_training_framework(image: str, lock: str) -> Non
 )
 def test_no_build_tool_or_cache_is_in_the_image(image: str, leftover: str) -> None:
     assert shell(image, f"{leftover} 2>/dev/null; true") == []
+
+
+def test_only_a_train_image_has_pip_for_the_requirements_of_scripts(image: str) -> None:
+    found = shell(image, "command -v pip; find / -xdev -type d -name pip 2>/dev/null; true")
+    home = "/opt/venv/lib/python3.11/site-packages/pip"
+    assert found == ([] if "-serve:" in image else ["/opt/venv/bin/pip", home])
 
 
 def test_the_history_has_neither_secrets_nor_settings_of_the_build_machine(image: str) -> None:

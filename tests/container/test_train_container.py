@@ -14,7 +14,7 @@ from image_classification.loading.records import RecordSource
 from tests.conftest import ClassFolders
 from tests.container.engine import docker, run, running, serving, train_image
 from tests.contract.conftest import HYPERPARAMETERS
-from tests.contract.jobs import ONE_HOST, write_job
+from tests.contract.jobs import ONE_HOST, write_job, write_wheel
 from tests.contract.test_training_channels import pipe_job
 
 PHOTOGRAPHS_JOB = {
@@ -113,6 +113,59 @@ def test_a_users_mistake_exits_2_with_the_message_in_the_failure_file(
     assert failure.startswith("ClientError: ") and "optimizer" in failure
     assert failure.splitlines()[0] in done.stdout + done.stderr
     assert not list((base / "model").iterdir())
+
+
+SCRIPT = """
+import os, signal, sys, time
+import image_classification, petals
+def stop(number, frame):
+    open(os.environ["SM_MODEL_DIR"] + "/" + petals.NAME, "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("ready", *sys.argv[1:], flush=True)
+time.sleep(60)
+"""
+
+
+def script_job(root: Path, channels: dict[str, Path], code: dict[str, str], **given: str) -> Path:
+    base = write_job(root / "ml", given, channels)
+    (base / "code").mkdir()
+    for name, text in code.items():
+        (base / "code" / name).write_text(text)
+    return base
+
+
+def test_a_script_gets_its_requirements_without_a_network_and_sigterm_through_a_shell(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    code = {
+        "train.sh": 'python train.py "$@"\n',
+        "train.py": SCRIPT,
+        "requirements.txt": "petals\n",
+    }
+    base = script_job(tmp_path, channels, code, sagemaker_program="train.sh", token="hunter2")
+    write_wheel(base / "code" / "wheels", "petals", "NAME = 'rose'")
+    volumes = ["--network", "none", "-v", f"{base}:/opt/ml"]
+    with running(image, "train", options=volumes) as container:
+        container.wait_for("ready --token hunter2")
+        assert container.stop(60) == 0, container.log()
+    assert (base / "model" / "rose").is_file()
+
+
+def test_torchrun_starts_the_processes_of_a_script_in_the_image_of_torch_alone(
+    image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    text = "import os\nraise ValueError('rank ' + os.environ['RANK'])"
+    given = {"sagemaker_program": "train.py", "sagemaker_torch_distributed_enabled": "true"}
+    base = script_job(tmp_path, channels, {"train.py": text}, **given)
+    done = run(image, "train", volumes={base: "/opt/ml"})
+    reason = (base / "output" / "failure").read_text().splitlines()[0]
+    if image.endswith("-torch"):
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert reason.endswith("train.py ended with exit code 1: ValueError: rank 0"), done.stderr
+    else:
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "sagemaker_torch_distributed_enabled: torchrun not found" in reason
 
 
 def test_a_small_job_fits_in_1_gb_and_respects_the_cpu_limit(

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,22 @@ def write_job(
     for folder in ("model", "output/data"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     return base
+
+
+def write_wheel(folder: Path, name: str, text: str, requires: str = "") -> None:
+    """Write a wheel of one module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = f"{name}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}"
+    files = {
+        f"{name}.py": text,
+        f"{about}/METADATA": metadata,
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, content in {**files, f"{about}/RECORD": record}.items():
+            archive.writestr(path, content)
 
 
 def write_pipe(path: Path, content: bytes) -> None:

@@ -1,18 +1,26 @@
-"""Script mode runs the user's script in its own process, like sagemaker-training."""
+"""Script mode runs the user's script in its own process, through sagemaker-training."""
 
 from __future__ import annotations
 
+import http.server
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.contract.jobs import run_command, run_train, write_job
+pytest.importorskip("sagemaker_training")
+
+from tests.contract.jobs import read_to, run_command, run_train, write_job, write_wheel
 
 TRAIN = """
 import argparse, json, os, sys
@@ -74,7 +82,7 @@ def test_the_script_gets_arguments_variables_and_our_package(
     assert json.loads(seen["SM_HPS"]) == {
         "learning-rate": 0.01, "flip": True, "n": 3, "api_token": "hunter2"
     }  # fmt: skip
-    assert seen["SM_HP_FLIP"] == "True" and seen["SM_USER_ENTRY_POINT"] == "train.py"
+    assert seen["SM_HP_FLIP"] == "true" and seen["SM_USER_ENTRY_POINT"] == "train.py"
     assert json.loads(seen["SM_HOSTS"]) == ["algo-1"] and seen["SM_CURRENT_HOST"] == "algo-1"
     assert json.loads(seen["SM_TRAINING_ENV"])["is_master"] is True
     assert "trained" in done.stdout and (base / "output" / "success").is_file()
@@ -91,7 +99,7 @@ def test_no_value_of_a_hyperparameter_is_logged(
     assert "correct-horse" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("kind", ["tar", "folder"])
+@pytest.mark.parametrize("kind", ["w:gz", "w", "folder"])
 def test_the_code_can_be_a_submitted_folder_or_tar_file(
     tmp_path: Path, small_channels: dict[str, Path], kind: str
 ) -> None:
@@ -100,9 +108,9 @@ def test_the_code_can_be_a_submitted_folder_or_tar_file(
     (source / "train.py").write_text(TRAIN)
     (source / "sibling.py").write_text("VALUE = 8")
     submitted = source
-    if kind == "tar":
+    if kind != "folder":
         submitted = tmp_path / "sourcedir.tar.gz"
-        with tarfile.open(submitted, "w:gz") as tar:
+        with tarfile.open(submitted, kind) as tar:
             tar.add(source, ".")
     base = script_job(tmp_path, small_channels, {}, sagemaker_submit_directory=f'"{submitted}"')
     done = run_train(base)
@@ -137,8 +145,7 @@ def test_a_failure_file_of_the_script_is_kept(
     assert (base / "output" / "failure").read_text() == "mine"
 
 
-def test_sigterm_reaches_the_script(tmp_path: Path, small_channels: dict[str, Path]) -> None:
-    text = """
+WAITING = """
 import os, signal, sys, time
 def stop(number, frame):
     open(os.environ["SM_MODEL_DIR"] + "/saved", "w").close()
@@ -148,25 +155,186 @@ print("ready", os.getpid(), flush=True)
 while True:
     time.sleep(0.05)
 """
-    base = script_job(tmp_path, small_channels, {"train.py": text})
-    process = subprocess.Popen(
+
+
+def started(base: Path, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "image_classification", "train", "--base-dir", str(base)],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | variables,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("ready"):
-            script = int(line.split()[1])
-            break
+
+
+@pytest.mark.parametrize("program", ["train.py", "train.sh"])
+def test_sigterm_reaches_the_script(
+    tmp_path: Path, small_channels: dict[str, Path], program: str
+) -> None:
+    code = {"train.py": WAITING, "train.sh": "python train.py\necho the shell went on\n"}
+    base = script_job(tmp_path, small_channels, code, sagemaker_program=program)
+    process = started(base)
+    script = int(read_to(process, "ready").split("ready")[1])
     process.terminate()
     try:
         assert process.wait(30) == 0
     except BaseException:
         os.kill(script, signal.SIGKILL)
         raise
+    assert process.stdout is not None
+    assert ("the shell went on" in process.stdout.read()) == (program == "train.sh")
     process.stdout.close()
     assert (base / "model" / "saved").is_file()
+
+
+def archived(code: dict[str, str]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, text in code.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(text.encode())
+            tar.addfile(header, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
+@contextmanager
+def bucket(
+    objects: dict[str, bytes],
+    asked: threading.Event | None = None,
+    held: threading.Event | None = None,
+) -> Iterator[str]:
+    """Answer as S3 does; set `asked` at a request, and answer it only when `held` is set."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            if asked is not None and held is not None:
+                asked.set()
+                held.wait(30)
+            content = objects.get(self.path.split("?")[0])
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(objects[self.path.split("?")[0]])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+S3 = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+def test_the_code_can_be_in_s3(tmp_path: Path, small_channels: dict[str, Path]) -> None:
+    content = archived({"train.py": TRAIN, "sibling.py": "VALUE = 9"})
+    given = {"sagemaker_submit_directory": '"s3://bucket/job/sourcedir.tar.gz"'}
+    base = script_job(tmp_path, small_channels, {}, **given)
+    with bucket({"/bucket/job/sourcedir.tar.gz": content}) as address:
+        done = run_command("train", "--base-dir", base, AWS_ENDPOINT_URL=address, **S3)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert seen_by(base)["sibling"] == 9
+        given = {"sagemaker_submit_directory": '"s3://bucket/no/such.tar.gz"'}
+        base = script_job(tmp_path / "other", small_channels, {}, **given)
+        done = run_command("train", "--base-dir", base, AWS_ENDPOINT_URL=address, **S3)
+    assert done.returncode == 2
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith(
+        "ClientError: sagemaker_submit_directory=s3://bucket/no/such.tar.gz cannot be read"
+    )
+    assert "404" in failure and "Traceback" not in done.stderr
+
+
+def test_sigterm_before_the_script_starts_ends_the_job(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = {"sagemaker_submit_directory": '"s3://bucket/job/sourcedir.tar.gz"'}
+    base = script_job(tmp_path, small_channels, {}, **given)
+    asked, held = threading.Event(), threading.Event()
+    content = archived({"train.py": "print('it runs')"})
+    with bucket({"/bucket/job/sourcedir.tar.gz": content}, asked, held) as address:
+        process = started(base, AWS_ENDPOINT_URL=address, **S3)
+        try:
+            assert asked.wait(60)
+            process.terminate()
+        finally:
+            held.set()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert process.stdout is not None
+    assert "it runs" not in process.stdout.read()
+    process.stdout.close()
+    assert "before train.py started" in (base / "output" / "failure").read_text()
+
+
+@pytest.mark.parametrize("program", ["train.py", "train.sh"])
+def test_requirements_are_installed_from_the_wheels_of_the_code_without_a_network(
+    tmp_path: Path, small_channels: dict[str, Path], program: str
+) -> None:
+    text = "import petals, os\nopen(os.environ['SM_MODEL_DIR'] + '/' + petals.NAME, 'w')"
+    code = {"train.py": text, "train.sh": "python train.py", "requirements.txt": "petals==1.0\n"}
+    base = script_job(tmp_path, small_channels, code, sagemaker_program=program)
+    write_wheel(base / "code" / "wheels", "petals", "NAME = 'rose'", "Requires-Dist: stamens\n")
+    write_wheel(base / "code" / "wheels", "stamens", "")
+    settings = {  # not into the environment of the tests
+        "PIP_TARGET": str(tmp_path / "target"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "target"), *sys.path]),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
+    done = run_command("train", "--base-dir", base, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (base / "model" / "rose").is_file()
+
+
+def test_a_requirement_that_cannot_be_installed_is_named_with_the_reason(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    code = {"train.py": "", "requirements.txt": "petals==2.0\n"}
+    base = script_job(tmp_path, small_channels, code)
+    write_wheel(base / "code" / "wheels", "petals", "")
+    done = run_command("train", "--base-dir", base, PIP_TARGET=str(tmp_path / "target"))
+    assert done.returncode == 2
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: requirements.txt cannot be installed: Could not find a")
+    assert "petals==2.0" in failure and "from versions: 1.0" in failure
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.survival
+def test_torchrun_starts_the_processes_and_the_error_is_that_of_the_script(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    pytest.importorskip("torch")
+    text = """
+import os
+if os.environ["RANK"] == "1":
+    raise ValueError("rank 1 of " + os.environ["WORLD_SIZE"] + " has no roses")
+"""
+    given = {
+        "sagemaker_torch_distributed_enabled": "true",
+        "sagemaker_mpi_num_of_processes_per_host": "2",
+    }
+    base = script_job(tmp_path, small_channels, {"train.py": text}, **given)
+    done = run_train(base)
+    assert done.returncode == 1, done.stderr
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith(
+        "AlgorithmError: train.py ended with exit code 1: ValueError: rank 1 of"
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,8 +344,15 @@ while True:
         ({}, {}, "there is no code: put it into"),
         ({}, {"sagemaker_submit_directory": "/no/such.tar.gz"}, "there is no such file"),
         ({"train.exe": ""}, {"sagemaker_program": "train.exe"}, "expected a .py or a .sh file"),
+        ({"train.py": ""}, {"sagemaker_mpi_enabled": "true"}, "sagemaker_mpi_enabled: mpirun"),
+        ({"train.py": ""}, {"sagemaker_parameter_server_enabled": "true"}, "no image has what"),
+        (
+            {"train me.py": ""},
+            {"sagemaker_program": "train me.py"},
+            "contains the character(s) ' '",
+        ),
     ],
-    ids=["no program", "no code", "no archive", "not a script"],
+    ids=["no program", "no code", "no archive", "not a script", "MPI", "servers", "blank"],
 )
 def test_missing_code_is_a_client_error(
     tmp_path: Path,

@@ -109,6 +109,14 @@ WEIGHTS_DIR = Variable("IMAGE_CLASSIFICATION_WEIGHTS_DIR", "/opt/image-classific
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job; the platform sets it")
 SUBMIT_DIRECTORY = Variable("SAGEMAKER_SUBMIT_DIRECTORY", "",
     "the code of your training script: a folder, a tar file or s3://…")
+TOOLKIT_BASE_DIR = Variable("SAGEMAKER_BASE_DIR", "",
+    "our launcher sets it for the package sagemaker-training, which runs your training script")
+PIP_FIND_LINKS = Variable("PIP_FIND_LINKS", "",
+    "pip's own list of folders with packages for your training script's requirements.txt; our "
+    "launcher adds the folder wheels of the code, if it has wheels")
+PIP_NO_INDEX = Variable("PIP_NO_INDEX", "",
+    "pip's own switch: 1: install requirements.txt from those folders alone; our launcher sets it "
+    "if the code has a folder wheels; 0: from an index too")
 MASTER_PORT = Variable("MASTER_PORT", "29500",
     "TCP port of the first host where the hosts of a training job meet. They watch each other "
     "through the next port; if the framework needs it, each process listens on one of the ports "

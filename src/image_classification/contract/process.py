@@ -1,7 +1,8 @@
 """The CPUs and memory of this process; the environment of libraries and child processes."""
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from image_classification.contract import environment
@@ -100,13 +101,7 @@ def disable_telemetry() -> None:
 
     Call it before the import of ONNX Runtime, which reads the variable then.
     """
-    _set_default(environment.NO_TELEMETRY, environment.NO_TELEMETRY.default)
-
-
-def with_python_path(folder: Path, added: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with `added`, and with `folder` first on PYTHONPATH."""
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **added, "PYTHONPATH": path}
+    set_default(environment.NO_TELEMETRY, environment.NO_TELEMETRY.default)
 
 
 def use_network_interface(name: str) -> None:
@@ -114,11 +109,23 @@ def use_network_interface(name: str) -> None:
 
     Call it before the import of a framework, whose libraries read the variables then.
     """
-    _set_default(environment.GLOO_INTERFACE, name)
-    _set_default(environment.NCCL_INTERFACE, name)
+    set_default(environment.GLOO_INTERFACE, name)
+    set_default(environment.NCCL_INTERFACE, name)
 
 
-def _set_default(variable: environment.Variable, value: str) -> None:
+def set_variable(variable: environment.Variable, value: str) -> None:
+    """Set a variable for a library of this process, and for its child processes."""
+    os.environ[variable.name] = value
+
+
+def add_to_path() -> None:
+    """Let child processes find the programs of this Python's environment first."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
+
+
+def set_default(variable: environment.Variable, value: str) -> None:
+    """Set a variable in the same way; the user's choice wins."""
     os.environ.setdefault(variable.name, value)
 
 
