@@ -314,6 +314,19 @@ def test_a_requirement_that_cannot_be_installed_is_named_with_the_reason(
     assert "Traceback" not in done.stderr
 
 
+def test_without_the_package_the_error_is_the_command_that_installs_it(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    base = script_job(tmp_path, small_channels, {"train.py": ""})
+    (tmp_path / "sagemaker_training.py").write_text("import no_such_module")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = run_command("train", "--base-dir", base, PYTHONPATH=path)
+    assert done.returncode == 2
+    failure = (base / "output" / "failure").read_text()
+    assert "pip install 'sagemaker-image-classification[script-mode]'" in failure
+    assert "no_such_module is missing" in failure and "Traceback" not in done.stderr
+
+
 @pytest.mark.survival
 def test_torchrun_starts_the_processes_and_the_error_is_that_of_the_script(
     tmp_path: Path, small_channels: dict[str, Path]
@@ -346,13 +359,11 @@ if os.environ["RANK"] == "1":
         ({"train.exe": ""}, {"sagemaker_program": "train.exe"}, "expected a .py or a .sh file"),
         ({"train.py": ""}, {"sagemaker_mpi_enabled": "true"}, "sagemaker_mpi_enabled: mpirun"),
         ({"train.py": ""}, {"sagemaker_parameter_server_enabled": "true"}, "no image has what"),
-        (
-            {"train me.py": ""},
-            {"sagemaker_program": "train me.py"},
-            "contains the character(s) ' '",
-        ),
+        ({"my train.py": ""}, {"sagemaker_program": "my train.py"}, "the character(s) ' '"),
+        ({"train.py": ""}, {"text": json.dumps("x" * (1 << 18))}, "cannot be started: [Errno 7]"),
+        ({"train.py": ""}, {"text": json.dumps("x\0")}, "embedded null byte"),
     ],
-    ids=["no program", "no code", "no archive", "not a script", "MPI", "servers", "blank"],
+    ids=["program", "code", "archive", "no script", "MPI", "servers", "blank", "long", "zero"],
 )
 def test_missing_code_is_a_client_error(
     tmp_path: Path,

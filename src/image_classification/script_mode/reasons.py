@@ -72,6 +72,6 @@ def requirement_error(lines: Sequence[str]) -> str:
     if any(_NO_INDEX.search(line) for line in lines):
         reason += (
             ". No package index can be reached: give the job a network, or put the wheels of all "
-            "requirements into a folder wheels next to the script"
+            "requirements into the folder wheels of the code"
         )
     return reason

@@ -115,7 +115,7 @@ class Toolkit:
                 capture_error=True,
                 runner_type=runner,
             )
-        except modules.errors.ClientError as error:
+        except (modules.errors.ClientError, ValueError) as error:  # the latter: a zero byte
             raise UserError(f"sagemaker_program={program}: {error}") from error
 
     def _read_settings(self, paths: JobPaths, given: Mapping[str, object]) -> None:
@@ -166,7 +166,10 @@ class Toolkit:
         """
         errors = self._modules.errors
         is_script = error_class not in (errors.InstallRequirementsError, errors.InstallModuleError)
-        exit_code, lines = self._child.run(command, Path(cwd), is_script)
+        try:
+            exit_code, lines = self._child.run(command, Path(cwd), is_script)
+        except OSError as error:  # too many hyperparameters for a command, for example
+            raise UserError(f"{command[0]} cannot be started: {error}") from error
         if not exit_code:
             return
         if is_script:
