@@ -158,7 +158,8 @@ def test_torchrun_starts_the_processes_of_a_script_in_the_image_of_torch_alone(
     text = "import os\nraise ValueError('rank ' + os.environ['RANK'])"
     given = {"sagemaker_program": "train.py", "sagemaker_torch_distributed_enabled": "true"}
     base = script_job(tmp_path, channels, {"train.py": text}, **given)
-    done = run(image, "train", volumes={base: "/opt/ml"})
+    host = ["--hostname", "algo-1", "--add-host", "algo-1:127.0.0.1"]  # as on SageMaker
+    done = run(image, "train", volumes={base: "/opt/ml"}, options=host)
     reason = (base / "output" / "failure").read_text().splitlines()[0]
     if image.endswith("-torch"):
         assert done.returncode == 1, done.stdout + done.stderr
