@@ -102,6 +102,10 @@ After the decision for the GPU, it is also an error if the framework or ONNX Run
 the CPU, for want of a library for example. ONNX Runtime never falls back to the CPU later: a GPU
 that is lost [ends the server](serving.md#what-it-withstands). The driver has 20 seconds to answer.
 
+A server on a GPU makes [batches](serving.md#batches-on-a-gpu). It computes in float32 without TF32;
+float16, NHWC, CUDA graphs and decoding in several processes are
+[settings](serving.md#settings-of-a-gpu), which have not been measured on a GPU.
+
 `train-mxnet-cu11` differs in two ways. Its ONNX Runtime is a build for CPUs, so `serve` on a
 machine with a GPU is an error that names the images for serving, unless
 `IMAGE_CLASSIFICATION_DEVICE=cpu` is set. And its MXNet cannot be loaded without a driver, so

@@ -99,6 +99,16 @@ VISIBLE_DEVICES = Variable("CUDA_VISIBLE_DEVICES", "",
 TF32 = Variable("IMAGE_CLASSIFICATION_TF32", "false",
     "true: predictions on a GPU use TF32, which is faster on Ampere and later but changes "
     "probabilities by up to 0.003; false: they agree with validation within 1e-4")
+SERVING_PRECISION = Variable("IMAGE_CLASSIFICATION_SERVING_PRECISION", "float32",
+    "float16: a server on a GPU computes in float16, except for the last layer, and probabilities "
+    "change by up to 0.01; float32: they agree with validation within 1e-4. An error on a CPU. Not "
+    "measured on a GPU")
+PREFER_NHWC = Variable("IMAGE_CLASSIFICATION_PREFER_NHWC", "false",
+    "true: a server on a GPU keeps the channels of a pixel together (ONNX Runtime's prefer_nhwc). "
+    "An error on a CPU. Not measured on a GPU")
+CUDA_GRAPHS = Variable("IMAGE_CLASSIFICATION_CUDA_GRAPHS", "false",
+    "true: a server on a GPU replays a CUDA graph for each size of a batch, with one batch at a "
+    "time. An error on a CPU, on a multi-model endpoint and without batches. Not measured on a GPU")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
@@ -170,6 +180,9 @@ BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
     "GPU, off for a CPU")
 MAX_BATCH_SIZE = Variable("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32",
     "largest batch of waiting requests, up to 1000")
+DECODERS = Variable("IMAGE_CLASSIFICATION_DECODING_PROCESSES", "0",
+    "processes in which a server decodes all images, up to 256; 0: plain JPEGs are decoded in the "
+    "server process, and all other images in up to one process per CPU")
 MODEL_MEMORY = Variable("IMAGE_CLASSIFICATION_MODEL_MEMORY_MB", "0",
     "MiB for all models of a multi-model endpoint together; 0: the memory that requests do "
     "not need, at most three quarters of the memory that is free at the start")

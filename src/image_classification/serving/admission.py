@@ -38,6 +38,21 @@ _MOST_PROCESSES, _MOST_THREADS = 256, 1000  # of a setting: with more, a start w
 
 
 @dataclass(frozen=True)
+class GpuSettings:
+    """How a GPU runs the graph; each of them is faster on some GPUs, and off by default.
+
+    Attributes:
+        is_half: in float16, except for the head.
+        prefers_nhwc: with the channels of a pixel together.
+        has_cuda_graphs: as a CUDA graph for each size of a batch.
+    """
+
+    is_half: bool = False
+    prefers_nhwc: bool = False
+    has_cuda_graphs: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a server process works.
 
@@ -56,6 +71,8 @@ class Plan:
         bulk_memory: bytes of the images and answers of all bulk requests.
         on_gpu: the graph runs on a GPU.
         batch_memory: bytes of the buffers in which batches for a GPU are assembled.
+        gpu: how a GPU runs the graph.
+        decodes_apart: plain JPEGs too are decoded in decoding processes.
     """
 
     processes: int
@@ -71,6 +88,8 @@ class Plan:
     bulk_memory: int
     on_gpu: bool = False
     batch_memory: int = 0
+    gpu: GpuSettings = GpuSettings()
+    decodes_apart: bool = False
 
     @property
     def memory(self) -> int:
@@ -91,6 +110,10 @@ class Plan:
             f"{self.processes} process(es) of {self.threads} threads, {batches}, "
             f"a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies, "
             f"{self.decoding_memory >> 20} MiB for images"
+            + ", float16" * self.gpu.is_half
+            + ", NHWC" * self.gpu.prefers_nhwc
+            + ", CUDA graphs" * self.gpu.has_cuda_graphs
+            + f", {self.decoders} decoding processes" * self.decodes_apart
         )
 
 
@@ -118,7 +141,10 @@ def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
     body_memory = max(2 * largest, min(_LARGEST_BODY_SHARE, limit // 8) // processes)
     bulk_memory = max(largest + _LEAST_ANSWER, min(_LARGEST_BULK_SHARE, limit // 16) // processes)
     share = limit // processes
-    decoders = max(1, min(-(-cpus // processes), share // 16 // _MEMORY_PER_DECODER))
+    decoders = _decoders(share)
+    decodes_apart = decoders > 0
+    if not decoders:
+        decoders = max(1, min(-(-cpus // processes), share // 16 // _MEMORY_PER_DECODER))
     batch_memory = min(_LARGEST_BATCH_SHARE, limit // 16) if on_gpu and max_batch > 1 else 0
     free = share - _BASE_MEMORY - body_memory - bulk_memory - decoders * _MEMORY_PER_DECODER
     free -= batch_memory
@@ -146,6 +172,8 @@ def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
         bulk_memory=bulk_memory,
         on_gpu=on_gpu,
         batch_memory=batch_memory,
+        gpu=_gpu_settings(on_gpu, max_batch),
+        decodes_apart=decodes_apart,
     )
 
 
@@ -163,6 +191,45 @@ def _is_batched(on_gpu: bool) -> bool:
     if setting not in {"auto", "on", "off"}:
         raise UserError(f"{environment.BATCHING.name} must be auto, on or off, got {setting!r}")
     return on_gpu if setting == "auto" else setting == "on"
+
+
+def _gpu_settings(on_gpu: bool, max_batch: int) -> GpuSettings:
+    """Read the settings of a GPU; a UserError on a CPU, where they would do nothing or harm."""
+    precision = environment.SERVING_PRECISION.read().strip().lower()
+    if precision not in {"float32", "float16"}:
+        raise UserError(
+            f"{environment.SERVING_PRECISION.name} must be float32 or float16, got {precision!r}"
+        )
+    given = {
+        environment.SERVING_PRECISION: precision == "float16",
+        environment.PREFER_NHWC: environment.PREFER_NHWC.read_switch(),
+        environment.CUDA_GRAPHS: environment.CUDA_GRAPHS.read_switch(),
+    }
+    for variable, is_on in given.items():
+        if is_on and not on_gpu:
+            raise UserError(
+                f"{variable.name}={variable.read()} needs a GPU, and this server computes on the "
+                f"CPU: unset it, or use a GPU (see {environment.DEVICE.name})"
+            )
+    if given[environment.CUDA_GRAPHS] and max_batch == 1:
+        raise UserError(
+            f"{environment.CUDA_GRAPHS.name}={environment.CUDA_GRAPHS.read()} needs batches, which "
+            f"this server does not make: unset it, or {environment.BATCHING.name}, "
+            f"{environment.MAX_BATCH_SIZE.name} and {environment.IS_MULTI_MODEL.name}"
+        )
+    return GpuSettings(*given.values())
+
+
+def _decoders(memory: int) -> int:
+    """Return the number of decoding processes that is set; 0: none is."""
+    count = environment.DECODERS.read_integer(0, maximum=_MOST_PROCESSES)
+    most = max(1, memory // 4 // _MEMORY_PER_DECODER)
+    if count > most:
+        raise UserError(
+            f"{environment.DECODERS.name}={count} is too many for {memory >> 20} MiB of memory: at "
+            f"most {most}, with {_MEMORY_PER_DECODER >> 20} MiB each"
+        )
+    return count
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

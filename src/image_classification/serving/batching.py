@@ -75,7 +75,12 @@ def batch_sizes(max_batch: int) -> list[int]:
 
 
 def batch_threads(image_shape: tuple[int, int, int], plan: Plan) -> int:
-    """Return how many threads own the device: two on a GPU, if there is memory for two batches."""
+    """Return how many threads own the device: two on a GPU, if there is memory for two batches.
+
+    ONNX Runtime supports CUDA graphs in one thread only.
+    """
+    if plan.gpu.has_cuda_graphs:
+        return 1
     size = batch_sizes(plan.max_batch)[-1] * math.prod(image_shape)
     if 2 * size <= plan.batch_memory:
         return 2

@@ -4,7 +4,8 @@ libjpeg-turbo decodes a plain JPEG in a time and memory that follow from its hea
 the interpreter lock, so the server process decodes it itself. Pillow, whose readers are partly
 Python, decodes all other images and the plain JPEGs that libjpeg-turbo refuses. It does so in
 processes with limits on memory and CPU time (`isolation`), one per CPU, which start when they are
-needed. An image that reaches a limit, or ends its process, is refused by name and not tried again.
+needed; if the user sets their number, they decode all images. An image that reaches a limit, or
+ends its process, is refused by name and not tried again.
 """
 
 from __future__ import annotations
@@ -104,10 +105,19 @@ class Decoder:
         plan: its memory, the number of decoding processes and the time that a run can take.
         health: of the process; watches each image, and fails if no process can be started.
         forkserver: starts the decoding processes; None: everything is decoded in this process.
+
+    Raises:
+        UserError: decoding processes are asked for, and the system cannot limit them.
     """
 
     def __init__(self, plan: Plan, health: Health, forkserver: Forkserver | None) -> None:
+        if plan.decodes_apart and forkserver is None:
+            raise errors.UserError(
+                f"{environment.DECODERS.name}={plan.decoders} needs processes with limits, which "
+                "only Linux has: unset it"
+            )
         self._health, self._forkserver = health, forkserver
+        self._decodes_apart = plan.decodes_apart
         most_waiting = max(1, (plan.threads + plan.queue_size) // 2)
         self._capacity = Capacity(plan.decoding_memory, plan.decoders, most_waiting)
         given = picture_limits()
@@ -136,7 +146,7 @@ class Decoder:
         """
         price = price_for(image, header, preprocessing)
         check_price(price, self._limits)
-        if price.is_plain or self._forkserver is None:
+        if (price.is_plain and not self._decodes_apart) or self._forkserver is None:
             # What is small fits into the memory that each thread has.
             memory = price.memory if price.memory > THREAD_MEMORY else 0
             is_last = self._forkserver is None

@@ -69,7 +69,7 @@ def check_graph(graph: bytes) -> None:
             raise ArtifactError(f"its graphs are nested more than {_MOST_DEPTH} messages deep")
         has_graph |= kind is _GRAPH
         found: dict[int, list[int | memoryview]] = {}
-        for number, value in _fields(data):
+        for number, value, _ in fields(data):
             remaining -= 1
             if not remaining:
                 raise ArtifactError(f"it has more than {_MOST_FIELDS} fields, the limit")
@@ -123,10 +123,14 @@ def _texts(found: dict[int, list[int | memoryview]], number: int) -> list[str]:
     ]
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (number, value) of each field in a message; fixed-size values as 0."""
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
+    """Yield each field of a message: its number, its value, and all its bytes.
+
+    Values of a fixed size are given as 0.
+    """
     position = 0
     while position < len(data):
+        begin = position
         tag, position = _varint(data, position)
         number, kind = tag >> 3, tag & 7
         value: int | memoryview = 0
@@ -142,7 +146,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise _not_onnx(f"wire type {kind}")
         if position > len(data) or not 0 < number < 2**29:
             raise _not_onnx(f"field {number} ends after its message")
-        yield number, value
+        yield number, value, data[begin:position]
 
 
 def _varints(data: memoryview) -> list[int]:

@@ -23,15 +23,19 @@ from image_classification import errors
 from image_classification.artifact import GraphFile
 from image_classification.contract import environment
 from image_classification.samples import FloatArray, UInt8Array
-from image_classification.serving.admission import return_free_memory
+from image_classification.serving.admission import GpuSettings, return_free_memory
 from image_classification.serving.graph_file import check_graph
+from image_classification.serving.half_precision import to_half
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 """ONNX Runtime's names for the device that can be lost, and for the one that cannot."""
 
 _CUDA_FAILURE = re.compile("(?:CUDA|CUDNN|CUBLAS|CUFFT|CURAND)[A-Z_]* (?:failure|error)|CUDA_ERROR")
+_NO_GRAPH = re.compile("graph capture|cuda ?graph", re.IGNORECASE)
 _NO_DEVICE_MEMORY = re.compile("Failed to allocate memory|out of memory|ALLOC_FAILED|BFCArena")
 _MOST_REASON = 500  # characters of ONNX Runtime's text, which can repeat a shape of any length
+
+_DEFAULT_SETTINGS = GpuSettings()
 
 _logger = logging.getLogger(__name__)
 _locked: list[UInt8Array] = []  # never freed: the driver knows its pages
@@ -54,17 +58,27 @@ class Runtime:
         threads: threads one run may use. Request threads share the session, so with as many
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
         device: cpu or cuda.
+        settings: of a GPU.
 
     Raises:
         ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
-        UnusableDeviceError: ONNX Runtime cannot use the GPU.
+        UnusableDeviceError: ONNX Runtime cannot use the GPU, or not with the settings.
         MemoryError: the graph does not fit into the GPU's memory.
     """
 
-    def __init__(self, file: GraphFile, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        file: GraphFile,
+        threads: int = 1,
+        device: str = "cpu",
+        settings: GpuSettings = _DEFAULT_SETTINGS,
+    ) -> None:
         graph, name = file.read(), file.path
+        self._settings, self._classes = settings, file.classes
         try:
             check_graph(graph)
+            if settings.is_half:
+                graph = to_half(graph)
         except errors.ArtifactError as error:
             raise errors.ArtifactError(f"{name}: {error}") from error
         options = onnxruntime.SessionOptions()
@@ -77,7 +91,10 @@ class Runtime:
             with _in_memory(graph) as source:
                 # Without a fallback: a device that is lost would become a CPU that nobody planned.
                 self._session = onnxruntime.InferenceSession(
-                    source, options, _providers() if is_gpu else [CPU], enable_fallback=0
+                    source,
+                    options,
+                    _providers(settings) if is_gpu else [CPU],
+                    enable_fallback=0,
                 )
             if is_gpu and CUDA not in self._session.get_providers():
                 raise errors.UnusableDeviceError(f"{_NO_PROVIDER}; {_WAYS_OUT}")
@@ -87,7 +104,7 @@ class Runtime:
             raise
         except Exception as error:  # onnxruntime's errors share no public base class
             if is_gpu:
-                _raise_failure_of_gpu(error)
+                _raise_failure_of_gpu(error, settings)
             raise errors.ArtifactError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         shape, rows = (None, *file.input_shape), (None, file.classes)
         self._input = _only(name, "input", inputs, "tensor(uint8)", shape)
@@ -129,12 +146,24 @@ class Runtime:
         return images
 
     def bound(self, shape: tuple[int, ...]) -> BoundRun:
-        """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device."""
+        """Return a run of images of one shape, N·H·W·C, on buffers that stay on the device.
+
+        With CUDA graphs, the first run of a size records its graph, and the probabilities have an
+        address of their own too. All runs must be in the thread of the first one.
+        """
         binding = self._session.io_binding()
         images = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.uint8), self.device, 0)
         binding.bind_ortvalue_input(self._input, images)
-        binding.bind_output(self._output, self.device)
-        return BoundRun(self._session, binding, images)
+        options = onnxruntime.RunOptions()
+        if self._settings.has_cuda_graphs:
+            options.add_run_config_entry("gpu_graph_id", str(shape[0]))
+            rows = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                (shape[0], self._classes), np.float32, self.device, 0
+            )
+            binding.bind_ortvalue_output(self._output, rows)
+        else:
+            binding.bind_output(self._output, self.device)
+        return BoundRun(self._session, binding, images, options)
 
 
 @dataclass(frozen=True)
@@ -147,6 +176,7 @@ class BoundRun:
     session: onnxruntime.InferenceSession
     binding: onnxruntime.IOBinding
     images: onnxruntime.OrtValue
+    options: onnxruntime.RunOptions
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of images of the bound shape.
@@ -157,7 +187,7 @@ class BoundRun:
         """
         try:
             self.images.update_inplace(images)
-            self.session.run_with_iobinding(self.binding)
+            self.session.run_with_iobinding(self.binding, self.options)
             return np.asarray(self.binding.copy_outputs_to_cpu()[0], np.float32)
         except Exception as error:
             raise _failure_of_run(error, len(images), self.images.device_name()) from error
@@ -252,20 +282,32 @@ _NO_PROVIDER = (
 _WAYS_OUT = f"use our serve image, or set {environment.DEVICE.name}=cpu to compute on the CPU"
 
 
-def _providers() -> list[Any]:
+def _providers(settings: GpuSettings) -> list[Any]:
     """Return the providers of a session on a GPU, with their options.
 
     TF32 rounds to 10 bits: the served probabilities would differ from those of validation by 0.001
     (ResNet-50) to 0.003 (EfficientNet-Lite0), emulated. Memory grows by what is asked for, because
     the default doubles it, and several models share the device.
     """
-    tf32 = int(environment.TF32.read_switch())
-    return [(CUDA, {"use_tf32": str(tf32), "arena_extend_strategy": "kSameAsRequested"}), CPU]
+    options = {
+        "use_tf32": str(int(environment.TF32.read_switch())),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if settings.prefers_nhwc:
+        options["prefer_nhwc"] = "1"
+    if settings.has_cuda_graphs:
+        options["enable_cuda_graph"] = "1"
+    return [(CUDA, options), CPU]
 
 
-def _raise_failure_of_gpu(error: Exception) -> None:
+def _raise_failure_of_gpu(error: Exception, settings: GpuSettings) -> None:
     """Raise what a failed start on a GPU means, unless the graph is at fault."""
     reason = _reason(error)
+    if settings.has_cuda_graphs and _NO_GRAPH.search(reason):
+        raise errors.UnusableDeviceError(
+            f"ONNX Runtime cannot run this model as a CUDA graph ({reason}); unset "
+            f"{environment.CUDA_GRAPHS.name}"
+        ) from error
     if _NO_DEVICE_MEMORY.search(reason):
         raise MemoryError(f"the GPU has no memory for the model: {reason}") from error
     if _CUDA_FAILURE.search(reason):

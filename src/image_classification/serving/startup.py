@@ -110,7 +110,8 @@ def load_model(artifact: Artifact, plan: Plan, health: Health, decoder: Decoder)
     Raises:
         ArtifactError: its graph cannot be loaded, or contradicts the artifact.
     """
-    session = runtime.Runtime(artifact.graph_file, device="cuda" if plan.on_gpu else "cpu")
+    device = "cuda" if plan.on_gpu else "cpu"
+    session = runtime.Runtime(artifact.graph_file, device=device, settings=plan.gpu)
     graph: runtime.Graph = session
     if plan.max_batch > 1:
         size = artifact.preprocessing

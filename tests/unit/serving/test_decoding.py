@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -286,6 +287,38 @@ def test_a_plain_jpeg_is_decoded_in_the_servers_process(decoder: Decoder) -> Non
     data = picture("JPEG")
     assert (decoded(decoder, data) == preprocess(data, PREPROCESSING)).all()
     assert processes(decoder) == []
+
+
+@needs_linux
+def test_with_decoding_processes_plain_jpegs_too_are_decoded_in_them_and_a_crash_is_one_images(
+    forkserver: Forkserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_DECODING_PROCESSES", "3")
+    plan = choose_plan(2, 2**30)
+    assert plan.decoders == 3 and "3 decoding processes" in str(plan)
+    decoder = Decoder(plan, Health(), forkserver)
+    data = picture("JPEG")
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: decoded(decoder, data), range(24)))
+    assert all((answer == preprocess(data, PREPROCESSING)).all() for answer in answers)
+    assert 1 <= len(set(processes(decoder))) <= 3
+    with pytest.raises(errors.ImageDamagedError, match=r"JPEG of 200 × 200 pixels failed.*11"):
+        decoded(decoder, picture("JPEG", command="command: crash"))
+    assert (decoded(decoder, data) == preprocess(data, PREPROCESSING)).all()
+    for process in decoder._idle:
+        process.end()
+
+
+def test_decoding_processes_that_the_memory_or_the_system_does_not_allow_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "IMAGE_CLASSIFICATION_DECODING_PROCESSES"
+    monkeypatch.setenv(name, "9")
+    assert choose_plan(2, 2**31).memory <= 2**31
+    with pytest.raises(errors.UserError, match=f"{name}=9 is too many for 1024 MiB.* at most 8"):
+        choose_plan(2, 2**30)
+    with pytest.raises(errors.UserError, match=f"{name}=9 needs processes with limits"):
+        Decoder(choose_plan(2, 2**31), Health(), None)
 
 
 @needs_linux

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +21,16 @@ from image_classification.errors import (
     DeviceError,
     RequestError,
     UnusableDeviceError,
+    UserError,
 )
 from image_classification.serving import multi_model, runtime, server, startup
-from image_classification.serving.admission import MemoryBudget, Plan, choose_plan
+from image_classification.serving.admission import (
+    GpuSettings,
+    MemoryBudget,
+    Plan,
+    choose_plan,
+)
+from image_classification.serving.batching import batch_threads
 from image_classification.serving.models import GuardedGraph
 from image_classification.serving.multi_model import ModelStore
 from image_classification.serving.observation import Health
@@ -188,6 +197,75 @@ def test_the_only_model_of_a_server_that_does_not_fit_is_the_users_error(
         startup.create_server_app(artifact, plan, Health(), None, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (GpuSettings(), {}),
+        (GpuSettings(prefers_nhwc=True), {"prefer_nhwc": "1"}),
+        (GpuSettings(has_cuda_graphs=True), {"enable_cuda_graph": "1"}),
+        (GpuSettings(True, True, True), {"prefer_nhwc": "1", "enable_cuda_graph": "1"}),
+    ],
+)
+def test_the_settings_of_a_gpu_are_options_of_its_session(
+    session: type[Session], file: Any, settings: GpuSettings, expected: dict[str, str]
+) -> None:
+    runtime.Runtime(file, device="cuda", settings=settings)
+    (_, options), _ = session.given[0]
+    always = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    assert options == always | expected
+
+
+class Binding:
+    """ONNX Runtime's IO binding and its values, which only note what is done with them."""
+
+    def __init__(self, done: list[Any]) -> None:
+        self.done = done
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: self.done.append((name, *given))
+
+
+@pytest.mark.parametrize("has_graphs", [False, True])
+def test_each_batch_size_has_a_cuda_graph_and_a_fixed_output_if_it_is_asked_for(
+    session: type[Session], file: Any, monkeypatch: pytest.MonkeyPatch, has_graphs: bool
+) -> None:
+    done: list[Any] = []
+    value = SimpleNamespace(
+        ortvalue_from_numpy=lambda images, *_: ("images", images.shape),
+        ortvalue_from_shape_and_type=lambda shape, kind, *place: ("rows", shape, kind, place),
+    )
+    monkeypatch.setattr(runtime.onnxruntime, "OrtValue", value)
+    monkeypatch.setattr(session, "io_binding", lambda _: Binding(done), raising=False)
+    settings = GpuSettings(has_cuda_graphs=has_graphs)
+    graph = runtime.Runtime(file, device="cuda", settings=settings)
+    ids = set()
+    for size in (1, 4):
+        done.clear()
+        run = graph.bound((size, graphs.SIDE, graphs.SIDE, 3))
+        rows = ("rows", (size, graphs.CLASSES), np.float32, ("cuda", 0))
+        fixed = ("bind_ortvalue_output", "probabilities", rows)
+        assert done[1] == (fixed if has_graphs else ("bind_output", "probabilities", "cuda"))
+        if has_graphs:
+            ids.add(run.options.get_run_config_entry("gpu_graph_id"))
+        else:
+            with pytest.raises(RuntimeError):
+                run.options.get_run_config_entry("gpu_graph_id")
+    assert ids == ({"1", "4"} if has_graphs else set())
+
+
+def test_a_model_that_cannot_be_a_cuda_graph_is_refused_with_the_setting(
+    session: type[Session], file: Any
+) -> None:
+    session.start = RuntimeError(
+        "This session cannot use the graph capture feature as requested by the user as all compute "
+        "graph nodes have not been partitioned to the CUDAExecutionProvider"
+    )
+    with pytest.raises(UnusableDeviceError, match="unset IMAGE_CLASSIFICATION_CUDA_GRAPHS"):
+        runtime.Runtime(file, device="cuda", settings=GpuSettings(has_cuda_graphs=True))
+    with pytest.raises(ArtifactError, match="graph capture"):
+        runtime.Runtime(file, device="cuda")
+
+
 class Cuda:
     """The CUDA runtime, which is loaded as a file of that name."""
 
@@ -259,6 +337,51 @@ def test_a_plan_for_a_gpu_has_batches_and_one_process(
         monkeypatch.setenv(name, value)
     plan = choose_plan(4, 16 * 2**30, on_gpu=on_gpu)
     assert (plan.processes, plan.threads, plan.max_batch) == expected and plan.on_gpu == on_gpu
+
+
+SETTINGS = {
+    "IMAGE_CLASSIFICATION_SERVING_PRECISION": ("float16", GpuSettings(is_half=True)),
+    "IMAGE_CLASSIFICATION_PREFER_NHWC": ("true", GpuSettings(prefers_nhwc=True)),
+    "IMAGE_CLASSIFICATION_CUDA_GRAPHS": ("1", GpuSettings(has_cuda_graphs=True)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_a_gpu_is_off_by_default_and_refused_by_name_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    value, expected = SETTINGS[name]
+    assert choose_plan(2, 2**34, on_gpu=True).gpu == GpuSettings()
+    monkeypatch.setenv(name, value)
+    plan = choose_plan(2, 2**34, on_gpu=True)
+    assert plan.gpu == expected and str(plan) != str(replace(plan, gpu=GpuSettings()))
+    with pytest.raises(UserError, match=f"{name}={value} needs a GPU"):
+        choose_plan(2, 2**34)
+    monkeypatch.setenv(name, "float8")
+    with pytest.raises(UserError, match=f"{name} must be .*float8"):
+        choose_plan(2, 2**34, on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("IMAGE_CLASSIFICATION_BATCHING", "off"),
+        ("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "1"),
+        ("SAGEMAKER_MULTI_MODEL", "true"),
+    ],
+)
+def test_cuda_graphs_without_batches_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_CUDA_GRAPHS", "true")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="IMAGE_CLASSIFICATION_CUDA_GRAPHS=true needs batches"):
+        choose_plan(2, 2**34, on_gpu=True)
+
+
+def test_cuda_graphs_run_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_CUDA_GRAPHS", "true")
+    assert batch_threads((224, 224, 3), choose_plan(2, 2**34, on_gpu=True)) == 1
 
 
 def test_the_models_on_a_gpu_share_three_quarters_of_what_is_free_there() -> None:
