@@ -122,8 +122,8 @@ def _session(options: argparse.Namespace, checks: Sequence[Check]) -> Session:
     ]
     photographs = options.photos.absolute() if options.photos else None
     setting = {
-        "on": "the CPU, tiny sizes" if options.cpu else "a GPU",
-        "minutes": options.minutes,
+        "device": "CPU, tiny sizes" if options.cpu else "GPU",
+        "minutes at most": options.minutes,
         "photographs": str(photographs) if photographs else "generated",
     }
     kept = Report(options.output.absolute(), results, setting)

@@ -115,16 +115,23 @@ class Report:
 
     def markdown(self) -> str:
         """Return the text of the Markdown file."""
-        setting = ", ".join(f"{name} {value}" for name, value in self.setting.items())
+        setting = "; ".join(f"{name}: {_shown(value)}" for name, value in self.setting.items())
         lines = [
             f"# Device check: {self.verdict}",
             "",
-            f"Started {self.started}; {setting}.",
+            f"Started: {self.started}; {setting}.",
             "",
             "| Check | Result | Goals reached | Seconds | CPU seconds |",
             "|---|---|---|---|---|",
             *(_summary(result) for result in self.results),
         ]
+        missed = [
+            f"- {result.check.name}: {_missed(row)}"
+            for result in self.results
+            for row in result.missed
+        ]
+        if missed:
+            lines += ["", "Goals that are not reached:", "", *missed]
         for result in self.results:
             if result.status != NOT_RUN:
                 lines += ["", *_section(result)]
@@ -136,7 +143,7 @@ NOT_SELECTED = "not selected"
 
 def summary_line(result: Result) -> str:
     """Return one line about a check for the terminal."""
-    missed = "; ".join(f"{row.name}: {_shown(row.value)}, not {row.bound}" for row in result.missed)
+    missed = "; ".join(map(_missed, result.missed))
     parts = [f"{result.check.name}: {result.status}"]
     parts += [f"{result.seconds:.1f} s, {result.cpu_seconds:.1f} CPU-s"] if result.seconds else []
     return "; ".join([*parts, *filter(None, (result.reason, missed))])
@@ -171,6 +178,10 @@ def _section(result: Result) -> list[str]:
     if result.log_lines:
         lines += ["", "The end of its log:", "", "```text", *result.log_lines, "```"]
     return lines
+
+
+def _missed(row: Row) -> str:
+    return f"{_cell(row.name)}: {_shown(row.value)}, not {row.bound}"
 
 
 def _reached(row: Row) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,10 +79,14 @@ class Checks:
         out, errors = process.communicate(timeout=60)
         return Finished(process.args, process.returncode, out, errors)
 
+    @property
+    def page(self) -> str:
+        return (self.output / "report.md").read_text("utf-8")
+
     def report(self) -> dict[str, dict[str, Any]]:
         """The entries of report.json by name; both files are whole and agree."""
         content = json.loads((self.output / "report.json").read_text("utf-8"))
-        page = (self.output / "report.md").read_text("utf-8")
+        page = self.page
         assert page.startswith(f"# Device check: {content['verdict']}\n") and page.endswith("\n")
         for check in content["checks"]:
             assert f"\n| {check['name']} | " in page
@@ -118,8 +124,8 @@ def test_all_goals_reached_is_status_0_and_speed_is_not_judged_on_the_cpu(checks
     assert [found[name]["status"] for name in ("fine", "slow")] == ["passed", "passed"]
     speed = found["slow"]["rows"][1]
     assert (speed["holds"], speed["judged"], speed["bound"]) == (False, False, "≥ 0.95")
-    page = (checks.output / "report.md").read_text("utf-8")
-    assert "| speed | 0.1 | ≥ 0.95 | not judged |" in page and "| sort | fine \\| good |" in page
+    assert "| speed | 0.1 | ≥ 0.95 | not judged |" in checks.page
+    assert "| sort | fine \\| good |" in checks.page
     assert "fine: passed" in ran.stdout
     assert not list(checks.temporary.iterdir())
 
@@ -130,7 +136,8 @@ def test_a_goal_that_is_missed_is_status_1_and_named(checks: Checks, value: str)
     ran = checks.run()
     assert ran.returncode == 1
     assert checks.report()["bad"]["status"] == "failed"
-    assert "error: " in ran.stdout and "not ≤ 1" in ran.stdout
+    (line,) = re.findall(r"^- bad: error: .*, not ≤ 1$", checks.page, re.MULTILINE)
+    assert line.removeprefix("- bad: ") in ran.stdout
 
 
 def test_a_check_that_judges_nothing_does_not_pass(checks: Checks) -> None:
@@ -327,3 +334,69 @@ def test_the_list_has_every_check_and_each_has_a_program() -> None:
     for check in CHECKS:
         source = SCRIPTS.joinpath(*check.program.split(".")).with_suffix(".py")
         assert "\ndef run(given: Given) -> None:\n" in source.read_text("utf-8")
+
+
+# ---- what only a GPU runs, with a PyTorch that reports one
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What a check gets on a machine with a GPU; `rows()` returns what it has written."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from device_checks.one import Given
+    from device_checks.rows import Rows, read_rows
+
+    monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    product = SimpleNamespace(
+        name="Tesla T4", major=7, minor=5, total_memory=15 << 30, multi_processor_count=40
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: product)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (14 << 30, 15 << 30))
+    path = tmp_path / "rows"
+    given = Given(False, tmp_path, tmp_path, None, Rows(path, judges_speed=True))
+    return SimpleNamespace(given=given, rows=lambda: {r.name: r for r in read_rows(path)})
+
+
+def test_the_facts_of_a_gpu_are_in_the_report(gpu: Any) -> None:
+    from device_checks import machine
+
+    machine.run(gpu.given)
+    rows = gpu.rows()
+    assert rows["GPU 0"].value == "Tesla T4, compute capability 7.5, 15.0 GiB, 40 multiprocessors"
+    assert rows["GPUs that PyTorch sees"].holds
+
+
+def test_a_wait_that_pytorch_reports_is_named_with_its_place(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from device_checks import operators, waits
+
+    from image_classification.backends.torch import engine
+
+    modes, losses, batch = ["default"], engine._sample_losses, waits._batch
+
+    def waiting(*arguments: Any) -> Any:
+        if modes[-1] == "error" and arguments[2].averages_weights:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return losses(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(engine, "_sample_losses", waiting)
+    monkeypatch.setattr(operators, "SETTINGS", operators.SETTINGS[:2])
+    monkeypatch.setattr(waits, "_batch", lambda _: batch(2))
+    waits.run(gpu.given)
+    found = gpu.rows()
+    assert found["waits: defaults"].holds and found["waits: precision=float16"].holds
+    row = found["waits: averages_weights=True, clip_gradient_norm=1.0"]
+    assert not row.holds and row.value.startswith("called a synchronizing CUDA operation at backe")
+    assert modes[-1] == "default"
+
+
+def test_a_gpu_with_little_memory_gets_a_smaller_batch_in_the_check_of_speed(gpu: Any) -> None:
+    from device_checks import speed
+
+    assert speed._batch_size(gpu.given) == 64
