@@ -92,7 +92,7 @@ def _note(rows: Rows, name: str, found: Turns) -> None:
     for contender, rates in found.rates.items():
         text = ", ".join(f"{rate:.0f}" for rate in rates)
         rows.note(f"images/s{with_name}: {contender}", text)
-    for contender in found.rates.keys() - {_BARE, _JOB}:
+    for contender in sorted(found.rates.keys() - {_BARE, _JOB}):
         rows.note(f"{contender} / bare loop{with_name}", found.share(contender))
     rows.goal(f"job / bare loop{with_name}", found.share(_JOB), "≥", _LEAST_SHARE, is_speed=True)
     rows.goal(
