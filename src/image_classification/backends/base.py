@@ -298,6 +298,17 @@ class EngineModule(Protocol):
         ...
 
 
+class HeadGiver(Protocol):
+    """What the engines of a backend with an `is_given` backbone offer besides `Engine`."""
+
+    def given_head(self) -> State | None:
+        """Return `weight/head.weight` and `weight/head.bias` of that backbone's own head, or None.
+
+        A single output becomes two classes with the same probabilities.
+        """
+        ...
+
+
 class FormatWriter(Protocol):
     """What the engines of a backend with FORMATS offer besides `Engine`."""
 

@@ -8,6 +8,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -16,11 +17,24 @@ from image_classification import artifact as artifacts
 from image_classification import backends
 from image_classification.archive import holds, unpacked
 from image_classification.backends import mxnet_archive
-from image_classification.backends.base import WEIGHT_PREFIX, Backbone, Engine, EngineModule, State
+from image_classification.backends.base import (
+    WEIGHT_PREFIX,
+    Backbone,
+    Engine,
+    EngineModule,
+    HeadGiver,
+    State,
+)
 from image_classification.backends.pretrained import has_weights
+from image_classification.base_model import read_base_model
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
-from image_classification.errors import BackendError, ChannelError, HyperparameterError
+from image_classification.errors import (
+    BackendError,
+    ChannelError,
+    DataError,
+    HyperparameterError,
+)
 from image_classification.labels.label_map import LabelMap
 from image_classification.training import backbone as backbones
 from image_classification.training.settings import Settings
@@ -37,10 +51,13 @@ class ChannelWeights:
     Attributes:
         state: `weight/<neutral name>` → array, without a head if the job makes a new one.
         description: their origin, in a few words.
+        head_order: if the channel model is the backbone itself and the job keeps its head: the rows
+            of that head in the order of the job's classes.
     """
 
     state: State
     description: str
+    head_order: list[int] | None = None
 
 
 def channel_weights(
@@ -59,9 +76,7 @@ def channel_weights(
         ArtifactError: the channel holds no model, or a damaged one.
     """
     if settings.backbone.is_given:  # the channel model is the backbone itself
-        if settings.head == "keep":
-            raise _no_head_to_keep()
-        return None
+        return _head_of_given(settings, labels, channel)
     if channel is not None and not _is_unused_base_model(channel, settings):
         if settings.use_pretrained:
             _logger.info("use_pretrained_model has no effect: there is a channel model")
@@ -75,6 +90,34 @@ def channel_weights(
     if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
         raise _no_weights(settings.backbone)
     return None
+
+
+def _head_of_given(
+    settings: Settings, labels: LabelMap, channel: ChannelInput | None
+) -> ChannelWeights | None:
+    """Return which head of a SavedModel the job keeps, or None for a new one."""
+    if settings.head == "new" or channel is None:
+        return None
+    path = backbones.model_path(channel)
+    if backbones.is_artifact(path):
+        return None  # a later error says that it has no network
+    with unpacked(path) as folder:
+        base = read_base_model(folder)
+    if not base.is_fine_tuned and settings.head == "keep":
+        raise _no_head_to_keep()
+    if not base.is_fine_tuned:
+        return None
+    try:
+        order, reason = _head_order(LabelMap(base.labels), labels)
+    except DataError:
+        order, reason = None, f"its labels_info.json has no usable names: {base.labels[:20]}"
+    if order is None and settings.head == "keep":
+        raise _other_classes(reason)
+    if order is None:
+        _logger.info("Channel model: fine-tuned by the built-in; it gets a new head: %s", reason)
+        return None
+    _logger.info("Channel model: fine-tuned by the built-in; its head is kept (%s)", reason)
+    return ChannelWeights({}, "the fine-tuned model of the channel model, head included", order)
 
 
 def _is_unused_base_model(channel: ChannelInput, settings: Settings) -> bool:
@@ -112,7 +155,8 @@ _OF_THE_SCRIPT = (
 def _no_head_to_keep() -> ChannelError:
     return ChannelError(
         "channel model: reinitialize_top_layer=False keeps the head of the channel model, but no "
-        f"job can continue from the head of a TensorFlow SavedModel. {_OF_THE_SCRIPT} Or give the "
+        "job can continue from the head of a TensorFlow SavedModel, except from one that the "
+        f"built-in has fine-tuned, with backend=tensorflow. {_OF_THE_SCRIPT} Or give the "
         "model.tar.gz of a job of this image, or set reinitialize_top_layer=Auto"
     )
 
@@ -122,10 +166,7 @@ def _read_weights(settings: Settings, labels: LabelMap, channel: ChannelInput) -
     _check_backbone(backbone, settings)
     order, reason = _head_order(theirs, labels)
     if settings.head == "keep" and order is None:
-        raise HyperparameterError(
-            f"reinitialize_top_layer=False keeps the head of the channel model, but {reason}: give "
-            "the job the same classes, or set it to Auto"
-        )
+        raise _other_classes(reason)
     if settings.head == "new" or order is None:
         reason = "reinitialize_top_layer=True" if settings.head == "new" else reason
         _logger.info("Channel model: starting from its weights with a new head: %s", reason)
@@ -133,6 +174,13 @@ def _read_weights(settings: Settings, labels: LabelMap, channel: ChannelInput) -
     _logger.info("Channel model: starting from its weights, head included (%s)", reason)
     kept = _with_head_order(state, order)
     return ChannelWeights(kept, "weights of the channel model, head included")
+
+
+def _other_classes(reason: str) -> HyperparameterError:
+    return HyperparameterError(
+        f"reinitialize_top_layer=False keeps the head of the channel model, but {reason}: give "
+        "the job the same classes, or set it to Auto"
+    )
 
 
 def _read_channel(channel: ChannelInput, settings: Settings) -> tuple[str, LabelMap, State]:
@@ -231,8 +279,7 @@ def load_initial_weights(
         HyperparameterError: the job keeps the head, but that is for other classes.
     """
     if settings.backbone.is_given:
-        _logger.info("The channel model is the backbone; its head is new")
-        return "the backbone of the channel model with a new head"
+        return _load_given(engine, settings, found)
     if found is not None:
         engine.load_state(found.state)
         return found.description
@@ -240,6 +287,22 @@ def load_initial_weights(
         return _load_pretrained(engine, backend, settings, labels)
     _logger.info("Starting from random weights: no channel model, use_pretrained_model is off")
     return "random weights"
+
+
+def _load_given(engine: Engine, settings: Settings, found: ChannelWeights | None) -> str:
+    """Keep the head of the backbone in the channel `model` as `found` says, or leave it new."""
+    order = found.head_order if found else None
+    head = cast(HeadGiver, engine).given_head() if order else None
+    if found and order and head and len(head[HEAD_PREFIX + "bias"]) == len(order):
+        weights = {n: v for n, v in engine.state().items() if n.startswith(WEIGHT_PREFIX)}
+        engine.load_state(weights | _with_head_order(head, order))
+        return found.description
+    if found and settings.head == "keep":
+        raise _no_head_to_keep()
+    if found:
+        _logger.warning("Channel model: no head of its classes is found in its layers")
+    _logger.info("The channel model is the backbone; its head is new")
+    return "the backbone of the channel model with a new head"
 
 
 def _load_pretrained(

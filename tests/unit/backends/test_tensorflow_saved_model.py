@@ -185,3 +185,58 @@ def test_a_channel_without_a_saved_model_or_with_a_damaged_one_is_rejected(tmp_p
     (tmp_path / "saved_model.pb").write_bytes(b"\x0a\xff no protobuf")
     with pytest.raises(ArtifactError, match="is not a SavedModel"):
         build(tmp_path)
+
+
+class Layer(tf.Module):
+    """As Keras 2 saves a layer; `layer-3` of the built-in's model is its head."""
+
+    def __init__(self, function: Any, **variables: tf.Variable) -> None:
+        super().__init__()
+        self.function = function
+        for name, variable in variables.items():
+            setattr(self, name, variable)
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)])
+    def __call__(self, values: Any) -> Any:
+        return self.function(values)
+
+
+def save_fine_tuned(folder: Path, units: int) -> np.ndarray[Any, Any]:
+    """Save a model as the script of the built-in does; return its answers to a batch."""
+    kernel = tf.Variable(tf.random.stateless_normal([3, 8], [1, 2]), name="features/w")
+    dense = tf.Variable(
+        tf.random.stateless_normal([8, units], [3, 4]), name="classification/kernel"
+    )
+    bias = tf.Variable(tf.random.stateless_normal([units], [5, 6]), name="classification/bias")
+    model = tf.Module()
+    features = Layer(lambda images: tf.nn.relu(tf.reduce_mean(images, [1, 2]) @ kernel), w=kernel)
+    features.variables_ = [kernel]
+    head = Layer(lambda values: values @ dense + bias, kernel=dense, bias=bias)
+    for number, layer in enumerate([tf.Module(), features, Layer(lambda values: values), head]):
+        setattr(model, f"layer-{number}", layer)
+    signature = tf.function(
+        lambda images: {"logits": head(features(images))},
+        input_signature=[tf.TensorSpec([None, 20, 28, 3], tf.float32)],
+    )
+    tf.saved_model.save(model, str(folder), signatures=signature)
+    images = tf.cast(make_batch(SPEC).images, tf.float32) / 255
+    return np.asarray(signature(images)["logits"])
+
+
+@pytest.mark.parametrize("units", [4, 1])
+def test_a_model_that_the_built_in_fine_tuned_gives_its_head_and_the_features_before_it(
+    tmp_path: Path, units: int
+) -> None:
+    expected = save_fine_tuned(tmp_path / "1", units)
+    engine = build(tmp_path, classes=max(units, 2))
+    head = engine.given_head()
+    assert head["weight/head.weight"].shape == (max(units, 2), 8)
+    engine.load_state(engine.state() | head)
+    found = engine.predict_step(make_batch(SPEC).images)
+    if units == 1:  # the logit of a sigmoid is the difference of two logits
+        found = found[:, 1:] - found[:, :1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_base_model_has_no_head(hub: Path) -> None:
+    assert build(hub).given_head() is None

@@ -16,7 +16,7 @@ from image_classification import backends
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.paths import JobPaths
-from image_classification.errors import BackendError, ChannelError
+from image_classification.errors import BackendError, ChannelError, HyperparameterError
 from image_classification.export import export_built_in
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.backbone import (
@@ -81,6 +81,51 @@ def test_an_artifact_in_the_channel_is_not_a_backbone(tmp_path: Path, saved_mode
 def test_the_head_of_a_saved_model_cannot_be_kept(tmp_path: Path, saved_model: Path) -> None:
     asked = request(tmp_path, saved_model, backend="tensorflow", reinitialize_top_layer="False")
     with pytest.raises(ChannelError, match="no job can continue from the head"):
+        channel_weights(asked.settings, LabelMap(("a", "b")), asked.channels["model"])
+
+
+def tuned(saved_model: Path, *names: str, **info: Any) -> Path:
+    """As a job of the built-in leaves it."""
+    given = {"image_size": [32, 32], "finetuned": True, **info}
+    (saved_model / "__model_info__.json").write_text(json.dumps(given))
+    (saved_model / "labels_info.json").write_text(json.dumps({"labels": names}))
+    return saved_model
+
+
+@pytest.mark.parametrize(
+    ("names", "rule", "order"),
+    [
+        (("a", "b", "c"), "Auto", [0, 1, 2]),
+        (("c", "a", "b"), "False", [1, 2, 0]),
+        (("a", "b", "c"), "True", None),
+        (("a", "b"), "Auto", None),
+        (("a", "a", "b"), "Auto", None),
+        ((), "Auto", None),
+    ],
+)
+def test_the_head_that_the_built_in_fine_tuned_is_kept_where_the_classes_agree(
+    tmp_path: Path,
+    saved_model: Path,
+    names: tuple[str, ...],
+    rule: str,
+    order: list[int] | None,
+) -> None:
+    model = tuned(saved_model, *names)
+    asked = request(tmp_path, model, backend="tensorflow", reinitialize_top_layer=rule)
+    found = channel_weights(asked.settings, LabelMap(("a", "b", "c")), asked.channels["model"])
+    assert (found.head_order if found else None) == order
+
+
+def test_a_fine_tuned_head_of_other_classes_cannot_be_kept(
+    tmp_path: Path, saved_model: Path
+) -> None:
+    model = tuned(saved_model, "a", "b")
+    asked = request(tmp_path, model, backend="tensorflow", reinitialize_top_layer="False")
+    with pytest.raises(HyperparameterError, match="but its 2 classes are a, b: give the job the"):
+        channel_weights(asked.settings, LabelMap(("a", "c")), asked.channels["model"])
+    (model / "__model_info__.json").write_text(json.dumps({"image_size": [32, 32]}))
+    asked = request(tmp_path, model, backend="tensorflow", reinitialize_top_layer="False")
+    with pytest.raises(ChannelError, match="does not have a classification layer"):
         channel_weights(asked.settings, LabelMap(("a", "b")), asked.channels["model"])
 
 

@@ -203,6 +203,11 @@ class _TensorFlowEngine:
         self._steps = checked.steps
         self._is_new_update = True
 
+    def given_head(self) -> base.State | None:
+        """See `base.HeadGiver`."""
+        head = getattr(self._model.trunk, "head", None)
+        return head and {base.WEIGHT_PREFIX + name: value for name, value in head.items()}
+
     def export(self, path: Path, temperature: float = 1.0) -> None:
         export(self._evaluated, self._spec, path, temperature, self.predict_step)
 

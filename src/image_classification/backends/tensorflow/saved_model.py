@@ -6,10 +6,12 @@ averaged over their positions. Weights are `trunk.<number>.<own name>` in Tensor
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
@@ -92,13 +94,19 @@ def _callees(nodes: Iterable[Any]) -> Iterator[str]:
 _logger = logging.getLogger(__name__)
 
 _SIGNATURE = "serving_default"
+_LAYER = re.compile(r"layer-(\d+)")
 
 _Function = Callable[[tf.Tensor, bool], Any]
 _Variables = list[tuple[tf.Variable, bool]]
 
 
 class SavedModelTrunk:
-    """The `model.Trunk` of the SavedModel in `spec.folder`."""
+    """The `model.Trunk` of the SavedModel in `spec.folder`.
+
+    Attributes:
+        head: `head.weight` and `head.bias` of a model that the closed built-in has fine-tuned, or
+            None; the features are then those before that head.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = find_saved_model(spec.folder)
@@ -109,7 +117,9 @@ class SavedModelTrunk:
                 "training uses its evaluation mode (no dropout, BatchNorms keep their statistics)"
             )
         self._loaded = _load(folder)
-        candidates, variables = _functions(self._loaded, folder)
+        tuned = _fine_tuned_layers(self._loaded)
+        self.head = _head_of(tuned[1]) if tuned else None
+        candidates, variables = _functions(tuned[0] if tuned else self._loaded, folder)
         self._function, features = _first_that_answers(candidates, spec.input_shape)
         self.width = int(features.shape[-1])
         self.weights = {
@@ -147,6 +157,30 @@ def _load(folder: Path) -> Any:
         raise ArtifactError(
             f"the SavedModel of the channel model cannot be loaded: {reason}"
         ) from error
+
+
+def _fine_tuned_layers(loaded: Any) -> tuple[Any, Any] | None:
+    """Return (features, head) of a model as the built-in's script saves it, or None.
+
+    Its Keras layers are the input, the features, a dropout and the dense head `classification`.
+    """
+    numbers = {name: _LAYER.fullmatch(name) for name in vars(loaded)}
+    found = sorted((int(match[1]), name) for name, match in numbers.items() if match)
+    layers = [getattr(loaded, name) for _, name in found]
+    if len(layers) < 3 or not callable(layers[-3]) or getattr(layers[-2], "variables", ()):
+        return None
+    kernel, bias = getattr(layers[-1], "kernel", None), getattr(layers[-1], "bias", None)
+    if kernel is None or bias is None or len(kernel.shape) != 2 or len(bias.shape) != 1:
+        return None
+    return (layers[-3], layers[-1]) if kernel.name.startswith("classification") else None
+
+
+def _head_of(dense: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the neutral weights of a dense layer; of one output, as two classes."""
+    weight, bias = dense.kernel.numpy().T, dense.bias.numpy()
+    if len(bias) == 1:  # softmax([-z/2, z/2]) is (1 - sigmoid(z), sigmoid(z))
+        weight, bias = (np.concatenate([-value, value]) / 2 for value in (weight, bias))
+    return {"head.weight": weight, "head.bias": bias}
 
 
 def _functions(loaded: Any, folder: Path) -> tuple[list[_Function], _Variables]:
