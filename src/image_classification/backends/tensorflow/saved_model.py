@@ -167,7 +167,7 @@ def _fine_tuned_layers(loaded: Any) -> tuple[Any, Any] | None:
     numbers = {name: _LAYER.fullmatch(name) for name in vars(loaded)}
     found = sorted((int(match[1]), name) for name, match in numbers.items() if match)
     layers = [getattr(loaded, name) for _, name in found]
-    if len(layers) < 3 or not callable(layers[-3]) or getattr(layers[-2], "variables", ()):
+    if len(layers) < 3 or not callable(layers[-3]) or getattr(layers[-2], "variables", None):
         return None
     kernel, bias = getattr(layers[-1], "kernel", None), getattr(layers[-1], "bias", None)
     if kernel is None or bias is None or len(kernel.shape) != 2 or len(bias.shape) != 1:
