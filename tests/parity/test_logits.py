@@ -10,7 +10,7 @@ import pytest
 from image_classification import backends
 from image_classification.backends.backbones import BACKBONES, SMALL_DEPTHS
 from image_classification.backends.base import ModelSpec, State
-from image_classification.backends.networks import layouts
+from image_classification.backends.networks import efficientnet, mobilenet, resnet_v1_5
 from tests.parity.engines import build, make_batch
 
 TOLERANCE = 1e-4
@@ -36,18 +36,25 @@ def with_moved_statistics(state: State) -> State:
     return moved
 
 
-# Among the networks with public weights; test_steps has small ones of the other kinds.
-OF_EACH_KIND = {"resnet18_v1.5", "mobilenet_v2", "tf_efficientnet_b0"}
+# Of the networks that other tests compare with the libraries that publish them, one of each kind;
+# test_steps has small ones of more kinds.
+OF_EACH_KIND = {"resnet18_v1.5", "mobilenet_v2", "tf_mobilenet_v1_025", "tf_efficientnet_b0"}
+COMPARED = {
+    *resnet_v1_5.PLANS,
+    *mobilenet.WIDTHS,
+    *mobilenet.V1_WIDTHS,
+    *efficientnet.SCALES,
+    *("efficientnet_lite3", "efficientnet_lite4"),
+} - OF_EACH_KIND
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.thorough] if is_public else [])
+    pytest.param(name, marks=[pytest.mark.thorough] if name in COMPARED else [])
     for name in BACKBONES
-    for is_public in [bool(layouts.layouts(name)) and name not in OF_EACH_KIND]
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_weights_give_equal_logits(subject: str, name: str) -> None:
-    if subject == "torch" and layouts.layouts(name) and name not in OF_EACH_KIND:
+    if subject == "torch" and name in COMPARED:
         pytest.skip("tests/unit/backends compares it with the library that publishes it")
     spec = spec_of(name)
     reference = build("reference", spec)

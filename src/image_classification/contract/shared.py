@@ -77,9 +77,9 @@ class SharedHyperparameters(Hyperparameters):
         "The framework that trains; unset: that of the training image, or torch outside a "
         "container.")
     backbone = text(None,
-        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 2; the networks of "
+        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 4; the networks of "
         "public weights: resnet18_v1.5 … 152_v1.5, wide_resnet50_2, resnext50_32x4d, "
-        "mobilenet_v2, efficientnet_b0 … b4, tf_efficientnet_b0 … b4 and others "
+        "mobilenet_v2, efficientnet_b0 … b7, tf_efficientnet_b0 … b7 and others "
         "(docs/backbones.md); with backend=torch also timm/<name>; with backend=mxnet "
         "gluon/<name>; with backend=tensorflow keras/<name>, or saved_model: the SavedModel of the "
         "channel model.")

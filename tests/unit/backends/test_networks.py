@@ -57,6 +57,10 @@ def test_a_backbone_has_its_published_number_of_parameters(name: str, millions: 
         *(("efficientnet_b0", 5_288_548), ("efficientnet_b1", 7_794_184)),
         *(("efficientnet_b2", 9_109_994), ("efficientnet_b3", 12_233_232)),
         *(("efficientnet_b4", 19_341_616), ("tf_efficientnet_b4", 19_341_616)),
+        *(("efficientnet_b5", 30_389_784), ("efficientnet_b6", 43_040_704)),
+        *(("efficientnet_b7", 66_347_960), ("efficientnet_lite3", 8_197_096)),
+        *(("efficientnet_lite4", 13_006_568), ("tf_mobilenet_v1_100", 4_231_976)),
+        ("tf_mobilenet_v1_025", 470_072),
     ],
 )
 def test_a_network_of_public_weights_has_exactly_their_number_of_parameters(

@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
-from image_classification.backends.networks import efficientnet, layouts, mobilenet_v2
+from image_classification.backends.networks import efficientnet, layouts, mobilenet
 from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
 from tests.unit.backends.torch_cases import change, differences, make_batch
@@ -173,14 +173,16 @@ def test_a_family_trains_and_its_graph_predicts_the_same(
     engine.export(tmp_path / "model.onnx", 1.3)  # compared with the engine
 
 
-WIDTHS = [name for name in mobilenet_v2.WIDTHS if name.startswith(mobilenet_v2.TF_PREFIX)]
+WIDTHS = {n: w for n, w in mobilenet.WIDTHS.items() if n.startswith(mobilenet.TF_PREFIX)}
+WIDTHS |= mobilenet.V1_WIDTHS
+SMALLEST = {"tf_mobilenet_v1_025", "tf_mobilenet_v2_035", "tf_efficientnet_b0"}
 EFFICIENTNETS = [name for name in efficientnet.SCALES if name.startswith(efficientnet.TF_PREFIX)]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in (WIDTHS[0], EFFICIENTNETS[0]) else marks)
+        pytest.param(name, marks=[] if name in SMALLEST else marks)
         for name in (*WIDTHS, *EFFICIENTNETS)
         for marks in [[pytest.mark.thorough]]
     ],
@@ -191,8 +193,8 @@ def test_a_shared_network_computes_what_keras_does_with_weights_by_the_layouts_n
     """The input of Keras's EfficientNets has pixels: they contain ImageNet's normalization."""
     shape, options = (64, 96, 3), {"weights": None, "classes": 4, "classifier_activation": None}
     if name in WIDTHS:
-        alpha = mobilenet_v2.WIDTHS[name]
-        theirs = keras.applications.MobileNetV2(input_shape=shape, alpha=alpha, **options)
+        model = keras.applications.MobileNet if "v1" in name else keras.applications.MobileNetV2
+        theirs = model(input_shape=shape, alpha=WIDTHS[name], **options)
     else:
         theirs = getattr(keras.applications, f"EfficientNetB{name[-1]}")(
             input_shape=shape, **options

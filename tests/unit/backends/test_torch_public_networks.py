@@ -6,7 +6,7 @@ names. Their logits on the same images must agree.
 
 from __future__ import annotations
 
-import re
+import os
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,10 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 import torch
 
 from image_classification import backends
+from image_classification.backends import networks
 from image_classification.backends.backbones import BACKBONES
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
-from image_classification.backends.networks import (
-    efficientnet,
-    efficientnet_lite,
-    layouts,
-    mobilenet_v2,
-    resnet_v1_5,
-)
+from image_classification.backends.networks import layouts
 from image_classification.backends.torch import model
 
 TOLERANCE = 1e-4  # of logits near 1
@@ -55,7 +50,7 @@ def theirs_of(library: Any, name: str, **options: Any) -> Any:
 
 
 def assert_equal_logits(
-    theirs: Any, name: str, layout: str, size: tuple[int, int] = (64, 64)
+    theirs: Any, name: str, layout: str, size: tuple[int, int] = (64, 75)
 ) -> None:
     row = BACKBONES[name]
     mean, std = row.normalization(3)
@@ -64,7 +59,12 @@ def assert_equal_logits(
     names, chosen = layouts.source_names(name, layout), layouts.layouts(name)[layout]
     arrays = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
     assert set(names) == {key for key in arrays if not chosen.is_further(key)}
-    engine.load_state({f"weight/{ours}": arrays[key] for key, ours in names.items()})
+    engine.load_state(
+        {
+            f"weight/{ours}": layouts.neutral_array(name, layout, ours, arrays[key])
+            for key, ours in names.items()
+        }
+    )
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     normalized = ((images - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2)
     with torch.inference_mode():
@@ -74,49 +74,80 @@ def assert_equal_logits(
     np.testing.assert_allclose(found / scale, expected.numpy() / scale, atol=TOLERANCE)
 
 
-LARGE = re.compile(r"resnet(101|152)_v1.5|wide_resnet101_2|resnext101_.*")
-RESNETS = [
-    pytest.param(name, marks=[pytest.mark.slow] if LARGE.fullmatch(name) else [])
-    for name in resnet_v1_5.PLANS
-]
-
-
-@pytest.mark.parametrize("name", RESNETS)
-def test_a_resnet_computes_what_torchvisions_does(timm: Any, name: str) -> None:
-    from torchvision import models
-
-    theirs = theirs_of(models.get_model, name.removesuffix("_v1.5"), weights=None)
-    assert_equal_logits(theirs, name, "torchvision")
-
-
-@pytest.mark.parametrize("name", ["resnet18_v1.5", "resnet50_v1.5", "resnext50_32x4d"])
-def test_timms_resnets_have_torchvisions_names_and_compute_the_same(timm: Any, name: str) -> None:
-    theirs = theirs_of(timm.create_model, name.removesuffix("_v1.5"))
-    assert_equal_logits(theirs, name, "torchvision", (97, 64))
-
-
-SMALLEST = {"mobilenet_v2", "efficientnet_b0", "tf_efficientnet_b0"}
-MOBILE = [
-    pytest.param(name, layout, marks=[] if name in SMALLEST else [pytest.mark.slow])
-    for name in (*mobilenet_v2.WIDTHS, *efficientnet.SCALES, *efficientnet_lite.SCALES)
+NETWORKS = [
+    (name, layout)
+    for name in BACKBONES
     for layout in layouts.layouts(name)
     if layout in ("torchvision", "timm")
 ]
 
 
-@pytest.mark.parametrize(("name", "layout"), MOBILE)
-def test_a_mobile_network_computes_what_its_library_does(timm: Any, name: str, layout: str) -> None:
-    """At odd and even sizes: PyTorch's and TensorFlow's padding differ at even ones."""
+def library_of(timm: Any, name: str, layout: str) -> tuple[Any, str, dict[str, Any]]:
+    """The function of a library that makes the network, and its name there."""
     from torchvision import models
 
+    known = name.removesuffix("_v1.5")
     if layout == "torchvision":
-        theirs = theirs_of(models.get_model, name, weights=None)
-    else:
-        known = name.replace("mobilenet_v2", "mobilenetv2").removesuffix("mobilenetv2")
-        known = {"": "mobilenetv2_100"}.get(known, known)
-        known = f"tf_{known}" if "lite" in known else known
-        theirs = theirs_of(timm.create_model, known)
-    assert_equal_logits(theirs, name, layout, (64, 75))
+        return models.get_model, known, {"weights": None}
+    known = "mobilenetv2_100" if known == "mobilenet_v2" else known.replace("t_v2_", "tv2_")
+    return timm.create_model, f"tf_{known}" if "lite" in known else known, {}
+
+
+@pytest.mark.parametrize(("name", "layout"), NETWORKS)
+def test_a_network_has_the_names_and_shapes_of_its_librarys(
+    timm: Any, name: str, layout: str
+) -> None:
+    library, known, options = library_of(timm, name, layout)
+    with torch.device("meta"):  # which has shapes and no numbers
+        theirs = library(known, num_classes=CLASSES, **options).state_dict()
+    network = networks.network(name, (3, 64, 64))
+    shapes = network.tensor_shapes()
+    shapes |= {"head.weight": (CLASSES, network.width), "head.bias": (CLASSES,)}
+    names, chosen = layouts.source_names(name, layout), layouts.layouts(name)[layout]
+    found = {key: tuple(tensor.shape) for key, tensor in theirs.items()}
+    expected = {key: shapes[ours] for key, ours in names.items()}
+    assert {key: shape for key, shape in found.items() if not chosen.is_further(key)} == expected
+
+
+QUICK = {
+    ("resnet18_v1.5", "torchvision"),
+    ("resnet50_v1.5", "torchvision"),
+    ("resnext50_32x4d", "torchvision"),
+    ("mobilenet_v2", "torchvision"),
+    ("efficientnet_b0", "torchvision"),
+    ("tf_efficientnet_b0", "timm"),
+}
+SLOW = {
+    ("resnet152_v1.5", "torchvision"),
+    ("wide_resnet50_2", "torchvision"),
+    ("mobilenet_v2_140", "timm"),
+    ("efficientnet_b5", "torchvision"),
+    ("efficientnet_b5", "timm"),
+    ("efficientnet_lite4", "timm"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in NETWORKS
+        if case in QUICK | SLOW or "EVERY_NETWORK" in os.environ
+    ],
+)
+def test_a_network_computes_what_its_librarys_does(timm: Any, name: str, layout: str) -> None:
+    """At odd and even sizes: PyTorch's and TensorFlow's padding differ at even ones.
+
+    EVERY_NETWORK in the environment adds those that have the layers of these, but more of them.
+    """
+    library, known, options = library_of(timm, name, layout)
+    assert_equal_logits(theirs_of(library, known, **options), name, layout)
+
+
+def test_timms_resnets_have_torchvisions_names_and_compute_the_same(timm: Any) -> None:
+    name = "resnet50_v1.5"
+    theirs = theirs_of(timm.create_model, "resnet50")
+    assert_equal_logits(theirs, name, "torchvision")
 
 
 def test_every_layout_names_each_tensor_of_its_networks_once() -> None:

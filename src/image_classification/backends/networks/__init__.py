@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from image_classification.backends.networks import (
     efficientnet,
     efficientnet_lite,
-    mobilenet_v2,
+    mobilenet,
     resnet,
     resnet_v1_5,
 )
@@ -35,8 +35,10 @@ def network(backbone: str, shape: tuple[int, int, int]) -> Network:
         return resnet.network(resnet.PLANS[backbone], channels, height)
     if backbone in resnet_v1_5.PLANS:
         return resnet_v1_5.network(backbone, channels)
-    if backbone in mobilenet_v2.WIDTHS:
-        return mobilenet_v2.network(backbone, channels, (height, width))
+    if backbone in mobilenet.WIDTHS:
+        return mobilenet.network(backbone, channels, (height, width))
+    if backbone in mobilenet.V1_WIDTHS:
+        return mobilenet.network_v1(backbone, channels, (height, width))
     if backbone in efficientnet.SCALES:
         return efficientnet.network(backbone, channels, (height, width))
     return efficientnet_lite.network(backbone, channels, (height, width))
@@ -47,7 +49,8 @@ def is_shared(backbone: str) -> bool:
     families: tuple[Mapping[str, object], ...] = (
         resnet.PLANS,
         resnet_v1_5.PLANS,
-        mobilenet_v2.WIDTHS,
+        mobilenet.WIDTHS,
+        mobilenet.V1_WIDTHS,
         efficientnet.SCALES,
         efficientnet_lite.SCALES,
     )

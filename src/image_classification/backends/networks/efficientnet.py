@@ -1,10 +1,11 @@
-"""EfficientNet-B0 to B4 as data, as PyTorch's libraries and as TensorFlow's have them.
+"""EfficientNet-B0 to B7 as data, as PyTorch's libraries and as TensorFlow's have them.
 
 `efficientnet_b0` … are torchvision's and timm's (source: pytorch/vision `torchvision/models/
-efficientnet.py`): even padding, BatchNorm epsilon 1e-5. `tf_efficientnet_b0` … are Google's own
-(source: tensorflow/tpu `models/official/efficientnet`), as Keras, Transformers and timm's models of
-these names have them: TensorFlow's SAME padding, epsilon 1e-3. The published weights of both take
-ImageNet's mean and standard deviation; the sizes are in `backbones`.
+efficientnet.py`): even padding, BatchNorm epsilon 1e-5 (1e-3 in torchvision's B5 to B7).
+`tf_efficientnet_b0` … are Google's own (source: tensorflow/tpu `models/official/efficientnet`), as
+Keras, Transformers and timm's models of these names have them: TensorFlow's SAME padding, epsilon
+1e-3. The published weights of both take ImageNet's mean and standard deviation; the sizes are in
+`backbones`.
 """
 
 import dataclasses
@@ -28,7 +29,10 @@ _FINAL_WIDTH = 1280
 
 _PYTORCH = Style(epsilon=1e-5, same_padding=False, swish=True, squeeze=0.25)
 _TENSORFLOW = Style(epsilon=1e-3, same_padding=True, swish=True, squeeze=0.25)
-_FACTORS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # of width and depth
+_FACTORS = (  # of width and depth
+    *((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4)),
+    *((1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1)),
+)
 
 TF_PREFIX = "tf_"
 SCALES = {
@@ -53,6 +57,9 @@ def network(name: str, channels: int, size: tuple[int, int]) -> layers.Network:
     style = _TENSORFLOW if name.startswith(TF_PREFIX) else _PYTORCH
     return inverted_residuals(stages, stem, final, style, channels, size)
 
+
+# Torchvision's networks that have another epsilon than ours, which is timm's.
+TORCHVISION_EPSILONS = {f"efficientnet_b{number}": 1e-3 for number in (5, 6, 7)}
 
 # Our layers → theirs; `layouts` tells how to read the keys and values.
 TORCHVISION = {

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0, 1 and 2 as data: mobile networks with plain, quantizable layers.
+"""EfficientNet-Lite 0 to 4 as data: mobile networks with plain, quantizable layers.
 
 Source: tensorflow/tpu `models/official/efficientnet/lite`: ReLU6, no squeeze and excitation, a stem
 and a last convolution of fixed width, a first and a last stage of fixed depth, TensorFlow's SAME
@@ -21,6 +21,8 @@ SCALES = {  # multipliers of width and depth
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
     "efficientnet_lite2": (1.1, 1.2),
+    "efficientnet_lite3": (1.2, 1.4),
+    "efficientnet_lite4": (1.4, 1.8),
 }
 
 

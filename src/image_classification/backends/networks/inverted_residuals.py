@@ -47,7 +47,7 @@ class Style:
 
 
 @dataclass
-class _Convolutions:
+class Convolutions:
     """Adds convolutions to a stack, and follows the size (height, width) of what they write."""
 
     style: Style
@@ -108,7 +108,7 @@ def network(
     size: tuple[int, int],
 ) -> layers.Network:
     """Return the network of stages for images of `size` (height, width)."""
-    made = _Convolutions(style, size, [])
+    made = Convolutions(style, size, [])
     made.add("stem", channels, stem_width, 3, 2)
     width_in = stem_width
     for number, stage in enumerate(stages, start=1):
@@ -121,7 +121,7 @@ def network(
     return layers.Network(tuple(made.stack), final_width)
 
 
-def _add_block(made: _Convolutions, name: str, width_in: int, stage: Stage, stride: int) -> None:
+def _add_block(made: Convolutions, name: str, width_in: int, stage: Stage, stride: int) -> None:
     inner, before = width_in * stage.expansion, made.last
     if stage.expansion > 1:
         made.add(f"{name}.expand", width_in, inner)

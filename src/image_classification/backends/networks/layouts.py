@@ -16,7 +16,7 @@ from image_classification.backends.networks import (
     efficientnet,
     efficientnet_lite,
     layers,
-    mobilenet_v2,
+    mobilenet,
     network,
     resnet,
     resnet_v1_5,
@@ -33,11 +33,13 @@ class Layout:
             and a `stage<n>.` that of one stage, which comes first. In a value, `{stage}` and
             `{block}` count from 0, `{stage_1}` from 1 and `{stage_5}` from 5, and `{letter}`
             counts the blocks from a; `{number}` counts those of all stages from 0, `{number_1}`
-            from 1, and `{before}` is the number of the block before.
+            from 1; `{before}` is the number of the block before, and `{even}` and `{odd}` count
+            two layers in each block.
         tensors: `<kind of layer>.<our tensor>` → their tensor, if they have another name for it.
         separator: between the names of a layer and a tensor.
         is_keras: whether axes are ordered as in Keras: (height, width, in, out) in convolutions,
-            (height, width, channels, 1) in depthwise ones, (in, out) in the head.
+            (height, width, channels, 1) in depthwise ones, (in, out) in the head, which may be
+            a 1×1 convolution.
         epsilon: of their BatchNorms; None for that of our network.
         further: patterns of tensors in the files that a network does not need.
     """
@@ -54,8 +56,9 @@ class Layout:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.further)
 
 
-def _pytorch(names: Mapping[str, str]) -> Layout:
-    return Layout(names, {}, further=("*.num_batches_tracked",))  # PyTorch's own counters
+def _pytorch(names: Mapping[str, str], epsilon: float | None = None) -> Layout:
+    counters = ("*.num_batches_tracked",)  # PyTorch's own
+    return Layout(names, {}, epsilon=epsilon, further=counters)
 
 
 _KERAS_TENSORS = {
@@ -76,6 +79,10 @@ def _keras(names: Mapping[str, str]) -> Layout:
 
 _TORCHVISION_RESNET = {"torchvision": _pytorch(resnet_v1_5.TORCHVISION)}  # and timm
 _PLAIN_RESNET = _TORCHVISION_RESNET | {"transformers": _pytorch(resnet_v1_5.TRANSFORMERS)}
+_MOBILENET_V1 = {
+    "keras": _keras(mobilenet.V1_KERAS),
+    "transformers": _pytorch(mobilenet.V1_TRANSFORMERS),
+}
 _TIMM = {"timm": _pytorch(efficientnet.TIMM)}
 _GLUON = Layout(
     resnet.GLUON,
@@ -97,21 +104,27 @@ _LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
             **_TIMM,
         }
         if name.startswith(efficientnet.TF_PREFIX)
-        else {"torchvision": _pytorch(efficientnet.TORCHVISION), **_TIMM}
+        else {
+            "torchvision": _pytorch(
+                efficientnet.TORCHVISION, efficientnet.TORCHVISION_EPSILONS.get(name)
+            ),
+            **_TIMM,
+        }
         for name in efficientnet.SCALES
     },
     **{
         name: {
-            "keras": _keras(mobilenet_v2.KERAS),
-            "transformers": _pytorch(mobilenet_v2.TRANSFORMERS),
+            "keras": _keras(mobilenet.KERAS),
+            "transformers": _pytorch(mobilenet.TRANSFORMERS),
         }
-        if name.startswith(mobilenet_v2.TF_PREFIX)
+        if name.startswith(mobilenet.TF_PREFIX)
         else _TIMM
-        for name in mobilenet_v2.WIDTHS
+        for name in mobilenet.WIDTHS
     },
     **{name: {"gluon": _GLUON} for name in _GLUON_RESNETS},
-    **dict.fromkeys(efficientnet_lite.SCALES, _TIMM),  # tf_efficientnet_lite0 … 2
-    "mobilenet_v2": {"torchvision": _pytorch(mobilenet_v2.TORCHVISION), **_TIMM},
+    **dict.fromkeys(efficientnet_lite.SCALES, _TIMM),  # tf_efficientnet_lite0 … 4
+    **dict.fromkeys(mobilenet.V1_WIDTHS, _MOBILENET_V1),
+    "mobilenet_v2": {"torchvision": _pytorch(mobilenet.TORCHVISION), **_TIMM},
 }
 
 
@@ -149,8 +162,8 @@ def neutral_array(backbone: str, layout: str, ours: str, array: Array) -> Array:
     """
     chosen = layouts(backbone)[layout]
     layer, _, tensor = ours.rpartition(".")
-    if chosen.is_keras and array.ndim == 2:
-        return np.ascontiguousarray(array.T)
+    if chosen.is_keras and ours == "head.weight":  # a 1×1 convolution in MobileNet V1
+        return np.ascontiguousarray(array.reshape(array.shape[-2:]).T)
     if chosen.is_keras and array.ndim == 4:
         axes = (2, 3, 0, 1) if _kind(backbone, layer) == "depthwise" else (3, 2, 0, 1)
         return np.ascontiguousarray(array.transpose(axes))
@@ -193,4 +206,6 @@ def _their_layer(layer: str, layout: Layout, numbers: dict[str, int]) -> str:
         number=number,
         number_1=number + 1,
         before=number - 1,
+        even=2 * number,
+        odd=2 * number + 1,
     )

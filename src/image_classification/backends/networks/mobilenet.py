@@ -1,17 +1,22 @@
-"""MobileNetV2 of several widths as data, as PyTorch's libraries and as TensorFlow's have it.
+"""MobileNet V1 and V2 of several widths as data, as PyTorch's and TensorFlow's libraries have them.
 
 `mobilenet_v2` is torchvision's (source: pytorch/vision `torchvision/models/mobilenetv2.py`), and
 `mobilenet_v2_050` and `_140` are timm's other widths: even padding, BatchNorm epsilon 1e-5, and
-weights that take ImageNet's mean and standard deviation. `tf_mobilenet_v2_035` … `_140` are
-Google's own (source: tensorflow/models `research/slim/nets/mobilenet`), as TensorFlow Hub, Keras
-and Transformers have them: TensorFlow's SAME padding, epsilon 1e-3, and weights that take pixels
-from −1 to 1. The number is 100 times the factor of the width.
+weights that take ImageNet's mean and standard deviation. `tf_mobilenet_v1_025` … `_100` and
+`tf_mobilenet_v2_035` … `_140` are Google's own (source: tensorflow/models `research/slim/nets`), as
+TensorFlow Hub, Keras and Transformers have them: TensorFlow's SAME padding, epsilon 1e-3, and
+weights that take pixels from −1 to 1. The number is 100 times the factor of the width.
 """
 
 import dataclasses
 
 from image_classification.backends.networks import layers
-from image_classification.backends.networks.inverted_residuals import Stage, Style, rounded
+from image_classification.backends.networks.inverted_residuals import (
+    Convolutions,
+    Stage,
+    Style,
+    rounded,
+)
 from image_classification.backends.networks.inverted_residuals import network as inverted_residuals
 
 STAGES = (  # repeats, kernel, stride, expansion, width; before scaling
@@ -36,6 +41,28 @@ WIDTHS = {
     "mobilenet_v2_140": 1.4,
     **{f"tf_mobilenet_v2_{width:03}": width / 100 for width in (35, 50, 75, 100, 130, 140)},
 }
+
+
+V1_WIDTHS = {f"tf_mobilenet_v1_{width:03}": width / 100 for width in (25, 50, 75, 100)}
+_V1_STAGES = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024))  # widths of the blocks
+
+
+def network_v1(name: str, channels: int, size: tuple[int, int]) -> layers.Network:
+    """Return the network of a key of V1_WIDTHS: each block filters (3×3), then mixes (1×1)."""
+    factor = V1_WIDTHS[name]
+    made = Convolutions(_TENSORFLOW, size, [])
+    width_in = int(_STEM_WIDTH * factor)
+    made.add("stem", channels, width_in, 3, 2)
+    for stage, widths in enumerate(_V1_STAGES, start=1):
+        for block, unscaled in enumerate(widths, start=1):
+            width, stride = int(unscaled * factor), 2 if block == 1 and stage > 1 else 1
+            made.add(
+                f"stage{stage}.block{block}.depthwise", width_in, width_in, 3, stride, width_in
+            )
+            made.add(f"stage{stage}.block{block}.project", width_in, width)
+            width_in = width
+    made.stack.append(layers.Mean("final.mean", (made.last,)))
+    return layers.Network(tuple(made.stack), width_in)
 
 
 def network(name: str, channels: int, size: tuple[int, int]) -> layers.Network:
@@ -100,5 +127,23 @@ TRANSFORMERS = {
     "block.project.bn": f"{_HUGGING_FACE_BLOCK}.reduce_1x1.normalization",
     "final.conv": "mobilenet_v2.conv_1x1.convolution",
     "final.bn": "mobilenet_v2.conv_1x1.normalization",
+    "head": "classifier",
+}
+V1_KERAS = {
+    "stem.conv": "conv1",
+    "stem.bn": "conv1_bn",
+    "block.depthwise.conv": "conv_dw_{number_1}",
+    "block.depthwise.bn": "conv_dw_{number_1}_bn",
+    "block.project.conv": "conv_pw_{number_1}",
+    "block.project.bn": "conv_pw_{number_1}_bn",
+    "head": "conv_preds",
+}
+V1_TRANSFORMERS = {
+    "stem.conv": "mobilenet_v1.conv_stem.convolution",
+    "stem.bn": "mobilenet_v1.conv_stem.normalization",
+    "block.depthwise.conv": "mobilenet_v1.layer.{even}.convolution",
+    "block.depthwise.bn": "mobilenet_v1.layer.{even}.normalization",
+    "block.project.conv": "mobilenet_v1.layer.{odd}.convolution",
+    "block.project.bn": "mobilenet_v1.layer.{odd}.normalization",
     "head": "classifier",
 }
