@@ -17,6 +17,7 @@ from tests.contract.hosts import free_ports
 from tests.contract.jobs import ONE_HOST
 from tests.parity.engines import make_batch
 
+pytestmark = pytest.mark.survival
 SPEC = ModelSpec("resnet20", 4, (3, 20, 28), (120.0,), (60.0,), seed=1)
 SHARES = [(8, 8), (8, 0), (0, 0), (5, 7)]  # samples of each rank, step by step
 

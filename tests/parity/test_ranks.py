@@ -12,6 +12,8 @@ import pytest
 from tests.contract.hosts import free_ports
 from tests.contract.jobs import ONE_HOST
 
+pytestmark = pytest.mark.survival
+
 _RANK = """
 import sys
 import numpy as np
