@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,19 +21,28 @@ from pathlib import Path
 
 import numpy as np
 
-from device_checks import jobs, networks, pictures
+from device_checks import jobs, load, networks, pictures
 from device_checks.one import Given
 from device_checks.torch_runtime import TorchRuntime
-from image_classification.artifact import Artifact, write_artifact
+from image_classification.artifact import Artifact, GraphFile, write_artifact
+from image_classification.errors import ImageClassificationError
 from image_classification.labels.label_map import LabelMap
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import runtime
-from image_classification.serving.batching import Batcher
+from image_classification.serving.admission import GpuSettings
 from image_classification.training.output import description_of, engine_writers
 
 _BOUND = 1e-4
 _LEAST_BUSY = 0.95
-_MAX_BATCH, _BATCH_THREADS = 32, 2  # as the product has on a GPU
+_HALF_BOUND = 0.01  # that the documentation of the setting promises
+_BATCH_THREADS = 2  # as the product has on a GPU
+_SETTINGS = {
+    "default settings": GpuSettings(),
+    "float16": GpuSettings(is_half=True),
+    "NHWC": GpuSettings(prefers_nhwc=True),
+    "CUDA graphs": GpuSettings(has_cuda_graphs=True),
+    "float16, NHWC and CUDA graphs": GpuSettings(True, True, True),
+}
 _SECONDS_TO_START, _SECONDS_TO_END = 60, 40
 
 
@@ -65,6 +73,10 @@ def run(given: Given) -> None:
     for name, words in servers.items():
         _check_server(given, name, words, artifact, contents, expected)
     _check_batcher(given, artifact, images)
+    if given.cpu or has_cuda:
+        _check_settings(given, artifact.graph_file, images, expected)
+    else:
+        rows.note("settings of a GPU", "not measured: this ONNX Runtime has no CUDA")
 
 
 def _check_server(
@@ -142,28 +154,38 @@ def _answer(port: int, content: bytes) -> list[float]:
 
 
 def _check_batcher(given: Given, artifact: Artifact, images: UInt8Array) -> None:
-    """Keep the batcher full, without HTTP and decoding: does it keep the device busy?"""
-    seconds, shape = given.size(5.0, 0.5), images.shape[1:]
-    device = TorchRuntime(artifact.graph_file)
-    batcher = Batcher(device, shape, _MAX_BATCH, _BATCH_THREADS)
-    began = time.monotonic()
-    end = began + seconds
+    """A full batcher keeps the device busy."""
+    found = load.speed_of(
+        TorchRuntime(artifact.graph_file),
+        images,
+        threads=_BATCH_THREADS,
+        clients=given.size(3, 1) * load.MAX_BATCH,
+        seconds=given.size(5.0, 0.5),
+    )
+    given.rows.note("batcher: images per second", found.images_per_second)
+    given.rows.note("batcher: images per run", found.images_per_run)
+    share = found.busy_share
+    given.rows.goal("batcher: share of time with a run", share, "≥", _LEAST_BUSY, is_speed=True)
 
-    def ask(index: int) -> None:
-        own = images[index % len(images)][None]
-        while time.monotonic() < end:
-            batcher.run(own)
 
-    count = given.size(3, 1) * _MAX_BATCH
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    batcher.close()
-    runs = [run for run in device.runs if run[0] >= began]
-    rows, took = given.rows, max(run[1] for run in runs) - began
-    rows.note("batcher: images per second", sum(run[2] for run in runs) / took)
-    rows.note("batcher: images per run", sum(run[2] for run in runs) / len(runs))
-    share = device.busy_share(began)
-    rows.goal("batcher: share of time with a run", share, "≥", _LEAST_BUSY, is_speed=True)
+def _check_settings(
+    given: Given, graph: GraphFile, images: UInt8Array, expected: FloatArray
+) -> None:
+    """Each setting of a GPU gives the artifact's probabilities; how fast is it?"""
+    for name, settings in _SETTINGS.items():
+        try:
+            session = runtime.Runtime(graph, device=given.size("cuda", "cpu"), settings=settings)
+            found = load.speed_of(
+                session,
+                images,
+                threads=1 if settings.has_cuda_graphs else _BATCH_THREADS,
+                clients=given.size(3, 1) * load.MAX_BATCH,
+                seconds=given.size(3.0, 0.1),
+            )
+        except (ImageClassificationError, MemoryError) as error:  # the other settings may work
+            given.rows.expect(f"{name}: fault", f"{type(error).__name__}: {error}", "none")
+            continue
+        given.rows.note(f"{name}: images per second", found.images_per_second)
+        difference = np.abs(found.probabilities - expected).max()
+        bound = _HALF_BOUND if settings.is_half else _BOUND
+        given.rows.goal(f"{name}: largest difference from the artifact", difference, "≤", bound)

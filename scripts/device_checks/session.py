@@ -113,6 +113,7 @@ class Session:
         own.setdefault("CUDA_VISIBLE_DEVICES", "0")  # each check is about one GPU
         if self.cpu:  # also on a machine with a GPU
             own |= {"IMAGE_CLASSIFICATION_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+            own["IMAGE_CLASSIFICATION_CPU_COUNT"] = "2"  # the same steps on every machine
             own["OMP_NUM_THREADS"] = "1"  # several would wait for each other: the work is tiny
         return own
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +21,6 @@ class TorchRuntime:
     Args:
         file: the graph, next to which the weights are.
         threads: as in `Runtime`; its other settings have no meaning here.
-
-    Attributes:
-        runs: begin, end (monotonic) and number of images of each run.
     """
 
     def __init__(self, file: artifacts.GraphFile, threads: int = 1, **_: object) -> None:
@@ -38,17 +33,11 @@ class TorchRuntime:
         spec = ModelSpec(backbone, len(artifact.labels), shape, size.mean, size.std)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.providers = [f"PyTorch on {self.device}"]
-        self.runs: list[tuple[float, float, int]] = []
         self._forward = Forward(spec, load_file(folder / artifacts.WEIGHTS_FILE), self.device)
-        self._lock = threading.Lock()
 
     def run(self, images: UInt8Array, *, frees: bool = False) -> FloatArray:  # noqa: ARG002
         """See `Runtime.run`."""
-        began = time.monotonic()
-        found = self._forward.probabilities(images)
-        with self._lock:
-            self.runs.append((began, time.monotonic(), len(images)))
-        return found
+        return self._forward.probabilities(images)
 
     def host_buffer(self, shape: tuple[int, ...]) -> UInt8Array:
         """See `Runtime.host_buffer`."""
@@ -58,18 +47,6 @@ class TorchRuntime:
     def bound(self, shape: tuple[int, ...]) -> Bound:  # noqa: ARG002
         """See `Runtime.bound`."""
         return Bound(self)
-
-    def busy_share(self, since: float) -> float:
-        """Return the share (0–1) of the time in which at least one run was under way.
-
-        Args:
-            since: when the load began; it ends with the last run.
-        """
-        busy, end = 0.0, since
-        for began, ended, _ in sorted(run for run in self.runs if run[0] >= since):
-            busy += max(0.0, ended - max(began, end))
-            end = max(end, ended)
-        return busy / max(1e-9, end - since)
 
 
 @dataclass(frozen=True)

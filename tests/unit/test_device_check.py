@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from device_checks.catalog import CHECKS
 
@@ -334,6 +335,33 @@ def test_the_list_has_every_check_and_each_has_a_program() -> None:
     for check in CHECKS:
         source = SCRIPTS.joinpath(*check.program.split(".")).with_suffix(".py")
         assert "\ndef run(given: Given) -> None:\n" in source.read_text("utf-8")
+
+
+class Doubling:
+    """A device that returns twice the first value of each image, and takes a while."""
+
+    providers = ("fake",)
+
+    def host_buffer(self, shape: tuple[int, ...]) -> Any:
+        return np.zeros(shape, np.uint8)
+
+    def bound(self, _: tuple[int, ...]) -> Doubling:
+        return self
+
+    def run(self, images: Any) -> Any:
+        time.sleep(0.001)
+        return 2 * images[:, 0, 0].astype(np.float32)
+
+
+def test_a_batcher_under_load_is_measured_with_its_answers() -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    from device_checks.load import MAX_BATCH, speed_of
+
+    images = np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    found = speed_of(Doubling(), images, threads=2, clients=4, seconds=0.1)
+    assert found.probabilities.ravel().tolist() == [2 * value for value in range(40)]
+    assert found.images_per_second > 0 and 0 < found.busy_share <= 1
+    assert 1 <= found.images_per_run <= MAX_BATCH
 
 
 # ---- what only a GPU runs, with a PyTorch that reports one
