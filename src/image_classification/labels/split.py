@@ -7,7 +7,9 @@ import numpy as np
 
 from image_classification.errors import UsageError
 from image_classification.labels.lists import ROUNDING
-from image_classification.samples import Array, IntArray, UInt8Array
+from image_classification.samples import Array, BoolArray, Float64Array, IntArray, UInt8Array
+
+_AT_ONCE = 1 << 18  # labels that are in memory as numbers of 8 bytes at the same time
 
 
 class Split(NamedTuple):
@@ -143,27 +145,28 @@ def stratified_multi_label_split(
         UsageError: the ratios are not shares of a whole, or a subset that has a share is empty.
     """
     _check_ratios(ratios)
-    labels = np.column_stack((multi_hot, ~multi_hot.any(axis=1))).astype(np.int64)
-    totals = labels.sum(axis=0).astype(np.float64)
+    has_none = ~multi_hot.any(axis=1)
+    totals = _class_totals(multi_hot, has_none).astype(np.float64)
     lacking = np.outer(ratios, totals)
     for subset, least in ((1, 2), (2, 3)):
         if ratios[subset] > 0:
             lacking[subset] = np.maximum(lacking[subset], totals >= least)
     lacking[0] = totals - lacking[1] - lacking[2]
-    members = [np.array([i]) for i in range(len(labels))]
+    members: Sequence[IntArray] = list(np.arange(len(multi_hot))[:, None])
+    rarest = _rarest_totals(multi_hot, totals)
     if groups:
         names, membership = np.unique(np.asarray(groups, np.str_), return_inverse=True)
         order = np.argsort(membership, kind="stable")
         members = np.split(order, np.cumsum(np.bincount(membership, minlength=len(names)))[:-1])
-        labels = np.stack([labels[indices].sum(axis=0) for indices in members])
-    rarest = np.where(labels > 0, totals, np.inf).min(axis=1)
+        rarest = np.array([rarest[indices].min() for indices in members])
     sizes = np.array([len(indices) for indices in members])
     tie_breakers = np.random.default_rng(seed).random(len(members))
     subsets = np.zeros(len(multi_hot), np.int8)
     is_open = np.flatnonzero(ratios)
     for unit in np.lexsort((tie_breakers, -sizes, rarest)).tolist():
-        classes = np.flatnonzero(labels[unit])
-        counts = labels[unit, classes]
+        own = _class_totals(multi_hot[members[unit]], has_none[members[unit]])
+        classes = np.flatnonzero(own)
+        counts = own[classes]
         need = (lacking[:, classes] * (counts / totals[classes] ** 2)).sum(axis=1)
         first = lacking[:, classes[np.argmin(totals[classes])]]  # of the rarest class
         subset = max(is_open.tolist(), key=lambda i: (first[i], need[i]))
@@ -175,6 +178,26 @@ def stratified_multi_label_split(
             f"{_shown(ratios)}: one subset would be empty; use other ratios"
         )
     return _to_split(subsets)
+
+
+def _class_totals(multi_hot: UInt8Array, has_none: BoolArray) -> IntArray:
+    """int64 (classes + 1,): samples of each class, and at last of no class."""
+    return np.append(multi_hot.sum(axis=0, dtype=np.int64), np.count_nonzero(has_none))
+
+
+def _rarest_totals(multi_hot: UInt8Array, totals: Float64Array) -> Float64Array:
+    """float64 (n,): of each sample, how many samples its rarest class has.
+
+    Some rows at a time: all of them would take eight times the memory of `multi_hot`.
+    """
+    rarest = np.full(len(multi_hot), totals[-1])
+    count = max(1, _AT_ONCE // max(1, multi_hot.shape[1]))
+    for begin in range(0, len(multi_hot), count):
+        rows = multi_hot[begin : begin + count]
+        found = np.where(rows, totals[:-1], np.inf).min(axis=1, initial=np.inf)
+        some = rarest[begin : begin + count]
+        np.copyto(some, found, where=np.isfinite(found))
+    return rarest
 
 
 def _shown(ratios: Sequence[float]) -> str:

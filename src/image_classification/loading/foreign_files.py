@@ -192,7 +192,9 @@ def describe_contents(folder: Path, otherwise: str = "") -> str:
     if companions:
         shown = ", ".join(sorted(set(companions))[:5])
         return f"only {shown}: get the data itself, which is not in this folder"
-    if any(folder.glob("*/*")) or any(entry.is_dir() for entry in os.scandir(folder)):
+    with os.scandir(folder) as entries:
+        has_folder = any(entry.is_dir() for entry in entries)
+    if has_folder:
         return "only empty or hidden folders and files: was the data copied completely?"
     return "nothing: the folder is empty"
 

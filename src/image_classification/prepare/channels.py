@@ -53,7 +53,8 @@ class ChannelPlan:
 
     Attributes:
         train_ratio, test_ratio: shares, 0 to 1; validation gets the rest, which must not be empty.
-            None: the splits of the inventory if it has any, else 0.8 and 0.
+            None: the splits of the inventory if it has any, else 0.8 and 0. If only its validation
+            split is missing, a train ratio draws that from its training images.
         seed: of the split and of the order inside each split.
         format: a key of `FORMATS`.
         transcoding: how images are encoded again; None stores their bytes.
@@ -82,7 +83,8 @@ class ChannelPlan:
 
     def settings(self, inventory: Inventory) -> dict[str, Any]:
         """Return the plan as the findings report it, as JSON values."""
-        train, test = (None, None) if inventory.splits else _ratios(self)
+        is_given = inventory.splits and not self.draws_validation(inventory)
+        train, test = (None, None) if is_given else _ratios(self)
         transcoding = asdict(self.transcoding) if self.transcoding else None
         return {
             "train_ratio": train,
@@ -92,6 +94,11 @@ class ChannelPlan:
             "transcoding": transcoding and {**transcoding, "max_pixels": self.max_pixels},
             "segment": self.segment,
         }
+
+    def draws_validation(self, inventory: Inventory) -> bool:
+        """Return whether validation is drawn from the training images of an input with splits."""
+        lacks = bool(inventory.splits) and "validation" not in inventory.splits
+        return lacks and self.train_ratio is not None and not self.test_ratio
 
     def encoder(self, inventory: Inventory) -> ImageEncoder:
         """Return the encoder of the inventory's images."""
@@ -112,7 +119,7 @@ def _split(inventory: Inventory, plan: ChannelPlan) -> dict[str, list[ListEntry]
 
     Raises:
         UsageError: ratios that leave a split empty, or ratios for an input with its own splits.
-        DataError: an input whose own splits lack train or validation.
+        DataError: an input whose own splits lack train.
     """
     if not inventory.entries:
         return {}
@@ -126,19 +133,25 @@ def _split(inventory: Inventory, plan: ChannelPlan) -> dict[str, list[ListEntry]
 
 
 def _given_splits(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
-    if plan.train_ratio is not None or plan.test_ratio is not None or inventory.groups:
+    splits = np.array(inventory.splits)
+    indices = {name: np.flatnonzero(splits == name) for name in SPLITS}
+    draws = plan.draws_validation(inventory)
+    has_ratio = plan.train_ratio is not None or plan.test_ratio is not None
+    if not draws and (has_ratio or inventory.groups):
         raise UsageError(
             f"{inventory.name} has splits of its own: leave out ratios and groups, or remove the "
             "splits from the input"
         )
-    splits = np.array(inventory.splits)
-    indices = {name: np.flatnonzero(splits == name) for name in SPLITS}
-    for name in ("train", "validation"):
-        if not len(indices[name]):
-            raise DataError(
-                f"{inventory.name} has splits, but no image in {name}; add some, or remove the "
-                "splits from the input to have them drawn at random"
-            )
+    if not len(train := indices["train"]):
+        raise DataError(
+            f"{inventory.name} has splits, but no image in train; add some, or remove the splits "
+            "from the input to have them drawn at random"
+        )
+    if draws:
+        groups = [inventory.groups[i] for i in train] if inventory.groups else ()
+        entries = [inventory.entries[i] for i in train]
+        drawn = _drawn(replace(inventory, entries=entries, splits=(), groups=groups), plan)
+        indices |= {name: train[drawn[name]] for name in ("train", "validation")}
     return indices
 
 

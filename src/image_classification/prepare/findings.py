@@ -206,6 +206,12 @@ class Findings:
         """Yield one sentence for each thing to look at before training."""
         if self.inventory.is_multi_label:
             yield "images can have several classes: train with multi_label=1"
+        if self.inventory.splits and "validation" not in self.splits:
+            yield (
+                "the input has no validation split, and none is written: a training job holds out "
+                "some images with validation_split_ratio=0.2, or draw the split from the training "
+                "images with --train-ratio 0.8"
+            )
         if self._unlabeled:
             yield f"images of none of the classes: {self._unlabeled}"
         if self.left_out:

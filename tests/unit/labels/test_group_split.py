@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -103,3 +106,32 @@ def test_validation_gets_a_group_if_there_are_two_and_it_takes_no_class_from_tra
     train, validation, test = stratified_group_split(classes, groups, (0.8, 0.2, 0.0), 0)
     assert len(validation) == 2 and not len(test)
     assert set(classes[train].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "is_grouped", "seed", "digest"),
+    [
+        (5, 60, False, 0, "441b46a92d8b334d"),
+        (40, 900, False, 7, "e6b9f026d7bbce8f"),
+        (12, 300, True, 0, "f5669a9af7e973be"),
+    ],
+)
+def test_a_multi_label_split_is_the_same_in_every_version_for_the_same_seed(
+    classes: int, images: int, is_grouped: bool, seed: int, digest: str
+) -> None:
+    generator = np.random.default_rng(classes)
+    likely = generator.random((images, classes))
+    multi_hot = (likely < generator.random(classes) * 0.3).astype(np.uint8)
+    groups = [f"g{i}" for i in generator.integers(0, images // 4, images)] if is_grouped else ()
+    split = stratified_multi_label_split(multi_hot, groups, (0.7, 0.2, 0.1), seed)
+    content = b"".join(np.asarray(part, "<i8").tobytes() for part in split)
+    assert hashlib.sha256(content).hexdigest()[:16] == digest
+
+
+def test_a_multi_label_split_takes_about_a_byte_per_image_and_class() -> None:
+    multi_hot = (np.random.default_rng(1).random((2000, 1000)) < 0.01).astype(np.uint8)
+    tracemalloc.start()
+    stratified_multi_label_split(multi_hot, (), (0.8, 0.1, 0.1), 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * multi_hot.size  # 16 bytes once

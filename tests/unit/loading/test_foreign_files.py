@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,15 @@ def test_the_command_is_one_that_a_shell_takes_whatever_the_name(tmp_path: Path)
 def test_several_files_of_a_kind_are_one_example_and_a_count(tmp_path: Path) -> None:
     folder = fill(tmp_path, "1.parquet", "2.parquet", "3.parquet")
     assert "1.parquet', and 2 more like it)" in describe_contents(folder)
+
+
+def test_an_empty_class_folder_leaves_no_open_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        assert "only empty or hidden folders" in describe_contents(tmp_path)
+        gc.collect()
+    assert not caught
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:

@@ -67,6 +67,44 @@ def test_every_image_is_in_one_split_and_every_split_has_every_class(
     assert sorted(paths) == sorted(str(p.relative_to(images)) for p in images.rglob("*.jpg"))
 
 
+def test_train_and_test_folders_are_used_as_they_are_and_a_note_names_the_missing_validation(
+    tmp_path: Path, write_class_folders: ClassFolders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_class_folders(tmp_path / "in" / "train", per_class=5)
+    write_class_folders(tmp_path / "in" / "test", per_class=2, seed=1)
+    command = ["preprocess", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "train: 15 images" in said and "test: 6 images" in said and "validation: " not in said
+    assert "no validation split" in said and "validation_split_ratio=0.2" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "test",
+        "train",
+    ]
+
+
+def test_a_train_ratio_draws_the_missing_validation_from_the_training_images_only(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    write_class_folders(tmp_path / "in" / "train", per_class=5)
+    write_class_folders(tmp_path / "in" / "test", per_class=2, seed=1)
+    findings = write_channels(tmp_path / "in", tmp_path / "out", ChannelPlan(0.8))
+    assert {name: split.images for name, split in findings.splits.items()} == {
+        "train": 12,
+        "validation": 3,
+        "test": 6,
+    }
+    listed = {name: read_list(tmp_path / "out" / name / f"{name}.lst") for name in findings.splits}
+    assert all(entry.path.startswith("test/") for entry in listed["test"])
+    drawn = [entry.path for name in SPLIT_NAMES for entry in listed[name]]
+    assert len(set(drawn)) == 15 and all(path.startswith("train/") for path in drawn)
+    assert (findings.settings["train_ratio"], findings.settings["test_ratio"]) == (0.8, 0.0)
+    assert not any("no validation split" in remark for remark in findings.remarks())
+    for ratios in ((0.8, 0.1), (None, 0.1), (None, 0.0)):
+        with pytest.raises(UsageError, match="has splits of its own"):
+            write_channels(tmp_path / "in", tmp_path / "no", ChannelPlan(*ratios))
+
+
 def test_records_are_shuffled_because_many_readers_shuffle_in_a_small_window_only(
     images: Path, tmp_path: Path
 ) -> None:
