@@ -205,7 +205,7 @@ def _reading(archive: Path) -> Iterator[None]:
         elif isinstance(error, RecursionError):
             reason = "too many nested headers"
         elif isinstance(error, NotImplementedError):
-            reason = "a member is compressed in a way that is not read here; pack it as tar.gz"
+            reason = "it uses an unsupported compression; pack it as tar.gz"
         else:
             reason = _kind_of(archive, error)
         raise ArtifactError(f"{archive}: not a usable model.tar.gz: {reason}") from error
@@ -224,7 +224,7 @@ def _kind_of(archive: Path, error: Exception) -> str:
         return f"not an archive, it begins with {head[:16]!r}"
     is_other = type(error) is tarfile.ReadError and str(error) in ("invalid header", "bad checksum")
     inside = ", or one without a tar archive inside" if is_other else ""
-    return f"a damaged or incomplete {name} archive{inside}; copy or pack it again"
+    return f"a damaged or incomplete {name} archive{inside}; copy it or pack it again"
 
 
 def _head(archive: Path) -> bytes:

@@ -32,6 +32,7 @@
 A message names what was expected, what was found (name and value) and what to do.
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -44,6 +45,23 @@ OUT_OF_MEMORY = (
 LFS_POINTER = "a Git LFS pointer, not the file itself"
 LFS_CURE = "run git lfs pull"
 """What stands in place of a file that Git LFS did not download, in the same words everywhere."""
+
+
+_SINGULAR = {
+    "images": "image", "samples": "sample", "files": "file", "folders": "folder",
+    "links": "link", "lines": "line",
+    "classes": "class", "records": "record", "bytes": "byte", "labels": "label", "shards": "shard",
+    "groups": "group", "objects": "object", "errors": "error", "warnings": "warning",
+    "notes": "note", "annotations": "annotation", "are": "is", "have": "has", "were": "was",
+    "them": "it", "repeat": "repeats",
+}  # fmt: skip
+
+
+def counted(count: int, things: str) -> str:
+    """Return a count for a message: `3 images that have …`, `1 image that has …`."""
+    if count != 1:
+        return f"{count} {things}"
+    return f"1 {re.sub(r'[a-z]+', lambda word: _SINGULAR.get(word[0], word[0]), things)}"
 
 
 class ImageClassificationError(Exception):

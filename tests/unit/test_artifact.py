@@ -291,7 +291,7 @@ def test_a_damaged_encrypted_huge_or_unusual_zip_is_refused_by_name(
         "a directory of more than": whole[: at + 12] + b"\xff\xff\xff\x7f" + whole[at + 16 :],
         "a ZIP64": whole[:at] + b"PK\6\7" + bytes(16) + whole[at:],
         "has a password": whole[: central + 8] + b"\1" + whole[central + 9 :],
-        "compressed in a way": whole[: central + 10] + b"\x09" + whole[central + 11 :],
+        "unsupported compression": whole[: central + 10] + b"\x09" + whole[central + 11 :],
         "at most 4294967296 bytes|at most 26.* bytes": whole[: central + 24]
         + b"\0\0\0\xf0"
         + whole[central + 28 :],

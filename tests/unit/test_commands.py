@@ -213,7 +213,7 @@ def test_a_folder_to_predict_without_an_image_is_an_error_that_says_what_is_in_i
 ) -> None:
     (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     assert main(["predict", "--model", str(tmp_path), str(tmp_path)]) == 2
-    assert "found none; left out: 1 .heic files" in capsys.readouterr().err
+    assert "found none; left out: 1 .heic file (" in capsys.readouterr().err
 
 
 class _Graph:

@@ -19,9 +19,9 @@ from generated.case import Case, Outcome, digest
 
 _MAGIC = 0xCED7230A
 # Reasons of `findings.json` and `check` that count folders, links or lines instead of files.
-_NOT_FILES = ("class folders", "links", "lines", "folders")
-_LEFT_OUT = re.compile(r"(\d+) (?:samples without an image|images without a label)")
-_UNLISTED = re.compile(r"(\d+) images that the list does not name")
+_NOT_FILES = ("class folder", "link", "line", "folder")
+_LEFT_OUT = re.compile(r"(\d+) (?:samples? without an image|images? without a label)")
+_UNLISTED = re.compile(r"(\d+) images? that the list does not name")
 _SAID_OF_LOSS = re.compile(r"no mark of an end: is it truncated")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from image_classification.cli import command_line
 from image_classification.contract import environment
-from image_classification.errors import ListError, RecordError, UsageError
+from image_classification.errors import ListError, RecordError, UsageError, counted
 from image_classification.files import write_text
 from image_classification.logs import Progress
 from image_classification.prepare.check import Problem, Subset
@@ -105,9 +105,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _said(path: Path, review: Review) -> str:
     """Return what is in the list and how to use it."""
-    text = (
-        f"{path}: {review.images} images, {review.dropped} to drop, {review.relabeled} to relabel"
-    )
+    images = counted(review.images, "images")
+    text = f"{path}: {images}, {review.dropped} to drop, {review.relabeled} to relabel"
     if review.has_records:
         return f"{text}; preprocess reads lists of image files, not of records"
     return (
@@ -126,7 +125,9 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         if len(problem.images) > _SHOWN:
             yield f"  … and {len(problem.images) - _SHOWN} more: --json names all"
     found = Counter(problem.severity for problem in verdict.problems)
-    yield f"\n{found['error']} errors, {found['warning']} warnings, {found['note']} notes"
+    yield "\n" + ", ".join(
+        counted(found[kind], f"{kind}s") for kind in ("error", "warning", "note")
+    )
 
 
 def _shortened(image: str) -> str:
@@ -140,7 +141,8 @@ def _shortened(image: str) -> str:
 def _subset_lines(subset: SubsetSummary) -> Iterator[str]:
     classes = list(subset.class_counts.items())
     unusable = f", {subset.unusable} unusable" if subset.unusable else ""
-    yield f"{subset.name}: {subset.images} images{unusable}, {len(classes)} classes"
+    images, found = counted(subset.images, "images"), counted(len(classes), "classes")
+    yield f"{subset.name}: {images}{unusable}, {found}"
     width = max((len(name) for name, _ in classes[:_SHOWN_CLASSES]), default=0)
     yield from (f"  {name:{width}}  {count:>7}" for name, count in classes[:_SHOWN_CLASSES])
     if len(classes) > _SHOWN_CLASSES:

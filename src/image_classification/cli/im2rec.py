@@ -18,7 +18,7 @@ from image_classification.cli import command_line, interruption
 from image_classification.cli.lists import write_lists
 from image_classification.cli.pack import INTERPOLATION_NUMBERS
 from image_classification.contract import environment
-from image_classification.errors import UsageError
+from image_classification.errors import UsageError, counted
 from image_classification.labels.lists import ListEntry
 from image_classification.labels.tree import IM2REC_EXTENSIONS
 from image_classification.logs import late_progress
@@ -233,8 +233,8 @@ def _warn_of_hidden(entries: Sequence[ListEntry]) -> None:
     hidden = [path for path in paths if path.startswith(".") or f"{os.sep}." in path]
     if hidden:
         sys.stderr.write(
-            f"{len(hidden)} hidden files are listed, as im2rec.py does ({hidden[0]!a}); "
-            "--skip-hidden skips them\n"
+            f"{counted(len(hidden), 'hidden files are listed')}, as im2rec.py does "
+            f"({hidden[0]!a}); --skip-hidden skips them\n"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classification.cli import command_line
-from image_classification.errors import UsageError
+from image_classification.errors import UsageError, counted
 from image_classification.files import written_beside
 from image_classification.labels.kinds import LabelKind, remedy
 from image_classification.labels.label_map import LabelMap
@@ -141,7 +141,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         elif name == "extracted":
             lines += _extracted_lines(value)
         elif name == "salvaged":
-            lines.append(f"{value['records']} sound records written to {value['file']}")
+            lines.append(f"{counted(value['records'], 'sound records')} written to {value['file']}")
         elif name == "lost":
             lines += _loss_lines(value)
         else:
@@ -150,11 +150,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 
 def _extracted_lines(extracted: dict[str, Any]) -> list[str]:
-    lines = [f"{extracted['images']} images written to {extracted['folder']}"]
+    lines = [f"{counted(extracted['images'], 'images')} written to {extracted['folder']}"]
     if extracted["others"]:
-        lines.append(f"{extracted['others']} files that are not images written as .bin")
+        lines.append(f"{counted(extracted['others'], 'files')} without an image written as .bin")
     if extracted["empty"]:
-        lines.append(f"{extracted['empty']} records have no content and no file")
+        lines.append(counted(extracted["empty"], "records have no content and no file"))
     if extracted["listing"]:
         lines.append(f"all labels of the images: {extracted['listing']}")
     return lines
@@ -168,11 +168,13 @@ def _loss_lines(lost: dict[str, Any]) -> list[str]:
         ]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     named = f": {', '.join(map(str, keys[:_NAMED]))}{more}" if keys else ""
-    return [f"lost: {lost['skipped_bytes']} bytes, {len(keys)} records of the index{named}"]
+    return [
+        f"lost: {lost['skipped_bytes']} bytes, {counted(len(keys), 'records of the index')}{named}"
+    ]
 
 
 def _summary_lines(summary: inspection.RecordSummary) -> list[str]:
-    lines = [f"{summary.path}: {summary.records} records, {summary.size_bytes} bytes"]
+    lines = [f"{summary.path}: {counted(summary.records, 'records')}, {summary.size_bytes} bytes"]
     if summary.content_bytes is not None:
         lines.append("content: {} to {} bytes, median {}".format(*_ends(summary.content_bytes)))
     if summary.widths is not None and summary.heights is not None:
@@ -228,5 +230,5 @@ def _run_rec2idx(args: argparse.Namespace) -> int:
     path = args.index or args.file.with_suffix(INDEX_SUFFIX)
     with RecordFile(args.file, resync=args.on_damage == "resync") as file:
         count = write_index(file, path, numbered=args.numbered)
-    command_line.say(f"{path}: {count} records")
+    command_line.say(f"{path}: {counted(count, 'records')}")
     return 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from image_classification.cli import command_line
+from image_classification.errors import counted
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.labels.lists import divide_list, shuffled, write_list
 from image_classification.labels.tree import IM2REC_EXTENSIONS, ImageTree, walk
@@ -103,7 +104,7 @@ def write_lists(prefix: str, args: argparse.Namespace, *, include_hidden: bool) 
     for suffix, entries in lists.items():
         path = Path(f"{prefix}{suffix}.lst")
         write_list(path, entries)
-        sys.stderr.write(f"{path}: {len(entries)} images\n")
+        sys.stderr.write(f"{path}: {counted(len(entries), 'images')}\n")
     tree.labels.write(Path(prefix).with_name(LABELS_FILE))
     nested = [name for name in tree.labels.names if "/" in name]
     if nested:

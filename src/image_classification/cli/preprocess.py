@@ -1,12 +1,13 @@
 """`image-classification preprocess`: from images as downloaded to channels of a training job."""
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from image_classification.cli import command_line
 from image_classification.contract import environment, paths
-from image_classification.errors import UsageError
+from image_classification.errors import UsageError, counted
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
 from image_classification.inventory.tags import read_class_names
@@ -45,7 +46,14 @@ def add_commands(commands: command_line.Commands) -> None:
 def _add_input(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("input")
     add = group.add_argument
-    add("--input", type=Path, metavar="DIR", help="default: <base>/processing/input")
+    add(
+        "--input",
+        type=Path,
+        metavar="DIR",
+        help="the folder of class folders, of split folders, or of images and their list "
+        "(default: /opt/ml/processing/input)",
+    )
+    add("folders", nargs="*", type=Path, help=argparse.SUPPRESS)  # for an error with the cure
     add(
         "--list",
         type=Path,
@@ -82,8 +90,14 @@ def _add_input(command: argparse.ArgumentParser) -> None:
 
 def _add_split(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("split").add_argument
-    add("--train-ratio", type=float, metavar="R", help="default: 0.8")
-    add("--test-ratio", type=float, metavar="R", help="default: 0")
+    add(
+        "--train-ratio",
+        type=float,
+        metavar="R",
+        help="share of the images for training; validation gets what training and test leave "
+        "(default: 0.8)",
+    )
+    add("--test-ratio", type=float, metavar="R", help="share of the images for test (default: 0)")
     add(
         "--seed",
         type=int,
@@ -96,7 +110,12 @@ def _add_split(command: argparse.ArgumentParser) -> None:
 def _add_output(command: argparse.ArgumentParser) -> None:
     output = command.add_argument_group("output")
     add = output.add_argument
-    add("--output", type=Path, metavar="DIR", help="default: <base>/processing/output")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="new or empty folder for the channels (default: /opt/ml/processing/output)",
+    )
     add("--format", choices=tuple(FORMATS), default="recordio", help="default: recordio")
     add(
         "--resize",
@@ -125,6 +144,12 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Write the channels and print what is in them."""
+    if namespace.folders:
+        given = shlex.quote(str(namespace.folders[0]))
+        raise UsageError(
+            f"expected the folder of images as --input, got {given} alone: image-classification "
+            f"preprocess --input {given} --output channels"
+        )
     _check_numbers(namespace)
     base = Path(namespace.base_dir)
     root = namespace.input or base / "processing" / "input"
@@ -223,7 +248,7 @@ def _summary(findings: Findings, output: Path) -> Iterator[str]:
         left_out = f", {len(split.left_out)} left out" if split.left_out else ""
         shards = f" in {len(split.files)} shards" if len(split.files) != 1 else ""
         yield (
-            f"{name}: {split.images} images, {split.size_bytes / 1e6:.1f} MB{shards}{left_out} → "
-            f"{output / name}"
+            f"{name}: {counted(split.images, 'images')}, {split.size_bytes / 1e6:.1f} MB"
+            f"{shards}{left_out} → {output / name}"
         )
     yield from (f"note: {remark}" for remark in findings.remarks())

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from image_classification.errors import ListError
+from image_classification.errors import ListError, counted
 from image_classification.inventory.rows import Row
 from image_classification.labels.label_map import LabelMap
 
@@ -46,7 +46,7 @@ def coco_rows(path: Path, document: Any) -> tuple[list[Row], LabelMap]:
         if files.setdefault(image["id"], name) != name:
             raise ListError(
                 f"{path}, image {number}: {name!r} has the id of {files[image['id']]!r}; give each "
-                "image an id of its own, as files that are put together need"
+                "image its own id; files that were merged often repeat ids"
             )
     classes: dict[Any, dict[str, None]] = {identifier: {} for identifier in files}
     boxes = 0
@@ -106,7 +106,7 @@ def _category_names(path: Path, categories: object) -> dict[Any, str]:
         if names.setdefault(identifier, name) != name:
             raise ListError(
                 f"{path}, category {number}: {name!r} has the id of {names[identifier]!r}; give "
-                "each category an id of its own"
+                "each category its own id"
             )
     if not names:
         raise ListError(
@@ -138,5 +138,6 @@ def _rows(
             f"{without} images has one; this may be the file of an unlabeled split"
         )
     if without:
-        _log.warning("%s: %d images have no annotation and are left out", path, without)
+        left_out = counted(without, "images have no annotation and are left out")
+        _log.warning("%s: %s", path, left_out)
     return rows

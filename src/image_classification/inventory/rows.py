@@ -253,7 +253,7 @@ def _class_index(row: Row, labels: LabelMap) -> int:
         theirs = labels.names[row.number] if row.number < len(labels) else "not among the labels"
         raise ListError(
             f"{row.where}: {row.described()}, but class {row.number} is {theirs!r} in the given "
-            "labels or in those next to the list; use the labels that the list was made with"
+            "labels, or in labels.json next to the list; use the labels that the list was made with"
         )
     return index
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from image_classification.errors import LFS_CURE, LFS_POINTER, DataError, ListError
+from image_classification.errors import LFS_CURE, LFS_POINTER, DataError, ListError, counted
 from image_classification.files import write_text
 from image_classification.labels.lists import LFS_MARK, ListEntry, read_list
 
@@ -92,16 +92,20 @@ def numbering_advice(numbers: Iterable[int]) -> str | None:
     if found[-1] >= MAX_CLASSES:
         return (
             f"the labels are {_ranges(found)}, but class numbers are below {MAX_CLASSES}: are "
-            f"these ids? Number the {len(found)} classes 0 to {len(found) - 1}"
+            f"these ids? Number the {counted(len(found), 'classes')} {_from_zero(len(found))}"
         )
     missing = sorted(set(range(found[-1] + 1)).difference(found))
     said = f"the labels are {_ranges(found)}, so no image has {_ranges(missing)}"
     if missing == [0]:
         return f"{said}: labels count from 0; subtract 1 from each label"
     return (
-        f"{said}: labels count from 0 without gaps; number the {len(found)} classes 0 to "
-        f"{len(found) - 1}"
+        f"{said}: labels count from 0 without gaps; number the {counted(len(found), 'classes')} "
+        f"{_from_zero(len(found))}"
     )
+
+
+def _from_zero(classes: int) -> str:
+    return "0" if classes == 1 else f"0 to {classes - 1}"
 
 
 def advice_on(numbers: Iterable[int]) -> str:

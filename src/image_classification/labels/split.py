@@ -145,7 +145,7 @@ def stratified_multi_label_split(
         UsageError: the ratios are not shares of a whole, or a subset that has a share is empty.
     """
     _check_ratios(ratios)
-    has_none = ~multi_hot.any(axis=1)
+    has_none: BoolArray = np.logical_not(multi_hot.any(axis=1))
     totals = _class_totals(multi_hot, has_none).astype(np.float64)
     lacking = np.outer(ratios, totals)
     for subset, least in ((1, 2), (2, 3)):

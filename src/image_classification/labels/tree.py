@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from image_classification.errors import DataError, ListError
+from image_classification.errors import DataError, ListError, counted
 from image_classification.images.foreign import AVIF, HEAD_BYTES, decoded_format, recognize
 from image_classification.images.foreign_text import IMAGE
 from image_classification.labels.label_map import LabelMap
@@ -105,7 +105,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{count} {reason} ({'for example ' if count > 1 else ''}{example!r}"
+            f"{counted(count, reason)} ({'for example ' if count > 1 else ''}{example!r}"
             f"{self._contents[reason] and f', {self._contents[reason]}'})"
             for reason, count, example in self.reasons()
         )

@@ -23,7 +23,7 @@ from image_classification.samples import IntArray, Sample, UInt8Array
 OUTSIDE = "images outside a class folder"
 NESTED = "folders inside a class folder, whose images have its class"
 EMPTY = "class folders without an image"
-LOST = "class folders whose files are not usable as images"
+LOST = "class folders without a usable image"
 
 _SHOWN = 20  # classes in a message
 _NAMED = 5  # lost classes in a message, with their files

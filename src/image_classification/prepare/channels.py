@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from image_classification.errors import DataError, UsageError
+from image_classification.errors import DataError, UsageError, counted
 from image_classification.files import PARTIAL_SUFFIX, write_text
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
@@ -176,8 +176,8 @@ def _drawn(inventory: Inventory, plan: ChannelPlan) -> dict[str, IntArray]:
         raise UsageError(f"{inventory.name}: {error}") from error
     if not len(drawn.validation):
         raise UsageError(
-            f"{inventory.name}: {len(classes)} images are too few for a validation split; every "
-            "class needs at least two"
+            f"{inventory.name}: {counted(len(classes), 'images are')} too few for a validation "
+            "split; every class needs at least two"
         )
     if test and not len(drawn.test):
         _log.warning(
@@ -343,9 +343,9 @@ def _refuse_lost_classes(inventory: Inventory) -> None:
     for what, count, example in inventory.left_out:
         if what == LOST:
             raise DataError(
-                f"{inventory.name}: {count} {what}, for example {class_name(example)}; the log "
-                "says what the files are: convert them, for example to JPEG or PNG, or move the "
-                "folders away if they are not classes"
+                f"{inventory.name}: {counted(count, what)}, for example {class_name(example)}; the "
+                "log says what the files are: convert them, for example to JPEG or PNG, or move "
+                "the folders away if they are not classes"
             )
 
 

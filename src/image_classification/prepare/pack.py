@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classification import __version__
-from image_classification.errors import DataError, UsageError
+from image_classification.errors import DataError, UsageError, counted
 from image_classification.files import check_target
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.images.restart_markers import Segmenter
@@ -137,9 +137,9 @@ class PackReport:
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for people."""
         shards = f" in {len(self.shards)} shards" if self.shards else ""
-        yield f"{self.output}: {self.packed} records, {self.size_bytes} bytes{shards}"
+        yield f"{self.output}: {counted(self.packed, 'records')}, {self.size_bytes} bytes{shards}"
         if self.resumed:
-            yield f"{self.resumed} images were done before the interruption"
+            yield counted(self.resumed, "images were done before the interruption")
         if self.label_kind == LabelKind.MULTI_HOT.value:
             yield "each image has a 0 or 1 for every class; training needs multi_label=1"
         elif self.label_kind == LabelKind.DETECTION.value:

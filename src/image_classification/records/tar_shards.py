@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from image_classification.errors import LabelError, RecordError
+from image_classification.errors import LabelError, RecordError, counted
 from image_classification.records.format import Mapped, Span
 from image_classification.records.packed_labels import (
     PackedImage,
@@ -89,7 +89,7 @@ def scan_shard(path: Path, data: Mapped) -> Iterator[PackedImage]:
         members[ending] = span
     yield from _sample(path, data, key, members, left_out)
     if left_out:
-        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        counts = ", ".join(counted(count, reason) for reason, count in left_out.items())
         _log.warning("%s: left out %s", path, counts)
 
 
@@ -211,13 +211,13 @@ def _members(path: Path, data: Mapped) -> Iterator[tuple[str, Span]]:
             size = _octal(header[124:136])
         except ValueError:
             raise RecordError(
-                f"{path}: damaged or no tar: expected a header of a member at byte {position}"
+                f"{path}: not a tar, or damaged: expected the header of a file at byte {position}"
             ) from None
         begin = position + _BLOCK
         end = begin + size
         if end > len(data):
             raise RecordError(
-                f"{path}: truncated: the member at byte {position} has {size} bytes, but "
+                f"{path}: truncated: the file at byte {position} in it has {size} bytes, but "
                 f"{len(data) - begin} follow; copy it again"
             )
         kind = header[156:157]

@@ -288,7 +288,7 @@ def test_coco_annotations_give_an_image_its_category(
     inventory = read(images, write_coco(images, (0, 7), (1, 3), (1, 3)))
     assert inventory.labels.names == ("ape", "zebra")
     assert classes_of(inventory) == ["zebra", "ape"]
-    assert "1 images have no annotation and are left out" in caplog.text
+    assert "1 image has no annotation and is left out" in caplog.text
     inventory = read(images, write_coco(images, (0, 7), (0, 3), (1, 3), bbox=[1, 2, 3, 4]))
     assert inventory.is_multi_label
     assert classes_of(inventory) == ["ape+zebra", "ape", ""]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from image_classification.errors import DataError
+from image_classification.errors import DataError, counted
+from image_classification.inventory.rows import REPEATED, UNDECIDED
 from image_classification.labels.label_map import LabelMap, alike, did_you_mean, numbering_advice
+from image_classification.labels.tree import CIRCULAR
 
 
 def test_a_label_map_survives_its_file_whatever_the_names(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_class_names_nested_without_end_are_refused() -> None:
         ([0, 2_000_000], "the labels are 0, 2000000, but class numbers are below 1000000: .* ids"),
         ([1, 2, 3, 3], "the labels are 1 to 3, so no image has 0: .*subtract 1 from each label"),
         ([0, 100, 200], "0, 100, 200, so no image has 1 to 99, 101 to 199: .*the 3 classes 0 to 2"),
-        ([5], "the labels are 5, so no image has 0 to 4: .*number the 1 classes 0 to 0"),
+        ([5], "the labels are 5, so no image has 0 to 4: .*number the 1 class 0$"),
     ],
 )
 def test_numbers_that_do_not_count_from_0_or_leave_gaps_are_named(
@@ -97,6 +99,24 @@ def test_numbers_that_do_not_count_from_0_or_leave_gaps_are_named(
 ) -> None:
     found = numbering_advice(numbers)
     assert found is None if advice is None else re.search(advice, found or "")
+
+
+@pytest.mark.parametrize(
+    ("count", "things", "said"),
+    [
+        (0, "images", "0 images"),
+        (1, "images", "1 image"),
+        (2, "images are", "2 images are"),
+        (1, "images are", "1 image is"),
+        (1, "hidden files or folders", "1 hidden file or folder"),
+        (1, "classes", "1 class"),
+        (1, REPEATED, "1 line that repeats another"),
+        (1, UNDECIDED, "1 image to relabel that still has the old label"),
+        (1, CIRCULAR, "1 link to a folder that contains it"),
+    ],
+)
+def test_one_thing_is_counted_in_the_singular(count: int, things: str, said: str) -> None:
+    assert counted(count, things) == said
 
 
 @pytest.mark.parametrize(

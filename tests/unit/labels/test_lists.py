@@ -156,7 +156,7 @@ def test_hidden_names_are_left_out_with_one_warning_and_can_be_kept(
     root = tree(tmp_path, "a/x.jpg", "a/._x.jpg", ".cache/y.jpg")
     assert [entry.path for entry in walk(root).entries] == ["a/x.jpg"]
     assert len(caplog.messages) == 1
-    assert "1 hidden files or folders" in caplog.text and "--include-hidden" in caplog.text
+    assert "1 hidden file or folder" in caplog.text and "--include-hidden" in caplog.text
     kept = walk(root, include_hidden=True)
     assert [entry.path for entry in kept.entries] == [".cache/y.jpg", "a/._x.jpg", "a/x.jpg"]
 
@@ -166,7 +166,7 @@ def test_a_folder_that_a_list_lacks_for_its_extensions_is_named(
 ) -> None:
     root = tree(tmp_path, "a/x.jpg", "b/y.jfif", "b/z.jfif")
     assert walk(root).labels.names == ("a",)
-    assert re.search(r"2 \.jfif files .*1 folders without such an image \('.*/b'\)", caplog.text)
+    assert re.search(r"2 \.jfif files .*1 folder without such an image \('.*/b'\)", caplog.text)
 
 
 def test_extensions_are_taken_in_any_case_with_or_without_a_dot(tmp_path: Path) -> None:

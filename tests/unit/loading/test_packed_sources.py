@@ -286,7 +286,7 @@ def test_samples_that_lack_an_image_or_a_label_are_counted(
 ) -> None:
     members = [*samples_of("0", "1"), ("8.cls", b"1"), ("9.jpg", JPEGS[0]), ("9.npy", b"")]
     assert len(PackedSource([shard(tmp_path / "a.tar", *members)])) == 2
-    assert "1 samples without an image, 1 images without a label" in caplog.text
+    assert "1 sample without an image, 1 image without a label" in caplog.text
 
 
 def test_a_shard_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -310,10 +310,10 @@ def test_a_shard_that_cannot_be_classified_is_refused_with_the_reason(tmp_path: 
     path = shard(tmp_path / "a.tar", *samples_of("0", "1"))
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
-    with pytest.raises(RecordError, match="truncated: the member at byte"):
+    with pytest.raises(RecordError, match="truncated: the file at byte"):
         PackedSource([path])
     path.write_bytes(b"x" + whole[1:])
-    with pytest.raises(RecordError, match="damaged or no tar: expected a header"):
+    with pytest.raises(RecordError, match="not a tar, or damaged: expected the header"):
         PackedSource([path])
 
 
@@ -617,7 +617,7 @@ def test_a_member_of_negative_size_is_damage_and_no_endless_loop(tmp_path: Path)
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(RecordError, match="expected a header of a member at byte 0"):
+    with pytest.raises(RecordError, match="expected the header of a file at byte 0"):
         PackedSource([tmp_path / "a.tar"])
 
 

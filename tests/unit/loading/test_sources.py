@@ -115,8 +115,8 @@ def test_files_that_are_not_samples_are_left_out_with_one_warning(
     for part in (
         "2 hidden files or folders",
         "3 .txt files",
-        "1 files without an extension",
-        "1 images outside a class folder",
+        "1 file without an extension",
+        "1 image outside a class folder",
         "2 class folders without an image",
     ):
         assert part in left_out
@@ -227,7 +227,7 @@ def test_of_thousands_of_notes_one_in_each_folder_is_opened(
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ".svg", "SVG, a drawing: convert it"),
         (b"%PDF-1.7\n\0", ".pdf", "PDF, a document: convert it to JPEG or PNG"),
         (b"version https://git-lfs.github.com/spec/v1\n", ".jfif", "run git lfs pull"),
-        (b"\x01\x02\x03\x04", ".xyz", r"1 \.xyz files"),
+        (b"\x01\x02\x03\x04", ".xyz", r"1 \.xyz file "),
     ],
 )
 def test_a_class_that_loses_all_its_files_is_an_error_with_the_cure(
@@ -245,7 +245,7 @@ def test_a_class_of_links_to_nowhere_is_an_error(tmp_path: Path) -> None:
     fill(tmp_path, JPEG, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "1.jpg").symlink_to("../objects/1")
-    with pytest.raises(DataError, match=r"'owl' \(1 links to nowhere or special files"):
+    with pytest.raises(DataError, match=r"'owl' \(1 link to nowhere or special file"):
         FolderSource(tmp_path).refuse_lost_classes()
 
 

@@ -105,6 +105,14 @@ def test_a_train_ratio_draws_the_missing_validation_from_the_training_images_onl
             write_channels(tmp_path / "in", tmp_path / "no", ChannelPlan(*ratios))
 
 
+def test_a_folder_without_its_flag_is_refused_with_the_whole_command(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preprocess", str(images)]) == 2
+    said = capsys.readouterr().err
+    assert f"image-classification preprocess --input {images} --output channels" in said
+
+
 def test_records_are_shuffled_because_many_readers_shuffle_in_a_small_window_only(
     images: Path, tmp_path: Path
 ) -> None:
@@ -360,7 +368,7 @@ def test_a_class_without_a_usable_file_is_refused_and_nothing_is_written(
 ) -> None:
     (images / "owl").mkdir()
     (images / "owl" / "1.xyz").write_bytes(b"\x01\x02")
-    with pytest.raises(DataError, match=r"1 class folders whose files are not usable.*images/owl"):
+    with pytest.raises(DataError, match=r"1 class folder without a usable image.*images/owl"):
         write_channels(images, tmp_path / "out", ChannelPlan())
     assert not (tmp_path / "out").exists()
 

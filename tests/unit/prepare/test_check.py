@@ -456,7 +456,7 @@ def test_the_table_is_for_people(clean: Path, capsys: pytest.CaptureFixture[str]
     assert main(["check", str(clean)]) == 1
     out = capsys.readouterr().out
     assert f"{clean}: 9 images, 1 unusable, 2 classes" in out
-    assert "ERROR unreadable: " in out and "1 errors, 0 warnings" in out
+    assert "ERROR unreadable: " in out and "1 error, 0 warnings" in out
 
 
 @settings(max_examples=80, deadline=None)

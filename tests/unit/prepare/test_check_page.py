@@ -139,3 +139,38 @@ def test_a_histogram_has_a_bar_for_each_count_and_escapes_its_texts() -> None:
     figure = histogram("a<b", [0, 3, 1], ["0", "<", "", "9"])
     assert figure.count("<rect") == 3 and "a&lt;b" in figure and ">&lt;</text>" in figure
     assert 'height="196.0"' in figure and 'height="0.0"' in figure
+
+
+def test_the_verdict_comes_first_and_a_problem_does_not_repeat_the_path(
+    data: Path, tmp_path: Path
+) -> None:
+    (data / "cat" / "cut.jpg").write_bytes(b"cut")
+    text = page(tmp_path, data, code=1)
+    assert f"<title>Data set check: {data}</title>" in text
+    assert text.index("Not ready for training: 1 error.") < text.index("<h2>Problems</h2>")
+    problems = text[text.index("<h2>Problems</h2>") : text.index("<h2>Subsets</h2>")]
+    assert ">Images cannot be used<" in problems and str(data) not in problems
+    (data / "cat" / "cut.jpg").unlink()
+    assert "Ready for training: no problems." in page(tmp_path, data)
+
+
+def test_several_subsets_are_called_by_the_part_of_their_path_that_differs(
+    data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    for name in ("train", "val"):
+        shutil.copytree(data, root / name)
+    (root / "val" / "dog" / "cut.jpg").write_bytes(b"cut")
+    text = page(tmp_path, root, code=1)
+    problems = text[text.index("<h2>Problems</h2>") : text.index("<h2>Classes</h2>")]
+    assert ">val: images cannot be used<" in problems and str(root) not in problems
+
+
+def test_on_a_narrow_screen_the_cells_of_a_problem_are_below_each_other(
+    data: Path, tmp_path: Path
+) -> None:
+    (data / "cat" / "cut.jpg").write_bytes(b"cut")
+    text = page(tmp_path, data, code=1)
+    assert '<table class="stacked">' in text and '<td class="" data-name="Images">1</td>' in text
+    narrow = text[text.index("@media (max-width: 40rem)") :]
+    assert ".stacked td { display: block }" in narrow

@@ -119,7 +119,7 @@ def test_hidden_files_are_listed_as_im2rec_does_and_reported(
     (root / "a" / "._1.jpg").write_bytes(b"")
     _, _, error = im2rec_says(capsys, "--list", "--recursive", tmp_path / "d", root)
     assert (tmp_path / "d.lst").read_text().count("\n") == 5
-    assert "1 hidden files are listed, as im2rec.py does ('a/._1.jpg')" in error
+    assert "1 hidden file is listed, as im2rec.py does ('a/._1.jpg')" in error
     im2rec_says(capsys, "--list", "--recursive", "--skip-hidden", tmp_path / "d", root)
     assert (tmp_path / "d.lst").read_text().count("\n") == 4
 

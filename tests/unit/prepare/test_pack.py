@@ -384,7 +384,7 @@ def test_images_of_the_same_id_are_extracted_side_by_side_and_only_images_are_co
     names = sorted(path.name for path in (tmp_path / "back" / "1").iterdir())
     assert names == ["5-2.jpg", "5.bin", "5.jpg"]
     out = capsys.readouterr().out
-    assert "2 images written" in out and "1 files that are not images written as .bin" in out
+    assert "2 images written" in out and "1 file without an image written as .bin" in out
 
 
 def test_records_without_images_can_be_inspected(

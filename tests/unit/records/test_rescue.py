@@ -73,7 +73,7 @@ def test_salvaging_keeps_the_sound_records_and_names_the_lost_ones(
     code, out, _ = says(capsys, *words, "--salvage", sound)
     assert code == 0
     assert f"5 sound records written to {sound}" in out
-    assert "1 records of the index: 104" in out
+    assert "1 record of the index: 104" in out
     with RecordFile(sound) as file:
         assert file.keys is not None and file.keys.tolist() == [100, 102, 106, 108, 110]
         assert file.read_image(2).content == jpeg(3)

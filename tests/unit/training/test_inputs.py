@@ -306,7 +306,7 @@ def test_a_class_without_a_usable_file_ends_the_job_before_it_trains(
 ) -> None:
     put(jpeg, *(tmp_path / "train" / name / "1.jfif" for name in ("cat", "dog")))
     put(b"\x01\x02", tmp_path / "train" / "owl" / "1.raw")
-    with pytest.raises(DataError, match=r"no file of these can be used: 'owl' \(1 \.raw files"):
+    with pytest.raises(DataError, match=r"no file of these can be used: 'owl' \(1 \.raw file "):
         open_job(tmp_path, "train", validation_split_ratio=0.5)
 
 

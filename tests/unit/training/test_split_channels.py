@@ -209,7 +209,7 @@ def test_images_next_to_split_folders_are_counted_and_named(
     assert set(find_subsets(root)[0].left_out) == expected
     caplog.clear()
     expand(train=root)
-    assert "1 images outside a class folder" in caplog.text
+    assert "1 image outside a class folder" in caplog.text
 
 
 def test_a_link_to_the_folder_around_it_is_not_a_folder_next_to_the_splits(tmp_path: Path) -> None:

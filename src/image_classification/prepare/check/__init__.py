@@ -4,12 +4,14 @@ paths ─► subsets (train, validation, …) ─► a measurement of every imag
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from image_classification.errors import counted
 from image_classification.labels.kinds import LabelKind
 from image_classification.labels.label_map import LabelMap
 from image_classification.labels.lists import label_text
@@ -141,3 +143,25 @@ class Problem:
     kind: str
     message: str
     images: Sequence[str] = ()
+
+
+def shortened(text: str, subsets: Sequence[Subset]) -> str:
+    """Return a text without the path that all subsets share, for where it is shown already."""
+    names = [subset.name for subset in subsets]
+    if len(names) == 1:
+        text = text.removeprefix(f"{names[0]}: ").replace(f"{names[0]}{os.sep}", "")
+        return text[:1].upper() + text[1:]
+    try:
+        common = os.path.commonpath(names)
+    except ValueError:  # no subset, or absolute and relative paths
+        return text
+    for name in sorted(names, key=len, reverse=True) if len(common) > 1 else ():
+        text = text.replace(name, os.path.relpath(name, common))
+    return text
+
+
+def sentence(problems: Sequence[Problem]) -> str:
+    """Return the problems in one sentence: whether the data is ready for training."""
+    counts = Counter(problem.severity for problem in problems)
+    found = ", ".join(counted(count, f"{kind}s") for kind, count in counts.items())
+    return f"{'Not ready' if counts['error'] else 'Ready'} for training: {found or 'no problems'}."

@@ -220,14 +220,14 @@ def image_kinds(measured: Measurements) -> Iterator[ImageKind]:
         (
             "note",
             "grey",
-            f"images are gray among {in_color} in color",
+            f"images are gray, but {in_color} have color",
             measured.is_gray & (in_color > 0),
         ),
-        ("warning", "plain", "images have almost one color only", measured.is_plain),
+        ("warning", "plain", "images are nearly a single color", measured.is_plain),
         (
             "note",
             "blurred",
-            "images are blurred among sharp ones",
+            "images are blurred, unlike most others",
             ~measured.is_plain & (measured.sharpness < blur_limit(measured)),
         ),
     ]

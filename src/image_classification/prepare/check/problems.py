@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from image_classification.errors import counted
 from image_classification.images.decode import DEFAULT_MAX_PIXELS
 from image_classification.inventory import rows
 from image_classification.labels import tree
@@ -192,7 +193,9 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
             holds = "a table next to the class folders: if it holds the classes, give --list"
         if holds:  # perhaps an image, and in a format that is not accepted
             severity, holds = max(severity, "warning", key=_ORDER[::-1].index), f" ({holds})"
-        yield Problem(severity, kind, f"{subset.name}: {count} {what}, such as {example}{holds}")
+        yield Problem(
+            severity, kind, f"{subset.name}: {counted(count, what)}, such as {example}{holds}"
+        )
 
 
 def _content(example: str) -> str:

@@ -23,7 +23,7 @@ from image_classification.inventory.rows import SPLITS
 from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars, histogram
-from image_classification.prepare.check import Measurements, Subset
+from image_classification.prepare.check import Measurements, Subset, sentence, shortened
 from image_classification.prepare.check.duplicates import Located, contradicts, crosses, is_mirrored
 from image_classification.prepare.check.measure import BLURRED, image_kinds
 from image_classification.prepare.check.problems import Verdict, labels_out_of_range
@@ -238,9 +238,18 @@ def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
         images=images,
         classes=len(counts),
         unusable=unusable,
-        problems=[(p.severity, p.kind, p.message, len(p.images) or "") for p in verdict.problems],
+        verdict=sentence(verdict.problems),
+        problems=[
+            (p.severity, p.kind, shortened(p.message, subsets), len(p.images) or "")
+            for p in verdict.problems
+        ],
         subsets=[
-            (subset.name, subset.images, subset.unusable, len(subset.class_counts))
+            (
+                shortened(subset.name, subsets),
+                subset.images,
+                subset.unusable,
+                len(subset.class_counts),
+            )
             for subset in verdict.subsets[:_MOST_SUBSETS]
         ],
         more_subsets=max(0, len(subsets) - _MOST_SUBSETS),
