@@ -9,6 +9,7 @@ import pytest
 
 from image_classification import backends
 from image_classification.backends import model_ids
+from image_classification.backends.backbones import BACKBONES
 from image_classification.backends.base import Backbone
 from image_classification.cli import main
 from image_classification.contract.paths import JobPaths
@@ -70,6 +71,11 @@ def test_every_id_resolves_or_names_the_nearest_backbone(backend: str) -> None:
             assert found == catalog.find(found.name)
 
 
+def test_every_backend_has_the_exact_architecture_of_36_of_the_60_ids_of_the_guide() -> None:
+    rows = [model_ids.find(f"tensorflow-ic-{name}") for name in OF_THE_GUIDE]
+    assert sum(any(name in BACKBONES for name in row.exact) for row in rows) == 36
+
+
 def test_an_exact_backbone_normalizes_as_the_table_says() -> None:
     seen = 0
     for row in model_ids.table().values():
@@ -124,8 +130,8 @@ def test_an_id_without_its_architecture_says_every_way() -> None:
     said = str(chosen("tensorflow-ic-bit-s-r50x1-ilsvrc2012-classification-1", "torch"))
     assert "set backbone=resnet50_v1.5, the nearest one" in said
     assert "SavedModel in the channel model to a job with backend=tensorflow" in said
-    said = str(chosen("tensorflow-ic-efficientnet-b7-classification-1", "torch"))
-    assert "use backend=tensorflow, which has it (keras/EfficientNetB7)" in said
+    said = str(chosen("tensorflow-ic-efficientnet-v2-imagenet1k-b0", "torch"))
+    assert "use backend=tensorflow, which has it (keras/EfficientNetV2B0)" in said
     said = str(chosen("pytorch-ic-vgg16", "mxnet"))
     assert "use backend=torch, which has it (timm/vgg16)" in said and "SavedModel" not in said
 

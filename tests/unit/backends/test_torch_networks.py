@@ -21,6 +21,7 @@ from image_classification import backends
 from image_classification.backends import networks
 from image_classification.backends.backbones import resnet_name
 from image_classification.backends.base import Backbone, ModelSpec, OptimizerSpec, State, World
+from image_classification.backends.networks.resnet_v1_5 import PLANS, Plan
 from image_classification.backends.torch import catalog, model
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from image_classification.export import write_pretrained_weights
@@ -110,7 +111,13 @@ def test_initial_weights_are_he_normal_and_depend_on_the_seed_alone() -> None:
     assert "weight/stem.conv.weight" in differences(other, build().state())
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("efficientnet_lite0", "resnet20", "mobilenet_v2"),
+        *("tf_mobilenet_v1_025", "tf_efficientnet_b0"),
+    ],
+)
 @pytest.mark.parametrize("shape", [(3, 33, 47), (1, 64, 39)])
 def test_odd_sizes_and_gray_images_train_and_export(
     name: str, shape: tuple[int, int, int], tmp_path: Path
@@ -120,6 +127,21 @@ def test_odd_sizes_and_gray_images_train_and_export(
     engine.train_step(make_batch(spec), 0.01)
     engine.export(tmp_path / "model.onnx")
     assert engine.predict_step(make_batch(spec).images).shape == (6, 4)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan((1, 1, 1, 1), groups=32, group_width=4), Plan((1, 2, 1, 1), bottleneck=False)],
+    ids=["resnext", "resnet_v1.5"],
+)
+def test_convolutions_in_groups_and_shortcuts_with_norms_are_exported(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In networks with few blocks; exporting compares the graph with the engine."""
+    monkeypatch.setitem(PLANS, "few_blocks", plan)
+    spec = change(backbone="few_blocks", input_shape=(3, 33, 47))
+    build(spec).export(tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").exists()
 
 
 def test_images_of_another_size_are_rejected() -> None:
