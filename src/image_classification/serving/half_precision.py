@@ -2,12 +2,14 @@
 
 Convolutions and products of matrices are in float16, except for the last one, the head, and so are
 the simple operators between them. Everything else stays in float32: the normalization of the
-images, BatchNorm that is not folded, the head and the probabilities. Values are cast in between.
+images, the head and the probabilities. Values are cast in between.
+
+The statistics of a BatchNorm can be beyond the range of float16, so it gets the scale and shift
+that follow from them, a mean of 0 and a variance of 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +33,7 @@ _MOST = float(np.finfo(np.float16).max)
 _GRAPH = 7  # of a model
 _NODE, _INITIALIZER, _OUTPUT, _VALUE = 1, 5, 12, 13  # of a graph
 _INPUT_NAME, _OUTPUT_NAME, _OP_TYPE, _ATTRIBUTE = 1, 2, 4, 5  # of a node
-_SUBGRAPHS = (6, 11)  # of an attribute
+_ATTRIBUTE_FLOAT, _SUBGRAPHS = 2, (6, 11)  # of an attribute
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA = 1, 2, 4, 8, 9  # of a tensor
 
 
@@ -61,6 +63,7 @@ class _Node:
     inputs: list[str]
     outputs: list[str]
     rest: bytes
+    epsilon: float = 1e-5
 
     @classmethod
     def read(cls, data: memoryview) -> _Node:
@@ -80,6 +83,11 @@ class _Node:
                         f"it has the operator {node.operator or 'If'}, which contains a graph: it "
                         "cannot be served in float16"
                     )
+                numbers = [
+                    whole for number, _, whole in fields(value) if number == _ATTRIBUTE_FLOAT
+                ]
+                if numbers and b"epsilon" in bytes(value):
+                    (node.epsilon,) = np.frombuffer(numbers[-1][-4:], "<f4").tolist()
         node.rest = b"".join(rest)
         return node
 
@@ -116,11 +124,12 @@ class _Graph:
         head = products[-1] if products else None
         for node in self._nodes:
             numbers = self._numbers_in_half(node, head)
-            node.inputs = [
+            norm = self._norm_in_half(node)
+            node.inputs = norm or [
                 self._in_half(name) if index < numbers else self._as_it_was(name)
                 for index, name in enumerate(node.inputs)
             ]
-            if numbers:
+            if numbers or norm:
                 self._half.update(node.outputs)
             self._written.append(node.written())
         kept = [_field(_INITIALIZER, bytes(self._tensors[name])) for name in sorted(self._kept)]
@@ -135,6 +144,30 @@ class _Graph:
         numbers = _FOLLOWING.get(node.operator, 0)
         return numbers if self._half & set(node.inputs[:numbers]) else 0
 
+    def _norm_in_half(self, node: _Node) -> list[str]:
+        """Return the inputs of a BatchNorm in float16; none if it is another node or stays."""
+        statistics = [self._tensors[name] for name in node.inputs[1:] if name in self._tensors]
+        if node.operator != "BatchNormalization" or len(statistics) != 4 or len(node.outputs) > 1:
+            return []
+        if node.inputs[0] not in self._half or self._ends & set(node.outputs):
+            return []
+        weight, bias, mean, variance = (_values(tensor).astype(np.float64) for tensor in statistics)
+        scale = weight / np.sqrt(variance + node.epsilon)
+        new = {
+            "scale": scale * np.sqrt(1 + node.epsilon),
+            "shift": bias - mean * scale,
+            "mean": np.zeros_like(scale),
+            "variance": np.ones_like(scale),
+        }
+        if not all(np.abs(values).max(initial=0) <= _MOST for values in new.values()):
+            return []
+        names = []
+        for role, values in new.items():
+            names.append(self._new_name(f"{node.outputs[0]}.{role}", _HALF))
+            dims = _number(_DIMS, len(values))
+            self._written.append(_field(_INITIALIZER, _half_tensor(names[-1], dims, values)))
+        return [node.inputs[0], *names]
+
     def _in_half(self, name: str) -> str:
         if not name or name in self._half:
             return name
@@ -142,7 +175,7 @@ class _Graph:
             return self._cast_to(name, _HALF)
         if (name, _HALF) not in self._cast:
             new = self._cast[name, _HALF] = self._new_name(name, _HALF)
-            self._written.append(_field(_INITIALIZER, _half_tensor(self._tensors[name], new)))
+            self._written.append(_field(_INITIALIZER, _in_half(self._tensors[name], new)))
         return self._cast[name, _HALF]
 
     def _as_it_was(self, name: str) -> str:
@@ -167,27 +200,35 @@ class _Graph:
         return new
 
 
-def _half_tensor(tensor: memoryview, new_name: str) -> bytes:
+def _in_half(tensor: memoryview, new_name: str) -> bytes:
     """Return a float32 tensor in float16."""
-    values = np.concatenate([np.empty(0, np.float32), *_values(tensor)])
-    if len(values) and not float(np.abs(values).max()) <= _MOST:
+    values = _values(tensor)
+    if not np.abs(values).max(initial=0) <= _MOST:  # also for a NaN
         raise ArtifactError(
             f"the weight {_name(tensor)!r} has a value beyond ±{_MOST:.0f}: it cannot be served in "
             "float16"
         )
     dims = b"".join(bytes(whole) for number, _, whole in fields(tensor) if number == _DIMS)
+    return _half_tensor(new_name, dims, values)
+
+
+def _half_tensor(name: str, dims: bytes, values: Array) -> bytes:
     data = _field(_RAW_DATA, values.astype("<f2").tobytes())
-    return dims + _number(_DATA_TYPE, _HALF) + _field(_NAME, new_name.encode()) + data
+    return dims + _number(_DATA_TYPE, _HALF) + _field(_NAME, name.encode()) + data
 
 
-def _values(tensor: memoryview) -> Iterator[Array]:
+def _values(tensor: memoryview) -> Array:
+    """Return the numbers of a float32 tensor, in one dimension."""
+    parts: list[Array] = [np.empty(0, np.float32)]
     for number, value, whole in fields(tensor):
         if number == _DATA_TYPE and value != _FLOAT:
             raise ArtifactError(
                 f"the tensor {_name(tensor)!r} is not of float32: it cannot be served in float16"
             )
         if number in (_FLOAT_DATA, _RAW_DATA):
-            yield np.frombuffer(value if isinstance(value, memoryview) else whole[-4:], "<f4")
+            content = value if isinstance(value, memoryview) else whole[-4:]
+            parts.append(np.frombuffer(content, "<f4"))
+    return np.concatenate(parts)
 
 
 def _name(tensor: memoryview) -> str:

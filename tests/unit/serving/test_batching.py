@@ -6,18 +6,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from image_classification.artifact import read_artifact
 from image_classification.errors import DeviceError, RequestError
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import batching
 from image_classification.serving.admission import THREAD_MEMORY, choose_plan
 from image_classification.serving.batching import Batcher
 from image_classification.serving.observation import RequestRecord, working_on
+from image_classification.serving.runtime import Runtime
+from tests import graphs
 
 SHAPE = (2, 2, 1)
 
@@ -402,3 +406,15 @@ def test_two_threads_own_a_gpu_if_their_buffers_fit_into_the_memory_that_is_coun
     assert batching.batch_threads((224, 224, 3), plan) == 2 and not caplog.messages
     assert batching.batch_threads((2240, 2240, 3), plan) == 1
     assert "lower IMAGE_CLASSIFICATION_MAX_BATCH_SIZE" in caplog.messages[0]
+
+
+def test_two_threads_run_one_session_and_each_request_gets_its_own_rows(tmp_path: Path) -> None:
+    file = read_artifact(graphs.write_model(tmp_path, graphs.healthy())).graph_file
+    session, shape = Runtime(file), (graphs.SIDE, graphs.SIDE, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, (40, *shape), np.uint8)
+    expected = session.run(pictures)
+    batcher = Batcher(session, shape, 8, 2)
+    with ThreadPoolExecutor(12) as pool:
+        rows = list(pool.map(lambda index: batcher.run(pictures[index : index + 1]), range(40)))
+    batcher.close()
+    assert np.allclose(np.concatenate(rows), expected, atol=1e-6)

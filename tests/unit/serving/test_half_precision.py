@@ -87,14 +87,14 @@ def kinds(graph: bytes) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
-def test_what_computes_is_in_float16_and_the_ends_the_head_and_batchnorm_are_not() -> None:
+def test_what_computes_is_in_float16_and_the_ends_and_the_head_are_not() -> None:
     half = to_half(serialized())
     check_graph(half)
     onnx.checker.check_model(onnx.load_model_from_string(half), full_check=True)
     found = kinds(half)
-    in_half = {"c1", "r1", "c2", "c3", "sum", "map", "features"}
+    in_half = {"c1", "r1", "c2", "n2", "c3", "sum", "map", "features"}
     assert {name for name in found if found[name] == TensorProto.FLOAT16} > in_half
-    in_full = {"floats", "scaled", "normalized", "n2", "logits", "probabilities"}
+    in_full = {"floats", "scaled", "normalized", "logits", "probabilities"}
     assert {name for name in found if found[name] == TensorProto.FLOAT} > in_full
     assert found["images"] == TensorProto.UINT8
 
@@ -112,12 +112,41 @@ def test_a_weight_that_two_precisions_read_is_there_in_both_and_others_once() ->
     assert {"w1.float16", "w2.float16", "head", "std"} <= names
     assert not names & {"w1", "w2", "head.float16", "std.float16"}
     made = nodes()
-    made[11] = helper.make_node("BatchNormalization", ["map", "b1", "b1", "zero", "one"], ["b"])
-    made.insert(12, helper.make_node("Flatten", ["b"], ["features"]))
+    made[3] = helper.make_node("Sub", ["scaled", "high"], ["normalized"])  # and of the Clip
     shared = to_half(serialized(made))
     names = {one.name for one in onnx.load_model_from_string(shared).graph.initializer}
-    assert {"b1", "b1.float16"} <= names
+    assert {"high", "high.float16"} <= names
     assert np.abs(answer(shared) - answer(serialized(made))).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "weight", "kind"),
+    [
+        (1e3, 1e6, 1e3, TensorProto.FLOAT16),
+        (0.5, 1e-9, 0.03, TensorProto.FLOAT16),  # it is 0 in float16
+        (1e5, 1e11, 1.0, TensorProto.FLOAT16),  # infinite in float16
+        (1e6, 1.0, 1.0, TensorProto.FLOAT),  # so is the shift
+    ],
+)
+def test_a_batchnorm_is_in_float16_if_its_scale_and_shift_are_in_its_range(
+    mean: float, variance: float, weight: float, kind: int
+) -> None:
+    made = nodes()
+    made[7].attribute.append(helper.make_attribute("epsilon", 1e-3))
+    spread = np.linspace(0.5, 1.5, WIDTH).astype(np.float32)
+    made[7].input[:] = ["c2", "weight", "b1", "mean of c2", "variance of c2"]
+    graph = serialized(
+        made,
+        **{
+            "weight": spread * np.float32(weight),
+            "mean of c2": spread * np.float32(mean),
+            "variance of c2": spread * np.float32(variance),
+        },
+    )
+    half = to_half(graph)
+    assert kinds(half)["n2"] == kind
+    if kind == TensorProto.FLOAT16:
+        assert np.abs(answer(half) - answer(graph)).max() < 0.01
 
 
 def test_a_name_that_is_taken_is_not_used_again() -> None:
