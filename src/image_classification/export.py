@@ -1,6 +1,7 @@
 """Export without training: a pretrained backbone, a built-in's model, other formats, weights."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from image_classification.archive import unpacked
 from image_classification.artifact import Artifact
 from image_classification.backends import base
 from image_classification.backends.mxnet_archive import SYMBOL_FILE, read_built_in
+from image_classification.base_model import INFO_FILE, LABELS_FILE, read_base_model
 from image_classification.contract import process
 from image_classification.errors import ArtifactError, BackendError, DataError
 from image_classification.files import write_bytes
@@ -68,6 +70,85 @@ def export_built_in(
         *(model.backbone, model.epoch, model.classes, height, width),
     )
     return artifact
+
+
+def export_saved_model(path: Path, labels: LabelMap | None, directory: Path) -> Artifact:
+    """Write our artifact of a classifier of the TensorFlow built-in, or of JumpStart, untuned.
+
+    It serves like the built-in: it resizes without regard to the aspect ratio, scales the pixels as
+    the model's own description says, and answers with one number if the model has one output.
+
+    Args:
+        path: `model.tar.gz`, or the folder with its content.
+        labels: class names in index order; None takes those of its `labels_info.json`.
+        directory: of the artifact.
+
+    Raises:
+        ArtifactError: it is not a classifier, or says no image size, or cannot be translated.
+        BackendError: TensorFlow is not installed.
+    """
+    backend = _load(_OF_SAVED_MODELS)
+    with unpacked(path) as folder:
+        base_model = read_base_model(folder)
+        labels = labels or _unique_labels(base_model.labels)
+        if not labels or base_model.size is None:
+            lacking = "image size" if labels else "class names"
+            raise ArtifactError(
+                f"{path}: expected a classifier of JumpStart or of the TensorFlow built-in, with "
+                f"{LABELS_FILE} and {INFO_FILE} next to its SavedModel, found one without "
+                f"{lacking}" + ("" if labels else ": give them with --labels")
+            )
+        (height, width), scaling = base_model.size, base_model.scaling or _HUB_SCALING
+        mean, std = (values if len(values) == 3 else values * 3 for values in scaling)
+        spec = base.ModelSpec(
+            "saved_model", len(labels), (3, height, width), mean, std, folder=folder
+        )
+        world = base.World(threads=process.framework_threads())
+        engine = backend.build(spec, base.OptimizerSpec(), world)
+        state = {n: v for n, v in engine.state().items() if n.startswith(base.WEIGHT_PREFIX)}
+        outputs = state[HEAD_PREFIX + "weight"].shape[1]
+        head = cast(base.HeadGiver, engine).given_head() or _pass_on(outputs)
+        found = len(head[HEAD_PREFIX + "bias"])
+        if found != len(labels):
+            raise ArtifactError(
+                f"{path}: its model has {found} classes, but there are {len(labels)} labels: give "
+                "as many with --labels"
+            )
+        engine.load_state(state | head)
+        preprocessing = Preprocessing(height, width, 3, mode="squash", mean=mean, std=std)
+        description = description_of(_OF_SAVED_MODELS, spec.backbone, "tensorflow") | {
+            "source": "TensorFlow SavedModel"
+            + (", fine-tuned by the built-in" if base_model.is_fine_tuned else ", untuned"),
+        }
+        rows = head[HEAD_PREFIX + "weight"]
+        if found == 2 and np.array_equal(rows[0], -rows[1]):  # it has a single output
+            description["binary_answer"] = "sigmoid"
+        writers = engine_writers(engine)
+        artifact = artifacts.write_artifact(directory, description, labels, preprocessing, writers)
+        engine.release()
+    _logger.info(
+        "SavedModel of %d classes: serves like the built-in, resizing to %dx%d and ignoring the "
+        "aspect ratio",
+        *(found, height, width),
+    )
+    return artifact
+
+
+_OF_SAVED_MODELS = "tensorflow"
+_HUB_SCALING = ((0.0,), (255.0,))  # pixels from 0 to 1: the convention of TensorFlow Hub
+
+
+def _pass_on(width: int) -> base.State:
+    """Return the head of a model whose outputs are logits already."""
+    weight = np.eye(width, dtype=np.float32)
+    return {HEAD_PREFIX + "weight": weight, HEAD_PREFIX + "bias": np.zeros(width, np.float32)}
+
+
+def _unique_labels(names: Sequence[str]) -> LabelMap | None:
+    """Return the label map; names that occur twice, as two of ImageNet's do, get their number."""
+    counts = Counter(names)
+    unique = [n if counts[n] == 1 else f"{n} ({index})" for index, n in enumerate(names)]
+    return LabelMap(tuple(unique)) if names else None
 
 
 def export_pretrained(

@@ -32,19 +32,21 @@ _OTHER_MODELS = tuple(
             r"__model_info__\.json",
             "a model of JumpStart or of the TensorFlow built-in: a SavedModel with its own "
             "description",
-            "it runs on TensorFlow, which this server does not have, and is not converted. Train "
-            "on from it with the image of backend=tensorflow: image-classification train "
-            "--channel training=IMAGES --channel model=DIR --set backend=tensorflow --output "
-            "model (DIR holds the archive; docs/coming-from-jumpstart.md). For ImageNet's 1,000 "
-            "classes without training, serve image-classification export --backbone "
-            "efficientnet_lite0 --output model",
+            "it runs on TensorFlow, which this server does not have. Convert it once where "
+            "TensorFlow is, such as in the train image of backend=tensorflow: image-classification "
+            "export --from-tensorflow {path} --output model; or train on from it: "
+            "image-classification train --channel training=IMAGES --channel model=DIR --set "
+            "backend=tensorflow --output model (DIR holds the archive; "
+            "docs/coming-from-jumpstart.md)",
         ),
         (
             r"saved_model\.pb(?:txt)?",
             "a TensorFlow SavedModel, such as the TensorFlow built-in writes",
-            "it cannot be converted, but a job trains on from it: image-classification train "
-            "--channel training=IMAGES --channel model=DIR --set backend=tensorflow --output "
-            "model (DIR holds it; docs/tensorflow.md)",
+            "a job trains on from it: image-classification train --channel training=IMAGES "
+            "--channel model=DIR --set backend=tensorflow --output model (DIR holds it; "
+            "docs/tensorflow.md); if it is a classifier, image-classification export "
+            "--from-tensorflow {path} --labels labels.json --output model converts it, where "
+            "TensorFlow is installed",
         ),
         (
             r".*\.keras|.*\.h5|.*\.hdf5|keras_metadata\.pb",

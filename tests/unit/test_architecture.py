@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "training",
     },
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
-    | {"backends", "training"},
+    | {"backends", "base_model", "training"},
     "script_mode": {"errors", "files", "contract", "devices"},
     "serving": {"errors", "files", "logs", "samples", "images", "records", "labels", "contract"}
     | {

@@ -417,7 +417,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
         ),
         (
             ("1/saved_model.pb", "__model_info__.json", "labels_info.json", "code/inference.py"),
-            ("a model of JumpStart", "backend=tensorflow", "export --backbone efficientnet_lite0"),
+            ("a model of JumpStart", "export --from-tensorflow {path}", "--channel model=DIR"),
         ),
         (("model.keras",), ("a Keras model", "backbone=keras/<name>")),
         (("config.json", "pytorch_model.bin"), ("a Hugging Face model",)),

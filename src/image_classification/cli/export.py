@@ -21,6 +21,7 @@ def _add_export(subparsers: command_line.Commands) -> None:
         "write an artifact without training, or an artifact in another model format",
         "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
         "  image-classification export --from-mxnet model.tar.gz --output model\n"
+        "  image-classification export --from-tensorflow model.tar.gz --output model\n"
         "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
     )
     what = command.add_mutually_exclusive_group(required=True)
@@ -32,6 +33,12 @@ def _add_export(subparsers: command_line.Commands) -> None:
         type=Path,
         metavar="FILE",
         help="model.tar.gz of the MXNet built-in, or the folder unpacked from it",
+    )
+    what.add_argument(
+        "--from-tensorflow",
+        type=Path,
+        metavar="FILE",
+        help="model.tar.gz of the TensorFlow built-in or of JumpStart; needs TensorFlow",
     )
     what.add_argument(
         "--model", type=Path, metavar="DIR", help="artifact folder or model.tar.gz, with --format"
@@ -64,6 +71,8 @@ def export(namespace: argparse.Namespace) -> int:
         exports.export_format(namespace.model, namespace.format, output)
     elif namespace.from_mxnet:
         exports.export_built_in(namespace.from_mxnet, backend, labels, output)
+    elif namespace.from_tensorflow:
+        exports.export_saved_model(namespace.from_tensorflow, labels, output)
     else:
         exports.export_pretrained(backend, namespace.backbone, labels, output)
     command_line.say(str(output))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
+import onnxruntime
 import tensorflow as tf
 
 from image_classification import backends
 from image_classification.backends.base import ModelSpec, OptimizerSpec, World
+from image_classification.contract.interface import answer_form
 from image_classification.errors import ArtifactError, BackendError
+from image_classification.export import export_saved_model
 from tests.unit.backends.torch_cases import change, make_batch
 
 SPEC = ModelSpec("saved_model", 4, (3, 20, 28), (0.0,), (255.0,), seed=3)
@@ -240,3 +245,48 @@ def test_a_model_that_the_built_in_fine_tuned_gives_its_head_and_the_features_be
 
 def test_a_base_model_has_no_head(hub: Path) -> None:
     assert build(hub).given_head() is None
+
+
+def describe(folder: Path, labels: list[str], **info: Any) -> None:
+    """Write the files that JumpStart has next to a SavedModel."""
+    (folder / "__model_info__.json").write_text(json.dumps({"image_size": [20, 28], **info}))
+    (folder / "labels_info.json").write_text(json.dumps({"labels": labels}))
+
+
+@pytest.mark.parametrize("units", [4, 1])
+def test_export_converts_what_the_built_in_fine_tuned_and_it_answers_the_same(
+    tmp_path: Path, units: int
+) -> None:
+    logits = save_fine_tuned(tmp_path / "base" / "1", units)
+    describe(tmp_path / "base", ["a", "b", "c", "d"][: max(units, 2)], finetuned=True)
+    artifact = export_saved_model(tmp_path / "base", None, tmp_path / "model")
+    expected = np.asarray(tf.nn.softmax(logits))
+    if units == 1:
+        expected = np.asarray(tf.concat([1 - tf.sigmoid(logits), tf.sigmoid(logits)], axis=1))
+    session = onnxruntime.InferenceSession(artifact.model_file)
+    (found,) = session.run(None, {"images": make_batch(SPEC).images})
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert answer_form(artifact.manifest).first == (1 if units == 1 else 0)
+    assert artifact.preprocessing.mode == "squash" and artifact.interface == "tensorflow"
+
+
+def test_export_converts_an_untuned_classifier_with_names_that_occur_twice(
+    tmp_path: Path, hub: Path
+) -> None:
+    shutil.copytree(hub, tmp_path / "base")
+    names = ["a", "b", "crane", "c", "crane", "d", "e", "f"]
+    describe(tmp_path / "base", names, pixel_scaling_method="center")
+    artifact = export_saved_model(tmp_path / "base", None, tmp_path / "model")
+    assert artifact.labels.names == ("a", "b", "crane (2)", "c", "crane (4)", "d", "e", "f")
+    images = make_batch(SPEC).images
+    maps = tf.saved_model.load(str(hub / "1"))(tf.cast(images, tf.float32) / 127.5 - 1)
+    session = onnxruntime.InferenceSession(artifact.model_file)
+    (found,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(
+        found, tf.nn.softmax(tf.reduce_mean(maps, [1, 2])), rtol=0, atol=1e-5
+    )
+    describe(tmp_path / "base", names[:3])
+    with pytest.raises(ArtifactError, match="its model has 8 classes, but there are 3 labels"):
+        export_saved_model(tmp_path / "base", None, tmp_path / "other")
+    with pytest.raises(ArtifactError, match="found one without class names: give them with"):
+        export_saved_model(hub, None, tmp_path / "other")
