@@ -82,7 +82,10 @@ def test_an_engine_names_its_device_as_all_backends_do() -> None:
     assert build().device == "cpu"
 
 
-@pytest.mark.parametrize("backbone", ["resnet20", "efficientnet_lite0", "gluon/squeezenet1.0"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnet20", "efficientnet_lite0", "gluon/squeezenet1.0", "resnext50_32x4d", "efficientnet_b0"],
+)
 def test_float16_is_of_the_operators_alone_the_weights_and_the_features_stay_float32(
     backbone: str,
 ) -> None:
