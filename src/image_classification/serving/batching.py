@@ -128,17 +128,10 @@ class Batcher:
         self._last_size, self._last_seconds = 1, 0.0
         self._seconds = dict.fromkeys(self._sizes, 0.0)  # that the device last took for a size
         self._handing_seconds = 0.0  # from the decision to run a batch until the device has it
-        warmed: list[Future[None]] = [Future() for _ in range(threads)]
-        self._threads = [
-            threading.Thread(target=self._own_device, args=(runtime, ready), name="batcher")
-            for ready in warmed
-        ]
-        for thread in self._threads:
-            thread.daemon = True
-            thread.start()
+        self._threads: list[threading.Thread] = []
         try:
-            for ready in warmed:
-                ready.result()
+            for _ in range(threads):
+                self._start_thread(runtime)
         except Exception:
             self.close()
             raise
@@ -165,6 +158,19 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _start_thread(self, runtime: Runtime) -> None:
+        """Start a thread, and wait until it has run each size.
+
+        Not next to another one: cuDNN measures which algorithm is the fastest for a size.
+        """
+        ready: Future[None] = Future()
+        thread = threading.Thread(
+            target=self._own_device, args=(runtime, ready), name="batcher", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+        ready.result()
 
     def _put(self, piece: _Waiting) -> None:
         """Let a piece wait; wake a thread if there is something for it to decide."""

@@ -61,9 +61,12 @@ def image(value: int) -> UInt8Array:
     return np.full((1, *SHAPE), value, np.uint8)
 
 
-def test_every_batch_size_runs_once_before_the_first_request(device: Device) -> None:
-    batcher = Batcher(device, SHAPE, 6)  # type: ignore[arg-type]
-    assert device.sizes == [1, 2, 4, 8]
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_batch_size_runs_once_in_each_thread_before_the_first_request(
+    device: Device, threads: int
+) -> None:
+    batcher = Batcher(device, SHAPE, 6, threads)  # type: ignore[arg-type]
+    assert device.sizes == [1, 2, 4, 8] * threads  # one after another
     batcher.close()
 
 
