@@ -125,12 +125,21 @@ def _is_unused_base_model(channel: ChannelInput, settings: Settings) -> bool:
 
     A job of the TensorFlow built-in always has one, and moves over by changing only its image URI.
     """
-    if not backbones.is_saved_model(backbones.model_path(channel)):
+    path = backbones.model_path(channel)
+    if not backbones.is_saved_model(path):
         return False
     if settings.head == "keep":
         raise _no_head_to_keep()
     row, ours = backbones.channel_backbone(settings.backend), settings.backbone.name
     images = settings.preprocessing
+    with unpacked(path) as folder:
+        is_fine_tuned = read_base_model(folder).is_fine_tuned
+    if row is None and is_fine_tuned:
+        raise ChannelError(
+            "channel model: it holds a model that the TensorFlow built-in has fine-tuned, which "
+            f"backend={settings.backend} cannot go on from: use the train image of "
+            "backend=tensorflow, or leave the channel model out to start anew"
+        )
     _logger.warning(
         "Channel model: ignoring its TensorFlow SavedModel, which %s; the job starts from %s of %s "
         "instead, at image_shape=%s",

@@ -217,7 +217,8 @@ def save_fine_tuned(folder: Path, units: int) -> np.ndarray[Any, Any]:
     features = Layer(lambda images: tf.nn.relu(tf.reduce_mean(images, [1, 2]) @ kernel), w=kernel)
     features.variables_ = [kernel]
     head = Layer(lambda values: values @ dense + bias, kernel=dense, bias=bias)
-    for number, layer in enumerate([tf.Module(), features, Layer(lambda values: values), head]):
+    dropout = Layer(lambda values: values + 0 * tf.random.uniform([8]))
+    for number, layer in enumerate([tf.Module(), features, dropout, head]):
         setattr(model, f"layer-{number}", layer)
     signature = tf.function(
         lambda images: {"logits": head(features(images))},
@@ -230,7 +231,7 @@ def save_fine_tuned(folder: Path, units: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("units", [4, 1])
 def test_a_model_that_the_built_in_fine_tuned_gives_its_head_and_the_features_before_it(
-    tmp_path: Path, units: int
+    tmp_path: Path, units: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = save_fine_tuned(tmp_path / "1", units)
     engine = build(tmp_path, classes=max(units, 2))
@@ -241,6 +242,7 @@ def test_a_model_that_the_built_in_fine_tuned_gives_its_head_and_the_features_be
     if units == 1:  # the logit of a sigmoid is the difference of two logits
         found = found[:, 1:] - found[:, :1]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert "draws random numbers" not in caplog.text  # only the dropout, which is not used, does
 
 
 def test_a_base_model_has_no_head(hub: Path) -> None:

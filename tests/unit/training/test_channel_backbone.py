@@ -116,6 +116,12 @@ def test_the_head_that_the_built_in_fine_tuned_is_kept_where_the_classes_agree(
     assert (found.head_order if found else None) == order
 
 
+def test_a_fine_tuned_model_is_never_dropped_in_silence(tmp_path: Path, saved_model: Path) -> None:
+    asked = request(tmp_path, tuned(saved_model, "a", "b"), backend="torch")
+    with pytest.raises(ChannelError, match="fine-tuned, which backend=torch cannot go on from"):
+        channel_weights(asked.settings, LabelMap(("a", "b")), asked.channels["model"])
+
+
 def test_a_fine_tuned_head_of_other_classes_cannot_be_kept(
     tmp_path: Path, saved_model: Path
 ) -> None:

@@ -63,8 +63,12 @@ def check_saved_model(folder: Path) -> bool:
                 "or uses files, Python or other resources outside the model; a backbone may only "
                 "compute"
             )
-        is_random |= "Random" in operation or operation == "TruncatedNormal"
+        is_random |= _is_random(operation)
     return is_random
+
+
+def _is_random(operation: str) -> bool:
+    return "Random" in operation or operation == "TruncatedNormal"
 
 
 def _operations(graph: Any) -> Iterator[tuple[str, str]]:
@@ -110,14 +114,17 @@ class SavedModelTrunk:
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = find_saved_model(spec.folder)
-        self._has_training_mode = not check_saved_model(folder)
-        if not self._has_training_mode:
+        is_random = check_saved_model(folder)
+        self._loaded = _load(folder)
+        tuned = _fine_tuned_layers(self._loaded)
+        if tuned:  # the dropout of its head, which is not used, says nothing about the features
+            is_random = _draws_numbers(tuned[0])
+        self._has_training_mode = not is_random
+        if is_random:
             _logger.warning(
                 "The SavedModel draws random numbers, which a resumed job could not repeat: "
                 "training uses its evaluation mode (no dropout, BatchNorms keep their statistics)"
             )
-        self._loaded = _load(folder)
-        tuned = _fine_tuned_layers(self._loaded)
         self.head = _head_of(tuned[1]) if tuned else None
         candidates, variables = _functions(tuned[0] if tuned else self._loaded, folder)
         self._function, features = _first_that_answers(candidates, spec.input_shape)
@@ -173,6 +180,16 @@ def _fine_tuned_layers(loaded: Any) -> tuple[Any, Any] | None:
     if kernel is None or bias is None or len(kernel.shape) != 2 or len(bias.shape) != 1:
         return None
     return (layers[-3], layers[-1]) if kernel.name.startswith("classification") else None
+
+
+def _draws_numbers(layer: Any) -> bool:
+    """Return whether a layer of a loaded model has a random operation."""
+    for function in getattr(layer.__call__, "concrete_functions", ()):
+        graph = function.graph.as_graph_def()
+        nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+        if any(_is_random(node.op) for node in nodes):
+            return True
+    return False
 
 
 def _head_of(dense: Any) -> dict[str, np.ndarray[Any, Any]]:
