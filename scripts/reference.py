@@ -53,10 +53,11 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, str]] = {
         "resizes images to that side",
         "top_k": "not with multi_label: top-k accuracy needs one label per image",
         "use_pretrained_model": "the built-in trains the ResNet of `num_layers` from ImageNet "
-        "weights. The image here has no ResNet weights, so **the job trains efficientnet_lite0 "
-        "from its ImageNet weights instead**, as noted in the log, report and model card. If "
-        "`resnet50.safetensors` is in the image's weights folder, the job trains the ResNet. With "
-        "`backbone=resnet50`, the job fails if the weights are missing. Nothing is ever downloaded",
+        "weights. If the image has weights of that ResNet, or of the usual ResNet of that depth "
+        "(`resnet50_v1.5`), or the channel `weights` brings them (docs/bring-weights.md), the job "
+        "trains it. Otherwise **the job trains efficientnet_lite0 from its ImageNet weights "
+        "instead**, as noted in the log, report and model card. With `backbone=resnet50`, the job "
+        "fails if the weights are missing. No job downloads anything",
         "use_weighted_loss": "weights each class by the ratio of images without it to images with "
         "it; the built-in publishes no formula. Not in Pipe mode, where classes cannot be counted "
         "beforehand",
@@ -120,6 +121,7 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "model": "an artifact of this project or of the built-in; if the classes differ, it gets "
         "a new head. If the job that wrote the artifact replaced the ResNet of `num_layers`, the "
         "new job continues with the network of the artifact",
+        "weights": "only here: a public file of pretrained weights (docs/bring-weights.md)",
     },
     "tensorflow": {
         "training": "",
@@ -130,6 +132,7 @@ CHANNELS: Mapping[str, Mapping[str, str]] = {
         "artifact of this project. It fine-tunes a base model of the built-in with "
         "`backend=tensorflow` if it sets no `backbone` (docs/tensorflow.md); otherwise it ignores "
         "the base model with a warning",
+        "weights": "only here: a public file of pretrained weights (docs/bring-weights.md)",
     },
 }
 """Interface → channel → what differs here."""

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +16,24 @@ from image_classification.archive import unpacked
 from image_classification.artifact import Artifact
 from image_classification.backends import base
 from image_classification.backends.mxnet_archive import SYMBOL_FILE, read_built_in
+from image_classification.backends.networks import is_shared
+from image_classification.backends.pretrained import (
+    UNKNOWN,
+    Pretrained,
+    described_row,
+    read_pretrained,
+    read_weights,
+)
 from image_classification.base_model import INFO_FILE, LABELS_FILE, read_base_model
-from image_classification.contract import process
+from image_classification.contract import environment, process
 from image_classification.errors import ArtifactError, BackendError, DataError
 from image_classification.files import write_bytes
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
-from image_classification.training.initial_weights import HEAD_PREFIX, pretrained_weights
+from image_classification.training.initial_weights import HEAD_PREFIX
 from image_classification.training.output import description_of, engine_writers
+from image_classification.weights.download import downloaded
+from image_classification.weights.folder import find_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -166,13 +177,18 @@ def export_pretrained(
         DataError: the number of labels is not the number of classes.
     """
     backbone = backends.catalog(backend_name).find(backbone_name)
-    state = pretrained_weights(_load(backend_name), backbone)
+    pretrained = read_pretrained(_load(backend_name), backbone, _folder())
+    state = pretrained.state
     classes = len(state.get(HEAD_PREFIX + "bias", ()))
     if not classes:
         raise BackendError(
             f"the pretrained weights of {backbone.name} have no head, so they cannot be exported; "
-            "choose another backbone"
+            "train a head (image-classification train), or choose another backbone"
         )
+    said = pretrained.description
+    backbone = described_row(backbone, said)
+    if labels is None and len(said.labels) == classes:
+        labels = LabelMap(said.labels)
     size = backbone.input_size
     mean, std = backbone.normalization(3)
     spec = base.ModelSpec(backbone.name, classes, (3, size, size), mean, std)
@@ -185,8 +201,8 @@ def export_pretrained(
         std=std,
     )
     description = description_of(backend_name, backbone.name, "tensorflow") | {
-        "source": backbone.source,
-        "license": backbone.license,
+        "source": pretrained.source,
+        "license": pretrained.license,
     }
     return _write(directory, spec, state, preprocessing, description, labels)
 
@@ -265,21 +281,94 @@ def write_pretrained_weights(
 ) -> Iterator[Path]:
     """Write `<backbone>.safetensors` to `directory` for each name, and yield its path.
 
-    The file has neutral names, float32 arrays and ImageNet's head. Every backend reads it from the
-    folder that IMAGE_CLASSIFICATION_WEIGHTS_DIR names.
+    The file has neutral names, float32 arrays and the head. Every backend reads it from the folder
+    that IMAGE_CLASSIFICATION_WEIGHTS_DIR names.
 
     Raises:
         BackendError: no such backbone, or no pretrained weights on this machine.
+        ArtifactError: its weights are damaged, or those of another network.
     """
     catalog = backends.catalog(backend_name)
     rows = [catalog.find(name) for name in backbone_names]
     backend = _load(backend_name)
     for backbone in rows:
-        state = pretrained_weights(backend, backbone)
-        named = {  # C order: safetensors writes the memory as it is
-            name.removeprefix(base.WEIGHT_PREFIX): np.ascontiguousarray(array)
-            for name, array in state.items()
-        }
-        path = directory / f"{backbone.name}.safetensors"
-        write_bytes(path, save(named, {"source": backbone.source, "license": backbone.license}))
-        yield path
+        yield _write_weights(read_pretrained(backend, backbone, _folder()), backbone, directory)
+
+
+def convert_weights(
+    backend_name: str,
+    backbone_name: str,
+    path: Path,
+    directory: Path,
+    source: str | None = None,
+    license_name: str | None = None,
+) -> Path:
+    """Write the weights in a public file as `<backbone>.safetensors` to `directory`.
+
+    Args:
+        backend_name: needed only for a backbone that not every backend has.
+        backbone_name: whose weights they should be.
+        path: the file, or a folder that holds one.
+        directory: of the new file.
+        source, license_name: what the user says of the weights; None leaves what the file says.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        BackendError: no such backbone.
+        ArtifactError: not such a file, a damaged one, or the weights of another network.
+    """
+    backbone = backends.catalog(backend_name).find(backbone_name)
+    if is_shared(backbone.name):
+        pretrained = read_weights(path, backbone)
+    else:
+        pretrained = read_pretrained(_load(backend_name), backbone, _folder(), find_weights(path))
+    pretrained = replace(
+        pretrained,
+        source=source or pretrained.source,
+        license=license_name or pretrained.license,
+    )
+    _logger.info(
+        "%s: weights of %s, %d tensors with the names of %s, license: %s",
+        *(pretrained.file, backbone.name, len(pretrained.weights), pretrained.layout),
+        pretrained.license,
+    )
+    if pretrained.license == UNKNOWN:
+        _logger.warning(
+            "%s does not say its license; if you know it, add --license TEXT", pretrained.file
+        )
+    if "head.weight" not in pretrained.weights:
+        _logger.warning("%s has no head; a job trains a new one", pretrained.file)
+    return _write_weights(pretrained, backbone, directory)
+
+
+def download_weights(
+    backend_name: str, backbone_names: Sequence[str], directory: Path
+) -> Iterator[Path]:
+    """Fetch the published weights of backbones; write and yield `<backbone>.safetensors` of each.
+
+    Raises:
+        BackendError: no such backbone.
+        ArtifactError: no such weights are known, or they cannot be fetched.
+    """
+    catalog = backends.catalog(backend_name)
+    rows = [catalog.find(name) for name in backbone_names]
+    for backbone in rows:
+        with downloaded(backbone.name) as (path, published):
+            found = read_weights(path, backbone)
+            found = replace(found, source=published.address, license=published.license)
+            yield _write_weights(found, backbone, directory)
+
+
+def _write_weights(pretrained: Pretrained, backbone: base.Backbone, directory: Path) -> Path:
+    named = {  # C order: safetensors writes the memory as it is
+        name: np.ascontiguousarray(array) for name, array in pretrained.weights.items()
+    }
+    path = directory / f"{backbone.name}.safetensors"
+    write_bytes(path, save(named, pretrained.metadata(backbone.name)))
+    return path
+
+
+def _folder() -> Path:
+    return Path(environment.WEIGHTS_DIR.read())

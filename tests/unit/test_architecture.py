@@ -48,10 +48,11 @@ ALLOWED: dict[str, set[str]] = {
     "foreign_models": set(),
     "base_model": {"errors", "records"},
     "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
-    "backends": {"errors", "files", "samples", "images"},
+    "weights": {"errors", "files", "samples"},
+    "backends": {"errors", "files", "samples", "images", "weights"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
-    | {"base_model", "devices", "pages"},
+    | {"base_model", "devices", "pages", "weights"},
     "evaluate": {
         "errors",
         "samples",
@@ -63,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "training",
     },
     "export": {"errors", "files", "images", "labels", "contract", "archive", "artifact"}
-    | {"backends", "base_model", "training"},
+    | {"backends", "base_model", "training", "weights"},
     "script_mode": {"errors", "files", "contract", "devices"},
     "serving": {"errors", "files", "logs", "samples", "images", "records", "labels", "contract"}
     | {
@@ -74,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     },  # archive: the limits of those that POST /models names
     "cli": DATA
     | {"logs", "contract", "artifact", "prepare", "inventory", "training", "serving"}
-    | {"backends", "devices", "evaluate", "export", "script_mode"},
+    | {"backends", "devices", "evaluate", "export", "script_mode", "weights"},
     "__init__": set(),
     "__main__": {"cli"},
 }

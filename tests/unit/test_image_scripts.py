@@ -274,6 +274,27 @@ def test_a_build_names_everything_that_is_missing_at_once(tmp_path: Path) -> Non
     assert "PIP_EXTRA_INDEX_URL" not in done.stderr
 
 
+def test_the_weights_of_a_build_are_a_folder_with_a_file_for_one_of_its_backbones(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"; cat >/dev/null\n")
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "resnet50-0676ba61.pth").touch()
+    settings = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "BACKEND": "tensorflow",
+        "PRETRAINED": "efficientnet_lite0 resnet50_v1.5",
+        "WEIGHTS": str(tmp_path / "public"),
+    }
+    done = sh("bash", "scripts/build", "train", **settings)
+    assert done.returncode == 2
+    assert "got resnet50-0676ba61.pth" in done.stderr and "efficientnet_lite0.pth" in done.stderr
+    (tmp_path / "public" / "resnet50_v1.5.pth").touch()
+    done = sh("bash", "scripts/build", "train", **settings)
+    assert "WEIGHTS_IMAGE=image-classification-weights:build" in done.stdout, done.stderr
+
+
 def test_the_labels_of_an_image_tell_its_source_its_time_and_its_base(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(FAKE_DOCKER)
     (tmp_path / "git").write_text(

@@ -6,6 +6,7 @@ from pathlib import Path
 from image_classification.cli import command_line
 from image_classification.contract.environment import BACKEND, WEIGHTS_DIR
 from image_classification.errors import UsageError
+from image_classification.weights.download import PUBLISHED
 
 
 def add_commands(subparsers: command_line.Commands) -> None:
@@ -80,30 +81,83 @@ def export(namespace: argparse.Namespace) -> int:
 
 
 def _add_weights(subparsers: command_line.Commands) -> None:
+    folder = WEIGHTS_DIR.read()
     command = command_line.add_command(
         subparsers,
         "weights",
         "write pretrained weights as safetensors, to add to a container image or mount into a job",
-        "image-classification weights efficientnet_lite0 --output weights",
+        "image-classification weights efficientnet_lite0 --output weights\n"
+        "  image-classification weights resnet50_v1.5 --from resnet50-11ad3fa6.pth "
+        "--license BSD-3-Clause\n"
+        "  image-classification weights resnet50_v1.5 --from folder-of-hugging-face "
+        "--output weights\n"
+        "  image-classification weights resnet50_v1.5 --download --output weights",
+        "Write BACKBONE.safetensors for each backbone: from weights on this machine, or with "
+        "--from out of a public file, whose every tensor is checked against the network, or with "
+        "--download out of a file that its makers publish. Nothing in a file is executed, and only "
+        "--download uses the network.",
     )
     command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="name of the backbone")
+    origin = command.add_mutually_exclusive_group()
+    origin.add_argument(
+        "--from",
+        dest="source_file",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="a file of weights (.safetensors, PyTorch's .pth, Keras's .h5, MXNet's .params), or "
+        "the folder of a Hugging Face or timm model",
+    )
+    origin.add_argument(
+        "--download",
+        action="store_true",
+        help=f"fetch the published file and check its hash: {', '.join(sorted(PUBLISHED))}",
+    )
+    command.add_argument(
+        "--license",
+        metavar="TEXT",
+        help="license of the weights in --from (default: what the file says, or unknown)",
+    )
+    command.add_argument(
+        "--source",
+        metavar="TEXT",
+        help="where the weights in --from were published (default: what the file says, or unknown)",
+    )
     _add_backend(command)
     command.add_argument(
         "--output",
         type=Path,
-        required=True,
         metavar="DIR",
-        help=f"folder to name in {WEIGHTS_DIR.name}",
+        help=f"folder of the new file; with --from and --download by default the folder of "
+        f"{WEIGHTS_DIR.name}, {folder}",
     )
     command.set_defaults(run=weights)
 
 
 def weights(namespace: argparse.Namespace) -> int:
     """Write `<backbone>.safetensors` for each backbone and print its path."""
-    from image_classification.export import write_pretrained_weights
+    from image_classification import export as exports
 
-    for path in write_pretrained_weights(namespace.backend, namespace.backbones, namespace.output):
-        command_line.say(str(path))
+    names, backend = namespace.backbones, namespace.backend
+    given = [f"--{name}" for name in ("license", "source") if getattr(namespace, name)]
+    if given and namespace.source_file is None:
+        raise UsageError(f"{' and '.join(given)}: say it of a file, with --from FILE")
+    if namespace.source_file is None and not namespace.download:
+        if namespace.output is None:
+            raise UsageError("--output DIR is required without --from FILE")
+        for path in exports.write_pretrained_weights(backend, names, namespace.output):
+            command_line.say(str(path))
+        return 0
+    output = namespace.output or Path(WEIGHTS_DIR.read())
+    if namespace.download:
+        for path in exports.download_weights(backend, names, output):
+            command_line.say(str(path))
+        return 0
+    if len(names) > 1:
+        raise UsageError(f"--from names the weights of one backbone, got {', '.join(names)}")
+    path = exports.convert_weights(
+        backend, names[0], namespace.source_file, output, namespace.source, namespace.license
+    )
+    command_line.say(str(path))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from image_classification.cli.command_line import Commands
 from image_classification.contract import environment, failure
+from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.paths import JobPaths, read_json
 from image_classification.errors import UsageError
 from image_classification.script_mode import requested_script
@@ -50,6 +51,12 @@ def add_commands(subparsers: Commands) -> None:
         metavar="NAME=VALUE",
         help="a hyperparameter, overriding hyperparameters.json; repeat for more",
     )
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="start from this public file of pretrained weights, as --channel weights=FILE",
+    )
     command.add_argument("--output", type=Path, metavar="DIR", help="folder of the artifact")
     # The platform scrapes metrics from standard output.
     command.set_defaults(run=run, log_stream=sys.stdout)
@@ -89,12 +96,18 @@ def _command(namespace: argparse.Namespace) -> list[str]:
     given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
     given += [f"--channel={pair}" for pair in namespace.channel]
     given += [f"--set={pair}" for pair in namespace.set]
+    given += [f"--weights={namespace.weights}"] if namespace.weights else []
     given += [f"--output={namespace.output}"] if namespace.output else []
     return ["-m", "image_classification", "train", *given]
 
 
 def _paths(namespace: argparse.Namespace) -> JobPaths:
     if not (namespace.channel or namespace.output):
+        if namespace.weights is not None:
+            raise UsageError(
+                "--weights goes with --channel NAME=DIR and --output DIR; a job in a base "
+                "directory has the channel weights instead"
+            )
         return JobPaths(namespace.base_dir or Path(environment.BASE_DIR.read()))
     if namespace.base_dir is not None:
         raise UsageError(
@@ -105,6 +118,10 @@ def _paths(namespace: argparse.Namespace) -> JobPaths:
         raise UsageError("--channel NAME=DIR and --output DIR go together")
     channels = _pairs(namespace.channel, "--channel")
     folders = {name: Path(folder) for name, folder in channels.items()}
+    if namespace.weights is not None:
+        if WEIGHTS_CHANNEL.name in folders:
+            raise UsageError("--weights and --channel weights=… name the same: leave out one")
+        folders[WEIGHTS_CHANNEL.name] = namespace.weights
     return JobPaths(namespace.output, folders, namespace.output)
 
 

@@ -41,6 +41,14 @@ MODEL_CHANNEL = Channel(
     "Start from this model.tar.gz of an earlier job or of the MXNet built-in, or this SavedModel.",
     input_modes=("File",),
 )
+WEIGHTS_CHANNEL = Channel(
+    "weights",
+    False,
+    (),
+    "Start from this public file of pretrained weights: safetensors, PyTorch's .pth, Keras's .h5, "
+    "MXNet's .params, or the folder of a Hugging Face or timm model.",
+    input_modes=("File",),
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ def _label_format(name: str, parameters: str) -> str:
 
 
 def _existing(name: str, folder: Path) -> Path:
+    if name == WEIGHTS_CHANNEL.name and not str(folder).startswith("s3:/"):
+        if not folder.exists():
+            raise ChannelError(f"channel {name}: {folder} does not exist")
+        return folder  # on a laptop also the file alone
     if folder.is_file():
         quoted, ending = shlex.quote(str(folder)), folder.name.lower()
         cure = f"give its folder, {folder.parent}"

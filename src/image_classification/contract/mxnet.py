@@ -4,7 +4,12 @@ Names, meanings, ranges and defaults are those of the public developer guide
 (IC-Hyperparameter.md); file conventions are those of published notebooks.
 """
 
-from image_classification.contract.channels import ALL_MODES, MODEL_CHANNEL, Channel
+from image_classification.contract.channels import (
+    ALL_MODES,
+    MODEL_CHANNEL,
+    WEIGHTS_CHANNEL,
+    Channel,
+)
 from image_classification.contract.hyperparameter import choice, flag, integer, real, text
 from image_classification.contract.shared import LARGEST_SEED, SharedHyperparameters
 
@@ -24,6 +29,7 @@ CHANNELS = (
     Channel("train_lst", False, _IMAGES, "One .lst file that lists the images of train."),
     Channel("validation_lst", False, _IMAGES, "One .lst file that lists the images of validation."),
     MODEL_CHANNEL,
+    WEIGHTS_CHANNEL,
 )
 
 

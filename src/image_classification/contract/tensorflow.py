@@ -4,7 +4,7 @@ Names, meanings, ranges and defaults are those of the public developer guide
 (IC-TF-Hyperparameter.md), with all three spellings of `train_only_top_layer`.
 """
 
-from image_classification.contract.channels import MODEL_CHANNEL, Channel
+from image_classification.contract.channels import MODEL_CHANNEL, WEIGHTS_CHANNEL, Channel
 from image_classification.contract.hyperparameter import choice, flag, integer, real
 from image_classification.contract.shared import LARGEST_SEED, SharedHyperparameters
 
@@ -18,6 +18,7 @@ CHANNELS = (
     Channel("test", False, (), "The same classes; the final model is evaluated on it."),
     Channel("code", False, (), "The script of the built-in's jobs; it is not read."),
     MODEL_CHANNEL,
+    WEIGHTS_CHANNEL,
 )
 
 _INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "area", "lanczos3")

@@ -1,12 +1,13 @@
 """The network of a job, where the hyperparameters alone do not decide it.
 
-A SavedModel in the channel `model` can be the backbone itself. And a job of the MXNet built-in that
-asks for pretrained weights of a network without any gets a substitute that has them.
+A SavedModel in the channel `model` can be the backbone itself; a public file of weights names its
+network. And a job of the MXNet built-in that asks for pretrained weights of a network without any
+gets another ResNet of that depth, or a substitute that has them.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,22 @@ from image_classification.artifact import MANIFEST_FILE, MODEL_FILE, open_artifa
 from image_classification.backends import model_ids
 from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
 from image_classification.backends.base import Backbone
-from image_classification.backends.pretrained import has_weights
+from image_classification.backends.conversion import recognize
+from image_classification.backends.mxnet_archive import SHAPES_FILE, SYMBOL_FILE
+from image_classification.backends.pretrained import (
+    SUBSTITUTE,
+    described,
+    described_row,
+    has_weights,
+)
 from image_classification.base_model import read_base_model
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.shared import SharedHyperparameters
-from image_classification.errors import ChannelError, HyperparameterError
+from image_classification.errors import ArtifactError, ChannelError, HyperparameterError
+from image_classification.weights import opened
+from image_classification.weights.folder import find_weights
 
-SUBSTITUTE = "efficientnet_lite0"
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _CROPPED = 0.875  # share of the shorter side that a center crop keeps, as usual
 _SAVED_MODEL_FILES = {"saved_model.pb", "saved_model.pbtxt"}
@@ -71,6 +80,84 @@ def is_saved_model(path: Path) -> bool:
     return any(name.name in _SAVED_MODEL_FILES for name in file_names(path))
 
 
+def public_weights(channels: Mapping[str, ChannelInput]) -> Path | None:
+    """Return the public file of weights in the channel `weights` or `model`, or None.
+
+    Raises:
+        ChannelError: both channels hold something to start from, or there are several files.
+        ArtifactError: an archive in the channel `model` is damaged.
+    """
+    model, weights = channels.get("model"), channels.get("weights")
+    if weights is not None:
+        if model is not None and not is_saved_model(model_path(model)):
+            raise ChannelError(
+                "channels model and weights: a job starts from one of them; leave out the other"
+            )
+        try:
+            return find_weights(weights.path)
+        except ArtifactError as error:
+            raise ChannelError(f"channel weights: {error}") from error
+    if model is None or model_path(model) != model.path or _is_known(model.path):
+        return None
+    with suppress(ArtifactError):
+        return find_weights(model.path)
+    return None
+
+
+def _is_known(path: Path) -> bool:
+    """Return whether a folder holds a model of ours, of the MXNet built-in, or a SavedModel."""
+    return (
+        is_artifact(path)
+        or path.joinpath(MANIFEST_FILE).exists()
+        or holds(path, SYMBOL_FILE, SHAPES_FILE)
+        or is_saved_model(path)
+    )
+
+
+def with_public_backbone(
+    values: SharedHyperparameters, given: Mapping[str, object], file: Path
+) -> SharedHyperparameters:
+    """Set `backbone` to the network of a public file of weights, unless the job names another.
+
+    Where the job names `num_layers`, a ResNet of that depth is looked for, and no other network.
+
+    Raises:
+        ArtifactError: the file is not one of weights, or damaged.
+    """
+    if values.backbone:
+        return values
+    with opened(file) as (_, tensors):
+        found = recognize(tensors)
+    named = f"{file.name} {described(file).architecture}"
+    found = tuple(sorted(found, key=lambda name: -len(name) if name in named else 0))
+    if values.num_layers is not None and "num_layers" in given:
+        found = tuple(name for name in found if name in _resnets_of(int(values.num_layers)))
+    known = [name for name in found if name in backends.catalog(values.backend or "").BACKBONES]
+    if not known:
+        return values
+    others = ", ".join(known[1:])
+    _logger.info(
+        "%s holds the weights of %s, so backbone=%s%s",
+        *(file.name, known[0], known[0]),
+        f" (they fit {others} too: set backbone if they are of that)" if others else "",
+    )
+    return values.with_value(SharedHyperparameters.backbone, known[0])
+
+
+def _resnets_of(depth: int) -> tuple[str, ...]:
+    """Return the ResNets of a depth: that of the built-in, and the usual one elsewhere."""
+    return resnet_name(depth), f"resnet{depth}_v1.5"
+
+
+def described_backbone(row: Backbone, file: Path) -> Backbone:
+    """Return a backbone's row with what its weights, or their folder, say of the images.
+
+    Raises:
+        ArtifactError: the file is damaged, or says something impossible.
+    """
+    return described_row(row, described(file))
+
+
 def substitute_backbone(
     values: SharedHyperparameters, channels: Mapping[str, ChannelInput]
 ) -> tuple[str, str] | None:
@@ -98,13 +185,21 @@ def substitute_backbone(
     folder = Path(environment.WEIGHTS_DIR.read())
     if has_weights(catalog.find(wanted), folder):
         return None
+    usual = catalog.BACKBONES.get(_resnets_of(depth)[1])
+    if usual is not None and has_weights(usual, folder):
+        _logger.info(
+            "num_layers=%d with use_pretrained_model=1: training %s, whose ImageNet weights are "
+            "here, instead of %s, whose are not",
+            *(depth, usual.name, wanted),
+        )
+        return usual.name, wanted
     if not has_weights(catalog.find(SUBSTITUTE), folder):
         return None  # without any weights, a later error names the remedies
     _logger.warning(
         "SUBSTITUTING %s FOR %s: there are no ImageNet weights of %s here, so "
-        "use_pretrained_model=1 trains %s from its ImageNet weights. To train %s, put "
-        "%s.safetensors into %s; to fail instead, set backbone=%s; to silence this warning, set "
-        "backbone=%s",
+        "use_pretrained_model=1 trains %s from its ImageNet weights. To train %s, give the job its "
+        "weights in the channel weights, or put %s.safetensors into %s; to fail instead, set "
+        "backbone=%s; to silence this warning, set backbone=%s",
         *(SUBSTITUTE, wanted, wanted, SUBSTITUTE, wanted, wanted, folder, wanted, SUBSTITUTE),
     )
     return SUBSTITUTE, wanted

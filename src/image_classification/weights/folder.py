@@ -1,0 +1,236 @@
+"""Finds the weights in a folder, and reads what Hugging Face's and timm's folders say of them.
+
+Such a folder has `model.safetensors` or `pytorch_model.bin`, and in `config.json` and
+`preprocessor_config.json` the size and normalization of the images and the names of the classes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from image_classification.errors import ArtifactError
+from image_classification.weights.tensors import RegularFile
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".params")
+"""The usual endings of files of weights; `.weights.h5` is one of `.h5`."""
+
+_OF_HUB = ("model.safetensors", "pytorch_model.bin")
+_CONFIG, _PREPROCESSOR, _CARD = "config.json", "preprocessor_config.json", "README.md"
+_MOST_ENTRIES = 10_000
+_MOST_LEVELS = 3  # folders in folders, each the only one in its folder
+_MOST_CONFIG_BYTES = 8 * 2**20  # 21,000 names of classes take 1 MB
+_MOST_SIZE = 2048  # pixels of a side
+_MOST_CLASSES = 100_000
+_LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
+_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}  # Pillow's
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder says of the network whose weights it holds; None and () where it is silent.
+
+    Attributes:
+        architecture: its name there, such as `resnet50` or `ResNetForImageClassification`.
+        mean, std: of the images, in units of 0–255.
+        input_size: side in pixels.
+        resize: shorter side before the center crop, in pixels.
+        interpolation: of that resize.
+        labels: the class names in index order.
+        license: as the folder writes it.
+    """
+
+    architecture: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    input_size: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    labels: tuple[str, ...] = ()
+    license: str = ""
+
+
+def find_weights(path: Path) -> Path:
+    """Return the file of weights that `path` is, or that is the only one in the folder `path`.
+
+    Raises:
+        ArtifactError: there is none, or there are several.
+    """
+    if not path.is_dir():
+        return path
+    folder = path
+    for _ in range(_MOST_LEVELS):
+        entries = sorted(islice(folder.iterdir(), _MOST_ENTRIES))
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+        files = [entry for entry in visible if entry.name.lower().endswith(SUFFIXES)]
+        named = [entry for name in _OF_HUB for entry in files if entry.name == name]
+        if named:
+            return named[0]
+        if len(files) > 1:
+            shown = ", ".join(entry.name for entry in files[:10])
+            raise ArtifactError(f"{folder}: expected one file of weights, got {shown}; name one")
+        if files:
+            return files[0]
+        folders = [entry for entry in visible if entry.is_dir()]
+        if len(folders) != 1:
+            break
+        folder = folders[0]
+    shown = ", ".join(entry.name for entry in visible[:10]) or "nothing"
+    raise ArtifactError(
+        f"{path}: expected a file of weights ({', '.join(SUFFIXES)}) in this folder, got {shown}"
+    )
+
+
+def describe(weights: Path) -> Description:
+    """Read what the folder of a file of weights says of it; nothing for a file that stands alone.
+
+    Raises:
+        ArtifactError: a file of the folder is damaged, or says something impossible.
+    """
+    if weights.name not in _OF_HUB or not (weights.parent / _CONFIG).exists():
+        return Description()
+    config = _read(weights.parent / _CONFIG)
+    try:
+        if isinstance(config.get("pretrained_cfg"), Mapping):
+            found = _of_timm(config, config["pretrained_cfg"])
+        else:
+            path = weights.parent / _PREPROCESSOR
+            found = _of_transformers(config, _read(path) if path.exists() else {})
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ArtifactError(f"{weights.parent}: {_CONFIG} or {_PREPROCESSOR}: {error}") from error
+    license_name = found.pop("license", "") or _license_of_card(weights.parent / _CARD)
+    return Description(**found, license=license_name)
+
+
+def description_of(metadata: Mapping[str, str], path: Path) -> Description:
+    """Return the description in the metadata of a file that this project wrote.
+
+    Raises:
+        ArtifactError: it says something impossible.
+    """
+    try:
+        said = {
+            name: json.loads(metadata[name])
+            for name in ("mean", "std", "input_size", "resize", "labels")
+            if name in metadata
+        }
+        found: dict[str, Any] = {"labels": _labels(said.get("labels"))}
+        if "mean" in said and "std" in said:
+            found |= _normalization(said["mean"], said["std"], 1.0)
+        found |= {key: _size(key, said[key]) for key in ("input_size", "resize") if key in said}
+    except (TypeError, ValueError, RecursionError, AttributeError) as error:
+        raise ArtifactError(f"{path}: its metadata: {error}") from error
+    if metadata.get("interpolation") in _INTERPOLATIONS.values():
+        found["interpolation"] = metadata["interpolation"]
+    return Description(metadata.get("architecture", "")[:100], **found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file."""
+    try:
+        content = json.loads(_bytes_of(path))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: expected a JSON object, got {error}") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _bytes_of(path: Path) -> bytes:
+    file = RegularFile(path)
+    try:
+        if file.size > _MOST_CONFIG_BYTES:
+            raise ValueError(f"{file.size} bytes; at most {_MOST_CONFIG_BYTES} are read")
+        return file.read(0, file.size)
+    finally:
+        file.close()
+
+
+def _license_of_card(path: Path) -> str:
+    """Return the license in the header of a model card, or ""."""
+    if not path.exists():
+        return ""
+    try:
+        text = _bytes_of(path).decode("utf-8", "replace")
+    except ValueError:
+        return ""
+    header = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    match = _LICENSE.search(header)
+    return match[1] if match else ""
+
+
+def _of_timm(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"architecture": str(config.get("architecture", ""))[:100]}
+    if "input_size" in given:
+        found["input_size"] = _size("input_size", list(given["input_size"])[-1])
+    if "crop_pct" in given and "input_size" in found:
+        found["resize"] = _size("crop_pct", math.floor(found["input_size"] / given["crop_pct"]))
+    if given.get("interpolation") in _INTERPOLATIONS.values():
+        found["interpolation"] = given["interpolation"]
+    if "mean" in given and "std" in given:
+        found |= _normalization(given["mean"], given["std"], 255.0)
+    found["labels"] = _labels(config.get("label_names") or given.get("label_names"))
+    found["license"] = str(given.get("license") or "")[:60]
+    return found
+
+
+def _of_transformers(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
+    names = config.get("architectures") or [config.get("model_type", "")]
+    found: dict[str, Any] = {"architecture": str(names[0])[:100]}
+    size, crop = images.get("size"), images.get("crop_size")
+    resize = _side(size)
+    if images.get("do_center_crop") and crop is not None:
+        found |= {"input_size": _side(crop), "resize": resize}
+    elif resize is not None:
+        found["input_size"] = resize
+        share = images.get("crop_pct")  # ConvNextImageProcessor, which ResNets have
+        found["resize"] = _size("crop_pct", math.floor(resize / share)) if share else resize
+    if images.get("resample") in _INTERPOLATIONS:
+        found["interpolation"] = _INTERPOLATIONS[images["resample"]]
+    if images.get("do_normalize", True) and "image_mean" in images and "image_std" in images:
+        scale = 1.0 / images.get("rescale_factor", 1 / 255)
+        found |= _normalization(images["image_mean"], images["image_std"], scale)
+    numbered = config.get("id2label")
+    if isinstance(numbered, Mapping) and len(numbered) <= _MOST_CLASSES:
+        names = [numbered.get(str(index)) for index in range(len(numbered))]
+        if not all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names):  # Transformers' own
+            found["labels"] = _labels(names)
+    return found
+
+
+def _side(size: Any) -> int | None:
+    """Return the side in one of the forms in which Transformers writes a size."""
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge", size.get("height"))
+    return None if size is None else _size("size", size)
+
+
+def _size(name: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MOST_SIZE:
+        raise ValueError(f"{name}: expected 1 to {_MOST_SIZE} pixels, got {str(value)[:40]}")
+    return value
+
+
+def _normalization(mean: Any, std: Any, scale: float) -> dict[str, tuple[float, ...]]:
+    means, deviations = (
+        tuple(round(float(v) * scale, 6) for v in values) for values in (mean, std)
+    )
+    is_sound = len(means) == len(deviations) and len(means) in (1, 3)
+    if not is_sound or not all(map(math.isfinite, (*means, *deviations))) or min(deviations) <= 0:
+        raise ValueError(
+            f"expected 1 or 3 means and positive deviations, got {means}, {deviations}"
+        )
+    return {"mean": means, "std": deviations}
+
+
+def _labels(names: Any) -> tuple[str, ...]:
+    """Return class names; () if there are none, or they are not different texts."""
+    if not isinstance(names, list) or len(names) > _MOST_CLASSES:
+        return ()
+    texts = tuple(names)
+    is_sound = all(isinstance(name, str) and 0 < len(name) <= 200 for name in texts)
+    return texts if is_sound and len(set(texts)) == len(texts) else ()

