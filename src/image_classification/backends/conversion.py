@@ -164,6 +164,12 @@ class _Naming:
         axes = (2, 3, 0, 1) if shape[1:2] == (1,) else {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(shape))
         return tuple(shape[axis] for axis in axes) if axes else shape
 
+    def plain(self, ours: str, shape: Shape) -> Shape:
+        """Return a shape in such files; that of a head which is a 1×1 convolution as a matrix's."""
+        is_keras = self.table is not None and self.table.is_keras
+        is_head = is_keras and ours == "head.weight" and len(shape) == 4
+        return shape[2:] if is_head and shape[:2] == (1, 1) else shape
+
 
 @dataclass(frozen=True)
 class _Match:
@@ -241,7 +247,7 @@ def _match(backbone: str, layout: _Naming, needed: Shapes, tensors: Mapping[str,
     for theirs, ours in names.items():
         if theirs not in tensors:
             continue
-        shape, expected = tensors[theirs].shape, layout.shape(needed[ours])
+        shape, expected = layout.plain(ours, tensors[theirs].shape), layout.shape(needed[ours])
         if not _fits(shape, expected):
             wanted = str(expected).replace("0", "classes", ours in _HEAD)
             misshapen[theirs] = f"{shape} instead of {wanted}"
