@@ -22,9 +22,11 @@ from tests.golden.cases import GOLDEN, parted, requests, unpacked
 
 ON_CPU = ["--env", "IMAGE_CLASSIFICATION_DEVICE=cpu"]
 DRIVER = "/usr/lib/x86_64-linux-gnu/libcuda.so.1"  # where NVIDIA's container runtime mounts it
-# Libraries in a folder *.libs find each other through the module that loads them.
+# Libraries in a folder *.libs find each other through the module that loads them. Those of
+# torchvision find PyTorch's, which are loaded before them.
 UNRESOLVED = r"""
-find /opt/venv -type f -name '*.so*' -not -path '*.libs/*' | while read -r library; do
+find /opt/venv -type f -name '*.so*' -not -path '*.libs/*' -not -path '*/torchvision/*' |
+    while read -r library; do
     ldd "$library" 2>/dev/null | sed -n "s|^\s*\(\S*\) => not found|\1 $library|p"
 done"""
 # TensorFlow and MXNet take a driver that is too old for no GPU, without a word: the runtime tells.

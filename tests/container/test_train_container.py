@@ -169,6 +169,67 @@ def test_torchrun_starts_the_processes_of_a_script_in_the_image_of_torch_alone(
         assert "sagemaker_torch_distributed_enabled: torchrun not found" in reason
 
 
+TORCHVISION_SCRIPT = """
+import argparse, os
+import torch
+from torchvision import datasets, models, transforms
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int)
+parser.add_argument("--train", default=os.environ["SM_CHANNEL_TRAIN"])
+parser.add_argument("--model-dir", default=os.environ["SM_MODEL_DIR"])
+given = parser.parse_args()
+change = [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip()]
+change += [transforms.RandomVerticalFlip(), transforms.ColorJitter(0.2, 0.2, 0.2, 0.2)]
+images = datasets.ImageFolder(given.train, transforms.Compose([*change, transforms.ToTensor()]))
+model = models.resnet18(weights=None)
+model.fc = torch.nn.Linear(model.fc.in_features, len(images.classes))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+for epoch in range(given.epochs):
+    for batch, labels in torch.utils.data.DataLoader(images, batch_size=16, shuffle=True):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(batch), labels)
+        loss.backward()
+        optimizer.step()
+    print(f"epoch {epoch}: loss {loss.item():.3f}")
+torch.save(model.state_dict(), os.path.join(given.model_dir, "model.pt"))
+"""
+
+
+@pytest.fixture
+def torch_image() -> str:
+    return train_image("torch")
+
+
+def test_a_script_with_torchvision_trains_in_the_image_of_torch(
+    torch_image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"sagemaker_program": "train.py", "epochs": "1"}
+    base = script_job(tmp_path, channels, {"train.py": TORCHVISION_SCRIPT}, **given)
+    done = run(torch_image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 0: loss" in done.stdout and (base / "model" / "model.pt").is_file()
+
+
+def test_a_model_of_timm_trains_with_its_own_settings_and_is_served(
+    torch_image: str, channels: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"backbone": "timm/mobilenetv3_small_050.lamb_in1k", "epochs": 1, "mini_batch_size": 8}
+    base = write_job(tmp_path / "ml", given | {"image_shape": "3,64,64"}, channels)
+    done = run(torch_image, "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    settings = json.loads((base / "model" / "preprocessing.json").read_text())
+    assert settings["interpolation"] == "bicubic"
+    assert settings["mean"] == [123.675, 116.28, 103.53]
+    picture = next((channels["train"] / "red").iterdir()).read_bytes()
+    for parent in (base, *base.parents):
+        if parent.is_relative_to(tmp_path.parent.parent):
+            parent.chmod(0o755)
+    with serving(torch_image, base / "model") as server:
+        answer = server.invoke(picture, Content_Type="application/x-image")
+        assert answer.status == 200 and len(answer.json()) == 3
+
+
 def test_a_small_job_fits_in_1_gb_and_respects_the_cpu_limit(
     image: str, channels: dict[str, Path], tmp_path: Path
 ) -> None:

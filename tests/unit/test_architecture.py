@@ -203,6 +203,7 @@ def test_only_the_contract_compares_the_name_of_an_interface() -> None:
 EVERY_BACKEND = {"__init__", "catalog", "model", "engine", "export"}
 BACKEND_FILES = EVERY_BACKEND | {"optimizer", "ranks"}
 FILES_OF_ONE_FRAMEWORK = {
+    "torch": {"timm_models"},
     "tensorflow": {"step", "layers", "keras_trunk", "saved_model", "formats"},
     "mxnet": {"kvstore_node"},
 }

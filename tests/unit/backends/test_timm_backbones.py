@@ -65,6 +65,40 @@ def test_a_timm_backbone_is_exported(timm: Any, tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").stat().st_size > 1_000_000
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "resize", "interpolation", "mean", "std"),
+    [
+        ("resnet50", 224, 235, "bicubic", 123.675, 58.395),
+        ("resnet50.tv_in1k", 224, 256, "bilinear", 123.675, 58.395),
+        ("vit_tiny_patch16_224", 224, 248, "bicubic", 127.5, 127.5),
+        ("inception_v3", 299, 341, "bicubic", 127.5, 127.5),
+        ("efficientnet_b4", 320, 365, "bicubic", 123.675, 58.395),
+    ],
+)
+def test_size_crop_and_normalization_are_those_of_the_models_own_configuration(
+    timm: Any, name: str, size: int, resize: int, interpolation: str, mean: float, std: float
+) -> None:
+    row = backends.catalog("torch").find(f"timm/{name}")
+    assert (row.input_size, row.resize, row.interpolation) == (size, resize, interpolation)
+    assert (row.mean[0], row.std[0]) == (mean, std)
+
+
+def test_every_model_of_timm_has_a_row(timm: Any) -> None:
+    find = backends.catalog("torch").find
+    rows = [find(f"timm/{name}") for name in timm.list_models()]
+    assert len(rows) > 1000
+    assert all(0 < row.input_size < 1500 and len(row.mean) == 3 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet5o", r"did you mean 'timm/resnet50"), ("resnet50.a1_in1", "'timm/resnet50.a1_in1k'")],
+)
+def test_a_name_that_timm_does_not_have_names_the_nearest(timm: Any, name: str, hint: str) -> None:
+    with pytest.raises(BackendError, match=hint):
+        backends.catalog("torch").find(f"timm/{name}")
+
+
 def test_an_unknown_timm_model_is_a_backend_error(timm: Any) -> None:
     with pytest.raises(BackendError, match="no_such_model"):
         build(ModelSpec(**{**vars(SPEC), "backbone": "timm/no_such_model"}))

@@ -12,15 +12,9 @@ FORMATS = ()
 
 
 def find(name: str) -> Backbone:
-    """See `base.Catalog`; `timm/<name>` has a general row, and timm checks the name later."""
+    """See `base.Catalog`; the row of `timm/<name>` is timm's own, which must be installed."""
     if not _TIMM_NAME.fullmatch(name):
         return backbones.find(name, "torch", families=["timm/<model name>"])
-    return Backbone(
-        name=name,
-        input_size=224,
-        mean=backbones.IMAGENET_MEAN,
-        std=backbones.IMAGENET_STD,
-        resize=256,
-        interpolation="bicubic",
-        source="huggingface/pytorch-image-models",
-    )
+    from image_classification.backends.torch import timm_models  # imports PyTorch and timm
+
+    return timm_models.find(name)

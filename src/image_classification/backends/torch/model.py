@@ -18,9 +18,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from image_classification.backends import base, import_errors, networks
+from image_classification.backends import base, networks
 from image_classification.backends.networks import layers
 from image_classification.backends.state import initial_tensor
+from image_classification.backends.torch import timm_models
 from image_classification.errors import BackendError
 
 HEADERS = Path(torch.__file__).with_name("include")
@@ -197,9 +198,6 @@ def _add_module(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-PREFIX = "timm/"
-
-
 class TimmClassifier(Classifier):
     """A classifier of a backbone `timm/<name>`."""
 
@@ -213,11 +211,9 @@ class TimmClassifier(Classifier):
 
 
 def _trunk(spec: base.ModelSpec) -> tuple[nn.Module, int]:
-    name = spec.backbone.removeprefix(PREFIX)
+    name = spec.backbone.removeprefix(timm_models.PREFIX)
     channels, height, width = spec.input_shape
-    requirements = "the torchvision that belongs to this PyTorch build"
-    with import_errors(f"backbone {spec.backbone!r} needs timm", "timm", requirements):
-        import timm
+    timm = timm_models.load(spec.backbone)
     try:
         trunk = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
         with torch.inference_mode():
@@ -237,7 +233,7 @@ def build(spec: base.ModelSpec) -> Classifier:
     """
     with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator
         torch.random.default_generator.manual_seed(spec.seed)
-        is_timm = spec.backbone.startswith(PREFIX)
+        is_timm = spec.backbone.startswith(timm_models.PREFIX)
         model = TimmClassifier(spec) if is_timm else SharedClassifier(spec)
     for name, tensor in model.tensors():
         if not name.startswith("trunk."):  # timm has drawn those
