@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECK
     """Run the command; `checks` are those that there are."""
     options = _options(checks).parse_args(arguments)
     if options.list:
-        for check in checks:
-            print(f"{check.name:14} {check.title} (at most {check.seconds:.0f} s)")
+        lines = [f"{c.name:14} {c.title} (at most {c.seconds:.0f} s)" for c in checks]
+        with suppress(BrokenPipeError):  # a reader such as `head`
+            print("\n".join(lines), flush=True)
         return 0
     try:
         session = _session(options, checks)

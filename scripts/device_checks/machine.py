@@ -23,7 +23,6 @@ from image_classification.devices import device_of
 from image_classification.devices.machine import read_machine
 from image_classification.errors import UserError
 
-_TESTED = ("2.11", "2.13")
 _DISTRIBUTIONS = (
     *("numpy", "pillow", "simplejpeg", "cykooz.resizer", "safetensors", "onnx"),
     *("onnxruntime", "onnxruntime-gpu", "flask", "gunicorn", "httptools"),
@@ -42,8 +41,6 @@ def run(given: Given) -> None:
     rows.note("image_classification", f"{__version__}{_commit()}")
     rows.note("packages", _packages())
     rows.note("PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {_cudnn()}")
-    release = ".".join(torch.__version__.split(".")[:2])
-    rows.note("PyTorch is of the tested releases", f"{release}, tested are {' to '.join(_TESTED)}")
     _note_decisions(rows)
     if given.cpu:
         rows.expect("GPUs that PyTorch sees", torch.cuda.device_count(), 0)
