@@ -87,12 +87,19 @@ def find(text: str) -> ModelId:
         if _handle_key(row.handle) == asked:
             return row
     begun = [model_id for model_id in table() if model_id.startswith(plain.lower())]
-    close = begun[:3] or difflib.get_close_matches(plain.lower(), table(), n=3)
+    cores = {_core(model_id): model_id for model_id in table()}
+    near = difflib.get_close_matches(_core(plain.lower()), cores, n=3)
+    close = begun[:3] or [cores[core] for core in near]
     hint = f"did you mean {' or '.join(close)}?" if close else "expected an image classifier's id"
     raise HyperparameterError(
         f"model_id={text!r}: {hint} image-classification describe --model-ids lists all "
         f"{len(table())}; or set backbone"
     )
+
+
+def _core(model_id: str) -> str:
+    """Return an id without what most ids share."""
+    return re.sub(r"^(?:tensorflow|pytorch)-ic-|-classification-\d$", "", model_id)
 
 
 def _handle_key(handle: str) -> str:
