@@ -1,6 +1,7 @@
 """Export without training: a pretrained backbone, a built-in's model, other formats, weights."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from image_classification.backends.pretrained import (
 )
 from image_classification.base_model import INFO_FILE, LABELS_FILE, read_base_model
 from image_classification.contract import environment, process
-from image_classification.errors import ArtifactError, BackendError, DataError
+from image_classification.errors import ArtifactError, BackendError, DataError, UsageError
 from image_classification.files import write_bytes
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LabelMap
@@ -291,6 +292,7 @@ def write_pretrained_weights(
     catalog = backends.catalog(backend_name)
     rows = [catalog.find(name) for name in backbone_names]
     backend = _load(backend_name)
+    _make_folder(directory)
     for backbone in rows:
         yield _write_weights(read_pretrained(backend, backbone, _folder()), backbone, directory)
 
@@ -320,6 +322,7 @@ def convert_weights(
         ArtifactError: not such a file, a damaged one, or the weights of another network.
     """
     backbone = backends.catalog(backend_name).find(backbone_name)
+    _make_folder(directory)
     if is_shared(backbone.name):
         pretrained = read_weights(path, backbone)
     else:
@@ -354,6 +357,7 @@ def download_weights(
     """
     catalog = backends.catalog(backend_name)
     rows = [catalog.find(name) for name in backbone_names]
+    _make_folder(directory)
     for backbone in rows:
         with downloaded(backbone.name) as (path, published):
             found = read_weights(path, backbone)
@@ -368,6 +372,22 @@ def _write_weights(pretrained: Pretrained, backbone: base.Backbone, directory: P
     path = directory / f"{backbone.name}.safetensors"
     write_bytes(path, save(named, pretrained.metadata(backbone.name)))
     return path
+
+
+def _make_folder(directory: Path) -> None:
+    """Make the folder of new files; a UsageError if that is impossible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output {directory}: expected a folder that can be written, got: {error.strerror}; "
+            "name another folder with --output DIR"
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise UsageError(
+            f"--output {directory}: expected a folder that can be written, got one without the "
+            "right to; name another folder with --output DIR"
+        )
 
 
 def _folder() -> Path:

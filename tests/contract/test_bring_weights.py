@@ -208,11 +208,14 @@ def test_weights_copied_into_the_folder_are_checked_and_never_stamped_with_anoth
         ([], "--output DIR is required without --from FILE"),
         (["resnet18", "--from", "absent.pth"], "the weights of one backbone, got"),
         (["--from", "x", "--download"], "not allowed with argument"),
+        (["--from", "s3://bucket/x.pth"], "is an address: expected a file on this machine"),
+        (["--from", "x.pth", "--output", __file__], "a folder that can be written"),
     ],
 )
 def test_impossible_words_are_an_error_with_the_cure(
-    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words = words if "--output" in words or not words else [*words, "--output", str(tmp_path)]
     try:
         code = main(["weights", "resnet18_v1.5", *words])
     except SystemExit as error:

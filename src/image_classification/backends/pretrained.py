@@ -33,7 +33,8 @@ UNKNOWN = "unknown"
 SUBSTITUTE = "efficientnet_lite0"
 """The backbone that a job trains in place of one without weights."""
 
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|params)")  # start of the SHA-256
+# The start of the SHA-256 in the names of PyTorch's files, which is not a date; Gluon's have SHA-1.
+_HASH_IN_NAME = re.compile(r"-(?!(?:19|20)\d\d[01]\d[0-3]\d\.)([0-9a-f]{8,64})\.(?:pth|pt)")
 _MOST_NAMES = 10_000  # in a folder of weights
 
 

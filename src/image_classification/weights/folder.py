@@ -26,6 +26,7 @@ _MOST_LEVELS = 3  # folders in folders, each the only one in its folder
 _MOST_CONFIG_BYTES = 8 * 2**20  # 21,000 names of classes take 1 MB
 _MOST_SIZE = 2048  # pixels of a side
 _MOST_CLASSES = 100_000
+_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")  # a path loses one of the slashes
 _LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}  # Pillow's
 
@@ -60,6 +61,11 @@ def find_weights(path: Path) -> Path:
     Raises:
         ArtifactError: there is none, or there are several.
     """
+    if _ADDRESS.match(str(path)):
+        raise ArtifactError(
+            f"{path} is an address: expected a file on this machine; download it first, and name "
+            "it or its folder"
+        )
     if not path.is_dir():
         return path
     folder = path

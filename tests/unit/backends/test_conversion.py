@@ -190,6 +190,12 @@ def test_the_hash_in_a_files_name_is_checked(tmp_path: Path) -> None:
     assert "was altered: its SHA-256 begins with" in refused(path)
 
 
+@pytest.mark.parametrize("name", ["resnet18-20210831.pth", "resnet18_v2-ecdbc167.params", "x.pth"])
+def test_a_date_and_gluons_hash_in_a_name_are_not_that_hash(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, public()).rename(tmp_path / name)
+    assert read_weights(path, BACKBONES[NAME]).file == name
+
+
 def test_only_files_of_weights_with_the_exact_name_count(tmp_path: Path) -> None:
     row = BACKBONES[NAME]
     for name in (

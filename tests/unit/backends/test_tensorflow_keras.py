@@ -14,6 +14,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
 from image_classification.backends.networks import efficientnet, layouts, mobilenet
+from image_classification.backends.pretrained import read_weights
 from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
 from tests.unit.backends.torch_cases import change, differences, make_batch
@@ -231,3 +232,23 @@ def test_a_shared_network_computes_what_keras_does_with_weights_by_the_layouts_n
     scale = np.abs(expected).max()
     assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale, "the images must matter"
     np.testing.assert_allclose(engine.predict_step(images), expected, atol=1e-4 * scale)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of Keras with NumPy 2
+def test_the_files_that_keras_writes_are_read_as_weights_of_the_shared_network(
+    keras: Any, tmp_path: Path
+) -> None:
+    shape = (96, 96, 3)
+    model = keras.applications.MobileNetV2(shape, alpha=0.35, weights=None, classes=5)
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.random(array.shape, np.float32) for array in model.get_weights()])
+    model.save_weights(tmp_path / "new.weights.h5")
+    model.save(tmp_path / "old.h5")
+    arrays = {"/".join(v.path.split("/")[-2:]): v.value.numpy() for v in model.weights}
+    row = backends.catalog("tensorflow").find("tf_mobilenet_v2_035")
+    for name in ("new.weights.h5", "old.h5"):
+        found = read_weights(tmp_path / name, row)
+        assert found.layout == "keras" and found.weights["head.bias"].shape == (5,)
+        for theirs, ours in layouts.source_names(row.name, "keras").items():
+            expected = layouts.neutral_array(row.name, "keras", ours, arrays[theirs])
+            assert np.array_equal(found.weights[ours], expected), theirs
