@@ -11,6 +11,7 @@ import pytest
 
 from image_classification.artifact import read_artifact
 from image_classification.loading.records import RecordSource
+from image_classification.records.tfrecord import encode_example, frame_tfrecord
 from tests.conftest import ClassFolders
 from tests.container.engine import docker, run, running, serving, train_image
 from tests.contract.conftest import HYPERPARAMETERS
@@ -209,6 +210,51 @@ def test_a_script_with_torchvision_trains_in_the_image_of_torch(
     done = run(torch_image, "train", volumes={base: "/opt/ml"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch 0: loss" in done.stdout and (base / "model" / "model.pt").is_file()
+
+
+TENSORFLOW_SCRIPT = """
+import argparse, os
+import tensorflow as tf
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int)
+parser.add_argument("--training", default=os.environ["SM_CHANNEL_TRAINING"])
+given = parser.parse_args()
+FEATURES = {
+    "image_raw": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+}
+def parse(record):
+    example = tf.io.parse_single_example(record, FEATURES)
+    image = tf.image.decode_jpeg(example["image_raw"], channels=3)
+    return tf.image.resize_with_crop_or_pad(image, 64, 64), example["label"]
+records = tf.data.TFRecordDataset([os.path.join(given.training, "train.tfrecord")])
+model = tf.keras.Sequential([
+    tf.keras.layers.Conv2D(8, 3, activation="relu"),  # the guide's is a ResNet-50
+    tf.keras.layers.GlobalAveragePooling2D(),
+    tf.keras.layers.Dense(3, activation="softmax"),
+])
+model.compile(tf.keras.optimizers.SGD(0.001, momentum=0.9), "sparse_categorical_crossentropy")
+model.fit(records.map(parse).batch(16), epochs=given.epochs, verbose=2)
+model.save(os.path.join(os.environ["SM_MODEL_DIR"], "model.keras"))
+"""
+
+
+def test_a_script_with_keras_trains_on_tfrecords_in_the_image_of_tensorflow(
+    channels: dict[str, Path], tmp_path: Path
+) -> None:
+    examples = [
+        encode_example({"label": [number % 3], "image_raw": [path.read_bytes()]})
+        for number, path in enumerate(sorted(channels["train"].rglob("*.jpg")))
+    ]
+    (tmp_path / "training").mkdir()
+    packed = b"".join(map(frame_tfrecord, examples))
+    (tmp_path / "training" / "train.tfrecord").write_bytes(packed)
+    code, given = {"train.py": TENSORFLOW_SCRIPT}, {"sagemaker_program": "train.py", "epochs": "1"}
+    base = script_job(tmp_path, {"training": tmp_path / "training"}, code, **given)
+    done = run(train_image("tensorflow"), "train", volumes={base: "/opt/ml"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (base / "model" / "model.keras").is_file()
 
 
 def test_a_model_of_timm_trains_with_its_own_settings_and_is_served(
