@@ -242,7 +242,9 @@ Each check runs in processes of its own with a time limit (`--list`). One that h
 recorded with the end of its log, and the next one runs. Both files are written again after each
 check, and have the others as `not run`, so they can be read at any time; `log.txt` has all output.
 The report has a row for each goal (found, bound, reached) and for each fact, such as versions,
-images per second and the sizes used. Photographs are generated unless `--photos` names a folder.
+images per second and the sizes used. Photographs are generated unless `--photos` names a folder; a
+file there that cannot be used is left out, and the report says so. One run at a time writes to a
+folder.
 Of several GPUs, the first one is checked, or those that `CUDA_VISIBLE_DEVICES` lists. With `--cpu`,
 goals about speed are shown and not judged.
 

@@ -10,7 +10,10 @@ line is wrong, a package is missing, or the report cannot be written.
 from __future__ import annotations
 
 import argparse
+import fcntl
+import io
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -26,6 +29,8 @@ from device_checks.session import CannotWriteError, Session
 
 _PROGRAM = "scripts/device-check"
 _PHOTOGRAPHS = (".jpg", ".jpeg")
+_JPEG = b"\xff\xd8\xff"
+_MOST_MINUTES = 24 * 60
 
 
 class _WrongUse(Exception):
@@ -34,6 +39,10 @@ class _WrongUse(Exception):
 
 def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECKS) -> int:
     """Run the command; `checks` are those that there are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal may lack ≤, or parts of a path
     options = _options(checks).parse_args(arguments)
     if options.list:
         lines = [f"{c.name:14} {c.title} (at most {c.seconds:.0f} s)" for c in checks]
@@ -96,8 +105,10 @@ def _minutes(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= 24 * 60:
-        raise argparse.ArgumentTypeError(f"expected minutes, more than 0, got {text!r}")
+    if not 0 < value <= _MOST_MINUTES:
+        raise argparse.ArgumentTypeError(
+            f"expected minutes, more than 0 and at most {_MOST_MINUTES}, got {text!r}"
+        )
     return value
 
 
@@ -110,6 +121,7 @@ def _session(options: argparse.Namespace, checks: Sequence[Check]) -> Session:
         _require_photographs(options.photos)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
+        _lock(options.output)
         for name in (report.MARKDOWN, report.JSON, report.LOG):
             (options.output / name).unlink(missing_ok=True)  # of an earlier run
         work = Path(tempfile.mkdtemp(prefix="device-check-"))
@@ -130,6 +142,20 @@ def _session(options: argparse.Namespace, checks: Sequence[Check]) -> Session:
     }
     kept = Report(options.output.absolute(), results, setting)
     return Session(kept, work, options.cpu, photographs, 60 * options.minutes)
+
+
+def _lock(folder: Path) -> None:
+    """Keep other runs from writing to the folder while this process lives; else a _WrongUse."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _WrongUse(
+            f"another run writes its report to {folder}: wait for its end, or name another folder "
+            "with --output"
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(handle)
 
 
 def _require_packages(checks: Sequence[Check]) -> None:
@@ -160,11 +186,23 @@ def _require_gpu() -> None:
 
 def _require_photographs(folder: Path) -> None:
     found = folder.rglob("*") if folder.is_dir() else ()
-    if not any(path.suffix.lower() in _PHOTOGRAPHS for path in found):
+    if not any(map(_is_photograph, found)):
         raise _WrongUse(
-            f"--photos {folder}: expected a folder with photographs ({' '.join(_PHOTOGRAPHS)}), "
-            f"found {'none' if folder.is_dir() else 'no folder'}"
+            f"--photos {folder}: expected a folder with photographs (JPEG files with the ending "
+            f"{' or '.join(_PHOTOGRAPHS)}), found {'none' if folder.is_dir() else 'no folder'}"
         )
+
+
+def _is_photograph(path: Path) -> bool:
+    if path.suffix.lower() not in _PHOTOGRAPHS:
+        return False
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_JPEG)) == _JPEG
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

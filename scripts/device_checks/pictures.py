@@ -11,10 +11,12 @@ import numpy as np
 from setting import photographs
 
 from device_checks.one import Given
+from image_classification.errors import ImageError
 from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.samples import UInt8Array
 
 _PICTURES = 12  # different generated ones on a GPU machine; more of them are crops
+_SMALL = Preprocessing(8, 8, resize=8)
 
 
 def files(given: Given, count: int) -> list[Path]:
@@ -35,8 +37,29 @@ def _fill(given: Given, count: int, folder: Path) -> None:
         photographs.write_variants(seeds, pictures, count, folder)
         return
     found = photographs.find(given.photographs)
-    for index in np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int):
+    spread = np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int).tolist()
+    kept, left_out = 0, []
+    for index in dict.fromkeys([*spread, *range(len(found))]):
+        if kept == count:
+            break
+        if fault := _fault(found[index]):
+            left_out.append(f"{found[index].name}: {fault}")
+            continue
         shutil.copy(found[index], folder / f"{index:05d}.jpg")
+        kept += 1
+    if left_out:
+        given.rows.note("photographs left out", f"{len(left_out)}; the first is {left_out[0]}")
+    if not kept:
+        raise SystemExit(f"{given.photographs}: no photograph can be used; {left_out[0]}")
+
+
+def _fault(path: Path) -> str:
+    """Return why the product cannot use a file as an image, or ""."""
+    try:
+        preprocess(path.read_bytes(), _SMALL)
+    except (OSError, ImageError) as error:
+        return str(error)
+    return ""
 
 
 def class_folders(root: Path, pictures: Sequence[Path], images: int, classes: int = 2) -> Path:

@@ -80,7 +80,8 @@ class Report:
         texts = {MARKDOWN: self.markdown(), JSON: json.dumps(self.content(), indent=1) + "\n"}
         try:
             for name, text in texts.items():
-                with (self.folder / f"{name}.partial").open("w", encoding="utf-8") as file:
+                partial = self.folder / f"{name}.partial"
+                with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())

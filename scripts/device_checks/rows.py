@@ -66,7 +66,7 @@ class Rows:
         self._write(Row(name, _plain(value), f"= {expected}", bool(value == expected), True))
 
     def _write(self, row: Row) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import pytest
 from device_checks.catalog import CHECKS
 
 from image_classification.devices.machine import device_files
+from image_classification.images.encode import encode_jpeg
 from tests.conftest import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -62,7 +63,9 @@ class Checks:
         (self.folder / f"{name}.py").write_text(textwrap.dedent(program))
         self.rows.append((name, seconds, modules))
 
-    def start(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, env_added: Mapping[str, str] = MappingProxyType({}), **settings: Any
+    ) -> subprocess.Popen[str]:
         program = DRIVER.replace("CHECKS]", f"{self.rows!r}]")
         paths = [SCRIPTS, SCRIPTS / "benchmarks", REPOSITORY / "src", self.folder]
         own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "TMPDIR": str(self.temporary)}
@@ -71,7 +74,7 @@ class Checks:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | own,
+            env=os.environ | own | dict(env_added),
             **settings,
         )
 
@@ -286,6 +289,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_what_to_do(
         (["--only", "nonsense"], "nonsense"),
         (["--minutes", "0"], "expected minutes, more than 0"),
         (["--minutes", "x"], "expected minutes, more than 0"),
+        (["--minutes", "2000"], "and at most 1440, got '2000'"),
         (["--photos", "/nowhere"], "--photos /nowhere: expected a folder with photographs"),
         (["--output", "/dev/null/report"], "cannot write /dev/null/report: Not a directory"),
     ],
@@ -296,6 +300,41 @@ def test_a_wrong_command_line_is_status_2_with_what_to_do(
     checks.add("fine", FINE)
     ran = checks.run(*words)
     assert ran.returncode == 2 and text in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_folder_without_a_single_jpeg_is_refused_whatever_its_files_are_called(
+    checks: Checks,
+) -> None:
+    photographs = checks.folder / "photographs"
+    (photographs / "folder.jpg").mkdir(parents=True)
+    (photographs / "text.jpeg").write_text("no photograph")
+    (photographs / "empty.jpg").touch()
+    checks.add("fine", FINE)
+    ran = checks.run("--photos", str(photographs))
+    assert ran.returncode == 2 and "found none" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_second_run_with_the_same_folder_is_refused_and_the_first_keeps_its_report(
+    checks: Checks,
+) -> None:
+    checks.add("waits", WAITS)
+    first = checks.start()
+    mark = checks.folder / "waiting"
+    await_that(lambda: mark.exists() and bool(mark.read_text()))
+    second = checks.run()
+    first.terminate()
+    first.communicate(timeout=30)
+    assert second.returncode == 2
+    assert "another run writes its report to" in second.stderr and "--output" in second.stderr
+    assert checks.report()["waits"]["status"] == "interrupted"
+
+
+def test_a_name_that_is_no_text_and_a_terminal_without_unicode_end_no_run(checks: Checks) -> None:
+    checks.output = checks.folder / os.fsdecode(b"report \xff")
+    checks.add("bad", "def run(given):\n given.rows.goal(chr(0xDCFF), 2, '≤', 1)\n")
+    ran = checks.run(env_added={"PYTHONIOENCODING": "ascii"})
+    assert ran.returncode == 1, ran.stderr
+    assert "\\udcff: 2, not \\u2264 1" in ran.stdout and "\\udcff: 2, not ≤ 1" in checks.page
 
 
 def test_a_missing_package_is_named_with_the_checks_that_do_without_it(checks: Checks) -> None:
@@ -351,6 +390,27 @@ class Doubling:
     def run(self, images: Any) -> Any:
         time.sleep(0.001)
         return 2 * images[:, 0, 0].astype(np.float32)
+
+
+def test_photographs_that_cannot_be_used_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
+    from device_checks import pictures
+    from device_checks.one import Given
+    from device_checks.rows import Rows, read_rows
+
+    photographs, rows = tmp_path / "own", tmp_path / "rows"
+    (photographs / "b.jpg").mkdir(parents=True)
+    (photographs / "a.jpg").write_bytes(b"\xff\xd8\xff no photograph")
+    given = Given(True, tmp_path, tmp_path, photographs, Rows(rows, judges_speed=False))
+    with pytest.raises(SystemExit, match=r"no photograph can be used; a\.jpg: "):
+        pictures._fill(given, 2, tmp_path)
+    for name in ("c.jpg", "d 'e'.JPG"):
+        (photographs / name).write_bytes(encode_jpeg(np.zeros((9, 9, 3), np.uint8), 90))
+    assert len(pictures.files(given, 2)) == 2
+    row = read_rows(rows)[-1]
+    assert row.name == "photographs left out" and str(row.value).startswith("2; the first is a.jpg")
 
 
 def test_a_batcher_under_load_is_measured_with_its_answers() -> None:

@@ -182,8 +182,8 @@ BATCHING = Variable("IMAGE_CLASSIFICATION_BATCHING", "auto",
 MAX_BATCH_SIZE = Variable("IMAGE_CLASSIFICATION_MAX_BATCH_SIZE", "32",
     "largest batch of waiting requests, up to 1000")
 DECODERS = Variable("IMAGE_CLASSIFICATION_DECODING_PROCESSES", "0",
-    "processes in which a server decodes all images, up to 256; 0: plain JPEGs are decoded in the "
-    "server process, and all other images in up to one process per CPU")
+    "processes in which each server process decodes all images, up to 256; 0: it decodes plain "
+    "JPEGs itself, and all other images in up to one process per CPU")
 MODEL_MEMORY = Variable("IMAGE_CLASSIFICATION_MODEL_MEMORY_MB", "0",
     "MiB for all models of a multi-model endpoint together; 0: the memory that requests do "
     "not need, at most three quarters of the memory that is free at the start")

@@ -20,6 +20,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -48,8 +49,8 @@ class _Waiting:
     number: int
     images: UInt8Array = field(compare=False)
     record: RequestRecord = field(compare=False)
-    since: float = field(compare=False)
     result: Future[FloatArray] = field(default_factory=Future, compare=False)
+    run: tuple[float, float] = field(default=(0.0, 0.0), compare=False)  # its begin and end
 
 
 @dataclass(eq=False)
@@ -143,12 +144,13 @@ class Batcher:
         if record.is_bulk:
             size, order = max(1, self._max_batch // _BULK_PIECES), now + _BULK_LATER
         pieces = [
-            _Waiting(order, next(self._numbers), images[start : start + size], record, now)
+            _Waiting(order, next(self._numbers), images[start : start + size], record)
             for start in range(0, len(images), size)
         ]
         for piece in pieces:
             self._put(piece)
         results = [piece.result.result() for piece in pieces]
+        record.waited(_without_runs(now, (piece.run for piece in pieces)))
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def close(self) -> None:
@@ -270,16 +272,16 @@ class Batcher:
             for waiting in wanted:
                 waiting.result.set_exception(error)
             return
-        began = self._returned(batch, count)
+        run = self._returned(batch, count)
         done = 0
         for waiting in wanted:
-            waiting.record.waited(began - waiting.since)
+            waiting.run = run
             waiting.record.took_part(count)
             waiting.result.set_result(probabilities[done : done + len(waiting.images)])
             done += len(waiting.images)
 
-    def _returned(self, batch: _Batch, count: int = 0) -> float:
-        """Note that the device is done with a batch, of `count` images; return when it began."""
+    def _returned(self, batch: _Batch, count: int = 0) -> tuple[float, float]:
+        """Note that the device is done with a batch, of `count` images; return begin and end."""
         with self._changed:
             began, now = max(batch.since, self._ended), time.monotonic()
             self._handed.remove(batch)
@@ -288,7 +290,16 @@ class Batcher:
                 self._seconds[batch.size] = self._last_seconds = now - began
                 self._last_size = count
             self._changed.notify()
-        return began
+        return began, now
+
+
+def _without_runs(since: float, runs: Iterable[tuple[float, float]]) -> float:
+    """Return the seconds from `since` until the last run ends in which none of the runs is on."""
+    seconds = 0.0
+    for began, ended in sorted(runs):
+        seconds += max(0.0, began - since)
+        since = max(since, ended)
+    return seconds
 
 
 def _is_wanted(waiting: _Waiting) -> bool:

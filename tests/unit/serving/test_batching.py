@@ -113,6 +113,27 @@ def test_an_abandoned_request_leaves_the_batch_and_the_others_are_answered(
     batcher.close()
 
 
+def test_a_request_of_several_batches_waits_only_while_none_of_them_runs(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run takes a second, on a clock of its own."""
+    batcher = Batcher(device, SHAPE, 8)  # type: ignore[arg-type]
+    now = 100.0
+
+    def run(images: UInt8Array) -> FloatArray:
+        nonlocal now
+        now += 1
+        return images[:, 0, 0].astype(np.float32)
+
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(device, "run", run)
+    record = RequestRecord("POST", "/", is_bulk=True)
+    with working_on(record):
+        batcher.run(np.concatenate([image(value) for value in range(24)]))
+    assert now >= 103 and record.queue_ms == 0
+    batcher.close()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_fault_of_the_device_reaches_everyone_in_the_batch(device: Device, threads: int) -> None:
     batcher = Batcher(device, SHAPE, 4, threads)  # type: ignore[arg-type]
