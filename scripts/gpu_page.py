@@ -20,14 +20,15 @@ job cannot install another one, but an endpoint and a batch transform job can as
 (AMI). The tables follow from these rules and the facts in `contract/gpus.py`. **Nothing on this
 page was run on SageMaker**: the facts are those of the [sources](#sources).
 
-If the default driver is too old, set an AMI of the table. With a wrong AMI, an endpoint can stay in
-the state `Creating` without a log. [Operations](operations.md#cuda) has examples."""
+If the default driver is too old, set an AMI from [the table](#endpoints). With a wrong AMI, an
+endpoint can stay in the state `Creating` without a log. [Operations](operations.md#cuda) has
+examples."""
 
 _COMPAT = """\
 "With cuda-compat" marks an image that works only if it was built with
 [`COMPAT`](images.md#cuda-variants): NVIDIA's package lets data-center GPUs run with an older
-driver. The image then uses it by itself. `*` marks an AMI with which no source names the family:
-AWS's page on the drivers has the current list."""
+driver. The image then uses it automatically. `*` marks an AMI for which no source names the
+family: AWS's page about the drivers has the current list."""
 
 
 def gpus_page(notice: str) -> str:
@@ -70,10 +71,10 @@ def _images() -> list[str]:
     return [
         *rows,
         "",
-        "Code for a GPU also runs on later GPUs of the same major version: that for 8.6 runs on "
+        "Code for a GPU also runs on later GPUs of the same major version: code for 8.6 runs on "
         "8.9. "
-        "The other libraries in the `-cu12` images have no code beyond 9.0, those in the `-cu11` "
-        "image none beyond 8.6. `train-torch-cu13` and `train-tensorflow-cu12` serve on the same "
+        "The other libraries have no code beyond 9.0 in the `-cu12` images, and none beyond 8.6 in "
+        "the `-cu11` image. `train-torch-cu13` and `train-tensorflow-cu12` serve on the same "
         "machines as `serve-cu13` and `serve-cu12`, because they have the same ONNX Runtime; "
         "`train-mxnet-cu11` serves on CPUs only.",
     ]
@@ -95,12 +96,13 @@ _DECIDING = """\
 `IMAGE_CLASSIFICATION_DEVICE` is `auto`, `cpu` or `cuda`. With `cpu`, threads, batches and processes
 are planned for the CPU, and the GPUs are hidden from all libraries. A GPU that is there and cannot
 be used is an error (exit code 2, in a training job also in the failure file), because the CPU would
-be slow and the GPU would be paid. The first row that applies decides."""
+be slow and you would pay for the GPU. The first row that applies decides."""
 
 _AFTERWARDS = """\
 After the decision for the GPU, it is also an error if the framework or ONNX Runtime computes on
-the CPU, for want of a library for example. ONNX Runtime never falls back to the CPU later: a GPU
-that is lost [ends the server](serving.md#what-it-withstands). The driver has 20 seconds to answer.
+the CPU, for example because a library is missing. ONNX Runtime never falls back to the CPU later: a
+GPU that is lost [ends the server](serving.md#what-it-withstands). The driver has 20 seconds to
+answer.
 
 A server on a GPU makes [batches](serving.md#batches-on-a-gpu). It computes in float32 without TF32;
 float16, NHWC, CUDA graphs and decoding in several processes are
@@ -222,9 +224,9 @@ def _training() -> list[str]:
 
 _CHECKING = """\
 `scripts/device-check` checks a machine with a GPU, in at most ten minutes. It needs a checkout and
-an interpreter with the packages of training and serving, of which PyTorch can be 2.11 to 2.13 and
-ONNX Runtime a build for CPUs. It installs and downloads nothing; if a package is missing, it names
-it and ends.
+a Python interpreter with the packages for training and serving: PyTorch 2.11 to 2.13, and any build
+of ONNX Runtime. It installs and downloads nothing. If a package is missing, it ends with an error
+that names the package.
 
 ```bash
 scripts/device-check                             # local-run/device-check/report.md and report.json
@@ -233,30 +235,29 @@ scripts/device-check --only speed waits
 scripts/device-check --cpu                       # every step on the CPU with tiny sizes, as in CI
 ```
 
-| Check | What must be true |
-|---|---|
+| Check | What it checks | What must be true |
+|---|---|---|
 """
 
 _REPORT = """\
 Each check runs in processes of its own with a time limit (`--list`). One that hangs or crashes is
 recorded with the end of its log, and the next one runs. Both files are written again after each
-check, and have the others as `not run`, so they can be read at any time; `log.txt` has all output.
-The report has a row for each goal (found, bound, reached) and for each fact, such as versions,
-images per second and the sizes used. Photographs are generated unless `--photos` names a folder; a
-file there that cannot be used is left out, and the report says so. One run at a time writes to a
-folder.
-Of several GPUs, the first one is checked, or those that `CUDA_VISIBLE_DEVICES` lists. With `--cpu`,
-goals about speed are shown and not judged.
+check and list the remaining ones as `not run`, so you can read them at any time. `log.txt` has all
+output. The report has a row for each goal (found, bound, reached) and for each fact, such as
+versions, images per second and the sizes used. Photographs are generated unless `--photos` names a
+folder; the report names files in it that cannot be used. Only one run at a time can write to a
+folder. Of several GPUs, the first one is checked, or those that `CUDA_VISIBLE_DEVICES` lists. With
+`--cpu`, goals about speed are shown but not judged.
 
-Where ONNX Runtime has no CUDA, the server computes on the CPU, as in production; a second server
-then has PyTorch in its place, behind the same batcher and HTTP. The exit status is 0 if all goals
-are reached, 1 if one is missed or a check did not end, and 2 for a wrong command line, a missing
-package or GPU, or a report that cannot be written. Nobody has run it on a GPU yet; every step ran
-on the CPU with PyTorch 2.11.0 for CUDA 13.0 and with 2.13.0."""
+If ONNX Runtime is a build for CPUs, the server computes on the CPU, as in production. A second
+server then runs the same batcher and HTTP code with PyTorch instead of ONNX Runtime. The exit code
+is 0 if all goals are reached, 1 if a goal is missed or a check did not end, and 2 if the command
+line is wrong, a package or the GPU is missing, or the report cannot be written. It has not run on a
+GPU yet. Every step ran on the CPU, with PyTorch 2.11.0 for CUDA 13.0 and with 2.13.0."""
 
 
 def _checks() -> list[str]:
-    rows = [f"| `{check.name}` | {check.goal} |" for check in CHECKS]
+    rows = [f"| `{check.name}` | {check.title} | {check.goal} |" for check in CHECKS]
     return [*_CHECKING.splitlines(), *rows, "", *_REPORT.splitlines()]
 
 

@@ -1,10 +1,10 @@
-"""Check that image classification computes on this machine's GPU: right, fast enough, and loud.
+"""Check that image classification works on this machine's GPU: results, speed and error messages.
 
 Runs the checks one after another and writes report.md and report.json after each of them. A check
 that hangs or crashes is recorded, and the next one runs. Nothing is installed or downloaded.
 
 exit status: 0 all goals are reached; 1 a goal is missed, or a check did not end; 2 the command
-line is wrong, a package is missing, or the report cannot be written.
+line is wrong, a package or the GPU is missing, or the report cannot be written.
 """
 
 from __future__ import annotations

@@ -92,10 +92,10 @@ def _add_weights(subparsers: command_line.Commands) -> None:
         "  image-classification weights resnet50_v1.5 --from folder-of-hugging-face "
         "--output weights\n"
         "  image-classification weights resnet50_v1.5 --download --output weights",
-        "Write BACKBONE.safetensors for each backbone: from weights on this machine, or with "
-        "--from out of a public file, whose every tensor is checked against the network, or with "
-        "--download out of a file that its makers publish. Nothing in a file is executed, and only "
-        "--download uses the network.",
+        "Write BACKBONE.safetensors for each backbone. The weights are those on this machine, with "
+        "--from those in a public file, and with --download those that the makers of the network "
+        "publish. Every tensor is checked against the network. Nothing in a file is executed, and "
+        "only --download uses the internet.",
     )
     command.add_argument("backbones", nargs="+", metavar="BACKBONE", help="name of the backbone")
     origin = command.add_mutually_exclusive_group()
@@ -110,7 +110,8 @@ def _add_weights(subparsers: command_line.Commands) -> None:
     origin.add_argument(
         "--download",
         action="store_true",
-        help=f"fetch the published file and check its hash: {', '.join(sorted(PUBLISHED))}",
+        help="download the published file and check its hash; available for "
+        f"{', '.join(sorted(PUBLISHED))}",
     )
     command.add_argument(
         "--license",
@@ -127,8 +128,8 @@ def _add_weights(subparsers: command_line.Commands) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help=f"folder of the new file; with --from and --download by default the folder of "
-        f"{WEIGHTS_DIR.name}, {folder}",
+        help="folder of the new file; required without --from and --download, else the default is "
+        f"{folder} ({WEIGHTS_DIR.name})",
     )
     command.set_defaults(run=weights)
 
