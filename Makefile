@@ -43,6 +43,10 @@ test-backends-quick: ## The same without what takes each framework minutes; CI r
 test-survival: ## Kill, stop and resume training jobs, on one host and on several (minutes)
 	@scripts/test-survival
 
+.PHONY: test-benchmarks
+test-benchmarks: ## Run each benchmark and the device check in their quickest form (2 minutes)
+	@scripts/test-benchmarks
+
 .PHONY: test-photographs
 test-photographs: ## Train on real photographs and check the documented accuracies (minutes)
 	@scripts/test-photographs

@@ -84,6 +84,7 @@ def test_several_interrupts_of_preprocess_end_it_like_one(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.survival
 def test_several_interrupts_of_a_job_end_it_like_one(
     tmp_path: Path, write_class_folders: ClassFolders
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_job_in_pipe_mode_reads_one_fifo_per_epoch(
     assert "num_training_samples is" not in done.stdout
 
 
+@pytest.mark.survival
 def test_sigterm_while_a_pipe_is_silent_ends_the_job_with_its_model(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

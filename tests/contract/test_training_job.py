@@ -272,6 +272,7 @@ def test_missing_pretrained_weights_are_an_error_and_never_downloaded(
     assert "no pretrained weights for resnet18" in failure
 
 
+@pytest.mark.survival
 def test_a_job_that_resumes_from_its_checkpoint_ends_like_an_uninterrupted_one(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:
@@ -358,6 +359,7 @@ def test_a_laptop_trains_from_named_folders(
     assert read_artifact(tmp_path / "model").labels.names == ("blue", "green", "red")
 
 
+@pytest.mark.survival
 def test_sigterm_ends_training_with_an_artifact_of_the_best_epoch_and_exit_code_0(
     tmp_path: Path, small_channels: dict[str, Path]
 ) -> None:

@@ -28,6 +28,8 @@ from image_classification.devices.machine import device_files
 from image_classification.images.encode import encode_jpeg
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.benchmark
+
 SCRIPTS = REPOSITORY / "scripts"
 
 DRIVER = """
