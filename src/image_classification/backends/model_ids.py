@@ -124,10 +124,13 @@ def choose_backbone(row: ModelId, backend: str, weights_dir: Path) -> Backbone:
         return next((found for found in rows if has_weights(found, weights_dir)), rows[0])
     near = _available(row.nearest, backend)[0].name
     ways = [f"set backbone={near}, the nearest one, instead of model_id"]
-    elsewhere = [(name, found) for name in names() for found in _available(row.exact, name)]
+    elsewhere = [(name, found.name) for name in names() for found in _available(row.exact, name)]
+    # timm can be asked only where it is installed, which an image of another backend has not.
+    elsewhere += [("torch", name) for name in row.exact if name.startswith("timm/")]
     if elsewhere:
-        other, found = elsewhere[0]
-        ways.append(f"use backend={other}, which has it ({found.name})")
+        other, name = elsewhere[0]
+        where = f"use backend={other}" if other != backend else "install timm"
+        ways.append(f"{where}, which has it ({name})")
     if row.weights != "none" and row.model_id.startswith("tensorflow"):
         ways.append(
             "give the model's SavedModel in the channel model to a job with backend=tensorflow, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def test_an_id_without_its_architecture_says_every_way() -> None:
     assert "use backend=tensorflow, which has it (keras/EfficientNetV2B0)" in said
     said = str(chosen("pytorch-ic-vgg16", "mxnet"))
     assert "use backend=torch, which has it (timm/vgg16)" in said and "SavedModel" not in said
+
+
+def test_an_id_of_timm_names_timm_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    said = str(chosen("pytorch-ic-vgg16", "mxnet"))
+    assert "use backend=torch, which has it (timm/vgg16)" in said
+    said = str(chosen("pytorch-ic-vgg16", "torch"))
+    assert "set backbone=" in said and "install timm, which has it (timm/vgg16)" in said
 
 
 def test_a_backbone_with_weights_comes_first(tmp_path: Path) -> None:

@@ -15,6 +15,6 @@ def find(name: str) -> Backbone:
     """See `base.Catalog`; the row of `timm/<name>` is timm's own, which must be installed."""
     if not _TIMM_NAME.fullmatch(name):
         return backbones.find(name, "torch", families=["timm/<model name>"])
-    from image_classification.backends.torch import timm_models  # imports PyTorch and timm
+    from image_classification.backends.torch import timm_models  # imports timm
 
     return timm_models.find(name)

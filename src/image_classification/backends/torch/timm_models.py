@@ -4,8 +4,6 @@ import math
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from image_classification.backends import import_errors, nearest
 from image_classification.backends.base import Backbone
 from image_classification.errors import BackendError
@@ -33,6 +31,8 @@ def load(backbone: str) -> ModuleType:
         except RuntimeError as error:
             if "torchvision::nms" not in str(error):
                 raise
+            import torch
+
             library = torch.library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
