@@ -189,7 +189,7 @@ def test_loading_something_else_than_an_artifact_is_400_and_leaves_nothing_behin
         tar.add(model, arcname="../../model")
     os.mkfifo(tmp_path / "pipe")
     paths = (linked, changed, pickled, outside, tmp_path / "pipe", tmp_path / "nothing")
-    more = ("/dev/zero", "/proc/kmsg", "/proc/self/mem", "/proc/self/root", "/", "/etc/hosts")
+    more = ("/dev/zero", "/proc/kmsg", "/proc/self/mem", "/proc/self/task", "/usr", "/etc/hosts")
     for url in (*paths, tmp_path / ("n" * 300), *map(Path, more)):
         answer = load(server, "bad", url)
         assert answer.status == 400 and b"cannot be served" in answer.body, (url, answer)

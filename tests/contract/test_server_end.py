@@ -260,7 +260,7 @@ def test_sigterm_answers_all_callers_although_a_handler_holds_the_lock(
 ) -> None:
     log = tmp_path / "log"
     with (
-        own_code(model, log, IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT="1") as server,
+        own_code(model, log, IMAGE_CLASSIFICATION_GRACEFUL_TIMEOUT="3") as server,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(connected(server)) for _ in range(2)]

@@ -233,12 +233,12 @@ def test_a_killed_process_is_replaced_at_once_and_loses_only_its_own_requests(
         assert f"process {killed} ended with" in log.read_text()
 
 
-def answer_of_the_next(server: Server) -> Answer:
+def answer_of_the_next(server: Server, body: bytes = GRAY) -> Answer:
     """Send an image until it is answered: a process on its way to its end asks for that."""
-    answer = server.invoke(GRAY, Content_Type="image/jpeg")
+    answer = server.invoke(body, Content_Type="image/jpeg")
     while answer.status == 503 and b"being replaced" in answer.body:
         time.sleep(0.05)
-        answer = server.invoke(GRAY, Content_Type="image/jpeg")
+        answer = server.invoke(body, Content_Type="image/jpeg")
     return answer
 
 
@@ -258,7 +258,7 @@ def test_a_broken_device_ends_the_process_and_the_next_one_answers(
 def test_a_server_whose_processes_keep_dying_ends(trained_job: Path) -> None:
     with running_server(trained_job / "model", program=FAULTY, exit_code=1) as server:
         for _ in range(5):
-            assert server.invoke(BREAK, Content_Type="image/jpeg").status == 500
+            assert answer_of_the_next(server, BREAK).status == 500
         assert server.process.wait(120) == 1
 
 
