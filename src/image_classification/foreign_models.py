@@ -12,6 +12,12 @@ _TRAIN = (
     "train a network here (image-classification train --channel train=IMAGES --set preset=transfer "
     "--output model)"
 )
+_WEIGHTS = (
+    "a job starts from its weights: image-classification train --channel training=IMAGES --weights "
+    "{path} --output model (on SageMaker: the channel weights). To serve the network as it was "
+    "published: image-classification weights BACKBONE --from {path}, then image-classification "
+    "export --backbone BACKBONE --output model (docs/bring-weights.md)"
+)
 
 # A pattern of file names, what that is, and the cure; the first row that fits is named.
 _OTHER_MODELS = tuple(
@@ -26,7 +32,7 @@ _OTHER_MODELS = tuple(
         (
             r".*-symbol\.json|.*\.params",
             "an MXNet model that the built-in did not write",
-            _TRAIN,
+            _WEIGHTS,
         ),
         (
             r"__model_info__\.json",
@@ -40,7 +46,7 @@ _OTHER_MODELS = tuple(
             "docs/coming-from-jumpstart.md)",
         ),
         (
-            r"saved_model\.pb(?:txt)?",
+            r"saved_model\.pb(?:txt)?|keras_metadata\.pb",
             "a TensorFlow SavedModel, such as the TensorFlow built-in writes",
             "a job trains on from it: image-classification train --channel training=IMAGES "
             "--channel model=DIR --set backend=tensorflow --output model (DIR holds it; "
@@ -49,10 +55,10 @@ _OTHER_MODELS = tuple(
             "TensorFlow is installed",
         ),
         (
-            r".*\.keras|.*\.h5|.*\.hdf5|keras_metadata\.pb",
+            r".*\.keras|.*\.h5|.*\.hdf5",
             "a Keras model",
-            "train its network here, with backend=tensorflow and backbone=keras/<name> "
-            "(docs/tensorflow.md)",
+            _WEIGHTS + "; a network that only Keras has needs --set backend=tensorflow --set "
+            "backbone=keras/<name> too",
         ),
         (
             r"checkpoint-\d+(?:-\d+)?\.(?:json|safetensors)",
@@ -63,13 +69,19 @@ _OTHER_MODELS = tuple(
             r"(?:pytorch_model|model|adapter_model|tf_model|flax_model)(?:-\d+-of-\d+)?"
             r"\.(?:bin|safetensors|msgpack)|preprocessor_config\.json",
             "a Hugging Face model",
-            _TRAIN,
+            _WEIGHTS,
         ),
         (
-            r".*\.(?:pth|pt|ckpt|bin|mar|pkl|pickle|joblib|torchscript)",
-            "weights of PyTorch or another framework, which are not read because a pickle can "
-            "contain code",
-            _TRAIN,
+            r".*\.(?:pth|pt|bin)",
+            "weights of PyTorch, without the network",
+            _WEIGHTS,
+        ),
+        (
+            r".*\.(?:ckpt|mar|pkl|pickle|joblib|torchscript)",
+            "a model of another program, which is not read because it can contain code",
+            "save its weights with torch.save(model.state_dict(), 'weights.pth'), and start a job "
+            "from them: image-classification train --channel training=IMAGES --weights weights.pth "
+            "--output model (docs/bring-weights.md)",
         ),
         (
             r"manifest\.json|labels\.json|preprocessing\.json",
@@ -82,8 +94,14 @@ _OTHER_MODELS = tuple(
             _TRAIN,
         ),
         (
-            r".*\.(?:onnx|safetensors)",
-            "a graph or weights alone",
+            r".*\.safetensors",
+            "weights alone",
+            "if train or export wrote it, give its whole folder, with manifest.json, labels.json "
+            "and preprocessing.json; else " + _WEIGHTS,
+        ),
+        (
+            r".*\.onnx",
+            "a graph alone",
             "give the whole folder that train or export wrote, with manifest.json, labels.json "
             "and preprocessing.json",
         ),
@@ -94,8 +112,8 @@ _ARCHIVE = re.compile(r"(?i).*\.(?:tar\.gz|tgz|tar|zip)")
 
 # First bytes of a file whose name says nothing → what it is, and the cure.
 _CONTENTS = (
-    (b"\x89HDF", "an HDF5 file, such as Keras writes", _TRAIN),
-    (b"\x80", "a pickle, which is not read because it can contain code", _TRAIN),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes", _WEIGHTS),
+    (b"\x80", "a pickle, such as PyTorch writes", _WEIGHTS),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run git lfs pull"),
     (b"<", "an HTML or XML text", "open it: it can be the error or login page of a download"),
     (b"{", "a JSON text", "open it: it can be the error of a download"),

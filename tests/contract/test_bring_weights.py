@@ -204,7 +204,7 @@ def test_weights_copied_into_the_folder_are_checked_and_never_stamped_with_anoth
     ("words", "reason"),
     [
         (["--from", "absent.pth"], "absent.pth cannot be read"),
-        (["--license", "MIT", "--output", "x"], "say it of a file, with --from FILE"),
+        (["--license", "MIT", "--output", "x"], "describes the file of --from: add --from FILE"),
         ([], "--output DIR is required without --from FILE"),
         (["resnet18", "--from", "absent.pth"], "the weights of one backbone, got"),
         (["--from", "x", "--download"], "not allowed with argument"),

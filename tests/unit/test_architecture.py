@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "foreign_models": set(),
     "base_model": {"errors", "records"},
     "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
-    "weights": {"errors", "files", "samples"},
+    "weights": {"archive", "errors", "files", "samples"},
     "backends": {"errors", "files", "samples", "images", "weights"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}

@@ -24,8 +24,10 @@ from image_classification.weights.folder import (
     describe,
     description_of,
     find_weights,
+    located,
 )
-from image_classification.weights.tensors import RegularFile, TensorFile
+from image_classification.weights.shards import sha256_of
+from image_classification.weights.tensors import TensorFile
 
 UNKNOWN = "unknown"
 """The source or the license of weights about which their file says nothing."""
@@ -85,10 +87,10 @@ class Pretrained:
 
 
 def read_weights(path: Path, backbone: base.Backbone, shapes: Shapes | None = None) -> Pretrained:
-    """Read the weights of a backbone from a public file, or from a folder that holds one.
+    """Read the weights of a backbone from a public file, or a folder or archive that holds one.
 
     Args:
-        path: of the file or the folder.
+        path: of the file, the folder or the archive.
         backbone: whose weights they should be.
         shapes: of the tensors of a backbone that is not shared, head included; without them, names
             and shapes of such a backbone are not checked, which the engine does later.
@@ -96,9 +98,8 @@ def read_weights(path: Path, backbone: base.Backbone, shapes: Shapes | None = No
     Raises:
         ArtifactError: no such file, a damaged one, or the weights of another network.
     """
-    weights = find_weights(path)
-    digest = _checked_hash(weights)
-    with opened(weights) as (_, tensors):
+    with located(path) as weights, opened(weights) as (_, tensors):
+        digest = _checked_hash(weights)
         if is_shared(backbone.name) or shapes is not None:
             converted = convert(tensors, backbone.name, shapes)
             named, layout, unused = converted.weights, converted.layout, converted.unused
@@ -129,11 +130,7 @@ def _unchecked(tensors: TensorFile) -> base.State:
 
 def _checked_hash(path: Path) -> str:
     """Return the SHA-256 of a file, whose name may have its beginning, as PyTorch writes it."""
-    file = RegularFile(path)
-    try:
-        digest, match = file.sha256(), _HASH_IN_NAME.search(path.name)
-    finally:
-        file.close()
+    digest, match = sha256_of(path), _HASH_IN_NAME.search(path.name)
     if match and not digest.startswith(match[1]):
         raise ArtifactError(
             f"{path} was altered: its SHA-256 begins with {digest[: len(match[1])]}, but its "
@@ -213,12 +210,12 @@ def described(path: Path) -> Description:
     Raises:
         ArtifactError: see `read_weights`.
     """
-    weights = find_weights(path)
-    if weights.suffix != ".safetensors":
-        return describe(weights)
-    with opened(weights) as (_, tensors):
-        is_ours = "layout" in tensors.metadata
-        return description_of(tensors.metadata, weights) if is_ours else describe(weights)
+    with located(path) as weights:
+        if weights.suffix != ".safetensors":
+            return describe(weights)
+        with opened(weights) as (_, tensors):
+            is_ours = "layout" in tensors.metadata
+            return description_of(tensors.metadata, weights) if is_ours else describe(weights)
 
 
 def described_row(row: base.Backbone, said: Description) -> base.Backbone:
@@ -258,15 +255,16 @@ def read_pretrained(
         ArtifactError: the file is damaged or of another network.
     """
     path = file or find_pretrained(backbone, folder)
-    if path is not None and not _is_keras(path, backbone):
-        shapes = None if is_shared(backbone.name) else _shapes(backend, backbone, engine)
-        return of_package(backbone, path, read_weights(path, backbone, shapes))
-    state = backend.pretrained_state(backbone, path or folder)
-    if state is None:
+    if path is None:
         raise no_weights(backbone, folder)
-    named = {name.removeprefix(base.WEIGHT_PREFIX): array for name, array in state.items()}
-    name = path.name if path else ""
-    return Pretrained(named, backbone.source, backbone.license, name, "", "", Description())
+    with located(path) as weights:
+        if not _is_keras(weights, backbone):
+            shapes = None if is_shared(backbone.name) else _shapes(backend, backbone, engine)
+            return of_package(backbone, path, read_weights(weights, backbone, shapes))
+        state = backend.pretrained_state(backbone, weights) or {}
+        named = {name.removeprefix(base.WEIGHT_PREFIX): array for name, array in state.items()}
+        digest = _checked_hash(weights)
+        return Pretrained(named, UNKNOWN, UNKNOWN, weights.name, digest, "Keras", Description())
 
 
 def _is_keras(path: Path, backbone: base.Backbone) -> bool:

@@ -104,8 +104,8 @@ def _add_weights(subparsers: command_line.Commands) -> None:
         dest="source_file",
         type=Path,
         metavar="FILE|FOLDER",
-        help="a file of weights (.safetensors, PyTorch's .pth, Keras's .h5, MXNet's .params), or "
-        "the folder of a Hugging Face or timm model",
+        help="a file of weights (.safetensors, PyTorch's .pth, Keras's .h5 or .keras, MXNet's "
+        ".params), the folder of a Hugging Face or timm model, or a .tar.gz of one of these",
     )
     origin.add_argument(
         "--download",
@@ -141,7 +141,7 @@ def weights(namespace: argparse.Namespace) -> int:
     names, backend = namespace.backbones, namespace.backend
     given = [f"--{name}" for name in ("license", "source") if getattr(namespace, name)]
     if given and namespace.source_file is None:
-        raise UsageError(f"{' and '.join(given)}: say it of a file, with --from FILE")
+        raise UsageError(f"{' and '.join(given)} describes the file of --from: add --from FILE")
     if namespace.source_file is None and not namespace.download:
         if namespace.output is None:
             raise UsageError("--output DIR is required without --from FILE")

@@ -45,8 +45,8 @@ WEIGHTS_CHANNEL = Channel(
     "weights",
     False,
     (),
-    "Start from this public file of pretrained weights: safetensors, PyTorch's .pth, Keras's .h5, "
-    "MXNet's .params, or the folder of a Hugging Face or timm model.",
+    "Start from this public file of pretrained weights: safetensors, PyTorch's .pth, Keras's .h5 "
+    "or .keras, MXNet's .params, the folder of a Hugging Face or timm model, or a .tar.gz of one.",
     input_modes=("File",),
 )
 

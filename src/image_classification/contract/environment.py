@@ -115,8 +115,8 @@ PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "file in the artifact's code/ whose model_fn, input_fn, predict_fn or output_fn replace ours")
 
 WEIGHTS_DIR = Variable("IMAGE_CLASSIFICATION_WEIGHTS_DIR", "/opt/image-classification/weights",
-    "folder of the image's pretrained weights, one <backbone>.safetensors each (.pth, .h5, .params "
-    "and folders of Hugging Face with that name are read too)")
+    "folder of the image's pretrained weights, one <backbone>.safetensors each (.pth, .h5, "
+    ".keras, .params and folders of Hugging Face with that name are read too)")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job; the platform sets it")
 SUBMIT_DIRECTORY = Variable("SAGEMAKER_SUBMIT_DIRECTORY", "",
     "the code of your training script: a folder, a tar file or s3://…")

@@ -78,9 +78,10 @@ class MXNetHyperparameters(SharedHyperparameters):
     dropout_rate = real(None, "Dropout before the head; unset: the backbone's own.", 0, below=1)
     train_only_top_layer = flag(False, "Train only the head.")
     use_pretrained_model = flag(False,
-        "Start from ImageNet weights with a new head; the whole network is trained. If there are "
-        "no weights for the ResNet that num_layers selects, efficientnet_lite0 replaces it and a "
-        "warning is logged; a backbone that the job sets is never replaced.")
+        "Start from ImageNet weights with a new head; the whole network is trained. For num_layers "
+        "the job takes the first network that has weights: the built-in's ResNet (resnet50), the "
+        "usual ResNet of that depth (resnet50_v1.5, with a log line), efficientnet_lite0 (with a "
+        "warning). A backbone that the job sets is never replaced.")
     use_weighted_loss = flag(False,
         "With multi_label: weight each class by the ratio of images without it to images with it.")
     precision_dtype = choice(None, ("float32", "float16"),

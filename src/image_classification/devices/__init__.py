@@ -74,7 +74,8 @@ def decide(setting: str, build: Build, machine: Machine, *, hides_gpus: bool = F
     hiding = environment.VISIBLE_DEVICES.name
     if hides_gpus and setting == "cuda":
         raise UnusableDeviceError(
-            f"{environment.DEVICE.name}=cuda, but {hiding} hides all GPUs: unset one of them"
+            f"{environment.DEVICE.name}=cuda, but {hiding} hides all GPUs: unset {hiding}, or set "
+            f"{environment.DEVICE.name}=auto"
         )
     if hides_gpus:
         return Decision("cpu", f"{there}, but {hiding} hides them: computing on the CPU")

@@ -19,19 +19,14 @@ from image_classification.backends.backbones import LARGE_DEPTHS, resnet_name
 from image_classification.backends.base import Backbone
 from image_classification.backends.conversion import recognize
 from image_classification.backends.mxnet_archive import SHAPES_FILE, SYMBOL_FILE
-from image_classification.backends.pretrained import (
-    SUBSTITUTE,
-    described,
-    described_row,
-    has_weights,
-)
+from image_classification.backends.pretrained import SUBSTITUTE, described, has_weights
 from image_classification.base_model import read_base_model
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput
 from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ArtifactError, ChannelError, HyperparameterError
 from image_classification.weights import opened
-from image_classification.weights.folder import find_weights
+from image_classification.weights.folder import find_weights, is_archive, located
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _CROPPED = 0.875  # share of the shorter side that a center crop keeps, as usual
@@ -80,8 +75,51 @@ def is_saved_model(path: Path) -> bool:
     return any(name.name in _SAVED_MODEL_FILES for name in file_names(path))
 
 
+def with_model_in_weights(
+    channels: Mapping[str, ChannelInput], values: SharedHyperparameters
+) -> Mapping[str, ChannelInput]:
+    """Return the channels; a built-in's model in the channel `weights` becomes the channel `model`.
+
+    That can be a SavedModel or an archive of the MXNet built-in, packed or not. The base model that
+    a job of the TensorFlow built-in always has in the channel `model` then has no use.
+
+    Raises:
+        ChannelError: the job cannot start from that model, or both channels hold one.
+        ArtifactError: the channel holds a damaged archive.
+    """
+    given = channels.get("weights")
+    if given is None:
+        return channels
+    with suppress(ArtifactError):  # a SavedModel has no file of weights
+        path = find_weights(given.path)
+        given = replace(given, path=path if is_archive(path) else given.path)
+    if given.path.is_file() and not is_archive(given.path):
+        return channels
+    is_saved = is_saved_model(given.path)
+    if not is_saved and not holds(given.path, SYMBOL_FILE, SHAPES_FILE):
+        return channels
+    model = channels.get("model")
+    if model is not None and (is_saved or not is_saved_model(model_path(model))):
+        raise _two_models()
+    row = channel_backbone(values.backend or "")
+    named = values.backbone or (values.num_layers and "a ResNet")
+    if is_saved and (row is None or named not in (None, "", row.name)):
+        raise ChannelError(
+            "channel weights: it holds a TensorFlow SavedModel, which only a job with "
+            "backend=tensorflow can start from, and only without num_layers and another backbone: "
+            "use the train image of TensorFlow and leave both out, or give the job weights of its "
+            "own network (docs/bring-weights.md)"
+        )
+    _logger.info("Channel weights: it holds a built-in's model; the job uses it as channel model")
+    return {name: channel for name, channel in channels.items() if name != "weights"} | {
+        "model": replace(given, name="model")
+    }
+
+
 def public_weights(channels: Mapping[str, ChannelInput]) -> Path | None:
     """Return the public file of weights in the channel `weights` or `model`, or None.
+
+    It can be an archive, which `weights.folder.located` unpacks.
 
     Raises:
         ChannelError: both channels hold something to start from, or there are several files.
@@ -90,22 +128,26 @@ def public_weights(channels: Mapping[str, ChannelInput]) -> Path | None:
     model, weights = channels.get("model"), channels.get("weights")
     if weights is not None:
         if model is not None and not is_saved_model(model_path(model)):
-            raise ChannelError(
-                "channels model and weights: a job starts from one of them; leave out the other"
-            )
+            raise _two_models()
         try:
             return find_weights(weights.path)
         except ArtifactError as error:
             raise ChannelError(f"channel weights: {error}") from error
-    if model is None or model_path(model) != model.path or _is_known(model.path):
+    if model is None or _is_known(path := model_path(model)):
         return None
-    with suppress(ArtifactError):
-        return find_weights(model.path)
+    with suppress(ArtifactError), located(path):
+        return find_weights(path)
     return None
 
 
+def _two_models() -> ChannelError:
+    return ChannelError(
+        "channels model and weights: a job starts from one of them; leave out the other"
+    )
+
+
 def _is_known(path: Path) -> bool:
-    """Return whether a folder holds a model of ours, of the MXNet built-in, or a SavedModel."""
+    """Return whether a folder or archive holds a model of ours, of the built-ins, or is damaged."""
     return (
         is_artifact(path)
         or path.joinpath(MANIFEST_FILE).exists()
@@ -126,9 +168,10 @@ def with_public_backbone(
     """
     if values.backbone:
         return values
-    with opened(file) as (_, tensors):
-        found = recognize(tensors)
-    named = f"{file.name} {described(file).architecture}"
+    with located(file) as weights:
+        with opened(weights) as (_, tensors):
+            found = recognize(tensors)
+        named = f"{file.name} {weights.name} {described(weights).architecture}"
     found = tuple(sorted(found, key=lambda name: -len(name) if name in named else 0))
     if values.num_layers is not None and "num_layers" in given:
         found = tuple(name for name in found if name in _resnets_of(int(values.num_layers)))
@@ -147,15 +190,6 @@ def with_public_backbone(
 def _resnets_of(depth: int) -> tuple[str, ...]:
     """Return the ResNets of a depth: that of the built-in, and the usual one elsewhere."""
     return resnet_name(depth), f"resnet{depth}_v1.5"
-
-
-def described_backbone(row: Backbone, file: Path) -> Backbone:
-    """Return a backbone's row with what its weights, or their folder, say of the images.
-
-    Raises:
-        ArtifactError: the file is damaged, or says something impossible.
-    """
-    return described_row(row, described(file))
 
 
 def substitute_backbone(

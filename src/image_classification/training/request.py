@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from image_classification.backends.pretrained import find_pretrained
+from image_classification.backends.pretrained import described, described_row, find_pretrained
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.interface import Interface, recognize
@@ -25,12 +25,12 @@ from image_classification.errors import (
 from image_classification.loading.bad_samples import parse_limit
 from image_classification.records.tfrecord import require_checksums
 from image_classification.training.backbone import (
-    described_backbone,
     described_by_channel,
     public_weights,
     substitute_backbone,
     with_channel_backbone,
     with_model_id,
+    with_model_in_weights,
     with_public_backbone,
 )
 from image_classification.training.settings import Settings, backbone_of, settings_of
@@ -93,11 +93,13 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
         UserError: hyperparameters or channels must change.
     """
     given = read_json(paths.config / "hyperparameters.json") | dict(overrides or {})
-    channels = read_channels(paths)
+    channels: Mapping[str, ChannelInput] = read_channels(paths)
     interface = recognize(channels, given)
     check_channels(interface.channels, channels)
     given = interface.respelled(given)
-    values = with_model_id(interface.parse(given), given, channels.get("model"))
+    values = interface.parse(given)
+    channels = with_model_in_weights(channels, values)
+    values = with_model_id(values, given, channels.get("model"))
     values = with_channel_backbone(values, channels.get("model"))
     weights = public_weights(channels)
     if weights is not None:
@@ -124,7 +126,7 @@ def _settings(
     Weights that say how their images are prepared decide that instead of the catalog.
     """
     if weights is not None:
-        row = described_backbone(backbone_of(values), weights)
+        row = described_row(backbone_of(values), described(weights))
         return replace(settings_of(values, row), use_pretrained=True)
     replaced = substitute_backbone(values, channels)
     asked = None
@@ -135,7 +137,7 @@ def _settings(
     if values.use_pretrained_model and not row.is_given and "model" not in channels:
         found = find_pretrained(row, Path(environment.WEIGHTS_DIR.read()))
         with suppress(ArtifactError):  # an error where the weights are read
-            row = described_backbone(row, found) if found is not None else row
+            row = described_row(row, described(found)) if found is not None else row
     return replace(settings_of(values, row), stands_for=asked)
 
 

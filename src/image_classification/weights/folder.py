@@ -1,25 +1,34 @@
-"""Finds the weights in a folder, and reads what Hugging Face's and timm's folders say of them.
+"""Finds the weights in a folder or an archive, and reads what folders of hubs say of them.
 
-Such a folder has `model.safetensors` or `pytorch_model.bin`, and in `config.json` and
-`preprocessor_config.json` the size and normalization of the images and the names of the classes.
+A folder of Hugging Face or timm has `model.safetensors` or `pytorch_model.bin`, and in
+`config.json` and `preprocessor_config.json` the size and normalization of the images and the names
+of the classes.
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from image_classification.archive import unpacked
 from image_classification.errors import ArtifactError
+from image_classification.weights.shards import INDEX_SUFFIX
 from image_classification.weights.tensors import RegularFile
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".params")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".params", ".keras")
 """The usual endings of files of weights; `.weights.h5` is one of `.h5`."""
 
-_OF_HUB = ("model.safetensors", "pytorch_model.bin")
+_KERAS = ".keras"  # a ZIP that holds a .weights.h5
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
+_SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_OF_HUB = (_SAFETENSORS, _SAFETENSORS + INDEX_SUFFIX, _PICKLED, _PICKLED + INDEX_SUFFIX)
+_OF_ARTIFACT = ("weights.safetensors", "manifest.json")  # next to weights-last.safetensors
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.[a-z]+)")
 _CONFIG, _PREPROCESSOR, _CARD = "config.json", "preprocessor_config.json", "README.md"
 _MOST_ENTRIES = 10_000
 _MOST_LEVELS = 3  # folders in folders, each the only one in its folder
@@ -55,8 +64,37 @@ class Description:
     license: str = ""
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file that `find_weights` returns is an archive, which `located` unpacks."""
+    return path.name.lower().endswith((*_ARCHIVES, _KERAS))
+
+
+@contextmanager
+def located(path: Path) -> Iterator[Path]:
+    """Yield the file of weights that `path` is or holds; an archive is unpacked for the block.
+
+    Raises:
+        ArtifactError: see `find_weights`; or the archive is damaged, or `archive.unpack` refuses
+            it. Errors of the block name the archive, and not where it is unpacked.
+    """
+    found = find_weights(path)
+    if not is_archive(found):
+        yield found
+        return
+    with unpacked(found) as folder:
+        try:
+            inner = find_weights(folder)
+            if is_archive(inner):
+                raise ArtifactError(f"{inner}: expected weights, got an archive in an archive")
+            yield inner
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(str(folder), str(found))) from error
+
+
 def find_weights(path: Path) -> Path:
     """Return the file of weights that `path` is, or that is the only one in the folder `path`.
+
+    Without such a file, that is the only archive in the folder. A file can be the index of several.
 
     Raises:
         ArtifactError: there is none, or there are several.
@@ -72,23 +110,45 @@ def find_weights(path: Path) -> Path:
     for _ in range(_MOST_LEVELS):
         entries = sorted(islice(folder.iterdir(), _MOST_ENTRIES))
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-        files = [entry for entry in visible if entry.name.lower().endswith(SUFFIXES)]
-        named = [entry for name in _OF_HUB for entry in files if entry.name == name]
-        if named:
-            return named[0]
-        if len(files) > 1:
-            shown = ", ".join(entry.name for entry in files[:10])
-            raise ArtifactError(f"{folder}: expected one file of weights, got {shown}; name one")
-        if files:
-            return files[0]
+        if (found := _file_of(visible)) is not None:
+            return found
         folders = [entry for entry in visible if entry.is_dir()]
         if len(folders) != 1:
             break
         folder = folders[0]
     shown = ", ".join(entry.name for entry in visible[:10]) or "nothing"
     raise ArtifactError(
-        f"{path}: expected a file of weights ({', '.join(SUFFIXES)}) in this folder, got {shown}"
+        f"{path}: expected a file of weights ({', '.join(SUFFIXES)}) or an archive "
+        f"({', '.join(_ARCHIVES)}) in this folder, got {shown}"
     )
+
+
+def _file_of(entries: list[Path]) -> Path | None:
+    """Return the file of weights among the entries of a folder, or the archive; None without."""
+    by_name = {entry.name: entry for entry in entries}
+    preferred = [by_name[name] for name in _OF_HUB if name in by_name]
+    if not preferred and all(name in by_name for name in _OF_ARTIFACT):
+        preferred = [by_name[_OF_ARTIFACT[0]]]
+    if preferred:
+        return preferred[0]
+    for suffixes in (SUFFIXES, _ARCHIVES):
+        found = [entry for entry in entries if entry.name.lower().endswith(suffixes)]
+        indexes = [name for name in by_name if name.endswith(INDEX_SUFFIX)]
+        parts = [match for entry in found if (match := _SHARD.fullmatch(entry.name))]
+        if parts and len(parts) == len(found) and len(indexes) == 1:
+            return by_name[indexes[0]]
+        if parts and len({match[1] for match in parts}) == 1 and not indexes:
+            raise ArtifactError(
+                f"{found[0].parent}: the weights are in {len(parts)} files, but "
+                f"{parts[0][1]}{parts[0][2]}{INDEX_SUFFIX} is missing: copy the whole folder again"
+            )
+        if len(found) > 1:
+            shown = ", ".join(entry.name for entry in found[:10])
+            kind = "file of weights" if suffixes is SUFFIXES else "archive"
+            raise ArtifactError(f"{found[0].parent}: expected one {kind}, got {shown}; name one")
+        if found:
+            return found[0]
+    return None
 
 
 def describe(weights: Path) -> Description:

@@ -126,10 +126,14 @@ class RegularFile:
     def sha256(self) -> str:
         """Return the SHA-256 of the content, in hexadecimal digits."""
         digest = hashlib.sha256()
+        self.add_to(digest)
+        return digest.hexdigest()
+
+    def add_to(self, digest: Any) -> None:
+        """Add the content to a digest of `hashlib`."""
         self._file.seek(0)
         while block := self._file.read(_BLOCK):
             digest.update(block)
-        return digest.hexdigest()
 
     @property
     def stream(self) -> IO[bytes]:

@@ -84,7 +84,14 @@ def test_a_process_computes_where_it_can_and_a_surprise_is_one_line(
         ("cuda", SERVE_13, NOTHING, False, "this machine has no NVIDIA GPU", "--gpus all"),
         ("cuda", CPU_BUILD, NOTHING, False, "this machine has no NVIDIA GPU", "=auto"),
         ("cuda", CPU_BUILD, GOOD, False, "is a build for CPUs", "-cu11, -cu12 or -cu13"),
-        ("cuda", SERVE_13, GOOD, True, "CUDA_VISIBLE_DEVICES hides all GPUs", "unset one of them"),
+        (
+            "cuda",
+            SERVE_13,
+            GOOD,
+            True,
+            "CUDA_VISIBLE_DEVICES hides all GPUs",
+            "unset CUDA_VISIBLE",
+        ),
         *(
             ("auto", SERVE_12, OLD, False, "its driver 470.256.02 (CUDA 11.4) is too old", way)
             for way in (

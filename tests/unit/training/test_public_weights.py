@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import save_file
@@ -17,6 +19,7 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.training.initial_weights import channel_weights
 from image_classification.training.request import JobRequest, read_request
 from tests.contract.jobs import write_job
+from tests.unit.backends.built_in_archive import write_archive
 from tests.unit.backends.test_conversion import public
 
 GIVEN = {"epochs": "1"}
@@ -69,6 +72,100 @@ def test_the_file_names_the_network_if_the_job_does_not(
     )
     assert found is not None and found.public is not None
     assert "head.bias" in found.public.weights
+
+
+def packed(folder: Path, channel: Path) -> Path:
+    """A channel with a model.tar.gz of a folder."""
+    channel.mkdir()
+    with tarfile.open(channel / "model.tar.gz", "w:gz", compresslevel=0) as archive:
+        archive.add(folder, ".")
+    return channel
+
+
+@pytest.mark.parametrize("channel", ["weights", "model"])
+def test_an_archive_of_a_folder_of_a_hub_is_taken_as_the_folder_is(
+    weights: Path, tmp_path: Path, channel: str
+) -> None:
+    hub = tmp_path / "hub"
+    shutil.copytree(weights, hub)
+    (hub / "mine.safetensors").rename(hub / "model.safetensors")
+    config = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 160, 160]}
+    (hub / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
+    request = request_of(tmp_path, {}, {channel: packed(hub, tmp_path / "packed")})
+    assert request.settings.backbone.name == "resnet18_v1.5"
+    assert request.settings.preprocessing.mean == (127.5,) * 3
+    model = request.channels.get("model")
+    found = channel_weights(request.settings, LabelMap(("a", "b")), model, request.weights)
+    assert found is not None and found.public is not None
+    assert found.public.file == "model.safetensors"
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("has_base_model", [True, False])
+def test_an_archive_of_the_mxnet_built_in_in_the_channel_weights_is_the_channel_model(
+    tmp_path: Path, is_packed: bool, has_base_model: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    archive = tmp_path / "archive"
+    write_archive(archive, classes=2)
+    given = packed(archive, tmp_path / "packed") if is_packed else archive
+    channels = {"weights": given} | ({"model": saved_model(tmp_path)} if has_base_model else {})
+    request = request_of(tmp_path, {"num_layers": "20", "image_shape": "3,32,32"}, channels)
+    assert request.weights is None and "weights" not in request.channels
+    assert "Channel weights: it holds a built-in's model" in caplog.text
+    labels, model = LabelMap(("a", "b")), request.channels["model"]
+    found = channel_weights(request.settings, labels, model)
+    assert found is not None and "weight/head.bias" in found.state
+
+
+def saved_model(tmp_path: Path) -> Path:
+    """What a job of the TensorFlow built-in always has in the channel `model`."""
+    folder = tmp_path / "base"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "saved_model.pb").write_bytes(b"graph")
+    (folder / "__model_info__.json").write_text('{"image_size": [96, 96]}')
+    return folder
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_base_model_in_the_channel_weights_is_the_backbone_of_the_backend_that_can(
+    tmp_path: Path, is_packed: bool
+) -> None:
+    base = saved_model(tmp_path)
+    channels = {"weights": packed(base, tmp_path / "packed") if is_packed else base}
+    given = {"backend": "tensorflow"}
+    request = request_of(tmp_path, given, channels, "training")
+    assert (request.settings.backbone.name, request.weights) == ("saved_model", None)
+    assert request.settings.preprocessing.height == 96
+
+
+@pytest.mark.parametrize(
+    ("given", "training"),
+    [
+        ({"backend": "torch"}, "training"),
+        ({"backend": "tensorflow", "backbone": "tf_mobilenet_v2_100"}, "training"),
+        ({"backend": "tensorflow", "num_layers": "18"}, "train"),
+    ],
+)
+def test_a_base_model_that_the_job_cannot_start_from_is_an_error_in_the_channel_weights(
+    tmp_path: Path, given: dict[str, Any], training: str
+) -> None:
+    with pytest.raises(ChannelError, match="SavedModel, which only a job with backend=tensorflow"):
+        request_of(tmp_path, given, {"weights": saved_model(tmp_path)}, training)
+
+
+def test_the_archive_of_an_artifact_starts_a_job_as_its_weights_do(
+    weights: Path, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "artifact"
+    shutil.copytree(weights, artifact)
+    (artifact / "mine.safetensors").rename(artifact / "weights.safetensors")
+    for name in ("manifest.json", "model.onnx", "weights-last.safetensors"):
+        (artifact / name).write_text("{}")
+    for channel in (artifact, packed(artifact, tmp_path / "packed")):
+        shutil.rmtree(tmp_path / "ml", ignore_errors=True)
+        request = request_of(tmp_path, {}, {"weights": channel})
+        assert request.settings.backbone.name == "resnet18_v1.5"
 
 
 def test_num_layers_selects_among_the_resnets_of_that_depth(weights: Path, tmp_path: Path) -> None:
