@@ -36,6 +36,9 @@ def test_the_metric_is_logged_and_decides_the_best_epoch(
     trained = re.findall(r"- auc: ([0-9\.]+)", done.stdout)
     validated = re.findall(r"- val_auc: ([0-9\.]+)", done.stdout)
     assert len(trained) == len(validated) == 2
+    for metric in ("precision", "recall", "auc", "prc"):  # of the published benchmark notebook
+        for shown, times in ((f"- {metric}", 2), (f"- val_{metric}", 2), (f"- Test {metric}", 1)):
+            assert len(re.findall(shown + r": ([0-9\.]+)", done.stdout)) == times, shown
     assert re.search(r"- Test auc: [01]\.\d{4}\n", done.stdout)
     assert "top_" not in "".join(re.findall(r"loss.*", done.stdout))
     assert re.search(r"The best epoch was \d with validation auc", done.stdout)

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import tensorflow as tf
+from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
 from tests.contract.conftest import HYPERPARAMETERS
@@ -65,6 +66,42 @@ def test_a_killed_job_ends_with_the_weights_of_an_uninterrupted_one(
     assert again.returncode == 0, log + again.stdout + again.stderr
     assert "Resumed in epoch" in again.stdout
     assert weights_of(killed) == weights_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("channel", "file"),
+    [
+        ("weights", "mine.keras"),
+        pytest.param("model", "mine.weights.h5", marks=pytest.mark.thorough),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of Keras with NumPy 2
+def test_a_job_starts_from_a_file_of_a_class_of_keras(
+    tmp_path: Path, small_channels: dict[str, Path], channel: str, file: str
+) -> None:
+    import keras
+
+    whole = keras.applications.MobileNetV3Small(weights=None, include_preprocessing=False)
+    (tmp_path / "given").mkdir()
+    path = tmp_path / "given" / file
+    whole.save_weights(path) if file.endswith(".h5") else whole.save(path)
+    given = {
+        "backend": "tensorflow",
+        "backbone": "keras/MobileNetV3Small",
+        "image_shape": "3,64,64",
+        "epochs": 1,
+        "train_only_top_layer": "True",
+    }
+    channels = {"training": small_channels["train"], channel: path.parent}
+    base = write_job(tmp_path / "ml", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = load_file(base / "model" / "weights.safetensors")
+    for name in ("conv.kernel", "conv_bn.moving_variance"):
+        expected = next(v for v in whole.weights if v.path == name.replace(".", "/"))
+        assert np.array_equal(weights[f"trunk.{name}"], expected.value.numpy()), name
+    started = read_artifact(base / "model").manifest["started_from"]
+    assert started.startswith("weights of keras/MobileNetV3Small in ")
 
 
 SAVED_MODEL_JOB = {

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from image_classification.backends import networks
 from image_classification.backends.base import Backbone
-from image_classification.contract import environment
+from image_classification.contract import environment, process
 from image_classification.errors import ChannelError, DataError, HyperparameterError
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import Preprocessing
@@ -151,6 +152,7 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
 _FEW_IMAGES = 1_000  # of a class, from which random weights learn as much as pretrained ones
 _FEW_UPDATES, _FEW_HEAD_UPDATES = 100, 20  # of random weights; of pretrained ones
 _FEW_VALIDATION_IMAGES = 20
+_LEAST_SHARE_OF_VALUES = 0.7  # of the bytes of all layers' values, which a training step takes
 _USUAL_RATES = {  # optimizer → lowest and highest rate that can work, and a usual one
     "sgd": (1e-4, 5.0, "0.1"),
     "nag": (1e-4, 5.0, "0.1"),
@@ -161,10 +163,47 @@ _USUAL_RATES = {  # optimizer → lowest and highest rate that can work, and a u
 }
 
 
-def log_advice(request: JobRequest, inputs: Inputs) -> None:
-    """Log one line for each thing that makes the job legal but hopeless."""
-    for line in (*_advice_about_data(request, inputs), *_advice_about_rates(request)):
+def log_advice(request: JobRequest, inputs: Inputs, on_cpu: bool = True) -> None:
+    """Log one line for each thing that makes the job legal but hopeless.
+
+    Args:
+        request, inputs: of the job.
+        on_cpu: whether the memory of a step is the machine's.
+    """
+    lines = [*_advice_about_data(request, inputs), *_advice_about_rates(request)]
+    if on_cpu and not request.settings.train_only_head:
+        lines += _advice_about_memory(request.settings, type(request.values).batch_size.name)
+    for line in lines:
         _logger.warning("%s", line)
+
+
+def _advice_about_memory(settings: Settings, batch_name: str) -> Iterator[str]:
+    """Compare the values that a step keeps for its gradients with the machine's memory.
+
+    A step that trains the whole network on a CPU took 0.8 to 1.5 times their bytes
+    (docs/training-results.md), so the least is what it certainly needs.
+    """
+    name, images = settings.backbone.name, settings.preprocessing
+    if not networks.is_shared(name) or settings.precision not in ("auto", "float32"):
+        return
+    shape = (images.channels, images.height, images.width)
+    values = networks.network(name, shape).count_values(shape)
+    needed = _LEAST_SHARE_OF_VALUES * 4 * values * settings.batch_size / 2**30
+    there = process.memory_limit() / 2**30
+    if needed > there:
+        size = ",".join(map(str, shape))
+        yield (
+            f"A step of {name} with {batch_name}={settings.batch_size} and image_shape={size} "
+            f"takes at least {needed:.0f} GiB of memory, but this machine has {there:.0f}: set "
+            f"{batch_name}={_fitting(settings.batch_size, needed / there)} (with "
+            "accumulate_batches, an update still sees as many images), train_only_top_layer, or "
+            "use an instance with more memory"
+        )
+
+
+def _fitting(batch: int, times: float) -> int:
+    """Return a usual batch size of half the memory or less."""
+    return 1 << math.floor(math.log2(max(1.0, batch / times / 2)))
 
 
 def _advice_about_data(request: JobRequest, inputs: Inputs) -> Iterator[str]:

@@ -102,7 +102,7 @@ def _open(
     )
     request = replace(request, settings=final_settings(request.settings, inputs))
     log_settings(request, inputs)
-    log_advice(request, inputs)
+    log_advice(request, inputs, on_cpu=not decision.is_gpu)
     return request, inputs
 
 

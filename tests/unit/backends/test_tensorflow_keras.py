@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 from image_classification import backends
 from image_classification.backends.base import OptimizerSpec, Update, World
 from image_classification.backends.networks import efficientnet, layouts, mobilenet
-from image_classification.backends.pretrained import read_weights
+from image_classification.backends.pretrained import read_pretrained, read_weights
 from image_classification.backends.tensorflow import catalog
 from image_classification.errors import ArtifactError, BackendError
 from tests.unit.backends.torch_cases import change, differences, make_batch
@@ -127,6 +128,62 @@ def test_the_weights_file_that_keras_publishes_is_read(keras: Any, tmp_path: Pat
     engine.load_state(state)
     kernel = whole.get_layer("stem_conv").kernel.value.numpy()
     assert np.array_equal(engine.state()["weight/trunk.stem_conv.kernel"], kernel)
+
+
+@pytest.mark.parametrize(
+    ("ending", "has_top"),
+    [
+        ("published.h5", False),
+        ("published.h5", True),
+        ("weights.h5", True),
+        ("keras", False),
+        ("tar.gz", True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of Keras with NumPy 2
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # of Keras, before its error
+def test_every_file_that_keras_writes_of_a_class_is_read(
+    keras: Any, tmp_path: Path, ending: str, has_top: bool
+) -> None:
+    whole = keras.applications.MobileNetV3Small(
+        include_top=has_top, weights=None, pooling="avg", include_preprocessing=False
+    )
+    generator = np.random.default_rng(0)
+    whole.set_weights([generator.random(a.shape, np.float32) for a in whole.get_weights()])
+    path = tmp_path / f"mine.{ending}"
+    if ending == "published.h5":
+        write_as_published(whole, path)
+    elif ending == "weights.h5":
+        whole.save_weights(path)
+    elif ending == "tar.gz":
+        whole.save_weights(tmp_path / "model.weights.h5")
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(tmp_path / "model.weights.h5", "model.weights.h5")
+    else:
+        whole.save(path)
+    row = backends.catalog("tensorflow").find("keras/MobileNetV3Small")
+    found = read_pretrained(backends.load("tensorflow"), row, tmp_path / "none", path)
+    theirs = {"trunk." + v.path.replace("/", "."): v.value.numpy() for v in whole.weights}
+    assert len(found.weights) > 200
+    assert all(np.array_equal(array, theirs[name]) for name, array in found.weights.items())
+    assert (found.license, len(found.sha256)) == ("unknown", 64)
+
+
+@pytest.mark.parametrize("ending", ["h5", "weights.h5"])
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of Keras with NumPy 2
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_a_class_inside_another_model_is_refused_with_the_cure(
+    keras: Any, tmp_path: Path, ending: str
+) -> None:
+    inner = keras.applications.MobileNetV3Small(include_top=False, weights=None, pooling="avg")
+    outer = keras.Sequential([keras.Input((224, 224, 3)), inner, keras.layers.Dense(3)])
+    path = tmp_path / f"mine.{ending}"
+    outer.save_weights(path) if ending == "weights.h5" else outer.save(path)
+    row = backends.catalog("tensorflow").find("keras/MobileNetV3Small")
+    with pytest.raises(ArtifactError, match=r"the layer that is the network, .*save_weights"):
+        read_pretrained(backends.load("tensorflow"), row, tmp_path / "none", path)
 
 
 def write_as_published(model: Any, path: Path) -> None:

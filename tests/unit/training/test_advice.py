@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from image_classification.contract import process
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import HyperparameterError
 from image_classification.training.evaluation import Outcomes, constant_share
@@ -81,6 +83,36 @@ def test_a_hopeless_job_is_told_why_in_one_line(
     lines = advice(caplog, **{"samples": 4_995, **given})
     assert sum(words in line for line in lines) == 1
     assert not any("\n" in line for line in lines)
+
+
+GIBIBYTE = 2**30
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "least", "measured"),
+    [
+        ("efficientnet_lite0", 224, 6, 12.5),  # GiB of 128 images; docs/training-results.md
+        ("resnet18", 224, 2.7, 6.0),
+        ("resnet152", 224, 25, 34.0),
+    ],
+)
+def test_a_batch_that_cannot_fit_into_the_machine_is_reported_with_one_that_does(
+    backbone: str,
+    side: int,
+    least: float,
+    measured: float,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {"backbone": backbone, "mini_batch_size": 128, "image_shape": f"3,{side},{side}"}
+    monkeypatch.setattr(process, "memory_limit", lambda: int(least * GIBIBYTE))
+    (line,) = advice(caplog, 50_000, **given)
+    assert f"but this machine has {least:.0f}: set mini_batch_size=" in line
+    assert int(re.findall(r"mini_batch_size=(\d+)", line)[1]) in (32, 64)
+    assert "accumulate_batches" in line and "train_only_top_layer" in line
+    assert advice(caplog, 50_000, train_only_top_layer=1, **given) == []
+    monkeypatch.setattr(process, "memory_limit", lambda: int(measured * GIBIBYTE))
+    assert advice(caplog, 50_000, **given) == [], "what fits is never reported"
 
 
 def test_a_model_that_answers_one_class_for_all_is_named_once(

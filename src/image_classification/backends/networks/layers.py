@@ -1,5 +1,6 @@
 """The kinds of layer in a shared network, and the network: layers that read each other's values."""
 
+import math
 from dataclasses import dataclass
 
 INPUT = "images"
@@ -141,6 +142,24 @@ class Network:
                 for tensor in tensors if layer.learns_scale else tensors[1:]:
                     shapes[f"{layer.name}.{tensor}"] = (layer.width,)
         return shapes
+
+    def count_values(self, shape: tuple[int, int, int]) -> int:
+        """Return how many numbers all layers compute of one image of (channels, height, width)."""
+        shapes = {INPUT: shape}
+        for layer in self.layers:
+            width, *sides = shapes[layer.inputs[0]]
+            if isinstance(layer, Convolution | MaxPool):
+                kernel = layer.kernel if isinstance(layer, Convolution) else (layer.kernel,) * 2
+                sides = [
+                    (side + sum(around) - length) // layer.stride + 1
+                    for side, around, length in zip(sides, layer.padding, kernel, strict=True)
+                ]
+            elif isinstance(layer, Mean):
+                sides = [1, 1]
+            if isinstance(layer, Convolution):
+                width = layer.width
+            shapes[layer.name] = (width, sides[0], sides[1])
+        return sum(math.prod(sizes) for sizes in shapes.values())
 
     def last_uses(self) -> tuple[tuple[str, ...], ...]:
         """Return for each layer the values that no later layer reads, to free them after it."""

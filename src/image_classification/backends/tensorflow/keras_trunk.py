@@ -17,6 +17,7 @@ from image_classification.backends.tensorflow.layers import Weight
 from image_classification.errors import ArtifactError, BackendError
 
 _MOMENTUM = 0.9  # not Keras's 0.99, for the reason in `networks/efficientnet_lite`
+_LOAD_ERRORS = (ValueError, OSError, KeyError, AttributeError, IndexError)
 _SEED_STATE = "seed_generator_state"
 
 
@@ -63,27 +64,35 @@ class KerasTrunk:
 
 
 def read_keras_weights(backbone: str, path: Path, shape: tuple[int, int, int]) -> State:
-    """Read the weights that Keras publishes for a backbone without its top, by neutral name.
+    """Read the weights that Keras publishes for a backbone, by neutral name, without its top.
 
     Args:
         backbone: `keras/<class>`.
-        path: of an HDF5 file like `resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5`.
+        path: of an HDF5 file like `resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5`, or of one
+            with ImageNet's classes, or of a `.weights.h5`.
         shape: (channels, height, width) for which the backbone is built.
 
     Raises:
         ArtifactError: the file is damaged or of another network.
     """
-    whole = _build_whole(backbone, shape, seed=0)
+    whole = loaded = _build_whole(backbone, shape, seed=0)
     try:
-        whole.load_weights(path)
-    except (ValueError, OSError, KeyError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ArtifactError(
-            f"{path} does not contain the weights of {backbone} without its top, which Keras "
-            f"publishes in files that end in _notop.h5: {reason}"
-        ) from error
+        loaded.load_weights(path)
+    except _LOAD_ERRORS as error:
+        loaded = _build_whole(backbone, shape, seed=0, has_top=True)
+        try:
+            loaded.load_weights(path)
+        except _LOAD_ERRORS:
+            reason = " ".join(str(error).split())[:300]
+            raise ArtifactError(
+                f"{path} does not contain the weights of {backbone}, with its top for 1,000 "
+                "classes or without it, as in Keras's own files that end in _notop.h5. Of a model "
+                "that contains the network, save the layer that is the network, with "
+                f"model.get_layer(NAME).save_weights('x.weights.h5'). Keras reports: {reason}"
+            ) from error
+    values = {variable.path: variable.value for variable in loaded.weights}
     model = _without_normalization(whole, family_of(backbone))
-    return {_name(variable): variable.value.numpy() for variable in model.weights}
+    return {_name(variable): values[variable.path].numpy() for variable in model.weights}
 
 
 def _check_keras() -> None:
@@ -98,7 +107,9 @@ def _name(variable: Any) -> str:
     return "trunk." + str(variable.path).replace("/", ".")
 
 
-def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
+def _build_whole(
+    backbone: str, shape: tuple[int, int, int], seed: int, has_top: bool = False
+) -> Any:
     """Return the model as Keras builds it, without the normalization that is optional."""
     channels, height, width = shape
     family, name = family_of(backbone), backbone.removeprefix(PREFIX)
@@ -113,7 +124,7 @@ def _build_whole(backbone: str, shape: tuple[int, int, int], seed: int) -> Any:
     random.seed(seed)  # Keras draws the seeds of its first weights from this generator
     try:
         return getattr(keras.applications, name)(
-            include_top=False,
+            include_top=has_top,
             weights=None,
             pooling="avg",
             input_shape=(height, width, channels),
