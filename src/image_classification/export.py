@@ -30,10 +30,10 @@ from image_classification.contract import environment, process
 from image_classification.errors import ArtifactError, BackendError, DataError, UsageError
 from image_classification.files import write_bytes
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.labels.label_map import LabelMap
+from image_classification.labels.label_map import LabelMap, imagenet_labels
 from image_classification.training.initial_weights import HEAD_PREFIX
 from image_classification.training.output import description_of, engine_writers
-from image_classification.weights.download import downloaded
+from image_classification.weights.download import PUBLISHED, downloaded
 from image_classification.weights.folder import find_weights
 
 _logger = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ def export_pretrained(
 
     Args:
         backend_name, backbone_name: as in the hyperparameters of these names.
-        labels: class names in index order; None names them by number.
+        labels: class names in index order; None takes those that the weights bring, or ImageNet's
+            for published weights, or else numbers.
         directory: of the artifact.
 
     Raises:
@@ -190,6 +191,9 @@ def export_pretrained(
     backbone = described_row(backbone, said)
     if labels is None and len(said.labels) == classes:
         labels = LabelMap(said.labels)
+    if labels is None and classes == len(imagenet := imagenet_labels()):
+        known = (backbone.source, *(published.address for published in PUBLISHED.values()))
+        labels = LabelMap(imagenet) if pretrained.source in known else None
     size = backbone.input_size
     mean, std = backbone.normalization(3)
     spec = base.ModelSpec(backbone.name, classes, (3, size, size), mean, std)

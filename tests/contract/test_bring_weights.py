@@ -23,6 +23,8 @@ from torch.nn import functional
 
 from image_classification.artifact import read_artifact
 from image_classification.cli import main
+from image_classification.labels.label_map import imagenet_labels
+from image_classification.weights.download import PUBLISHED
 from tests.contract.jobs import running_server
 
 CLASSES = 5
@@ -126,6 +128,23 @@ def test_every_format_gives_the_same_weights_with_their_origin(
     assert len(said["sha256"]) == 64
 
 
+def test_an_untouched_published_network_answers_with_imagenets_class_names(
+    state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, output, file = (
+        tmp_path / "weights",
+        tmp_path / "model",
+        tmp_path / "public.safetensors",
+    )
+    head = {"fc.weight": torch.zeros((1000, 512)), "fc.bias": torch.zeros(1000)}
+    save_file({**state, **head}, file, {"format": "pt"})
+    words = ["weights", "resnet18_v1.5", "--from", str(file), "--output", str(weights)]
+    assert main([*words, "--source", PUBLISHED["resnet18_v1.5"].address]) == 0
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_WEIGHTS_DIR", str(weights))
+    assert main(["export", "--backbone", "resnet18_v1.5", "--output", str(output)]) == 0
+    assert read_artifact(output).labels.names == imagenet_labels()
+
+
 def test_served_answers_are_those_of_the_network_that_the_weights_are_of(
     state: dict[str, Any],
     converted: Path,
@@ -137,6 +156,7 @@ def test_served_answers_are_those_of_the_network_that_the_weights_are_of(
     assert main(["export", "--backbone", "resnet18_v1.5", "--output", str(output)]) == 0
     manifest = read_artifact(output).manifest
     assert (manifest["source"], manifest["license"]) == ("unknown", "BSD-3-Clause")
+    assert read_artifact(output).labels.names[0] == "0"  # nothing says that it is ImageNet's
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")

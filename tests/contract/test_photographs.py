@@ -82,6 +82,7 @@ def test_the_pretrained_backbone_is_correct_on_85_percent_of_imagenet_photograph
     model = tmp_path / "model"
     exported = run_command("export", "--backbone", "efficientnet_lite0", "--output", model)
     assert exported.returncode == 0, exported.stderr
+    assert json.loads((model / "labels.json").read_text())["labels"][0] == "tench"
     options = ("--model", model, "--data", tmp_path / "photos.rec", "--top-k", "5", "--json")
     done = run_command("evaluate", *options)
     assert done.returncode == 0, done.stderr

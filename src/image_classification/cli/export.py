@@ -51,7 +51,11 @@ def _add_export(subparsers: command_line.Commands) -> None:
     )
     _add_backend(command)
     command.add_argument(
-        "--labels", type=Path, metavar="FILE", help="labels.json (default: the class numbers)"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="labels.json (default: the names that the model or the weights bring, ImageNet's for "
+        "published weights, or else the class numbers)",
     )
     command.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="artifact folder"

@@ -5,6 +5,7 @@ In: the class names in index order. Out: `labels.json`, `{"labels": ["daisy", "r
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 import logging
@@ -67,6 +68,16 @@ def _described(group: Sequence[str]) -> str:
     is_case = len({"".join(name.split()) for name in group}) == len(group)
     difference = "upper and lower case" if is_case else "blanks"
     return f"{' and '.join(map(repr, group))} (the same but for {difference})"
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """Return ImageNet's 1,000 class names in index order, the order of the WordNet ids.
+
+    Source: the first lemma of each synset of ILSVRC 2012 in WordNet 3.0; three names that two
+    classes share say which is meant.
+    """
+    with Path(__file__).with_name("imagenet.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(row["name"] for row in csv.DictReader(file))
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -8,7 +8,13 @@ import pytest
 
 from image_classification.errors import DataError, counted
 from image_classification.inventory.rows import REPEATED, UNDECIDED
-from image_classification.labels.label_map import LabelMap, alike, did_you_mean, numbering_advice
+from image_classification.labels.label_map import (
+    LabelMap,
+    alike,
+    did_you_mean,
+    imagenet_labels,
+    numbering_advice,
+)
 from image_classification.labels.tree import CIRCULAR
 
 
@@ -153,3 +159,15 @@ def test_a_class_number_that_is_an_id_is_refused_with_the_name_of_the_data() -> 
         DataError, match=r"^data: expected class numbers below 1000000, got 9999999"
     ):
         LabelMap.numbered(10_000_000, "data")
+
+
+def test_the_names_of_imagenets_classes_are_unique_and_in_the_order_of_its_wordnet_ids() -> None:
+    names = imagenet_labels()
+    assert len(names) == len(set(names)) == 1000
+    assert [names[index] for index in (0, 134, 517, 999)] == [
+        "tench",
+        "crane (bird)",
+        "crane (machine)",
+        "toilet tissue",
+    ]
+    LabelMap(names)
