@@ -1,6 +1,6 @@
 """The values between the parts: a source gives a `Sample`, the loader a `Batch`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,14 @@ class Batch:
             unless samples have several classes.
         weights: float32 (N,), 1 for a sample, 0 for padding, which loss and metrics ignore.
         keys: N sample keys.
+        indices: int64 (N,), of the samples in their source; the loader gives them.
     """
 
     images: UInt8Array
     targets: Array
     weights: FloatArray
     keys: tuple[str, ...]
+    indices: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -184,6 +184,7 @@ class Engine(Protocol):
 
     parameter_count: int
     trainable_parameter_count: int
+    feature_width: int  # of the head's input
     device: str
 
     def train_step(
@@ -207,6 +208,13 @@ class Engine(Protocol):
 
     def predict_step(self, images: UInt8Array) -> FloatArray:
         """Return logits, float32 (N, classes), of uint8 (N, H, W, C), in evaluation mode."""
+        ...
+
+    def features_step(self, images: UInt8Array) -> FloatArray:
+        """Return the head's input, float32 (N, feature_width), as `predict_step` computes it.
+
+        Dropout is off, and the backbone computes in float32.
+        """
         ...
 
     def all_reduce(self, values: Float64Array) -> Float64Array:

@@ -291,4 +291,5 @@ class _Slots:
             targets=np.stack(targets) if has_rows else np.array(targets, np.int64),
             weights=np.ones(len(good), np.float32),
             keys=tuple(self._keys[slot] for slot in good),
+            indices=self.indices[good],
         )

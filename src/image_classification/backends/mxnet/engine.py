@@ -101,6 +101,7 @@ class _MXNetEngine:
         self._steps = 0
         self._is_new_update, self._has_weight = True, False
         self._adds_gradients: bool | None = None  # the mode that MXNet is in
+        self.feature_width = self._network.graph.width
         sizes = {name: int(np.prod(shape)) for name, shape in self._network.shapes.items()}
         self.trainable_parameter_count = sum(sizes[name] for name in learned)
         self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)
@@ -152,11 +153,15 @@ class _MXNetEngine:
     @memory_errors()
     def predict_step(self, images: UInt8Array) -> FloatArray:
         step.check_images(images, self._spec)
-        if self._predict is None:
-            self._predict = self._network.predictor(self._evaluated.views)
-        features = self._predict(self._network.images(images))
+        features = self._evaluated_features(images)
         logits: FloatArray = self._network.logits(features, self._evaluated.views).asnumpy()
         return logits
+
+    @memory_errors()
+    def features_step(self, images: UInt8Array) -> FloatArray:
+        step.check_images(images, self._spec)
+        features: FloatArray = self._evaluated_features(images).asnumpy()
+        return features
 
     @memory_errors()
     def all_reduce(self, values: Float64Array) -> Float64Array:
@@ -194,6 +199,11 @@ class _MXNetEngine:
     def _evaluated(self) -> NetworkTensors:
         """The tensors of predictions and of the graph."""
         return self._newest if self._average is None else self._average
+
+    def _evaluated_features(self, images: UInt8Array) -> Any:
+        if self._predict is None:
+            self._predict = self._network.predictor(self._evaluated.views)
+        return self._predict(self._network.images(images))
 
     def _objective(self, loss: Any, fraction: float) -> Any:
         """Return this rank's part of the mean loss of all; it had that fraction of the weight."""

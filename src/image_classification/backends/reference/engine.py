@@ -78,6 +78,7 @@ class _ReferenceEngine:
         self._gradients: dict[str, Array] = {}
         self._steps = 0
         self._has_weight = False  # of any batch of the update so far
+        self.feature_width = self._model.network.width
         sizes = {name: tensor.size for name, tensor in self._model.tensors.items()}
         self.parameter_count = sum(n for name, n in sizes.items() if ".running_" not in name)
         self.trainable_parameter_count = sum(sizes[name] for name in self._model.learning)
@@ -109,6 +110,10 @@ class _ReferenceEngine:
         tensors = self._evaluated
         logits = head(self._model.features(images, tensors), tensors)
         return logits.astype(np.float32)
+
+    def features_step(self, images: UInt8Array) -> FloatArray:
+        step.check_images(images, self._spec)
+        return self._model.features(images, self._evaluated).astype(np.float32)
 
     def all_reduce(self, values: Float64Array) -> Float64Array:
         return np.array(values, np.float64)

@@ -144,6 +144,8 @@ class _TensorFlowEngine:
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
+        self._features = tf.function(self._evaluated.features, input_signature=[images])
+        self.feature_width = self._model.trunk.width
         self._is_new_update, self._has_weight = True, False  # of any batch of the update so far
         self.device = "cpu" if "CPU" in self._device else self._device.strip("/").lower()
         counts = {name: int(np.prod(weight.shape)) for name, weight in self._model.weights.items()}
@@ -185,6 +187,13 @@ class _TensorFlowEngine:
         with tf.device(self._device):
             logits: FloatArray = self._logits(images).numpy()
         return logits
+
+    @memory_errors()
+    def features_step(self, images: UInt8Array) -> FloatArray:
+        step.check_images(images, self._spec)
+        with tf.device(self._device):
+            features: FloatArray = self._features(images).numpy()
+        return features
 
     def all_reduce(self, values: Float64Array) -> Float64Array:
         with self._ranks.loss_noticed(), tf.device(self._device):
@@ -228,7 +237,15 @@ class _TensorFlowEngine:
 
     def release(self) -> None:
         self._ranks.leave()
-        for name in ("_step", "_optimizer", "_logits", "_model", "_average", "_precision"):
+        for name in (
+            "_step",
+            "_optimizer",
+            "_logits",
+            "_features",
+            "_model",
+            "_average",
+            "_precision",
+        ):
             setattr(self, name, None)
         gc.collect()  # traced functions and variables refer to one another
 

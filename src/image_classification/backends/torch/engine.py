@@ -89,6 +89,7 @@ class _TorchEngine:
         self._steps = 0
         self._is_new_update = True
         self._has_gradients = False
+        self.feature_width = self._model.head.in_features
         self.device = str(self._device)
         self.parameter_count = sum(p.numel() for p in self._model.parameters())
         self.trainable_parameter_count = sum(p.numel() for p in self._learning.values())
@@ -119,6 +120,13 @@ class _TorchEngine:
         with memory_errors(self._device), torch.inference_mode():
             logits: FloatArray = network(self._tensor(images)).cpu().numpy()
         return logits
+
+    def features_step(self, images: UInt8Array) -> FloatArray:
+        step.check_images(images, self._spec)
+        network = self._evaluated.eval()
+        with memory_errors(self._device), torch.inference_mode():
+            features: FloatArray = network.features(self._tensor(images)).cpu().numpy()
+        return features
 
     def all_reduce(self, values: Float64Array) -> Float64Array:
         summed = self._tensor(np.array(values, np.float64))
