@@ -6,6 +6,7 @@ The network is torchvision's ResNet-18, written here in a few lines of PyTorch.
 from __future__ import annotations
 
 import io
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,14 @@ def test_served_answers_are_those_of_the_network_that_the_weights_are_of(
     np.testing.assert_allclose(answer.json()["probabilities"], expected, atol=1e-4)
 
 
-def test_a_job_trains_a_new_head_on_the_weights_of_a_file(
-    state: dict[str, Any], files: Path, small_channels: dict[str, Path], tmp_path: Path
+def test_a_job_in_network_isolation_trains_a_new_head_on_the_weights_of_a_file(
+    state: dict[str, Any],
+    files: Path,
+    small_channels: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a job uses no network"))
     given = {
         "image_shape": "3,64,64",
         "epochs": 1,

@@ -33,6 +33,8 @@ _PREFIXES = re.compile(r"module\.|_orig_mod\.|model\.|net\.|network\.|backbone\.
 """What the wrappers of PyTorch, and Gluon, put before each name."""
 
 _TRUNK = "trunk."  # before our names of the tensors of a network that timm builds
+_GLUON = "gluon/"
+_GLUON_NORM = {"weight": "gamma", "bias": "beta"}
 _TIMM_HEADS = ("fc", "classifier", "head.fc", "head", "last_linear", "head.l", "output")
 
 Shape = tuple[int, ...]
@@ -152,9 +154,12 @@ class _Naming:
     name: str
     names: Mapping[str, str]
     table: Layout | None = None
+    unused: frozenset[str] = frozenset()
 
     def is_unused(self, name: str) -> bool:
         """Return whether a network needs no such tensor."""
+        if name in self.unused:
+            return True
         return name.endswith(_COUNTER) or (self.table is not None and self.table.is_further(name))
 
     def shape(self, shape: Shape) -> Shape:
@@ -233,6 +238,19 @@ def _layouts(backbone: str, needed: Shapes, tensors: Mapping[str, Tensor]) -> It
         free = (head for head in _TIMM_HEADS if f"{head}.weight" in tensors.keys() - names.keys())
         head = next(free, _TIMM_HEADS[0])
         yield _Naming("timm", names | {f"{head}.weight": _HEAD[0], f"{head}.bias": _HEAD[1]})
+    elif backbone.startswith(_GLUON):
+        names = {_gluon_name(name, needed): name for name in needed.keys() - set(_HEAD)}
+        head = "output"  # SqueezeNet's is a convolution, which ours does not use
+        unused = frozenset(tensors.keys() & {f"{head}.0.weight", f"{head}.0.bias"})
+        names |= {f"{head}.weight": _HEAD[0], f"{head}.bias": _HEAD[1]}
+        yield _Naming("gluon", names, unused=unused)
+
+
+def _gluon_name(ours: str, needed: Shapes) -> str:
+    """Return the name in Gluon's files of a tensor of Gluon's network."""
+    layer, _, tensor = ours.rpartition(".")
+    is_norm = f"{layer}.running_mean" in needed
+    return f"{layer}.{_GLUON_NORM.get(tensor, tensor)}" if is_norm else ours
 
 
 def _match(backbone: str, layout: _Naming, needed: Shapes, tensors: Mapping[str, Tensor]) -> _Match:

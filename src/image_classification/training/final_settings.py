@@ -180,7 +180,7 @@ def log_advice(request: JobRequest, inputs: Inputs, on_cpu: bool = True) -> None
 def _advice_about_memory(settings: Settings, batch_name: str) -> Iterator[str]:
     """Compare the values that a step keeps for its gradients with the machine's memory.
 
-    A step that trains the whole network on a CPU took 0.8 to 1.5 times their bytes
+    A step that trains the whole network on a CPU took 0.75 to 1.8 times their bytes
     (docs/training-results.md), so the least is what it certainly needs.
     """
     name, images = settings.backbone.name, settings.preprocessing

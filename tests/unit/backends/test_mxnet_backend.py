@@ -35,6 +35,7 @@ from image_classification.backends.mxnet import engine as engine_module
 from image_classification.backends.mxnet import model as network
 from image_classification.backends.mxnet.optimizer import LossScale
 from image_classification.backends.networks import layouts
+from image_classification.backends.pretrained import read_pretrained
 from image_classification.errors import AlgorithmError, ArtifactError, BackendError
 from tests.unit.backends.torch_cases import SMALL, change, differences, make_batch
 
@@ -298,6 +299,28 @@ def test_the_weights_of_a_gluon_network_have_the_names_of_gluons_files(name: str
     assert ours == renamed | {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("name", ["squeezenet1.1", "mobilenetv2_0.25", "resnet18_v1"])
+def test_the_file_that_gluon_saves_of_a_network_is_read(name: str, tmp_path: Path) -> None:
+    block = vision.get_model(name, classes=5)
+    block.initialize(mx.init.Uniform(1))
+    block(mx.nd.zeros((1, 3, 224, 224)))  # the shapes of its weights
+    block.save_parameters(str(tmp_path / "mine.params"))
+    row = backends.catalog("mxnet").find(f"gluon/{name}")
+    module = backends.load("mxnet")
+    found = read_pretrained(module, row, tmp_path / "none", tmp_path / "mine.params")
+    assert (found.layout, found.license) == ("gluon", "unknown")
+    theirs = {n: p.data().asnumpy() for n, p in block._collect_params_with_prefix().items()}
+    for ours, array in found.weights.items():
+        layer, _, tensor = ours.replace("head.", "output.").rpartition(".")
+        other = {"weight": "gamma", "bias": "beta"}.get(tensor, tensor)
+        key = f"{layer}.{tensor}" if f"{layer}.{tensor}" in theirs else f"{layer}.{other}"
+        assert np.array_equal(array, theirs[key]), ours
+    assert ("head.weight" in found.weights) == (name == "resnet18_v1")
+    wrong = backends.catalog("mxnet").find("gluon/resnet34_v1")
+    with pytest.raises(ArtifactError, match="these are not the weights of gluon/resnet34_v1"):
+        read_pretrained(module, wrong, tmp_path / "none", tmp_path / "mine.params")
+
+
 def test_a_resumed_job_repeats_the_dropout_inside_a_network() -> None:
     spec = change(backbone="gluon/squeezenet1.1", input_shape=(3, 64, 64))
     whole, first = build(spec), build(spec)
@@ -355,7 +378,7 @@ def test_gluons_resnet_v2_is_the_built_ins_with_weights_by_the_layouts_names(nam
     """Gluon adds another epsilon to the variances, which its files' variances make up for."""
     block = vision.get_model(f"{name}_v2", classes=4)
     block.initialize()
-    block(mx.nd.zeros((1, 3, 64, 64)))
+    block(mx.nd.zeros((1, 3, 224, 224)))
     generator, arrays = np.random.default_rng(0), {}
     for path, parameter in block._collect_params_with_prefix().items():
         value = parameter.data().asnumpy()

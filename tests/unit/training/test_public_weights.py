@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import socket
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -222,8 +223,8 @@ def test_the_usual_resnet_of_the_depth_is_preferred_to_the_substitute(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def message_without_weights(backbone: str, tmp_path: Path) -> str:
-    given = {"backbone": backbone, "use_pretrained_model": "1"}
+def message_without_weights(backbone: str, tmp_path: Path, backend: str = "torch") -> str:
+    given = {"backbone": backbone, "use_pretrained_model": "1", "backend": backend}
     request = request_of(tmp_path, given, {})
     with pytest.raises(BackendError) as caught:
         channel_weights(request.settings, LabelMap(("a", "b")), None)
@@ -243,6 +244,41 @@ def test_missing_weights_are_an_error_with_every_way_in(folder: Path, tmp_path: 
         "make build PRETRAINED=resnet18_v1.5 WEIGHTS=DIR",
         "choose backbone=efficientnet_lite0, which has them",
         "use_pretrained_model=0",
+    ):
+        assert way in message
+
+
+@pytest.mark.parametrize(
+    ("backend", "backbone"),
+    [
+        ("torch", "resnet50"),
+        ("torch", "timm/resnet18"),
+        ("tensorflow", "resnet50_v1.5"),
+        ("tensorflow", "keras/ResNet50"),
+        ("mxnet", "resnet50"),
+        ("mxnet", "gluon/resnet50_v1"),
+        ("reference", "resnet18"),
+    ],
+)
+def test_every_backend_names_every_way_in_without_a_network(
+    backend: str,
+    backbone: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if backbone.startswith("timm/"):
+        request.getfixturevalue("timm")
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a job uses no network"))
+    message = message_without_weights(backbone, tmp_path, backend)
+    for way in (
+        f"no pretrained weights for {backbone}",
+        "in the channel weights or model",
+        "--weights FILE",
+        f"put {backbone}.safetensors into {folder}",
+        f"image-classification weights {backbone} --from FILE",
+        f"make build PRETRAINED={backbone} WEIGHTS=DIR",
     ):
         assert way in message
 
