@@ -142,6 +142,20 @@ def test_multi_label_losses_are_the_same(subject: str, positive: tuple[float, ..
     compare(subject, spec, [(several, WHOLE)])
 
 
+@pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["all layers", "the head"])
+def test_a_bias_of_the_logits_changes_the_loss_and_not_the_logits(
+    subject: str, spec: ModelSpec
+) -> None:
+    bias = tuple(float(value) for value in np.linspace(-2.0, 1.0, spec.classes))
+    biased, batch = change(spec, logit_bias=bias), make_batch(spec)
+    compare(subject, biased, [(batch, WHOLE)])
+    (engine, _), (plain, _) = pair(subject, biased), pair(subject, spec)
+    loss, logits = engine.train_step(batch, 0.05).fetch()
+    plain_loss, plain_logits = plain.train_step(batch, 0.05).fetch()
+    assert loss != pytest.approx(plain_loss, abs=1e-3)
+    np.testing.assert_array_equal(logits, plain_logits)
+
+
 @pytest.mark.parametrize("optimizer", [{"head_l2": 0.1}, {"clip_gradient_norm": 0.05}])
 @pytest.mark.parametrize("spec", [RESNET, HEAD], ids=["whole", "head"])
 def test_the_head_penalty_and_the_gradient_limit_are_the_same(

@@ -86,6 +86,9 @@ class ModelSpec:
             instead of one softmax and cross-entropy; targets are 0 or 1 for each class.
         positive_weights: with multi_label, the weight of each class's loss where the class is
             present; () for 1.
+        logit_bias: without multi_label, what the loss of a training step adds to the logits of each
+            class before its softmax; () for nothing. Predictions, the graph and the logits that a
+            step returns are without it.
         folder: with the files of a backbone that `is_given`, while the engine is built.
     """
 
@@ -102,6 +105,7 @@ class ModelSpec:
     compiles: bool = False
     multi_label: bool = False
     positive_weights: tuple[float, ...] = ()
+    logit_bias: tuple[float, ...] = ()
     folder: Path | None = None
 
 

@@ -31,6 +31,7 @@ _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "min_crop_area": {"augmentation_type": (), "augmentation": (False,)},
     "randaugment": {"augmentation_type": (), "augmentation": (False,)},
     "label_smoothing": {"multi_label": (True,)},
+    "min_updates": {"epochs": ()},
 }
 """Value of a preset → the job's own values that it contradicts; () stands for any value."""
 
@@ -43,10 +44,12 @@ _FLIPS = {
 PRESETS = {
     "transfer": Preset(
         "A new head on a frozen ImageNet backbone: the fastest, for tens to hundreds of images per "
-        "class; strong weight decay keeps the head from overfitting.",
+        "class; strong weight decay keeps the head from overfitting, and few images are shown in "
+        "more epochs.",
         {"backbone": "efficientnet_lite0", "use_pretrained_model": "1", "train_only_top_layer": "1",
          "momentum": "0.9", "learning_rate": "0.03", "lr_schedule": "cosine",
-         "weight_decay": "0.04", "label_smoothing": "0.1", "epochs": "12", "optimizer": "sgd"},
+         "weight_decay": "0.04", "label_smoothing": "0.1", "epochs": "12", "min_updates": "400",
+         "optimizer": "sgd"},
         {"mxnet": {"augmentation_type": "crop"},
          "tensorflow": {"resize_mode": "crop", **_FLIPS, "regularizers_l2": "0"}},
     ),

@@ -108,6 +108,9 @@ class SharedHyperparameters(Hyperparameters):
     lr_scheduler_factor = real(0.1, "Factor of the learning rate at each step.", 0, 1)
     lr_scheduler_step = text(None,
         "Epochs after which lr_scheduler_factor multiplies the learning rate, such as 10,20.")
+    min_updates = integer(0,
+        "Train more epochs than epochs, if needed for this many updates of the weights.",
+        0, 1_000_000)
     warmup_epochs = real(0.0, "The learning rate rises linearly from 0 over this many epochs.", 0)
     early_stopping = flag(False, "Stop when validation accuracy no longer improves.")
     max_bad_samples = text("0",
@@ -134,9 +137,15 @@ class SharedHyperparameters(Hyperparameters):
         "CutMix: replace a rectangle, with an area drawn from Beta(alpha, alpha), with the same "
         "rectangle of another image in the batch; 0 is off. With mixup_alpha, each step uses one "
         "of the two.", 0, 100)
-    class_weights = choice(None, ("balanced", "effective"),
-        "Weights of samples by class: balanced (1 / samples of the class) or effective (by the "
-        "effective number of samples, beta 0.999).")
+    class_weights = choice(None, ("balanced", "effective", "logit_adjust"),
+        "For classes of different sizes. Weights of samples by class: balanced (1 / samples of the "
+        "class) or effective (by the effective number of samples, beta 0.999); or logit_adjust: "
+        "the training loss adds logit_adjust_tau times the logarithm of a class's share of the "
+        "samples to its logits. The served probabilities are without that term, as for classes of "
+        "equal size. Not with balanced_sampling.")
+    logit_adjust_tau = real(0.75,
+        "class_weights=logit_adjust: strength of the correction; 0 is none, 1 that of equally "
+        "frequent classes.", 0, 4)
     balanced_sampling = flag(False,
         "Draw every class equally often; an epoch keeps its number of images.")
     ema_decay = real(0.0,

@@ -82,15 +82,15 @@ class History:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest validation accuracy; on a tie, the one with the lowest loss.
+        """The epoch with the highest validation accuracy; of several equal ones the last.
 
-        Small validation sets tie often, and the loss tells a confident model from a lucky one. −1
-        before any epoch.
+        Small validation sets tie often. The later epoch has learned from more samples, and on new
+        images it is more accurate than the one with the lowest loss. −1 before any epoch.
         """
         kept = [record for record in self.epochs if record.epoch not in self.lost]
         if not kept:
             return -1
-        return max(kept, key=lambda r: (r.validation[self.metric], -r.validation["loss"])).epoch
+        return max(kept, key=lambda r: (r.validation[self.metric], r.epoch)).epoch
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ class Checkpoints:
             records = [EpochRecord(**record) for record in content["epochs"]]
             history = History(records, metric=metric)
             while (best := (history.best_epoch + 1, 0)) not in {position, (0, 0)}:
-                if self._read(best) is not None:
+                is_kept = best in self._positions()  # not of a tie that 0.1 decided otherwise
+                if is_kept and self._read(best) is not None:
                     break
                 history.lose(history.best_epoch)
             partial = PartialEpoch(**content["partial"]) if content["partial"] else None

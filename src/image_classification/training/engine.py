@@ -14,6 +14,7 @@ from image_classification.training.evaluation import positive_weights
 from image_classification.training.initial_weights import ChannelWeights, load_initial_weights
 from image_classification.training.inputs import Inputs
 from image_classification.training.settings import Settings
+from image_classification.training.step import logit_bias
 
 _logger = logging.getLogger(__name__)
 
@@ -68,10 +69,12 @@ def _check_graph(engine: Engine, backbone: str) -> None:
 
 def _spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSpec:
     preprocessing, rows = settings.preprocessing, inputs.training.multi_hot
+    classes, tau = len(inputs.labels), settings.recipe.logit_tau
+    bias = logit_bias(inputs.training.class_indices, classes, tau).tolist() if tau else ()
     is_weighted = settings.weighted_loss and rows is not None
     return ModelSpec(
         backbone=settings.backbone.name,
-        classes=len(inputs.labels),
+        classes=classes,
         input_shape=(preprocessing.channels, preprocessing.height, preprocessing.width),
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -83,5 +86,6 @@ def _spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSp
         compiles=settings.compiles,
         multi_label=settings.multi_label,
         positive_weights=positive_weights(rows) if is_weighted and rows is not None else (),
+        logit_bias=tuple(bias),
         folder=folder,
     )

@@ -99,15 +99,19 @@ def shorter_sides(source: Source) -> IntArray:
 _MAY_CHANGE = (
     *("epochs", "max_minutes", "expected_samples", "max_bad_samples"),
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
-    *("calibrate", "head", "keep_last_weights", "tensorboard", "binary_answer"),
+    *("calibrate", "head", "keep_last_weights", "tensorboard", "binary_answer", "min_updates"),
 )
 """Settings that a job may change when it resumes."""
 
 _SHOWN_LABELS = 20
 
 
-def final_settings(settings: Settings, inputs: Inputs) -> Settings:
-    """Return the settings completed from the data: the `resize` before the crop.
+def final_settings(settings: Settings, inputs: Inputs, shards: int = 1, hosts: int = 1) -> Settings:
+    """Return the settings completed from the data: the `resize` before the crop, and the epochs.
+
+    Args:
+        settings, inputs: of the job; the inputs are one of so many `shards` of equal size.
+        hosts: number of hosts, each of which takes a batch for an update.
 
     Raises:
         HyperparameterError: the data lacks the classes that the settings need.
@@ -123,7 +127,29 @@ def final_settings(settings: Settings, inputs: Inputs) -> Settings:
     if preprocessing.mode == "crop" and preprocessing.resize is None:
         resize = resize_of(inputs, preprocessing, settings.backbone)
         preprocessing = replace(preprocessing, resize=resize)
-    return replace(settings, preprocessing=preprocessing)
+    settings = replace(settings, preprocessing=preprocessing)
+    return with_min_updates(settings, shards * inputs.training_samples, hosts)
+
+
+def with_min_updates(settings: Settings, samples: int, hosts: int = 1) -> Settings:
+    """Return the settings with as many epochs as `min_updates` needs, and log a higher number.
+
+    Args:
+        settings: of the job.
+        samples: number of training samples, ≥ 1.
+        hosts: number of hosts, each of which takes a batch for an update.
+    """
+    updates = -(-samples // (settings.batch_size * settings.recipe.accumulate_batches * hosts))
+    epochs = -(-settings.min_updates // updates)
+    if epochs <= settings.epochs:
+        return settings
+    _logger.info(
+        "min_updates=%d: training %d epochs instead of epochs=%d, because %d images make only %d "
+        "update%s of the weights per epoch; to decide yourself, set epochs without min_updates",
+        *(settings.min_updates, epochs, settings.epochs, samples, updates),
+        "" if updates == 1 else "s",
+    )
+    return replace(settings, epochs=epochs, schedule=replace(settings.schedule, epochs=epochs))
 
 
 def log_settings(request: JobRequest, inputs: Inputs) -> None:
@@ -269,6 +295,8 @@ def identity_of(interface: str, settings: Settings, inputs: Inputs) -> dict[str,
     values = plain(replace(settings, schedule=replace(settings.schedule, epochs=0)))
     for name in _MAY_CHANGE:
         del values[name]
+    if not settings.recipe.logit_tau:  # checkpoints of 0.1 are without it
+        del values["recipe"]["logit_tau"]
     return values | {
         "interface": interface,
         "labels": list(inputs.labels.names),

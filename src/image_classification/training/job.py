@@ -100,7 +100,9 @@ def _open(
         is_sharded=request.is_sharded,
         should_stop=stop.is_set,
     )
-    request = replace(request, settings=final_settings(request.settings, inputs))
+    hosts = len(request.cluster.hosts)
+    settings = final_settings(request.settings, inputs, hosts if request.is_sharded else 1, hosts)
+    request = replace(request, settings=settings)
     log_settings(request, inputs)
     log_advice(request, inputs, on_cpu=not decision.is_gpu)
     return request, inputs

@@ -50,6 +50,22 @@ def class_weights(class_indices: IntArray, classes: int, kind: str) -> FloatArra
     return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)
 
 
+def logit_bias(class_indices: IntArray, classes: int, tau: float) -> FloatArray:
+    """Return τ · log(share of the class among the samples), float32 (classes,).
+
+    The loss adds it to the logits, so that a frequent class needs larger logits than a rare one to
+    be as likely; predictions are without it, as for classes of equal frequency: the logit-adjusted
+    loss of Menon et al., "Long-Tail Learning via Logit Adjustment" (2021), equation 10.
+
+    Args:
+        class_indices: int64 (N,), N ≥ 1, of the training samples.
+        classes: number of classes; one without a sample counts as if it had one.
+        tau: τ, ≥ 0.
+    """
+    counts = np.maximum(np.bincount(class_indices, minlength=classes), 1)
+    return np.asarray(tau * np.log(counts / counts.sum()), np.float32)
+
+
 @dataclass(frozen=True)
 class Step:
     """One training step, as planned before its epoch begins.
@@ -132,6 +148,6 @@ class StepInputs:
     @cached_property
     def _class_weights(self) -> FloatArray | None:
         kind = self.settings.recipe.class_weights
-        if kind is None:
+        if kind is None or kind == "logit_adjust":  # which is a part of the engine's loss
             return None
         return class_weights(self.loader.source.class_indices, self.classes, kind)

@@ -112,10 +112,30 @@ def test_without_a_folder_nothing_is_kept() -> None:
     assert checkpoints.load_latest() is None
 
 
-def test_the_lower_loss_decides_between_equally_accurate_epochs() -> None:
-    history = History([record(0, 0.9, 0.5), record(1, 0.9, 0.3), record(2, 0.8, 0.1)])
+def test_the_last_of_equally_accurate_epochs_is_the_best() -> None:
+    history = History([record(0, 0.9, 0.1), record(1, 0.9, 0.3), record(2, 0.8, 0.1)])
     assert history.best_epoch == 1
-    assert History([record(0, 0.9, 0.5), record(1, 0.9, 0.5)]).best_epoch == 0
+    history.lose(1)
+    assert history.best_epoch == 0
+
+
+def test_a_checkpoint_folder_of_0_1_resumes_although_it_kept_the_tie_with_the_lower_loss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    save_epochs(checkpoints, [0.9])
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    history = History([record(0, 0.9, 0.1), record(1, 0.9, 0.3), record(2, 0.8)])
+    checkpoints.save(Checkpoint(state(2), history))
+    for name, content in kept.items():  # version 0.1 kept the first epoch and the newest
+        tmp_path.joinpath(name).write_bytes(content)
+    found = Checkpoints(tmp_path, IDENTITY).load_latest()
+    assert found is not None
+    assert (found.history.best_epoch, found.history.lost) == (0, {1})
+    np.testing.assert_array_equal(
+        Checkpoints(tmp_path, IDENTITY).load(0)["weight/head.bias"], [0, 0]
+    )
+    assert "unusable" not in caplog.text
 
 
 def test_without_its_weights_the_best_epoch_is_no_longer_the_best(tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import HyperparameterError
 from image_classification.loading.order import balanced_order
+from image_classification.training.final_settings import identity_of, with_min_updates
 from image_classification.training.settings import Recipe, Settings, average_decay, settings_of
-from image_classification.training.step import class_weights
+from image_classification.training.step import class_weights, logit_bias
 
 UNEVEN = np.repeat([0, 1, 3], [90, 9, 1])
 
@@ -78,6 +83,10 @@ def test_the_decay_of_the_average_is_lower_during_the_first_updates() -> None:
     ("given", "message"),
     [
         ({"class_weights": "balanced", "balanced_sampling": "1"}, "the same imbalance: keep one"),
+        (
+            {"class_weights": "logit_adjust", "balanced_sampling": "1"},
+            "class_weights=logit_adjust and balanced_sampling=True both correct",
+        ),
         ({"mixup_alpha": "0.2", "mini_batch_size": "1"}, "a batch of 1 has no partner"),
         (
             {"randaugment": "2", "augmentation_type": "crop_color", "resize": "40"},
@@ -111,3 +120,52 @@ def test_the_recipe_and_the_augmentation_come_from_the_hyperparameters() -> None
     plain = settings()
     assert plain.augmentation is None and plain.recipe == Recipe()
     assert (plain.precision, plain.compiles) == ("auto", False)
+
+
+def test_the_bias_of_the_logits_is_tau_times_the_logarithm_of_the_share() -> None:
+    bias = logit_bias(np.array([0] * 90 + [1] * 10), 2, 0.5)
+    assert bias.dtype == np.float32
+    np.testing.assert_allclose(bias, [0.5 * np.log(0.9), 0.5 * np.log(0.1)], rtol=1e-6)
+    assert np.isfinite(logit_bias(np.array([0, 0, 1]), 3, 1.0)).all(), "a class without a sample"
+
+
+def test_logit_adjustment_is_part_of_the_loss_and_has_the_strength_of_its_hyperparameter() -> None:
+    assert settings().recipe.logit_tau == 0
+    assert settings(logit_adjust_tau="0.5").recipe.logit_tau == 0, "without class_weights"
+    assert settings(class_weights="logit_adjust").recipe.logit_tau == 0.75
+    assert settings(class_weights="logit_adjust", logit_adjust_tau="0.5").recipe.logit_tau == 0.5
+
+
+def test_a_preset_trains_few_images_in_more_epochs_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = settings(preset="transfer", mini_batch_size="32")
+    with caplog.at_level(logging.INFO):
+        few = with_min_updates(job, 500)
+    assert few.epochs == few.schedule.epochs == 25, "16 updates each"
+    assert caplog.messages == [
+        "min_updates=400: training 25 epochs instead of epochs=12, because 500 images make only "
+        "16 updates of the weights per epoch; to decide yourself, set epochs without min_updates"
+    ]
+    assert with_min_updates(job, 25).epochs == 400
+    assert with_min_updates(job, 500, hosts=2).epochs == 50
+    caplog.clear()
+    assert with_min_updates(job, 5_000) == job and not caplog.messages
+
+
+def test_the_epochs_of_the_job_win_over_the_updates_of_a_preset() -> None:
+    for given in ({"epochs": "12"}, {"epochs": "3", "optimizer": "adam"}):
+        job = settings(preset="transfer", **given)
+        assert with_min_updates(job, 10).epochs == int(given["epochs"])
+    assert with_min_updates(settings(preset="transfer", optimizer="adam"), 10).epochs == 400
+    assert with_min_updates(settings(epochs="12", min_updates="30"), 10).epochs == 30
+
+
+def test_a_checkpoint_from_before_logit_adjustment_belongs_to_the_same_job() -> None:
+    inputs: Any = SimpleNamespace(
+        labels=SimpleNamespace(names=("a", "b")), training_samples=8, validation=range(2)
+    )
+    before = identity_of("mxnet", settings(), inputs)
+    assert "logit_tau" not in before["recipe"] and "min_updates" not in before
+    after = identity_of("mxnet", settings(class_weights="logit_adjust"), inputs)
+    assert after["recipe"]["logit_tau"] == 0.75

@@ -238,6 +238,9 @@ class _MXNetEngine:
 def _sample_losses(logits: Any, targets: Any, spec: base.ModelSpec) -> Any:
     """Return float32 (N,): cross-entropy, with multi_label its mean over the classes."""
     if not spec.multi_label:
+        if spec.logit_bias:
+            bias = mx.nd.array([spec.logit_bias], ctx=logits.context)
+            logits = mx.nd.broadcast_add(logits, bias)
         return -mx.nd.sum(targets * mx.nd.log_softmax(logits, axis=1), axis=1)
     # −log σ(x) = max(−x, 0) + log(1 + e^−|x|), which never overflows; −log(1 − σ(x)) is x more.
     present = mx.nd.relu(-logits) + mx.nd.log1p(mx.nd.exp(-mx.nd.abs(logits)))

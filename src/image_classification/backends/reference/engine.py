@@ -23,12 +23,14 @@ __all__ = ["build", "pretrained_state"]
 def sample_losses(logits: Array, targets: Array, spec: base.ModelSpec) -> tuple[Array, Array]:
     """Return (losses (N,), gradients (N, classes)).
 
-    The loss is the cross-entropy −Σ t · log softmax(x); with multi_label the mean over the classes
-    of −w · t · log σ(x) − (1 − t) · log(1 − σ(x)), where w is the positive weight.
+    The loss is the cross-entropy −Σ t · log softmax(x + b) with the logit bias b; with multi_label
+    the mean over the classes of −w · t · log σ(x) − (1 − t) · log(1 − σ(x)) with the positive
+    weight w.
     """
     if spec.multi_label:
         return _several(logits, targets, np.array(spec.positive_weights or 1.0))
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    biased = logits + np.array(spec.logit_bias or 0.0)
+    shifted = biased - biased.max(axis=1, keepdims=True)
     logarithms = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     total = targets.sum(axis=1, keepdims=True)
     return -(targets * logarithms).sum(axis=1), total * np.exp(logarithms) - targets

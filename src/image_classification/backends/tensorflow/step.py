@@ -19,9 +19,12 @@ from image_classification.backends.tensorflow.ranks import Ranks
 def losses(logits: tf.Tensor, targets: tf.Tensor, spec: ModelSpec) -> tf.Tensor:
     """Return float32 (N,): cross-entropy, with multi_label its mean over the classes.
 
+    A logit bias is added to the logits of the cross-entropy.
     With positive weights p the loss of a class is −p · t · log σ(x) − (1 − t) · log(1 − σ(x)).
     """
     if not spec.multi_label:
+        if spec.logit_bias:
+            logits += tf.constant(spec.logit_bias, tf.float32)
         return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     if not spec.positive_weights:
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)

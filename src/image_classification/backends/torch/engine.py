@@ -83,6 +83,7 @@ class _TorchEngine:
         self._precision = optimizer.precision(getattr(torch, precision), self._device)
         positive = np.array(spec.positive_weights, np.float32)
         self._positive_weights = self._tensor(positive) if spec.positive_weights else None
+        self._logit_bias = self._tensor(np.array(spec.logit_bias or [0.0], np.float32))
         self._features = self._model.features
         if spec.compiles:
             self._features = model.compiled(self._model.features)
@@ -104,7 +105,8 @@ class _TorchEngine:
             self._model.train(samples.has_weight and not self._spec.train_only_head)
             logits = self._logits(self._tensor(samples.picked(batch.images)))
             targets = self._tensor(samples.picked(np.asarray(batch.targets, np.float32)))
-            losses = _sample_losses(logits, targets, self._spec, self._positive_weights)
+            biased = logits + self._logit_bias if self._spec.logit_bias else logits
+            losses = _sample_losses(biased, targets, self._spec, self._positive_weights)
             loss = self._add_gradients(losses, samples, update.share)
             if update.is_last and self._has_gradients:
                 self._update(learning_rate)

@@ -91,10 +91,12 @@ class Recipe:
 
     Attributes:
         mixup_alpha, cutmix_alpha: of the Beta distribution of shares; 0 is off.
-        class_weights: None, "balanced" or "effective", see `step.class_weights`.
+        class_weights: None, "balanced" or "effective", see `step.class_weights`; "logit_adjust",
+            see `step.logit_bias`.
         balanced_sampling: draw every class equally often.
         ema_decay: of the moving average of the weights; 0 is off.
         accumulate_batches: batches of one update.
+        logit_tau: τ of `step.logit_bias`; 0 is off.
     """
 
     mixup_alpha: float = 0.0
@@ -103,6 +105,7 @@ class Recipe:
     balanced_sampling: bool = False
     ema_decay: float = 0.0
     accumulate_batches: int = 1
+    logit_tau: float = 0.0
 
     @classmethod
     def of(cls, v: SharedHyperparameters) -> Recipe:
@@ -114,6 +117,7 @@ class Recipe:
             balanced_sampling=v.balanced_sampling,
             ema_decay=v.ema_decay,
             accumulate_batches=v.accumulate_batches,
+            logit_tau=v.logit_adjust_tau if v.class_weights == "logit_adjust" else 0.0,
         )
         if recipe.class_weights and recipe.balanced_sampling:
             raise HyperparameterError(
@@ -186,6 +190,7 @@ class Settings:
         served_resize: resize mode of the server if it differs from that of validation, or None.
         augmentation: random changes of training images; None is off.
         epochs, batch_size: passes over the data, and images per step.
+        min_updates: more epochs than these, if they make fewer updates of the weights.
         optimizer, schedule: optimizer and learning rate.
         label_smoothing, dropout_rate: 0 to 1.
         early_stopping: None is off.
@@ -250,6 +255,7 @@ class Settings:
     binary_metric: str | None = None
     binary_answer: str = "softmax"
     stands_for: str | None = None
+    min_updates: int = 0
 
 
 def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Settings:
@@ -307,6 +313,7 @@ def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Sett
         binary_mode=v.binary_mode,
         binary_metric=binary_metric_of(v),
         binary_answer=binary_answer_of(v),
+        min_updates=v.min_updates,
     )
 
 
