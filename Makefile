@@ -27,6 +27,10 @@ demo-docker: ## The same with both images and docker run
 install: ## Make .venv with everything for development
 	@scripts/install
 
+.PHONY: docs
+docs: ## Serve the documentation as a site on http://127.0.0.1:8000/
+	@scripts/site serve
+
 .PHONY: test
 test: ## Run the tests
 	@scripts/test

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,7 @@ def test_a_path_in_contributing_exists(name: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_a_page_names_only_modules_and_files_that_exist(page: Path) -> None:
     folders = {path.name for root in (REPOSITORY, PACKAGE) for path in root.iterdir()}
+    folders -= {"local-run", "demo"}  # what runs of the scripts leave
     names = [n for n in paths_in(page.read_text("utf-8")) if n.split("/")[0] in folders]
     assert [name for name in names if not exists(name)] == []
 
@@ -98,3 +101,18 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
             assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_each_heading_of_the_page_of_errors_is_a_message_of_the_product() -> None:
+    page = (REPOSITORY / "docs" / "errors.md").read_text("utf-8")
+    headings = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    listed = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "messages"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert len(headings) >= 15
+    for heading in headings:
+        pieces = [re.escape(piece.strip()) for piece in heading.split("…") if piece.strip()]
+        assert re.search(".*".join(pieces), listed), f"no message of the product: {heading}"
