@@ -5,6 +5,7 @@ The network is torchvision's ResNet-18, written here in a few lines of PyTorch.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import socket
 from pathlib import Path
@@ -168,6 +169,49 @@ def test_served_answers_are_those_of_the_network_that_the_weights_are_of(
         images = torch.from_numpy(crop.transpose(2, 0, 1)[None].astype(np.float32))
         expected = torch.softmax(logits_of(state, images), 1)[0].numpy()
     np.testing.assert_allclose(answer.json()["probabilities"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_served_answers_of_a_resnet50_file_are_those_of_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torchvision", "timm"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: pip install timm==1.0.31 torchvision==0.28.0")
+    from image_classification.backends.torch import timm_models
+
+    timm_models.load("timm/resnet50")  # imports torchvision, also beside a CPU build of PyTorch
+    import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.resnet50(num_classes=CLASSES).eval()
+    for name, tensor in network.state_dict().items():
+        if "bn3.weight" in name:
+            tensor.fill_(0.3)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.9, 1.1)
+        elif name == "fc.weight":
+            tensor.mul_(20)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    folder, output = tmp_path / "weights", tmp_path / "model"
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_WEIGHTS_DIR", str(folder))
+    words = ["--from", str(tmp_path / "mine.pth"), "--output", str(folder)]
+    assert main(["weights", "resnet50_v1.5", *words]) == 0
+    assert main(["export", "--backbone", "resnet50_v1.5", "--output", str(output)]) == 0
+    with running_server(output) as server:
+        found, expected = [], []
+        for seed in range(3):
+            pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels // (seed + 1)).save(buffer, "png")
+            answer = server.invoke(buffer.getvalue(), **{"Content-Type": "application/x-image"})
+            found.append(answer.json()["probabilities"])
+            crop = (pixels[16:240, 16:240] // (seed + 1) - np.float32(MEAN)) / np.float32(STD)
+            with torch.inference_mode():
+                images = torch.from_numpy(crop.transpose(2, 0, 1)[None].astype(np.float32))
+                expected.append(torch.softmax(network(images), 1)[0].numpy())
+    assert np.ptp(expected, axis=0).max() > 0.05, "the images must matter"
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_a_job_in_network_isolation_trains_a_new_head_on_the_weights_of_a_file(
