@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import socket
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +97,20 @@ def state() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any]) -> Path:
-    """The weights in the three formats of PyTorch's users."""
+    """The weights in the formats of PyTorch's users, and as a hub's folder and archive."""
     folder = tmp_path_factory.mktemp("public")
     torch.save(state, folder / "zip.pth")
     torch.save({"state_dict": state}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     save_file(state, folder / "public.safetensors", {"format": "pt"})
+    hub = folder / "hub"
+    hub.mkdir()
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    places = {name: names[place % 3] for place, name in enumerate(state)}
+    for name in names:
+        save_file({t: state[t] for t, n in places.items() if n == name}, hub / name)
+    (hub / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with tarfile.open(folder / "hub.tar.gz", "w:gz", compresslevel=0) as archive:
+        archive.add(hub, "snapshot")
     return folder
 
 
@@ -112,7 +123,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["legacy.pth", "public.safetensors"])
+@pytest.mark.parametrize("name", ["legacy.pth", "public.safetensors", "hub", "hub.tar.gz"])
 def test_every_format_gives_the_same_weights_with_their_origin(
     files: Path, converted: Path, name: str, tmp_path: Path
 ) -> None:
@@ -126,7 +137,8 @@ def test_every_format_gives_the_same_weights_with_their_origin(
     with safe_open(path, "numpy") as file:
         said = file.metadata()
     assert (said["source"], said["license"]) == ("unknown", "unknown")
-    assert (said["file"], said["layout"]) == (name, "torchvision")
+    original = "model.safetensors.index.json" if name.startswith("hub") else name
+    assert (said["file"], said["layout"]) == (original, "torchvision")
     assert len(said["sha256"]) == 64
 
 
@@ -214,7 +226,9 @@ def test_served_answers_of_a_resnet50_file_are_those_of_torchvision(
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["zip.pth", "hub.tar.gz"])
 def test_a_job_in_network_isolation_trains_a_new_head_on_the_weights_of_a_file(
+    name: str,
     state: dict[str, Any],
     files: Path,
     small_channels: dict[str, Path],
@@ -228,13 +242,14 @@ def test_a_job_in_network_isolation_trains_a_new_head_on_the_weights_of_a_file(
         "train_only_top_layer": "True",
         "reinitialize_top_layer": "Auto",
     }
-    words = ["train", "--output", str(tmp_path / "model"), "--weights", str(files / "zip.pth")]
+    words = ["train", "--output", str(tmp_path / "model"), "--weights", str(files / name)]
     words += [f"--channel=training={small_channels['train']}"]
     words += [f"--set={name}={value}" for name, value in given.items()]
     assert main(words) == 0
     artifact = read_artifact(tmp_path / "model")
     assert artifact.manifest["backbone"] == "resnet18_v1.5"
-    started = "weights of resnet18_v1.5 in zip.pth (license: unknown) with a new head"
+    file = "model.safetensors.index.json" if name == "hub.tar.gz" else name
+    started = f"weights of resnet18_v1.5 in {file} (license: unknown) with a new head"
     assert artifact.manifest["started_from"] == started
     weights = load_file(tmp_path / "model" / "weights.safetensors")
     assert np.array_equal(weights["stem.conv.weight"], state["conv1.weight"].numpy())
