@@ -252,8 +252,8 @@ def test_a_network_of_gluon_trains_and_its_graph_predicts_the_same(
     )
     engine = build(spec)
     images = make_batch(spec).images
-    losses = [engine.train_step(make_batch(spec), 0.01).fetch()[0] for _ in range(12)]
-    assert losses[-1] < losses[0]
+    losses = [engine.train_step(make_batch(spec), 0.01).fetch()[0] for _ in range(24)]
+    assert np.median(losses[-6:]) < losses[0]  # a single step can be worse, by rounding
     engine.export(tmp_path / "model.onnx", 1.5)
     model = onnx.load(tmp_path / "model.onnx")
     assert [value.name for value in model.graph.input] == ["images"]
