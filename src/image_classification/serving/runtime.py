@@ -24,6 +24,7 @@ from image_classification.artifact import GraphFile
 from image_classification.contract import environment
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.admission import GpuSettings, return_free_memory
+from image_classification.serving.graph_features import with_features
 from image_classification.serving.graph_file import check_graph
 from image_classification.serving.half_precision import to_half
 
@@ -59,6 +60,7 @@ class Runtime:
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
         device: cpu or cuda.
         settings: of a GPU.
+        has_features: `run_with_features` returns features too.
 
     Raises:
         ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
@@ -72,11 +74,15 @@ class Runtime:
         threads: int = 1,
         device: str = "cpu",
         settings: GpuSettings = _DEFAULT_SETTINGS,
+        has_features: bool = False,
     ) -> None:
         graph, name = file.read(), file.path
         self._settings, self._classes = settings, file.classes
+        self._features: str | None = None
         try:
             check_graph(graph)
+            if has_features:
+                graph, self._features = with_features(graph)
             if settings.is_half:
                 graph = to_half(graph)
         except errors.ArtifactError as error:
@@ -100,6 +106,7 @@ class Runtime:
                 raise errors.UnusableDeviceError(f"{_NO_PROVIDER}; {_WAYS_OUT}")
             inputs = [_Value.of(value) for value in self._session.get_inputs()]
             outputs = [_Value.of(value) for value in self._session.get_outputs()]
+            outputs = [value for value in outputs if value.name != self._features]
         except errors.UnusableDeviceError:
             raise
         except Exception as error:  # onnxruntime's errors share no public base class
@@ -137,6 +144,24 @@ class Runtime:
         except Exception as error:
             raise _failure_of_run(error, len(images), self.device) from error
         return np.asarray(probabilities, np.float32)
+
+    def run_with_features(self, images: UInt8Array) -> tuple[FloatArray, FloatArray | None]:
+        """Return probabilities and features, float32 (N, classes) and (N, width), as `run` does.
+
+        The features are the input of the graph's head; None if the graph has no such part.
+        """
+        if self._features is None:
+            return self.run(images), None
+        names = [self._output, self._features]
+        try:
+            probabilities, features = self._session.run(names, {self._input: images})
+        except Exception as error:
+            raise _failure_of_run(error, len(images), self.device) from error
+        rows = np.asarray(features)
+        if rows.ndim != 2 or len(rows) != len(images) or rows.dtype.kind != "f":
+            self._features = None
+            return np.asarray(probabilities, np.float32), None
+        return np.asarray(probabilities, np.float32), np.asarray(rows, np.float32)
 
     def host_buffer(self, shape: tuple[int, ...]) -> UInt8Array:
         """Return memory for the images of batches; for a GPU page-locked, and never freed."""

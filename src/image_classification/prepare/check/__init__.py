@@ -5,9 +5,9 @@ paths ─► subsets (train, validation, …) ─► a measurement of every imag
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from image_classification.samples import (
 Severity = Literal["error", "warning", "note"]
 """error: training would fail or its figures would be wrong; warning: a person should look; note:
 good to know."""
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 WITHOUT_IMAGE = "records that index identities and have no image"
 
@@ -143,6 +144,100 @@ class Problem:
     kind: str
     message: str
     images: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """A label that is probably wrong.
+
+    Attributes:
+        place: the number of its subset, and the index of its image there.
+        file: the image; a path that can be opened, or `file.rec#<image id>`.
+        given, suggested: class names.
+        score: 0–1, the probability that the given class is wrong.
+    """
+
+    place: tuple[int, int]
+    file: str
+    given: str
+    suggested: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelReview:
+    """What the features of a pretrained network say about the labels of all subsets together.
+
+    Attributes:
+        backbone: whose features they are.
+        images: how many were judged.
+        threshold: the least score of an issue, 0–1.
+        wrong_share: the share of wrong labels is at least about this, 0–1.
+        accuracy: 0–1, of heads on the features, on images that they were not fitted on.
+        interval: its 95 % interval.
+        issues: the labels that are probably wrong, the most suspicious first.
+        outliers: (place, distance) of images unlike all others, the most unlike first.
+        left_out: classes with too few images to judge their labels.
+    """
+
+    backbone: str
+    images: int
+    threshold: float
+    wrong_share: float
+    accuracy: float
+    interval: tuple[float, float]
+    issues: Sequence[LabelIssue] = ()
+    outliers: Sequence[tuple[tuple[int, int], float]] = ()
+    left_out: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the review as JSON values."""
+        return {
+            "label_issues": [
+                {
+                    "file": issue.file,
+                    "given": issue.given,
+                    "suggested": issue.suggested,
+                    "score": round(issue.score, 6),
+                }
+                for issue in self.issues
+            ],
+            "label_review": {
+                "threshold": self.threshold,
+                "backbone": self.backbone,
+                "images": self.images,
+                "wrong_share": round(self.wrong_share, 6),
+                "kfold_accuracy": round(self.accuracy, 6),
+                "kfold_accuracy_interval": [round(end, 6) for end in self.interval],
+                "classes_left_out": list(self.left_out),
+            },
+        }
+
+    def problems(self, subsets: Sequence[Subset]) -> Iterator[Problem]:
+        """Yield the review as problems of the subsets."""
+        low, high = self.interval
+        message = (
+            f"a linear head on the features of {self.backbone} predicts {self.accuracy:.1%} of "
+            f"{self.images} images (5-fold accuracy; 95 % interval {low:.1%} to {high:.1%})"
+        )
+        yield Problem("note", "kfold-accuracy", message)
+        if self.issues:
+            message = f"labels are perhaps wrong, with a probability of {self.threshold:g} or more"
+            images = [
+                f"{i.file}: {i.given}, perhaps {i.suggested} ({i.score:.2f})" for i in self.issues
+            ]
+            yield Problem("warning", "label-issues", message, images)
+        if self.outliers:
+            names = [subsets[number].image_name(index) for (number, index), _ in self.outliers]
+            yield Problem("note", "outliers", "images are unlike all others", names)
+        if self.left_out:
+            message = "labels are not judged in classes of too few images"
+            yield Problem("note", "labels-not-judged", message, self.left_out)
+
+
+def by_severity(problems: Sequence[Problem]) -> list[Problem]:
+    """Return problems in the order in which they are shown: errors first."""
+    return sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity))
 
 
 def shortened(text: str, subsets: Sequence[Subset]) -> str:

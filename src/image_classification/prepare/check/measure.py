@@ -242,3 +242,35 @@ def blur_limit(measured: Measurements) -> float:
     are smooth, as X-rays are."""
     sharpness = measured.sharpness[measured.is_usable]
     return min(BLURRED, _BLUR_SHARE * float(np.median(sharpness))) if len(sharpness) else 0.0
+
+
+_SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, np.inf)
+_SHAPES = (0, 1 / 3, 1 / 2, 2 / 3, 4 / 5, 20 / 21, 21 / 20, 5 / 4, 3 / 2, 2, 3, np.inf)
+_SHAPE_TICKS = ("", "1:3", "1:2", "2:3", "4:5", "", "", "5:4", "3:2", "2:1", "3:1", "")
+_SHARPNESS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, np.inf)
+
+
+def distributions(
+    measured: Sequence[Measurements],
+) -> list[tuple[str, list[int], list[str] | tuple[str, ...]]]:
+    """Return (title, counts, ticks) of the sizes, shapes, brightness and sharpness of images."""
+    usable = [(images, images.is_usable) for images in measured]
+    sides = np.concatenate([images.sizes[is_usable] for images, is_usable in usable])
+    brightness = np.concatenate([images.brightness[is_usable] for images, is_usable in usable])
+    sharpness = np.concatenate([images.sharpness[is_usable] for images, is_usable in usable])
+    gray = tuple(range(0, 257, 16))
+    found = (
+        ("Shorter side, pixels", sides.min(axis=1), _SIDES, _ticks(_SIDES)),
+        ("Width to height", sides[:, 1] / sides[:, 0], _SHAPES, _SHAPE_TICKS),
+        ("Brightness, 0 to 255", brightness, gray, _ticks(gray, 4)),
+        ("Sharpness", sharpness, _SHARPNESS, _ticks(_SHARPNESS)),
+    )
+    return [
+        (title, np.histogram(values, edges)[0].tolist(), ticks)
+        for title, values, edges, ticks in found
+    ]
+
+
+def _ticks(edges: Sequence[float], every: int = 1) -> list[str]:
+    shown = ["" if np.isinf(edge) else f"{edge:g}" for edge in edges]
+    return [text if number % every == 0 else "" for number, text in enumerate(shown)]

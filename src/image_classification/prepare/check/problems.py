@@ -17,11 +17,14 @@ from image_classification.labels.label_map import MAX_CLASSES, alike, numbering_
 from image_classification.labels.lists import label_text
 from image_classification.loading import sources
 from image_classification.prepare.check import (
+    SEVERITIES,
     WITHOUT_IMAGE,
+    LabelReview,
     Measurements,
     Problem,
     Severity,
     Subset,
+    by_severity,
 )
 from image_classification.prepare.check.duplicates import (
     Duplicates,
@@ -34,7 +37,6 @@ from image_classification.samples import IMBALANCED
 
 _NAMED = 10
 _MOST_CROPPED = 100_000  # images among which cropped copies are searched for
-_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What is left out → its `kind` in JSON, which never changes.
 _ERRORS = {sources.LOST: "class-folders-without-a-usable-image"}
@@ -192,7 +194,7 @@ def _folder_problems(subset: Subset) -> Iterator[Problem]:
         if os.path.dirname(example) == subset.name and example.lower().endswith(_TABLES):
             holds = "a table next to the class folders: if it holds the classes, give --list"
         if holds:  # perhaps an image, and in a format that is not accepted
-            severity, holds = max(severity, "warning", key=_ORDER[::-1].index), f" ({holds})"
+            severity, holds = max(severity, "warning", key=SEVERITIES[::-1].index), f" ({holds})"
         yield Problem(
             severity, kind, f"{subset.name}: {counted(count, what)}, such as {example}{holds}"
         )
@@ -327,12 +329,14 @@ class Verdict:
         problems: errors first.
         measured: the measurements of every subset's images.
         duplicates: equal and similar images.
+        labels: what is wrong with the labels, if that was asked for.
     """
 
     subsets: Sequence[SubsetSummary]
     problems: Sequence[Problem]
     measured: Sequence[Measurements]
     duplicates: Duplicates
+    labels: LabelReview | None = None
 
     @property
     def has_errors(self) -> bool:
@@ -341,11 +345,12 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON values."""
-        return {
+        found = {
             "ok": not self.has_errors,
             "parts": [asdict(subset) for subset in self.subsets],
             "problems": [asdict(problem) for problem in self.problems],
         }
+        return found if self.labels is None else {**found, **self.labels.to_json()}
 
 
 def check(
@@ -380,7 +385,6 @@ def check(
     if not with_crops:
         message = f"cropped copies were not searched for among more than {_MOST_CROPPED:,} images"
         found.append(Problem("note", "no-cropped-copies", message))
-    found.sort(key=lambda problem: _ORDER.index(problem.severity))
     summaries = [
         SubsetSummary(
             subset.name,
@@ -390,4 +394,4 @@ def check(
         )
         for subset, own_measured in zip(subsets, measured, strict=True)
     ]
-    return Verdict(summaries, found, measured, duplicates)
+    return Verdict(summaries, by_severity(found), measured, duplicates)

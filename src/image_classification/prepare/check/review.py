@@ -23,12 +23,13 @@ from image_classification.inventory.rows import SPLITS
 from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars, histogram
-from image_classification.prepare.check import Measurements, Subset, sentence, shortened
+from image_classification.prepare.check import Subset, sentence, shortened
 from image_classification.prepare.check.duplicates import Located, contradicts, crosses, is_mirrored
-from image_classification.prepare.check.measure import BLURRED, image_kinds
+from image_classification.prepare.check.measure import BLURRED, distributions, image_kinds
 from image_classification.prepare.check.problems import Verdict, labels_out_of_range
 from image_classification.samples import IntArray
 
+_WRONG = 0.5  # the score of a label that is more probably wrong than right
 _PROBLEMS = {
     "tiny": "tiny",
     "odd-aspect": "much longer than wide",
@@ -41,6 +42,7 @@ _PROBLEMS = {
 class _Finding:
     problems: list[str] = field(default_factory=list)
     action: str = ""
+    label: str = ""  # the class that is probably right
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def write_review(path: Path, subsets: Sequence[Subset], verdict: Verdict) -> Rev
                 writer.writerow(
                     [
                         _path(subset, index, root),
-                        label,
+                        finding.label if finding.action == RELABEL and finding.label else label,
                         *([subset.split] if are_split else []),
                         problem,
                         finding.action,
@@ -154,6 +156,14 @@ def _findings(subsets: Sequence[Subset], verdict: Verdict) -> dict[tuple[int, in
         kept = [one for one in group if found[numbers[id(one[0])], one[1]].action != DROP]
         for one, problem, action in _near_findings(kept):
             _add(found[numbers[id(one[0])], one[1]], problem, action)
+    for issue in verdict.labels.issues if verdict.labels else ():
+        finding, is_wrong = found[issue.place], issue.score >= _WRONG
+        if is_wrong and not finding.action:
+            finding.label = issue.suggested
+        problem = f"perhaps {issue.suggested} ({issue.score:.2f})"
+        _add(finding, problem, RELABEL if is_wrong else "")
+    for place, _ in verdict.labels.outliers if verdict.labels else ():
+        _add(found[place], "unlike all others", "")
     return found
 
 
@@ -216,11 +226,8 @@ def _described(image: Located, seen_from: Located) -> str:
 
 _MOST_CLASSES, _MOST_SUBSETS = 40, 50
 _SAMPLES, _PICTURED = 6, 12  # pictures of a class, of a problem; about 4 KB each
+_JUDGED = 48  # pictures of labels that are probably wrong
 _GROUPS, _GROUPED = 10, 4
-_SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, np.inf)
-_SHAPES = (0, 1 / 3, 1 / 2, 2 / 3, 4 / 5, 20 / 21, 21 / 20, 5 / 4, 3 / 2, 2, 3, np.inf)
-_SHAPE_TICKS = ("", "1:3", "1:2", "2:3", "4:5", "", "", "5:4", "3:2", "2:1", "3:1", "")
-_SHARPNESS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, np.inf)
 
 
 def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
@@ -258,7 +265,7 @@ def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
             (name, counts[name], [_shown(image) for image in _spread(classes[name])])
             for name in names
         ],
-        histograms=_histograms(verdict.measured) if images > unusable else [],
+        histograms=_histograms(verdict) if images > unusable else [],
         blurred=f"{BLURRED:g}",
         softest=_softest(subsets, verdict),
         pictured=_pictured(subsets, verdict),
@@ -308,27 +315,8 @@ def _shown(image: Located, note: str = "") -> dict[str, str | None]:
     return {"uri": uri, "name": name, "label": subset.class_of(index), "note": note}
 
 
-def _histograms(measured: Sequence[Measurements]) -> list[str]:
-    usable = [(images, images.is_usable) for images in measured]
-    sides = np.concatenate([images.sizes[is_usable] for images, is_usable in usable])
-    brightness = np.concatenate([images.brightness[is_usable] for images, is_usable in usable])
-    sharpness = np.concatenate([images.sharpness[is_usable] for images, is_usable in usable])
-    gray = tuple(range(0, 257, 16))
-    found = (
-        ("Shorter side, pixels", sides.min(axis=1), _SIDES, _ticks(_SIDES)),
-        ("Width to height", sides[:, 1] / sides[:, 0], _SHAPES, _SHAPE_TICKS),
-        ("Brightness, 0 to 255", brightness, gray, _ticks(gray, 4)),
-        ("Sharpness", sharpness, _SHARPNESS, _ticks(_SHARPNESS)),
-    )
-    return [
-        histogram(title, np.histogram(values, edges)[0].tolist(), ticks)
-        for title, values, edges, ticks in found
-    ]
-
-
-def _ticks(edges: Sequence[float], every: int = 1) -> list[str]:
-    shown = ["" if np.isinf(edge) else f"{edge:g}" for edge in edges]
-    return [text if number % every == 0 else "" for number, text in enumerate(shown)]
+def _histograms(verdict: Verdict) -> list[str]:
+    return [histogram(*bars) for bars in distributions(verdict.measured)]
 
 
 def _softest(subsets: Sequence[Subset], verdict: Verdict) -> list[dict[str, str | None]]:
@@ -359,13 +347,25 @@ def _pictured(
                 height, width = measured.sizes[index].tolist()
                 note = f"{width} × {height}"
                 found[title].append(((subset, index), note))
+    shown = [(title, images, _PICTURED) for title, images in found.items()]
+    if verdict.labels is not None:
+        issues = [
+            (
+                (subsets[issue.place[0]], issue.place[1]),
+                f"perhaps {issue.suggested} ({issue.score:.2f})",
+            )
+            for issue in verdict.labels.issues
+        ]
+        unlike = [((subsets[s], i), "") for (s, i), _ in verdict.labels.outliers]
+        shown = [
+            ("labels are perhaps wrong", issues, _JUDGED),
+            ("images are unlike all others", unlike, _PICTURED),
+            *shown,
+        ]
     return [
-        (
-            title.capitalize(),
-            len(images),
-            [_shown(image, note) for image, note in images[:_PICTURED]],
-        )
-        for title, images in found.items()
+        (title.capitalize(), len(images), [_shown(image, note) for image, note in images[:most]])
+        for title, images, most in shown
+        if images
     ]
 
 
