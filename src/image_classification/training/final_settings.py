@@ -198,12 +198,13 @@ def log_advice(request: JobRequest, inputs: Inputs, on_cpu: bool = True) -> None
     """
     lines = [*_advice_about_data(request, inputs), *_advice_about_rates(request)]
     if on_cpu and not request.settings.train_only_head:
-        lines += _advice_about_memory(request.settings, type(request.values).batch_size.name)
+        name, samples = type(request.values).batch_size.name, inputs.training_samples
+        lines += _advice_about_memory(request.settings, name, samples)
     for line in lines:
         _logger.warning("%s", line)
 
 
-def _advice_about_memory(settings: Settings, batch_name: str) -> Iterator[str]:
+def _advice_about_memory(settings: Settings, batch_name: str, samples: int) -> Iterator[str]:
     """Compare the values that a step keeps for its gradients with the machine's memory.
 
     A step that trains the whole network on a CPU took 0.75 to 1.8 times their bytes
@@ -214,14 +215,15 @@ def _advice_about_memory(settings: Settings, batch_name: str) -> Iterator[str]:
         return
     shape = (images.channels, images.height, images.width)
     values = networks.network(name, shape).count_values(shape)
-    needed = _LEAST_SHARE_OF_VALUES * 4 * values * settings.batch_size / 2**30
+    batch = min(settings.batch_size, samples)  # a larger one is not filled
+    needed = _LEAST_SHARE_OF_VALUES * 4 * values * batch / 2**30
     there = process.memory_limit() / 2**30
     if needed > there:
         size = ",".join(map(str, shape))
         yield (
             f"A step of {name} with {batch_name}={settings.batch_size} and image_shape={size} "
             f"takes at least {needed:.0f} GiB of memory, but this machine has {there:.0f}: set "
-            f"{batch_name}={_fitting(settings.batch_size, needed / there)} (with "
+            f"{batch_name}={_fitting(batch, needed / there)} (with "
             "accumulate_batches, an update still sees as many images), train_only_top_layer, or "
             "use an instance with more memory"
         )

@@ -119,7 +119,7 @@ def find_weights(path: Path) -> Path:
     shown = ", ".join(entry.name for entry in visible[:10]) or "nothing"
     raise ArtifactError(
         f"{path}: expected a file of weights ({', '.join(SUFFIXES)}) or an archive "
-        f"({', '.join(_ARCHIVES)}) in this folder, got {shown}"
+        f"({', '.join(_ARCHIVES)}) in it, got {shown}"
     )
 
 

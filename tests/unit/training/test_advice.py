@@ -111,6 +111,8 @@ def test_a_batch_that_cannot_fit_into_the_machine_is_reported_with_one_that_does
     assert int(re.findall(r"mini_batch_size=(\d+)", line)[1]) in (32, 64)
     assert "accumulate_batches" in line and "train_only_top_layer" in line
     assert advice(caplog, 50_000, train_only_top_layer=1, **given) == []
+    few = advice(caplog, 40, **given)  # all images of the job in one step
+    assert not any("GiB" in line for line in few)
     monkeypatch.setattr(process, "memory_limit", lambda: int(measured * GIBIBYTE))
     assert advice(caplog, 50_000, **given) == [], "what fits is never reported"
 
