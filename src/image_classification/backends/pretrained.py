@@ -19,6 +19,7 @@ from image_classification.backends.networks import is_shared
 from image_classification.errors import ArtifactError, BackendError
 from image_classification.weights import opened
 from image_classification.weights.folder import (
+    ARCHIVES,
     SUFFIXES,
     Description,
     describe,
@@ -158,13 +159,13 @@ def pretrained_state(backbone: base.Backbone, weights_dir: Path | None) -> base.
 def find_pretrained(backbone: base.Backbone, weights_dir: Path | None) -> Path | None:
     """Return the weights of a backbone on this machine, or None.
 
-    They are `<weights_dir>/<backbone>` with an ending of SUFFIXES, a folder of that name which
-    holds such a file, or the file in the backbone's installed package. No other file decides: a
-    note or a license next to them has another ending.
+    They are `<weights_dir>/<backbone>` with an ending of SUFFIXES or ARCHIVES, a folder of that
+    name which holds such a file, or the file in the backbone's installed package. No other file
+    decides: a note or a license next to them has another ending.
     """
     if weights_dir is not None:
         place = weights_dir / backbone.name
-        for suffix in (SUFFIXES[0], ".weights.h5", *SUFFIXES[1:]):
+        for suffix in (SUFFIXES[0], ".weights.h5", *SUFFIXES[1:], *ARCHIVES):
             path = place.with_name(place.name + suffix)
             if path.is_file():
                 return path

@@ -116,7 +116,7 @@ PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
 
 WEIGHTS_DIR = Variable("IMAGE_CLASSIFICATION_WEIGHTS_DIR", "/opt/image-classification/weights",
     "folder of the image's pretrained weights, one <backbone>.safetensors each (.pth, .h5, "
-    ".keras, .params and folders of Hugging Face with that name are read too)")
+    ".keras, .params, .tar.gz and folders of Hugging Face with that name are read too)")
 JOB_NAME = Variable("TRAINING_JOB_NAME", "", "name of the training job; the platform sets it")
 SUBMIT_DIRECTORY = Variable("SAGEMAKER_SUBMIT_DIRECTORY", "",
     "the code of your training script: a folder, a tar file or s3://…")

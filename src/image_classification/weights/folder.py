@@ -23,8 +23,10 @@ from image_classification.weights.tensors import RegularFile
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".hdf5", ".params", ".keras")
 """The usual endings of files of weights; `.weights.h5` is one of `.h5`."""
 
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
+"""The endings of archives that can hold such a file, or the folder of a hub."""
+
 _KERAS = ".keras"  # a ZIP that holds a .weights.h5
-_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 _SAFETENSORS, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _OF_HUB = (_SAFETENSORS, _SAFETENSORS + INDEX_SUFFIX, _PICKLED, _PICKLED + INDEX_SUFFIX)
 _OF_ARTIFACT = ("weights.safetensors", "manifest.json")  # next to weights-last.safetensors
@@ -66,7 +68,7 @@ class Description:
 
 def is_archive(path: Path) -> bool:
     """Return whether a file that `find_weights` returns is an archive, which `located` unpacks."""
-    return path.name.lower().endswith((*_ARCHIVES, _KERAS))
+    return path.name.lower().endswith((*ARCHIVES, _KERAS))
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def find_weights(path: Path) -> Path:
     shown = ", ".join(entry.name for entry in visible[:10]) or "nothing"
     raise ArtifactError(
         f"{path}: expected a file of weights ({', '.join(SUFFIXES)}) or an archive "
-        f"({', '.join(_ARCHIVES)}) in it, got {shown}"
+        f"({', '.join(ARCHIVES)}) in it, got {shown}"
     )
 
 
@@ -131,7 +133,7 @@ def _file_of(entries: list[Path]) -> Path | None:
         preferred = [by_name[_OF_ARTIFACT[0]]]
     if preferred:
         return preferred[0]
-    for suffixes in (SUFFIXES, _ARCHIVES):
+    for suffixes in (SUFFIXES, ARCHIVES):
         found = [entry for entry in entries if entry.name.lower().endswith(suffixes)]
         indexes = [name for name in by_name if name.endswith(INDEX_SUFFIX)]
         parts = [match for entry in found if (match := _SHARD.fullmatch(entry.name))]

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from image_classification import backends
 from image_classification.backends import pretrained
+from image_classification.backends.backbones import BACKBONES
+from image_classification.backends.pretrained import read_pretrained
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import ArtifactError, BackendError, ChannelError
 from image_classification.labels.label_map import LabelMap
@@ -167,6 +170,16 @@ def test_the_archive_of_an_artifact_starts_a_job_as_its_weights_do(
         shutil.rmtree(tmp_path / "ml", ignore_errors=True)
         request = request_of(tmp_path, {}, {"weights": channel})
         assert request.settings.backbone.name == "resnet18_v1.5"
+
+
+def test_an_archive_in_the_weights_folder_is_found_by_its_name(
+    weights: Path, folder: Path, tmp_path: Path
+) -> None:
+    archive = packed(weights, tmp_path / "packed") / "model.tar.gz"
+    archive.rename(folder / "resnet18_v1.5.tar.gz")
+    row = BACKBONES["resnet18_v1.5"]
+    found = read_pretrained(backends.load("reference"), row, folder)
+    assert (found.file, found.layout) == ("mine.safetensors", "torchvision")
 
 
 def test_num_layers_selects_among_the_resnets_of_that_depth(weights: Path, tmp_path: Path) -> None:
