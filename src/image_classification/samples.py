@@ -44,7 +44,8 @@ class Batch:
 
     Attributes:
         images: uint8, N·H·W·C, RGB or gray. A view of a buffer that the loader reuses: valid until
-            the next batch is asked for.
+            the next batch is asked for. Or their features, float32 (N, width), if the backbone is
+            frozen.
         targets: the loader gives int64 (N,) class indices, or uint8 (N, classes) if samples have
             several; a backend trains on float32 (N, classes) soft targets, whose rows add up to 1
             unless samples have several classes.
@@ -53,7 +54,7 @@ class Batch:
         indices: int64 (N,), of the samples in their source; the loader gives them.
     """
 
-    images: UInt8Array
+    images: Array
     targets: Array
     weights: FloatArray
     keys: tuple[str, ...]

@@ -201,7 +201,9 @@ class Engine(Protocol):
         `state` does not contain the gradients of an update that is not finished.
 
         Args:
-            batch: images, soft targets float32 (N, classes) and weights float32 (N,).
+            batch: images, soft targets float32 (N, classes) and weights float32 (N,). With
+                `train_only_head` the images may be features, as `features_step` returns them; all
+                batches of an update are of one kind.
             learning_rate: of the update.
             update: the batch's part in it.
 
@@ -210,8 +212,11 @@ class Engine(Protocol):
         """
         ...
 
-    def predict_step(self, images: UInt8Array) -> FloatArray:
-        """Return logits, float32 (N, classes), of uint8 (N, H, W, C), in evaluation mode."""
+    def predict_step(self, images: Array) -> FloatArray:
+        """Return logits, float32 (N, classes), of uint8 (N, H, W, C), in evaluation mode.
+
+        With `train_only_head` the images may be features, as in `train_step`.
+        """
         ...
 
     def features_step(self, images: UInt8Array) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from image_classification.backends.base import ModelSpec
 from image_classification.errors import AlgorithmError
-from image_classification.samples import Array, BoolArray, FloatArray, IntArray, UInt8Array
+from image_classification.samples import Array, BoolArray, FloatArray, IntArray
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +63,19 @@ class StepSamples:
         return everyone
 
 
-def check_images(images: UInt8Array, spec: ModelSpec) -> None:
+def has_features(images: Array, spec: ModelSpec) -> bool:
+    """Return whether a batch has the features of a frozen backbone, float32 (N, width).
+
+    Raises:
+        AlgorithmError: neither these nor images of the model's input shape.
+    """
+    if spec.train_only_head and images.ndim == 2 and images.dtype == np.float32:
+        return True
+    check_images(images, spec)
+    return False
+
+
+def check_images(images: Array, spec: ModelSpec) -> None:
     """Raise AlgorithmError unless images are (N, H, W, C) of the model's input shape."""
     channels, height, width = spec.input_shape
     if images.shape[1:] != (height, width, channels):

@@ -25,7 +25,7 @@ from image_classification.images.preprocessing import Preprocessing, preprocess
 from image_classification.loading import order as orders
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.sources import EndOfPass, Source
-from image_classification.samples import Batch, IntArray, Sample, StructuredArray, UInt8Array
+from image_classification.samples import Array, Batch, IntArray, Sample, StructuredArray, UInt8Array
 
 _TASK_SAMPLES = 8  # at most; a task costs about 30 µs of interpreter time, a sample 700 µs
 
@@ -55,7 +55,12 @@ class Loader:
         samples: how many this epoch has handed over so far.
         wait_seconds: how long the caller has waited for batches in this epoch.
         bad_samples: the bad samples so far.
+        image_epochs: number of first epochs that read images; None for all epochs.
+        feature_seconds: how long the engine has computed the last batch before it was handed over.
     """
+
+    image_epochs: int | None = None
+    feature_seconds: float = 0.0
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class Loader:
 
         A batch is valid until the next one is asked for. Bad samples are left out, so a batch may
         be shorter than `batch_size`, and is empty if all its samples are bad. Starting an epoch
-        ends the one before it. `shuffle` overrides the loader's own for this epoch.
+        ends the one before it. `shuffle` overrides the loader's own order for this epoch.
 
         Raises (while iterating):
             DataError: more bad samples than allowed.
@@ -127,7 +132,7 @@ class Loader:
 
         Rank 0 of 1 reads them all, in the order in which the ranks of any world take turns.
         """
-        if self.balanced:
+        if self.balanced and shuffle is None:
             indices = self.source.class_indices
             return orders.balanced_order(indices, self.seed, epoch, rank, world_size)
         shuffle = self.shuffle if shuffle is None else shuffle
@@ -141,6 +146,10 @@ class Loader:
             return []
         bad = np.bincount(indices[sorted(self._bad_indices)], minlength=int(indices.max()) + 1)
         return [int(i) for i in np.flatnonzero((bad > 0) & (bad == np.bincount(indices)))]
+
+    def empty(self, count: int) -> Array:
+        """Return `count` images of zeros, as those of a batch."""
+        return np.zeros((count, *self._buffers[0].shape[1:]), np.uint8)
 
     def close(self) -> None:
         """End the threads; their unfinished work is dropped."""

@@ -16,6 +16,7 @@ from image_classification.devices import device_of, log_decision
 from image_classification.labels.label_map import LabelMap, listed
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
+from image_classification.training.feature_cache import feature_cache
 from image_classification.training.final_settings import (
     final_settings,
     identity_of,
@@ -69,7 +70,8 @@ def run_job(
             group = ProcessGroup(engine, world)
             inputs = agreed(inputs, settings, group, is_sharded=request.is_sharded)
             on_cpu = engine.device == "cpu"
-            with open_loaders(settings, inputs, world, on_cpu=on_cpu) as loaders:
+            cache = feature_cache(settings, inputs, group, stop.is_set)
+            with open_loaders(settings, inputs, world, on_cpu=on_cpu, cache=cache) as loaders:
                 loop = _loop_of(request, inputs, loaders, group, stop)
                 heartbeat.now(loop.journal.still)
                 _train(loop, request, inputs.labels)
@@ -124,7 +126,12 @@ def _loop_of(
         classes=len(inputs.labels),
         training=loaders.training,
         validation=loaders.validation,
-        journal=journal_type(interface.lines, settings.epochs, loaders.training.steps),
+        journal=journal_type(
+            interface.lines,
+            settings.epochs,
+            loaders.training.steps,
+            loaders.training.image_epochs,
+        ),
         checkpoints=Checkpoints(request.paths.checkpoints, identity),
         world=group.world,
         should_stop=stop.is_set,

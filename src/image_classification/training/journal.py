@@ -85,13 +85,17 @@ class Journal:
         lines: those of the interface's built-in, from which metrics are scraped.
         epochs: of the whole job.
         steps: of an epoch.
+        image_epochs: number of first epochs that read images; the others take next to no time.
 
     Attributes:
         last_line: time of the last progress line, by `time.monotonic`.
     """
 
-    def __init__(self, lines: LogLines, epochs: int, steps: int) -> None:
+    def __init__(
+        self, lines: LogLines, epochs: int, steps: int, image_epochs: int | None = None
+    ) -> None:
         self._lines = lines
+        self._image_epochs = min(image_epochs or epochs, epochs)
         self._epochs, self._steps = epochs, steps
         self._epoch = 0
         self._progress: EpochProgress | None = None
@@ -126,6 +130,11 @@ class Journal:
                 f"images/s, {100 * wait_share:.1f}% of the time waiting for data, about "
                 f"{self._seconds_left(epoch, step):.0f} s left"
             )
+
+    def epochs_left(self, epoch: int) -> int:
+        """Return how many epochs after `epoch` take about as long as that one."""
+        epochs = self._image_epochs if epoch < self._image_epochs else self._epochs
+        return epochs - epoch - 1
 
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         """Write the built-in's lines of a complete epoch, then ours with speed and time left."""
@@ -173,7 +182,7 @@ class Journal:
     def _seconds_left(self, epoch: int, step: int) -> float:
         elapsed = time.monotonic() - self._epoch_start
         whole = self._epoch_seconds or elapsed * self._steps / max(step, 1)
-        return max(whole - elapsed, 0.0) + whole * (self._epochs - epoch - 1)
+        return max(whole - elapsed, 0.0) + whole * self.epochs_left(epoch)
 
     def still(self) -> str:
         """Return the heartbeat's line: what is running, and for how long."""

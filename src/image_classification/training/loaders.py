@@ -5,9 +5,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from image_classification.contract import process as environment
 from image_classification.errors import UserError
 from image_classification.loading.bad_samples import BadSamples, parse_limit
 from image_classification.loading.classes import class_counts
+from image_classification.loading.feature_loader import FeatureLoader
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
+from image_classification.training.feature_cache import FeatureCache, augmentation_of
 from image_classification.training.group import ProcessGroup
 from image_classification.training.inputs import Inputs, TrainingTotals
 from image_classification.training.settings import Settings
@@ -87,7 +90,12 @@ class Loaders:
 
 @contextmanager
 def open_loaders(
-    settings: Settings, inputs: Inputs, world: World, *, on_cpu: bool
+    settings: Settings,
+    inputs: Inputs,
+    world: World,
+    *,
+    on_cpu: bool,
+    cache: FeatureCache | None = None,
 ) -> Iterator[Loaders]:
     """Yield the loaders; the end of the block closes them and their sources.
 
@@ -95,6 +103,7 @@ def open_loaders(
         settings, inputs: of the job.
         world: this process among those that train together.
         on_cpu: whether the engine computes on the CPU.
+        cache: of features, if the job has one.
     """
     count = sum(len(source) for source in inputs.splits.values())
     bad_samples = BadSamples(
@@ -103,7 +112,10 @@ def open_loaders(
     )
     loaders = {
         name: loader_of(
-            name, source, settings, bad_samples, world, on_cpu=on_cpu, totals=inputs.totals
+            *(name, source, settings, bad_samples, world),
+            on_cpu=on_cpu,
+            totals=inputs.totals,
+            cache=cache,
         )
         for name, source in inputs.splits.items()
     }
@@ -124,8 +136,11 @@ def loader_of(
     *,
     on_cpu: bool,
     totals: TrainingTotals | None = None,
+    cache: FeatureCache | None = None,
 ) -> Loader:
     """Return the loader of `split`; only train is shuffled, augmented and divided among the ranks.
+
+    With a cache that has a store for the split, the loader gives features instead of images.
 
     It decodes on all CPUs if the engine runs on a GPU, else on a quarter of them: the engine needs
     the others.
@@ -134,11 +149,17 @@ def loader_of(
     is_training = split == "train"
     shards = totals if is_training else None
     is_shared = is_training and shards is None
-    return Loader(
+    kind: Callable[..., Loader] = Loader
+    if cache is not None and split in cache.stores:
+        is_alone = not is_training or world.size == 1
+        kind = partial(
+            FeatureLoader, store=cache.stores[split], trunk=cache.trunk, is_alone=is_alone
+        )
+    return kind(
         source,
         settings.preprocessing,
         settings.batch_size // world.local_size,
-        augmentation=settings.augmentation if is_training else None,
+        augmentation=augmentation_of(settings, cache) if is_training else None,
         shuffle=is_training,
         balanced=is_training and settings.recipe.balanced_sampling,
         seed=_shard_seed(settings.seed, world.rank) if shards else settings.seed,

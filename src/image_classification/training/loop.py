@@ -150,7 +150,8 @@ class Loop:
         self.journal.begin_epoch(progress)
         is_whole = self._train(progress)
         if not is_whole:
-            self._save(progress)
+            if progress.step:
+                self._save(progress)
             if self.history.best_epoch >= 0:
                 return False  # a partial epoch does not compare with whole ones
         totals = progress.metrics.totals(self._group)
@@ -169,7 +170,7 @@ class Loop:
         cut_after = 0 if is_whole else progress.step
         record = replace(record, validation=found.metrics, cut_after=cut_after)
         self.history.add(record)
-        epochs_left = self.settings.epochs - record.epoch - 1
+        epochs_left = self.journal.epochs_left(record.epoch)
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
         if found.outcomes is not None:
             self._advise(found.outcomes)
@@ -209,7 +210,7 @@ class Loop:
                 return False
             if save:
                 self._save(progress)
-        return True
+        return progress.step == len(steps)  # features are computed before an epoch's first step
 
     def _train_step(self, progress: EpochProgress, step: Step, batch: Batch) -> None:
         if not batch.keys:  # all its samples were bad, or this rank has one step less
@@ -220,7 +221,7 @@ class Loop:
         prepared = self._inputs.prepared(step, batch, class_indices)
         before = time.perf_counter()
         result = self.engine.train_step(prepared, step.learning_rate, step.update)
-        seconds = time.perf_counter() - before
+        seconds = time.perf_counter() - before + self.training.feature_seconds
         images = np.count_nonzero(batch.weights)
         progress.add_result(result, class_indices, images, step.learning_rate, seconds)
 
@@ -286,7 +287,8 @@ class Loop:
     def _last_weights(self, progress: EpochProgress | None) -> LastWeights:
         """Return the engine's weights; `progress` is the epoch begun last in this process."""
         weights = evaluated_weights(self.engine.state())
-        if progress is not None and progress.epoch == len(self.history.epochs):
+        done = len(self.history.epochs)
+        if progress is not None and progress.step and progress.epoch == done:
             return LastWeights(weights, progress.epoch, progress.step)  # cut short by a stop
         record = self.history.epochs[-1]
         return LastWeights(weights, record.epoch, record.cut_after)

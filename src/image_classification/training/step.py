@@ -128,8 +128,7 @@ class StepInputs:
 
     def padding(self) -> Batch:
         """Return two samples of weight 0: they change neither the weights nor the statistics."""
-        like = self.loader.preprocessing
-        images = np.zeros((2, like.height, like.width, like.channels), np.uint8)
+        images = self.loader.empty(2)
         return Batch(images, np.zeros(2, np.int64), np.zeros(2, np.float32), ("", ""))
 
     def _planned_weights(self, epoch: int) -> Float64Array:

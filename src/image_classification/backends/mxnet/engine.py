@@ -110,9 +110,10 @@ class _MXNetEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        step.check_images(batch.images, self._spec)
+        has_features = step.has_features(batch.images, self._spec)
         samples = step.StepSamples.of(batch.weights)
-        images = self._network.images(samples.picked(batch.images))
+        images = samples.picked(batch.images)
+        images = self._array(images) if has_features else self._network.images(images)
         targets = self._array(samples.picked(np.asarray(batch.targets, np.float32)))
         own = float(samples.weights.sum())
         weights = self._array(samples.weights / max(own, 1e-37))
@@ -123,8 +124,7 @@ class _MXNetEngine:
         if not samples.has_weight:  # padding must not change the running statistics
             statistics = self._newest.fixed.flat.copy()
         if self._spec.train_only_head:  # in prediction mode: BatchNorms keep their statistics
-            self._frozen = self._frozen or self._network.predictor(tensors)
-            features = self._frozen(images)
+            features = images if has_features else self._frozen_features(images)
         with autograd.record():
             if not self._spec.train_only_head:
                 features = self._network.features(images, tensors)
@@ -151,9 +151,9 @@ class _MXNetEngine:
         return _Step(loss.detach(), logits.detach(), samples)
 
     @memory_errors()
-    def predict_step(self, images: UInt8Array) -> FloatArray:
-        step.check_images(images, self._spec)
-        features = self._evaluated_features(images)
+    def predict_step(self, images: Array) -> FloatArray:
+        has_features = step.has_features(images, self._spec)
+        features = self._array(images) if has_features else self._evaluated_features(images)
         logits: FloatArray = self._network.logits(features, self._evaluated.views).asnumpy()
         return logits
 
@@ -201,9 +201,15 @@ class _MXNetEngine:
         return self._newest if self._average is None else self._average
 
     def _evaluated_features(self, images: UInt8Array) -> Any:
+        if self._spec.train_only_head:  # a step changes only the head
+            return self._frozen_features(self._network.images(images))
         if self._predict is None:
             self._predict = self._network.predictor(self._evaluated.views)
         return self._predict(self._network.images(images))
+
+    def _frozen_features(self, images: Any) -> Any:
+        self._frozen = self._frozen or self._network.predictor(self._newest.views)
+        return self._frozen(images)
 
     def _objective(self, loss: Any, fraction: float) -> Any:
         """Return this rank's part of the mean loss of all; it had that fraction of the weight."""

@@ -88,10 +88,12 @@ class _ReferenceEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        step.check_images(batch.images, self._spec)
+        has_features = step.has_features(batch.images, self._spec)
         samples = step.StepSamples.of(batch.weights)
         images = samples.picked(batch.images)
-        if self._spec.train_only_head:
+        if has_features:
+            features, made = images.astype(np.float64), Pass()
+        elif self._spec.train_only_head:
             features, made = self._model.features(images), Pass()
         else:
             features, made = self._model.training_features(images)
@@ -107,11 +109,11 @@ class _ReferenceEngine:
         self._steps += 1
         return _Step(loss, samples.scattered(logits.astype(np.float32)))
 
-    def predict_step(self, images: UInt8Array) -> FloatArray:
-        step.check_images(images, self._spec)
+    def predict_step(self, images: Array) -> FloatArray:
         tensors = self._evaluated
-        logits = head(self._model.features(images, tensors), tensors)
-        return logits.astype(np.float32)
+        has_features = step.has_features(images, self._spec)
+        features = images if has_features else self._model.features(images, tensors)
+        return head(features, tensors).astype(np.float32)
 
     def features_step(self, images: UInt8Array) -> FloatArray:
         step.check_images(images, self._spec)

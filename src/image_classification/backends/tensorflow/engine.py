@@ -23,7 +23,7 @@ from image_classification.backends.tensorflow.optimizer import Optimizer, Precis
 from image_classification.backends.tensorflow.ranks import Ranks
 from image_classification.backends.tensorflow.step import Learner, SharedStep, Step, learning
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.samples import Batch, Float64Array, FloatArray, UInt8Array
+from image_classification.samples import Array, Batch, Float64Array, FloatArray, UInt8Array
 
 _logger = logging.getLogger(__name__)
 
@@ -139,12 +139,18 @@ class _TensorFlowEngine:
             learner = Learner(
                 *(self._model, self._average, self._optimizer, self._precision, spec, settings)
             )
-            is_alone = world.size == 1
-            self._step = Step(learner) if is_alone else SharedStep(learner, self._ranks)
+            self._step, self._head_step = (
+                Step(learner, takes_features=takes_features)
+                if world.size == 1
+                else SharedStep(learner, self._ranks, takes_features=takes_features)
+                for takes_features in (False, True)
+            )
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
         self._logits = tf.function(self._evaluated.logits, input_signature=[images])
         self._features = tf.function(self._evaluated.features, input_signature=[images])
+        features = tf.TensorSpec([None, self._model.trunk.width], tf.float32)
+        self._head = tf.function(self._evaluated.head, input_signature=[features])
         self.feature_width = self._model.trunk.width
         self._is_new_update, self._has_weight = True, False  # of any batch of the update so far
         self.device = "cpu" if "CPU" in self._device else self._device.strip("/").lower()
@@ -157,7 +163,8 @@ class _TensorFlowEngine:
     def train_step(
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
-        step.check_images(batch.images, self._spec)
+        has_features = step.has_features(batch.images, self._spec)
+        taken = self._head_step if has_features else self._step
         samples = step.StepSamples.of(batch.weights)
         rates = np.float32(learning_rate), np.float32(update.average_decay)
         # With several ranks the step itself determines whether any of them has samples.
@@ -167,14 +174,14 @@ class _TensorFlowEngine:
         with self._ranks.loss_noticed(), tf.device(self._device):
             inputs = self._inputs(batch, samples, update.share)
             if self._is_new_update and update.is_last and has_weight:
-                loss, logits = self._step.whole(*inputs, *rates)
+                loss, logits = taken.whole(*inputs, *rates)
             else:
                 if self._is_new_update:
-                    self._step.start_gathering()
-                add = self._step.add if has_weight else self._step.add_empty
+                    taken.start_gathering()
+                add = taken.add if has_weight else taken.add_empty
                 loss, logits = add(*inputs)
                 if update.is_last and self._has_weight:
-                    self._step.finish(*rates)
+                    taken.finish(*rates)
         if update.is_last and self._has_weight:
             self._optimizer.note_update()
         self._is_new_update = update.is_last
@@ -182,10 +189,10 @@ class _TensorFlowEngine:
         return _Step(loss, logits, samples)
 
     @memory_errors()
-    def predict_step(self, images: UInt8Array) -> FloatArray:
-        step.check_images(images, self._spec)
+    def predict_step(self, images: Array) -> FloatArray:
+        compute = self._head if step.has_features(images, self._spec) else self._logits
         with tf.device(self._device):
-            logits: FloatArray = self._logits(images).numpy()
+            logits: FloatArray = compute(images).numpy()
         return logits
 
     @memory_errors()
@@ -237,15 +244,8 @@ class _TensorFlowEngine:
 
     def release(self) -> None:
         self._ranks.leave()
-        for name in (
-            "_step",
-            "_optimizer",
-            "_logits",
-            "_features",
-            "_model",
-            "_average",
-            "_precision",
-        ):
+        functions = ("_step", "_head_step", "_logits", "_features", "_head")
+        for name in (*functions, "_optimizer", "_model", "_average", "_precision"):
             setattr(self, name, None)
         gc.collect()  # traced functions and variables refer to one another
 

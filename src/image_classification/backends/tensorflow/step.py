@@ -59,9 +59,15 @@ class Step:
     `finish(rate, decay)`; `add_empty(*batch)` gathers those of a batch without weight, which has
     only the head's penalty. All but `finish` return the batch's weighted mean loss and the logits
     float32 (N, classes).
+
+    Args:
+        learner: what the steps change.
+        takes_features: the images of a batch are features, float32 (N, width): only the head
+            learns.
     """
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, *, takes_features: bool = False) -> None:
+        self._takes_features = takes_features
         self._learner, self._spec, spec = learner, learner.spec, learner.spec
         self._head_l2 = learner.settings.head_l2
         learned = learning(learner.classifier, spec)
@@ -69,6 +75,8 @@ class Step:
         self._gathered: list[tf.Variable] = []
         channels, height, width = spec.input_shape
         images = tf.TensorSpec([None, height, width, channels], tf.uint8)
+        if takes_features:
+            images = tf.TensorSpec([None, learner.classifier.trunk.width], tf.float32)
         batch = [images, _ROWS, tf.TensorSpec([None], tf.float32), _ROWS, _SCALAR]
         self.whole = self._traced(self._whole, [*batch, _SCALAR, _SCALAR])
         self.add = self._traced(self._add, batch)
@@ -124,7 +132,9 @@ class Step:
         """
         classifier, precision = self._learner.classifier, self._learner.precision
         dtype = precision.dtype
-        features = classifier.features(images, dtype=dtype) if is_frozen else None
+        features = images if self._takes_features else None
+        if is_frozen and features is None:
+            features = classifier.features(images, dtype=dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._learning)
             if features is None:
@@ -171,12 +181,12 @@ class SharedStep(Step):
     had samples. If none had any, nothing changes.
     """
 
-    def __init__(self, learner: Learner, ranks: Ranks) -> None:
+    def __init__(self, learner: Learner, ranks: Ranks, *, takes_features: bool = False) -> None:
         self._ranks = ranks
         weights = () if learner.spec.train_only_head else learner.classifier.weights.values()
         self._moving = [weight.variable for weight in weights if not weight.learns]
         self._weight = tf.Variable(0.0)  # of the update's samples, on all ranks
-        super().__init__(learner)
+        super().__init__(learner, takes_features=takes_features)
         self._head_l2 = learner.settings.head_l2 / ranks.size
         self._own_gradients = self._compiled(super()._gradients)
         self._own_update = self._compiled(super()._update)

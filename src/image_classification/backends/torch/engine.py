@@ -99,11 +99,11 @@ class _TorchEngine:
         self, batch: Batch, learning_rate: float, update: base.Update = base.WHOLE_UPDATE
     ) -> _Step:
         with memory_errors(self._device):
-            step.check_images(batch.images, self._spec)
+            has_features = step.has_features(batch.images, self._spec)
             samples = step.StepSamples.of(batch.weights)
             # BatchNorms keep their statistics if they are frozen or see only padding.
             self._model.train(samples.has_weight and not self._spec.train_only_head)
-            logits = self._logits(self._tensor(samples.picked(batch.images)))
+            logits = self._logits(self._tensor(samples.picked(batch.images)), has_features)
             targets = self._tensor(samples.picked(np.asarray(batch.targets, np.float32)))
             biased = logits + self._logit_bias if self._spec.logit_bias else logits
             losses = _sample_losses(biased, targets, self._spec, self._positive_weights)
@@ -116,11 +116,11 @@ class _TorchEngine:
             self._steps += 1
             return _Step(loss, logits.detach(), samples)
 
-    def predict_step(self, images: UInt8Array) -> FloatArray:
-        step.check_images(images, self._spec)
+    def predict_step(self, images: Array) -> FloatArray:
         network = self._evaluated.eval()
+        compute = network.head if step.has_features(images, self._spec) else network
         with memory_errors(self._device), torch.inference_mode():
-            logits: FloatArray = network(self._tensor(images)).cpu().numpy()
+            logits: FloatArray = compute(self._tensor(images)).cpu().numpy()
         return logits
 
     def features_step(self, images: UInt8Array) -> FloatArray:
@@ -173,11 +173,11 @@ class _TorchEngine:
         """The network of predictions and of the graph."""
         return self._model if self._average is None else self._average.model
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+    def _logits(self, images: torch.Tensor, has_features: bool) -> torch.Tensor:
         spec = self._spec
         with self._precision.autocast:
             with torch.set_grad_enabled(not spec.train_only_head):
-                features = self._features(images)
+                features = images if has_features else self._features(images)
             kept = step.kept_features(spec, features.shape, self._steps, self._world.rank)
             if kept is not None:
                 features = features * self._tensor(kept) / (1.0 - spec.dropout_rate)

@@ -214,6 +214,8 @@ class Settings:
         binary_mode: the job has two classes; the second is the positive one.
         binary_metric: a key of BINARY_METRICS that selects the best epoch, or None.
         binary_answer: with binary_mode, softmax or sigmoid: see `contract.tensorflow`.
+        feature_copies: with train_only_head: augmented copies of each training image whose
+            features are computed once; 0 computes features in every epoch.
     """
 
     backend: str
@@ -256,6 +258,7 @@ class Settings:
     binary_answer: str = "softmax"
     stands_for: str | None = None
     min_updates: int = 0
+    feature_copies: int = 0
 
 
 def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Settings:
@@ -314,6 +317,7 @@ def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Sett
         binary_metric=binary_metric_of(v),
         binary_answer=binary_answer_of(v),
         min_updates=v.min_updates,
+        feature_copies=v.feature_copies,
     )
 
 
