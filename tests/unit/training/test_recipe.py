@@ -140,6 +140,7 @@ def test_a_preset_trains_few_images_in_more_epochs_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     job = settings(preset="transfer", mini_batch_size="32")
+    caplog.clear()  # it logs what the preset sets
     with caplog.at_level(logging.INFO):
         few = with_min_updates(job, 500)
     assert few.epochs == few.schedule.epochs == 25, "16 updates each"
