@@ -6,6 +6,7 @@ export BACKEND ?= torch
 export DEVICE ?= cpu
 export CUDA ?=
 export VERSION ?=
+export PLATFORM ?=
 export BASE_IMAGE ?=
 export REGISTRY ?=
 export REGION ?=
@@ -13,7 +14,7 @@ export REGION ?=
 .PHONY: help
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: BACKEND=torch DEVICE=cpu|cuda CUDA= VERSION= BASE_IMAGE= REGISTRY= REGION="
+	@echo "Variables: BACKEND=torch DEVICE=cpu|cuda CUDA= PLATFORM=linux/amd64|linux/arm64 VERSION= BASE_IMAGE= REGISTRY= REGION="
 
 .PHONY: demo
 demo: ## Train, serve and query a classifier (DATA=folder of class folders for your own images)
@@ -114,6 +115,14 @@ push: ## Push both images to REGISTRY (default: your account's ECR in REGION)
 .PHONY: sbom
 sbom: ## Write the images' SBOMs and license texts to dist/
 	@scripts/sbom
+
+.PHONY: scan
+scan: ## Look for known vulnerabilities in the images, with grype, trivy, or debsbom and pip-audit
+	@scripts/scan
+
+.PHONY: sign
+sign: ## Sign the pushed images and attest their SBOMs, with cosign or notation
+	@scripts/sign
 
 .PHONY: clean
 clean: ## Remove everything that the other targets make

@@ -141,7 +141,7 @@ def test_the_history_has_neither_secrets_nor_settings_of_the_build_machine(image
     assert not re.search("(?i)pip_|proxy|cert|token|password|key", environment)
 
 
-def test_the_inventory_lists_every_package_with_license_texts(image: str) -> None:
+def test_the_inventory_lists_every_package_with_its_hash_and_licenses(image: str) -> None:
     inventory = "/opt/image-classification/inventory"
     listed = json.loads("".join(shell(image, f"cat {inventory}/python.cdx.json")))
     assert listed["bomFormat"] == "CycloneDX"
@@ -151,9 +151,25 @@ def test_the_inventory_lists_every_package_with_license_texts(image: str) -> Non
     system = json.loads("".join(shell(image, f"cat {inventory}/system.cdx.json")))
     packages = set(shell(image, "dpkg-query --show --showformat '${source:Package}\\n'"))
     assert len(system["components"]) >= len(packages)
+    for component in (*listed["components"], *system["components"]):
+        (digest,) = component["hashes"]
+        assert digest["alg"] == "SHA-256" and re.fullmatch("[0-9a-f]{64}", digest["content"])
+        for license in component["licenses"]:
+            assert license.get("expression") or set(license["license"]) & {"id", "name"}
+    in_words = [c["name"] for c in system["components"] if "expression" not in c["licenses"][0]]
+    assert set(in_words) <= {"libcrypt1", "libxcrypt"}, "licensecheck knows all others"
     texts = "\n".join(shell(image, f"cat {inventory}/python-licenses.txt"))
     assert "Apache License" in texts and "flask" in texts.lower()
     assert shell(image, f"ls {inventory}/system-licenses")
+
+
+def test_no_package_of_the_base_waits_for_an_upgrade(image: str) -> None:
+    """The image was built this week, so the index of today can only have newer upgrades."""
+    simulate = "apt-get update -qq && apt-get upgrade --simulate -qq"
+    done = docker("run", "--rm", "--network", "host", "--entrypoint", "sh", image, "-c", simulate)
+    if done.returncode:
+        pytest.skip(f"a container reaches no package index here: {done.stderr[-200:]}")
+    assert [line for line in done.stdout.splitlines() if line.startswith("Inst ")] == []
 
 
 def test_the_dockerfiles_never_ask_a_public_registry_for_a_frontend() -> None:

@@ -26,7 +26,7 @@ DRIVERS = {
 
 
 def sh(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {"BACKEND", "DEVICE", "CUDA", "VERSION", "OUTPUT"}
+    settings = {"BACKEND", "DEVICE", "CUDA", "PLATFORM", "VERSION", "OUTPUT"}
     inherited = {name: value for name, value in os.environ.items() if name not in settings}
     return subprocess.run(
         [*map(str, command)],
@@ -53,9 +53,12 @@ def name_of(image: str, **settings: str) -> subprocess.CompletedProcess[str]:
         ("train", {"DEVICE": "cuda", "BACKEND": "mxnet", "CUDA": "11"}, "1.2-mxnet-cu11"),
         ("serve", {"DEVICE": "cuda"}, "1.2-cu12"),
         ("serve", {"DEVICE": "cuda", "CUDA": "13"}, "1.2-cu13"),
+        ("serve", {"PLATFORM": "linux/amd64"}, "1.2"),
+        ("serve", {"PLATFORM": "linux/arm64"}, "1.2-arm64"),
+        ("train", {"PLATFORM": "linux/arm64"}, "1.2-torch-arm64"),
     ],
 )
-def test_the_tag_of_a_cuda_image_ends_in_its_cuda_version(
+def test_the_tag_of_an_image_ends_in_its_cuda_version_or_in_arm64(
     image: str, settings: dict[str, str], tag: str
 ) -> None:
     assert name_of(image, **settings).stdout.strip() == f"image-classification-{image}:{tag}"
@@ -75,7 +78,7 @@ def test_the_page_about_images_begins_with_the_command_that_builds_each_image() 
     )
     built = sh("bash", "-euc", script, VERSION="1.2").stdout.split()
     assert built == [name.replace("<version>", "1.2") for name in named]
-    locks = {path.stem.removesuffix("-cpu") for path in LOCKS.glob("*.txt")}
+    locks = {re.sub("-cpu(?=-arm64|$)", "", path.stem) for path in LOCKS.glob("*.txt")}
     tags = {name.removeprefix("image-classification-").replace(":<version>", "") for name in named}
     assert tags == {lock for lock in locks if lock.startswith(("train", "serve"))}
 
@@ -86,6 +89,8 @@ def test_the_instances_in_the_table_of_images_have_a_gpu_for_which_the_image_has
     checked = 0
     for purpose, name, image, _ in WANTED:
         row = rows.get(f"{image}-{name.partition('<version>-')[2]}")
+        if name.endswith("-arm64"):
+            continue
         for family in re.findall(r"`(ml\.\w+)`", purpose):
             assert row and row.computes_on(families[family].capability), (name, family)
             checked += 1
@@ -97,9 +102,14 @@ def test_the_instances_in_the_table_of_images_have_a_gpu_for_which_the_image_has
     [
         ({"DEVICE": "cuda", "CUDA": "12"}, "CUDA=12: expected 13 for the image train"),
         ({"CUDA": "13"}, "CUDA=13: expected DEVICE=cuda with it, got DEVICE=cpu"),
+        ({"PLATFORM": "arm64"}, "PLATFORM=arm64: expected linux/amd64 or linux/arm64"),
+        (
+            {"PLATFORM": "linux/arm64", "DEVICE": "cuda"},
+            "PLATFORM=linux/arm64: expected DEVICE=cpu with it, got DEVICE=cuda",
+        ),
     ],
 )
-def test_a_cuda_version_that_an_image_does_not_have_is_refused(
+def test_a_variant_that_an_image_does_not_have_is_refused(
     settings: dict[str, str], reason: str
 ) -> None:
     done = name_of("train", **settings)
