@@ -75,17 +75,8 @@ def unpack(archive: Path, directory: Path, limits: UnpackLimits = _USUAL_LIMITS)
             is a decompression bomb, or exceeds the limits.
         OSError: there is no space on the disk.
     """
-    size = 0
-    grown = _FREE_UNPACKED + _MOST_GROWTH * archive.stat().st_size
     deadline = time.monotonic() + limits.seconds
     for member in _members(archive, limits.members):
-        size += member.size
-        limit = grown if size <= _MOST_UNPACKED else _MOST_UNPACKED
-        if size > limit:
-            raise ArtifactError(
-                f"{archive}: expected at most {limit} bytes when unpacked, got {size} with "
-                f"{member.name!r}; refused"
-            )
         _unpack_member(member, archive, directory, deadline)
 
 
@@ -183,7 +174,7 @@ def holds(path: Path, name: str, beside: str) -> bool:
 
 
 def file_names(path: Path) -> Iterator[PurePosixPath]:
-    """Yield the relative paths in a folder or an archive; ArtifactError if it is damaged."""
+    """Yield the relative paths in a folder or an archive; ArtifactError as `unpack` raises it."""
     if path.is_dir():
         yield from (PurePosixPath(file.relative_to(path)) for file in path.rglob("*"))
         return
@@ -253,9 +244,17 @@ def _members(archive: Path, most: int = _USUAL_LIMITS.members) -> Iterator[_Arch
     with _reading(archive):
         name, mode = _format_of(_head(archive))
     members = _zip_members(archive) if name == "ZIP" else _tar_members(archive, mode)
+    size, grown = 0, _FREE_UNPACKED + _MOST_GROWTH * archive.stat().st_size
     for count, member in enumerate(members):
         if count == most:
             raise ArtifactError(f"{archive}: expected at most {most} files and folders, got more")
+        size += member.size  # to list the next member of a tar, this one is decompressed
+        limit = grown if size <= _MOST_UNPACKED else _MOST_UNPACKED
+        if size > limit:
+            raise ArtifactError(
+                f"{archive}: expected at most {limit} bytes when unpacked, got {size} with "
+                f"{member.name!r}; refused"
+            )
         yield member
 
 

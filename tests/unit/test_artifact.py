@@ -488,6 +488,8 @@ def test_an_archive_that_claims_a_huge_member_is_refused_before_it_is_written(
     with pytest.raises(ArtifactError, match="at most 4294967296 bytes when unpacked"):
         unpack(archive, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
+    with pytest.raises(ArtifactError, match="at most 4294967296 bytes when unpacked"):
+        list(file_names(archive))  # which would decompress it to find the next member
 
 
 def test_an_archive_that_is_damaged_inside_is_refused(directory: Path, tmp_path: Path) -> None:

@@ -203,6 +203,12 @@ def test_an_unknown_backbone_suggests_the_nearest() -> None:
         settings("mxnet", backbone="efficientnet_lite")
 
 
+def test_the_meaning_of_use_pretrained_model_has_the_networks_in_the_order_of_the_choice() -> None:
+    (row,) = (h for h in MXNET.hyperparameters if h.name == "use_pretrained_model")
+    places = [row.meaning.index(n) for n in ("(resnet50)", "resnet50_v1.5", "efficientnet_lite0")]
+    assert places == sorted(places)
+
+
 def test_num_layers_keeps_its_meaning() -> None:
     for depth in ("18", "152", "20", "110"):
         found = settings_of(MXNET.parse({"num_layers": depth}))

@@ -46,6 +46,17 @@ def test_the_files_of_an_index_are_read_as_one(folder: Path) -> None:
     assert all(np.array_equal(found[name], array) for name, array in TENSORS.items())
 
 
+def test_the_files_of_pytorch_are_split_in_the_same_way(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    places = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    for tensor, name in places.items():
+        torch.save({tensor: torch.from_numpy(TENSORS[tensor])}, tmp_path / name)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    with opened(find_weights(tmp_path)) as (_, file):
+        assert file.format == "PyTorch in 2 files"
+        assert all(np.array_equal(file.tensors[name].numbers(), TENSORS[name]) for name in places)
+
+
 def test_their_hash_is_that_of_their_contents_one_after_another(folder: Path) -> None:
     contents = b"".join((folder / name).read_bytes() for name in NAMES)
     assert sha256_of(folder / INDEX) == hashlib.sha256(contents).hexdigest()
