@@ -99,6 +99,39 @@ def test_no_value_of_a_hyperparameter_is_logged(
     assert "correct-horse" not in done.stdout + done.stderr
 
 
+LOCAL = """
+import os, sys
+for folder in ("MODEL_DIR", "OUTPUT_DATA_DIR", "OUTPUT_INTERMEDIATE_DIR"):
+    path = os.environ["SM_" + folder]
+    os.makedirs(path, exist_ok=True)
+    open(os.path.join(path, folder.lower()), "w").close()
+sys.exit(sys.argv[1:] != ["--epochs", "3"] and "no epochs")
+"""
+
+
+def test_a_local_job_leaves_only_what_the_script_writes_and_runs_the_newest_code(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    code, output = tmp_path / "src", tmp_path / "model"
+    code.mkdir()
+    channel = f"training={small_channels['train']}"
+    command = ["train", "--channel", channel, "--output", output]
+    for name in ("program=train.py", f"submit_directory={code}", "s3_output=s3://bucket/job"):
+        command += ["--set", f"sagemaker_{name}"]
+    (code / "train.py").write_text("raise ValueError('an older version')")
+    failed = run_command(*command)
+    assert failed.returncode == 1
+    reason = "AlgorithmError: train.py ended with exit code 1: ValueError: an older version"
+    assert failed.stderr.splitlines()[-1] == reason
+    (code / "train.py").write_text(LOCAL)
+    done = run_command(*command, "--set", "epochs=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    left = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    assert left == ["intermediate/output_intermediate_dir", "model_dir", "output_data_dir"]
+    assert sorted(path.name for path in output.iterdir()) == ["intermediate", *left[1:]]
+    assert "sagemaker_s3_output is ignored" in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["w:gz", "w", "folder"])
 def test_the_code_can_be_a_submitted_folder_or_tar_file(
     tmp_path: Path, small_channels: dict[str, Path], kind: str

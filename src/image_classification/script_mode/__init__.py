@@ -7,8 +7,10 @@ exit code, and the script's last error is the reason of a failure.
 
 import logging
 import signal
+import sys
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_classification.contract import environment, failure, hyperparameter
@@ -60,13 +62,34 @@ def requested_script(given: Mapping[str, object]) -> Script | None:
 def run_script(paths: JobPaths, given: Mapping[str, object], script: Script) -> int:
     """Run the script and return its exit code, or 128 + n if signal n ended it.
 
-    A success leaves `output/success`. A failure leaves `output/failure`, unless the script wrote
-    that file itself.
+    A success leaves `output/success` in the tree. A failure leaves `output/failure`, unless the
+    script wrote that file itself. A local job has a temporary tree, so that only what the script
+    writes is in its output folder; the reason of a failure goes to standard error.
 
     Raises:
         UserError: the package or the script is missing, or its code or requirements cannot be
             installed.
     """
+    if given.get("sagemaker_s3_output"):
+        _logger.warning(
+            "sagemaker_s3_output is ignored: files in output/intermediate are not copied to S3; "
+            "write what the job needs while it runs to the folder of checkpoints"
+        )
+    if paths.artifact is None:
+        return _run_in_tree(paths, given, script)
+    own = paths.base / "code"  # without sagemaker_submit_directory; 0.1 looked there too
+    if not script.submitted and own.is_dir():
+        script = replace(script, submitted=str(own.absolute()))
+    with tempfile.TemporaryDirectory(prefix="image-classification-") as folder:
+        tree = replace(paths, base=Path(folder))
+        exit_code = _run_in_tree(tree, given, script)
+        if exit_code and tree.failure.is_file():
+            reason = tree.failure.read_text("utf-8", "backslashreplace").partition("\n\n")[0]
+            sys.stderr.write(f"{reason.strip()}\n")
+    return exit_code
+
+
+def _run_in_tree(paths: JobPaths, given: Mapping[str, object], script: Script) -> int:
     success = paths.failure.with_name("success")
     for earlier in (paths.failure, success):  # of an earlier start
         earlier.unlink(missing_ok=True)
@@ -89,7 +112,7 @@ def _install_and_run(
     paths: JobPaths, given: Mapping[str, object], script: Script, child: Child
 ) -> None:
     code = paths.base.absolute() / "code"
-    _check_submitted(code, script)
+    _check_submitted(code, script, is_local=paths.artifact is not None)
     own = {
         "sagemaker_program": script.program,
         "sagemaker_submit_directory": script.submitted or str(code),
@@ -110,12 +133,13 @@ def _install_and_run(
     toolkit.run(code, script.program)
 
 
-def _check_submitted(code: Path, script: Script) -> None:
+def _check_submitted(code: Path, script: Script, is_local: bool) -> None:
     if code.is_dir() and any(code.iterdir()):
         return
     if not script.submitted:
+        put = "" if is_local else f"put it into {code}, or "
         raise UserError(
-            f"sagemaker_program={script.program}, but there is no code: put it into {code}, or set "
+            f"sagemaker_program={script.program}, but there is no code: {put}set "
             "sagemaker_submit_directory to a folder, a tar file or an s3:// address"
         )
     if not script.submitted.startswith("s3://") and not Path(script.submitted).exists():
@@ -129,7 +153,8 @@ def _check_program(code: Path, script: Script) -> None:
     if not program.is_file():
         found = ", ".join(sorted(path.name for path in code.iterdir())[:20]) or "nothing"
         raise UserError(
-            f"sagemaker_program={script.program} is not in {code}, which contains: {found}"
+            f"sagemaker_program={script.program} is not in {script.submitted or code}, which "
+            f"contains: {found}"
         )
 
 

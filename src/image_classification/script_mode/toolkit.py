@@ -138,6 +138,8 @@ class Toolkit:
         job = self._modules.environment
         job.model_dir = str(paths.model.absolute())
         job.output_data_dir = str(paths.output_data.absolute())
+        if paths.artifact is not None:  # the tree of a local job is temporary
+            job.output_intermediate_dir = str((paths.artifact / "intermediate").absolute())
         job.channel_path = lambda name: str(
             (paths.channel_folders.get(name) or paths.data / name).absolute()
         )
