@@ -29,6 +29,7 @@ _MODULES = {  # in the order of the help
     "serve": ("serve",),
     "export": ("export", "weights"),
     "predict": ("predict",),
+    "rank": ("rank",),
     "describe": ("describe",),
 }
 """Module in this folder → the commands it adds."""
