@@ -45,17 +45,7 @@ DIGITS_JOB = {
     "warmup_epochs": 0.5,
     "label_smoothing": 0.1,
 }
-PICTURES_JOB = {
-    "backbone": "efficientnet_lite0",
-    "use_pretrained_model": 1,
-    "image_shape": "3,224,224",
-    "augmentation_type": "crop",
-    "train_only_top_layer": 1,
-    "epochs": 5,
-    "mini_batch_size": 32,
-    "learning_rate": 0.1,
-    "lr_schedule": "cosine",
-}
+PICTURES_JOB = {"preset": "transfer"}
 
 
 def main() -> int:

@@ -74,7 +74,11 @@ ALLOWED: dict[str, set[str]] = {
         "pages",
         "archive",
     },  # archive: the limits of those that POST /models names
+    "api": DATA
+    | {"artifact", "contract", "devices", "evaluate", "export", "inventory", "loading"}
+    | {"prepare", "serving", "training"},
     "cli": DATA
+    | {"api"}
     | {"logs", "contract", "artifact", "curation", "prepare", "inventory", "training", "serving"}
     | {"backends", "devices", "evaluate", "export", "script_mode", "weights"},
     "__init__": set(),

@@ -52,7 +52,10 @@ def _run(words: Sequence[str]) -> int:
     from image_classification.cli.command_line import exit_code_of
     from image_classification.contract.process import disable_telemetry
 
-    namespace = parser(words[0] if words else None).parse_args(words)
+    if not words:
+        parser().print_help()
+        return 0
+    namespace = parser(words[0]).parse_args(words)
     disable_telemetry()
     return exit_code_of(lambda: namespace.run(namespace), namespace.log_stream)
 
@@ -68,7 +71,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     top = Parser(
         prog="image-classification",
         description="Pack, train, evaluate and serve image classifiers.",
-        epilog="example: image-classification train --base-dir /opt/ml",
+        epilog="example: image-classification train flowers",
     )
     top.add_argument("--version", action="version", version=__version__)
     # Results go to standard output, the log and the progress to standard error.

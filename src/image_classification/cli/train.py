@@ -1,24 +1,39 @@
 """`image-classification train`: run a training job, in the container or on a laptop."""
 
-import argparse
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-from image_classification.cli.command_line import Commands
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_classification.cli.command_line import Commands, say
 from image_classification.contract import environment, failure
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.paths import JobPaths, read_json
+from image_classification.contract.presets import PRESETS
 from image_classification.errors import UsageError
 from image_classification.script_mode import requested_script
 
-_EPILOG = """\
+if TYPE_CHECKING:
+    from image_classification.api.runs import Run
+    from image_classification.training.stopping import StopRequest
+
+_EPILOG = f"""\
 examples:
+  image-classification train flowers
+      train on a laptop, from class folders to the model in runs/flowers-1; the recipe is
+      preset=transfer: a new head on a backbone with ImageNet weights
+  image-classification train flowers --set preset=fine-tune --output model
+      the same with another recipe; the presets are {", ".join(PRESETS)}
+  image-classification train --channel train=flowers/train --channel validation=flowers/val \\
+      --set preset=transfer --output model
+      name the channels of a job yourself; hyperparameters have the defaults of the built-in
   image-classification train
       run the job below /opt/ml, as the container does
-  image-classification train --channel train=flowers/train --channel validation=flowers/val \\
-      --set backbone=efficientnet_lite0 --set use_pretrained_model=1 --set resize=256 \\
-      --set epochs=5 --set learning_rate=0.01 --output model
-      train on a laptop, from class folders to an artifact
 """
 
 
@@ -27,9 +42,18 @@ def add_commands(subparsers: Commands) -> None:
     command = subparsers.add_parser(
         "train",
         help="train a classifier and write its artifact",
-        description="Run the training job in a base directory, or train on folders of images.",
+        description="Train on images (DATA), or run the training job in a base directory.\n"
+        "Ctrl-C ends it after the current step and keeps the best epoch; a second one aborts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "data",
+        nargs="?",
+        type=Path,
+        metavar="DATA",
+        help="class folders, folders of splits, a table or list of images, or records; without a "
+        "validation split, a fifth of the images is held out",
     )
     command.add_argument(
         "--base-dir",
@@ -49,7 +73,8 @@ def add_commands(subparsers: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a hyperparameter, overriding hyperparameters.json; repeat for more",
+        help="a hyperparameter, such as preset=fine-tune, overriding hyperparameters.json; repeat "
+        "for more (default with DATA: preset=transfer)",
     )
     command.add_argument(
         "--weights",
@@ -57,7 +82,24 @@ def add_commands(subparsers: Commands) -> None:
         metavar="FILE|FOLDER",
         help="start from this public file of pretrained weights, as --channel weights=FILE",
     )
-    command.add_argument("--output", type=Path, metavar="DIR", help="folder of the artifact")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the artifact (default with DATA: runs/<data>-<n>, the next free number)",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the model in --output, at the end of the job",
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run: that in --output, or the newest on DATA",
+    )
+    # The folder of the run, for the processes of one job.
+    command.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     # The platform scrapes metrics from standard output.
     command.set_defaults(run=run, log_stream=sys.stdout)
 
@@ -66,42 +108,114 @@ def run(namespace: argparse.Namespace) -> int:
     """Run the job; below a base directory, write a failure to <base>/output/failure too."""
     failure_file = None
     try:
+        _check(namespace)
         paths = _paths(namespace)
-        failure_file = None if paths.artifact else paths.failure
+        failure_file = None if namespace.data or paths.artifact else paths.failure
         overrides = _pairs(namespace.set, "--set")
         given = read_json(paths.config / "hyperparameters.json") | overrides
         script = requested_script(given)
+        if script is not None and namespace.data:
+            raise UsageError("a training script reads channels: name them with --channel NAME=DIR")
         if script is not None:
             from image_classification.script_mode import run_script
 
             return run_script(paths, given, script)
-        from image_classification.training.stopping import stop_on_sigterm
+        from image_classification.training.stopping import stop_on_signals
 
-        with stop_on_sigterm() as stop:  # before the slow imports
-            from image_classification.training.group import run_in_processes
-
-            code = run_in_processes(paths, overrides, _command(namespace))
-            if code is not None:
-                return code
-            from image_classification.training.job import run_job
-
-            run_job(paths, overrides, stop)
+        with (
+            stop_on_signals() as stop,  # before the slow imports
+            _run_of(namespace, paths, overrides) as run_,
+        ):
+            code = _train(namespace, run_, overrides, stop)
+            if not code:
+                run_.finish(is_complete=not stop.is_set())
+        if namespace.data and not code:
+            _say_what_is_next(run_)
+        return code
     except Exception as error:
         return failure.report_failure(error, failure_file)
+
+
+def _train(
+    namespace: argparse.Namespace, run_: Run, overrides: dict[str, str], stop: StopRequest
+) -> int:
+    """Run the job in as many processes as the machine has GPUs; return the exit code."""
+    from image_classification.training.group import run_in_processes
+
+    settings = {**run_.settings, **overrides} if run_.folder else overrides
+    code = run_in_processes(run_.paths, settings, _command(namespace, run_.paths, settings))
+    if code is not None:
+        return code
+    from image_classification.training.job import run_job
+
+    run_job(run_.paths, settings, stop)
     return 0
 
 
-def _command(namespace: argparse.Namespace) -> list[str]:
+def _run_of(
+    namespace: argparse.Namespace, paths: JobPaths, overrides: dict[str, str]
+) -> AbstractContextManager[Run]:
+    """Return the run: on DATA, on named channels, or the job of a base directory."""
+    from image_classification.api.runs import Run, run_into, run_of_data
+
+    if namespace.data:
+        return run_of_data(
+            namespace.data,
+            namespace.output,
+            overrides,
+            weights=namespace.weights,
+            overwrites=namespace.overwrite,
+            resumes=namespace.resume,
+        )
+    if paths.artifact is None or namespace.run is not None:
+        return nullcontext(Run(paths))
+    return run_into(
+        paths.artifact,
+        paths.channel_folders,
+        overwrites=namespace.overwrite,
+        resumes=namespace.resume,
+    )
+
+
+def _say_what_is_next(run_: Run) -> None:
+    folder = shlex.quote(str(run_.folder))
+    say(
+        f"model:  {run_.folder}",
+        f"report: {run_.folder}/report.html",
+        f"next:   image-classification predict --model {folder} IMAGE",
+    )
+
+
+def _command(
+    namespace: argparse.Namespace, paths: JobPaths, settings: Mapping[str, str]
+) -> list[str]:
     """Return Python's arguments for a process that runs the same job."""
     given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
-    given += [f"--channel={pair}" for pair in namespace.channel]
-    given += [f"--set={pair}" for pair in namespace.set]
-    given += [f"--weights={namespace.weights}"] if namespace.weights else []
-    given += [f"--output={namespace.output}"] if namespace.output else []
+    given += [f"--channel={name}={folder}" for name, folder in paths.channel_folders.items()]
+    given += [f"--set={name}={value}" for name, value in settings.items()]
+    given += [f"--output={paths.artifact}", f"--run={paths.base}"] if paths.artifact else []
     return ["-m", "image_classification", "train", *given]
 
 
+def _check(namespace: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    if namespace.data and (namespace.channel or namespace.base_dir):
+        raise UsageError(
+            f"{namespace.data} and {'--channel' if namespace.channel else '--base-dir'} both name "
+            "the data: keep one of them"
+        )
+    if not (namespace.data or namespace.output) and (namespace.overwrite or namespace.resume):
+        raise UsageError(
+            "--overwrite and --resume go with DATA or --output DIR; a job in a base directory "
+            "replaces its model, and resumes from the checkpoints there"
+        )
+    if namespace.overwrite and not namespace.output:
+        raise UsageError("--overwrite needs --output DIR: without it, each run has a new folder")
+
+
 def _paths(namespace: argparse.Namespace) -> JobPaths:
+    if namespace.data:
+        return JobPaths(namespace.output or Path())
     if not (namespace.channel or namespace.output):
         if namespace.weights is not None:
             raise UsageError(
@@ -122,7 +236,7 @@ def _paths(namespace: argparse.Namespace) -> JobPaths:
         if WEIGHTS_CHANNEL.name in folders:
             raise UsageError("--weights and --channel weights=… name the same: leave out one")
         folders[WEIGHTS_CHANNEL.name] = namespace.weights
-    return JobPaths(namespace.output, folders, namespace.output)
+    return JobPaths(namespace.run or namespace.output, folders, namespace.output)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Reasons to end training before its last epoch: the early-stopping rule, and SIGTERM."""
+"""Reasons to end training before its last epoch: the early-stopping rule, SIGTERM and Ctrl-C."""
 
 import logging
 import signal
@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
+
+from image_classification.contract import process
 
 SECONDS_TO_VALIDATE = 60.0
 """The time for validation after SIGTERM. The platform kills the job 120 s after it; the artifact
@@ -62,7 +65,7 @@ class EarlyStopping:
 
 
 class StopRequest(threading.Event):
-    """An event that SIGTERM sets, with the time left after it."""
+    """An event that SIGTERM or the first Ctrl-C sets, with the time left after SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class StopRequest(threading.Event):
         self._received: float | None = None
 
     def begin_training(self) -> None:
-        """From now on SIGTERM sets the event; before, it ends the process at once."""
+        """From now on a signal sets the event; before, it ends the job at once."""
         self._is_training = True
 
     def is_out_of_time(self) -> bool:
@@ -89,21 +92,37 @@ class StopRequest(threading.Event):
         if is_first:  # a second signal could interrupt `set`, which holds a lock
             self.set()
 
+    def interrupt(self, _: int, __: FrameType | None) -> None:
+        """Handle SIGINT: the first one while training sets the event, any other aborts."""
+        if not self._is_training or self.is_set():
+            raise KeyboardInterrupt
+        _logger.warning(
+            "Interrupted: stopping after this step; the best epoch so far is kept. A second "
+            "interruption ends the job at once, without a model"
+        )
+        self.set()
+
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[StopRequest]:
-    """Yield a request that SIGTERM sets; the process survives the signal within the block.
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Yield a request that SIGTERM or the first SIGINT sets; the process survives it in the block.
 
     Process 1 of a container has no default action for SIGTERM: without a handler it would not end
-    before the platform kills it. Only a process's main thread can install a handler; in another
+    before the platform kills it. One of several processes of a job leaves SIGINT as it is: they
+    must stop at the same step. Only a process's main thread can install a handler; in another
     thread the request is never set.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = signal.signal(signal.SIGTERM, request.receive)
+    handlers: dict[int, Any] = {signal.SIGTERM: request.receive}
+    is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # of a job in the background
+    if process.local_rank() is None and not is_ignored:
+        handlers[signal.SIGINT] = request.interrupt
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

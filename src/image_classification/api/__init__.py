@@ -1,0 +1,86 @@
+"""The Python interface: `train` and `load`; `image_classification` gives both by these names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from image_classification.api.model import Model
+
+
+def train(
+    data: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    **settings: object,
+) -> Model:
+    """Train a classifier on `data`, as `image-classification train DATA` does; return the model.
+
+    The job runs in this process. An interruption (Ctrl-C, the stop button of a notebook) ends it
+    after the current step, and the model is that of the best epoch so far; a second one raises
+    KeyboardInterrupt, and no model is written.
+
+    Args:
+        data: class folders, a folder of splits (train, validation, test), a table or list of
+            images, records (.rec, .lst), or a folder that holds one of these. Without a validation
+            split, a fifth of the images is held out: stratified, with a fixed seed.
+        output: the folder of the model; without it `runs/<data>-<n>`, with the next free number.
+        weights: a public file of pretrained weights to start from instead of ImageNet's.
+        overwrite: replace the model in `output`, at the end of the job.
+        resume: continue the interrupted run in `output`, or the newest one on `data`.
+        **settings: hyperparameters by name, such as `preset="fine-tune"`, `epochs=20`,
+            `backbone="efficientnet_lite1"`. The preset is `transfer` unless `preset` names another
+            one; `preset=None` is none.
+
+    Raises:
+        UsageError: `output` holds a model already, lies in the data, or has nothing to resume.
+        DataError, ChannelError: the data cannot be used.
+        HyperparameterError: a setting is unknown, or its value is not legal.
+        BackendError, ArtifactError: the framework or the pretrained weights are not installed.
+    """
+    from image_classification.api.model import Model
+    from image_classification.api.runs import run_of_data
+    from image_classification.contract.process import disable_telemetry
+    from image_classification.training.stopping import stop_on_signals
+
+    disable_telemetry()
+    given = _as_text(settings)
+    start = None if weights is None else Path(weights)
+    target = None if output is None else Path(output)
+    with (
+        stop_on_signals() as stop,
+        run_of_data(
+            Path(data), target, given, weights=start, overwrites=overwrite, resumes=resume
+        ) as run,
+    ):
+        from image_classification.training.job import run_job
+
+        run_job(run.paths, run.settings, stop)
+        run.finish(is_complete=not stop.is_set())
+        folder = run.folder or run.paths.model
+    return Model(folder)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Return the model in `path`: an artifact's folder, or its model.tar.gz.
+
+    Every file is checked against the manifest. The graph is loaded with the first prediction.
+
+    Raises:
+        ArtifactError: no model, or one that is incomplete or was changed.
+    """
+    from image_classification.api.model import Model
+
+    return Model(Path(path))
+
+
+def _as_text(settings: Mapping[str, object]) -> dict[str, str]:
+    """Return hyperparameters as a job has them; None is "unset", and for `preset` "none"."""
+    text = {name: str(value) for name, value in settings.items() if value is not None}
+    return text | ({"preset": ""} if settings.get("preset", "") is None else {})

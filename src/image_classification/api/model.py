@@ -1,0 +1,368 @@
+"""A trained model in Python: predict, evaluate, export and serve, through the serving path."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, overload
+
+import numpy as np
+
+from image_classification.api.results import Evaluation, Prediction, evaluation_of, table
+from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, open_artifact
+from image_classification.errors import (
+    AlgorithmError,
+    DataError,
+    ImageDamagedError,
+    ImageError,
+    UsageError,
+    UserError,
+)
+from image_classification.files import written_beside
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from image_classification.samples import UInt8Array
+    from image_classification.serving.models import Model as ServedModel
+
+OneImage: TypeAlias = Union["str | os.PathLike[str]", bytes, "Image", "UInt8Array"]
+"""An image: its path, its encoded bytes, a Pillow picture, or an array, uint8 (H, W, 3)."""
+
+_START_SECONDS = 120.0
+_LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG stores as they are
+_logger = logging.getLogger(__name__)
+
+
+class Model:
+    """An artifact ready to use, from `train` or `load`.
+
+    Args:
+        path: the folder of an artifact, or its model.tar.gz. An archive is unpacked into a
+            temporary folder, which is removed with the object.
+
+    Raises:
+        ArtifactError: no artifact, or one that is incomplete or was changed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        stack = ExitStack()
+        self._artifact: Artifact = stack.enter_context(open_artifact(path))
+        self._close = weakref.finalize(self, stack.close)
+        self._served: ServedModel | None = None
+        self.path = path
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names in the order of the probabilities."""
+        return tuple(self._artifact.labels.names)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the job measured, as `manifest.json` has it; empty for a model without training."""
+        return dict(self._artifact.manifest.get("metrics") or {})
+
+    @property
+    def report(self) -> Path:
+        """The file of the job's report, an HTML page.
+
+        Raises:
+            UserError: the artifact has none, because no job of this program trained it.
+        """
+        path = self._artifact.directory / REPORT_FILE
+        if not path.is_file():
+            raise UserError(f"{self.path}: expected {REPORT_FILE} in this artifact, found none")
+        return path
+
+    @overload
+    def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: bytes | UInt8Array | Image) -> Prediction: ...
+    @overload
+    def predict(self, images: str | os.PathLike[str]) -> Any: ...  # a folder is a list
+    def predict(self, images: OneImage | Sequence[OneImage]) -> Any:
+        """Predict an image, the images of a list, or those in a folder and its subfolders.
+
+        The probabilities are those of `image-classification predict` and of the server: the same
+        preprocessing, one image at a time on each CPU.
+
+        Args:
+            images: a path, encoded bytes, a Pillow picture, an array (uint8, H·W·3, RGB), a list of
+                these, or the path of a folder.
+
+        Returns:
+            A Prediction for one image. For a list or a folder a list of them, in the order of the
+            list or of the names; an image that cannot be used has an `error` there.
+
+        Raises:
+            ImageError: the only image cannot be used.
+            DataError: no such file, or a folder without images.
+            UsageError: something that is not an image.
+        """
+        if isinstance(images, list | tuple):
+            for image in images:
+                if isinstance(image, str | os.PathLike) and Path(image).is_dir():
+                    raise UsageError(
+                        f"{image} is a folder in a list of images: predict the folder alone"
+                    )
+            return self._predict(list(images))
+        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            return self._predict(_images_in(Path(images)))
+        (prediction,) = self._predict([images], warns=False)
+        prediction.probabilities  # noqa: B018  # raises the error of an image that cannot be used
+        return prediction
+
+    def evaluate(self, data: str | os.PathLike[str], *, top_k: int | None = None) -> Evaluation:
+        """Measure the model on labeled images, as `image-classification evaluate` does.
+
+        Args:
+            data: class folders named like the model's classes, a record file, a folder of those, or
+                a folder with the folders of splits, of which test, else validation is used.
+            top_k: measure the top-k accuracy too, ≥ 1.
+
+        Raises:
+            DataError: no such data, no usable image, or a class that the model lacks.
+        """
+        from image_classification.contract import process
+        from image_classification.evaluate import open_labeled, predict_source
+
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k={top_k}: expected 1 or more")
+        artifact = self._artifact
+        source = open_labeled(Path(data), artifact.labels, artifact.is_multi_label)
+        outcomes, skipped = predict_source(self._model(), source, process.cpu_count(), lambda: None)
+        return evaluation_of(outcomes, self.labels, top_k, dict(skipped))
+
+    def export(self, format: str, path: str | os.PathLike[str]) -> Path:
+        """Write the model in another format; return its path.
+
+        Args:
+            format: `onnx` (a file: uint8 N·H·W·C images → probabilities), or a format of a
+                framework that is installed: TensorFlow's `saved_model` (a folder) or `keras` (a
+                file).
+            path: what to write; it must not exist.
+
+        Raises:
+            BackendError: no backend has this format, or its framework is not installed.
+            UsageError: `path` exists.
+        """
+        from image_classification.export import export_format
+
+        target = Path(path)
+        if target.exists():
+            raise UsageError(f"{target} exists: name another path to write to")
+        if format == "onnx":
+            with written_beside(target) as partial:
+                shutil.copyfile(self._artifact.directory / MODEL_FILE, partial)
+        else:
+            export_format(self._artifact.directory, format, target)
+        return target
+
+    def serve(self, port: int = 8080, host: str = "127.0.0.1") -> Server:
+        """Start a server of the model in a process of its own; return it once it answers.
+
+        Args:
+            port: 1 to 65535.
+            host: the address to listen on; the default accepts connections of this machine alone.
+
+        Raises:
+            UserError: the server cannot start; the message has its reason.
+        """
+        return Server(self, host, port)
+
+    def __repr__(self) -> str:
+        return f"<Model {str(self.path)!r}: {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        rows = ((name,) for name in self.labels)
+        return table(f"{self.path}: {self._summary()}", ("class",), rows)
+
+    def _summary(self) -> str:
+        measured = self.metrics.get("validation") or {}
+        accuracy = measured.get("accuracy")
+        shown = f", validation accuracy {accuracy:.1%}" if isinstance(accuracy, float) else ""
+        return f"{self._artifact.manifest['backbone']}, {len(self.labels)} classes{shown}"
+
+    def _model(self) -> ServedModel:
+        """Return what runs the graph; it is loaded once."""
+        if self._served is None:
+            from image_classification.contract import environment
+            from image_classification.contract.process import disable_telemetry
+            from image_classification.devices import serving_device
+
+            disable_telemetry()  # before the import of ONNX Runtime
+            from image_classification.serving.models import Model as Served
+            from image_classification.serving.runtime import Runtime
+
+            runtime = Runtime(self._artifact.graph_file, device=serving_device().device)
+            self._served = Served(self._artifact, runtime, environment.max_pixels())
+        return self._served
+
+    def _predict(self, images: Sequence[object], *, warns: bool = True) -> list[Prediction]:
+        from image_classification.contract import process
+        from image_classification.serving.codec.answers import Failure
+        from image_classification.work import in_order
+
+        model, names = self._model(), self.labels
+
+        def predict(index: int) -> Prediction:
+            image = images[index]
+            source = str(image) if isinstance(image, str | os.PathLike) else ""
+            try:
+                (answer,) = model.predict_each([_encoded(image)])
+            except ImageError as error:
+                return Prediction(source, names, None, str(error))
+            if isinstance(answer, Failure):
+                return Prediction(source, names, None, answer.reason)
+            return Prediction(source, names, answer.probabilities, "", answer.is_multi_label)
+
+        found = list(in_order(predict, range(len(images)), process.cpu_count()))
+        failures = sum(bool(prediction.error) for prediction in found)
+        if failures and warns:
+            _logger.warning("%d of %d images could not be used", failures, len(found))
+        return found
+
+
+class Server:
+    """A server process of a model, until `stop` or the end of its `with` block.
+
+    Attributes:
+        url: where it answers, such as http://127.0.0.1:8080; the page to drop images on.
+    """
+
+    def __init__(self, model: Model, host: str, port: int) -> None:
+        if not 1 <= port <= 65535:
+            raise UsageError(f"port {port}: expected 1 to 65535")
+        _check_free(host, port)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._model = model  # keeps the folder of an archive
+        folder = str(model._artifact.directory)
+        command = [sys.executable, "-m", "image_classification", "serve", "--model", folder]
+        self._messages = tempfile.TemporaryFile()  # a pipe that nobody reads would fill
+        self._process = subprocess.Popen(  # noqa: S603  # our own program
+            [*command, "--host", host, "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._messages,
+        )
+        self._end = weakref.finalize(self, _end, self._process, self._messages)
+        try:
+            self._wait(host, port)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server; requests that it has accepted are answered before."""
+        self._end()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.url}>"
+
+    def _wait(self, host: str, port: int) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._messages.seek(0)
+                lines = self._messages.read(1 << 20).decode("utf-8", "replace").splitlines()
+                reason = lines[-1] if lines else f"it ended with code {self._process.returncode}"
+                raise UserError(f"the server cannot start: {reason[:2000]}")
+            with (
+                suppress(OSError, http.client.HTTPException),
+                closing(http.client.HTTPConnection(local, port, timeout=10)) as connection,
+            ):
+                connection.request("GET", "/ping")
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.05)
+        raise AlgorithmError(f"the server did not answer within {_START_SECONDS:.0f} s")
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise a UserError if the port is taken: its owner would answer in place of our server."""
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another port"
+        ) from error
+
+
+def _end(process: subprocess.Popen[bytes], messages: IO[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    messages.close()
+
+
+def _images_in(folder: Path) -> list[object]:
+    from image_classification.labels.tree import LeftOut, find_images
+
+    left_out = LeftOut()
+    found: list[object] = [folder / name for name in find_images(folder, left_out)]
+    left_out.warn(folder, "name such a file itself if it is an image")
+    if not found:
+        seen = f"; left out: {left_out}" if str(left_out) else ""
+        raise DataError(f"{folder}: expected images in this folder, found none{seen}")
+    return found
+
+
+def _encoded(image: object) -> bytes:
+    """Return the bytes of an image file; a picture or an array becomes a PNG, without loss."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise ImageError(f"the file cannot be read: {error.strerror}") from error
+    from PIL import Image, ImageOps
+
+    from image_classification.images.encode import encode_png
+
+    if isinstance(image, Image.Image):
+        content = io.BytesIO()
+        try:
+            upright = ImageOps.exif_transpose(image)
+            is_exact = upright.mode in _LOSSLESS
+            (upright if is_exact else upright.convert("RGB")).save(content, "PNG", compress_level=1)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ImageDamagedError(f"Pillow cannot read the picture: {error}") from error
+        return content.getvalue()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(
+                "expected an array of one image, uint8 of shape (height, width, 3) in the order "
+                f"red, green, blue, got {image.dtype} of shape {image.shape}"
+            )
+        return encode_png(image)
+    raise UsageError(
+        "expected an image as path, bytes, Pillow picture or array, a list of these, or a folder, "
+        f"got {type(image).__name__}"
+    )

@@ -1,0 +1,333 @@
+"""The run of a laptop: data → the channel of a job, a folder for its model, and no model lost.
+
+runs/flowers-1/        the artifact, history.json, validation-predictions.jsonl
+    checkpoints/       while the job runs, and after an interruption: what --resume reads
+    channels/          while the job runs: the data as channels, if they are a table or records
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from image_classification.artifact import MANIFEST_FILE
+from image_classification.contract.channels import WEIGHTS_CHANNEL
+from image_classification.contract.paths import JobPaths
+from image_classification.errors import DataError, UsageError
+from image_classification.files import PARTIAL_SUFFIX
+
+RUNS = Path("runs")
+"""The folder of the runs whose output nobody names, below the working directory."""
+
+RECIPE: Mapping[str, str] = {"preset": "transfer"}
+"""The hyperparameters of a run that names none: the recipe of README, help, demo and notebook."""
+
+_HELD_OUT = {"validation_split_ratio": "0.2"}  # the default of one interface alone
+_CHECKPOINTS, _CHANNELS = "checkpoints", "channels"
+_LISTINGS = (".lst", ".csv", ".tsv", ".jsonl", ".manifest", ".ndjson", ".json", ".txt")
+_MOST_NAME = 80  # characters of the data's name in that of a run
+_FALSE = ("", "0", "false")
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Attributes:
+        paths: the files of its job.
+        settings: hyperparameters that its data need and its recipe adds; the user's own win.
+        folder: where its model is in the end; None: the job of a base directory, which has its
+            own places.
+        owns_checkpoints: whether its checkpoints are removed once the model is complete.
+    """
+
+    paths: JobPaths
+    settings: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    owns_checkpoints: bool = False
+
+    def finish(self, *, is_complete: bool) -> None:
+        """Put the new model in its place, after the job has written it.
+
+        Args:
+            is_complete: False: the user stopped the job, whose checkpoints stay for `--resume`.
+        """
+        if self.folder is None:
+            return
+        if self.paths.artifact not in (None, self.folder):
+            _replace(self.paths.model, self.folder)
+            _logger.info("The model in %s is replaced by the new one", self.folder)
+        if self.owns_checkpoints and is_complete:
+            shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
+        elif self.owns_checkpoints and _has_checkpoint(self.folder):
+            _logger.warning(
+                "%s holds the best epoch so far; --resume --output %s continues the run",
+                *(self.folder, self.folder),
+            )
+
+
+@contextmanager
+def run_of_data(
+    data: Path,
+    output: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    *,
+    weights: Path | None = None,
+    overwrites: bool = False,
+    resumes: bool = False,
+) -> Iterator[Run]:
+    """Yield the run that trains on `data`; what it leaves without a model is removed at the end.
+
+    Args:
+        data: class folders, the folders of splits, records, tar shards, a folder with a table or
+            a list, or one of these files.
+        output: the folder of the model; None: the next free number of `runs/<data>-<n>`, or with
+            `resumes` the newest of these that was interrupted.
+        settings: the user's hyperparameters.
+        weights: a public file of pretrained weights to start from.
+        overwrites: whether the new model may replace one in `output`, at the end of the job.
+        resumes: whether to continue from the checkpoint in `output`.
+
+    Raises:
+        UsageError: `output` holds a model or an interrupted run, or lies in the data; or there is
+            nothing to resume.
+        DataError: no such data.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder; name the images to train on")
+    given = dict(settings or {})
+    if output is None:
+        output = _newest_interrupted(data) if resumes else _next_run(data)
+    root = (data if data.is_dir() else data.parent).resolve()
+    if data.is_dir() and output.resolve().is_relative_to(root):
+        raise UsageError(
+            f"the output {output} is inside the data {data}, where the next run would read it as "
+            "images: name an output outside it"
+        )
+    with run_into(output, overwrites=overwrites, resumes=resumes, owns_checkpoints=True) as run:
+        channels = output / _CHANNELS
+        try:
+            folder, several = _channel_of(data, channels, _is_true(given.get("multi_label")))
+            # Only one interface knows images of several classes, and only the other holds out
+            # validation images by itself and measures a test split.
+            added = {**RECIPE, **(_HELD_OUT | {"multi_label": "1"} if several else {})}
+            folders = {"train" if several else "training": folder}
+            if weights is not None:
+                folders[WEIGHTS_CHANNEL.name] = weights
+            if given.get("preset") in _FALSE:
+                given.pop("preset")
+                added.pop("preset")
+            yield Run(JobPaths(output, folders, run.paths.artifact), added | given, output, True)
+        finally:
+            shutil.rmtree(channels, ignore_errors=True)
+
+
+@contextmanager
+def run_into(
+    output: Path,
+    channels: Mapping[str, Path] | None = None,
+    *,
+    overwrites: bool = False,
+    resumes: bool = False,
+    owns_checkpoints: bool = False,
+) -> Iterator[Run]:
+    """Yield the run whose model is in `output` at its end; see `run_of_data`."""
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file: name a folder as output")
+    holds_model = (output / MANIFEST_FILE).exists()
+    if resumes and not _has_checkpoint(output):
+        raise UsageError(
+            f"{output / _CHECKPOINTS} holds no checkpoint to resume from: leave out --resume "
+            "(resume=True in Python), or name the output of an interrupted run"
+        )
+    if resumes and overwrites:
+        raise UsageError("--resume continues a run and --overwrite begins a new one: keep one")
+    if holds_model and not (resumes or overwrites):
+        raise UsageError(
+            f"{output} holds a model already ({MANIFEST_FILE}): name another output, or replace "
+            "the model at the end of the job with --overwrite (overwrite=True in Python)"
+        )
+    if owns_checkpoints and not (resumes or overwrites) and _has_checkpoint(output):
+        raise UsageError(
+            f"{output} holds the checkpoint of an interrupted run: continue it with --resume "
+            "(resume=True in Python), or begin again with --overwrite (overwrite=True)"
+        )
+    existed = output.exists()
+    artifact = output / f"new.{os.getpid()}{PARTIAL_SUFFIX}" if holds_model else output
+    if owns_checkpoints:
+        if overwrites:
+            shutil.rmtree(output / _CHECKPOINTS, ignore_errors=True)
+        (output / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    try:
+        yield Run(JobPaths(output, channels or {}, artifact), {}, output, owns_checkpoints)
+    finally:
+        if holds_model:
+            shutil.rmtree(artifact, ignore_errors=True)
+        with suppress(OSError):  # they hold something
+            if owns_checkpoints:
+                (output / _CHECKPOINTS).rmdir()
+        with suppress(OSError):
+            if not existed:
+                output.rmdir()
+                output.parent.rmdir() if output.parent == RUNS else None
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Move the files of a new artifact over those of an old one, the manifest last.
+
+    A process that is killed meanwhile leaves no manifest, which vouches for the other files. Files
+    that the old artifact does not list are the user's, and stay.
+    """
+    from image_classification.artifact import read_artifact
+
+    listed = _listed(old)
+    names = {path.name for path in new.iterdir()}
+    read_artifact(new)  # whole, before the old one goes
+    (old / MANIFEST_FILE).unlink()
+    for name in sorted(names, key=lambda name: name == MANIFEST_FILE):
+        target = old / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(new / name, target)
+    for name in listed - names:
+        (old / name).unlink(missing_ok=True)
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the files that the manifest of a model lists; none if it is no manifest."""
+    from image_classification.artifact import read_artifact
+    from image_classification.errors import ArtifactError
+
+    try:
+        return set(read_artifact(folder).manifest["files"])
+    except ArtifactError as error:
+        _logger.warning("the old model cannot be read (%s): only equal names are replaced", error)
+        return set()
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / _CHECKPOINTS).glob("checkpoint-*.json"))
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() not in _FALSE
+
+
+def _name_of(data: Path) -> str:
+    """Return the name of a run's data: letters, digits, `_`, `.` and `-`."""
+    path = data.resolve()
+    name = path.name if path.is_dir() else path.stem
+    return re.sub(r"[^\w.-]+", "-", name)[:_MOST_NAME].strip(".-") or "data"
+
+
+def _numbered(data: Path) -> dict[int, Path]:
+    """Return the runs on `data` by their number."""
+    pattern = re.compile(re.escape(_name_of(data)) + r"-(\d{1,9})")
+    found = {}
+    for path in RUNS.iterdir() if RUNS.is_dir() else ():
+        if match := pattern.fullmatch(path.name):
+            found[int(match[1])] = path
+    return found
+
+
+def _next_run(data: Path) -> Path:
+    return RUNS / f"{_name_of(data)}-{max(_numbered(data), default=0) + 1}"
+
+
+def _newest_interrupted(data: Path) -> Path:
+    for _, path in sorted(_numbered(data).items(), reverse=True):
+        if _has_checkpoint(path):
+            return path
+    raise UsageError(
+        f"no run of {RUNS / _name_of(data)}-… was interrupted: leave out --resume (resume=True in "
+        "Python), or name the output of an interrupted run"
+    )
+
+
+def _channel_of(data: Path, channels: Path, is_multi_label: bool) -> tuple[Path, bool]:
+    """Return the folder to train on, and whether its images can have several classes.
+
+    Args:
+        data: what the user names.
+        channels: where channels are written, if the data are none.
+        is_multi_label: whether the user says that images have several classes.
+    """
+    from image_classification.inventory.folders import has_class_folders
+    from image_classification.inventory.splits import split_folders, splits_in_names, subfolders
+    from image_classification.loading.packed import find_packed
+    from image_classification.loading.records import record_files
+
+    if data.is_file():
+        suffix, records = data.suffix.lower(), data.with_suffix(".rec")
+        if suffix == ".rec" or (suffix == ".lst" and records.is_file()):
+            return _linked(channels, {"train": [records]}), is_multi_label
+        if suffix in _LISTINGS:
+            return _written(data.parent, data, channels)
+        return data, is_multi_label  # the job's error says what to do with it
+    if split_folders(data):
+        return data, is_multi_label
+    if files := record_files(data):
+        if splits := splits_in_names(files):
+            named: dict[str, list[Path]] = {}
+            for file, split in zip(files, splits, strict=True):
+                named.setdefault(split, []).append(file)
+            return _linked(channels, named), is_multi_label
+        return data, is_multi_label
+    if find_packed(data) or has_class_folders(data):
+        return data, is_multi_label
+    inner = subfolders(data)
+    if len(inner) == 1 and (has_class_folders(inner[0]) or split_folders(inner[0])):
+        _logger.info("%s holds the folder %s alone: training on that", data, inner[0].name)
+        return inner[0], is_multi_label
+    if _has_listing(data):
+        return _written(data, None, channels)
+    return data, is_multi_label
+
+
+def _has_listing(folder: Path) -> bool:
+    """Return whether a table or list lies in a folder or in a folder below it."""
+    places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
+    return any(
+        path.suffix.lower() in _LISTINGS and path.name != "labels.json" and path.is_file()
+        for place in places
+        for path in place.iterdir()
+    )
+
+
+def _linked(channels: Path, files: Mapping[str, list[Path]]) -> Path:
+    """Make the folders of splits, with links to records, their indexes and class names."""
+    shutil.rmtree(channels, ignore_errors=True)
+    for split, records in files.items():
+        folder = channels / split
+        folder.mkdir(parents=True)
+        for record in records:
+            beside = (record, record.with_suffix(".idx"), record.with_suffix(".lst"))
+            for path in (*beside, record.with_name("labels.json")):
+                if path.is_file() and not (folder / path.name).exists():
+                    (folder / path.name).symlink_to(path.resolve())
+    return channels
+
+
+def _written(root: Path, listing: Path | None, channels: Path) -> tuple[Path, bool]:
+    """Write the images that a table or list names to channels; see `_channel_of`."""
+    from image_classification.contract import environment
+    from image_classification.inventory.folders import take_inventory
+    from image_classification.prepare.channels import ChannelPlan, write_channels
+
+    try:
+        inventory = take_inventory(root, listing)
+    except UsageError as error:
+        raise UsageError(f"{error}; for train, give such a file itself as the data") from error
+    several = inventory.multi_hot is not None
+    shutil.rmtree(channels, ignore_errors=True)
+    kind = "recordio" if several else "folders"  # folders keep the names of the files
+    plan = ChannelPlan(format=kind, max_pixels=environment.max_pixels())
+    write_channels(inventory, channels, plan, lambda _done, _all: None)
+    return channels, several
