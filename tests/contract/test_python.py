@@ -66,8 +66,8 @@ def test_every_public_name_exists_and_is_what_type_checkers_see() -> None:
     for name in ic.__all__:
         assert getattr(ic, name) is not None
         assert f" as {name}\n" in stub or f"{name}:" in stub, name
-    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
-        ic.trian  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        ic.no_such_name  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_a_trained_model_is_the_one_that_is_loaded(model: ic.Model) -> None:
