@@ -99,7 +99,7 @@ def add_commands(subparsers: Commands) -> None:
         help="continue an interrupted run: that in --output, or the newest on DATA",
     )
     # The folder of the run, for the processes of one job.
-    command.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    command.add_argument("--run-folder", type=Path, help=argparse.SUPPRESS)
     # The platform scrapes metrics from standard output.
     command.set_defaults(run=run, log_stream=sys.stdout)
 
@@ -167,7 +167,7 @@ def _run_of(
             overwrites=namespace.overwrite,
             resumes=namespace.resume,
         )
-    if paths.artifact is None or namespace.run is not None:
+    if paths.artifact is None or namespace.run_folder is not None:
         return nullcontext(Run(paths))
     return run_into(
         paths.artifact,
@@ -193,7 +193,7 @@ def _command(
     given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
     given += [f"--channel={name}={folder}" for name, folder in paths.channel_folders.items()]
     given += [f"--set={name}={value}" for name, value in settings.items()]
-    given += [f"--output={paths.artifact}", f"--run={paths.base}"] if paths.artifact else []
+    given += [f"--output={paths.artifact}", f"--run-folder={paths.base}"] if paths.artifact else []
     return ["-m", "image_classification", "train", *given]
 
 
@@ -236,7 +236,7 @@ def _paths(namespace: argparse.Namespace) -> JobPaths:
         if WEIGHTS_CHANNEL.name in folders:
             raise UsageError("--weights and --channel weights=… name the same: leave out one")
         folders[WEIGHTS_CHANNEL.name] = namespace.weights
-    return JobPaths(namespace.run or namespace.output, folders, namespace.output)
+    return JobPaths(namespace.run_folder or namespace.output, folders, namespace.output)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
