@@ -32,6 +32,7 @@ _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "randaugment": {"augmentation_type": (), "augmentation": (False,)},
     "label_smoothing": {"multi_label": (True,)},
     "min_updates": {"epochs": ()},
+    "fit_head_first": {"train_only_top_layer": (True,), "use_pretrained_model": (False,)},
 }
 """Value of a preset → the job's own values that it contradicts; () stands for any value."""
 
@@ -39,6 +40,11 @@ _YIELDS_TO: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
 _FLIPS = {
     "augmentation": "True", "augmentation_random_flip": "horizontal",
     "augmentation_random_rotation": "0", "augmentation_random_zoom": "0",
+}
+_FINE_TUNE = {
+    "backbone": "efficientnet_lite0", "use_pretrained_model": "1", "optimizer": "adam",
+    "learning_rate": "0.0005", "lr_schedule": "cosine", "warmup_epochs": "0.5",
+    "label_smoothing": "0.1", "epochs": "5",
 }
 
 PRESETS = {
@@ -54,11 +60,15 @@ PRESETS = {
          "tensorflow": {"resize_mode": "crop", **_FLIPS, "regularizers_l2": "0"}},
     ),
     "fine-tune": Preset(
-        "Train all of an ImageNet backbone at a low learning rate: for more images, or for images "
-        "unlike photographs.",
-        {"backbone": "efficientnet_lite0", "use_pretrained_model": "1", "optimizer": "adam",
-         "learning_rate": "0.0005", "lr_schedule": "cosine", "warmup_epochs": "0.5",
-         "label_smoothing": "0.1", "epochs": "5"},
+        "Train all of an ImageNet backbone at a low learning rate, from a head that is fitted "
+        "first: for more images, or for images unlike photographs.",
+        {**_FINE_TUNE, "fit_head_first": "on"},
+        {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
+    ),
+    "best": Preset(
+        "transfer, then fine-tune from it; the one of both that validates better is exported: if "
+        "you do not know which to choose.",
+        {**_FINE_TUNE, "fit_head_first": "compare"},
         {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),
     "scratch": Preset(

@@ -111,6 +111,10 @@ class SharedHyperparameters(Hyperparameters):
     min_updates = integer(0,
         "Train more epochs than epochs, if needed for this many updates of the weights.",
         0, 1_000_000)
+    fit_head_first = choice("off", ("off", "on", "compare"),
+        "Before all layers train, train the head alone with the values of preset=transfer. on: the "
+        "best epoch of all layers is exported; compare: the best epoch of both stages. Needs "
+        "pretrained weights and one process, else all layers train from the first epoch.")
     warmup_epochs = real(0.0, "The learning rate rises linearly from 0 over this many epochs.", 0)
     early_stopping = flag(False, "Stop when validation accuracy no longer improves.")
     max_bad_samples = text("0",

@@ -210,6 +210,17 @@ class Checkpoints:
             return Checkpoint(state, history, partial, content["seconds"])
         return None
 
+    def newest(self) -> tuple[Mapping[str, Any], int] | None:
+        """Return the identity of the job of the newest complete checkpoint, and its whole epochs.
+
+        None without any checkpoint.
+        """
+        for position in reversed(self._positions()):
+            content = self._read(position)
+            if content is not None:
+                return dict(content["job"]), len(content["epochs"])
+        return None
+
     def load(self, epoch: int) -> State:
         """Return the state after `epoch`."""
         return dict(load_file(self._weights_path((epoch + 1, 0))))

@@ -101,6 +101,7 @@ _MAY_CHANGE = (
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
     *("calibrate", "head", "keep_last_weights", "tensorboard", "binary_answer", "min_updates"),
     "feature_copies",
+    "fit_head_first",  # `stages` decides about it
 )
 """Settings that a job may change when it resumes."""
 

@@ -68,6 +68,11 @@ class Inputs:
     packed: frozenset[str] = frozenset()
     totals: TrainingTotals | None = None
 
+    def close(self) -> None:
+        """Close the sources."""
+        for source in self.splits.values():
+            source.close()
+
     @property
     def training_samples(self) -> int:
         """The number of training samples of all hosts."""

@@ -5,11 +5,12 @@ channels or data is found before a deep-learning framework is imported.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 
 from image_classification.artifact import Artifact
-from image_classification.backends.base import Engine
+from image_classification.backends.base import Engine, World
 from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.devices import device_of, log_decision
@@ -24,7 +25,7 @@ from image_classification.training.final_settings import (
     log_settings,
 )
 from image_classification.training.group import ProcessGroup, rank_of, world_of
-from image_classification.training.initial_weights import channel_weights
+from image_classification.training.initial_weights import ChannelWeights, channel_weights
 from image_classification.training.inputs import Inputs, open_inputs
 from image_classification.training.journal import Heartbeat, Journal, SilentJournal
 from image_classification.training.lifeline import watched
@@ -34,6 +35,8 @@ from image_classification.training.output import write_artifact, write_predictio
 from image_classification.training.report.history import history_writer, tensorboard_writer
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, measure
+from image_classification.training.settings import Settings
+from image_classification.training.stages import Stages, stages_of
 from image_classification.training.stopping import StopRequest
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
@@ -64,17 +67,34 @@ def run_job(
 
         heartbeat.now("building the network")
         world = world_of(request.cluster)
-        engine, started_from = start_engine(settings, inputs, weights, model_channel, world)
+        stages, stage = _stages(request, inputs, weights, world)
+        engine, started_from = start_engine(stage, inputs, weights, model_channel, world)
         stop.begin_training()
-        try:
+        with closing(inputs), ExitStack() as engines:
+            engines.callback(engine.release)
             group = ProcessGroup(engine, world)
             inputs = agreed(inputs, settings, group, is_sharded=request.is_sharded)
-            on_cpu = engine.device == "cpu"
-            cache = feature_cache(settings, inputs, group, stop.is_set)
-            with open_loaders(settings, inputs, world, on_cpu=on_cpu, cache=cache) as loaders:
-                loop = _loop_of(request, inputs, loaders, group, stop)
+            observers = _observers(request) if group.is_leader else []
+            with ExitStack() as opened:
+                loaders = opened.enter_context(_loaders(stage, inputs, group, stop))
+                loop = _loop_of(request, inputs, loaders, group, stop, stages, stage)
                 heartbeat.now(loop.journal.still)
-                _train(loop, request, inputs.labels)
+                loop.resume()
+                _train(loop, observers)
+                if stage is stages.head and not loop.is_stopped:
+                    heartbeat.now("building the network of the next stage")
+                    opened.close()
+                    engines.close()  # both at once may not fit into the memory
+                    stage, earlier = stages.whole, loop
+                    engine, _ = start_engine(stage, inputs, weights, model_channel, world)
+                    engines.callback(engine.release)
+                    group = ProcessGroup(engine, world)
+                    loaders = opened.enter_context(_loaders(stage, inputs, group, stop))
+                    loop = _loop_of(request, inputs, loaders, group, stop, stages, stage)
+                    heartbeat.now(loop.journal.still)
+                    loop.follow(earlier)
+                    _train(loop, observers)
+                _log_end(loop, stages, inputs.labels)
                 results = None
                 if group.is_leader:
                     heartbeat.now("measuring the best weights")
@@ -82,8 +102,6 @@ def run_job(
             heartbeat.now("writing the artifact on the first host")
             artifact = _write(paths, results, engine) if results else None
             group.wait()  # a host that ends before the first one has saved ends the whole job
-        finally:
-            engine.release()
     return artifact
 
 
@@ -110,16 +128,46 @@ def _open(
     return request, inputs
 
 
+def _stages(
+    request: JobRequest, inputs: Inputs, weights: ChannelWeights | None, world: World
+) -> tuple[Stages, Settings]:
+    """Return the stages of the job, and the settings of the one that it begins or resumes in."""
+    settings = request.settings
+    identity = identity_of(request.interface.name, settings, inputs)
+    found = None
+    if settings.fit_head_first != "off":
+        found = Checkpoints(request.paths.checkpoints, identity).newest()
+    owner, epochs = found or ({}, 0)
+    samples, is_begun_whole = inputs.training_samples, owner == identity
+    stages = stages_of(settings, samples, weights, world, is_begun_whole=is_begun_whole)
+    return stages, stages.at(epochs)
+
+
+def _loaders(
+    settings: Settings, inputs: Inputs, group: ProcessGroup, stop: StopRequest
+) -> AbstractContextManager[Loaders]:
+    """Return the loaders of the stage with these settings; the sources stay open after them."""
+    return open_loaders(
+        *(settings, inputs, group.world),
+        on_cpu=group.engine.device == "cpu",
+        cache=feature_cache(settings, inputs, group, stop.is_set),
+        closes_sources=False,
+    )
+
+
 def _loop_of(
     request: JobRequest,
     inputs: Inputs,
     loaders: Loaders,
     group: ProcessGroup,
     stop: StopRequest,
+    stages: Stages,
+    settings: Settings,
 ) -> Loop:
-    settings, interface = request.settings, request.interface
+    """Return the loop of the stage with these settings."""
+    interface = request.interface
     journal_type = Journal if group.is_leader else SilentJournal
-    identity = identity_of(interface.name, settings, inputs)
+    identity = identity_of(interface.name, request.settings, inputs) | stages.identity
     return Loop(
         engine=group.engine,
         settings=settings,
@@ -134,18 +182,23 @@ def _loop_of(
         ),
         checkpoints=Checkpoints(request.paths.checkpoints, identity),
         world=group.world,
+        first_epoch=0 if settings is stages.head else stages.first_epoch,
         should_stop=stop.is_set,
         is_out_of_time=stop.is_out_of_time,
     )
 
 
-def _train(loop: Loop, request: JobRequest, labels: LabelMap) -> None:
-    """Train, from a checkpoint if there is one."""
-    loop.resume()
-    engine, journal = loop.engine, loop.journal
-    journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
-    loop.run(_observers(request) if loop.world.rank == 0 else ())
-    journal.duration_lines(loop.history.epochs)
+def _train(loop: Loop, observers: Sequence[EpochObserver]) -> None:
+    engine = loop.engine
+    loop.journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
+    loop.run(observers)
+
+
+def _log_end(loop: Loop, stages: Stages, labels: LabelMap) -> None:
+    """Log the times of the epochs, which stage was better, and the classes without an image."""
+    loop.journal.duration_lines(loop.history.epochs)
+    if line := stages.compared_line(loop.history):
+        _logger.info("%s", line)
     lost = [labels.names[index] for index in loop.training.lost_classes()]
     if lost:
         _logger.warning(

@@ -96,6 +96,7 @@ def open_loaders(
     *,
     on_cpu: bool,
     cache: FeatureCache | None = None,
+    closes_sources: bool = True,
 ) -> Iterator[Loaders]:
     """Yield the loaders; the end of the block closes them and their sources.
 
@@ -104,6 +105,7 @@ def open_loaders(
         world: this process among those that train together.
         on_cpu: whether the engine computes on the CPU.
         cache: of features, if the job has one.
+        closes_sources: False leaves the sources open.
     """
     count = sum(len(source) for source in inputs.splits.values())
     bad_samples = BadSamples(
@@ -124,7 +126,8 @@ def open_loaders(
     finally:
         for loader in loaders.values():
             loader.close()
-            loader.source.close()
+            if closes_sources:
+                loader.source.close()
 
 
 def loader_of(

@@ -1,5 +1,7 @@
 """Epochs and steps: batch, step, log, validate, keep the best weights, checkpoint, stop."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +57,7 @@ class Loop:
         journal: writes the log lines.
         checkpoints: where the job resumes from.
         world: this process among those that train together; alone by default.
+        first_epoch: the epochs before are those of another stage, see `stages`.
         should_stop: called after each step; True ends training with the best epoch so far.
         is_out_of_time: called during a validation that is needed after a stop; True ends it with
             the images seen so far.
@@ -71,6 +74,7 @@ class Loop:
     journal: Journal
     checkpoints: checkpoint.Checkpoints
     world: base.World = field(default_factory=base.World)
+    first_epoch: int = 0
     should_stop: Callable[[], bool] = bool  # bool() is False: nothing stops the job
     is_out_of_time: Callable[[], bool] = bool
     history: History = field(init=False)
@@ -97,8 +101,8 @@ class Loop:
         )
         if found is None:
             return False
-        self.engine.load_state(found.state)
         self.history = found.history
+        self._drop_earlier_stage()
         self._partial = checkpoint.continued_epoch(found, self._division)
         self._clock = JobClock(found.seconds)
         best = self.history.best_epoch
@@ -106,14 +110,24 @@ class Loop:
             is_newest = found.partial is None and best == self.history.epochs[-1].epoch
             state = found.state if is_newest else self.checkpoints.load(best)
             self.best_weights = evaluated_weights(state)
+        is_stage_new = found.partial is None and len(self.history.epochs) == self.first_epoch > 0
+        self.engine.load_state(self.best_weights if is_stage_new else found.state)
         return True
+
+    def follow(self, earlier: Loop) -> None:
+        """Begin with the best weights, the epochs and the time of the stage before."""
+        self.history, self.best_weights = earlier.history, earlier.best_weights
+        self._clock, self._best_outcomes = earlier._clock, earlier._best_outcomes
+        self.engine.load_state(self.best_weights)
 
     def run(self, observers: Sequence[EpochObserver] = ()) -> None:
         """Train to the last epoch or to a stop; the engine ends with the best weights."""
         rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
-            if rule and rule.is_due(self.history.accuracies):
-                self.journal.stop_line(rule.reason(self.history.accuracies, self.history.metric))
+            accuracies = self.history.accuracies[self.first_epoch :]
+            if rule and rule.is_due(accuracies):
+                reason = rule.reason(accuracies, self.history.metric, self.first_epoch)
+                self.journal.stop_line(reason)
                 break
             progress = self._begin(epoch)
             if not self._run_epoch(progress, observers):
@@ -170,6 +184,7 @@ class Loop:
         cut_after = 0 if is_whole else progress.step
         record = replace(record, validation=found.metrics, cut_after=cut_after)
         self.history.add(record)
+        self._drop_earlier_stage()
         epochs_left = self.journal.epochs_left(record.epoch)
         self.journal.epoch_lines(record, epochs_left * progress.seconds)
         if found.outcomes is not None:
@@ -178,6 +193,15 @@ class Loop:
             with warned("training goes on without it"):
                 observe(self.history)
         return self._keep(record, found.outcomes, is_whole and found.is_whole)
+
+    def _drop_earlier_stage(self) -> None:
+        """Once this stage has an epoch, those of the stage before are no longer the best.
+
+        They remain so if the job compares the stages.
+        """
+        if self.settings.fit_head_first == "on" and len(self.history.epochs) > self.first_epoch:
+            for epoch in range(self.first_epoch):
+                self.history.lose(epoch)
 
     def _advise(self, outcomes: Outcomes) -> None:
         """Log once, after the first such epoch, that the model gives all images one class."""
@@ -294,6 +318,11 @@ class Loop:
         return LastWeights(weights, record.epoch, record.cut_after)
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether the job must end, because of a stop or of `max_minutes`."""
+        return self._must_stop()
+
+    @property
     def _division(self) -> str:
         return checkpoint.division_of(self.world.size, self.training.world_size)
 
@@ -307,7 +336,7 @@ class Loop:
 
     @cached_property
     def _inputs(self) -> StepInputs:
-        return StepInputs(self.settings, self.classes, self.training, self.world)
+        return StepInputs(self.settings, self.classes, self.training, self.world, self.first_epoch)
 
 
 def evaluated_weights(state: base.State) -> base.State:

@@ -92,12 +92,14 @@ class StepInputs:
         classes: width of the head.
         loader: of the training data.
         world: this process among those that train together.
+        first_epoch: at which the schedule begins.
     """
 
     settings: Settings
     classes: int
     loader: Loader
     world: World
+    first_epoch: int = 0
 
     def plan(self, epoch: int) -> list[Step]:
         """Return the steps of an epoch."""
@@ -107,8 +109,8 @@ class StepInputs:
             Step(
                 epoch,
                 index,
-                schedule.rate(epoch + (index + 0.5) / count),
-                recipe.update(epoch, index, weights),
+                schedule.rate(epoch - self.first_epoch + (index + 0.5) / count),
+                recipe.update(epoch - self.first_epoch, index, weights),
             )
             for index in range(count)
         ]

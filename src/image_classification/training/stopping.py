@@ -37,19 +37,22 @@ class EarlyStopping:
 
     def is_due(self, accuracies: Sequence[float]) -> bool:
         """Return whether to stop after epochs with these validation accuracies, in order."""
+        if not accuracies:
+            return False
         waited = len(accuracies) - self._last_improvement(accuracies) - 1
         return len(accuracies) >= self.min_epochs and waited >= self.patience
 
-    def reason(self, accuracies: Sequence[float], metric: str) -> str:
-        """Explain in a log line why the job ends after these epochs."""
+    def reason(self, accuracies: Sequence[float], metric: str, before: int = 0) -> str:
+        """Explain in a log line why the job ends after these epochs, and others `before` them."""
         best = self._last_improvement(accuracies)
         gains = [f"{self.absolute_tolerance:g}"] if self.absolute_tolerance else []
         gains += [f"{100 * self.relative_tolerance:g}%"] if self.relative_tolerance else []
         more = f" by more than {' and '.join(gains)}" if gains else ""
         return (
-            f"Early stopping after epoch {len(accuracies)}: none of the "
-            f"{len(accuracies) - best - 1} epochs since epoch {best + 1}, with validation {metric} "
-            f"{accuracies[best]:.6f}, was better{more} (early_stopping_patience={self.patience})"
+            f"Early stopping after epoch {before + len(accuracies)}: none of the "
+            f"{len(accuracies) - best - 1} epochs since epoch {before + best + 1}, with validation "
+            f"{metric} {accuracies[best]:.6f}, was better{more} "
+            f"(early_stopping_patience={self.patience})"
         )
 
     def _last_improvement(self, accuracies: Sequence[float]) -> int:

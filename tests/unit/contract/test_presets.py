@@ -67,5 +67,5 @@ def test_a_preset_adds_no_augmentation_to_a_job_that_switches_it_off(name: str) 
 
 
 def test_the_error_of_an_unknown_preset_lists_the_names() -> None:
-    with pytest.raises(HyperparameterError, match="one of transfer, fine-tune, scratch"):
-        INTERFACES["mxnet"].parse({"preset": "best"})
+    with pytest.raises(HyperparameterError, match="one of transfer, fine-tune, best, scratch"):
+        INTERFACES["mxnet"].parse({"preset": "finest"})

@@ -58,6 +58,16 @@ def binary_answer_of(v: SharedHyperparameters) -> str:
     return v.binary_answer
 
 
+def fit_head_first_of(v: SharedHyperparameters) -> str:
+    """Return whether the head is fitted before all layers train: off, on or compare."""
+    if v.fit_head_first != "off" and v.train_only_top_layer:
+        raise HyperparameterError(
+            f"fit_head_first={v.fit_head_first} and train_only_top_layer=True: all layers train "
+            "after the head; leave one of them out"
+        )
+    return v.fit_head_first
+
+
 def check_multi_label(v: SharedHyperparameters) -> None:
     """Refuse hyperparameters that contradict multi_label with a HyperparameterError."""
     if not v.multi_label:
@@ -191,6 +201,7 @@ class Settings:
         augmentation: random changes of training images; None is off.
         epochs, batch_size: passes over the data, and images per step.
         min_updates: more epochs than these, if they make fewer updates of the weights.
+        fit_head_first: off, on or compare: see `stages`.
         optimizer, schedule: optimizer and learning rate.
         label_smoothing, dropout_rate: 0 to 1.
         early_stopping: None is off.
@@ -259,6 +270,7 @@ class Settings:
     stands_for: str | None = None
     min_updates: int = 0
     feature_copies: int = 0
+    fit_head_first: str = "off"
 
 
 def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Settings:
@@ -318,6 +330,7 @@ def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Sett
         binary_answer=binary_answer_of(v),
         min_updates=v.min_updates,
         feature_copies=v.feature_copies,
+        fit_head_first=fit_head_first_of(v),
     )
 
 
