@@ -217,6 +217,9 @@ def test_an_archive_is_a_model_and_the_onnx_graph_is_exported(
         loaded.export("onnx", tmp_path / "new" / "m.onnx")
     with pytest.raises(ic.errors.BackendError):
         loaded.export("paper", tmp_path / "paper")
+    copied = tmp_path / "copied.onnx"
+    done = run_command("export", "--model", archive, "--format", "onnx", "--output", copied)
+    assert (done.returncode, done.stdout) == (0, f"{copied}\n") and copied.read_bytes() == content
     folder = loaded.report.parent
     del loaded
     assert not folder.exists()

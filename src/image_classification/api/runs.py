@@ -2,7 +2,7 @@
 
 runs/flowers-1/        the artifact, history.json, validation-predictions.jsonl
     checkpoints/       while the job runs, and after an interruption: what --resume reads
-    channels/          while the job runs: the data as channels, if they are a table or records
+    .channels/         while the job runs: the data as channels, if they are a table or records
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RECIPE: Mapping[str, str] = {"preset": "transfer"}
 """The hyperparameters of a run that names none: the recipe of README, help, demo and notebook."""
 
 _HELD_OUT = {"validation_split_ratio": "0.2"}  # the default of one interface alone
-_CHECKPOINTS, _CHANNELS = "checkpoints", "channels"
+_CHECKPOINTS, _CHANNELS = "checkpoints", ".channels"
 _LISTINGS = (".lst", ".csv", ".tsv", ".jsonl", ".manifest", ".ndjson", ".json", ".txt")
 _MOST_NAME = 80  # characters of the data's name in that of a run
 _FALSE = ("", "0", "false")
@@ -65,7 +65,7 @@ class Run:
             _replace(self.paths.model, self.folder)
             _logger.info("The model in %s is replaced by the new one", self.folder)
         if self.owns_checkpoints and is_complete:
-            shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
+            _remove_checkpoints(self.folder)
         elif self.owns_checkpoints and _has_checkpoint(self.folder):
             _logger.warning(
                 "%s holds the best epoch so far; --resume --output %s continues the run",
@@ -100,6 +100,8 @@ def run_of_data(
             nothing to resume.
         DataError: no such data.
     """
+    if re.match(r"\w{2,10}:/", str(data)) and not data.exists():
+        raise DataError(f"{data} is an address: download the images first, and name their folder")
     if not data.exists():
         raise DataError(f"{data}: no such file or folder; name the images to train on")
     given = dict(settings or {})
@@ -163,7 +165,7 @@ def run_into(
     artifact = output / f"new.{os.getpid()}{PARTIAL_SUFFIX}" if holds_model else output
     if owns_checkpoints:
         if overwrites:
-            shutil.rmtree(output / _CHECKPOINTS, ignore_errors=True)
+            _remove_checkpoints(output)
         (output / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     try:
         yield Run(JobPaths(output, channels or {}, artifact), {}, output, owns_checkpoints)
@@ -210,6 +212,14 @@ def _listed(folder: Path) -> set[str]:
     except ArtifactError as error:
         _logger.warning("the old model cannot be read (%s): only equal names are replaced", error)
         return set()
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run, and nothing that has another name."""
+    for path in (folder / _CHECKPOINTS).glob("checkpoint-*"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # absent, or it holds something else
+        (folder / _CHECKPOINTS).rmdir()
 
 
 def _has_checkpoint(folder: Path) -> bool:

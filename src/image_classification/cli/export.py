@@ -23,6 +23,7 @@ def _add_export(subparsers: command_line.Commands) -> None:
         "image-classification export --backbone efficientnet_lite0 --output imagenet-model\n"
         "  image-classification export --from-mxnet model.tar.gz --output model\n"
         "  image-classification export --from-tensorflow model.tar.gz --output model\n"
+        "  image-classification export --model model --format onnx --output flowers.onnx\n"
         "  image-classification export --model model.tar.gz --format saved_model --output saved/1",
     )
     what = command.add_mutually_exclusive_group(required=True)
@@ -47,7 +48,8 @@ def _add_export(subparsers: command_line.Commands) -> None:
     command.add_argument(
         "--format",
         metavar="NAME",
-        help="format to convert --model to, such as saved_model; needs the framework",
+        help="format to convert --model to: onnx, or that of a framework that is installed, such "
+        "as saved_model",
     )
     _add_backend(command)
     command.add_argument(
@@ -58,7 +60,11 @@ def _add_export(subparsers: command_line.Commands) -> None:
         "published weights, or else the class numbers)",
     )
     command.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="artifact folder"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="artifact folder; with --format a new file or folder",
     )
     command.set_defaults(run=export)
 
@@ -66,6 +72,7 @@ def _add_export(subparsers: command_line.Commands) -> None:
 def export(namespace: argparse.Namespace) -> int:
     """Write the artifact or the other format, and print its path."""
     from image_classification import export as exports
+    from image_classification.api import load
     from image_classification.labels.label_map import LabelMap
 
     if (namespace.model is None) != (namespace.format is None):
@@ -73,7 +80,7 @@ def export(namespace: argparse.Namespace) -> int:
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
     backend, output = namespace.backend, namespace.output
     if namespace.model is not None:
-        exports.export_format(namespace.model, namespace.format, output)
+        load(namespace.model).export(namespace.format, output)
     elif namespace.from_mxnet:
         exports.export_built_in(namespace.from_mxnet, backend, labels, output)
     elif namespace.from_tensorflow:

@@ -250,6 +250,24 @@ def test_an_interrupted_run_is_resumed_on_request_and_never_begun_again_by_chanc
         assert run.paths.checkpoints is not None and not list(run.paths.checkpoints.iterdir())
 
 
+def test_folders_of_the_user_in_the_output_are_not_touched(flowers: Path, elsewhere: Path) -> None:
+    shutil.copytree(flowers, elsewhere / "channels")
+    (elsewhere / "checkpoints").mkdir()
+    (elsewhere / "checkpoints" / "mine.txt").write_text("mine")
+    (elsewhere / "checkpoints" / "checkpoint-0000.json").write_text("{}")
+    with run_of_data(Path("channels"), Path("."), overwrites=True) as run:
+        run.finish(is_complete=True)
+    assert len(list((elsewhere / "channels").rglob("*.jpg"))) == 15
+    assert [path.name for path in (elsewhere / "checkpoints").iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["channels", "checkpoints"]
+
+
+def test_an_address_in_place_of_data_is_named_as_one() -> None:
+    with pytest.raises(DataError, match="is an address: download the images first"):
+        with run_of_data(Path("s3://bucket/flowers"), Path("out")):
+            pass
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
