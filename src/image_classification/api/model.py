@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 OneImage: TypeAlias = Union["str | os.PathLike[str]", bytes, "Image", "UInt8Array"]
 """An image: its path, its encoded bytes, a Pillow picture, or an array, uint8 (H, W, 3)."""
 
+ONNX = "onnx"
+"""The format that every artifact holds already."""
+
 _START_SECONDS = 120.0
 _LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG stores as they are
 _logger = logging.getLogger(__name__)
@@ -163,7 +166,7 @@ class Model:
         target = Path(path)
         if target.exists():
             raise UsageError(f"{target} exists: name another path to write to")
-        if format == "onnx":
+        if format == ONNX:
             with written_beside(target) as partial:
                 shutil.copyfile(self._artifact.directory / MODEL_FILE, partial)
         else:

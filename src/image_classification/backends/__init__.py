@@ -67,7 +67,7 @@ def of_format(name: str) -> str:
     }
     if name not in owners:
         raise BackendError(
-            f"unknown format {name!r}{nearest(name, owners)} Formats: onnx, {', '.join(owners)}"
+            f"unknown format {name!r}{nearest(name, owners)} Formats: {', '.join([*owners, 'onnx'])}"
         )
     return owners[name]
 

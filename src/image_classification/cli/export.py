@@ -73,6 +73,8 @@ def export(namespace: argparse.Namespace) -> int:
     """Write the artifact or the other format, and print its path."""
     from image_classification import export as exports
     from image_classification.api import load
+    from image_classification.api.model import ONNX
+    from image_classification.backends import of_format
     from image_classification.labels.label_map import LabelMap
 
     if (namespace.model is None) != (namespace.format is None):
@@ -80,6 +82,8 @@ def export(namespace: argparse.Namespace) -> int:
     labels = LabelMap.read(namespace.labels) if namespace.labels else None
     backend, output = namespace.backend, namespace.output
     if namespace.model is not None:
+        if namespace.format != ONNX:
+            of_format(namespace.format)  # a wrong name is found before the model is read
         load(namespace.model).export(namespace.format, output)
     elif namespace.from_mxnet:
         exports.export_built_in(namespace.from_mxnet, backend, labels, output)
