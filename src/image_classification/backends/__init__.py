@@ -66,9 +66,8 @@ def of_format(name: str) -> str:
         format_name: backend for backend in names() for format_name in catalog(backend).FORMATS
     }
     if name not in owners:
-        raise BackendError(
-            f"unknown format {name!r}{nearest(name, owners)} Formats: {', '.join([*owners, 'onnx'])}"
-        )
+        formats = ", ".join([*owners, "onnx"])  # every artifact holds its ONNX graph
+        raise BackendError(f"unknown format {name!r}{nearest(name, owners)} Formats: {formats}")
     return owners[name]
 
 
