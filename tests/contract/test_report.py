@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from image_classification.artifact import read_artifact
+from tests.conftest import ClassFolders
 from tests.contract.jobs import run_train, write_job
 
 pytestmark = pytest.mark.thorough  # with torch, each run shows it
@@ -113,3 +115,61 @@ def test_values_of_a_preset_are_marked_as_such(
     assert "epochs1" in page.text  # the job's own value wins
     assert "beta_10.9" in page.text  # in the list of defaults
     assert "momentum=0.9" in (base / "model" / "model-card.md").read_text()
+
+
+def listed(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def test_the_validation_labels_that_the_model_contradicts_are_listed_for_preprocess(
+    page: Page, doubtful_job: Path
+) -> None:
+    assert "Labels to look at" in page.text
+    assert "judge the labels of the 59 validation images" in page.text
+    rows = listed(doubtful_job / "output/data/label-review-validation.csv")
+    assert len(rows) == 60
+    found = {path for path, row in rows.items() if row["problem"]}
+    assert {path for path in found if "blue" in path} == {f"red/blue{n:03d}.jpg" for n in range(8)}
+    for number in range(8):
+        row = rows[f"red/blue{number:03d}.jpg"]
+        assert row["problem"].startswith("perhaps blue (")
+        assert (row["action"], row["was"]) in {("relabel", "red"), ("", "")}
+        assert row["label"] == ("blue" if row["action"] else "red")
+
+
+@pytest.fixture(scope="module")
+def head_job(tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders) -> Path:
+    """A job that trains only the head, with a wrong label in both channels."""
+    root = tmp_path_factory.mktemp("head")
+    channels = {
+        "train": write_class_folders(root / "train", per_class=40),
+        "validation": write_class_folders(root / "validation", per_class=20, seed=2),
+    }
+    for folder in channels.values():
+        (folder / "blue/blue003.jpg").rename(folder / "red/wrong.jpg")
+    given = {"backbone": "resnet20", "image_shape": "3,32,32", "resize": 36, "epochs": 1}
+    given |= {"train_only_top_layer": 1, "mini_batch_size": 20, "learning_rate": 0.1}
+    base = write_job(root / "ml", given, channels)
+    done = run_train(base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return base
+
+
+def test_kept_features_judge_both_splits_and_tell_the_accuracy_to_expect(head_job: Path) -> None:
+    page = Page(head_job / "model" / "report.html")
+    text = " ".join(page.text.split())
+    found = re.search(
+        r"predicts (\d+\.\d)% of 180 images that it was not fitted on \(5-fold accuracy over train "
+        r"and validation; 95 % interval (\d+\.\d)% to (\d+\.\d)%\)",
+        text,
+    )
+    assert found, text
+    accuracy, low, high = map(float, found.groups())
+    assert 90 < low < accuracy < high
+    for split in ("train", "validation"):
+        rows = listed(head_job / f"output/data/label-review-{split}.csv")
+        suspects = {path for path, row in rows.items() if "perhaps" in row["problem"]}
+        assert "red/wrong.jpg" in suspects and len(suspects) <= 0.05 * len(rows)
+        assert f"{split}: red/wrong.jpg" in text
+        assert list(rows["red/wrong.jpg"]) == ["path", "label", "problem", "action", "was"]

@@ -33,6 +33,7 @@ _SHARES = np.array([0, *np.geomspace(0.002, 0.4, 40)])
 _SHARPNESS = np.geomspace(0.03, 6, 40)  # 1 / temperature
 # What the logarithm of the likelihood may lose with the smallest share: a ratio test at 1.4 %.
 _TOLERANCE = 3.0
+_MOST_FITTED = 20_000  # labels that the two numbers are fitted to
 _NEIGHBORS = 10
 _MOST_REFERENCES = 20_000  # images among which neighbors are looked for
 _CHUNK = 1024
@@ -91,8 +92,9 @@ def score_labels(
         logits[places, given] = -np.inf
         suggested[part] = logits.argmax(axis=1)
         is_other[part] = logits.max(axis=1) > own_logits
+    fitted = own[:, :: 1 + images // _MOST_FITTED].astype(np.float64)
     likelihoods = np.array(
-        [[np.log(_given(q, share, classes) + 1e-12).sum() for share in _SHARES] for q in own]
+        [[np.log(_given(q, share, classes) + 1e-12).sum() for share in _SHARES] for q in fitted]
     )
     best = likelihoods.max(axis=0)  # of each share
     number = int(np.flatnonzero(best >= best.max() - _TOLERANCE)[0])

@@ -106,6 +106,12 @@ class FeatureLoader(Loader):
     def empty(self, count: int) -> Array:
         return np.zeros((count, self._store.rows.shape[2]), np.float32)
 
+    def kept(self) -> tuple[IntArray, FloatArray]:
+        """Return (samples,) indices and (samples, width) features of the fullest view."""
+        view = int(self._store.has.sum(axis=1).argmax())
+        indices: IntArray = np.flatnonzero(self._store.has[view])
+        return indices, np.asarray(self._store.rows[view, indices])
+
     def epoch(
         self, number: int, first_step: int = 0, *, shuffle: bool | None = None
     ) -> Generator[Batch, None, None]:

@@ -31,7 +31,11 @@ from image_classification.training.journal import Heartbeat, Journal, SilentJour
 from image_classification.training.lifeline import watched
 from image_classification.training.loaders import Loaders, agreed, open_loaders
 from image_classification.training.loop import EpochObserver, Loop
-from image_classification.training.output import write_artifact, write_predictions
+from image_classification.training.output import (
+    write_artifact,
+    write_label_lists,
+    write_predictions,
+)
 from image_classification.training.report.history import history_writer, tensorboard_writer
 from image_classification.training.request import JobRequest, read_request
 from image_classification.training.results import Results, measure
@@ -228,5 +232,7 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
         artifact = write_artifact(paths.model, replace(results, last_weights=None), engine)
     with warned("the job ends without the validation predictions"):
         write_predictions(paths.output_data / PREDICTIONS_FILE, results)
+    with warned("the job ends without the lists of suspected labels"):
+        write_label_lists(paths.output_data, results)
     _logger.info("%s; artifact in %s", results.line(), paths.model)
     return artifact

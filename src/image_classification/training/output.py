@@ -1,5 +1,6 @@
 """The output of a job: the artifact with its report, and the validation predictions."""
 
+import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
 from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
+from image_classification.inventory.tables import RELABEL, REVIEW_COLUMNS
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes, metrics_of, pieces
 from image_classification.training.final_settings import plain
@@ -46,6 +48,39 @@ def write_predictions(path: Path, results: Results) -> None:
             for key, target, row in rows:
                 line = {"key": key, **_named(target, names), **_predicted(target, row, names)}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_label_lists(folder: Path, results: Results) -> None:
+    """Write `label-review-<split>.csv` for each split whose labels were judged.
+
+    It has every image of the split, as a list for `preprocess --list`: below the folder of the
+    channel. A label that is more probably wrong than right is replaced by the suggested class.
+    """
+    review, names = results.label_review, results.inputs.labels.names
+    for split in review.splits if review else ():
+        assert review is not None
+        suspects = {found.position: found for found in review.suspects if found.split == split}
+        unlike = {found.position for found in review.outliers if found.split == split}
+        source = results.inputs.splits[split]
+        path = folder / f"label-review-{split}.csv"
+        with (
+            written_beside(path) as partial,
+            partial.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", *REVIEW_COLUMNS])
+            for position, target in enumerate(source.class_indices.tolist()):
+                found, label = suspects.get(position), names[target]
+                problems = ["unlike all others"] if position in unlike else []
+                action = was = ""
+                if found is not None:
+                    problems.append(f"perhaps {names[found.suggested]} ({found.score:.2f})")
+                    if found.score >= _WRONG:
+                        action, was, label = RELABEL, label, names[found.suggested]
+                writer.writerow([source.key(position), label, "; ".join(problems), action, was])
+
+
+_WRONG = 0.5  # the score of a label that is more probably wrong than right
 
 
 def _named(target: Any, names: Sequence[str]) -> dict[str, object]:

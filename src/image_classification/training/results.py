@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from image_classification import curation
+from image_classification.curation.label_issues import outliers, score_labels
 from image_classification.errors import DataError
 from image_classification.images.encode import thumbnail
 from image_classification.loading.bad_samples import BadSamples
+from image_classification.loading.feature_loader import FeatureLoader
 from image_classification.loading.sources import Source
+from image_classification.samples import FloatArray, IntArray
 from image_classification.training.calibration import (
     Calibration,
     Reliability,
@@ -22,6 +26,7 @@ from image_classification.training.checkpoint import History
 from image_classification.training.evaluation import (
     Outcomes,
     metrics_of,
+    pieces,
     predicted_classes,
     probabilities_of,
 )
@@ -32,6 +37,9 @@ from image_classification.training.request import JobRequest
 from image_classification.training.settings import Settings
 
 MOST_MISTAKES = 24  # about 4 KB each in the page
+_MOST_OUTLIERS = 12
+_LEAST_JUDGED = 20  # validation images
+_MOST_JUDGED, _MOST_JUDGED_VALUES = 20_000, 250_000  # images; images × classes
 
 _logger = logging.getLogger(__name__)
 
@@ -57,6 +65,52 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """An image whose label is perhaps wrong, or that is unlike all others.
+
+    Attributes:
+        split: train or validation.
+        position: of the sample in the source of the split.
+        key: of the sample.
+        target, suggested: class indices; of an outlier they are equal.
+        score: 0–1, the probability that the label is wrong; of an outlier, the mean distance to
+            its nearest neighbors, 0–2.
+        picture: a `data:` URI, or None beyond the first ones, or if it can no longer be read.
+    """
+
+    split: str
+    position: int
+    key: str
+    target: int
+    suggested: int
+    score: float
+    picture: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelReview:
+    """What is to be looked at in the labels of a job.
+
+    Attributes:
+        splits: those that were judged.
+        images: how many were judged.
+        threshold: the least score of a suspect, 0–1.
+        suspects, outliers: the most suspicious first.
+        accuracy: 0–1, of k-fold heads on the features that the job has kept; None if it has kept
+            none, and the model's own validation predictions were judged.
+        interval: its 95 % interval.
+    """
+
+    splits: tuple[str, ...]
+    images: int
+    threshold: float
+    suspects: Sequence[Suspect]
+    outliers: Sequence[Suspect] = ()
+    accuracy: float | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Results:
     """A finished job.
 
@@ -73,6 +127,7 @@ class Results:
         last_weights: None unless the job keeps them.
         started_from: the origin of the first weights, in a few words.
         hyperparameters: (name, value, origin).
+        label_review: the labels to look at; None if samples have several, or are too few.
     """
 
     interface: str
@@ -88,6 +143,7 @@ class Results:
     last_weights: LastWeights | None
     started_from: str
     hyperparameters: Sequence[tuple[str, str, str]]
+    label_review: LabelReview | None = None
 
     @property
     def is_multi_label(self) -> bool:
@@ -134,6 +190,7 @@ def measure(
         last_weights=loop.last_weights,
         started_from=started_from,
         hyperparameters=request.origins(),
+        label_review=review_labels(loaders, validation, inputs),
     )
 
 
@@ -172,6 +229,110 @@ def _confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
             Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
         )
     return mistakes
+
+
+def review_labels(loaders: Loaders, validation: Outcomes, inputs: Inputs) -> LabelReview | None:
+    """Return the labels that are perhaps wrong; what it costs is bounded.
+
+    With kept features, k-fold heads judge the labels of training and validation: on two cores 1 s
+    for 650 images and 5 classes, at the limits about 15 s. Otherwise the validation predictions
+    judge those of validation.
+    """
+    if validation.targets.ndim == 2 or validation.probabilities.shape[1] < 2:
+        return None
+    kept = _kept_features(loaders, len(inputs.labels))
+    if kept is not None:
+        return _judged_by_heads(inputs, *kept)
+    if len(validation.keys) < _LEAST_JUDGED or not inputs.validation.is_countable:
+        return None
+    classes = validation.probabilities.shape[1]
+    scores = score_labels(pieces(validation.probabilities), validation.targets, classes)
+    source = inputs.validation
+    ranked = scores.ranked()
+    positions = {source.key(place): place for place in range(len(source)) if ranked}
+    suspects = [
+        _suspect(
+            source,
+            ("validation", positions[validation.keys[index]]),
+            (int(validation.targets[index]), int(scores.suggested[index])),
+            float(scores.scores[index]),
+            is_shown=number < MOST_MISTAKES,
+        )
+        for number, index in enumerate(ranked)
+    ]
+    return LabelReview(("validation",), len(validation.keys), scores.threshold, suspects)
+
+
+def _kept_features(
+    loaders: Loaders, classes: int
+) -> tuple[list[tuple[str, int]], IntArray, FloatArray] | None:
+    """Return split and position, class and features of images; None if there are none, too many,
+    or no two classes with enough images."""
+    found = [
+        (name, loader, *loader.kept())
+        for name, loader in (("train", loaders.training), ("validation", loaders.validation))
+        if isinstance(loader, FeatureLoader)
+    ]
+    images = sum(len(indices) for _, _, indices, _ in found)
+    if not 0 < images <= _MOST_JUDGED or images * classes > _MOST_JUDGED_VALUES:
+        return None
+    places = [(name, int(index)) for name, _, indices, _ in found for index in indices]
+    labels = np.concatenate([one.source.class_indices[indices] for _, one, indices, _ in found])
+    is_judged = np.isin(labels, np.flatnonzero(np.bincount(labels) >= curation.LEAST_IMAGES))
+    if len(np.unique(labels[is_judged])) < 2:
+        return None
+    features = np.concatenate([rows for _, _, _, rows in found])[is_judged]
+    return [places[i] for i in np.flatnonzero(is_judged)], labels[is_judged], features
+
+
+def _judged_by_heads(
+    inputs: Inputs, places: Sequence[tuple[str, int]], labels: IntArray, features: FloatArray
+) -> LabelReview:
+    numbers, compact = np.unique(labels, return_inverse=True)
+    heads = curation.fit_folds(features, compact, len(numbers))
+    scores = score_labels(heads.chunks(), compact, len(numbers))
+    accuracy = heads.accuracy()
+    suspects = [
+        _suspect(
+            inputs.splits[places[index][0]],
+            places[index],
+            (int(labels[index]), int(numbers[scores.suggested[index]])),
+            float(scores.scores[index]),
+            is_shown=number < MOST_MISTAKES,
+        )
+        for number, index in enumerate(scores.ranked())
+    ]
+    unlike = [
+        _suspect(
+            inputs.splits[places[index][0]],
+            places[index],
+            (int(labels[index]), int(labels[index])),
+            distance,
+            is_shown=number < _MOST_OUTLIERS,
+        )
+        for number, (index, distance) in enumerate(outliers(features))
+    ]
+    return LabelReview(
+        tuple(dict.fromkeys(split for split, _ in places)),
+        len(labels),
+        scores.threshold,
+        suspects,
+        unlike,
+        accuracy,
+        curation.wilson_interval(accuracy, len(labels)),
+    )
+
+
+def _suspect(
+    source: Source,
+    place: tuple[str, int],
+    classes: tuple[int, int],
+    score: float,
+    *,
+    is_shown: bool,
+) -> Suspect:
+    picture = _picture(source, place[1]) if is_shown else None
+    return Suspect(*place, source.key(place[1]), *classes, score, picture)
 
 
 def _picture(source: Source, position: int) -> str | None:

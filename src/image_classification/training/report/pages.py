@@ -43,6 +43,7 @@ def report_page(results: Results, about: Mapping[str, Any]) -> str:
         mistakes=results.mistakes,
         most_mistakes=MOST_MISTAKES,
         things="decisions" if results.is_multi_label else "images",
+        review=results.label_review,
         reliability=_reliability_chart(results),
         splits=[
             (split, sum(counts), sum(count > 0 for count in counts), min(counts), max(counts))
