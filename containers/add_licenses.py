@@ -16,8 +16,6 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
-ACKNOWLEDGED = {True: "declared", False: "concluded"}
-
 
 def main(sbom: Path, kind: str, folder: Path) -> None:
     document = json.loads(sbom.read_text("utf-8"))
@@ -40,21 +38,23 @@ def add_python(missing: list[dict], folder: Path) -> None:
 
 def add_debian(missing: list[dict], document: dict, root: Path) -> None:
     binaries = binaries_of_sources(document)
-    found: dict[Path, tuple[str, bool]] = {}
+    packages = {c["bom-ref"]: binaries.get(c["bom-ref"], [c["name"]]) for c in missing}
+    paths = {ref: copyrights_of(root, names) for ref, names in packages.items()}
+    files = set().union(*paths.values())
+    declared = {path: expression for path in files if (expression := declared_in(path))}
+    concluded = recognized_in(sorted(files - set(declared)))
     for component in missing:
-        packages = binaries.get(component["bom-ref"], [component["name"]])
-        paths = {copyright_of(root, package) for package in packages} - {None}
-        for path in paths - set(found):
-            found[path] = licenses_of(path)
-        expressions = {found[path] for path in paths if found[path][0]}
-        if expressions:
-            joined = simplified([expression for expression, _ in sorted(expressions)])
-            is_declared = all(is_declared for _, is_declared in expressions)
-            license = {"expression": joined, "acknowledgement": ACKNOWLEDGED[is_declared]}
-            component["licenses"] = [license]
+        ref = component["bom-ref"]
+        found = {path: (declared | concluded).get(path) for path in paths[ref]}
+        if expressions := sorted({expression for expression in found.values() if expression}):
+            entry = {"expression": simplified(expressions)}
+            is_declared = set(found) <= set(declared)
         else:
-            name = f"see system-licenses/{packages[0]}.txt"
-            component["licenses"] = [{"license": {"name": name, "acknowledgement": "declared"}}]
+            entry = {"license": {"name": f"see system-licenses/{packages[ref][0]}.txt"}}
+            is_declared = True
+        fields = entry.get("license", entry)
+        fields["acknowledgement"] = "declared" if is_declared else "concluded"
+        component["licenses"] = [entry]
 
 
 def binaries_of_sources(document: dict) -> dict[str, list[str]]:
@@ -68,33 +68,40 @@ def binaries_of_sources(document: dict) -> dict[str, list[str]]:
     return binaries
 
 
-def copyright_of(root: Path, package: str) -> Path | None:
-    path = (root / "usr/share/doc" / package / "copyright").resolve()
-    return path if path.is_file() else None
+def copyrights_of(root: Path, packages: list[str]) -> set[Path]:
+    found = {(root / "usr/share/doc" / name / "copyright").resolve() for name in packages}
+    return {path for path in found if path.is_file()}
 
 
-def licenses_of(path: Path) -> tuple[str, bool]:
-    """Return the SPDX expression of a copyright file ("": unknown), and whether it is declared."""
+def declared_in(path: Path) -> str:
+    """Return the SPDX expression of a machine-readable copyright file, or ""."""
     from debian.copyright import Copyright, MachineReadableFormatError, NotMachineReadableError
 
     try:
         with path.open(encoding="utf-8") as text:
             paragraphs = list(Copyright(text, strict=False).all_files_paragraphs())
-        names = {paragraph.license.synopsis for paragraph in paragraphs if paragraph.license}
-        if expressions := [in_spdx(name) for name in sorted(names - {""})]:
-            return simplified(expressions), True
     except (MachineReadableFormatError, NotMachineReadableError, ValueError):
-        pass  # prose
-    command = ["licensecheck", "--shortname-scheme=spdx", "--machine", "--lines=0", path]
+        return ""
+    names = {paragraph.license.synopsis for paragraph in paragraphs if paragraph.license}
+    return simplified([in_spdx(name) for name in sorted(names - {""})])
+
+
+def recognized_in(paths: list[Path]) -> dict[Path, str]:
+    """Return what licensecheck finds in the texts, in one call, because it starts slowly."""
+    if not paths:
+        return {}
+    command = ["licensecheck", "--shortname-scheme=spdx", "--machine", "--lines=0", *paths]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    name = printed.strip().rpartition("\t")[2]
-    return ("" if name == "UNKNOWN" else simplified([in_spdx(name)])), False
+    rows = [line.rpartition("\t") for line in printed.splitlines()]
+    return {Path(path): simplified([in_spdx(name)]) for path, _, name in rows if name != "UNKNOWN"}
 
 
 def simplified(expressions: list[str]) -> str:
     """Join by AND, without what is repeated."""
     from license_expression import AND
 
+    if not expressions:
+        return ""
     parsed = [spdx().parse(expression) for expression in expressions]
     return str((AND(*parsed) if len(parsed) > 1 else parsed[0]).simplify())
 
