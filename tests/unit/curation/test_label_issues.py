@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from image_classification import curation
 from image_classification.curation import label_issues
@@ -75,13 +74,14 @@ def test_the_same_images_give_the_same_heads() -> None:
 
 
 def test_a_head_is_as_accurate_as_that_of_scikit_learn() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
     features = features_of(LABELS, 4.0)
     heads = curation.fit_folds(features, LABELS, CLASSES)
     correct = 0
     for folds in heads.folds:
         for fold in range(5):
             chosen = folds != fold
-            theirs = LogisticRegression(C=1 / (3e-4 * chosen.sum()), max_iter=1000)
+            theirs = linear_model.LogisticRegression(C=1 / (3e-4 * chosen.sum()), max_iter=1000)
             theirs.fit(heads.features[chosen], LABELS[chosen])
             correct += (theirs.predict(heads.features[~chosen]) == LABELS[~chosen]).sum()
     expected = correct / (3 * len(LABELS))
