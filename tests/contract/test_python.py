@@ -126,6 +126,9 @@ def test_a_picture_is_turned_as_its_file_says_and_any_mode_is_read(
         assert (
             model.predict(picture).probabilities == model.predict(content.getvalue()).probabilities
         ).all()
+    with Image.open(io.BytesIO(content.getvalue())) as picture:
+        picture.info["exif"] = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"  # an entry that is cut off
+        assert model.predict(picture).label in model.labels
     for mode in ("L", "CMYK", "RGBA", "P", "YCbCr"):
         assert model.predict(Image.fromarray(pixels).convert(mode)).label in model.labels
 

@@ -350,9 +350,10 @@ def _encoded(image: object) -> bytes:
     from image_classification.images.encode import encode_png
 
     if isinstance(image, Image.Image):
-        content = io.BytesIO()
-        try:
+        content, upright = io.BytesIO(), image
+        with suppress(Exception):  # damaged EXIF, which the decoder of files ignores too
             upright = ImageOps.exif_transpose(image)
+        try:
             is_exact = upright.mode in _LOSSLESS
             (upright if is_exact else upright.convert("RGB")).save(content, "PNG", compress_level=1)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
