@@ -151,3 +151,59 @@ def test_the_benchmark_of_rank_compares_chosen_with_random_labels(
     result = json.loads(ran.stdout)
     assert result["labels"] == [3, 9] and len(result["chosen"]) == len(result["random"]) == 2
     assert result["chosen"][0] == result["random"][0]
+
+
+def test_the_accuracy_benchmark_measures_random_splits_of_the_folder_it_is_given(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    data = write_class_folders(tmp_path / "data", per_class=16)
+    before = sorted(path for path in data.rglob("*"))
+    small = ["--set", "backbone=resnet20", "--set", "use_pretrained_model=0"]
+    small += ["--set", "image_shape=3,16,16", "--set", "min_updates=0", "--set", "epochs=1"]
+    ran = subprocess.run(
+        [str(BENCHMARK), "accuracy", "--data", str(data), "--quick", "--test", "3",
+         "--validation", "2", "--json", "--work", str(tmp_path), *small],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    tables = json.loads(ran.stdout)
+    assert set(tables) == {"presets", "few", "imbalance"}
+    assert set(tables["few"]) == {"5 | transfer, epochs=12", "5 | transfer"}
+    assert set(tables["imbalance"]) == {"nothing", "class_weights=logit_adjust"}
+    for row in (row for rows in tables.values() for row in rows.values()):
+        assert row["splits"] == len(row["accuracies"]) == 2
+        assert all(round(9 * value, 6).is_integer() for value in row["accuracies"]), "9 test images"
+        assert row["mean"] == pytest.approx(sum(row["accuracies"]) / 2)
+    assert sorted(path for path in data.rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "temporary files are removed"
+
+
+def test_the_accuracy_benchmark_draws_disjoint_splits_and_says_which_classes_are_too_small(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    data = write_class_folders(tmp_path / "data", per_class=16)
+    ran = subprocess.run(
+        [str(BENCHMARK), "accuracy", "--data", str(data)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert "expected at least 2 class folders with 60 images each" in ran.stderr
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from accuracy import class_files, draw
+classes = class_files(Path(sys.argv[2]))
+splits = [draw(classes, number, 3, 2) for number in (0, 0, 1)]
+assert splits[0] == splits[1] != splits[2]
+for name, files in classes.items():
+    parts = [split[name] for split in (splits[0].test, splits[0].validation, splits[0].train)]
+    assert [len(part) for part in parts] == [3, 2, 11]
+    assert sorted(path for part in parts for path in part) == files
+"""
+    folder = BENCHMARK.parent / "benchmarks"
+    subprocess.run([sys.executable, "-c", program, folder, data], check=True)
