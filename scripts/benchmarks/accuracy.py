@@ -2,8 +2,8 @@
 
 Each split draws test, validation and training images of every class. A job chooses its best epoch
 on the validation images, and its `test` channel is measured once. All classes have equally many
-test images, so the accuracy is the balanced accuracy. Few images and rare classes are drawn from the
-training images of the split.
+test images, so the accuracy is the balanced accuracy. Few images and rare classes are drawn from
+the training images of the split.
 """
 
 from __future__ import annotations
