@@ -28,6 +28,7 @@ _SHOWN = 6  # names of one kind in a message
 _LEAST_SHARE = 0.2  # of the names, from which on a message compares a file with a network
 _MOST_CLASSES = 100_000  # of a head
 _HEAD = ("head.weight", "head.bias")
+_FRACTIONAL = (".weight", ".bias", ".running_mean", ".running_var")
 _COUNTER = "num_batches_tracked"  # PyTorch's own; no other framework has it
 _PREFIXES = re.compile(r"module\.|_orig_mod\.|model\.|net\.|network\.|backbone\.|resnetv2\d+_")
 """What the wrappers of PyTorch, and Gluon, put before each name."""
@@ -74,7 +75,9 @@ def convert(file: TensorFile, backbone: str, shapes: Shapes | None = None) -> Co
     weights: base.State = {}
     for theirs, ours in best.names.items():
         try:
-            numbers = names.tensors[theirs].numbers()
+            numbers = names.tensors[theirs].numbers(ours.endswith(_FRACTIONAL))
+            if ours.endswith("running_var") and numbers.min(initial=0) < 0:
+                raise ValueError("has negative numbers, which a variance cannot have")
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{file.path}: {names.own(theirs)[:120]} {error}") from error
         if best.layout.table is not None:
@@ -287,7 +290,7 @@ def _match(backbone: str, layout: _Naming, needed: Shapes, tensors: Mapping[str,
 def _fits(shape: Shape, expected: Shape) -> bool:
     """Return whether a shape is the expected one, in which 0 is any number of classes."""
     return len(shape) == len(expected) and all(
-        size == wanted or (wanted == 0 and 0 < size <= _MOST_CLASSES)
+        size == wanted if wanted else 0 < size <= _MOST_CLASSES
         for size, wanted in zip(shape, expected, strict=True)
     )
 

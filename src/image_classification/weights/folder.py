@@ -190,7 +190,7 @@ def description_of(metadata: Mapping[str, str], path: Path) -> Description:
         if "mean" in said and "std" in said:
             found |= _normalization(said["mean"], said["std"], 1.0)
         found |= {key: _size(key, said[key]) for key in ("input_size", "resize") if key in said}
-    except (TypeError, ValueError, RecursionError, AttributeError) as error:
+    except (TypeError, ValueError, RecursionError, ArithmeticError, AttributeError) as error:
         raise ArtifactError(f"{path}: its metadata: {error}") from error
     if metadata.get("interpolation") in _INTERPOLATIONS.values():
         found["interpolation"] = metadata["interpolation"]

@@ -75,10 +75,10 @@ def read_safetensors(file: RegularFile) -> TensorFile:
 
 def _entry(name: str, entry: Any) -> tuple[tuple[int, ...], str, tuple[int, int]]:
     """Return shape, type and span of a tensor."""
-    if not isinstance(entry, Mapping) or entry.get("dtype") not in _TYPES:
-        kind = entry.get("dtype") if isinstance(entry, Mapping) else entry
+    kind = entry.get("dtype") if isinstance(entry, Mapping) else entry
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(f"{name[:80]!r} of the unknown type {str(kind)[:40]!r}")
-    kind, width = _TYPES[entry["dtype"]]
+    kind, width = _TYPES[kind]
     shape = checked_shape(entry.get("shape"))
     first, last = checked_shape(entry.get("data_offsets", ()))[:2] or (0, -1)
     if last - first != math.prod(shape) * width:

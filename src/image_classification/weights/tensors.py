@@ -42,12 +42,23 @@ class Tensor:
     shape: tuple[int, ...]
     load: Callable[[], Array]
 
-    def numbers(self) -> FloatArray:
+    def numbers(self, is_fractional: bool = False) -> FloatArray:
         """Return the numbers as a new float32 array in C order; ValueError if some are not finite.
 
         A network with one NaN answers NaN for every image.
+
+        Args:
+            is_fractional: refuse integers; weights that are integers are quantized, and their
+                scale is elsewhere.
         """
-        array = np.array(self.load(), np.float32, order="C")
+        loaded = self.load()
+        if is_fractional and loaded.dtype.kind != "f":
+            raise ValueError(
+                f"has integers ({loaded.dtype}), as quantized or truncated weights have; save the "
+                "model's weights as float32"
+            )
+        with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes infinite
+            array = np.array(loaded, np.float32, order="C")
         if not np.isfinite(array).all():
             raise ValueError("has numbers that are not finite")
         return array

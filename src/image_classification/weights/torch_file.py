@@ -35,6 +35,7 @@ _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _TENSOR = Name("torch._utils _rebuild_tensor_v2")
 _PARAMETER = Name("torch._utils _rebuild_parameter")
+_REBUILD = "torch._utils _rebuild_"  # and what kind of tensor: sparse, quantized, of a newer type
 _MOST_DIRECTORY = 4 * 2**20  # bytes; that of ResNet-152 has 0.1 MB
 _TYPES = {  # name of the storage's class → (type of NumPy, bytes per number)
     "torch DoubleStorage": ("<f8", 8),
@@ -211,7 +212,9 @@ def _widths(value: Any) -> dict[str, int]:
 def _state_of(value: Any) -> dict[str, Any]:
     """Return the dictionary of tensors in what was saved: itself, or in a training checkpoint."""
     for _ in range(3):  # dictionaries in dictionaries
-        if isinstance(value, Call) and value.function not in (_TENSOR, _PARAMETER):
+        if _is_tensor(value):
+            raise ValueError(f"a single tensor without a name; {_REMEDY}")
+        if isinstance(value, Call):
             if not value.items:
                 name = value.function.text[:80]
                 raise ValueError(f"not a dictionary of tensors but an object ({name}); {_REMEDY}")
@@ -228,7 +231,7 @@ def _state_of(value: Any) -> dict[str, Any]:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Call) and value.function in (_TENSOR, _PARAMETER)
+    return isinstance(value, Call) and value.function.text.startswith(_REBUILD)
 
 
 def _holds_more(value: Any) -> bool:
@@ -270,6 +273,12 @@ def _described(name: str, value: Any) -> _Described:
             numbers = checked_shape((offset,)) + checked_shape(strides)
             if len(strides) == len(shape):
                 return _Described(key, kind, numbers[0], checked_shape(shape), numbers[1:])
+    if _is_tensor(value):
+        kind = value.function.text.removeprefix(_REBUILD)
+        raise ValueError(
+            f"{name[:80]!r}, a tensor of a kind that is not read ({kind[:40]}: sparse, quantized, "
+            f"complex or float8); make it dense and .float(), and {_REMEDY}"
+        )
     what = f"a call of {value.function.text}" if isinstance(value, Call) else type(value).__name__
     raise ValueError(f"{name[:80]!r}, which is not a tensor of numbers but {what[:80]}")
 

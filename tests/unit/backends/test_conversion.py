@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,32 @@ def test_a_folder_with_the_name_of_the_backbone_counts(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     path = saved(tmp_path / NAME, public(), "model")
     assert find_pretrained(BACKBONES[NAME], tmp_path) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        (
+            "conv1.weight",
+            lambda array: array.astype(np.int8),
+            r"conv1.weight has integers \(int8\)",
+        ),
+        ("bn1.bias", lambda array: array > 0, r"bn1.bias has integers \(uint8\)"),
+        ("bn1.running_var", np.negative, "bn1.running_var has negative numbers"),
+        ("bn1.bias", lambda array: array.astype(np.float64) * 1e300, "not finite"),
+    ],
+    ids=["quantized", "boolean", "negative variance", "beyond float32"],
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_weights_have_are_refused(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    tensors = public()
+    tensors[name] = change(tensors[name])
+    assert re.search(reason, refused(saved(tmp_path, tensors)))
+
+
+def test_a_head_without_classes_is_refused(tmp_path: Path) -> None:
+    tensors = public()
+    tensors |= {"fc.weight": tensors["fc.weight"][:0], "fc.bias": tensors["fc.bias"][:0]}
+    assert "fc.weight (0, 512) instead of (classes, 512)" in refused(saved(tmp_path, tensors))

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from image_classification.errors import ArtifactError
-from image_classification.weights.folder import Description, describe, find_weights
+from image_classification.weights.folder import (
+    Description,
+    describe,
+    description_of,
+    find_weights,
+)
 
 TIMM = {
     "architecture": "resnet50",
@@ -153,3 +158,9 @@ def test_several_or_no_files_of_weights_are_listed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(ArtifactError, match=r"got a\.pth, b\.safetensors; name one"):
         find_weights(tmp_path)
+
+
+def test_a_mean_in_the_metadata_beyond_every_float_is_refused() -> None:
+    said = {"mean": f"[{10**400}]", "std": "[1]"}
+    with pytest.raises(ArtifactError, match="x: its metadata: int too large"):
+        description_of(said, Path("x"))

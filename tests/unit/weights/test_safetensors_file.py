@@ -57,6 +57,10 @@ HOSTILE = {
     "nested": (file_of(b'{"a":' + b"[" * 100_000), "nested too deep"),
     "list": (file_of(b"[]"), "got"),
     "name-twice": (file_of(b'{"a": 1, "a": 2}'), "a name twice"),
+    "type-no-text": (
+        file_of({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        r"unknown type \"\['F32'\]\"",
+    ),
     "type": (file_of({"a": entry([1], [0, 4], "F99")}, b"1234"), "unknown type 'F99'"),
     "entry": (file_of({"a": 5}), "unknown type '5'"),
     "shape": (file_of({"a": entry([2], [0, 4])}, b"1234"), "4 bytes for the shape"),

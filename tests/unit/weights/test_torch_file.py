@@ -307,3 +307,22 @@ def test_other_zips_are_named(tmp_path: Path) -> None:
                 new.writestr(member, content)
         with pytest.raises(ArtifactError, match=reason):
             read(tmp_path / name)
+
+
+@FORMATS
+@pytest.mark.parametrize("kind", ["sparse", "float8"])
+def test_a_tensor_of_another_kind_is_named_and_not_called_missing(
+    tmp_path: Path, is_zip: bool, kind: str
+) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    other = torch.eye(3).to_sparse() if kind == "sparse" else torch.eye(3).to(torch.float8_e4m3fn)
+    path = saved(tmp_path / "x.pth", {"a": torch.zeros(3), "b.weight": other}, is_zip)
+    with pytest.raises(ArtifactError, match=r"'b\.weight', a tensor of a kind that is not read"):
+        read(path)
+
+
+@FORMATS
+def test_a_single_tensor_is_refused(tmp_path: Path, is_zip: bool) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    with pytest.raises(ArtifactError, match="a single tensor without a name; save it again with"):
+        read(saved(tmp_path / "x.pth", torch.zeros(3), is_zip))
