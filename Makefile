@@ -76,6 +76,10 @@ test-cuda-images: ## Build all CUDA images and test them, without a GPU (15 to 3
 test-local-mode: ## Train, deploy and transform with SageMaker's SDKs v2 and v3 in local mode (minutes)
 	@scripts/test-local-mode
 
+.PHONY: test-local-mode-quick
+test-local-mode-quick: ## The same without what is marked thorough; CI runs it
+	@scripts/test-local-mode quick
+
 .PHONY: test-registry
 test-registry: ## Test login, push, sbom, buildspec and docker run with a local registry (minutes)
 	@scripts/test-registry

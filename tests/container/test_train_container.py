@@ -11,7 +11,6 @@ import pytest
 
 from image_classification.artifact import read_artifact
 from image_classification.loading.records import RecordSource
-from image_classification.records.tfrecord import encode_example, frame_tfrecord
 from tests.conftest import ClassFolders
 from tests.container.engine import docker, run, running, serving, train_image
 from tests.contract.conftest import HYPERPARAMETERS
@@ -170,91 +169,9 @@ def test_torchrun_starts_the_processes_of_a_script_in_the_image_of_torch_alone(
         assert "sagemaker_torch_distributed_enabled: torchrun not found" in reason
 
 
-TORCHVISION_SCRIPT = """
-import argparse, os
-import torch
-from torchvision import datasets, models, transforms
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--epochs", type=int)
-parser.add_argument("--train", default=os.environ["SM_CHANNEL_TRAIN"])
-parser.add_argument("--model-dir", default=os.environ["SM_MODEL_DIR"])
-given = parser.parse_args()
-change = [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip()]
-change += [transforms.RandomVerticalFlip(), transforms.ColorJitter(0.2, 0.2, 0.2, 0.2)]
-images = datasets.ImageFolder(given.train, transforms.Compose([*change, transforms.ToTensor()]))
-model = models.resnet18(weights=None)
-model.fc = torch.nn.Linear(model.fc.in_features, len(images.classes))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
-for epoch in range(given.epochs):
-    for batch, labels in torch.utils.data.DataLoader(images, batch_size=16, shuffle=True):
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(batch), labels)
-        loss.backward()
-        optimizer.step()
-    print(f"epoch {epoch}: loss {loss.item():.3f}")
-torch.save(model.state_dict(), os.path.join(given.model_dir, "model.pt"))
-"""
-
-
 @pytest.fixture
 def torch_image() -> str:
     return train_image("torch")
-
-
-def test_a_script_with_torchvision_trains_in_the_image_of_torch(
-    torch_image: str, channels: dict[str, Path], tmp_path: Path
-) -> None:
-    given = {"sagemaker_program": "train.py", "epochs": "1"}
-    base = script_job(tmp_path, channels, {"train.py": TORCHVISION_SCRIPT}, **given)
-    done = run(torch_image, "train", volumes={base: "/opt/ml"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 0: loss" in done.stdout and (base / "model" / "model.pt").is_file()
-
-
-TENSORFLOW_SCRIPT = """
-import argparse, os
-import tensorflow as tf
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--epochs", type=int)
-parser.add_argument("--training", default=os.environ["SM_CHANNEL_TRAINING"])
-given = parser.parse_args()
-FEATURES = {
-    "image_raw": tf.io.FixedLenFeature([], tf.string),
-    "label": tf.io.FixedLenFeature([], tf.int64),
-}
-def parse(record):
-    example = tf.io.parse_single_example(record, FEATURES)
-    image = tf.image.decode_jpeg(example["image_raw"], channels=3)
-    return tf.image.resize_with_crop_or_pad(image, 64, 64), example["label"]
-records = tf.data.TFRecordDataset([os.path.join(given.training, "train.tfrecord")])
-model = tf.keras.Sequential([
-    tf.keras.layers.Conv2D(8, 3, activation="relu"),  # the guide's is a ResNet-50
-    tf.keras.layers.GlobalAveragePooling2D(),
-    tf.keras.layers.Dense(3, activation="softmax"),
-])
-model.compile(tf.keras.optimizers.SGD(0.001, momentum=0.9), "sparse_categorical_crossentropy")
-model.fit(records.map(parse).batch(16), epochs=given.epochs, verbose=2)
-model.save(os.path.join(os.environ["SM_MODEL_DIR"], "model.keras"))
-"""
-
-
-def test_a_script_with_keras_trains_on_tfrecords_in_the_image_of_tensorflow(
-    channels: dict[str, Path], tmp_path: Path
-) -> None:
-    examples = [
-        encode_example({"label": [number % 3], "image_raw": [path.read_bytes()]})
-        for number, path in enumerate(sorted(channels["train"].rglob("*.jpg")))
-    ]
-    (tmp_path / "training").mkdir()
-    packed = b"".join(map(frame_tfrecord, examples))
-    (tmp_path / "training" / "train.tfrecord").write_bytes(packed)
-    code, given = {"train.py": TENSORFLOW_SCRIPT}, {"sagemaker_program": "train.py", "epochs": "1"}
-    base = script_job(tmp_path, {"training": tmp_path / "training"}, code, **given)
-    done = run(train_image("tensorflow"), "train", volumes={base: "/opt/ml"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (base / "model" / "model.keras").is_file()
 
 
 def test_a_model_of_timm_trains_with_its_own_settings_and_is_served(

@@ -145,7 +145,7 @@ def test_images_are_resized_for_pytorch(structured: Path, tmp_path: Path) -> Non
 def test_every_row_of_the_page_names_a_test_that_exists() -> None:
     page = (REPOSITORY / "docs" / "image-data-guide.md").read_text("utf-8")
     named = set(re.findall(r"`(test_\w+)` \|$", page, re.MULTILINE))
-    files = ("contract/test_image_data_guide.py", "container/test_train_container.py")
+    files = ("contract/test_image_data_guide.py", "container/test_image_guide.py")
     texts = "".join((REPOSITORY / "tests" / name).read_text("utf-8") for name in files)
     assert len(named) == 8 and all(f"def {name}(" in texts for name in named)
     rows = [line for line in page.splitlines() if line.startswith("| 0")]

@@ -8,39 +8,27 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from sagemaker.inputs import TrainingInput
 from sagemaker.local import LocalSession
 from sagemaker.model import Model
 
 from tests.local_mode.jobs import HYPERPARAMETERS, ROLE, best_accuracy
-from tests.local_mode.sdk_v2 import estimator, fit, local_session
+from tests.local_mode.sdk_v2 import estimator, fit, s3_session, uploaded
 
 BUCKET = "images"
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Iterator[LocalSession]:
-    """A session with a bucket on this machine."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        root = tmp_path_factory.mktemp("s3") / "root"
-        yield local_session(root, free_port, default_bucket=BUCKET)
-    server.stop()
+    with s3_session(tmp_path_factory.mktemp("s3") / "root", free_port, BUCKET) as session:
+        yield session
 
 
 @pytest.fixture(scope="module")
 def inputs(session: LocalSession, records: dict[str, Path]) -> dict[str, TrainingInput]:
     """The channels of records, uploaded."""
     return {
-        name: TrainingInput(
-            session.upload_data(str(folder), BUCKET, f"records/{name}"),
-            content_type="application/x-recordio",
-        )
+        name: uploaded(session, folder, f"records/{name}", content_type="application/x-recordio")
         for name, folder in records.items()
     }
 
