@@ -268,14 +268,15 @@ def _kept_features(
 ) -> tuple[list[tuple[str, int]], IntArray, FloatArray] | None:
     """Return split and position, class and features of images; None if there are none, too many,
     or no two classes with enough images."""
-    found = [
-        (name, loader, *loader.kept())
+    keeping = [
+        (name, loader)
         for name, loader in (("train", loaders.training), ("validation", loaders.validation))
         if isinstance(loader, FeatureLoader)
     ]
-    images = sum(len(indices) for _, _, indices, _ in found)
+    images = sum(len(loader.source) for _, loader in keeping)
     if not 0 < images <= _MOST_JUDGED or images * classes > _MOST_JUDGED_VALUES:
         return None
+    found = [(name, loader, *loader.kept()) for name, loader in keeping]
     places = [(name, int(index)) for name, _, indices, _ in found for index in indices]
     labels = np.concatenate([one.source.class_indices[indices] for _, one, indices, _ in found])
     is_judged = np.isin(labels, np.flatnonzero(np.bincount(labels) >= curation.LEAST_IMAGES))
