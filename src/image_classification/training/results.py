@@ -250,6 +250,7 @@ def review_labels(loaders: Loaders, validation: Outcomes, inputs: Inputs) -> Lab
     source = inputs.validation
     ranked = scores.ranked()
     positions = {source.key(place): place for place in range(len(source)) if ranked}
+    ranked = [index for index in ranked if validation.keys[index] in positions]
     suspects = [
         _suspect(
             source,
@@ -271,7 +272,7 @@ def _kept_features(
     keeping = [
         (name, loader)
         for name, loader in (("train", loaders.training), ("validation", loaders.validation))
-        if isinstance(loader, FeatureLoader)
+        if isinstance(loader, FeatureLoader) and loader.source.is_countable
     ]
     images = sum(len(loader.source) for _, loader in keeping)
     if not 0 < images <= _MOST_JUDGED or images * classes > _MOST_JUDGED_VALUES:
