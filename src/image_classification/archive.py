@@ -133,8 +133,7 @@ def _at_address(scheme: str, rest: str) -> str:
     commands = {
         "s3": "aws s3 cp",
         "gs": "gcloud storage cp",
-        "http": "curl -LO",
-        "https": "curl -LO",
+        **dict.fromkeys(("http", "https"), "curl -LO"),
         "arn": "aws s3 cp the S3ModelArtifacts or ModelDataUrl of",
     }
     command = commands.get(scheme, "copy")
@@ -219,6 +218,8 @@ def _kind_of(archive: Path, error: Exception) -> str:
 
 
 def _head(archive: Path) -> bytes:
+    if archive.exists() and not archive.is_file():  # opening a pipe would wait for a writer
+        raise _Refusal("a device, a pipe or a folder")
     with archive.open("rb") as file:
         return file.read(512)
 

@@ -109,12 +109,12 @@ def _is_side(value: object) -> bool:
 def _scaling_of(value: object) -> tuple[Numbers, Numbers] | None:
     if value is None:
         return None
-    if value not in _SCALINGS:
+    if not isinstance(value, str) or value not in _SCALINGS:
         raise ArtifactError(
-            f"channel model: {INFO_FILE} has pixel_scaling_method={value!r}: expected one of "
-            f"{', '.join(_SCALINGS)}"
+            f"channel model: {INFO_FILE} has pixel_scaling_method={repr(value)[:100]}: expected "
+            f"one of {', '.join(_SCALINGS)}"
         )
-    return _SCALINGS[str(value)]
+    return _SCALINGS[value]
 
 
 def _size_in_graph(folder: Path) -> tuple[int, int] | None:

@@ -685,3 +685,16 @@ def test_a_manifest_that_lists_impossible_files_is_refused(
     (directory / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ArtifactError):
         read_artifact(directory)
+
+
+def test_a_pipe_in_place_of_an_archive_is_refused_without_waiting_for_its_writer(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "model.tar.gz")
+    handle = os.open(tmp_path / "model.tar.gz", os.O_RDWR)  # whoever reads it would not wait
+    try:
+        os.write(handle, bytes(512))
+        with pytest.raises(ArtifactError, match="a device, a pipe or a folder"):
+            list(file_names(tmp_path / "model.tar.gz"))
+    finally:
+        os.close(handle)

@@ -93,6 +93,7 @@ def test_jumpstarts_model_info_gives_size_and_scaling_of_a_model_that_accepts_an
         ({"image_size": 160}, "has image_size=160: expected"),
         ({"image_size": [160, -1]}, "has image_size="),
         ({"image_size": [1, 2, 3]}, "has image_size="),
+        ({"pixel_scaling_method": ["center"]}, "pixel_scaling_method=['center']: expected"),
         ({"pixel_scaling_method": "middle"}, "expected one of normalize, center, standardize"),
     ],
 )

@@ -93,7 +93,7 @@ def with_model_in_weights(
     with suppress(ArtifactError):  # a SavedModel has no file of weights
         path = find_weights(given.path)
         given = replace(given, path=path if is_archive(path) else given.path)
-    if given.path.is_file() and not is_archive(given.path):
+    if not given.path.is_dir() and not is_archive(given.path):  # a pipe is refused when it is read
         return channels
     is_saved = is_saved_model(given.path)
     if not is_saved and not holds(given.path, SYMBOL_FILE, SHAPES_FILE):

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import logging
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -130,8 +131,12 @@ def _fetch(address: str, path: Path) -> str:
         raise ArtifactError(f"{address}: {error.code} {error.reason}; {remedy}") from error
     except urllib.error.URLError as error:
         raise ArtifactError(f"{address} cannot be reached: {error.reason}; {remedy}") from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
         raise ArtifactError(f"{address}: the answer broke off ({error!r}); {remedy}") from error
+    except ValueError as error:  # the address in a redirect, or the length
+        raise ArtifactError(
+            f"{address}: an answer that is not HTTP ({str(error)[:100]}); {remedy}"
+        ) from error
 
 
 def _save(address: str, answer: Any, path: Path) -> str:

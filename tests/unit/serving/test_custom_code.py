@@ -13,6 +13,7 @@ from image_classification.serving.custom import (
     find_custom_code,
     warn_of_unused_code,
 )
+from image_classification.serving.custom.definitions import read_definitions
 
 OF_TENSORFLOW = "def input_handler(data, context): pass\ndef output_handler(r, context): pass\n"
 
@@ -174,3 +175,9 @@ def test_a_function_of_another_server_next_to_ours_is_a_warning(
     caplog.clear()
     assert check_functions("a.py", ["model_warmup_fn"]) == ["model_warmup_fn"]
     assert not caplog.records
+
+
+def test_code_that_is_nested_too_deep_for_the_parser_is_reported_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "inference.py"
+    path.write_text("x = " + "-" * 500_000 + "1")
+    assert read_definitions(path).problem == "it cannot be read as Python: it is nested too deep"

@@ -30,7 +30,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path.startswith("/moved"):
             self.send_response(302)
             self.send_header(
-                "Location", {"/moved": "/whole", "/moved-away": "file:///etc/passwd"}[path]
+                "Location",
+                {
+                    "/moved": "/whole",
+                    "/moved-away": "file:///etc/passwd",
+                    "/moved-nowhere": "http://[nowhere/",
+                }[path],
             )
             self.end_headers()
         elif path == "/circle":
@@ -41,7 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             self.send_response(200)
-            length = {"/huge": 2**40, "/truncated": len(CONTENT) + 1}.get(path, len(CONTENT))
+            lengths = {"/huge": 2**40, "/truncated": len(CONTENT) + 1, "/digits": "9" * 5000}
+            length = lengths.get(path, len(CONTENT))
             if path != "/without-length":
                 self.send_header("Content-Length", str(length))
             self.end_headers()
@@ -89,6 +95,8 @@ def test_a_file_is_fetched_whole_also_after_a_redirect(
         ("absent", "404 Not Found; try again, or fetch it by another way"),
         ("moved-away", "Redirection to url 'file:///etc/passwd' is not allowed"),
         ("circle", "infinite loop|redirect"),
+        ("moved-nowhere", "not HTTP .Invalid IPv6 URL"),
+        ("digits", "not HTTP .Exceeds the limit"),
         ("huge", "at most 1073741824 bytes, got 1099511627776"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 MOST_BYTES = 2**20
 """A larger file is not read: nobody writes handlers that long."""
 
+_DEEP = "it is nested too deep"  # what a MemoryError of the parser means
 _MOST_IMPORTED_FILES = 20
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
@@ -44,7 +45,7 @@ def read_definitions(path: Path, named: Iterable[str] = ()) -> Definitions:
         where = f" in line {error.lineno}" if error.lineno else ""
         return Definitions((), False, f"it is not valid Python: {error.msg}{where}")
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        return Definitions((), False, f"it cannot be read as Python: {error}")
+        return Definitions((), False, f"it cannot be read as Python: {str(error) or _DEEP}")
     return Definitions(names, found.is_complete)
 
 
