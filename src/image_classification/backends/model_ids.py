@@ -90,7 +90,7 @@ def find(text: str) -> ModelId:
     cores = {_core(model_id): model_id for model_id in table()}
     near = difflib.get_close_matches(_core(plain.lower()), cores, n=3)
     close = begun[:3] or [cores[core] for core in near]
-    hint = f"did you mean {' or '.join(close)}?" if close else "expected an image classifier's id"
+    hint = f"did you mean {' or '.join(close)}?" if close else "expected an image classifier's id;"
     raise HyperparameterError(
         f"model_id={text!r}: {hint} image-classification describe --model-ids lists all "
         f"{len(table())}; or set backbone"

@@ -119,7 +119,7 @@ def test_an_id_and_a_handle_are_read_in_every_form(given: str) -> None:
         ("tensorflow-ic-efficientnet-b0", "did you mean tensorflow-ic-efficientnet-b0-classifi"),
         ("tensorflow-ic-efficientnet-lit0", "did you mean tensorflow-ic-efficientnet-lite0-classi"),
         ("pytorch-ic-resnet51", "did you mean pytorch-ic-resnet50"),
-        ("llama", "expected an image classifier's id"),
+        ("llama", "expected an image classifier's id; image-classification describe"),
     ],
 )
 def test_an_unknown_id_is_an_error_with_the_nearest_ids(given: str, said: str) -> None:
