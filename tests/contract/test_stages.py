@@ -74,18 +74,18 @@ def test_preset_best_exports_the_better_stage_and_says_which(compared: Path) -> 
 def test_a_job_killed_in_each_stage_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, channels: dict[str, Path], preset: str
 ) -> None:
-    given = {"preset": preset, "checkpoint_steps": 1}
+    given = {"preset": preset, "checkpoint_steps": 2}
     whole = job(tmp_path / "whole", channels, **given)
     done = run_train(whole)
     assert done.returncode == 0, done.stdout
     last = int(re.findall(r"Epoch \d+/(\d+) took", done.stdout)[-1])
     base = job(tmp_path / "ml", channels, **given)
     resumed = ""
-    # within the first stage, at its end, at the first step of the second, after its first epoch
+    # within the first stage, at its end, within the second stage, after its first epoch
     for text in (
         f"Epoch 3/{last - 2} took",
         f"Epoch {last - 2}/{last - 2} took",
-        f"checkpoint-{last - 2:04d}-000001.safetensors",
+        f"checkpoint-{last - 2:04d}-000002.safetensors",
         f"Epoch {last - 1}/{last} took",
     ):
         process = start(base)
