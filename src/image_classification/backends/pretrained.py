@@ -99,27 +99,28 @@ def read_weights(path: Path, backbone: base.Backbone, shapes: Shapes | None = No
     Raises:
         ArtifactError: no such file, a damaged one, or the weights of another network.
     """
-    with located(path) as weights, opened(weights) as (_, tensors):
+    with located(path) as weights:
         digest = _checked_hash(weights)
-        if is_shared(backbone.name) or shapes is not None:
-            converted = convert(tensors, backbone.name, shapes)
-            named, layout, unused = converted.weights, converted.layout, converted.unused
-        else:
-            named, layout, unused = _unchecked(tensors), NEUTRAL, ()
-        description = describe(weights)
-        said = tensors.metadata if layout == NEUTRAL else {}
-        if said:
-            description = description_of(said, weights)
-        return Pretrained(
-            weights=named,
-            source=said.get("source") or UNKNOWN,
-            license=said.get("license") or description.license or UNKNOWN,
-            file=said.get("file") or weights.name,
-            sha256=said.get("sha256") or digest,
-            layout=said.get("layout") or layout,
-            description=description,
-            unused=unused,
-        )
+        with opened(weights) as (_, tensors):
+            if is_shared(backbone.name) or shapes is not None:
+                converted = convert(tensors, backbone.name, shapes)
+                named, layout, unused = converted.weights, converted.layout, converted.unused
+            else:
+                named, layout, unused = _unchecked(tensors), NEUTRAL, ()
+            description = describe(weights)
+            said = tensors.metadata if layout == NEUTRAL else {}
+            if said:
+                description = description_of(said, weights)
+            return Pretrained(
+                weights=named,
+                source=said.get("source") or UNKNOWN,
+                license=said.get("license") or description.license or UNKNOWN,
+                file=said.get("file") or weights.name,
+                sha256=said.get("sha256") or digest,
+                layout=said.get("layout") or layout,
+                description=description,
+                unused=unused,
+            )
 
 
 def _unchecked(tensors: TensorFile) -> base.State:
