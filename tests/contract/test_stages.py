@@ -64,7 +64,7 @@ def test_preset_best_exports_the_better_stage_and_says_which(compared: Path) -> 
     best = read_artifact(compared / "model").manifest["metrics"]["best_epoch"] - 1
     assert values[best] == max(values) and max(values) not in values[best + 1 :]
     whole = best >= head_epochs
-    exported = "the model of all layers" if whole else "the model with the frozen trunk"
+    exported = "the model of all layers" if whole else "the model with the frozen backbone"
     assert f"after training all layers: exporting {exported}\n" in log
 
 

@@ -184,7 +184,7 @@ class FeatureLoader(Loader):
                 last_line = now
                 done, count = self.samples, len(self.source) // self.world_size
                 _logger.info(
-                    "Computing the features of view %d of %d: %d of %d images, about %.0f s left",
+                    "Computing the features of copy %d of %d: %d of %d images, about %.0f s left",
                     *(view + 1, len(self._store.has), done, count),
                     (now - began) * (count - done) / max(done, 1),
                 )

@@ -1,4 +1,4 @@
-"""The stages of a job: the head alone on a frozen trunk, then all layers from the fitted head.
+"""The stages of a job: the head alone on a frozen backbone, then all layers from the fitted head.
 
 A new head on pretrained layers has large gradients at first, which spoil the layers below it. Both
 stages are one history: the epochs of the second follow those of the first.
@@ -58,15 +58,16 @@ class Stages:
         best_head = max(values[: self.first_epoch])
         if len(values) <= self.first_epoch:
             return (
-                f"fit_head_first=compare: exporting the model with the frozen trunk, with "
-                f"validation {history.metric} {best_head:.6f}: all layers had no whole epoch"
+                f"fit_head_first=compare: exporting the model with the frozen backbone, with "
+                f"validation {history.metric} {best_head:.6f}: the job ended before an epoch of "
+                "all layers"
             )
         best_whole = max(values[self.first_epoch :])
         is_head = history.best_epoch < self.first_epoch
         return (
             f"fit_head_first=compare: validation {history.metric} {best_head:.6f} with the frozen "
-            f"trunk, {best_whole:.6f} after training all layers: exporting "
-            f"{'the model with the frozen trunk' if is_head else 'the model of all layers'}"
+            f"backbone, {best_whole:.6f} after training all layers: exporting "
+            f"{'the model with the frozen backbone' if is_head else 'the model of all layers'}"
         )
 
 

@@ -140,10 +140,10 @@ def test_early_stopping_counts_the_epochs_of_all_layers_alone(
 @pytest.mark.parametrize(
     ("accuracies", "words"),
     [
-        ([0.8, 0.9, 0.7], "0.900000 with the frozen trunk, 0.700000 after training all layers: "
-                          "exporting the model with the frozen trunk"),
+        ([0.8, 0.9, 0.7], "0.900000 with the frozen backbone, 0.700000 after training all layers: "
+                          "exporting the model with the frozen backbone"),
         ([0.8, 0.9, 0.9], "exporting the model of all layers"),
-        ([0.8, 0.9], "all layers had no whole epoch"),
+        ([0.8, 0.9], "the job ended before an epoch of all layers"),
     ],
 )  # fmt: skip
 def test_the_line_of_the_comparison_names_the_stage_that_is_exported(
