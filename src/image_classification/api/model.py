@@ -329,7 +329,7 @@ def _images_in(folder: Path) -> list[object]:
 
     left_out = LeftOut()
     found: list[object] = [folder / name for name in find_images(folder, left_out)]
-    left_out.warn(folder, "name such a file itself if it is an image")
+    left_out.warn(folder, "if such a file is an image, name it itself")
     if not found:
         seen = f"; left out: {left_out}" if str(left_out) else ""
         raise DataError(f"{folder}: expected images in this folder, found none{seen}")

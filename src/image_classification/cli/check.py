@@ -76,7 +76,7 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     command.add_argument(
         "--label-errors",
         action="store_true",
-        help="also find labels that are probably wrong, and images unlike all others, by the "
+        help="also find labels that are perhaps wrong, and images unlike all others, by the "
         "features of a pretrained network (about 15 ms of CPU per image)",
     )
     command.add_argument(

@@ -56,7 +56,7 @@ def _add_export(subparsers: command_line.Commands) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="labels.json (default: the names that the model or the weights bring, ImageNet's for "
+        help="labels.json (default: the class names in the model or the weights, ImageNet's for "
         "published weights, or else the class numbers)",
     )
     command.add_argument(

@@ -57,8 +57,8 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "rank unlabeled images by how much their labels would teach a model",
         "image-classification rank photos --model model --csv label-next.csv\n"
         "  image-classification rank photos --model model --count 50 --contact-sheet next.png",
-        "Choose the images to label next: those that the model is unsure of, and unlike one\n"
-        "another. Fill in the column label of the CSV, then give it to preprocess --list.",
+        "Choose the images to label next: those that the model is unsure about, and that differ\n"
+        "from one another. Fill in the column label of the CSV, then give it to preprocess --list.",
     )
     command.add_argument(
         "folder", type=Path, metavar="FOLDER", help="images in it and its subfolders"
@@ -111,7 +111,7 @@ def _find(folder: Path) -> list[str]:
         raise DataError(f"{folder}: expected a folder of images, found {found}")
     left_out = LeftOut()
     paths = find_images(folder, left_out)
-    left_out.warn(folder, "give such a file the name of an image if it is one")
+    left_out.warn(folder, "if such a file is an image, give it the name of one")
     if not paths:
         seen = f"; left out: {left_out}" if str(left_out) else ""
         raise DataError(f"{folder}: expected images in this folder, found none{seen}")

@@ -50,8 +50,8 @@ _FINE_TUNE = {
 PRESETS = {
     "transfer": Preset(
         "A new head on a frozen ImageNet backbone: the fastest, for tens to hundreds of images per "
-        "class; strong weight decay keeps the head from overfitting, and few images are shown in "
-        "more epochs.",
+        "class; strong weight decay keeps the head from overfitting, and the job trains more "
+        "epochs if there are few images.",
         {"backbone": "efficientnet_lite0", "use_pretrained_model": "1", "train_only_top_layer": "1",
          "momentum": "0.9", "learning_rate": "0.03", "lr_schedule": "cosine",
          "weight_decay": "0.04", "label_smoothing": "0.1", "epochs": "12", "min_updates": "400",
@@ -66,8 +66,8 @@ PRESETS = {
         {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),
     "best": Preset(
-        "transfer, then fine-tune from it; the one of both that validates better is exported: if "
-        "you do not know which to choose.",
+        "First transfer, then fine-tune from its head; exports the one that validates better: if "
+        "you do not know which of the two to choose.",
         {**_FINE_TUNE, "fit_head_first": "compare"},
         {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),

@@ -77,8 +77,7 @@ class SharedHyperparameters(Hyperparameters):
         "The framework that trains; unset: that of the training image, or torch outside a "
         "container.")
     backbone = text(None,
-        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 4 (lite2 is "
-        "more accurate than lite0 and takes 1.9 times its time); the networks of "
+        "The network: resnet18 … 200, resnet20 … 110, efficientnet_lite0 … 4; the networks of "
         "public weights: resnet18_v1.5 … 152_v1.5, wide_resnet50_2, resnext50_32x4d, "
         "mobilenet_v2, efficientnet_b0 … b7, tf_efficientnet_b0 … b7 and others "
         "(docs/backbones.md); with backend=torch also timm/<name>; with backend=mxnet "
@@ -110,7 +109,7 @@ class SharedHyperparameters(Hyperparameters):
     lr_scheduler_step = text(None,
         "Epochs after which lr_scheduler_factor multiplies the learning rate, such as 10,20.")
     min_updates = integer(0,
-        "Train more epochs than epochs, if needed for this many updates of the weights.",
+        "Least number of updates of the weights; if epochs gives fewer, the job trains longer.",
         0, 1_000_000)
     fit_head_first = choice("off", ("off", "on", "compare"),
         "Before all layers train, train the head alone with the values of preset=transfer. on: the "
@@ -146,11 +145,11 @@ class SharedHyperparameters(Hyperparameters):
         "For classes of different sizes. Weights of samples by class: balanced (1 / samples of the "
         "class) or effective (by the effective number of samples, beta 0.999); or logit_adjust: "
         "the training loss adds logit_adjust_tau times the logarithm of a class's share of the "
-        "samples to its logits. The served probabilities are without that term, as for classes of "
-        "equal size. Not with balanced_sampling.")
+        "samples to its logits. The served probabilities do not contain that term: they are those "
+        "for classes of equal size. Not with balanced_sampling.")
     logit_adjust_tau = real(0.75,
-        "class_weights=logit_adjust: strength of the correction; 0 is none, 1 that of equally "
-        "frequent classes.", 0, 4)
+        "class_weights=logit_adjust: strength of the correction; 0 is none, 1 corrects fully for "
+        "the sizes of the classes.", 0, 4)
     balanced_sampling = flag(False,
         "Draw every class equally often; an epoch keeps its number of images.")
     ema_decay = real(0.0,

@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, and which images are like no other.
+"""Which labels are perhaps wrong, and which images are unlike all others.
 
 A label is judged by probabilities of a model that has not seen it (`curation.OutOfFold`, or the
 validation of a training job). The model of the labels has two numbers, fitted together by the
@@ -24,8 +24,8 @@ from image_classification.curation import of_length_1
 from image_classification.samples import Array, BoolArray, Float64Array, FloatArray, IntArray
 
 THRESHOLD, THRESHOLD_IF_WRONG = 0.05, 0.025
-"""The score from which a label is suspicious, and that where some labels certainly are wrong: there
-it is worth to look at more."""
+"""The least score of a suspicious label; and the one that counts if some labels certainly are
+wrong, because then more labels are worth a look."""
 # Northcutt et al. (Pervasive label errors in test sets, 2021) find 3.3 % of wrong labels on average
 # in ten much used data sets. Less than 1 % is not assumed, so that an odd one among hundreds shows.
 _LEAST_SHARE = 0.01

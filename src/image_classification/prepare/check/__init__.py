@@ -148,7 +148,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A label that is probably wrong.
+    """A label that is perhaps wrong.
 
     Attributes:
         place: the number of its subset, and the index of its image there.
@@ -175,7 +175,7 @@ class LabelReview:
         wrong_share: the share of wrong labels is at least about this, 0–1.
         accuracy: 0–1, of heads on the features, on images that they were not fitted on.
         interval: its 95 % interval.
-        issues: the labels that are probably wrong, the most suspicious first.
+        issues: the labels that are perhaps wrong, the most suspicious first.
         outliers: (place, distance) of images unlike all others, the most unlike first.
         left_out: classes with too few images to judge their labels.
     """
@@ -231,7 +231,7 @@ class LabelReview:
             names = [subsets[number].image_name(index) for (number, index), _ in self.outliers]
             yield Problem("note", "outliers", "images are unlike all others", names)
         if self.left_out:
-            message = "labels are not judged in classes of too few images"
+            message = "labels are not judged in classes with too few images"
             yield Problem("note", "labels-not-judged", message, self.left_out)
 
 

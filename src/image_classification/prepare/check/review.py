@@ -226,7 +226,7 @@ def _described(image: Located, seen_from: Located) -> str:
 
 _MOST_CLASSES, _MOST_SUBSETS = 40, 50
 _SAMPLES, _PICTURED = 6, 12  # pictures of a class, of a problem; about 4 KB each
-_JUDGED = 48  # pictures of labels that are probably wrong
+_JUDGED = 48  # pictures of labels that are perhaps wrong
 _GROUPS, _GROUPED = 10, 4
 
 
