@@ -72,6 +72,10 @@ def test_the_list_is_for_preprocess_once_a_person_has_filled_in_the_labels(
     out = tmp_path / "out"
     done = run_command("preprocess", "--input", unlabeled, "--list", listing, "--output", out)
     assert done.returncode == 0, done.stderr
+    filled = listing.read_bytes()
+    done = run_command(*words, "--csv", listing)
+    assert done.returncode == 2 and "so that no label is lost" in done.stderr
+    assert listing.read_bytes() == filled
     splits = json.loads((out / "findings.json").read_text())["splits"]
     assert sum(split["images"] for split in splits.values()) == 12
     assert set(splits["train"]["images_per_class"]) == {"cold", "warm"}

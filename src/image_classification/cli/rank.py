@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from image_classification.work import in_order
 
 _DEFAULT_COUNT, _MOST_COUNT = 100, 5_000  # 8 times as many features are in memory: 200 MB
 _MOST_SHEET = 400  # pictures: 8 × 50 cells are 1,224 × 8,408 pixels
+_MOST_LINE = 65_536  # characters of a line of an older ranking that are read at once
 _SHOWN = 20
 _NAMED = 5
 COLUMNS = ("path", "label", "predicted_label", "probability", "uncertainty")
@@ -125,15 +127,27 @@ def _check_outputs(args: argparse.Namespace, paths: Sequence[str]) -> None:
     if args.csv is not None:
         for file in (args.model, *files):
             check_target(args.csv, file)
-        if args.csv.exists() and _first_line(args.csv) not in ("", ",".join(COLUMNS)):
-            raise UsageError(f"{args.csv} exists and is not a ranking: name another file")
+        if args.csv.exists():
+            _check_ranking(args.csv)
     if args.contact_sheet is not None:
         command_line.check_sheet(args.contact_sheet, files)
 
 
-def _first_line(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.readline(4096).decode("utf-8", "replace").strip()
+def _check_ranking(path: Path) -> None:
+    """Raise an error if a file is no ranking, or one into which a person has filled labels."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        lines = iter(partial(file.readline, _MOST_LINE), "")
+        try:
+            if next(lines, "").strip() not in ("", ",".join(COLUMNS)):
+                raise csv.Error
+            labeled = next((row for row in csv.reader(lines) if any(row[1:2])), None)
+        except csv.Error:
+            raise UsageError(f"{path} exists and is not a ranking: name another file") from None
+    if labeled is not None:
+        raise UsageError(
+            f"{path} is a ranking in which {labeled[0]} has the label {labeled[1][:80]!r}: name "
+            "another file, so that no label is lost"
+        )
 
 
 def _choose(
@@ -187,8 +201,8 @@ def _choose(
 
 def _write_csv(path: Path, chosen: Sequence[_Seen]) -> None:
     with (
-        written_beside(path) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        written_beside(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -206,8 +220,8 @@ def _draw(path: Path, folder: Path, chosen: Sequence[_Seen]) -> None:
         except OSError:  # the file is gone by now
             thumbnail = None
         sheet.add(thumbnail, f"{number}  {seen.probability:.0%} {seen.label}")
-    with written_beside(path) as partial:
-        sheet.picture.save(partial, "PNG")
+    with written_beside(path) as temporary:
+        sheet.picture.save(temporary, "PNG")
     if len(shown) < len(chosen):
         _logger.warning("the contact sheet shows the first %d of %d", len(shown), len(chosen))
 
