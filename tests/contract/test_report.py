@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_values_of_a_preset_are_marked_as_such(
 
 
 def listed(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
@@ -138,9 +139,12 @@ def test_the_validation_labels_that_the_model_contradicts_are_listed_for_preproc
         assert row["label"] == ("blue" if row["action"] else "red")
 
 
+LATIN_1 = os.fsdecode(b"caf\xe9.jpg")
+
+
 @pytest.fixture(scope="module")
 def head_job(tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders) -> Path:
-    """A job that trains only the head, with a wrong label in both channels."""
+    """A job that trains only the head, with a wrong label and an odd name in both channels."""
     root = tmp_path_factory.mktemp("head")
     channels = {
         "train": write_class_folders(root / "train", per_class=40),
@@ -148,6 +152,7 @@ def head_job(tmp_path_factory: pytest.TempPathFactory, write_class_folders: Clas
     }
     for folder in channels.values():
         (folder / "blue/blue003.jpg").rename(folder / "red/wrong.jpg")
+        (folder / "red/red004.jpg").rename(folder / "red" / LATIN_1)
     given = {"backbone": "resnet20", "image_shape": "3,32,32", "resize": 36, "epochs": 1}
     given |= {"train_only_top_layer": 1, "mini_batch_size": 20, "learning_rate": 0.1}
     base = write_job(root / "ml", given, channels)
@@ -170,6 +175,7 @@ def test_kept_features_judge_both_splits_and_tell_the_accuracy_to_expect(head_jo
     for split in ("train", "validation"):
         rows = listed(head_job / f"output/data/label-review-{split}.csv")
         suspects = {path for path, row in rows.items() if "perhaps" in row["problem"]}
+        assert f"red/{LATIN_1}" in rows  # as the file is called, so that preprocess finds it
         assert "red/wrong.jpg" in suspects and len(suspects) <= 0.05 * len(rows)
         assert f"{split}: red/wrong.jpg" in text
         assert list(rows["red/wrong.jpg"]) == ["path", "label", "problem", "action", "was"]

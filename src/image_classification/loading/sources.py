@@ -63,6 +63,10 @@ class Source(ABC):
     def key(self, index: int) -> str:
         """Return the key of sample `index`, 0 to len − 1."""
 
+    def path(self, index: int) -> str:
+        """Return the name of sample `index` in a list: that of its file, or else its key."""
+        return self.key(index)
+
     @abstractmethod
     def read(self, index: int) -> Sample:
         """Read sample `index`; a DataError names the file that cannot be read."""
@@ -329,6 +333,10 @@ class SubsetSource(Source):
     def key(self, index: int) -> str:
         """The key of sample `index` of the subset."""
         return self._source.key(int(self._indices[index]))
+
+    def path(self, index: int) -> str:
+        """How a list names sample `index` of the subset."""
+        return self._source.path(int(self._indices[index]))
 
     def read(self, index: int) -> Sample:
         """Read sample `index` of the subset."""

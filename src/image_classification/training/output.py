@@ -65,7 +65,7 @@ def write_label_lists(folder: Path, results: Results) -> None:
         path = folder / f"label-review-{split}.csv"
         with (
             written_beside(path) as partial,
-            partial.open("w", encoding="utf-8", newline="") as file,
+            partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["path", "label", *REVIEW_COLUMNS])
@@ -77,7 +77,7 @@ def write_label_lists(folder: Path, results: Results) -> None:
                     problems.append(f"perhaps {names[found.suggested]} ({found.score:.2f})")
                     if found.score >= _WRONG:
                         action, was, label = RELABEL, label, names[found.suggested]
-                writer.writerow([source.key(position), label, "; ".join(problems), action, was])
+                writer.writerow([source.path(position), label, "; ".join(problems), action, was])
 
 
 _WRONG = 0.5  # the score of a label that is more probably wrong than right
