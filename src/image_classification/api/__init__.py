@@ -1,4 +1,4 @@
-"""The Python interface: `train` and `load`; `image_classification` gives both by these names."""
+"""The Python interface: `train` and `load`, which `image_classification` exports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def train(
             images, records (.rec, .lst), or a folder that holds one of these. Without a validation
             split, a fifth of the images is held out: stratified, with a fixed seed.
         output: the folder of the model; without it `runs/<data>-<n>`, with the next free number.
-        weights: a public file of pretrained weights to start from instead of ImageNet's.
+        weights: a public file of pretrained weights to start from. A preset sets a backbone, so
+            set `backbone` to the network of the file, or `preset=None`.
         overwrite: replace the model in `output`, at the end of the job.
         resume: continue the interrupted run in `output`, or the newest one on `data`.
         **settings: hyperparameters by name, such as `preset="fine-tune"`, `epochs=20`,
@@ -39,9 +40,9 @@ def train(
             one; `preset=None` is none.
 
     Raises:
-        UsageError: `output` holds a model already, lies in the data, or has nothing to resume.
+        UsageError: `output` already holds a model, is inside the data, or has nothing to resume.
         DataError, ChannelError: the data cannot be used.
-        HyperparameterError: a setting is unknown, or its value is not legal.
+        HyperparameterError: a setting is unknown, or its value is not allowed.
         BackendError, ArtifactError: the framework or the pretrained weights are not installed.
     """
     from image_classification.api.model import Model

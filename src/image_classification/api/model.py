@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from image_classification.serving.models import Model as ServedModel
 
 OneImage: TypeAlias = Union["str | os.PathLike[str]", bytes, "Image", "UInt8Array"]
-"""An image: its path, its encoded bytes, a Pillow picture, or an array, uint8 (H, W, 3)."""
+"""An image: its path, its encoded bytes, a Pillow image, or an array, uint8 (H, W, 3)."""
 
 ONNX = "onnx"
 """The format that every artifact holds already."""
@@ -102,7 +102,7 @@ class Model:
         preprocessing, one image at a time on each CPU.
 
         Args:
-            images: a path, encoded bytes, a Pillow picture, an array (uint8, H·W·3, RGB), a list of
+            images: a path, encoded bytes, a Pillow image, an array (uint8, H·W·3, RGB), a list of
                 these, or the path of a folder.
 
         Returns:
@@ -174,11 +174,11 @@ class Model:
         return target
 
     def serve(self, port: int = 8080, host: str = "127.0.0.1") -> Server:
-        """Start a server of the model in a process of its own; return it once it answers.
+        """Start a server of the model in a separate process; return it once it answers.
 
         Args:
             port: 1 to 65535.
-            host: the address to listen on; the default accepts connections of this machine alone.
+            host: the address to listen on; the default accepts connections from this machine only.
 
         Raises:
             UserError: the server cannot start; the message has its reason.
@@ -268,7 +268,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """End the server; requests that it has accepted are answered before."""
+        """Stop the server after it has answered the requests that it has accepted."""
         self._end()
 
     def __enter__(self) -> Server:
@@ -357,7 +357,7 @@ def _encoded(image: object) -> bytes:
             is_exact = upright.mode in _LOSSLESS
             (upright if is_exact else upright.convert("RGB")).save(content, "PNG", compress_level=1)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageDamagedError(f"Pillow cannot read the picture: {error}") from error
+            raise ImageDamagedError(f"Pillow cannot read the image: {error}") from error
         return content.getvalue()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -367,6 +367,6 @@ def _encoded(image: object) -> bytes:
             )
         return encode_png(image)
     raise UsageError(
-        "expected an image as path, bytes, Pillow picture or array, a list of these, or a folder, "
-        f"got {type(image).__name__}"
+        "expected an image as a path, bytes, a Pillow image or an array, a list of these, or a "
+        f"folder, got {type(image).__name__}"
     )

@@ -23,10 +23,10 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import PARTIAL_SUFFIX
 
 RUNS = Path("runs")
-"""The folder of the runs whose output nobody names, below the working directory."""
+"""The folder of the runs without an output of their own, below the working directory."""
 
 RECIPE: Mapping[str, str] = {"preset": "transfer"}
-"""The hyperparameters of a run that names none: the recipe of README, help, demo and notebook."""
+"""The hyperparameters of a run without any: the recipe of README, help, demo and notebook."""
 
 _HELD_OUT = {"validation_split_ratio": "0.2"}  # the default of one interface alone
 _CHECKPOINTS, _CHANNELS = "checkpoints", ".channels"
@@ -63,7 +63,7 @@ class Run:
             return
         if self.paths.artifact not in (None, self.folder):
             _replace(self.paths.model, self.folder)
-            _logger.info("The model in %s is replaced by the new one", self.folder)
+            _logger.info("The new model replaces the one in %s", self.folder)
         if self.owns_checkpoints and is_complete:
             _remove_checkpoints(self.folder)
         elif self.owns_checkpoints and _has_checkpoint(self.folder):
@@ -294,7 +294,7 @@ def _channel_of(data: Path, channels: Path, is_multi_label: bool) -> tuple[Path,
         return data, is_multi_label
     inner = subfolders(data)
     if len(inner) == 1 and (has_class_folders(inner[0]) or split_folders(inner[0])):
-        _logger.info("%s holds the folder %s alone: training on that", data, inner[0].name)
+        _logger.info("%s holds only the folder %s: training on that folder", data, inner[0].name)
         return inner[0], is_multi_label
     if _has_listing(data):
         return _written(data, None, channels)

@@ -82,7 +82,7 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     command.add_argument(
         "--backbone",
         metavar="NAME",
-        help="that network, for --label-errors (default: efficientnet_lite0)",
+        help="the pretrained network for --label-errors (default: efficientnet_lite0)",
     )
     command_line.add_workers(command)
     command.set_defaults(run=run)

@@ -85,7 +85,7 @@ def find_label_errors(
     classes = sorted(set(given))
     counts = Counter(given)
     if len(classes) < 2 or min(counts.values()) < curation.LEAST_IMAGES:
-        raise DataError("images have become unreadable during the check: run it again")
+        raise DataError("images became unreadable during the check: run it again")
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[name] for name in given], np.int64)
     found = rows.array()

@@ -78,7 +78,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "--contact-sheet",
         type=Path,
         metavar="PNG",
-        help=f"draw the first {_MOST_SHEET} of them with the model's classes",
+        help=f"draw the first {_MOST_SHEET} of them with their predicted classes",
     )
     command.add_argument("--json", action="store_true", help="print the ranking as JSON")
     command_line.add_workers(command)
@@ -249,7 +249,7 @@ def _lines(
         found = {"images": images, "ranking": ranking, "unusable": named}
         yield json.dumps(found, ensure_ascii=False, indent=1)
         return
-    yield f"{len(chosen)} of {images} images to label next, the first one first:"
+    yield f"{len(chosen)} of {images} images to label next, in this order:"
     for number, seen in enumerate(chosen[:_SHOWN], 1):
         guess = f"{seen.probability:4.0%} {seen.label}"
         yield f"{number:4}  uncertainty {seen.doubt:.2f}  {guess}  {class_name(seen.path)}"

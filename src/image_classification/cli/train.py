@@ -80,7 +80,8 @@ def add_commands(subparsers: Commands) -> None:
         "--weights",
         type=Path,
         metavar="FILE|FOLDER",
-        help="start from this public file of pretrained weights, as --channel weights=FILE",
+        help="start from this public file of pretrained weights, as --channel weights=FILE; with a "
+        "preset, set backbone to its network",
     )
     command.add_argument(
         "--output",
@@ -96,7 +97,7 @@ def add_commands(subparsers: Commands) -> None:
     command.add_argument(
         "--resume",
         action="store_true",
-        help="continue an interrupted run: that in --output, or the newest on DATA",
+        help="continue an interrupted run: the one in --output, or the newest one on DATA",
     )
     # The folder of the run, for the processes of one job.
     command.add_argument("--run-folder", type=Path, help=argparse.SUPPRESS)

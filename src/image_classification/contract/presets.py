@@ -60,8 +60,8 @@ PRESETS = {
          "tensorflow": {"resize_mode": "crop", **_FLIPS, "regularizers_l2": "0"}},
     ),
     "fine-tune": Preset(
-        "Train all of an ImageNet backbone at a low learning rate, from a head that is fitted "
-        "first: for more images, or for images unlike photographs.",
+        "Train all layers of an ImageNet backbone at a low learning rate, from a head that is "
+        "fitted first: for more images, or for images unlike photographs.",
         {**_FINE_TUNE, "fit_head_first": "on"},
         {"mxnet": {"augmentation_type": "crop"}, "tensorflow": {"resize_mode": "crop", **_FLIPS}},
     ),

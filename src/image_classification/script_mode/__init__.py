@@ -73,7 +73,7 @@ def run_script(paths: JobPaths, given: Mapping[str, object], script: Script) -> 
     if given.get("sagemaker_s3_output"):
         _logger.warning(
             "sagemaker_s3_output is ignored: files in output/intermediate are not copied to S3; "
-            "write what the job needs while it runs to the folder of checkpoints"
+            "to copy files while the job runs, write them to the folder of checkpoints"
         )
     if paths.artifact is None:
         return _run_in_tree(paths, given, script)

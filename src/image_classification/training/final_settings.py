@@ -224,10 +224,10 @@ def _advice_about_memory(settings: Settings, batch_name: str, samples: int) -> I
         size = ",".join(map(str, shape))
         yield (
             f"A step of {name} with {batch_name}={settings.batch_size} and image_shape={size} "
-            f"takes at least {needed:.0f} GiB of memory, but this machine has {there:.0f}: set "
+            f"takes at least {needed:.0f} GiB of memory, but this machine has {there:.0f} GiB: set "
             f"{batch_name}={_fitting(batch, needed / there)} (with "
-            "accumulate_batches, an update still sees as many images), train_only_top_layer, or "
-            "use an instance with more memory"
+            "accumulate_batches, an update still sees as many images), train only the head "
+            "(train_only_top_layer), or use an instance with more memory"
         )
 
 

@@ -107,7 +107,7 @@ def test_a_batch_that_cannot_fit_into_the_machine_is_reported_with_one_that_does
     given = {"backbone": backbone, "mini_batch_size": 128, "image_shape": f"3,{side},{side}"}
     monkeypatch.setattr(process, "memory_limit", lambda: int(least * GIBIBYTE))
     (line,) = advice(caplog, 50_000, **given)
-    assert f"but this machine has {least:.0f}: set mini_batch_size=" in line
+    assert f"but this machine has {least:.0f} GiB: set mini_batch_size=" in line
     assert int(re.findall(r"mini_batch_size=(\d+)", line)[1]) in (32, 64)
     assert "accumulate_batches" in line and "train_only_top_layer" in line
     assert advice(caplog, 50_000, train_only_top_layer=1, **given) == []
