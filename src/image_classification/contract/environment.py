@@ -85,7 +85,7 @@ OMP_NUM_THREADS = Variable("OMP_NUM_THREADS", "",
 MAX_PIXELS = Variable("IMAGE_CLASSIFICATION_MAX_PIXELS", str(64 << 20),
     "maximum number of pixels of an image that is packed, trained on or predicted")
 PICTURE_MEMORY = Variable("IMAGE_CLASSIFICATION_PICTURE_MEMORY_MB", "0",
-    "maximum memory in MiB that decoding one image can take; 0: 400 MB (381 MiB), or 40 % of the "
+    "maximum memory in MiB that decoding one image can take; 0: 400 MB (381 MiB), or 40% of the "
     "container's memory if that is less")
 PICTURE_SECONDS = Variable("IMAGE_CLASSIFICATION_PICTURE_SECONDS", "0",
     "maximum CPU time in seconds that decoding one image can take, proportionally more for files "
