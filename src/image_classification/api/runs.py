@@ -7,12 +7,13 @@ runs/flowers-1/        the artifact, history.json, validation-predictions.jsonl
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,22 +164,45 @@ def run_into(
         )
     existed = output.exists()
     artifact = output / f"new.{os.getpid()}{PARTIAL_SUFFIX}" if holds_model else output
-    if owns_checkpoints:
-        if overwrites:
-            _remove_checkpoints(output)
-        (output / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     try:
-        yield Run(JobPaths(output, channels or {}, artifact), {}, output, owns_checkpoints)
+        with _in_use(output) if owns_checkpoints else nullcontext():
+            if owns_checkpoints and overwrites:
+                _remove_checkpoints(output)
+            yield Run(JobPaths(output, channels or {}, artifact), {}, output, owns_checkpoints)
     finally:
         if holds_model:
             shutil.rmtree(artifact, ignore_errors=True)
         with suppress(OSError):  # they hold something
-            if owns_checkpoints:
-                (output / _CHECKPOINTS).rmdir()
-        with suppress(OSError):
             if not existed:
                 output.rmdir()
                 output.parent.rmdir() if output.parent == RUNS else None
+
+
+@contextmanager
+def _in_use(output: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, until the block or the process ends; UsageError if one runs.
+
+    Two runs in one folder would remove each other's checkpoints.
+    """
+    folder = output / _CHECKPOINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks have no locks
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{output} is the output of a run that is still going on: wait for its end, or "
+                    "name another output"
+                ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+    finally:
+        os.close(lock)
 
 
 def _replace(new: Path, old: Path) -> None:
@@ -215,11 +239,10 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run, and nothing that has another name."""
+    """Remove the checkpoints of a run, and nothing that another program wrote there."""
     for path in (folder / _CHECKPOINTS).glob("checkpoint-*"):
-        path.unlink(missing_ok=True)
-    with suppress(OSError):  # absent, or it holds something else
-        (folder / _CHECKPOINTS).rmdir()
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -250,15 +250,36 @@ def test_an_interrupted_run_is_resumed_on_request_and_never_begun_again_by_chanc
         assert run.paths.checkpoints is not None and not list(run.paths.checkpoints.iterdir())
 
 
+def test_a_run_in_a_folder_in_which_another_one_is_going_on_is_refused(
+    flowers: Path, elsewhere: Path
+) -> None:
+    with run_of_data(flowers) as first:
+        assert first.paths.checkpoints is not None
+        for written in (False, True):
+            if written:
+                (first.paths.checkpoints / "checkpoint-0000.json").write_text("{}")
+            for options in ({"resumes": True}, {"overwrites": True}) if written else ({},):
+                with pytest.raises(UsageError, match="flowers-1 is the output of a run that is"):
+                    with run_of_data(flowers, first.folder, **options):
+                        pass
+            assert len(list(first.paths.checkpoints.iterdir())) == written
+        with run_of_data(flowers) as second:
+            assert second.folder == Path("runs/flowers-2")
+        first.finish(is_complete=True)
+    assert not (elsewhere / "runs").exists()
+
+
 def test_folders_of_the_user_in_the_output_are_not_touched(flowers: Path, elsewhere: Path) -> None:
     shutil.copytree(flowers, elsewhere / "channels")
     (elsewhere / "checkpoints").mkdir()
     (elsewhere / "checkpoints" / "mine.txt").write_text("mine")
+    (elsewhere / "checkpoints" / "checkpoint-500").mkdir()  # other trainers write such folders
     (elsewhere / "checkpoints" / "checkpoint-0000.json").write_text("{}")
     with run_of_data(Path("channels"), Path("."), overwrites=True) as run:
         run.finish(is_complete=True)
     assert len(list((elsewhere / "channels").rglob("*.jpg"))) == 15
-    assert [path.name for path in (elsewhere / "checkpoints").iterdir()] == ["mine.txt"]
+    left = sorted(path.name for path in (elsewhere / "checkpoints").iterdir())
+    assert left == ["checkpoint-500", "mine.txt"]
     assert sorted(path.name for path in elsewhere.iterdir()) == ["channels", "checkpoints"]
 
 
