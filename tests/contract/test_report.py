@@ -126,7 +126,7 @@ def listed(path: Path) -> dict[str, dict[str, str]]:
 def test_the_validation_labels_that_the_model_contradicts_are_listed_for_preprocess(
     page: Page, doubtful_job: Path
 ) -> None:
-    assert "Labels to look at" in page.text
+    assert "Labels to review" in page.text
     assert "judge the labels of the 59 validation images" in page.text
     rows = listed(doubtful_job / "output/data/label-review-validation.csv")
     assert len(rows) == 60

@@ -56,7 +56,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
     command = command_line.add_command(
         subparsers,
         "rank",
-        "rank unlabeled images by how much their labels would teach a model",
+        "choose the unlabeled images to label next",
         "image-classification rank photos --model model --csv label-next.csv\n"
         "  image-classification rank photos --model model --count 50 --contact-sheet next.png",
         "Choose the images to label next: those that the model is unsure about, and that differ\n"

@@ -43,7 +43,7 @@ def add_commands(subparsers: Commands) -> None:
         "train",
         help="train a classifier and write its artifact",
         description="Train on images (DATA), or run the training job in a base directory.\n"
-        "Ctrl-C ends it after the current step and keeps the best epoch; a second one aborts.",
+        "Ctrl-C ends training after a step and keeps the best epoch; a second Ctrl-C aborts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

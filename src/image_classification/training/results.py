@@ -127,7 +127,7 @@ class Results:
         last_weights: None unless the job keeps them.
         started_from: the origin of the first weights, in a few words.
         hyperparameters: (name, value, origin).
-        label_review: the labels to look at; None if samples have several, or are too few.
+        label_review: the labels to review; None if samples have several, or are too few.
     """
 
     interface: str
