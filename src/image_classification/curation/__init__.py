@@ -22,6 +22,7 @@ _WIDTH = 256  # principal components; 128 to 1,280 give the same accuracy (flowe
 _PENALTY = 3e-4  # of the squared weights, per image
 _STEPS = 100
 _CHUNK = 4096  # images
+_MOST_VALUES = 1 << 24  # images × classes of probabilities at once: 64 MiB
 _MOST_FITTED = 50_000  # images that a head is fitted on
 
 
@@ -48,8 +49,9 @@ class OutOfFold:
 
         They are computed again each time: those of a million images would not fit into memory.
         """
-        for start in range(0, len(self.labels), _CHUNK):
-            part = slice(start, min(start + _CHUNK, len(self.labels)))
+        size = _chunk_of(self.classes)
+        for start in range(0, len(self.labels), size):
+            part = slice(start, min(start + size, len(self.labels)))
             found = np.empty((_REPEATS, part.stop - start, self.classes), np.float32)
             for repeat, folds in enumerate(self.folds[:, part]):
                 for fold in range(_FOLDS):
@@ -174,8 +176,6 @@ def fit_head(features: FloatArray, labels: IntArray, classes: int) -> FloatArray
     """
     images = len(features)
     rows = np.hstack([features, np.ones((images, 1), np.float32)])
-    targets = np.zeros((images, classes), np.float32)
-    targets[np.arange(images), labels] = 1
     penalty = np.full((rows.shape[1], 1), _PENALTY, np.float32)
     penalty[-1] = 0  # none on the bias
     curvature = float(np.linalg.eigvalsh(rows.T @ rows / images)[-1])
@@ -183,7 +183,24 @@ def fit_head(features: FloatArray, labels: IntArray, classes: int) -> FloatArray
     weights: FloatArray = np.zeros((rows.shape[1], classes), np.float32)
     ahead = weights
     for number in range(_STEPS):
-        gradient = rows.T @ (softmax(rows @ ahead) - targets) / images + penalty * ahead
+        gradient = _of_loss(rows, labels, ahead) / images + penalty * ahead
         before, weights = weights, np.asarray(ahead - step * gradient, np.float32)
         ahead = weights + np.float32(number / (number + 3)) * (weights - before)
     return weights
+
+
+def _of_loss(rows: FloatArray, labels: IntArray, weights: FloatArray) -> FloatArray:
+    """Return the gradient of the cross-entropy, summed over the images."""
+    total: FloatArray = np.zeros(weights.shape, np.float32)
+    size = _chunk_of(weights.shape[1])
+    for start in range(0, len(rows), size):
+        part, targets = rows[start : start + size], labels[start : start + size]
+        errors = softmax(part @ weights)
+        errors[np.arange(len(part)), targets] -= 1
+        total += part.T @ errors
+    return total
+
+
+def _chunk_of(classes: int) -> int:
+    """Return how many images are computed at once."""
+    return max(1, min(_CHUNK, _MOST_VALUES // classes))

@@ -56,6 +56,19 @@ def test_right_labels_are_not_suspected_however_hard_the_images_are(noise: float
     assert scores.wrong_share <= 0.02
 
 
+def test_many_classes_are_judged_in_smaller_chunks_with_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, _ = flipped(LABELS, 0.05, 1)
+    features = features_of(LABELS, 1.0)
+    whole, sizes = judged(features, labels), list[int]()
+    monkeypatch.setattr(curation, "_MOST_VALUES", 7 * CLASSES)
+    softmax = curation.softmax
+    monkeypatch.setattr(curation, "softmax", lambda z: (sizes.append(len(z)), softmax(z))[1])
+    np.testing.assert_allclose(judged(features, labels).scores, whole.scores, atol=1e-3)
+    assert max(sizes) == 7
+
+
 def test_a_head_never_judges_an_image_that_it_was_fitted_on() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(200, WIDTH)).astype(np.float32)
