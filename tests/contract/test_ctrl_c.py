@@ -52,6 +52,7 @@ def test_the_first_interruption_keeps_the_best_epoch_and_resume_continues_from_t
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "Interrupted: stopping after this step; the best epoch so far is kept" in said
+    assert "Stopping: the labels are not judged" in said
     run = folder / "runs" / "flowers-1"
     first = read_artifact(run).manifest
     assert 3 <= first["metrics"]["epochs"] < 500

@@ -127,7 +127,8 @@ class Results:
         last_weights: None unless the job keeps them.
         started_from: the origin of the first weights, in a few words.
         hyperparameters: (name, value, origin).
-        label_review: the labels to review; None if samples have several, or are too few.
+        label_review: the labels to review; None if samples have several, or are too few,
+            or the job was stopped.
     """
 
     interface: str
@@ -190,7 +191,7 @@ def measure(
         last_weights=loop.last_weights,
         started_from=started_from,
         hyperparameters=request.origins(),
-        label_review=review_labels(loaders, validation, inputs),
+        label_review=_review(loop, loaders, validation, inputs),
     )
 
 
@@ -229,6 +230,15 @@ def _confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
             Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
         )
     return mistakes
+
+
+def _review(
+    loop: Loop, loaders: Loaders, validation: Outcomes, inputs: Inputs
+) -> LabelReview | None:
+    if loop.should_stop():  # the artifact must be written in time
+        _logger.warning("Stopping: the labels are not judged")
+        return None
+    return review_labels(loaders, validation, inputs)
 
 
 def review_labels(loaders: Loaders, validation: Outcomes, inputs: Inputs) -> LabelReview | None:
