@@ -99,6 +99,7 @@ class LabelReview:
         accuracy: 0–1, of k-fold heads on the features that the job has kept; None if it has kept
             none, and the model's own validation predictions were judged.
         interval: its 95 % interval.
+        left_out: indices of the classes with too few images for these heads.
     """
 
     splits: tuple[str, ...]
@@ -108,6 +109,7 @@ class LabelReview:
     outliers: Sequence[Suspect] = ()
     accuracy: float | None = None
     interval: tuple[float, float] = (0.0, 1.0)
+    left_out: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ def _judged_by_heads(
     inputs: Inputs, places: Sequence[tuple[str, int]], labels: IntArray, features: FloatArray
 ) -> LabelReview:
     numbers, compact = np.unique(labels, return_inverse=True)
+    left_out = np.setdiff1d(np.arange(len(inputs.labels)), numbers)
     heads = curation.fit_folds(features, compact, len(numbers))
     scores = score_labels(heads.chunks(), compact, len(numbers))
     accuracy = heads.accuracy()
@@ -332,6 +335,7 @@ def _judged_by_heads(
         unlike,
         accuracy,
         curation.wilson_interval(accuracy, len(labels)),
+        left_out.tolist(),
     )
 
 

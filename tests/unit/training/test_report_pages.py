@@ -16,7 +16,7 @@ from image_classification.training.evaluation import Outcomes
 from image_classification.training.inputs import Inputs
 from image_classification.training.output import manifest_of
 from image_classification.training.report.pages import model_card, report_page
-from image_classification.training.results import Mistake, Results
+from image_classification.training.results import LabelReview, Mistake, Results, Suspect
 from image_classification.training.settings import settings_of
 from tests.unit.training.test_loop import Colors
 
@@ -45,13 +45,19 @@ def results() -> Results:
         last_weights=None,
         started_from="random weights",
         hyperparameters=[("labels", HOSTILE, "labels"), ("epochs", "1", "default")],
+        label_review=LabelReview(
+            ("train",), 9, 0.05, [Suspect("train", 0, HOSTILE, 0, 1, 0.9)], (), 0.8, left_out=[0]
+        ),
     )
 
 
 def test_names_from_the_data_cannot_add_markup_to_the_report(results: Results) -> None:
     page = report_page(results, manifest_of(results))
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 6, "title, matrix, classes, mistakes, chart, values"
+    assert page.count("&lt;script&gt;") >= 9, (
+        "title, matrix, classes, mistakes, chart, values, suspects twice, classes not judged"
+    )
+    assert "Not judged, because of too few images: &lt;script&gt;" in page
 
 
 def test_the_model_card_is_markdown_with_names_that_are_no_markup(results: Results) -> None:
