@@ -23,6 +23,7 @@ from image_classification.weights.tensors import (
 )
 
 INDEX_SUFFIX = ".index.json"
+_MOST_NAME = 255  # bytes of a file's name, as on Linux
 _MOST_FILES = 100  # all are open at the same time; an image classifier has at most a few
 
 
@@ -93,9 +94,14 @@ def _places(index: RegularFile) -> dict[str, str]:
     if not isinstance(found, dict) or not found or len(found) > MOST_TENSORS:
         raise ValueError(f"an index without a weight_map of 1 to {MOST_TENSORS} tensors")
     for name in found.values():
-        if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name or "/" in name:
+        if not isinstance(name, str) or not _is_plain(name):
             raise ValueError(f"an index with the file {str(name)[:80]!r}; expected a plain name")
     return found
+
+
+def _is_plain(name: str) -> bool:
+    is_short = len(name.encode("utf-8", "surrogatepass")) <= _MOST_NAME
+    return is_short and name not in ("", ".", "..") and "\0" not in name and "/" not in name
 
 
 def _files(index: RegularFile, places: Mapping[str, str]) -> list[tuple[str, RegularFile]]:
