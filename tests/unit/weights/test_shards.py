@@ -82,7 +82,7 @@ def index_of(places: Any) -> bytes:
         (index_of({}), "without a weight_map"),
         (index_of({"a": "../../etc/passwd"}), "expected a plain name"),
         (index_of({"a": ".."}), "expected a plain name"),
-        (index_of({"a": "a" * 300}), "expected a plain name"),  # longer than a name of a file can be
+        (index_of({"a": "a" * 300}), "expected a plain name"),
         (index_of({"a": 1}), "expected a plain name"),
         (index_of({"a": "absent.safetensors"}), "absent.safetensors is not next to it"),
         (index_of({"a": INDEX}), "a JSON text"),
