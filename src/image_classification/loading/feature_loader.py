@@ -8,6 +8,7 @@ batch by batch; later ones find them in the store, in an order of their own.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import tempfile
@@ -31,6 +32,7 @@ from image_classification.samples import (
 LARGEST_IN_MEMORY = 256 << 20
 """Bytes of features; more of them lie in a file of the temporary folder, mapped into memory."""
 
+_LEFT_FREE = 1 << 30  # bytes of the disk: for checkpoints and the artifact, which matter more
 _ROWS_PER_SUM = 256  # features that the ranks exchange at once: 3 MB of 1,280 each
 _LINE_SECONDS = 20.0
 
@@ -48,7 +50,7 @@ class FeatureStore:
         has: bool (views, samples), whether the features are there: bad samples have none.
 
     Raises:
-        OSError: the temporary folder has no room for the file.
+        OSError: the temporary folder has no room for the file and what a job writes besides.
     """
 
     def __init__(self, views: int, samples: int, width: int) -> None:
@@ -60,6 +62,9 @@ class FeatureStore:
             self.rows = np.zeros(shape, np.float32)
             return
         with tempfile.TemporaryFile(prefix="features-") as file:  # the mapping keeps it
+            disk = os.fstatvfs(file.fileno())
+            if disk.f_bavail * disk.f_frsize < size + _LEFT_FREE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
             self.rows = np.memmap(file, np.float32, "r+", shape=shape)
 

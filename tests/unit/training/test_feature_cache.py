@@ -204,14 +204,18 @@ def test_many_features_lie_in_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert_same(Job(AUGMENTED).run(), in_memory)
 
 
+@pytest.mark.parametrize("is_nearly_full", [False, True])
 def test_a_job_without_room_for_its_features_computes_them_in_every_epoch(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_nearly_full: bool
 ) -> None:
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(feature_loader, "LARGEST_IN_MEMORY", 100)
-    monkeypatch.setattr("os.posix_fallocate", full)
+    if is_nearly_full:  # the features have room, but the artifact would have none
+        monkeypatch.setattr(feature_loader, "_LEFT_FREE", 1 << 60)
+    else:
+        monkeypatch.setattr("os.posix_fallocate", full)
     caplog.set_level(logging.INFO)
     job = Job({})
     job.run()
