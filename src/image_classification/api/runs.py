@@ -168,6 +168,8 @@ def run_into(
         with _in_use(output) if owns_checkpoints else nullcontext():
             if owns_checkpoints and overwrites:
                 _remove_checkpoints(output)
+            for leftover in output.glob(f"new.*{PARTIAL_SUFFIX}") if owns_checkpoints else ():
+                shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
             yield Run(JobPaths(output, channels or {}, artifact), {}, output, owns_checkpoints)
     finally:
         if holds_model:

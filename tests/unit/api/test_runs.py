@@ -202,6 +202,7 @@ def test_overwriting_replaces_the_model_at_the_end_and_keeps_the_users_files(
     flowers: Path, model: Path
 ) -> None:
     (model / "weights-last.safetensors").write_bytes(b"not listed: not ours")
+    (model / "new.123.partial").mkdir()  # of a run that was killed
     with run_of_data(flowers, model, overwrites=True) as run:
         assert run.paths.artifact is not None and run.paths.artifact != model
         write_model(run.paths.artifact, ("new", "newer"))
