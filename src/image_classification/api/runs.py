@@ -29,7 +29,8 @@ RUNS = Path("runs")
 RECIPE: Mapping[str, str] = {"preset": "transfer"}
 """The hyperparameters of a run without any: the recipe of README, help, demo and notebook."""
 
-_HELD_OUT = {"validation_split_ratio": "0.2"}  # the default of one interface alone
+# The defaults of one interface alone.
+_AS_THE_OTHER = {"validation_split_ratio": "0.2", "small_images": "enlarge"}
 _CHECKPOINTS, _CHANNELS = "checkpoints", ".channels"
 _LISTINGS = (".lst", ".csv", ".tsv", ".jsonl", ".manifest", ".ndjson", ".json", ".txt")
 _MOST_NAME = 80  # characters of the data's name in that of a run
@@ -119,8 +120,8 @@ def run_of_data(
         try:
             folder, several = _channel_of(data, channels, _is_true(given.get("multi_label")))
             # Only one interface knows images of several classes, and only the other holds out
-            # validation images by itself and measures a test split.
-            added = {**RECIPE, **(_HELD_OUT | {"multi_label": "1"} if several else {})}
+            # validation images by itself, enlarges small images, and measures a test split.
+            added = {**RECIPE, **(_AS_THE_OTHER | {"multi_label": "1"} if several else {})}
             folders = {"train" if several else "training": folder}
             if weights is not None:
                 folders[WEIGHTS_CHANNEL.name] = weights
