@@ -7,7 +7,9 @@ runs/flowers-1/        the artifact, history.json, validation-predictions.jsonl
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import logging
 import os
 import re
@@ -19,9 +21,10 @@ from pathlib import Path
 
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.channels import WEIGHTS_CHANNEL
+from image_classification.contract.failure import warned
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import DataError, UsageError
-from image_classification.files import PARTIAL_SUFFIX
+from image_classification.files import PARTIAL_SUFFIX, write_bytes
 
 RUNS = Path("runs")
 """The folder of the runs without an output of their own, below the working directory."""
@@ -33,6 +36,7 @@ RECIPE: Mapping[str, str] = {"preset": "transfer"}
 _AS_THE_OTHER = {"validation_split_ratio": "0.2", "small_images": "enlarge"}
 _CHECKPOINTS, _CHANNELS = "checkpoints", ".channels"
 _LISTINGS = (".lst", ".csv", ".tsv", ".jsonl", ".manifest", ".ndjson", ".json", ".txt")
+_LABEL_LISTS = ("label-review-train.csv", "label-review-validation.csv")
 _MOST_NAME = 80  # characters of the data's name in that of a run
 _FALSE = ("", "0", "false")
 _logger = logging.getLogger(__name__)
@@ -48,12 +52,14 @@ class Run:
         folder: where its model is in the end; None: the job of a base directory, which has its
             own places.
         owns_checkpoints: whether its checkpoints are removed once the model is complete.
+        origins: number of an image in its channel → its path in the data, if these are a table.
     """
 
     paths: JobPaths
     settings: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     owns_checkpoints: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def finish(self, *, is_complete: bool) -> None:
         """Put the new model in its place, after the job has written it.
@@ -66,6 +72,10 @@ class Run:
         if self.paths.artifact not in (None, self.folder):
             _replace(self.paths.model, self.folder)
             _logger.info("The new model replaces the one in %s", self.folder)
+        lists = (self.folder / name for name in _LABEL_LISTS if self.origins)
+        for path in filter(Path.is_file, lists):
+            with warned(f"{path} names copies of the images, which are removed now"):
+                _name_origins(path, self.origins)
         if self.owns_checkpoints and is_complete:
             _remove_checkpoints(self.folder)
         elif self.owns_checkpoints and _has_checkpoint(self.folder):
@@ -116,9 +126,10 @@ def run_of_data(
             "images: name an output outside it"
         )
     with run_into(output, overwrites=overwrites, resumes=resumes, owns_checkpoints=True) as run:
-        channels = output / _CHANNELS
+        channels, origins = output / _CHANNELS, dict[str, str]()
         try:
-            folder, several = _channel_of(data, channels, _is_true(given.get("multi_label")))
+            is_several = _is_true(given.get("multi_label"))
+            folder, several = _channel_of(data, channels, is_several, origins)
             # Only one interface knows images of several classes, and only the other holds out
             # validation images by itself, enlarges small images, and measures a test split.
             added = {**RECIPE, **(_AS_THE_OTHER | {"multi_label": "1"} if several else {})}
@@ -128,7 +139,8 @@ def run_of_data(
             if given.get("preset") in _FALSE:
                 given.pop("preset")
                 added.pop("preset")
-            yield Run(JobPaths(output, folders, run.paths.artifact), added | given, output, True)
+            paths = JobPaths(output, folders, run.paths.artifact)
+            yield Run(paths, added | given, output, True, origins)
         finally:
             shutil.rmtree(channels, ignore_errors=True)
 
@@ -229,6 +241,16 @@ def _replace(new: Path, old: Path) -> None:
         (old / name).unlink(missing_ok=True)
 
 
+def _name_origins(path: Path, origins: Mapping[str, str]) -> None:
+    """Put the paths of the user's images in place of those of their copies in a list of labels."""
+    lines = io.StringIO(newline="")
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for name, *row in filter(None, csv.reader(file)):
+            number = name.rpartition("/")[2].partition("-")[0]
+            csv.writer(lines, lineterminator="\n").writerow([origins.get(number, name), *row])
+    write_bytes(path, lines.getvalue().encode("utf-8", "surrogateescape"))
+
+
 def _listed(folder: Path) -> set[str]:
     """Return the files that the manifest of a model lists; none if it is no manifest."""
     from image_classification.artifact import read_artifact
@@ -287,13 +309,16 @@ def _newest_interrupted(data: Path) -> Path:
     )
 
 
-def _channel_of(data: Path, channels: Path, is_multi_label: bool) -> tuple[Path, bool]:
+def _channel_of(
+    data: Path, channels: Path, is_multi_label: bool, origins: dict[str, str]
+) -> tuple[Path, bool]:
     """Return the folder to train on, and whether its images can have several classes.
 
     Args:
         data: what the user names.
         channels: where channels are written, if the data are none.
         is_multi_label: whether the user says that images have several classes.
+        origins: of `Run`; filled in.
     """
     from image_classification.inventory.folders import has_class_folders
     from image_classification.inventory.splits import split_folders, splits_in_names, subfolders
@@ -305,7 +330,7 @@ def _channel_of(data: Path, channels: Path, is_multi_label: bool) -> tuple[Path,
         if suffix == ".rec" or (suffix == ".lst" and records.is_file()):
             return _linked(channels, {"train": [records]}), is_multi_label
         if suffix in _LISTINGS:
-            return _written(data.parent, data, channels)
+            return _written(data.parent, data, channels, origins)
         return data, is_multi_label  # the job's error says what to do with it
     if split_folders(data):
         return data, is_multi_label
@@ -323,7 +348,7 @@ def _channel_of(data: Path, channels: Path, is_multi_label: bool) -> tuple[Path,
         _logger.info("%s holds only the folder %s: training on that folder", data, inner[0].name)
         return inner[0], is_multi_label
     if _has_listing(data):
-        return _written(data, None, channels)
+        return _written(data, None, channels, origins)
     return data, is_multi_label
 
 
@@ -351,7 +376,9 @@ def _linked(channels: Path, files: Mapping[str, list[Path]]) -> Path:
     return channels
 
 
-def _written(root: Path, listing: Path | None, channels: Path) -> tuple[Path, bool]:
+def _written(
+    root: Path, listing: Path | None, channels: Path, origins: dict[str, str]
+) -> tuple[Path, bool]:
     """Write the images that a table or list names to channels; see `_channel_of`."""
     from image_classification.contract import environment
     from image_classification.inventory.folders import take_inventory
@@ -366,4 +393,6 @@ def _written(root: Path, listing: Path | None, channels: Path) -> tuple[Path, bo
     kind = "recordio" if several else "folders"  # folders keep the names of the files
     plan = ChannelPlan(format=kind, max_pixels=environment.max_pixels())
     write_channels(inventory, channels, plan, lambda _done, _all: None)
+    if inventory.read is None:  # else the images lie in the table
+        origins.update((f"{entry.id:08d}", entry.path) for entry in inventory.entries)
     return channels, several

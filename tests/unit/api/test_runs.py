@@ -99,6 +99,23 @@ def test_a_table_gives_the_classes_of_the_images_next_to_it(
     assert "blue" in inputs.training.key(0)  # the name of the file is not lost
 
 
+def test_the_lists_of_labels_name_the_images_of_the_table_and_not_their_copies(
+    flowers: Path, tmp_path: Path
+) -> None:
+    rows = [(p.relative_to(flowers), p.parent.name) for p in sorted(flowers.rglob("*.jpg"))]
+    with (flowers / "labels.csv").open("w") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    with run_of_data(flowers / "labels.csv", Path("out")) as run:
+        copies = sorted(path for path in run.paths.channel_folders["training"].rglob("*.jpg"))
+        listing = Path("out/label-review-train.csv")
+        lines = [f"{copy.parent.name}/{copy.name},{copy.parent.name},,,\n" for copy in copies]
+        listing.write_text("path,label,problem,action,was\n" + "".join(lines))
+        run.finish(is_complete=True)
+    with listing.open(newline="") as file:
+        found = {row["path"]: row["label"] for row in csv.DictReader(file)}
+    assert found == {str(path): label for path, label in rows}
+
+
 def test_a_table_of_several_classes_an_image_trains_a_model_with_several(
     flowers: Path, tmp_path: Path
 ) -> None:
