@@ -84,8 +84,10 @@ def test_the_second_interruption_ends_the_job_at_once_and_the_old_model_stays(
     )
     assert first.returncode == 0, first.stdout + first.stderr
     before = {path.name: path.read_bytes() for path in (folder / "m").iterdir()}
-    process = started(folder, *LONG, "--output", "m", "--overwrite")
-    read_to(process, "Epoch 2/500 took")
+    # Steps of a second or more, so that the second interruption finds the step still running.
+    slow = ["--set", "backbone=resnet50_v1.5", "--set", "image_shape=3,224,224"]
+    process = started(folder, *LONG, *slow, "--output", "m", "--overwrite")
+    read_to(process, "Saved checkpoint")
     process.send_signal(signal.SIGINT)
     read_to(process, "Interrupted: stopping after this step")
     process.send_signal(signal.SIGINT)
