@@ -23,6 +23,11 @@ from image_classification.contract.presets import added_by
 from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import ArtifactError, ChannelError, HyperparameterError
 
+_ACTS_WITH: Mapping[str, tuple[str, Value]] = {
+    "logit_adjust_tau": ("class_weights", "logit_adjust"),
+}
+"""Hyperparameter → the other one, and its value, without which it changes nothing."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -102,6 +107,9 @@ class Interface:
                     "%s=%s has no effect with optimizer=%s: it works with %s",
                     *(entry.name, value, values.optimizer, ", ".join(entry.optimizers)),
                 )
+            needed, only = _ACTS_WITH.get(entry.name, ("", None))
+            if needed and parsed[needed] != only and value != entry.default:
+                _logger.info("%s=%s has no effect without %s=%s", entry.name, value, needed, only)
         return values.with_value(
             SharedHyperparameters.backend, values.backend or environment.BACKEND.read()
         )

@@ -75,6 +75,18 @@ def test_changed_hyperparameters_that_the_optimizer_ignores_are_logged(
     ], "gamma was given, as its default"
 
 
+def test_the_strength_of_a_correction_that_is_off_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    given = {"logit_adjust_tau": "1.0"}
+    INTERFACES["mxnet"].parse(given | {"class_weights": "logit_adjust"})
+    assert caplog.messages == []
+    INTERFACES["mxnet"].parse(given | {"class_weights": "balanced"})
+    (line,) = caplog.messages
+    assert line == "logit_adjust_tau=1.0 has no effect without class_weights=logit_adjust"
+
+
 def updated(interface: str, given: dict[str, str]) -> np.ndarray:
     """A weight after three updates by the job's optimizer."""
     spec = settings_of(INTERFACES[interface].parse(given)).optimizer
