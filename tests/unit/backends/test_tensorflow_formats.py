@@ -100,7 +100,7 @@ def test_an_existing_file_is_not_overwritten(
 ) -> None:
     arguments = ["--model", str(model), "--format", "keras", "--output", str(tmp_path)]
     assert main(["export", *arguments]) == 2
-    assert "exists: name a new path" in capsys.readouterr().err
+    assert "exists: name another path" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
