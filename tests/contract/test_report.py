@@ -166,7 +166,7 @@ def test_kept_features_judge_both_splits_and_tell_the_accuracy_to_expect(head_jo
     text = " ".join(page.text.split())
     found = re.search(
         r"predicts (\d+\.\d)% of 180 images that it was not fitted on \(5-fold accuracy over train "
-        r"and validation; 95 % interval (\d+\.\d)% to (\d+\.\d)%\)",
+        r"and validation; 95% interval (\d+\.\d)% to (\d+\.\d)%\)",
         text,
     )
     assert found, text

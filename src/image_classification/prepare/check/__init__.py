@@ -218,7 +218,7 @@ class LabelReview:
         low, high = self.interval
         message = (
             f"a linear head on the features of {self.backbone} predicts {self.accuracy:.1%} of "
-            f"{self.images} images (5-fold accuracy; 95 % interval {low:.1%} to {high:.1%})"
+            f"{self.images} images (5-fold accuracy; 95% interval {low:.1%} to {high:.1%})"
         )
         yield Problem("note", "kfold-accuracy", message)
         if self.issues:
