@@ -73,6 +73,7 @@ class StopRequest(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._is_training = False
+        self._is_interrupted = False
         self._received: float | None = None
 
     def begin_training(self) -> None:
@@ -97,8 +98,9 @@ class StopRequest(threading.Event):
 
     def interrupt(self, _: int, __: FrameType | None) -> None:
         """Handle SIGINT: the first one while training sets the event, any other aborts."""
-        if not self._is_training or self.is_set():
+        if not self._is_training or self._is_interrupted or self.is_set():
             raise KeyboardInterrupt
+        self._is_interrupted = True  # first, because a second signal can interrupt this method
         _logger.warning(
             "Interrupted: stopping after this step; the best epoch so far is kept. A second "
             "interruption ends the job at once, without a model"
