@@ -179,5 +179,11 @@ def test_a_function_of_another_server_next_to_ours_is_a_warning(
 
 def test_code_that_is_nested_too_deep_for_the_parser_is_reported_as_that(tmp_path: Path) -> None:
     path = tmp_path / "inference.py"
-    path.write_text("x = " + "-" * 500_000 + "1")
+    path.write_text("x = " + "-" * 200_000 + "1")
     assert read_definitions(path).problem == "it cannot be read as Python: it is nested too deep"
+
+
+def test_code_too_large_to_be_read_at_a_bounded_cost_is_reported_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "inference.py"
+    path.write_text("a;" * 500_000)
+    assert read_definitions(path).problem == "it cannot be read as Python: it has more than 256 KiB"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST_BYTES = 2**20
-"""A larger file is not read: nobody writes handlers that long."""
+MOST_BYTES = 2**18
+"""A larger file is not read: the worst one of this size takes 0.3 GB and 0.7 CPU seconds."""
 
 _DEEP = "it is nested too deep"  # what a MemoryError of the parser means
 _MOST_IMPORTED_FILES = 20
@@ -60,7 +60,7 @@ class _Reader:
         with path.open("rb") as file:
             source = file.read(MOST_BYTES + 1)
         if len(source) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+            raise ValueError(f"it has more than {MOST_BYTES >> 10} KiB")
         tree = ast.parse(source)
         if any(self._is_dynamic(node) for node in ast.walk(tree)):
             self.is_complete = False
