@@ -91,3 +91,15 @@ def test_two_hosts_learn_the_same_with_features_computed_once(
             assert code == 0, log
         losses.append(losses_of(root / HOSTS[0]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_job_without_time_for_its_first_step_fails_and_writes_no_model(
+    tmp_path: Path, small_channels: dict[str, Path]
+) -> None:
+    given = PLAIN | FROZEN | {"balanced_sampling": 1, "max_minutes": 1e-6}
+    base = write_job(tmp_path / "ml", given, small_channels)
+    done = run_train(base)
+    assert done.returncode == 2, done.stdout + done.stderr
+    failure = (base / "output" / "failure").read_text()
+    assert "max_minutes=1e-06 passed before the first training step was done" in failure
+    assert not list((base / "model").iterdir())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import json
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from image_classification.api.data_channel import channel_of
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.failure import warned
@@ -35,7 +37,6 @@ RECIPE: Mapping[str, str] = {"preset": "transfer"}
 # The defaults of one interface alone.
 _AS_THE_OTHER = {"validation_split_ratio": "0.2", "small_images": "enlarge"}
 _CHECKPOINTS, _CHANNELS = "checkpoints", ".channels"
-_LISTINGS = (".lst", ".csv", ".tsv", ".jsonl", ".manifest", ".ndjson", ".json", ".txt")
 _LABEL_LISTS = ("label-review-train.csv", "label-review-validation.csv")
 _MOST_NAME = 80  # characters of the data's name in that of a run
 _FALSE = ("", "0", "false")
@@ -65,10 +66,13 @@ class Run:
         """Put the new model in its place, after the job has written it.
 
         Args:
-            is_complete: False: the user stopped the job, whose checkpoints stay for `--resume`.
+            is_complete: False: the user stopped the job, whose checkpoints stay for `--resume`. So
+                do those of a job that `max_minutes` has ended.
         """
         if self.folder is None:
             return
+        limit = float(self.settings.get("max_minutes") or "inf")
+        is_out_of_time = _running_seconds(self.folder) >= 60 * limit
         if self.paths.artifact not in (None, self.folder):
             _replace(self.paths.model, self.folder)
             _logger.info("The new model replaces the one in %s", self.folder)
@@ -76,12 +80,15 @@ class Run:
         for path in filter(Path.is_file, lists):
             with warned(f"{path} names copies of the images, which are removed now"):
                 _name_origins(path, self.origins)
-        if self.owns_checkpoints and is_complete:
+        if not self.owns_checkpoints:
+            return
+        if is_complete and not is_out_of_time:
             _remove_checkpoints(self.folder)
-        elif self.owns_checkpoints and _has_checkpoint(self.folder):
+        elif _has_checkpoint(self.folder):
             _logger.warning(
-                "%s holds the best epoch so far; --resume --output %s continues the run",
+                "%s holds the best epoch so far; --resume --output %s%s continues the run",
                 *(self.folder, self.folder),
+                " with more max_minutes" if is_out_of_time else "",
             )
 
 
@@ -129,7 +136,7 @@ def run_of_data(
         channels, origins = output / _CHANNELS, dict[str, str]()
         try:
             is_several = _is_true(given.get("multi_label"))
-            folder, several = _channel_of(data, channels, is_several, origins)
+            folder, several = channel_of(data, channels, is_several, origins)
             # Only one interface knows images of several classes, and only the other holds out
             # validation images by itself, enlarges small images, and measures a test split.
             added = {**RECIPE, **(_AS_THE_OTHER | {"multi_label": "1"} if several else {})}
@@ -274,6 +281,15 @@ def _has_checkpoint(folder: Path) -> bool:
     return any((folder / _CHECKPOINTS).glob("checkpoint-*.json"))
 
 
+def _running_seconds(folder: Path) -> float:
+    """Return the running time of a job over all its starts, as its newest checkpoint has it."""
+    seconds = [0.0]
+    for path in (folder / _CHECKPOINTS).glob("checkpoint-*.json"):
+        with suppress(OSError, ValueError, LookupError, TypeError):  # not written by the product
+            seconds.append(float(json.loads(path.read_text("utf-8"))["seconds"]))
+    return max(seconds)
+
+
 def _is_true(value: str | None) -> bool:
     return (value or "").lower() not in _FALSE
 
@@ -307,92 +323,3 @@ def _newest_interrupted(data: Path) -> Path:
         f"no run of {RUNS / _name_of(data)}-… was interrupted: leave out --resume (resume=True in "
         "Python), or name the output of an interrupted run"
     )
-
-
-def _channel_of(
-    data: Path, channels: Path, is_multi_label: bool, origins: dict[str, str]
-) -> tuple[Path, bool]:
-    """Return the folder to train on, and whether its images can have several classes.
-
-    Args:
-        data: what the user names.
-        channels: where channels are written, if the data are none.
-        is_multi_label: whether the user says that images have several classes.
-        origins: of `Run`; filled in.
-    """
-    from image_classification.inventory.folders import has_class_folders
-    from image_classification.inventory.splits import split_folders, splits_in_names, subfolders
-    from image_classification.loading.packed import find_packed
-    from image_classification.loading.records import record_files
-
-    if data.is_file():
-        suffix, records = data.suffix.lower(), data.with_suffix(".rec")
-        if suffix == ".rec" or (suffix == ".lst" and records.is_file()):
-            return _linked(channels, {"train": [records]}), is_multi_label
-        if suffix in _LISTINGS:
-            return _written(data.parent, data, channels, origins)
-        return data, is_multi_label  # the job's error says what to do with it
-    if split_folders(data):
-        return data, is_multi_label
-    if files := record_files(data):
-        if splits := splits_in_names(files):
-            named: dict[str, list[Path]] = {}
-            for file, split in zip(files, splits, strict=True):
-                named.setdefault(split, []).append(file)
-            return _linked(channels, named), is_multi_label
-        return data, is_multi_label
-    if find_packed(data) or has_class_folders(data):
-        return data, is_multi_label
-    inner = subfolders(data)
-    if len(inner) == 1 and (has_class_folders(inner[0]) or split_folders(inner[0])):
-        _logger.info("%s holds only the folder %s: training on that folder", data, inner[0].name)
-        return inner[0], is_multi_label
-    if _has_listing(data):
-        return _written(data, None, channels, origins)
-    return data, is_multi_label
-
-
-def _has_listing(folder: Path) -> bool:
-    """Return whether a table or list lies in a folder or in a folder below it."""
-    places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
-    return any(
-        path.suffix.lower() in _LISTINGS and path.name != "labels.json" and path.is_file()
-        for place in places
-        for path in place.iterdir()
-    )
-
-
-def _linked(channels: Path, files: Mapping[str, list[Path]]) -> Path:
-    """Make the folders of splits, with links to records, their indexes and class names."""
-    shutil.rmtree(channels, ignore_errors=True)
-    for split, records in files.items():
-        folder = channels / split
-        folder.mkdir(parents=True)
-        for record in records:
-            beside = (record, record.with_suffix(".idx"), record.with_suffix(".lst"))
-            for path in (*beside, record.with_name("labels.json")):
-                if path.is_file() and not (folder / path.name).exists():
-                    (folder / path.name).symlink_to(path.resolve())
-    return channels
-
-
-def _written(
-    root: Path, listing: Path | None, channels: Path, origins: dict[str, str]
-) -> tuple[Path, bool]:
-    """Write the images that a table or list names to channels; see `_channel_of`."""
-    from image_classification.contract import environment
-    from image_classification.inventory.folders import take_inventory
-    from image_classification.prepare.channels import ChannelPlan, write_channels
-
-    try:
-        inventory = take_inventory(root, listing)
-    except UsageError as error:
-        raise UsageError(f"{error}; for train, give such a file itself as the data") from error
-    several = inventory.multi_hot is not None
-    shutil.rmtree(channels, ignore_errors=True)
-    kind = "recordio" if several else "folders"  # folders keep the names of the files
-    plan = ChannelPlan(format=kind, max_pixels=environment.max_pixels())
-    write_channels(inventory, channels, plan, lambda _done, _all: None)
-    if inventory.read is None:  # else the images lie in the table
-        origins.update((f"{entry.id:08d}", entry.path) for entry in inventory.entries)
-    return channels, several

@@ -77,13 +77,11 @@ class Trunk:
         features: float32 (N, width) of uint8 (N, H, W, C).
         total: float64 (N,) values summed over the ranks; all of them call it.
         any: whether a flag is set on any rank; all of them call it.
-        should_stop: whether the job must stop.
     """
 
     features: Callable[[UInt8Array], FloatArray]
     total: Callable[[Float64Array], Float64Array]
     any: Callable[[bool], bool]
-    should_stop: Callable[[], bool]
 
 
 class FeatureLoader(Loader):
@@ -118,14 +116,19 @@ class FeatureLoader(Loader):
         return indices, np.asarray(self._store.rows[view, indices])
 
     def epoch(
-        self, number: int, first_step: int = 0, *, shuffle: bool | None = None
+        self,
+        number: int,
+        first_step: int = 0,
+        *,
+        shuffle: bool | None = None,
+        must_stop: Callable[[], bool] = bool,
     ) -> Generator[Batch, None, None]:
         """See `Loader.epoch`; if the job must stop before the first step, there is none."""
         view = number % len(self._store.has)
         if view == number and not self._is_computed[view] and not self.balanced:
             batches = super().epoch(number, first_step, shuffle=shuffle)
             return self._computed(view, batches, is_whole=first_step == 0)
-        return self._stored(view, number, first_step, shuffle)
+        return self._stored(view, number, first_step, shuffle, must_stop)
 
     def _computed(
         self, view: int, batches: Generator[Batch, None, None], *, is_whole: bool
@@ -143,9 +146,14 @@ class FeatureLoader(Loader):
         self._is_computed[view] = is_whole
 
     def _stored(
-        self, view: int, number: int, first_step: int, shuffle: bool | None
+        self,
+        view: int,
+        number: int,
+        first_step: int,
+        shuffle: bool | None,
+        must_stop: Callable[[], bool],
     ) -> Generator[Batch, None, None]:
-        if not self._complete(view):
+        if not self._complete(view, must_stop):
             return
         self.samples, self.wait_seconds, self.feature_seconds = 0, 0.0, 0.0
         order = self.order(number, self.rank, self.world_size, shuffle=shuffle)
@@ -165,9 +173,9 @@ class FeatureLoader(Loader):
             indices=indices,
         )
 
-    def _complete(self, view: int) -> bool:
+    def _complete(self, view: int, must_stop: Callable[[], bool]) -> bool:
         """Compute what a view lacks; return False, on every rank, if the job must stop first."""
-        is_stopped = not self._is_computed[view] and not self._compute(view)
+        is_stopped = not self._is_computed[view] and not self._compute(view, must_stop)
         if self._is_alone:
             return not is_stopped
         if self._trunk.any(is_stopped):
@@ -176,12 +184,12 @@ class FeatureLoader(Loader):
             self._exchange(view)
         return True
 
-    def _compute(self, view: int) -> bool:
+    def _compute(self, view: int, must_stop: Callable[[], bool]) -> bool:
         """Compute this rank's share of a view; return False if the job must stop first."""
         batches = super().epoch(view, shuffle=True if self.balanced else None)
         began = last_line = time.monotonic()
         for _ in self._computed(view, batches, is_whole=True):
-            if self._trunk.should_stop():
+            if must_stop():
                 batches.close()
                 return False
             now = time.monotonic()

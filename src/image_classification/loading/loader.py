@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
@@ -107,13 +107,19 @@ class Loader:
         return -(-self.most_samples // self.batch_size)
 
     def epoch(
-        self, number: int, first_step: int = 0, *, shuffle: bool | None = None
+        self,
+        number: int,
+        first_step: int = 0,
+        *,
+        shuffle: bool | None = None,
+        must_stop: Callable[[], bool] = bool,  # noqa: ARG002  # for loaders of features
     ) -> Generator[Batch, None, None]:
         """Yield the batches of epoch `number` from `first_step` on, as in a whole epoch.
 
         A batch is valid until the next one is asked for. Bad samples are left out, so a batch may
         be shorter than `batch_size`, and is empty if all its samples are bad. Starting an epoch
         ends the one before it. `shuffle` overrides the loader's own order for this epoch.
+        `must_stop` is asked by loaders that compute for long before their first batch.
 
         Raises (while iterating):
             DataError: more bad samples than allowed.

@@ -8,7 +8,7 @@ each augmented copy of the images, and the first validation compute them
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from image_classification.images.augment import Augmentation
@@ -33,9 +33,7 @@ class FeatureCache:
     stores: Mapping[str, FeatureStore]
 
 
-def feature_cache(
-    settings: Settings, inputs: Inputs, group: ProcessGroup, should_stop: Callable[[], bool]
-) -> FeatureCache | None:
+def feature_cache(settings: Settings, inputs: Inputs, group: ProcessGroup) -> FeatureCache | None:
     """Return the cache of a job whose backbone is frozen, or None; log one line about it.
 
     Every rank must call this.
@@ -43,7 +41,6 @@ def feature_cache(
     Args:
         settings, inputs: of the job.
         group: the processes that train together.
-        should_stop: whether the job must stop.
     """
     if not settings.train_only_head:
         return None
@@ -72,9 +69,7 @@ def feature_cache(
             4 * views * samples * width / 2**20,
         )
     engine = group.engine
-    return FeatureCache(
-        Trunk(engine.features_step, engine.all_reduce, group.any, should_stop), stores
-    )
+    return FeatureCache(Trunk(engine.features_step, engine.all_reduce, group.any), stores)
 
 
 def augmentation_of(settings: Settings, cache: FeatureCache | None) -> Augmentation | None:

@@ -8,12 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
+from typing import NoReturn
 
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine, World
 from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
 from image_classification.contract.paths import JobPaths, read_cluster
 from image_classification.devices import device_of, log_decision
+from image_classification.errors import UserError
 from image_classification.labels.label_map import LabelMap, listed
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
@@ -80,11 +82,13 @@ def run_job(
             inputs = agreed(inputs, settings, group, is_sharded=request.is_sharded)
             observers = _observers(request) if group.is_leader else []
             with ExitStack() as opened:
-                loaders = opened.enter_context(_loaders(stage, inputs, group, stop))
+                loaders = opened.enter_context(_loaders(stage, inputs, group))
                 loop = _loop_of(request, inputs, loaders, group, stop, stages, stage)
                 heartbeat.now(loop.journal.still)
                 loop.resume()
                 _train(loop, observers)
+                if not loop.history.epochs:
+                    _end_without_model(loop, group, stop)
                 if stage is stages.head and not loop.is_stopped:
                     heartbeat.now("building the network of the next stage")
                     opened.close()
@@ -93,7 +97,7 @@ def run_job(
                     engine, _ = start_engine(stage, inputs, weights, model_channel, world)
                     engines.callback(engine.release)
                     group = ProcessGroup(engine, world)
-                    loaders = opened.enter_context(_loaders(stage, inputs, group, stop))
+                    loaders = opened.enter_context(_loaders(stage, inputs, group))
                     loop = _loop_of(request, inputs, loaders, group, stop, stages, stage)
                     heartbeat.now(loop.journal.still)
                     loop.follow(earlier)
@@ -148,13 +152,13 @@ def _stages(
 
 
 def _loaders(
-    settings: Settings, inputs: Inputs, group: ProcessGroup, stop: StopRequest
+    settings: Settings, inputs: Inputs, group: ProcessGroup
 ) -> AbstractContextManager[Loaders]:
     """Return the loaders of the stage with these settings; the sources stay open after them."""
     return open_loaders(
         *(settings, inputs, group.world),
         on_cpu=group.engine.device == "cpu",
-        cache=feature_cache(settings, inputs, group, stop.is_set),
+        cache=feature_cache(settings, inputs, group),
         closes_sources=False,
     )
 
@@ -196,6 +200,16 @@ def _train(loop: Loop, observers: Sequence[EpochObserver]) -> None:
     engine = loop.engine
     loop.journal.model_lines(engine.parameter_count, engine.trainable_parameter_count)
     loop.run(observers)
+
+
+def _end_without_model(loop: Loop, group: ProcessGroup, stop: StopRequest) -> NoReturn:
+    """End a job that had to stop before its first step, while it computed features."""
+    if group.any(stop.is_set()):
+        stop.end_without_model()
+    raise UserError(
+        f"max_minutes={loop.settings.max_minutes:g} passed before the first training step was "
+        "done, so there is no model: set more max_minutes"
+    )
 
 
 def _log_end(loop: Loop, stages: Stages, labels: LabelMap) -> None:

@@ -121,7 +121,10 @@ class Loop:
         self.engine.load_state(self.best_weights)
 
     def run(self, observers: Sequence[EpochObserver] = ()) -> None:
-        """Train to the last epoch or to a stop; the engine ends with the best weights."""
+        """Train to the last epoch or to a stop; the engine ends with the best weights.
+
+        A stop before the first step leaves an empty history: there is no model then.
+        """
         rule, progress = self.settings.early_stopping, None
         for epoch in range(len(self.history.epochs), self.settings.epochs):
             accuracies = self.history.accuracies[self.first_epoch :]
@@ -132,7 +135,7 @@ class Loop:
             progress = self._begin(epoch)
             if not self._run_epoch(progress, observers):
                 break
-        if self.settings.keep_last_weights:
+        if self.settings.keep_last_weights and self.history.epochs:
             self.last_weights = self._last_weights(progress)
         if self.best_weights:
             self.engine.load_state(self.best_weights)
@@ -166,8 +169,8 @@ class Loop:
         if not is_whole:
             if progress.step:
                 self._save(progress)
-            if self.history.best_epoch >= 0:
-                return False  # a partial epoch does not compare with whole ones
+            if self.history.best_epoch >= 0 or not progress.step:
+                return False  # a partial epoch does not compare with whole ones, if it has any step
         totals = progress.metrics.totals(self._group)
         check_finite(totals["loss"], progress.epoch)
         record = progress.record(totals, self.training.wait_seconds)
@@ -220,7 +223,8 @@ class Loop:
     def _train(self, progress: EpochProgress) -> bool:
         """Train the rest of an epoch; return False if a stop ended it early."""
         steps = self._inputs.plan(progress.epoch)
-        for batch in self.training.epoch(progress.epoch, progress.step):
+        batches = self.training.epoch(progress.epoch, progress.step, must_stop=self._must_stop)
+        for batch in batches:
             step = steps[progress.step]
             self._train_step(progress, step, batch)
             progress.end_step()

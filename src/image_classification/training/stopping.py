@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from image_classification.contract import process
 
@@ -95,6 +95,13 @@ class StopRequest(threading.Event):
         is_first, self._received = self._received is None, self._received or time.monotonic()
         if is_first:  # a second signal could interrupt `set`, which holds a lock
             self.set()
+
+    def end_without_model(self) -> NoReturn:
+        """End the process at once, as a signal before training does."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        _logger.warning("Stopping before the first training step: nothing was written")
+        raise SystemExit(0)
 
     def interrupt(self, _: int, __: FrameType | None) -> None:
         """Handle SIGINT: the first one while training sets the event, any other aborts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -268,6 +269,21 @@ def test_an_interrupted_run_is_resumed_on_request_and_never_begun_again_by_chanc
             pass
     with run_of_data(flowers, Path("runs/flowers-1"), overwrites=True) as run:
         assert run.paths.checkpoints is not None and not list(run.paths.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(59.0, False), (60.5, True)])
+def test_the_checkpoints_of_a_run_that_max_minutes_ended_stay_for_more_minutes(
+    flowers: Path, elsewhere: Path, seconds: float, stays: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_of_data(flowers, settings={"max_minutes": "1"}) as run:
+        assert run.paths.checkpoints is not None
+        content = json.dumps({"seconds": seconds})
+        (run.paths.checkpoints / "checkpoint-0000.json").write_text(content)
+        (run.paths.checkpoints / "checkpoint-0001.json").write_text("[]")  # of another program
+        run.finish(is_complete=True)
+    assert (elsewhere / "runs/flowers-1/checkpoints").exists() == stays
+    line = "--resume --output runs/flowers-1 with more max_minutes continues the run"
+    assert (line in caplog.text) == stays
 
 
 def test_a_run_in_a_folder_in_which_another_one_is_going_on_is_refused(

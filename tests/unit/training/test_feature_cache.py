@@ -60,7 +60,7 @@ class Job:
         engine: Any = start_engine(settings, inputs, None, None, World())[0]
         self._watch(engine)
         group = ProcessGroup(engine, World())
-        cache = feature_cache(settings, inputs, group, self.stop)
+        cache = feature_cache(settings, inputs, group)
         bad_samples = BadSamples(4)
         training, validation = (
             loader_of(name, source, settings, bad_samples, World(), on_cpu=True, cache=cache)
@@ -194,6 +194,28 @@ def test_a_stop_while_a_resumed_job_computes_features_again_leaves_its_checkpoin
     assert stopped.steps == [] and stopped.computed == 3
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert_same(Job(given, folder=tmp_path).run(), whole)
+
+
+def test_a_job_stopped_before_its_first_step_has_no_epoch_and_no_checkpoint(
+    tmp_path: Path,
+) -> None:
+    given = AUGMENTED | {"balanced_sampling": "True", "keep_last_weights": "1"}
+    stopped = Job(given, folder=tmp_path, stop=lambda: True)
+    loop = stopped.run()
+    assert stopped.computed == 3 and not stopped.steps
+    assert not loop.history.epochs and not loop.best_weights and loop.last_weights is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_job_whose_time_is_over_does_not_compute_its_features_again(
+    tmp_path: Path,
+) -> None:
+    given = AUGMENTED | {"checkpoint_steps": "1"}
+    Job(given, folder=tmp_path, kill_at=16).run()
+    late = Job(given | {"max_minutes": "1e-9"}, folder=tmp_path)
+    loop = late.run()
+    assert late.computed == 3 and not late.steps  # one batch, then it is time
+    assert len(loop.history.epochs) == 4
 
 
 def test_many_features_lie_in_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> None:

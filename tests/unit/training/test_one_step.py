@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -59,8 +59,10 @@ def modules_of_a_step(**given: str) -> list[str]:
 
     whole_epoch = training.epoch
 
-    def traced_epoch(number: int, first_step: int = 0) -> Iterator[Batch]:
-        batches = whole_epoch(number, first_step)
+    def traced_epoch(
+        number: int, first_step: int = 0, **options: Callable[[], bool]
+    ) -> Iterator[Batch]:
+        batches = whole_epoch(number, first_step, **options)
         for index in count():
             sys.setprofile(note if index == 1 else None)
             batch = next(batches, None)

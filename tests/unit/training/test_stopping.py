@@ -33,3 +33,13 @@ def test_the_first_ctrl_c_while_training_only_asks_to_stop() -> None:
         assert request.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_job_stopped_before_its_first_step_ends_as_a_signal_before_training_does() -> None:
+    for number, ending in ((signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)):
+        with stop_on_signals() as request:
+            request.begin_training()
+            signal.raise_signal(number)
+            with pytest.raises(ending) as raised:
+                request.end_without_model()
+            assert getattr(raised.value, "code", 0) == 0
