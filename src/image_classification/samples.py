@@ -26,7 +26,8 @@ class Sample:
     """One encoded image with its class or classes.
 
     Attributes:
-        key: names the sample in messages and reports (a path, or `file.rec#record`).
+        key: names the sample in messages and reports (a path, or `file.rec#id`, with
+            the path of its image in parentheses if that is known).
         class_index: 0 to classes − 1; without meaning if samples have several classes.
         data: the encoded image file, as it was stored.
         multi_hot: uint8 (classes,), 1 for every class of the sample, if samples have several.

@@ -167,9 +167,11 @@ def _said(path: Path, review: Review) -> str:
     text = f"{path}: {images}, {review.dropped} to drop, {review.relabeled} to relabel"
     if review.has_records:
         return f"{text}; preprocess reads lists of image files, not of records"
+    root = shlex.quote(review.root) if review.root else "FOLDER"
+    where = "" if review.root else " (FOLDER has the images that were packed)"
     return (
-        f"{text}; edit the columns action and label, then: image-classification preprocess "
-        f"--input {shlex.quote(review.root)} --list {shlex.quote(str(path))} --output channels"
+        f"{text}; edit the columns action and label, then{where}: image-classification preprocess "
+        f"--input {root} --list {shlex.quote(str(path))} --output channels"
     )
 
 

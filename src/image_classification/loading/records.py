@@ -14,6 +14,7 @@ import numpy as np
 
 from image_classification.errors import ForeignLabelsError, LabelError, SeveralLabelsError
 from image_classification.labels.kinds import LabelKind, kind_of, remedy
+from image_classification.loading.record_names import RecordNames, find_names
 from image_classification.loading.sources import Source
 from image_classification.records.reader import RecordFile
 from image_classification.samples import BoolArray, FloatArray, IntArray, Sample, UInt8Array
@@ -129,6 +130,7 @@ class RecordSource(Source):
                 labels = [first_labels(self.multi_hot)]
             else:
                 labels = [_class_indices(shard) for shard in self._shards]
+            self._files: list[RecordNames] = [find_names(shard) for shard in self._shards]
             for shard in self._shards:
                 shard.forget_headers()
         except BaseException:
@@ -142,22 +144,33 @@ class RecordSource(Source):
         return self._starts[-1]
 
     def key(self, index: int) -> str:
-        """`file.rec#<image id>`; the file's path where two shards have the same name."""
+        """`file.rec#<image id>`, and the name of the image if the list next to the file has it.
+
+        Where two shards have the same name, it begins with the path of the shard.
+        """
         shard, number = self._locate(index)
-        return f"{self._names[shard]}#{self._shards[shard].record_id(number)}"
+        return self._key(shard, number, self._shards[shard].record_id(number))
+
+    def path(self, index: int) -> str:
+        """The path of the image that was packed, for a list; the key if it is not known."""
+        shard, number = self._locate(index)
+        return self._files[shard].path(number) or self.key(index)
 
     def read(self, index: int) -> Sample:
         """Read sample `index`; a RecordError names file, byte offset and record."""
         shard, number = self._locate(index)
         record = self._shards[shard].read_image(number)
         row = None if self.multi_hot is None else self.multi_hot[index]
-        key = f"{self._names[shard]}#{record.header.id}"
+        key = self._key(shard, number, record.header.id)
         return Sample(key, int(self.class_indices[index]), record.content, row)
 
     def close(self) -> None:
         """Release the maps of all shards."""
         for shard in self._shards:
             shard.close()
+
+    def _key(self, shard: int, number: int, identifier: int) -> str:
+        return self._files[shard].key(f"{self._names[shard]}#{identifier}", number)
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Return the shard of sample `index` and its number there."""

@@ -52,6 +52,8 @@ class Subset:
         origin: the file that has the labels, for messages.
         paths: of the image files below the folder, with the bytes of their names; none for records.
         split: train, validation or test; "" if nothing says it.
+        origins: of records, the paths of the images before packing, if lists next to the files have
+            them all.
         is_named: whether the images have their classes by name, as in folders: then another subset
             may number them differently.
     """
@@ -69,9 +71,10 @@ class Subset:
     is_named: bool = False
     paths: Sequence[str] = ()
     split: str = ""
+    origins: Sequence[str] = ()
 
     def image_name(self, index: int) -> str:
-        """Return a path that can be opened, or `file.rec#<image id>`."""
+        """Return a path that can be opened, or `file.rec#<image id>`, with the image's name."""
         return os.path.join(self.folder, self.keys[index])
 
     def class_of(self, index: int) -> str:
@@ -152,7 +155,7 @@ class LabelIssue:
 
     Attributes:
         place: the number of its subset, and the index of its image there.
-        file: the image; a path that can be opened, or `file.rec#<image id>`.
+        file: the image; a path that can be opened, or `file.rec#<image id>`, as `image_name`.
         given, suggested: class names.
         score: 0–1, the probability that the given class is wrong.
     """

@@ -53,7 +53,7 @@ class Review:
         images: lines.
         dropped: lines with the action drop.
         relabeled: lines with the action relabel.
-        root: the folder that the paths are below.
+        root: the folder that the paths are below; "" if they are those of images before packing.
         has_records: whether some lines stand for records, which are not files.
     """
 
@@ -107,7 +107,8 @@ def write_review(path: Path, subsets: Sequence[Subset], verdict: Verdict) -> Rev
                         label if finding.action == RELABEL else "",
                     ]
                 )
-    has_records = any(len(subset.keys) > len(subset.paths) for subset in subsets)
+    has_records = any(len(s.keys) > len(s.paths or s.origins) for s in subsets)
+    root = "" if any(s.origins for s in subsets) else root
     return Review(sum(actions.values()), actions[DROP], actions[RELABEL], root, has_records)
 
 
@@ -119,11 +120,11 @@ def _common_folder(subsets: Sequence[Subset]) -> str:
 
 
 def _path(subset: Subset, index: int, root: str) -> str:
-    """Return the path below `root`; of a record the name of its file and its id."""
-    if not subset.paths:
+    """Return the path below `root`; of a record that of the packed image, else its file and id."""
+    if not (subset.origins or subset.paths):
         return os.path.relpath(os.path.join(subset.folder, subset.keys[index]), root)
-    if subset.folder == root:
-        return subset.paths[index]
+    if subset.origins or subset.folder == root:
+        return (subset.origins or subset.paths)[index]
     return os.path.relpath(os.path.join(subset.folder, subset.paths[index]), root)
 
 
@@ -265,7 +266,9 @@ def page(subsets: Sequence[Subset], verdict: Verdict) -> str:
             (name, counts[name], [_shown(image) for image in _spread(classes[name])])
             for name in names
         ],
-        histograms=_histograms(verdict) if images > unusable else [],
+        histograms=[histogram(*bars) for bars in distributions(verdict.measured)]
+        if images > unusable
+        else [],
         blurred=f"{BLURRED:g}",
         softest=_softest(subsets, verdict),
         pictured=_pictured(subsets, verdict),
@@ -313,10 +316,6 @@ def _shown(image: Located, note: str = "") -> dict[str, str | None]:
     key = subset.keys[index]
     name = os.path.join(os.path.basename(subset.name), key) if subset.paths else key
     return {"uri": uri, "name": name, "label": subset.class_of(index), "note": note}
-
-
-def _histograms(verdict: Verdict) -> list[str]:
-    return [histogram(*bars) for bars in distributions(verdict.measured)]
 
 
 def _softest(subsets: Sequence[Subset], verdict: Verdict) -> list[dict[str, str | None]]:

@@ -17,6 +17,7 @@ from image_classification.labels.lists import read_list
 from image_classification.labels.tree import class_name
 from image_classification.loading.foreign_files import describe_file, describe_missing
 from image_classification.loading.packed import PackedSource, find_packed
+from image_classification.loading.record_names import find_names
 from image_classification.loading.records import read_record_labels, stacked_rows
 from image_classification.prepare.check import WITHOUT_IMAGE, Subset
 from image_classification.records.packed import is_packed
@@ -161,14 +162,18 @@ def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
     keys: list[str] = []
     labels: list[FloatArray] = []
     without: list[str] = []
+    origins: list[str] = []
     for file, has_image in zip(files, found.has_image, strict=True):
         if not len(file):
             continue
-        names_ = [f"{file.path.name}#{i}" for i in file.record_headers["id"].tolist()]
+        files_ = find_names(file, has_image)
+        ids = file.record_headers["id"].tolist()
+        names_ = [files_.key(f"{file.path.name}#{id_}", n) for n, id_ in enumerate(ids)]
         without += [names_[number] for number in np.flatnonzero(~has_image).tolist()]
         numbers = np.flatnonzero(has_image).tolist()
         records += [(file, number) for number in numbers]
         keys += [names_[number] for number in numbers]
+        origins += filter(None, map(files_.path, numbers))
         is_single = (file.record_headers["flag"] <= 1) | (found.kind is not LabelKind.NUMBERS)
         labels.append(np.where(is_single, file.record_labels(), np.nan)[has_image])
     kind = found.kind
@@ -192,4 +197,5 @@ def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
         kind,
         multi_hot,
         str(paths[0]),
+        origins=origins if len(origins) == len(keys) else (),
     )
