@@ -26,7 +26,6 @@ SMALL_WITH_ONE_IMPORTER: dict[str, str] = {
     "backends.mxnet": "every backend's package says how its framework is prepared",
     "backends.mxnet.catalog": "every backend has the file `catalog`",
     "backends.mxnet.kvstore_node": "a program that runs in a process of its own",
-    "serving.page": "lies next to the style sheet, script and icon that it serves",
 }
 
 TESTS_OF_SEVERAL_PARTS = {

@@ -93,7 +93,7 @@ def create_server_app(
         ) from error
     application = app.create_app(_responder(model, settings, health), settings, health, metrics)
     if environment.PAGE.read_switch():
-        _add_page(application, model)
+        _add_page(application, model, settings.max_content_length)
     _log_start(model, plan)
     return application
 
@@ -225,9 +225,9 @@ def _responder(model: models.Model, settings: RequestSettings, health: Health) -
     return handlers
 
 
-def _add_page(application: Flask, model: models.Model) -> None:
+def _add_page(application: Flask, model: models.Model, max_bytes: int) -> None:
     """Add `GET /` and the files that the page loads."""
-    files = page.page_files(model.artifact, model.providers)
+    files = page.page_files(model.artifact, model.providers, max_bytes)
 
     def show() -> Response:
         body, content_type = files[request.path]
