@@ -76,7 +76,8 @@ def _judged(features, labels, classes):  # type: ignore[no-untyped-def]
     from image_classification.curation.label_issues import score_labels
 
     heads = fit_folds(features, labels, classes)
-    return score_labels(heads.chunks(), labels, classes), heads.accuracy()
+    scores = score_labels(heads.chunks(), labels, classes)
+    return scores, scores.accuracy
 
 
 def _options() -> argparse.Namespace:

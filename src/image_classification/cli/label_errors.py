@@ -7,7 +7,7 @@ features beyond 256 MB lie in a temporary file, and an image takes about 2 KB of
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from image_classification.devices import serving_device
 from image_classification.errors import BackendError, DataError, ImageError
 from image_classification.files import temporary_folder
 from image_classification.images.preprocessing import Preprocessing, preprocess
-from image_classification.logs import Progress
+from image_classification.logs import Progress, late_progress
 from image_classification.prepare.check import LabelIssue, LabelReview, Measurements, Subset
 from image_classification.prepare.check.problems import labels_out_of_range
 from image_classification.samples import FloatArray
@@ -89,12 +89,12 @@ def find_label_errors(
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[name] for name in given], np.int64)
     found = rows.array()
-    with Progress("judging the labels", 15, "heads") as progress:
-        heads = curation.fit_folds(
-            found, labels, len(classes), on_progress=lambda done, _: progress.reach(done)
-        )
-    scores = score_labels(heads.chunks(), labels, len(classes))
-    accuracy = heads.accuracy()
+    with late_progress("fitting heads to the labels", "heads") as show:
+        heads = curation.fit_folds(found, labels, len(classes), on_progress=show)
+    with Progress("judging the labels", len(used), "images") as progress:
+        scores = score_labels(_shown(heads.chunks(), progress), labels, len(classes))
+    with late_progress("looking for outliers", "images") as show:
+        unlike = outliers(found, on_progress=show)
     issues = [
         LabelIssue(
             used[i],
@@ -110,12 +110,20 @@ def find_label_errors(
         len(used),
         scores.threshold,
         scores.wrong_share,
-        accuracy,
-        curation.wilson_interval(accuracy, len(used)),
+        scores.accuracy,
+        curation.wilson_interval(scores.accuracy, len(used)),
         issues,
-        [(used[index], distance) for index, distance in outliers(found)],
+        [(used[index], distance) for index, distance in unlike],
         left_out,
     )
+
+
+def _shown(
+    chunks: Iterable[tuple[slice, FloatArray]], progress: Progress
+) -> Iterator[tuple[slice, FloatArray]]:
+    for part, found in chunks:
+        yield part, found
+        progress.reach(part.stop)
 
 
 def _judged(

@@ -1,7 +1,13 @@
 """What frozen features say about a data set: linear heads that have not seen the image they judge.
 
 In: the features of images (a network without its head) and their classes. Out: the probabilities
-that k-fold heads give each image (`OutOfFold`), and the accuracy to expect of such a head.
+that k-fold heads give each image (`OutOfFold`). Copies of an image are in the same fold: a wrong
+label would vouch for that of its copy.
+
+The cost is bounded. 15 heads of 5 million images × classes each take 5 minutes on two busy cores.
+Beyond that there are five heads in closed form, which cost about five passes over the features: 18
+seconds for 200,000 images of 5,000 classes. What is left is in proportion to images × classes: the
+probabilities and scores of these take 80 s.
 
 The heads are own code because no image has a library for them: scikit-learn brings SciPy (150 MB),
 and a step of the training engines costs more than the whole fit here. cleanlab has more of this.
@@ -18,6 +24,11 @@ from image_classification.samples import FloatArray, IntArray
 LEAST_IMAGES = 5
 """Images that a class needs: one for each fold."""
 _FOLDS, _REPEATS = 5, 3
+_MOST_FITTED_VALUES = 5_000_000  # images × classes of a head that is fitted in steps
+_MOST_MEASURED = 100_000  # images whose covariance gives the principal components
+_SHRINKAGE = 0.3  # of the covariance of a head in closed form, towards its mean variance
+_SAME = 1e-6  # squared distance of features whose mean squared length is 1: rounding alone
+_LOOKED_AT = 3  # rows that may lie between two equal ones in the order of one projection
 _WIDTH = 256  # principal components; 128 to 1,280 give the same accuracy (flowers, Lite0)
 _PENALTY = 3e-4  # of the squared weights, per image
 _STEPS = 100
@@ -28,7 +39,7 @@ _MOST_FITTED = 50_000  # images that a head is fitted on
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Heads fitted on four fifths of the images each, three times with other fifths.
+    """Heads fitted on four fifths of the images each, once or three times with other fifths.
 
     Attributes:
         features: float32 (images, components), from `components`.
@@ -52,7 +63,7 @@ class OutOfFold:
         size = _chunk_of(self.classes)
         for start in range(0, len(self.labels), size):
             part = slice(start, min(start + size, len(self.labels)))
-            found = np.empty((_REPEATS, part.stop - start, self.classes), np.float32)
+            found = np.empty((len(self.folds), part.stop - start, self.classes), np.float32)
             for repeat, folds in enumerate(self.folds[:, part]):
                 for fold in range(_FOLDS):
                     held_out = folds == fold
@@ -61,13 +72,6 @@ class OutOfFold:
                         self.features[part][held_out] @ weights[:-1] + weights[-1]
                     )
             yield part, found
-
-    def accuracy(self) -> float:
-        """Return the share of images whose class heads without them predict, 0 to 1."""
-        correct = sum(
-            int((found.argmax(axis=2) == self.labels[part]).sum()) for part, found in self.chunks()
-        )
-        return correct / (_REPEATS * len(self.labels))
 
 
 def fit_folds(
@@ -87,32 +91,41 @@ def fit_folds(
         on_progress: called with the number of heads that are fitted, and that of all.
     """
     reduced, generator = components(features), np.random.default_rng(seed)
-    folds = np.stack([_draw_folds(labels, classes, generator) for _ in range(_REPEATS)])
-    weights = np.empty((_REPEATS, _FOLDS, reduced.shape[1] + 1, classes), np.float32)
-    for number in range(_REPEATS * _FOLDS):
+    first = _first_copies(reduced, labels)
+    is_small = min(len(labels), _MOST_FITTED) * classes <= _MOST_FITTED_VALUES
+    repeats = _REPEATS if is_small else 1
+    folds = np.stack([_draw_folds(labels, first, generator) for _ in range(repeats)])
+    weights = np.empty((repeats, _FOLDS, reduced.shape[1] + 1, classes), np.float32)
+    for number in range(repeats * _FOLDS):
         repeat, fold = divmod(number, _FOLDS)
         chosen = np.flatnonzero(folds[repeat] != fold)
-        if len(chosen) > _MOST_FITTED:
-            chosen = np.sort(generator.choice(chosen, _MOST_FITTED, replace=False))
-        weights[repeat, fold] = fit_head(reduced[chosen], labels[chosen], classes)
+        if not is_small:
+            weights[repeat, fold] = _closed_head(reduced, labels, chosen, classes)
+        else:
+            if len(chosen) > _MOST_FITTED:
+                chosen = np.sort(generator.choice(chosen, _MOST_FITTED, replace=False))
+            weights[repeat, fold] = fit_head(reduced[chosen], labels[chosen], classes)
         if on_progress is not None:
-            on_progress(number + 1, _REPEATS * _FOLDS)
+            on_progress(number + 1, repeats * _FOLDS)
     return OutOfFold(reduced, labels, classes, folds, weights)
 
 
 def components(features: FloatArray) -> FloatArray:
     """Return the principal components of features of length 1, float32 (images, ≤ 256).
 
-    The mean of their squared lengths is 1. Reads `features` in chunks, which may be on a disk.
+    The mean of their squared lengths is 1. Reads `features` in chunks, which may be on a disk; of
+    more than 100,000 images, an even selection of so many gives the components.
     """
     images, width = features.shape
     total, products = np.zeros(width), np.zeros((width, width))
-    for start in range(0, images, _CHUNK):
-        rows = of_length_1(features[start : start + _CHUNK])
+    every = -(-images // _MOST_MEASURED)
+    for start in range(0, images, _CHUNK * every):
+        rows = of_length_1(features[start : start + _CHUNK * every : every])
         total += rows.sum(axis=0)
         products += rows.T @ rows
-    mean = total / images
-    covariance = products / images - np.outer(mean, mean)
+    measured = len(range(0, images, every))
+    mean = total / measured
+    covariance = products / measured - np.outer(mean, mean)
     variances, vectors = np.linalg.eigh(covariance)
     kept = min(_WIDTH, images, width)
     scale = 1 / math.sqrt(max(float(variances[-kept:].sum()), 1e-12))
@@ -149,13 +162,89 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
-def _draw_folds(labels: IntArray, classes: int, generator: np.random.Generator) -> IntArray:
-    """Return the fold of each image; every fold has a fifth of every class, give or take one."""
+def _draw_folds(labels: IntArray, first: IntArray, generator: np.random.Generator) -> IntArray:
+    """Return the fold of each image; every fold has a fifth of every class, give or take one.
+
+    Args:
+        labels: int64 (images,).
+        first: int64 (images,), the first copy of each image.
+        generator: draws.
+    """
     folds = np.empty(len(labels), np.int64)
-    for index in range(classes):
-        own = generator.permutation(np.flatnonzero(labels == index))
+    firsts = np.flatnonzero(first == np.arange(len(labels)))
+    firsts = firsts[np.argsort(labels[firsts], kind="stable")]
+    classes, starts = np.unique(labels[firsts], return_index=True)
+    for index, own in zip(classes.tolist(), np.split(firsts, starts[1:]), strict=True):
+        own = generator.permutation(own)
         folds[own] = (np.arange(len(own)) + index) % _FOLDS
-    return folds
+    return np.asarray(folds[first])
+
+
+def _first_copies(features: FloatArray, labels: IntArray) -> IntArray:
+    """Return int64 (images,), the first image with the same features, which may be itself.
+
+    A class with fewer than LEAST_IMAGES different images has no copies: each of its images is its
+    own first one, or no head could know the class.
+
+    Args:
+        features: float32 (images, components).
+        labels: int64 (images,).
+    """
+    images = len(features)
+    axis = np.random.default_rng(0).normal(size=features.shape[1]).astype(np.float32)
+    order = np.argsort(features @ axis, kind="stable")
+    first: IntArray = np.arange(images)
+    for start in range(0, images, _CHUNK):
+        rows = order[start : start + _CHUNK]
+        for offset in range(1, _LOOKED_AT + 1):
+            others = order[start + offset : start + offset + len(rows)]
+            squares = np.square(features[rows[: len(others)]] - features[others]).sum(axis=1)
+            for place in np.flatnonzero(squares < _SAME).tolist():
+                one, other = _root(first, rows[place]), _root(first, others[place])
+                first[max(one, other)] = min(one, other)
+    while not np.array_equal(first, first[first]):
+        first = first[first]
+    different = np.bincount(labels[np.unique(first)], minlength=int(labels.max()) + 1)
+    is_kept = different[labels] < LEAST_IMAGES
+    return np.where(is_kept | is_kept[first], np.arange(images), first)
+
+
+def _root(first: IntArray, place: int) -> int:
+    while first[place] != place:
+        place = int(first[place])
+    return place
+
+
+def _closed_head(
+    features: FloatArray, labels: IntArray, chosen: IntArray, classes: int
+) -> FloatArray:
+    """Return the weights of linear discriminant analysis with a shrunken covariance.
+
+    On 650 photographs of flowers it is as accurate as `fit_head` (91.7% and 91.1%,
+    EfficientNet-Lite0) and finds as many wrong labels. Source: T. Hastie et al., The elements of
+    statistical learning, section 4.3.
+
+    Args:
+        features, labels, classes: as `fit_head` has them.
+        chosen: int64, the images to fit on.
+    """
+    width = features.shape[1]
+    counts = np.bincount(labels[chosen], minlength=classes)
+    sums, moments = np.zeros((classes, width)), np.zeros((width, width))
+    by_class = chosen[np.argsort(labels[chosen], kind="stable")]
+    for start in range(0, len(by_class), _CHUNK):
+        part = by_class[start : start + _CHUNK]
+        rows, (present, starts) = features[part], np.unique(labels[part], return_index=True)
+        sums[present] += np.add.reduceat(rows, starts, axis=0)
+        moments += rows.T @ rows
+    means = sums / np.maximum(counts, 1)[:, None]
+    covariance = (moments - sums.T @ means) / len(chosen)
+    variance = np.trace(covariance) / width
+    covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * variance * np.eye(width)
+    axes = np.linalg.solve(covariance, means.T)
+    prior = np.log(np.maximum(counts, 1e-3) / len(chosen))
+    bias = prior - 0.5 * np.einsum("cw,wc->c", means, axes)
+    return np.asarray(np.vstack([axes, bias]), np.float32)
 
 
 def fit_head(features: FloatArray, labels: IntArray, classes: int) -> FloatArray:

@@ -306,7 +306,6 @@ def _judged_by_heads(
     left_out = np.setdiff1d(np.arange(len(inputs.labels)), numbers)
     heads = curation.fit_folds(features, compact, len(numbers))
     scores = score_labels(heads.chunks(), compact, len(numbers))
-    accuracy = heads.accuracy()
     suspects = [
         _suspect(
             inputs.splits[places[index][0]],
@@ -333,8 +332,8 @@ def _judged_by_heads(
         scores.threshold,
         suspects,
         unlike,
-        accuracy,
-        curation.wilson_interval(accuracy, len(labels)),
+        scores.accuracy,
+        curation.wilson_interval(scores.accuracy, len(labels)),
         left_out.tolist(),
     )
 

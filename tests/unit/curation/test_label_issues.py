@@ -69,12 +69,62 @@ def test_many_classes_are_judged_in_smaller_chunks_with_the_same_answer(
     assert max(sizes) == 7
 
 
+def test_very_many_classes_get_heads_in_closed_form_that_find_as_many_wrong_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, wrong = flipped(LABELS, 0.05, 1)
+    features = features_of(LABELS, 1.0)
+    fitted = judged(features, labels)
+    monkeypatch.setattr(curation, "_MOST_FITTED_VALUES", 0)
+    calls: list[tuple[int, int]] = []
+    heads = curation.fit_folds(
+        features, labels, CLASSES, on_progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(number, 5) for number in range(1, 6)]
+    scores = label_issues.score_labels(heads.chunks(), labels, CLASSES)
+    assert len(set(scores.ranked()) & set(wrong.tolist())) >= 11, "of 12"
+    assert len(scores.ranked()) <= 0.15 * len(labels)
+    assert scores.accuracy == pytest.approx(fitted.accuracy, abs=0.04)
+
+
+def test_classes_that_an_image_is_not_like_are_compared_by_their_mean_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, _ = flipped(LABELS, 0.05, 1)
+    features = features_of(LABELS, 3.0)
+    whole = judged(features, labels)
+    monkeypatch.setattr(label_issues, "_MOST_COMPARED", 2)
+    scores = judged(features, labels)
+    np.testing.assert_allclose(scores.scores, whole.scores, atol=0.02)
+    assert scores.suggested.tolist() == whole.suggested.tolist()
+
+
+def test_a_wrong_label_does_not_vouch_for_that_of_a_copy_of_its_image() -> None:
+    features = features_of(LABELS, 1.0)
+    labels = LABELS.copy()
+    labels[3] = 2
+    features[7], labels[7] = features[3], 2  # the same image with the same wrong label
+    features[200] = features[3] * np.float32(1 + 1e-7)  # computed in another batch
+    folds = curation.fit_folds(features, labels, CLASSES).folds
+    assert (folds[:, 3] == folds[:, 7]).all() and (folds[:, 3] == folds[:, 200]).all()
+    assert {3, 7} <= set(judged(features, labels).ranked()[:4])
+
+
+def test_a_class_of_copies_of_few_images_is_in_every_fold() -> None:
+    features = features_of(LABELS, 1.0)
+    own = np.flatnonzero(LABELS == 1)
+    features[own] = features[own[0]]
+    folds = curation.fit_folds(features, LABELS, CLASSES).folds
+    assert all(len(set(row[own].tolist())) == 5 for row in folds)
+
+
 def test_a_head_never_judges_an_image_that_it_was_fitted_on() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(200, WIDTH)).astype(np.float32)
     labels = generator.integers(0, CLASSES, 200)
     heads = curation.fit_folds(features, labels, CLASSES)
-    assert heads.accuracy() < 0.4, "random labels cannot be predicted"
+    scores = label_issues.score_labels(heads.chunks(), labels, CLASSES)
+    assert scores.accuracy < 0.4, "random labels cannot be predicted"
     for folds in heads.folds:
         counts = [np.bincount(folds[labels == index], minlength=5) for index in range(CLASSES)]
         assert max(int(np.ptp(count)) for count in counts) <= 1
@@ -98,7 +148,8 @@ def test_a_head_is_as_accurate_as_that_of_scikit_learn() -> None:
             theirs.fit(heads.features[chosen], LABELS[chosen])
             correct += (theirs.predict(heads.features[~chosen]) == LABELS[~chosen]).sum()
     expected = correct / (3 * len(LABELS))
-    assert heads.accuracy() == pytest.approx(expected, abs=0.01)
+    scores = label_issues.score_labels(heads.chunks(), LABELS, CLASSES)
+    assert scores.accuracy == pytest.approx(expected, abs=0.01)
 
 
 def test_probabilities_of_many_images_are_computed_in_pieces(
@@ -129,3 +180,16 @@ def test_images_unlike_all_others_are_outliers() -> None:
     distances = [distance for _, distance in found]
     assert distances == sorted(distances, reverse=True)
     assert label_issues.outliers(features[:20]) == [], "too few neighbors"
+
+
+def test_neighbors_are_looked_for_among_fewer_images_the_more_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = features_of(LABELS, 1.0)
+    features[5] = np.random.default_rng(4).normal(size=WIDTH) * 9
+    monkeypatch.setattr(label_issues, "_MOST_PAIRS", 100 * len(features))
+    monkeypatch.setattr(label_issues, "_LEAST_REFERENCES", 50)
+    calls: list[tuple[int, int]] = []
+    found = label_issues.outliers(features, on_progress=lambda *call: calls.append(call))
+    assert found[0][0] == 5 and len(found) < 5
+    assert calls[-1] == (240, 240)
