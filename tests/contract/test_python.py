@@ -185,11 +185,15 @@ def test_an_evaluation_has_the_numbers_of_the_command(model: ic.Model, flowers: 
     done = run_command(
         "evaluate", "--model", model.path, "--data", flowers, "--top-k", "2", "--json"
     )
-    assert json.loads(done.stdout) == {
+    said = json.loads(done.stdout)
+    assert {name: said[name] for name in ("samples", "metrics", "skipped")} == {
         "samples": found.samples,
         "metrics": found.metrics,
         "skipped": found.skipped,
     }
+    assert said["macro_f1"] == found.macro_f1 and tuple(said["accuracy_interval"]) == found.interval
+    assert [row["f1"] for row in said["per_class"]] == [score.f1 for score in found.per_class]
+    assert sum(count for _, _, count in said["confusions"]) == len(found.errors)
     assert found.accuracy == found.metrics["accuracy"] == found.confusion.trace() / 36
     assert found.confusion.sum(axis=1).tolist() == [12, 12, 12]
     assert [score.label for score in found.per_class] == list(model.labels)

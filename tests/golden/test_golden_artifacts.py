@@ -43,7 +43,8 @@ def assert_same(text: str, expected: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS_AND_FORMS)
 def test_evaluate_gives_the_same_numbers_for_a_golden_artifact(name: str, tmp_path: Path) -> None:
     found, expected = evaluated(ARTIFACTS[name], archive_of(name), tmp_path), golden(name)
-    assert_same(json.dumps(found), json.dumps(expected["evaluate"]))
+    of_0_1_0 = {name: found[name] for name in expected["evaluate"]}  # others have been added
+    assert_same(json.dumps(of_0_1_0), json.dumps(expected["evaluate"]))
     with tarfile.open(archive_of(name)) as tar:
         manifest = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
     validated = manifest["metrics"]["validation"]["accuracy"]

@@ -75,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         "archive",
     },  # archive: the limits of those that POST /models names
     "api": DATA
-    | {"artifact", "contract", "devices", "evaluate", "export", "inventory", "loading"}
+    | {"artifact", "contract", "curation", "devices", "evaluate", "export", "inventory", "loading"}
     | {"prepare", "serving", "training"},
     "cli": DATA
     | {"api"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import logging
 import os
 import shutil
@@ -13,8 +12,9 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, overload
 
@@ -25,7 +25,6 @@ from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, ope
 from image_classification.errors import (
     AlgorithmError,
     DataError,
-    ImageDamagedError,
     ImageError,
     UsageError,
     UserError,
@@ -45,7 +44,6 @@ ONNX = "onnx"
 """The format that every artifact holds already."""
 
 _START_SECONDS = 120.0
-_LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG stores as they are
 _logger = logging.getLogger(__name__)
 
 
@@ -127,13 +125,58 @@ class Model:
         prediction.probabilities  # noqa: B018  # raises the error of an image that cannot be used
         return prediction
 
-    def evaluate(self, data: str | os.PathLike[str], *, top_k: int | None = None) -> Evaluation:
+    def predict_each(
+        self, images: Sequence[OneImage], *, on_read: Callable[[int, bytes], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the prediction of each image, in order, while the next ones are computed.
+
+        Unlike `predict`, it holds few predictions at a time. An image that cannot be used has an
+        `error`.
+
+        Args:
+            images: as in `predict`, but without folders.
+            on_read: called with the index and the bytes of each image that could be read, before
+                it is predicted; from several threads.
+
+        Raises:
+            UsageError: something that is not an image.
+        """
+        from image_classification.contract import process
+        from image_classification.serving.codec.answers import Failure
+        from image_classification.work import in_order
+
+        model, names = self._model(), self.labels
+
+        def predict(index: int) -> Prediction:
+            image = images[index]
+            source = str(image) if isinstance(image, str | os.PathLike) else ""
+            try:
+                content = _encoded(image)
+                if on_read is not None:
+                    on_read(index, content)
+                (answer,) = model.predict_each([content])
+            except ImageError as error:
+                return Prediction(source, names, None, str(error))
+            if isinstance(answer, Failure):
+                return Prediction(source, names, None, answer.reason)
+            return Prediction(source, names, answer.probabilities, "", answer.is_multi_label)
+
+        return in_order(predict, range(len(images)), process.cpu_count())
+
+    def evaluate(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        top_k: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
         """Measure the model on labeled images, as `image-classification evaluate` does.
 
         Args:
             data: class folders named like the model's classes, a record file, a folder of those, or
                 a folder with the folders of splits, of which test, else validation is used.
             top_k: measure the top-k accuracy too, ≥ 1.
+            on_progress: called after each image with the number of images done and of all.
 
         Raises:
             DataError: no such data, no usable image, or a class that the model lacks.
@@ -145,7 +188,13 @@ class Model:
             raise UsageError(f"top_k={top_k}: expected 1 or more")
         artifact = self._artifact
         source = open_labeled(Path(data), artifact.labels, artifact.is_multi_label)
-        outcomes, skipped = predict_source(self._model(), source, process.cpu_count(), lambda: None)
+        done = count(1)
+
+        def advance() -> None:
+            if on_progress is not None:
+                on_progress(next(done), len(source))
+
+        outcomes, skipped = predict_source(self._model(), source, process.cpu_count(), advance)
         return evaluation_of(outcomes, self.labels, top_k, dict(skipped))
 
     def export(self, format: str, path: str | os.PathLike[str]) -> Path:
@@ -213,25 +262,8 @@ class Model:
             self._served = Served(self._artifact, runtime, environment.max_pixels())
         return self._served
 
-    def _predict(self, images: Sequence[object], *, warns: bool = True) -> list[Prediction]:
-        from image_classification.contract import process
-        from image_classification.serving.codec.answers import Failure
-        from image_classification.work import in_order
-
-        model, names = self._model(), self.labels
-
-        def predict(index: int) -> Prediction:
-            image = images[index]
-            source = str(image) if isinstance(image, str | os.PathLike) else ""
-            try:
-                (answer,) = model.predict_each([_encoded(image)])
-            except ImageError as error:
-                return Prediction(source, names, None, str(error))
-            if isinstance(answer, Failure):
-                return Prediction(source, names, None, answer.reason)
-            return Prediction(source, names, answer.probabilities, "", answer.is_multi_label)
-
-        found = list(in_order(predict, range(len(images)), process.cpu_count()))
+    def _predict(self, images: Sequence[Any], *, warns: bool = True) -> list[Prediction]:
+        found = list(self.predict_each(images))
         failures = sum(bool(prediction.error) for prediction in found)
         if failures and warns:
             _logger.warning("%d of %d images could not be used", failures, len(found))
@@ -345,20 +377,12 @@ def _encoded(image: object) -> bytes:
             return Path(image).read_bytes()
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror}") from error
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from image_classification.images.encode import encode_png
+    from image_classification.images.encode import encode_picture, encode_png
 
     if isinstance(image, Image.Image):
-        content, upright = io.BytesIO(), image
-        with suppress(Exception):  # damaged EXIF, which the decoder of files ignores too
-            upright = ImageOps.exif_transpose(image)
-        try:
-            is_exact = upright.mode in _LOSSLESS
-            (upright if is_exact else upright.convert("RGB")).save(content, "PNG", compress_level=1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageDamagedError(f"Pillow cannot read the image: {error}") from error
-        return content.getvalue()
+        return encode_picture(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError(

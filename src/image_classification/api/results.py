@@ -6,13 +6,16 @@ bounded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from image_classification.curation import wilson_interval
 from image_classification.errors import ImageError
 from image_classification.samples import THRESHOLD, FloatArray, IntArray
 
@@ -93,7 +96,7 @@ class ClassScore:
         samples: images that have it.
         precision: share (0–1) of its predictions that are right; None without any.
         recall: share (0–1) of its images that are found; None without any.
-        f1: harmonic mean of both; None if one of them is.
+        f1: harmonic mean of both; None if both are, 0 if one of them is.
     """
 
     label: str
@@ -103,11 +106,15 @@ class ClassScore:
 
     @property
     def f1(self) -> float | None:
-        """2 · precision · recall / (precision + recall)."""
-        if self.precision is None or self.recall is None:
+        """2 · precision · recall / (precision + recall).
+
+        A class that is never predicted, or only where it is wrong, has 0; one that has neither an
+        image nor a prediction has none.
+        """
+        if self.precision is None and self.recall is None:
             return None
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total else 0.0
+        precision, recall = self.precision or 0.0, self.recall or 0.0
+        return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ class Evaluation:
         errors: the wrong predictions, the most confident first; empty with several classes per
             image, which is seldom right or wrong as a whole.
         skipped: key → reason, of the images that could not be used.
+        labels: the class names in the order of the probabilities.
+        outcomes: the classes and probabilities of each image.
     """
 
     samples: int
@@ -148,6 +157,8 @@ class Evaluation:
     confusion: IntArray
     errors: Sequence[Mistake]
     skipped: Mapping[str, str]
+    labels: Sequence[str] = field(repr=False)
+    outcomes: Outcomes = field(repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -159,17 +170,59 @@ class Evaluation:
         """The mean cross entropy, in nats."""
         return self.metrics["loss"]
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the accuracy (Wilson), 0 to 1.
+
+        None with several classes per image: the decisions on one image depend on each other.
+        """
+        if self.outcomes.targets.ndim == 2:
+            return None
+        return wilson_interval(self.accuracy, self.samples)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1, 0 to 1, of the classes that have an image or a prediction."""
+        scores = [score.f1 for score in self.per_class if score.f1 is not None]
+        return sum(scores) / len(scores)
+
+    def confusions(self) -> list[tuple[tuple[int, int], int]]:
+        """Return ((class in the data, class of the model), images), the most frequent first.
+
+        Class indices; empty with several classes per image.
+        """
+        from image_classification.training import evaluation
+
+        return list(evaluation.confusions(self.outcomes).items())
+
+    def write_csv(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a table with a line for each image that was used; return its path.
+
+        Its columns are file, label, predicted, probability, correct, and a probability for each
+        class; above 1,000 classes, the five most probable ones. Text is safe in spreadsheets.
+
+        Raises:
+            DataError: `path` is a folder.
+            UsageError: it exists and `overwrite` is False, or it is not a table of predictions.
+        """
+        from image_classification.api import predictions_file
+
+        target = Path(path)
+        predictions_file.check_predictions_file(target, overwrites=overwrite)
+        predictions_file.write_predictions(target, self.outcomes, self.labels)
+        return target
+
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"<Evaluation accuracy {self.accuracy:.4f} of {self.samples} images{skipped}>"
 
     def _repr_html_(self) -> str:
         rows = (
-            (score.label, score.samples, _share(score.precision), _share(score.recall))
+            (score.label, score.samples, *map(_share, (score.precision, score.recall, score.f1)))
             for score in self.per_class
         )
         title = f"accuracy {self.accuracy:.1%} of {self.samples} images"
-        return table(title, ("class", "images", "precision", "recall"), rows)
+        return table(title, ("class", "images", "precision", "recall", "F1"), rows)
 
 
 def evaluation_of(
@@ -199,6 +252,8 @@ def evaluation_of(
         confusion=confusion,
         errors=_mistakes(outcomes, names),
         skipped=skipped,
+        labels=names,
+        outcomes=outcomes,
     )
 
 

@@ -1,4 +1,4 @@
-"""`predict`: the classes of image files, through the serving path but without HTTP."""
+"""`predict`: the classes of image files as lines, from `Model.predict_each` of the interface."""
 
 import argparse
 import csv
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from PIL.Image import Image
 
-from image_classification.artifact import Artifact, open_artifact
+from image_classification.api import load
+from image_classification.api.model import Model
 from image_classification.cli import command_line
-from image_classification.contract import environment, process
+from image_classification.contract import environment
 from image_classification.errors import UsageError
 from image_classification.files import check_target, written_beside
 from image_classification.labels.label_map import LabelMap
@@ -23,7 +24,6 @@ from image_classification.logs import Progress
 from image_classification.prepare.contact_sheet import ContactSheet, thumbnail_of
 from image_classification.samples import THRESHOLD
 from image_classification.serving.codec.answers import JSON, Accept, Failure, Prediction, verbose
-from image_classification.work import in_order
 
 
 class JsonLines:
@@ -161,15 +161,17 @@ def predict(namespace: argparse.Namespace) -> int:
     shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
     sheet = ContactSheet(shown) if shown else None
     failures = 0
-    with open_artifact(namespace.model) as artifact, command_line.memory_of_the_model():
-        output = FORMATS[namespace.format](artifact.labels, namespace.top_k, namespace.threshold)
+    with command_line.memory_of_the_model():
+        model = load(namespace.model)
+        labels = LabelMap(model.labels)
+        output = FORMATS[namespace.format](labels, namespace.top_k, namespace.threshold)
         with (
             _lines_to(namespace.output) as write,
             Progress("predict", len(paths), "images") as progress,
         ):
             for line in output.head():
                 write(line)
-            for index, seen in enumerate(_predict_each(artifact, paths, shown)):
+            for index, seen in enumerate(_predict_each(model, paths, labels, shown)):
                 write(output.line(seen.path, seen.result))
                 failures += isinstance(seen.result, Failure)
                 if sheet is not None and index < shown:
@@ -185,33 +187,31 @@ def predict(namespace: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def _predict_each(artifact: Artifact, paths: Sequence[Path], shown: int) -> Iterator[_Predicted]:
+def _predict_each(
+    model: Model, paths: Sequence[Path], labels: LabelMap, shown: int
+) -> Iterator[_Predicted]:
     """Yield the predictions in order, with one thread per CPU and one image at a time on each.
 
     Args:
-        artifact: of the model.
+        model: of the Python interface.
         paths: image files.
+        labels: of the model.
         shown: number of images, from the first, with a picture for the contact sheet.
     """
-    from image_classification.devices import serving_device
-    from image_classification.serving.models import Model
-    from image_classification.serving.runtime import Runtime
-
     max_pixels = environment.max_pixels()
-    device = serving_device().device
-    model = Model(artifact, Runtime(artifact.graph_file, device=device), max_pixels)
+    thumbnails: dict[int, Image | None] = {}
 
-    def predict(index: int) -> _Predicted:
-        path = paths[index]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return _Predicted(path, Failure(f"the file cannot be read: {error.strerror}"), None)
-        (result,) = model.predict_each([content])
-        thumbnail = thumbnail_of(content, max_pixels) if index < shown else None
-        return _Predicted(path, result, thumbnail)
+    def keep_thumbnail(index: int, content: bytes) -> None:
+        if index < shown:
+            thumbnails[index] = thumbnail_of(content, max_pixels)
 
-    return in_order(predict, range(len(paths)), process.cpu_count())
+    for index, found in enumerate(model.predict_each(paths, on_read=keep_thumbnail)):
+        result: Prediction | Failure
+        if found.error:
+            result = Failure(found.error)
+        else:
+            result = Prediction(found.probabilities, labels, found.is_multi_label)
+        yield _Predicted(paths[index], result, thumbnails.pop(index, None))
 
 
 def _find_images(arguments: Sequence[Path]) -> list[Path]:

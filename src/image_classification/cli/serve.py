@@ -1,4 +1,8 @@
-"""`serve`: the server of the container, in the container or on a laptop."""
+"""`serve`: the server of the container, in the container or on a laptop.
+
+`Model.serve` of the Python interface starts this command as a process of its own: the server is a
+process with signals and children, in the container the first one, and cannot run in a thread.
+"""
 
 import argparse
 import sys

@@ -2,11 +2,12 @@
 
 import base64
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from image_classification.errors import ImageDamagedError
 from image_classification.images.decode import decode
@@ -17,6 +18,7 @@ from image_classification.samples import UInt8Array
 
 _SIDE = 128  # pixels of a thumbnail's longer side
 _QUALITY = 80
+_LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG stores as they are
 
 
 def encode_jpeg(image: UInt8Array, quality: int = 95) -> bytes:
@@ -32,6 +34,19 @@ def encode_png(image: UInt8Array) -> bytes:
     """Encode `image` (uint8, H·W·3 or H·W·1) as a PNG, without loss."""
     content = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
+    return content.getvalue()
+
+
+def encode_picture(image: Image.Image) -> bytes:
+    """Encode a Pillow image, upright, as a PNG, without loss; a cut one is an ImageDamagedError."""
+    content, upright = io.BytesIO(), image
+    with suppress(Exception):  # damaged EXIF, which the decoder of files ignores too
+        upright = ImageOps.exif_transpose(image)
+    try:
+        is_exact = upright.mode in _LOSSLESS
+        (upright if is_exact else upright.convert("RGB")).save(content, "PNG", compress_level=1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageDamagedError(f"Pillow cannot read the image: {error}") from error
     return content.getvalue()
 
 

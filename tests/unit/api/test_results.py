@@ -35,8 +35,18 @@ def test_an_evaluation_counts_by_class_and_orders_mistakes_by_confidence() -> No
     a, b, c = found.per_class
     assert (a.precision, a.recall, a.f1) == (1.0, 0.5, pytest.approx(2 / 3))
     assert (b.precision, b.recall) == (0.5, 0.5)
-    assert (c.samples, c.precision, c.recall, c.f1) == (0, 0.0, None, None)
-    assert ClassScore("d", 1, 0.0, 0.0).f1 == 0.0
+    assert (c.samples, c.precision, c.recall, c.f1) == (0, 0.0, None, 0.0)
+    assert found.macro_f1 == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert ClassScore("d", 1, 0.0, 0.0).f1 == ClassScore("d", 1, None, 0.0).f1 == 0.0
+    assert ClassScore("d", 0, None, None).f1 is None
+
+
+def test_the_interval_of_the_accuracy_is_wilsons() -> None:
+    rows = [[0.9, 0.1, 0.0]] * 10
+    found = evaluation_of(outcomes([0] * 8 + [1] * 2, rows), NAMES, None, {})
+    assert found.interval == pytest.approx((0.4902, 0.9433), abs=1e-4)  # 8 of 10
+    several = evaluation_of(outcomes([[1, 0, 1]], [[0.9, 0.1, 0.2]]), NAMES, None, {})
+    assert several.interval is None and several.confusions() == []
 
 
 def test_images_with_several_classes_have_no_confusion() -> None:
