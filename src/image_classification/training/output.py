@@ -1,6 +1,7 @@
 """The output of a job: the artifact with its report, and the validation predictions."""
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -78,6 +79,18 @@ def write_label_lists(folder: Path, results: Results) -> None:
                     if found.score >= _WRONG:
                         action, was, label = RELABEL, label, names[found.suggested]
                 writer.writerow([source.path(position), label, "; ".join(problems), action, was])
+            _keep_older(path)
+
+
+def _keep_older(path: Path) -> None:
+    """Rename the list of an earlier job, which a person may have edited."""
+    if not path.exists():
+        return
+    numbers = itertools.count(1)
+    names = (path.with_name(f"{path.stem}-old-{number}{path.suffix}") for number in numbers)
+    older = next(name for name in names if not name.exists())
+    path.rename(older)
+    _logger.info("The list of an earlier job, %s, is now %s", path, older.name)
 
 
 _WRONG = 0.5  # the score of a label that is more probably wrong than right

@@ -184,11 +184,21 @@ def test_labels_that_are_no_classes_are_to_relabel(data: Path, tmp_path: Path) -
     assert rows["dog/1.jpg"]["action"] == "relabel" and rows["dog/1.jpg"]["label"] == "7"
 
 
-def test_no_file_but_an_older_list_is_replaced(
+def test_no_file_but_an_older_list_is_replaced_and_that_only_on_request(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    review(tmp_path / "r.csv", data)
-    review(tmp_path / "r.csv", data)
+    listing = tmp_path / "r.csv"
+    review(listing, data)
+    written = listing.read_text()
+    edited = written.replace("cat/0.jpg,cat,", "cat/0.jpg,dog,")
+    listing.write_text(edited)
+    assert main(["check", str(data), "--csv", str(listing)]) == 2
+    assert "may have been edited: name another file, or replace it" in capsys.readouterr().err
+    assert listing.read_text() == edited != written
+    review(listing, data, "--overwrite")
+    assert listing.read_text() == written
+    assert main(["check", str(data), "--overwrite"]) == 2
+    assert "--overwrite has no effect without --csv" in capsys.readouterr().err
     mine = tmp_path / "labels.csv"
     mine.write_text("file,label\ncat/0.jpg,cat\ndog/1.jpg,dog\n")
     for words in (["--csv", mine], ["--list", mine, "--csv", mine], ["--csv", tmp_path]):
