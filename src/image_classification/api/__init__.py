@@ -31,8 +31,8 @@ def train(
             images, records (.rec, .lst), or a folder that holds one of these. Without a validation
             split, a fifth of the images is held out: stratified, with a fixed seed.
         output: the folder of the model; without it `runs/<data>-<n>`, with the next free number.
-        weights: a public file of pretrained weights to start from. A preset sets a backbone, so
-            set `backbone` to the network of the file, or `preset=None`.
+        weights: a public file of pretrained weights to start from. Unless `backbone` is set, the
+            network is that of the file.
         overwrite: replace the model in `output`, at the end of the job.
         resume: continue the interrupted run in `output`, or the newest one on `data`.
         **settings: hyperparameters by name, such as `preset="fine-tune"`, `epochs=20`,

@@ -80,8 +80,8 @@ def add_commands(subparsers: Commands) -> None:
         "--weights",
         type=Path,
         metavar="FILE|FOLDER",
-        help="start from this public file of pretrained weights, as --channel weights=FILE; with a "
-        "preset, set backbone to its network",
+        help="start from this public file of pretrained weights, as --channel weights=FILE; the "
+        "network is that of the file",
     )
     command.add_argument(
         "--output",

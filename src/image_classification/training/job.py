@@ -44,6 +44,7 @@ from image_classification.training.results import Results, measure
 from image_classification.training.settings import Settings
 from image_classification.training.stages import Stages, stages_of
 from image_classification.training.stopping import StopRequest
+from image_classification.weights.folder import unpacking_once
 
 PREDICTIONS_FILE = "validation-predictions.jsonl"
 """Written to output/data: the probabilities of each validation image."""
@@ -67,14 +68,15 @@ def run_job(
         Heartbeat().running("opening the channels") as heartbeat,
         watched(read_cluster(paths), failure_file),
     ):
-        request, inputs = _open(paths, overrides, stop)
-        settings, model_channel = request.settings, request.channels.get("model")
-        weights = channel_weights(settings, inputs.labels, model_channel, request.weights)
+        with unpacking_once():
+            request, inputs = _open(paths, overrides, stop)
+            settings, model_channel = request.settings, request.channels.get("model")
+            weights = channel_weights(settings, inputs.labels, model_channel, request.weights)
 
-        heartbeat.now("building the network")
-        world = world_of(request.cluster)
-        stages, stage = _stages(request, inputs, weights, world)
-        engine, started_from = start_engine(stage, inputs, weights, model_channel, world)
+            heartbeat.now("building the network")
+            world = world_of(request.cluster)
+            stages, stage = _stages(request, inputs, weights, world)
+            engine, started_from = start_engine(stage, inputs, weights, model_channel, world)
         stop.begin_training()
         with closing(inputs), ExitStack() as engines:
             engines.callback(engine.release)

@@ -82,6 +82,8 @@ class JobRequest:
             if entry.name == "backbone" and self.settings.stands_for:
                 asked = self.settings.stands_for
                 shown, preset = self.settings.backbone.name, f"in place of {asked}"
+            elif entry.name == "backbone" and shown != added.get(entry.name, shown):
+                preset = "channel weights" if self.weights else "model_id"
             rows.append((entry.name, shown, names[0] if names else preset))
         return rows
 
@@ -103,7 +105,10 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     values = with_channel_backbone(values, channels.get("model"))
     weights = public_weights(channels)
     if weights is not None:
-        values = with_public_backbone(values, given, weights)
+        is_by_preset = "backbone" in interface.added_by_preset(given) and not values.model_id
+        none = values.with_value(SharedHyperparameters.backbone, None)
+        found = with_public_backbone(none if is_by_preset else values, given, weights)
+        values = found if found.backbone else values  # the network of the file wins
     values, base = described_by_channel(values, channels.get("model"))
     settings = settings_of(values, base) if base else _settings(values, channels, weights)
     try:

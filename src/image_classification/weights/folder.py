@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,9 @@ _MOST_CLASSES = 100_000
 _ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")  # a path loses one of the slashes
 _LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]{1,60})[\"']?[ \t]*$", re.MULTILINE)
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}  # Pillow's
+
+# What `unpacking_once` keeps: the folder of each archive.
+_kept: ContextVar[tuple[ExitStack, dict[Path, Path]] | None] = ContextVar("_kept", default=None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def located(path: Path) -> Iterator[Path]:
     if not is_archive(found):
         yield found
         return
-    with unpacked(found) as folder:
+    with _unpacked(found) as folder:
         try:
             inner = find_weights(folder)
             if is_archive(inner):
@@ -91,6 +95,30 @@ def located(path: Path) -> Iterator[Path]:
             yield inner
         except ArtifactError as error:
             raise ArtifactError(str(error).replace(str(folder), str(found))) from error
+
+
+@contextmanager
+def unpacking_once() -> Iterator[None]:
+    """Let all calls of `located` in the block unpack an archive once, and keep it until the end."""
+    with ExitStack() as stack:
+        token = _kept.set((stack, {}))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
+@contextmanager
+def _unpacked(archive: Path) -> Iterator[Path]:
+    kept = _kept.get()
+    if kept is None:
+        with unpacked(archive) as folder:
+            yield folder
+        return
+    stack, folders = kept
+    if archive not in folders:
+        folders[archive] = stack.enter_context(unpacked(archive))
+    yield folders[archive]
 
 
 def find_weights(path: Path) -> Path:

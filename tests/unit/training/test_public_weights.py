@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from image_classification import backends
+from image_classification import archive, backends
 from image_classification.backends import pretrained
 from image_classification.backends.backbones import BACKBONES
 from image_classification.backends.pretrained import read_pretrained
@@ -22,6 +22,7 @@ from image_classification.errors import ArtifactError, BackendError, ChannelErro
 from image_classification.labels.label_map import LabelMap
 from image_classification.training.initial_weights import channel_weights
 from image_classification.training.request import JobRequest, read_request
+from image_classification.weights.folder import unpacking_once
 from tests.contract.jobs import write_job
 from tests.unit.backends.built_in_archive import write_archive
 from tests.unit.backends.test_conversion import public
@@ -50,7 +51,7 @@ def request_of(
     tmp_path: Path, given: dict[str, str], channels: dict[str, Path], training: str = "train"
 ) -> JobRequest:
     images = tmp_path / "images"
-    images.mkdir(exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     names = {"validation", training}
     base = write_job(tmp_path / "ml", GIVEN | given, channels | dict.fromkeys(names, images))
     return read_request(JobPaths(base))
@@ -180,6 +181,41 @@ def test_an_archive_in_the_weights_folder_is_found_by_its_name(
     row = BACKBONES["resnet18_v1.5"]
     found = read_pretrained(backends.load("reference"), row, folder)
     assert (found.file, found.layout) == ("mine.safetensors", "torchvision")
+
+
+@pytest.mark.parametrize("preset", ["transfer", "fine-tune"])
+def test_the_backbone_of_a_preset_yields_to_the_network_of_the_file(
+    weights: Path, tmp_path: Path, preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    request = request_of(tmp_path, {"preset": preset}, {"weights": weights}, "training")
+    assert request.settings.backbone.name == "resnet18_v1.5"
+    assert "so backbone=resnet18_v1.5" in caplog.text
+    assert ("backbone", "resnet18_v1.5", "channel weights") in request.origins()
+    given = {"preset": preset, "backbone": "efficientnet_lite0"}
+    named = request_of(tmp_path / "named", given, {"weights": weights}, "training")
+    assert named.settings.backbone.name == "efficientnet_lite0", "the user's own wins"
+
+
+def test_an_archive_of_weights_is_unpacked_once_and_removed_at_the_end(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    unpack = archive.unpack
+
+    def counted(path: Path, directory: Path, *arguments: Any) -> None:
+        folders.append(directory)
+        unpack(path, directory, *arguments)
+
+    monkeypatch.setattr(archive, "unpack", counted)
+    channel = packed(weights, tmp_path / "packed")
+    with unpacking_once():
+        request = request_of(tmp_path, {}, {"weights": channel})
+        for _ in range(2):
+            found = channel_weights(request.settings, LabelMap(("a", "b")), None, request.weights)
+            assert found is not None and found.public is not None
+        assert len(folders) == 1 and folders[0].is_dir()
+    assert not folders[0].exists()
 
 
 def test_num_layers_selects_among_the_resnets_of_that_depth(weights: Path, tmp_path: Path) -> None:
