@@ -58,10 +58,14 @@ def help_of(command: str) -> str:
     return str(dict(choices)[command].format_help())
 
 
-def test_readme_help_demo_notebook_and_pages_show_one_recipe() -> None:
+def code_of(notebook: str) -> str:
+    cells = json.loads((REPOSITORY / "notebooks" / notebook).read_text())["cells"]
+    return "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_readme_help_demo_notebooks_and_pages_show_one_recipe() -> None:
     readme = (REPOSITORY / "README.md").read_text("utf-8")
-    cells = json.loads((REPOSITORY / "notebooks" / "quickstart.ipynb").read_text())["cells"]
-    notebook = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    quickstart, sagemaker = (code_of(f"{name}.ipynb") for name in ("quickstart", "sagemaker"))
     demo = (REPOSITORY / "scripts" / "demo.py").read_text()
     assert RECIPE == {"preset": "transfer"} and "transfer" in PRESETS
     (laptop,) = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
@@ -69,13 +73,13 @@ def test_readme_help_demo_notebook_and_pages_show_one_recipe() -> None:
     (docker,) = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
     assert re.search(r"scripts/train-local flowers preset=transfer\b", docker)
     assert 'PICTURES_JOB = {"preset": "transfer"}' in demo
-    assert '"preset": "transfer"' in notebook
+    assert 'preset="transfer"' in quickstart and '"preset": "transfer"' in sagemaker
     assert "image-classification train flowers" in help_of("train")
     assert "preset=transfer" in help_of("train")
     assert all(name in help_of("train") for name in PRESETS)
     assert 'preset="transfer"' in PAGE and 'preset="transfer"' in image_classification.__doc__
     by_hand = re.compile(r"train_only_top_layer\W{1,4}(1|True)\b")
-    for shown in (laptop, docker, notebook, help_of("train"), PAGE):
+    for shown in (laptop, docker, quickstart, sagemaker, help_of("train"), PAGE):
         assert not by_hand.search(shown), "it repeats by hand what the preset sets"
 
 

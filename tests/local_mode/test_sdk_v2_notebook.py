@@ -1,4 +1,4 @@
-"""notebooks/quickstart.ipynb, executed unchanged with papermill."""
+"""notebooks/sagemaker.ipynb, executed unchanged with papermill."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import papermill
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "sagemaker.ipynb"
 
 
-def test_the_quickstart_notebook_ends_with_correct_predictions(
+def test_the_sagemaker_notebook_ends_with_correct_predictions(
     train_image: str,
     serve_image: str,
     free_port: int,

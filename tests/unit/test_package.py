@@ -84,7 +84,7 @@ def test_notebooks_have_no_outputs(notebook: Path) -> None:
 
 
 def test_the_notebook_names_the_images_of_this_version() -> None:
-    text = (REPOSITORY / "notebooks" / "quickstart.ipynb").read_text("utf-8")
+    text = (REPOSITORY / "notebooks" / "sagemaker.ipynb").read_text("utf-8")
     for image in ("train", "serve"):
         assert f"image-classification-{image}:{image_classification.__version__}" in text
 

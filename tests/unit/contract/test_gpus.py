@@ -227,5 +227,5 @@ def test_every_page_and_the_notebook_name_only_amis_of_the_table() -> None:
         for page in pages
     }
     assert {name for names in named.values() for name in names} <= known
-    assert gpus.ADVISED[12][0] in named["quickstart.ipynb"]
-    assert gpus.ADVISED[13][0] in named["quickstart.ipynb"]
+    assert gpus.ADVISED[12][0] in named["sagemaker.ipynb"]
+    assert gpus.ADVISED[13][0] in named["sagemaker.ipynb"]
