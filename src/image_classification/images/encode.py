@@ -16,7 +16,8 @@ from image_classification.images.preprocessing import resize
 from image_classification.images.price import admit
 from image_classification.samples import UInt8Array
 
-_SIDE = 128  # pixels of a thumbnail's longer side
+SIDE = 128
+"""Pixels of the longer side of a thumbnail, unless the caller wants another size."""
 _QUALITY = 80
 _LOSSLESS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG stores as they are
 
@@ -58,28 +59,33 @@ def thumbnail_of_file(path: Path) -> str | None:
         return None
 
 
-def thumbnail(content: bytes) -> str | None:
-    """A JPEG of at most 128 pixels a side as `data:` URI; None if nothing can be decoded.
+def thumbnail(content: bytes, side: int = SIDE) -> str | None:
+    """A JPEG of at most `side` pixels a side as `data:` URI; None if nothing can be decoded.
 
     A damaged JPEG is shown as far as it goes: this is the only place that looks at pixels of a file
     that `decode` refuses, and they go nowhere but into the page.
     """
     try:
-        image = _decode_leniently(content)
+        image = _decode_leniently(content, side)
     except MemoryError:
         raise
     except Exception:  # whatever the decoder raises at a damaged file
         return None
+    return shrunk(image, side)
+
+
+def shrunk(image: UInt8Array, side: int = SIDE) -> str:
+    """`image` (uint8, H·W·3 or H·W·1) as `data:` URI of a JPEG of at most `side` pixels a side."""
     height, width = image.shape[:2]
-    scale = min(1.0, _SIDE / max(height, width))
+    scale = min(1.0, side / max(height, width))
     small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(small, _QUALITY)).decode()
 
 
-def _decode_leniently(content: bytes) -> UInt8Array:
+def _decode_leniently(content: bytes, side: int) -> UInt8Array:
     header = read_header(content)
     try:
-        return decode(content, header=header, min_size=(_SIDE // 2, _SIDE // 2))
+        return decode(content, header=header, min_size=(side // 2, side // 2))
     except ImageDamagedError:
         if header.format != "JPEG":
             raise

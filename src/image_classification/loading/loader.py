@@ -153,6 +153,35 @@ class Loader:
         bad = np.bincount(indices[sorted(self._bad_indices)], minlength=int(indices.max()) + 1)
         return [int(i) for i in np.flatnonzero((bad > 0) & (bad == np.bincount(indices)))]
 
+    def preview(self, most: int) -> tuple[IntArray, UInt8Array]:
+        """Return indices and images of the first batch: of its first and last samples, so that
+        mixing gives them the same partners. Bad samples are left out; nothing is noted or changed.
+
+        Args:
+            most: images, an even number; there are fewer in a small batch, none of a stream.
+        """
+        if not self.source.is_countable:
+            return np.zeros(0, np.int64), self._buffers[0][:0].copy()
+        indices = self.order(0, self.rank, self.world_size)[: self.batch_size]
+        numbers = None
+        if self.augmentation is not None:
+            generator = orders.step_generator(self.seed, 0, self.rank, 0)
+            numbers = draw_numbers(self.augmentation, generator, len(indices))
+        slots = np.arange(len(indices))
+        if len(slots) > most:
+            slots = np.concatenate([slots[: most // 2], slots[-(most // 2) :]])
+        shown, images = [], []
+        for slot in slots.tolist():
+            out = np.empty(self._buffers[0].shape[1:], np.uint8)
+            try:
+                sample = self.source.read(int(indices[slot]))
+                self._prepare(sample.data, None if numbers is None else numbers[slot], out)
+            except (DataError, MemoryError):
+                continue
+            shown.append(int(indices[slot]))
+            images.append(out)
+        return np.array(shown, np.int64), np.array(images, np.uint8)
+
     def empty(self, count: int) -> Array:
         """Return `count` images of zeros, as those of a batch."""
         return np.zeros((count, *self._buffers[0].shape[1:]), np.uint8)
@@ -226,12 +255,8 @@ class Loader:
         index, sample = int(slots.indices[slot]), None
         try:
             sample = self.source.read(index)
-            if slots.numbers is None or self.augmentation is None:
-                preprocess(sample.data, self.preprocessing, slots.buffer[slot])
-            else:
-                numbers: Any = slots.numbers[slot]
-                out = slots.buffer[slot]
-                augment(sample.data, self.preprocessing, self.augmentation, numbers, out)
+            numbers = None if slots.numbers is None else slots.numbers[slot]
+            self._prepare(sample.data, numbers, slots.buffer[slot])
         except EndOfPass:
             return
         except DataError as error:
@@ -244,6 +269,13 @@ class Loader:
         self._bad_indices.add(index)
         key = self.source.key(index) if sample is None else sample.key
         self.bad_samples.report(self.key_prefix + key, reason)
+
+    def _prepare(self, data: bytes, numbers: Any, out: UInt8Array) -> None:
+        """Decode and preprocess an encoded image into `out`."""
+        if numbers is None or self.augmentation is None:
+            preprocess(data, self.preprocessing, out)
+        else:
+            augment(data, self.preprocessing, self.augmentation, numbers, out)
 
 
 class _Pass:

@@ -36,6 +36,7 @@ def _environment() -> Environment:
     environment.filters["column_classes"] = _column_classes
     environment.filters["markdown"] = _markdown
     environment.filters["code_span"] = _code_span
+    environment.filters["moment"] = _moment
     return environment
 
 
@@ -57,6 +58,11 @@ def _code_span(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{space}{_LINE_BREAK.sub(' ', text)}{space}{fence}"
+
+
+def _moment(text: str) -> str:
+    """Return a moment in ISO 8601, of UTC, for people: 2026-01-31 15:09 UTC."""
+    return f"{text[:16].replace('T', ' ')} UTC"
 
 
 def _column_classes(rows: Sequence[Sequence[object]], columns: int) -> list[str]:

@@ -1,28 +1,39 @@
-"""Charts as inline SVG: images per class, metrics by epoch, accuracy by confidence."""
+"""Charts of every page as inline SVG or HTML: images per class, values by epoch, histograms."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from markupsafe import Markup  # Jinja2's: what it wraps is HTML; `format` escapes its values
+from markupsafe import Markup
+
+from image_classification.pages.axes import (
+    Frame,
+    figure,
+    joined,
+    legend,
+    number_text,
+    percent_text,
+    thinned,
+    ticks,
+    whole_ticks,
+)
 
 _MOST_BARS = 60
-_COLORS = ("#1f6fb2", "#d1661b", "#6b9a3c")
-_BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 440, 22, 200
+_MOST_POINTS = 400  # of a line
+_MOST_DOTS = 40
+STYLES = ("s1", "s2 dashed", "s3 dotted")  # series differ without color too
 
-_CHART = Markup(
-    '<p>{legend}{note}</p><div class="scroll"><svg viewBox="0 0 {width} {height}" width="{width}" '
-    'height="{height}" role="img" aria-label="Images per class" font-size="13" fill="#1d2733">'
-    "{bars}</svg></div>"
+_BARS = Markup(
+    '<p class="keys">{keys}{note}</p><table class="bars"><thead class="unseen"><tr><th>Class</th>'
+    "<th>Share of the largest</th><th>Images</th></tr></thead><tbody>{rows}</tbody></table>"
 )
-_LEGEND = Markup(
-    '<svg width="14" height="12" aria-hidden="true"><rect width="12" height="12" fill="{color}"/>'
-    "</svg> {name} "
+_KEY = Markup('<span class="key"><i class="swatch {style}"></i>{name}</span>')
+_ROW = Markup('<tr><th scope="row">{name}</th><td><div>{pieces}</div></td><td>{total:,}</td></tr>')
+_PIECE = Markup('<i class="{style}" style="width:{share:.2f}%" title="{split}: {count}"></i>')
+_DOT = Markup('<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+_MARK = Markup('<path class="mark" d="M{x:.1f} {top:.1f}V{base:.1f}"/>')
+_BAR = Markup(
+    '<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
+    "<title>{title}</title></rect>"
 )
-_LABEL = Markup('<text x="{x}" y="{y}" text-anchor="end">{name}</text>')
-_PIECE = Markup(
-    '<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}" fill="{color}">'
-    "<title>{split}: {count}</title></rect>"
-)
-_TOTAL = Markup('<text x="{x:.1f}" y="{y}">{total}</text>')
 
 
 def class_bars(names: Sequence[str], splits: Mapping[str, Sequence[int]]) -> Markup:
@@ -39,236 +50,93 @@ def class_bars(names: Sequence[str], splits: Mapping[str, Sequence[int]]) -> Mar
     note, half = "", _MOST_BARS // 2
     if len(order) > _MOST_BARS:
         order = order[:half] + order[-half:]
-        note = f"· the {half} largest and smallest of {len(names)} classes"
-    scale = _BAR_WIDTH / max(*totals, 1)
-    return _CHART.format(
-        legend=_joined(
-            _LEGEND.format(color=color, name=name)
-            for name, color in zip(splits, _COLORS, strict=False)
-        ),
-        note=note,
-        width=_LABEL_WIDTH + _BAR_WIDTH + 60,
-        height=len(order) * _ROW_HEIGHT,
-        bars=_joined(
-            _bar(row * _ROW_HEIGHT, names[i], {name: s[i] for name, s in splits.items()}, scale)
-            for row, i in enumerate(order)
-        ),
-    )
-
-
-def _bar(y: int, name: str, counts: Mapping[str, int], scale: float) -> Markup:
-    label = name if len(name) <= 28 else name[:27] + "…"
-    x = float(_LABEL_WIDTH)
-    pieces = [_LABEL.format(x=_LABEL_WIDTH - 8, y=y + 15, name=label)]
-    for (split, count), color in zip(counts.items(), _COLORS, strict=False):
-        width, height = count * scale, _ROW_HEIGHT - 6
-        pieces.append(
-            _PIECE.format(
-                x=x, y=y + 3, width=width, height=height, color=color, split=split, count=count
-            )
+        note = f"the {half} largest and smallest of {len(names):,} classes"
+    scale = 100 / max(*totals, 1)
+    rows = []
+    for i in order:
+        counts = [(name, counts[i]) for name, counts in splits.items()]
+        pieces = joined(
+            _PIECE.format(style=f"s{number}", share=count * scale, split=split, count=count)
+            for number, (split, count) in enumerate(counts, 1)
+            if count
         )
-        x += width
-    pieces.append(_TOTAL.format(x=x + 6, y=y + 15, total=sum(counts.values())))
-    return _joined(pieces)
-
-
-_WIDTH, _HEIGHT = 440, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
-_SIDE = _HEIGHT - _TOP - _BOTTOM
-_DASHES = ("", "6 4")  # series differ without color too
-
-_FIGURE = Markup(
-    "<figure><figcaption><b>{title}</b> {legend}</figcaption>"
-    '<svg viewBox="0 0 {width} {height}" width="{shown_width}" height="{shown_height}" role="img" '
-    'aria-label="{label}" font-size="{font_size}" fill="#1d2733">{content}</svg></figure>'
-)
-_SERIES = Markup(
-    '<svg width="26" height="8" aria-hidden="true"><line x1="0" x2="24" y1="4" y2="4" '
-    'stroke-width="2" stroke="{color}" stroke-dasharray="{dashes}"/></svg> {name} '
-)
-_PATH = Markup(
-    '<polyline points="{points}" fill="none" stroke-width="{width}" stroke="{color}" '
-    'stroke-dasharray="{dashes}"/>'
-)
-_POINT = Markup('<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>')
-_WEIGHTED_POINT = Markup(
-    '<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{color}" fill-opacity="0.55">'
-    "<title>{count}</title></circle>"
-)
-_GRID_LINE = Markup(
-    '<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e7eb"/>'
-    '<text x="{text_x}" y="{text_y:.1f}" text-anchor="end">{value}</text>'
-)
-_TEXT = Markup('<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{text}</text>')
-_UNIT_SQUARE = Markup(
-    '<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="none" stroke="#c9d0d7"/>'
-    '<line x1="{x}" y1="{bottom}" x2="{right}" y2="{y}" stroke="#9aa5b0" stroke-dasharray="3 3"/>'
-)
+        rows.append(_ROW.format(name=names[i], pieces=pieces, total=totals[i]))
+    keys = (
+        joined(_KEY.format(style=f"s{i}", name=name) for i, name in enumerate(splits, 1))
+        if len(splits) > 1
+        else ""
+    )
+    return _BARS.format(keys=keys, note=note, rows=joined(rows))
 
 
 def line_chart(
-    title: str, series: Mapping[str, Sequence[float]], ceiling: float = float("inf")
+    title: str,
+    series: Mapping[str, Sequence[float]],
+    *,
+    is_share: bool = False,
+    best: int | None = None,
 ) -> Markup:
     """Return a figure of values over the epochs 1, 2, …
 
     Args:
         title: of the figure.
         series: one or two: name → values, at least one and the same number for both; none below 0.
-        ceiling: the largest possible value; the scale ends there at the latest.
+        is_share: whether the values are shares, 0 to 1, to be shown as percentages.
+        best: the epoch to mark, from 1.
     """
     values = [value for points in series.values() for value in points]
-    low, high = min(values), max(values)
-    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-    low, high = max(low - room, 0.0), min(high + room, ceiling)
     epochs = len(next(iter(series.values())))
-
-    def x_of(index: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * index / max(epochs - 1, 1)
-
-    def y_of(value: float) -> float:
-        return _TOP + _SIDE * (high - value) / (high - low)
-
-    content = []
-    for value in (low + (high - low) * line / 3 for line in range(4)):
-        y, right = y_of(value), _WIDTH - _RIGHT
-        content.append(
-            _GRID_LINE.format(
-                left=_LEFT, right=right, y=y, text_x=_LEFT - 6, text_y=y + 4, value=f"{value:.3g}"
-            )
+    y_ticks = ticks(min(values), max(values))
+    if is_share:
+        y_ticks = [value for value in y_ticks if value <= 1.0]
+        y_ticks = y_ticks if len(y_ticks) > 1 else ticks(y_ticks[0] - 0.1, 1.0)
+    x_ticks = [1, *(n for n in whole_ticks(epochs, 6) if 1 < n <= epochs)]
+    frame = Frame((1, epochs) if epochs > 1 else (0, 2), (y_ticks[0], y_ticks[-1]), top=10)
+    text = percent_text if is_share else number_text
+    content = [
+        frame.axes(
+            {float(n): str(n) for n in x_ticks}, {value: text(value) for value in y_ticks}, "epoch"
         )
-    content.append(_text(_LEFT, _HEIGHT - 12, "epoch 1", "start"))
-    if epochs > 1:
-        content.append(_text(_WIDTH - _RIGHT, _HEIGHT - 12, epochs, "end"))
-    for points, color, dashes in zip(series.values(), _COLORS, _DASHES, strict=False):
-        places = [(x_of(index), y_of(value)) for index, value in enumerate(points)]
-        content.append(_PATH.format(points=_points(places), width=2, color=color, dashes=dashes))
-        content += [_POINT.format(x=x, y=y, color=color) for x, y in places]
-    return _FIGURE.format(
-        title=title,
-        legend=_series_legend(series),
-        width=_WIDTH,
-        height=_HEIGHT,
-        shown_width=_WIDTH,
-        shown_height=_HEIGHT,
-        label=f"{title} by epoch",
-        font_size=12,
-        content=_joined(content),
-    )
-
-
-def reliability_chart(series: Mapping[str, Sequence[tuple[int, float, float]]]) -> Markup:
-    """Return a figure of accuracy by confidence, both 0–1; the area of a point shows its samples.
-
-    Args:
-        series: one or two: name → (number of samples, mean confidence, accuracy) of each bin.
-    """
-    right, bottom = _LEFT + _SIDE, _TOP + _SIDE
-    content = [_UNIT_SQUARE.format(x=_LEFT, y=_TOP, side=_SIDE, bottom=bottom, right=right)]
-    content += [
-        _text(_LEFT - 5, _TOP + 9, "100%", "end"),
-        _text(_LEFT - 5, bottom, "0%", "end"),
-        _text(_LEFT - 5, _TOP + _SIDE / 2, "correct", "end"),
-        _text(_LEFT, bottom + 14, "0%", "start"),
-        _text(_LEFT + _SIDE / 2, bottom + 14, "confidence", "middle"),
-        _text(right, bottom + 14, "100%", "end"),
     ]
-    for bins, color, dashes in zip(series.values(), _COLORS, _DASHES, strict=False):
-        total = max(sum(count for count, _, _ in bins), 1)
-        points = [
-            (count, _LEFT + _SIDE * confidence, _TOP + _SIDE * (1 - accuracy))
-            for count, confidence, accuracy in bins
-            if count
-        ]
-        places = [(x, y) for _, x, y in points]
-        content.append(_PATH.format(points=_points(places), width=1.5, color=color, dashes=dashes))
-        content += [
-            _WEIGHTED_POINT.format(
-                x=x, y=y, radius=2 + 9 * (count / total) ** 0.5, color=color, count=count
-            )
-            for count, x, y in points
-        ]
-    width = right + _RIGHT
-    return _FIGURE.format(
-        title="Accuracy by confidence",
-        legend=_series_legend(series),
-        width=width,
-        height=_HEIGHT,
-        shown_width=round(1.5 * width),
-        shown_height=round(1.5 * _HEIGHT),
-        label="Accuracy by confidence",
-        font_size=10,
-        content=_joined(content),
-    )
+    if best is not None and epochs > 1:
+        content.append(_MARK.format(x=frame.x(best), top=frame.top, base=frame.base))
+    for points, style in zip(series.values(), STYLES, strict=False):
+        line = [(float(number), value) for number, value in enumerate(points, 1)]
+        content.append(frame.line(thinned(line, _MOST_POINTS), style))
+        if epochs <= _MOST_DOTS:
+            dot = style.split()[0]
+            content += [_DOT.format(x=frame.x(x), y=frame.y(y), style=dot) for x, y in line]
+    keys = legend(zip(series, STYLES, strict=False)) if len(series) > 1 else ""
+    ends = ", ".join(f"{name} {text(points[-1])}" for name, points in series.items())
+    label = f"{title} by epoch, after {epochs}: {ends}"
+    return figure(title, joined(content), label, keys)
 
 
-_BAR = Markup(
-    '<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}">'
-    "<title>{count}</title></rect>"
-)
-
-
-def histogram(title: str, counts: Sequence[int], ticks: Sequence[str]) -> Markup:
+def histogram(title: str, counts: Sequence[int], edges: Sequence[str]) -> Markup:
     """Return a figure with a bar for each count.
 
     Args:
         title: of the figure.
         counts: one or more.
-        ticks: the text below the left edge of each bar, and below the right edge of the last one.
+        edges: the text below the left edge of each bar, and below the right edge of the last one.
     """
-    step = (_WIDTH - _LEFT - _RIGHT) / len(counts)
-    most = max(*counts, 1)
-    content = []
-    for share in (0.0, 0.5, 1.0):
-        y, right = _TOP + _SIDE * (1 - share), _WIDTH - _RIGHT
-        value = f"{most * share:,g}" if share != 0.5 or most > 1 else ""
-        content.append(
-            _GRID_LINE.format(
-                left=_LEFT, right=right, y=y, text_x=_LEFT - 6, text_y=y + 4, value=value
-            )
+    y_ticks = whole_ticks(max(*counts, 1))
+    frame = Frame((0, len(counts)), (0, y_ticks[-1]), top=10)
+    step = max(1, -(-len(edges) // 12))
+    content = [
+        frame.axes(
+            {float(i): edge for i, edge in enumerate(edges) if i % step == 0},
+            {float(value): f"{value:,}" for value in y_ticks},
+            "",
         )
-    for number, count in enumerate(counts):
-        height = _SIDE * count / most
-        content.append(
-            _BAR.format(
-                x=_LEFT + number * step + 1,
-                y=_TOP + _SIDE - height,
-                width=step - 2,
-                height=height,
-                color=_COLORS[0],
-                count=count,
-            )
-        )
-    content += [
-        _text(_LEFT + number * step, _HEIGHT - 18, tick, "middle")
-        for number, tick in enumerate(ticks)
     ]
-    return _FIGURE.format(
-        title=title,
-        legend="",
-        width=_WIDTH,
-        height=_HEIGHT,
-        shown_width=_WIDTH,
-        shown_height=_HEIGHT,
-        label=title,
-        font_size=11,
-        content=_joined(content),
-    )
+    content += [bar(frame, (i, i + 1), count, f"{count:,}") for i, count in enumerate(counts)]
+    return figure(title, joined(content), title)
 
 
-def _points(places: Iterable[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-
-
-def _text(x: float, y: float, text: object, anchor: str) -> Markup:
-    return _TEXT.format(x=x, y=y, text=text, anchor=anchor)
-
-
-def _series_legend(series: Iterable[str]) -> Markup:
-    return _joined(
-        _SERIES.format(name=name, color=color, dashes=dashes)
-        for name, color, dashes in zip(series, _COLORS, _DASHES, strict=False)
-    )
-
-
-def _joined(pieces: Iterable[Markup]) -> Markup:
-    return Markup("").join(pieces)
+def bar(
+    frame: Frame, sides: tuple[float, float], value: float, title: str, style: str = "s1"
+) -> Markup:
+    """Return a bar from 0 to `value` between two values of the horizontal axis."""
+    x, right, y = frame.x(sides[0]) + 1, frame.x(sides[1]) - 1, frame.y(value)
+    return _BAR.format(x=x, y=y, width=right - x, height=frame.base - y, title=title, style=style)

@@ -158,11 +158,11 @@ def at_temperature(outcomes: evaluation.Outcomes, temperature: float) -> evaluat
 
 @dataclass(frozen=True)
 class Reliability:
-    """Samples by the probability of their predicted class, in BINS bins of equal width.
+    """Samples by the probability of their predicted class, in bins of equal width.
 
     Attributes:
-        samples: int64 (BINS,).
-        confidence, accuracy: float64 (BINS,) means, 0–1; 0 in an empty bin.
+        samples: int64 (bins,).
+        confidence, accuracy: float64 (bins,) means, 0–1; 0 in an empty bin.
     """
 
     samples: IntArray
@@ -170,19 +170,19 @@ class Reliability:
     accuracy: Float64Array
 
 
-def reliability(outcomes: evaluation.Outcomes) -> Reliability:
-    """Return how often predictions of each confidence are correct.
+def reliability(outcomes: evaluation.Outcomes, count: int = BINS) -> Reliability:
+    """Return how often predictions of each confidence are correct, in `count` bins.
 
     With multiple labels per sample every class is a decision of its own; its confidence is the
     probability of the more probable answer.
     """
-    samples = np.zeros(BINS, np.int64)
-    confidences, correct = np.zeros(BINS), np.zeros(BINS)
+    samples = np.zeros(count, np.int64)
+    confidences, correct = np.zeros(count), np.zeros(count)
     for confidence, is_correct in _decisions(outcomes):
-        bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-        samples += np.bincount(bins, minlength=BINS)
-        confidences += np.bincount(bins, confidence, BINS)
-        correct += np.bincount(bins, is_correct, BINS)
+        bins = np.clip(np.ceil(confidence * count).astype(np.int64) - 1, 0, count - 1)
+        samples += np.bincount(bins, minlength=count)
+        confidences += np.bincount(bins, confidence, count)
+        correct += np.bincount(bins, is_correct, count)
     divisor = np.maximum(samples, 1)
     return Reliability(samples, confidences / divisor, correct / divisor)
 

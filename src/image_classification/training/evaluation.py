@@ -131,7 +131,7 @@ def roc_auc(targets: IntArray, scores: FloatArray) -> float:
 
     Equal scores count one half. 0 if a class is absent, because every epoch needs a number.
     """
-    true, false = _cumulative(targets, scores)
+    true, false = cumulative(targets, scores)
     if not true[-1] or not false[-1]:
         return 0.0
     heights = (true[1:] + true[:-1]) / 2
@@ -143,7 +143,7 @@ def average_precision(targets: IntArray, scores: FloatArray) -> float:
 
     0 without a positive sample.
     """
-    true, false = _cumulative(targets, scores)
+    true, false = cumulative(targets, scores)
     if not true[-1]:
         return 0.0
     precisions = true[1:] / (true[1:] + false[1:])
@@ -159,7 +159,7 @@ BINARY_METRICS: Mapping[str, Callable[[IntArray, FloatArray], float]] = {
 """The values of `eval_metric` other than accuracy."""
 
 
-def _cumulative(targets: IntArray, scores: FloatArray) -> tuple[Array, Array]:
+def cumulative(targets: IntArray, scores: FloatArray) -> tuple[Array, Array]:
     """Return (true, false) positives from no positive on, at each threshold, the highest first."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
@@ -350,18 +350,23 @@ def confusions(outcomes: Outcomes) -> dict[tuple[int, int], int]:
     return dict(pairs.most_common())
 
 
-def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
-    """Return one row per class: samples, recall and precision (None where undefined)."""
+def tallies(outcomes: Outcomes, classes: int) -> IntArray:
+    """Return int64 (3, classes): samples of each class, predictions of it, and correct ones."""
     if outcomes.targets.ndim == 2:
-        counts: list[Array] = [np.zeros(len(names), np.int64) for _ in range(3)]
+        counts: list[Array] = [np.zeros(classes, np.int64) for _ in range(3)]
         for which, piece in pieces(outcomes.probabilities):
             present, predicted = outcomes.targets[which] > 0, piece >= THRESHOLD
             for count, seen in zip(counts, (present, predicted, present & predicted), strict=True):
                 count += seen.sum(axis=0)
     else:
-        classes, found = outcomes.targets, predicted_classes(outcomes.probabilities)
-        hits = classes[found == classes]
-        counts = [np.bincount(v, minlength=len(names)) for v in (classes, found, hits)]
+        own, found = outcomes.targets, predicted_classes(outcomes.probabilities)
+        counts = [np.bincount(v, minlength=classes) for v in (own, found, own[found == own])]
+    return np.stack(counts)
+
+
+def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object]]:
+    """Return one row per class: samples, recall and precision (None where undefined)."""
+    counts = tallies(outcomes, len(names)).tolist()
     return [
         {
             "label": name,
@@ -369,5 +374,5 @@ def per_class(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, object
             "recall": hits / samples if samples else None,
             "precision": hits / predictions if predictions else None,
         }
-        for name, samples, predictions, hits in zip(names, *np.stack(counts).tolist(), strict=True)
+        for name, samples, predictions, hits in zip(names, *counts, strict=True)
     ]

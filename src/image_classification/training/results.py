@@ -10,9 +10,11 @@ import numpy as np
 from image_classification import curation
 from image_classification.curation.label_issues import outliers, score_labels
 from image_classification.errors import DataError
-from image_classification.images.encode import thumbnail
+from image_classification.images.encode import shrunk, thumbnail
+from image_classification.labels.label_map import LabelMap
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.feature_loader import FeatureLoader
+from image_classification.loading.order import mixing_generator
 from image_classification.loading.sources import Source
 from image_classification.samples import FloatArray, IntArray
 from image_classification.training.calibration import (
@@ -27,16 +29,18 @@ from image_classification.training.evaluation import (
     Outcomes,
     metrics_of,
     pieces,
-    predicted_classes,
-    probabilities_of,
 )
 from image_classification.training.inputs import Inputs
 from image_classification.training.loaders import Loaders
 from image_classification.training.loop import LastWeights, Loop
+from image_classification.training.mixup import mix_images
+from image_classification.training.report.sections import BARS
 from image_classification.training.request import JobRequest
 from image_classification.training.settings import Settings
 
-MOST_MISTAKES = 24  # about 4 KB each in the page
+MOST_SUSPECTS = 24  # pictures of labels to review, about 5 KB each in the page
+_MOST_AUGMENTED = 16
+_MOST_LABELS = 3  # of one augmented image
 _MOST_OUTLIERS = 12
 _LEAST_JUDGED = 20  # validation images
 _MOST_JUDGED, _MOST_JUDGED_VALUES = 20_000, 250_000  # images; images × classes
@@ -45,23 +49,16 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A wrong prediction.
+class Augmented:
+    """A training image as the network sees it in the first step.
 
     Attributes:
-        key: of the sample.
-        target, predicted: class indices.
-        probability: 0–1, of the predicted class.
-        target_probability: 0–1, of the true class.
-        picture: a `data:` URI, or None if the image can no longer be read.
+        label: the class name, or the names of both images of a mixture.
+        picture: a `data:` URI.
     """
 
-    key: str
-    target: int
-    predicted: int
-    probability: float
-    target_probability: float
-    picture: str | None
+    label: str
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,9 @@ class Results:
         validation, test: outcomes of the best weights with the probabilities to be served; test is
             None without that channel.
         calibration: fitted on validation.
-        reliability: on validation, before and after calibration.
-        mistakes: the most confident ones on validation.
+        reliability: on validation, before and after calibration, in BARS intervals.
+        augmented: images of the first training batch; none of a stream.
+        is_stopped: whether the artifact must be written in time.
         bad_samples: the images that were skipped.
         last_weights: None unless the job keeps them.
         started_from: the origin of the first weights, in a few words.
@@ -141,7 +139,8 @@ class Results:
     test: Outcomes | None
     calibration: Calibration
     reliability: tuple[Reliability, Reliability]
-    mistakes: Sequence[Mistake]
+    augmented: Sequence[Augmented]
+    is_stopped: bool
     bad_samples: BadSamples
     last_weights: LastWeights | None
     started_from: str
@@ -187,8 +186,9 @@ def measure(
         validation=validation,
         test=_test(loop, loaders, fitted.temperature),
         calibration=fitted,
-        reliability=(reliability(outcomes), reliability(validation)),
-        mistakes=_confident_mistakes(validation, inputs.validation),
+        reliability=(reliability(outcomes, BARS), reliability(validation, BARS)),
+        augmented=_augmented(loop, loaders, inputs.labels),
+        is_stopped=loop.should_stop(),
         bad_samples=loaders.bad_samples,
         last_weights=loop.last_weights,
         started_from=started_from,
@@ -211,27 +211,30 @@ def _test(loop: Loop, loaders: Loaders, temperature: float) -> Outcomes | None:
     return outcomes
 
 
-def _confident_mistakes(outcomes: Outcomes, source: Source) -> list[Mistake]:
-    """Return at most MOST_MISTAKES mistakes, the most confident first; `source` has the pictures.
+def _augmented(loop: Loop, loaders: Loaders, labels: LabelMap) -> list[Augmented]:
+    """Return images of the first training batch, prepared again as in the first step.
 
-    An image with multiple labels is seldom right or wrong as a whole: there are no mistakes then.
+    Augmentation is a function of seed, epoch and step, so this changes nothing of the job.
     """
-    if outcomes.targets.ndim == 2:
+    if loop.should_stop():
         return []
-    predicted = predicted_classes(outcomes.probabilities)
-    wrong = np.flatnonzero(predicted != outcomes.targets)
-    confidence = probabilities_of(predicted, outcomes.probabilities)[wrong]
-    shown = wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES].tolist()
-    positions = {source.key(position): position for position in range(len(source)) if shown}
-    mistakes = []
-    for index in shown:
-        row, key = outcomes.probabilities[index], outcomes.keys[index]
-        target, answer = int(outcomes.targets[index]), int(predicted[index])
-        picture = _picture(source, positions[key]) if key in positions else None
-        mistakes.append(
-            Mistake(key, target, answer, float(row[answer]), float(row[target]), picture)
-        )
-    return mistakes
+    loader, recipe = loaders.training, loop.settings.recipe
+    indices, images = loader.preview(_MOST_AUGMENTED)
+    source = loader.source
+    texts = [_label_of(source, index, labels) for index in indices.tolist()]
+    alphas = (recipe.mixup_alpha, recipe.cutmix_alpha)
+    if any(alphas) and len(images) > 1:
+        mix_images(images, mixing_generator(loop.settings.seed, 0, loop.world.rank, 0), *alphas)
+        pairs = zip(texts, reversed(texts), strict=True)
+        texts = [own if own == other else f"{own} with {other}" for own, other in pairs]
+    return [Augmented(text, shrunk(image)) for text, image in zip(texts, images, strict=True)]
+
+
+def _label_of(source: Source, index: int, labels: LabelMap) -> str:
+    if source.multi_hot is None:
+        return labels.names[int(source.class_indices[index])]
+    own = np.flatnonzero(source.multi_hot[index]).tolist()
+    return ", ".join(labels.names[i] for i in own[:_MOST_LABELS]) or "none"
 
 
 def _review(
@@ -269,7 +272,7 @@ def review_labels(loaders: Loaders, validation: Outcomes, inputs: Inputs) -> Lab
             ("validation", positions[validation.keys[index]]),
             (int(validation.targets[index]), int(scores.suggested[index])),
             float(scores.scores[index]),
-            is_shown=number < MOST_MISTAKES,
+            is_shown=number < MOST_SUSPECTS,
         )
         for number, index in enumerate(ranked)
     ]
@@ -312,7 +315,7 @@ def _judged_by_heads(
             places[index],
             (int(labels[index]), int(numbers[scores.suggested[index]])),
             float(scores.scores[index]),
-            is_shown=number < MOST_MISTAKES,
+            is_shown=number < MOST_SUSPECTS,
         )
         for number, index in enumerate(scores.ranked())
     ]

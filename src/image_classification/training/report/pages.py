@@ -11,40 +11,52 @@ from typing import Any
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.pages import charts, render
 from image_classification.samples import IMBALANCED
-from image_classification.training.calibration import Reliability
 from image_classification.training.checkpoint import EpochRecord
-from image_classification.training.evaluation import confusions, per_class
-from image_classification.training.results import MOST_MISTAKES, Results
+from image_classification.training.evaluation import per_class
+from image_classification.training.report.sections import (
+    MOST_BORDERLINE,
+    MOST_MISTAKES,
+    pictures_of,
+    quality_of,
+)
+from image_classification.training.results import MOST_SUSPECTS, Results
 
 _MOST_NAMED = 10  # classes in a remark
 _MOST_BAD = 200  # unusable images in the report
-_MOST_CONFUSIONS = 15
-_LARGEST_MATRIX = 30  # classes
+_MOST_EPOCHS = 1000  # rows
 _MOST_CLASSES = 200  # in the model card
 
 
 def report_page(results: Results, about: Mapping[str, Any]) -> str:
     """Return the report as HTML; `about` is the manifest's description of the job."""
     names, history = results.inputs.labels.names, results.history.epochs
+    validation = results.validation
+    before, after = results.reliability
+    is_calibrated = not results.calibration.reason
+    picture = pictures_of(results.inputs.validation, validation.keys)
+    best = results.history.best_epoch + 1
     return render(
         "report.html",
         **_shared(results, about),
         title=f"{about['backbone']}, {len(names)} classes",
+        quality=quality_of(
+            *(validation, names, picture),
+            {"As trained": before, "As served": after} if is_calibrated else {"As served": after},
+            has_cells=not results.is_stopped,
+        ),
         figures=_figures(results, about["metrics"]),
-        line_charts=[_line_chart(name, history) for name in history[0].train],
-        epochs=[_epoch_row(record) for record in history],
-        matrix=_matrix(results) if len(names) <= _LARGEST_MATRIX else (),
-        confusions=[
-            (names[target], names[predicted], count)
-            for (target, predicted), count in confusions(results.validation).items()
-            if target != predicted
-        ][:_MOST_CONFUSIONS],
-        classes=_class_rows(results),
-        mistakes=results.mistakes,
+        line_charts=[
+            *(_line_chart(name, history, best) for name in history[0].train),
+            charts.line_chart(
+                "Learning rate", {"rate": [record.learning_rate for record in history]}
+            ),
+        ],
+        epochs=[_epoch_row(record) for record in history[:_MOST_EPOCHS]],
+        augmented=results.augmented,
         most_mistakes=MOST_MISTAKES,
-        things="decisions" if results.is_multi_label else "images",
+        most_borderline=MOST_BORDERLINE,
+        most_suspects=MOST_SUSPECTS,
         review=results.label_review,
-        reliability=_reliability_chart(results),
         splits=[
             (split, sum(counts), sum(count > 0 for count in counts), min(counts), max(counts))
             for split, counts in results.inputs.class_counts.items()
@@ -107,6 +119,7 @@ def _shared(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
         "calibration_line": results.calibration.line().replace("->", "→"),
         "percent": percent,
         "metric_title": metric_title,
+        "interval": interval_text,
     }
 
 
@@ -121,6 +134,11 @@ def percent(share: object) -> str:
     return f"{100 * share:.1f}%" if isinstance(share, float) else "–"
 
 
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Return a 95 % interval of a share, "" if there is none."""
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}%" if interval else ""
+
+
 def _figures(results: Results, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (value, name) of the figures below the title."""
     epochs, test = results.history.epochs, measured.get("test")
@@ -133,7 +151,7 @@ def _figures(results: Results, measured: Mapping[str, Any]) -> list[tuple[str, s
     ]
     if test is not None:
         samples = f"of {measured['test_samples']} test images correct"
-        figures.append((percent(test["accuracy"]), samples))
+        figures.insert(0, (percent(test["accuracy"]), samples))
     return [
         *figures,
         (f"{results.calibration.error_after:.4f}", "expected calibration error"),
@@ -143,13 +161,12 @@ def _figures(results: Results, measured: Mapping[str, Any]) -> list[tuple[str, s
     ]
 
 
-def _line_chart(name: str, history: Sequence[EpochRecord]) -> str:
+def _line_chart(name: str, history: Sequence[EpochRecord], best: int) -> str:
     series = {
         "training": [record.train[name] for record in history],
         "validation": [record.validation[name] for record in history],
     }
-    ceiling = float("inf") if name == "loss" else 1.0
-    return charts.line_chart(metric_title(name), series, ceiling)
+    return charts.line_chart(metric_title(name), series, is_share=name != "loss", best=best)
 
 
 def _epoch_row(record: EpochRecord) -> list[object]:
@@ -164,51 +181,6 @@ def _epoch_row(record: EpochRecord) -> list[object]:
         percent(record.wait_share),
         percent(record.outside_share),
     ]
-
-
-def _matrix(results: Results) -> list[tuple[str, list[tuple[int, str]]]]:
-    """Return (true class, [(count, CSS style)]), shaded by the share of the row.
-
-    Correct predictions are blue, the others red.
-    """
-    names, pairs = results.inputs.labels.names, confusions(results.validation)
-    rows = []
-    for target, name in enumerate(names):
-        counts = [pairs.get((target, predicted), 0) for predicted in range(len(names))]
-        cells = []
-        for predicted, count in enumerate(counts):
-            share = count / max(sum(counts), 1)
-            if target == predicted:
-                color, opacity, is_dark = "31,111,178", min(0.85, share), share > 0.6
-            else:
-                color, opacity, is_dark = "209,60,40", min(0.85, 2 * share), share > 0.3
-            style = f"background:rgba({color},{opacity:.2f})" + ";color:#fff" * is_dark
-            cells.append((count, style))
-        rows.append((name, cells))
-    return rows
-
-
-def _class_rows(results: Results) -> list[tuple[str, object, str, str]]:
-    """Return the rows of the class table, the lowest recall first."""
-    rows = per_class(results.validation, results.inputs.labels.names)
-    rows.sort(key=lambda row: (row["recall"] is None, row["recall"] or 0.0))
-    return [
-        (str(row["label"]), row["samples"], percent(row["recall"]), percent(row["precision"]))
-        for row in rows
-    ]
-
-
-def _reliability_chart(results: Results) -> str:
-    before, after = results.reliability
-    series = {"as trained": _bins(before)}
-    if not results.calibration.reason:
-        series["as served"] = _bins(after)
-    return charts.reliability_chart(series)
-
-
-def _bins(found: Reliability) -> list[tuple[int, float, float]]:
-    columns = (found.samples.tolist(), found.confidence.tolist(), found.accuracy.tolist())
-    return list(zip(*columns, strict=True))
 
 
 def _remarks(names: Sequence[str], class_counts: Mapping[str, Sequence[int]]) -> list[str]:
