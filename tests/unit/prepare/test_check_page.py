@@ -138,7 +138,7 @@ def test_no_other_file_is_replaced_by_the_page(
 def test_a_histogram_has_a_bar_for_each_count_and_escapes_its_texts() -> None:
     figure = histogram("a<b", [0, 3, 1], ["0", "<", "", "9"])
     assert figure.count("<rect") == 3 and "a&lt;b" in figure and ">&lt;</text>" in figure
-    assert 'height="196.0"' in figure and 'height="0.0"' in figure
+    assert 'height="206.0"' in figure and 'height="0.0"' in figure
 
 
 def test_the_verdict_comes_first_and_a_problem_does_not_repeat_the_path(
@@ -172,5 +172,5 @@ def test_on_a_narrow_screen_the_cells_of_a_problem_are_below_each_other(
     (data / "cat" / "cut.jpg").write_bytes(b"cut")
     text = page(tmp_path, data, code=1)
     assert '<table class="stacked">' in text and '<td class="" data-name="Images">1</td>' in text
-    narrow = text[text.index("@media (max-width: 40rem)") :]
+    narrow = text[text.index("@media screen and (max-width: 44rem)") :]
     assert ".stacked td { display: block }" in narrow
