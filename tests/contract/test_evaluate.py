@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_the_table_of_predictions_has_every_image_and_the_accuracy_of_the_metric
     [
         ([], "expected the labeled images to evaluate on, got none"),
         (["a", "--data", "b"], "the data are given twice, as a and as --data b"),
-        (["a", "--overwrite"], "--overwrite has no effect without --csv"),
+        (["a", "--overwrite"], "--overwrite has no effect without --csv or --report"),
+        (["a", "--report", __file__], "expected a folder for the report, got a file"),
         (["a", "--csv", "."], "expected a file to write, got a folder"),
     ],
 )
@@ -101,3 +103,45 @@ def test_skipped_records_are_named_by_their_files(
     assert main(["evaluate", *words]) == 2
     (key,) = json.loads(capsys.readouterr().out)["skipped"]
     assert key.startswith("test.rec#") and key.endswith(f" ({picture.relative_to(PICTURES)})")
+
+
+def test_a_report_of_the_test_images_has_the_sections_of_the_training_report_and_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "reports" / "first"
+    found = json.loads(said(capsys, PICTURES, "--model", MODEL, "--json", "--report", str(folder)))
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.csv", "report.html"]
+    assert len(read(folder / "predictions.csv")) == found["samples"] + 1
+    page = (folder / "report.html").read_text("utf-8")
+    for section in ("Classes", "Confusion", "Most confident mistakes", "Borderline images"):
+        assert f"<h2>{section}</h2>" in page
+    for section in ("Thresholds", "Curves", "Calibration", "Data", "Model"):
+        assert f"<h2>{section}</h2>" in page
+    assert f'<span class="number">{found["metrics"]["accuracy"]:.1%}</span>' in page
+    low, high = found["accuracy_interval"]
+    assert f"95% interval {100 * low:.1f}–{100 * high:.1f}%" in page
+    assert f"<b>{found['macro_f1']:.1%}</b>macro F1" in page
+    assert page.count("<img ") >= 12 and 'alt=""' not in page
+    assert "<script" not in page and not re.search(r'(src|href)="(?!data:image/jpeg|#)', page)
+
+
+def test_a_report_replaces_nothing_but_an_earlier_report_and_only_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "report"
+    words = [PICTURES, "--model", MODEL, "--report", str(folder)]
+    folder.mkdir()
+    said(capsys, *words)
+    error = said(capsys, *words, code=2)
+    assert error.startswith("ClientError: ") and "is not empty" in error and "--overwrite" in error
+    before = (folder / "predictions.csv").read_bytes()
+    said(capsys, *words, "--overwrite")
+    assert (folder / "predictions.csv").read_bytes() == before
+    (folder / "notes.txt").write_text("mine")
+    error = said(capsys, *words, "--overwrite", code=2)
+    assert "'notes.txt', which is not of an earlier report" in error
+    (folder / "notes.txt").unlink()
+    (folder / "report.html").write_text("<!doctype html>mine")
+    error = said(capsys, *words, "--overwrite", code=2)
+    assert "'report.html', which is not of an earlier report" in error
+    assert (folder / "report.html").read_text() == "<!doctype html>mine"

@@ -1,4 +1,4 @@
-"""The report in a real browser: three widths, both color schemes, printed."""
+"""The pages of jobs and commands in a real browser: widths, both color schemes, printed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from image_classification.cli import main
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -68,6 +70,21 @@ def report(doubtful_job: Path) -> Path:
     return doubtful_job / "model" / "report.html"
 
 
+@pytest.fixture(scope="module")
+def pages(doubtful_job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages by the name of the command that writes them."""
+    root, data = tmp_path_factory.mktemp("pages"), doubtful_job / "input/data/validation"
+    model = str(doubtful_job / "model")
+    evaluation = ["evaluate", str(data), "--model", model, "--report", str(root / "report")]
+    assert main(evaluation) == 2, "an image is unreadable"
+    assert main(["check", str(data), "--html", str(root / "check.html")]) == 1
+    return {
+        "train": doubtful_job / "model/report.html",
+        "evaluate": root / "report/report.html",
+        "check": root / "check.html",
+    }
+
+
 def opened(browser: Any, page: Path, width: int, scheme: str) -> Any:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=True
@@ -81,11 +98,14 @@ def opened(browser: Any, page: Path, width: int, scheme: str) -> Any:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 820, 1280])
+@pytest.mark.parametrize(
+    ("command", "width"),
+    [("train", 390), ("train", 820), ("train", 1280), ("evaluate", 390), ("check", 390)],
+)
 def test_nothing_is_cut_off_and_every_text_has_contrast(
-    browser: Any, report: Path, width: int, scheme: str
+    browser: Any, pages: dict[str, Path], command: str, width: int, scheme: str
 ) -> None:
-    tab = opened(browser, report, width, scheme)
+    tab = opened(browser, pages[command], width, scheme)
     tab.evaluate(OPEN_ALL)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.evaluate(CUT_OFF) == []

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, overload
 
 import numpy as np
 
-from image_classification.api.results import Evaluation, Prediction, evaluation_of, table
+from image_classification.api.results import Evaluation, Origin, Prediction, evaluation_of, table
 from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, open_artifact
 from image_classification.errors import (
     AlgorithmError,
@@ -195,7 +195,8 @@ class Model:
                 on_progress(next(done), len(source))
 
         outcomes, skipped = predict_source(self._model(), source, process.cpu_count(), advance)
-        return evaluation_of(outcomes, self.labels, top_k, dict(skipped))
+        origin = Origin(source, str(data), str(self.path), artifact.manifest)
+        return evaluation_of(outcomes, self.labels, top_k, dict(skipped), origin)
 
     def export(self, format: str, path: str | os.PathLike[str]) -> Path:
         """Write the model in another format; return its path.

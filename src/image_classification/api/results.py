@@ -17,9 +17,11 @@ import numpy as np
 
 from image_classification.curation import wilson_interval
 from image_classification.errors import ImageError
+from image_classification.files import written_together
 from image_classification.samples import THRESHOLD, FloatArray, IntArray
 
 if TYPE_CHECKING:
+    from image_classification.loading.sources import Source
     from image_classification.training.evaluation import Outcomes
 
 _MOST_CONFUSED = 2000  # classes: the matrix has 32 MB
@@ -135,6 +137,22 @@ class Mistake:
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """Where an evaluation comes from, for its report.
+
+    Attributes:
+        source: the labeled images.
+        data, model: the paths as they were given.
+        manifest: of the model.
+    """
+
+    source: Source
+    data: str
+    model: str
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """The metrics of a model on labeled images.
 
@@ -149,6 +167,7 @@ class Evaluation:
         skipped: key → reason, of the images that could not be used.
         labels: the class names in the order of the probabilities.
         outcomes: the classes and probabilities of each image.
+        origin: the images and the model; None if they are not known.
     """
 
     samples: int
@@ -159,6 +178,7 @@ class Evaluation:
     skipped: Mapping[str, str]
     labels: Sequence[str] = field(repr=False)
     outcomes: Outcomes = field(repr=False)
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -212,6 +232,38 @@ class Evaluation:
         predictions_file.write_predictions(target, self.outcomes, self.labels)
         return target
 
+    def write_report(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a page about the evaluation, with pictures, and the table; return the page's path.
+
+        The page is `report.html`, one file that loads nothing; the table is `predictions.csv`.
+
+        Raises:
+            UsageError: `folder` is not empty, unless it only holds an earlier report and
+                `overwrite` is True.
+        """
+        from image_classification.api import predictions_file
+        from image_classification.evaluate import REPORT_FILES, check_report_folder
+        from image_classification.training.report.pages import evaluation_page
+        from image_classification.training.report.sections import pictures_of
+
+        target = Path(folder)
+        check_report_folder(target, overwrites=overwrite)
+        origin, keys = self.origin, self.outcomes.keys
+        page = evaluation_page(
+            *(self.outcomes, self.labels),
+            pictures_of(origin.source, keys) if origin else lambda *_: None,
+            data=origin.data if origin else "",
+            model=origin.model if origin else "",
+            about=origin.manifest if origin else {},
+            metrics=self.metrics,
+            skipped=self.skipped,
+        )
+        name, table_name = REPORT_FILES
+        with written_together(target, name) as partial_path:
+            predictions_file.write_predictions(partial_path(table_name), self.outcomes, self.labels)
+            partial_path(name).write_text(page, "utf-8")
+        return target / name
+
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"<Evaluation accuracy {self.accuracy:.4f} of {self.samples} images{skipped}>"
@@ -226,7 +278,11 @@ class Evaluation:
 
 
 def evaluation_of(
-    outcomes: Outcomes, names: Sequence[str], top_k: int | None, skipped: Mapping[str, str]
+    outcomes: Outcomes,
+    names: Sequence[str],
+    top_k: int | None,
+    skipped: Mapping[str, str],
+    origin: Origin | None = None,
 ) -> Evaluation:
     """Return the evaluation of a model's outcomes.
 
@@ -235,6 +291,7 @@ def evaluation_of(
         names: the class names.
         top_k: measure the top-k accuracy too.
         skipped: key → reason, of the images that could not be used.
+        origin: the images and the model, if they are known.
     """
     from image_classification.training import evaluation
 
@@ -254,6 +311,7 @@ def evaluation_of(
         skipped=skipped,
         labels=names,
         outcomes=outcomes,
+        origin=origin,
     )
 
 

@@ -45,7 +45,15 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "--csv", type=Path, metavar="FILE", help="write a table with the prediction of each image"
     )
     command.add_argument(
-        "--overwrite", action="store_true", help="replace the table of an earlier evaluation"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write a page with curves and pictures, and the table, to this folder",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the table or the report of an earlier evaluation",
     )
     command.add_argument(
         "--json", action="store_true", help="print one JSON object instead of text"
@@ -57,13 +65,16 @@ def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics; return 2 if an image could not be used."""
     from image_classification.api import load
     from image_classification.api.predictions_file import check_predictions_file
+    from image_classification.evaluate import check_report_folder
 
     data = _data_of(namespace)
     command_line.check_top_k(namespace.top_k)
     if namespace.csv is not None:
         check_predictions_file(namespace.csv, overwrites=namespace.overwrite)
-    elif namespace.overwrite:
-        raise UsageError("--overwrite has no effect without --csv: give both, or neither")
+    if namespace.report is not None:
+        check_report_folder(namespace.report, overwrites=namespace.overwrite)
+    if namespace.overwrite and namespace.csv is None and namespace.report is None:
+        raise UsageError("--overwrite has no effect without --csv or --report: give one of them")
     with command_line.memory_of_the_model(), late_progress("evaluate", "images") as show:
         found = load(namespace.model).evaluate(data, top_k=namespace.top_k, on_progress=show)
     if namespace.json:
@@ -73,6 +84,9 @@ def evaluate(namespace: argparse.Namespace) -> int:
     if namespace.csv is not None:
         found.write_csv(namespace.csv, overwrite=namespace.overwrite)
         _logger.info("%s: %s", namespace.csv, counted(found.samples, "predictions"))
+    if namespace.report is not None:
+        page = found.write_report(namespace.report, overwrite=namespace.overwrite)
+        _logger.info("%s: open it in a browser", page)
     return 2 if found.skipped else 0
 
 

@@ -1,21 +1,23 @@
-"""report.html and model-card.md: the job, the quality of its model, and the model's mistakes.
+"""The report and the model card of a job, and the report of an evaluation.
 
-In: `Results`, and the manifest's description of the job. Out: text, made from the templates
-`pages/report.html` and `pages/model-card.md`.
+In: `Results` or `Outcomes`, and the manifest's description of the job. Out: text, made from the
+templates `pages/report.html`, `pages/model-card.md` and `pages/evaluation.html`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.pages import charts, render
 from image_classification.samples import IMBALANCED
+from image_classification.training.calibration import calibration_error, reliability
 from image_classification.training.checkpoint import EpochRecord
-from image_classification.training.evaluation import per_class
+from image_classification.training.evaluation import Outcomes, per_class, tallies
 from image_classification.training.report.sections import (
-    MOST_BORDERLINE,
-    MOST_MISTAKES,
+    BARS,
+    PictureOf,
     pictures_of,
     quality_of,
 )
@@ -53,8 +55,6 @@ def report_page(results: Results, about: Mapping[str, Any]) -> str:
         ],
         epochs=[_epoch_row(record) for record in history[:_MOST_EPOCHS]],
         augmented=results.augmented,
-        most_mistakes=MOST_MISTAKES,
-        most_borderline=MOST_BORDERLINE,
         most_suspects=MOST_SUSPECTS,
         review=results.label_review,
         splits=[
@@ -73,6 +73,74 @@ def report_page(results: Results, about: Mapping[str, Any]) -> str:
         defaults=[row[:2] for row in results.hyperparameters if row[2] == "default"],
         effective_values=json.dumps(about["hyperparameters"], indent=1, ensure_ascii=False),
     )
+
+
+def evaluation_page(
+    outcomes: Outcomes,
+    names: Sequence[str],
+    picture: PictureOf,
+    *,
+    data: str,
+    model: str,
+    about: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    skipped: Mapping[str, str],
+) -> str:
+    """Return the report of an evaluation as HTML.
+
+    Args:
+        outcomes, names, picture: of the samples, see `quality_of`.
+        data, model: where both are.
+        about: the model's manifest.
+        metrics: name → value.
+        skipped: key → reason, of the images that could not be used.
+    """
+    error = calibration_error(outcomes)
+    figures = [
+        (f"{value:.4f}" if name == "loss" else percent(value), metric_title(name).lower())
+        for name, value in metrics.items()
+        if name != "accuracy"
+    ]
+    counts = tallies(outcomes, len(names))[0].tolist()
+    folder = data.rstrip("/").rpartition("/")[2]
+    return render(
+        "evaluation.html",
+        title=f"{about.get('backbone', 'model')} on {folder or data}",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        data=data,
+        model=model,
+        quality=quality_of(outcomes, names, picture, {"As served": reliability(outcomes, BARS)}),
+        calibration_line=f"Expected calibration error {error:.4f} on {len(outcomes.keys)} images",
+        figures=[
+            *figures,
+            (f"{error:.4f}", "expected calibration error"),
+            (f"{len(names):,}", "classes"),
+            (f"{len(skipped):,}", "images skipped"),
+        ],
+        class_bars=charts.class_bars(names, {"images": counts}),
+        skipped=list(skipped.items()),
+        facts=_model_facts(about, names),
+        most_bad=_MOST_BAD,
+        percent=percent,
+        interval=interval_text,
+    )
+
+
+def _model_facts(about: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what the manifest says about the model; an old one says less."""
+    measured: Mapping[str, Any] = about.get("metrics", {})
+    validation: Mapping[str, Any] = measured.get("validation", {})
+    facts = {
+        "Network": about.get("backbone"),
+        "Started from": about.get("started_from"),
+        "Created": about.get("created"),
+        "Job": about.get("job"),
+        "Classes": len(names),
+        "Training images": measured.get("training_samples"),
+        "Best epoch": measured.get("best_epoch"),
+        "Validation accuracy": percent(validation["accuracy"]) if "accuracy" in validation else "",
+    }
+    return [(name, str(value)) for name, value in facts.items() if value]
 
 
 def model_card(results: Results, about: Mapping[str, Any], preprocessing: Preprocessing) -> str:

@@ -322,7 +322,7 @@ def _matrix(
             share = count / max(sum(own), 1)
             shade = min(1.0, share if target == guess else 2 * share)
             style = "right" if target == guess else "wrong"
-            opacity = 1.3 * shade
+            opacity = max(1.3 * shade, 0.08)
             if shade > _STRONG:  # in between, neither dark nor light text has enough contrast
                 style, opacity = f"{style} strong", 0.76 + 0.24 * shade
             cell = cells.get((target, guess))
