@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,6 @@ from contextlib import ExitStack, closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, overload
-
-import numpy as np
 
 from image_classification.api.results import Evaluation, Origin, Prediction, evaluation_of, table
 from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, open_artifact
@@ -44,6 +42,8 @@ ONNX = "onnx"
 """The format that every artifact holds already."""
 
 _START_SECONDS = 120.0
+_LAST_WORDS_SECONDS = 5.0  # a child of a server that ended may keep the other end of the pipe
+_MOST_MESSAGES = 1 << 16  # bytes
 _logger = logging.getLogger(__name__)
 
 
@@ -286,14 +286,17 @@ class Server:
         self._model = model  # keeps the folder of an archive
         folder = str(model._artifact.directory)
         command = [sys.executable, "-m", "image_classification", "serve", "--model", folder]
-        self._messages = tempfile.TemporaryFile()  # a pipe that nobody reads would fill
         self._process = subprocess.Popen(  # noqa: S603  # our own program
             [*command, "--host", host, "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._messages,
+            stderr=subprocess.PIPE,
         )
-        self._end = weakref.finalize(self, _end, self._process, self._messages)
+        self._messages = bytearray()
+        arguments = self._process.stderr, self._messages
+        self._reader = threading.Thread(target=_keep_last, args=arguments, daemon=True)
+        self._reader.start()
+        self._end = weakref.finalize(self, _end, self._process)
         try:
             self._wait(host, port)
         except BaseException:
@@ -318,8 +321,8 @@ class Server:
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                self._messages.seek(0)
-                lines = self._messages.read(1 << 20).decode("utf-8", "replace").splitlines()
+                self._reader.join(_LAST_WORDS_SECONDS)
+                lines = self._messages.decode("utf-8", "replace").splitlines()
                 reason = lines[-1] if lines else f"it ended with code {self._process.returncode}"
                 raise UserError(f"the server cannot start: {reason[:2000]}")
             with (
@@ -346,7 +349,15 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
-def _end(process: subprocess.Popen[bytes], messages: IO[bytes]) -> None:
+def _keep_last(stream: IO[bytes], kept: bytearray) -> None:
+    """Read what a server writes, which runs for weeks, and keep the end of it."""
+    with stream:
+        while piece := os.read(stream.fileno(), _MOST_MESSAGES):
+            kept += piece
+            del kept[:-_MOST_MESSAGES]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -354,7 +365,6 @@ def _end(process: subprocess.Popen[bytes], messages: IO[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    messages.close()
 
 
 def _images_in(folder: Path) -> list[object]:
@@ -378,20 +388,6 @@ def _encoded(image: object) -> bytes:
             return Path(image).read_bytes()
         except OSError as error:
             raise ImageError(f"the file cannot be read: {error.strerror}") from error
-    from PIL import Image
+    from image_classification.images.encode import encode_any
 
-    from image_classification.images.encode import encode_picture, encode_png
-
-    if isinstance(image, Image.Image):
-        return encode_picture(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UsageError(
-                "expected an array of one image, uint8 of shape (height, width, 3) in the order "
-                f"red, green, blue, got {image.dtype} of shape {image.shape}"
-            )
-        return encode_png(image)
-    raise UsageError(
-        "expected an image as a path, bytes, a Pillow image or an array, a list of these, or a "
-        f"folder, got {type(image).__name__}"
-    )
+    return encode_any(image)

@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from image_classification.errors import ImageDamagedError
+from image_classification.errors import ImageDamagedError, UsageError
 from image_classification.images.decode import decode
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import resize
@@ -49,6 +49,27 @@ def encode_picture(image: Image.Image) -> bytes:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageDamagedError(f"Pillow cannot read the image: {error}") from error
     return content.getvalue()
+
+
+def encode_any(image: object) -> bytes:
+    """Encode a Pillow image, or an array of one image, as a PNG, without loss.
+
+    Raises:
+        UsageError: it is neither; an array is uint8 (height, width, 3).
+    """
+    if isinstance(image, Image.Image):
+        return encode_picture(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(
+                "expected an array of one image, uint8 of shape (height, width, 3) in the order "
+                f"red, green, blue, got {image.dtype} of shape {image.shape}"
+            )
+        return encode_png(image)
+    raise UsageError(
+        "expected an image as a path, bytes, a Pillow image or an array, a list of these, or a "
+        f"folder, got {type(image).__name__}"
+    )
 
 
 def thumbnail_of_file(path: Path) -> str | None:

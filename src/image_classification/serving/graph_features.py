@@ -7,6 +7,7 @@ last dense layer (Gemm or MatMul) before the probabilities. The fields are those
 
 from __future__ import annotations
 
+from image_classification.records.tfrecord import encode_field
 from image_classification.serving.graph_file import fields
 
 # Between a head and its probabilities: bias, temperature, activation, and changes of the form.
@@ -18,7 +19,6 @@ _HEADS = {"Gemm", "MatMul"}
 _GRAPH, _NODE, _OUTPUT = 7, 1, 12  # of a model; of a graph
 _INPUT_NAME, _OUTPUT_NAME, _OPERATOR = 1, 2, 4  # of a node
 _NAME = 1  # of an output
-_BYTES = 2  # wire type
 
 
 def with_features(model: bytes) -> tuple[bytes, str | None]:
@@ -37,8 +37,8 @@ def with_features(model: bytes) -> tuple[bytes, str | None]:
         if number == _GRAPH and isinstance(value, memoryview) and found is None:
             found = _features_of(value)
             if found is not None:
-                output = _field(_OUTPUT, _field(_NAME, found.encode()))
-                parts[-1] = _field(_GRAPH, bytes(value) + output)
+                output = encode_field(_OUTPUT, encode_field(_NAME, found.encode()))
+                parts[-1] = encode_field(_GRAPH, bytes(value) + output)
     return (model, None) if found is None else (b"".join(parts), found)
 
 
@@ -70,17 +70,3 @@ def _features_of(graph: memoryview) -> str | None:
 
 def _text(value: int | memoryview) -> str:
     return bytes(value).decode("utf-8", "replace") if isinstance(value, memoryview) else ""
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a field with bytes, text or a message."""
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)

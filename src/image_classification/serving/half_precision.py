@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from image_classification.errors import ArtifactError
+from image_classification.records.tfrecord import encode_field, encode_varint
 from image_classification.samples import Array
 from image_classification.serving.graph_file import fields
 
@@ -49,7 +50,7 @@ def to_half(model: bytes) -> bytes:
     parts = []
     for number, value, whole in fields(memoryview(model)):
         if number == _GRAPH and isinstance(value, memoryview):
-            parts.append(_field(_GRAPH, _Graph(value).rewritten()))
+            parts.append(encode_field(_GRAPH, _Graph(value).rewritten()))
         else:
             parts.append(bytes(whole))
     return b"".join(parts)
@@ -92,8 +93,8 @@ class _Node:
         return node
 
     def written(self) -> bytes:
-        names = b"".join(_field(_INPUT_NAME, name.encode()) for name in self.inputs)
-        return _field(_NODE, names + self.rest)
+        names = b"".join(encode_field(_INPUT_NAME, name.encode()) for name in self.inputs)
+        return encode_field(_NODE, names + self.rest)
 
 
 class _Graph:
@@ -132,7 +133,9 @@ class _Graph:
             if numbers or norm:
                 self._half.update(node.outputs)
             self._written.append(node.written())
-        kept = [_field(_INITIALIZER, bytes(self._tensors[name])) for name in sorted(self._kept)]
+        kept = [
+            encode_field(_INITIALIZER, bytes(self._tensors[name])) for name in sorted(self._kept)
+        ]
         return b"".join([*self._written, *kept, *self._others])
 
     def _numbers_in_half(self, node: _Node, head: _Node | None) -> int:
@@ -165,7 +168,7 @@ class _Graph:
         for role, values in new.items():
             names.append(self._new_name(f"{node.outputs[0]}.{role}", _HALF))
             dims = _number(_DIMS, len(values))
-            self._written.append(_field(_INITIALIZER, _half_tensor(names[-1], dims, values)))
+            self._written.append(encode_field(_INITIALIZER, _half_tensor(names[-1], dims, values)))
         return [node.inputs[0], *names]
 
     def _in_half(self, name: str) -> str:
@@ -175,7 +178,7 @@ class _Graph:
             return self._cast_to(name, _HALF)
         if (name, _HALF) not in self._cast:
             new = self._cast[name, _HALF] = self._new_name(name, _HALF)
-            self._written.append(_field(_INITIALIZER, _in_half(self._tensors[name], new)))
+            self._written.append(encode_field(_INITIALIZER, _in_half(self._tensors[name], new)))
         return self._cast[name, _HALF]
 
     def _as_it_was(self, name: str) -> str:
@@ -186,9 +189,11 @@ class _Graph:
     def _cast_to(self, name: str, kind: int) -> str:
         if (name, kind) not in self._cast:
             new = self._cast[name, kind] = self._new_name(name, kind)
-            to = _field(1, b"to") + _number(3, kind) + _number(20, 2)  # an attribute, an integer
-            rest = _field(_OUTPUT_NAME, new.encode()) + _field(_OP_TYPE, b"Cast")
-            node = _Node("Cast", [name], [new], rest + _field(_ATTRIBUTE, to))
+            to = (
+                encode_field(1, b"to") + _number(3, kind) + _number(20, 2)
+            )  # an attribute, an integer
+            rest = encode_field(_OUTPUT_NAME, new.encode()) + encode_field(_OP_TYPE, b"Cast")
+            node = _Node("Cast", [name], [new], rest + encode_field(_ATTRIBUTE, to))
             self._written.append(node.written())
         return self._cast[name, kind]
 
@@ -213,8 +218,8 @@ def _in_half(tensor: memoryview, new_name: str) -> bytes:
 
 
 def _half_tensor(name: str, dims: bytes, values: Array) -> bytes:
-    data = _field(_RAW_DATA, values.astype("<f2").tobytes())
-    return dims + _number(_DATA_TYPE, _HALF) + _field(_NAME, name.encode()) + data
+    data = encode_field(_RAW_DATA, values.astype("<f2").tobytes())
+    return dims + _number(_DATA_TYPE, _HALF) + encode_field(_NAME, name.encode()) + data
 
 
 def _values(tensor: memoryview) -> Array:
@@ -240,19 +245,5 @@ def _text(value: int | memoryview) -> str:
     return bytes(value).decode("utf-8", "replace") if isinstance(value, memoryview) else ""
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """Return a field with bytes, text or a message."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
 def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    return encode_varint(number << 3) + encode_varint(value)

@@ -250,5 +250,6 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
         write_predictions(paths.output_data / PREDICTIONS_FILE, results)
     with warned("the job ends without the lists of suspected labels"):
         write_label_lists(paths.output_data, results)
-    _logger.info("%s; artifact in %s", results.line(), paths.model)
+    final = paths.base if paths.artifact else paths.model  # --overwrite puts it there at the end
+    _logger.info("%s; artifact in %s", results.line(), final)
     return artifact

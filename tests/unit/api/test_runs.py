@@ -319,6 +319,20 @@ def test_folders_of_the_user_in_the_output_are_not_touched(flowers: Path, elsewh
     assert sorted(path.name for path in elsewhere.iterdir()) == ["channels", "checkpoints"]
 
 
+def test_the_checkpoints_next_to_a_model_of_named_channels_stay_when_it_is_replaced(
+    flowers: Path, elsewhere: Path
+) -> None:
+    write_model(elsewhere / "m", CLASSES)
+    (elsewhere / "m" / "checkpoints").mkdir()
+    for name in ("checkpoint-0000.json", "checkpoint-0000.safetensors", "mine.txt"):
+        (elsewhere / "m" / "checkpoints" / name).write_text("{}")
+    with run_into(elsewhere / "m", {"training": flowers}, overwrites=True) as run:
+        assert run.paths.artifact is not None
+        write_model(run.paths.artifact, CLASSES)
+        run.finish(is_complete=True)
+    assert len(list((elsewhere / "m" / "checkpoints").iterdir())) == 3
+
+
 def test_an_address_in_place_of_data_is_named_as_one() -> None:
     with pytest.raises(DataError, match="is an address: download the images first"):
         with run_of_data(Path("s3://bucket/flowers"), Path("out")):
