@@ -6,8 +6,8 @@
     model = ic.load("runs/a")
     model.predict("tulip.jpg").label
 
-`train` and `load` return a `Model`, `errors` holds the exceptions. Importing the package loads no
-deep-learning framework, and of its own modules none. To read the code, start with
+`train`, `tune` and `load` return a `Model`, `errors` holds the exceptions. Importing the package
+loads no deep-learning framework, and of its own modules none. To read the code, start with
 `training/job.py` and `serving/app.py`.
 """
 
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "train": "api",
+    "tune": "api",
     "load": "api",
     "Model": "api.model",
     "Server": "api.model",

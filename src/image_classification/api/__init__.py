@@ -1,9 +1,9 @@
-"""The Python interface: `train` and `load`, which `image_classification` exports."""
+"""The Python interface: `train`, `tune` and `load`, which `image_classification` exports."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,49 @@ def train(
         run_job(run.paths, run.settings, stop)
         run.finish(is_complete=not stop.is_set())
         folder = run.folder or run.paths.model
+    return Model(folder)
+
+
+def tune(
+    data: str | os.PathLike[str],
+    *,
+    backbones: Sequence[str] = (),
+    trials: int | None = None,
+    minutes: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **settings: object,
+) -> Model:
+    """Try backbones and learning rates on `data`, as `image-classification tune` does; train.
+
+    The search computes the features of each training image once per backbone, and chooses on folds
+    of the training images. Then `train` runs with the best settings. `trials` of the model returns
+    what was tried. An interruption ends the search and trains with the best settings so far; a
+    second one raises KeyboardInterrupt, and no model is written.
+
+    Args:
+        data: as for `train`, with one class per image.
+        backbones: names; without any, all whose pretrained weights are on this machine.
+        trials: the most combinations of backbone, learning rate and weight decay to try, ≥ 1.
+        minutes: after these the search ends, > 0; the training follows.
+        output, overwrite: as for `train`.
+        **settings: hyperparameters of all trials and of the run. `learning_rate`, `weight_decay`
+            and `backbone` are not varied if they are given.
+
+    Raises:
+        UsageError: `output` already holds a model, or the arguments contradict each other.
+        DataError, ChannelError: the data cannot be used.
+        HyperparameterError: a setting is unknown, or its value is not allowed.
+        BackendError: an unknown backbone, or not one has pretrained weights on this machine.
+    """
+    from image_classification.api.model import Model
+    from image_classification.api.tuning import Plan, tune_data
+    from image_classification.contract.process import disable_telemetry
+
+    disable_telemetry()
+    target = None if output is None else Path(output)
+    plan = Plan(tuple(backbones), trials, minutes)
+    folder, _ = tune_data(Path(data), target, _as_text(settings), plan, overwrites=overwrite)
     return Model(folder)
 
 

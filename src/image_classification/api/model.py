@@ -18,15 +18,16 @@ from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, overload
 
-from image_classification.api.results import Evaluation, Origin, Prediction, evaluation_of, table
-from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, open_artifact
-from image_classification.errors import (
-    AlgorithmError,
-    DataError,
-    ImageError,
-    UsageError,
-    UserError,
+from image_classification.api.results import (
+    Evaluation,
+    Origin,
+    Prediction,
+    evaluation_of,
+    table,
+    trials_in,
 )
+from image_classification.artifact import MODEL_FILE, REPORT_FILE, Artifact, open_artifact
+from image_classification.errors import AlgorithmError, DataError, ImageError, UsageError, UserError
 from image_classification.files import written_beside
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Model:
     def metrics(self) -> dict[str, Any]:
         """What the job measured, as `manifest.json` has it; empty for a model without training."""
         return dict(self._artifact.manifest.get("metrics") or {})
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """What `tune` has tried, as `trials.json` has it; empty for other models."""
+        return trials_in(self._artifact.directory)
 
     @property
     def report(self) -> Path:

@@ -1,4 +1,4 @@
-"""What a model answers in Python: predictions and evaluations, as values and as small tables.
+"""What a model answers in Python: predictions, evaluations and trials, as values and small tables.
 
 The tables are HTML for notebooks. Text of the data is escaped and cut; the number of rows is
 bounded.
@@ -6,6 +6,7 @@ bounded.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from image_classification.curation import wilson_interval
-from image_classification.errors import ImageError
+from image_classification.errors import ImageError, UserError
 from image_classification.files import written_together
 from image_classification.samples import THRESHOLD, FloatArray, IntArray
 
@@ -24,9 +25,27 @@ if TYPE_CHECKING:
     from image_classification.loading.sources import Source
     from image_classification.training.evaluation import Outcomes
 
+TRIALS_FILE = "trials.json"
+"""In the folder of a run of `tune`: what was tried, and what was chosen."""
+
 _MOST_CONFUSED = 2000  # classes: the matrix has 32 MB
 _MOST_ROWS = 20  # of a table in a notebook
 _MOST_TEXT = 80  # characters of a name in it
+
+
+def trials_in(folder: Path) -> list[dict[str, Any]]:
+    """Return the trials of a run of `tune`; none if the folder has none.
+
+    Raises:
+        UserError: the file is none of `tune`.
+    """
+    path = folder / TRIALS_FILE
+    try:
+        return list(json.loads(path.read_text("utf-8"))["trials"])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: expected the trials of tune, found {error!r}") from error
 
 
 @dataclass(frozen=True, eq=False)

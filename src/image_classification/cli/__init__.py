@@ -25,6 +25,7 @@ _MODULES = {  # in the order of the help
     "preprocess": ("preprocess",),
     "check": ("check",),
     "train": ("train",),
+    "tune": ("tune",),
     "evaluate": ("evaluate",),
     "serve": ("serve",),
     "export": ("export", "weights"),

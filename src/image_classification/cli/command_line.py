@@ -167,6 +167,17 @@ def workers_of(count: int | None, option: str = "--workers") -> int:
     return count or process.cpu_count()
 
 
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Return the values of an option NAME=VALUE by name; a UsageError for other texts."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {text}: expected NAME=VALUE")
+        found[name] = value
+    return found
+
+
 def _parse_max_bad(text: str) -> int | float:
     """Return a count as int, a percentage as a share (float)."""
     try:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.command_line import Commands, say
+from image_classification.cli.command_line import Commands, pairs, say
 from image_classification.contract import environment, failure
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.paths import JobPaths, read_json
@@ -112,7 +112,7 @@ def run(namespace: argparse.Namespace) -> int:
         _check(namespace)
         paths = _paths(namespace)
         failure_file = None if namespace.data or paths.artifact else paths.failure
-        overrides = _pairs(namespace.set, "--set")
+        overrides = pairs(namespace.set, "--set")
         given = read_json(paths.config / "hyperparameters.json") | overrides
         script = requested_script(given)
         if script is not None and namespace.data:
@@ -231,20 +231,10 @@ def _paths(namespace: argparse.Namespace) -> JobPaths:
         )
     if namespace.output is None or not namespace.channel:
         raise UsageError("--channel NAME=DIR and --output DIR go together")
-    channels = _pairs(namespace.channel, "--channel")
+    channels = pairs(namespace.channel, "--channel")
     folders = {name: Path(folder) for name, folder in channels.items()}
     if namespace.weights is not None:
         if WEIGHTS_CHANNEL.name in folders:
             raise UsageError("--weights and --channel weights=… name the same: leave out one")
         folders[WEIGHTS_CHANNEL.name] = namespace.weights
     return JobPaths(namespace.run_folder or namespace.output, folders, namespace.output)
-
-
-def _pairs(texts: list[str], option: str) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{option} {text}: expected NAME=VALUE")
-        pairs[name] = value
-    return pairs

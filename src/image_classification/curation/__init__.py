@@ -23,7 +23,8 @@ from image_classification.samples import FloatArray, IntArray
 
 LEAST_IMAGES = 5
 """Images that a class needs: one for each fold."""
-_FOLDS, _REPEATS = 5, 3
+FOLDS = 5
+_REPEATS = 3
 _MOST_FITTED_VALUES = 5_000_000  # images × classes of a head that is fitted in steps
 _MOST_MEASURED = 100_000  # images whose covariance gives the principal components
 _SHRINKAGE = 0.3  # of the covariance of a head in closed form, towards its mean variance
@@ -65,7 +66,7 @@ class OutOfFold:
             part = slice(start, min(start + size, len(self.labels)))
             found = np.empty((len(self.folds), part.stop - start, self.classes), np.float32)
             for repeat, folds in enumerate(self.folds[:, part]):
-                for fold in range(_FOLDS):
+                for fold in range(FOLDS):
                     held_out = folds == fold
                     weights = self.weights[repeat, fold]
                     found[repeat, held_out] = softmax(
@@ -95,9 +96,9 @@ def fit_folds(
     is_small = min(len(labels), _MOST_FITTED) * classes <= _MOST_FITTED_VALUES
     repeats = _REPEATS if is_small else 1
     folds = np.stack([_draw_folds(labels, first, generator) for _ in range(repeats)])
-    weights = np.empty((repeats, _FOLDS, reduced.shape[1] + 1, classes), np.float32)
-    for number in range(repeats * _FOLDS):
-        repeat, fold = divmod(number, _FOLDS)
+    weights = np.empty((repeats, FOLDS, reduced.shape[1] + 1, classes), np.float32)
+    for number in range(repeats * FOLDS):
+        repeat, fold = divmod(number, FOLDS)
         chosen = np.flatnonzero(folds[repeat] != fold)
         if not is_small:
             weights[repeat, fold] = _closed_head(reduced, labels, chosen, classes)
@@ -106,8 +107,22 @@ def fit_folds(
                 chosen = np.sort(generator.choice(chosen, _MOST_FITTED, replace=False))
             weights[repeat, fold] = fit_head(reduced[chosen], labels[chosen], classes)
         if on_progress is not None:
-            on_progress(number + 1, repeats * _FOLDS)
+            on_progress(number + 1, repeats * FOLDS)
     return OutOfFold(reduced, labels, classes, folds, weights)
+
+
+def draw_folds(features: FloatArray, labels: IntArray, seed: int = 0) -> IntArray:
+    """Return the fold of each image, int64 (images,), 0 to FOLDS − 1.
+
+    Every fold has a fifth of every class, give or take one; the copies of an image share a fold.
+
+    Args:
+        features: float32 (images, width), of a network without its head; may be on a disk.
+        labels: int64 (images,).
+        seed: of the folds.
+    """
+    first = _first_copies(components(features), labels)
+    return _draw_folds(labels, first, np.random.default_rng(seed))
 
 
 def components(features: FloatArray) -> FloatArray:
@@ -176,7 +191,7 @@ def _draw_folds(labels: IntArray, first: IntArray, generator: np.random.Generato
     classes, starts = np.unique(labels[firsts], return_index=True)
     for index, own in zip(classes.tolist(), np.split(firsts, starts[1:]), strict=True):
         own = generator.permutation(own)
-        folds[own] = (np.arange(len(own)) + index) % _FOLDS
+        folds[own] = (np.arange(len(own)) + index) % FOLDS
     return np.asarray(folds[first])
 
 

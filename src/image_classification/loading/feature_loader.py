@@ -95,16 +95,23 @@ class FeatureLoader(Loader):
         store: for this loader alone.
         trunk: computes the features.
         is_alone: whether other ranks do not take part: that of validation.
+        is_computed: whether the store has all features already.
     """
 
     def __init__(
-        self, *args: Any, store: FeatureStore, trunk: Trunk, is_alone: bool, **kwargs: Any
+        self,
+        *args: Any,
+        store: FeatureStore,
+        trunk: Trunk,
+        is_alone: bool,
+        is_computed: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._store, self._trunk, self._is_alone = store, trunk, is_alone
         views = len(store.has)
         self.image_epochs = views
-        self._is_computed, self._is_exchanged = [False] * views, [False] * views
+        self._is_computed, self._is_exchanged = [is_computed] * views, [False] * views
 
     def empty(self, count: int) -> Array:
         return np.zeros((count, self._store.rows.shape[2]), np.float32)

@@ -40,7 +40,7 @@ def start_engine(
     """
     backend = backends.load(settings.backend, world.threads)
     with channel_backbone_folder(settings.backbone, model_channel) as folder:
-        spec = _spec_of(settings, inputs, folder)
+        spec = spec_of(settings, inputs, folder)
         engine = backend.build(spec, settings.optimizer, world)
     check_engine(device_of(settings.backend), engine.device, settings.backend)
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, weights)
@@ -67,7 +67,8 @@ def _check_graph(engine: Engine, backbone: str) -> None:
         engine.export(Path(folder) / "model.onnx")
 
 
-def _spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSpec:
+def spec_of(settings: Settings, inputs: Inputs, folder: Path | None) -> ModelSpec:
+    """Return the model of a job; `folder` holds the files of a backbone that `is_given`."""
     preprocessing, rows = settings.preprocessing, inputs.training.multi_hot
     classes, tau = len(inputs.labels), settings.recipe.logit_tau
     bias = logit_bias(inputs.training.class_indices, classes, tau).tolist() if tau else ()

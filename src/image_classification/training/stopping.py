@@ -1,4 +1,7 @@
-"""Reasons to end training before its last epoch: the early-stopping rule, SIGTERM and Ctrl-C."""
+"""Reasons to end training before its last epoch: the early-stopping rule, SIGTERM and Ctrl-C.
+
+Ctrl-C also ends a search for settings.
+"""
 
 import logging
 import signal
@@ -138,3 +141,30 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class Interruption(threading.Event):
+    """An event that the first Ctrl-C of a search sets; the second raises KeyboardInterrupt."""
+
+    def receive(self, _: int, __: FrameType | None) -> None:
+        """Handle the signal."""
+        if self.is_set():
+            raise KeyboardInterrupt
+        self.set()
+        _logger.warning(
+            "Interrupted: the search ends, and the best settings so far are trained. A second "
+            "interruption ends the command at once, without a model"
+        )
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle Ctrl-C while the block runs."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self.receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -50,6 +50,9 @@ def build(spec: base.ModelSpec, optimizer: base.OptimizerSpec, world: base.World
         return _TorchEngine(spec, optimizer, world)
 
 
+_MOST_ON_ONE_THREAD = 1 << 23  # products: 32 features of 1,280 for 200 classes; about 1 ms
+
+
 @dataclass(frozen=True)
 class _Step:
     loss: torch.Tensor
@@ -100,9 +103,10 @@ class _TorchEngine:
     ) -> _Step:
         with memory_errors(self._device):
             has_features = step.has_features(batch.images, self._spec)
+            self._use_threads(batch.images, has_features=has_features)
             samples = step.StepSamples.of(batch.weights)
             # BatchNorms keep their statistics if they are frozen or see only padding.
-            self._model.train(samples.has_weight and not self._spec.train_only_head)
+            self._set_mode(is_training=samples.has_weight and not self._spec.train_only_head)
             logits = self._logits(self._tensor(samples.picked(batch.images)), has_features)
             targets = self._tensor(samples.picked(np.asarray(batch.targets, np.float32)))
             biased = logits + self._logit_bias if self._spec.logit_bias else logits
@@ -118,13 +122,16 @@ class _TorchEngine:
 
     def predict_step(self, images: Array) -> FloatArray:
         network = self._evaluated.eval()
-        compute = network.head if step.has_features(images, self._spec) else network
+        has_features = step.has_features(images, self._spec)
+        compute = network.head if has_features else network
+        self._use_threads(images, has_features=has_features)
         with memory_errors(self._device), torch.inference_mode():
             logits: FloatArray = compute(self._tensor(images)).cpu().numpy()
         return logits
 
     def features_step(self, images: UInt8Array) -> FloatArray:
         step.check_images(images, self._spec)
+        self._use_threads(images, has_features=False)
         network = self._evaluated.eval()
         with memory_errors(self._device), torch.inference_mode():
             features: FloatArray = network.features(self._tensor(images)).cpu().numpy()
@@ -167,6 +174,17 @@ class _TorchEngine:
         self._learning.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _use_threads(self, images: Array, *, has_features: bool) -> None:
+        """Compute the head of few features on one thread: waiting for others takes longer."""
+        is_small = has_features and images.size * self._spec.classes <= _MOST_ON_ONE_THREAD
+        wanted = 1 if is_small else self._world.threads
+        if torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)
+
+    def _set_mode(self, *, is_training: bool) -> None:
+        if self._model.training != is_training:  # setting it takes longer than a step of a head
+            self._model.train(is_training)
 
     @property
     def _evaluated(self) -> model.Classifier:

@@ -1,0 +1,174 @@
+"""`image-classification tune`: try backbones and learning rates, and train with the best."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from image_classification.cli import command_line
+from image_classification.errors import UsageError
+
+_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "right", "95 % interval")
+_MORE_HEADS = ("images", "CPU s", "s")
+
+
+def add_commands(subparsers: command_line.Commands) -> None:
+    """Add the command."""
+    command = command_line.add_command(
+        subparsers,
+        "tune",
+        "try backbones and learning rates, and train with the best",
+        "image-classification tune flowers\n"
+        "  image-classification tune flowers --backbones efficientnet_lite0 --trials 6\n"
+        "  image-classification tune flowers --minutes 5 --set label_smoothing=0 --output model",
+        "Compute the features of the training images once per backbone, try learning rates and\n"
+        "weight decays on them, print a table, and train with the best as train DATA does. The\n"
+        "choice is made on folds of the training images; validation and test images have no part\n"
+        "in it. Ctrl-C ends the search and trains with the best so far; a second Ctrl-C aborts.",
+    )
+    add = command.add_argument
+    add("data", type=Path, metavar="DATA", help="images to train on, as for train")
+    add(
+        "--backbones",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="networks to try (default: all whose pretrained weights are on this machine)",
+    )
+    add("--trials", type=int, metavar="N", help="try at most so many combinations (default: all)")
+    add(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="end the search after so many minutes; the training with the best follows",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a hyperparameter of all trials and of the run; repeat for more",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the artifact (default: runs/<data>-<n>, the next free number)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the model in --output, at the end of the job",
+    )
+    add("--json", action="store_true", help="print the trials and the accuracy as JSON")
+    command.set_defaults(run=run)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Search, train, and print the table; return 0."""
+    from image_classification.api.tuning import Plan, tune_data
+
+    if namespace.overwrite and not namespace.output:
+        raise UsageError("--overwrite needs --output DIR: without it, each run has a new folder")
+    settings = command_line.pairs(namespace.set, "--set")
+    plan = Plan(namespace.backbones, namespace.trials, namespace.minutes)
+    folder, search = tune_data(
+        namespace.data, namespace.output, settings, plan, overwrites=namespace.overwrite
+    )
+    found = search.to_json() | {"model": str(folder)} | _measured(folder)
+    if namespace.json:
+        command_line.say(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        command_line.say(*_lines(found))
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+    return names
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """Return the accuracy of the run by split, with its 95 % interval and number of images."""
+    from image_classification.artifact import read_artifact
+    from image_classification.curation import wilson_interval
+
+    metrics = read_artifact(folder).manifest["metrics"]
+    found: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        if split in metrics:
+            accuracy, images = metrics[split]["accuracy"], metrics[f"{split}_samples"]
+            interval = [round(end, 6) for end in wilson_interval(accuracy, images)]
+            found[split] = {"accuracy": accuracy, "interval": interval, "images": images}
+    return found
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = [_HEADS + _MORE_HEADS, *map(_cells, found["trials"])]
+    yield from _table(rows)
+    yield "right: of the training images, each predicted by a head that was fitted without it;"
+    yield "*: chosen on these: the first row within one standard error of the most accurate one"
+    for cost in found["backbones"]:
+        yield (
+            f"{cost['backbone']}: features of {cost['images']} images once, in "
+            f"{cost['cpu_seconds']:.1f} CPU s, {cost['seconds']:.1f} s"
+        )
+    for skipped in found["skipped"]:
+        yield f"not tried: {skipped['name']}: {skipped['reason']}"
+    if found["ended_early"]:
+        yield f"the search ended early: {found['ended_early']}"
+    notes = {
+        "validation": "had no part in the choice of settings; the job chose its best epoch on them",
+        "test": "had no part in any choice",
+    }
+    for split, note in notes.items():
+        if split in found:
+            one = found[split]
+            yield (
+                f"{split} accuracy of the run: {_percent(one['accuracy'])} % "
+                f"({_interval(one['interval'])}) of {one['images']} images, which {note}"
+            )
+    folder = shlex.quote(found["model"])
+    yield f"model:  {found['model']}"
+    yield f"report: {found['model']}/report.html"
+    yield f"next:   image-classification predict --model {folder} IMAGE"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    shown = ("diverged" if row["diverged"] else "not tried", "")
+    if row["accuracy"] is not None:
+        shown = (f"{_percent(row['accuracy'])} %", _interval(row["interval"]))
+    return (
+        "*" if row["chosen"] else "",
+        row["backbone"],
+        row["preset"],
+        f"{row['learning_rate']:g}",
+        f"{row['weight_decay']:g}",
+        *shown,
+        str(row["images"]),
+        f"{row['cpu_seconds']:.1f}",
+        f"{row['seconds']:.1f}",
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(
+            cell.ljust(width) if number < 3 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{_percent(ends[0])} to {_percent(ends[1])}"

@@ -1,0 +1,199 @@
+"""`tune DATA`: settings are tried on kept features, and the run has the best ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import image_classification as ic
+from image_classification.api import tuning
+from image_classification.api.tuning import Plan, tune_data
+from image_classification.artifact import read_artifact
+from image_classification.errors import BackendError, DataError, UsageError
+from tests.conftest import ClassFolders
+from tests.contract.jobs import read_to, run_command
+
+TINY = {
+    "use_pretrained_model": "0",
+    "image_shape": "3,32,32",
+    "batch_size": "8",
+    "epochs": "2",
+    "min_updates": "0",
+    "weight_decay": "0.02",
+}
+"""A search on random features, in seconds; the weight decay is the user's."""
+WORDS = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders) -> Path:
+    root = tmp_path_factory.mktemp("data") / "flowers"
+    return write_class_folders(root, size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def tuned(flowers: Path) -> dict[str, Any]:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    done = run_command("tune", "flowers", "--backbones", "resnet20", *WORDS, "--json",
+        folder=flowers.parent)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {"folder": flowers.parent, "log": done.stderr, **json.loads(done.stdout)}
+
+
+def test_the_json_has_every_trial_and_the_accuracy_on_images_that_had_no_part_in_the_choice(
+    tuned: dict[str, Any],
+) -> None:
+    rates = [row["learning_rate"] for row in tuned["trials"]]
+    assert rates == [0.03, 0.09, 0.01]
+    for row in tuned["trials"]:
+        assert row["backbone"] == "resnet20" and row["preset"] == "transfer"
+        assert row["images"] == 30 and row["folds"] == 5 and not row["diverged"]
+        low, high = row["interval"]
+        assert 0 <= low <= row["accuracy"] <= high <= 1
+        assert row["cpu_seconds"] >= 0 and row["seconds"] >= 0
+    assert [row for row in tuned["trials"] if row["chosen"]] == [tuned["chosen"]]
+    assert tuned["backbones"][0]["images"] == 30
+    assert tuned["validation"]["images"] == 6 and "test" not in tuned
+    assert tuned["skipped"] == [] and tuned["ended_early"] == ""
+    assert "resnet20: features: 30/30 images" in tuned["log"]
+    assert "resnet20: heads: 15/15 heads" in tuned["log"]
+
+
+def test_the_run_has_the_settings_of_the_chosen_row_and_those_of_the_user(
+    tuned: dict[str, Any],
+) -> None:
+    assert tuned["model"] == "runs/flowers-1"
+    folder = tuned["folder"] / tuned["model"]
+    job = read_artifact(folder).manifest["hyperparameters"]
+    assert job["schedule"]["learning_rate"] == tuned["chosen"]["learning_rate"]
+    assert job["optimizer"]["weight_decay"] == tuned["chosen"]["weight_decay"] == 0.02
+    assert job["backbone"] == "resnet20" and job["train_only_head"]
+    kept = json.loads((folder / "trials.json").read_text())
+    assert kept["chosen"] == tuned["chosen"] and kept["trials"] == tuned["trials"]
+    assert not (folder / "checkpoints").exists() and not (folder / ".channels").exists()
+
+
+def test_a_search_out_of_time_trains_with_the_usual_settings_and_says_so(
+    flowers: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    given: dict[str, Any] = TINY | {"epochs": 1}
+    output = tmp_path / "run"
+    with caplog.at_level("INFO", "image_classification"):
+        model = ic.tune(
+            flowers, backbones=["resnet20", "resnet32"], minutes=1e-6, output=output, **given
+        )
+    assert "No trial was finished: the run has the usual settings" in caplog.text
+    found = json.loads((output / "trials.json").read_text())
+    assert found["chosen"] is None and "have passed" in found["ended_early"]
+    assert {row["name"] for row in found["skipped"]} == {"resnet20", "resnet32"}
+    assert read_artifact(output).manifest["hyperparameters"]["schedule"]["learning_rate"] == 0.03
+    assert model.trials == []
+
+
+def test_the_model_in_python_has_the_trials_of_the_search(tuned: dict[str, Any]) -> None:
+    model = ic.load(tuned["folder"] / tuned["model"])
+    assert model.trials == tuned["trials"]
+    (model.path / "trials.json").write_text("[1]")
+    with pytest.raises(ic.UserError, match="expected the trials of tune"):
+        model.trials  # noqa: B018
+
+
+def test_the_number_of_trials_is_shared_by_the_backbones() -> None:
+    found = tuning._planned({"a": list("123"), "b": list("456")}, 4)  # type: ignore[dict-item]
+    assert found == {"a": ["1", "2"], "b": ["4", "5"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "plan", "error", "said"),
+    [
+        ({}, {"backbones": ("mobilenet_v3",)}, BackendError, "did you mean 'mobilenet_v2'"),
+        ({}, {"backbones": ("resnet18",)}, BackendError, "not one of resnet18 has pretrained"),
+        ({"preset": "best"}, {}, UsageError, "preset=best"),
+        ({"num_layers": "18"}, {}, UsageError, "--backbones"),
+        ({"backbone": "resnet20"}, {"backbones": ("resnet32",)}, UsageError, "keep one"),
+        (TINY | {"mixup_alpha": "0.2"}, {"backbones": ("resnet20",)}, UsageError, "mix images"),
+        (
+            TINY | {"train_only_top_layer": "0"},
+            {"backbones": ("resnet20",)},
+            UsageError,
+            "trains all layers",
+        ),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_with_a_reason_and_leaves_nothing(
+    flowers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    plan: dict[str, Any],
+    error: type[Exception],
+    said: str,
+) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(error, match=said):
+        tune_data(flowers, tmp_path / "run", given, Plan(**plan))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("plan", [{"trials": 0}, {"minutes": 0.0}, {"minutes": float("nan")}])
+def test_a_budget_of_nothing_is_refused(plan: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        Plan(**plan)
+
+
+def test_an_old_model_is_not_replaced_unless_the_user_says_so(
+    tuned: dict[str, Any], flowers: Path
+) -> None:
+    folder = tuned["folder"] / tuned["model"]
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="holds a model already"):
+        tune_data(flowers, folder, TINY, Plan(backbones=("resnet20",)))
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_too_few_images_to_choose_on_are_refused(
+    tmp_path: Path, write_class_folders: ClassFolders
+) -> None:
+    data = write_class_folders(tmp_path / "few", ("a", "b"), per_class=5)
+    with pytest.raises(DataError, match="expected at least 10 training images"):
+        tune_data(data, tmp_path / "run", TINY, Plan(backbones=("resnet20",)))
+
+
+@pytest.mark.survival
+def test_an_interruption_trains_with_the_best_so_far_and_a_second_one_leaves_nothing(
+    flowers: Path, tmp_path: Path
+) -> None:
+    words = ["tune", str(flowers), "--backbones", "resnet20,resnet110", *WORDS]
+    words += ["--set", "epochs=300"]
+
+    def started(output: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "image_classification", *words, "--output", str(output)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"IMAGE_CLASSIFICATION_CPU_COUNT": "1"},
+        )
+        read_to(process, "resnet20: best so far")
+        process.send_signal(signal.SIGINT)
+        read_to(process, "Interrupted: the search ends")
+        return process
+
+    process = started(tmp_path / "one")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "the search ended early: interrupted" in said, said
+    assert read_artifact(tmp_path / "one").manifest["backbone"] == "resnet20"
+
+    process = started(tmp_path / "two")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and said.endswith("interrupted\n"), said
+    assert not list((tmp_path / "two").glob("*.onnx"))
