@@ -1,18 +1,29 @@
-"""Log records of one line in the built-ins' form, and progress for terminals and logs.
+"""The forms of the log, one line per record, and progress for terminals and logs.
 
-Every line is `[MM/DD/YYYY HH:MM:SS INFO <thread id>] message`, with the prefix of the MXNet
-built-in, so that programs that parse its lines can parse ours.
+A plain line is `[MM/DD/YYYY HH:MM:SS INFO <thread id>] message`, with the prefix of the MXNet
+built-in, so that programs that parse its lines can parse ours. A terminal gets the message alone. A
+line of JSON is an object with `time`, `level`, `message` and the fields of the record's event.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import TextIO
+
+from image_classification.events import PROGRESS, Event
+
+PLAIN, TERMINAL, JSON = FORMS = ("plain", "terminal", "json")
+"""The forms of a log: lines for programs that parse those of the built-ins; for people; for
+programs that read JSON."""
+
+_PACKAGE = "image_classification"
 
 LINE_FORMAT = "[%(asctime)s %(levelname)s %(thread)d] %(message)s"
 DATE_FORMAT = "%m/%d/%Y %H:%M:%S"
@@ -22,40 +33,118 @@ _BAR_INTERVAL_SECONDS = 0.1
 _LINE_INTERVAL_SECONDS = 10.0
 
 
-class _SingleLineFormatter(logging.Formatter):
-    """Puts every record on one line, because CloudWatch makes an event of each line.
+def printable(text: str) -> str:
+    """Return a text as one line in which control characters are escaped, except for tabs.
 
-    Control characters are escaped: a record may repeat what a client sent, and a terminal that
-    shows the log must not obey it.
+    A text may repeat a file's name or what a client sent, and a terminal that shows it must not
+    obey it.
     """
+    text = text.replace("\r", "").replace("\n", " | ")
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character == "\t"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+class _PlainFormatter(logging.Formatter):
+    """Puts every record on one line, because CloudWatch makes an event of each line."""
+
+    def __init__(self) -> None:
+        super().__init__(LINE_FORMAT, DATE_FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\r", "").replace("\n", " | ")
-        if text.isprintable():
-            return text
-        return "".join(
-            character
-            if character.isprintable() or character == "\t"
-            else character.encode("unicode_escape").decode("ascii")
-            for character in text
-        )
+        return printable(super().format(record))
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Writes the message, after its level if that is not INFO."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        return level + printable(super().format(record))
+
+
+class _JsonFormatter(logging.Formatter):
+    """Writes an object, with the fields of the record's event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": json_time(record.created),
+            "level": record.levelname,
+            "message": super().format(record),
+        }
+        event = getattr(record, "event", None)
+        if isinstance(event, Event):
+            line |= {"event": event.name} | asdict(event)
+        return json.dumps(line)  # in ASCII, which any stream can write
+
+
+def json_time(seconds: float) -> str:
+    """Return seconds since 1970 as the JSON log has them: UTC, in milliseconds."""
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{second}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+_FORMATTERS = {PLAIN: _PlainFormatter, TERMINAL: _TerminalFormatter, JSON: _JsonFormatter}
+
+
+def handler_of(stream: TextIO, form: str) -> logging.Handler:
+    """Return what writes records to a stream in one of FORMS."""
+    return _in_form(logging.StreamHandler(stream), form)
+
+
+def _in_form(handler: logging.Handler, form: str) -> logging.Handler:
+    handler.setFormatter(_FORMATTERS[form]())
+    handler.addFilter(_has_text)
+    return handler
 
 
 def configure(
     level: int = logging.INFO,
     stream: TextIO | None = None,
     handler: logging.Handler | None = None,
+    form: str = PLAIN,
 ) -> None:
     """Send the package's records to `stream` (standard output by default), one line each.
 
-    A `handler` takes the place of the stream.
+    Args:
+        level: of the records to write.
+        stream: where to write them.
+        handler: takes the place of the stream.
+        form: of the lines, one of FORMS.
     """
     handler = handler or logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(_SingleLineFormatter(LINE_FORMAT, DATE_FORMAT))
-    logger = logging.getLogger("image_classification")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    package = logging.getLogger(_PACKAGE)
+    package.handlers[:] = [_in_form(handler, form)]
+    package.setLevel(level)
+    package.propagate = False
+
+
+@contextmanager
+def handled_by(handler: logging.Handler, level: int = logging.INFO) -> Iterator[None]:
+    """Send the package's records to `handler` alone while the block runs."""
+    package = logging.getLogger(_PACKAGE)
+    before = package.handlers[:], package.level, package.propagate
+    package.handlers[:], package.propagate = [handler], False
+    package.setLevel(level)
+    try:
+        yield
+    finally:
+        package.handlers[:], level, package.propagate = before
+        package.setLevel(level)
+
+
+def is_handled() -> bool:
+    """Return whether the program has said where the package's records go."""
+    return logging.getLogger(_PACKAGE).hasHandlers()
+
+
+def _has_text(record: logging.LogRecord) -> bool:
+    return record.levelno != PROGRESS
 
 
 class Progress:

@@ -31,7 +31,9 @@ GUNICORN_ROOMS = ("arbiter.py", "server.py", "worker.py")
 DATA = {"errors", "files", "work", "samples", "images", "records", "labels"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "logs": {"errors"},
+    "events": set(),
+    "logs": {"errors", "events"},
+    "terminal": {"contract", "events", "logs"},
     "files": {"errors"},
     "work": set(),
     "samples": set(),
@@ -41,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"errors", "files", "samples"},
     "labels": {"errors", "files", "images", "samples"},
     "inventory": {"errors", "samples", "labels", "loading"},
-    "loading": {"errors", "samples", "images", "records", "labels"},
+    "loading": {"errors", "events", "samples", "images", "records", "labels"},
     "curation": {"samples"},
     "prepare": DATA | {"inventory", "loading", "pages"},
     "contract": {"errors", "logs"},
@@ -52,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"archive", "errors", "files", "samples"},
     "backends": {"errors", "files", "samples", "images", "weights"},
     "training": DATA
-    | {"loading", "inventory", "logs", "contract", "archive", "artifact", "backends"}
+    | {"loading", "inventory", "events", "logs", "contract", "archive", "artifact", "backends"}
     | {"base_model", "curation", "devices", "pages", "weights"},
     "evaluate": {
         "errors",
@@ -76,9 +78,9 @@ ALLOWED: dict[str, set[str]] = {
     },  # archive: the limits of those that POST /models names
     "api": DATA
     | {"artifact", "contract", "curation", "devices", "evaluate", "export", "inventory", "loading"}
-    | {"prepare", "serving", "training"},
+    | {"logs", "prepare", "serving", "terminal", "training"},
     "cli": DATA
-    | {"api"}
+    | {"api", "terminal"}
     | {"logs", "contract", "artifact", "curation", "prepare", "inventory", "training", "serving"}
     | {"backends", "devices", "evaluate", "export", "script_mode", "weights"},
     "__init__": set(),

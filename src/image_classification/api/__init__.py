@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from image_classification.errors import UsageError
 
 if TYPE_CHECKING:
     from image_classification.api.model import Model
@@ -18,6 +22,7 @@ def train(
     weights: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    log: str | None = None,
     **settings: object,
 ) -> Model:
     """Train a classifier on `data`, as `image-classification train DATA` does; return the model.
@@ -35,12 +40,16 @@ def train(
             network is that of the file.
         overwrite: replace the model in `output`, at the end of the job.
         resume: continue the interrupted run in `output`, or the newest one on `data`.
+        log: `terminal` (bars and tables), `plain` or `json`, on standard output. Without it the job
+            is drawn on a terminal and, without moving bars, in a notebook; elsewhere, and if the
+            program handles the package's log itself, nothing is written.
         **settings: hyperparameters by name, such as `preset="fine-tune"`, `epochs=20`,
             `backbone="efficientnet_lite1"`. The preset is `transfer` unless `preset` names another
             one; `preset=None` is none.
 
     Raises:
-        UsageError: `output` already holds a model, is inside the data, or has nothing to resume.
+        UsageError: `output` already holds a model, is inside the data, or has nothing to resume;
+            or `log` is another word.
         DataError, ChannelError: the data cannot be used.
         HyperparameterError: a setting is unknown, or its value is not allowed.
         BackendError, ArtifactError: the framework or the pretrained weights are not installed.
@@ -56,6 +65,7 @@ def train(
     target = None if output is None else Path(output)
     with (
         stop_on_signals() as stop,
+        _shown(log),
         run_of_data(
             Path(data), target, given, weights=start, overwrites=overwrite, resumes=resume
         ) as run,
@@ -109,6 +119,28 @@ def tune(
     plan = Plan(tuple(backbones), trials, minutes)
     folder, _ = tune_data(Path(data), target, _as_text(settings), plan, overwrites=overwrite)
     return Model(folder)
+
+
+@contextmanager
+def _shown(form: str | None) -> Iterator[None]:
+    """Show the log of the block on standard output in this form; None: see `train`."""
+    from image_classification import logs, terminal
+
+    if form is not None and form not in logs.FORMS:
+        raise UsageError(f"log={form!r}: expected one of {', '.join(logs.FORMS)}, or None")
+    is_notebook = "ipykernel" in sys.modules
+    stream = sys.stdout
+    if form is None and stream is not None and not logs.is_handled():
+        is_drawn = terminal.is_installed() and (is_notebook or stream.isatty())
+        form = logs.TERMINAL if is_drawn else None
+    if form is None:
+        yield
+    elif form == logs.TERMINAL and terminal.is_installed():
+        with terminal.job_view(stream, is_live=not is_notebook):
+            yield
+    else:
+        with logs.handled_by(logs.handler_of(stream, form)):
+            yield
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -50,7 +50,7 @@ def im2rec_main() -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    from image_classification.cli.command_line import exit_code_of
+    from image_classification.cli.command_line import exit_code_of, log_form
     from image_classification.contract.process import disable_telemetry
 
     if not words:
@@ -58,7 +58,9 @@ def _run(words: Sequence[str]) -> int:
         return 0
     namespace = parser(words[0]).parse_args(words)
     disable_telemetry()
-    return exit_code_of(lambda: namespace.run(namespace), namespace.log_stream)
+    return exit_code_of(
+        lambda: namespace.run(namespace), namespace.log_stream, lambda: log_form(namespace)
+    )
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:

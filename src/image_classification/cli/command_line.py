@@ -26,15 +26,18 @@ _STANDARD_OUTPUT = "standard output"
 _MEBIBYTE = 1 << 20
 
 
-def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
+def exit_code_of(
+    run: Callable[[], int], log_stream: TextIO, form: Callable[[], str] = lambda: logs.PLAIN
+) -> int:
     """Run a command and return its exit code: its own, 2 for a user's mistake, 1 for our fault.
 
     Args:
         run: the command.
         log_stream: receives the log.
+        form: returns the form of its lines.
     """
     try:
-        logs.configure(environment.LOG_LEVEL.read_integer(0), log_stream)
+        logs.configure(environment.LOG_LEVEL.read_integer(0), log_stream, form=form())
         code = run()
         flush()
         return code
@@ -45,6 +48,43 @@ def exit_code_of(run: Callable[[], int], log_stream: TextIO) -> int:
         if isinstance(error, OSError) and error.filename == _STANDARD_OUTPUT:
             sys.stdout = Path(os.devnull).open("w")  # Python would try again at its end
         return failure.report_failure(error, None)
+
+
+def add_log(command: argparse.ArgumentParser) -> None:
+    """Add `--log`, for a command whose log is its output; see `log_form`."""
+    command.add_argument(
+        "--log",
+        choices=logs.FORMS,
+        help="form of the log: plain, a line with date and thread id per event; terminal, for "
+        "people; json, an object per line (default: $IMAGE_CLASSIFICATION_LOG, or terminal on a "
+        "terminal and plain elsewhere)",
+    )
+
+
+def log_form(namespace: argparse.Namespace) -> str:
+    """Return the form of a command's log, one of `logs.FORMS`.
+
+    The option decides, then the variable, then whether the log is shown on a terminal. A command
+    that the platform calls is plain even there: its local mode gives the containers a terminal, and
+    reads metrics from it.
+
+    Raises:
+        UserError: the variable has another value.
+    """
+    given = getattr(namespace, "log", None) or environment.LOG.read()
+    if given:
+        if given not in logs.FORMS:
+            raise UserError(
+                f"environment variable {environment.LOG.name} must be one of "
+                f"{', '.join(logs.FORMS)}, or unset, got {given!r}"
+            )
+        return str(given)
+    is_platforms: Callable[[argparse.Namespace], bool] | None
+    is_platforms = getattr(namespace, "is_platforms", None)
+    if is_platforms is not None and is_platforms(namespace):
+        return logs.PLAIN
+    stream = namespace.log_stream
+    return logs.TERMINAL if stream is not None and stream.isatty() else logs.PLAIN
 
 
 @contextmanager

@@ -29,8 +29,13 @@ def add_commands(subparsers: command_line.Commands) -> None:
     )
     command.add_argument("--host", help="address to listen on (default: all of them)")
     command.add_argument("--port", type=int, help="port (default: $SAGEMAKER_BIND_TO_PORT or 8080)")
+    command_line.add_log(command)
     # The platform collects both streams; on a laptop the log is the output.
-    command.set_defaults(run=serve, log_stream=sys.stdout)
+    command.set_defaults(run=serve, log_stream=sys.stdout, is_platforms=_is_platforms)
+
+
+def _is_platforms(namespace: argparse.Namespace) -> bool:
+    return namespace.model is None
 
 
 def serve(namespace: argparse.Namespace) -> int:
@@ -41,5 +46,6 @@ def serve(namespace: argparse.Namespace) -> int:
     port = PORT.read_integer(1) if namespace.port is None else namespace.port
     if not 1 <= port <= 65535:
         raise UsageError(f"port {port}: expected 1 to 65535")
-    server.serve(model, namespace.host or HOST.read(), port)
+    form = command_line.log_form(namespace)
+    server.serve(model, namespace.host or HOST.read(), port, form)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_classification.cli.command_line import Commands, pairs, say
-from image_classification.contract import environment, failure
+from image_classification import logs
+from image_classification.cli.command_line import Commands, add_log, log_form, pairs, say
+from image_classification.contract import environment, failure, process
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.paths import JobPaths, read_json
 from image_classification.contract.presets import PRESETS
@@ -21,6 +23,8 @@ from image_classification.script_mode import requested_script
 if TYPE_CHECKING:
     from image_classification.api.runs import Run
     from image_classification.training.stopping import StopRequest
+
+_logger = logging.getLogger(__name__)
 
 _EPILOG = f"""\
 examples:
@@ -99,10 +103,15 @@ def add_commands(subparsers: Commands) -> None:
         action="store_true",
         help="continue an interrupted run: the one in --output, or the newest one on DATA",
     )
+    add_log(command)
     # The folder of the run, for the processes of one job.
     command.add_argument("--run-folder", type=Path, help=argparse.SUPPRESS)
     # The platform scrapes metrics from standard output.
-    command.set_defaults(run=run, log_stream=sys.stdout)
+    command.set_defaults(run=run, log_stream=sys.stdout, is_platforms=_is_platforms)
+
+
+def _is_platforms(namespace: argparse.Namespace) -> bool:
+    return not (namespace.data or namespace.output)
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -125,16 +134,34 @@ def run(namespace: argparse.Namespace) -> int:
 
         with (
             stop_on_signals() as stop,  # before the slow imports
+            _view(namespace),
             _run_of(namespace, paths, overrides) as run_,
         ):
             code = _train(namespace, run_, overrides, stop)
             if not code:
                 run_.finish(is_complete=not stop.is_set())
         if namespace.data and not code:
-            _say_what_is_next(run_)
+            _say_what_is_next(run_, log_form(namespace))
         return code
     except Exception as error:
         return failure.report_failure(error, failure_file)
+
+
+def _view(namespace: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return what draws the job while a block runs, if the log is for people."""
+    if log_form(namespace) != logs.TERMINAL:
+        return nullcontext()
+    level = environment.LOG_LEVEL.read_integer(0)
+    if (process.local_rank() or (0, 1))[0]:  # the first process draws
+        logs.configure(max(level, logging.WARNING), namespace.log_stream, form=logs.TERMINAL)
+        return nullcontext()
+    from image_classification import terminal
+
+    if not terminal.is_installed():
+        logs.configure(level, namespace.log_stream)
+        _logger.warning("The package rich is not installed, so the log is plain: pip install rich")
+        return nullcontext()
+    return terminal.job_view(namespace.log_stream)
 
 
 def _train(
@@ -178,13 +205,18 @@ def _run_of(
     )
 
 
-def _say_what_is_next(run_: Run) -> None:
+def _say_what_is_next(run_: Run, form: str) -> None:
     folder = shlex.quote(str(run_.folder))
-    say(
+    lines = (
         f"model:  {run_.folder}",
         f"report: {run_.folder}/report.html",
         f"next:   image-classification predict --model {folder} IMAGE",
     )
+    if form != logs.JSON:
+        say(*lines)
+        return
+    for line in lines:
+        _logger.info("%s", line)
 
 
 def _command(
@@ -194,6 +226,7 @@ def _command(
     given = [f"--base-dir={namespace.base_dir}"] if namespace.base_dir else []
     given += [f"--channel={name}={folder}" for name, folder in paths.channel_folders.items()]
     given += [f"--set={name}={value}" for name, value in settings.items()]
+    given += [f"--log={log_form(namespace)}"]
     given += [f"--output={paths.artifact}", f"--run-folder={paths.base}"] if paths.artifact else []
     return ["-m", "image_classification", "train", *given]
 

@@ -110,6 +110,14 @@ CUDA_GRAPHS = Variable("IMAGE_CLASSIFICATION_CUDA_GRAPHS", "false",
     "true: a server on a GPU replays a CUDA graph for each size of a batch, with one batch at a "
     "time. An error on a CPU, on a multi-model endpoint and without batches. Not measured on a GPU")
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
+LOG = Variable("IMAGE_CLASSIFICATION_LOG", "",
+    "form of the log. plain: a line with date and thread id per event, as in SageMaker; terminal: "
+    "bars and tables for people; json: an object per line; unset: terminal where the log is shown "
+    "on one, else plain. `train` without DATA or --output and `serve` without --model, as in the "
+    "images, are plain unless it is set")
+LOCALE = Variable("LC_ALL", "",
+    "the system's own: where it does not name UTF-8, a terminal gets bars in ASCII",
+    aliases=("LANG",))
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
     "file in the artifact's code/ whose model_fn, input_fn, predict_fn or output_fn replace ours")
@@ -223,6 +231,14 @@ MOST_FOR_A_PICTURE = 1_000_000
 
 VARIABLES = tuple(value for value in list(globals().values()) if isinstance(value, Variable))
 """All rows of the table."""
+
+
+def is_utf8_locale() -> bool:
+    """Return whether the user's locale, as the system names it, has the encoding UTF-8.
+
+    Python itself takes UTF-8 for the locales C and POSIX.
+    """
+    return "utf8" in LOCALE.read().lower().replace("-", "")
 
 
 def max_pixels() -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from image_classification import events
 from image_classification.loading.loader import Loader
 from image_classification.samples import (
     Array,
@@ -35,6 +36,7 @@ LARGEST_IN_MEMORY = 256 << 20
 _LEFT_FREE = 1 << 30  # bytes of the disk: for checkpoints and the artifact, which matter more
 _ROWS_PER_SUM = 256  # features that the ranks exchange at once: 3 MB of 1,280 each
 _LINE_SECONDS = 20.0
+_DRAW_SECONDS = 0.25
 
 _logger = logging.getLogger(__name__)
 
@@ -194,19 +196,24 @@ class FeatureLoader(Loader):
     def _compute(self, view: int, must_stop: Callable[[], bool]) -> bool:
         """Compute this rank's share of a view; return False if the job must stop first."""
         batches = super().epoch(view, shuffle=True if self.balanced else None)
-        began = last_line = time.monotonic()
+        began = last_line = last_drawn = time.monotonic()
         for _ in self._computed(view, batches, is_whole=True):
             if must_stop():
                 batches.close()
                 return False
             now = time.monotonic()
+            done, count = self.samples, len(self.source) // self.world_size
+            left = (now - began) * (count - done) / max(done, 1)
+            event = events.Featured(view + 1, len(self._store.has), done, count, left)
+            if self.rank == 0 and now - last_drawn > _DRAW_SECONDS:
+                last_drawn = now
+                events.draw(_logger, event)
             if now - last_line > _LINE_SECONDS:
                 last_line = now
-                done, count = self.samples, len(self.source) // self.world_size
                 _logger.info(
                     "Computing the features of copy %d of %d: %d of %d images, about %.0f s left",
-                    *(view + 1, len(self._store.has), done, count),
-                    (now - began) * (count - done) / max(done, 1),
+                    *(event.copy, event.copies, done, count, left),
+                    extra=event.extra,
                 )
         return True
 

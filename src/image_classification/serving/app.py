@@ -30,7 +30,7 @@ from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import may_hold_many, media_type_of, read_images
 from image_classification.serving.codec.content_encoding import decoded
 from image_classification.serving.http import Answer, Request
-from image_classification.serving.observation import Health, current_request
+from image_classification.serving.observation import Health, current_request, shows_answers
 from image_classification.serving.request_settings import RequestSettings, execution_parameters
 from image_classification.serving.scheduling import hold_answer, long_work
 
@@ -147,7 +147,18 @@ class Answering:
             return answers.encode([answers.Failure(error.message)], False, accept, self._form)
         with closing(self._predict(images.entries)) as predicted:
             parts = predicted if settings.is_placeholder else _with_a_usable_one(predicted)
+            if shows_answers():
+                parts = _noted(parts)
             return answers.encode_parts(parts, images.is_list, accept, self._form, hold_answer)
+
+
+def _noted(parts: Iterable[list[answers.Result]]) -> Iterator[list[answers.Result]]:
+    """Pass on results; note the first prediction for the access log of a terminal."""
+    record = current_request()
+    for part in parts:
+        if not record.answer and part and isinstance(part[0], answers.Prediction):
+            record.answer = f"{part[0].label} {part[0].probabilities.max():.1%}"
+        yield part
 
 
 def _with_a_usable_one(parts: Iterable[list[answers.Result]]) -> Iterator[list[answers.Result]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 
-from image_classification import files
+from image_classification import files, logs
 from image_classification.artifact import Artifact, open_artifact
 from image_classification.contract import environment, failure, process
 from image_classification.devices import serving_device
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
     from image_classification.serving.metrics import Metrics
 
-
+_LOCAL = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104
 _KEEP_ALIVE_SECONDS = 75  # longer than the platform's client keeps a connection (70 s)
 
 
-def serve(model: Path, host: str, port: int) -> None:
+def serve(model: Path, host: str, port: int, form: str = logs.PLAIN) -> None:
     """Serve the artifact in `model` (folder or model.tar.gz) until SIGTERM, SIGINT or SIGQUIT.
 
-    Before the server is ready, these signals end the process with exit code 0.
+    Before the server is ready, these signals end the process with exit code 0. The log has the
+    `form`, one of `logs.FORMS`.
 
     Raises:
         ArtifactError: before a process is started, if the artifact is not usable.
@@ -55,10 +56,10 @@ def serve(model: Path, host: str, port: int) -> None:
     plan = choose_plan(process.cpu_count(), process.memory_limit(), on_gpu=decision.is_gpu)
     _import_ahead()
     if environment.IS_MULTI_MODEL.read_switch():
-        _Server(gunicorn_settings(host, port, plan), plan, None).run()
+        _Server(gunicorn_settings(host, port, plan), plan, None, form).run()
         return
     with open_artifact(model) as artifact:
-        _Server(gunicorn_settings(host, port, plan), plan, artifact).run()
+        _Server(gunicorn_settings(host, port, plan), plan, artifact, form).run()
 
 
 def _stop(*_: object) -> None:
@@ -114,6 +115,12 @@ def gunicorn_settings(host: str, port: int, plan: Plan) -> dict[str, Any]:
     }
 
 
+def url_of(bind: str) -> str:
+    """Return where this machine reaches a server that listens on `host:port`."""
+    host, _, port = bind.rpartition(":")
+    return f"http://{_LOCAL.get(host, host)}:{port}/"
+
+
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no types
     """gunicorn's application.
 
@@ -124,8 +131,14 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
         metrics: of this process once it has loaded its model, where they are switched on.
     """
 
-    def __init__(self, settings: dict[str, Any], plan: Plan, artifact: Artifact | None) -> None:
-        self._settings, self._artifact = settings, artifact
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        plan: Plan,
+        artifact: Artifact | None,
+        form: str = logs.PLAIN,
+    ) -> None:
+        self._settings, self._artifact, self._form = settings, artifact, form
         self.plan, self.health = plan, Health()
         self.runs_own_code = artifact is not None and bool(environment.PROGRAM.read())
         self.metrics: Metrics | None = None
@@ -149,7 +162,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no typ
 
             self.metrics = startup.open_metrics()
             return startup.create_server_app(
-                self._artifact, self.plan, self.health, self.metrics, forkserver
+                *(self._artifact, self.plan, self.health, self.metrics, forkserver),
+                *(self._form, url_of(self._settings["bind"])),
             )
         except Exception as error:
             failure.report_failure(error, None)

@@ -66,20 +66,27 @@ def create_server_app(
     health: Health,
     metrics: Metrics | None = None,
     forkserver: Forkserver | None = None,
+    form: str = logs.PLAIN,
+    url: str = "",
 ) -> Flask:
     """Make the application of a server process, with settings from the environment.
 
     Without an artifact it is a multi-model endpoint. Each gunicorn worker calls this after the
     fork, because a framework's threads do not survive one. `forkserver` starts the processes that
-    decode; None: everything is decoded in this one.
+    decode; None: everything is decoded in this one. `form` is that of the log, one of `logs.FORMS`;
+    one for a terminal begins with `url`.
     """
     output = LogOutput(sys.stdout)
-    logs.configure(environment.LOG_LEVEL.read_integer(0), handler=LogHandler(output))
-    write_access_log(output if environment.ACCESS_LOG.read_switch() else None)
+    level = environment.LOG_LEVEL.read_integer(0)
+    logs.configure(level, handler=LogHandler(output), form=form)
+    write_access_log(output if environment.ACCESS_LOG.read_switch() else None, form)
     settings = read_settings()
     decoder = Decoder(plan, health, forkserver)
     if artifact is None:
-        return _multi_model_app(settings, plan, health, metrics, decoder)
+        application = _multi_model_app(settings, plan, health, metrics, decoder)
+        if form == logs.TERMINAL:
+            _logger.info("%s is ready: POST models to %smodels; Ctrl-C stops it", url, url)
+        return application
     try:
         model = load_model(artifact, plan, health, decoder)
     except MemoryError as error:
@@ -94,7 +101,10 @@ def create_server_app(
     application = app.create_app(_responder(model, settings, health), settings, health, metrics)
     if environment.PAGE.read_switch():
         _add_page(application, model, settings.max_content_length)
-    _log_start(model, plan)
+    if form == logs.TERMINAL:
+        _show_start(model, url)
+    else:
+        _log_start(model, plan)
     return application
 
 
@@ -235,6 +245,15 @@ def _add_page(application: Flask, model: models.Model, max_bytes: int) -> None:
 
     for path in files:
         application.add_url_rule(path, view_func=show, endpoint=f"page {path}", methods=["GET"])
+
+
+def _show_start(model: models.Model, url: str) -> None:
+    """Log what a person at a terminal does next."""
+    shown = f"{model.artifact.manifest['backbone']}, {model.artifact.manifest['classes']} classes"
+    what = "open it to try images" if environment.PAGE.read_switch() else "it has no page"
+    _logger.info("%s serves %s: %s, or", url, shown, what)
+    _logger.info("  curl --data-binary @IMAGE -H 'Content-Type: image/jpeg' %sinvocations", url)
+    _logger.info("Ctrl-C stops it.")
 
 
 def _log_start(model: models.Model, plan: Plan) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from image_classification import events
 from image_classification.backends.base import State
 from image_classification.contract.failure import warned
 from image_classification.errors import UserError
@@ -335,9 +336,10 @@ def continued_epoch(found: Checkpoint, division: str) -> PartialEpoch | None:
     """
     done, partial = len(found.history.epochs), found.partial
     if partial is None:
-        _logger.info("Resumed after epoch %d", done)
+        _logger.info("Resumed after epoch %d", done, extra=events.Note().extra)
     elif partial.division == division:
-        _logger.info("Resumed in epoch %d after step %d", done + 1, partial.step)
+        note = events.Note().extra
+        _logger.info("Resumed in epoch %d after step %d", done + 1, partial.step, extra=note)
     else:
         _logger.warning(
             "Resumed in epoch %d with the weights after its step %d. The epoch was divided among "

@@ -4,7 +4,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from image_classification import backends
+from image_classification import backends, events
 from image_classification.backends.backbones import BACKBONES
 from image_classification.backends.base import Engine, ModelSpec, World
 from image_classification.contract.channels import ChannelInput
@@ -46,13 +46,22 @@ def start_engine(
     started_from = load_initial_weights(engine, backend, settings, inputs.labels, weights)
     if world.rank == 0 and settings.backbone.name not in BACKBONES:
         _check_graph(engine, settings.backbone.name)
-    _logger.info(
-        "Built %s on %s (threads: %d): %d parameters, %d of them trained",
+    built = events.Built(
         spec.backbone,
         engine.device,
         world.threads,
         engine.parameter_count,
         engine.trainable_parameter_count,
+        started_from,
+    )
+    _logger.info(
+        "Built %s on %s (threads: %d): %d parameters, %d of them trained",
+        built.backbone,
+        built.device,
+        built.threads,
+        built.parameters,
+        built.trainable_parameters,
+        extra=built.extra,
     )
     return engine, started_from
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from image_classification import events
 from image_classification.backends import networks
 from image_classification.backends.base import Backbone
 from image_classification.contract import environment, process
@@ -180,7 +181,32 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
     shown = ", ".join(inputs.labels.names[:_SHOWN_LABELS])
     more = f" and {len(inputs.labels) - _SHOWN_LABELS} more"
     is_long = len(inputs.labels) > _SHOWN_LABELS
-    _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more if is_long else "")
+    more = more if is_long else ""
+    event = _configured(request, inputs)
+    _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more, extra=event.extra)
+
+
+def _configured(request: JobRequest, inputs: Inputs) -> events.Configured:
+    defaults = {entry.name: entry.default for entry in request.interface.hyperparameters}
+    given, by_preset = dict[str, str](), dict[str, str]()
+    for name, value, origin in request.origins():
+        is_same = request.values.by_name[name] == defaults[name]
+        if is_same or origin == "default" or name == "preset":
+            continue
+        is_preset = origin.startswith("preset ")
+        (by_preset if is_preset else given)[name] = value
+    return events.Configured(
+        interface=request.interface.name,
+        backend=request.settings.backend,
+        backbone=request.settings.backbone.name,
+        preset=str(request.values.preset or ""),
+        given=given,
+        by_preset=by_preset,
+        classes=inputs.labels.names[:_SHOWN_LABELS],
+        class_count=len(inputs.labels),
+        training_images=inputs.training_samples,
+        validation_images=len(inputs.validation),
+    )
 
 
 _FEW_IMAGES = 1_000  # of a class, from which random weights learn as much as pretrained ones

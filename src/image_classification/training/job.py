@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from typing import NoReturn
 
+from image_classification import events
 from image_classification.artifact import Artifact
 from image_classification.backends.base import Engine, World
 from image_classification.contract.failure import OUT_OF_SPACE, describe, warned
@@ -19,6 +20,7 @@ from image_classification.errors import UserError
 from image_classification.labels.label_map import LabelMap, listed
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
+from image_classification.training.evaluation import confusions, metrics_of, per_class
 from image_classification.training.feature_cache import feature_cache
 from image_classification.training.final_settings import (
     final_settings,
@@ -49,6 +51,7 @@ from image_classification.weights.folder import unpacking_once
 PREDICTIONS_FILE = "validation-predictions.jsonl"
 """Written to output/data: the probabilities of each validation image."""
 
+_MOST_CLASSES = 10  # in the table of a terminal
 _logger = logging.getLogger(__name__)
 
 
@@ -251,5 +254,36 @@ def _write(paths: JobPaths, results: Results, engine: Engine) -> Artifact:
     with warned("the job ends without the lists of suspected labels"):
         write_label_lists(paths.output_data, results)
     final = paths.base if paths.artifact else paths.model  # --overwrite puts it there at the end
-    _logger.info("%s; artifact in %s", results.line(), final)
+    finished = _finished(results, str(final))
+    _logger.info("%s; artifact in %s", results.line(), final, extra=finished.extra)
     return artifact
+
+
+def _finished(results: Results, artifact: str) -> events.Finished:
+    settings, names = results.settings, results.inputs.labels.names
+    measured = [
+        metrics_of(outcomes, settings.top_k, is_binary=settings.binary_mode) if outcomes else {}
+        for outcomes in (results.validation, results.test)
+    ]
+    mistaken = dict[int, int]()  # class → the one that it is most often taken for
+    for target, predicted in confusions(results.validation):
+        if target != predicted:
+            mistaken.setdefault(target, predicted)
+    rows = list[tuple[str, int, float, str]]()
+    for index, (name, row) in enumerate(
+        zip(names, per_class(results.validation, names), strict=True)
+    ):
+        samples, recall = row["samples"], row["recall"]
+        if isinstance(samples, int) and isinstance(recall, float):  # it has images
+            other = names[mistaken[index]] if index in mistaken else ""
+            rows.append((name, samples, recall, other))
+    return events.Finished(
+        best_epoch=results.history.best_epoch + 1,
+        epochs=len(results.history.epochs),
+        metric=results.history.metric,
+        validation=measured[0],
+        test=measured[1],
+        images=len(results.validation.keys),
+        classes=sorted(rows, key=lambda row: row[2])[:_MOST_CLASSES],
+        artifact=artifact,
+    )

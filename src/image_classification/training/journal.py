@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
+from image_classification import events
 from image_classification.contract.metrics import LogLines
 from image_classification.training.checkpoint import EpochRecord
 from image_classification.training.progress import EpochProgress
@@ -43,6 +45,7 @@ class Heartbeat(logging.Handler):
         """Set what the job does from here on, or a function that returns the whole line."""
         self._began = time.monotonic()
         if isinstance(activity, str):
+            events.draw(_logger, events.Activity(activity))
             self._describe = lambda: f"Still {activity}, for {time.monotonic() - self._began:.0f} s"
         else:
             self._describe = activity
@@ -77,6 +80,8 @@ DUE_SECONDS = 20.0
 """Seconds without a line after which a step writes one. The rest of MAX_SILENCE_SECONDS is for the
 next step."""
 
+_DRAW_SECONDS, _DRAW_SHARE = 0.25, 20.0  # between drawings; times as long as its metrics took
+
 
 class Journal:
     """Writes the log lines of training.
@@ -100,16 +105,48 @@ class Journal:
         self._epoch = 0
         self._progress: EpochProgress | None = None
         self._is_validating = False
+        self._drawn: events.Stepped | None = None
+        self._draw_from = 0.0  # time of the next step to draw, at the earliest
         self._epoch_seconds: float | None = None  # of the last whole epoch, validation included
         self._epoch_start = self.last_line = time.monotonic()
 
     def begin_epoch(self, progress: EpochProgress) -> None:
         """Note that an epoch begins or continues."""
         self._epoch, self._progress, self._is_validating = progress.epoch, progress, False
+        self._draw(events.Stepped(progress.epoch + 1, self._epochs, progress.step, self._steps))
 
     def begin_validation(self) -> None:
         """Note that the epoch's training is complete, or was stopped, and its validation begins."""
         self._is_validating = True
+        if self._drawn is not None:
+            self._draw(replace(self._drawn, is_validating=True))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether somebody watches the steps."""
+        return events.is_drawn(_logger)
+
+    @property
+    def is_drawing_due(self) -> bool:
+        """Whether the last step was drawn some time ago."""
+        return time.monotonic() >= self._draw_from
+
+    def draw_step(
+        self, epoch: int, step: int, rate: float, measure: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Draw where the epoch is; see `step_line`.
+
+        Args:
+            epoch, step, rate: as there.
+            measure: returns the running metrics, which can take a while.
+        """
+        began = time.monotonic()
+        train = measure()
+        now = time.monotonic()
+        self._draw_from = now + max(_DRAW_SECONDS, _DRAW_SHARE * (now - began))
+        left = self._seconds_left(epoch, step)
+        where = (epoch + 1, self._epochs, step, self._steps)
+        self._draw(events.Stepped(*where, False, rate, left, train))
 
     def step_line(
         self, epoch: int, step: int, rate: float, wait_share: float, train: Mapping[str, float]
@@ -122,13 +159,17 @@ class Journal:
             wait_share: share (0–1) of the time spent waiting for data.
             train: running metrics.
         """
+        left = self._seconds_left(epoch, step)
+        where = (epoch + 1, self._epochs, step, self._steps)
+        event = events.Stepped(*where, False, rate, left, train)
         if step % BATCHES_PER_LINE == 0:
-            self._log(self._lines.of_batch(epoch, step, rate, train))
+            self._log(self._lines.of_batch(epoch, step, rate, train), event)
         if time.monotonic() - self.last_line > DUE_SECONDS:
             self._log_progress(
                 f"Epoch {epoch + 1}/{self._epochs}, step {step}/{self._steps}, {rate:.1f} "
                 f"images/s, {100 * wait_share:.1f}% of the time waiting for data, about "
-                f"{self._seconds_left(epoch, step):.0f} s left"
+                f"{left:.0f} s left",
+                event,
             )
 
     def epochs_left(self, epoch: int) -> int:
@@ -144,7 +185,17 @@ class Journal:
             f"Epoch {record.epoch + 1}/{self._epochs} took {seconds:.1f} s: "
             f"{record.images_per_second:.1f} images/s, {100 * record.wait_share:.1f}% of the time "
             f"waiting for data, {100 * record.outside_share:.1f}% outside the training step, "
-            f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left"
+            f"learning rate {record.learning_rate:.6f}, about {seconds_left:.0f} s left",
+            events.EpochEnded(
+                record.epoch + 1,
+                self._epochs,
+                train,
+                validation,
+                seconds,
+                record.images_per_second,
+                record.learning_rate,
+                seconds_left,
+            ),
         )
         self._epoch, self._progress, self._is_validating = record.epoch + 1, None, False
         self._epoch_seconds = self.last_line - self._epoch_start
@@ -160,24 +211,30 @@ class Journal:
 
     def test_lines(self, test: Mapping[str, float], samples: int, seconds: float) -> None:
         """Write the metrics and the speed of the final model on the `test` channel."""
-        self._log(self._lines.of_test(test, samples, seconds))
+        self._log(
+            self._lines.of_test(test, samples, seconds), events.Tested(test, samples, seconds)
+        )
 
     def stop_line(self, reason: str) -> None:
         """Write why training ends before its last epoch."""
-        self._log_progress(reason)
+        self._log_progress(reason, events.Note())
 
     def best_line(self, accuracy: float) -> None:
         """Write the built-in's line about a new best epoch."""
         self._log(self._lines.of_best(accuracy))
 
-    def _log_progress(self, line: str) -> None:
-        _logger.info("%s", line)
+    def _log_progress(self, line: str, event: events.Event) -> None:
+        _logger.info("%s", line, extra=event.extra)
         self.last_line = time.monotonic()
 
     @staticmethod
-    def _log(lines: Sequence[str]) -> None:
+    def _log(lines: Sequence[str], event: events.Event | None = None) -> None:
         for line in lines:
-            _logger.info("%s", line)
+            _logger.info("%s", line, extra=event.extra if event else None)
+
+    def _draw(self, event: events.Stepped) -> None:
+        self._drawn = event
+        events.draw(_logger, event)
 
     def _seconds_left(self, epoch: int, step: int) -> float:
         elapsed = time.monotonic() - self._epoch_start
@@ -205,9 +262,12 @@ class SilentJournal(Journal):
     def epoch_lines(self, record: EpochRecord, seconds_left: float) -> None:
         pass
 
-    def _log_progress(self, line: str) -> None:
+    def _log_progress(self, line: str, event: events.Event) -> None:
         pass
 
     @staticmethod
-    def _log(lines: Sequence[str]) -> None:
+    def _log(lines: Sequence[str], event: events.Event | None = None) -> None:
+        pass
+
+    def _draw(self, event: events.Stepped) -> None:
         pass

@@ -222,7 +222,7 @@ class Loop:
 
     def _train(self, progress: EpochProgress) -> bool:
         """Train the rest of an epoch; return False if a stop ended it early."""
-        steps = self._inputs.plan(progress.epoch)
+        steps, is_drawn = self._inputs.plan(progress.epoch), self.journal.is_drawn
         batches = self.training.epoch(progress.epoch, progress.step, must_stop=self._must_stop)
         for batch in batches:
             step = steps[progress.step]
@@ -231,6 +231,10 @@ class Loop:
             self._clock.count_step()
             if self._is_line_due(progress):
                 self._log_step(progress)
+            elif is_drawn and self.journal.is_drawing_due:
+                rate = progress.images / max(progress.seconds, 1e-9)
+                where = (progress.epoch, progress.step, rate)
+                self.journal.draw_step(*where, progress.metrics.values)
             if not step.update.is_last:
                 continue  # a checkpoint has no gradients of an unfinished update
             stop, save = self._signals()

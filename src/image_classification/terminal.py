@@ -1,0 +1,386 @@
+"""A job on a terminal: what differs from the defaults, a bar for each epoch, a table at the end.
+
+`JobView` draws the events of a job with rich, which is imported with the first job that is drawn.
+Warnings and errors appear above the bar. Other lines of the log are not shown: the plain log has
+them. Without a terminal that can be redrawn, such as in a notebook, there are no moving bars.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from image_classification import events, logs
+from image_classification.contract import environment
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.live import Live
+    from rich.text import Text
+
+_REDRAWS = 5  # per second
+_LEAST_BAR, _MOST_BAR = 8, 30  # columns
+_MARGIN = 4  # columns: a terminal writes ^C behind the row
+_MOST_NAME = 40  # characters of a class name
+_MOST_SETTINGS = 16  # in a line about them
+_LEVELS = {logging.WARNING: ("warning", "yellow"), logging.ERROR: ("error", "red")}
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def job_view(stream: TextIO, *, is_live: bool = True) -> Iterator[None]:
+    """Draw the package's records on a stream while the block runs.
+
+    Args:
+        stream: a terminal; anything else gets the same text without moving bars and colors.
+        is_live: whether bars may move.
+
+    Raises:
+        ModuleNotFoundError: rich is not installed.
+    """
+    view = JobView(_console(stream), is_live=is_live)
+    try:
+        with logs.handled_by(view, events.PROGRESS):
+            yield
+    finally:
+        view.close()
+
+
+def is_installed() -> bool:
+    """Return whether a job can be drawn."""
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
+class JobView(logging.Handler):
+    """Draws the events of a job.
+
+    Args:
+        console: where to draw.
+        is_live: whether bars may move.
+    """
+
+    def __init__(self, console: Console, *, is_live: bool) -> None:
+        super().__init__()
+        self._console = console
+        self._can_move = is_live and console.is_terminal and not console.is_dumb_terminal
+        self._live: Live | None = None
+        self._row: Callable[[float], RenderableType] | None = None
+        self._since = 0.0
+        self._draw: Mapping[type, Callable[[Any], None]] = {
+            events.Activity: self._begin_activity,
+            events.Featured: self._draw_features,
+            events.Stepped: self._draw_step,
+            events.Configured: self._show_settings,
+            events.Built: self._show_network,
+            events.EpochEnded: self._show_epoch,
+            events.Tested: lambda _: None,  # `Finished` has the same metrics
+            events.Finished: self._show_results,
+        }
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Draw a record."""
+        try:
+            event = getattr(record, "event", None)
+            if type(event) in self._draw:
+                self._draw[type(event)](event)
+            elif record.levelno >= logging.WARNING:
+                self._show_message(record)
+            elif isinstance(event, events.Note):
+                self._print(self._text(record.getMessage()))
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Remove the moving bar; what was drawn above it stays."""
+        live, self._live, self._row = self._live, None, None
+        if live is not None:
+            live.stop()
+        super().close()
+
+    def _text(self, text: str, style: str = "") -> Text:
+        """Return a text of the log or of the data, which a terminal cannot obey."""
+        from rich.text import Text
+
+        encoding = getattr(self._console.file, "encoding", None) or "utf-8"
+        shown = logs.printable(text).encode(encoding, "backslashreplace").decode(encoding)
+        return Text(shown, style, overflow="fold")
+
+    def _print(self, shown: RenderableType) -> None:
+        self._console.print(shown)
+
+    def _show_message(self, record: logging.LogRecord) -> None:
+        level = min(record.levelno, logging.ERROR) // 10 * 10
+        word, style = _LEVELS[level]
+        for number, line in enumerate(record.getMessage().splitlines() or [""]):
+            text = self._text("" if number else f"{word}: ", style)
+            self._print(text.append_text(self._text(line)))
+
+    def _show_settings(self, event: events.Configured) -> None:
+        names = ", ".join(_short(name) for name in event.classes)
+        more = ", …" if event.class_count > len(event.classes) else ""
+        self._print(
+            self._text(
+                f"{event.training_images:,} training and {event.validation_images:,} validation "
+                f"images, {event.class_count} classes: {names}{self._ascii(more)}"
+            )
+        )
+        given = _listed(event.given)
+        if event.preset:
+            self._print(self._text(f"preset={event.preset}: {_listed(event.by_preset)}", "dim"))
+        if given:
+            self._print(self._text(f"set: {given}"))
+
+    def _show_network(self, event: events.Built) -> None:
+        trained = event.trainable_parameters
+        part = "all" if trained == event.parameters else f"{trained:,}"
+        self._print(
+            self._text(
+                f"{event.backbone} on {event.device}, {event.threads} "
+                f"thread{'' if event.threads == 1 else 's'}, from {event.started_from}: "
+                f"{part} of {event.parameters:,} parameters are trained"
+            )
+        )
+
+    def _begin_activity(self, event: events.Activity) -> None:
+        def row(seconds: float) -> RenderableType:
+            passed = f" {_clock(seconds)}" if seconds >= 1 else ""
+            return self._text(f"{event.text} {self._ascii('…')}{passed}", "dim")
+
+        self._move(row)
+
+    def _draw_features(self, event: events.Featured) -> None:
+        copy = f" {event.copy}/{event.copies}" if event.copies > 1 else ""
+
+        def row(seconds: float) -> RenderableType:
+            return _Row(
+                f"Features{copy}",
+                event.done / max(event.total, 1),
+                [
+                    _Field(f"{event.done}/{event.total} images", 2),
+                    _Field(f"{_clock(event.seconds_left - seconds)} left", 3),
+                ],
+                self._is_ascii,
+            )
+
+        self._move(row)
+
+    def _draw_step(self, event: events.Stepped) -> None:
+        label = _epoch(event.epoch, event.epochs)
+
+        def row(seconds: float) -> RenderableType:
+            fields = _metric_fields(event.train)
+            if event.is_validating:
+                passed = f" {_clock(seconds)}" if seconds >= 1 else ""
+                fields.append(_Field(f"validating{passed}", 9))
+            elif event.images_per_second:
+                fields.append(_Field(f"{event.images_per_second:5.0f} images/s", 1))
+            if event.seconds_left is not None and not event.is_validating:
+                fields.append(_Field(f"{_clock(event.seconds_left - seconds)} left", 6))
+            done = 1.0 if event.is_validating else event.step / max(event.steps, 1)
+            return _Row(label, done, fields, self._is_ascii)
+
+        self._move(row)
+
+    def _show_epoch(self, event: events.EpochEnded) -> None:
+        fields = _metric_fields(event.train, event.validation)
+        fields.append(_Field(f"{event.images_per_second:5.0f} images/s", 1))
+        fields.append(_Field(_clock(event.seconds), 2))
+        self._row = None
+        self._print(_Row(_epoch(event.epoch, event.epochs), 1.0, fields, self._is_ascii))
+
+    def _show_results(self, event: events.Finished) -> None:
+        self._row = None
+        self._print("")
+        self._print(
+            self._text(
+                f"The best of {event.epochs} epochs is {event.best_epoch}, by validation "
+                f"{_metric(event.metric)}",
+                "bold",
+            )
+        )
+        columns = [_metric(name) for name in event.validation]
+        rows = [
+            [split, *(_number(name, value) for name, value in metrics.items())]
+            for split, metrics in (("validation", event.validation), ("test", event.test))
+            if metrics
+        ]
+        self._table(["", *columns], rows)
+        shown = [
+            [_short(name), f"{images:,}", f"{right:.1%}", _short(other)]
+            for name, images, right, other in event.classes
+        ]
+        self._table(["class", "images", "right", "most often taken for"], shown)
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for number, name in enumerate(columns):
+            is_text = number == 0 or name.startswith("most")
+            table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(self._text(cell) for cell in row))
+        self._print(table)
+
+    def _move(self, row: Callable[[float], RenderableType]) -> None:
+        """Show a row that moves below all other text, from seconds since now to what to draw."""
+        self._row, self._since = row, time.monotonic()
+        if not self._can_move:
+            return
+        if self._live is not None:
+            self._live.refresh()
+            return
+        from rich.live import Live
+
+        self._live = Live(
+            console=self._console,
+            refresh_per_second=_REDRAWS,
+            transient=True,
+            # Else the lines of other libraries would be drawn over.
+            redirect_stdout=self._console.file is sys.stdout,
+            redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+            get_renderable=self._moving,
+        )
+        self._live.start(refresh=True)
+
+    def _moving(self) -> RenderableType:
+        row = self._row
+        return row(time.monotonic() - self._since) if row is not None else ""
+
+    @property
+    def _is_ascii(self) -> bool:
+        return not self._console.encoding.startswith("utf")
+
+    def _ascii(self, text: str) -> str:
+        return text.replace("…", "...") if self._is_ascii else text
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    is_utf8 = environment.is_utf8_locale()
+
+    class Plain(Console):
+        """A console whose cursor stays visible, also if the process is killed."""
+
+        def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002
+            return False
+
+        @property
+        def encoding(self) -> str:
+            return super().encoding if is_utf8 else "ascii"
+
+    is_terminal = stream.isatty()
+    return Plain(
+        file=stream,
+        force_terminal=is_terminal,
+        force_jupyter=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A piece of a row; where there is no room, those with the least weight are left out."""
+
+    text: str
+    weight: int
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A label, a bar and fields in one line of any width.
+
+    Attributes:
+        share: 0–1, of the bar.
+    """
+
+    label: str
+    share: float
+    fields: Sequence[_Field]
+    is_ascii: bool
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
+        room = options.max_width - _MARGIN - len(self.label)
+        fields = list(self.fields)
+        while fields and room - _width(fields) < 1 + _LEAST_BAR:
+            lightest = min(field.weight for field in fields)
+            if lightest > _LEAST_WEIGHT_WITHOUT_BAR and room >= _width(fields):
+                break
+            fields.remove(next(field for field in fields if field.weight == lightest))
+        bar = min(room - _width(fields) - 1, _MOST_BAR)
+        line = Text(self.label, no_wrap=True, overflow="crop")
+        if bar >= _LEAST_BAR:
+            full, rest = ("=", "-") if self.is_ascii else ("━", "─")
+            filled = round(bar * min(max(self.share, 0.0), 1.0))
+            line.append(" ").append(full * filled, "cyan").append(rest * (bar - filled), "dim")
+        for field in fields:
+            line.append("  ").append(field.text, field.style)
+        yield line
+
+
+_LEAST_WEIGHT_WITHOUT_BAR = 2
+
+
+def _width(fields: Sequence[_Field]) -> int:
+    return sum(2 + len(field.text) for field in fields)
+
+
+def _metric_fields(
+    train: Mapping[str, float], validation: Mapping[str, float] | None = None
+) -> list[_Field]:
+    """Return the fields of loss and accuracy; the validation accuracy is the last to go."""
+    fields = [
+        _Field(f"{name} {_number(name, train[name])}", weight)
+        for name, weight in (("loss", 3), ("accuracy", 5))
+        if name in train
+    ]
+    if validation and "accuracy" in validation:
+        shown = _number("accuracy", validation["accuracy"])
+        fields.append(_Field(f"validation {shown}", 8, "bold"))
+    return fields
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.3f}" if name == "loss" else f"{value:6.1%}"
+
+
+def _metric(name: str) -> str:
+    """Return the name of a metric as people write it: top-5 accuracy."""
+    k = name.removeprefix("top_k_accuracy_")
+    return name.replace("_", " ") if k == name else f"top-{k} accuracy"
+
+
+def _epoch(epoch: int, epochs: int) -> str:
+    return f"Epoch {epoch:{len(str(epochs))}d}/{epochs}"
+
+
+def _clock(seconds: float) -> str:
+    """Return a duration as 0:07, 12:34 or 1:02:03."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{head}:{whole % 60:02d}"
+
+
+def _short(name: str) -> str:
+    """Return a class name that is not too long for a line."""
+    return name if len(name) <= _MOST_NAME else name[: _MOST_NAME - 3] + "..."
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    shown = [f"{name}={_short(value)}" for name, value in list(values.items())[:_MOST_SETTINGS]]
+    return ", ".join(shown) + (", ..." if len(values) > _MOST_SETTINGS else "")
