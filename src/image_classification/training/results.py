@@ -187,7 +187,7 @@ def measure(
         test=_test(loop, loaders, fitted.temperature),
         calibration=fitted,
         reliability=(reliability(outcomes, BARS), reliability(validation, BARS)),
-        augmented=_augmented(loop, loaders, inputs.labels),
+        augmented=augmented_images(loop, loaders, inputs.labels),
         is_stopped=loop.should_stop(),
         bad_samples=loaders.bad_samples,
         last_weights=loop.last_weights,
@@ -211,8 +211,10 @@ def _test(loop: Loop, loaders: Loaders, temperature: float) -> Outcomes | None:
     return outcomes
 
 
-def _augmented(loop: Loop, loaders: Loaders, labels: LabelMap) -> list[Augmented]:
-    """Return images of the first training batch, prepared again as in the first step.
+def augmented_images(loop: Loop, loaders: Loaders, labels: LabelMap) -> list[Augmented]:
+    """Return at most 16 images of the first training batch, prepared again as in the first step.
+
+    There are none of a stream, and none if the job must stop.
 
     Augmentation is a function of seed, epoch and step, so this changes nothing of the job.
     """

@@ -86,6 +86,30 @@ def test_batches_are_the_same_bit_for_bit_with_1_2_and_4_threads() -> None:
     assert epochs[0][0] != epochs[0][1], "an epoch must have an order of its own"
 
 
+def test_a_preview_shows_the_first_batch_bit_for_bit_and_changes_nothing() -> None:
+    with augmented() as loader:
+        epochs = [copies(loader.epoch(number)) for number in (0, 1)]
+        batch = next(loader.epoch(0))
+        for most, slots in ((8, [0, 1, 2, 3, 4]), (4, [0, 1, 3, 4]), (2, [0, 4])):
+            indices, images = loader.preview(most)
+            np.testing.assert_array_equal(images, batch.images[slots])
+            assert indices.tolist() == batch.indices[slots].tolist()
+        assert [copies(loader.epoch(number)) for number in (0, 1)] == epochs
+        halfway = loader.epoch(2)
+        begun = [next(halfway)]
+        loader.preview(4)
+        rest = copies([*begun, *halfway])[1:]
+        assert rest == copies(loader.epoch(2))[1:]
+
+
+def test_a_preview_leaves_out_bad_samples_without_counting_them() -> None:
+    first = int(epoch_order(len(FILES), 7, 0)[0])
+    bad = BadSamples(0)
+    with augmented(source=Pictures(damaged=(first,)), bad_samples=bad) as loader:
+        indices, images = loader.preview(4)
+    assert len(images) == 3 and first not in indices.tolist() and not bad.reasons
+
+
 def test_an_unshuffled_epoch_has_every_sample_in_order_and_a_shorter_last_batch() -> None:
     with Loader(Pictures(), PREPROCESSING, 5, threads=2) as loader:
         assert loader.steps == 5

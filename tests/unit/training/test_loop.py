@@ -15,14 +15,17 @@ from PIL import Image
 from image_classification.backends.base import WHOLE_UPDATE, Engine, State, Update, World
 from image_classification.contract.interface import INTERFACES
 from image_classification.contract.metrics import MXNetLines
+from image_classification.images.encode import shrunk
+from image_classification.labels.label_map import LabelMap
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.loader import Loader
 from image_classification.loading.sources import Source
 from image_classification.samples import Batch, FloatArray, Sample, UInt8Array
 from image_classification.training.checkpoint import Checkpoints, History
 from image_classification.training.journal import Journal
-from image_classification.training.loaders import loader_of
+from image_classification.training.loaders import Loaders, loader_of
 from image_classification.training.loop import Loop
+from image_classification.training.results import augmented_images
 from image_classification.training.settings import Settings, settings_of
 from image_classification.training.step import StepInputs
 
@@ -401,6 +404,19 @@ def test_mixed_targets_follow_the_mixed_images() -> None:
         np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
         shares |= set(targets[:, 1].tolist())
     assert len(shares) > 2
+
+
+@pytest.mark.parametrize("given", [{}, {"mixup_alpha": "1"}, {"cutmix_alpha": "1"}])
+def test_the_report_shows_the_images_of_the_first_step(given: dict[str, str]) -> None:
+    loop, engine = run_loop([0.5], **given)
+    loaders = Loaders(loop.training, loop.validation, None, BadSamples())
+    shown = augmented_images(loop, loaders, LabelMap(("dark", "bright")))
+    assert [image.picture for image in shown] == [shrunk(image) for image in engine.images[0]]
+    classes = [("dark", "bright")[int(key.removeprefix("sample")) % 2] for key in engine.keys[:4]]
+    for image, own, partner in zip(shown, classes, reversed(classes), strict=True):
+        assert image.label == (f"{own} with {partner}" if given and own != partner else own)
+    loop.should_stop = lambda: True
+    assert augmented_images(loop, loaders, LabelMap(("dark", "bright"))) == []
 
 
 def test_a_class_keeps_its_weight_within_a_mixture() -> None:

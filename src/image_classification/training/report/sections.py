@@ -33,7 +33,7 @@ _MOST_OF_ONE_CELL = 8
 _MOST_CONFUSIONS = 15
 _LARGEST_MATRIX = 30  # classes
 _STRONG = 0.5  # shade of a cell from which its text is light
-_MOST_OPEN_ROWS, _MOST_ROWS = 50, 1000  # of the class table
+_MOST_OPEN_ROWS, _MOST_ROWS = 30, 1000  # of the class table
 _MOST_SMALL_CURVES, _MOST_NAMED_CURVES, _MOST_GRAY_CURVES = 30, 4, 40
 _MOST_LABELS = 5  # of one image in a caption
 _THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -144,6 +144,7 @@ def quality_of(
         "is_multi_label": is_multi_label,
         "things": things,
         "samples": len(outcomes.keys),
+        "is_cut": outcomes.probabilities.size > quality.MOST_VALUES,
         "accuracy": accuracy,
         "interval": None if is_multi_label else wilson_interval(accuracy, len(outcomes.keys)),
         "mean": quality.mean_f1(outcomes, len(names)),
@@ -322,7 +323,7 @@ def _matrix(
             share = count / max(sum(own), 1)
             shade = min(1.0, share if target == guess else 2 * share)
             style = "right" if target == guess else "wrong"
-            opacity = max(1.3 * shade, 0.08)
+            opacity = 0.15 + shade
             if shade > _STRONG:  # in between, neither dark nor light text has enough contrast
                 style, opacity = f"{style} strong", 0.76 + 0.24 * shade
             cell = cells.get((target, guess))
