@@ -6,9 +6,9 @@
     model = ic.load("runs/a")
     model.predict("tulip.jpg").label
 
-`train`, `tune` and `load` return a `Model`, `errors` holds the exceptions. Importing the package
-loads no deep-learning framework, and of its own modules none. To read the code, start with
-`training/job.py` and `serving/app.py`.
+`train`, `tune` and `load` return a `Model`, `compare` a `Comparison` of runs; `errors` holds the
+exceptions. Importing the package loads no deep-learning framework, and of its own modules none. To
+read the code, start with `training/job.py` and `serving/app.py`.
 """
 
 from importlib import import_module
@@ -19,10 +19,12 @@ _NAMES = {
     "train": "api",
     "tune": "api",
     "load": "api",
+    "compare": "api",
     "Model": "api.model",
     "Server": "api.model",
     "Prediction": "api.results",
     "Evaluation": "api.results",
+    "Comparison": "api.comparison",
     "ClassScore": "api.results",
     "Mistake": "api.results",
     "ImageClassificationError": "errors",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ClassFolders
+from tests.contract import jobs
 from tests.contract.jobs import run_train, write_job
 
 HYPERPARAMETERS = {
@@ -41,6 +42,31 @@ def trained_job(tmp_path_factory: pytest.TempPathFactory, small_channels: dict[s
     assert done.returncode == 0, done.stdout + done.stderr
     (base / "log").write_text(done.stdout)
     return base
+
+
+EVIL = "<b>&blue"
+"""A class name with markup."""
+
+
+@pytest.fixture(scope="session")
+def run_data(tmp_path_factory: pytest.TempPathFactory, write_class_folders: ClassFolders) -> Path:
+    """Class folders of three colors, one of them named EVIL."""
+    root = tmp_path_factory.mktemp("data") / "colors"
+    return write_class_folders(root, classes=(EVIL, "green", "red"))
+
+
+@pytest.fixture(scope="session")
+def two_runs(run_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs: one that learns, and one of which little is to be expected."""
+    import image_classification as ic
+    from tests.contract.test_python import SETTINGS
+
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(jobs.BACKEND_VARIABLE, jobs.BACKEND)
+        ic.train(run_data, output=root / "a", **SETTINGS)
+        ic.train(run_data, output=root / "b", **SETTINGS | {"learning_rate": 1e-5, "epochs": 1})
+    return root / "a", root / "b"
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"artifact", "contract", "curation", "devices", "evaluate", "export", "inventory", "loading"}
     | {"logs", "prepare", "serving", "terminal", "training"},
     "cli": DATA
-    | {"api", "terminal"}
+    | {"api", "pages", "terminal"}
     | {"logs", "contract", "artifact", "curation", "prepare", "inventory", "training", "serving"}
     | {"backends", "devices", "evaluate", "export", "script_mode", "weights"},
     "__init__": set(),

@@ -1,10 +1,10 @@
-"""The Python interface: `train`, `tune` and `load`, which `image_classification` exports."""
+"""The Python interface: `train`, `tune`, `load` and `compare`, for `image_classification`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from image_classification.errors import UsageError
 
 if TYPE_CHECKING:
+    from image_classification.api.comparison import Comparison
     from image_classification.api.model import Model
 
 
@@ -154,6 +155,32 @@ def load(path: str | os.PathLike[str]) -> Model:
     from image_classification.api.model import Model
 
     return Model(Path(path))
+
+
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare runs, as `image-classification compare` does.
+
+    Args:
+        runs: 2 to 8 outputs of `train`, base folders of jobs, or artifacts. Each is compared with
+            the first.
+        data: labeled images to predict now, as `Model.evaluate` reads them. Without it, the
+            predictions for the validation images are compared, if the runs have them.
+        on_progress: called after each prediction with the number of predictions done and of all.
+
+    Raises:
+        UsageError: fewer or more runs, or one of them twice.
+        ArtifactError: a run has no model.
+        DataError: the data cannot be used.
+    """
+    from image_classification.api.comparison import compare_runs
+
+    known = None if data is None else Path(data)
+    return compare_runs([Path(run) for run in runs], known, on_progress)
 
 
 def _as_text(settings: Mapping[str, object]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import count
 from pathlib import Path
@@ -65,6 +65,7 @@ class Model:
         self._close = weakref.finalize(self, stack.close)
         self._served: ServedModel | None = None
         self.path = path
+        self.manifest: Mapping[str, Any] = self._artifact.manifest  # as manifest.json has it
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ class Model:
     @property
     def metrics(self) -> dict[str, Any]:
         """What the job measured, as `manifest.json` has it; empty for a model without training."""
-        return dict(self._artifact.manifest.get("metrics") or {})
+        return dict(self.manifest.get("metrics") or {})
 
     @property
     def trials(self) -> list[dict[str, Any]]:
@@ -136,8 +137,7 @@ class Model:
     ) -> Iterator[Prediction]:
         """Yield the prediction of each image, in order, while the next ones are computed.
 
-        Unlike `predict`, it holds few predictions at a time. An image that cannot be used has an
-        `error`.
+        It holds few predictions at a time. An image that cannot be used has an `error`.
 
         Args:
             images: as in `predict`, but without folders.

@@ -27,6 +27,7 @@ _MODULES = {  # in the order of the help
     "train": ("train",),
     "tune": ("tune",),
     "evaluate": ("evaluate",),
+    "compare": ("compare",),
     "serve": ("serve",),
     "export": ("export", "weights"),
     "predict": ("predict",),

@@ -86,10 +86,7 @@ def line_chart(
     """
     values = [value for points in series.values() for value in points]
     epochs = len(next(iter(series.values())))
-    y_ticks = ticks(min(values), max(values))
-    if is_share:
-        y_ticks = [value for value in y_ticks if value <= 1.0]
-        y_ticks = y_ticks if len(y_ticks) > 1 else ticks(y_ticks[0] - 0.1, 1.0)
+    y_ticks = _share_ticks(values) if is_share else ticks(min(values), max(values))
     x_ticks = [1, *(n for n in whole_ticks(epochs, 6) if 1 < n <= epochs)]
     frame = Frame((1, epochs) if epochs > 1 else (0, 2), (y_ticks[0], y_ticks[-1]), top=10)
     text = percent_text if is_share else number_text
@@ -110,6 +107,45 @@ def line_chart(
     ends = ", ".join(f"{name} {text(points[-1])}" for name, points in series.items())
     label = f"{title} by epoch, after {epochs}: {ends}"
     return figure(title, joined(content), label, keys)
+
+
+_RUN_STYLES = ("s1", "s2 dashed", "s3 dotted", "s4", "s1 dashed", "s2", "s3 dashed", "s4 dotted")
+
+
+def overlaid_chart(
+    title: str, series: Mapping[str, Sequence[float]], *, is_share: bool = False
+) -> Markup:
+    """Return a figure of one value over the epochs of several runs, which can end at any epoch.
+
+    Args:
+        title: of the figure.
+        series: up to eight: name of the run → values, at least one.
+        is_share: whether the values are shares, 0 to 1, to be shown as percentages.
+    """
+    values = [value for points in series.values() for value in points]
+    epochs = max(map(len, series.values()))
+    y_ticks = _share_ticks(values) if is_share else ticks(min(values), max(values))
+    text = percent_text if is_share else number_text
+    frame = Frame((1, max(epochs, 2)), (y_ticks[0], y_ticks[-1]), top=10)
+    x_ticks = [1, *(n for n in whole_ticks(epochs, 6) if 1 < n <= epochs)]
+    content = [
+        frame.axes(
+            {float(n): str(n) for n in x_ticks}, {value: text(value) for value in y_ticks}, "epoch"
+        )
+    ]
+    for points, style in zip(series.values(), _RUN_STYLES, strict=False):
+        line = [(float(number), value) for number, value in enumerate(points, 1)]
+        content.append(frame.line(thinned(line, _MOST_POINTS), style))
+        x, y = line[-1]
+        content.append(_DOT.format(x=frame.x(x), y=frame.y(y), style=style.split()[0]))
+    ends = ", ".join(f"{name} {text(points[-1])}" for name, points in series.items())
+    keys = legend(zip(series, _RUN_STYLES, strict=False))
+    return figure(title, joined(content), f"{title} by epoch, at the end: {ends}", keys)
+
+
+def _share_ticks(values: Sequence[float]) -> list[float]:
+    found = [value for value in ticks(min(values), max(values)) if value <= 1.0]
+    return found if len(found) > 1 else ticks(found[0] - 0.1, 1.0)
 
 
 def histogram(title: str, counts: Sequence[int], edges: Sequence[str]) -> Markup:

@@ -223,4 +223,9 @@ def manifest_of(results: Results) -> dict[str, Any]:
         "weights": _weights_named(results),
         "started_from": results.started_from,
         "hyperparameters": plain(settings),
+        "given_hyperparameters": {
+            name: value
+            for name, value, origin in results.hyperparameters
+            if origin != "default" and not origin.startswith("preset ")
+        },
     }
