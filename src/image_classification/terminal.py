@@ -27,10 +27,9 @@ _REDRAWS = 5  # per second
 _LEAST_BAR, _MOST_BAR = 8, 30  # columns
 _MARGIN = 4  # columns: a terminal writes ^C behind the row
 _MOST_NAME = 40  # characters of a class name
-_MOST_SETTINGS = 16  # in a line about them
+_LINES_OF_SETTINGS, _RAGGED = 3, 12  # of a preset; columns that words leave empty in a line
+_MOST_GIVEN = 400  # characters of the user's own settings
 _LEVELS = {logging.WARNING: ("warning", "yellow"), logging.ERROR: ("error", "red")}
-
-_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -74,6 +73,7 @@ class JobView(logging.Handler):
         self._live: Live | None = None
         self._row: Callable[[float], RenderableType] | None = None
         self._since = 0.0
+        self._has_header = False
         self._draw: Mapping[type, Callable[[Any], None]] = {
             events.Activity: self._begin_activity,
             events.Featured: self._draw_features,
@@ -94,7 +94,7 @@ class JobView(logging.Handler):
             elif record.levelno >= logging.WARNING:
                 self._show_message(record)
             elif isinstance(event, events.Note):
-                self._print(self._text(record.getMessage()))
+                self._say(record.getMessage())
         except Exception:
             self.handleError(record)
 
@@ -113,46 +113,43 @@ class JobView(logging.Handler):
         shown = logs.printable(text).encode(encoding, "backslashreplace").decode(encoding)
         return Text(shown, style, overflow="fold")
 
-    def _print(self, shown: RenderableType) -> None:
-        self._console.print(shown)
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(self._text(text, style))
 
     def _show_message(self, record: logging.LogRecord) -> None:
         level = min(record.levelno, logging.ERROR) // 10 * 10
         word, style = _LEVELS[level]
         for number, line in enumerate(record.getMessage().splitlines() or [""]):
             text = self._text("" if number else f"{word}: ", style)
-            self._print(text.append_text(self._text(line)))
+            self._console.print(text.append_text(self._text(line)))
 
     def _show_settings(self, event: events.Configured) -> None:
         names = ", ".join(_short(name) for name in event.classes)
-        more = ", …" if event.class_count > len(event.classes) else ""
-        self._print(
-            self._text(
-                f"{event.training_images:,} training and {event.validation_images:,} validation "
-                f"images, {event.class_count} classes: {names}{self._ascii(more)}"
-            )
+        more = ", ..." if event.class_count > len(event.classes) else ""
+        self._say(
+            f"{event.training_images:,} training and {event.validation_images:,} validation "
+            f"images, {event.class_count} classes: {names}{more}"
         )
-        given = _listed(event.given)
         if event.preset:
-            self._print(self._text(f"preset={event.preset}: {_listed(event.by_preset)}", "dim"))
-        if given:
-            self._print(self._text(f"set: {given}"))
+            head = f"preset={event.preset}: "
+            room = _LINES_OF_SETTINGS * (self._console.width - _RAGGED) - len(head)
+            self._say(head + _listed(event.by_preset, room), "dim")
+        if event.given:
+            self._say(f"set: {_listed(event.given, _MOST_GIVEN)}")
 
     def _show_network(self, event: events.Built) -> None:
         trained = event.trainable_parameters
         part = "all" if trained == event.parameters else f"{trained:,}"
-        self._print(
-            self._text(
-                f"{event.backbone} on {event.device}, {event.threads} "
-                f"thread{'' if event.threads == 1 else 's'}, from {event.started_from}: "
-                f"{part} of {event.parameters:,} parameters are trained"
-            )
+        self._say(
+            f"{event.backbone} on {event.device} ({event.threads} "
+            f"thread{'' if event.threads == 1 else 's'}), {part} of {event.parameters:,} "
+            f"parameters trained, from {event.started_from}"
         )
 
     def _begin_activity(self, event: events.Activity) -> None:
         def row(seconds: float) -> RenderableType:
             passed = f" {_clock(seconds)}" if seconds >= 1 else ""
-            return self._text(f"{event.text} {self._ascii('…')}{passed}", "dim")
+            return self._text(f"{event.text} ...{passed}", "dim")
 
         self._move(row)
 
@@ -160,52 +157,55 @@ class JobView(logging.Handler):
         copy = f" {event.copy}/{event.copies}" if event.copies > 1 else ""
 
         def row(seconds: float) -> RenderableType:
-            return _Row(
-                f"Features{copy}",
-                event.done / max(event.total, 1),
-                [
-                    _Field(f"{event.done}/{event.total} images", 2),
-                    _Field(f"{_clock(event.seconds_left - seconds)} left", 3),
-                ],
-                self._is_ascii,
-            )
+            left = f"{_clock(event.seconds_left - seconds)} left"
+            fields = [_Field(f"{event.done}/{event.total} images", 2), _Field(left, 3)]
+            done = event.done / max(event.total, 1)
+            return _Row(f"Features{copy}", done, fields, self._is_ascii)
 
         self._move(row)
 
     def _draw_step(self, event: events.Stepped) -> None:
         label = _epoch(event.epoch, event.epochs)
+        done = 1.0 if event.is_validating else event.step / max(event.steps, 1)
+        self._show_header(label)
 
         def row(seconds: float) -> RenderableType:
-            fields = _metric_fields(event.train)
+            cells = dict[str, str]()
+            if event.images_per_second:
+                cells["images/s"] = f"{event.images_per_second:.0f}"
             if event.is_validating:
-                passed = f" {_clock(seconds)}" if seconds >= 1 else ""
-                fields.append(_Field(f"validating{passed}", 9))
-            elif event.images_per_second:
-                fields.append(_Field(f"{event.images_per_second:5.0f} images/s", 1))
-            if event.seconds_left is not None and not event.is_validating:
-                fields.append(_Field(f"{_clock(event.seconds_left - seconds)} left", 6))
-            done = 1.0 if event.is_validating else event.step / max(event.steps, 1)
-            return _Row(label, done, fields, self._is_ascii)
+                cells["validation"], cells["time"] = "running", _clock(seconds)
+            elif event.seconds_left is not None:
+                cells["time"] = f"{_clock(event.seconds_left - seconds)} left"
+            return _Row(label, done, _cells(_numbers(event.train) | cells), self._is_ascii)
 
         self._move(row)
 
     def _show_epoch(self, event: events.EpochEnded) -> None:
-        fields = _metric_fields(event.train, event.validation)
-        fields.append(_Field(f"{event.images_per_second:5.0f} images/s", 1))
-        fields.append(_Field(_clock(event.seconds), 2))
         self._row = None
-        self._print(_Row(_epoch(event.epoch, event.epochs), 1.0, fields, self._is_ascii))
+        label = _epoch(event.epoch, event.epochs)
+        self._show_header(label)
+        cells = _numbers(event.train) | {
+            "images/s": f"{event.images_per_second:.0f}",
+            "time": _clock(event.seconds),
+        }
+        if "accuracy" in event.validation:
+            cells["validation"] = _number("accuracy", event.validation["accuracy"])
+        self._console.print(_Row(label, 1.0, _cells(cells, "bold"), self._is_ascii))
+
+    def _show_header(self, label: str) -> None:
+        """Show the names of the columns once."""
+        if not self._has_header:
+            self._has_header = True
+            names = {name: name for name, _, _ in _COLUMNS}
+            header = _Row(" " * len(label), None, _cells(names, "dim"), self._is_ascii)
+            self._console.print(header)
 
     def _show_results(self, event: events.Finished) -> None:
         self._row = None
-        self._print("")
-        self._print(
-            self._text(
-                f"The best of {event.epochs} epochs is {event.best_epoch}, by validation "
-                f"{_metric(event.metric)}",
-                "bold",
-            )
-        )
+        self._say("")
+        best = f"The best of {event.epochs} epochs is {event.best_epoch}"
+        self._say(f"{best}, by validation {_metric(event.metric)}", "bold")
         columns = [_metric(name) for name in event.validation]
         rows = [
             [split, *(_number(name, value) for name, value in metrics.items())]
@@ -228,7 +228,7 @@ class JobView(logging.Handler):
             table.add_column(name, justify="left" if is_text else "right", overflow="fold")
         for row in rows:
             table.add_row(*(self._text(cell) for cell in row))
-        self._print(table)
+        self._console.print(table)
 
     def _move(self, row: Callable[[float], RenderableType]) -> None:
         """Show a row that moves below all other text, from seconds since now to what to draw."""
@@ -259,9 +259,6 @@ class JobView(logging.Handler):
     def _is_ascii(self) -> bool:
         return not self._console.encoding.startswith("utf")
 
-    def _ascii(self, text: str) -> str:
-        return text.replace("…", "...") if self._is_ascii else text
-
 
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
@@ -279,14 +276,17 @@ def _console(stream: TextIO) -> Console:
             return super().encoding if is_utf8 else "ascii"
 
     is_terminal = stream.isatty()
-    return Plain(
-        file=stream,
-        force_terminal=is_terminal,
-        force_jupyter=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
+    return Plain(file=stream, force_terminal=is_terminal, force_jupyter=False, highlight=False)
+
+
+_COLUMNS = (
+    ("loss", 5, 3),
+    ("accuracy", 8, 5),
+    ("validation", 10, 8),
+    ("images/s", 8, 2),
+    ("time", 9, 6),
+)
+"""Name, width and weight of what a row shows of an epoch; accuracies are shares of images."""
 
 
 @dataclass(frozen=True)
@@ -303,11 +303,11 @@ class _Row:
     """A label, a bar and fields in one line of any width.
 
     Attributes:
-        share: 0–1, of the bar.
+        share: 0–1, of the bar; None: the place of the bar is empty.
     """
 
     label: str
-    share: float
+    share: float | None
     fields: Sequence[_Field]
     is_ascii: bool
 
@@ -318,40 +318,42 @@ class _Row:
         fields = list(self.fields)
         while fields and room - _width(fields) < 1 + _LEAST_BAR:
             lightest = min(field.weight for field in fields)
-            if lightest > _LEAST_WEIGHT_WITHOUT_BAR and room >= _width(fields):
+            if lightest > _WEIGHT_OF_BAR and room >= _width(fields):
                 break
             fields.remove(next(field for field in fields if field.weight == lightest))
         bar = min(room - _width(fields) - 1, _MOST_BAR)
         line = Text(self.label, no_wrap=True, overflow="crop")
         if bar >= _LEAST_BAR:
             full, rest = ("=", "-") if self.is_ascii else ("━", "─")
-            filled = round(bar * min(max(self.share, 0.0), 1.0))
+            filled = round(bar * min(max(self.share or 0.0, 0.0), 1.0))
+            rest = " " if self.share is None else rest
             line.append(" ").append(full * filled, "cyan").append(rest * (bar - filled), "dim")
         for field in fields:
             line.append("  ").append(field.text, field.style)
         yield line
 
 
-_LEAST_WEIGHT_WITHOUT_BAR = 2
+_WEIGHT_OF_BAR = 3
 
 
 def _width(fields: Sequence[_Field]) -> int:
     return sum(2 + len(field.text) for field in fields)
 
 
-def _metric_fields(
-    train: Mapping[str, float], validation: Mapping[str, float] | None = None
-) -> list[_Field]:
-    """Return the fields of loss and accuracy; the validation accuracy is the last to go."""
-    fields = [
-        _Field(f"{name} {_number(name, train[name])}", weight)
-        for name, weight in (("loss", 3), ("accuracy", 5))
-        if name in train
+def _cells(shown: Mapping[str, str], style: str = "") -> list[_Field]:
+    """Return the fields of the columns of an epoch; `style` is that of its validation."""
+    return [
+        _Field(
+            shown.get(name, "").rjust(width),
+            weight,
+            style if name == "validation" or style == "dim" else "",
+        )
+        for name, width, weight in _COLUMNS
     ]
-    if validation and "accuracy" in validation:
-        shown = _number("accuracy", validation["accuracy"])
-        fields.append(_Field(f"validation {shown}", 8, "bold"))
-    return fields
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name: _number(name, value) for name, value in metrics.items()}
 
 
 def _number(name: str, value: float) -> str:
@@ -381,6 +383,12 @@ def _short(name: str) -> str:
     return name if len(name) <= _MOST_NAME else name[: _MOST_NAME - 3] + "..."
 
 
-def _listed(values: Mapping[str, str]) -> str:
-    shown = [f"{name}={_short(value)}" for name, value in list(values.items())[:_MOST_SETTINGS]]
-    return ", ".join(shown) + (", ..." if len(values) > _MOST_SETTINGS else "")
+def _listed(values: Mapping[str, str], room: int) -> str:
+    """Return settings in about so many characters at most, and the number of the others."""
+    shown = list[str]()
+    for name, value in values.items():
+        if shown and sum(map(len, shown)) + 2 * len(shown) + len(name) + len(value) > room - 16:
+            break
+        shown.append(f"{name}={_short(value)}")
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f", and {more} more" if more else "")

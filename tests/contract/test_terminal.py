@@ -59,9 +59,11 @@ def test_each_epoch_is_one_bar_with_its_metrics_then_come_a_table_and_the_next_c
     drawn: Terminal,
 ) -> None:
     text = "\n".join(drawn.lines)
-    rows = re.findall(r"^Epoch (\d)/2 ━+  loss \d\.\d{3}  accuracy +\d.*%  valid.*%", text, re.M)
+    rows = re.findall(r"^Epoch (\d)/2 ━+ +\d\.\d{3} +\d+\.\d% +\d+\.\d% +\d+ +0:\d\d$", text, re.M)
     assert rows == ["1", "2"]
-    assert any(re.search(r"images/s +\d+:\d\d left", state) for state in drawn.drawn), drawn.raw
+    assert any(
+        re.search(r"^Epoch 1.*─ .*\d% +\d+ +\d+:\d\d left", state) for state in drawn.drawn
+    ), drawn.raw
     assert re.search(r"^validation +\d\.\d{3} +\d+\.\d%", text, re.M)
     assert re.search(r"^green +8 +\d+\.\d%", text, re.M)
     assert text.index("The best of 2 epochs") < text.index("report: runs/flowers-1/report.html")
