@@ -179,7 +179,7 @@ class JobView(logging.Handler):
                 cells["time"] = f"{_clock(event.seconds_left - seconds)} left"
             return _Row(label, done, _cells(_numbers(event.train) | cells), self._is_ascii)
 
-        self._move(row)
+        self._move(row, is_urgent=0 < event.step < event.steps)
 
     def _show_epoch(self, event: events.EpochEnded) -> None:
         self._row = None
@@ -230,13 +230,17 @@ class JobView(logging.Handler):
             table.add_row(*(self._text(cell) for cell in row))
         self._console.print(table)
 
-    def _move(self, row: Callable[[float], RenderableType]) -> None:
-        """Show a row that moves below all other text, from seconds since now to what to draw."""
+    def _move(self, row: Callable[[float], RenderableType], *, is_urgent: bool = True) -> None:
+        """Show a row that moves below all other text, from seconds since now to what to draw.
+
+        One that is not urgent is drawn at the next redraw: an epoch can take a millisecond.
+        """
         self._row, self._since = row, time.monotonic()
         if not self._can_move:
             return
         if self._live is not None:
-            self._live.refresh()
+            if is_urgent:
+                self._live.refresh()
             return
         from rich.live import Live
 

@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     },  # archive: the limits of those that POST /models names
     "api": DATA
     | {"artifact", "contract", "curation", "devices", "evaluate", "export", "inventory", "loading"}
-    | {"logs", "prepare", "serving", "terminal", "training"},
+    | {"events", "logs", "prepare", "serving", "terminal", "training"},
     "cli": DATA
     | {"api", "pages", "terminal"}
     | {"logs", "contract", "artifact", "curation", "prepare", "inventory", "training", "serving"}

@@ -53,8 +53,12 @@ def shown(
     return screen.getvalue()
 
 
+def uncolored(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def test_a_step_shows_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shown(monkeypatch, STEP, NO_COLOR="1", columns=100)
+    text = uncolored(shown(monkeypatch, STEP, columns=100))
     assert "Epoch  3/10 ━" in text
     assert re.search(r"─  0\.412     86\.1% +212  1:35 left", text)
     assert re.search(r"^ +loss  accuracy  validation  images/s +time$", text, re.M)
@@ -86,7 +90,7 @@ def test_the_usual_job_has_at_most_eight_lines_before_the_bar(
 
 @pytest.mark.parametrize("columns", [200, 80, 60, 40, 25, 10])
 def test_no_row_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(monkeypatch, EPOCH, FINISHED, columns=columns))
+    text = uncolored(shown(monkeypatch, EPOCH, FINISHED, columns=columns))
     assert "\x1b" not in text
     assert all(len(line) <= columns for line in text.splitlines()), text
     if columns >= 40:

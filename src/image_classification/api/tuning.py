@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from image_classification import events
 from image_classification.api.results import TRIALS_FILE
 from image_classification.api.runs import Run, run_of_data
 from image_classification.errors import (
@@ -235,6 +236,7 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             "part in the choice",
             *(len(inputs.training), sum(map(len, candidates.values())), ", ".join(candidates)),
             len(inputs.validation),
+            extra=events.Note().extra,
         )
         failed: UserError | None = None
         for name, tried in candidates.items():
@@ -367,6 +369,7 @@ def _log_best(name: str, trial: Trial | None) -> None:
         "%s: best so far %s with %.1f %% of %d training images right (95 %% interval %.1f to %.1f)",
         *(name, described(trial.candidate.values) or "the usual settings"),
         *(100 * trial.accuracy, trial.images, 100 * low, 100 * high),
+        extra=events.Note().extra,
     )
 
 
@@ -380,6 +383,7 @@ def _log_choice(search: Search) -> None:
     _logger.info(
         "Chosen: %s on %s; now the run trains with it on all training images",
         *(described(candidate.values) or "the usual settings", candidate.backbone),
+        extra=events.Note().extra,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from image_classification.inventory.column_kinds import ColumnOptions
 
 Commands: TypeAlias = "_SubParsersAction[argparse.ArgumentParser]"
+
+_logger = logging.getLogger(__name__)
 
 _STANDARD_OUTPUT = "standard output"
 _MEBIBYTE = 1 << 20
@@ -85,6 +88,24 @@ def log_form(namespace: argparse.Namespace) -> str:
         return logs.PLAIN
     stream = namespace.log_stream
     return logs.TERMINAL if stream is not None and stream.isatty() else logs.PLAIN
+
+
+def drawn_job(namespace: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return what draws the job that a block runs, if the log is for people."""
+    stream = namespace.log_stream
+    if log_form(namespace) != logs.TERMINAL:
+        return nullcontext()
+    level = environment.LOG_LEVEL.read_integer(0)
+    if (process.local_rank() or (0, 1))[0]:  # the first process draws
+        logs.configure(max(level, logging.WARNING), stream, form=logs.TERMINAL)
+        return nullcontext()
+    from image_classification import terminal
+
+    if not terminal.is_installed():
+        logs.configure(level, stream)
+        _logger.warning("The package rich is not installed, so the log is plain: pip install rich")
+        return nullcontext()
+    return terminal.job_view(stream)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classification import logs
-from image_classification.cli.command_line import Commands, add_log, log_form, pairs, say
-from image_classification.contract import environment, failure, process
+from image_classification.cli.command_line import Commands, add_log, drawn_job, log_form, pairs, say
+from image_classification.contract import environment, failure
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.paths import JobPaths, read_json
 from image_classification.contract.presets import PRESETS
@@ -134,7 +134,7 @@ def run(namespace: argparse.Namespace) -> int:
 
         with (
             stop_on_signals() as stop,  # before the slow imports
-            _view(namespace),
+            drawn_job(namespace),
             _run_of(namespace, paths, overrides) as run_,
         ):
             code = _train(namespace, run_, overrides, stop)
@@ -145,23 +145,6 @@ def run(namespace: argparse.Namespace) -> int:
         return code
     except Exception as error:
         return failure.report_failure(error, failure_file)
-
-
-def _view(namespace: argparse.Namespace) -> AbstractContextManager[None]:
-    """Return what draws the job while a block runs, if the log is for people."""
-    if log_form(namespace) != logs.TERMINAL:
-        return nullcontext()
-    level = environment.LOG_LEVEL.read_integer(0)
-    if (process.local_rank() or (0, 1))[0]:  # the first process draws
-        logs.configure(max(level, logging.WARNING), namespace.log_stream, form=logs.TERMINAL)
-        return nullcontext()
-    from image_classification import terminal
-
-    if not terminal.is_installed():
-        logs.configure(level, namespace.log_stream)
-        _logger.warning("The package rich is not installed, so the log is plain: pip install rich")
-        return nullcontext()
-    return terminal.job_view(namespace.log_stream)
 
 
 def _train(

@@ -65,6 +65,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
         help="replace the model in --output, at the end of the job",
     )
     add("--json", action="store_true", help="print the trials and the accuracy as JSON")
+    command_line.add_log(command)
     command.set_defaults(run=run)
 
 
@@ -76,9 +77,10 @@ def run(namespace: argparse.Namespace) -> int:
         raise UsageError("--overwrite needs --output DIR: without it, each run has a new folder")
     settings = command_line.pairs(namespace.set, "--set")
     plan = Plan(namespace.backbones, namespace.trials, namespace.minutes)
-    folder, search = tune_data(
-        namespace.data, namespace.output, settings, plan, overwrites=namespace.overwrite
-    )
+    with command_line.drawn_job(namespace):
+        folder, search = tune_data(
+            namespace.data, namespace.output, settings, plan, overwrites=namespace.overwrite
+        )
     found = search.to_json() | {"model": str(folder)} | _measured(folder)
     if namespace.json:
         command_line.say(json.dumps(found, ensure_ascii=False, indent=1))
