@@ -14,6 +14,7 @@ import image_classification as ic
 from image_classification.cli import main
 from tests.conftest import ClassFolders
 from tests.contract.conftest import EVIL
+from tests.golden.cases import unpacked
 
 ARTIFACTS = Path(__file__).parent.parent / "golden" / "artifacts"
 
@@ -159,6 +160,43 @@ def test_a_job_in_a_base_folder_is_a_run_with_its_output(
     for run in (base, base / "model"):
         found = json.loads(said(capsys, two_runs[1], run, "--json"))
         assert found["runs"][1]["epochs"] == 3 and found["images"] > 0
+
+
+def test_with_several_comparisons_the_p_values_hold_together(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = two_runs
+    (alone,) = json.loads(said(capsys, first, other, "--json"))["differences"]
+    third, fourth = (copy(run, tmp_path / name) for run, name in ((other, "c"), (first, "d")))
+    found = json.loads(said(capsys, first, other, third, fourth, "--json"))["differences"]
+    assert [one["other"] for one in found] == ["b", "c", "d"]
+    holm = min(1.0, 3 * alone["p_value"])  # the smallest of three
+    assert [one["p_value"] for one in found] == pytest.approx([holm, holm, 1.0])
+
+
+def test_an_image_of_several_classes_is_right_if_it_has_exactly_these(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rows in (
+        ("a", [[0.9, 0.2, 0.6], [0.1, 0.1, 0.1]]),
+        ("b", [[0.9, 0.6, 0.6], [0.1, 0.1, 0.4]]),
+    ):
+        run = unpacked(ARTIFACTS / "torch-several-labels.tar.gz", tmp_path / name)
+        labels = json.loads((run / "labels.json").read_text())["labels"]
+        count = json.loads((run / "manifest.json").read_text())["metrics"]
+        lines = [
+            {"key": f"{n}.jpg", "labels": [labels[2], labels[0]], "probabilities": row}
+            if n == 0
+            else {"key": f"{n}.jpg", "labels": [], "probabilities": row}
+            for n, row in enumerate([rows[0], *[rows[1]] * (count["validation_samples"] - 1)])
+        ]
+        text = "\n".join(map(json.dumps, lines))
+        (run / "validation-predictions.jsonl").write_text(text)
+    found = json.loads(said(capsys, tmp_path / "a", tmp_path / "b", "--json"))
+    assert [run["correct"] for run in found["runs"]] == [found["images"], found["images"] - 1]
+    (changed,) = found["changed"]
+    assert changed["label"] == changed["answers"]["a"] == "|".join(sorted([labels[0], labels[2]]))
+    assert "exactly the classes" in " ".join(found["remarks"])
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(
