@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from image_classification.cli import parser
 from tests.conftest import REPOSITORY
 from tests.unit.test_architecture import ALLOWED, PACKAGE
 
@@ -116,3 +118,38 @@ def test_each_heading_of_the_page_of_errors_is_a_message_of_the_product() -> Non
     for heading in headings:
         pieces = [re.escape(piece.strip()) for piece in heading.split("…") if piece.strip()]
         assert re.search(".*".join(pieces), listed), f"no message of the product: {heading}"
+
+
+def commands_of(page: str) -> list[str]:
+    text = (REPOSITORY / "docs" / page).read_text("utf-8")
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+    return [line for line in lines if line.startswith("image-classification ")]
+
+
+@pytest.mark.parametrize("command", commands_of("how-to.md"))
+def test_the_program_knows_each_command_of_the_how_to_page(command: str) -> None:
+    words = shlex.split(command)[1:]
+    assert parser(words[0]).parse_args(words)
+
+
+def test_the_start_page_leads_to_every_answer_of_the_how_to_page() -> None:
+    answers = (REPOSITORY / "docs" / "how-to.md").read_text("utf-8")
+    start = (REPOSITORY / "docs" / "index.md").read_text("utf-8")
+    questions = re.findall(r"^### (.*)$", answers, re.MULTILINE)
+    assert len(questions) >= 25
+    anchors = {re.sub(r"[^\w\- ]", "", q.lower()).replace(" ", "-") for q in questions}
+    assert anchors - set(re.findall(r"\(how-to\.md#([\w-]+)\)", start)) == set()
+
+
+PICTURES = sorted((REPOSITORY / "docs" / "images").iterdir())
+
+
+def test_the_pictures_of_the_pages_are_small_and_each_is_shown_with_a_description() -> None:
+    sizes = {picture.name: picture.stat().st_size for picture in PICTURES}
+    assert max(sizes.values()) <= 150_000 and sum(sizes.values()) <= 1_000_000
+    shown = {
+        Path(target).name: text
+        for page in PAGES
+        for text, target in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text("utf-8"))
+    }
+    assert set(shown) == set(sizes) and all(len(text) > 20 for text in shown.values())

@@ -61,6 +61,6 @@ function sideOf(side, scale) {
 }
 
 export function megabytes(bytes) {
-  if (bytes < 10 * 1024) return `${bytes} bytes`;
+  if (bytes < 1024) return `${bytes} bytes`;
   return bytes < 1024 ** 2 ? `${Math.round(bytes / 1024)} KB` : `${(bytes / 1024 ** 2).toFixed(1)} MB`;
 }
