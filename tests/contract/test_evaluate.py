@@ -103,6 +103,11 @@ def test_skipped_records_are_named_by_their_files(
     assert main(["evaluate", *words]) == 2
     (key,) = json.loads(capsys.readouterr().out)["skipped"]
     assert key.startswith("test.rec#") and key.endswith(f" ({picture.relative_to(PICTURES)})")
+    listing = prefix.with_suffix(".lst")
+    listing.write_text(listing.read_text().replace(picture.name, "\x1b[31m.png"))
+    assert main(["evaluate", *words[:-1]]) == 2
+    text = capsys.readouterr().out
+    assert "\\x1b[31m.png): " in text and "\x1b" not in text  # a terminal must not obey a name
 
 
 def test_a_report_of_the_test_images_has_the_sections_of_the_training_report_and_the_table(

@@ -14,7 +14,7 @@ from image_classification.curation import wilson_interval
 from image_classification.errors import DataError, UsageError, counted
 from image_classification.files import write_text
 from image_classification.images.encode import thumbnail
-from image_classification.logs import late_progress
+from image_classification.logs import late_progress, printable
 from image_classification.pages import render
 from image_classification.pages.charts import overlaid_chart
 
@@ -76,7 +76,7 @@ def compare(namespace: argparse.Namespace) -> int:
     if namespace.json:
         command_line.say(json.dumps(found.to_json(), ensure_ascii=False))
     else:
-        command_line.say(*lines(found, has_page=output is not None))
+        command_line.say(*map(printable, lines(found, has_page=output is not None)))
     if output is not None:
         write_text(output, page(found))
         _logger.info("%s: open it in a browser", output)
@@ -182,7 +182,7 @@ def _value(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    text = text if text.isprintable() else repr(text)[1:-1]
+    text = printable(text)
     return text if len(text) <= _MOST_CELL else text[: _MOST_CELL - 1] + "…"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from image_classification.cli import command_line
 from image_classification.errors import UsageError, counted
-from image_classification.logs import late_progress
+from image_classification.logs import late_progress, printable
 
 if TYPE_CHECKING:
     from image_classification.api.results import ClassScore, Evaluation
@@ -80,7 +80,7 @@ def evaluate(namespace: argparse.Namespace) -> int:
     if namespace.json:
         command_line.say(json.dumps(_content(found), ensure_ascii=False))
     else:
-        command_line.say(*_lines(found))
+        command_line.say(*map(printable, _lines(found)))
     if namespace.csv is not None:
         found.write_csv(namespace.csv, overwrite=namespace.overwrite)
         _logger.info("%s: %s", namespace.csv, counted(found.samples, "predictions"))
@@ -163,5 +163,5 @@ def _share(value: float | None) -> str:
 
 def _short(name: str) -> str:
     """Return a class name for a terminal: on one line, and not too long."""
-    text = name if name.isprintable() else repr(name)[1:-1]
+    text = printable(name)
     return text if len(text) <= _MOST_NAME else text[: _MOST_NAME - 1] + "…"
