@@ -1,9 +1,10 @@
 """Train on random splits of a folder of class folders, and measure on images unseen by the job.
 
 Each split draws test, validation and training images of every class. A job chooses its best epoch
-on the validation images, and its `test` channel is measured once. All classes have equally many
-test images, so the accuracy is the balanced accuracy. Few images and rare classes are drawn from
-the training images of the split.
+on the validation images, and its `test` channel is measured once. The row `tune` is the run of
+`image-classification tune`, which chooses its settings on the training images. All classes have
+equally many test images, so the accuracy is the balanced accuracy. Few images and rare classes are
+drawn from the training images of the split.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PRESETS = ("transfer", "fine-tune", "best")
+TUNE = "tune"
+PRESETS = ("transfer", "fine-tune", "best", TUNE)
 METHODS: Mapping[str, Mapping[str, str]] = {
     "nothing": {},
     "class_weights=balanced": {"class_weights": "balanced"},
@@ -137,7 +139,8 @@ def runs(split: Split, args: argparse.Namespace) -> Iterable[Run]:
     """Yield the jobs of a split."""
     if "presets" in args.tables:
         for preset in args.presets:
-            yield Run("presets", preset, split.train, {"preset": preset})
+            given = {} if preset == TUNE else {"preset": preset}
+            yield Run("presets", preset, split.train, given)
     transfer = {"preset": "transfer"}
     if "few" in args.tables:
         for count in args.few:
@@ -163,17 +166,18 @@ def train(split: Split, run: Run, own: Mapping[str, str], work: Path | None) -> 
     """Train one job in a process of its own; return its test accuracy and its cost."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         root = Path(folder)
-        command = [sys.executable, "-m", "image_classification", "train"]
-        for channel, files in (
-            ("training", run.train),
+        command = [sys.executable, "-m", "image_classification"]
+        command += [TUNE if run.row == TUNE else "train", str(root / "data")]
+        for folder_name, files in (
+            ("train", run.train),
             ("validation", split.validation),
             ("test", split.test),
         ):
             for name, paths in files.items():
-                (root / channel / name).mkdir(parents=True)
+                folder_of_class = root / "data" / folder_name / name
+                folder_of_class.mkdir(parents=True)
                 for path in paths:
-                    shutil.copyfile(path, root / channel / name / path.name)
-            command += ["--channel", f"{channel}={root / channel}"]
+                    shutil.copyfile(path, folder_of_class / path.name)
         seed = {"random_seed": str(split.number)}
         for name, value in (seed | dict(run.given) | dict(own)).items():
             command += ["--set", f"{name}={value}"]
@@ -185,6 +189,10 @@ def train(split: Split, run: Run, own: Mapping[str, str], work: Path | None) -> 
             sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         after = os.times()
         manifest = json.loads((root / "model" / "manifest.json").read_text("utf-8"))
+        if run.row == TUNE:
+            found = json.loads((root / "model" / "trials.json").read_text("utf-8"))
+            print(f"chosen: {found['chosen']}; search: {found['seconds']:.0f} s, "
+                f"{found['cpu_seconds']:.0f} CPU-s", file=sys.stderr, flush=True)  # fmt: skip
     spent = after.children_user + after.children_system
     return {
         "accuracy": manifest["metrics"]["test"]["accuracy"],
