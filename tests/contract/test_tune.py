@@ -61,7 +61,8 @@ def test_the_json_has_every_trial_and_the_accuracy_on_images_that_had_no_part_in
     assert [row for row in tuned["trials"] if row["chosen"]] == [tuned["chosen"]]
     assert tuned["backbones"][0]["images"] == 30
     assert tuned["validation"]["images"] == 6 and "test" not in tuned
-    assert tuned["skipped"] == [] and tuned["ended_early"] == ""
+    assert [row["name"] for row in tuned["skipped"]] == ["preset=fine-tune"]
+    assert tuned["ended_early"] == ""
     assert "resnet20: features: 30/30 images" in tuned["log"]
     assert "resnet20: heads: 15/15 heads" in tuned["log"]
 
@@ -93,7 +94,11 @@ def test_a_search_out_of_time_trains_with_the_usual_settings_and_says_so(
     assert "No trial was finished: the run has the usual settings" in caplog.text
     found = json.loads((output / "trials.json").read_text())
     assert found["chosen"] is None and "have passed" in found["ended_early"]
-    assert {row["name"] for row in found["skipped"]} == {"resnet20", "resnet32"}
+    left_out = {row["name"]: row["reason"] for row in found["skipped"]}
+    assert {name for name, why in left_out.items() if "search ended" in why} == {
+        "resnet20",
+        "resnet32",
+    }
     assert read_artifact(output).manifest["hyperparameters"]["schedule"]["learning_rate"] == 0.03
     assert model.trials == []
 
@@ -124,7 +129,7 @@ def test_the_number_of_trials_is_shared_by_the_backbones() -> None:
             TINY | {"train_only_top_layer": "0"},
             {"backbones": ("resnet20",)},
             UsageError,
-            "trains all layers",
+            "all layers are trained",
         ),
     ],
 )
@@ -143,8 +148,21 @@ def test_what_cannot_be_tuned_is_refused_with_a_reason_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("plan", [{"trials": 0}, {"minutes": 0.0}, {"minutes": float("nan")}])
-def test_a_budget_of_nothing_is_refused(plan: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"trials": 0},
+        {"minutes": 0.0},
+        {"minutes": float("nan")},
+        {"images": 9},
+        {"presets": ("best",)},
+        {"presets": ("fine-tune",)},
+        {"presets": ("transfer", "scratch")},
+    ],
+)
+def test_a_budget_of_nothing_and_a_recipe_that_cannot_be_tried_are_refused(
+    plan: dict[str, Any],
+) -> None:
     with pytest.raises(UsageError, match="expected"):
         Plan(**plan)
 
@@ -165,6 +183,26 @@ def test_too_few_images_to_choose_on_are_refused(
     data = write_class_folders(tmp_path / "few", ("a", "b"), per_class=5)
     with pytest.raises(DataError, match="expected at least 10 training images"):
         tune_data(data, tmp_path / "run", TINY, Plan(backbones=("resnet20",)))
+
+
+def test_training_all_layers_is_tried_on_one_fold_and_the_run_has_the_recipe_that_is_chosen(
+    flowers: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    plan = Plan(("resnet20",), ("transfer", "fine-tune"), images=20, trials=1)
+    given = TINY | {"learning_rate": "0.01"}
+    with caplog.at_level("INFO", "image_classification"):
+        folder, search = tune_data(flowers, tmp_path / "run", given, plan)
+    assert "Trying on 21 of 30 training images (--images 20)" in caplog.text  # 7 of each class
+    head, whole = search.to_json()["trials"]
+    assert (head["preset"], head["folds"], head["images"]) == ("transfer", 5, 21)
+    assert (whole["preset"], whole["folds"]) == ("fine-tune", 1) and 3 <= whole["images"] <= 6
+    job = read_artifact(folder).manifest["hyperparameters"]
+    assert job["train_only_head"] == head["chosen"] == (not whole["chosen"])
+    assert "resnet20: all layers:" in capsys.readouterr().err
 
 
 @pytest.mark.survival

@@ -83,6 +83,8 @@ def tune(
     data: str | os.PathLike[str],
     *,
     backbones: Sequence[str] = (),
+    presets: Sequence[str] = ("transfer",),
+    images: int = 10_000,
     trials: int | None = None,
     minutes: float | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -99,6 +101,8 @@ def tune(
     Args:
         data: as for `train`, with one class per image.
         backbones: names; without any, all whose pretrained weights are on this machine.
+        presets: `("transfer", "fine-tune")` tries the training of all layers too, on one fold.
+        images: training images to try on, if there are more, ≥ 10; the same share of each class.
         trials: the most combinations of backbone, learning rate and weight decay to try, ≥ 1.
         minutes: after these the search ends, > 0; the training follows.
         output, overwrite: as for `train`.
@@ -117,7 +121,7 @@ def tune(
 
     disable_telemetry()
     target = None if output is None else Path(output)
-    plan = Plan(tuple(backbones), trials, minutes)
+    plan = Plan(tuple(backbones), tuple(presets), images, trials, minutes)
     folder, _ = tune_data(Path(data), target, _as_text(settings), plan, overwrites=overwrite)
     return Model(folder)
 

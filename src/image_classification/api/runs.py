@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from image_classification.api.data_channel import channel_of
+from image_classification.api.results import TRIALS_FILE
 from image_classification.artifact import MANIFEST_FILE
 from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.failure import warned
@@ -244,7 +245,7 @@ def _replace(new: Path, old: Path) -> None:
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         os.replace(new / name, target)
-    for name in listed - names:
+    for name in (listed | {TRIALS_FILE}) - names:
         (old / name).unlink(missing_ok=True)
 
 

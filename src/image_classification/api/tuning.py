@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,21 +31,23 @@ from image_classification.files import write_text
 from image_classification.training.stopping import Interruption, StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
-    from image_classification.loading.bad_samples import BadSamples
     from image_classification.samples import IntArray
     from image_classification.training.inputs import Inputs
     from image_classification.training.request import JobRequest
     from image_classification.training.trials import BackboneTrials, Candidate, Trial
 
-PRESET = "transfer"
-"""The recipe whose features can be kept."""
+PRESET, WHOLE = "transfer", "fine-tune"
+"""The recipe whose features can be kept, and the one that trains all layers."""
+
+MOST_IMAGES = 10_000
+"""Training images that a search takes, if the user does not say how many."""
+
+LEAST_IMAGES = 10
+"""Training images that a search needs: two in each fold."""
 
 _FROM_PRESET = f"preset {PRESET}"  # the origin of its values
-_RATES = (1.0, 3.0, 1 / 3)  # times the learning rate of the recipe
-_DECAYS = (1.0, 1 / 4, 4.0)  # times its weight decay
-_MOST = 1.0  # of both, as hyperparameters
 _NOT_SET = {  # hyperparameters that the search sets itself → how to say it
-    "preset": "name it with --presets (presets= in Python)",
+    "preset": "name presets with --presets (presets= in Python)",
     "num_layers": "name backbones with --backbones (backbones= in Python)",
     "model_id": "name backbones with --backbones (backbones= in Python)",
 }
@@ -57,6 +60,8 @@ class Plan:
 
     Attributes:
         backbones: names; empty: all whose weights are on this machine.
+        presets: PRESET, and WHOLE if it is tried too.
+        images: training images to try on, if there are more; the same share of each class.
         trials: the most combinations of backbone, learning rate and weight decay; None: all.
         minutes: after these the search ends; None: no limit. The run is trained after it.
 
@@ -65,10 +70,19 @@ class Plan:
     """
 
     backbones: Sequence[str] = ()
+    presets: Sequence[str] = (PRESET,)
+    images: int = MOST_IMAGES
     trials: int | None = None
     minutes: float | None = None
 
     def __post_init__(self) -> None:
+        if PRESET not in self.presets or not {PRESET, WHOLE}.issuperset(self.presets):
+            raise UsageError(
+                f"--presets {','.join(self.presets)}: expected {PRESET}, or {PRESET},{WHOLE}; best "
+                f"compares the two in each job, and scratch has no pretrained features"
+            )
+        if self.images < LEAST_IMAGES:
+            raise UsageError(f"--images {self.images}: expected {LEAST_IMAGES} or more")
         if self.trials is not None and self.trials < 1:
             raise UsageError(f"--trials {self.trials}: expected 1 or more")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
@@ -81,6 +95,7 @@ class Search:
 
     Attributes:
         usual: what the run has if not one trial was finished.
+        whole: the trial of WHOLE, if there is one.
         backbones: what was tried, the cheaper backbone first.
         skipped: name of a backbone or preset → why it was not tried.
         chosen: the trial whose settings the run has, or None.
@@ -89,6 +104,7 @@ class Search:
     """
 
     usual: Candidate | None = None
+    whole: Trial | None = None
     backbones: list[BackboneTrials] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     chosen: Trial | None = None
@@ -99,7 +115,8 @@ class Search:
     @property
     def trials(self) -> list[Trial]:
         """All trials: the cheaper backbone and the more usual settings first."""
-        return [trial for one in self.backbones for trial in one.trials]
+        found = [trial for one in self.backbones for trial in one.trials]
+        return found if self.whole is None else [*found, self.whole]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `trials.json`."""
@@ -167,10 +184,7 @@ def tune_data(
     interruption = Interruption()
     with run_of_data(data, output, given, overwrites=overwrites) as run:
         if run.settings.get("multi_label"):
-            raise DataError(
-                f"{data} has images of several classes each, but tune compares the accuracy of one "
-                "class per image: train it with image-classification train"
-            )
+            raise DataError(f"{data} has images of several classes each: use train, not tune")
         with interruption.listening():
             search = _search(run, plan, interruption)
         chosen = search.chosen.candidate if search.chosen else search.usual
@@ -178,8 +192,7 @@ def tune_data(
             raise KeyboardInterrupt
         own = {**run.settings, "preset": chosen.preset, "backbone": chosen.backbone}
         _train(replace(run, settings=own | dict(chosen.values)), search, interruption)
-    assert run.folder is not None, "a run on data has a folder"
-    return run.folder, search
+    return run.folder or run.paths.model, search
 
 
 def _checked(given: dict[str, str], plan: Plan) -> Plan:
@@ -210,17 +223,16 @@ def _train(run: Run, search: Search, interruption: Interruption) -> None:
 
 def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
     """Try the candidates of every backbone, the cheapest first."""
+    from image_classification.training.loaders import bad_samples_of
     from image_classification.training.request import requests_of_backbones
     from image_classification.training.trials import best_of, run_trials
 
     spent, began = time.process_time(), time.monotonic()
     search = Search()
-    own = {**run.settings, "preset": PRESET}
-    requests, search.skipped = requests_of_backbones(run.paths, own, plan.backbones)
-    for request in requests.values():
-        _check_settings(request)
+    given = {**run.settings, "preset": PRESET}
+    requests, search.skipped = requests_of_backbones(run.paths, given, plan.backbones)
     first = next(iter(requests.values()))
-    with closing(_inputs(first)) as inputs:
+    with closing(_inputs(first, plan.images)) as inputs:
         candidates = _planned(
             {name: _candidates(request, inputs) for name, request in requests.items()}, plan.trials
         )
@@ -228,9 +240,12 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             search.skipped[name] = f"--trials {plan.trials} leaves none for it"
         search.usual = next(iter(candidates.values()))[0]
         folds: IntArray | None = None
-        bad_samples = _bad_samples(first, inputs)
-        limit = None if plan.minutes is None else began + 60 * plan.minutes
-        should_stop = _stop_of(interruption, limit)
+        bad_samples = bad_samples_of(first.settings, inputs)
+        limit = began + 60 * (plan.minutes or float("inf"))
+
+        def should_stop() -> bool:
+            return interruption.is_set() or time.monotonic() >= limit
+
         _logger.info(
             "Tuning on %d training images: %d trials with %s; the %d validation images have no "
             "part in the choice",
@@ -253,36 +268,64 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             search.backbones.append(found)
             folds = found.folds
             search.ended_early = "" if found.is_complete else _reason(interruption, plan)
-            _log_best(name, best_of(found.trials))
-        if failed is not None and not search.backbones:
+            if best := best_of(found.trials):
+                _log_best(name, best)
+            _log_left(candidates, name, time.monotonic() - began)
+        if failed and not search.backbones:
             raise failed
-    search.chosen = best_of(search.trials)
+        search.chosen = best_of(search.trials)
+        if WHOLE not in plan.presets:
+            search.skipped[f"preset={WHOLE}"] = (
+                f"it trains all layers, which takes as long as a job: --presets {PRESET},{WHOLE}"
+            )
+        elif search.chosen is None or folds is None or should_stop():
+            search.skipped[f"preset={WHOLE}"] = "the search ended before it"
+        else:
+            _try_whole(run, search, search.chosen, inputs, folds, should_stop)
+            if search.whole is not None and not search.whole.folds:
+                search.ended_early = _reason(interruption, plan)
     search.cpu_seconds, search.seconds = time.process_time() - spent, time.monotonic() - began
     _log_choice(search)
     return search
 
 
-def _check_settings(request: JobRequest) -> None:
-    """Refuse hyperparameters with which no features can be kept."""
-    settings = request.settings
-    if not settings.train_only_head:
-        wrong = "train_only_top_layer=0 trains all layers"
-    elif settings.recipe.mixes:
-        wrong = "mixup_alpha and cutmix_alpha mix images"
-    else:
-        return
-    raise UsageError(
-        f"tune computes the features of each image once, but {wrong}: leave it out, or use train"
-    )
+def _try_whole(
+    run: Run,
+    search: Search,
+    chosen: Trial,
+    inputs: Inputs,
+    folds: IntArray,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Try to train all layers of the chosen backbone; choose that if it is clearly better."""
+    from image_classification.training.final_settings import final_settings
+    from image_classification.training.request import read_request
+    from image_classification.training.trials import Candidate, is_worse, judge_whole
+
+    backbone = chosen.candidate.backbone
+    request = read_request(run.paths, {**run.settings, "preset": WHOLE, "backbone": backbone})
+    settings = final_settings(request.settings, inputs)
+    candidate = Candidate(backbone, WHOLE, {}, settings, request.settings.epochs)
+    _logger.info("%s: trying preset=%s on the first fold", backbone, WHOLE)
+    search.whole = judge_whole(candidate, inputs, folds, should_stop)
+    if search.whole.folds and not search.whole.has_diverged and is_worse(chosen, search.whole):
+        search.chosen = search.whole
 
 
-def _inputs(request: JobRequest) -> Inputs:
+def _inputs(request: JobRequest, most: int) -> Inputs:
+    """Open the data; of more than so many training images, take an even share of each class."""
+    from image_classification.labels.split import stratified_split
+    from image_classification.loading.sources import SubsetSource
     from image_classification.training.inputs import open_inputs
-    from image_classification.training.trials import LEAST_IMAGES
 
     channel = request.interface.training_channel
     inputs = open_inputs(request.channels, request.settings, channel)
-    count = len(inputs.training)
+    source, count = inputs.training, len(inputs.training)
+    if count > most:
+        share, seed = most / count, request.settings.seed
+        kept, _, _ = stratified_split(source.class_indices, (share, 1 - share, 0), seed)
+        inputs = replace(inputs, training=SubsetSource(source, kept, source.name))
+        _logger.info("Trying on %d of %d training images (--images %d)", len(kept), count, most)
     if count < LEAST_IMAGES:
         inputs.close()
         raise DataError(
@@ -294,99 +337,65 @@ def _inputs(request: JobRequest) -> Inputs:
 
 def _candidates(request: JobRequest, inputs: Inputs) -> list[Candidate]:
     """Return what to try with a backbone: the usual settings, then those that change the least."""
-    from image_classification.training.final_settings import final_settings
+    from image_classification.training.feature_cache import obstacle
+    from image_classification.training.final_settings import final_settings, variations
     from image_classification.training.trials import Candidate
 
     kept = {
         name for name, _, origin in request.origins() if origin not in ("default", _FROM_PRESET)
     }
     usual = final_settings(request.settings, inputs)
-    rate, decay = usual.schedule.learning_rate, usual.optimizer.weight_decay
-    rates = _around("learning_rate", rate, _RATES, kept)
-    decays = _around("weight_decay", decay, _DECAYS, kept)
-    found = []
-    pairs = [(i, j) for i in range(len(rates)) for j in range(len(decays))]
-    for i, j in sorted(pairs, key=lambda pair: ((pair[0] > 0) + (pair[1] > 0), pair)):
-        schedule = replace(usual.schedule, learning_rate=rates[i])
-        optimizer = replace(usual.optimizer, weight_decay=decays[j])
-        settings = replace(usual, schedule=schedule, optimizer=optimizer)
-        values = {"learning_rate": f"{rates[i]:g}"}
-        values |= {"weight_decay": f"{decays[j]:g}"} if decay else {}
-        values = {name: value for name, value in values.items() if name not in kept}
-        found.append(
-            Candidate(usual.backbone.name, PRESET, values, settings, request.settings.epochs)
-        )
-    return found
-
-
-def _around(name: str, usual: float, factors: Sequence[float], kept: set[str]) -> list[float]:
-    """Return the values of a hyperparameter to try; only the usual one if the user has set it."""
-    if name in kept:
-        return [usual]
-    return list(dict.fromkeys(min(_MOST, float(f"{usual * factor:.3g}")) for factor in factors))
+    if reason := obstacle(replace(usual, feature_copies=1), inputs):
+        raise UsageError(f"tune keeps the features of images, but {reason}: use train")
+    return [
+        Candidate(usual.backbone.name, PRESET, values, settings, request.settings.epochs)
+        for values, settings in variations(usual, kept)
+    ]
 
 
 def _planned(
     candidates: Mapping[str, list[Candidate]], most: int | None
 ) -> dict[str, list[Candidate]]:
     """Return at most so many candidates: those that change the least, of every backbone."""
-    if most is None:
-        return dict(candidates)
-    taken: dict[str, list[Candidate]] = {name: [] for name in candidates}
-    left = {name: list(own) for name, own in candidates.items()}
-    while most and any(left.values()):
-        for name in left:
-            if most and left[name]:
-                taken[name].append(left[name].pop(0))
-                most -= 1
-    return {name: own for name, own in taken.items() if own}
-
-
-def _bad_samples(request: JobRequest, inputs: Inputs) -> BadSamples:
-    from image_classification.loading.bad_samples import BadSamples, parse_limit
-
-    count = sum(map(len, inputs.splits.values()))
-    return BadSamples(
-        parse_limit(request.settings.max_bad_samples, count),
-        "repair or remove them, or allow more with max_bad_samples (a count, or 1%)",
-    )
-
-
-def _stop_of(interruption: Interruption, limit: float | None) -> Callable[[], bool]:
-    return lambda: interruption.is_set() or (limit is not None and time.monotonic() >= limit)
+    places = [(number, name) for name, own in candidates.items() for number in range(len(own))]
+    counts = Counter(name for _, name in sorted(places, key=lambda place: place[0])[:most])
+    return {name: own[: counts[name]] for name, own in candidates.items() if counts[name]}
 
 
 def _reason(interruption: Interruption, plan: Plan) -> str:
     return "interrupted" if interruption.is_set() else f"--minutes {plan.minutes:g} have passed"
 
 
-def _log_best(name: str, trial: Trial | None) -> None:
-    if trial is None:
-        _logger.info("%s: no trial was finished", name)
-        return
+def _log_best(name: str, trial: Trial) -> None:
     low, high = trial.interval
     _logger.info(
         "%s: best so far %s with %.1f %% of %d training images right (95 %% interval %.1f to %.1f)",
-        *(name, described(trial.candidate.values) or "the usual settings"),
+        *(name, trial.candidate.text),
         *(100 * trial.accuracy, trial.images, 100 * low, 100 * high),
         extra=events.Note().extra,
     )
 
 
+def _log_left(names: Iterable[str], done: str, seconds: float) -> None:
+    """Log how long the backbones after `done` will take, by what their layers compute."""
+    from image_classification.training.request import cost_of
+
+    order = list(names)
+    number = order.index(done) + 1
+    before, after = sum(map(cost_of, order[:number])), sum(map(cost_of, order[number:]))
+    if after and after < float("inf"):
+        words = number, len(order), seconds * after / before
+        _logger.info("%d of %d backbones tried, about %.0f s left", *words)
+
+
 def _log_choice(search: Search) -> None:
     if search.ended_early:
         _logger.warning("The search ended early: %s", search.ended_early)
+    if search.chosen is None and any(trial.has_diverged for trial in search.trials):
+        raise UserError("training diverged in every trial: set a lower learning_rate")
     if search.chosen is None:
         _logger.warning("No trial was finished: the run has the usual settings of %s", PRESET)
         return
-    candidate = search.chosen.candidate
-    _logger.info(
-        "Chosen: %s on %s; now the run trains with it on all training images",
-        *(described(candidate.values) or "the usual settings", candidate.backbone),
-        extra=events.Note().extra,
-    )
-
-
-def described(values: Mapping[str, str]) -> str:
-    """Return hyperparameters as text: `name=value, name=value`."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    chosen = search.chosen.candidate
+    text = f"preset={chosen.preset}, {chosen.backbone}, {chosen.text}"
+    _logger.info("Chosen: %s", text, extra=events.Note().extra)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from image_classification.api.tuning import MOST_IMAGES, PRESET, WHOLE, Plan, tune_data
 from image_classification.cli import command_line
 from image_classification.errors import UsageError
 
@@ -38,6 +39,21 @@ def add_commands(subparsers: command_line.Commands) -> None:
         default=(),
         metavar="A,B",
         help="networks to try (default: all whose pretrained weights are on this machine)",
+    )
+    add(
+        "--presets",
+        type=_names,
+        default=(PRESET,),
+        metavar="A,B",
+        help=f"{PRESET}, or {PRESET},{WHOLE} to try the training of all layers too, on one fold "
+        f"(default: {PRESET})",
+    )
+    add(
+        "--images",
+        type=int,
+        default=MOST_IMAGES,
+        metavar="N",
+        help=f"try on about so many training images, if there are more (default: {MOST_IMAGES})",
     )
     add("--trials", type=int, metavar="N", help="try at most so many combinations (default: all)")
     add(
@@ -71,12 +87,16 @@ def add_commands(subparsers: command_line.Commands) -> None:
 
 def run(namespace: argparse.Namespace) -> int:
     """Search, train, and print the table; return 0."""
-    from image_classification.api.tuning import Plan, tune_data
-
     if namespace.overwrite and not namespace.output:
         raise UsageError("--overwrite needs --output DIR: without it, each run has a new folder")
     settings = command_line.pairs(namespace.set, "--set")
-    plan = Plan(namespace.backbones, namespace.trials, namespace.minutes)
+    plan = Plan(
+        namespace.backbones,
+        namespace.presets,
+        namespace.images,
+        namespace.trials,
+        namespace.minutes,
+    )
     with command_line.drawn_job(namespace):
         folder, search = tune_data(
             namespace.data, namespace.output, settings, plan, overwrites=namespace.overwrite

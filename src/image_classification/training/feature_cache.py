@@ -44,7 +44,7 @@ def feature_cache(settings: Settings, inputs: Inputs, group: ProcessGroup) -> Fe
     """
     if not settings.train_only_head:
         return None
-    reason = _obstacle(settings, inputs)
+    reason = obstacle(settings, inputs)
     stores: dict[str, FeatureStore] = {}
     if not reason:
         try:
@@ -78,8 +78,10 @@ def augmentation_of(settings: Settings, cache: FeatureCache | None) -> Augmentat
     return None if is_single else settings.augmentation
 
 
-def _obstacle(settings: Settings, inputs: Inputs) -> str:
+def obstacle(settings: Settings, inputs: Inputs) -> str:
     """Return why the job cannot or must not keep features, or ""."""
+    if not settings.train_only_head:
+        return "all layers are trained"
     if not settings.feature_copies:
         return "feature_copies=0"
     if not inputs.training.is_countable:

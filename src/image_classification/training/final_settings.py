@@ -1,9 +1,9 @@
-"""The settings once the data is known: complete them, log them, and identify the job by them."""
+"""The settings once the data is known: complete, vary and log them, and identify a job by them."""
 
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -159,6 +159,40 @@ def epochs_of(settings: Settings, samples: int, hosts: int = 1) -> int:
     """Return the number of epochs of `with_min_updates`."""
     updates = -(-samples // (settings.batch_size * settings.recipe.accumulate_batches * hosts))
     return max(settings.epochs, -(-settings.min_updates // updates))
+
+
+_RATES = (1.0, 3.0, 1 / 3)  # times the learning rate of a recipe
+_DECAYS = (1.0, 1 / 4, 4.0)  # times its weight decay
+_MOST = 1.0  # of both, as hyperparameters
+
+
+def variations(settings: Settings, kept: Container[str]) -> list[tuple[dict[str, str], Settings]]:
+    """Return settings to try, with the hyperparameters that give a job these.
+
+    The first are the settings themselves, then those that change the least.
+
+    Args:
+        settings: of a job.
+        kept: of the hyperparameters `learning_rate` and `weight_decay` those that do not vary.
+    """
+    rate, decay = settings.schedule.learning_rate, settings.optimizer.weight_decay
+    rates = _around(rate, () if "learning_rate" in kept else _RATES)
+    decays = _around(decay, () if "weight_decay" in kept else _DECAYS)
+    pairs = [(i, j) for i in range(len(rates)) for j in range(len(decays))]
+    found = []
+    for i, j in sorted(pairs, key=lambda pair: ((pair[0] > 0) + (pair[1] > 0), pair)):
+        schedule = replace(settings.schedule, learning_rate=rates[i])
+        optimizer = replace(settings.optimizer, weight_decay=decays[j])
+        values = {} if "learning_rate" in kept else {"learning_rate": f"{rates[i]:g}"}
+        if decay and "weight_decay" not in kept:
+            values["weight_decay"] = f"{decays[j]:g}"
+        found.append((values, replace(settings, schedule=schedule, optimizer=optimizer)))
+    return found
+
+
+def _around(usual: float, factors: Sequence[float]) -> list[float]:
+    values = (min(_MOST, float(f"{usual * factor:.3g}")) for factor in factors)
+    return list(dict.fromkeys(values)) or [usual]
 
 
 def log_settings(request: JobRequest, inputs: Inputs) -> None:

@@ -107,11 +107,7 @@ def open_loaders(
         cache: of features, if the job has one.
         closes_sources: False leaves the sources open.
     """
-    count = sum(len(source) for source in inputs.splits.values())
-    bad_samples = BadSamples(
-        parse_limit(settings.max_bad_samples, count),
-        "repair or remove them, or allow more with max_bad_samples (a count, or 1%)",
-    )
+    bad_samples = bad_samples_of(settings, inputs)
     loaders = {
         name: loader_of(
             *(name, source, settings, bad_samples, world),
@@ -128,6 +124,15 @@ def open_loaders(
             loader.close()
             if closes_sources:
                 loader.source.close()
+
+
+def bad_samples_of(settings: Settings, inputs: Inputs) -> BadSamples:
+    """Return what counts the bad samples of all splits, up to the number that the job allows."""
+    count = sum(len(source) for source in inputs.splits.values())
+    return BadSamples(
+        parse_limit(settings.max_bad_samples, count),
+        "repair or remove them, or allow more with max_bad_samples (a count, or 1%)",
+    )
 
 
 def loader_of(

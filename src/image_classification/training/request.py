@@ -149,7 +149,7 @@ def requests_of_backbones(
     folder = Path(environment.WEIGHTS_DIR.read())
     found: dict[str, JobRequest] = {}
     skipped: dict[str, str] = {}
-    for name in sorted(dict.fromkeys(names or _usual_backbones(folder)), key=_cost):
+    for name in sorted(dict.fromkeys(names or _usual_backbones(folder)), key=cost_of):
         request = read_request(paths, {**overrides, "backbone": name})
         settings = request.settings
         if settings.use_pretrained and not has_weights(settings.backbone, folder):
@@ -171,8 +171,8 @@ def _usual_backbones(folder: Path) -> list[str]:
     ]
 
 
-def _cost(name: str) -> float:
-    """Return how many values the layers of a shared backbone compute for an image."""
+def cost_of(name: str) -> float:
+    """Return how many values the layers of a backbone compute for an image; ∞ if it is unknown."""
     if name not in BACKBONES:
         return math.inf
     shape = (3, BACKBONES[name].input_size, BACKBONES[name].input_size)

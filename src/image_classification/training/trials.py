@@ -29,10 +29,7 @@ from image_classification.training.engine import spec_of, start_engine
 from image_classification.training.final_settings import epochs_of
 from image_classification.training.inputs import Inputs
 from image_classification.training.settings import Settings
-from image_classification.training.step import StepInputs
-
-LEAST_IMAGES = 10
-"""Training images for a search: two in each fold."""
+from image_classification.training.stages import fit, fit_stages
 
 _LEAST_KEPT = 3  # candidates that are tried on every fold
 _CHUNK = 4096  # images
@@ -54,6 +51,12 @@ class Candidate:
     values: Mapping[str, str]
     settings: Settings
     shortest: int
+
+    @property
+    def text(self) -> str:
+        """The hyperparameters in one line."""
+        pairs = (f"{name}={value}" for name, value in self.values.items())
+        return ", ".join(pairs) or "the usual settings"
 
 
 @dataclass
@@ -154,10 +157,45 @@ def run_trials(
         if found.folds is None:
             labels, seed = inputs.training.class_indices[usable], engines.settings.seed
             found.folds = np.full(count, -1, np.int64)
-            found.folds[usable] = draw_folds(kept.rows[0][usable], labels, seed)
+            rows = kept.rows[0] if len(usable) == count else kept.rows[0][usable]
+            found.folds[usable] = draw_folds(rows, labels, seed)
         tables = _Tables(kept, usable, found.folds, inputs.training, engines, should_stop)
         found.is_complete = _race(found.trials, tables, found.backbone, should_stop)
     return found
+
+
+def judge_whole(
+    candidate: Candidate, inputs: Inputs, folds: IntArray, should_stop: Callable[[], bool]
+) -> Trial:
+    """Return the trial of a recipe that trains all layers, on the first fold alone.
+
+    A fold of it takes as long as a job.
+
+    Args:
+        candidate: to try.
+        inputs: of the job; only the training split is read.
+        folds: of the trials that it is compared with.
+        should_stop: whether the search must end; the trial then has no fold.
+    """
+    count, source = len(inputs.training), inputs.training
+    trial = Trial(candidate, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
+    spent, began = time.process_time(), time.monotonic()
+    learned, held_out = np.flatnonzero(folds > 0), np.flatnonzero(folds == 0)
+    own = replace(
+        inputs,
+        training=SubsetSource(source, learned, source.name),
+        validation=SubsetSource(source, held_out, source.name),
+        test=None,
+    )
+    found = fit_stages(candidate.settings, own, should_stop)
+    if found is not None:
+        indices, logits = held_out[found[0]], found[1]
+        trial.has_diverged = not np.isfinite(logits).all()
+        trial.is_right[indices] = logits.argmax(axis=1) == source.class_indices[indices]
+        trial.is_judged[indices] = True
+        trial.folds = 1
+    trial.cpu_seconds, trial.seconds = time.process_time() - spent, time.monotonic() - began
+    return trial
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -177,10 +215,11 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
         return None
     level = [trial for trial in trials if trial.folds == most and not trial.has_diverged]
     top = max(level, key=lambda trial: trial.accuracy)
-    return next(trial for trial in level if not _is_worse(trial, top))
+    return next(trial for trial in level if not is_worse(trial, top))
 
 
-def _is_worse(trial: Trial, top: Trial) -> bool:
+def is_worse(trial: Trial, top: Trial) -> bool:
+    """Return whether a trial is clearly worse than another, on the images that both have judged."""
     both = trial.is_judged & top.is_judged
     differences = top.is_right[both].astype(np.int64) - trial.is_right[both]
     total, changed = int(differences.sum()), int(np.abs(differences).sum())
@@ -328,7 +367,7 @@ class _Tables:
         )
         classes = len(self.engines.inputs.labels)
         with loader:
-            if not _fit(engine, settings, classes, loader, self.should_stop):
+            if not fit(engine, settings, classes, loader, self.should_stop):
                 return False
         held_out = self.usable[self.folds[self.usable] == fold]
         for start in range(0, len(held_out), settings.batch_size):
@@ -354,22 +393,3 @@ class _Tables:
             store.has[:] = True
             self._fold, self._learned, self._store = fold, learned, store
         return self._learned, self._store
-
-
-def _fit(
-    engine: Engine,
-    settings: Settings,
-    classes: int,
-    loader: FeatureLoader,
-    should_stop: Callable[[], bool],
-) -> bool:
-    """Train the head as a job does; return False if the search must end first."""
-    steps = StepInputs(settings, classes, loader, World())
-    for epoch in range(settings.epochs):
-        for step, batch in zip(steps.plan(epoch), loader.epoch(epoch), strict=True):
-            class_indices = batch.targets.astype(np.int64)
-            prepared = steps.prepared(step, batch, class_indices)
-            engine.train_step(prepared, step.learning_rate, step.update)
-        if should_stop():
-            return False
-    return True

@@ -191,7 +191,7 @@ def test_a_search_that_must_end_keeps_what_it_has_found(counter: Counter) -> Non
     found, cost = tried(Noise(40), candidates((0.1, 0.03)), limit=2)
     assert not cost.is_complete and 0 < cost.images < 40
     assert best_of(found) is None
-    found, cost = tried(Noise(40), candidates((0.1, 0.03), epochs="1"), limit=10)
+    found, cost = tried(Noise(40), candidates((0.1, 0.03), epochs="1"), limit=22)
     assert not cost.is_complete and cost.images == 40
     assert 0 < sum(trial.folds for trial in found) < 10
     assert best_of(found) in found
