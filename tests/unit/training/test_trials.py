@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from image_classification.errors import DataError
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.sources import Source, SubsetSource
-from image_classification.samples import Sample
+from image_classification.samples import FloatArray, Sample
 from image_classification.training import trials
 from image_classification.training.checkpoint import Checkpoints
 from image_classification.training.engine import start_engine
@@ -88,9 +88,10 @@ def inputs_of(source: Source) -> Inputs:
 
 @dataclass
 class Counter:
-    """Counts the images whose features an engine computes."""
+    """Counts the images whose features the engine of a trial computes, and keeps its logits."""
 
     images: int = 0
+    logits: list[FloatArray] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -107,7 +108,14 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
             counted.images += len(images)
             return features_step(images)
 
+        predict_step = engine.predict_step
+
+        def keeping(images: Any) -> Any:
+            counted.logits.append(predict_step(images))
+            return counted.logits[-1]
+
         monkeypatch.setattr(engine, "features_step", counting)
+        monkeypatch.setattr(engine, "predict_step", keeping)
         return engine, origin
 
     monkeypatch.setattr(trials, "start_engine", watched)
@@ -175,9 +183,11 @@ def test_a_trial_judges_a_fold_as_the_job_with_its_settings_does(counter: Counte
         engine.load_state(loop.last_weights.weights)
         outcomes = loop.outcomes_of(validation)
     assert outcomes is not None
+    logits = counter.logits[1]  # of the second fold, which is one batch
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert np.allclose(odds / odds.sum(axis=1, keepdims=True), outcomes.probabilities, atol=1e-5)
     right = outcomes.probabilities.argmax(axis=1) == outcomes.targets
     assert trial.is_right[held_out].tolist() == right.tolist()
-    assert 0 < right.sum() < len(right)  # else the comparison would say nothing
 
 
 def test_a_damaged_image_is_left_out_of_every_fold_or_ends_the_search(counter: Counter) -> None:
