@@ -323,7 +323,7 @@ def _inputs(request: JobRequest, most: int) -> Inputs:
     source, count = inputs.training, len(inputs.training)
     if count > most:
         share, seed = most / count, request.settings.seed
-        kept, _, _ = stratified_split(source.class_indices, (share, 1 - share, 0), seed)
+        kept = stratified_split(source.class_indices, (share, 1 - share, 0), seed)[0]
         inputs = replace(inputs, training=SubsetSource(source, kept, source.name))
         _logger.info("Trying on %d of %d training images (--images %d)", len(kept), count, most)
     if count < LEAST_IMAGES:
@@ -384,18 +384,17 @@ def _log_left(names: Iterable[str], done: str, seconds: float) -> None:
     number = order.index(done) + 1
     before, after = sum(map(cost_of, order[:number])), sum(map(cost_of, order[number:]))
     if after and after < float("inf"):
-        words = number, len(order), seconds * after / before
-        _logger.info("%d of %d backbones tried, about %.0f s left", *words)
+        _logger.info("%d backbones tried, about %.0f s left", number, seconds * after / before)
 
 
 def _log_choice(search: Search) -> None:
     if search.ended_early:
         _logger.warning("The search ended early: %s", search.ended_early)
-    if search.chosen is None and any(trial.has_diverged for trial in search.trials):
-        raise UserError("training diverged in every trial: set a lower learning_rate")
     if search.chosen is None:
+        if any(trial.has_diverged for trial in search.trials):
+            raise UserError("training diverged in every trial: set a lower learning_rate")
         _logger.warning("No trial was finished: the run has the usual settings of %s", PRESET)
         return
     chosen = search.chosen.candidate
-    text = f"preset={chosen.preset}, {chosen.backbone}, {chosen.text}"
-    _logger.info("Chosen: %s", text, extra=events.Note().extra)
+    text = f"Chosen: preset={chosen.preset}, {chosen.backbone}, {chosen.text}"
+    _logger.info("%s", text, extra=events.Note().extra)
