@@ -15,6 +15,8 @@ PARTIAL_SUFFIX = ".partial"
 BUFFER_BYTES = 1 << 20
 """Buffer of a file that is written piece by piece."""
 
+_MOST_NAME_BYTES = 255 - len(f".4194304{PARTIAL_SUFFIX}")
+_SHOWN = 200  # characters of a path
 _FOLDER_PREFIX = "image-classification-"
 _LOCK = "in-use"
 
@@ -35,16 +37,65 @@ def named_in_errors(path: Path | str) -> Iterator[None]:
 
 
 def check_target(path: Path, source: Path) -> None:
-    """Refuse to write to a folder or to the file that is being read.
+    """Refuse to write to the file that is being read, or where no file can be written.
 
     Raises:
         UsageError: both are the same file, by whatever name.
-        DataError: `path` is a folder.
+        DataError: see `check_writable`.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
+    check_writable(path)
     if path.exists() and source.exists() and os.path.samefile(path, source):
         raise UsageError(f"{path} is also the file to read ({source}); name another file to write")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path at which `written_beside` cannot write a file, before work is spent on it.
+
+    Raises:
+        DataError: it is a folder or a device, its name is too long, or its folder is read-only.
+    """
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            reason = "it is a device, pipe or socket"
+        elif len(os.fsencode(path.name)) > _MOST_NAME_BYTES:
+            reason = f"its name has more than {_MOST_NAME_BYTES} bytes"
+        else:
+            reason = _reason_against(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise DataError(f"{_shown(path)}: expected a file to write, but {reason}; name another")
+
+
+def check_writable_folder(folder: Path) -> None:
+    """Refuse a folder in which no file can be written; it need not exist yet.
+
+    Raises:
+        DataError: it, or the folder that it would be in, is a file or read-only.
+    """
+    try:
+        reason = _reason_against(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise DataError(f"{_shown(folder)}: expected a folder to write, but {reason}; name another")
+
+
+def _reason_against(folder: Path) -> str:
+    while not folder.exists():  # it is made with the file
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is a file"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} is read-only for this user"
+    return ""
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 @contextmanager

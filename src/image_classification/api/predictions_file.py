@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classification.errors import DataError, UsageError
-from image_classification.files import written_beside
+from image_classification.errors import UsageError
+from image_classification.files import check_writable, written_beside
 from image_classification.samples import THRESHOLD, Array, FloatArray
 from image_classification.training.evaluation import Outcomes, pieces
 
@@ -27,11 +27,10 @@ def check_predictions_file(path: Path, *, overwrites: bool) -> None:
     """Raise an error if the table must not be written to `path`.
 
     Raises:
-        DataError: `path` is a folder.
+        DataError: no file can be written there.
         UsageError: it exists, and may not be replaced or is not a table of predictions.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
+    check_writable(path)
     if not path.exists():
         return
     if not overwrites:

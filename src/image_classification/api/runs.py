@@ -27,7 +27,7 @@ from image_classification.contract.channels import WEIGHTS_CHANNEL
 from image_classification.contract.failure import warned
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import DataError, UsageError
-from image_classification.files import PARTIAL_SUFFIX, write_bytes
+from image_classification.files import PARTIAL_SUFFIX, check_writable_folder, write_bytes
 
 RUNS = Path("runs")
 """The folder of the runs without an output of their own, below the working directory."""
@@ -163,8 +163,7 @@ def run_into(
     owns_checkpoints: bool = False,
 ) -> Iterator[Run]:
     """Yield the run whose model is in `output` at its end; see `run_of_data`."""
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file: name a folder as output")
+    check_writable_folder(output)
     holds_model = (output / MANIFEST_FILE).exists()
     if resumes and not _has_checkpoint(output):
         raise UsageError(

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     max_pixels = environment.max_pixels()
     with Progress("check", sum(len(subset.keys) for subset in subsets), "images") as progress:
         verdict = check(subsets, workers, progress.advance, damaged, max_pixels)
-    if judge is not None:
+    if judge is not None and (subsets or not damaged):  # else the damage is what to report
         review = judge(subsets, verdict.measured)
         problems = by_severity([*verdict.problems, *review.problems(subsets)])
         verdict = replace(verdict, problems=problems, labels=review)
@@ -161,7 +161,7 @@ def _check_labeled(subsets: Sequence[Subset]) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    if args.csv is not None and args.csv == args.html:
+    if args.csv and args.html and args.csv.resolve() == args.html.resolve():
         raise UsageError(f"--csv and --html are both {args.csv}: name two files")
     for path in (args.csv, args.html):
         if path is not None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from image_classification.cli import command_line
 from image_classification.curation import wilson_interval
-from image_classification.errors import DataError, UsageError, counted
-from image_classification.files import write_text
+from image_classification.errors import UsageError, counted
+from image_classification.files import check_writable, write_text
 from image_classification.images.encode import thumbnail
 from image_classification.logs import late_progress, printable
 from image_classification.pages import render
@@ -84,8 +84,7 @@ def compare(namespace: argparse.Namespace) -> int:
 
 
 def _check_page(path: Path, *, overwrites: bool) -> None:
-    if path.is_dir():
-        raise DataError(f"{path}: expected a file to write, got a folder; name a file in it")
+    check_writable(path)
     if not path.exists():
         return
     if not overwrites:

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,7 +100,7 @@ def rank(args: argparse.Namespace) -> int:
         _logger.info(
             "%s: %d images; fill in the column label, then: image-classification preprocess "
             "--input %s --list %s --output channels",
-            *(args.csv, len(chosen), args.folder, args.csv),
+            *(args.csv, len(chosen), shlex.quote(str(args.folder)), shlex.quote(str(args.csv))),
         )
     if args.contact_sheet is not None:
         _draw(args.contact_sheet, args.folder, chosen)
@@ -121,7 +122,7 @@ def _find(folder: Path) -> list[str]:
 
 
 def _check_outputs(args: argparse.Namespace, paths: Sequence[str]) -> None:
-    if args.csv is not None and args.csv == args.contact_sheet:
+    if args.csv and args.contact_sheet and args.csv.resolve() == args.contact_sheet.resolve():
         raise UsageError(f"--csv and --contact-sheet are both {args.csv}: name two files")
     files = [args.folder / path for path in paths]
     if args.csv is not None:

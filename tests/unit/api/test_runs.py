@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -331,6 +332,24 @@ def test_the_checkpoints_next_to_a_model_of_named_channels_stay_when_it_is_repla
         write_model(run.paths.artifact, CLASSES)
         run.finish(is_complete=True)
     assert len(list((elsewhere / "m" / "checkpoints").iterdir())) == 3
+
+
+def test_an_output_that_cannot_be_written_is_refused_and_the_data_stay_unread(
+    flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine\n")
+    for output, reason in (
+        (file, "is a file"),
+        (file / "model", "notes.txt is a file"),
+        (tmp_path / ("n" * 300), "File name too long"),
+        (tmp_path / "read-only", f"{tmp_path} is read-only for this user"),
+    ):
+        is_writable = "read-only" not in reason  # to root, every folder of a writable disk is
+        monkeypatch.setattr(os, "access", lambda *_, answer=is_writable: answer)
+        with pytest.raises(DataError, match=reason), run_of_data(flowers, output):
+            pass
+    assert file.read_text() == "mine\n" and not (tmp_path / "read-only").exists()
 
 
 def test_an_address_in_place_of_data_is_named_as_one() -> None:

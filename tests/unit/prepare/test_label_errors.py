@@ -160,6 +160,15 @@ def test_labels_of_several_classes_and_a_single_class_are_refused(
     assert "one class for each image" in capsys.readouterr().err
 
 
+def test_damage_that_leaves_nothing_to_judge_is_what_the_check_reports(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "red").rename(data / "red\twine")
+    assert main(["check", str(data), "--label-errors", "--backbone", BACKBONE, "--json"]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["kind"] == "damaged" and "TAB" in problem["message"]
+
+
 def test_the_features_are_those_of_the_engine(data: Path, weights: Path) -> None:
     from image_classification.cli.label_errors import backbone_features
     from image_classification.images.preprocessing import Preprocessing, preprocess

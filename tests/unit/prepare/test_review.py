@@ -207,6 +207,30 @@ def test_no_file_but_an_older_list_is_replaced_and_that_only_on_request(
     assert mine.read_text().startswith("file,label")
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_any_image_is_read(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (data / "cat/0.jpg/r.csv", "0.jpg is a file"),
+        (tmp_path / "pipe", "it is a device, pipe or socket"),
+        (tmp_path / ("n" * 245), "its name has more than"),
+        (tmp_path / ("n" * 300), "File name too long"),
+        (tmp_path / "read-only/r.csv", f"{tmp_path} is read-only for this user"),
+    ):
+        is_writable = "read-only" not in reason  # to root, every folder of a writable disk is
+        monkeypatch.setattr(os, "access", lambda *_, answer=is_writable: answer)
+        assert main(["check", str(data), "--csv", str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("ClientError: ") and reason in err
+    both = ["--csv", tmp_path / "x", "--html", tmp_path / "a/../x"]
+    assert main(list(map(str, ["check", data, *both]))) == 2
+    assert "are both" in capsys.readouterr().err
+
+
 def test_blurred_images_are_a_note_only_among_sharp_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

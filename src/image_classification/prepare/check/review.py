@@ -66,9 +66,8 @@ class Review:
 
 def check_output(path: Path, sources: Sequence[Path]) -> None:
     """Refuse to replace a file that is read, or any file but an older list or page of a check."""
-    for source in (path, *sources):
-        if source is not path or path.is_dir():
-            check_target(path, source)
+    for source in sources:
+        check_target(path, source)
     if path.exists():
         with path.open("rb") as existing:
             first = existing.readline(4096).decode("utf-8", "replace").strip()
