@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def ratios() -> list[str]:
-    """Return the options for 80 % training, 10 % validation and 10 % held-out images."""
+    """Return the options for 80% training, 10% validation and 10% held-out images."""
     return ["--train-ratio", "0.8", "--test-ratio", "0.1"]
 
 

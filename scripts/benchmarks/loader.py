@@ -1,6 +1,6 @@
 """Load photographs for training with ours and with its peers, in turns; compare CPU and wall time.
 
-All contenders make the same: batches of 224 × 224 uint8 from random crops (8 to 100 % of the area,
+All contenders make the same: batches of 224 × 224 uint8 from random crops (8 to 100% of the area,
 aspect 3/4 to 4/3), flipped with probability 0.5, in random order, from the same files in the page
 cache or on the disk. Each contender is a process that stays alive (see pipelines/), so that
 start-up does not count. Passes take turns, so that a busy machine slows all contenders alike; the

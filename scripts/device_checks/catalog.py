@@ -50,8 +50,8 @@ CHECKS = (
     Check(
         "precisions",
         "Training in float32, bfloat16 and float16, and from a saved state",
-        "after 200 steps the losses are within 2 %; the scale of float16 falls and rises; the "
-        "weights after a resume are those without one (1 % of the largest)",
+        "after 200 steps the losses are within 2%; the scale of float16 falls and rises; the "
+        "weights after a resume are those without one (1% of the largest)",
         120,
         "device_checks.precisions",
     ),
@@ -59,7 +59,7 @@ CHECKS = (
         "speed",
         "A job against a bare loop",
         "3 × 100 steps of ResNet-50 with batches of 256 (less on small or slow GPUs), in turns: a "
-        "job has 0.95 of a bare loop's speed and waits for data for less than 2 % of its time, "
+        "job has 0.95 of a bare loop's speed and waits for data for less than 2% of its time, "
         "also with mixup",
         240,
         "device_checks.speed",
@@ -96,7 +96,7 @@ CHECKS = (
         "serving",
         "A server that answers as the artifact does",
         "answers are within 1e-4 of the artifact's (0.01 with float16); a full batcher keeps the "
-        "device busy for 95 % of the time; the settings of a GPU are measured",
+        "device busy for 95% of the time; the settings of a GPU are measured",
         150,
         "device_checks.serving",
         (*_TRAINS, *_SERVES),

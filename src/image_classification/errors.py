@@ -52,8 +52,9 @@ _SINGULAR = {
     "links": "link", "lines": "line",
     "classes": "class", "records": "record", "bytes": "byte", "labels": "label", "shards": "shard",
     "groups": "group", "objects": "object", "errors": "error", "warnings": "warning",
+    "processes": "process", "threads": "thread", "requests": "request", "models": "model",
     "notes": "note", "annotations": "annotation", "are": "is", "have": "has", "were": "was",
-    "them": "it", "repeat": "repeats",
+    "them": "it", "repeat": "repeats", "take": "takes",
 }  # fmt: skip
 
 

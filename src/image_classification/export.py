@@ -191,19 +191,21 @@ def export_pretrained(
     backbone = described_row(backbone, said)
     if labels is None and len(said.labels) == classes:
         labels = LabelMap(said.labels)
+    elif labels is None and said.labels:
+        _logger.warning(
+            "The weights have %d class names for %d classes: not used", len(said.labels), classes
+        )
     if labels is None and classes == len(imagenet := imagenet_labels()):
         known = (backbone.source, *(published.address for published in PUBLISHED.values()))
         labels = LabelMap(imagenet) if pretrained.source in known else None
     size = backbone.input_size
-    mean, std = backbone.normalization(3)
-    spec = base.ModelSpec(backbone.name, classes, (3, size, size), mean, std)
+    spec = base.ModelSpec(backbone.name, classes, (3, size, size), *backbone.normalization(3))
     preprocessing = Preprocessing(
-        height=size,
-        width=size,
+        *(size, size),
         resize=backbone.resize,
         interpolation=backbone.interpolation,
-        mean=mean,
-        std=std,
+        mean=spec.mean,
+        std=spec.std,
     )
     description = description_of(backend_name, backbone.name, "tensorflow") | {
         "source": pretrained.source,

@@ -159,6 +159,27 @@ def test_an_untouched_published_network_answers_with_imagenets_class_names(
     assert read_artifact(output).labels.names == imagenet_labels()
 
 
+def test_class_names_that_do_not_fit_the_head_are_a_warning_and_not_used(
+    state: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "weights" / "resnet18_v1.5"
+    folder.mkdir(parents=True)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(
+        json.dumps({"pretrained_cfg": {}, "label_names": ["cat", "dog", "bird"]})
+    )
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_WEIGHTS_DIR", str(folder.parent))
+    output = tmp_path / "model"
+    assert main(["export", "--backbone", "resnet18_v1.5", "--output", str(output)]) == 0
+    assert f"The weights have 3 class names for {CLASSES} classes: not used" in (
+        capsys.readouterr().err
+    )
+    assert read_artifact(output).labels.names[:2] == ("0", "1")
+
+
 def test_served_answers_are_those_of_the_network_that_the_weights_are_of(
     state: dict[str, Any],
     converted: Path,

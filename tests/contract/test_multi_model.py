@@ -171,6 +171,13 @@ def test_a_load_without_name_or_url_is_400(server: Server, body: bytes) -> None:
     assert answer.status == 400 and b"model_name" in answer.body
 
 
+@pytest.mark.parametrize("url", ["/", "//", "/tmp/..", "../../../../../../../../../../.."])
+def test_a_model_is_not_looked_for_in_the_whole_file_system(server: Server, url: str) -> None:
+    body = json.dumps({"model_name": "a", "url": url})
+    answer = server.send("POST", "/models", body.encode())
+    assert answer.status == 400 and b"expected the folder of one model" in answer.body
+
+
 def test_loading_something_else_than_an_artifact_is_400_and_leaves_nothing_behind(
     server: Server, model: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def attack(setting: Setting) -> Iterator[Row]:
     where = "in a cgroup of 1 GiB" if target.cgroup else f"beyond the model; {target.unlimited}"
     yield Row(
         f"hostile images: peak memory, {where}", len(costs), came,
-        f"≤ {SHARE * 100:.0f} % of 1 GiB beyond the model", not large,
+        f"≤ {SHARE * 100:.0f}% of 1 GiB beyond the model", not large,
     )  # fmt: skip
     yield _answers(costs, deaths, "hostile images in 1 GiB: answers")
 

@@ -65,7 +65,7 @@ def synthetic(seed: int) -> Image.Image:
 def write_variants(
     pictures: Iterable[Image.Image], pictures_count: int, count: int, folder: Path
 ) -> list[str]:
-    """Write `count` random crops, 85 to 100 % of each picture; return their names."""
+    """Write `count` random crops, 85 to 100% of each picture; return their names."""
     from PIL.Image import Resampling
 
     generator = random.Random(0)  # noqa: S311 - crops, not a secret

@@ -16,7 +16,7 @@ from image_classification.artifact import Artifact, open_artifact
 from image_classification.cli import command_line
 from image_classification.contract import environment
 from image_classification.curation.selection import Candidates, uncertainty
-from image_classification.errors import ArtifactError, DataError, ImageError, UsageError
+from image_classification.errors import ArtifactError, DataError, ImageError, UsageError, counted
 from image_classification.files import check_target, written_beside
 from image_classification.images.preprocessing import preprocess
 from image_classification.labels.tree import LeftOut, class_name, find_images
@@ -98,9 +98,10 @@ def rank(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write_csv(args.csv, chosen)
         _logger.info(
-            "%s: %d images; fill in the column label, then: image-classification preprocess "
+            "%s: %s; fill in the column label, then: image-classification preprocess "
             "--input %s --list %s --output channels",
-            *(args.csv, len(chosen), shlex.quote(str(args.folder)), shlex.quote(str(args.csv))),
+            *(args.csv, counted(len(chosen), "images")),
+            *(shlex.quote(str(args.folder)), shlex.quote(str(args.csv))),
         )
     if args.contact_sheet is not None:
         _draw(args.contact_sheet, args.folder, chosen)

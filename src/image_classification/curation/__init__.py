@@ -165,7 +165,7 @@ def of_length_1(rows: FloatArray) -> FloatArray:
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` images, both 0 to 1.
+    """Return the 95% interval of a share of `count` images, both 0 to 1.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
     JASA 22 (1927).

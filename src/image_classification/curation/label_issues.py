@@ -26,12 +26,12 @@ from image_classification.samples import Array, BoolArray, Float64Array, FloatAr
 THRESHOLD, THRESHOLD_IF_WRONG = 0.05, 0.025
 """The least score of a suspicious label; and the one that counts if some labels certainly are
 wrong, because then more labels are worth a look."""
-# Northcutt et al. (Pervasive label errors in test sets, 2021) find 3.3 % of wrong labels on average
-# in ten much used data sets. Less than 1 % is not assumed, so that an odd one among hundreds shows.
+# Northcutt et al. (Pervasive label errors in test sets, 2021) find 3.3% of wrong labels on average
+# in ten much used data sets. Less than 1% is not assumed, so that an odd one among hundreds shows.
 _LEAST_SHARE = 0.01
 _SHARES = np.array([0, *np.geomspace(0.002, 0.4, 40)])
 _SHARPNESS = np.geomspace(0.03, 6, 40)  # 1 / temperature
-# What the logarithm of the likelihood may lose with the smallest share: a ratio test at 1.4 %.
+# What the logarithm of the likelihood may lose with the smallest share: a ratio test at 1.4%.
 _TOLERANCE = 3.0
 _MOST_FITTED = 20_000  # labels that the two numbers are fitted to
 _NEIGHBORS = 10
@@ -40,7 +40,7 @@ _MOST_COMPARED = 200  # classes of an image; all others count with their mean lo
 # are more than the pairs: 50,000 images or more. A billion pairs take about a minute on two cores.
 _MOST_REFERENCES, _LEAST_REFERENCES, _MOST_PAIRS = 20_000, 2_000, 1_000_000_000
 _CHUNK = 1024
-# Standard deviations. Of 650 photographs of flowers, 4 are beyond (0.6 %); of 10 photographs of
+# Standard deviations. Of 650 photographs of flowers, 4 are beyond (0.6%); of 10 photographs of
 # other things among them, 8 (EfficientNet-Lite0).
 _OUTLYING = 3.0
 

@@ -6,7 +6,7 @@ nearest chosen one: weighted k-center (O. Sener and S. Savarese, Active learning
 neural networks: a core-set approach, ICLR 2018). Without diversity, near-duplicates of one hard
 image would fill the list.
 
-On flowers, 25 random labels and 75 chosen ones give 87.1 % on unseen images, 100 random ones 85.3 %
+On flowers, 25 random labels and 75 chosen ones give 87.1% on unseen images, 100 random ones 85.3%
 (`scripts/benchmark rank`; 2 to 8 candidates per image make no difference there).
 """
 

@@ -54,7 +54,7 @@ class Augmentation:
         aspect: lowest and highest width / height, drawn uniformly in its logarithm.
         horizontal_flip, vertical_flip: probabilities.
         rotation: lowest and highest angle in degrees, positive counterclockwise.
-        zoom: lowest and highest zoom; 0.1 shows 10 % more of the image, −0.1 less.
+        zoom: lowest and highest zoom; 0.1 shows 10% more of the image, −0.1 less.
         shear: largest shear either way.
         stretch: largest change of the aspect ratio either way: 1 ± stretch.
         hue, saturation, lightness: largest offsets either way, see `color_jitter`.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_classification.contract import environment
-from image_classification.errors import UserError
+from image_classification.errors import UserError, counted
 from image_classification.images.price import picture_limits
 
 THREAD_MEMORY = 64 * 2**20
@@ -107,13 +107,13 @@ class Plan:
         """Describe the plan in the log line at the start."""
         batches = f"batches of up to {self.max_batch}" if self.max_batch > 1 else "no batches"
         return (
-            f"{self.processes} process(es) of {self.threads} threads, {batches}, "
-            f"a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies, "
+            f"{counted(self.processes, 'processes')} of {counted(self.threads, 'threads')}, "
+            f"{batches}, a queue of {self.queue_size}, {self.body_memory >> 20} MiB for bodies, "
             f"{self.decoding_memory >> 20} MiB for images"
             + ", float16" * self.gpu.is_half
             + ", NHWC" * self.gpu.prefers_nhwc
             + ", CUDA graphs" * self.gpu.has_cuda_graphs
-            + f", {self.decoders} decoding processes" * self.decodes_apart
+            + f", {counted(self.decoders, 'decoding processes')}" * self.decodes_apart
         )
 
 
@@ -180,7 +180,7 @@ def choose_plan(cpus: int, limit: int, *, on_gpu: bool = False) -> Plan:
 def reservation(price: int) -> int:
     """Return the bytes that are set aside, and the limit, for an image whose price is `price`.
 
-    The limit counts addresses, of which an allocator takes some more than it uses (measured: 2 %,
+    The limit counts addresses, of which an allocator takes some more than it uses (measured: 2%,
     and 9 MB for small images).
     """
     return price + price // 32 + _ALLOCATOR_MEMORY

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from image_classification.contract import environment
-from image_classification.errors import RequestError
+from image_classification.errors import RequestError, counted
 from image_classification.serving.account import Work
 from image_classification.serving.connections import LINGER_SECONDS, Connections
 from image_classification.serving.observation import Health
@@ -126,7 +126,8 @@ class Ending:
         for work in rest:
             self._process.answer_instead(work, 503, reason)
         if rest:
-            _logger.warning("%d requests still ran when the process ended: answered 503", len(rest))
+            requests = counted(len(rest), "requests")
+            _logger.warning("%s still ran when the process ended: answered 503", requests)
         end = time.monotonic() + _FLUSH_SECONDS
         while self._connections and time.monotonic() < end:
             self._process.turn()

@@ -9,6 +9,7 @@ after two images), mainly the weights twice, because ONNX Runtime rearranges the
 
 import errno
 import json
+import os
 import resource
 import threading
 from bisect import bisect_right
@@ -24,7 +25,13 @@ from flask import Blueprint, Response, request
 
 from image_classification.artifact import MANIFEST_FILE, MODEL_FILE
 from image_classification.contract import environment, process
-from image_classification.errors import NoMemoryLeftError, NoProcessError, RequestError, UserError
+from image_classification.errors import (
+    NoMemoryLeftError,
+    NoProcessError,
+    RequestError,
+    UserError,
+    counted,
+)
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.serving.admission import MemoryBudget, Plan, memory_used
 from image_classification.serving.app import Invocation, Responder, answer_current
@@ -170,9 +177,9 @@ class ModelStore:
                 used, total = self._budget.used - origin.memory, self._budget.total
                 raise RequestError(
                     507,
-                    f"model {name!r} needs about {needed >> 20} MiB; {count} models take "
-                    f"{used >> 20} of {total >> 20} MiB: unload others or set "
-                    f"{environment.MODEL_MEMORY.name}",
+                    f"model {name!r} needs about {needed >> 20} MiB; "
+                    f"{counted(count, 'models take')} {used >> 20} of {total >> 20} MiB: "
+                    f"unload others or set {environment.MODEL_MEMORY.name}",
                 )
         origin.memory += more
 
@@ -298,6 +305,8 @@ def _named_model(body: bytes) -> tuple[str, str]:
             'expected {"model_name": "<name without a slash>", "url": "<folder>"}, each of at most '
             f"{_MOST_BYTES} bytes, got " + repr(body[:200].decode("utf-8", "replace")),
         )
+    if os.path.realpath(url) == "/":  # the only artifact somewhere below could be anybody's
+        raise RequestError(400, f"url: expected the folder of one model, got {url!r}, the root")
     return name, url
 
 

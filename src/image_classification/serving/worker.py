@@ -57,7 +57,7 @@ CANNOT_START: int = Arbiter.WORKER_BOOT_ERROR
 
 _TICK_SECONDS = 0.5
 _FULL_SECONDS = 0.02  # the same while no connection can be taken: one can be overdue soon
-_ROUND_SECONDS = 0.1  # how late a deadline can be noticed; at each event it cost 3 % of a request
+_ROUND_SECONDS = 0.1  # how late a deadline can be noticed; at each event it cost 3% of a request
 _MOST_ACCEPTED = 32  # connections in one turn of the loop
 _ADMINISTRATION_THREADS = 32  # models that take minutes to load block no other request
 

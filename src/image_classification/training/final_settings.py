@@ -13,7 +13,7 @@ from image_classification import events
 from image_classification.backends import networks
 from image_classification.backends.base import Backbone
 from image_classification.contract import environment, process
-from image_classification.errors import ChannelError, DataError, HyperparameterError
+from image_classification.errors import ChannelError, DataError, HyperparameterError, counted
 from image_classification.images.header import read_header
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.loading.sources import Source
@@ -331,8 +331,8 @@ def _advice_about_data(request: JobRequest, inputs: Inputs) -> Iterator[str]:
     validated = len(inputs.validation)
     if validated < _FEW_VALIDATION_IMAGES:
         yield (
-            f"There are only {validated} validation images: each changes the accuracy by "
-            f"{100 / max(1, validated):.0f} %, so the choice of the best epoch is chance; hold out "
+            f"Only {counted(validated, 'validation images')}: each changes the accuracy by "
+            f"{100 / max(1, validated):.0f}%, so the choice of the best epoch is chance; hold out "
             "more images"
         )
 

@@ -213,7 +213,7 @@ class Loop:
             return
         self._is_advised = True
         _logger.warning(
-            "The model predicts one class for all validation images, and is right for %.1f %% of "
+            "The model predicts one class for all validation images, and is right for %.1f%% of "
             "them: it has learned nothing yet; if that does not change, set %smore epochs or "
             "another learning_rate, and look at the images with image-classification check",
             100 * share,

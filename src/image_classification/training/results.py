@@ -95,7 +95,7 @@ class LabelReview:
         suspects, outliers: the most suspicious first.
         accuracy: 0–1, of k-fold heads on the features that the job has kept; None if it has kept
             none, and the model's own validation predictions were judged.
-        interval: its 95 % interval.
+        interval: its 95% interval.
         left_out: indices of the classes with too few images for these heads.
     """
 

@@ -154,7 +154,9 @@ def copy_of_pipe(channel: ChannelInput, labels: LabelMap, is_multi_label: bool) 
             f"channel {channel.name}: copying its pipe to {tempfile.gettempdir()} failed: "
             f"{error.strerror}; give the instance a larger volume, or use File mode"
         ) from error
-    _logger.info("Copied the pipe of channel '%s': %d images", channel.name, len(source))
+    _logger.info(
+        "Copied the pipe of channel '%s': %s", channel.name, errors.counted(len(source), "images")
+    )
     return source
 
 

@@ -8,6 +8,7 @@ import http.client
 import logging
 import shutil
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from image_classification.files import named_in_errors, temporary_folder
 
 _MOST_BYTES = 2**30  # of a file; the largest in the table has 0.36 GB
 _SECONDS = 60  # without a byte
+_MOST_SECONDS = 3600.0  # for the content of a file
 _MOST_REDIRECTS = 5
 _BLOCK = 1 << 20
 _SHARE_LOGGED = 0.2  # of the file, between two log lines
@@ -145,8 +147,11 @@ def _save(address: str, answer: Any, path: Path) -> str:
     _check_size(address, size or 0, path)
     _logger.info("Fetching %s%s", address, f" ({size / 1e6:.0f} MB)" if size else "")
     digest, count, logged = hashlib.sha256(), 0, 0
+    deadline = time.monotonic() + _MOST_SECONDS
     with named_in_errors(path), path.open("wb") as file:
-        while block := answer.read(_BLOCK):
+        while block := answer.read1(_BLOCK):  # what has arrived: a block may take hours
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{count} bytes in {_MOST_SECONDS:.0f} s")
             count += len(block)
             if count > _MOST_BYTES:
                 _check_size(address, count, path)

@@ -296,6 +296,8 @@ def test_with_decoding_processes_plain_jpegs_too_are_decoded_in_them_and_a_crash
     monkeypatch.setenv("IMAGE_CLASSIFICATION_DECODING_PROCESSES", "3")
     plan = choose_plan(2, 2**30)
     assert plan.decoders == 3 and "3 decoding processes" in str(plan)
+    assert "1 process of" in str(replace(plan, processes=1))
+    assert str(replace(plan, decoders=1)).endswith("1 decoding process")
     decoder = Decoder(plan, Health(), forkserver)
     data = picture("JPEG")
     with ThreadPoolExecutor(6) as pool:

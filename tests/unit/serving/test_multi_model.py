@@ -27,7 +27,7 @@ def test_a_model_is_accounted_by_the_most_that_it_was_found_to_take(tmp_path: Pa
     store = ModelStore(load, budget, 9)
     store.load("one", str(tmp_path / "nothing"))
     assert budget.used == 700
-    with pytest.raises(RequestError, match="1 models take 0 of 0 MiB") as refused:
+    with pytest.raises(RequestError, match="1 model takes 0 of 0 MiB") as refused:
         store.load("two", str(tmp_path / "nothing"))
     assert refused.value.status == 507 and budget.used == 700
     found[:] = [300]

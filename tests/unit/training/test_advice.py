@@ -62,7 +62,7 @@ def test_a_sound_job_gets_no_advice(caplog: pytest.LogCaptureFixture) -> None:
         ({"mini_batch_size": 5_000}, "mini_batch_size=5000 is larger than the 4995 training"),
         ({"epochs": 1, "mini_batch_size": 270}, "updates the weights only 19 times"),
         ({"epochs": 4, "mini_batch_size": 2_000}, "updates the weights only 12 times"),
-        ({"validated": 5}, "only 5 validation images: each changes the accuracy by 20 %"),
+        ({"validated": 5}, "Only 5 validation images: each changes the accuracy by 20%"),
         (
             {"learning_rate": 0.9},
             "learning_rate=0.9 with optimizer=sgd and momentum=0.9 is so high",
@@ -127,7 +127,7 @@ def test_a_model_that_answers_one_class_for_all_is_named_once(
     with caplog.at_level(logging.WARNING):
         loop.run()
     found = [text for text in caplog.messages if "predicts one class" in text]
-    assert len(found) == 1 and "right for 50.0 % of them" in found[0]
+    assert len(found) == 1 and "right for 50.0% of them" in found[0]
     assert "preset=transfer" in found[0]
 
 

@@ -6,9 +6,11 @@ import hashlib
 import http.server
 import shutil
 import threading
+import time
 import urllib.request
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             self.send_response(200)
-            lengths = {"/huge": 2**40, "/truncated": len(CONTENT) + 1, "/digits": "9" * 5000}
+            lengths = {
+                "/huge": 2**40,
+                "/truncated": len(CONTENT) + 1,
+                "/slow": 2**20,
+                "/digits": "9" * 5000,
+            }
             length = lengths.get(path, len(CONTENT))
             if path != "/without-length":
                 self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(CONTENT)
+            with suppress(OSError):  # until the client gives up
+                while path == "/slow":
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -105,6 +116,15 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(
 ) -> None:
     with pytest.raises(ArtifactError, match=reason):
         fetched(f"{address}/{path}")
+    assert not list(temporary.iterdir())
+
+
+def test_a_download_ends_in_time_although_bytes_arrive(
+    address: str, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_MOST_SECONDS", 0.2)
+    with pytest.raises(ArtifactError, match=r"broke off.*bytes in 0 s.*--from FILE"):
+        fetched(address + "/slow")
     assert not list(temporary.iterdir())
 
 

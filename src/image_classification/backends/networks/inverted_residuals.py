@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from image_classification.backends.networks import layers
 
 # The published 0.99 of TensorFlow's networks is for 100,000 steps and more: in a short fine-tuning
-# the running statistics stay those of ImageNet. 500 flowers, 3 to 4 epochs: 66 % with 0.99, 89 %
+# the running statistics stay those of ImageNet. 500 flowers, 3 to 4 epochs: 66% with 0.99, 89%
 # with 0.9, which is also PyTorch's.
 _MOMENTUM = 0.9
 

@@ -177,7 +177,7 @@ class LabelReview:
         threshold: the least score of an issue, 0–1.
         wrong_share: the share of wrong labels is at least about this, 0–1.
         accuracy: 0–1, of heads on the features, on images that they were not fitted on.
-        interval: its 95 % interval.
+        interval: its 95% interval.
         issues: the labels that are perhaps wrong, the most suspicious first.
         outliers: (place, distance) of images unlike all others, the most unlike first.
         left_out: classes with too few images to judge their labels.

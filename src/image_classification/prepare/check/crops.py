@@ -28,7 +28,7 @@ _PLACES = 3  # along a side
 _NUMBER = len(_CROPS) * _PLACES**2
 _SAME = 0.9
 """Correlation of the gray levels of a crop and a copy. Measured on 900 photographs: all copies of
-80 and 90 % of both sides from the middle, and 20 % of crops of 70 to 95 % at any place, are found;
+80 and 90% of both sides from the middle, and 20% of crops of 70 to 95% at any place, are found;
 of the pairs of other photographs, one of almost the same view."""
 _COMPARED_SIDE = HASHED_SIDE // 2
 _HASHED_AT_ONCE, _VERIFIED_AT_ONCE, _COMPARED_AT_ONCE = 128, 512, 1 << 17

@@ -21,7 +21,7 @@ COSINES = np.cos(
 )
 HASH_BITS = FREQUENCIES**2
 NEAR_BITS = 4
-"""Of 64. Measured on 900 photographs: 99.7 % of the resized and recompressed copies differ in at
+"""Of 64. Measured on 900 photographs: 99.7% of the resized and recompressed copies differ in at
 most this many; of the 404,550 pairs of different photographs all but 7 differ in 12 or more."""
 _MIRROR = (-1.0) ** np.arange(FREQUENCIES)
 _LOBES = 3  # of the Lanczos filter
