@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 _REDRAWS = 5  # per second
 _LEAST_BAR, _MOST_BAR = 8, 30  # columns
+_WEIGHT_OF_BAR = 3  # fields that weigh more take its place
 _MARGIN = 4  # columns: a terminal writes ^C behind the row
 _MOST_NAME = 40  # characters of a class name
 _LINES_OF_SETTINGS, _RAGGED = 3, 12  # of a preset; columns that words leave empty in a line
+_TAKEN_FOR = "most often taken for"
 _MOST_GIVEN = 400  # characters of the user's own settings
 _LEVELS = {logging.WARNING: ("warning", "yellow"), logging.ERROR: ("error", "red")}
 
@@ -119,9 +121,10 @@ class JobView(logging.Handler):
     def _show_message(self, record: logging.LogRecord) -> None:
         level = min(record.levelno, logging.ERROR) // 10 * 10
         word, style = _LEVELS[level]
-        for number, line in enumerate(record.getMessage().splitlines() or [""]):
-            text = self._text("" if number else f"{word}: ", style)
+        for line in record.getMessage().splitlines():
+            text = self._text(f"{word}: " if word else "", style)
             self._console.print(text.append_text(self._text(line)))
+            word = ""
 
     def _show_settings(self, event: events.Configured) -> None:
         names = ", ".join(_short(name) for name in event.classes)
@@ -138,12 +141,10 @@ class JobView(logging.Handler):
             self._say(f"set: {_listed(event.given, _MOST_GIVEN)}")
 
     def _show_network(self, event: events.Built) -> None:
-        trained = event.trainable_parameters
-        part = "all" if trained == event.parameters else f"{trained:,}"
+        threads = f"{event.threads} thread{'' if event.threads == 1 else 's'}"
         self._say(
-            f"{event.backbone} on {event.device} ({event.threads} "
-            f"thread{'' if event.threads == 1 else 's'}), {part} of {event.parameters:,} "
-            f"parameters trained, from {event.started_from}"
+            f"{event.backbone} on {event.device} ({threads}), {event.trainable_parameters:,} of "
+            f"{event.parameters:,} parameters trained, from {event.started_from}"
         )
 
     def _begin_activity(self, event: events.Activity) -> None:
@@ -154,13 +155,11 @@ class JobView(logging.Handler):
         self._move(row)
 
     def _draw_features(self, event: events.Featured) -> None:
-        copy = f" {event.copy}/{event.copies}" if event.copies > 1 else ""
-
         def row(seconds: float) -> RenderableType:
             left = f"{_clock(event.seconds_left - seconds)} left"
             fields = [_Field(f"{event.done}/{event.total} images", 2), _Field(left, 3)]
             done = event.done / max(event.total, 1)
-            return _Row(f"Features{copy}", done, fields, self._is_ascii)
+            return _Row(f"Features {event.copy}/{event.copies}", done, fields, self._is_ascii)
 
         self._move(row)
 
@@ -182,15 +181,13 @@ class JobView(logging.Handler):
         self._move(row, is_urgent=0 < event.step < event.steps)
 
     def _show_epoch(self, event: events.EpochEnded) -> None:
-        self._row = None
-        label = _epoch(event.epoch, event.epochs)
+        self._row, label = None, _epoch(event.epoch, event.epochs)
         self._show_header(label)
         cells = _numbers(event.train) | {
             "images/s": f"{event.images_per_second:.0f}",
             "time": _clock(event.seconds),
         }
-        if "accuracy" in event.validation:
-            cells["validation"] = _number("accuracy", event.validation["accuracy"])
+        cells["validation"] = _numbers(event.validation).get("accuracy", "")
         self._console.print(_Row(label, 1.0, _cells(cells, "bold"), self._is_ascii))
 
     def _show_header(self, label: str) -> None:
@@ -206,25 +203,24 @@ class JobView(logging.Handler):
         self._say("")
         best = f"The best of {event.epochs} epochs is {event.best_epoch}"
         self._say(f"{best}, by validation {_metric(event.metric)}", "bold")
-        columns = [_metric(name) for name in event.validation]
         rows = [
-            [split, *(_number(name, value) for name, value in metrics.items())]
+            [split, *_numbers(metrics).values()]
             for split, metrics in (("validation", event.validation), ("test", event.test))
             if metrics
         ]
-        self._table(["", *columns], rows)
+        self._table(["", *map(_metric, event.validation)], rows)
         shown = [
             [_short(name), f"{images:,}", f"{right:.1%}", _short(other)]
             for name, images, right, other in event.classes
         ]
-        self._table(["class", "images", "right", "most often taken for"], shown)
+        self._table(["class", "images", "right", _TAKEN_FOR], shown)
 
     def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for number, name in enumerate(columns):
-            is_text = number == 0 or name.startswith("most")
+        for name in columns:
+            is_text = name in ("", "class", _TAKEN_FOR)
             table.add_column(name, justify="left" if is_text else "right", overflow="fold")
         for row in rows:
             table.add_row(*(self._text(cell) for cell in row))
@@ -242,26 +238,39 @@ class JobView(logging.Handler):
             if is_urgent:
                 self._live.refresh()
             return
-        from rich.live import Live
-
-        self._live = Live(
+        self._live = _live_type()(
             console=self._console,
             refresh_per_second=_REDRAWS,
             transient=True,
             # Else the lines of other libraries would be drawn over.
             redirect_stdout=self._console.file is sys.stdout,
             redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
-            get_renderable=self._moving,
+            get_renderable=lambda: (self._row or _nothing)(time.monotonic() - self._since),
         )
         self._live.start(refresh=True)
-
-    def _moving(self) -> RenderableType:
-        row = self._row
-        return row(time.monotonic() - self._since) if row is not None else ""
 
     @property
     def _is_ascii(self) -> bool:
         return not self._console.encoding.startswith("utf")
+
+
+def _nothing(_: float) -> RenderableType:
+    return ""
+
+
+def _live_type() -> type[Live]:
+    from rich.control import Control
+    from rich.live import Live
+    from rich.segment import ControlType
+
+    class AtTheStart(Live):
+        """Keeps the cursor at the start of the row, so that lines of C libraries cover it."""
+
+        def process_renderables(self, renderables: list[Any]) -> list[Any]:
+            back = Control((ControlType.CARRIAGE_RETURN,))
+            return [*super().process_renderables(renderables), back]
+
+    return AtTheStart
 
 
 def _console(stream: TextIO) -> Console:
@@ -337,9 +346,6 @@ class _Row:
         yield line
 
 
-_WEIGHT_OF_BAR = 3
-
-
 def _width(fields: Sequence[_Field]) -> int:
     return sum(2 + len(field.text) for field in fields)
 
@@ -357,11 +363,7 @@ def _cells(shown: Mapping[str, str], style: str = "") -> list[_Field]:
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {name: _number(name, value) for name, value in metrics.items()}
-
-
-def _number(name: str, value: float) -> str:
-    return f"{value:.3f}" if name == "loss" else f"{value:6.1%}"
+    return {name: f"{x:.3f}" if name == "loss" else f"{x:.1%}" for name, x in metrics.items()}
 
 
 def _metric(name: str) -> str:

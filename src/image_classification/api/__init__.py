@@ -89,6 +89,7 @@ def tune(
     minutes: float | None = None,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    log: str | None = None,
     **settings: object,
 ) -> Model:
     """Try backbones and learning rates on `data`, as `image-classification tune` does; train.
@@ -105,7 +106,7 @@ def tune(
         images: training images to try on, if there are more, ≥ 10; the same share of each class.
         trials: the most combinations of backbone, learning rate and weight decay to try, ≥ 1.
         minutes: after these the search ends, > 0; the training follows.
-        output, overwrite: as for `train`.
+        output, overwrite, log: as for `train`.
         **settings: hyperparameters of all trials and of the run. `learning_rate`, `weight_decay`
             and `backbone` are not varied if they are given.
 
@@ -122,7 +123,8 @@ def tune(
     disable_telemetry()
     target = None if output is None else Path(output)
     plan = Plan(tuple(backbones), tuple(presets), images, trials, minutes)
-    folder, _ = tune_data(Path(data), target, _as_text(settings), plan, overwrites=overwrite)
+    with _shown(log):
+        folder, _ = tune_data(Path(data), target, _as_text(settings), plan, overwrites=overwrite)
     return Model(folder)
 
 
