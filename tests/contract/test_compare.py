@@ -100,6 +100,21 @@ def test_the_page_shows_curves_settings_and_pictures_and_loads_nothing(
     assert "<img" not in path.read_text("utf-8")  # the files of validation images are not known
 
 
+def test_records_are_the_same_images_whether_a_run_knows_their_names_or_not(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [copy(run, tmp_path / run.name) for run in two_runs]
+    for path, suffix in zip(paths, (" (a (b)/1.jpg)", ""), strict=True):
+        file = path / "validation-predictions.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        keys = [f"val.rec#{number}{suffix}" for number in range(len(lines))]
+        texts = (json.dumps(one | {"key": key}) for one, key in zip(lines, keys, strict=True))
+        file.write_text("\n".join(texts))
+    found = json.loads(said(capsys, *paths, "--json"))
+    assert found["images"] == len(lines) and len(found["changed"]) > 0
+    assert all(one["file"].endswith(" (a (b)/1.jpg)") for one in found["changed"])
+
+
 def copy(run: Path, target: Path) -> Path:
     shutil.copytree(run, target)
     return target

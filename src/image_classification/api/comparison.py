@@ -230,8 +230,8 @@ def _stored(runs: Sequence[Run], remarks: list[str]) -> list[Image]:
     images = []
     for key in keys:
         found = [run.stored[key] for run in runs]
-        if len({label for label, _ in found}) == 1:
-            images.append(Image(key, found[0][0], [answer for _, answer in found]))
+        if len({one.label for one in found}) == 1:
+            images.append(Image(found[0].key, found[0].label, [one.answer for one in found]))
     most = max(len(run.stored) for run in runs)
     if len(images) < len(keys):
         remarks.append(f"{len(keys) - len(images)} images have other classes in another run")

@@ -7,6 +7,7 @@ remark, because a comparison with them would be wrong.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _MOST_EPOCHS = 100_000
 _MOST_LINE_BYTES, _MOST_LINES = 1 << 20, 300_000  # predictions: about 300 bytes each in memory
 _MOST_DEPTH = 6  # of settings in each other
 _SEVERAL = "|"
+_NAME = re.compile(r"(#\d+) \(.*\)$", re.DOTALL)  # of the packed image, behind its record
 
 
 class Answer(NamedTuple):
@@ -33,6 +35,14 @@ class Answer(NamedTuple):
 
     text: str
     probability: float
+
+
+class Stored(NamedTuple):
+    """A prediction for a validation image: its key, its class in the data, and the answer."""
+
+    key: str
+    label: str
+    answer: Answer
 
 
 @dataclass
@@ -43,14 +53,15 @@ class Run:
         name: what to call it: the end of its path that no other run has.
         model: its model.
         epochs: the records of history.json, one for each epoch; none if it is not there.
-        stored: key → (class in the data, answer), the predictions for its validation images.
+        stored: the predictions for its validation images, by their keys without the names of packed
+            images, which a run has only if it knew their list.
         remarks: what is missing, as sentences.
     """
 
     name: str
     model: Model
     epochs: Sequence[Mapping[str, Any]] = ()
-    stored: Mapping[str, tuple[str, Answer]] = field(default_factory=dict)
+    stored: Mapping[str, Stored] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -135,7 +146,7 @@ def _add_history(run: Run, path: Path) -> None:
 
 
 def _add_predictions(run: Run, path: Path) -> None:
-    stored: dict[str, tuple[str, Answer]] = {}
+    stored: dict[str, Stored] = {}
     lines = 0
     with path.open("rb") as file:
         while line := file.readline(_MOST_LINE_BYTES + 1):
@@ -145,10 +156,10 @@ def _add_predictions(run: Run, path: Path) -> None:
                     f"expected at most {_MOST_LINES:,} lines of {_MOST_LINE_BYTES >> 20} MiB; use "
                     "--data"
                 )
-            key, label, answer = _read_prediction(_object(line), run)
-            stored[key] = label, answer
+            read = _read_prediction(_object(line), run)
+            stored[_NAME.sub(r"\1", read.key)] = read
     accuracy = run.number("metrics", "validation", "accuracy")
-    correct = sum(label == answer.text for label, answer in stored.values())
+    correct = sum(one.label == one.answer.text for one in stored.values())
     is_same = lines == len(stored) == run.number("metrics", "validation_samples")
     if not is_same or not (
         run.is_multi_label or math.isclose(accuracy or -1, correct / lines, abs_tol=1e-9)
@@ -164,14 +175,14 @@ def _object(content: bytes) -> dict[str, Any]:
     return found
 
 
-def _read_prediction(line: Mapping[str, Any], run: Run) -> tuple[str, str, Answer]:
+def _read_prediction(line: Mapping[str, Any], run: Run) -> Stored:
     names = line.get("top_labels", run.model.labels)
     values = np.array(line.get("top_probabilities", line.get("probabilities")), np.float32)
     if values.shape != (len(names),) or not len(names) or not np.isfinite(values).all():
         raise ValueError(f"expected {len(names)} probabilities, got {str(values)[:80]}")
     labels = line["labels"] if run.is_multi_label else [line["label"]]
     answer = answer_of(values, names, run.is_multi_label)
-    return str(line["key"]), sys.intern(joined(labels)), answer
+    return Stored(str(line["key"]), sys.intern(joined(labels)), answer)
 
 
 def answer_of(values: Any, names: Sequence[str], is_multi_label: bool) -> Answer:
