@@ -208,6 +208,24 @@ def test_a_list_says_which_folders_are_classes_only_there(
     assert "red/2024 and 0 more folders inside other folders are classes of their own" in said
 
 
+def test_an_address_to_predict_is_named_as_it_was_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["predict", "https://example.com/a.jpg", "--model", "m"]) == 2
+    assert "https://example.com/a.jpg is an address: download" in capsys.readouterr().err
+
+
+def test_an_unknown_option_shows_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "flowers", "--epochs", "5"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ClientError: unrecognized arguments: --epochs 5\n")
+    assert "usage: image-classification train " in said and "--set NAME=VALUE" in said
+
+
 def test_a_folder_to_predict_without_an_image_is_an_error_that_says_what_is_in_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,13 @@ class Parser(argparse.ArgumentParser):
     The parsers of its commands are of this class too.
     """
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Return the arguments; what a command does not know is its error, with its usage."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         """Print the error, then the usage of the command, and exit."""
         usage = self.format_usage()

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,6 +219,12 @@ def _find_images(arguments: Sequence[Path]) -> list[Path]:
     """Return the named files, and the images in folders in walk order."""
     paths: list[Path] = []
     for argument in arguments:
+        address = re.fullmatch(r"(\w{2,10}:)/+(.*)", str(argument))  # a path has lost one slash
+        if address and not argument.exists():
+            raise UsageError(
+                f"{address[1]}//{address[2]} is an address: download the image first, and name its "
+                "file"
+            )
         if not argument.is_dir():
             paths.append(argument)
             continue

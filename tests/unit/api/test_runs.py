@@ -129,6 +129,7 @@ def test_a_table_of_several_classes_an_image_trains_a_model_with_several(
         csv.writer(file).writerows([("file", "tags"), *rows])
     interface, inputs = opened(flowers / "tags.csv")
     assert interface == "mxnet" and inputs.training.multi_hot is not None
+    assert "(blue/blue" in inputs.training.key(0) + inputs.validation.key(0), "the original files"
     with run_of_data(flowers / "tags.csv", Path("out")) as run:
         assert run.settings["small_images"] == "enlarge"  # as for class folders
     assert inputs.labels.names == ("blue", "dim", "green", "red", "sharp")
