@@ -6,12 +6,15 @@
     class_label_to_prediction_index.json   name → index, as the TensorFlow built-in writes it
     labels_info.json    {"labels": [names]}, which JumpStart's inference script reads
     preprocessing.json  the evaluation preprocessing
-    model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities
+    model.onnx          uint8 N·H·W·C images → float32 (N, classes) probabilities; since version 2
+                        also features and a class activation map, where the network has them, and
+                        `metadata_of` the model, so that the file is usable alone
     weights.safetensors neutral weights of the best epoch, for incremental training
     weights-last.safetensors   weights of the last epoch, if the job keeps them
+    feature-index.bin   features of training images, see `feature_index`
     report.html, model-card.md
 
-No links, no pickle, no code.
+No links, no pickle, no code. Version 1 is read too.
 """
 
 from __future__ import annotations
@@ -28,12 +31,15 @@ from typing import Any, BinaryIO
 
 from image_classification.archive import UnpackLimits, unpacked
 from image_classification.errors import LFS_CURE, LFS_POINTER, ArtifactError, DataError
+from image_classification.feature_index import INDEX_FILE, FeatureIndex
 from image_classification.files import named_in_errors, write_text, written_together
 from image_classification.foreign_models import describe_file, describe_folder
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.labels.label_map import LABELS_FILE, LabelMap
+from image_classification.records.tfrecord import encode_field
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 PREDICTION_INDEX_FILE = "class_label_to_prediction_index.json"
@@ -45,6 +51,7 @@ REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
 _MOST_GRAPH = 2**31 - 1  # bytes that Protocol Buffers allow in one message
+_MOST_INDEX = 2**21
 _MOST_JSON = 16 * 2**20  # bytes; the names of a million classes
 _MOST_PIXELS = 2**24  # of the model's input, 48 MiB of RGB
 _MOST_SIDE = 2**16  # pixels of a side: what a resize costs grows with it, however thin the image
@@ -77,14 +84,8 @@ class GraphFile:
         Raises:
             ArtifactError: the file is missing, or has changed since the artifact was written.
         """
-        path, listed = Path(self.path), {"bytes": self.size, "sha256": self.sha256}
-        if self.size > _MOST_GRAPH:
-            raise ArtifactError(f"{path}: expected at most {_MOST_GRAPH} bytes, got {self.size}")
-        with _open_listed(path) as file:
-            content = file.read(self.size + 1)
-        found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _compare(path, listed, found)
-        return content
+        listed = {"bytes": self.size, "sha256": self.sha256}
+        return _read_verified(Path(self.path), listed, _MOST_GRAPH)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,18 @@ class Artifact:
         return GraphFile(
             str(self.model_file), listed["bytes"], listed["sha256"], shape, len(self.labels)
         )
+
+    def read_index(self) -> FeatureIndex | None:
+        """Return the features of training images; None if the artifact has none.
+
+        Raises:
+            ArtifactError: the file has changed, or does not fit the manifest.
+        """
+        listed = self.manifest["files"].get(INDEX_FILE)
+        if listed is None:
+            return None
+        content = _read_verified(self.directory / INDEX_FILE, listed, _MOST_INDEX)
+        return FeatureIndex.read(self.manifest.get("feature_index"), content)
 
     @property
     def is_multi_label(self) -> bool:
@@ -159,6 +172,8 @@ def write_artifact(
         for name, write in writers.items():
             with named_in_errors(directory / name):
                 write(partial(name))
+        with named_in_errors(directory / MODEL_FILE), partial(MODEL_FILE).open("ab") as graph:
+            graph.write(_encoded(metadata_of(description, labels, preprocessing)))
         names = sorted([LABELS_FILE, *texts, *writers])
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -174,6 +189,42 @@ def write_artifact(
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         write_text(partial(MANIFEST_FILE), text)
     return read_artifact(directory)
+
+
+_METADATA = 14  # `metadata_props` of ModelProto: name and value, fields 1 and 2 (onnx.proto)
+
+
+def metadata_of(
+    description: Mapping[str, Any], labels: LabelMap, preprocessing: Preprocessing
+) -> dict[str, str]:
+    """Return what `model.onnx` says of itself, all as text.
+
+    `labels` and `preprocessing` are the JSON of a list and of preprocessing.json; the others are
+    those of the manifest.
+    """
+    known = {
+        name: str(description[name])
+        for name in ("backbone", "interface", "license", "source", "started_from", "created")
+        if description.get(name)
+    }
+    versions = description.get("versions", {})
+    return {
+        "format_version": str(FORMAT_VERSION),
+        "version": str(versions.get("sagemaker-image-classification", "")),
+        "labels": json.dumps(labels.names, ensure_ascii=False),
+        "preprocessing": json.dumps(preprocessing.to_json()),
+        "multi_label": json.dumps(bool(description.get("multi_label", False))),
+        **known,
+    }
+
+
+def _encoded(metadata: Mapping[str, str]) -> bytes:
+    """Return metadata as fields that may follow those of a model (Protocol Buffers, Encoding)."""
+    texts = ((n.encode(), v.encode("utf-8", "backslashreplace")) for n, v in metadata.items())
+    return b"".join(
+        encode_field(_METADATA, encode_field(1, name) + encode_field(2, value))
+        for name, value in texts
+    )
 
 
 def read_artifact(directory: Path) -> Artifact:
@@ -243,10 +294,11 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f'{path}: not a manifest: it has no "files"')
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool | float):  # true and 1.0 equal 1
+    if version not in _READ_VERSIONS or isinstance(version, bool | float):  # true and 1.0 equal 1
+        expected = " or ".join(map(str, _READ_VERSIONS))
         raise ArtifactError(
-            f"{path}: expected format version {FORMAT_VERSION}, got "
-            f"{version!r}; use the package version that wrote the artifact"
+            f"{path}: expected format version {expected}, got {version!r}; use the package version "
+            "that wrote the artifact"
         )
     missing = {"interface", "backend", "backbone", "classes"} - set(manifest)
     missing |= {MODEL_FILE, LABELS_FILE, PREPROCESSING_FILE} - set(manifest["files"])
@@ -322,6 +374,16 @@ def _verify(path: Path, expected: object) -> None:
     if size != expected["bytes"]:  # without reading it: it can have any size
         _compare(path, expected, {"bytes": size})
     _compare(path, expected, _fingerprint(path))
+
+
+def _read_verified(path: Path, listed: Mapping[str, Any], most: int) -> bytes:
+    """Return the content of a file of at most `most` bytes that matches the manifest."""
+    if listed["bytes"] > most:
+        raise ArtifactError(f"{path}: expected at most {most} bytes, got {listed['bytes']}")
+    with _open_listed(path) as file:
+        content = file.read(listed["bytes"] + 1)
+    _compare(path, listed, {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+    return content
 
 
 def _compare(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

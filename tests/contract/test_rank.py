@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,12 @@ def test_without_features_the_probabilities_tell_images_apart(
     from image_classification.cli import main
     from image_classification.serving import runtime
 
-    monkeypatch.setattr(runtime, "with_features", lambda graph: (graph, None))
+    class WithoutOutputs(runtime.Runtime):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.outputs = frozenset()
+
+    monkeypatch.setattr(runtime, "Runtime", WithoutOutputs)
     words = ["rank", str(unlabeled), "--model", str(trained_job / "model"), "--count", "3"]
     assert main(words) == 0
 

@@ -50,12 +50,14 @@ ALLOWED: dict[str, set[str]] = {
     "devices": {"contract", "errors"},
     "foreign_models": set(),
     "base_model": {"errors", "records"},
-    "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive"},
+    "feature_index": {"errors", "samples"},
+    "artifact": {"errors", "files", "foreign_models", "images", "labels", "archive", "records"}
+    | {"feature_index"},
     "weights": {"archive", "errors", "files", "samples"},
     "backends": {"errors", "files", "samples", "images", "weights"},
     "training": DATA
     | {"loading", "inventory", "events", "logs", "contract", "archive", "artifact", "backends"}
-    | {"base_model", "curation", "devices", "pages", "weights"},
+    | {"base_model", "curation", "devices", "feature_index", "pages", "weights"},
     "evaluate": {
         "errors",
         "samples",
@@ -73,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "artifact",
         "devices",
+        "feature_index",
         "pages",
         "archive",
     },  # archive: the limits of those that POST /models names

@@ -69,9 +69,9 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "expected format version 1, got 2"),
-        ({"format_version": True}, "expected format version 1, got True"),
-        ({"format_version": 1.0}, "expected format version 1, got 1.0"),
+        ({"format_version": 3}, "expected format version 1 or 2, got 3"),
+        ({"format_version": True}, "expected format version 1 or 2, got True"),
+        ({"format_version": 1.0}, "expected format version 1 or 2, got 1.0"),
         ({"classes": 2.0}, "classes must be a whole number, got 2.0"),
         ({"files": FILES | {"labels.json": {"bytes": True}}}, "expected its bytes and sha256"),
         ({"files": None}, "not a manifest"),

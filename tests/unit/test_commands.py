@@ -238,6 +238,7 @@ class _Graph:
     """Gives the first pixels as probabilities, as long as there is memory."""
 
     providers = ("CPUExecutionProvider",)
+    outputs: frozenset[str] = frozenset()
     has_memory = True
 
     def run(self, images: UInt8Array) -> FloatArray:

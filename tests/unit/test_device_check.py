@@ -382,6 +382,7 @@ class Doubling:
     """A device that returns twice the first value of each image, and takes a while."""
 
     providers = ("fake",)
+    outputs: frozenset[str] = frozenset()
 
     def host_buffer(self, shape: tuple[int, ...]) -> Any:
         return np.zeros(shape, np.uint8)

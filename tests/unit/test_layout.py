@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 400  # of a file
-MOST_MODULES = 298
+MOST_MODULES = 303
 MOST_TRAINING_MODULES = 35
 MOST_IMPORT_SHARE = 0.06
 SMALL = 60  # lines; a smaller module that one other imports joins it

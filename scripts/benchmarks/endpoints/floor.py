@@ -53,7 +53,8 @@ def work(
     from image_classification.artifact import open_artifact
     from image_classification.contract.interface import interface_of
     from image_classification.images.preprocessing import preprocess
-    from image_classification.serving.codec.answers import Prediction, encode, parse_accept
+    from image_classification.serving.codec.accept import parse_accept
+    from image_classification.serving.codec.answers import Prediction, encode
     from image_classification.serving.runtime import Runtime
 
     bodies = [path.read_bytes() for path in sorted(photos.glob("*.jpg"))]

@@ -2,8 +2,8 @@
 
 In: a `Network`, its weights by neutral name and the specification of the model. Out: a file with
 the input `images`, uint8 (N, H, W, C) with free N, and the output `probabilities`, float32 (N,
-classes). The same weights give the same bytes with every backend and version of the onnx package
-from 1.14 on.
+classes), before those of `onnx_outputs`. The same weights give the same bytes with every backend
+and version of the onnx package from 1.14 on.
 
 A BatchNorm after a convolution is folded into it, and one that reads the images into their
 normalization; padding belongs to its convolution. On one core EfficientNet-Lite0 takes 10.2 ms per
@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from image_classification import files
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
+from image_classification.backends.onnx_outputs import add_outputs, check_outputs
 from image_classification.errors import AlgorithmError
 from image_classification.samples import Array, Float64Array, FloatArray, UInt8Array
 
@@ -71,7 +72,15 @@ def write_checked(
     options.intra_op_num_threads = 1  # more threads spin next to the framework's: slower
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    check(lambda images: session.run(None, {"images": images})[0], predict, spec, temperature)
+    check(
+        lambda images: session.run(["probabilities"], {"images": images})[0],
+        predict,
+        spec,
+        temperature,
+    )
+    names = [made.name for made in session.get_outputs()]
+    rows = session.run(names, {"images": random_images(spec)})
+    check_outputs(onnx.load_from_string(graph).graph, dict(zip(names, rows, strict=True)))
     files.write_bytes(path, graph)
 
 
@@ -87,9 +96,7 @@ def check(answer: Predict, predict: Predict, spec: ModelSpec, temperature: float
     Raises:
         AlgorithmError: they differ by more than TOLERANCE or are not finite.
     """
-    channels, height, width = spec.input_shape
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (max(_CHECKED_BATCHES), height, width, channels), np.uint8)
+    images = random_images(spec)
     for size in _CHECKED_BATCHES:
         batch = images[:size]
         logits = predict(batch)
@@ -107,11 +114,19 @@ def check(answer: Predict, predict: Predict, spec: ModelSpec, temperature: float
             )
 
 
+def random_images(spec: ModelSpec) -> UInt8Array:
+    """Return the images of the checks, the same for all models of one size."""
+    channels, height, width = spec.input_shape
+    size = (max(_CHECKED_BATCHES), height, width, channels)
+    return np.random.default_rng(0).integers(0, 256, size, np.uint8)
+
+
 def serialized(model: onnx.ModelProto) -> bytes:
-    """Check a model and return deterministic bytes, without free text of an exporter.
+    """Add the other outputs, check the model and return deterministic bytes, without free text.
 
     Exporters write paths and source lines of this machine there.
     """
+    add_outputs(model.graph)
     for described in (model, model.graph, *model.graph.node):
         described.ClearField("doc_string")
         if "metadata_props" in described.DESCRIPTOR.fields_by_name:  # of nodes since onnx 1.16

@@ -67,7 +67,7 @@ def describe(namespace: argparse.Namespace) -> int:
 
         command_line.say(TABLE.read_text("utf-8").rstrip("\n"))
         return 0
-    from image_classification.serving.codec import answers, bodies
+    from image_classification.serving.codec import accept, bodies
 
     request = algorithm_request(
         INTERFACES[namespace.interface],
@@ -75,7 +75,7 @@ def describe(namespace: argparse.Namespace) -> int:
         namespace.image,
         namespace.serve_image,
         bodies.content_types(),
-        answers.PRODUCED,
+        accept.PRODUCED,
     )
     command_line.say(json.dumps(request, ensure_ascii=False, indent=1))
     return 0

@@ -177,7 +177,7 @@ def backbone_features(name: str) -> Features:
     runtime = _runtime(row, found.weights, images)
 
     def features(content: bytes) -> FloatArray:
-        _, rows = runtime.run_with_features(preprocess(content, images)[None])
+        rows = runtime.run_outputs(preprocess(content, images)[None], {"features"}).features
         assert rows is not None, "every shared backbone has a head"
         return np.asarray(rows[0])
 
@@ -202,7 +202,7 @@ def _runtime(row: base.Backbone, weights: base.State, images: Preprocessing) -> 
         path.write_bytes(graph)
         digest = hashlib.sha256(graph).hexdigest()
         file = GraphFile(str(path), len(graph), digest, (images.height, images.width, 3), 1)
-        return Runtime(file, device=serving_device().device, has_features=True)
+        return Runtime(file, device=serving_device().device)
 
 
 def _no_weights(row: base.Backbone, folder: Path) -> BackendError:

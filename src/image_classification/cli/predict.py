@@ -24,7 +24,8 @@ from image_classification.labels.tree import LeftOut, find_images
 from image_classification.logs import Progress
 from image_classification.prepare.contact_sheet import ContactSheet, thumbnail_of
 from image_classification.samples import THRESHOLD
-from image_classification.serving.codec.answers import JSON, Accept, Failure, Prediction, verbose
+from image_classification.serving.codec.accept import JSON, Accept
+from image_classification.serving.codec.answers import Failure, Prediction, verbose
 
 
 class JsonLines:

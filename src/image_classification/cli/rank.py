@@ -157,6 +157,7 @@ def _choose(
 ) -> tuple[list[_Seen], list[tuple[str, str]]]:
     """Return the chosen images in order, and (path, reason) of the unusable ones."""
     from image_classification.devices import serving_device
+    from image_classification.serving.graph_outputs import FEATURES
     from image_classification.serving.runtime import Runtime
 
     runtime = Runtime(artifact.graph_file, device=serving_device().device, has_features=True)
@@ -170,8 +171,8 @@ def _choose(
             return str(error)
         except OSError as error:
             return f"the file cannot be read: {error.strerror}"
-        rows, features = runtime.run_with_features(pixels[None])
-        row = rows[0]
+        found = runtime.run_outputs(pixels[None], runtime.outputs & {FEATURES})
+        row, features = found.probabilities[0], found.features
         if not np.isfinite(row).all():
             raise ArtifactError(f"{artifact.model_file.name}: gives NaN or infinity for {path}")
         best = int(row.argmax())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from image_classification.cli import command_line
 from image_classification.contract.environment import BASE_DIR, HOST, MODEL_DIR, PORT
+from image_classification.contract.process import use_one_blas_thread
 from image_classification.errors import UsageError
 
 
@@ -40,6 +41,7 @@ def _is_platforms(namespace: argparse.Namespace) -> bool:
 
 def serve(namespace: argparse.Namespace) -> int:
     """Serve until a signal stops the process."""
+    use_one_blas_thread()  # before the import of NumPy
     from image_classification.serving import server
 
     model = namespace.model or Path(MODEL_DIR.read() or Path(BASE_DIR.read()) / "model")

@@ -212,6 +212,11 @@ TOP_K = Variable("IMAGE_CLASSIFICATION_TOP_K", "",
 THRESHOLD = Variable("IMAGE_CLASSIFICATION_THRESHOLD", "",
     "verbose answers contain the classes with at least this probability, 0 to 1; `;threshold=P` "
     "in Accept overrides it")
+UNKNOWN_BELOW = Variable("IMAGE_CLASSIFICATION_UNKNOWN_BELOW", "",
+    "verbose answers in JSON have the predicted_label unknown for images with a lower score, 0 to "
+    "1: 0.05 for about 5% of images like those of training; unset: never")
+BLAS_THREADS = Variable("OPENBLAS_NUM_THREADS", "1",
+    "threads of NumPy's products of matrices in a server, which computes with one request per CPU")
 BATCH_PLACEHOLDER = Variable("IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER", "false",
     "true: in batch transform, an unusable file gets a 200 with an error line instead of its "
     "prediction and does not end the job; a list without any usable image also gets a 200")

@@ -183,6 +183,9 @@ class SharedHyperparameters(Hyperparameters):
     calibrate_probabilities = flag(True,
         "Fit one temperature on validation and serve calibrated probabilities; no effect where "
         "it does not improve them.")
+    feature_index = flag(True,
+        "Write features of at most 1,000 training images (2 MiB) to the artifact, so that the "
+        "server can tell how much an image is like them (`;score` in Accept).")
     keep_last_weights = flag(False,
         "Write the last epoch's weights to weights-last.safetensors, next to the best epoch's in "
         "weights.safetensors.")

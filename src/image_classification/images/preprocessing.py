@@ -35,6 +35,9 @@ INTERPOLATIONS = {
 MODES = ("crop", "squash")
 SMALL_IMAGES = ("enlarge", "refuse")
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom), as shares of the width and height of an upright image."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -194,6 +197,14 @@ def decode_for(
         header=header,
         may_use_pillow=may_use_pillow,
     )
+
+
+def seen_box(upright_size: tuple[int, int], preprocessing: Preprocessing) -> Box:
+    """Return the part of an image of this (height, width) that the model sees."""
+    rows, columns = resized_size(upright_size, preprocessing)
+    height, width = preprocessing.height, preprocessing.width
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return left / columns, top / rows, (left + width) / columns, (top + height) / rows
 
 
 def _smallest_decoded(

@@ -26,6 +26,7 @@ from image_classification.errors import (
     RequestError,
 )
 from image_classification.serving import refusals
+from image_classification.serving.codec import accept as accepting
 from image_classification.serving.codec import answers
 from image_classification.serving.codec.bodies import may_hold_many, media_type_of, read_images
 from image_classification.serving.codec.content_encoding import decoded
@@ -85,7 +86,9 @@ _LONG_BODY = 512 * 2**10  # bytes; 16 MiB of 10,000 parts take a second to read
 
 _logger = logging.getLogger(__name__)
 
-Predict = Callable[[Sequence[bytes | answers.Failure]], Generator[list[answers.Result]]]
+Predict = Callable[
+    [Sequence[bytes | answers.Failure], frozenset[str]], Generator[list[answers.Result]]
+]
 """`Model.predict_in_parts`."""
 
 
@@ -114,8 +117,8 @@ class Answering:
     """Answers invocations with our own model.
 
     Args:
-        predict: encoded images → a prediction, or the reason why there is none, for each; some at
-            a time.
+        predict: encoded images and the details wanted → a prediction, or the reason why there is
+            none, for each; some at a time.
         form: the interface's form of answers.
         settings: of the environment.
     """
@@ -132,11 +135,13 @@ class Answering:
         """
         settings = self._settings
         media_type = media_type_of(invocation.content_type or "")
-        is_lines = media_type in (answers.JSON_LINES, *answers.JSON_LINES_NAMES)
-        default = settings.default_accept or (answers.JSON_LINES if is_lines else answers.JSON)
-        accept = answers.parse_accept(
+        is_lines = media_type in (accepting.JSON_LINES, *accepting.JSON_LINES_NAMES)
+        default = settings.default_accept or (accepting.JSON_LINES if is_lines else accepting.JSON)
+        accept = accepting.parse_accept(
             invocation.accept, default, settings.top_k, settings.threshold
         )
+        if accept.is_verbose and accept.media_type != accepting.CSV:
+            accept = replace(accept, unknown_below=settings.unknown_below)
         is_long = len(invocation.body) > _LONG_BODY and may_hold_many(invocation.content_type)
         try:
             with long_work() if is_long else nullcontext():
@@ -145,7 +150,7 @@ class Answering:
             if error.status != 400 or not settings.is_placeholder:
                 raise
             return answers.encode([answers.Failure(error.message)], False, accept, self._form)
-        with closing(self._predict(images.entries)) as predicted:
+        with closing(self._predict(images.entries, accept.computed)) as predicted:
             parts = predicted if settings.is_placeholder else _with_a_usable_one(predicted)
             if shows_answers():
                 parts = _noted(parts)
@@ -242,7 +247,7 @@ def create_app(
 
     @app.get("/execution-parameters")
     def parameters_of_a_transform_job() -> Response:
-        return Response(json.dumps(parameters), content_type=answers.JSON)
+        return Response(json.dumps(parameters), content_type=accepting.JSON)
 
     if metrics is not None:
 

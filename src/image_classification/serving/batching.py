@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ from image_classification.contract import environment
 from image_classification.errors import RequestError
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.admission import Plan
+from image_classification.serving.graph_outputs import Outputs
 from image_classification.serving.observation import RequestRecord, current_request
 from image_classification.serving.runtime import BoundRun, Runtime
 
@@ -49,7 +50,8 @@ class _Waiting:
     number: int
     images: UInt8Array = field(compare=False)
     record: RequestRecord = field(compare=False)
-    result: Future[FloatArray] = field(default_factory=Future, compare=False)
+    wanted: frozenset[str] = field(default=frozenset(), compare=False)  # outputs of the graph
+    result: Future[Outputs] = field(default_factory=Future, compare=False)
     run: tuple[float, float] = field(default=(0.0, 0.0), compare=False)  # its begin and end
 
 
@@ -59,6 +61,13 @@ class _Buffers:
 
     images: UInt8Array
     runs: dict[int, BoundRun]
+    runtime: Runtime
+
+    def run(self, images: UInt8Array, wanted: frozenset[str]) -> Outputs:
+        """Run a batch of one of the sizes; with more outputs, not on buffers that stay."""
+        if wanted:
+            return self.runtime.run_outputs(images, wanted)
+        return Outputs(self.runs[len(images)].run(images))
 
 
 @dataclass(eq=False)
@@ -115,7 +124,7 @@ class Batcher:
         max_batch: int,
         threads: int = 1,
     ) -> None:
-        self.providers = runtime.providers
+        self.providers, self.outputs = runtime.providers, runtime.outputs
         self._shape, self._max_batch = image_shape, max_batch
         self._sizes = batch_sizes(max_batch)
         self._numbers = itertools.count()
@@ -139,19 +148,25 @@ class Batcher:
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images, of any N."""
+        return self.run_outputs(images, ()).probabilities
+
+    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
+        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
         record, now = current_request(), time.monotonic()
         size, order = self._max_batch, now
         if record.is_bulk:
             size, order = max(1, self._max_batch // _BULK_PIECES), now + _BULK_LATER
         pieces = [
-            _Waiting(order, next(self._numbers), images[start : start + size], record)
+            _Waiting(
+                order, next(self._numbers), images[start : start + size], record, frozenset(wanted)
+            )
             for start in range(0, len(images), size)
         ]
         for piece in pieces:
             self._put(piece)
         results = [piece.result.result() for piece in pieces]
         record.waited(_without_runs(now, (piece.run for piece in pieces)))
-        return results[0] if len(results) == 1 else np.concatenate(results)
+        return results[0] if len(results) == 1 else Outputs.joined(results)
 
     def close(self) -> None:
         """Run the waiting requests, then end the threads."""
@@ -200,7 +215,7 @@ class Batcher:
         for size in self._sizes:
             runs[size] = runtime.bound((size, *self._shape))
             runs[size].run(images[:size])
-        return _Buffers(images, runs)
+        return _Buffers(images, runs, runtime)
 
     def _next_batch(self) -> tuple[_Batch, list[_Waiting]] | None:
         """Wait for the next batch, which is the device's from now on; None: there will be none."""
@@ -266,7 +281,8 @@ class Batcher:
             with self._changed:
                 batch.size, batch.since = size, time.monotonic()
                 self._handing_seconds = batch.since - decided
-            probabilities = buffers.runs[size].run(images)
+            details = frozenset().union(*(waiting.wanted for waiting in wanted))
+            found = buffers.run(images, details)
         except Exception as error:
             self._returned(batch)
             for waiting in wanted:
@@ -277,7 +293,7 @@ class Batcher:
         for waiting in wanted:
             waiting.run = run
             waiting.record.took_part(count)
-            waiting.result.set_result(probabilities[done : done + len(waiting.images)])
+            waiting.result.set_result(found.part(slice(done, done + len(waiting.images))))
             done += len(waiting.images)
 
     def _returned(self, batch: _Batch, count: int = 0) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 
@@ -30,6 +30,7 @@ from image_classification.contract.process import memory_limit
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import runtime
 from image_classification.serving.admission import MemoryBudget
+from image_classification.serving.graph_outputs import RANKS, Outputs, most_bytes
 from image_classification.serving.isolation import Forkserver, Limits, Process
 from image_classification.serving.observation import Health, RequestRecord, current_request
 from image_classification.serving.scheduling import leave_place
@@ -37,7 +38,7 @@ from image_classification.serving.scheduling import leave_place
 CHILD = "model"
 """The name of `ModelChild` among the functions of a forkserver."""
 
-_RUN = b"run"
+_RUN, _RUN_OUTPUTS = b"run", b"outputs "
 _COPIES = 5  # of a graph's file while it loads: bytes, messages, weights, weights for the kernels
 _KEPT_COPIES, _KEPT_ACTIVATIONS = 2, 16 << 20  # of a process that answers single images
 _LEAST_ACTIVATIONS = 512 << 20  # bytes; EfficientNet-Lite0 takes 400 MB for 32 images at once
@@ -62,14 +63,22 @@ class ModelChild:
 
     def __call__(self, argument: bytes, payload: bytes) -> bytes:
         """Load the graph that `argument` describes, or run it on the images in `payload`."""
+        if argument.startswith(_RUN_OUTPUTS):
+            return self._with_outputs(payload, argument.decode().split()[1:])
         if argument != _RUN:
             file = GraphFile(**json.loads(argument))
             self._runtime = runtime.Runtime(file)
             self._shape = (-1, *file.input_shape)
-            return json.dumps(self._runtime.providers).encode()
+            found = {"providers": self._runtime.providers, "outputs": sorted(self._runtime.outputs)}
+            return json.dumps(found).encode()
         assert self._runtime is not None
         images = np.frombuffer(payload, np.uint8).reshape(self._shape)
         return self._runtime.run(images, frees=len(images) > _KEPT_IMAGES).tobytes()
+
+    def _with_outputs(self, payload: bytes, wanted: list[str]) -> bytes:
+        assert self._runtime is not None
+        images = np.frombuffer(payload, np.uint8).reshape(self._shape)
+        return self._runtime.run_outputs(images, wanted).to_bytes()
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,7 @@ class ModelProcesses:
         self._is_growing = self._is_ended = False
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
         self.providers: list[str] = []
+        self.outputs: frozenset[str] = frozenset()
         self._idle.append(self._load(file))
 
     def run(self, images: UInt8Array) -> FloatArray:
@@ -145,22 +155,31 @@ class ModelProcesses:
                 the answer any more.
             ForkserverError: this server process can start no other; it is unhealthy from now on.
         """
+        size = len(images) * self._file.classes * 4
+        answer = self._run(_RUN, images, size)
+        if len(answer) != size:
+            raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
+        return np.frombuffer(answer, np.float32).reshape(len(images), -1)
+
+    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
+        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
+        most = most_bytes(len(images), self._file.classes)
+        answer = self._run(_RUN_OUTPUTS + " ".join(wanted).encode(), images, most)
+        return Outputs.from_bytes(answer, len(images), self._file.classes, wanted)
+
+    def _run(self, argument: bytes, images: UInt8Array, most_answer: int) -> bytearray:
         record = current_request()
         record.refuse_if_abandoned()
-        size = len(images) * self._file.classes * 4
         try:
             try:
-                answer = self._answer(record, images, size)
+                return self._answer(record, argument, images, most_answer)
             except errors.NoMemoryLeftError:  # another process took it
-                answer = self._answer(record, images, size)
+                return self._answer(record, argument, images, most_answer)
         except errors.NoProcessError as error:
             raise errors.RequestError(503, f"{error}: send the request again later") from error
         except errors.ProcessError as error:
             self._deaths.append(time.monotonic())
             raise errors.ArtifactError(f"the graph, on {len(images)} image(s), {error}") from error
-        if len(answer) != size:
-            raise errors.ArtifactError(f"the graph gave {len(answer)} bytes, expected {size}")
-        return np.frombuffer(answer, np.float32).reshape(len(images), -1)
 
     @property
     def memory(self) -> int:
@@ -188,7 +207,9 @@ class ModelProcesses:
             process.end()
             self._put(process)
 
-    def _answer(self, record: RequestRecord, images: UInt8Array, size: int) -> bytearray:
+    def _answer(
+        self, record: RequestRecord, argument: bytes, images: UInt8Array, most_answer: int
+    ) -> bytearray:
         process = self._take(record)
         while process is not None and process.was_killed():
             process.end()
@@ -198,7 +219,7 @@ class ModelProcesses:
             begin = record.busy_ms()
             if process is None:
                 process = self._start()
-            answer = self._call(process, _RUN, images.data, size, self._bounds.seconds)
+            answer = self._call(process, argument, images.data, most_answer, self._bounds.seconds)
         finally:
             self._put(process)
         record.computed(len(images), record.busy_ms() - begin)
@@ -328,7 +349,9 @@ class ModelProcesses:
             seconds = max(self._bounds.seconds, _LOAD_SECONDS) + file.size // _LOAD_RATE
             description = json.dumps(asdict(file)).encode()
             answer = self._call(process, description, b"", _MOST_ANSWER, seconds)
-            self.providers = list(map(str, json.loads(answer)))
+            found = json.loads(answer)
+            self.providers = list(map(str, found["providers"]))
+            self.outputs = frozenset(map(str, found["outputs"])) & RANKS.keys()
         except BaseException:
             process.end()
             raise

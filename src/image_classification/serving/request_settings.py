@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from image_classification.artifact import Artifact
 from image_classification.contract import environment
 from image_classification.contract.process import cpu_count
 from image_classification.errors import RequestError, UserError
-from image_classification.serving.codec import answers
+from image_classification.serving.codec import accept
 
 _MAX_TOGETHER_MB = 100  # CreateTransformJob: MaxPayloadInMB × MaxConcurrentTransforms
 _USUAL_PAYLOAD_MB = 6  # a payload no smaller than the platform's default leaves at most 16 at once
@@ -17,13 +18,14 @@ _LOCAL_MODE = "True"  # the value of SAGEMAKER_BATCH in local mode; the service 
 
 @dataclass(frozen=True)
 class RequestSettings:
-    """The environment's settings of requests and answers.
+    """The environment's settings of requests and accept.
 
     Attributes:
         max_content_length: bytes; a larger body is refused with 413.
         default_accept: what a request without Accept, or with `*/*`, gets; "" leaves it to the
             form of the body.
         top_k, threshold: of verbose answers whose Accept has neither.
+        unknown_below: a lower score makes the predicted label of a verbose answer "unknown".
         is_placeholder: whether an image that cannot be used is answered 200 with an error line.
     """
 
@@ -31,6 +33,7 @@ class RequestSettings:
     default_accept: str = ""
     top_k: int | None = None
     threshold: float | None = None
+    unknown_below: float | None = None
     is_placeholder: bool = False
 
 
@@ -39,16 +42,22 @@ def read_settings() -> RequestSettings:
     is_batch = environment.IS_BATCH.read_switch()
     default_accept = environment.DEFAULT_ACCEPT.read()
     try:
-        answers.parse_accept(default_accept, answers.JSON)
+        accept.parse_accept(default_accept, accept.JSON)
     except RequestError as error:
         raise UserError(f"{environment.DEFAULT_ACCEPT.name}: {error}") from error
     top_k, threshold = environment.TOP_K.read(), environment.THRESHOLD.read()
+    lowest = environment.UNKNOWN_BELOW.read()
+    try:
+        unknown_below = accept.parse_share("score", lowest) if lowest else None
+    except RequestError as error:
+        raise UserError(f"{environment.UNKNOWN_BELOW.name}: {error}") from error
     try:
         return RequestSettings(
             environment.max_content_length(),
-            default_accept or (answers.JSON_LINES if is_batch else ""),
-            answers.parse_top_k(top_k) if top_k else None,
-            answers.parse_threshold(threshold) if threshold else None,
+            default_accept or (accept.JSON_LINES if is_batch else ""),
+            accept.parse_top_k(top_k) if top_k else None,
+            accept.parse_share("threshold", threshold) if threshold else None,
+            unknown_below,
             is_batch and environment.BATCH_PLACEHOLDER.read_switch(),
         )
     except RequestError as error:
@@ -99,3 +108,12 @@ def check_settings() -> None:
     ):
         switch.read_switch()
     execution_parameters(read_settings().max_content_length)
+
+
+def check_score(artifact: Artifact) -> None:
+    """Raise a UserError if answers are to depend on a score that the artifact's model has not."""
+    if read_settings().unknown_below is not None and artifact.read_index() is None:
+        raise UserError(
+            f"{environment.UNKNOWN_BELOW.name}: the model has no index of features of training "
+            "images: train it with feature_index=True, or unset the variable"
+        )

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from image_classification.artifact import GraphFile
 from image_classification.contract import environment
 from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving.admission import GpuSettings, return_free_memory
-from image_classification.serving.graph_features import with_features
 from image_classification.serving.graph_file import check_graph
+from image_classification.serving.graph_outputs import RANKS, Outputs, with_features
 from image_classification.serving.half_precision import to_half
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -43,12 +43,21 @@ _locked: list[UInt8Array] = []  # never freed: the driver knows its pages
 
 
 class Graph(Protocol):
-    """Executes the artifact's graph: a `Runtime`, or a wrapper of one."""
+    """Executes the artifact's graph: a `Runtime`, or a wrapper of one.
+
+    Attributes:
+        providers: ONNX Runtime's names of what executes it.
+        outputs: those of FEATURES and MAP that it has.
+    """
 
     providers: list[str]
+    outputs: frozenset[str]
 
     def run(self, images: UInt8Array) -> FloatArray:
         """Return probabilities, float32 (N, classes), of uint8 N·H·W·C images; from any thread."""
+
+    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
+        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
 
 
 class Runtime:
@@ -60,7 +69,7 @@ class Runtime:
             request threads as CPUs one is right: two that spin for each other cost 4× (measured).
         device: cpu or cuda.
         settings: of a GPU.
-        has_features: `run_with_features` returns features too.
+        has_features: make features an output of a graph of format version 1 too.
 
     Raises:
         ArtifactError: the graph has changed, cannot be loaded, or needs more than its own file.
@@ -78,11 +87,10 @@ class Runtime:
     ) -> None:
         graph, name = file.read(), file.path
         self._settings, self._classes = settings, file.classes
-        self._features: str | None = None
         try:
             check_graph(graph)
             if has_features:
-                graph, self._features = with_features(graph)
+                graph = with_features(graph)
             if settings.is_half:
                 graph = to_half(graph)
         except errors.ArtifactError as error:
@@ -106,7 +114,6 @@ class Runtime:
                 raise errors.UnusableDeviceError(f"{_NO_PROVIDER}; {_WAYS_OUT}")
             inputs = [_Value.of(value) for value in self._session.get_inputs()]
             outputs = [_Value.of(value) for value in self._session.get_outputs()]
-            outputs = [value for value in outputs if value.name != self._features]
         except errors.UnusableDeviceError:
             raise
         except Exception as error:  # onnxruntime's errors share no public base class
@@ -115,7 +122,15 @@ class Runtime:
             raise errors.ArtifactError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         shape, rows = (None, *file.input_shape), (None, file.classes)
         self._input = _only(name, "input", inputs, "tensor(uint8)", shape)
-        self._output = _only(name, "output", outputs, "tensor(float)", rows)
+        answers = [value for value in outputs if value.name not in RANKS]
+        self._output = _only(name, "output", answers, "tensor(float)", rows)
+        # ONNX Runtime replays a CUDA graph with the outputs that it has recorded.
+        self.outputs = frozenset(
+            value.name
+            for value in outputs
+            if value.type == "tensor(float)" and len(value.shape) == RANKS.get(value.name)
+            if not settings.has_cuda_graphs
+        )
         self.providers: list[str] = self._session.get_providers()
         return_free_memory()  # 27 MB of 60 with EfficientNet-Lite0
 
@@ -145,23 +160,14 @@ class Runtime:
             raise _failure_of_run(error, len(images), self.device) from error
         return np.asarray(probabilities, np.float32)
 
-    def run_with_features(self, images: UInt8Array) -> tuple[FloatArray, FloatArray | None]:
-        """Return probabilities and features, float32 (N, classes) and (N, width), as `run` does.
-
-        The features are the input of the graph's head; None if the graph has no such part.
-        """
-        if self._features is None:
-            return self.run(images), None
-        names = [self._output, self._features]
+    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
+        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
+        names = [name for name in RANKS if name in wanted]
         try:
-            probabilities, features = self._session.run(names, {self._input: images})
+            rows = self._session.run([self._output, *names], {self._input: images})
         except Exception as error:
             raise _failure_of_run(error, len(images), self.device) from error
-        rows = np.asarray(features)
-        if rows.ndim != 2 or len(rows) != len(images) or rows.dtype.kind != "f":
-            self._features = None
-            return np.asarray(probabilities, np.float32), None
-        return np.asarray(probabilities, np.float32), np.asarray(rows, np.float32)
+        return Outputs.of(len(images), rows[0], dict(zip(names, rows[1:], strict=True)))
 
     def host_buffer(self, shape: tuple[int, ...]) -> UInt8Array:
         """Return memory for the images of batches; for a GPU page-locked, and never freed."""

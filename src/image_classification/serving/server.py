@@ -25,7 +25,7 @@ from image_classification.errors import UserError
 from image_classification.serving.admission import Plan, choose_plan
 from image_classification.serving.arbiter import KILL_SECONDS, Arbiter
 from image_classification.serving.observation import Health
-from image_classification.serving.request_settings import check_settings
+from image_classification.serving.request_settings import check_score, check_settings
 from image_classification.serving.worker import CANNOT_START
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def serve(model: Path, host: str, port: int, form: str = logs.PLAIN) -> None:
         _Server(gunicorn_settings(host, port, plan), plan, None, form).run()
         return
     with open_artifact(model) as artifact:
+        check_score(artifact)
         _Server(gunicorn_settings(host, port, plan), plan, artifact, form).run()
 
 

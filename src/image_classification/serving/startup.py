@@ -98,7 +98,10 @@ def create_server_app(
             f"{environment.MAX_BATCH_SIZE.name}, use a larger instance, or set "
             f"{environment.DEVICE.name}=cpu to compute on the CPU"
         ) from error
-    application = app.create_app(_responder(model, settings, health), settings, health, metrics)
+    respond = _responder(model, settings, health)
+    if settings.unknown_below is not None and not isinstance(respond, app.Answering):
+        _logger.warning("%s has no effect on your own code", environment.UNKNOWN_BELOW.name)
+    application = app.create_app(respond, settings, health, metrics)
     if environment.PAGE.read_switch():
         _add_page(application, model, settings.max_content_length)
     if form == logs.TERMINAL:

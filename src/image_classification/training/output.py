@@ -18,6 +18,7 @@ from image_classification import __version__
 from image_classification import artifact as artifacts
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, State
 from image_classification.contract import environment
+from image_classification.feature_index import INDEX_FILE
 from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
 from image_classification.inventory.tables import RELABEL, REVIEW_COLUMNS
@@ -127,6 +128,10 @@ def write_artifact(directory: Path, results: Results, engine: Engine) -> artifac
     writers = engine_writers(engine, results.calibration.temperature) | pages
     if results.last_weights is not None:
         writers[artifacts.LAST_WEIGHTS_FILE] = weights_writer(results.last_weights.weights)
+    index = results.known_images
+    if index is not None:
+        description["feature_index"] = index.described()
+        writers[INDEX_FILE] = lambda path: path.write_bytes(index.rows.tobytes())
     labels = results.inputs.labels
     return artifacts.write_artifact(directory, description, labels, preprocessing, writers)
 

@@ -10,6 +10,7 @@ import numpy as np
 from image_classification import curation
 from image_classification.curation.label_issues import outliers, score_labels
 from image_classification.errors import DataError
+from image_classification.feature_index import FeatureIndex
 from image_classification.images.encode import shrunk, thumbnail
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.bad_samples import BadSamples
@@ -31,6 +32,7 @@ from image_classification.training.evaluation import (
     pieces,
 )
 from image_classification.training.inputs import Inputs
+from image_classification.training.known_images import known_images
 from image_classification.training.loaders import Loaders
 from image_classification.training.loop import LastWeights, Loop
 from image_classification.training.mixup import mix_images
@@ -129,6 +131,7 @@ class Results:
         hyperparameters: (name, value, origin).
         label_review: the labels to review; None if samples have several, or are too few,
             or the job was stopped.
+        known_images: the index of features of training images; None if the artifact gets none.
     """
 
     interface: str
@@ -146,6 +149,7 @@ class Results:
     started_from: str
     hyperparameters: Sequence[tuple[str, str, str]]
     label_review: LabelReview | None = None
+    known_images: FeatureIndex | None = None
 
     @property
     def is_multi_label(self) -> bool:
@@ -194,6 +198,7 @@ def measure(
         started_from=started_from,
         hyperparameters=request.origins(),
         label_review=_review(loop, loaders, validation, inputs),
+        known_images=known_images(loop, loaders),
     )
 
 

@@ -286,6 +286,9 @@ def test_a_family_trains_and_its_graph_predicts_the_same(
     engine = build(spec)
     assert np.isfinite(engine.train_step(make_batch(spec), 0.001).fetch()[0])
     engine.export(tmp_path / "model.onnx", 1.3)  # compared with the engine
+    found = [output.name for output in onnx.load(tmp_path / "model.onnx").graph.output]
+    has_map = not name.startswith(("vgg", "alexnet"))  # those have dense layers after the mean
+    assert found == ["probabilities", "features", *["class_activation_map"] * has_map]
 
 
 @pytest.mark.parametrize("name", ["gluon/squeezenet1.1", "gluon/vgg11", "gluon/resnet18_v1"])

@@ -17,10 +17,12 @@ import onnxruntime
 from image_classification.backends import networks, onnx_graph
 from image_classification.backends.base import ModelSpec
 from image_classification.backends.networks import layers
+from image_classification.backends.onnx_outputs import add_outputs
 from image_classification.errors import AlgorithmError
 from image_classification.samples import FloatArray, UInt8Array
 from tests.unit.backends.torch_cases import SMALL, change
 
+OUTPUTS = ["probabilities", "features", "class_activation_map"]
 LITE = change(backbone="efficientnet_lite0", input_shape=(3, 33, 47))
 
 
@@ -45,7 +47,7 @@ def graph_of(spec: ModelSpec, temperature: float = 1.0) -> bytes:
 
 def run(graph: bytes, images: UInt8Array) -> FloatArray:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (probabilities,) = session.run(None, {"images": images})
+    (probabilities,) = session.run(["probabilities"], {"images": images})
     return np.asarray(probabilities)
 
 
@@ -60,7 +62,7 @@ def test_the_input_is_uint8_images_in_batches_of_any_size(spec: ModelSpec) -> No
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    (given,), made = session.get_inputs(), session.get_outputs()[0]
     channels, height, width = spec.input_shape
     assert (given.name, given.type, given.shape[1:]) == (
         *("images", "tensor(uint8)"),
@@ -94,7 +96,7 @@ def test_the_temperature_divides_the_logits_and_multi_label_graphs_end_with_a_si
 def test_equal_weights_give_equal_bytes_with_every_version_of_onnx() -> None:
     """Written with onnx 1.14.1 and NumPy 1.23.5, and with onnx 1.23.2 and NumPy 2.2.6."""
     digests = [hashlib.sha256(graph_of(spec)).hexdigest()[:16] for spec in (SMALL, LITE)]
-    assert digests == ["c2c620aa50f0dd75", "b0fbf94f27cd9ac1"]
+    assert digests == ["037c17e86c8d873a", "9185ed52d60d6852"]
 
 
 def test_a_graph_that_disagrees_with_the_engine_is_an_error_and_not_written(tmp_path: Path) -> None:
@@ -126,3 +128,50 @@ def test_predictions_that_are_not_finite_fail_the_check(tmp_path: Path) -> None:
     graph = onnx_graph.graph_bytes(network, weights, SMALL)
     with pytest.raises(AlgorithmError, match="by nan"):
         onnx_graph.write_checked(tmp_path / "model.onnx", graph, SMALL, 1.0, zeros)
+
+
+FAMILIES = {
+    "resnet20": (3, 20, 28),
+    "resnet18": (3, 33, 40),
+    "resnet50_v1.5": (3, 33, 40),
+    "efficientnet_lite0": (3, 33, 47),
+    "efficientnet_b0": (3, 33, 47),
+    "mobilenet_v2": (3, 33, 47),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_features_and_the_map_are_what_their_definitions_say(name: str) -> None:
+    spec = change(backbone=name, input_shape=FAMILIES[name])
+    session = onnxruntime.InferenceSession(graph_of(spec), providers=["CPUExecutionProvider"])
+    assert [made.name for made in session.get_outputs()] == OUTPUTS
+    assert [made.shape[0] for made in session.get_outputs()] == ["batch"] * 3
+    rows, features, maps = session.run(OUTPUTS, {"images": images_for(spec, 5)})
+    weights = weights_of(spec)
+    logits = features @ weights["head.weight"].T + weights["head.bias"]
+    np.testing.assert_allclose(onnx_graph.probabilities_of(logits, spec), rows, atol=1e-6)
+    best = rows.argmax(1)
+    of_class = logits[np.arange(5), best] - weights["head.bias"][best]
+    np.testing.assert_allclose(maps.mean((1, 2)), of_class, atol=1e-5)
+
+
+def test_a_network_with_a_layer_after_its_mean_has_features_and_no_map() -> None:
+    model = onnx.load_from_string(graph_of(SMALL))
+    del model.graph.output[1:]
+    head = next(node for node in model.graph.node if node.op_type == "Gemm")
+    model.graph.node.insert(
+        list(model.graph.node).index(head),
+        onnx.helper.make_node("Relu", [head.input[0]], ["after"]),
+    )
+    head.input[0] = "after"
+    del model.graph.node[-6:]  # those of the outputs
+    add_outputs(model.graph)
+    assert [output.name for output in model.graph.output] == OUTPUTS[:2]
+
+
+def test_the_other_outputs_leave_the_probabilities_as_they_were_to_the_bit() -> None:
+    model = onnx.load_from_string(graph_of(LITE))
+    batch = images_for(LITE, 3)
+    together = run(model.SerializeToString(), batch)
+    del model.graph.output[1:]
+    assert (run(model.SerializeToString(), batch) == together).all()

@@ -210,7 +210,7 @@ def test_multi_label_models_have_a_sigmoid_per_class(
     assert loss == pytest.approx(each.mean(), rel=1e-5)
     engine.export(tmp_path / "model.onnx", 2.0)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (served,) = session.run(None, {"images": batch.images})
+    (served,) = session.run(["probabilities"], {"images": batch.images})
     expected = 1 / (1 + np.exp(-engine.predict_step(batch.images) / 2.0))
     np.testing.assert_allclose(served, expected, atol=1e-4)
 
@@ -273,7 +273,7 @@ def test_the_exported_graph_gives_the_averaged_predictions(engine: Any, tmp_path
     engine.export(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     images = make_batch(size=5).images
-    (probabilities,) = session.run(None, {"images": images})
+    (probabilities,) = session.run(["probabilities"], {"images": images})
     odds = np.exp(engine.predict_step(images))
     np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-5)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -95,6 +96,8 @@ def test_training_resumes_bit_for_bit_with_stochastic_depth_inside(tmp_path: Pat
     assert again.fetch()[0] == loss.fetch()[0]
     assert differences(expected, engine.state()) == set()
     engine.export(tmp_path / "model.onnx", 1.2)  # compared with the engine
+    made = onnx.load(tmp_path / "model.onnx").graph.output
+    assert [output.name for output in made] == ["probabilities", "features", "class_activation_map"]
 
 
 def test_a_frozen_backbone_keeps_every_weight() -> None:

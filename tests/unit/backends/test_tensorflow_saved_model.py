@@ -266,7 +266,7 @@ def test_export_converts_what_the_built_in_fine_tuned_and_it_answers_the_same(
     if units == 1:
         expected = np.asarray(tf.concat([1 - tf.sigmoid(logits), tf.sigmoid(logits)], axis=1))
     session = onnxruntime.InferenceSession(artifact.model_file)
-    (found,) = session.run(None, {"images": make_batch(SPEC).images})
+    (found,) = session.run(["probabilities"], {"images": make_batch(SPEC).images})
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert answer_form(artifact.manifest).first == (1 if units == 1 else 0)
     assert artifact.preprocessing.mode == "squash" and artifact.interface == "tensorflow"
@@ -283,7 +283,7 @@ def test_export_converts_an_untuned_classifier_with_names_that_occur_twice(
     images = make_batch(SPEC).images
     maps = tf.saved_model.load(str(hub / "1"))(tf.cast(images, tf.float32) / 127.5 - 1)
     session = onnxruntime.InferenceSession(artifact.model_file)
-    (found,) = session.run(None, {"images": images})
+    (found,) = session.run(["probabilities"], {"images": images})
     np.testing.assert_allclose(
         found, tf.nn.softmax(tf.reduce_mean(maps, [1, 2])), rtol=0, atol=1e-5
     )

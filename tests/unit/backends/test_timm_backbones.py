@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -63,6 +64,16 @@ def test_a_frozen_timm_backbone_keeps_every_weight(timm: Any) -> None:
 def test_a_timm_backbone_is_exported(timm: Any, tmp_path: Path) -> None:
     build().export(tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size > 1_000_000
+    assert output_names(tmp_path / "model.onnx") == ["probabilities", "features"]  # a layer follows
+
+
+def test_a_timm_backbone_that_ends_with_a_mean_has_a_map(timm: Any, tmp_path: Path) -> None:
+    build(ModelSpec(**{**vars(SPEC), "backbone": "timm/resnet10t"})).export(tmp_path / "model.onnx")
+    assert output_names(tmp_path / "model.onnx")[2:] == ["class_activation_map"]
+
+
+def output_names(path: Path) -> list[str]:
+    return [output.name for output in onnx.load(path).graph.output]
 
 
 @pytest.mark.parametrize(

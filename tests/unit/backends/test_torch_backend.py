@@ -237,13 +237,13 @@ def test_the_exported_graph_agrees_on_batches_of_any_size(name: str, tmp_path: P
     path = tmp_path / "model.onnx"
     engine.export(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    (given,), made = session.get_inputs(), session.get_outputs()[0]
     assert (given.name, given.type, given.shape[1:]) == ("images", "tensor(uint8)", [20, 28, 3])
     assert (made.name, made.type, made.shape[1]) == ("probabilities", "tensor(float)", 4)
     for size in (1, 2, 7):
         images = make_batch(spec, size).images
         odds = np.exp(engine.predict_step(images))
-        (probabilities,) = session.run(None, {"images": images})
+        (probabilities,) = session.run(["probabilities"], {"images": images})
         np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-4)
 
 
@@ -255,7 +255,7 @@ def test_the_exported_graph_divides_the_logits_by_the_temperature(tmp_path: Path
     )
     images = make_batch(size=4).images
     odds = np.exp(engine.predict_step(images) / 2.5)
-    (probabilities,) = session.run(None, {"images": images})
+    (probabilities,) = session.run(["probabilities"], {"images": images})
     np.testing.assert_allclose(probabilities, odds / odds.sum(1, keepdims=True), atol=1e-5)
 
 

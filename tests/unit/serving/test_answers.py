@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from image_classification.contract.interface import INTERFACES, answer_form
 from image_classification.errors import RequestError
 from image_classification.labels.label_map import LabelMap
-from image_classification.serving.codec.answers import (
-    Accept,
-    Failure,
-    Prediction,
-    Result,
-    encode,
-    parse_accept,
-)
+from image_classification.serving.codec.accept import Accept, parse_accept
+from image_classification.serving.codec.answers import Failure, Prediction, Result, encode
 
 PREDICTION = Prediction(np.array([0.25, 0.75], np.float32), LabelMap(("cat", "dog")))
 VERBOSE = {"probabilities": [0.25, 0.75], "labels": ["cat", "dog"], "predicted_label": "dog"}

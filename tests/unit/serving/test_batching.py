@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from image_classification.samples import FloatArray, UInt8Array
 from image_classification.serving import batching
 from image_classification.serving.admission import THREAD_MEMORY, choose_plan
 from image_classification.serving.batching import Batcher
+from image_classification.serving.graph_outputs import Outputs
 from image_classification.serving.observation import RequestRecord, working_on
 from image_classification.serving.runtime import Runtime
 from tests import graphs
@@ -28,6 +29,8 @@ SHAPE = (2, 2, 1)
 
 class Device:
     """A runtime whose runs can be held up; an image's probability is its first pixel."""
+
+    outputs = frozenset({"features"})
 
     def __init__(self) -> None:
         self.providers = ["Device"]
@@ -50,6 +53,10 @@ class Device:
         if self.is_broken:
             raise DeviceError("it broke")
         return images[:, 0, 0].astype(np.float32)
+
+    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
+        assert set(wanted) == {"features"}
+        return Outputs(self.run(images), np.asarray(10 * images[:, 0, 0], np.float32))
 
 
 @pytest.fixture
@@ -93,6 +100,17 @@ def test_more_images_than_a_batch_holds_are_split_and_joined(device: Device, thr
     batcher = Batcher(device, SHAPE, 4, threads)  # type: ignore[arg-type]
     images = np.concatenate([image(value) for value in range(11)])
     assert batcher.run(images)[:, 0].tolist() == list(range(11))
+    batcher.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_outputs_of_many_images_are_split_and_joined(device: Device, threads: int) -> None:
+    batcher = Batcher(device, SHAPE, 4, threads)  # type: ignore[arg-type]
+    images = np.concatenate([image(value) for value in range(11)])
+    found = batcher.run_outputs(images, {"features"})
+    assert found.features is not None and found.maps is None
+    assert found.features[:, 0].tolist() == [10 * value for value in range(11)]
+    assert found.probabilities[:, 0].tolist() == list(range(11))
     batcher.close()
 
 

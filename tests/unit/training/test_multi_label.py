@@ -23,7 +23,8 @@ from image_classification.labels.label_map import LabelMap
 from image_classification.loading.records import RecordSource
 from image_classification.records.format import RecordHeader, pack_image_record
 from image_classification.records.writer import RecordWriter
-from image_classification.serving.codec.answers import Accept, Prediction, encode
+from image_classification.serving.codec.accept import Accept
+from image_classification.serving.codec.answers import Prediction, encode
 from image_classification.training.evaluation import (
     Outcomes,
     confusions,
@@ -85,7 +86,7 @@ def test_the_exported_graph_gives_sigmoids(tmp_path: Path) -> None:
         engine.train_step(batch, 0.1)
     engine.export(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (probabilities,) = session.run(None, {"images": batch.images})
+    (probabilities,) = session.run(["probabilities"], {"images": batch.images})
     assert np.abs(probabilities - sigmoid(engine.predict_step(batch.images))).max() < 1e-5
     assert np.abs(probabilities.sum(axis=1) - 1).max() > 0.1
 

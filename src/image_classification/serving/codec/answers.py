@@ -1,50 +1,39 @@
-"""Predictions and the Accept header → the body of the answer, in the form of the built-in.
+"""Predictions and what the client accepts → the body of the answer, in the form of the built-in.
 
     application/json        mxnet [p, …], tensorflow {"probabilities": [p, …]}
     application/jsonlines   mxnet {"prediction": [p, …]}, tensorflow {"probabilities": [p, …]}
     …;verbose               {"probabilities": […], "labels": […], "predicted_label": "…"}
     text/csv                p,…         text/csv;verbose   label,p,label,p,…
+    …;explain               and "map": PNG in base64, "box": [left, top, right, bottom]
+    …;features              and "features": [f, …]
+    …;score                 and "score": s, "is_known": true or false
 
 Several images are an array of these, or one line each; `{"error": "…"}` stands for an image that
-cannot be used. A form can leave out the first class, see `AnswerForm`. Accept is parsed as users
-write it: `application/json;verbose`, `application/json; verbose; top_k=5`, several media ranges
-with or without `q`, or nothing at all (RFC 9110, 12.5.1; `verbose` is a parameter without a value,
-as in the TensorFlow built-in).
+cannot be used. A form can leave out the first class, see `AnswerForm`.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from image_classification.contract.interface import AnswerForm
 from image_classification.errors import RequestError
+from image_classification.feature_index import THRESHOLD as KNOWN
 from image_classification.labels.label_map import LabelMap
 from image_classification.samples import THRESHOLD, FloatArray
+from image_classification.serving.codec.accept import CSV, JSON, JSON_LINES, Accept
+from image_classification.serving.explanation import Explanation
 
-JSON = "application/json"
-JSON_LINES = "application/jsonlines"
-CSV = "text/csv"
-
-PRODUCED = (JSON, JSON_LINES, CSV)
-"""The media types of answers, the preferred one first."""
-
-JSON_LINES_NAMES = (
-    *("application/x-jsonlines", "application/x-ndjson", "application/ndjson"),
-    *("application/jsonl", "application/x-jsonl"),
-)
-"""Other names of JSON lines, in requests and in Accept."""
-
-_SWITCH = {"": True, "true": True, "1": True, "false": False, "0": False}
-_PARAMETERS = ("verbose", "top_k", "threshold")
-_NUMBER = re.compile(r"\+?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII)
+UNKNOWN = "unknown"
+"""The predicted label of an image that is not like those of training, if that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +44,17 @@ class Prediction:
         probabilities: float32 (classes,), adding to 1 unless `is_multi_label`.
         labels: the label map; a position is a class index.
         is_multi_label: whether an image may have several classes, or none.
+        features: float32 (width,), what the network's head reads; None if not asked for.
+        score: how much the image is like those of training, 0 to 1; None if not asked for.
+        explanation: where the model sees the most probable class; None if not asked for.
     """
 
     probabilities: FloatArray
     labels: LabelMap
     is_multi_label: bool = False
+    features: FloatArray | None = None
+    score: float | None = None
+    explanation: Explanation | None = None
 
     @property
     def class_index(self) -> int:
@@ -110,151 +105,6 @@ class Failure:
 Result = Prediction | Failure
 
 
-@dataclass(frozen=True)
-class Accept:
-    """What the client wants.
-
-    Attributes:
-        media_type: one of `PRODUCED`.
-        is_verbose: whether the answer has labels next to the probabilities.
-        top_k: only this many classes, ≥ 1; None for all of them.
-        threshold: only classes with at least this probability, 0 to 1; None for all of them.
-        asked: the client's name of the media type, if that is another one.
-    """
-
-    media_type: str
-    is_verbose: bool = False
-    top_k: int | None = None
-    threshold: float | None = None
-    asked: str = ""
-
-    @property
-    def is_selection(self) -> bool:
-        """Whether classes may be left out; the others are then in descending order."""
-        return self.top_k is not None or self.threshold is not None
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A media range of the header: `type`, its parameters in lower case, and its weight.
-
-    `asked` is the type as the client names it.
-    """
-
-    media_type: str
-    parameters: dict[str, str]
-    quality: float
-    asked: str
-
-    @staticmethod
-    def parse(text: str) -> _Range:
-        asked, *parameters = [piece.strip().lower() for piece in text.split(";")]
-        media_type = JSON_LINES if asked in JSON_LINES_NAMES else asked
-        values: dict[str, str] = {}
-        for parameter in filter(None, parameters):
-            name, _, value = (piece.strip() for piece in parameter.partition("="))
-            value = value.strip('"')
-            if values.setdefault(name, value) != value:
-                raise RequestError(406, f"Accept {text.strip()[:80]!r} has two values of {name}")
-            if name not in _PARAMETERS and name.replace("-", "_") in (*_PARAMETERS, "topk"):
-                raise RequestError(
-                    406, f"Accept parameter {name!r}: expected {' or '.join(_PARAMETERS)}"
-                )
-        weight = values.get("q", "1")  # RFC 9110, 12.4.2: a malformed one is never wanted
-        quality = min(float(weight), 1.0) if _NUMBER.fullmatch(weight) else 0.0
-        return _Range(media_type, values, quality, asked)
-
-    def covers(self, media_type: str) -> bool:
-        return self.media_type in ("*/*", media_type) or (
-            self.media_type.endswith("/*") and media_type.startswith(self.media_type[:-1])
-        )
-
-
-def parse_accept(
-    header: str | None,
-    default: str,
-    top_k: int | None = None,
-    threshold: float | None = None,
-) -> Accept:
-    """Return the client's most wanted range that can be produced.
-
-    Of ranges with equal weight, the first one wins. A wildcard means `default` if it covers that,
-    else the first of `PRODUCED` that it covers.
-
-    Args:
-        header: the Accept header; None and "" mean `default`.
-        default: an accept such as `application/json;verbose`.
-        top_k, threshold: of a verbose answer if the header has neither.
-
-    Raises:
-        RequestError: 406, no range can be produced, or a parameter has an impossible value.
-    """
-    if not (header or "").strip(" ,"):
-        header = default
-    ranges = [_Range.parse(part) for part in (header or "").split(",") if part.strip()]
-    refused = {entry.media_type for entry in ranges if entry.quality <= 0}
-    for wanted in sorted(ranges, key=lambda entry: entry.quality, reverse=True):
-        found = _produce(wanted, default, refused) if wanted.quality > 0 else None
-        if found is not None and found.is_verbose and not found.is_selection:
-            found = replace(found, top_k=top_k, threshold=threshold)
-        if found is not None:
-            return found
-    raise RequestError(
-        406,
-        f"Accept {header!r} cannot be produced; accepted: "
-        + ", ".join(f"{media_type}, {media_type};verbose" for media_type in PRODUCED)
-        + "; with ;top_k=N or ;threshold=P for some of the classes only",
-    )
-
-
-def _produce(wanted: _Range, default: str, refused: set[str]) -> Accept | None:
-    if wanted.media_type in PRODUCED:
-        return _with_parameters(wanted.media_type, wanted.parameters, wanted.asked)
-    preferred = _Range.parse(default)
-    for media_type in (preferred.media_type, *PRODUCED):
-        if wanted.covers(media_type) and media_type in PRODUCED and media_type not in refused:
-            inherited = preferred.parameters if media_type == preferred.media_type else {}
-            asked = preferred.asked if media_type == preferred.media_type else media_type
-            return _with_parameters(media_type, inherited | wanted.parameters, asked)
-    return None
-
-
-def _with_parameters(media_type: str, values: dict[str, str], asked: str) -> Accept:
-    """Ignore unknown parameters, as the built-ins do."""
-    top_k, threshold, word = (values.get(name) for name in ("top_k", "threshold", "verbose"))
-    if word is not None and word not in _SWITCH:
-        raise RequestError(406, f"verbose={word[:20]!r}: expected true or false, or no value")
-    is_selection = top_k is not None or threshold is not None
-    is_verbose = is_selection if word is None else _SWITCH[word]
-    if is_selection and not is_verbose:
-        raise RequestError(
-            406, f"verbose={word} with top_k or threshold: a selection of classes needs their names"
-        )
-    return Accept(
-        media_type,
-        is_verbose,
-        top_k=None if top_k is None else parse_top_k(top_k),
-        threshold=None if threshold is None else parse_threshold(threshold),
-        asked="" if asked == media_type else asked,
-    )
-
-
-def parse_top_k(text: str) -> int:
-    """Read an integer from 1 to 999,999,999; anything else is a RequestError 406."""
-    # Nine digits are more classes than any model has; int() itself fails at 4,301.
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
-        raise RequestError(406, f"top_k={text[:20]!r}: expected an integer from 1 to 999999999")
-    return int(text)
-
-
-def parse_threshold(text: str) -> float:
-    """Read a number from 0 to 1; anything else is a RequestError 406."""
-    value = float(text) if _NUMBER.fullmatch(text) else -1.0
-    if not 0 <= value <= 1:
-        raise RequestError(406, f"threshold={text[:20]!r}: expected a number from 0 to 1")
-    return value
-
-
 def encode(
     results: Sequence[Result], is_list: bool, accept: Accept, form: AnswerForm
 ) -> tuple[bytes, str]:
@@ -301,7 +151,10 @@ _NOT_FINITE = Failure("the model gave no finite probabilities for this image")
 
 def _finite(result: Result) -> Result:
     """Return the result, or a Failure instead of numbers that JSON cannot hold."""
-    is_number = isinstance(result, Failure) or np.isfinite(result.probabilities).all()
+    if isinstance(result, Failure):
+        return result
+    features = result.probabilities if result.features is None else result.features
+    is_number = np.isfinite(result.probabilities).all() and np.isfinite(features).all()
     return result if is_number else _NOT_FINITE
 
 
@@ -313,6 +166,19 @@ def verbose(prediction: Prediction, accept: Accept) -> dict[str, object]:
     if prediction.is_multi_label:
         threshold = THRESHOLD if accept.threshold is None else accept.threshold
         answer["predicted_labels"] = prediction.labels_from(threshold)
+    if accept.unknown_below is not None and (prediction.score or 0) < accept.unknown_below:
+        answer["predicted_label"] = UNKNOWN
+        if prediction.is_multi_label:
+            answer["predicted_labels"] = []
+    if prediction.score is not None and "score" in accept.details:
+        answer["score"] = round(prediction.score, 4)
+        answer["is_known"] = prediction.score >= KNOWN
+    if prediction.features is not None:
+        answer["features"] = [short(value) for value in prediction.features.tolist()]
+    if prediction.explanation is not None:
+        answer["map"] = base64.b64encode(prediction.explanation.picture).decode("ascii")
+        box = prediction.explanation.box
+        answer["box"] = None if box is None else [round(share, 4) for share in box]
     return answer
 
 
@@ -337,7 +203,8 @@ def _value(result: Result, accept: Accept, form: AnswerForm, name: str | None) -
     """Return the JSON of one result; `name` is the key of bare probabilities, if they have one."""
     if isinstance(result, Failure):
         return _json({"error": result.reason})
-    if accept.is_selection or (accept.is_verbose and result.is_multi_label):
+    is_more = accept.is_selection or bool(accept.computed)
+    if is_more or (accept.is_verbose and result.is_multi_label):
         return _json(verbose(result, accept))
     numbers = f"[{', '.join(_numbers(result, form))}]"
     if accept.is_verbose:

@@ -14,12 +14,8 @@ from image_classification.images.foreign import name_foreign
 from image_classification.images.foreign_text import IMAGE, name_text
 from image_classification.images.header import sniff
 from image_classification.records import format as records
-from image_classification.serving.codec.answers import (
-    JSON,
-    JSON_LINES,
-    JSON_LINES_NAMES,
-    Failure,
-)
+from image_classification.serving.codec.accept import JSON, JSON_LINES, JSON_LINES_NAMES
+from image_classification.serving.codec.answers import Failure
 from image_classification.serving.codec.json_bodies import read_json, read_json_lines
 from image_classification.serving.codec.multipart import read_parts
 

@@ -18,6 +18,7 @@ from image_classification.errors import ImageError, RequestError, UserError
 from image_classification.images.encode import encode_png
 from image_classification.labels.label_map import LabelMap
 from image_classification.serving.app import Invocation, refuse_unusable
+from image_classification.serving.codec import accept as accepting
 from image_classification.serving.codec import answers, bodies
 from image_classification.serving.codec.answers import Failure, Prediction
 from image_classification.serving.custom import (
@@ -142,10 +143,13 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
             accept: the Accept header.
         """
         settings = self._settings
-        default = settings.default_accept or answers.JSON
-        wanted = answers.parse_accept(accept, default, settings.top_k, settings.threshold)
+        default = settings.default_accept or accepting.JSON
+        wanted = accepting.parse_accept(accept, default, settings.top_k, settings.threshold)
+        if wanted.details:
+            names = " and ".join(sorted(wanted.details))
+            raise RequestError(406, f"Accept parameter {names}: not with your own code")
         results = prediction if isinstance(prediction, Results) else self._results_of(prediction)
-        if results is None and wanted.media_type != answers.CSV:
+        if results is None and wanted.media_type != accepting.CSV:
             return answers.dump(prediction), wanted.media_type
         if results is None:
             raise RequestError(
@@ -241,7 +245,7 @@ class CustomHandlers:
 
     def __call__(self, invocation: Invocation) -> tuple[bytes, str]:
         """Return (body, content type) of the user's answer, or raise a RequestError."""
-        accept = invocation.accept or self._settings.default_accept or answers.JSON
+        accept = invocation.accept or self._settings.default_accept or accepting.JSON
         content_type = _for_handlers(invocation.content_type)
         context = _Context(self._code, {"Content-Type": content_type, "Accept": accept})
         try:

@@ -219,6 +219,7 @@ class Settings:
         max_bad_samples: a count or a share, as text; see bad_samples.parse_limit.
         seed: of weights, order and augmentation.
         calibrate: fit a temperature on validation.
+        feature_index: write features of training images to the artifact.
         head: auto (new on ImageNet weights, kept from a model of the same classes), new or keep.
         keep_last_weights: write the weights of the last epoch in addition to the best ones.
         tensorboard: write event files.
@@ -261,6 +262,7 @@ class Settings:
     max_bad_samples: str
     seed: int
     calibrate: bool = True
+    feature_index: bool = True
     head: Literal["auto", "new", "keep"] = "auto"
     keep_last_weights: bool = False
     tensorboard: bool = False
@@ -322,6 +324,7 @@ def settings_of(v: SharedHyperparameters, given: Backbone | None = None) -> Sett
         max_bad_samples=v.max_bad_samples,
         seed=v.random_seed,
         calibrate=v.calibrate_probabilities,
+        feature_index=v.feature_index,
         head=_HEADS[v.reinitialize_top_layer],
         keep_last_weights=v.keep_last_weights,
         tensorboard=v.tensorboard,
