@@ -101,7 +101,7 @@ _MAY_CHANGE = (
     *("epochs", "max_minutes", "expected_samples", "max_bad_samples"),
     *("checkpoint_frequency", "checkpoint_steps", "checkpoint_minutes"),
     *("calibrate", "head", "keep_last_weights", "tensorboard", "binary_answer", "min_updates"),
-    "feature_copies",
+    *("feature_copies", "feature_index"),
     "fit_head_first",  # `stages` decides about it
 )
 """Settings that a job may change when it resumes."""
