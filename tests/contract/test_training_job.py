@@ -31,6 +31,7 @@ def test_a_job_leaves_a_whole_artifact_and_nothing_half_written(trained_job: Pat
         "preprocessing.json",
         "model.onnx",
         "weights.safetensors",
+        "feature-index.bin",
         "report.html",
         "model-card.md",
     }
