@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 400  # of a file
 MOST_MODULES = 303
-MOST_TRAINING_MODULES = 35
+MOST_TRAINING_MODULES = 36
 MOST_IMPORT_SHARE = 0.06
 SMALL = 60  # lines; a smaller module that one other imports joins it
 
