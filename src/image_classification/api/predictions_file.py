@@ -12,6 +12,7 @@ import numpy as np
 
 from image_classification.errors import UsageError
 from image_classification.files import check_writable, written_beside
+from image_classification.inventory.tables import FORMULAS
 from image_classification.samples import THRESHOLD, Array, FloatArray
 from image_classification.training.evaluation import Outcomes, pieces
 
@@ -20,7 +21,6 @@ PREDICTIONS_FILE = "predictions.csv"
 
 _COLUMNS = ("file", "label", "predicted", "probability", "correct")
 _ALL_CLASSES, _TOP_CLASSES = 1000, 5
-_FORMULAS = "=+-@＝＋－＠"  # what begins a formula; also in the wide forms of East Asian text
 
 
 def check_predictions_file(path: Path, *, overwrites: bool) -> None:
@@ -86,7 +86,7 @@ def safe_cell(text: str) -> str:
             else character.encode("unicode_escape").decode("ascii")
             for character in text
         )
-    return f"'{text}" if text.startswith(tuple(_FORMULAS)) else text
+    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def _rows(outcomes: Outcomes) -> Iterator[tuple[str, Array, FloatArray]]:

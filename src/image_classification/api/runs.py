@@ -28,6 +28,7 @@ from image_classification.contract.failure import warned
 from image_classification.contract.paths import JobPaths
 from image_classification.errors import DataError, UsageError
 from image_classification.files import PARTIAL_SUFFIX, check_writable_folder, write_bytes
+from image_classification.inventory.tables import shown_path
 
 RUNS = Path("runs")
 """The folder of the runs without an output of their own, below the working directory."""
@@ -254,7 +255,9 @@ def _name_origins(path: Path, origins: Mapping[str, str]) -> None:
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for name, *row in filter(None, csv.reader(file)):
             number = name.rpartition("/")[2].partition("-")[0]
-            csv.writer(lines, lineterminator="\n").writerow([origins.get(number, name), *row])
+            csv.writer(lines, lineterminator="\n").writerow(
+                [shown_path(origins.get(number, name)), *row]
+            )
     write_bytes(path, lines.getvalue().encode("utf-8", "surrogateescape"))
 
 

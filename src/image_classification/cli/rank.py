@@ -19,6 +19,7 @@ from image_classification.curation.selection import Candidates, uncertainty
 from image_classification.errors import ArtifactError, DataError, ImageError, UsageError, counted
 from image_classification.files import check_target, written_beside
 from image_classification.images.preprocessing import preprocess
+from image_classification.inventory.tables import shown_label, shown_path
 from image_classification.labels.tree import LeftOut, class_name, find_images
 from image_classification.logs import Progress
 from image_classification.prepare.contact_sheet import ContactSheet, thumbnail_of
@@ -211,7 +212,7 @@ def _write_csv(path: Path, chosen: Sequence[_Seen]) -> None:
         writer.writerow(COLUMNS)
         for seen in chosen:
             numbers = f"{seen.probability:.4f}", f"{seen.doubt:.4f}"
-            writer.writerow([seen.path, "", seen.label, *numbers])
+            writer.writerow([shown_path(seen.path), "", shown_label(seen.label), *numbers])
 
 
 def _draw(path: Path, folder: Path, chosen: Sequence[_Seen]) -> None:

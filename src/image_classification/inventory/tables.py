@@ -37,10 +37,13 @@ from image_classification.inventory.tags import (
 from image_classification.labels.label_map import LabelMap, is_utf8
 
 _YES, _NO, _UNCERTAIN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"-1", "-1.0"}
+_RANKING_COLUMNS = ("predicted_label", "uncertainty")  # of `rank --csv`
 _SHOWN = 20
 _UNASSIGNED = ("unassigned", "UNASSIGNED", "Unassigned")
 DROP, RELABEL = "drop", "relabel"
 REVIEW_COLUMNS = ("problem", "action", "was")
+FORMULAS = tuple("=+-@＝＋－＠")
+"""What begins a formula in a spreadsheet; also in the wide forms of East Asian text."""
 """Added by `check --csv`: what is wrong with an image, what to do, the label that is to change."""
 _log = logging.getLogger(__name__)
 
@@ -93,6 +96,8 @@ def read_table(
         grid = _reviewed(grid, columns, files)
         if columns.labels and grid.name(columns.labels[0]) == "label" and not options.separator:
             options = replace(options, separator=NO_SEPARATOR)  # a name may contain any sign
+    if is_review(grid.header) or set(_RANKING_COLUMNS) <= set(grid.header or ()):
+        grid = _with_given_labels(grid, columns)
     _log.info("%s: %s", path, _described(grid, columns))
     _warn_of_boxes(grid)
     return _rows(grid, columns, options, files)
@@ -101,6 +106,28 @@ def read_table(
 def is_review(header: Sequence[str] | None) -> bool:
     """Return True for the header of such a list."""
     return set(REVIEW_COLUMNS) <= set(header or ())
+
+
+def shown_path(path: str) -> str:
+    """Return a path for a list that people open: a spreadsheet would compute `=a.jpg`."""
+    return f"./{path}" if path.startswith(FORMULAS) else path
+
+
+def shown_label(name: str) -> str:
+    """Return a class name for such a list: an apostrophe precedes a formula, as OWASP advises."""
+    return f"'{name}" if name.lstrip("'").startswith(FORMULAS) else name
+
+
+def _with_given_labels(grid: Grid, columns: Columns) -> Grid:
+    """Return the rows with the class names that `shown_label` has got."""
+    if not any(cell.startswith("'") for p in columns.labels for cell in grid.column(p)):
+        return grid
+    rows = [list(row) for row in grid.rows]
+    for row in rows:
+        for position in columns.labels:
+            if position < len(row) and row[position].lstrip("'").startswith(FORMULAS):
+                row[position] = row[position].removeprefix("'")
+    return replace(grid, rows=rows)
 
 
 def _reviewed(grid: Grid, columns: Columns, files: FileIndex) -> Grid:

@@ -21,7 +21,7 @@ from image_classification.contract import environment
 from image_classification.feature_index import INDEX_FILE
 from image_classification.files import written_beside
 from image_classification.images.preprocessing import Preprocessing
-from image_classification.inventory.tables import RELABEL, REVIEW_COLUMNS
+from image_classification.inventory.tables import RELABEL, REVIEW_COLUMNS, shown_label, shown_path
 from image_classification.samples import FloatArray
 from image_classification.training.evaluation import Outcomes, metrics_of, pieces
 from image_classification.training.final_settings import plain
@@ -79,7 +79,8 @@ def write_label_lists(folder: Path, results: Results) -> None:
                     problems.append(f"perhaps {names[found.suggested]} ({found.score:.2f})")
                     if found.score >= _WRONG:
                         action, was, label = RELABEL, label, names[found.suggested]
-                writer.writerow([source.path(position), label, "; ".join(problems), action, was])
+                cells = shown_label(label), "; ".join(problems), action, shown_label(was)
+                writer.writerow([shown_path(source.path(position)), *cells])
             _keep_older(path)
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 from image_classification.cli import main
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.rows import Inventory
+from image_classification.inventory.tables import FORMULAS
 
 
 def picture(path: Path, seed: int, scale: int = 8) -> Path:
@@ -142,6 +143,20 @@ def test_names_with_any_signs_and_bytes_come_back(data: Path, tmp_path: Path) ->
         "cat": 11,
         "dog": 6,
     }
+
+
+def test_no_cell_of_a_list_is_a_formula_and_the_names_come_back(data: Path, tmp_path: Path) -> None:
+    classes = ("=cmd()", "+1", "-1", "@x", "'=quoted", "'plain")
+    for number, name in enumerate(classes):
+        for image in range(2):
+            picture(data / name / f"{image}.jpg", 3000 + 10 * number + image)
+    listing = tmp_path / "r.csv"
+    review(listing, data)
+    with listing.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(FORMULAS)]
+    found = counts(channels(data, listing, tmp_path / "out"))
+    assert found == {"cat": 6, "dog": 6, **dict.fromkeys(classes, 2)}
 
 
 def test_blanks_at_the_ends_of_a_folder_do_not_make_its_images_ambiguous(tmp_path: Path) -> None:

@@ -20,7 +20,14 @@ from image_classification.errors import DataError, UsageError
 from image_classification.files import check_target, written_beside
 from image_classification.images.encode import thumbnail
 from image_classification.inventory.rows import SPLITS
-from image_classification.inventory.tables import DROP, RELABEL, REVIEW_COLUMNS, is_review
+from image_classification.inventory.tables import (
+    DROP,
+    RELABEL,
+    REVIEW_COLUMNS,
+    is_review,
+    shown_label,
+    shown_path,
+)
 from image_classification.pages import render
 from image_classification.pages.charts import class_bars, histogram
 from image_classification.prepare.check import Subset, sentence, shortened
@@ -94,18 +101,13 @@ def write_review(path: Path, subsets: Sequence[Subset], verdict: Verdict) -> Rev
             for index in range(len(subset.keys)):
                 finding = findings.get((number, index)) or _Finding()
                 actions[finding.action] += 1
-                label = _label(subset, index, is_multi_label)
+                given = shown_label(_label(subset, index, is_multi_label))
+                is_new = finding.action == RELABEL and bool(finding.label)
+                label = shown_label(finding.label) if is_new else given
+                cells = [label, *([subset.split] if are_split else [])]
                 problem = "; ".join(finding.problems).encode("utf-8", "backslashreplace").decode()
-                writer.writerow(
-                    [
-                        _path(subset, index, root),
-                        finding.label if finding.action == RELABEL and finding.label else label,
-                        *([subset.split] if are_split else []),
-                        problem,
-                        finding.action,
-                        label if finding.action == RELABEL else "",
-                    ]
-                )
+                cells += [problem, finding.action, given if finding.action == RELABEL else ""]
+                writer.writerow([shown_path(_path(subset, index, root)), *cells])
     has_records = any(len(s.keys) > len(s.paths or s.origins) for s in subsets)
     root = "" if any(s.origins for s in subsets) else root
     return Review(sum(actions.values()), actions[DROP], actions[RELABEL], root, has_records)
