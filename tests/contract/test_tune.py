@@ -16,6 +16,7 @@ import image_classification as ic
 from image_classification.api import tuning
 from image_classification.api.tuning import Plan, tune_data
 from image_classification.artifact import read_artifact
+from image_classification.cli import tune
 from image_classification.errors import BackendError, DataError, UsageError
 from tests.conftest import ClassFolders
 from tests.contract.jobs import read_to, run_command
@@ -203,6 +204,33 @@ def test_training_all_layers_is_tried_on_one_fold_and_the_run_has_the_recipe_tha
     job = read_artifact(folder).manifest["hyperparameters"]
     assert job["train_only_head"] == head["chosen"] == (not whole["chosen"])
     assert "resnet20: all layers:" in capsys.readouterr().err
+
+
+def test_the_table_marks_the_chosen_row_and_says_what_the_accuracies_are_of() -> None:
+    row = {"backbone": "a", "preset": "transfer", "learning_rate": 0.03, "weight_decay": 0.04}
+    row |= {"images": 100, "folds": 5, "diverged": False, "cpu_seconds": 1.0, "seconds": 2.0}
+    chosen = row | {"accuracy": 0.9, "interval": [0.826, 0.945], "chosen": True}
+    better = row | {"backbone": "b", "accuracy": 0.91, "interval": [0.838, 0.952], "chosen": False}
+    lucky = better | {"backbone": "c", "accuracy": 1.0, "images": 20, "folds": 1}
+    lost = better | {"backbone": "d", "accuracy": None, "interval": None, "diverged": True}
+    found = {
+        "trials": [chosen, better, lucky, lost],
+        "chosen": chosen,
+        "backbones": [],
+        "skipped": [{"name": "e", "reason": "no weights"}],
+        "ended_early": "",
+        "model": "runs/a b",
+        "validation": {"accuracy": 0.88, "interval": [0.7, 0.95], "images": 50},
+    }
+    text = "\n".join(tune.table(found))
+    marked = [line for line in text.splitlines() if line.startswith("*  ")]
+    assert len(marked) == 1 and marked[0].split()[:2] == ["*", "a"]
+    assert "b with learning rate 0.03 and weight decay 0.04 is the most accurate, but not" in text
+    assert "diverged" in text and "not tried: e: no weights" in text
+    assert (
+        "validation accuracy of the run: 88.0 % (70.0 to 95.0) of 50 images" in text
+    )
+    assert text.endswith("predict --model 'runs/a b' IMAGE")
 
 
 @pytest.mark.survival

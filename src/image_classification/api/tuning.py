@@ -189,6 +189,7 @@ def tune_data(
             search = _search(run, plan, interruption)
         chosen = search.chosen.candidate if search.chosen else search.usual
         if chosen is None or (search.chosen is None and interruption.is_set()):
+            _logger.warning("No trial was finished before the interruption: nothing was written")
             raise KeyboardInterrupt
         own = {**run.settings, "preset": chosen.preset, "backbone": chosen.backbone}
         _train(replace(run, settings=own | dict(chosen.values)), search, interruption)
@@ -203,10 +204,8 @@ def _checked(given: dict[str, str], plan: Plan) -> Plan:
     if "backbone" not in given:
         return plan
     if plan.backbones:
-        raise UsageError(
-            f"backbone={given['backbone']} and --backbones {','.join(plan.backbones)} both name "
-            "what to try: keep one of them"
-        )
+        names = ",".join(plan.backbones)
+        raise UsageError(f"backbone={given['backbone']} and --backbones {names}: keep one of them")
     return replace(plan, backbones=(given.pop("backbone"),))
 
 

@@ -13,7 +13,7 @@ from image_classification.api.tuning import MOST_IMAGES, PRESET, WHOLE, Plan, tu
 from image_classification.cli import command_line
 from image_classification.errors import UsageError
 
-_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "right", "95 % interval")
+_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "accuracy", "95 % interval")
 _MORE_HEADS = ("images", "CPU s", "s")
 
 
@@ -105,7 +105,7 @@ def run(namespace: argparse.Namespace) -> int:
     if namespace.json:
         command_line.say(json.dumps(found, ensure_ascii=False, indent=1))
     else:
-        command_line.say(*_lines(found))
+        command_line.say(*table(found))
     return 0
 
 
@@ -131,11 +131,13 @@ def _measured(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table and what follows it; `found` is the content of `--json`."""
     rows = [_HEADS + _MORE_HEADS, *map(_cells, found["trials"])]
-    yield from _table(rows)
-    yield "right: of the training images, each predicted by a head that was fitted without it;"
-    yield "*: chosen on these: the first row within one standard error of the most accurate one"
+    yield from _aligned(rows)
+    yield "accuracy: of training images, each predicted by a head that was fitted without it; *: the"
+    yield "first row that is not clearly worse than the most accurate one, on the same images"
+    yield from _better(found)
     for cost in found["backbones"]:
         yield (
             f"{cost['backbone']}: features of {cost['images']} images once, in "
@@ -162,6 +164,20 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"next:   image-classification predict --model {folder} IMAGE"
 
 
+def _better(found: Mapping[str, Any]) -> Iterator[str]:
+    """Name the most accurate row, if it is not the chosen one."""
+    chosen, level = found["chosen"], [row for row in found["trials"] if row["accuracy"] is not None]
+    if chosen is None:
+        return
+    level = [row for row in level if row["folds"] == chosen["folds"]]
+    top = max(level, key=lambda row: float(row["accuracy"]))
+    if top["accuracy"] > chosen["accuracy"]:
+        yield (
+            f"{top['backbone']} with learning rate {top['learning_rate']:g} and weight decay "
+            f"{top['weight_decay']:g} is the most accurate, but not clearly better than *"
+        )
+
+
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     shown = ("diverged" if row["diverged"] else "not tried", "")
     if row["accuracy"] is not None:
@@ -179,7 +195,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(
