@@ -135,7 +135,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the table and what follows it; `found` is the content of `--json`."""
     rows = [_HEADS + _MORE_HEADS, *map(_cells, found["trials"])]
     yield from _aligned(rows)
-    yield "accuracy: of training images, each predicted by a head that was fitted without it; *: the"
+    yield "accuracy: of training images, each predicted by a head fitted without it; *: the"
     yield "first row that is not clearly worse than the most accurate one, on the same images"
     yield from _better(found)
     for cost in found["backbones"]:
