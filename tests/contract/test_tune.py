@@ -227,9 +227,7 @@ def test_the_table_marks_the_chosen_row_and_says_what_the_accuracies_are_of() ->
     assert len(marked) == 1 and marked[0].split()[:2] == ["*", "a"]
     assert "b with learning rate 0.03 and weight decay 0.04 is the most accurate, but not" in text
     assert "diverged" in text and "not tried: e: no weights" in text
-    assert (
-        "validation accuracy of the run: 88.0 % (70.0 to 95.0) of 50 images" in text
-    )
+    assert "validation accuracy of the run: 88.0 % (70.0 to 95.0) of 50 images" in text
     assert text.endswith("predict --model 'runs/a b' IMAGE")
 
 
