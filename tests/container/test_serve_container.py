@@ -109,7 +109,7 @@ def test_the_page_is_off_on_the_platform(serve_image: str, trained: Path) -> Non
     wanted = [*HARDENED, "-e", "IMAGE_CLASSIFICATION_PAGE=true"]
     with serving(serve_image, trained / "model", wanted) as server:
         page = server.get("/")
-        assert page.status == 200 and b"Choose an image" in page.body
+        assert page.status == 200 and b"Choose images" in page.body
         assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert server.get("/page.js").status == server.get("/page.css").status == 200
 

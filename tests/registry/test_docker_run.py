@@ -206,7 +206,7 @@ def test_the_serving_container_is_read_only_and_unprivileged(
         assert status == 200, body
         assert sorted(json.loads(body)["labels"]) == ["blue", "green", "red"]
         status, page = server.request("GET", "/")
-        assert status == 200 and b"Choose an image" in page
+        assert status == 200 and b"Choose images" in page
         (settings,) = json.loads(docker("inspect", server.container))
         host = settings["HostConfig"]
         assert host["ReadonlyRootfs"]
