@@ -68,8 +68,9 @@ def test_a_multi_label_job_serves_sigmoids(tmp_path: Path, small_channels: dict[
     assert artifact.manifest["calibration"]["temperature"] == 1
     assert "The best epoch was" in done.stdout and "calibrated)" not in done.stdout
     report = (base / "model" / "report.html").read_text()
-    assert "Confusion" not in report and "Most confident mistakes" not in report
-    assert "Of the decisions that the model predicts with 80% confidence" in report
+    assert "Confusion" not in report and "Most confident wrong decisions" in report
+    assert "of images with all labels right" in report and "Borderline images" not in report
+    assert "Of the decisions with about 80% confidence" in report
 
     image = next((small_channels["validation"] / "red").iterdir())
     said = run_command("predict", "--model", base / "model", image)
