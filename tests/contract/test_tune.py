@@ -236,7 +236,7 @@ def test_an_interruption_trains_with_the_best_so_far_and_a_second_one_leaves_not
     flowers: Path, tmp_path: Path
 ) -> None:
     words = ["tune", str(flowers), "--backbones", "resnet20,resnet110", *WORDS]
-    words += ["--set", "epochs=300"]
+    words += ["--set", "epochs=100"]
 
     def started(output: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -88,8 +88,8 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """The share of the judged images that is right, 0 to 1; NaN without any."""
-        return float(self.is_right[self.is_judged].mean()) if self.images else math.nan
+        """The share of the judged images that is right, 0 to 1; 0 without any."""
+        return float(self.is_right[self.is_judged].mean()) if self.images else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def run_trials(
     """Try candidates of one backbone by successive halving, until the end or a stop.
 
     All of them are tried on the first fold, the better half on the second, and so on; at least
-    three on every fold.
+    three on every fold, among them the first.
 
     Args:
         candidates: they differ in the optimizer and the schedule only; the first is the usual one.
@@ -234,7 +234,8 @@ def _race(
     alive, planned = list(trials), _planned(len(trials))
     with Progress(f"{name}: heads", sum(planned), "heads") as progress:
         for fold, kept in enumerate(planned):
-            alive = sorted(alive, key=lambda trial: -trial.accuracy if trial.folds else 0.0)
+            # The usual settings stay, because the choice compares the others with them.
+            alive.sort(key=lambda trial: -2.0 if trial is trials[0] else -trial.accuracy)
             alive = [trial for trial in alive if not trial.has_diverged][:kept]
             for trial in sorted(alive, key=trials.index):
                 if should_stop() or not tables.judge(trial, fold):

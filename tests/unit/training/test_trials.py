@@ -141,6 +141,7 @@ def test_the_features_of_an_image_are_computed_once_however_many_settings_are_tr
     found, cost = tried(Noise(40), decays)
     assert counter.images == cost.images == 40
     assert [trial.folds for trial in found].count(5) == 3  # successive halving: 4, 3, 3, 3, 3
+    assert found[0].folds == 5  # the usual settings, with which the others are compared
     assert cost.is_complete and sum(trial.folds for trial in found) == 16
 
 
@@ -211,6 +212,14 @@ def test_settings_whose_numbers_overflow_are_not_chosen(counter: Counter) -> Non
     found, _ = tried(Noise(40, tinted=True), candidates((1e30, 0.1), epochs="12"))
     assert [trial.has_diverged for trial in found] == [True, False]
     assert best_of(found) is found[1]
+
+
+def test_the_usual_settings_are_tried_on_every_fold_even_if_others_are_better(
+    counter: Counter,
+) -> None:
+    found, _ = tried(Noise(40, tinted=True), candidates((1e-6, 0.1, 0.09, 0.08, 0.07), epochs="12"))
+    assert found[0].folds == 5 and found[0].accuracy < found[1].accuracy
+    assert sorted(trial.folds for trial in found) == [1, 1, 5, 5, 5]
 
 
 def made(right: str, folds: int = 5) -> Trial:
