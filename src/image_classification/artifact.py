@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 
 from image_classification.archive import UnpackLimits, unpacked
 from image_classification.errors import LFS_CURE, LFS_POINTER, ArtifactError, DataError
-from image_classification.feature_index import INDEX_FILE, FeatureIndex
+from image_classification.feature_index import INDEX_FILE, MOST_BYTES, FeatureIndex
 from image_classification.files import named_in_errors, write_text, written_together
 from image_classification.foreign_models import describe_file, describe_folder
 from image_classification.images.preprocessing import Preprocessing
@@ -51,7 +51,6 @@ REPORT_FILE = "report.html"
 MODEL_CARD_FILE = "model-card.md"
 
 _MOST_GRAPH = 2**31 - 1  # bytes that Protocol Buffers allow in one message
-_MOST_INDEX = 2**21
 _MOST_JSON = 16 * 2**20  # bytes; the names of a million classes
 _MOST_PIXELS = 2**24  # of the model's input, 48 MiB of RGB
 _MOST_SIDE = 2**16  # pixels of a side: what a resize costs grows with it, however thin the image
@@ -127,7 +126,7 @@ class Artifact:
         listed = self.manifest["files"].get(INDEX_FILE)
         if listed is None:
             return None
-        content = _read_verified(self.directory / INDEX_FILE, listed, _MOST_INDEX)
+        content = _read_verified(self.directory / INDEX_FILE, listed, MOST_BYTES)
         return FeatureIndex.read(self.manifest.get("feature_index"), content)
 
     @property

@@ -28,7 +28,7 @@ Int8Array = npt.NDArray[np.int8]
 
 INDEX_FILE = "feature-index.bin"
 MOST_IMAGES = 1_000
-_MOST_BYTES = 2 << 20
+MOST_BYTES = 2 << 20
 _NEIGHBORS = 10
 LEAST_IMAGES = 20
 """Images that an index has at least, and from which similarities are known at least."""
@@ -41,7 +41,7 @@ _SHARES = np.linspace(0.01, 1, 100)  # of the reference similarities below each 
 
 def most_images(width: int) -> int:
     """Return how many images an index of features of this width has at most."""
-    return min(MOST_IMAGES, _MOST_BYTES // max(1, width))
+    return min(MOST_IMAGES, MOST_BYTES // max(1, width))
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,10 @@ class FeatureIndex:
         quantiles = described.get("quantiles")
         if type(images) is not int or type(width) is not int or min(images, width) < 1:
             raise _unfit("expected numbers of images and of features", (images, width))
-        if images * width != len(content) or len(content) > _MOST_BYTES:
-            raise _unfit(f"expected {images} × {width} bytes, at most {_MOST_BYTES}", len(content))
+        if images > MOST_IMAGES:  # each is compared with every image of a request
+            raise _unfit(f"expected at most {MOST_IMAGES} images", images)
+        if images * width != len(content) or len(content) > MOST_BYTES:
+            raise _unfit(f"expected {images} × {width} bytes, at most {MOST_BYTES}", len(content))
         try:
             values = np.array(quantiles, np.float64)
         except (TypeError, ValueError, OverflowError):

@@ -94,3 +94,9 @@ def test_an_index_that_does_not_fit_the_manifest_is_refused(
     described = None if change is None else made.described() | change
     with pytest.raises(ArtifactError, match=r"^feature-index.bin: expected"):
         FeatureIndex.read(described, made.rows.tobytes() if content is None else content)
+
+
+def test_an_index_of_more_images_than_a_job_writes_is_refused() -> None:
+    made = index().described() | {"images": 1001, "width": 1}
+    with pytest.raises(ArtifactError, match="expected at most 1000 images, found 1001"):
+        FeatureIndex.read(made, bytes(1001))

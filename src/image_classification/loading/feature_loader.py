@@ -118,10 +118,19 @@ class FeatureLoader(Loader):
     def empty(self, count: int) -> Array:
         return np.zeros((count, self._store.rows.shape[2]), np.float32)
 
-    def kept(self) -> tuple[IntArray, FloatArray]:
-        """Return (samples,) indices and (samples, width) features of the fullest view."""
+    def kept(
+        self, choose: Callable[[IntArray], IntArray] | None = None
+    ) -> tuple[IntArray, FloatArray]:
+        """Return (samples,) indices and (samples, width) features of the fullest view.
+
+        Args:
+            choose: returns those of the indices whose features are wanted, as all of them may not
+                fit into memory; None: all.
+        """
         view = int(self._store.has.sum(axis=1).argmax())
         indices: IntArray = np.flatnonzero(self._store.has[view])
+        if choose is not None:
+            indices = choose(indices)
         return indices, np.asarray(self._store.rows[view, indices])
 
     def epoch(

@@ -293,7 +293,8 @@ class Batcher:
         for waiting in wanted:
             waiting.run = run
             waiting.record.took_part(count)
-            waiting.result.set_result(found.part(slice(done, done + len(waiting.images))))
+            part = slice(done, done + len(waiting.images))
+            waiting.result.set_result(found.part(part, waiting.wanted))
             done += len(waiting.images)
 
     def _returned(self, batch: _Batch, count: int = 0) -> tuple[float, float]:

@@ -54,9 +54,12 @@ class Outputs:
         rows = np.asarray(probabilities, np.float32)
         return Outputs(rows, found.get(FEATURES), found.get(MAP))
 
-    def part(self, which: slice) -> Outputs:
-        """Return what belongs to some of the images."""
-        return Outputs(*(None if a is None else a[which] for a in self._arrays()))  # type: ignore[arg-type]
+    def part(self, which: slice, wanted: Collection[str]) -> Outputs:
+        """Return the probabilities and the wanted outputs of some of the images."""
+        features = self.features if FEATURES in wanted else None
+        maps = self.maps if MAP in wanted else None
+        columns = (self.probabilities, features, maps)
+        return Outputs(*(None if a is None else a[which] for a in columns))  # type: ignore[arg-type]
 
     @staticmethod
     def joined(parts: Sequence[Outputs]) -> Outputs:

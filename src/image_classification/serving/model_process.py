@@ -78,7 +78,8 @@ class ModelChild:
     def _with_outputs(self, payload: bytes, wanted: list[str]) -> bytes:
         assert self._runtime is not None
         images = np.frombuffer(payload, np.uint8).reshape(self._shape)
-        return self._runtime.run_outputs(images, wanted).to_bytes()
+        frees = len(images) > _KEPT_IMAGES
+        return self._runtime.run_outputs(images, wanted, frees=frees).to_bytes()
 
 
 @dataclass(frozen=True)

@@ -151,20 +151,18 @@ class Runtime:
             DeviceError: the device failed.
             MemoryError: the device has no memory for them now.
         """
+        return self.run_outputs(images, (), frees=frees).probabilities
+
+    def run_outputs(
+        self, images: UInt8Array, wanted: Collection[str], *, frees: bool = False
+    ) -> Outputs:
+        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
         options = onnxruntime.RunOptions()
         if frees:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        try:
-            (probabilities,) = self._session.run([self._output], {self._input: images}, options)
-        except Exception as error:
-            raise _failure_of_run(error, len(images), self.device) from error
-        return np.asarray(probabilities, np.float32)
-
-    def run_outputs(self, images: UInt8Array, wanted: Collection[str]) -> Outputs:
-        """Return the probabilities and the wanted `outputs` of images, as `run` does."""
         names = [name for name in RANKS if name in wanted]
         try:
-            rows = self._session.run([self._output, *names], {self._input: images})
+            rows = self._session.run([self._output, *names], {self._input: images}, options)
         except Exception as error:
             raise _failure_of_run(error, len(images), self.device) from error
         return Outputs.of(len(images), rows[0], dict(zip(names, rows[1:], strict=True)))

@@ -56,8 +56,8 @@ def _obstacle(loop: Loop, loaders: Loaders) -> str:
 def _features(loop: Loop, loader: Loader, most: int) -> FloatArray:
     """Return the features of at most so many images, with equal shares of the classes."""
     if isinstance(loader, FeatureLoader):
-        indices, rows = loader.kept()
-        return rows[_chosen(loader.source.class_indices[indices], most)]
+        classes = loader.source.class_indices
+        return loader.kept(lambda indices: indices[_chosen(classes[indices], most)])[1]
     if not loader.source.is_countable:
         return np.empty((0, loop.engine.feature_width), np.float32)
     chosen = _chosen(loader.source.class_indices, most).tolist()
@@ -76,7 +76,7 @@ def _images(source: Source, positions: list[int], loop: Loop) -> list[UInt8Array
     for position in positions:
         try:
             images.append(preprocess(source.read(position).data, loop.settings.preprocessing))
-        except DataError:  # the job has counted it as unusable
+        except (DataError, MemoryError):  # the job has counted it as unusable
             continue
     return images
 

@@ -114,6 +114,27 @@ def test_more_outputs_of_many_images_are_split_and_joined(device: Device, thread
     batcher.close()
 
 
+def test_a_request_gets_no_output_that_another_one_in_its_batch_wants(device: Device) -> None:
+    batcher = Batcher(device, SHAPE, 4)  # type: ignore[arg-type]
+    device.may_run.clear()
+    device.has_begun.clear()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(batcher.run, image(7))
+        assert device.has_begun.wait(30)
+        other = pool.submit(batcher.run_outputs, image(5), {"features"})
+        while len(batcher._waiting) < 1:
+            pass
+        plain = pool.submit(batcher.run_outputs, image(3), ())
+        while len(batcher._waiting) < 2:
+            pass
+        device.may_run.set()
+        features = other.result().features
+        assert features is not None and features[0, 0] == 50
+        assert plain.result().features is None and plain.result().probabilities[0, 0] == 3
+        first.result()
+    batcher.close()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_abandoned_request_leaves_the_batch_and_the_others_are_answered(
     device: Device, threads: int

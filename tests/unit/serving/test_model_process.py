@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from onnx import ModelProto
 from image_classification.artifact import GraphFile, read_artifact
 from image_classification.errors import ArtifactError, ForkserverError, RequestError
 from image_classification.samples import UInt8Array
-from image_classification.serving import model_process, observation
+from image_classification.serving import model_process, observation, runtime
 from image_classification.serving.admission import MemoryBudget
+from image_classification.serving.graph_outputs import Outputs
 from image_classification.serving.isolation import Forkserver
 from image_classification.serving.model_process import CHILD, Bounds, ModelChild, ModelProcesses
 from image_classification.serving.observation import Health, RequestRecord, working_on
@@ -82,6 +85,26 @@ def test_a_batch_of_any_size_is_computed_in_the_process(make: Make) -> None:
         expected = np.exp(means) / np.exp(means).sum(1, keepdims=True)
         np.testing.assert_allclose(model.run(images), expected, atol=1e-4)
     assert model.providers == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("argument", [b"run", b"outputs features"])
+def test_the_memory_of_many_images_is_given_back_whatever_they_are_asked_for(
+    argument: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    freed: list[bool] = []
+    run_outputs = runtime.Runtime.run_outputs
+
+    def spy(self: runtime.Runtime, images: UInt8Array, wanted: object, *, frees: bool) -> Outputs:
+        freed.append(frees)
+        return run_outputs(self, images, (), frees=frees)
+
+    monkeypatch.setattr(runtime.Runtime, "run_outputs", spy)
+    folder = graphs.write_model(tmp_path / "model", graphs.slow_if_bright(1))
+    child = ModelChild()
+    child(json.dumps(asdict(read_artifact(folder).graph_file)).encode(), b"")
+    for count in (1, 5):
+        child(argument, np.concatenate([DARK] * count).tobytes())
+    assert freed == [False, True]
 
 
 def test_a_request_does_not_wait_for_a_long_run_if_there_is_memory_for_another_process(
