@@ -74,7 +74,10 @@ class FileIndex:
                 f"{where}: {file!r} could be any of {', '.join(sorted(found)[:5])}; give "
                 "the path below the folder of images"
             )
-        return found[0] if found else self._on_disk(parts) or "/".join(parts).lstrip("/")
+        if found:
+            return found[0]
+        below = (part for part in parts if part not in ("/", "//", ".."))  # no file outside
+        return self._on_disk(parts) or "/".join(below)
 
     def _by_path(self, parts: Sequence[str]) -> str | None:
         """Return the longest end of a path that is an image: it may begin above the folder."""

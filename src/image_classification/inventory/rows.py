@@ -23,7 +23,7 @@ from image_classification.samples import IntArray, UInt8Array
 UNLISTED = "images that the list does not name"
 REPEATED = "lines that repeat another"
 DROPPED = "images that the list drops"
-UNDECIDED = "images to relabel that still have the old label"
+UNDECIDED = "images to relabel without a new label"
 SPLITS = ("train", "validation", "test")
 _log = logging.getLogger(__name__)
 

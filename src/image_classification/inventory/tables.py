@@ -42,9 +42,11 @@ _SHOWN = 20
 _UNASSIGNED = ("unassigned", "UNASSIGNED", "Unassigned")
 DROP, RELABEL = "drop", "relabel"
 REVIEW_COLUMNS = ("problem", "action", "was")
+"""Added by `check --csv`: what is wrong with an image, what to do, the label that is to change."""
+
 FORMULAS = tuple("=+-@＝＋－＠")
 """What begins a formula in a spreadsheet; also in the wide forms of East Asian text."""
-"""Added by `check --csv`: what is wrong with an image, what to do, the label that is to change."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -100,6 +100,26 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(
     assert "1 of 3 files are not in" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../secret.jpg", "x/../../secret.jpg", "/../secret.jpg", "..\\secret.jpg"),
+        *("{path}", "/{path}", "../../../../../../../../../../..{path}"),
+    ],
+)
+def test_a_path_that_leads_out_of_the_folder_is_a_missing_file(
+    images: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = images.parent / "secret.jpg"
+    outside.touch()
+    name = name.format(path=outside)
+    (images / "table.csv").write_text(f"file,label\na.jpg,cat\nb.jpg,dog\n{name},dog\n")
+    found = take_inventory(images)
+    assert "1 of 3 files are not in" in caplog.text
+    (path,) = [entry.path for entry in found.entries if entry.path not in ("a.jpg", "b.jpg")]
+    assert not (found.root / path).exists()
+
+
 def test_a_path_of_countless_folders_is_found_by_its_end(images: Path) -> None:
     files = FileIndex(images, ["cats/a.jpg", "b.jpg"], LeftOut())
     begin = time.process_time()

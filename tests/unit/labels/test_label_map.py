@@ -117,7 +117,7 @@ def test_numbers_that_do_not_count_from_0_or_leave_gaps_are_named(
         (1, "hidden files or folders", "1 hidden file or folder"),
         (1, "classes", "1 class"),
         (1, REPEATED, "1 line that repeats another"),
-        (1, UNDECIDED, "1 image to relabel that still has the old label"),
+        (1, UNDECIDED, "1 image to relabel without a new label"),
         (1, CIRCULAR, "1 link to a folder that contains it"),
     ],
 )

@@ -87,8 +87,11 @@ def test_an_image_to_relabel_is_used_once_it_has_another_label(
     assert rows["cat/0.jpg"]["problem"] == f"identical to {data}/dog/same.jpg, which is dog"
     assert rows["dog/same.jpg"]["action"] == "drop"
     assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 5, "dog": 6}
-    assert "1 image to relabel that still has the old label" in capsys.readouterr().err
+    assert "1 image to relabel without a new label" in capsys.readouterr().err
     text = listing.read_text()
+    listing.write_text(text.replace("cat/0.jpg,cat,", "cat/0.jpg,,"))
+    assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 5, "dog": 6}
+    assert "1 image to relabel without a new label" in capsys.readouterr().err
     listing.write_text(text.replace("cat/0.jpg,cat,", "cat/0.jpg,dog,"))
     assert counts(channels(data, listing, tmp_path / "out")) == {"cat": 5, "dog": 7}
     listing.write_text(text.replace("relabel", ""))
