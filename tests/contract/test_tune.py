@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ import pytest
 
 import image_classification as ic
 from image_classification.api import tuning
+from image_classification.api.runs import Run
 from image_classification.api.tuning import Plan, tune_data
 from image_classification.artifact import read_artifact
 from image_classification.cli import tune
 from image_classification.errors import BackendError, DataError, UsageError
+from image_classification.training.job import run_job
+from image_classification.training.stopping import StopRequest
 from tests.conftest import ClassFolders
 from tests.contract.jobs import read_to, run_command
 
@@ -227,8 +233,55 @@ def test_the_table_marks_the_chosen_row_and_says_what_the_accuracies_are_of() ->
     assert len(marked) == 1 and marked[0].split()[:2] == ["*", "a"]
     assert "b with learning rate 0.03 and weight decay 0.04 is the most accurate, but not" in text
     assert "diverged" in text and "not tried: e: no weights" in text
-    assert "validation accuracy of the run: 88.0 % (70.0 to 95.0) of 50 images" in text
+    assert "validation accuracy of the run: 88.0% (70.0 to 95.0) of 50 images" in text
     assert text.endswith("predict --model 'runs/a b' IMAGE")
+
+
+def test_an_interruption_before_the_first_trial_ends_the_command_and_promises_no_run(
+    flowers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    listening = tuning.Interruption.listening
+
+    def interrupted(self: tuning.Interruption) -> AbstractContextManager[None]:
+        self.set()
+        return listening(self)
+
+    monkeypatch.setattr(tuning.Interruption, "listening", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune_data(flowers, tmp_path / "run", TINY, Plan(backbones=("resnet20",)))
+    assert "nothing was written" in caplog.text and "the run has" not in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_log_names_the_command_that_continues_an_interrupted_training(
+    flowers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    output = tmp_path / "run"
+
+    def killed(run: Run, *_: object) -> None:
+        """Leave what a job leaves that is killed after its first epoch."""
+        run_job(run.paths, {**run.settings, "epochs": "1"}, StopRequest())
+        (output / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    caplog.set_level("INFO", "image_classification")
+    monkeypatch.setattr(tuning, "_train", killed)
+    given = TINY | {"label_smoothing": "0.1"}
+    with pytest.raises(KeyboardInterrupt):
+        tune_data(flowers, output, given, Plan(backbones=("resnet20",), trials=1))
+    with pytest.raises(UsageError, match="train --resume and the settings"):
+        tune_data(flowers, output, given, Plan(backbones=("resnet20",), trials=1))
+    (command,) = re.findall(r"continue the run with: image-classification (.*)", caplog.text)
+    done = run_command(*shlex.split(command), folder=tmp_path)
+    assert done.returncode == 0 and "Resumed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.survival

@@ -38,7 +38,7 @@ class Duel:
         other: the index of the other run.
         only_first, only_other: images that only one of them answers correctly.
         difference: accuracy of the other − accuracy of the first, −1 to 1.
-        interval: of the difference, 95 %.
+        interval: of the difference, 95%.
         p_value: of McNemar's exact test, 0–1; corrected with Holm's method if there are several.
     """
 
@@ -51,7 +51,7 @@ class Duel:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance alone explains the difference with less than 5 % probability."""
+        """Whether chance alone explains the difference with less than 5% probability."""
         return self.p_value < 0.05
 
 
@@ -369,7 +369,7 @@ def mcnemar(only_first: int, only_other: int) -> float:
 def paired_interval(
     both: int, only_other: int, only_first: int, images: int
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies on the same images, −1 to 1.
+    """Return the 95% interval of the difference of two accuracies on the same images, −1 to 1.
 
     The difference is that of the other run − that of the first.
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -56,6 +57,7 @@ class Run:
             own places.
         owns_checkpoints: whether its checkpoints are removed once the model is complete.
         origins: number of an image in its channel → its path in the data, if these are a table.
+        command: what continues the run after an interruption; "" for `train` with `--resume`.
     """
 
     paths: JobPaths
@@ -63,6 +65,7 @@ class Run:
     folder: Path | None = None
     owns_checkpoints: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
     def finish(self, *, is_complete: bool) -> None:
         """Put the new model in its place, after the job has written it.
@@ -88,8 +91,8 @@ class Run:
             _remove_checkpoints(self.folder)
         elif _has_checkpoint(self.folder):
             _logger.warning(
-                "%s holds the best epoch so far; --resume --output %s%s continues the run",
-                *(self.folder, self.folder),
+                "%s holds the best epoch so far; %s%s continues the run",
+                *(self.folder, self.command or f"--resume --output {self.folder}"),
                 " with more max_minutes" if is_out_of_time else "",
             )
 
@@ -103,6 +106,7 @@ def run_of_data(
     weights: Path | None = None,
     overwrites: bool = False,
     resumes: bool = False,
+    can_resume: bool = True,
 ) -> Iterator[Run]:
     """Yield the run that trains on `data`; what it leaves without a model is removed at the end.
 
@@ -115,6 +119,7 @@ def run_of_data(
         weights: a public file of pretrained weights to start from.
         overwrites: whether the new model may replace one in `output`, at the end of the job.
         resumes: whether to continue from the checkpoint in `output`.
+        can_resume: whether the caller's command can do that; `tune` cannot.
 
     Raises:
         UsageError: `output` holds a model or an interrupted run, or lies in the data; or there is
@@ -134,10 +139,16 @@ def run_of_data(
             f"the output {output} is inside the data {data}, where the next run would read it as "
             "images: name an output outside it"
         )
-    with run_into(output, overwrites=overwrites, resumes=resumes, owns_checkpoints=True) as run:
+    with run_into(
+        output,
+        overwrites=overwrites,
+        resumes=resumes,
+        can_resume=can_resume,
+        owns_checkpoints=True,
+    ) as run:
         channels, origins = output / _CHANNELS, dict[str, str]()
         try:
-            is_several = _is_true(given.get("multi_label"))
+            is_several = is_true(given.get("multi_label"))
             folder, several = channel_of(data, channels, is_several, origins)
             # Only one interface knows images of several classes, and only the other holds out
             # validation images by itself, enlarges small images, and measures a test split.
@@ -161,6 +172,7 @@ def run_into(
     *,
     overwrites: bool = False,
     resumes: bool = False,
+    can_resume: bool = True,
     owns_checkpoints: bool = False,
 ) -> Iterator[Run]:
     """Yield the run whose model is in `output` at its end; see `run_of_data`."""
@@ -179,9 +191,12 @@ def run_into(
             "the model at the end of the job with --overwrite (overwrite=True in Python)"
         )
     if owns_checkpoints and not (resumes or overwrites) and _has_checkpoint(output):
+        how = "--resume (resume=True in Python)"
+        if not can_resume:
+            how = "train --resume and the settings that it had, which the log of tune names"
         raise UsageError(
-            f"{output} holds the checkpoint of an interrupted run: continue it with --resume "
-            "(resume=True in Python), or begin again with --overwrite (overwrite=True)"
+            f"{output} holds the checkpoint of an interrupted run: continue it with {how}, or "
+            "begin again with --overwrite (overwrite=True in Python)"
         )
     existed = output.exists()
     artifact = output / f"new.{os.getpid()}{PARTIAL_SUFFIX}" if holds_model else output
@@ -293,7 +308,16 @@ def _running_seconds(folder: Path) -> float:
     return max(seconds)
 
 
-def _is_true(value: str | None) -> bool:
+def resume_command(data: Path, output: Path, settings: Mapping[str, str]) -> str:
+    """Return the command that continues the run on `data` with these hyperparameters."""
+    words = ["image-classification", "train", str(data), "--resume", "--output", str(output)]
+    return shlex.join(
+        [*words, *(word for pair in settings.items() for word in ("--set", "=".join(pair)))]
+    )
+
+
+def is_true(value: str | None) -> bool:
+    """Return whether a hyperparameter is switched on."""
     return (value or "").lower() not in _FALSE
 
 

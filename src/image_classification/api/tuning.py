@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_classification import events
 from image_classification.api.results import TRIALS_FILE
-from image_classification.api.runs import Run, run_of_data
+from image_classification.api.runs import Run, is_true, resume_command, run_of_data
 from image_classification.errors import (
     ArtifactError,
     BackendError,
@@ -45,7 +45,8 @@ MOST_IMAGES = 10_000
 LEAST_IMAGES = 10
 """Training images that a search needs: two in each fold."""
 
-_FROM_PRESET = f"preset {PRESET}"  # the origin of its values
+_INTERRUPTED = "interrupted"
+_NOT_GIVEN = ("default", f"preset {PRESET}")  # origins of values
 _NOT_SET = {  # hyperparameters that the search sets itself → how to say it
     "preset": "name presets with --presets (presets= in Python)",
     "num_layers": "name backbones with --backbones (backbones= in Python)",
@@ -179,20 +180,23 @@ def tune_data(
         HyperparameterError, ChannelError, DataError, BackendError: as in `train`.
         KeyboardInterrupt: two interruptions, or one before there is anything to choose from.
     """
-    given = dict(settings)
+    given, interruption = dict(settings), Interruption()
     plan = _checked(given, plan)
-    interruption = Interruption()
-    with run_of_data(data, output, given, overwrites=overwrites) as run:
-        if run.settings.get("multi_label"):
+    with run_of_data(data, output, given, overwrites=overwrites, can_resume=False) as run:
+        if is_true(run.settings.get("multi_label")):
             raise DataError(f"{data} has images of several classes each: use train, not tune")
         with interruption.listening():
             search = _search(run, plan, interruption)
+        _log_choice(search)
         chosen = search.chosen.candidate if search.chosen else search.usual
         if chosen is None or (search.chosen is None and interruption.is_set()):
             _logger.warning("No trial was finished before the interruption: nothing was written")
             raise KeyboardInterrupt
-        own = {**run.settings, "preset": chosen.preset, "backbone": chosen.backbone}
-        _train(replace(run, settings=own | dict(chosen.values)), search, interruption)
+        found = {"preset": chosen.preset, "backbone": chosen.backbone, **chosen.values}
+        command = resume_command(data, run.folder or run.paths.base, given | found)
+        _logger.info("If its training is interrupted, continue the run with: %s", command)
+        run = replace(run, settings={**run.settings, **found}, command=command)
+        _train(run, search, interruption)
     return run.folder or run.paths.model, search
 
 
@@ -284,7 +288,6 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             if search.whole is not None and not search.whole.folds:
                 search.ended_early = _reason(interruption, plan)
     search.cpu_seconds, search.seconds = time.process_time() - spent, time.monotonic() - began
-    _log_choice(search)
     return search
 
 
@@ -317,8 +320,7 @@ def _inputs(request: JobRequest, most: int) -> Inputs:
     from image_classification.loading.sources import SubsetSource
     from image_classification.training.inputs import open_inputs
 
-    channel = request.interface.training_channel
-    inputs = open_inputs(request.channels, request.settings, channel)
+    inputs = open_inputs(request.channels, request.settings, request.interface.training_channel)
     source, count = inputs.training, len(inputs.training)
     if count > most:
         share, seed = most / count, request.settings.seed
@@ -340,9 +342,7 @@ def _candidates(request: JobRequest, inputs: Inputs) -> list[Candidate]:
     from image_classification.training.final_settings import final_settings, variations
     from image_classification.training.trials import Candidate
 
-    kept = {
-        name for name, _, origin in request.origins() if origin not in ("default", _FROM_PRESET)
-    }
+    kept = {name for name, _, origin in request.origins() if origin not in _NOT_GIVEN}
     usual = final_settings(request.settings, inputs)
     if reason := obstacle(replace(usual, feature_copies=1), inputs):
         raise UsageError(f"tune keeps the features of images, but {reason}: use train")
@@ -362,13 +362,13 @@ def _planned(
 
 
 def _reason(interruption: Interruption, plan: Plan) -> str:
-    return "interrupted" if interruption.is_set() else f"--minutes {plan.minutes:g} have passed"
+    return _INTERRUPTED if interruption.is_set() else f"--minutes {plan.minutes:g} have passed"
 
 
 def _log_best(name: str, trial: Trial) -> None:
     low, high = trial.interval
     _logger.info(
-        "%s: best so far %s with %.1f %% of %d training images right (95 %% interval %.1f to %.1f)",
+        "%s: best so far %s with %.1f%% of %d training images right (95%% interval %.1f to %.1f)",
         *(name, trial.candidate.text),
         *(100 * trial.accuracy, trial.images, 100 * low, 100 * high),
         extra=events.Note().extra,
@@ -392,8 +392,9 @@ def _log_choice(search: Search) -> None:
     if search.chosen is None:
         if any(trial.has_diverged for trial in search.trials):
             raise UserError("training diverged in every trial: set a lower learning_rate")
-        _logger.warning("No trial was finished: the run has the usual settings of %s", PRESET)
+        if search.ended_early != _INTERRUPTED:  # else the command ends here
+            _logger.warning("No trial was finished: the run has the usual settings of %s", PRESET)
         return
-    chosen = search.chosen.candidate
-    text = f"Chosen: preset={chosen.preset}, {chosen.backbone}, {chosen.text}"
+    one = search.chosen.candidate
+    text = f"Chosen: preset={one.preset}, {one.backbone}, {one.text}"
     _logger.info("%s", text, extra=events.Note().extra)

@@ -13,7 +13,7 @@ from image_classification.api.tuning import MOST_IMAGES, PRESET, WHOLE, Plan, tu
 from image_classification.cli import command_line
 from image_classification.errors import UsageError
 
-_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "accuracy", "95 % interval")
+_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "accuracy", "95% interval")
 _MORE_HEADS = ("images", "CPU s", "s")
 
 
@@ -117,7 +117,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _measured(folder: Path) -> dict[str, Any]:
-    """Return the accuracy of the run by split, with its 95 % interval and number of images."""
+    """Return the accuracy of the run by split, with its 95% interval and number of images."""
     from image_classification.artifact import read_artifact
     from image_classification.curation import wilson_interval
 
@@ -155,7 +155,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         if split in found:
             one = found[split]
             yield (
-                f"{split} accuracy of the run: {_percent(one['accuracy'])} % "
+                f"{split} accuracy of the run: {_percent(one['accuracy'])}% "
                 f"({_interval(one['interval'])}) of {one['images']} images, which {note}"
             )
     folder = shlex.quote(found["model"])
@@ -181,7 +181,7 @@ def _better(found: Mapping[str, Any]) -> Iterator[str]:
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     shown = ("diverged" if row["diverged"] else "not tried", "")
     if row["accuracy"] is not None:
-        shown = (f"{_percent(row['accuracy'])} %", _interval(row["interval"]))
+        shown = (f"{_percent(row['accuracy'])}%", _interval(row["interval"]))
     return (
         "*" if row["chosen"] else "",
         row["backbone"],

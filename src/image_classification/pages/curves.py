@@ -107,7 +107,7 @@ class ReliabilityBar:
         sides: of the interval, 0–1.
         count: how many they are.
         confidence, accuracy: their means, 0–1.
-        interval: 95 % interval of the accuracy.
+        interval: 95% interval of the accuracy.
     """
 
     sides: tuple[float, float]

@@ -31,7 +31,7 @@ MOST_POINTS = 120
 """Points of a curve."""
 MOST_DRAWN = 5_000_000
 """Random numbers of a bootstrap: about 0.5 CPU-seconds."""
-_NORMAL = 1.959964  # standard deviations on either side of 95 %
+_NORMAL = 1.959964  # standard deviations on either side of 95%
 _MOST_RESAMPLES, _LEAST_RESAMPLES = 1000, 100
 
 Interval = tuple[float, float]
@@ -71,12 +71,12 @@ class ClassScore:
 
     @property
     def recall_interval(self) -> Interval | None:
-        """The 95 % interval of the recall (Wilson)."""
+        """The 95% interval of the recall (Wilson)."""
         return wilson_interval(self.hits / self.samples, self.samples) if self.samples else None
 
     @property
     def f1_interval(self) -> Interval | None:
-        """The 95 % interval of F1.
+        """The 95% interval of F1.
 
         F1 is 2J / (1 + J), where J is the Jaccard index: the share of hits among the samples that
         have the class or get it. Both limits are those of Wilson's interval of J, transformed. It
@@ -102,7 +102,7 @@ class MeanF1:
     Attributes:
         macro: each class counts the same.
         weighted: each class counts by its samples.
-        macro_interval, weighted_interval: 95 % intervals; None if they would take too long.
+        macro_interval, weighted_interval: 95% intervals; None if they would take too long.
     """
 
     macro: float
@@ -271,7 +271,7 @@ class AtThreshold:
         threshold: 0–1.
         answered: samples with at least this confidence.
         correct: those of them that are correct.
-        interval: 95 % interval of their accuracy (Wilson); (0, 1) without any.
+        interval: 95% interval of their accuracy (Wilson); (0, 1) without any.
     """
 
     threshold: float

@@ -93,7 +93,7 @@ class Trial:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy (Wilson), 0 to 1."""
+        """The 95% interval of the accuracy (Wilson), 0 to 1."""
         return wilson_interval(self.accuracy, self.images) if self.images else (0.0, 1.0)
 
 

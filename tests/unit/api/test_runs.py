@@ -6,11 +6,12 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from image_classification.api.runs import run_into, run_of_data
+from image_classification.api.runs import resume_command, run_into, run_of_data
 from image_classification.artifact import LABELS_FILE, MANIFEST_FILE, read_artifact, write_artifact
 from image_classification.cli import main
 from image_classification.errors import ChannelError, DataError, UsageError
@@ -271,6 +272,24 @@ def test_an_interrupted_run_is_resumed_on_request_and_never_begun_again_by_chanc
             pass
     with run_of_data(flowers, Path("runs/flowers-1"), overwrites=True) as run:
         assert run.paths.checkpoints is not None and not list(run.paths.checkpoints.iterdir())
+
+
+def test_a_command_that_cannot_resume_names_the_one_that_can(
+    flowers: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_of_data(flowers, can_resume=False) as run:
+        assert run.paths.checkpoints is not None and run.folder is not None
+        (run.paths.checkpoints / "checkpoint-0000.json").write_text("{}")
+        command = resume_command(Path("my flowers"), run.folder, {"learning_rate": "0.09"})
+        replace(run, command=command).finish(is_complete=False)
+    assert command == (
+        "image-classification train 'my flowers' --resume --output runs/flowers-1 "
+        "--set learning_rate=0.09"
+    )
+    assert f"runs/flowers-1 holds the best epoch so far; {command} continues the run" in caplog.text
+    with pytest.raises(UsageError, match="continue it with train --resume and the settings that"):
+        with run_of_data(flowers, Path("runs/flowers-1"), can_resume=False):
+            pass
 
 
 @pytest.mark.parametrize(("seconds", "stays"), [(59.0, False), (60.5, True)])

@@ -203,7 +203,7 @@ def percent(share: object) -> str:
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    """Return a 95 % interval of a share, "" if there is none."""
+    """Return a 95% interval of a share, "" if there is none."""
     return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}%" if interval else ""
 
 
