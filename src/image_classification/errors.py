@@ -54,7 +54,7 @@ _SINGULAR = {
     "groups": "group", "objects": "object", "errors": "error", "warnings": "warning",
     "processes": "process", "threads": "thread", "requests": "request", "models": "model",
     "notes": "note", "annotations": "annotation", "are": "is", "have": "has", "were": "was",
-    "them": "it", "repeat": "repeats", "take": "takes",
+    "them": "it", "repeat": "repeats", "take": "takes", "backbones": "backbone",
 }  # fmt: skip
 
 

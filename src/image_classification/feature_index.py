@@ -2,13 +2,14 @@
 
 The similarity of an image is the mean cosine of its features with those of the ten most similar
 images of the index (Sun et al., 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors",
-https://arxiv.org/abs/2204.06507, with the mean in place of the tenth). The score says how many of
-the job's own images are less similar: 0.05 for the one that 5% of them fall below. So `is_known`,
-a score of 0.05 or more, holds for about 95% of such images.
+https://arxiv.org/abs/2204.06507, with the mean in place of the tenth). The score is the share of
+the job's own images that are less similar. So `is_known`, a score of 0.05 or more, holds for about
+95% of such images.
 
-On photographs of flowers with 500 images in the index, 96% of the images unseen and 2 to 3% of 250
-foreign photographs are known. Fewer dimensions (principal components, 64 to 256) or centered
-features separate worse: they lose what the foreign images have and those of training lack.
+On photographs of flowers with 500 images in the index, 96% of unseen flowers and 2 to 3% of 250
+photographs of other things are known. Fewer dimensions (principal components, 64 to 256) or
+centered features separate worse: they lose what out-of-distribution images have and training images
+lack.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_IMAGES = 1_000
 MOST_BYTES = 2 << 20
 _NEIGHBORS = 10
 LEAST_IMAGES = 20
-"""Images that an index has at least, and from which similarities are known at least."""
+"""The least number of images in an index, and of images whose similarities set its scale."""
 
 THRESHOLD = 0.05
 """The lowest score of an image that counts as known."""

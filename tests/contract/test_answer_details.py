@@ -195,4 +195,4 @@ def test_a_server_that_is_to_answer_unknown_needs_a_model_with_a_score(
         IMAGE_CLASSIFICATION_UNKNOWN_BELOW="0.05",
     )
     assert ran.returncode == 2
-    assert "UNKNOWN_BELOW: the model has no index of features" in ran.stdout + ran.stderr
+    assert "UNKNOWN_BELOW: the model has no feature index" in ran.stdout + ran.stderr

@@ -42,8 +42,8 @@ def train(
         overwrite: replace the model in `output`, at the end of the job.
         resume: continue the interrupted run in `output`, or the newest one on `data`.
         log: `terminal` (bars and tables), `plain` or `json`, on standard output. Without it the job
-            is drawn on a terminal and, without moving bars, in a notebook; elsewhere, and if the
-            program handles the package's log itself, nothing is written.
+            is drawn on a terminal and, without moving bars, in a notebook. Elsewhere, or if the
+            program has its own handler for the package's logger, nothing is written.
         **settings: hyperparameters by name, such as `preset="fine-tune"`, `epochs=20`,
             `backbone="efficientnet_lite1"`. The preset is `transfer` unless `preset` names another
             one; `preset=None` is none.
@@ -92,20 +92,23 @@ def tune(
     log: str | None = None,
     **settings: object,
 ) -> Model:
-    """Try backbones and learning rates on `data`, as `image-classification tune` does; train.
+    """Try backbones, learning rates and weight decays on `data`, and train with the best.
+
+    `image-classification tune` does the same.
 
     The search computes the features of each training image once per backbone, and chooses on folds
-    of the training images. Then `train` runs with the best settings. `trials` of the model returns
-    what was tried. An interruption ends the search and trains with the best settings so far; a
-    second one raises KeyboardInterrupt, and no model is written.
+    of the training images. Then `train` runs with the best settings. `Model.trials` lists the
+    trials. After an interruption, the search ends, and `train` runs with the best settings so far;
+    a second interruption raises KeyboardInterrupt, and no model is written.
 
     Args:
         data: as for `train`, with one class per image.
         backbones: names; without any, all whose pretrained weights are on this machine.
-        presets: `("transfer", "fine-tune")` tries the training of all layers too, on one fold.
-        images: training images to try on, if there are more, ≥ 10; the same share of each class.
+        presets: `("transfer", "fine-tune")` also tries training all layers, on one fold.
+        images: how many training images to try on, if there are more, ≥ 10; the same share of
+            each class.
         trials: the most combinations of backbone, learning rate and weight decay to try, ≥ 1.
-        minutes: after these the search ends, > 0; the training follows.
+        minutes: the time limit of the search, > 0; the training follows.
         output, overwrite, log: as for `train`.
         **settings: hyperparameters of all trials and of the run. `learning_rate`, `weight_decay`
             and `backbone` are not varied if they are given.
@@ -114,7 +117,7 @@ def tune(
         UsageError: `output` already holds a model, or the arguments contradict each other.
         DataError, ChannelError: the data cannot be used.
         HyperparameterError: a setting is unknown, or its value is not allowed.
-        BackendError: an unknown backbone, or not one has pretrained weights on this machine.
+        BackendError: a backbone is unknown, or none has pretrained weights on this machine.
     """
     from image_classification.api.model import Model
     from image_classification.api.tuning import Plan, tune_data

@@ -1,4 +1,4 @@
-"""Two or more runs side by side: settings, curves, and whose answers are right on the same images.
+"""Two or more runs side by side: settings, curves, and predictions on the same images.
 
 In: runs; perhaps labeled images to predict now. Without those, the predictions for the validation
 images that jobs leave next to their models are compared. Out: a `Comparison`.
@@ -23,7 +23,7 @@ from image_classification.api.recorded_run import (
     read_run,
 )
 from image_classification.curation import wilson_interval
-from image_classification.errors import DataError, UsageError
+from image_classification.errors import DataError, UsageError, counted
 from image_classification.labels.label_map import LabelMap
 from image_classification.loading.sources import FolderSource, Source
 
@@ -36,9 +36,9 @@ class Duel:
 
     Attributes:
         other: the index of the other run.
-        only_first, only_other: images that only one of them answers correctly.
+        only_first, only_other: images that only one of them predicts correctly.
         difference: accuracy of the other − accuracy of the first, −1 to 1.
-        interval: of the difference, 95%.
+        interval: the 95% interval of the difference.
         p_value: of McNemar's exact test, 0–1; corrected with Holm's method if there are several.
     """
 
@@ -51,18 +51,18 @@ class Duel:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance alone explains the difference with less than 5% probability."""
+        """Whether p is below 0.05: the difference is more than chance."""
         return self.p_value < 0.05
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that all runs have answered.
+    """An image with the prediction of each run.
 
     Attributes:
         key: its name.
         label: its class in the data, or several joined by `|`.
-        answers: of each run.
+        answers: the prediction of each run.
     """
 
     key: str
@@ -79,10 +79,9 @@ class Comparison:
 
     Attributes:
         runs: in the given order.
-        given, effective: settings that differ, as the users of the jobs gave them, and as the jobs
-            had them.
-        images: those that all runs have answered; none if no predictions are known.
-        basis: where the answers come from, in a few words.
+        given, effective: settings that differ: those that the users gave, and those in effect.
+        images: those that all runs have predicted; none if no predictions are known.
+        basis: where the predictions come from, in a few words.
         duels: the first run and each other one; none without images.
         remarks: what is not compared, as sentences.
         picture: index of an image → the bytes of its file; None if the files are not known.
@@ -98,10 +97,10 @@ class Comparison:
     picture: Callable[[int], bytes] | None = None
 
     def changed(self) -> list[int]:
-        """Return the indices of images to which two runs give different answers.
+        """Return the indices of the images that two runs predict differently.
 
-        Those come first that the first run answers correctly and another one does not, then those
-        that it does not and another one does, then those with different wrong answers.
+        First come the images that the first run predicts correctly and another one does not, then
+        those that only another one predicts correctly, then those that all predict wrong.
         """
         found = [
             i for i, image in enumerate(self.images) if len({a.text for a in image.answers}) > 1
@@ -115,7 +114,7 @@ class Comparison:
         return 1 if any(image.is_correct(run) for run in range(1, len(self.runs))) else 2
 
     def correct(self, run: int) -> int:
-        """Return how many images a run answers correctly."""
+        """Return how many images a run predicts correctly."""
         return sum(image.is_correct(run) for image in self.images)
 
     def to_json(self) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def compare_runs(
     images: list[Image] = []
     basis, picture = "", None
     if len({run.is_multi_label for run in runs}) > 1:
-        remarks.append("some models give an image several classes: answers are not compared")
+        remarks.append("predictions are not compared: some models give an image several classes")
     elif data is not None:
         images, picture = _predicted(runs, data, on_progress, remarks)
         basis = str(data)
@@ -196,11 +195,11 @@ def compare_runs(
     else:
         without = ", ".join(run.name for run in runs if not run.stored)
         remarks.append(
-            f"answers are not compared: {without} has no {PREDICTIONS_FILE} that fits its model; "
-            "name labeled images with --data (data= in Python) to predict them now"
+            f"predictions are not compared: {without} has no {PREDICTIONS_FILE} that fits its "
+            "model; name labeled images with --data (data= in Python) to predict them now"
         )
     if images and runs[0].is_multi_label:
-        remarks.append("an answer counts as right if it has exactly the classes of the image")
+        remarks.append("a prediction counts as correct if it has exactly the classes of the image")
     given = [run.given() for run in runs]
     remarks += [
         f"{run.name}: its manifest does not say which settings were given"
@@ -234,7 +233,8 @@ def _stored(runs: Sequence[Run], remarks: list[str]) -> list[Image]:
             images.append(Image(found[0].key, found[0].label, [one.answer for one in found]))
     most = max(len(run.stored) for run in runs)
     if len(images) < len(keys):
-        remarks.append(f"{len(keys) - len(images)} images have other classes in another run")
+        other = counted(len(keys) - len(images), "images")
+        remarks.append(f"{other} left out: the runs have different classes for the same image")
     if len(keys) < most:
         remarks.append(f"{len(keys)} of up to {most} validation images are the same in all runs")
     if not images:
@@ -295,9 +295,9 @@ def _predicted(
                 on_progress(done, len(chosen) * len(runs))
     kept = [i for i in range(len(chosen)) if all(row[i] is not None for row in rows)]
     if len(kept) < len(chosen):
-        remarks.append(f"{len(chosen) - len(kept)} images cannot be used")
+        remarks.append(f"left out: {counted(len(chosen) - len(kept), 'unusable images')}")
     if not kept:
-        raise DataError(f"{data}: expected a usable image of a class of all runs, found none")
+        raise DataError(f"{data}: expected a usable image of a class in all runs, found none")
     images = [
         Image(source.key(chosen[i]), joined(texts[chosen[i]]), [r for row in rows if (r := row[i])])
         for i in kept
@@ -352,8 +352,8 @@ def mcnemar(only_first: int, only_other: int) -> float:
     """Return the two-sided p-value (0–1) that two runs are equally good on the same images.
 
     Args:
-        only_first, only_other: images that only one of them answers correctly. If both are equally
-            good, each such image is one or the other with probability 1/2.
+        only_first, only_other: images that only one of them predicts correctly. If both are
+            equally good, each such image is one or the other with probability 1/2.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions
     or percentages, Psychometrika 12 (1947), in its exact, binomial form.
@@ -374,8 +374,8 @@ def paired_interval(
     The difference is that of the other run − that of the first.
 
     Args:
-        both: images that both runs answer correctly.
-        only_other, only_first: those that only one of them answers correctly.
+        both: images that both runs predict correctly.
+        only_other, only_first: those that only one of them predicts correctly.
         images: all, ≥ 1.
 
     Source: R. G. Newcombe, Improved confidence intervals for the difference between binomial

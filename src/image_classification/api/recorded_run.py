@@ -31,14 +31,14 @@ _NAME = re.compile(r"(#\d+) \(.*\)$", re.DOTALL)  # of the packed image, behind 
 
 
 class Answer(NamedTuple):
-    """What a run answers to one image: the class, or several joined by `|`, and a probability."""
+    """A run's prediction for one image: the class, or several joined by `|`, and a probability."""
 
     text: str
     probability: float
 
 
 class Stored(NamedTuple):
-    """A prediction for a validation image: its key, its class in the data, and the answer."""
+    """A validation image: its key, its class in the data, and the prediction."""
 
     key: str
     label: str
@@ -50,7 +50,7 @@ class Run:
     """A run with what is known about it.
 
     Attributes:
-        name: what to call it: the end of its path that no other run has.
+        name: the end of its path that no other run has.
         model: its model.
         epochs: the records of history.json, one for each epoch; none if it is not there.
         stored: the predictions for its validation images, by their keys without the names of packed
@@ -83,7 +83,7 @@ class Run:
         return [value for value in values if value is not None] if None not in values else []
 
     def settings(self) -> dict[str, object]:
-        """Return what decided about the model, under the names of the manifest."""
+        """Return the settings that determined the model, under the names of the manifest."""
         found: dict[str, object] = {}
         for name in ("interface", "backend", "backbone", "started_from", "versions"):
             found.update(_flat(name, self.manifest.get(name)))
@@ -186,7 +186,7 @@ def _read_prediction(line: Mapping[str, Any], run: Run) -> Stored:
 
 
 def answer_of(values: Any, names: Sequence[str], is_multi_label: bool) -> Answer:
-    """Return the answer that float32 (classes,) probabilities mean."""
+    """Return the prediction of float32 (classes,) probabilities."""
     best = int(values.argmax())
     chosen = np.flatnonzero(values >= THRESHOLD).tolist() if is_multi_label else [best]
     return Answer(sys.intern(joined([names[i] for i in chosen])), float(values[best]))

@@ -1,8 +1,7 @@
 """The search for the settings of a run: try them on kept features, then train with the best.
 
 In: data as for `run_of_data`, and a `Plan`. Out: a run as `train DATA` writes it, and the trials in
-its `trials.json`. The settings are chosen on folds of the training images: the validation and test
-images of the run have no part in the choice.
+its `trials.json`. Only folds of the training images choose the settings.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from image_classification.errors import (
     DataError,
     UsageError,
     UserError,
+    counted,
 )
 from image_classification.files import write_text
 from image_classification.training.stopping import Interruption, StopRequest, stop_on_signals
@@ -62,9 +62,9 @@ class Plan:
     Attributes:
         backbones: names; empty: all whose weights are on this machine.
         presets: PRESET, and WHOLE if it is tried too.
-        images: training images to try on, if there are more; the same share of each class.
+        images: how many training images to try on, if there are more; the same share of each class.
         trials: the most combinations of backbone, learning rate and weight decay; None: all.
-        minutes: after these the search ends; None: no limit. The run is trained after it.
+        minutes: the time limit of the search, after which the run is trained; None: no limit.
 
     Raises:
         UsageError: a number is out of its range.
@@ -95,7 +95,7 @@ class Search:
     """What a search has found so far.
 
     Attributes:
-        usual: what the run has if not one trial was finished.
+        usual: the settings of the run if no trial was finished.
         whole: the trial of WHOLE, if there is one.
         backbones: what was tried, the cheaper backbone first.
         skipped: name of a backbone or preset → why it was not tried.
@@ -240,7 +240,7 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             {name: _candidates(request, inputs) for name, request in requests.items()}, plan.trials
         )
         for name in requests.keys() - candidates.keys():
-            search.skipped[name] = f"--trials {plan.trials} leaves none for it"
+            search.skipped[name] = f"--trials {plan.trials} leaves no trial for it"
         search.usual = next(iter(candidates.values()))[0]
         folds: IntArray | None = None
         bad_samples = bad_samples_of(first.settings, inputs)
@@ -250,8 +250,7 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             return interruption.is_set() or time.monotonic() >= limit
 
         _logger.info(
-            "Tuning on %d training images: %d trials with %s; the %d validation images have no "
-            "part in the choice",
+            "Tuning on %d training images: %d trials with %s; %d validation images are not used",
             *(len(inputs.training), sum(map(len, candidates.values())), ", ".join(candidates)),
             len(inputs.validation),
             extra=events.Note().extra,
@@ -368,7 +367,7 @@ def _reason(interruption: Interruption, plan: Plan) -> str:
 def _log_best(name: str, trial: Trial) -> None:
     low, high = trial.interval
     _logger.info(
-        "%s: best so far %s with %.1f%% of %d training images right (95%% interval %.1f to %.1f)",
+        "%s: best so far: %s, %.1f%% of %d training images correct (95%% interval %.1f to %.1f)",
         *(name, trial.candidate.text),
         *(100 * trial.accuracy, trial.images, 100 * low, 100 * high),
         extra=events.Note().extra,
@@ -383,7 +382,8 @@ def _log_left(names: Iterable[str], done: str, seconds: float) -> None:
     number = order.index(done) + 1
     before, after = sum(map(cost_of, order[:number])), sum(map(cost_of, order[number:]))
     if after and after < float("inf"):
-        _logger.info("%d backbones tried, about %.0f s left", number, seconds * after / before)
+        tried = counted(number, "backbones")
+        _logger.info("%s tried, about %.0f s left", tried, seconds * after / before)
 
 
 def _log_choice(search: Search) -> None:

@@ -76,7 +76,7 @@ exit code: 0 no errors (warnings and notes do not count), 1 errors, 2 nothing co
     command.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the list of an earlier check in --csv, with what was edited in it",
+        help="replace the list of an earlier check in --csv, and all edits in it",
     )
     command.add_argument(
         "--label-errors",

@@ -1,4 +1,4 @@
-"""`compare`: what differs between runs, as text, as JSON, and as a page; see `api.comparison`."""
+"""`compare`: how runs differ, as text, as JSON, and as a page; see `api.comparison`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def add_commands(subparsers: command_line.Commands) -> None:
     command = command_line.add_command(
         subparsers,
         "compare",
-        "compare runs: settings, curves, and whose answers are right on the same images",
+        "compare runs: settings, curves, and predictions on the same images",
         "image-classification compare runs/flowers-1 runs/flowers-2\n"
         "  image-classification compare runs/flowers-* --data flowers/test --output compare.html",
-        "Compare 2 to 8 runs; each is compared with the first. Without --data, the predictions\n"
-        "for the validation images are compared, which a job leaves next to its model.",
+        "Compare each of 2 to 8 runs with the first. Without --data, compare the predictions for\n"
+        "the validation images, which a job writes next to its model.",
     )
     command.add_argument(
         "runs",
@@ -101,7 +101,10 @@ def lines(found: Comparison, *, has_page: bool = False) -> Iterator[str]:
     yield ""
     if not (found.given or found.effective):
         yield "no setting differs"
-    for title, settings in (("given settings", found.given), ("settings", found.effective)):
+    for title, settings in (
+        ("given settings", found.given),
+        ("settings in effect", found.effective),
+    ):
         if settings:
             rows = [[one.name, *map(_value, one.values)] for one in settings]
             yield from _table([f"{title} that differ", *names], rows)
@@ -110,7 +113,7 @@ def lines(found: Comparison, *, has_page: bool = False) -> Iterator[str]:
         yield f"{counted(len(found.images), 'images')} ({found.basis}):"
         yield from verdicts(found)
         hint = "" if has_page else "; --output FILE.html shows them, --json lists them"
-        yield f"{counted(len(found.changed()), 'images')} with different answers{hint}"
+        yield f"{counted(len(found.changed()), 'images')} with different predictions{hint}"
     yield from found.remarks
 
 

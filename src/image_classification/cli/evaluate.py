@@ -154,7 +154,7 @@ def table_lines(scores: Sequence[ClassScore]) -> Iterator[str]:
     for name, images, recall, precision, f1 in rows:
         yield f"{name:<{width}}  {images:>6}  {recall:>6}  {precision:>9}  {f1:>6}"
     if len(ranked) > _MOST_CLASSES:
-        yield f"… and {len(ranked) - _MOST_CLASSES} more classes, which do better: --json has all"
+        yield f"… and {len(ranked) - _MOST_CLASSES} more classes with a higher F1: --json has all"
 
 
 def _share(value: float | None) -> str:

@@ -28,8 +28,8 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "  image-classification tune flowers --minutes 5 --set label_smoothing=0 --output model",
         "Compute the features of the training images once per backbone, try learning rates and\n"
         "weight decays on them, print a table, and train with the best as train DATA does. The\n"
-        "choice is made on folds of the training images; validation and test images have no part\n"
-        "in it. Ctrl-C ends the search and trains with the best so far; a second Ctrl-C aborts.",
+        "choice uses only folds of the training images, no validation or test images. Ctrl-C ends\n"
+        "the search, and the command trains with the best so far; a second Ctrl-C ends it at once.",
     )
     add = command.add_argument
     add("data", type=Path, metavar="DATA", help="images to train on, as for train")
@@ -45,7 +45,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
         type=_names,
         default=(PRESET,),
         metavar="A,B",
-        help=f"{PRESET}, or {PRESET},{WHOLE} to try the training of all layers too, on one fold "
+        help=f"{PRESET}, or {PRESET},{WHOLE} to also try training all layers, on one fold "
         f"(default: {PRESET})",
     )
     add(
@@ -53,14 +53,14 @@ def add_commands(subparsers: command_line.Commands) -> None:
         type=int,
         default=MOST_IMAGES,
         metavar="N",
-        help=f"try on about so many training images, if there are more (default: {MOST_IMAGES})",
+        help=f"try on about N training images, if there are more (default: {MOST_IMAGES})",
     )
-    add("--trials", type=int, metavar="N", help="try at most so many combinations (default: all)")
+    add("--trials", type=int, metavar="N", help="try at most N combinations (default: all)")
     add(
         "--minutes",
         type=float,
         metavar="M",
-        help="end the search after so many minutes; the training with the best follows",
+        help="end the search after M minutes; training with the best settings so far follows",
     )
     add(
         "--set",
@@ -135,12 +135,12 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the table and what follows it; `found` is the content of `--json`."""
     rows = [_HEADS + _MORE_HEADS, *map(_cells, found["trials"])]
     yield from _aligned(rows)
-    yield "accuracy: of training images, each predicted by a head fitted without it; *: the"
-    yield "first row that is not clearly worse than the most accurate one, on the same images"
+    yield "accuracy: on training images, each predicted by a head that was not fitted on it"
+    yield "*: chosen, as the first row that is not clearly worse than the most accurate one"
     yield from _better(found)
     for cost in found["backbones"]:
         yield (
-            f"{cost['backbone']}: features of {cost['images']} images once, in "
+            f"{cost['backbone']}: features of {cost['images']} images, computed once in "
             f"{cost['cpu_seconds']:.1f} CPU s, {cost['seconds']:.1f} s"
         )
     for skipped in found["skipped"]:
@@ -148,8 +148,8 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     if found["ended_early"]:
         yield f"the search ended early: {found['ended_early']}"
     notes = {
-        "validation": "had no part in the choice of settings; the job chose its best epoch on them",
-        "test": "had no part in any choice",
+        "validation": "were not used to choose settings; the job chose its best epoch on them",
+        "test": "were not used for any choice",
     }
     for split, note in notes.items():
         if split in found:

@@ -112,11 +112,11 @@ CUDA_GRAPHS = Variable("IMAGE_CLASSIFICATION_CUDA_GRAPHS", "false",
 LOG_LEVEL = Variable("SAGEMAKER_CONTAINER_LOG_LEVEL", "20", "Python's numeric logging level")
 LOG = Variable("IMAGE_CLASSIFICATION_LOG", "",
     "form of the log. plain: a line with date and thread id per event, as in SageMaker; terminal: "
-    "bars and tables for people; json: an object per line; unset: terminal where the log is shown "
-    "on one, else plain. `train` without DATA or --output and `serve` without --model, as in the "
-    "images, are plain unless it is set")
+    "bars and tables for people; json: an object per line; unset: terminal if the log is written "
+    "to one, else plain. If it is unset, `train` without DATA or --output and `serve` without "
+    "--model, as in the images, are plain")
 LOCALE = Variable("LC_ALL", "",
-    "the system's own: where it does not name UTF-8, a terminal gets bars in ASCII",
+    "the system's locale: if it does not name UTF-8, a terminal shows bars in ASCII",
     aliases=("LANG",))
 PROGRAM = Variable("SAGEMAKER_PROGRAM", "",
     "your own code: in training, a script that runs instead of our algorithm; on a server, the "
@@ -213,10 +213,10 @@ THRESHOLD = Variable("IMAGE_CLASSIFICATION_THRESHOLD", "",
     "verbose answers contain the classes with at least this probability, 0 to 1; `;threshold=P` "
     "in Accept overrides it")
 UNKNOWN_BELOW = Variable("IMAGE_CLASSIFICATION_UNKNOWN_BELOW", "",
-    "verbose answers in JSON have the predicted_label unknown for images with a lower score, 0 to "
-    "1: 0.05 for about 5% of images like those of training; unset: never")
+    "in verbose JSON answers, the predicted_label is unknown for images with a lower score, 0 to "
+    "1; 0.05 affects about 5% of images like those of training; unset: never")
 BLAS_THREADS = Variable("OPENBLAS_NUM_THREADS", "1",
-    "threads of NumPy's products of matrices in a server, which computes with one request per CPU")
+    "threads of NumPy's matrix products in a server, which computes with one request per CPU")
 BATCH_PLACEHOLDER = Variable("IMAGE_CLASSIFICATION_BATCH_PLACEHOLDER", "false",
     "true: in batch transform, an unusable file gets a 200 with an error line instead of its "
     "prediction and does not end the job; a list without any usable image also gets a 200")

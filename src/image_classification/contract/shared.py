@@ -177,15 +177,15 @@ class SharedHyperparameters(Hyperparameters):
         "With train_only_top_layer: the backbone computes the features of each training image "
         "once for each of this many augmented copies, in the first epochs; the other epochs take "
         "these copies in turn and compute only the head. 1: the image as it is, without "
-        "augmentation, in about half the time; on photographs of flowers it is as accurate. 0: "
+        "augmentation: about half the time, and as accurate on photographs of flowers. 0: "
         "every epoch augments anew and computes all features. Pipe mode, mixup_alpha and "
         "cutmix_alpha work as with 0.", 0, 100)
     calibrate_probabilities = flag(True,
         "Fit one temperature on validation and serve calibrated probabilities; no effect where "
         "it does not improve them.")
     feature_index = flag(True,
-        "Write features of at most 1,000 training images (2 MiB) to the artifact, so that the "
-        "server can tell how much an image is like them (`;score` in Accept).")
+        "Write a feature index to the artifact: features of at most 1,000 training images (2 "
+        "MiB). The server uses it to score how much an image is like them (`;score` in Accept).")
     keep_last_weights = flag(False,
         "Write the last epoch's weights to weights-last.safetensors, next to the best epoch's in "
         "weights.safetensors.")

@@ -1,8 +1,8 @@
 """Where in an image a model sees its class: a class activation map as a picture, and a box.
 
-The picture is gray and covers the whole upright image, at any size: stretch it over the image. The
-map is interpolated, what speaks against the class is black, and so is what the crop leaves out. Its
-brightest point is white.
+The picture is gray and covers the whole upright image: stretch it over the image. The map is
+interpolated. Regions that speak against the class and regions that the crop leaves out are black;
+the strongest point is white.
 
 The box is that of the strongest region: the cells of the map that have at least half of its highest
 value, and that are connected with the highest one, side by side.

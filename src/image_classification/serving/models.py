@@ -80,11 +80,11 @@ class GuardedGraph:
 def _why_not(manifest: Mapping[str, Any], parameter: str) -> str:
     """Return why an artifact's graph does not have the output that a parameter needs."""
     if environment.CUDA_GRAPHS.read_switch():
-        return f"Accept parameter {parameter}: not with {environment.CUDA_GRAPHS.name}"
+        return f"Accept parameter {parameter}: not available with {environment.CUDA_GRAPHS.name}"
     if manifest["format_version"] == 1:
         return (
-            f"Accept parameter {parameter}: the model has format version 1, whose graph gives "
-            "probabilities alone: train or export it again"
+            f"Accept parameter {parameter}: the model has format version 1, whose graph returns "
+            "only probabilities: train or export it again"
         )
     return f"Accept parameter {parameter}: not defined for {manifest['backbone']}, " + (
         "which does not end with the mean over all positions and one dense layer"
@@ -214,7 +214,7 @@ class Model:
         if "score" in details and self._index is None:
             raise errors.RequestError(
                 406,
-                "Accept parameter score: the model has no index of features of training images: "
+                "Accept parameter score: the model has no feature index of its training images: "
                 "train it with feature_index=True",
             )
 

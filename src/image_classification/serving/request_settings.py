@@ -114,6 +114,6 @@ def check_score(artifact: Artifact) -> None:
     """Raise a UserError if answers are to depend on a score that the artifact's model has not."""
     if read_settings().unknown_below is not None and artifact.read_index() is None:
         raise UserError(
-            f"{environment.UNKNOWN_BELOW.name}: the model has no index of features of training "
+            f"{environment.UNKNOWN_BELOW.name}: the model has no feature index of its training "
             "images: train it with feature_index=True, or unset the variable"
         )

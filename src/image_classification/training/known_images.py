@@ -1,7 +1,8 @@
-"""The index of features of a job's images, which the artifact gets: see `feature_index`.
+"""The feature index that a job writes to its artifact: see `feature_index`.
 
-Features that the job has kept cost nothing more. Otherwise, the trained network computes those of a
-sample: at most 1,000 training and 300 validation images, as in the server.
+If the job has kept the features of a frozen backbone, the index uses them. Otherwise, the trained
+network computes those of at most 1,000 training and 300 validation images, preprocessed as by the
+server.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def known_images(loop: Loop, loaders: Loaders) -> FeatureIndex | None:
     if loop.should_stop():
         index, reason = None, "the job is stopping"
     if reason:
-        _logger.info("The model cannot tell foreign images apart: %s", reason)
+        _logger.info("The artifact gets no feature index, so it has no ;score: %s", reason)
     return index
 
 

@@ -152,7 +152,7 @@ class Interruption(threading.Event):
             raise KeyboardInterrupt
         self.set()
         _logger.warning(
-            "Interrupted: the search ends, and the best settings so far are trained. A second "
+            "Interrupted: the search ends, and the best settings so far are used. A second "
             "interruption ends the command at once, without a model"
         )
 

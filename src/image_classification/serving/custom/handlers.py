@@ -147,7 +147,7 @@ class Defaults(DefaultInferenceHandler):  # type: ignore[misc]  # the package ca
         wanted = accepting.parse_accept(accept, default, settings.top_k, settings.threshold)
         if wanted.details:
             names = " and ".join(sorted(wanted.details))
-            raise RequestError(406, f"Accept parameter {names}: not with your own code")
+            raise RequestError(406, f"Accept parameter {names}: not available with your own code")
         results = prediction if isinstance(prediction, Results) else self._results_of(prediction)
         if results is None and wanted.media_type != accepting.CSV:
             return answers.dump(prediction), wanted.media_type

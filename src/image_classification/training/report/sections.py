@@ -1,4 +1,4 @@
-"""What the report of a job and that of an evaluation share: how good a model's answers are.
+"""What the report of a job and that of an evaluation share: how good the predictions are.
 
 In: `Outcomes`, the class names, and a function that gives the picture of a sample. Out: the values
 of the template `pages/quality.html`. Pictures, rows and curves are bounded in number, so the page
@@ -46,16 +46,16 @@ as `data:` URI; None if it cannot be read."""
 
 @dataclass(frozen=True)
 class Answer:
-    """One image with the model's answer, to be shown.
+    """One image with the model's prediction, to be shown.
 
     Attributes:
         key: of the sample.
         label: the true class or classes.
-        predicted: what the model says.
+        predicted: the predicted class or decision.
         probability: of that, 0–1.
         other: the class to compare with: the true one, or the second most probable one.
         other_probability: of that, 0–1; None if there is nothing to compare with.
-        is_right: whether the answer is correct.
+        is_right: whether the prediction is correct.
         picture: a `data:` URI, or None.
     """
 
@@ -77,7 +77,7 @@ class Cell:
         anchor: the id of its element in the page.
         target, predicted: class names.
         count: images, of which `answers` has the first ones.
-        answers: of a confusion the most confident first, of correct answers the least confident.
+        answers: of a confusion the most confident first, of correct ones the least confident.
     """
 
     anchor: str
@@ -132,7 +132,7 @@ def quality_of(
         names: of all classes.
         picture: of a sample.
         reliabilities: one or two: title → answers by confidence, in BARS intervals.
-        has_cells: False leaves out the pictures behind the confusions, for want of time.
+        has_cells: False leaves out the pictures behind the confusions, to save time.
     """
     is_multi_label = outcomes.targets.ndim == 2
     things = "decisions" if is_multi_label else "images"
