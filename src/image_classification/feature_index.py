@@ -98,8 +98,12 @@ class FeatureIndex:
         return np.asarray(nearest.mean(axis=1), np.float32)
 
     def scores(self, features: FloatArray) -> FloatArray:
-        """Return the score, float32 (N,) from 0 to 1, of features (N, width)."""
-        found = self.similarities(features).astype(np.float64)
+        """Return the score, float32 (N,) from 0 to 1, of features (N, width).
+
+        It is 0 for features without a direction: all are 0, or one is not finite.
+        """
+        is_sound = np.isfinite(features).all(axis=1, keepdims=True)
+        found = self.similarities(np.where(is_sound, features, 0)).astype(np.float64)
         scores = np.interp(found, self.quantiles, _SHARES)
         lowest = self.quantiles[0]
         below = _SHARES[0] * np.clip(found / lowest if lowest > 0 else 0 * found, 0, 1)

@@ -146,6 +146,18 @@ def test_damaged_files_next_to_a_model_are_left_out_with_a_reason(
     assert sum("damaged: " in one and "is left out" in one for one in found["remarks"]) == 2
 
 
+def test_a_manifest_that_counts_no_predictions_is_no_reason_to_fail(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = copy(two_runs[0], tmp_path / "changed")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["metrics"]["validation_samples"] = 0
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    (changed / "validation-predictions.jsonl").write_bytes(b"")
+    found = json.loads(said(capsys, two_runs[1], changed, "--json"))
+    assert any("validation-predictions.jsonl is left out" in one for one in found["remarks"])
+
+
 def test_models_without_files_and_with_other_classes_are_compared_as_far_as_possible(
     tmp_path: Path, write_class_folders: ClassFolders, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,9 @@ def test_the_length_of_features_and_images_without_any_do_not_count() -> None:
     made = index()
     like = around(0, 3, 9)
     np.testing.assert_allclose(made.scores(7 * like), made.scores(like), atol=1e-5)
-    assert made.scores(np.zeros((1, 32), np.float32))[0] == 0
+    for value in (0, np.nan, np.inf):
+        without = np.concatenate([like[:1], np.full((1, 32), value, np.float32)])
+        assert made.scores(without)[0] > 0 and made.scores(without)[1] == 0
     broken = np.concatenate([around(0, 30, 1), np.full((2, 32), np.nan), np.zeros((2, 32))])
     sound = FeatureIndex.of(broken.astype(np.float32), None)
     assert sound is not None and len(sound.rows) == 30

@@ -124,7 +124,7 @@ def read_run(path: Path, name: str) -> Run:
             continue
         try:
             read(run, found)
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             run.remarks.append(f"{found} is left out: {error}")
     return run
 

@@ -221,9 +221,9 @@ class Evaluation:
 
     @property
     def macro_f1(self) -> float:
-        """The mean F1, 0 to 1, of the classes that have an image or a prediction."""
+        """The mean F1, 0 to 1, of the classes that have an image or a prediction; 0 without any."""
         scores = [score.f1 for score in self.per_class if score.f1 is not None]
-        return sum(scores) / len(scores)
+        return sum(scores) / max(1, len(scores))
 
     def confusions(self) -> list[tuple[tuple[int, int], int]]:
         """Return ((class in the data, class of the model), images), the most frequent first.

@@ -32,6 +32,7 @@ from image_classification.errors import (
     UserError,
     counted,
 )
+from image_classification.feature_index import INDEX_FILE
 from image_classification.labels.label_map import LABELS_FILE
 from image_classification.serving.admission import MemoryBudget, Plan, memory_used
 from image_classification.serving.app import Invocation, Responder, answer_current
@@ -41,6 +42,7 @@ _MOST_BYTES = 1024  # TargetModel's limit; with %-escapes thrice that, which a r
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _COPIES = {MODEL_FILE: 2, LABELS_FILE: 8, MANIFEST_FILE: 8}  # times the size of the file
+_COPIES_OF_INDEX = 5  # a byte of each number, and four once something asks for a score
 _ARENA = 16 * 2**20
 _FILES, _OTHER_FILES = 4, 64  # two for a process; a model has one or two
 _BUDGET_SHARE = 0.75  # the rest is for the requests
@@ -69,6 +71,8 @@ def memory_needed(path: Path) -> int:
         copies = {path: 2}
         if path.is_dir():
             copies = {path / name: count for name, count in _COPIES.items()}
+            if (path / INDEX_FILE).is_file():
+                copies[path / INDEX_FILE] = _COPIES_OF_INDEX
         return sum(file.stat().st_size * count for file, count in copies.items()) + _ARENA
     except OSError:
         return 0  # no artifact: loading it names the missing file

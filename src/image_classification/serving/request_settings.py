@@ -18,7 +18,7 @@ _LOCAL_MODE = "True"  # the value of SAGEMAKER_BATCH in local mode; the service 
 
 @dataclass(frozen=True)
 class RequestSettings:
-    """The environment's settings of requests and accept.
+    """The environment's settings of requests and answers.
 
     Attributes:
         max_content_length: bytes; a larger body is refused with 413.

@@ -49,6 +49,11 @@ def test_the_interval_of_the_accuracy_is_wilsons() -> None:
     assert several.interval is None and several.confusions() == []
 
 
+def test_images_without_a_class_that_the_model_gives_none_have_a_mean_f1_of_0() -> None:
+    found = evaluation_of(outcomes([[0, 0, 0]], [[0.1, 0.1, 0.2]]), NAMES, None, {})
+    assert found.accuracy == 1 and found.macro_f1 == 0
+
+
 def test_images_with_several_classes_have_no_confusion() -> None:
     found = evaluation_of(outcomes([[1, 0, 1]], [[0.9, 0.1, 0.2]]), NAMES, None, {})
     assert found.confusion.shape == (0, 0) and found.errors == []

@@ -8,7 +8,12 @@ import pytest
 
 from image_classification.errors import ArtifactError, NoMemoryLeftError, RequestError
 from image_classification.serving.admission import MemoryBudget
-from image_classification.serving.multi_model import Account, LoadedModel, ModelStore
+from image_classification.serving.multi_model import (
+    Account,
+    LoadedModel,
+    ModelStore,
+    memory_needed,
+)
 
 
 def model() -> LoadedModel:
@@ -34,6 +39,14 @@ def test_a_model_is_accounted_by_the_most_that_it_was_found_to_take(tmp_path: Pa
     store.load("two", str(tmp_path / "nothing"))
     store.unload("one")
     assert budget.used == 300
+
+
+def test_the_index_of_features_counts_with_the_numbers_that_a_score_needs(tmp_path: Path) -> None:
+    for name in ("model.onnx", "labels.json", "manifest.json"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    without = memory_needed(tmp_path)
+    (tmp_path / "feature-index.bin").write_bytes(bytes(1000))
+    assert memory_needed(tmp_path) == without + 5000
 
 
 def test_a_load_for_which_no_memory_is_left_is_507_and_a_bad_model_400(tmp_path: Path) -> None:
