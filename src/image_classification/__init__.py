@@ -7,7 +7,7 @@
     model.predict("tulip.jpg").label
 
 `train`, `tune` and `load` return a `Model`, `compare` a `Comparison` of runs; `errors` holds the
-exceptions. Importing the package loads no deep-learning framework, and of its own modules none. To
+exceptions. Importing the package loads no deep-learning framework and none of its own modules. To
 read the code, start with `training/job.py` and `serving/app.py`.
 """
 

@@ -1,4 +1,4 @@
-"""What a job reports besides text: values that travel on its log records, for people and programs.
+"""What a job reports besides text: values on its log records, for people and programs.
 
 A record carries one as its attribute `event`. The plain log ignores it, the JSON log writes its
 fields, the terminal draws it. Events that only a terminal draws have no text: their records have

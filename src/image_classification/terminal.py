@@ -2,7 +2,7 @@
 
 `JobView` draws the events of a job with rich, which is imported with the first job that is drawn.
 Warnings and errors appear above the bar. Other lines of the log are not shown: the plain log has
-them. Without a terminal that can be redrawn, such as in a notebook, there are no moving bars.
+them. Where text cannot be redrawn, as in a notebook, there are no moving bars.
 """
 
 from __future__ import annotations

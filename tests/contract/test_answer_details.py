@@ -110,7 +110,7 @@ def test_every_image_of_a_list_has_its_own_map_and_features(
     [
         ("text/csv;explain", "explain: text/csv has no place for it"),
         ("application/json;explain=maybe", "explain='maybe': expected true or false"),
-        ("application/json;verbose=false;features", "they are parts of a verbose answer"),
+        ("application/json;verbose=false;features", "these need a verbose answer"),
     ],
 )
 def test_a_form_without_a_place_for_it_is_refused(

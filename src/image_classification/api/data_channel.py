@@ -1,4 +1,4 @@
-"""The channel that `train DATA` trains on: the data themselves, or a folder made from them.
+"""The channel that `train DATA` trains on: the data itself, or a folder made from it.
 
 Class folders and splits are channels already. Records get folders of links by split; the images of
 a table or list are written to folders, or to records if an image has several classes.
@@ -24,7 +24,7 @@ def channel_of(
 
     Args:
         data: what the user names.
-        channels: where channels are written, if the data are none.
+        channels: where channels are written, if the data is not a channel already.
         is_multi_label: whether the user says that images have several classes.
         origins: of `Run`; filled in.
     """
@@ -87,7 +87,7 @@ def _linked(channels: Path, files: Mapping[str, list[Path]]) -> Path:
 def _written(
     root: Path, listing: Path | None, channels: Path, origins: dict[str, str]
 ) -> tuple[Path, bool]:
-    """Write the images that a table or list names to channels; see `_channel_of`."""
+    """Write the images that a table or list names to channels; see `channel_of`."""
     from image_classification.contract import environment
     from image_classification.inventory.folders import take_inventory
     from image_classification.prepare.channels import ChannelPlan, write_channels

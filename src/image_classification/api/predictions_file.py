@@ -28,7 +28,7 @@ def check_predictions_file(path: Path, *, overwrites: bool) -> None:
 
     Raises:
         DataError: no file can be written there.
-        UsageError: it exists, and may not be replaced or is not a table of predictions.
+        UsageError: it exists and must not be replaced, or it is not a table of predictions.
     """
     check_writable(path)
     if not path.exists():

@@ -37,7 +37,7 @@ def trials_in(folder: Path) -> list[dict[str, Any]]:
     """Return the trials of a run of `tune`; none if the folder has none.
 
     Raises:
-        UserError: the file is none of `tune`.
+        UserError: `tune` did not write the file.
     """
     path = folder / TRIALS_FILE
     try:

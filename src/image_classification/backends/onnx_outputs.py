@@ -1,4 +1,4 @@
-"""Adds what a graph computes on the way to its probabilities as outputs: features, and a map.
+"""Add two outputs to a graph: its features, and a class activation map.
 
 `features`, float32 (N, width), is what the head reads. `class_activation_map`, float32 (N, height,
 width), is that of the most probable class c (Zhou et al., 2016, https://arxiv.org/abs/1512.04150):
@@ -9,8 +9,8 @@ with the weights of the head, and the activation whose mean over all positions i
 the mean of a map, plus the bias of its class, is the logit of the class. A network that does more
 between that activation and the head has no such map.
 
-Both cost less than can be measured (EfficientNet-Lite0 takes 5.1 ms with and without them), and
-leave the probabilities as they were, to the bit.
+Their time is too short to measure (EfficientNet-Lite0 takes 5.1 ms with and without them). The
+probabilities stay the same, to the bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _POSITIONS: dict[tuple[int, ...], int] = {(2, 3): 1, (1, 2): 3}
 
 
 def add_outputs(graph: onnx.GraphProto) -> None:
-    """Add the outputs to a classifier, as far as it has such parts.
+    """Add the outputs to a classifier, if it has such parts.
 
     Args:
         graph: with the only output `probabilities`, float32 (N, classes).

@@ -1,13 +1,13 @@
 """What frozen features say about a data set: linear heads that have not seen the image they judge.
 
 In: the features of images (a network without its head) and their classes. Out: the probabilities
-that k-fold heads give each image (`OutOfFold`). Copies of an image are in the same fold: a wrong
-label would vouch for that of its copy.
+that k-fold heads give each image (`OutOfFold`). Copies of an image are in the same fold:
+otherwise a wrong label would support that of its copy.
 
 The cost is bounded. 15 heads of 5 million images × classes each take 5 minutes on two busy cores.
-Beyond that there are five heads in closed form, which cost about five passes over the features: 18
-seconds for 200,000 images of 5,000 classes. What is left is in proportion to images × classes: the
-probabilities and scores of these take 80 s.
+Beyond that, five heads in closed form cost about five passes over the features: 18 seconds for
+200,000 images of 5,000 classes. The rest grows with images × classes: the probabilities and scores
+of these take 80 s.
 
 The heads are own code because no image has a library for them: scikit-learn brings SciPy (150 MB),
 and a step of the training engines costs more than the whole fit here. cleanlab has more of this.

@@ -27,7 +27,7 @@ THRESHOLD, THRESHOLD_IF_WRONG = 0.05, 0.025
 """The least score of a suspicious label; and the one that counts if some labels certainly are
 wrong, because then more labels are worth a look."""
 # Northcutt et al. (Pervasive label errors in test sets, 2021) find 3.3% of wrong labels on average
-# in ten much used data sets. Less than 1% is not assumed, so that an odd one among hundreds shows.
+# in ten common data sets. At least 1% is assumed, so that a single odd label among hundreds shows.
 _LEAST_SHARE = 0.01
 _SHARES = np.array([0, *np.geomspace(0.002, 0.4, 40)])
 _SHARPNESS = np.geomspace(0.03, 6, 40)  # 1 / temperature

@@ -4,8 +4,8 @@ The picture is gray and covers the whole upright image: stretch it over the imag
 interpolated. Regions that speak against the class and regions that the crop leaves out are black;
 the strongest point is white.
 
-The box is that of the strongest region: the cells of the map that have at least half of its highest
-value, and that are connected with the highest one, side by side.
+The box is that of the strongest region: the cells of the map with at least half of its highest
+value that are connected, side by side, with the highest one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Explanation:
 
     Attributes:
         picture: a PNG of 64 × 64 gray pixels: the upright image, stretched to a square.
-        box: of the strongest region; None if nothing in the image speaks for the class.
+        box: of the strongest region; None if nothing in the image supports the class.
     """
 
     picture: bytes

@@ -1,4 +1,4 @@
-"""What a graph gives besides its probabilities: features, and a class activation map.
+"""What a graph returns in addition to its probabilities: features and a class activation map.
 
 Graphs of format version 2 have both as outputs where the network has them (`backends.onnx_outputs`
 says what they are). `with_features` makes features an output of a graph of version 1, without the

@@ -70,7 +70,8 @@ class Trial:
             predicted it; and correctly.
         folds: fifths of the images that are judged.
         has_diverged: the outputs of a head were not finite; it is not tried further.
-        cpu_seconds, seconds: of its heads; the features are those of the backbone's other trials.
+        cpu_seconds, seconds: of its heads, without the features, which all trials of a backbone
+            share.
     """
 
     candidate: Candidate
@@ -88,7 +89,7 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """The share of the judged images that is right, 0 to 1; 0 without any."""
+        """The share of the judged images that is predicted correctly, 0 to 1; 0 without any."""
         return float(self.is_right[self.is_judged].mean()) if self.images else 0.0
 
     @property
@@ -170,7 +171,7 @@ def judge_whole(
 ) -> Trial:
     """Return the trial of a recipe that trains all layers, on the first fold alone.
 
-    A fold of it takes as long as a job.
+    A fold takes as long as a job.
 
     Args:
         candidate: to try.

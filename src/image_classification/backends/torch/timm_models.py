@@ -18,8 +18,8 @@ def load(backbone: str) -> ModuleType:
     """Import timm, for a backbone that errors name.
 
     timm imports torchvision, whose wheel on PyPI is linked with CUDA: on a CPU build of PyTorch its
-    operators do not load, and its import fails for want of the names of two. Classifiers never call
-    them, so that their names are enough.
+    operators do not load, and its import fails because two of their names are missing. Classifiers
+    never call these operators, so their names are enough.
 
     Raises:
         BackendError: it cannot be imported.

@@ -1,4 +1,4 @@
-"""The Accept header: which form of answer a client wants, and what the answer is to contain.
+"""The Accept header: which form of answer a client wants, and what the answer contains.
 
 It is parsed as users write it: `application/json;verbose`, `application/json; verbose; top_k=5`,
 several media ranges with or without `q`, or nothing at all (RFC 9110, 12.5.1; `verbose` is a
@@ -44,7 +44,7 @@ class Accept:
         top_k: only this many classes, ≥ 1; None for all of them.
         threshold: only classes with at least this probability, 0 to 1; None for all of them.
         asked: the client's name of the media type, if that is another one.
-        details: what else the answer is to have of each image: names of `DETAILS`.
+        details: what else the answer contains about each image: names of `DETAILS`.
         unknown_below: a lower score makes the predicted label "unknown"; None: never.
     """
 
@@ -164,8 +164,8 @@ def _with_parameters(media_type: str, values: dict[str, str], asked: str) -> Acc
     if is_more and not is_verbose:
         raise RequestError(
             406,
-            f"verbose={word} with {' or '.join(_PARAMETERS[1:])}: they are parts of a verbose "
-            "answer",
+            f"verbose={word} with {' or '.join(_PARAMETERS[1:])}: these need a verbose "
+            "answer; leave one of them out",
         )
     return Accept(
         media_type,
