@@ -122,7 +122,7 @@ def images(count: int) -> UInt8Array:
 def test_many_images_run_in_parts_that_bound_the_memory(jpeg: bytes) -> None:
     graph, record = Graph(), RequestRecord("POST", "/")
     preprocessing = Preprocessing(2, 2)
-    artifact = Artifact(Path("model"), {}, LabelMap(("a", "b", "c")), preprocessing)
+    artifact = Artifact(Path("model"), {"files": {}}, LabelMap(("a", "b", "c")), preprocessing)
     model = Model(artifact, GuardedGraph(graph, Health()))
     graph.sizes.clear()  # of the one with which a model begins
     with working_on(record):
