@@ -254,7 +254,8 @@ def test_evaluate_blames_an_image_for_the_memory_of_its_decoding_and_never_of_th
     (tmp_path / "b.jpg").write_bytes(jpeg)
     source = ListedSource("images", tmp_path, ["a.jpg", "b.jpg"], np.array([0, 1]))
     graph, decoded = _Graph(), []
-    artifact = Artifact(Path("model"), {"files": {}}, LabelMap(("a", "b", "c")), Preprocessing(2, 2))
+    labels = LabelMap(("a", "b", "c"))
+    artifact = Artifact(Path("model"), {"files": {}}, labels, Preprocessing(2, 2))
     model = models.Model(artifact, graph)  # type: ignore[arg-type]
     original = models.preprocess
 
