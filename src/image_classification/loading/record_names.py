@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class RecordNames:
     """The paths of the images of one record file, from its list; `_NO_NAMES` knows none.
 
-    They are kept as the bytes of the list and two positions per record: 16 bytes and the line.
+    They are kept as bytes and two positions per record: 16 bytes and at most the line of the list.
     """
 
     def __init__(self, content: bytes = b"", spans: IntArray | None = None) -> None:
@@ -125,8 +125,14 @@ def _read_names(file: RecordFile, listing: Path, has_image: BoolArray | None) ->
             f"its label of the id {record_ids[first]} is {expected[first]:g}, but that of the "
             f"record is {found[first]:g}"
         )
+    first, last = np.array(begins, np.int64)[lines], np.array(ends, np.int64)[lines]
+    if len(listed) > len(numbers):  # the list of several shards, each of which would keep all of it
+        content = b"".join(content[b:e] for b, e in zip(first.tolist(), last.tolist(), strict=True))
+        lengths = last - first
+        last = np.cumsum(lengths)
+        first = last - lengths
     spans = np.zeros((len(file), 2), np.int64)
-    spans[numbers, 0], spans[numbers, 1] = np.array(begins)[lines], np.array(ends)[lines]
+    spans[numbers, 0], spans[numbers, 1] = first, last
     return RecordNames(content, spans)
 
 

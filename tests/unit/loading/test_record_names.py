@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from image_classification.loading.records import RecordSource
 from image_classification.loading.sources import SubsetSource
 from image_classification.prepare.check.subsets import find_subsets
 from image_classification.records.format import RecordHeader, pack_image_record
+from image_classification.records.reader import RecordFile
 from image_classification.records.writer import RecordWriter
 
 LINES = "377\t1.000000\tdaisy/12.jpg\n378\t0.000000\trose/a b.jpg\n"
@@ -61,6 +63,22 @@ def test_a_list_of_more_images_and_one_for_all_shards_name_the_records_too(tmp_p
     two = write(tmp_path / "train.part001.rec", None, (378, 0.0))
     assert keys(one) == ["train-00000-of-00002.rec#377 (daisy/12.jpg)"]
     assert keys(two) == ["train.part001.rec#378 (rose/a b.jpg)"]
+
+
+def test_a_shard_keeps_its_own_lines_of_the_list_of_all_shards(tmp_path: Path) -> None:
+    count = 50
+    lines = [f"{number}\t0\tfolder/{'n' * (number % 7)}{number}.jpg" for number in range(count)]
+    (tmp_path / "train.lst").write_text("\n".join(lines))
+    kept = []
+    for shard in range(5):
+        records = [(number, 0.0) for number in range(shard, count, 5)][::-1]
+        path = write(tmp_path / f"train-{shard:05d}-of-00005.rec", None, *records)
+        with closing(RecordFile(path)) as file:
+            names = record_names.find_names(file)
+        expected = [lines[number].rpartition("\t")[2] for number, _ in records]
+        assert [names.path(number) for number in range(len(records))] == expected
+        kept.append(len(names._content))
+    assert sum(kept) < sum(map(len, lines))
 
 
 @pytest.mark.parametrize(
