@@ -22,6 +22,7 @@ from image_classification.api.tuning import Plan, tune_data
 from image_classification.artifact import read_artifact
 from image_classification.cli import tune
 from image_classification.errors import BackendError, DataError, UsageError
+from image_classification.training import trials
 from image_classification.training.job import run_job
 from image_classification.training.stopping import StopRequest
 from tests.conftest import ClassFolders
@@ -210,6 +211,36 @@ def test_training_all_layers_is_tried_on_one_fold_and_the_run_has_the_recipe_tha
     job = read_artifact(folder).manifest["hyperparameters"]
     assert job["train_only_head"] == head["chosen"] == (not whole["chosen"])
     assert "resnet20: all layers:" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_into_memory_is_skipped_and_the_best_of_the_others_is_trained(
+    flowers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    run_trials = trials.run_trials
+
+    def tight(candidates: Any, *rest: Any) -> Any:
+        if candidates[0].backbone == "resnet32":
+            raise MemoryError("on cuda: out of memory")
+        return run_trials(candidates, *rest)
+
+    def too_tight(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(trials, "run_trials", tight)
+    monkeypatch.setattr(trials, "judge_whole", too_tight)
+    plan = Plan(("resnet20", "resnet32"), ("transfer", "fine-tune"), trials=2)
+    folder, search = tune_data(flowers, tmp_path / "run", TINY, plan)
+    assert read_artifact(folder).manifest["backbone"] == "resnet20"
+    assert search.skipped == {
+        "resnet32": "on cuda: out of memory",
+        "preset=fine-tune": "out of memory",
+    }
+    monkeypatch.setattr(trials, "run_trials", too_tight)
+    with pytest.raises(MemoryError):
+        tune_data(flowers, tmp_path / "none", TINY, plan)
 
 
 def test_the_table_marks_the_chosen_row_and_says_what_the_accuracies_are_of() -> None:

@@ -24,6 +24,7 @@ from image_classification.samples import THRESHOLD, FloatArray, IntArray
 if TYPE_CHECKING:
     from image_classification.loading.sources import Source
     from image_classification.training.evaluation import Outcomes
+    from image_classification.training.trials import Trial
 
 TRIALS_FILE = "trials.json"
 """In the folder of a run of `tune`: what was tried, and what was chosen."""
@@ -46,6 +47,26 @@ def trials_in(folder: Path) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: expected the trials of tune, found {error!r}") from error
+
+
+def trial_row(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
+    """Return a trial of `tune` as `trials.json` has it."""
+    candidate, settings = trial.candidate, trial.candidate.settings
+    measured = trial.images > 0 and not trial.has_diverged
+    return {
+        "backbone": candidate.backbone,
+        "preset": candidate.preset,
+        "learning_rate": settings.schedule.learning_rate,
+        "weight_decay": settings.optimizer.weight_decay,
+        "accuracy": round(trial.accuracy, 6) if measured else None,
+        "interval": [round(end, 6) for end in trial.interval] if measured else None,
+        "images": trial.images,
+        "folds": trial.folds,
+        "diverged": trial.has_diverged,
+        "cpu_seconds": round(trial.cpu_seconds, 2),
+        "seconds": round(trial.seconds, 2),
+        "chosen": is_chosen,
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_classification import events
-from image_classification.api.results import TRIALS_FILE
+from image_classification.api.results import TRIALS_FILE, trial_row
 from image_classification.api.runs import Run, is_true, resume_command, run_of_data
 from image_classification.errors import (
     ArtifactError,
@@ -52,6 +52,8 @@ _NOT_SET = {  # hyperparameters that the search sets itself → how to say it
     "num_layers": "name backbones with --backbones (backbones= in Python)",
     "model_id": "name backbones with --backbones (backbones= in Python)",
 }
+_UNUSABLE = (ArtifactError, BackendError, MemoryError, OSError)
+"""Why a backbone or preset is left out, and the search goes on."""
 _logger = logging.getLogger(__name__)
 
 
@@ -119,9 +121,14 @@ class Search:
         found = [trial for one in self.backbones for trial in one.trials]
         return found if self.whole is None else [*found, self.whole]
 
+    def skip(self, name: str, error: Exception) -> None:
+        """Note that an error keeps the search from trying a backbone or preset."""
+        self.skipped[name] = str(error) or "out of memory"
+        _logger.warning("%s is skipped: %s", name, self.skipped[name])
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of `trials.json`."""
-        rows = [self._row(trial) for trial in self.trials]
+        rows = [trial_row(trial, is_chosen=trial is self.chosen) for trial in self.trials]
         return {
             "chosen": next((row for row in rows if row["chosen"]), None),
             "trials": rows,
@@ -138,24 +145,6 @@ class Search:
             "ended_early": self.ended_early,
             "cpu_seconds": round(self.cpu_seconds, 2),
             "seconds": round(self.seconds, 2),
-        }
-
-    def _row(self, trial: Trial) -> dict[str, Any]:
-        candidate, settings = trial.candidate, trial.candidate.settings
-        measured = trial.images > 0 and not trial.has_diverged
-        return {
-            "backbone": candidate.backbone,
-            "preset": candidate.preset,
-            "learning_rate": settings.schedule.learning_rate,
-            "weight_decay": settings.optimizer.weight_decay,
-            "accuracy": round(trial.accuracy, 6) if measured else None,
-            "interval": [round(end, 6) for end in trial.interval] if measured else None,
-            "images": trial.images,
-            "folds": trial.folds,
-            "diverged": trial.has_diverged,
-            "cpu_seconds": round(trial.cpu_seconds, 2),
-            "seconds": round(trial.seconds, 2),
-            "chosen": trial is self.chosen,
         }
 
 
@@ -255,7 +244,7 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
             len(inputs.validation),
             extra=events.Note().extra,
         )
-        failed: UserError | None = None
+        failed: Exception | None = None
         for name, tried in candidates.items():
             if should_stop():
                 search.skipped[name] = "the search ended before it"
@@ -263,9 +252,9 @@ def _search(run: Run, plan: Plan, interruption: Interruption) -> Search:
                 continue
             try:
                 found = run_trials(tried, inputs, folds, bad_samples, should_stop)
-            except (ArtifactError, BackendError) as error:
-                failed, search.skipped[name] = error, str(error)
-                _logger.warning("%s is skipped: %s", name, error)
+            except _UNUSABLE as error:
+                failed = error
+                search.skip(name, error)
                 continue
             search.backbones.append(found)
             folds = found.folds
@@ -308,7 +297,11 @@ def _try_whole(
     settings = final_settings(request.settings, inputs)
     candidate = Candidate(backbone, WHOLE, {}, settings, request.settings.epochs)
     _logger.info("%s: trying preset=%s on the first fold", backbone, WHOLE)
-    search.whole = judge_whole(candidate, inputs, folds, should_stop)
+    try:
+        search.whole = judge_whole(candidate, inputs, folds, should_stop)
+    except _UNUSABLE as error:
+        search.skip(f"preset={WHOLE}", error)
+        return
     if search.whole.folds and not search.whole.has_diverged and is_worse(chosen, search.whole):
         search.chosen = search.whole
 

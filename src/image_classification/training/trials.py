@@ -20,6 +20,7 @@ from image_classification import backends
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, OptimizerSpec, State, World
 from image_classification.contract import process
 from image_classification.curation import FOLDS, draw_folds, wilson_interval
+from image_classification.errors import DataError
 from image_classification.loading.bad_samples import BadSamples
 from image_classification.loading.feature_loader import FeatureLoader, FeatureStore, Trunk
 from image_classification.loading.sources import Source, SubsetSource
@@ -142,7 +143,7 @@ def run_trials(
 
     Raises:
         BackendError, ArtifactError: the framework or the weights cannot be loaded.
-        DataError: more bad samples than allowed.
+        DataError: more bad samples than allowed, or no image that can be used.
     """
     count = len(inputs.training)
     found = BackboneTrials(
@@ -156,6 +157,8 @@ def run_trials(
         if kept is None:
             return found
         usable = np.flatnonzero(kept.has[0])
+        if not len(usable):
+            raise DataError("no training image can be used: the log names each with the reason")
         if found.folds is None:
             labels, seed = inputs.training.class_indices[usable], engines.settings.seed
             found.folds = np.full(count, -1, np.int64)
@@ -306,9 +309,8 @@ def _kept_features(
         trunk=_trunk(engine),
         is_alone=True,
     )
-    title = f"{settings.backbone.name}: features"
     spent, began = time.process_time(), time.monotonic()
-    with loader, Progress(title, count, "images") as progress:
+    with loader, Progress(f"{settings.backbone.name}: features", count, "images") as progress:
         for batch in loader.epoch(0):
             progress.advance(len(batch))
             found.images += len(batch)

@@ -198,6 +198,15 @@ def test_a_damaged_image_is_left_out_of_every_fold_or_ends_the_search(counter: C
         tried(Noise(40, damaged=7), candidates())
 
 
+def test_a_search_on_images_none_of_which_can_be_used_is_refused(counter: Counter) -> None:
+    class Broken(Noise):
+        def read(self, index: int) -> Sample:
+            return replace(super().read(index), data=b"no image")
+
+    with pytest.raises(DataError, match="no training image can be used"):
+        tried(Broken(40), candidates(), bad=40)
+
+
 def test_a_search_that_must_end_keeps_what_it_has_found(counter: Counter) -> None:
     found, cost = tried(Noise(40), candidates((0.1, 0.03)), limit=2)
     assert not cost.is_complete and 0 < cost.images < 40
