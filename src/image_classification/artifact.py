@@ -308,6 +308,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     classes = manifest["classes"]
     if not isinstance(classes, int) or isinstance(classes, bool):
         raise ArtifactError(f"{path}: classes must be a whole number, got {repr(classes)[:200]}")
+    metrics = manifest.get("metrics") or {}
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("validation", {}), dict):
+        found = repr(metrics)[:200]
+        raise ArtifactError(f"{path}: metrics must be an object, with objects in it, got {found}")
     outside = [name for name in manifest["files"] if Path(name).name != name]
     if outside:
         raise ArtifactError(

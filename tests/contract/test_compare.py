@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import image_classification as ic
+from image_classification.api import recorded_run
 from image_classification.cli import main
 from tests.conftest import ClassFolders
 from tests.contract.conftest import EVIL
@@ -144,6 +145,17 @@ def test_damaged_files_next_to_a_model_are_left_out_with_a_reason(
         (damaged / name).write_bytes(content)
     found = json.loads(said(capsys, two_runs[1], damaged, "--json"))
     assert sum("damaged: " in one and "is left out" in one for one in found["remarks"]) == 2
+
+
+def test_a_history_that_the_disk_does_not_give_is_left_out_with_a_reason(
+    two_runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(recorded_run, "_add_history", unreadable)
+    found = json.loads(said(capsys, *two_runs, "--json"))
+    assert sum("Permission denied" in one for one in found["remarks"]) == 2
 
 
 def test_a_manifest_that_counts_no_predictions_is_no_reason_to_fail(

@@ -73,6 +73,8 @@ def test_a_changed_missing_or_linked_file_is_named(directory: Path, name: str) -
         ({"format_version": True}, "expected format version 1 or 2, got True"),
         ({"format_version": 1.0}, "expected format version 1 or 2, got 1.0"),
         ({"classes": 2.0}, "classes must be a whole number, got 2.0"),
+        ({"metrics": [1]}, "metrics must be an object"),
+        ({"metrics": {"validation": 0.9}}, "metrics must be an object"),
         ({"files": FILES | {"labels.json": {"bytes": True}}}, "expected its bytes and sha256"),
         ({"files": None}, "not a manifest"),
         ({"files": {}}, "expected labels.json, model.onnx, preprocessing.json in the manifest"),

@@ -124,7 +124,14 @@ def read_run(path: Path, name: str) -> Run:
             continue
         try:
             read(run, found)
-        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             run.remarks.append(f"{found} is left out: {error}")
     return run
 

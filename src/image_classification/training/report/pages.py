@@ -128,7 +128,7 @@ def evaluation_page(
 
 def _model_facts(about: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
     """Return what the manifest says about the model; an old one says less."""
-    measured: Mapping[str, Any] = about.get("metrics", {})
+    measured: Mapping[str, Any] = about.get("metrics") or {}
     validation: Mapping[str, Any] = measured.get("validation", {})
     facts = {
         "Network": about.get("backbone"),
