@@ -400,7 +400,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     plans: list[Plan] = []
 
     class Server:
-        def __init__(self, settings: object, plan: Plan, artifact: object) -> None:
+        def __init__(self, settings: object, plan: Plan, artifact: object, form: str) -> None:
             plans.append(plan)
 
         def run(self) -> None:

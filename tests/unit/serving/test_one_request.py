@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 PACKAGE = Path(image_classification.__file__).parent
 ARTIFACT = ROOT / "tests" / "golden" / "artifacts" / "torch.tar.gz"
 
-MOST_MODULES = 20
+MOST_MODULES = 21
 LOOP = {"serving/worker.py", "serving/connection.py", "serving/observation.py"}
 LOOP |= {"serving/account.py", "serving/scheduling.py", "serving/log_output.py"}
 
