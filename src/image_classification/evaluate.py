@@ -11,7 +11,6 @@ from image_classification.errors import (
     ImageError,
     LabelError,
     SeveralLabelsError,
-    UsageError,
 )
 from image_classification.inventory.folders import take_inventory
 from image_classification.inventory.splits import split_folders
@@ -135,40 +134,6 @@ def _check_labels(directory: Path, labels: LabelMap) -> None:
         raise DataError(
             f"{path}: the classes of these records are {list(own.names)[:20]}, but the model's "
             f"are {list(labels.names)[:20]}; pack them with the model's label map"
-        )
-
-
-REPORT_FILES = ("report.html", "predictions.csv")
-"""What the folder of a report holds."""
-_MARK = b"Evaluation report"  # near the beginning of the page
-
-
-def check_report_folder(folder: Path, *, overwrites: bool) -> None:
-    """Raise a UsageError if a report must not be written to `folder`.
-
-    It must be absent or empty, or hold nothing but an earlier report that may be replaced.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: expected a folder for the report, got a file")
-    found = sorted(path.name for path in folder.iterdir())
-    if not found:
-        return
-    others = [name for name in found if name not in REPORT_FILES]
-    page = folder / REPORT_FILES[0]
-    if page.is_file() and not others:
-        with page.open("rb") as file:
-            others = [] if _MARK in file.read(1 << 16) else [page.name]
-    if others:
-        raise UsageError(
-            f"{folder} holds {others[0]!r}, which is not of an earlier report: name a folder that "
-            "is empty or does not exist"
-        )
-    if not overwrites:
-        raise UsageError(
-            f"{folder} is not empty: name another folder, or replace the report in it with "
-            "--overwrite (overwrite=True in Python)"
         )
 
 

@@ -77,6 +77,8 @@ def test_the_table_of_predictions_has_every_image_and_the_accuracy_of_the_metric
         (["a", "--data", "b"], "the data are given twice, as a and as --data b"),
         (["a", "--overwrite"], "--overwrite has no effect without --csv or --report"),
         (["a", "--report", __file__], "expected a folder for the report, got a file"),
+        (["a", "--report", f"{__file__}/x"], f"expected a folder to write, but {__file__} is a fi"),
+        (["a", "--report", "x", "--csv", "a/../x/p.csv"], "is in the folder of --report"),
         (["a", "--csv", "."], "expected a file to write, got a folder"),
     ],
 )
@@ -150,3 +152,8 @@ def test_a_report_replaces_nothing_but_an_earlier_report_and_only_if_asked(
     error = said(capsys, *words, "--overwrite", code=2)
     assert "'report.html', which is not of an earlier report" in error
     assert (folder / "report.html").read_text() == "<!doctype html>mine"
+    (folder / "report.html").unlink()
+    (folder / "predictions.csv").write_text("mine")
+    error = said(capsys, *words, "--overwrite", code=2)
+    assert "predictions.csv exists and is not a table of predictions" in error
+    assert (folder / "predictions.csv").read_text() == "mine"

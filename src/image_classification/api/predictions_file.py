@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from image_classification.errors import UsageError
-from image_classification.files import check_writable, written_beside
+from image_classification.files import check_writable, check_writable_folder, written_beside
 from image_classification.inventory.tables import FORMULAS
 from image_classification.samples import THRESHOLD, Array, FloatArray
 from image_classification.training.evaluation import Outcomes, pieces
@@ -19,7 +19,11 @@ from image_classification.training.evaluation import Outcomes, pieces
 PREDICTIONS_FILE = "predictions.csv"
 """Its usual name."""
 
+REPORT_FILES = ("report.html", PREDICTIONS_FILE)
+"""What the folder of a report holds."""
+
 _COLUMNS = ("file", "label", "predicted", "probability", "correct")
+_MARK = b"Evaluation report"  # near the beginning of the page
 _ALL_CLASSES, _TOP_CLASSES = 1000, 5
 
 
@@ -42,6 +46,41 @@ def check_predictions_file(path: Path, *, overwrites: bool) -> None:
         first = existing.readline(4096)
     if first and not first.startswith(",".join(_COLUMNS).encode()):
         raise UsageError(f"{path} exists and is not a table of predictions: name another file")
+
+
+def check_report_folder(folder: Path, *, overwrites: bool) -> None:
+    """Raise an error if a report must not be written to `folder`.
+
+    It must be absent or empty, or hold nothing but an earlier report that may be replaced.
+
+    Raises:
+        DataError: no file can be written there.
+        UsageError: it holds something else, or may not be replaced.
+    """
+    if folder.is_file():
+        raise UsageError(f"{folder}: expected a folder for the report, got a file")
+    check_writable_folder(folder)
+    if not folder.exists():
+        return
+    found = sorted(path.name for path in folder.iterdir())
+    if not found:
+        return
+    others = [name for name in found if name not in REPORT_FILES]
+    page = folder / REPORT_FILES[0]
+    if page.is_file() and not others:
+        with page.open("rb") as file:
+            others = [] if _MARK in file.read(1 << 16) else [page.name]
+    if others:
+        raise UsageError(
+            f"{folder} holds {others[0]!r}, which is not of an earlier report: name a folder that "
+            "is empty or does not exist"
+        )
+    if not overwrites:
+        raise UsageError(
+            f"{folder} is not empty: name another folder, or replace the report in it with "
+            "--overwrite (overwrite=True in Python)"
+        )
+    check_predictions_file(folder / PREDICTIONS_FILE, overwrites=True)
 
 
 def write_predictions(path: Path, outcomes: Outcomes, names: Sequence[str]) -> None:

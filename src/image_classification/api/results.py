@@ -278,16 +278,16 @@ class Evaluation:
         The page is `report.html`, one file that loads nothing; the table is `predictions.csv`.
 
         Raises:
+            DataError: `folder` cannot be written.
             UsageError: `folder` is not empty, unless it only holds an earlier report and
                 `overwrite` is True.
         """
         from image_classification.api import predictions_file
-        from image_classification.evaluate import REPORT_FILES, check_report_folder
         from image_classification.training.report.pages import evaluation_page
         from image_classification.training.report.sections import pictures_of
 
         target = Path(folder)
-        check_report_folder(target, overwrites=overwrite)
+        predictions_file.check_report_folder(target, overwrites=overwrite)
         origin, keys = self.origin, self.outcomes.keys
         page = evaluation_page(
             *(self.outcomes, self.labels),
@@ -298,7 +298,7 @@ class Evaluation:
             metrics=self.metrics,
             skipped=self.skipped,
         )
-        name, table_name = REPORT_FILES
+        name, table_name = predictions_file.REPORT_FILES
         with written_together(target, name) as partial_path:
             predictions_file.write_predictions(partial_path(table_name), self.outcomes, self.labels)
             partial_path(name).write_text(page, "utf-8")

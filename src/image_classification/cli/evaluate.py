@@ -64,8 +64,10 @@ def add_commands(subparsers: command_line.Commands) -> None:
 def evaluate(namespace: argparse.Namespace) -> int:
     """Print the metrics; return 2 if an image could not be used."""
     from image_classification.api import load
-    from image_classification.api.predictions_file import check_predictions_file
-    from image_classification.evaluate import check_report_folder
+    from image_classification.api.predictions_file import (
+        check_predictions_file,
+        check_report_folder,
+    )
 
     data = _data_of(namespace)
     command_line.check_top_k(namespace.top_k)
@@ -73,6 +75,11 @@ def evaluate(namespace: argparse.Namespace) -> int:
         check_predictions_file(namespace.csv, overwrites=namespace.overwrite)
     if namespace.report is not None:
         check_report_folder(namespace.report, overwrites=namespace.overwrite)
+        if namespace.csv and namespace.csv.resolve().parent == namespace.report.resolve():
+            raise UsageError(
+                f"--csv {namespace.csv} is in the folder of --report, which gets a table of its "
+                "own: name another file, or leave out --csv"
+            )
     if namespace.overwrite and namespace.csv is None and namespace.report is None:
         raise UsageError("--overwrite has no effect without --csv or --report: give one of them")
     with command_line.memory_of_the_model(), late_progress("evaluate", "images") as show:
