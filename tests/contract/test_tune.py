@@ -308,7 +308,7 @@ def test_the_log_names_the_command_that_continues_an_interrupted_training(
     given = TINY | {"label_smoothing": "0.1"}
     with pytest.raises(KeyboardInterrupt):
         tune_data(flowers, output, given, Plan(backbones=("resnet20",), trials=1))
-    with pytest.raises(UsageError, match="train --resume and the settings"):
+    with pytest.raises(UsageError, match="the command train … --resume that tune"):
         tune_data(flowers, output, given, Plan(backbones=("resnet20",), trials=1))
     (command,) = re.findall(r"continue the run with: image-classification (.*)", caplog.text)
     done = run_command(*shlex.split(command), folder=tmp_path)

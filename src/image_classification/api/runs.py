@@ -193,7 +193,7 @@ def run_into(
     if owns_checkpoints and not (resumes or overwrites) and _has_checkpoint(output):
         how = "--resume (resume=True in Python)"
         if not can_resume:
-            how = "train --resume and the settings that it had, which the log of tune names"
+            how = "the command train … --resume that tune has logged"
         raise UsageError(
             f"{output} holds the checkpoint of an interrupted run: continue it with {how}, or "
             "begin again with --overwrite (overwrite=True in Python)"

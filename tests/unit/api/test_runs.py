@@ -287,7 +287,7 @@ def test_a_command_that_cannot_resume_names_the_one_that_can(
         "--set learning_rate=0.09"
     )
     assert f"runs/flowers-1 holds the best epoch so far; {command} continues the run" in caplog.text
-    with pytest.raises(UsageError, match="continue it with train --resume and the settings that"):
+    with pytest.raises(UsageError, match="continue it with the command train … --resume"):
         with run_of_data(flowers, Path("runs/flowers-1"), can_resume=False):
             pass
 
