@@ -187,6 +187,12 @@ class Progress:
         if time.monotonic() - self._shown >= self._interval:
             self._show()
 
+    def hide(self) -> None:
+        """Remove the bar until it is shown again, so that a result can be printed in its place."""
+        if self._is_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
     def _show(self, is_final: bool = False) -> None:
         now = time.monotonic()
         seconds = max(now - self._start, 1e-9)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_classification import logs
 from image_classification.artifact import Artifact
 from image_classification.cli import command_line, im2rec, interruption, main
 from image_classification.cli.command_line import exit_code_of
@@ -276,3 +279,37 @@ def test_evaluate_blames_an_image_for_the_memory_of_its_decoding_and_never_of_th
         command_line.memory_of_the_model(),
     ):
         predict_source(model, source, 1, lambda: None)
+
+
+def test_a_path_where_nothing_is_is_an_error_that_says_so_and_leaves_nothing_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "jbo"
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_BASE_DIR", str(missing))
+    for words in (["train", "--base-dir", str(missing)], ["train"]):
+        assert main(words) == 2
+        said = capsys.readouterr()
+        assert f"ClientError: {missing}: no such folder; name the images" in said.out + said.err
+    assert not missing.exists(), "no output/failure in a folder that a typing error named"
+    with pytest.raises(DataError, match=rf"{missing}: expected .*, found no such file or folder$"):
+        open_labeled(missing, LabelMap(("cat", "dog")))
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_predictions_on_a_terminal_are_not_mixed_with_the_bar(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    terminal = _Terminal()
+    monkeypatch.setattr(logs, "_BAR_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    model = ["--model", str(GOLDEN / "artifacts" / "torch.tar.gz")]
+    assert main(["predict", *model, str(images)]) == 2  # one image is damaged
+    seen = [re.split(r"\r\x1b\[K", line)[-1] for line in terminal.getvalue().split("\n")]
+    assert len([line for line in seen if line.startswith("{")]) == 13
+    assert not any("█" in line and "{" in line for line in seen)

@@ -33,7 +33,7 @@ def add_commands(subparsers: command_line.Commands) -> None:
         "compare",
         "compare runs: settings, curves, and predictions on the same images",
         "image-classification compare runs/flowers-1 runs/flowers-2\n"
-        "  image-classification compare runs/flowers-* --data flowers/test --output compare.html",
+        "  image-classification compare runs/flowers-* --data flowers-test --output compare.html",
         "Compare each of 2 to 8 runs with the first. Without --data, compare the predictions for\n"
         "the validation images, which a job writes next to its model.",
     )

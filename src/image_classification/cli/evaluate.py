@@ -28,8 +28,8 @@ def add_commands(subparsers: command_line.Commands) -> None:
         subparsers,
         "evaluate",
         "measure an artifact on labeled images, through the serving path",
-        "image-classification evaluate flowers/test --model runs/flowers-1\n"
-        "  image-classification evaluate flowers/test --model model --csv predictions.csv --json",
+        "image-classification evaluate flowers-test --model runs/flowers-1\n"
+        "  image-classification evaluate flowers-test --model model --csv predictions.csv --json",
     )
     command.add_argument(
         "labeled",

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,6 +164,7 @@ def predict(namespace: argparse.Namespace) -> int:
     shown = min(len(paths), _MAX_SHEET) if namespace.contact_sheet else 0
     sheet = ContactSheet(shown) if shown else None
     failures = 0
+    is_shown = namespace.output is None and sys.stdout is not None and sys.stdout.isatty()
     with command_line.memory_of_the_model():
         model = load(namespace.model)
         labels = LabelMap(model.labels)
@@ -174,6 +176,8 @@ def predict(namespace: argparse.Namespace) -> int:
             for line in output.head():
                 write(line)
             for index, seen in enumerate(_predict_each(model, paths, labels, shown)):
+                if is_shown:
+                    progress.hide()
                 write(output.line(seen.path, seen.result))
                 failures += isinstance(seen.result, Failure)
                 if sheet is not None and index < shown:

@@ -239,7 +239,13 @@ def _paths(namespace: argparse.Namespace) -> JobPaths:
                 "--weights goes with --channel NAME=DIR and --output DIR; a job in a base "
                 "directory has the channel weights instead"
             )
-        return JobPaths(namespace.base_dir or Path(environment.BASE_DIR.read()))
+        base = namespace.base_dir or Path(environment.BASE_DIR.read())
+        if not base.is_dir():
+            raise UsageError(
+                f"{base}: no such folder; name the images to train on (train flowers), or with "
+                "--base-dir the folder of a job, which holds input/config and input/data"
+            )
+        return JobPaths(base)
     if namespace.base_dir is not None:
         raise UsageError(
             "--base-dir already contains the channels and the model folder: leave out --channel "

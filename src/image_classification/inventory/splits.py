@@ -97,7 +97,8 @@ def refuse_mixed_splits(root: Path) -> None:
     """Refuse folders as classes that are named after splits, where `split_folders` found none.
 
     Raises:
-        DataError: the folders of two splits or more hold images.
+        DataError: the folders of two splits or more hold images, or that of one split holds folders
+            of the classes next to it.
     """
     root, folders = _unpacked(root)
     holding = [folder for folder in folders if tree.has_image(folder)]
@@ -106,6 +107,15 @@ def refuse_mixed_splits(root: Path) -> None:
     named = [folder for folder in holding if folder_split(folder.name)]
     bare = [folder for folder in named if not _is_split(_content(folder))]
     others = [folder.name for folder in holding if folder not in named]
+    for folder in named:
+        inner = [entry.name for entry in subfolders(_content(folder)) if tree.has_image(entry)]
+        if inner and set(inner) <= set(others):
+            raise DataError(
+                f"{folder}: named after a split, with the classes {', '.join(inner[:5])}, but "
+                f"{root} holds folders of these classes too, so that it is neither a split nor a "
+                f"class; move {folder.name} out of {root} (evaluate takes it by its new path), or "
+                f"move the class folders into {root / 'train'}"
+            )
     if len({folder_split(folder.name) for folder in named}) < 2 and (others or not bare):
         return
     names = " and ".join(folder.name for folder in named)

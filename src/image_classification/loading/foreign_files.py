@@ -211,7 +211,7 @@ def describe_missing(path: Path) -> str:
         uri = f"{address[1].lower()}://{address[2]}"  # a path loses one of the slashes
         command = "aws s3 sync" if uri.startswith("s3:") else "copy"
         return f"an address: download it first ({command} {shlex.quote(uri)} DIR) and give DIR"
-    return "nothing"
+    return "no such file or folder"
 
 
 def describe_file(path: Path) -> str:

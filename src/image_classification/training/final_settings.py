@@ -220,6 +220,9 @@ def log_settings(request: JobRequest, inputs: Inputs) -> None:
     _logger.info("classes: %d: %s%s", len(inputs.labels), shown, more, extra=event.extra)
 
 
+_LENGTH = ("epochs", "min_updates")
+
+
 def _configured(request: JobRequest, inputs: Inputs) -> events.Configured:
     defaults = {entry.name: entry.default for entry in request.interface.hyperparameters}
     given, by_preset = dict[str, str](), dict[str, str]()
@@ -229,6 +232,8 @@ def _configured(request: JobRequest, inputs: Inputs) -> events.Configured:
             continue
         is_preset = origin.startswith("preset ")
         (by_preset if is_preset else given)[name] = value
+    # First, as a terminal shows only some: the two together tell the number of epochs.
+    by_preset = dict(sorted(by_preset.items(), key=lambda item: item[0] not in _LENGTH))
     return events.Configured(
         interface=request.interface.name,
         backend=request.settings.backend,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 
 from image_classification.contract import process
 from image_classification.contract.interface import INTERFACES
+from image_classification.contract.paths import JobPaths
 from image_classification.errors import HyperparameterError
+from image_classification.labels.label_map import LabelMap
 from image_classification.training.evaluation import Outcomes, constant_share
-from image_classification.training.final_settings import log_advice
+from image_classification.training.final_settings import log_advice, log_settings
+from image_classification.training.request import read_request
 from image_classification.training.settings import settings_of
 from tests.unit.training.test_loop import prepare_loop
 
@@ -150,3 +154,17 @@ def test_a_misspelt_preset_is_an_error_and_no_line_about_what_it_sets(
     with caplog.at_level(logging.INFO):
         INTERFACES["mxnet"].parse({"preset": "fine-tune"})
     assert "preset=fine-tune sets backbone=efficientnet_lite0" in caplog.text
+
+
+def test_what_a_preset_sets_begins_with_the_two_that_tell_the_number_of_epochs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = JobPaths(tmp_path, {"train": tmp_path}, tmp_path / "model")
+    request = read_request(paths, {"preset": "transfer"})
+    inputs: Any = SimpleNamespace(
+        labels=LabelMap(("a", "b")), training_samples=2, validation=range(2), class_counts=None
+    )
+    with caplog.at_level(logging.INFO):
+        log_settings(request, inputs)
+    (event,) = [record.event for record in caplog.records if hasattr(record, "event")]
+    assert list(event.by_preset)[:2] == ["epochs", "min_updates"]

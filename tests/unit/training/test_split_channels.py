@@ -101,6 +101,16 @@ def test_class_folders_that_are_not_splits_stay_classes(
     assert split_folders(deep) == {} and expand(train=deep) == {"train": deep}
 
 
+def test_a_split_next_to_its_classes_does_not_become_a_class(tmp_path: Path) -> None:
+    root = fill(tmp_path, "cat", "dog", "bird", "test/cat", "test/dog")
+    message = rf"{root / 'test'}: named after a split, with the classes cat, dog.*move test out of"
+    for read in (lambda: expand(train=root), lambda: take_inventory(root)):
+        with pytest.raises(DataError, match=message):
+            read()
+    fill(root, "test/red")
+    assert expand(train=root) == {"train": root}, "a class with folders of its own"
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
