@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 _LINE_BREAK = re.compile(r"[\r\n]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # without tab and line feed
 _MARKUP = re.compile(r"[\\`*_\[\]|~]")
 _NUMBER = re.compile(r"–|[-+]?[\d.]+(%| MB)?")
 
@@ -41,10 +42,14 @@ def _environment() -> Environment:
 
 
 def _printable(value: object) -> object:
-    """Show the bytes of a file name that are not UTF-8 as `\\xe9`."""
-    if not isinstance(value, str) or value.isascii() or hasattr(value, "__html__"):
+    """Show the bytes of a file name that are not UTF-8 as `\\xe9`, and control characters.
+
+    A terminal that shows a model card must not obey a class name.
+    """
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _markdown(text: str) -> str:

@@ -53,6 +53,13 @@ def test_bytes_of_a_name_that_are_not_utf_8_are_shown(page: Page) -> None:
     assert "red/\\xe9ü.jpg" in page("{{ name }}", name="red/\udce9ü.jpg")
 
 
+def test_control_characters_are_escaped_as_a_terminal_may_show_the_page(page: Page) -> None:
+    for body in ("{{ name }}", "{{ name | markdown }}", "{{ name | code_span }}"):
+        text = page(body, name="\x1b[31mred\x00\x07\x9b ü\tb")
+        assert "\\x1b" in text and "\\x00\\x07\\x9b ü\tb" in text
+        assert not any(sign in text for sign in "\x1b\x00\x07\x9b")
+
+
 def test_columns_of_numbers_are_aligned_to_the_right(page: Page) -> None:
     text = page("{{ table(['A', 'B', 'C'], [['x', 1, '5%'], [2, 3, '–']]) }}")
     assert '<th class="text">A</th><th class="">B</th><th class="">C</th>' in text
