@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import image_classification as ic
+from image_classification import events
 from image_classification.api import tuning
 from image_classification.api.runs import Run
 from image_classification.api.tuning import Plan, tune_data
@@ -311,6 +312,8 @@ def test_the_log_names_the_command_that_continues_an_interrupted_training(
     with pytest.raises(UsageError, match="the command train … --resume that tune"):
         tune_data(flowers, output, given, Plan(backbones=("resnet20",), trials=1))
     (command,) = re.findall(r"continue the run with: image-classification (.*)", caplog.text)
+    (record,) = [one for one in caplog.records if "continue the run with" in one.getMessage()]
+    assert isinstance(record.__dict__["event"], events.Note)  # a terminal shows it too
     done = run_command(*shlex.split(command), folder=tmp_path)
     assert done.returncode == 0 and "Resumed" in done.stdout, done.stdout + done.stderr
 

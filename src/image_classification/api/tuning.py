@@ -183,7 +183,8 @@ def tune_data(
             raise KeyboardInterrupt
         found = {"preset": chosen.preset, "backbone": chosen.backbone, **chosen.values}
         command = resume_command(data, run.folder or run.paths.base, given | found)
-        _logger.info("If its training is interrupted, continue the run with: %s", command)
+        line = "If its training is interrupted, continue the run with: %s"
+        _logger.info(line, command, extra=events.Note().extra)
         run = replace(run, settings={**run.settings, **found}, command=command)
         _train(run, search, interruption)
     return run.folder or run.paths.model, search
