@@ -267,6 +267,13 @@ def test_the_table_marks_the_chosen_row_and_says_what_the_accuracies_are_of() ->
     assert "diverged" in text and "not tried: e: no weights" in text
     assert "validation accuracy of the run: 88.0% (70.0 to 95.0) of 50 images" in text
     assert text.endswith("predict --model 'runs/a b' IMAGE")
+    head = ["backbone", "rate", "decay", "accuracy", "95%", "interval", "images", "CPU", "s"]
+    assert text.splitlines()[0].split() == head, "no preset where all rows have the same"
+    found["trials"] = [chosen | {"backbone": "efficientnet_lite0", "weight_decay": 0.0133}]
+    lines = list(tune.table(found))
+    assert max(map(len, lines[:2])) <= 80, "it fits into a terminal"
+    found["trials"] = [chosen, better | {"preset": "fine-tune"}]
+    assert next(tune.table(found)).split()[:2] == ["backbone", "preset"]
 
 
 def test_an_interruption_before_the_first_trial_ends_the_command_and_promises_no_run(

@@ -13,8 +13,8 @@ from image_classification.api.tuning import MOST_IMAGES, PRESET, WHOLE, Plan, tu
 from image_classification.cli import command_line
 from image_classification.errors import UsageError
 
-_HEADS = ("", "backbone", "preset", "learning rate", "weight decay", "accuracy", "95% interval")
-_MORE_HEADS = ("images", "CPU s", "s")
+_HEADS = ("", "backbone", "preset", "rate", "decay", "accuracy", "95% interval", "images", "CPU s")
+_TEXTS = ("", "backbone", "preset")
 
 
 def add_commands(subparsers: command_line.Commands) -> None:
@@ -133,8 +133,11 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the table and what follows it; `found` is the content of `--json`."""
-    rows = [_HEADS + _MORE_HEADS, *map(_cells, found["trials"])]
-    yield from _aligned(rows)
+    columns = list(zip(_HEADS, *map(_cells, found["trials"]), strict=True))
+    if len({row["preset"] for row in found["trials"]}) <= 1:
+        columns.pop(_HEADS.index("preset"))
+    yield from _aligned(columns)
+    yield "rate, decay: learning_rate and weight_decay"
     yield "accuracy: on training images, each predicted by a head that was not fitted on it"
     yield "*: chosen, as the first row that is not clearly worse than the most accurate one"
     yield from _better(found)
@@ -191,17 +194,18 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         *shown,
         str(row["images"]),
         f"{row['cpu_seconds']:.1f}",
-        f"{row['seconds']:.1f}",
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(
-            cell.ljust(width) if number < 3 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+def _aligned(columns: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table; the first cell of a column is its name."""
+    shown = []
+    for column in columns:
+        width = max(map(len, column))
+        is_text = column[0] in _TEXTS
+        shown.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in column])
+    for row in zip(*shown, strict=True):
+        yield "  ".join(row).rstrip()
 
 
 def _percent(share: float) -> str:
