@@ -61,7 +61,9 @@ class RecordNames:
 _NO_NAMES = RecordNames()
 
 
-def find_names(file: RecordFile, has_image: BoolArray | None = None) -> RecordNames:
+def find_names(
+    file: RecordFile, has_image: BoolArray | None = None, reported: set[Path] | None = None
+) -> RecordNames:
     """Return the names of the records of a file; none without a list next to it that fits.
 
     A list that does not fit is reported in one warning.
@@ -69,7 +71,10 @@ def find_names(file: RecordFile, has_image: BoolArray | None = None) -> RecordNa
     Args:
         file: the record file.
         has_image: bool (records,), the records that hold an image; None: all.
+        reported: the lists that a warning is not to name again, as many shards can share one; the
+            list of this file is added if it does not fit.
     """
+    reported = set() if reported is None else reported
     listing = _list_of(file.path)
     if listing is None or not len(file):
         return _NO_NAMES
@@ -77,6 +82,9 @@ def find_names(file: RecordFile, has_image: BoolArray | None = None) -> RecordNa
         return _read_names(file, listing, has_image)
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        if listing in reported:
+            return _NO_NAMES
+        reported.add(listing)
         _log.warning(
             "%s does not name the images of %s: %s; messages name the records by their ids",
             *(listing, file.path.name, reason),

@@ -130,7 +130,10 @@ class RecordSource(Source):
                 labels = [first_labels(self.multi_hot)]
             else:
                 labels = [_class_indices(shard) for shard in self._shards]
-            self._files: list[RecordNames] = [find_names(shard) for shard in self._shards]
+            reported: set[Path] = set()
+            self._files: list[RecordNames] = [
+                find_names(shard, reported=reported) for shard in self._shards
+            ]
             for shard in self._shards:
                 shard.forget_headers()
         except BaseException:

@@ -106,6 +106,23 @@ def test_a_list_that_does_not_fit_is_ignored_with_one_warning(
     assert reason in message
 
 
+def test_a_list_that_fits_none_of_its_shards_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "train.lst").write_text("1\t0\ta.jpg\n")
+    paths = [
+        write(tmp_path / f"train-{shard:05d}-of-00003.rec", None, (10 + shard, 0.0))
+        for shard in range(3)
+    ]
+    source = RecordSource(paths)
+    assert [source.key(i) for i in range(3)] == [f"{p.name}#{10 + i}" for i, p in enumerate(paths)]
+    source.close()
+    assert caplog.text.count("does not name the images of") == 1
+    caplog.clear()
+    find_subsets(tmp_path)
+    assert caplog.text.count("does not name the images of") == 1
+
+
 def test_two_records_of_one_id_are_not_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

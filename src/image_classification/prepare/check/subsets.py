@@ -163,10 +163,11 @@ def _record_subset(path: Path, paths: Sequence[Path]) -> Subset:
     labels: list[FloatArray] = []
     without: list[str] = []
     origins: list[str] = []
+    reported: set[Path] = set()
     for file, has_image in zip(files, found.has_image, strict=True):
         if not len(file):
             continue
-        files_ = find_names(file, has_image)
+        files_ = find_names(file, has_image, reported)
         ids = file.record_headers["id"].tolist()
         names_ = [files_.key(f"{file.path.name}#{id_}", n) for n, id_ in enumerate(ids)]
         without += [names_[number] for number in np.flatnonzero(~has_image).tolist()]
