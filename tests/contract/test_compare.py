@@ -13,6 +13,7 @@ import pytest
 import image_classification as ic
 from image_classification.api import recorded_run
 from image_classification.cli import main
+from image_classification.cli.compare import page
 from tests.conftest import ClassFolders
 from tests.contract.conftest import EVIL
 from tests.golden.cases import unpacked
@@ -99,6 +100,16 @@ def test_the_page_shows_curves_settings_and_pictures_and_loads_nothing(
     assert error.startswith("ClientError: ") and "--overwrite" in error
     said(capsys, *two_runs, "--output", path, "--overwrite")
     assert "<img" not in path.read_text("utf-8")  # the files of validation images are not known
+
+
+def test_the_page_does_without_a_picture_whose_file_is_gone(
+    two_runs: tuple[Path, Path], run_data: Path, tmp_path: Path
+) -> None:
+    data = copy(run_data, tmp_path / "data")
+    found = ic.compare(two_runs, data=data)
+    shutil.rmtree(data)
+    text = page(found)
+    assert "<img" not in text and text.count("no preview") == len(found.changed()) > 0
 
 
 def test_records_are_the_same_images_whether_a_run_knows_their_names_or_not(

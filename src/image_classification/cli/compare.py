@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_classification.cli import command_line
 from image_classification.curation import wilson_interval
-from image_classification.errors import UsageError, counted
+from image_classification.errors import DataError, UsageError, counted
 from image_classification.files import check_writable, write_text
 from image_classification.images.encode import thumbnail
 from image_classification.logs import late_progress, printable
@@ -242,8 +242,12 @@ def _shown(found: Comparison, index: int) -> Any:
     image = found.images[index]
     if found.picture is None:
         return [image.key, image.label, *(answer.text or "none" for answer in image.answers)]
+    try:
+        uri = thumbnail(found.picture(index))
+    except DataError:  # the file is gone by now
+        uri = None
     return {
-        "uri": thumbnail(found.picture(index)),
+        "uri": uri,
         "key": image.key,
         "label": image.label or "none",
         "answers": [
