@@ -92,7 +92,10 @@ class Run:
         elif _has_checkpoint(self.folder):
             _logger.warning(
                 "%s holds the best epoch so far; %s%s continues the run",
-                *(self.folder, self.command or f"--resume --output {self.folder}"),
+                *(
+                    self.folder,
+                    self.command or f"the same command with --resume --output {self.folder}",
+                ),
                 " with more max_minutes" if is_out_of_time else "",
             )
 

@@ -277,10 +277,10 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def _remedy(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """Return how to resume if the channels have more images than before."""
+    """Return how to resume."""
     counts = ("training_samples", "validation_samples")
     if not any(theirs.get(name, 0) < ours.get(name, 0) for name in counts):
-        return ""
+        return "to resume, give the data and settings that it had, or "
     return (
         "to resume, give the channels the images that they had (version 0.1 left out images in "
         "subfolders of class folders: move such subfolders out of the channels), or "

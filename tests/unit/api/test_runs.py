@@ -303,7 +303,10 @@ def test_the_checkpoints_of_a_run_that_max_minutes_ended_stay_for_more_minutes(
         (run.paths.checkpoints / "checkpoint-0001.json").write_text("[]")  # of another program
         run.finish(is_complete=True)
     assert (elsewhere / "runs/flowers-1/checkpoints").exists() == stays
-    line = "--resume --output runs/flowers-1 with more max_minutes continues the run"
+    line = (
+        "the same command with --resume --output runs/flowers-1 with more max_minutes "
+        "continues the run"
+    )
     assert (line in caplog.text) == stays
 
 
