@@ -221,7 +221,7 @@ def _log_end(loop: Loop, stages: Stages, labels: LabelMap) -> None:
     """Log the times of the epochs, which stage was better, and the classes without an image."""
     loop.journal.duration_lines(loop.history.epochs)
     if line := stages.compared_line(loop.history):
-        _logger.info("%s", line)
+        _logger.info("%s", line, extra=events.Note().extra)
     lost = [labels.names[index] for index in loop.training.lost_classes()]
     if lost:
         _logger.warning(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from image_classification import events
 from image_classification.backends.base import WEIGHT_PREFIX, Engine, OptimizerSpec, State, World
 from image_classification.contract import process
 from image_classification.contract.presets import PRESETS
@@ -120,6 +121,7 @@ def stages_of(
         "fit_head_first=%s: first the head alone for %d epochs, with the values of "
         "preset=transfer, then all layers for %d epochs (epochs %d to %d in the log)",
         *(settings.fit_head_first, head.epochs, settings.epochs, head.epochs + 1, whole.epochs),
+        extra=events.Note().extra,
     )
     return Stages(head, whole)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from image_classification import events
 from image_classification.backends.base import World
 from image_classification.contract.interface import INTERFACES
 from image_classification.errors import HyperparameterError
@@ -40,6 +41,17 @@ def test_the_first_stage_has_the_values_of_transfer_and_the_jobs_data(interface:
     assert stages.whole == replace(job, epochs=12 + 5)
     few = stages_of(job, job.batch_size, None, ONE)
     assert (few.first_epoch, few.whole.epochs) == (400, 405), "at least 400 updates"
+
+
+def test_a_terminal_shows_which_epochs_are_of_which_stage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = settings()
+    with caplog.at_level(logging.INFO):
+        stages_of(job, job.batch_size * 50, None, ONE)
+    (line,) = [record for record in caplog.records if "first the head alone" in record.message]
+    assert "then all layers for 5 epochs (epochs 13 to 17 in the log)" in line.message
+    assert vars(line)["event"] == events.Note(), "the bars alone do not tell"
 
 
 @pytest.mark.parametrize(
