@@ -185,9 +185,10 @@ def _warn_of_boxes(grid: Grid) -> None:
 
 
 def _described(grid: Grid, columns: Columns) -> str:
-    labels = [grid.name(position) for position in columns.labels[:_SHOWN]]
+    labels = ", ".join(repr(grid.name(position)) for position in columns.labels[:_SHOWN])
+    word = "column" if len(columns.labels) == 1 else "columns"
     text = f"files from column {grid.name(columns.file)!r}, classes from "
-    text += str(labels) if labels else "their folders"
+    text += f"{word} {labels}" if labels else "their folders"
     if columns.split is not None:
         text += f", splits from {grid.name(columns.split)!r}"
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -348,9 +349,12 @@ def test_in_chexpert_uncertain_and_empty_cells_count_as_0_and_are_counted(
         "CheXpert/train/00001.jpg,Male,31,Lateral,,,-1.0,0.0\n"
         "CheXpert/train/00002.jpg,Male,31,Frontal,PA,,1.0,1.0\n"
     )
-    inventory = read(images, path)
+    with caplog.at_level(logging.INFO):
+        inventory = read(images, path)
     assert inventory.labels.names == ("No Finding", "Edema", "Fracture")
     assert classes_of(inventory) == ["No Finding", "", "Edema+Fracture"]
+    said = "files from column 'Path', classes from columns 'No Finding', 'Edema', 'Fracture'"
+    assert said in caplog.text
     assert "1 cells are -1 (uncertain) and count as 0" in caplog.text
 
 
