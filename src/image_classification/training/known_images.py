@@ -11,6 +11,7 @@ import logging
 
 import numpy as np
 
+from image_classification.contract import process
 from image_classification.errors import DataError
 from image_classification.feature_index import FeatureIndex, most_images
 from image_classification.images.preprocessing import preprocess
@@ -20,6 +21,7 @@ from image_classification.loading.sources import Source
 from image_classification.samples import FloatArray, IntArray, UInt8Array
 from image_classification.training.loaders import Loaders
 from image_classification.training.loop import Loop
+from image_classification.work import in_order
 
 _MOST_REFERENCES = 300
 _TOGETHER = 16  # images of one step
@@ -73,13 +75,16 @@ def _features(loop: Loop, loader: Loader, most: int) -> FloatArray:
 
 
 def _images(source: Source, positions: list[int], loop: Loop) -> list[UInt8Array]:
-    images = []
-    for position in positions:
+    """Return the images that can be used, prepared on all CPUs."""
+
+    def read(position: int) -> UInt8Array | None:
         try:
-            images.append(preprocess(source.read(position).data, loop.settings.preprocessing))
+            return preprocess(source.read(position).data, loop.settings.preprocessing)
         except (DataError, MemoryError):  # the job has counted it as unusable
-            continue
-    return images
+            return None
+
+    found = in_order(read, positions, process.cpu_count(), task_items=1)
+    return [image for image in found if image is not None]
 
 
 def _chosen(classes: IntArray, most: int) -> IntArray:

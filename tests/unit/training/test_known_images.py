@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,6 +66,19 @@ def test_an_image_that_memory_is_too_small_for_is_left_out_and_the_job_goes_on(
     monkeypatch.setattr(known_images, "preprocess", preprocess)
     found = index_of(loop(), loaders())
     assert found is not None and len(found.rows) == COUNT - 1
+
+
+def test_images_are_prepared_on_several_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_CLASSIFICATION_CPU_COUNT", "2")
+    both, compute = threading.Barrier(2, timeout=20), known_images.preprocess
+
+    def preprocess(data: bytes, how: Preprocessing) -> UInt8Array:
+        both.wait()
+        return compute(data, how)
+
+    monkeypatch.setattr(known_images, "preprocess", preprocess)
+    found = index_of(loop(), loaders())
+    assert found is not None and len(found.rows) == COUNT
 
 
 def test_only_the_features_of_the_index_are_read_from_the_store(
