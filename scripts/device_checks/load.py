@@ -79,6 +79,10 @@ class _Recorded:
     def providers(self) -> list[str]:
         return list(self.runtime.providers)
 
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset(self.runtime.outputs)
+
     def host_buffer(self, shape: tuple[int, ...]) -> UInt8Array:
         buffer: UInt8Array = self.runtime.host_buffer(shape)
         return buffer

@@ -21,7 +21,12 @@ class TorchRuntime:
     Args:
         file: the graph, next to which the weights are.
         threads: as in `Runtime`; its other settings have no meaning here.
+
+    Attributes:
+        outputs: see `Runtime`; none.
     """
+
+    outputs: frozenset[str] = frozenset()
 
     def __init__(self, file: artifacts.GraphFile, threads: int = 1, **_: object) -> None:
         torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ class FakeDevice:
     """A runtime whose runs take `fixed` seconds and `each` for an image, one after another."""
 
     def __init__(self, fixed: float, each: float) -> None:
-        self.providers = ["fake"]
+        self.providers, self.outputs = ["fake"], frozenset[str]()
         self._fixed, self._each = fixed, each
         self._lock = threading.Lock()
         self.begun = self.ends = self.busy = 0.0
