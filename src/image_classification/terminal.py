@@ -142,10 +142,10 @@ class JobView(logging.Handler):
 
     def _show_network(self, event: events.Built) -> None:
         threads = f"{event.threads} thread{'' if event.threads == 1 else 's'}"
-        self._say(
-            f"{event.backbone} on {event.device} ({threads}), {event.trainable_parameters:,} of "
-            f"{event.parameters:,} parameters trained, from {event.started_from}"
-        )
+        part = f"{event.trainable_parameters:,} of "
+        shown = part * (event.trainable_parameters < event.parameters) + f"{event.parameters:,}"
+        where = f"{event.backbone} on {event.device} ({threads})"
+        self._say(f"{where}, {shown} parameters trained, from {event.started_from}")
 
     def _begin_activity(self, event: events.Activity) -> None:
         def row(seconds: float) -> RenderableType:
