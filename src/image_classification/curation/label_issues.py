@@ -104,7 +104,9 @@ def score_labels(
             rest_mean = above[:, 1 : classes - _MOST_COMPARED].mean(axis=1)
             above = above[:, classes - _MOST_COMPARED :]
         for number, sharpness in enumerate(_SHARPNESS):
-            odds = np.exp(sharpness * above).sum(axis=1) + rest * np.exp(sharpness * rest_mean)
+            # e^60 against 1 is 0 or 1, and beyond e^88 a float32 overflows.
+            odds = np.exp(np.minimum(sharpness * above, 60)).sum(axis=1)
+            odds += rest * np.exp(np.minimum(sharpness * rest_mean, 60))
             own[number, part] = 1 / (1 + odds)
     fitted = own[:, :: 1 + images // _MOST_FITTED].astype(np.float64)
     likelihoods = np.array(
